@@ -1,0 +1,11 @@
+from pack_action import PackAction
+from poundcake import remediation, views
+from poundcake.tracking import TrackingError
+
+
+class GetAlert(PackAction):
+    def work(self, request_id, episode, action="", needs_host=True):
+        alert = self.view(views.alert_of, request_id=request_id, episode=episode)
+        if alert is None:
+            raise TrackingError(f"no alert of episode {episode} in request {request_id}")
+        return {**alert, **remediation.permit(self.settings, alert, action, needs_host)}

@@ -1,0 +1,13 @@
+from pack_action import PackAction
+from poundcake import tracking
+
+# Within the action's own time limit of 60 s.
+_PATIENCE = 45
+
+
+class Link(PackAction):
+    def work(self, request_id, episode, workflow, execution_id):
+        return tracking.patiently(
+            lambda: tracking.link(self.engine(), request_id, episode, workflow, execution_id),
+            _PATIENCE,
+        )

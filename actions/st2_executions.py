@@ -1,0 +1,14 @@
+from pack_action import PackAction
+from poundcake import text, views
+
+
+class St2Executions(PackAction):
+    def work(self, status="", limit=20, offset=0, format="json"):
+        answer = self.view(
+            views.st2_executions,
+            status=status,
+            limit=limit,
+            offset=offset,
+            web_url=self.settings.st2_web_url,
+        )
+        return text.st2_executions(answer) if format == "text" else answer

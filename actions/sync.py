@@ -1,0 +1,7 @@
+from pack_action import PackAction
+from poundcake import sync
+
+
+class Sync(PackAction):
+    def work(self, open=0):
+        return sync.sync(self.engine(), self.settings, self.stackstorm())

@@ -1,0 +1,123 @@
+"""Which alert may start a remediation: one decision for each alert, with its reason.
+
+An episode is one occurrence of one label set, named ``<fingerprint>-<startsAt in ms>`` when it is
+first admitted. Alertmanager moves startsAt (of an HA Prometheus pair, one posts an earlier one),
+so what counts is the open incident of the fingerprint, not the time that a notification brings.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Callable, Optional
+
+from poundcake.alertmanager import FIRING, Alert, episode, timestamp
+
+MALFORMED = "malformed"
+RESOLVED = "resolved"
+DUPLICATE = "duplicate"
+COOLDOWN = "cooldown"
+RATE_LIMITED = "rate_limited"
+ADMITTED = "admitted"
+
+OUTCOMES = (MALFORMED, RESOLVED, DUPLICATE, COOLDOWN, RATE_LIMITED, ADMITTED)
+# What rules get to see, as poundcake.alert.
+EMITTED = (ADMITTED, RESOLVED)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """The open incident of a fingerprint: the row of poundcake_alerts that holds it."""
+
+    alert_id: int
+    request_id: str
+    episode: str
+    starts_at: datetime
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of an alert.
+
+    closes: the open incident ends with it. opens: the alert's row becomes the open incident.
+    """
+
+    outcome: str
+    reason: str
+    episode: str = ""
+    starts_at: Optional[datetime] = None
+    closes: bool = False
+    opens: bool = False
+
+
+def decide(
+    alert: Alert,
+    received_at: datetime,
+    incident: Optional[Incident],
+    skew: timedelta,
+    resolved_since: Callable[[datetime], bool],
+    limit: Callable[[], Optional[Decision]],
+) -> Decision:
+    """The outcome of one alert.
+
+    incident: the open incident of its fingerprint, if any. skew: how much later an open incident
+    may start and still be the same. resolved_since(start): whether a resolve of the fingerprint
+    is on record that ends at or after start. limit(): the cooldown or rate limit that forbids the
+    alert, if any. Both are asked only where their answer counts.
+    """
+    if alert.problem:
+        return Decision(MALFORMED, alert.problem)
+    if alert.status != FIRING:
+        return _resolve(alert, incident)
+    if incident:
+        starts_at = alert.starts_at or incident.starts_at
+        if starts_at <= incident.starts_at + skew:
+            if incident.outcome == ADMITTED:
+                return Decision(
+                    DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at
+                )
+            # It is open, but nothing was started for it yet: this may be the first notification
+            # after its cooldown.
+            refused = limit()
+            if refused:
+                return Decision(refused.outcome, refused.reason, incident.episode, starts_at)
+            return Decision(
+                ADMITTED, "", incident.episode, incident.starts_at, closes=True, opens=True
+            )
+    else:
+        starts_at = alert.starts_at or received_at
+        if resolved_since(starts_at):
+            return Decision(
+                DUPLICATE,
+                "late: its resolve is already on record",
+                episode(alert.fingerprint, starts_at),
+                starts_at,
+            )
+    name = episode(alert.fingerprint, starts_at)
+    refused = limit()
+    superseded = f"supersedes {incident.episode}" if incident else ""
+    return Decision(
+        refused.outcome if refused else ADMITTED,
+        refused.reason if refused else superseded,
+        name,
+        starts_at,
+        closes=bool(incident),
+        opens=True,
+    )
+
+
+def _resolve(alert: Alert, incident: Optional[Incident]) -> Decision:
+    if not incident:
+        return Decision(DUPLICATE, "nothing open", starts_at=alert.starts_at)
+    if alert.ends_at and alert.ends_at < incident.starts_at:
+        return Decision(
+            DUPLICATE,
+            f"ended before {incident.episode} began at {timestamp(incident.starts_at)}",
+            starts_at=alert.starts_at,
+        )
+    return Decision(
+        RESOLVED,
+        f"ends what {incident.request_id} brought",
+        incident.episode,
+        alert.starts_at or incident.starts_at,
+        closes=True,
+    )

@@ -1,0 +1,274 @@
+"""The payload of an Alertmanager webhook: parse, check, fingerprint, episode; inert strings.
+
+The format is that of https://prometheus.io/docs/alerting/latest/configuration/#webhook_config,
+read as its other senders (vmalert, Grafana, relays) write it too: what they leave out is missing
+here, never an error, and one alert that cannot be read does not take the others with it.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, Optional
+
+FIRING = "firing"
+RESOLVED = "resolved"
+
+_FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?"
+    r"(?:[Zz]|([+-])(\d\d):(\d\d))\Z",
+    re.ASCII,
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# Longer integers are kept as text: converting them takes quadratic time, and groupKey of version
+# "3" senders has more than 64 bits.
+_LONGEST_INTEGER = 18
+
+
+class PayloadError(ValueError):
+    """The whole request cannot be used. ``field`` is where, in the sender's own terms."""
+
+    def __init__(self, field_name: str, problem: str):
+        super().__init__(f"{field_name}: {problem}")
+        self.field = field_name
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert of a notification. ``problem`` says why it is malformed, and is empty else."""
+
+    position: int
+    status: str = ""
+    labels: Dict[str, str] = field(default_factory=dict)
+    annotations: Dict[str, str] = field(default_factory=dict)
+    starts_at: Optional[datetime] = None
+    ends_at: Optional[datetime] = None
+    generator_url: str = ""
+    fingerprint: str = ""
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.labels.get("alertname", "")
+
+    @property
+    def severity(self) -> str:
+        return self.labels.get("severity", "")
+
+    @property
+    def instance(self) -> str:
+        return self.labels.get("instance", "")
+
+    @property
+    def job(self) -> str:
+        return self.labels.get("job", "")
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """One notification: a group of alerts, as one POST brings it."""
+
+    alerts: List[Alert]
+    receiver: str = ""
+    group_key: str = ""
+    group_status: str = ""
+    truncated_alerts: int = 0
+
+    @property
+    def delivery_key(self) -> str:
+        """Names the same notification sent twice (64 hex digits).
+
+        Nothing that changes from one flush to the next goes in: no annotations, no endsAt.
+        """
+        alerts = sorted(
+            (a.fingerprint, a.status, timestamp(a.starts_at) if a.starts_at else "")
+            for a in self.alerts
+        )
+        text = json.dumps([self.receiver, self.group_key, self.group_status, alerts])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse(body: bytes) -> Webhook:
+    """Reads the body of a webhook.
+
+    Raises PayloadError where the request as a whole can never be used: no JSON object, no list
+    of alerts, a group field of the wrong type. An alert that cannot be used comes back with its
+    ``problem``.
+    """
+    try:
+        # A byte order mark is no JSON (RFC 8259, section 8.1), but a reader may ignore it.
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PayloadError("body", f"not UTF-8 at byte {error.start}") from None
+    try:
+        data = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise PayloadError("body", "nested too deeply") from None
+    except ValueError as error:
+        raise PayloadError("body", f"not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise PayloadError("body", f"a JSON object is expected, not {_kind(data)}")
+    if "alerts" not in data:
+        raise PayloadError("alerts", "missing; a list of alerts is expected")
+    if not isinstance(data["alerts"], list):
+        raise PayloadError("alerts", f"a list is expected, not {_kind(data['alerts'])}")
+    status = _text(data, "status")
+    if status not in ("", FIRING, RESOLVED):
+        raise PayloadError("status", f"{FIRING} or {RESOLVED} is expected, not {status[:40]!r}")
+    truncated = data.get("truncatedAlerts") or 0
+    if isinstance(truncated, bool) or not isinstance(truncated, int) or truncated < 0:
+        raise PayloadError("truncatedAlerts", "a number from 0 is expected")
+    group_key = data.get("groupKey")
+    return Webhook(
+        alerts=[_alert(i, alert, status) for i, alert in enumerate(data["alerts"])],
+        receiver=_text(data, "receiver"),
+        group_key="" if group_key is None else _as_text(group_key),
+        group_status=status,
+        truncated_alerts=truncated,
+    )
+
+
+def _alert(position: int, data: Any, group_status: str) -> Alert:
+    where = f"alerts[{position}]"
+    if not isinstance(data, dict):
+        return Alert(position, problem=f"{where}: an object is expected, not {_kind(data)}")
+    problems = []
+    maps: Dict[str, Dict[str, str]] = {}
+    for name, required in (("labels", True), ("annotations", False)):
+        value = data.get(name)
+        if value is None and not required:
+            value = {}
+        if not isinstance(value, dict):
+            found = _kind(value) if name in data else "missing"
+            problems.append(f"{where}.{name}: an object of strings is expected, {found}")
+            value = {}
+        for key, text in value.items():
+            if not isinstance(text, str):
+                problems.append(f"{where}.{name}.{key}: a string is expected, not {_kind(text)}")
+        maps[name] = {k: v if isinstance(v, str) else _as_text(v) for k, v in value.items()}
+    status = data.get("status")
+    if status is None or status == "":
+        status = group_status
+    if status not in (FIRING, RESOLVED):
+        problems.append(f"{where}.status: {FIRING} or {RESOLVED} is expected")
+        status = _as_text(status)
+    times = {}
+    for name in ("startsAt", "endsAt"):
+        try:
+            times[name] = parse_timestamp(data.get(name))
+        except ValueError as error:
+            problems.append(f"{where}.{name}: {error}")
+            times[name] = None
+    given = data.get("fingerprint")
+    usable = isinstance(given, str) and _FINGERPRINT.match(given)
+    generator_url = data.get("generatorURL")
+    return Alert(
+        position=position,
+        status=status,
+        labels=maps["labels"],
+        annotations=maps["annotations"],
+        starts_at=times["startsAt"],
+        ends_at=times["endsAt"],
+        generator_url=generator_url if isinstance(generator_url, str) else "",
+        fingerprint=given if usable else fingerprint(maps["labels"]),
+        problem="; ".join(problems),
+    )
+
+
+def fingerprint(labels: Dict[str, str]) -> str:
+    """Alertmanager's own fingerprint of a label set, 16 hex digits.
+
+    FNV-1a (64 bit) over the labels sorted by name, ``name 0xff value 0xff`` each:
+    LabelSet.Fingerprint of prometheus/common, model/labelset.go and model/fnv.go.
+    """
+    digest = 0xCBF29CE484222325
+    for name in sorted(labels):
+        for part in (name, labels[name]):
+            for byte in part.encode("utf-8", "surrogatepass") + b"\xff":
+                digest = ((digest ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return f"{digest:016x}"
+
+
+def episode(alert_fingerprint: str, starts_at: datetime) -> str:
+    """The name of an episode: one occurrence of one label set. ``<fingerprint>-<start in ms>``."""
+    return f"{alert_fingerprint}-{(starts_at - _EPOCH) // timedelta(milliseconds=1)}"
+
+
+def parse_timestamp(text: Any) -> Optional[datetime]:
+    """An RFC 3339 time, of any offset and with any number of decimals, as UTC.
+
+    None for a missing one and for Go's zero time (year 1), which stands for "not set".
+    Raises ValueError for anything else. datetime.fromisoformat of Python 3.8 to 3.10 refuses
+    ``Z`` and nine decimals.
+    """
+    if text is None or text == "":
+        return None
+    match = _RFC3339.match(text) if isinstance(text, str) else None
+    if not match:
+        raise ValueError("an RFC 3339 time is expected, such as 2026-01-14T12:00:00Z")
+    year, month, day, hour, minute, second = (int(n) for n in match.groups()[:6])
+    micros = int((match.group(7) or "0")[:6].ljust(6, "0"))
+    if year <= 1:
+        return None
+    try:
+        # 60 is a leap second (RFC 3339, section 5.7).
+        moment = datetime(year, month, day, hour, minute, min(second, 59), micros, timezone.utc)
+        if match.group(8):
+            offset = timedelta(hours=int(match.group(9)), minutes=int(match.group(10)))
+            moment = moment - offset if match.group(8) == "+" else moment + offset
+    except (ValueError, OverflowError):
+        raise ValueError(f"no such time: {text}") from None
+    if second > 60:
+        raise ValueError(f"no such time: {text}")
+    return moment
+
+
+def timestamp(moment: datetime) -> str:
+    """ISO 8601 in UTC with ``Z``, as every answer and trigger of the pack writes it."""
+    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def inert(value: Any) -> Any:
+    """The value with every string in it, keys included, made unable to be an expression.
+
+    StackStorm evaluates Jinja and YAQL that it finds inside of values, not only in templates. A
+    space after every ``{`` and ``<`` breaks each opening delimiter of both, also when two such
+    strings are joined.
+    """
+    if isinstance(value, str):
+        return value.replace("{", "{ ").replace("<", "< ")
+    if isinstance(value, dict):
+        return {inert(k): inert(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [inert(v) for v in value]
+    return value
+
+
+def _text(data: Dict[str, Any], name: str) -> str:
+    value = data.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise PayloadError(name, f"a string is expected, not {_kind(value)}")
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")

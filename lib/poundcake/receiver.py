@@ -1,0 +1,313 @@
+"""The endpoint as a WSGI application: routes, limits, authentication, problem answers.
+
+Of the answers to a webhook Alertmanager retries 5xx alone; every 4xx drops the notification for
+good (notify/util.go, Retrier). So 4xx is for what can never succeed, and 503 for our own state.
+"""
+
+import hmac
+import json
+import socket
+import uuid
+from datetime import datetime, timezone
+from http import HTTPStatus
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from urllib.parse import parse_qsl
+
+from poundcake import alertmanager, views
+from poundcake.alertmanager import PayloadError
+from poundcake.announcement import Request
+from poundcake.config import Config
+from poundcake.database import DatabaseError
+from poundcake.journal import JournalError
+from poundcake.tracking import body_sha256
+
+WEBHOOK_PATH = "/api/v1/webhook"
+# What of a request's headers is kept. Never one that carries a credential.
+KEPT_HEADERS = (
+    "User-Agent",
+    "Content-Type",
+    "Content-Length",
+    "X-Request-ID",
+    "X-Forwarded-For",
+    "Traceparent",
+)
+_HEADER_LENGTH = 1024
+
+
+class Problem(Exception):
+    """An answer that is no success: an RFC 9457 problem document."""
+
+    def __init__(self, status: HTTPStatus, detail: str, headers: Optional[dict] = None, **more: Any):
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+        self.more = more
+
+
+class Receiver:
+    """The WSGI application (PEP 3333). ``station`` is the endpoint it belongs to."""
+
+    def __init__(self, config: Config, station: Any, log: Any):
+        self._config = config
+        self._station = station
+        self._log = log
+        self._tokens = [token.encode() for token in config.auth_tokens]
+        self._routes: List[Tuple[str, str, Callable]] = [
+            ("POST", WEBHOOK_PATH, self._webhook),
+            ("GET", "/api/v1/status/{request_id}", self._status),
+            ("GET", "/api/v1/executions/recent", self._recent),
+            ("GET", "/api/v1/alerts/active", self._active),
+            ("GET", "/api/v1/st2/executions", self._executions),
+            ("GET", "/api/v1/health", self._health),
+            ("GET", "/api/v1/health/live", self._live),
+            ("GET", "/api/v1/health/ready", self._health),
+        ]
+
+    def __call__(self, environ: Dict[str, Any], start_response: Callable) -> Iterable[bytes]:
+        request_id = str(uuid.uuid4())
+        try:
+            status, answer, headers = self._handle(environ)
+        except Problem as problem:
+            status, headers = problem.status, problem.headers
+            answer = {
+                "type": "about:blank",
+                "title": problem.status.phrase,
+                "status": problem.status.value,
+                "detail": problem.detail,
+                "request_id": request_id,
+                **problem.more,
+            }
+            headers.setdefault("Content-Type", "application/problem+json")
+            headers.setdefault("X-Request-ID", request_id)
+        except OSError:
+            raise  # the client went away or was too slow; there is nobody to answer
+        # A fault of ours: Alertmanager must send the notification again.
+        except Exception:
+            self._log.exception("request %s failed", request_id)
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            headers = {"Content-Type": "application/problem+json", "X-Request-ID": request_id}
+            answer = {
+                "type": "about:blank",
+                "title": status.phrase,
+                "status": status.value,
+                "detail": "an error of the endpoint itself; its log has it under the request_id",
+                "request_id": request_id,
+            }
+        headers.setdefault("Content-Type", "application/json")
+        headers.setdefault("Cache-Control", "no-store")
+        start_response(f"{status.value} {status.phrase}", list(headers.items()))
+        return [json.dumps(answer).encode() + b"\n"]
+
+    def _handle(self, environ: Dict[str, Any]) -> Tuple[HTTPStatus, Any, dict]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        handler, argument = self._route(method, path)
+        if handler != self._live:
+            self._authenticate(environ)
+        try:
+            return handler(environ, argument)
+        except DatabaseError as error:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the tracking database cannot be read now: {error}; webhooks are still taken",
+            ) from None
+
+    def _route(self, method: str, path: str) -> Tuple[Callable, str]:
+        allowed = []
+        for verb, pattern, handler in self._routes:
+            prefix, placeholder, _ = pattern.partition("{")
+            argument = path[len(prefix) :] if placeholder else ""
+            if path != pattern and not (placeholder and path.startswith(prefix) and argument):
+                continue
+            if method == verb or (method == "HEAD" and verb == "GET"):
+                return handler, argument
+            allowed.append(verb)
+        if allowed:
+            raise Problem(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"{path} takes {' and '.join(allowed)}, not {method[:20]}",
+                {"Allow": ", ".join(allowed)},
+            )
+        known = ", ".join(f"{verb} {pattern}" for verb, pattern, _ in self._routes)
+        raise Problem(HTTPStatus.NOT_FOUND, f"no such path; there are {known}")
+
+    def _authenticate(self, environ: Dict[str, Any]) -> None:
+        if not self._tokens:
+            return
+        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        token = given.strip().encode("latin-1", "replace")
+        # All are compared, each in constant time: the time taken tells nothing.
+        matches = [hmac.compare_digest(token, known) for known in self._tokens]
+        if scheme.lower() != "bearer" or not any(matches):
+            self._log.warning(
+                "unauthenticated request from %s refused", environ.get("REMOTE_ADDR", "?")
+            )
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED,
+                "a bearer token of the pack's auth_tokens is expected in Authorization",
+                {"WWW-Authenticate": 'Bearer realm="poundcake"'},
+            )
+
+    # -- the webhook
+
+    def _webhook(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        self._check_media(environ)
+        journal = self._station.journal
+        if journal is None:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, self._station.journal_problem())
+        if journal.backlog >= self._config.backlog_limit:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{journal.backlog} requests wait to be recorded, backlog_limit is "
+                f"{self._config.backlog_limit}",
+            )
+        received_at = datetime.now(timezone.utc)
+        raw = self._body(environ)
+        try:
+            webhook = alertmanager.parse(raw)
+            # A byte order mark has done its work once it was read.
+            body = raw.decode("utf-8-sig")
+        except PayloadError as error:
+            raise Problem(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
+        request = Request(
+            request_id="",
+            received_at=received_at,
+            client_host=environ.get("REMOTE_ADDR", ""),
+            client_request_id="",
+            method="POST",
+            path=environ["PATH_INFO"],
+            headers=_kept_headers(environ),
+            body=body,
+        )
+        try:
+            request_id = journal.accept(
+                request, _usable_id(environ), body_sha256(body), len(webhook.alerts)
+            )
+        except JournalError as error:
+            self._station.journal_failed(str(error))
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the journal cannot be written now"
+            ) from None
+        self._station.accepted()
+        count = len(webhook.alerts)
+        answer = {
+            "status": "accepted",
+            "request_id": request_id,
+            "alerts_received": count,
+            "message": f"{count} alert{'' if count == 1 else 's'} on record",
+        }
+        return HTTPStatus.ACCEPTED, answer, {"X-Request-ID": request_id}
+
+    def _check_media(self, environ: Dict[str, Any]) -> None:
+        length = environ.get("CONTENT_LENGTH", "")
+        if not length or "HTTP_TRANSFER_ENCODING" in environ:
+            raise Problem(
+                HTTPStatus.LENGTH_REQUIRED, "Content-Length is expected; chunked is not taken"
+            )
+        if len(length) > 18 or int(length) > self._config.max_body_bytes:
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body may have {self._config.max_body_bytes} bytes (max_body_bytes); set "
+                "max_alerts in Alertmanager's webhook_config, or raise it here",
+            )
+        media, *parameters = environ.get("CONTENT_TYPE", "").lower().split(";")
+        charset = [p.split("=", 1)[1].strip(' "') for p in parameters if "charset=" in p]
+        if media.strip() not in ("application/json", "") or charset not in ([], ["utf-8"]):
+            raise Problem(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is expected"
+            )
+        if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+            raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a Content-Encoding is not taken")
+
+    def _body(self, environ: Dict[str, Any]) -> bytes:
+        try:
+            return environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        except (socket.timeout, TimeoutError):
+            raise Problem(
+                HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time"
+            ) from None
+
+    # -- the views
+
+    def _status(self, environ: Dict[str, Any], request_id: str) -> Tuple[HTTPStatus, Any, dict]:
+        _query(environ, {})
+        answer = self._station.status(request_id.lower())
+        if answer is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "no request with this request_id is on record")
+        return HTTPStatus.OK, answer, {}
+
+    def _recent(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        query = _query(environ, {"limit": 20, "offset": 0})
+        return HTTPStatus.OK, self._station.read(views.executions_recent, **query), {}
+
+    def _active(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        query = _query(
+            environ,
+            {"severity": "", "alert_name": "", "instance": "", "limit": 100, "offset": 0},
+        )
+        query["stale_after_hours"] = self._config.stale_after_hours
+        return HTTPStatus.OK, self._station.read(views.alerts_active, **query), {}
+
+    def _executions(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        query = _query(environ, {"status": "", "limit": 20, "offset": 0})
+        query["web_url"] = self._config.st2_web_url
+        return HTTPStatus.OK, self._station.read(views.st2_executions, **query), {}
+
+    def _health(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        answer = self._station.health()
+        ready = answer["status"] != "unavailable"
+        return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, answer, {}
+
+    def _live(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        return HTTPStatus.OK, {"status": "alive"}, {}
+
+
+def _query(environ: Dict[str, Any], known: Dict[str, Any]) -> Dict[str, Any]:
+    """The query's parameters over their defaults, checked."""
+    values = dict(known)
+    try:
+        pairs = parse_qsl(
+            environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=20
+        )
+    except ValueError:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the query has too many parameters") from None
+    for name, text in pairs:
+        if name not in known:
+            raise Problem(
+                HTTPStatus.BAD_REQUEST,
+                f"{name[:40]}: no such parameter; there are {', '.join(known) or 'none'}",
+                field=name[:40],
+            )
+        if isinstance(known[name], int):
+            least, most = (1, views.MOST_ROWS) if name == "limit" else (0, 1 << 31)
+            if not (text.isascii() and text.isdigit() and len(text) < 11) or not (
+                least <= int(text) <= most
+            ):
+                raise Problem(
+                    HTTPStatus.BAD_REQUEST,
+                    f"{name}: a whole number from {least} to {most} is expected",
+                    field=name,
+                )
+            values[name] = int(text)
+        else:
+            values[name] = text[:1024]
+    return values
+
+
+def _kept_headers(environ: Dict[str, Any]) -> Dict[str, str]:
+    kept = {}
+    for name in KEPT_HEADERS:
+        key = name.upper().replace("-", "_")
+        value = environ.get(key if key.startswith("CONTENT_") else "HTTP_" + key)
+        if value:
+            kept[name] = value[:_HEADER_LENGTH]
+    return kept
+
+
+def _usable_id(environ: Dict[str, Any]) -> str:
+    """The sender's X-Request-ID where it is a UUID as we write them; '' else."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    try:
+        return given if len(given) == 36 and str(uuid.UUID(given)) == given else ""
+    except ValueError:
+        return ""

@@ -1,0 +1,222 @@
+"""The StackStorm API, through st2client: what the pack reads of executions, rules and triggers."""
+
+import os
+from datetime import datetime, timedelta
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+from poundcake.alertmanager import timestamp
+from poundcake.config import Config
+
+# st2common/constants/action.py, LIVEACTION_STATUSES; `gone` is ours: StackStorm's garbage
+# collector has removed the execution.
+TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
+WAITING = ("pending", "paused", "pausing")
+_PAGE = 100  # api.max_page_size, of which only administrators get more
+_TIMEOUT = (3, 15)  # seconds to connect, to answer
+
+
+class StackStormError(Exception):
+    """StackStorm's API cannot be asked now, or refused. ``status`` is the HTTP code, or 0."""
+
+    def __init__(self, message: str, status: int = 0):
+        super().__init__(message)
+        self.status = status
+
+
+class StackStorm:
+    """A few reads of the API.
+
+    connect(fresh) gives an st2client Client; fresh asks for one with a new token.
+    """
+
+    def __init__(self, connect: Callable[[bool], Any]):
+        self._connect = connect
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET of a path below /v1, as JSON; None for 404. Raises StackStormError."""
+        return self._call("get", path, params=params)
+
+    def put(self, path: str, data: Any) -> Any:
+        """PUT of a JSON body to a path below /v1."""
+        return self._call("put", path, data=data)
+
+    def _call(self, verb: str, path: str, **kwargs: Any) -> Any:
+        response = None
+        for fresh in (False, True):
+            try:
+                client = self._connect(fresh)
+                response = getattr(client.executions.client, verb)(
+                    path,
+                    timeout=_TIMEOUT,
+                    token=client.token or os.environ.get("ST2_AUTH_TOKEN"),
+                    api_key=client.api_key,
+                    **kwargs,
+                )
+            # requests, st2client and, in a sensor, the making of a token: whatever it is,
+            # StackStorm could not be asked.
+            except Exception as error:
+                raise StackStormError(f"{type(error).__name__}: {_first_line(error)}") from None
+            if response.status_code != 401:
+                break
+        if response.status_code == 404:
+            return None
+        if response.status_code >= 400:
+            raise StackStormError(
+                f"{verb.upper()} {path}: {response.status_code} {_fault(response)}",
+                response.status_code,
+            )
+        try:
+            return response.json()
+        except ValueError:
+            return response.text
+
+    def execution(self, execution_id: str) -> Optional[Dict[str, Any]]:
+        """One execution; None where StackStorm no longer has it."""
+        return self.get(f"/executions/{execution_id}")
+
+    def executions(self, ids: Sequence[str]) -> Dict[str, Optional[Dict[str, Any]]]:
+        """Executions by id; None for those that StackStorm no longer has."""
+        found: Dict[str, Optional[Dict[str, Any]]] = {i: None for i in ids}
+        for start in range(0, len(ids), _PAGE):
+            page = list(ids[start : start + _PAGE])
+            answer = self.get(
+                "/executions",
+                id=",".join(page),
+                limit=_PAGE,
+                exclude_attributes="trigger,trigger_instance,trigger_type,log",
+            )
+            found.update({e["id"]: e for e in answer or [] if e["id"] in found})
+        return found
+
+    def children(self, execution_id: str) -> List[Dict[str, Any]]:
+        """The executions that a workflow's tasks started, oldest first."""
+        found = self.get("/executions", parent=execution_id, limit=_PAGE) or []
+        return sorted(found, key=lambda e: e.get("start_timestamp") or "")
+
+    def trigger_instances(self, trigger: str, since: datetime) -> Iterator[Dict[str, Any]]:
+        """Trigger instances after a moment, newest first, with payload and status."""
+        offset = 0
+        while True:
+            page = self.get(
+                "/triggerinstances",
+                trigger=trigger,
+                timestamp_gt=timestamp(since - timedelta(seconds=1)),
+                limit=_PAGE,
+                offset=offset,
+            )
+            yield from page or []
+            if not page or len(page) < _PAGE:
+                return
+            offset += len(page)
+
+    def enforcements(self, trigger_instance_id: str) -> List[Dict[str, Any]]:
+        """What rules made of a trigger instance: an execution or a reason each."""
+        return self.get("/ruleenforcements", trigger_instance=trigger_instance_id, limit=_PAGE)
+
+    def workflow_text(self, action: str) -> str:
+        """The definition of a workflow, '' where there is none."""
+        try:
+            text = self.get(f"/actions/views/entry_point/{action}")
+        except StackStormError as error:
+            if error.status:
+                return ""  # an action without an entry point is answered with an error
+            raise
+        return text if isinstance(text, str) else ""
+
+    def problem_with(self, rule: str, action: str) -> str:
+        """Why a rule cannot start its action; '' where nothing is in the way."""
+        for kind, ref in (("rules", rule), ("actions", action)):
+            found = self.get(f"/{kind}/{ref}")
+            if not found:
+                return f"{kind[:-1]} {ref} is missing: install the pack again"
+            if not found.get("enabled"):
+                hint = f"st2 {kind[:-1]} enable {ref}"
+                return f"{kind[:-1]} {ref} is disabled: {hint}"
+        return ""
+
+    def last_failure(self, action: str, since: datetime) -> str:
+        """Why the newest failed execution of an action failed; '' where none did."""
+        found = self.get(
+            "/executions",
+            action=action,
+            status="failed",
+            timestamp_gt=timestamp(since),
+            limit=1,
+        )
+        return failure(found[0]) if found else ""
+
+
+def in_action(config: Config) -> StackStorm:
+    """The API as an action asks it: with the token that its execution was given."""
+    clients: List[Any] = []
+
+    def connect(fresh: bool) -> Any:
+        if fresh or not clients:
+            clients[:] = [
+                _client(
+                    config,
+                    os.environ.get("ST2_ACTION_API_URL") or os.environ.get("ST2_API_URL") or "",
+                    os.environ.get("ST2_ACTION_AUTH_TOKEN") or os.environ.get("ST2_AUTH_TOKEN"),
+                )
+            ]
+        return clients[0]
+
+    return StackStorm(connect)
+
+
+def in_sensor(config: Config, sensor_service: Any) -> StackStorm:
+    """The API as the sensor asks it.
+
+    The token in a sensor's environment ends after a day; the datastore service makes a new one.
+    """
+
+    def connect(fresh: bool) -> Any:
+        if config.st2_api_key:
+            return _client(config, os.environ.get("ST2_API_URL") or "", None)
+        service = sensor_service.datastore_service
+        if fresh:
+            service._client = None
+        return service.get_api_client()
+
+    return StackStorm(connect)
+
+
+def _client(config: Config, api_url: str, token: Optional[str]) -> Any:
+    from st2client.client import Client
+
+    if config.st2_api_key:
+        return Client(api_url=config.st2_api_url or api_url, api_key=config.st2_api_key)
+    return Client(api_url=config.st2_api_url or api_url, token=token)
+
+
+def failure(execution: Dict[str, Any]) -> str:
+    """Why an execution failed, in a line: as verbatim as the host or service that said it."""
+    result = execution.get("result")
+    if not isinstance(result, dict):
+        return str(result or "")[:1000]
+    errors = result.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+        return str(errors[0].get("message") or "")[:1000]
+    for key in ("error", "stderr", "result", "message"):
+        text = result.get(key)
+        if isinstance(text, str) and text.strip():
+            return text.strip().splitlines()[-1][:1000]
+    return ""
+
+
+def output(execution: Dict[str, Any]) -> Dict[str, Any]:
+    """What a workflow reported of itself; {} where it reported nothing."""
+    result = execution.get("result")
+    found = result.get("output") if isinstance(result, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _fault(response: Any) -> str:
+    try:
+        return str(response.json()["faultstring"])[:300]
+    except (ValueError, KeyError, TypeError):
+        return _first_line(response.text)
+
+
+def _first_line(value: Any) -> str:
+    return (str(value).splitlines() or [""])[0][:300]

@@ -1,0 +1,328 @@
+"""What became of what was emitted: asked of StackStorm, written to the tracking database.
+
+Between its acknowledgement and its work StackStorm is at-most-once. What it lost is found here,
+because nothing is taken for done that StackStorm does not say.
+"""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, Optional, Tuple
+
+from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake import database
+from poundcake.alertmanager import parse_timestamp
+from poundcake.config import Config
+from poundcake.schema import alerts, api_calls, cut, executions, links, meta
+from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure, output
+from poundcake.tracking import mirror
+
+ALERT_TRIGGER = "poundcake.alert"
+# An execution that has not linked itself by then is taken for one that never will.
+_LINK_GRACE = timedelta(seconds=60)
+_ALERTS_AT_ONCE = 200
+_EXECUTIONS_AT_ONCE = 1000
+_MARK = "synced_at"
+
+# Fates of an alert that was emitted. None and RETRY are open: StackStorm has not told yet, or has
+# told that it will never run, so that the relay emits the alert again.
+EXECUTION, NO_RULE, FAILED, LOST, RETRY = "execution", "no_rule", "failed", "lost", "retry"
+# How long a trigger may be on its way to the rules engine, and in it.
+_ARRIVAL_GRACE = timedelta(seconds=60)
+_RULES_GRACE = timedelta(minutes=5)
+
+
+def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> Dict[str, Any]:
+    """One round: mirrors open executions, explains emitted alerts, completes requests.
+
+    Returns {executions, explained, unexplained, completed}: how many of each. Raises
+    StackStormError where the API is away; what was learnt before stays.
+    """
+    database.prepare(engine, create=config.auto_migrate)
+    explained, unexplained = _explain(engine, config, stackstorm)
+    mirrored = _mirror_open(engine, stackstorm)
+    with database.transaction(engine) as connection:
+        completed = _complete(connection)
+        _mark(connection)
+    return {
+        "executions": mirrored,
+        "explained": explained,
+        "unexplained": unexplained,
+        "completed": completed,
+    }
+
+
+def last_synced(connection: Connection) -> Optional[datetime]:
+    """When a round was last finished."""
+    value = connection.scalar(select(meta.c.value).where(meta.c.name == _MARK))
+    return parse_timestamp(value) if value else None
+
+
+def still_open(connection: Connection) -> Tuple[int, bool]:
+    """How many executions and alerts wait for StackStorm, and whether any of them moves by
+    itself (neither pending nor paused)."""
+    waiting = connection.execute(
+        select(executions.c.status).where(executions.c.status.not_in(TERMINAL)).limit(1000)
+    ).all()
+    unexplained = len(
+        connection.execute(select(alerts.c.id).where(open_alerts()).limit(1000)).all()
+    )
+    moving = unexplained > 0 or any(
+        row.status not in ("pending", "paused", "pausing") for row in waiting
+    )
+    return len(waiting) + unexplained, moving
+
+
+def open_alerts() -> Any:
+    """The condition of alerts of which it is not known yet what became of them."""
+    return or_(alerts.c.fate.is_(None), alerts.c.fate == RETRY)
+
+
+def _mark(connection: Connection) -> None:
+    now = datetime.now(timezone.utc).isoformat()
+    values = {"value": now.replace("+00:00", "Z")}
+    done = connection.execute(update(meta).where(meta.c.name == _MARK).values(values))
+    if not done.rowcount and last_synced(connection) is None:
+        connection.execute(meta.insert().values(name=_MARK, **values))
+
+
+def _mirror_open(engine: Engine, stackstorm: StackStorm) -> int:
+    with database.reading(engine) as connection:
+        ids = list(
+            connection.scalars(
+                select(executions.c.id)
+                .where(executions.c.status.not_in(TERMINAL))
+                .order_by(executions.c.synced_at, executions.c.id)
+                .limit(_EXECUTIONS_AT_ONCE)
+            )
+        )
+    if not ids:
+        return 0
+    found = stackstorm.executions(ids)
+    # A list that lacks an id may have been cut short; only a 404 says that it is gone.
+    gone = [i for i, e in found.items() if e is None and stackstorm.execution(i) is None]
+    with database.transaction(engine) as connection:
+        for execution_id, execution in found.items():
+            if execution:
+                write_execution(connection, execution)
+        if gone:
+            connection.execute(
+                update(executions)
+                .where(executions.c.id.in_(gone), executions.c.status.not_in(TERMINAL))
+                .values(
+                    status="gone",
+                    error="StackStorm no longer has this execution",
+                    synced_at=datetime.now(timezone.utc),
+                )
+            )
+    return len(ids)
+
+
+def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
+    """Writes what StackStorm says of an execution; an ended one is never opened again."""
+    report = output(execution)
+    rule = (execution.get("rule") or {}).get("ref")
+    values = {
+        "status": cut(str(execution.get("status") or ""), executions.c.status),
+        "start_timestamp": parse_timestamp(execution.get("start_timestamp")),
+        "end_timestamp": parse_timestamp(execution.get("end_timestamp")),
+        "rule": cut(rule, executions.c.rule) if rule else None,
+        "synced_at": datetime.now(timezone.utc),
+    }
+    if execution.get("status") in TERMINAL:
+        for name in ("dry_run", "mutated", "verified"):
+            if isinstance(report.get(name), bool):
+                values[name] = report[name]
+        for name in ("stage", "message"):
+            if isinstance(report.get(name), str):
+                text = report[name].encode("utf-8", "replace").decode()
+                values[name] = text[: executions.c[name].type.length or 4000]
+        if execution["status"] != "succeeded":
+            values["error"] = failure(execution).encode("utf-8", "replace").decode() or None
+    connection.execute(
+        update(executions)
+        .where(executions.c.id == execution["id"], executions.c.status.not_in(TERMINAL))
+        .values(values)
+    )
+    if rule:
+        connection.execute(
+            update(links)
+            .where(links.c.st2_execution_id == execution["id"], links.c.st2_rule_ref.is_(None))
+            .values(st2_rule_ref=cut(rule, links.c.st2_rule_ref))
+        )
+
+
+def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[int, int]:
+    """Finds out what became of emitted alerts. Returns how many it explained and not."""
+    with database.reading(engine) as connection:
+        waiting = connection.execute(
+            select(
+                alerts.c.id,
+                alerts.c.episode,
+                alerts.c.status,
+                alerts.c.created_at,
+                api_calls.c.request_id,
+            )
+            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+            .where(open_alerts())
+            .order_by(alerts.c.id)
+            .limit(_ALERTS_AT_ONCE)
+        ).all()
+    if not waiting:
+        return 0, 0
+    wanted = {(w.request_id, w.episode, w.status): [] for w in waiting}
+    # The record comes after the request, and the trigger after the record.
+    since = min(w.created_at for w in waiting)
+    for instance in stackstorm.trigger_instances(ALERT_TRIGGER, since):
+        payload = instance.get("payload") or {}
+        key = (payload.get("request_id"), payload.get("episode"), payload.get("status"))
+        if key in wanted:
+            wanted[key].append(instance)
+    explained = 0
+    for alert in waiting:
+        instances = wanted[alert.request_id, alert.episode, alert.status]
+        fate, reason, rule = _fate(engine, stackstorm, alert, instances)
+        now = datetime.now(timezone.utc)
+        if fate in (None, RETRY) and now - alert.created_at > timedelta(hours=config.give_up_hours):
+            fate = LOST
+            reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
+        with database.transaction(engine) as connection:
+            values: Dict[str, Any] = {"fate": fate}
+            if reason:
+                values["reason"] = cut(reason, alerts.c.reason)
+            if rule:
+                values["st2_rule_matched"] = cut(rule, alerts.c.st2_rule_matched)
+            connection.execute(
+                update(alerts)
+                .where(alerts.c.id == alert.id, open_alerts())
+                .values(values)
+            )
+        explained += fate not in (None, RETRY)
+    return explained, len(waiting) - explained
+
+
+def _fate(
+    engine: Engine, stackstorm: StackStorm, alert: Any, instances: List[Dict[str, Any]]
+) -> Tuple[Optional[str], str, str]:
+    """(fate, reason, rule) of one alert; the fate is None while StackStorm has not told."""
+    now = datetime.now(timezone.utc)
+    if not instances:
+        late = now - alert.created_at > _ARRIVAL_GRACE
+        return RETRY if late else None, "waiting for StackStorm's rules engine", ""
+    failures: List[str] = []
+    rules: List[str] = []
+    waiting: List[str] = []
+    ended: List[str] = []
+    for instance in instances:
+        for enforcement in stackstorm.enforcements(instance["id"]) or []:
+            rule = enforcement.get("rule", {}).get("ref", "")
+            rules.append(rule)
+            execution_id = enforcement.get("execution_id")
+            if execution_id:
+                state, reason = _link_found(engine, stackstorm, alert, execution_id)
+                if state != EXECUTION:
+                    (ended if state == RETRY else waiting).append(reason)
+            else:
+                reason = enforcement.get("failure_reason") or "no reason given"
+                failures.append(f"rule {rule} could not start its action: {reason}")
+    matched = ", ".join(sorted(set(filter(None, rules))))
+    if waiting:
+        return None, waiting[-1], matched
+    if ended:
+        return RETRY, ended[-1], matched
+    if len(rules) > len(failures):
+        return EXECUTION, "; ".join(failures), matched
+    newest = instances[0]
+    status = newest.get("status")
+    if any(i.get("status") == "processed" for i in instances):
+        if failures:
+            return FAILED, "; ".join(failures), matched
+        return NO_RULE, "no rule matched", ""
+    came = parse_timestamp(newest.get("occurrence_time"))
+    stuck = status == "processing_failed" or (came and now - came > _RULES_GRACE)
+    return RETRY if stuck else None, f"StackStorm's rules engine has it: {status}", matched
+
+
+def _link_found(
+    engine: Engine, stackstorm: StackStorm, alert: Any, execution_id: str
+) -> Tuple[Optional[str], str]:
+    """Links an execution that a rule started and that did not link itself.
+
+    Returns (EXECUTION, '') where the alert is explained by it, (RETRY, reason) where it ended
+    before its claim, (None, reason) while it may still claim.
+    """
+    with database.reading(engine) as connection:
+        linked = connection.execute(
+            select(links.c.claim, links.c.released_at).where(
+                links.c.st2_execution_id == execution_id, links.c.alert_id == alert.id
+            )
+        ).one_or_none()
+    if linked and (linked.claim or linked.released_at):
+        return EXECUTION, ""
+    execution = stackstorm.execution(execution_id)
+    if execution is None:
+        return EXECUTION, ""  # collected already; its link, where there is one, says the rest
+    action = execution["action"]["ref"]
+    ended = execution.get("status") in TERMINAL
+    started = parse_timestamp(execution.get("start_timestamp"))
+    waiting = f"{action} was started and has not linked itself yet"
+    if not ended and started and datetime.now(timezone.utc) - started < _LINK_GRACE:
+        return None, waiting
+    links_itself = "poundcake.link" in stackstorm.workflow_text(action)
+    if links_itself and output(execution).get("stage") == "not_claimed":
+        return EXECUTION, ""
+    if not linked:
+        with database.transaction(engine) as connection:
+            mirror(connection, execution_id, action, "requested", started)
+            connection.execute(
+                links.insert().values(
+                    request_id=alert.request_id,
+                    alert_id=alert.id,
+                    st2_execution_id=execution_id,
+                    st2_action_ref=cut(action, links.c.st2_action_ref),
+                    created_at=datetime.now(timezone.utc),
+                )
+            )
+            write_execution(connection, execution)
+    if not links_itself or _claimed(engine, alert.episode, action):
+        return EXECUTION, ""
+    if ended:
+        return RETRY, (
+            f"execution {execution_id} of {action} ended before it claimed the episode: "
+            f"{execution['status']}, {failure(execution)}"
+        )
+    return None, waiting
+
+
+def _claimed(engine: Engine, episode: str, workflow: str) -> bool:
+    with database.reading(engine) as connection:
+        return connection.scalar(
+            select(
+                exists().where(
+                    and_(
+                        links.c.alert_id == alerts.c.id,
+                        alerts.c.episode == episode,
+                        links.c.st2_action_ref == workflow,
+                        or_(links.c.claim.is_not(None), links.c.released_at.is_not(None)),
+                    )
+                )
+            )
+        )
+
+
+def _complete(connection: Connection) -> int:
+    """Requests whose alerts are explained and whose executions have ended are completed."""
+    unexplained = exists().where(alerts.c.api_call_id == api_calls.c.id, open_alerts())
+    running = exists().where(
+        links.c.request_id == api_calls.c.request_id,
+        executions.c.id == links.c.st2_execution_id,
+        executions.c.status.not_in(TERMINAL),
+    )
+    done = connection.execute(
+        update(api_calls)
+        .where(api_calls.c.completed_at.is_(None), ~unexplained, ~running)
+        .values(completed_at=datetime.now(timezone.utc))
+    )
+    return done.rowcount
+
+
