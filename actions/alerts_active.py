@@ -3,9 +3,7 @@ from poundcake import text, views
 
 
 class AlertsActive(PackAction):
-    def work(
-        self, severity="", alert_name="", instance="", limit=100, offset=0, format="json"
-    ):
+    def work(self, severity="", alert_name="", instance="", limit=100, offset=0, format="json"):
         answer = self.view(
             views.alerts_active,
             stale_after_hours=self.settings.stale_after_hours,

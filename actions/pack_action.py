@@ -1,22 +1,12 @@
 """What all actions of the pack have in common: configuration in, inert result or one line out."""
 
-from poundcake import config, database
+from poundcake import config
 from poundcake.alertmanager import inert
-from poundcake.announcement import AnnouncementError
-from poundcake.database import DatabaseError
-from poundcake.remediation import RemediationError
-from poundcake.stackstorm import StackStormError, in_action
-from poundcake.tracking import TrackingError
+from poundcake.errors import PoundCakeError
 from st2common.runners.base_action import Action
 
-_EXPECTED = (
-    config.ConfigError,
-    AnnouncementError,
-    DatabaseError,
-    RemediationError,
-    StackStormError,
-    TrackingError,
-)
+# Imports that an action may not need are made where they are used: each action is a process of
+# its own, and SQLAlchemy alone takes longer to load than most of them take to work.
 
 
 class PackAction(Action):
@@ -27,18 +17,22 @@ class PackAction(Action):
         try:
             self.settings = config.load(self.config)
             return True, inert(self.work(**parameters))
-        except _EXPECTED as error:
+        except PoundCakeError as error:
             return False, inert(str(error))
         # A traceback would stand in the execution for everyone to read, with values in it.
         except Exception as error:
-            return False, inert(f"{type(error).__name__}: {str(error).splitlines()[:1]}")
+            return False, inert(f"{type(error).__name__}: {str(error)[:300]}")
 
     def engine(self):
         """The tracking database."""
+        from poundcake import database
+
         return database.open_engine(self.settings.tracking_url)
 
     def view(self, view, **query):
         """A view over the tracking database, which is made where there is none yet."""
+        from poundcake import database
+
         engine = self.engine()
         database.prepare(engine, create=self.settings.auto_migrate)
         with database.reading(engine) as connection:
@@ -46,4 +40,6 @@ class PackAction(Action):
 
     def stackstorm(self):
         """StackStorm's API, with this execution's token."""
+        from poundcake.stackstorm import in_action
+
         return in_action(self.settings)

@@ -1,6 +1,5 @@
 from pack_action import PackAction
 from poundcake import endpoint_client, text, views
-from poundcake.endpoint import ask_live
 from poundcake.tracking import TrackingError
 
 
@@ -12,7 +11,7 @@ class Status(PackAction):
             # The endpoint may have it, and not have seen it recorded yet.
             answer = endpoint_client.status(self.settings, request_id)
         else:
-            ask_live(self.stackstorm(), answer)
+            views.ask_live(self.stackstorm(), answer)
         if answer is None:
             raise TrackingError(f"no request {request_id} is on record")
         return text.status(answer) if format == "text" else answer

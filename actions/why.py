@@ -1,13 +1,12 @@
 from pack_action import PackAction
 from poundcake import text, views
-from poundcake.endpoint import ask_live
-from poundcake.tracking import TrackingError
+from poundcake.errors import PoundCakeError
 
 
 class Why(PackAction):
     def work(self, alert_name="", instance="", fingerprint="", limit=20, format="json"):
         if not (alert_name or instance or fingerprint):
-            raise TrackingError("name the alert: alert_name, instance or fingerprint is expected")
+            raise PoundCakeError("which alert: alert_name, instance or fingerprint is expected")
         answer = self.view(
             views.why,
             alert_name=alert_name,
@@ -16,5 +15,5 @@ class Why(PackAction):
             limit=limit,
             web_url=self.settings.st2_web_url,
         )
-        ask_live(self.stackstorm(), answer)
+        views.ask_live(self.stackstorm(), answer)
         return text.why(answer) if format == "text" else answer

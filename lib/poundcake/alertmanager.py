@@ -17,8 +17,7 @@ RESOLVED = "resolved"
 
 _FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
 _RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?"
-    r"(?:[Zz]|([+-])(\d\d):(\d\d))\Z",
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?" r"(?:[Zz]|([+-])(\d\d):(\d\d))\Z",
     re.ASCII,
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

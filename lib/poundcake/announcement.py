@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Any, Dict, List, Optional, Sequence
 
 from poundcake.alertmanager import parse_timestamp, timestamp
+from poundcake.errors import PoundCakeError
 
 VERSION = 1
 
 
-class AnnouncementError(ValueError):
+class AnnouncementError(PoundCakeError):
     """An announcement that this release cannot read."""
 
 

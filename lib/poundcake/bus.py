@@ -11,11 +11,13 @@ from typing import Any, Callable, Dict, Optional
 
 from kombu.serialization import dumps
 
+from poundcake.errors import PoundCakeError
+
 _TIMEOUT = 5  # seconds, for the write and for the confirm each
 _PERSISTENT = 2
 
 
-class BusError(Exception):
+class BusError(PoundCakeError):
     """The broker did not take the trigger."""
 
 

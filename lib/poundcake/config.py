@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Tuple
 from urllib.parse import urlsplit
 
+from poundcake.errors import PoundCakeError
+
 SECRETS = ("database_url", "auth_tokens", "st2_api_key")
 # What StackStorm's datastore makes of a value (AES, upper-case hex): seen where `secret` is
 # declared on the array instead of on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
-class ConfigError(ValueError):
+class ConfigError(PoundCakeError):
     """A key of the pack's configuration that cannot be used. The message names the key."""
 
 

@@ -12,13 +12,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from poundcake import schema
+from poundcake.errors import PoundCakeError
 
 # Seconds. A statement that waits longer is better tried again, with a sentence about it.
 CONNECT_TIMEOUT = 3
 STATEMENT_TIMEOUT = 30
 
 
-class DatabaseError(Exception):
+class DatabaseError(PoundCakeError):
     """The tracking database cannot be used now. The message has no password in it."""
 
 

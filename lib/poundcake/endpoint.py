@@ -19,7 +19,7 @@ from poundcake.journal import Journal, JournalError
 from poundcake.receiver import Receiver
 from poundcake.relay import Relay, Tracking
 from poundcake.server import Server
-from poundcake.stackstorm import StackStorm, StackStormError
+from poundcake.stackstorm import StackStorm
 
 _RETRY = 3  # seconds
 _STOP_TIME = 2.0
@@ -179,7 +179,7 @@ class Endpoint:
             return views.accepted(entry, f"database: {error}")
         if answer is None:
             return views.accepted(entry, self._held_up_by()) if entry else None
-        ask_live(self._api, answer)
+        views.ask_live(self._api, answer)
         return answer
 
     def _held_up_by(self) -> str:
@@ -244,14 +244,3 @@ class Endpoint:
         elif not os.access(self._config.state_dir, os.W_OK):
             report.update(state="down", detail=f"{self._config.state_dir} is not writable")
         return report
-
-
-def ask_live(stackstorm: StackStorm, answer: Dict[str, Any]) -> None:
-    """Merges what StackStorm says now into a view; where it cannot be asked, the view says so."""
-    ids = views.open_executions(answer)
-    if not ids:
-        return
-    try:
-        views.merge_live(answer, stackstorm.executions(ids))
-    except StackStormError as error:
-        answer["stackstorm"] = f"cannot be asked now, the state is as of the last sync: {error}"

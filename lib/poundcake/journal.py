@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from poundcake import native
 from poundcake.alertmanager import parse_timestamp, timestamp
 from poundcake.announcement import Request
+from poundcake.errors import PoundCakeError
 
 VERSION = 1
 ACCEPTED, ANNOUNCED, RECORDED, DONE = "accepted", "announced", "recorded", "done"
@@ -52,7 +53,7 @@ CREATE INDEX ix_entries_alone ON entries (state) WHERE list_limit = 1;
 """
 
 
-class JournalError(Exception):
+class JournalError(PoundCakeError):
     """The journal cannot be written or read now; nothing was accepted."""
 
 

@@ -37,7 +37,9 @@ _HEADER_LENGTH = 1024
 class Problem(Exception):
     """An answer that is no success: an RFC 9457 problem document."""
 
-    def __init__(self, status: HTTPStatus, detail: str, headers: Optional[dict] = None, **more: Any):
+    def __init__(
+        self, status: HTTPStatus, detail: str, headers: Optional[dict] = None, **more: Any
+    ):
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -223,9 +225,7 @@ class Receiver:
         try:
             return environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         except (socket.timeout, TimeoutError):
-            raise Problem(
-                HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time"
-            ) from None
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from None
 
     # -- the views
 

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
+from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import StackStorm
 
 # RFC 1123, section 2.1, with the underscores that some names have.
@@ -25,7 +26,7 @@ _REF = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 CONNECT_TIME = 3  # seconds
 
 
-class RemediationError(Exception):
+class RemediationError(PoundCakeError):
     """A task was asked for something that does not fit what is on record."""
 
 

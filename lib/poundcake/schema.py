@@ -105,6 +105,7 @@ alerts = Table(
     # What became of an alert that was emitted: `execution`, `no_rule`, `failed` or `lost`; NULL
     # until StackStorm has told. `none` for one that was not emitted.
     Column("fate", String(16)),
+    Column("fate_reason", String(512)),
     Column("st2_rule_matched", String(255)),
     # The fingerprint while this row is its open incident, NULL else: one incident at a time is
     # what the unique key says, and MariaDB has no partial index to say it with.
@@ -156,6 +157,7 @@ executions = Table(
     Column("verified", Boolean),
     Column("stage", String(64)),
     Column("message", Text),
+    Column("web_url", String(512)),
     Column("synced_at", UTC),
     Index("ix_execution_db_status", "status", "id"),
     Index("ix_execution_db_start", "start_timestamp", "id"),

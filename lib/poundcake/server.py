@@ -312,9 +312,7 @@ class _Timed:
     def expect_header(self) -> None:
         """The next request may be long in coming, but once begun its header has its time."""
         self._idle = not self._buffer
-        self._deadline = time.monotonic() + (
-            self._idle_time if self._idle else self._header_time
-        )
+        self._deadline = time.monotonic() + (self._idle_time if self._idle else self._header_time)
 
     def expect_body(self, seconds: float) -> None:
         """What is read from now on has so many seconds, all together."""

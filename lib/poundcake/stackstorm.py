@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from poundcake.alertmanager import timestamp
 from poundcake.config import Config
+from poundcake.errors import PoundCakeError
 
 # st2common/constants/action.py, LIVEACTION_STATUSES; `gone` is ours: StackStorm's garbage
 # collector has removed the execution.
@@ -15,7 +16,7 @@ _PAGE = 100  # api.max_page_size, of which only administrators get more
 _TIMEOUT = (3, 15)  # seconds to connect, to answer
 
 
-class StackStormError(Exception):
+class StackStormError(PoundCakeError):
     """StackStorm's API cannot be asked now, or refused. ``status`` is the HTTP code, or 0."""
 
     def __init__(self, message: str, status: int = 0):
@@ -83,7 +84,7 @@ class StackStorm:
                 "/executions",
                 id=",".join(page),
                 limit=_PAGE,
-                exclude_attributes="trigger,trigger_instance,trigger_type,log",
+                exclude_attributes="trigger_instance",
             )
             found.update({e["id"]: e for e in answer or [] if e["id"] in found})
         return found

@@ -14,7 +14,7 @@ from poundcake import database
 from poundcake.alertmanager import parse_timestamp
 from poundcake.config import Config
 from poundcake.schema import alerts, api_calls, cut, executions, links, meta
-from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure, output
+from poundcake.stackstorm import TERMINAL, StackStorm, failure, output
 from poundcake.tracking import mirror
 
 ALERT_TRIGGER = "poundcake.alert"
@@ -127,6 +127,7 @@ def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
         "start_timestamp": parse_timestamp(execution.get("start_timestamp")),
         "end_timestamp": parse_timestamp(execution.get("end_timestamp")),
         "rule": cut(rule, executions.c.rule) if rule else None,
+        "web_url": cut(execution.get("web_url") or "", executions.c.web_url) or None,
         "synced_at": datetime.now(timezone.utc),
     }
     if execution.get("status") in TERMINAL:
@@ -187,15 +188,14 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
             fate = LOST
             reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
         with database.transaction(engine) as connection:
-            values: Dict[str, Any] = {"fate": fate}
-            if reason:
-                values["reason"] = cut(reason, alerts.c.reason)
+            values: Dict[str, Any] = {
+                "fate": fate,
+                "fate_reason": cut(reason, alerts.c.fate_reason),
+            }
             if rule:
                 values["st2_rule_matched"] = cut(rule, alerts.c.st2_rule_matched)
             connection.execute(
-                update(alerts)
-                .where(alerts.c.id == alert.id, open_alerts())
-                .values(values)
+                update(alerts).where(alerts.c.id == alert.id, open_alerts()).values(values)
             )
         explained += fate not in (None, RETRY)
     return explained, len(waiting) - explained
@@ -324,5 +324,3 @@ def _complete(connection: Connection) -> int:
         .values(completed_at=datetime.now(timezone.utc))
     )
     return done.rowcount
-
-

@@ -18,6 +18,7 @@ from poundcake.alertmanager import Alert, PayloadError, Webhook
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.database import DatabaseError
+from poundcake.errors import PoundCakeError
 from poundcake.schema import alerts, api_calls, cut, executions, links
 
 # Two that write the same rows at once: the database picks one, the other tries again.
@@ -25,7 +26,7 @@ _ATTEMPTS = 5
 FATE_NONE = "none"
 
 
-class TrackingError(Exception):
+class TrackingError(PoundCakeError):
     """What was asked for does not fit what is on record. The message says why."""
 
 
@@ -202,9 +203,7 @@ def _record_one(
             connection.execute(
                 update(alerts)
                 .where(alerts.c.id.in_(seen))
-                .values(
-                    last_seen_at=request.received_at, notifications=alerts.c.notifications + 1
-                )
+                .values(last_seen_at=request.received_at, notifications=alerts.c.notifications + 1)
             )
         connection.execute(alerts.insert(), rows)
     if not any(counted[outcome] for outcome in admission.EMITTED):

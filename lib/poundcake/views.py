@@ -15,7 +15,7 @@ from poundcake import admission
 from poundcake.alertmanager import timestamp
 from poundcake.journal import Entry
 from poundcake.schema import alerts, api_calls, executions, links
-from poundcake.stackstorm import TERMINAL
+from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure
 from poundcake.sync import LOST
 
 DRY_RUN = "dry run: nothing was changed"
@@ -73,9 +73,7 @@ def accepted(entry: Entry, held_up_by: str = "") -> Dict[str, Any]:
     return answer
 
 
-def executions_recent(
-    connection: Connection, limit: int = 20, offset: int = 0
-) -> Dict[str, Any]:
+def executions_recent(connection: Connection, limit: int = 20, offset: int = 0) -> Dict[str, Any]:
     """The newest requests with their alerts."""
     total = connection.scalar(select(func.count()).select_from(api_calls))
     calls = connection.execute(
@@ -110,7 +108,7 @@ def executions_recent(
                         "instance": row.instance,
                         "status": row.status,
                         "outcome": row.outcome,
-                        "reason": row.reason,
+                        "reason": _reason(row),
                         "st2_workflow": _workflow(started, row.id),
                     }
                     for row in own
@@ -184,11 +182,7 @@ def st2_executions(
     joined = links.join(executions, executions.c.id == links.c.st2_execution_id)
     count = connection.scalar(select(func.count()).select_from(joined).where(*where))
     rows = connection.execute(
-        _link_columns()
-        .where(*where)
-        .order_by(links.c.id.desc())
-        .limit(limit)
-        .offset(offset)
+        _link_columns().where(*where).order_by(links.c.id.desc()).limit(limit).offset(offset)
     ).all()
     return {
         "st2_executions": [
@@ -200,7 +194,7 @@ def st2_executions(
                 "status": row.status or "unknown",
                 "triggered_at": timestamp(row.created_at),
                 "duration_seconds": _duration(row),
-                "url": _url(web_url, row.st2_execution_id),
+                "url": _url(web_url, row),
                 "alert": {
                     "name": row.alert_name,
                     "severity": row.severity,
@@ -287,7 +281,18 @@ def alert_of(connection: Connection, request_id: str, episode: str) -> Optional[
     }
 
 
-def merge_live(answer: Dict[str, Any], live: Dict[str, Optional[Dict[str, Any]]]) -> None:
+def ask_live(stackstorm: StackStorm, answer: Dict[str, Any]) -> None:
+    """Merges what StackStorm says now into a view; where it cannot be asked, the view says so."""
+    ids = _open_executions(answer)
+    if not ids:
+        return
+    try:
+        _merge_live(answer, stackstorm.executions(ids))
+    except StackStormError as error:
+        answer["stackstorm"] = f"cannot be asked now, the state is as of the last sync: {error}"
+
+
+def _merge_live(answer: Dict[str, Any], live: Dict[str, Optional[Dict[str, Any]]]) -> None:
     """Writes into a view what StackStorm says now of executions that are open on record."""
     listed = answer.get("stackstorm_executions") or []
     for alert in answer.get("alerts", []):
@@ -306,12 +311,17 @@ def merge_live(answer: Dict[str, Any], live: Dict[str, Optional[Dict[str, Any]]]
             execution["duration_seconds"] = round(seconds, 3)
         result = found.get("result")
         report = result.get("output") if isinstance(result, dict) else None
-        for key in ("dry_run", "mutated", "verified", "stage", "message"):
-            if isinstance(report, dict) and key in report:
-                execution[key] = report[key]
+        if execution["status"] in TERMINAL and isinstance(report, dict):
+            for key in ("dry_run", "mutated", "verified", "stage"):
+                execution[key] = report.get(key, execution[key])
+            execution["message"] = _said(
+                execution["dry_run"], execution["mutated"], str(report.get("message") or "")
+            )
+        elif execution["status"] in TERMINAL and execution["status"] != "succeeded":
+            execution["message"] = execution["message"] or failure(found)
 
 
-def open_executions(answer: Dict[str, Any]) -> List[str]:
+def _open_executions(answer: Dict[str, Any]) -> List[str]:
     """The ids of executions in a view that have not ended, as far as is on record."""
     listed = list(answer.get("stackstorm_executions") or [])
     for alert in answer.get("alerts", []):
@@ -340,6 +350,7 @@ def _link_columns() -> Any:
             executions.c.verified,
             executions.c.stage,
             executions.c.message,
+            executions.c.web_url,
             alerts.c.alert_name,
             alerts.c.severity,
             alerts.c.instance,
@@ -368,7 +379,7 @@ def _alert(row: Any, linked: List[Any]) -> Dict[str, Any]:
         "instance": row.instance,
         "status": row.status,
         "outcome": row.outcome,
-        "reason": row.reason,
+        "reason": _reason(row),
         "starts_at": _time(row.starts_at),
         "ends_at": _time(row.ends_at),
         "st2_rule": row.st2_rule_matched or _first(linked, "st2_rule_ref"),
@@ -377,9 +388,6 @@ def _alert(row: Any, linked: List[Any]) -> Dict[str, Any]:
 
 
 def _execution(row: Any, web_url: str) -> Dict[str, Any]:
-    message = row.message or row.error or ""
-    if row.dry_run and not row.mutated:
-        message = f"{DRY_RUN}. {message}" if message else DRY_RUN
     return {
         "st2_execution_id": row.st2_execution_id,
         "st2_workflow": row.st2_action_ref or row.action or "",
@@ -393,9 +401,15 @@ def _execution(row: Any, web_url: str) -> Dict[str, Any]:
         "mutated": row.mutated,
         "verified": row.verified,
         "stage": row.stage or "",
-        "message": message,
-        "url": _url(web_url, row.st2_execution_id),
+        "message": _said(row.dry_run, row.mutated, row.message or row.error or ""),
+        "url": _url(web_url, row),
     }
+
+
+def _said(dry_run: Optional[bool], mutated: Optional[bool], message: str) -> str:
+    if dry_run and not mutated:
+        return f"{DRY_RUN}. {message}" if message else DRY_RUN
+    return message
 
 
 def _call_status(call: Any, rows: List[Any], linked: List[Any]) -> str:
@@ -410,10 +424,14 @@ def _call_status(call: Any, rows: List[Any], linked: List[Any]) -> str:
 
 def _remediation(row: Any, link: Any) -> str:
     if link is None:
-        return row.reason or row.outcome
+        return _reason(row) or row.outcome
     if link.dry_run and not link.mutated:
         return f"{link.status} ({DRY_RUN})"
     return link.status or "unknown"
+
+
+def _reason(row: Any) -> str:
+    return "; ".join(filter(None, (row.reason, row.fate_reason)))
 
 
 def _workflow(linked: List[Any], alert_id: int) -> str:
@@ -430,10 +448,11 @@ def _duration(row: Any) -> Optional[float]:
     return round((row.end_timestamp - row.start_timestamp).total_seconds(), 3)
 
 
-def _url(web_url: str, execution_id: str) -> str:
-    return f"{web_url.rstrip('/')}/#/history/{execution_id}" if web_url else ""
+def _url(web_url: str, row: Any) -> str:
+    if web_url:
+        return f"{web_url.rstrip('/')}/#/history/{row.st2_execution_id}"
+    return row.web_url or ""
 
 
 def _time(moment: Optional[datetime]) -> Optional[str]:
     return timestamp(moment) if moment else None
-

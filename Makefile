@@ -1,0 +1,56 @@
+# Needs Python 3.8 or later and make, and nothing else. `make help` says what there is.
+
+PYTHON ?= python3
+# Interpreters for `make test-all`; by default every Python from 3.8 to 3.12 that is found.
+PYTHONS ?=
+# More arguments: `make test TESTS="tests/test_schema.py -k meta"`, `make run ARGS="--port 8001"`.
+TESTS ?=
+ARGS ?=
+# INSTALL=0: `make test` installs none of the distribution's packages, as root either.
+INSTALL ?= 1
+export INSTALL
+
+REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
+	--no-deps-r standalone/requirements-orquesta.txt
+
+help: ## What there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
+
+demo: .venv ## See it work: alerts sent to the pack without StackStorm, and the trail they leave
+	@.venv/bin/python -m standalone.demo $(ARGS)
+
+run: .venv ## The pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
+	@.venv/bin/python -m standalone $(ARGS)
+
+test: services .venv ## All tests (TESTS="..." for some; INSTALL=0: without installing servers)
+	@.venv/bin/python -m pytest -rs $(TESTS)
+
+test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")
+	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)
+
+lint: .venv-lint ## Formatting, mistakes, and every file of the pack against StackStorm's rules
+	@.venv-lint/bin/python scripts/lint.py
+
+live: .venv ## The scenarios against a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
+	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the address of the API \
+	of a StackStorm with this pack installed, for example https://stackstorm.example/api"; exit 2; }
+	@test -n "$$ST2_API_KEY$$ST2_AUTH_TOKEN" || { echo "make live needs ST2_API_KEY (made by \
+	'st2 apikey create') or ST2_AUTH_TOKEN (by 'st2 auth -t USER')"; exit 2; }
+	@.venv/bin/python -m pytest -rs tests/scenarios $(TESTS)
+
+clean: ## Remove the environments and what the tools left behind
+	rm -rf .venv .venv-* .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# Quick when nothing changed: the script compares the requirements with a stamp.
+.venv:
+	@$(PYTHON) scripts/venv.py .venv $(REQUIREMENTS)
+
+.venv-lint:
+	@$(PYTHON) scripts/venv.py .venv-lint -r requirements-lint.txt
+
+services:
+	@sh scripts/install_services.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test test-all lint live clean services .venv .venv-lint

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Installs the servers that the tests start instances of, from the distribution's packages: only as
+# root, only what is missing, never with INSTALL=0. Nothing that it installs is started, and nothing
+# that runs is touched: tests start their own, with their own ports and data.
+#
+#     sh scripts/install_services.sh [--dry-run]
+set -eu
+
+POLICY=/usr/sbin/policy-rc.d
+MARK="# poundcake: no service starts while the packages for its tests are installed"
+PATH=$PATH:/usr/sbin:/sbin
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+missing=
+has mariadbd || missing="$missing MariaDB"
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || has rabbitmq-server || missing="$missing RabbitMQ"
+has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
+
+if [ -z "$missing" ]; then
+    echo "poundcake: MariaDB, RabbitMQ and Alertmanager are installed; tests start instances of their own"
+    exit 0
+fi
+skipping() {
+    echo "poundcake: not installed:$missing ($1); the tests that need them are skipped"
+    exit 0
+}
+
+[ "${INSTALL:-1}" != 0 ] || skipping "INSTALL=0"
+has apt-get || skipping "no apt-get here"
+
+# The server's package brings a service and a database in /var/lib/mysql; its core is the programs.
+packages_for() {
+    case $1 in
+    MariaDB) echo mariadb-server-core mariadb-client-core ;;
+    RabbitMQ) echo rabbitmq-server ;;
+    Alertmanager) echo prometheus-alertmanager ;;
+    esac
+}
+packages=
+for name in $missing; do packages="$packages $(packages_for "$name")"; done
+
+[ "$(id -u)" = 0 ] || skipping "as root, or with sudo: apt-get install --no-install-recommends$packages"
+
+echo "poundcake: installing$packages with apt-get, for the tests; no service is started, INSTALL=0 prevents it"
+[ "${1:-}" != --dry-run ] || exit 0
+
+# invoke-rc.d and deb-systemd-invoke ask this file; 101 means no.
+restore() {
+    if grep -qsF "$MARK" "$POLICY"; then rm -f "$POLICY"; fi
+    if [ -e "$POLICY.poundcake" ]; then mv -f "$POLICY.poundcake" "$POLICY"; fi
+}
+trap restore EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+restore # what a run that was killed may have left
+if [ -e "$POLICY" ]; then mv "$POLICY" "$POLICY.poundcake"; fi
+printf '#!/bin/sh\n%s\nexit 101\n' "$MARK" >"$POLICY"
+chmod 755 "$POLICY"
+
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
+apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null; }
+
+apt update >/dev/null || echo "poundcake: apt-get update failed; trying with the lists at hand"
+for name in $missing; do
+    wanted=$(packages_for "$name")
+    if [ "$name" = MariaDB ] && ! apt-cache policy mariadb-server-core | grep -q 'Candidate: [0-9]'; then
+        wanted=$(apt-cache pkgnames mariadb-server-core- | sort -V | tail -n 1)
+    fi
+    log=$(mktemp)
+    # shellcheck disable=SC2086 # a list of words
+    if apt install -y --no-install-recommends --no-upgrade --no-remove $wanted >"$log" 2>&1; then
+        echo "poundcake: installed $wanted"
+    else
+        tail -n 5 "$log"
+        echo "poundcake: could not install $wanted; the tests that need it are skipped"
+    fi
+    rm -f "$log"
+done

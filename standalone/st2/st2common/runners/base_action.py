@@ -1,0 +1,17 @@
+"""Stands in for StackStorm's module of this name where StackStorm is not installed."""
+
+import abc
+import logging
+
+
+class Action(abc.ABC):
+    """The base class of python actions."""
+
+    def __init__(self, config=None, action_service=None):
+        self.config = config or {}
+        self.action_service = action_service
+        self.logger = logging.getLogger("st2.actions.python." + type(self).__name__)
+
+    @abc.abstractmethod
+    def run(self, **kwargs):
+        """Do the work."""

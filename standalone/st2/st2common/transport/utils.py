@@ -1,0 +1,11 @@
+"""Stands in for StackStorm's module of this name where StackStorm is not installed."""
+
+import os
+
+from kombu import Connection
+
+
+def get_connection(urls=None, connection_kwargs=None):
+    """Return a connection to the broker: RabbitMQ, or one in this process's memory."""
+    urls = urls or os.environ.get("STANDALONE_BROKER_URL") or "memory://"
+    return Connection(urls, **(connection_kwargs or {}))

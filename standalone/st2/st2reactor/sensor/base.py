@@ -1,0 +1,35 @@
+"""Stands in for StackStorm's module of this name where StackStorm is not installed."""
+
+import abc
+
+
+class Sensor(abc.ABC):
+    """The base class of passive sensors."""
+
+    def __init__(self, sensor_service, config=None):
+        self.sensor_service = self._sensor_service = sensor_service
+        self.config = self._config = config or {}
+
+    @abc.abstractmethod
+    def setup(self):
+        """Prepare."""
+
+    @abc.abstractmethod
+    def run(self):
+        """Work until the process ends."""
+
+    @abc.abstractmethod
+    def cleanup(self):
+        """Put everything away."""
+
+    @abc.abstractmethod
+    def add_trigger(self, trigger):
+        """A trigger of this sensor was created."""
+
+    @abc.abstractmethod
+    def update_trigger(self, trigger):
+        """A trigger of this sensor was changed."""
+
+    @abc.abstractmethod
+    def remove_trigger(self, trigger):
+        """A trigger of this sensor was deleted."""

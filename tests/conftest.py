@@ -1,0 +1,103 @@
+"""Fixtures for every test: databases, a broker and an Alertmanager, each an instance of its own.
+
+They start when the first test asks for them and end with the session. Where a program is missing,
+the tests that need it are skipped and say so.
+"""
+
+import pytest
+
+from tests import services
+
+SERVICE_FIXTURES = {
+    "alertmanager",
+    "mariadb",
+    "mariadb_server",
+    "mariadb_url",
+    "rabbitmq",
+    "rabbitmq_server",
+    "rabbitmq_url",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """`-m "not services"` leaves out what needs a server."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        on_mariadb = parameters and parameters.params.get("database_url") == "mariadb"
+        if on_mariadb or SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("services")
+
+
+def start(kind, *args, **kwargs):
+    """A running server, or a skip that says what is missing."""
+    try:
+        server = kind(*args, **kwargs)
+        server.start()
+    except services.Missing as missing:
+        pytest.skip("{}: {}".format(kind.name, missing))
+    return server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server():
+    server = start(services.MariaDB)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mariadb(mariadb_server):
+    """The session's MariaDB, up again should the test before have taken it away."""
+    mariadb_server.start()
+    return mariadb_server
+
+
+@pytest.fixture
+def mariadb_url(mariadb):
+    """The URL of a fresh database."""
+    name = mariadb.create_database()
+    yield mariadb.url(name)
+    mariadb.start()
+    mariadb.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server():
+    server = start(services.RabbitMQ)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_server):
+    """The session's RabbitMQ, up again should the test before have taken it away."""
+    rabbitmq_server.start()
+    return rabbitmq_server
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq):
+    return rabbitmq.url
+
+
+@pytest.fixture
+def alertmanager():
+    """A function that starts an Alertmanager: `alertmanager(webhook_url, group_wait="1s", …)`."""
+    servers = []
+
+    def factory(webhook_url, **options):
+        server = start(services.Alertmanager, webhook_url, **options)
+        servers.append(server)
+        return server
+
+    yield factory
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def database_url(request, tmp_path):
+    """The test runs on SQLite and on MariaDB, each time on a fresh database."""
+    if request.param == "sqlite":
+        return "sqlite:///{}".format(tmp_path / "tracking.db")
+    return request.getfixturevalue("mariadb_url")

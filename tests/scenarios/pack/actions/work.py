@@ -1,0 +1,9 @@
+from st2common.runners.base_action import Action
+
+
+class Work(Action):
+    def run(self, note, details, host, fault):
+        """Hands back what it was given, so that a scenario sees what arrived."""
+        if fault:
+            return False, fault
+        return True, {"note": note, "details": details, "host": host}

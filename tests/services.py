@@ -1,0 +1,451 @@
+"""Servers of the tests' own: MariaDB, RabbitMQ and Alertmanager, as the distribution ships them.
+
+Each instance has its own directory, a free port on loopback and no configuration of the machine's,
+runs as root and as an ordinary user, and is ended by its process id. None is ever shared with, or
+taken for, one that runs on the machine.
+
+`start`, `stop` (orderly) and `kill` (as by a crash) may be called again and again: the data and the
+port stay, so that a test can take a server away and give it back.
+"""
+
+import ctypes
+import datetime
+import glob
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+LOOPBACK = "127.0.0.1"
+PR_SET_PDEATHSIG = 1
+SYSTEM_DIRECTORIES = os.pathsep.join(["/usr/sbin", "/usr/lib/rabbitmq/bin"])
+LONGEST_SOCKET_PATH = 100
+
+
+class Missing(Exception):
+    """A server's program is not on this machine."""
+
+
+class Failed(Exception):
+    """A server did not start; the message ends with the end of its log."""
+
+
+def program(*names):
+    """The path of the first of these programs that is there."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), SYSTEM_DIRECTORIES])
+    for name in names:
+        found = shutil.which(name, path=path)
+        if found:
+            return found
+    raise Missing("{} is not installed".format(" or ".join(names)))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return listener.getsockname()[1]
+
+
+def accepts_connections(port):
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+class Server:
+    """One process with a directory of its own."""
+
+    name = "server"
+    start_seconds = 30
+    stop_seconds = 20
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix="poundcake-", dir=temporary_directory())
+        self.process = None
+        self.account = None  # the pwd entry to run as, where not our own
+        try:
+            self.prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def prepare(self):
+        """What is done once, before the first start."""
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        return dict(os.environ)
+
+    def is_ready(self):
+        raise NotImplementedError
+
+    def path(self, *names):
+        return os.path.join(self.directory, *names)
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def start(self):
+        if self.running:
+            return
+        self.process = self.spawn(self.command(), self.environment())
+        deadline = time.monotonic() + self.start_seconds
+        while not self.is_ready():
+            if not self.running:
+                raise Failed("{} ended at its start:\n{}".format(self.name, self.log()))
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Failed(
+                    "{} was not ready within {} s:\n{}".format(
+                        self.name, self.start_seconds, self.log()
+                    )
+                )
+            time.sleep(0.05)
+
+    def stop(self):
+        """An orderly end."""
+        if self.running:
+            self.process.terminate()
+            try:
+                self.process.wait(self.stop_seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def kill(self):
+        """An end like a crash."""
+        if self.running:
+            self.process.kill()
+            self.process.wait()
+
+    def close(self):
+        """The end of the instance and of its data."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log(self, characters=4000):
+        with open(self.path("log"), errors="replace") as file:
+            return file.read()[-characters:]
+
+    def spawn(self, command, environment):
+        """It ends when we end, however we end, and no Ctrl-C for us reaches it."""
+        with open(self.path("log"), "ab") as log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=self.become,
+            )
+
+    def become(self):
+        """In the child: the account to run as, and to be ended with the parent."""
+        if self.account:
+            os.initgroups(self.account.pw_name, self.account.pw_gid)
+            os.setgid(self.account.pw_gid)
+            os.setuid(self.account.pw_uid)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def temporary_directory():
+    """One whose name leaves room for a socket's path."""
+    default = tempfile.gettempdir()
+    return default if len(default) < LONGEST_SOCKET_PATH - 60 else "/tmp"
+
+
+class MariaDB(Server):
+    """The database server as `--no-defaults` makes it, so its default collation ignores case."""
+
+    name = "MariaDB"
+
+    def prepare(self):
+        self.server = program("mariadbd", "mysqld")
+        install = program("mariadb-install-db", "mysql_install_db")
+        self.port = free_port()
+        self.password = secrets.token_hex(16)
+        if os.geteuid() == 0:  # it refuses to run as root
+            self.account = account_of("mysql", "nobody")
+            os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
+        options = [
+            "--no-defaults",
+            "--datadir=" + self.path("data"),
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--skip-name-resolve",
+        ]
+        if self.spawn([install] + options, self.environment()).wait():
+            raise Failed("MariaDB's tables could not be made:\n" + self.log())
+        self.start()
+        self.execute(
+            "CREATE USER 'poundcake'@'127.0.0.1' IDENTIFIED BY '{}'".format(self.password),
+            "GRANT ALL ON `poundcake\\_%`.* TO 'poundcake'@'127.0.0.1'",
+        )
+
+    def command(self):
+        return [
+            self.server,
+            "--no-defaults",
+            "--datadir=" + self.path("data"),
+            "--socket=" + self.path("sock"),
+            "--pid-file=" + self.path("pid"),
+            "--tmpdir=" + self.directory,
+            "--bind-address=" + LOOPBACK,
+            "--port={}".format(self.port),
+            "--skip-name-resolve",
+            "--innodb-flush-log-at-trx-commit=1",
+            "--innodb-buffer-pool-size=64M",
+            "--max-connections=200",
+        ]
+
+    def is_ready(self):
+        return os.path.exists(self.path("sock")) and accepts_connections(self.port)
+
+    def execute(self, *statements):
+        """As the server's root."""
+        import pymysql
+
+        connection = pymysql.connect(unix_socket=self.path("sock"), user="root", autocommit=True)
+        try:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+        finally:
+            connection.close()
+
+    def create_database(self):
+        """A fresh database; its name."""
+        name = "poundcake_" + secrets.token_hex(6)
+        self.execute("CREATE DATABASE {} CHARACTER SET utf8mb4".format(name))
+        return name
+
+    def drop_database(self, name):
+        self.execute("DROP DATABASE IF EXISTS " + name)
+
+    def url(self, database):
+        return "mysql+pymysql://poundcake:{}@{}:{}/{}?charset=utf8mb4".format(
+            self.password, LOOPBACK, self.port, database
+        )
+
+
+class RabbitMQ(Server):
+    """A broker that is a node of its own, with a port mapper, a cookie and a home of its own."""
+
+    name = "RabbitMQ"
+    start_seconds = 60
+
+    def prepare(self):
+        # /usr/sbin/rabbitmq-server is a wrapper that turns ordinary users away.
+        scripts = glob.glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server")
+        self.server = program("/usr/lib/rabbitmq/bin/rabbitmq-server", *scripts, "rabbitmq-server")
+        self.port_mapper = program("epmd")
+        self.port, self.node_port, self.mapper_port = free_port(), free_port(), free_port()
+        # An address, so that no name has to resolve.
+        self.node = "poundcake-{}@127.0.0.1".format(secrets.token_hex(4))
+        self.mapper = None
+        for name in ("home", "mnesia", "logs", "config"):
+            os.mkdir(self.path(name))
+        for name in ("environment", "plugins", "rabbitmq.conf"):
+            with open(self.path(name), "w") as file:
+                file.write("[]." if name == "plugins" else "")
+
+    @property
+    def url(self):
+        return "amqp://guest:guest@{}:{}//".format(LOOPBACK, self.port)
+
+    def environment(self):
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RABBITMQ_", "ERL_"))
+        }
+        return dict(
+            inherited,
+            HOME=self.path("home"),
+            ERL_EPMD_PORT=str(self.mapper_port),
+            ERL_EPMD_ADDRESS=LOOPBACK,
+            ERL_CRASH_DUMP=self.path("crash"),
+            RABBITMQ_NODENAME=self.node,
+            RABBITMQ_USE_LONGNAME="true",
+            RABBITMQ_NODE_IP_ADDRESS=LOOPBACK,
+            RABBITMQ_NODE_PORT=str(self.port),
+            RABBITMQ_DIST_PORT=str(self.node_port),
+            RABBITMQ_MNESIA_BASE=self.path("mnesia"),
+            RABBITMQ_LOG_BASE=self.path("logs"),
+            RABBITMQ_LOGS="-",
+            RABBITMQ_CONFIG_FILE=self.path("rabbitmq.conf"),
+            RABBITMQ_ADVANCED_CONFIG_FILE=self.path("advanced.config"),
+            RABBITMQ_GENERATED_CONFIG_DIR=self.path("config"),
+            RABBITMQ_CONF_ENV_FILE=self.path("environment"),
+            RABBITMQ_ENABLED_PLUGINS_FILE=self.path("plugins"),
+            RABBITMQ_PID_FILE=self.path("pid"),
+            # The script then becomes the node instead of watching over it.
+            RABBITMQ_ALLOW_INPUT="1",
+            RABBITMQ_SERVER_START_ARGS="-noinput +B i -kernel inet_dist_use_interface {127,0,0,1}",
+        )
+
+    def command(self):
+        return [self.server]
+
+    def start(self):
+        if self.mapper is None or self.mapper.poll() is not None:
+            command = [self.port_mapper, "-port", str(self.mapper_port), "-address", LOOPBACK]
+            self.mapper = self.spawn(command, self.environment())
+            deadline = time.monotonic() + 10
+            while not accepts_connections(self.mapper_port) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        super().start()
+
+    def is_ready(self):
+        """It greets with a frame; a port alone opens a moment too early."""
+        try:
+            with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return connection.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def close(self):
+        super().close()
+        mapper = getattr(self, "mapper", None)
+        if mapper:
+            mapper.terminate()
+            mapper.wait()
+
+
+class Alertmanager(Server):
+    """An Alertmanager that notifies one webhook.
+
+    Times are Alertmanager's durations ("1s"); the defaults make it notify at once.
+    """
+
+    name = "Alertmanager"
+
+    def __init__(
+        self,
+        webhook_url,
+        group_by=("alertname", "instance"),
+        group_wait="0s",
+        group_interval="1s",
+        repeat_interval="1h",
+        bearer_token=None,
+        send_resolved=True,
+        receiver="poundcake",
+    ):
+        webhook = {"url": webhook_url, "send_resolved": send_resolved}
+        if bearer_token:
+            webhook["http_config"] = {
+                "authorization": {"type": "Bearer", "credentials": bearer_token}
+            }
+        self.configuration = {
+            "route": {
+                "receiver": receiver,
+                "group_by": list(group_by),
+                "group_wait": group_wait,
+                "group_interval": group_interval,
+                "repeat_interval": repeat_interval,
+            },
+            "receivers": [{"name": receiver, "webhook_configs": [webhook]}],
+        }
+        super().__init__()
+
+    def prepare(self):
+        self.server = program("prometheus-alertmanager", "alertmanager")
+        self.port = free_port()
+        with open(self.path("alertmanager.yml"), "w") as file:
+            json.dump(self.configuration, file)  # JSON is YAML
+
+    @property
+    def url(self):
+        return "http://{}:{}".format(LOOPBACK, self.port)
+
+    def command(self):
+        return [
+            self.server,
+            "--config.file=" + self.path("alertmanager.yml"),
+            "--storage.path=" + self.path("data"),
+            "--web.listen-address={}:{}".format(LOOPBACK, self.port),
+            "--cluster.listen-address=",
+        ]
+
+    def is_ready(self):
+        try:
+            self.request("/-/ready")
+            return True
+        except OSError:
+            return False
+
+    def request(self, path, body=None, timeout=5):
+        """The answer as text; a body makes it a POST."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data, {"Content-Type": "application/json"}
+        )
+        try:
+            with DIRECT.open(request, timeout=timeout) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError as error:
+            raise Failed("{} {}: {}".format(error.code, path, error.read().decode())) from error
+
+    def post(self, *alerts):
+        """Alerts as Prometheus posts them: mappings with labels and, if wanted, the rest."""
+        self.request("/api/v2/alerts", list(alerts))
+
+    def fire(self, starts_at=None, annotations=None, generator_url="", **labels):
+        """One firing alert; its startsAt, which `resolve` wants again."""
+        starts_at = starts_at or now()
+        self.post(
+            {
+                "labels": labels,
+                "annotations": annotations or {},
+                "startsAt": starts_at,
+                "generatorURL": generator_url,
+            }
+        )
+        return starts_at
+
+    def resolve(self, starts_at, annotations=None, **labels):
+        alert = {"labels": labels, "annotations": annotations or {}}
+        self.post(dict(alert, startsAt=starts_at, endsAt=now()))
+
+    def alerts(self):
+        """What it holds to be firing."""
+        return json.loads(self.request("/api/v2/alerts"))
+
+    def silences(self):
+        return json.loads(self.request("/api/v2/silences"))
+
+
+# Loopback is never behind a proxy.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def account_of(*names):
+    for name in names:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            pass
+    raise Missing("an account to run as: " + " or ".join(names))

@@ -1,0 +1,32 @@
+import sys
+import time
+
+from st2common.runners.base_action import Action
+
+
+class ZetaHelper:
+    def run(self):
+        raise RuntimeError("the first class by name is the action, not this")
+
+
+class Behave(Action):
+    def run(self, how, host, seconds, path):
+        if path:
+            with open(path, "a") as stream:
+                stream.write("start %s %f\n" % (host, time.time()))
+        if how == "sleep":
+            time.sleep(seconds)
+            if path:
+                with open(path, "a") as stream:
+                    stream.write("end %s %f\n" % (host, time.time()))
+        if how == "false":
+            return False, "no"
+        if how == "raise":
+            raise ValueError("as told")
+        if how == "status":
+            return "good", "x"
+        if how == "object":
+            return True, {"object": object()}
+        if how == "exit":
+            sys.exit(3)
+        return ["a", "value"]

@@ -1,0 +1,176 @@
+"""Executions of python and shell actions, started through the API as `st2 run` does."""
+
+import threading
+import time
+
+import pytest
+
+
+def test_python_action_sees_what_stackstorm_shows_it(standalone):
+    execution = standalone.run("probe.show", text="hi", data={"a": [1]}, number="12", flag="true")
+    assert execution["status"] == "succeeded", execution["result"]
+    assert set(execution["result"]) == {"result", "exit_code", "stdout", "stderr"}
+    assert execution["result"]["exit_code"] == 0
+    assert execution["result"]["stdout"] == "a line on stdout\n"
+    seen = execution["result"]["result"]
+    parameters = dict(seen["parameters"])
+    assert parameters.pop("workflow_id") == "" and parameters.pop("tag") == ""
+    expected = {"text": "hi", "data": {"a": [1]}, "number": 12, "flag": True}
+    assert parameters == dict(expected, items=None, secret=None)
+    assert seen["config"]["greeting"] == "hello"
+    assert seen["lib"] == "probe_lib"
+    environment = seen["environment"]
+    assert environment["ST2_ACTION_EXECUTION_ID"] == execution["id"]
+    assert environment["ST2_ACTION_PACK_NAME"] == "probe"
+    assert environment["ST2_API_URL"] == environment["ST2_ACTION_API_URL"] == standalone.api
+    assert environment["ST2_AUTH_TOKEN"] and environment["ST2_ACTION_AUTH_TOKEN"]
+    assert "open-sesame" not in " ".join(seen["argv"])
+
+
+def test_shape_of_an_execution(standalone):
+    execution = standalone.run("probe.show", text="hi")
+    for key in ("id", "start_timestamp", "end_timestamp", "elapsed_seconds", "web_url", "log"):
+        assert execution[key]
+    assert len(execution["id"]) == 24 and execution["liveaction"]["action"] == "probe.show"
+    assert execution["start_timestamp"].endswith("Z") and len(execution["end_timestamp"]) == 27
+    assert execution["action"]["runner_type"] == execution["runner"]["name"] == "python-script"
+    assert [entry["status"] for entry in execution["log"]] == [
+        *("requested", "scheduled", "running", "succeeded"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "how, status, result, code, error",
+    [
+        ("value", "succeeded", ["a", "value"], 0, ""),
+        ("false", "failed", "no", 0, ""),
+        ("raise", "failed", "None", 1, "ValueError: as told"),
+        ("exit", "failed", "None", 3, ""),
+        ("status", "failed", "None", 1, "must either be True or False"),
+    ],
+)
+def test_endings_of_a_python_action(standalone, how, status, result, code, error):
+    execution = standalone.run("probe.behave", how=how)
+    assert execution["status"] == status
+    found = execution["result"]
+    assert found["result"] == result and found["exit_code"] == code and error in found["stderr"]
+
+
+def test_what_is_no_json_becomes_text(standalone):
+    execution = standalone.run("probe.behave", how="object")
+    assert execution["status"] == "succeeded" and "object object" in execution["result"]["result"]
+
+
+def test_timeout_kills_the_action(standalone, tmp_path):
+    path = tmp_path / "notes"
+    begun = time.monotonic()
+    execution = standalone.run(
+        "probe.behave", how="sleep", seconds=3, timeout=1, path=str(path)
+    )
+    assert execution["status"] == "timeout" and time.monotonic() - begun < 3
+    assert execution["result"]["error"] == "Action failed to complete in 1 seconds"
+    time.sleep(2.5)
+    assert "start" in path.read_text() and "end" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "body, text",
+    [
+        ({"action": "probe.nowhere"}, 'Action "probe.nowhere" cannot be found.'),
+        ({"action": "probe.show"}, "'text' is a required property"),
+        ({"action": "probe.show", "parameters": {"text": "a", "b": 1}}, "'b' was unexpected"),
+        ({"action": "probe.show", "parameters": {"text": "a", "number": "x"}}, "invalid literal"),
+        ({"action": "probe.show", "parameters": {"text": "{{ nothing }}"}}, "Dependency unsat"),
+        ({"action": "probe.behave", "parameters": {"how": "odd"}}, "is not one of"),
+        ({"action": "core.echo", "parameters": {"message": "a", "cmd": "b"}}, "immutable"),
+        ({"action": "probe.disabled"}, 'Action "probe.disabled" is disabled.'),
+        ({"parameters": {}}, "'action' is a required property"),
+        ([], "'action' is a required property"),
+    ],
+)
+def test_refused_requests(standalone, body, text):
+    status, document = standalone.call("POST", "/executions", body)
+    assert status == 400 and text in document["faultstring"], document
+
+
+def test_parameters_through_the_api_are_rendered(standalone):
+    """StackStorm's hazard: whoever passes alert text on hands out the datastore and the config."""
+    text = "{{ st2kv.system.word }} {{ config_context.secret_word }} {{ st2kv.system.none }}."
+    execution = standalone.run("probe.show", text=text)
+    shown = execution["result"]["result"]["parameters"]["text"]
+    assert shown == "TOP-SECRET open-sesame ."
+    raw = standalone.run("probe.show", text="{% raw %}{{ st2kv.system.word }}{% endraw %}")
+    assert raw["result"]["result"]["parameters"]["text"] == "{{ st2kv.system.word }}"
+    status, again = standalone.call("POST", "/executions/%s/re_run" % raw["id"], {})
+    again = standalone.ended(again["id"])
+    assert again["result"]["result"]["parameters"]["text"] == "TOP-SECRET"
+
+
+def test_secret_parameters_are_masked(standalone):
+    execution = standalone.run("probe.show", text="x", secret="s3cret")
+    assert execution["parameters"]["secret"] == "********"
+    assert execution["result"]["result"]["parameters"]["secret"] == "s3cret"
+
+
+def test_shell(standalone):
+    execution = standalone.run("core.local", cmd="echo out; echo err >&2; exit 4")
+    assert execution["status"] == "failed"
+    assert execution["result"] == {
+        "failed": True,
+        "succeeded": False,
+        "return_code": 4,
+        "stdout": "out",
+        "stderr": "err",
+    }
+    assert standalone.run("core.local", cmd="echo '{\"a\": 1}'")["result"]["stdout"] == {"a": 1}
+    assert standalone.run("core.echo", message="x y")["result"]["stdout"] == "x y"
+    assert standalone.run("core.noop")["status"] == "succeeded"
+    execution = standalone.run("core.local", cmd="sleep 5", timeout=1)
+    assert execution["status"] == "timeout" and "1 seconds" in execution["result"]["error"]
+
+
+def test_remote_without_a_host_to_reach(standalone):
+    execution = standalone.run("core.remote", hosts="no-such-host.invalid", cmd="true", timeout=15)
+    assert execution["status"] == "failed" and execution["result"]["error"]
+
+
+def test_one_at_a_time_by_attribute(standalone, tmp_path):
+    path = tmp_path / "notes"
+    parameters = {"how": "sleep", "seconds": 0.5, "path": str(path)}
+    bodies = [
+        {"action": "probe.behave", "parameters": dict(parameters, host=host)} for host in "aab"
+    ]
+    ids = [standalone.call("POST", "/executions", body)[1]["id"] for body in bodies]
+    ended = [standalone.ended(id_) for id_ in ids]
+    assert [execution["status"] for execution in ended] == ["succeeded"] * 3
+    assert [
+        "delayed" in [entry["status"] for entry in execution["log"]] for execution in ended
+    ] == [False, True, False]
+    notes = [line.split() for line in path.read_text().splitlines()]
+    of_a = [what for what, host, _ in notes if host == "a"]
+    assert of_a == ["start", "end", "start", "end"]
+    times = {(what, host): float(at) for what, host, at in notes[::-1]}
+    assert times[("start", "b")] < times[("end", "a")]
+
+
+def test_cancel(standalone):
+    parameters = {"how": "sleep", "seconds": 2}
+    body = {"action": "probe.behave", "parameters": parameters}
+    id_ = standalone.call("POST", "/executions", body)[1]["id"]
+    time.sleep(0.3)
+    assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
+    assert standalone.get("/executions/" + id_)["status"] == "canceled"
+    time.sleep(2.2)
+    assert standalone.get("/executions/" + id_)["status"] == "canceled"
+
+
+def test_many_at_once(standalone):
+    results = []
+
+    def run(number):
+        results.append(standalone.run("probe.behave", how="value", host="h%d" % number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(12)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert [result["status"] for result in results] == ["succeeded"] * 12

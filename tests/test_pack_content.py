@@ -1,0 +1,417 @@
+"""The pack's files hold together, and the check that says so can fail.
+
+The second half breaks a small pack in one place at a time and asks for the sentence that names it.
+"""
+
+import os
+import re
+
+import pytest
+import yaml
+
+from tests import content
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def test_the_pack_has_no_problems():
+    found = content.problems(ROOT)
+    assert not found, "\n".join(found)
+
+
+def test_each_example_alert_is_known_to_a_rule():
+    with open(os.path.join(ROOT, "etc", "alert-rules.yml")) as file:
+        groups = yaml.safe_load(file)["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    criteria = [
+        rule.get("criteria", {}).get("trigger.alert_name", {})
+        for rule in content.Pack(ROOT).rules.values()
+    ]
+    known = {name for criterion in criteria for name in names_of(criterion)}
+    assert alerts - known == set()
+
+
+def names_of(criterion):
+    """The alert names that `equals` and `inside` spell out; anything else is taken as a regex."""
+    pattern = criterion.get("pattern") or ""
+    return pattern if isinstance(pattern, list) else re.findall(r"\w+", pattern)
+
+
+GOOD = {
+    "pack.yaml": {
+        "ref": "cake",
+        "name": "cake",
+        "description": "A pack for this test",
+        "version": "1.2.3-rc.1",
+        "author": "A baker",
+        "email": "baker@example.com",
+        "python_versions": ["3"],
+        "stackstorm_version": ">=3.8.0, <4.0.0",
+    },
+    "config.schema.yaml": {
+        "port": {"type": "integer", "description": "Where to listen", "default": 8000},
+        "tokens": {
+            "type": "array",
+            "description": "Who may post",
+            "items": {"type": "string", "secret": True},
+        },
+    },
+    "cake.yaml.example": {"port": 8001, "tokens": ["crumb"]},
+    "sensors/oven.yaml": {
+        "class_name": "Oven",
+        "entry_point": "oven.py",
+        "description": "Says when a cake is done",
+        "trigger_types": [
+            {
+                "name": "done",
+                "description": "A cake is done",
+                "payload_schema": {
+                    "type": "object",
+                    "properties": {
+                        "request_id": {"type": "string", "required": True},
+                        "episode": {"type": "string"},
+                        "alert_name": {"type": "string"},
+                        "labels": {"type": "object"},
+                    },
+                },
+            }
+        ],
+    },
+    "sensors/oven.py": "class Oven:\n    pass\n",
+    "actions/slice.yaml": {
+        "name": "slice",
+        "runner_type": "python-script",
+        "entry_point": "slice.py",
+        "description": "Cuts",
+        "enabled": True,
+        "parameters": {
+            "request_id": {
+                "type": "string",
+                "description": "Which",
+                "required": True,
+                "position": 0,
+            },
+            "pieces": {
+                "type": "integer",
+                "description": "How many",
+                "default": 8,
+                "minimum": 1,
+                "position": 1,
+            },
+            "timeout": {"default": 60},
+        },
+        "output_schema": {"type": "object", "properties": {"pieces": {"type": "integer"}}},
+    },
+    "actions/slice.py": "class Slice:\n    def run(self, request_id, pieces=8):\n        pass\n",
+    "actions/knife.yaml": {
+        "name": "knife",
+        "runner_type": "remote-shell-cmd",
+        "description": "What a host prints comes back as it is",
+        "parameters": {"cmd": {"default": "uptime", "immutable": True}},
+    },
+    "actions/serve.yaml": {
+        "name": "serve",
+        "runner_type": "orquesta",
+        "entry_point": "workflows/serve.yaml",
+        "description": "Cuts and serves",
+        "parameters": {
+            "request_id": {"type": "string", "description": "Which", "required": True},
+            "episode": {"type": "string", "description": "Of what", "default": ""},
+        },
+        "output_schema": {"type": "object", "properties": {}},
+    },
+    "workflows/serve.yaml": {
+        "version": 1.0,
+        "description": "Cuts and serves",
+        "input": ["request_id", {"episode": ""}],
+        "tasks": {
+            "cut": {
+                "action": "cake.slice",
+                "input": {"request_id": "<% ctx().request_id %>"},
+                "next": [
+                    {
+                        "when": "<% succeeded() and result().result.pieces > 0 %>",
+                        "publish": [{"pieces": "<% result().result.pieces %>"}],
+                        "do": "look",
+                    },
+                    {"when": "{{ failed() }}", "do": "fail"},
+                ],
+            },
+            "look": {
+                "action": "core.remote",
+                "input": {"hosts": "localhost", "cmd": "uptime"},
+                "next": [{"when": "<% succeeded() %>", "do": ["again", "noop"]}],
+            },
+            "again": {
+                "action": "cake.slice",
+                "input": {
+                    "request_id": "<% ctx(request_id) %>",
+                    "pieces": "<% task(cut).result.result.pieces %>",
+                },
+            },
+        },
+        "output": [{"pieces": "<% ctx().pieces %>"}, {"looked": "<% task(look).status %>"}],
+    },
+    "rules/on_done.yaml": {
+        "name": "on_done",
+        "description": "Serves what is done",
+        "enabled": True,
+        "trigger": {"type": "cake.done"},
+        "criteria": {"trigger.labels.kind": {"type": "equals", "pattern": "lemon"}},
+        "action": {
+            "ref": "cake.serve",
+            "parameters": {
+                "request_id": "{{ trigger.request_id }}",
+                "episode": "{{ trigger.episode | default('') }}",
+            },
+        },
+    },
+    "aliases/slice.yaml": {
+        "name": "slice",
+        "description": "Cuts from the chat",
+        "action_ref": "cake.slice",
+        "formats": [
+            "slice {{request_id}}",
+            {"display": "slice <id>", "representation": ["slice {{ request_id }} {{pieces=8}}"]},
+        ],
+    },
+    "policies/one_knife.yaml": {
+        "name": "one_knife",
+        "resource_ref": "cake.slice",
+        "policy_type": "action.concurrency.attr",
+        "parameters": {"threshold": 1, "action": "delay", "attributes": ["request_id"]},
+    },
+}
+
+
+def lay(directory, file, value):
+    """Write one file of a pack; a mapping becomes YAML."""
+    path = directory / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = value if isinstance(value, str) else yaml.safe_dump(value, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def pack(tmp_path):
+    for file, value in GOOD.items():
+        lay(tmp_path, file, value)
+    (tmp_path / "actions" / "workflows").symlink_to("../workflows")
+    return tmp_path
+
+
+REMOVED = object()
+
+
+def changed(file, place, value):
+    """The good file with one value put in, or taken out, at a dotted place."""
+    whole = yaml.safe_load(yaml.safe_dump(GOOD[file]))
+    steps = [int(step) if step.isdigit() else step for step in place.split("/")]
+    inner = whole
+    for step in steps[:-1]:
+        inner = inner[step]
+    if value is REMOVED:
+        del inner[steps[-1]]
+    else:
+        inner[steps[-1]] = value
+    return whole
+
+
+def test_the_small_pack_is_good(pack):
+    assert content.problems(str(pack)) == []
+
+
+PACK, CONFIG, EXAMPLE = "pack.yaml", "config.schema.yaml", "cake.yaml.example"
+SENSOR, SLICE, SERVE = "sensors/oven.yaml", "actions/slice.yaml", "actions/serve.yaml"
+KNIFE, WORKFLOW, RULE = "actions/knife.yaml", "workflows/serve.yaml", "rules/on_done.yaml"
+ALIAS, POLICY = "aliases/slice.yaml", "policies/one_knife.yaml"
+PAYLOAD = "trigger_types/0/payload_schema"
+
+# file, place, value, what must be said
+FAULTS = [
+    (PACK, "email", REMOVED, "needs email"),
+    (PACK, "email", "baker@localhost", "not an address"),
+    (PACK, "version", "1.0", "semantic version"),
+    (PACK, "version", "01.0.0", "semantic version"),
+    (PACK, "ref", "pound-cake", "needs a ref"),
+    (PACK, "python_versions", ["3.11"], "python_versions"),
+    (PACK, "python_versions", [3], "python_versions"),
+    (PACK, "stackstorm_version", "3.8", "stackstorm_version"),
+    (PACK, "licence", "MIT", "unknown key 'licence'"),
+    (CONFIG, "port/description", REMOVED, "no description"),
+    (CONFIG, "port/default", "8000", "default does not fit"),
+    (CONFIG, "tokens/secret", True, "secret belongs to the items"),
+    (CONFIG, "port/minimun", 1, "unknown key 'minimun'"),
+    (EXAMPLE, "port", "a port", "is not of type 'integer'"),
+    (EXAMPLE, "prot", 1, "'prot' was unexpected"),
+    (SENSOR, "entry_point", "hob.py", "hob.py is not in sensors"),
+    (SENSOR, "class_name", "Hob", "no class Hob"),
+    (SENSOR, PAYLOAD + "/required", ["request_id"], "drop everything"),
+    (SENSOR, PAYLOAD + "/properties/episode/type", ["string", "null"], "list of types"),
+    (SENSOR, PAYLOAD + "/properties/episode/pattern", 7, "is not of type 'string'"),
+    (SENSOR, "trigger_types/0/name", "ready", "no trigger cake.done"),
+    (SLICE, "name", "cut", "the name 'cut'"),
+    (SLICE, "runner", "x", "unknown key 'runner'"),
+    (SLICE, "runner_type", "mistral-v2", "the runner 'mistral-v2'"),
+    (SLICE, "pack", "bread", "belongs to the pack 'bread'"),
+    (SLICE, "entry_point", "../slice.py", "refused at run time"),
+    (SLICE, "entry_point", "./slice.py", "refused at run time"),
+    (SLICE, "entry_point", "slices.py", "not in actions"),
+    (SLICE, "parameters/pieces/description", REMOVED, "pieces has no description"),
+    (SLICE, "parameters/pieces/type", REMOVED, "pieces has no type"),
+    (SLICE, "parameters/pieces/position", 2, "gap or a double"),
+    (SLICE, "parameters/pieces/position", 0, "gap or a double"),
+    (SLICE, "parameters/pieces/default", 0, "default does not fit"),
+    (SLICE, "parameters/pieces/require", True, "unknown key 'require'"),
+    (SLICE, "parameters/request_id/required", "yes", "not true or false"),
+    (SLICE, "parameters/request_id/immutable", True, "immutable and has no default"),
+    (SLICE, "parameters/size", {"type": "string", "description": "x"}, "not take the parameter"),
+    (SLICE, "parameters/request_id", REMOVED, "needs request_id, which is not"),
+    (SLICE, "output_schema", REMOVED, "no output_schema"),
+    (SLICE, "output_schema", {"properties": {}}, "neither type nor anyOf"),
+    (SLICE, "output_schema/type", ["object", "string"], "list of types"),
+    (SLICE, "output_schema/required", ["pieces"], "drop everything"),
+    (SERVE, "entry_point", "workflows/server.yaml", "not in actions"),
+    (SERVE, "parameters/size", {"type": "string", "description": "x"}, "has no input size"),
+    (SERVE, "parameters/request_id", REMOVED, "wants the input request_id"),
+    (WORKFLOW, "task", {}, "unknown key 'task'"),
+    (WORKFLOW, "tasks/cut/on-success", "x", "unknown key 'on-success'"),
+    (WORKFLOW, "tasks/cut/action", "cake.slize", "no action cake.slize"),
+    (WORKFLOW, "tasks/cut/action", "bread.slice", "no action bread.slice"),
+    (WORKFLOW, "tasks/cut/input/peaces", 1, "takes no peaces"),
+    (WORKFLOW, "tasks/cut/input/request_id", REMOVED, "needs request_id"),
+    (WORKFLOW, "tasks/look/input/command", "id", "core.remote takes no command"),
+    (WORKFLOW, "tasks/cut/next/0/do", "lock", "goes on to lock"),
+    (RULE, "action/ref", "cake.eat", "no action cake.eat"),
+    (RULE, "action/parameters/size", 1, "takes no size"),
+    (RULE, "action/parameters/request_id", REMOVED, "needs request_id"),
+    (RULE, "action/parameters/episode", "{{ trigger.epsiode }}", "the trigger has no epsiode"),
+    (RULE, "enabled", REMOVED, "enabled: true or false"),
+    (RULE, "criteria/trigger.labels.kind/type", "is", "no known operator"),
+    (RULE, "criteria/trigger.labels.kind/pattern", None, "needs a pattern"),
+    (RULE, "criteria/trigger.kind", {"type": "exists", "pattern": 1}, "the trigger has no kind"),
+    (RULE, "criteria/labels.kind", {"type": "exists", "pattern": 1}, "begin with trigger."),
+    (RULE, "type", {"ref": "fallback"}, "unknown type"),
+    (ALIAS, "action_ref", "cake.eat", "no action cake.eat"),
+    (ALIAS, "formats/0", "slice {{ id }}", "has no parameter id"),
+    (ALIAS, "formats/1/representation/0", "slice {{peaces=8}}", "has no parameter peaces"),
+    (POLICY, "resource_ref", "cake.eat", "no action cake.eat"),
+    (POLICY, "policy_type", "action.mutex", "unknown policy type"),
+    (POLICY, "parameters/threshold", 0, "threshold"),
+    (POLICY, "parameters/action", "wait", "neither delay nor cancel"),
+    (POLICY, "parameters/attributes", ["host"], "has no parameter host"),
+]
+
+
+@pytest.mark.parametrize("file, place, value, said", FAULTS)
+def test_a_fault_is_named(pack, file, place, value, said):
+    lay(pack, file, changed(file, place, value))
+    found = content.problems(str(pack))
+    assert any(said in problem for problem in found), found
+
+
+# Each puts what a host printed, or another pack returned, where StackStorm evaluates it again.
+HOSTILE = [
+    ("tasks/look/next/0/when", "<% result().stdout != '' %>"),
+    ("tasks/look/next/0/when", "{{ result().stdout }}"),
+    ("tasks/look/next/0/when", "{% if result () %}x{% endif %}"),
+    ("tasks/look/next/0/publish", [{"out": "<% result() %>"}]),
+    ("tasks/look/next/0/publish", "out=<% result().stdout %>"),
+    ("tasks/look/retry", {"when": "<% result().failed %>", "count": 3}),
+    ("tasks/look/action", "cake.knife"),
+    ("tasks/again/input/pieces", "<% task(look).result.stdout %>"),
+    ("tasks/again/input/pieces", "<% task('look').get(result) %>"),
+    ("tasks/again/input/pieces", '{{ task("look")["result"] }}'),
+    ("tasks/again/input/pieces", "<% len(str(task( look ))) %>"),
+    ("tasks/again/input/pieces", "<% task(ctx().which).result %>"),
+    ("tasks/again/with", {"items": "<% task(look).result %>"}),
+    ("tasks/again/delay", "<% int(task(look).result.stdout) %>"),
+    ("output", [{"seen": "<% task(look).result %>"}]),
+    ("output", [{"{{ task('look').result }}": 1}]),
+    ("output", [{"deep": {"er": ["a", "<% task(cut).result %> <% task(look).result %>"]}}]),
+    ("output", [{"seen": "<% result() %>"}]),
+    ("vars", [{"seen": "<% task(look).result %>"}]),
+]
+
+
+@pytest.mark.parametrize("place, value", HOSTILE)
+def test_no_expression_may_name_a_foreign_result(pack, place, value):
+    workflow = changed(WORKFLOW, place, value)
+    if value == "cake.knife":  # this pack's, and yet what a host printed
+        workflow["tasks"]["look"]["input"] = {"hosts": "localhost"}
+        workflow["tasks"]["look"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
+    lay(pack, WORKFLOW, workflow)
+    found = content.problems(str(pack))
+    assert any("expression" in problem or "no task" in problem for problem in found), found
+
+
+def test_a_task_whose_action_is_an_expression_is_foreign(pack):
+    workflow = changed(WORKFLOW, "tasks/cut/action", "<% ctx().request_id %>")
+    lay(pack, WORKFLOW, workflow)
+    found = content.problems(str(pack))
+    assert any("names the result of <% ctx().request_id %>" in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "{{ trigger.alert_name }}",
+        "{{ trigger['labels'] }}",
+        "{{ trigger.labels.host }}",
+        "{{ trigger | to_json_string }}",
+        "{{ action_context.trace_context.trace_tag }} {{ trigger.alert_name }}",
+    ],
+)
+def test_a_rule_passes_no_alert_text_to_a_workflow(pack, expression):
+    lay(pack, RULE, changed(RULE, "action/parameters/episode", expression))
+    assert any("passes trigger" in problem for problem in content.problems(str(pack)))
+
+
+def test_a_rule_may_pass_the_trace_tag(pack):
+    tag = "{{ action_context.trace_context.trace_tag }}"
+    lay(pack, RULE, changed(RULE, "action/parameters/episode", tag))
+    assert content.problems(str(pack)) == []
+
+
+@pytest.mark.parametrize(
+    "file, text, said",
+    [
+        ("rules/twice.yaml", "name: twice\nname: twice\n", "comes twice"),
+        ("rules/deep.yaml", "name: deep\ntrigger: {type: a, type: b}\n", "comes twice"),
+        ("rules/broken.yaml", "name: [\n", "cannot be read"),
+        ("rules/list.yaml", "- name\n", "not a mapping"),
+        ("rules/short.yml", "name: short\n", ".yml"),
+        (
+            "actions/slice.py",
+            "class A:\n    def run(self): pass\nclass B(A):\n    def run(self): pass\n",
+            "2 classes with a run",
+        ),
+        ("actions/slice.py", "run = None\n", "0 classes with a run"),
+    ],
+)
+def test_a_broken_file_is_named(pack, file, text, said):
+    lay(pack, file, text)
+    found = content.problems(str(pack))
+    assert any(said in problem for problem in found), found
+
+
+BASE = "class Knife:\n    def run(self, **given):\n        return self.work(**given)\n"
+DERIVED = (
+    "from knife import Knife\n\n\nclass Slice(Knife):\n    def work(self, {}):\n        pass\n"
+)
+
+
+def test_the_run_may_be_a_base_classs(pack):
+    lay(pack, "actions/knife.py", BASE)
+    lay(pack, "actions/slice.py", DERIVED.format("request_id, pieces=8"))
+    assert content.problems(str(pack)) == []
+    lay(pack, "actions/slice.py", DERIVED.format("request_id"))
+    assert any("not take the parameter pieces" in text for text in content.problems(str(pack)))
+
+
+def test_a_link_out_of_the_pack_is_named(pack, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("elsewhere") / "slice.py"
+    outside.write_text(GOOD["actions/slice.py"])
+    (pack / "actions" / "slice.py").unlink()
+    (pack / "actions" / "slice.py").symlink_to(outside)
+    assert any("leads out of the pack" in problem for problem in content.problems(str(pack)))
