@@ -133,15 +133,29 @@ class StandIn:
         threading.Thread(target=self.server.serve_forever, name="api", daemon=True).start()
         ready = "API at %s" % self.server.url
         if not self.options.no_sensor:
+            address = (config.get("host") or "127.0.0.1", config.get("port"))
+            listens = bool(self.content.sensors and address[1])
+            if listens:
+                self._check_free(address)
             self.sensors.start()
-            if self.content.sensors and config.get("port"):
-                address = (config.get("host") or "127.0.0.1", config["port"])
+            if listens:
                 self._wait_for(address, ended)
                 scheme = "https" if config.get("tls_certificate") else "http"
                 url = "%s://%s:%d/api/v1/webhook" % ((scheme,) + address)
                 ready = "webhooks at %s, %s" % (url, ready)
         if not ended.is_set():
             print("ready: " + ready, flush=True)
+
+    @staticmethod
+    def _check_free(address):
+        """Refuse a taken port. The pack's sensor would wait for it, and another be taken for it."""
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise OSError("%s port %d: %s" % (*address, error.strerror or error))
 
     @staticmethod
     def _wait_for(address, ended):
@@ -153,7 +167,9 @@ class StandIn:
                 return
             except OSError as error:
                 if time.monotonic() > until:
-                    raise TimeoutError("the sensor does not listen at %s:%d: %s" % (*address, error))
+                    raise TimeoutError(
+                        "the sensor does not listen at %s:%d: %s" % (*address, error)
+                    )
                 time.sleep(0.05)
 
     def stop(self):

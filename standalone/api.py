@@ -1,4 +1,4 @@
-"""The part of StackStorm's API that the pack, its tests and the `st2` command use. Loopback only."""
+"""The part of StackStorm's API that the pack, its tests and the `st2` command use."""
 
 import http.server
 import json
@@ -138,7 +138,7 @@ class Api:
     def _page(table, matches, query):
         limit = _number(query, "limit", MAX_PAGE)
         if limit > MAX_PAGE:
-            text = "Limit \"%s\" specified, maximum value is \"%s\"" % (limit, MAX_PAGE)
+            text = 'Limit "%s" specified, maximum value is "%s"' % (limit, MAX_PAGE)
             raise ApiError(403, text)
         total, found = table.select(matches, limit or MAX_PAGE, _number(query, "offset", 0))
         if query.get("sort_asc") == "True":
@@ -164,9 +164,6 @@ class Api:
         return {k: v for k, v in execution.items() if k not in excluded}
 
     def _execution(self, id_):
-        if id_ == "last":
-            found = self.store.executions.select(limit=1)[1]
-            return found[0] if found else None
         execution = self.store.executions.get(id_)
         if execution is None:
             raise _not_found("ActionExecution", id_)
@@ -221,7 +218,8 @@ class Api:
         try:
             self.executor.cancel(execution["id"])
         except ValueError as error:
-            raise ApiError(200 if execution["status"] == "canceled" else 400, str(error))
+            if execution["status"] != "canceled":
+                raise ApiError(200, str(error))  # a fault that StackStorm answers with 200
         return 200, self._shown(self._execution(id_), {})
 
     # What led to them
@@ -424,7 +422,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status, document, total = 400, {"faultstring": "not JSON: %s" % error}, None
         except Exception as error:
             LOG.exception("%s %s", self.command, self.path)
-            status, document, total = 500, {"faultstring": "Internal Server Error: %r" % error}, None
+            status, document, total = (
+                500,
+                {"faultstring": "Internal Server Error: %r" % error},
+                None,
+            )
         plain = isinstance(document, str)
         data = b"" if document is None else document.encode() if plain else _json(document)
         self.send_response(status)

@@ -1,4 +1,4 @@
-"""The way of a trigger: published by the pack on StackStorm's exchange, taken by the rules engine."""
+"""The way of a trigger: published on StackStorm's exchange, taken by the rules engine."""
 
 import logging
 import socket

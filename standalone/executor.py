@@ -40,9 +40,7 @@ class Executor:
             pool.shutdown(wait=False)
         self.engine.stop()
 
-    def request(
-        self, ref, given, context, scope=None, rule=None, trigger_instance=None, delay=0
-    ):
+    def request(self, ref, given, context, scope=None, rule=None, trigger_instance=None, delay=0):
         """Create an execution and have it scheduled; returns its id.
 
         What is wrong with the action or its parameters is a ValueError. A parameter that does
@@ -254,29 +252,27 @@ class Executor:
         """Cancel an execution; ValueError when it has ended. A running process is left to end."""
         execution = self.store.executions.get(execution_id)
         if execution["status"] in COMPLETED:
-            text = 'Unable to cancel liveaction "%s" because it is already in a completed state.'
-            raise ValueError(text % execution["liveaction"]["id"])
-        if execution["runner"]["name"] == "orquesta" and execution["status"] in (
-            *("running", "pausing", "paused", "resuming", "pending"),
-        ):
-            self.set_status(execution_id, "canceling")
+            text = "Action cannot be canceled. State = %s."
+            raise ValueError(text % execution["status"])
+        context = dict(execution["context"], cancelled_by=user)
+        under_way = ("running", "pausing", "paused", "resuming", "canceling")
+        if execution["runner"]["name"] == "orquesta" and execution["status"] in under_way:
+            self.set_status(execution_id, "canceling", context=context)
             self.engine.post(self.engine.cancel, execution_id)
         else:
             result = {"message": "Action canceled by user.", "user": user}
-            self.set_status(execution_id, "canceled", result)
+            self.set_status(execution_id, "canceled", result, context)
 
     def answer(self, execution_id, response, user="stanley"):
-        """Answer an inquiry; ValueError when it is none, has been answered, or is answered badly."""
+        """Answer an inquiry; ValueError when it is none, has an answer already, or a bad one."""
         execution = self.store.executions.get(execution_id)
         if execution["runner"]["name"] != "inquirer":
             raise ValueError("%s is not an Inquiry." % execution_id)
         if execution["status"] != "pending":
-            text = "Inquiry %s has already been responded to" % execution_id
-            raise ValueError(text if execution["status"] != "timeout" else "timed out")
+            raise ValueError("Inquiry %s has already been responded to" % execution_id)
         schemas.check(response, execution["result"]["schema"], nulls=True)
-        context = dict(execution["context"], inquiry={"responder": user})
-        if "orquesta" in context:
-            parent_id = context["parent"]["execution_id"]
-            self.engine.post(self.engine.resume, parent_id).result(10)
-        result = dict(execution["result"], response=response)
-        self.set_status(execution_id, "succeeded", result, context)
+        if "orquesta" in execution["context"]:
+            parent_id = execution["context"]["parent"]["execution_id"]
+            # The parent goes on first: the end of its child finds it running.
+            self.engine.post(self.engine.resume, parent_id, user).result(10)
+        self.set_status(execution_id, "succeeded", dict(execution["result"], response=response))

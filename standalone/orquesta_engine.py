@@ -169,8 +169,8 @@ class WorkflowEngine:
                     self.executor.set_status(child_id, "canceled")
             self._settle(run)
 
-    def resume(self, execution_id):
-        """Go on with a workflow that paused for an inquiry about to be answered, and its parents."""
+    def resume(self, execution_id, user):
+        """Go on with a workflow that paused for an inquiry, and with its parents."""
         run, statuses = self._runs.get(execution_id), self.orquesta.statuses
         if run is None or run.conductor.get_workflow_status() not in statuses.PAUSE_STATUSES:
             return
@@ -178,10 +178,11 @@ class WorkflowEngine:
         run.conductor.request_workflow_status(statuses.RUNNING)
         self._settle(run)
         context = self.store.executions.get(execution_id)["context"]
+        self.store.executions.change(execution_id, context=dict(context, resumed_by=user))
         if "orquesta" not in context:
             return
         parent_id, where = context["parent"]["execution_id"], context["orquesta"]
-        self.resume(parent_id)
+        self.resume(parent_id, user)
         if parent_id in self._runs and where.get("item_id") is None:
             event = self.orquesta.events.ActionExecutionEvent(statuses.RUNNING)
             conductor = self._runs[parent_id].conductor

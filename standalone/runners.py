@@ -30,7 +30,7 @@ class Commands:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                **options
+                **options,
             )
             self._running.add(process)
         late = False

@@ -3,6 +3,7 @@
 import binascii
 import copy
 import datetime
+import json
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import OrderedDict
 
 COMPLETED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
 LIMIT = 20000
+WEIGHT_LIMIT = 256 * 1024 * 1024  # of what a table was given, as JSON; a message can have 1 MiB
 
 
 def new_id():
@@ -29,14 +31,21 @@ class Table:
     def __init__(self, lock, limit=LIMIT, finished=lambda document: True):
         self._documents, self._lock = OrderedDict(), lock
         self._limit, self._finished = limit, finished
+        self._weights, self._weight = {}, 0
 
     def add(self, document):
         """Keep a document under its id and return it."""
+        weight = len(json.dumps(document, default=str))
         with self._lock:
             self._documents[document["id"]] = document
-            if len(self._documents) > self._limit:
+            self._weights[document["id"]] = weight
+            self._weight += weight
+            while len(self._documents) > self._limit or self._weight > WEIGHT_LIMIT:
                 oldest = next((i for i, d in self._documents.items() if self._finished(d)), None)
-                self._documents.pop(oldest, None)
+                if oldest is None:
+                    break
+                del self._documents[oldest]
+                self._weight -= self._weights.pop(oldest)
         return document
 
     def get(self, id_):

@@ -190,7 +190,7 @@ class MariaDB(Server):
             "--datadir=" + self.path("data"),
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
-            "--skip-name-resolve",
+            "--force",  # where the host's own name does not resolve
         ]
         if self.spawn([install] + options, self.environment()).wait():
             raise Failed("MariaDB's tables could not be made:\n" + self.log())

@@ -70,7 +70,7 @@ def decide(
         return _resolve(alert, incident)
     if incident:
         starts_at = alert.starts_at or incident.starts_at
-        if starts_at <= incident.starts_at + skew:
+        if starts_at - incident.starts_at <= skew:
             if incident.outcome == ADMITTED:
                 return Decision(
                     DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at

@@ -215,7 +215,10 @@ def parse_timestamp(text: Any) -> Optional[datetime]:
         # 60 is a leap second (RFC 3339, section 5.7).
         moment = datetime(year, month, day, hour, minute, min(second, 59), micros, timezone.utc)
         if match.group(8):
-            offset = timedelta(hours=int(match.group(9)), minutes=int(match.group(10)))
+            hours, minutes = int(match.group(9)), int(match.group(10))
+            if hours > 23 or minutes > 59:
+                raise ValueError
+            offset = timedelta(hours=hours, minutes=minutes)
             moment = moment - offset if match.group(8) == "+" else moment + offset
     except (ValueError, OverflowError):
         raise ValueError(f"no such time: {text}") from None

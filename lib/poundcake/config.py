@@ -133,13 +133,21 @@ def _resolve(name: str, value: str) -> str:
         try:
             with open(value[5:], encoding="utf-8") as file:
                 found = file.read().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no such name, or not UTF-8"
             raise ConfigError(f"{name}: cannot read {value[5:]}: {reason}") from None
         if not found:
             raise ConfigError(f"{name}: {value[5:]} is empty")
         return found
     return value
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _check(config: Config) -> None:
@@ -171,7 +179,7 @@ def _check(config: Config) -> None:
             raise ConfigError("auth_tokens: a token is visible ASCII without spaces (RFC 6750)")
     for name in ("endpoint_url", "st2_web_url", "st2_api_url"):
         value = getattr(config, name)
-        if value and urlsplit(value).scheme not in ("http", "https"):
+        if value and not _is_url(value):
             raise ConfigError(f"{name}: a URL with http:// or https:// is expected")
     if config.database_url and not config.database_url.startswith(("mysql+pymysql://", "sqlite:")):
         raise ConfigError("database_url: mysql+pymysql://… or sqlite:///… is expected")

@@ -31,9 +31,11 @@ def open_engine(url: str, seconds: int = STATEMENT_TIMEOUT) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):
         raise DatabaseError("database_url: not an SQLAlchemy URL") from None
     if parsed.get_backend_name() == "sqlite":
+        if not os.path.isabs(parsed.database or ""):
+            raise DatabaseError("database_url: sqlite:// and an absolute path are expected")
         # One connection a use: SQLAlchemy's pool has locks, which a native thread must not share
         # with green ones.
         engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": 10})

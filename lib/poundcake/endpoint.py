@@ -123,17 +123,16 @@ class Endpoint:
             return ""
         try:
             database.make_folder(self._config.state_dir)
-            self.journal = Journal(self._config.journal_path)
+            journal = Journal(self._config.journal_path)
         except (JournalError, OSError) as error:
             reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
             self._journal_component.down(str(reason))
             return f"journal: {reason}"
         self._journal_component.ok()
-        self._relay = Relay(
-            self._config, self.journal, self._tracking, self._bus, self._api, self._log
-        )
+        self._relay = Relay(self._config, journal, self._tracking, self._bus, self._api, self._log)
         self._relay.start()
-        waiting = self.journal.backlog
+        self.journal = journal
+        waiting = journal.backlog
         if waiting:
             self._log.info("going on with %s requests of before", waiting)
         return ""

@@ -102,6 +102,7 @@ class Journal:
         # Made after the process was patched, so that green threads wait for it greenly; what runs
         # under it in a native thread waits for nobody.
         self._lock = threading.Lock()
+        self._pending_lock = threading.Lock()
         self._backlog = 0
         self._lock_file = self._lock_folder()
         try:
@@ -164,14 +165,17 @@ class Journal:
         Requests that come at the same time share a commit. Raises JournalError.
         """
         acceptance = _Acceptance(request, wanted_id, sha256, alerts)
-        self._pending.append(acceptance)
+        with self._pending_lock:
+            self._pending.append(acceptance)
         with self._lock:
             # Whoever gets the lock commits for all that wait; they find their answer there.
             if not acceptance.request_id and acceptance.error is None:
-                batch, self._pending = self._pending, []
+                with self._pending_lock:
+                    batch, self._pending = self._pending, []
                 try:
                     native.call(self._commit, batch)
-                except sqlite3.Error as error:
+                # Whatever it is, none of them was accepted, and each has to hear of it.
+                except Exception as error:
                     for waiting in batch:
                         waiting.error = JournalError(f"{self._path}: {error}")
         if acceptance.error:

@@ -36,7 +36,9 @@ def host_of(instance: str) -> Dict[str, Any]:
     host, port = instance, ""
     if instance.startswith("["):
         host, _, rest = instance[1:].partition("]")
-        port = rest[1:] if rest.startswith(":") else rest
+        if ":" not in host or not rest.startswith(":") and rest:
+            return {"host": "", "port": 0}
+        port = rest[1:]
     elif instance.count(":") == 1:
         host, _, port = instance.partition(":")
     if port and not (_PORT.match(port) and 0 < int(port) < 65536):
@@ -47,6 +49,9 @@ def host_of(instance: str) -> Dict[str, Any]:
 
 
 def _is_host(host: str) -> bool:
+    # ipaddress takes any text for the scope of an IPv6 address, from Python 3.9 on.
+    if "%" in host:
+        return False
     try:
         ipaddress.ip_address(host)
         return True

@@ -6,12 +6,14 @@ that.
 """
 
 import io
+import json
 import select
 import socket
 import socketserver
 import sys
 import threading
 import time
+import uuid
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable, Dict, Iterable, List, Tuple
@@ -165,6 +167,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if not self.parse_request():
                 return
+            # What the header's parser cannot read it drops, lengths included: the body would
+            # be taken for the next request (RFC 9112, section 5.1).
+            if self.headers.defects:
+                self.send_error(HTTPStatus.BAD_REQUEST)
+                return
             self.busy = True
             self.rfile.expect_body(BODY_TIME)
             self._answer()
@@ -180,9 +187,16 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: Any = None, explain: Any = None) -> None:
         """Answers what is no HTTP; the application never sees it."""
         self.close_connection = True
-        status = HTTPStatus(code)
-        text = f'{{"type": "about:blank", "title": "{status.phrase}", "status": {status.value}}}'
-        body = text.encode()
+        # No input gets a 5xx, which says that trying again would help.
+        status = HTTPStatus(code if code < 500 else HTTPStatus.BAD_REQUEST)
+        problem = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": status.value,
+            "detail": "this is no request of HTTP/1.1 (RFC 9112)",
+            "request_id": str(uuid.uuid4()),
+        }
+        body = json.dumps(problem).encode()
         if self.request_version != "HTTP/0.9":
             self.send_response_only(status.value)
             self.send_header("Content-Type", "application/problem+json")
@@ -207,7 +221,10 @@ class _Handler(BaseHTTPRequestHandler):
         if broken or (coded and lengths):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
-        waits = self.headers.get("Expect", "").lower() == "100-continue"
+        waits = (
+            self.headers.get("Expect", "").lower() == "100-continue"
+            and self.request_version >= "HTTP/1.1"
+        )
         body = _Body(self, int(length[:19] or 0), waits)
         environ = self._environ(body, length)
         head: List[Any] = []

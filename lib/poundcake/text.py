@@ -181,11 +181,14 @@ def _executions(executions: List[Dict[str, Any]]) -> List[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    return _printable(str(value))
+
+
+def _printable(text: str) -> str:
     # A control character would move the terminal's cursor.
-    text = "".join(c if c.isprintable() else " " for c in str(value))
-    return text
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _text(lines: List[str]) -> str:
     # `st2 run` puts the first line of a text off the grid of the others.
-    return "\n" + "\n".join(lines)
+    return "\n" + "\n".join(_printable(line) for line in lines)

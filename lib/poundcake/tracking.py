@@ -95,7 +95,8 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
                 result["recorded"] += 1
             except OperationalError:
                 raise
-            except (SQLAlchemyError, ValueError, TypeError, RecursionError) as error:
+            # Whatever is wrong with one request, the others go on.
+            except Exception as error:
                 what = (
                     database.describe(error, engine)
                     if isinstance(error, SQLAlchemyError)

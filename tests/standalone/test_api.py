@@ -17,9 +17,7 @@ def test_filters_pages_and_attributes(standalone):
     found = standalone.get("/executions?id=%s,%s" % (ids[0], ids[2]))
     assert {e["id"] for e in found} == {ids[0], ids[2]}
     middle = standalone.get("/executions/" + ids[1])
-    later = standalone.get(
-        "/executions?action=core.echo&timestamp_gt=" + middle["start_timestamp"]
-    )
+    later = standalone.get("/executions?action=core.echo&timestamp_gt=" + middle["start_timestamp"])
     assert [e["id"] for e in later] == [ids[2]]
     earlier = standalone.get(
         "/executions?action=core.echo&timestamp_lt=" + middle["start_timestamp"]
@@ -84,8 +82,12 @@ def _st2(standalone, *arguments):
     environment = dict(os.environ, ST2_API_URL=standalone.api, ST2_AUTH_TOKEN="standalone")
     environment["HOME"] = str(standalone.folder)
     done = subprocess.run(
-        [str(command), *arguments], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, universal_newlines=True, timeout=60,
+        [str(command), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        timeout=60,
     )
     return done.returncode, done.stdout
 

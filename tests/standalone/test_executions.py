@@ -64,9 +64,7 @@ def test_what_is_no_json_becomes_text(standalone):
 def test_timeout_kills_the_action(standalone, tmp_path):
     path = tmp_path / "notes"
     begun = time.monotonic()
-    execution = standalone.run(
-        "probe.behave", how="sleep", seconds=3, timeout=1, path=str(path)
-    )
+    execution = standalone.run("probe.behave", how="sleep", seconds=3, timeout=1, path=str(path))
     assert execution["status"] == "timeout" and time.monotonic() - begun < 3
     assert execution["result"]["error"] == "Action failed to complete in 1 seconds"
     time.sleep(2.5)

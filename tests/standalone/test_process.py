@@ -112,7 +112,9 @@ def _flood(standalone, count):
             tag = "flood-%d" % number
             statuses.append(_post(standalone, payload={"number": number}, tag=tag)[0])
 
-    threads = [threading.Thread(target=publish, args=(range(n, count + 1, 4),)) for n in range(1, 5)]
+    threads = [
+        threading.Thread(target=publish, args=(range(n, count + 1, 4),)) for n in range(1, 5)
+    ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert statuses == [202] * count
@@ -185,8 +187,8 @@ def _refusal(folder, *options):
         ),
         (
             "rules/new.yaml",
-            "name: new\ntrigger: {type: probe.ping}\ncriteria: {trigger.a: {type: like, pattern: b}}"
-            "\naction: {ref: core.noop}\n",
+            "name: new\ntrigger: {type: probe.ping}\naction: {ref: core.noop}\n"
+            "criteria: {trigger.a: {type: like, pattern: b}}\n",
             "'like'",
         ),
         (

@@ -32,7 +32,9 @@ def test_a_rule_starts_its_action(standalone):
 def test_each_dispatch_has_a_trace_of_its_own(standalone):
     standalone.dispatch("probe.ping", {"name": "x"}, "tag-2")
     standalone.call(
-        "POST", "/webhooks/st2", {"trigger": "probe.ping", "payload": {"name": "x"}},
+        "POST",
+        "/webhooks/st2",
+        {"trigger": "probe.ping", "payload": {"name": "x"}},
         {"St2-Trace-Tag": "tag-2"},
     )
     assert len(standalone.get("/traces?trace_tag=tag-2")) == 2

@@ -107,7 +107,9 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
     execution = standalone.ended(id_)
     assert execution["status"] == "succeeded", json.dumps(execution["result"], indent=1)
     expected = {"answer": True}
-    assert execution["result"].get("output") == ({"inner": expected} if wrapped else expected), execution["result"]
+    assert execution["result"].get("output") == (
+        {"inner": expected} if wrapped else expected
+    ), execution["result"]
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 400
 
 
@@ -136,8 +138,13 @@ def test_alert_text_in_an_input_is_evaluated(standalone):
     hostile = '<% st2kv("system.word") %>'
     body = {"action": "probe.hostile", "parameters": {"name": hostile}}
     execution = standalone.ended(standalone.call("POST", "/executions", body)[1]["id"])
-    assert execution["result"].get("output") == {"word": "TOP-SECRET", "shown": "TOP-SECRET"}, execution["result"]
-    execution = standalone.run("probe.hostile", name='{% raw %}{{ st2kv("system.word") }}{% endraw %}')
+    assert execution["result"].get("output") == {
+        "word": "TOP-SECRET",
+        "shown": "TOP-SECRET",
+    }, execution["result"]
+    execution = standalone.run(
+        "probe.hostile", name='{% raw %}{{ st2kv("system.word") }}{% endraw %}'
+    )
     assert execution["result"]["output"]["shown"] == "TOP-SECRET", execution
 
 

@@ -1,0 +1,295 @@
+"""What the scenarios run against: the stand-in, or a live StackStorm with the pack installed.
+
+Both are asked in the same ways and no others: the endpoint by HTTP, StackStorm by its API. What
+differs between them is a fault of the stand-in.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+import sqlalchemy
+
+from tests import services
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+PACK = HERE / "pack"
+ENDED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
+PAGE = 100
+
+
+class ActionFailed(Exception):
+    """An action did not succeed; the message is what it said, as `st2 run` shows it."""
+
+
+class Stack:
+    """An endpoint and the StackStorm behind it."""
+
+    def __init__(self, url, api, headers, token="", database="", patience=30):
+        self.url = url.rstrip("/")
+        self._api = api
+        self._patience = patience
+        self._database = database
+        self._engine = None
+        self.mariadb = None  # the server, where it can be stopped and started
+        self.token = token
+        self._st2 = session(headers)
+        self._endpoint = session({"Authorization": "Bearer " + token} if token else {})
+
+    # -- the endpoint
+
+    def post(self, payload, headers=None, token=True):
+        """Posts a webhook as Alertmanager does; a payload of bytes goes out as it is."""
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        sent = {"Content-Type": "application/json"}
+        sent.update(headers or {})
+        client = self._endpoint if token else session({})
+        return client.post(self.url + "/api/v1/webhook", data=body, headers=sent, timeout=30)
+
+    def get(self, path, headers=None, token=True, **query):
+        client = self._endpoint if token else session({})
+        return client.get(
+            self.url + "/api/v1" + path, params=query, headers=headers or {}, timeout=30
+        )
+
+    def accepted(self, payload, headers=None):
+        """Posts what must be taken; its request_id."""
+        answer = self.post(payload, headers)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["request_id"]
+
+    def trail(self, request_id):
+        """The status view at its URL."""
+        answer = self.get("/status/" + request_id)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def trail_when(self, request_id, predicate, timeout=None):
+        """The status view, as soon as it shows what is waited for."""
+        return self.wait_until(lambda: self.trail(request_id), predicate, timeout)
+
+    def recorded(self, request_id):
+        """The status view, once the request is on record."""
+        return self.trail_when(
+            request_id, lambda t: t["status"] not in ("accepted", "announced")
+        )
+
+    def completed(self, request_id):
+        """The status view, once all is known that there is to know."""
+        return self.trail_when(request_id, lambda t: t["completed_at"])
+
+    def active(self, alert_name):
+        """What is open by that name."""
+        answer = self.get("/alerts/active", alert_name=alert_name)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["active_alerts"]
+
+    # -- StackStorm
+
+    def api(self, path, method="GET", body=None, **query):
+        """StackStorm's API, as JSON; None for 404."""
+        answer = self._st2.request(method, self._api + path, params=query, json=body, timeout=60)
+        if answer.status_code == 404:
+            return None
+        assert answer.status_code < 400, "%s %s: %s" % (method, path, answer.text)
+        return answer.json() if answer.content else None
+
+    def listed(self, path, **query):
+        """All pages of a list."""
+        found = []
+        while True:
+            page = self.api(path, limit=PAGE, offset=len(found), **query)
+            found += page
+            if len(page) < PAGE:
+                return found
+
+    def execute(self, action, **parameters):
+        """Runs an action to its end; its execution."""
+        started = self.api(
+            "/executions", "POST", {"action": action, "parameters": parameters}
+        )
+        return self.ended(started["id"])
+
+    def ended(self, execution_id):
+        return self.wait_until(
+            lambda: self.api("/executions/" + execution_id), lambda e: e["status"] in ENDED
+        )
+
+    def run(self, action, **parameters):
+        """Runs a python action as `st2 run` does; its result."""
+        execution = self.execute(action, **parameters)
+        result = execution["result"]
+        if execution["status"] != "succeeded":
+            raise ActionFailed(str(result.get("result") or result.get("error") or result))
+        return result["result"]
+
+    def done(self, note, action="poundcake_scenarios.work"):
+        """How often the scenarios' action was run with that note."""
+        found = self.listed("/executions", action=action, timestamp_gt=self.began)
+        return [e for e in found if e["parameters"].get("note") == note]
+
+    def traces(self, request_id):
+        return self.api("/traces", trace_tag=request_id)
+
+    def traced(self, request_id):
+        """The ids of all executions that came of a request."""
+        return {
+            component["object_id"]
+            for trace in self.traces(request_id)
+            for component in trace["action_executions"]
+        }
+
+    # -- the tables
+
+    def rows(self, statement, **values):
+        """What the tracking tables hold, read past the pack."""
+        if not self._database:
+            pytest.skip("the tracking database is not at hand (POUNDCAKE_DATABASE_URL)")
+        if self._engine is None:
+            self._engine = sqlalchemy.create_engine(self._database)
+        with self._engine.connect() as connection:
+            found = connection.execute(sqlalchemy.text(statement), values)
+            return [dict(row) for row in found.mappings()]
+
+    def wait_until(self, look, predicate=bool, timeout=None):
+        """look(), again and again until the predicate holds for what it sees."""
+        pause, deadline = 0.05, time.monotonic() + (timeout or self._patience)
+        while True:
+            seen = look()
+            if predicate(seen):
+                return seen
+            if time.monotonic() > deadline:
+                raise AssertionError("waited in vain; last seen: %s" % short(seen))
+            time.sleep(pause)
+            pause = min(pause * 1.3, 0.5)
+
+    def close(self):
+        if self._engine is not None:
+            self._engine.dispose()
+
+
+class Standalone(Stack):
+    """The stand-in, in a process of its own, with the scenarios' pack beside poundcake."""
+
+    live = False
+
+    def __init__(self, folder, database, config=None, token=""):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "log"
+        config_file = folder / "poundcake.yaml"
+        config_file.write_text(json.dumps(config or {}))  # JSON is YAML
+        port = services.free_port()
+        self.command = [sys.executable, "-m", "standalone", "--api-port", "0"]
+        self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
+        self.command += ["--config", str(config_file), "--database", database]
+        self.command += ["--pack", str(PACK)]
+        own = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
+        own.pop("PYTHONPATH", None)
+        with open(str(self._log), "wb") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                cwd=str(ROOT),
+                env=dict(own, PYTHONUNBUFFERED="1"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._patience = 30
+        try:
+            ready = self.wait_until(self._ready)
+        except BaseException:
+            self._stop()
+            raise
+        api = ready.split("API at ")[1].strip()
+        super().__init__("http://127.0.0.1:%d" % port, api, {}, token, database)
+        self.began = now()
+
+    def _ready(self):
+        assert self._process.poll() is None, "the stand-in ended:\n" + self.log()[-4000:]
+        return next((s for s in self.log().splitlines() if s.startswith("ready: ")), "")
+
+    def log(self):
+        """What it said so far."""
+        return self._log.read_text(errors="replace")
+
+    def _stop(self):
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def close(self):
+        super().close()
+        self._stop()
+
+
+class Live(Stack):
+    """A StackStorm that runs already. The scenarios' pack is installed there when it is not."""
+
+    live = True
+
+    def __init__(self):
+        api = os.environ["ST2_API_URL"].rstrip("/")
+        key, token = os.environ.get("ST2_API_KEY"), os.environ.get("ST2_AUTH_TOKEN")
+        super().__init__(
+            os.environ.get("POUNDCAKE_URL") or "http://127.0.0.1:8000",
+            api if api.endswith("/v1") else api + "/v1",
+            {"St2-Api-Key": key} if key else {"X-Auth-Token": token},
+            os.environ.get("POUNDCAKE_TOKEN", ""),
+            os.environ.get("POUNDCAKE_DATABASE_URL", ""),
+            patience=120,
+        )
+        self.began = now()
+        if not self._installed():
+            execution = self.execute("packs.install", packs=[PACK.as_uri()])
+            assert execution["status"] == "succeeded" and self._installed(), (
+                "the pack of the scenarios, %s, could not be installed from here; install it by "
+                "hand: %s" % (PACK, short(execution["result"]))
+            )
+
+    def _installed(self):
+        """Whether each of the pack's files is there as it is here."""
+        found = self.api("/packs/views/files/poundcake_scenarios") or []
+        there = {f["file_path"]: f["content"] for f in found}
+        files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
+        return all(there.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
+
+    def log(self):
+        """Its log is not ours to read."""
+        return ""
+
+
+def live():
+    """Whether a live StackStorm is to be used."""
+    environment = os.environ
+    return bool(
+        environment.get("ST2_API_URL")
+        and (environment.get("ST2_API_KEY") or environment.get("ST2_AUTH_TOKEN"))
+    )
+
+
+def session(headers):
+    """A client that no proxy and no .netrc of this machine gets into."""
+    client = requests.Session()
+    client.trust_env = False
+    client.headers.update(headers)
+    return client
+
+
+def now():
+    return services.now()
+
+
+def short(value):
+    text = value if isinstance(value, str) else json.dumps(value, indent=1, default=str)
+    return text if len(text) < 6000 else text[:6000] + "…"

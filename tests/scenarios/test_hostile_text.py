@@ -1,0 +1,172 @@
+"""A11: what stands in an alert is kept as it came, and nothing of it is ever evaluated."""
+
+import json
+
+import pytest
+
+from tests.scenarios.notifications import alert, notification, unique
+
+KEY = "poundcake_scenario_secret"
+# Each would become the secret, or an error, in one of the places that evaluate text.
+TEXTS = {
+    "jinja": "{{ st2kv.system.%s }}" % KEY,
+    "jinja_call": '{{ st2kv("system.%s") }}' % KEY,
+    "statement": "{%% set x = st2kv.system.%s %%}{{ x }}" % KEY,
+    "raw": "{% raw %}{{ x }}",
+    "comment": "{# no comment #}",
+    "yaql": '<%% st2kv("system.%s") %%>' % KEY,
+    "context": "<% ctx().st2 %>",
+    "config": "{{ config_context }}",
+    "template": "{{ $labels.instance }} is down {{ $value | humanize }}",
+    # Two labels that a rule joins: neither is an expression by itself.
+    "opening": "{",
+    "closing": "{ st2kv.system.%s }}" % KEY,
+    "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
+    "format": "%s %(x)s {0.__class__} {x}",
+    "unicode": "Größe 溫度 🔥 \u202e \u0000 \u2028",
+    "lines": "one\ntwo\r\n\tthree",
+    "dots.and-dashes/and {{ names }}": "a name that is no attribute path",
+    "{{ st2kv.system.%s }}" % KEY: "in the name itself",
+}
+
+
+@pytest.fixture(scope="module")
+def evaluated(stack, secret):
+    """The proof that the secret is there for the taking: who asks for it gets it."""
+    shown = stack.execute("core.echo", message=TEXTS["jinja"])
+    assert secret in json.dumps(shown["result"])
+    return shown["id"]
+
+
+@pytest.fixture(scope="module")
+def hostile(stack, evaluated):
+    """An alert full of them, and its trail, when all has been done with it that is done."""
+    firing = alert(
+        "ScenarioHostileText",
+        labels=dict(TEXTS, instance=TEXTS["jinja"], severity=TEXTS["yaql"], job=TEXTS["yaql"]),
+        annotations=dict(TEXTS, long=unique("{{ x }} <% y %> ") * 4000),
+    )
+    assert len(firing["annotations"]["long"]) > 100000
+    payload = notification(
+        firing,
+        receiver=TEXTS["jinja"],
+        groupKey=TEXTS["yaql"],
+        groupLabels=TEXTS,
+        commonLabels=TEXTS,
+        commonAnnotations=TEXTS,
+    )
+    headers = {"User-Agent": TEXTS["jinja"], "X-Forwarded-For": TEXTS["yaql"]}
+    return firing, stack.completed(stack.accepted(payload, headers))
+
+
+def test_the_views_show_the_text_as_it_came(stack, hostile):
+    firing, trail = hostile
+
+    assert trail["receiver"] == TEXTS["jinja"]
+    assert len(trail["alerts"]) == 1
+    shown = trail["alerts"][0]
+    assert shown["outcome"] == "admitted"
+    assert shown["instance"] == TEXTS["jinja"]
+    assert shown["severity"] == TEXTS["yaql"]
+    active = stack.active(shown["alert_name"])
+    assert [(a["instance"], a["severity"]) for a in active] == [(TEXTS["jinja"], TEXTS["yaql"])]
+
+
+def test_the_tables_hold_the_text_as_it_came(stack, hostile):
+    firing, trail = hostile
+
+    rows = stack.rows(
+        """SELECT a.labels, a.annotations, a.instance, a.severity, c.receiver, c.group_key,
+               c.headers, c.body
+           FROM poundcake_alerts a JOIN poundcake_api_calls c ON c.id = a.api_call_id
+           WHERE c.request_id = :id""",
+        id=trail["request_id"],
+    )
+    assert len(rows) == 1
+    row = rows[0]
+    assert json.loads(row["labels"]) == firing["labels"]
+    assert json.loads(row["annotations"]) == firing["annotations"]
+    assert row["instance"] == row["receiver"] == TEXTS["jinja"]
+    assert row["severity"] == row["group_key"] == TEXTS["yaql"]
+    headers = json.loads(row["headers"])
+    assert headers["User-Agent"] == TEXTS["jinja"]
+    assert headers["X-Forwarded-For"] == TEXTS["yaql"]
+    assert json.loads(row["body"])["alerts"] == [firing]
+
+
+def test_a_workflow_that_handles_the_text_carelessly_gets_it_inert(stack, hostile):
+    """Not even an operator's workflow that hands labels on as they are has them evaluated."""
+    _, trail = hostile
+
+    executions = trail["stackstorm_executions"]
+    assert [e["st2_workflow"] for e in executions] == ["poundcake_scenarios.carry"]
+    assert executions[0]["status"] == "succeeded", executions[0]["message"]
+    theirs = stack.api("/executions/" + executions[0]["st2_execution_id"])
+    output = theirs["result"]["output"]
+    assert output["labels"]["jinja"] == "{ { st2kv.system.%s }}" % KEY
+    assert output["labels"]["yaql"] == '< %% st2kv("system.%s") %%>' % KEY
+    assert output["carried"]["details"] == output["labels"]
+    assert output["joined"] == "{ { st2kv.system.%s }}" % KEY
+
+
+def test_actions_show_it_inert(stack, hostile):
+    _, trail = hostile
+
+    shown = stack.run("poundcake.status", request_id=trail["request_id"])
+    assert shown["alerts"][0]["instance"] == "{ { st2kv.system.%s }}" % KEY
+    episode = trail["alerts"][0]["episode"]
+    found = stack.run(
+        "poundcake.get_alert",
+        request_id=trail["request_id"],
+        episode=episode,
+        needs_host=False,
+    )
+    assert found["host"] == ""
+    assert found["labels"]["config"] == "{ { config_context }}"
+    for view, query in (
+        ("poundcake.status", {"request_id": trail["request_id"]}),
+        ("poundcake.why", {"alert_name": trail["alerts"][0]["alert_name"]}),
+        ("poundcake.why", {"instance": TEXTS["jinja"].replace("{{", "{ {")}),
+        ("poundcake.alerts_active", {}),
+        ("poundcake.executions_recent", {}),
+        ("poundcake.st2_executions", {}),
+    ):
+        assert "{{" not in json.dumps(stack.run(view, **query))
+        assert "<%" not in stack.run(view, format="text", **query)
+
+
+def test_the_secret_got_nowhere(stack, hostile, evaluated, secret):
+    """Not into an execution, a trigger, a view, or the stand-in's log."""
+    _, trail = hostile
+
+    executions = stack.listed("/executions", timestamp_gt=trail["received_at"])
+    ids = {e["id"] for e in executions}
+    assert stack.traced(trail["request_id"]) <= ids
+    assert {"poundcake.record", "poundcake_scenarios.work"} <= {
+        e["action"]["ref"] for e in executions
+    }
+    leaks = [e["action"]["ref"] for e in executions if secret in json.dumps(e)]
+    assert leaks == []
+    for trigger in ("poundcake.alert", "poundcake.webhook", "poundcake.announce"):
+        instances = stack.listed(
+            "/triggerinstances", trigger=trigger, timestamp_gt=trail["received_at"]
+        )
+        assert instances, trigger
+        assert secret not in json.dumps(instances)
+    for path in ("/status/" + trail["request_id"], "/executions/recent", "/alerts/active"):
+        assert secret not in stack.get(path).text
+    assert secret not in stack.get("/st2/executions").text
+    assert secret not in stack.log()
+
+
+def test_a_text_longer_than_its_column_is_cut_there_and_kept_whole(stack):
+    long = unique("Scenario") + "x" * 5000
+    firing = alert("ScenarioLong", labels={"alertname": long, "instance": long, "severity": long})
+    trail = stack.recorded(stack.accepted(notification(firing, receiver=long, groupKey=long)))
+
+    shown = trail["alerts"][0]
+    assert shown["outcome"] == "admitted"
+    for name in ("alert_name", "instance", "severity"):
+        assert long.startswith(shown[name]) and shown[name]
+    row = stack.rows("SELECT labels FROM poundcake_alerts WHERE id = :id", id=shown["id"])[0]
+    assert json.loads(row["labels"]) == firing["labels"]

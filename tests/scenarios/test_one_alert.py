@@ -1,0 +1,360 @@
+"""One alert, all the way: it fires, comes again, ends, and fires again."""
+
+import threading
+import uuid
+
+from tests.scenarios.notifications import ago, alert, name_of, notification, resolved
+
+UUID_LENGTH = 36
+
+
+def only(found):
+    """The one element of a list that must have one."""
+    assert len(found) == 1, found
+    return found[0]
+
+
+def succeeded(trail):
+    return [e["status"] for e in trail["stackstorm_executions"]] == ["succeeded"]
+
+
+def fire(stack, firing):
+    """Posts a firing alert of ScenarioLinked and waits for its workflow; the status view."""
+    request_id = stack.accepted(notification(firing))
+    return stack.trail_when(request_id, succeeded)
+
+
+def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
+    """A1."""
+    firing = alert("ScenarioLinked", labels={"severity": "warning"}, startsAt="2026-01-14T12:00:00Z")
+    answer = stack.post(notification(firing, receiver="web\\.hook"))
+
+    assert answer.status_code == 202
+    request_id = answer.json()["request_id"]
+    assert answer.json() == {
+        "status": "accepted",
+        "request_id": request_id,
+        "alerts_received": 1,
+        "message": "1 alert on record",
+    }
+    assert answer.headers["X-Request-ID"] == request_id and len(request_id) == UUID_LENGTH
+
+    trail = stack.trail_when(request_id, succeeded)
+    assert trail["request_id"] == request_id
+    assert trail["receiver"] == "web\\.hook"
+    assert trail["received_at"].endswith("Z")
+    assert trail["truncated_alerts"] == 0
+    shown = only(trail["alerts"])
+    assert shown.pop("id") > 0
+    assert shown == {
+        "fingerprint": firing["fingerprint"],
+        "episode": firing["fingerprint"] + "-1768392000000",
+        "alert_name": name_of(firing),
+        "severity": "warning",
+        "instance": firing["labels"]["instance"],
+        "status": "firing",
+        "outcome": "admitted",
+        "reason": shown["reason"],
+        "starts_at": "2026-01-14T12:00:00Z",
+        "ends_at": None,
+        "st2_rule": shown["st2_rule"],
+        "st2_workflow": "poundcake_scenarios.linked",
+    }
+    execution = only(trail["stackstorm_executions"])
+    assert execution["st2_workflow"] == "poundcake_scenarios.linked"
+    assert execution["duration_seconds"] > 0
+    assert execution["started_at"] < execution["ended_at"]
+    assert execution["stage"] == "done"
+
+    trail = stack.completed(request_id)
+    assert trail["status"] == "completed"
+    assert only(trail["alerts"])["reason"] == ""
+    assert only(trail["alerts"])["st2_rule"] == "poundcake_scenarios.linked"
+    assert only(trail["stackstorm_executions"])["st2_rule"] == "poundcake_scenarios.linked"
+
+    # The same, as StackStorm has it.
+    assert execution["st2_execution_id"] in stack.traced(request_id)
+    theirs = stack.api("/executions/" + execution["st2_execution_id"])
+    assert theirs["status"] == "succeeded"
+    assert theirs["rule"]["ref"] == "poundcake_scenarios.linked"
+    assert theirs["context"]["trace_context"]["trace_tag"] == request_id
+    assert len(stack.done(only(trail["alerts"])["episode"])) == 1
+
+
+def test_the_tables_hold_the_trail(stack):
+    """A1 and A21: what a plain SQL join of the tables and the executions' mirror says."""
+    firing = alert("ScenarioLinked")
+    trail = stack.completed(fire(stack, firing)["request_id"])
+
+    row = only(
+        stack.rows(
+            """SELECT c.method, c.path, c.status_code, c.headers, a.alert_name, a.outcome,
+                   a.open_fingerprint, l.st2_rule_ref, l.st2_action_ref, l.st2_execution_id,
+                   e.status, e.action
+               FROM poundcake_api_calls c
+               JOIN poundcake_alerts a ON a.api_call_id = c.id
+               JOIN poundcake_st2_execution_link l ON l.alert_id = a.id
+               JOIN execution_db e ON e.id = l.st2_execution_id
+               WHERE c.request_id = :id""",
+            id=trail["request_id"],
+        )
+    )
+    headers = row.pop("headers")
+    assert "application/json" in headers
+    assert row == {
+        "method": "POST",
+        "path": "/api/v1/webhook",
+        "status_code": 202,
+        "alert_name": name_of(firing),
+        "outcome": "admitted",
+        "open_fingerprint": firing["fingerprint"],
+        "st2_rule_ref": "poundcake_scenarios.linked",
+        "st2_action_ref": "poundcake_scenarios.linked",
+        "st2_execution_id": only(trail["stackstorm_executions"])["st2_execution_id"],
+        "status": "succeeded",
+        "action": "poundcake_scenarios.linked",
+    }
+
+
+def test_the_same_notification_again_runs_nothing(stack):
+    """A2."""
+    firing = alert("ScenarioLinked")
+    first = fire(stack, firing)
+    again = stack.recorded(stack.accepted(notification(firing)))
+
+    assert again["request_id"] != first["request_id"]
+    assert again["status"] == "completed" and again["completed_at"]
+    shown = only(again["alerts"])
+    assert shown["outcome"] == "duplicate"
+    assert shown["reason"] == "duplicate of " + first["request_id"]
+    assert shown["episode"] == only(first["alerts"])["episode"]
+    assert again["stackstorm_executions"] == []
+    active = only(stack.active(name_of(firing)))
+    assert active["notifications"] == 2
+    assert active["request_id"] == first["request_id"]
+    assert active["episode"] == shown["episode"]
+    assert active["stale"] is False
+    assert len(stack.done(shown["episode"])) == 1
+
+
+def test_an_earlier_start_of_the_same_alert_is_the_same_incident(stack):
+    """Of two Prometheus servers of a pair, the second may have seen it sooner."""
+    firing = alert("ScenarioLinked", minutes=5)
+    first = fire(stack, firing)
+    earlier = stack.recorded(stack.accepted(notification(dict(firing, startsAt=ago(9)))))
+
+    assert only(earlier["alerts"])["outcome"] == "duplicate"
+    assert only(earlier["alerts"])["episode"] == only(first["alerts"])["episode"]
+    assert len(stack.active(name_of(firing))) == 1
+
+
+def test_a_resolved_alert_is_no_longer_active_and_is_not_remediated(stack):
+    """A3: the rule on the end of an alert starts its action once, and nothing else starts."""
+    firing = alert("ScenarioLinked")
+    first = fire(stack, firing)
+    assert len(stack.active(name_of(firing))) == 1
+
+    ended = resolved(firing)
+    trail = stack.trail_when(stack.accepted(notification(ended)), succeeded)
+    shown = only(trail["alerts"])
+    assert shown["status"] == "resolved"
+    assert shown["outcome"] == "resolved"
+    assert shown["episode"] == only(first["alerts"])["episode"]
+    assert shown["ends_at"] == ended["endsAt"].replace("Z", "000Z")
+    assert only(trail["stackstorm_executions"])["st2_workflow"] == "poundcake_scenarios.cleared"
+    assert stack.active(name_of(firing)) == []
+
+    # And the resolve comes again, as it does from an Alertmanager and its peer.
+    again = stack.recorded(stack.accepted(notification(ended)))
+    assert only(again["alerts"])["outcome"] == "duplicate"
+    assert only(again["alerts"])["reason"] == "nothing open"
+    assert again["stackstorm_executions"] == []
+
+    done = stack.done(shown["episode"])
+    parents = [stack.api("/executions/" + e["parent"])["action"]["ref"] for e in done]
+    assert sorted(parents) == ["poundcake_scenarios.cleared", "poundcake_scenarios.linked"]
+
+
+def test_firing_again_after_a_resolve_is_a_new_episode(stack):
+    """A4: with an execution of its own, and the history keeps all of it."""
+    firing = alert("ScenarioLinked", minutes=20)
+    first = fire(stack, firing)
+    ended = stack.recorded(stack.accepted(notification(resolved(firing, minutes=10))))
+    second = fire(stack, dict(firing, startsAt=ago(3)))
+
+    episodes = [only(trail["alerts"])["episode"] for trail in (first, ended, second)]
+    assert episodes[0] == episodes[1] != episodes[2]
+    assert only(second["alerts"])["outcome"] == "admitted"
+    executions = [only(t["stackstorm_executions"])["st2_execution_id"] for t in (first, second)]
+    assert executions[0] != executions[1]
+    assert only(stack.active(name_of(firing)))["episode"] == episodes[2]
+
+    history = stack.run("poundcake.why", alert_name=name_of(firing))
+    assert history["count"] == 3
+    assert [(a["request_id"], a["outcome"]) for a in history["alerts"]] == [
+        (second["request_id"], "admitted"),
+        (ended["request_id"], "resolved"),
+        (first["request_id"], "admitted"),
+    ]
+
+
+def test_a_late_notification_of_what_has_ended_runs_nothing(stack):
+    """The firing notification may arrive after the resolve of its episode."""
+    firing = alert("ScenarioLinked")
+    fire(stack, firing)
+    stack.recorded(stack.accepted(notification(resolved(firing))))
+    late = stack.recorded(stack.accepted(notification(firing)))
+
+    assert only(late["alerts"])["outcome"] == "duplicate"
+    assert only(late["alerts"])["reason"] == "late: its resolve is already on record"
+    assert late["stackstorm_executions"] == []
+    assert stack.active(name_of(firing)) == []
+
+
+def test_a_resolve_of_what_was_never_seen_is_recorded_and_runs_nothing(stack):
+    """A5."""
+    ended = resolved(alert("ScenarioLinked"))
+    trail = stack.recorded(stack.accepted(notification(ended)))
+
+    assert trail["status"] == "completed"
+    shown = only(trail["alerts"])
+    assert shown["outcome"] == "duplicate"
+    assert shown["reason"] == "nothing open"
+    assert trail["stackstorm_executions"] == []
+    assert stack.active(name_of(ended)) == []
+
+
+def test_one_payload_with_all_kinds_of_alerts(stack):
+    """A6: each has its outcome, and the good ones survive the bad ones."""
+    before = alert("ScenarioLinked")
+    fire(stack, before)
+    firing, unmatched = alert("ScenarioLinked"), alert("ScenarioUnmatched")
+    untimed = alert("ScenarioLinked", startsAt="yesterday")
+    request_id = stack.accepted(
+        notification("no alert at all", firing, resolved(before), untimed, unmatched)
+    )
+    trail = stack.completed(request_id)
+
+    assert [a["outcome"] for a in trail["alerts"]] == [
+        "malformed",
+        "admitted",
+        "resolved",
+        "malformed",
+        "admitted",
+    ]
+    reasons = [a["reason"] for a in trail["alerts"]]
+    assert reasons[0] == "alerts[0]: an object is expected, not a string"
+    assert reasons[1] == ""
+    assert reasons[3].startswith("alerts[3].startsAt: an RFC 3339 time is expected")
+    assert reasons[4] == "no rule matched"
+    ran = {e["alert_id"]: e["st2_workflow"] for e in trail["stackstorm_executions"]}
+    assert ran == {
+        trail["alerts"][1]["id"]: "poundcake_scenarios.linked",
+        trail["alerts"][2]["id"]: "poundcake_scenarios.cleared",
+    }
+
+
+def test_the_same_notification_many_times_at_once_is_one_execution(stack):
+    """A7."""
+    firing = alert("ScenarioLinked")
+    payload = notification(firing)
+    request_ids = []
+    senders = [
+        threading.Thread(target=lambda: request_ids.append(stack.accepted(payload)))
+        for _ in range(8)
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+
+    assert len(set(request_ids)) == 8
+    trails = [stack.recorded(request_id) for request_id in request_ids]
+    outcomes = sorted(only(trail["alerts"])["outcome"] for trail in trails)
+    assert outcomes == ["admitted"] + ["duplicate"] * 7
+    assert only(stack.active(name_of(firing)))["notifications"] == 8
+    for trail in trails:
+        stack.completed(trail["request_id"])
+    assert len(stack.done(only(trails[0]["alerts"])["episode"])) == 1
+
+
+def test_a_workflow_started_again_for_its_episode_does_nothing_until_it_is_released(stack):
+    """Whoever starts it, a workflow that links itself works once for each episode."""
+    trail = fire(stack, alert("ScenarioLinked"))
+    episode = only(trail["alerts"])["episode"]
+    ids = {"request_id": trail["request_id"], "episode": episode}
+    holder = only(trail["stackstorm_executions"])["st2_execution_id"]
+
+    again = stack.execute("poundcake_scenarios.linked", **ids)
+    assert again["status"] == "succeeded"
+    assert again["result"]["output"]["stage"] == "not_claimed"
+    assert again["result"]["output"]["message"] == (
+        "execution %s of poundcake_scenarios.linked has this episode; if it ended without doing "
+        "its work, `st2 run poundcake.release episode=%s` gives it free" % (holder, episode)
+    )
+    assert len(stack.done(episode)) == 1
+    assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 1
+
+    assert stack.run("poundcake.release", episode=episode) == {
+        "released": [
+            {"st2_execution_id": holder, "st2_workflow": "poundcake_scenarios.linked"}
+        ],
+        "count": 1,
+    }
+    released = stack.execute("poundcake_scenarios.linked", **ids)
+    assert released["result"]["output"]["stage"] == "done"
+    assert len(stack.done(episode)) == 2
+    assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 2
+
+
+def test_the_senders_own_request_id_is_taken_and_makes_sending_again_harmless(stack):
+    """A15."""
+    own = str(uuid.uuid4())
+    payload = notification(alert("ScenarioUnmatched"))
+    answers = [stack.post(payload, {"X-Request-ID": own}) for _ in range(3)]
+
+    assert [a.status_code for a in answers] == [202] * 3
+    assert [a.json() for a in answers] == [answers[0].json()] * 3
+    assert answers[0].json()["request_id"] == own
+    assert answers[0].headers["X-Request-ID"] == own
+    trail = stack.recorded(own)
+    assert trail["request_id"] == own
+    assert "client_request_id" not in trail
+    assert stack.post(payload, {"X-Request-ID": own}).json() == answers[0].json()
+    seen = stack.run("poundcake.why", alert_name=only(trail["alerts"])["alert_name"])
+    assert [(a["request_id"], a["outcome"]) for a in seen["alerts"]] == [(own, "admitted")]
+    assert only(stack.active(only(trail["alerts"])["alert_name"]))["notifications"] == 1
+
+
+def test_a_fixed_request_id_of_a_proxy_loses_nothing(stack):
+    """A15: the same id with another body is another request."""
+    fixed = str(uuid.uuid4())
+    first = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
+    second = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
+
+    assert first == fixed != second
+    trail = stack.recorded(second)
+    assert trail["client_request_id"] == fixed
+    assert only(trail["alerts"])["outcome"] == "admitted"
+
+
+def test_a_request_id_that_is_none_is_ignored(stack):
+    """A15: too long, hostile, or not as we write them."""
+    payload = notification()
+    given = str(uuid.uuid4())
+    for odd in (
+        "",
+        "1",
+        given.upper(),
+        given.replace("-", ""),
+        "{%s}" % given,
+        given + "0" * 4000,
+        "{{ st2kv.system.poundcake_scenario_secret }}",
+        "'; DROP TABLE poundcake_api_calls; --",
+        "../../etc/passwd",
+    ):
+        answer = stack.post(payload, {"X-Request-ID": odd})
+        assert answer.status_code == 202, odd
+        request_id = answer.json()["request_id"]
+        assert str(uuid.UUID(request_id)) == request_id
+        assert request_id != given

@@ -1,0 +1,131 @@
+"""What operators' rules and workflows make of alerts, as the trail shows it.
+
+One notification brings an alert for each rule, so that the scenarios share the time that it takes
+until StackStorm has told what became of them.
+"""
+
+import pytest
+
+from tests.scenarios.notifications import alert, name_of, notification, unique
+
+CASES = (
+    "ScenarioPlain",
+    "ScenarioFailing",
+    "ScenarioMissing",
+    "ScenarioSwitchedOff",
+    "ScenarioRefused",
+    "ScenarioUnrendered",
+    "ScenarioUnmatched",
+)
+
+
+@pytest.fixture(scope="module")
+def ran(stack):
+    """The trail of the notification, once it is complete."""
+    alerts = [alert(name) for name in CASES]
+    receiver = unique("scenario-webhook")
+    return stack.completed(stack.accepted(notification(*alerts, receiver=receiver)))
+
+
+def one(trail, name):
+    """(alert, its executions) of one of the cases."""
+    found = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
+    assert len(found) == 1 and found[0]["outcome"] == "admitted"
+    executions = trail["stackstorm_executions"]
+    return found[0], [e for e in executions if e["alert_id"] == found[0]["id"]]
+
+
+def test_an_operators_own_workflow_shows_in_the_trail_without_knowing_of_it(stack, ran):
+    shown, executions = one(ran, "ScenarioPlain")
+
+    assert len(executions) == 1
+    execution = executions[0]
+    assert execution["st2_workflow"] == "poundcake_scenarios.plain"
+    assert execution["st2_rule"] == "poundcake_scenarios.plain"
+    assert execution["status"] == "succeeded"
+    assert execution["duration_seconds"] > 0
+    assert shown["st2_rule"] == "poundcake_scenarios.plain"
+    assert shown["st2_workflow"] == "poundcake_scenarios.plain"
+    assert shown["reason"] == ""
+    theirs = stack.api("/executions/" + execution["st2_execution_id"])
+    assert theirs["action"]["ref"] == "poundcake_scenarios.plain"
+    assert theirs["parameters"]["host"] == shown["instance"]
+
+
+def test_a_workflow_that_fails_is_shown_with_its_reason(ran):
+    """A10."""
+    _, executions = one(ran, "ScenarioFailing")
+
+    assert len(executions) == 1
+    assert executions[0]["st2_workflow"] == "poundcake_scenarios.failing"
+    assert executions[0]["status"] == "failed"
+    assert executions[0]["duration_seconds"] > 0
+    assert "the spare disk is missing" in executions[0]["message"]
+
+
+@pytest.mark.parametrize(
+    "name, rule, reason",
+    [
+        ("ScenarioMissing", "missing", "nowhere"),
+        ("ScenarioSwitchedOff", "switched_off", "disabled"),
+        ("ScenarioRefused", "refused", "rack"),
+        ("ScenarioUnrendered", "unrendered", "rack"),
+    ],
+)
+def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
+    stack, ran, name, rule, reason
+):
+    """A9: and it is not tried for ever."""
+    shown, executions = one(ran, name)
+
+    assert "poundcake_scenarios." + rule in shown["reason"]
+    assert reason in shown["reason"]
+    assert shown["st2_rule"] == "poundcake_scenarios." + rule
+    assert [e for e in executions if e["status"] != "failed"] == []
+    instances = stack.listed(
+        "/triggerinstances", trigger="poundcake.alert", timestamp_gt=ran["received_at"]
+    )
+    emitted = [i for i in instances if i["payload"]["episode"] == shown["episode"]]
+    assert len(emitted) == 1
+
+
+def test_an_alert_that_no_rule_matches_says_so(ran):
+    """A12."""
+    shown, executions = one(ran, "ScenarioUnmatched")
+
+    assert shown["reason"] == "no rule matched"
+    assert shown["st2_rule"] == "" and shown["st2_workflow"] == ""
+    assert executions == []
+
+
+def test_the_notification_itself_is_a_trigger_once(stack, ran):
+    def done():
+        return stack.done(ran["request_id"])
+
+    executions = stack.wait_until(done, lambda found: found and found[0]["status"] == "succeeded")
+    assert len(executions) == 1
+    assert executions[0]["rule"]["ref"] == "poundcake_scenarios.webhook"
+    details = executions[0]["result"]["result"]["details"]
+    assert details["group_status"] == "firing"
+    assert int(details["alerts_received"]) == len(CASES)
+    assert "admitted" in str(details["outcomes"])
+
+
+def test_why_answers_for_each_of_them(stack, ran):
+    for name, says in (
+        ("ScenarioPlain", "poundcake_scenarios.plain ("),
+        ("ScenarioFailing", "): failed, "),
+        ("ScenarioMissing", "nothing ran: rule poundcake_scenarios.missing"),
+        ("ScenarioUnmatched", "nothing ran: no rule matched"),
+    ):
+        shown, _ = one(ran, name)
+        text = stack.run("poundcake.why", alert_name=shown["alert_name"], format="text")
+        assert says in text
+        assert ran["request_id"] in text
+
+
+def test_a_name_without_a_rule_has_no_history_before_it_fires(stack):
+    never = name_of(alert("ScenarioNever"))
+    assert stack.run("poundcake.why", alert_name=never) == {"alerts": [], "count": 0}
+    text = stack.run("poundcake.why", alert_name=never, format="text")
+    assert text.strip() == "no such alert on record"
