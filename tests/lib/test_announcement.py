@@ -1,0 +1,101 @@
+"""A list of requests on its way through StackStorm."""
+
+import base64
+import json
+import re
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poundcake import announcement
+from poundcake.announcement import AnnouncementError, Request
+from tests.lib.samples import DELIMITERS, UTC, request
+
+requests = st.builds(
+    Request,
+    request_id=st.uuids().map(str),
+    received_at=st.datetimes(timezones=st.just(UTC)).filter(lambda t: t.year > 1),
+    client_host=st.text(),
+    client_request_id=st.text(),
+    method=st.text(),
+    path=st.text(),
+    headers=st.dictionaries(st.text(), st.text(), max_size=3),
+    body=st.text(alphabet=st.characters()),  # lone surrogates among them
+)
+
+
+@given(st.lists(requests, max_size=4))
+def test_round_trip(sent):
+    payload = announcement.pack(sent, "db")
+    assert announcement.unpack(payload["version"], payload["batch"]) == sent
+    assert payload["count"] == len(sent)
+
+
+def test_the_payload_is_as_the_trigger_says():
+    payload = announcement.pack([request()], "the-database", "the-announcement")
+    assert sorted(payload) == ["announcement_id", "batch", "count", "database_id", "version"]
+    assert payload["database_id"] == "the-database"
+    assert payload["announcement_id"] == "the-announcement"
+
+
+def test_each_announcement_has_a_name_of_its_own():
+    assert (
+        announcement.pack([], "db")["announcement_id"]
+        != announcement.pack([], "db")["announcement_id"]
+    )
+
+
+@given(st.text(alphabet="{%#<>}ab"))
+def test_its_alphabet_is_inert(text):
+    batch = announcement.pack([request(body=text, headers={text: text})], "db")["batch"]
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", batch)
+    assert not any(delimiter in batch for delimiter in DELIMITERS)
+
+
+def test_it_is_packed():
+    body = json.dumps({"alerts": [{"labels": {"alertname": "HostDown"}}] * 500})
+    assert len(announcement.pack([request(body=body)], "db")["batch"]) < len(body) / 10
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, 1e9])
+def test_an_unknown_version_is_refused_with_a_sentence(version):
+    batch = announcement.pack([request()], "db")["batch"]
+    with pytest.raises(AnnouncementError) as caught:
+        announcement.unpack(version, batch)
+    assert str(version) in str(caught.value)
+    assert "the same release everywhere" in str(caught.value)
+
+
+def packed(text):
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        "",
+        "!",
+        "é",
+        "AAAA",
+        base64.b64encode(b"no zlib").decode(),
+        packed("no json"),
+        packed("5"),
+        packed("null"),
+        packed("[5]"),
+        packed('{"a": 1}'),
+        packed('[{"request_id": "x"}]'),
+        packed('[{"received_at": "x"}]'),
+        packed('[{"received_at": "2026-01-14T12:00:00Z", "more": 1}]'),
+    ],
+)
+def test_what_is_none_is_refused_with_a_sentence(batch):
+    with pytest.raises(AnnouncementError, match="cannot be unpacked"):
+        announcement.unpack(announcement.VERSION, batch)
+
+
+def test_half_of_one_is_refused():
+    batch = announcement.pack([request()], "db")["batch"]
+    with pytest.raises(AnnouncementError):
+        announcement.unpack(announcement.VERSION, batch[: len(batch) // 2])

@@ -1,0 +1,241 @@
+"""The pack's configuration: bounds, secrets, and the schema that StackStorm checks it by."""
+
+import dataclasses
+import os
+import pathlib
+
+import pytest
+import yaml
+
+from poundcake import config
+from poundcake.config import Config, ConfigError, load
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
+FIELDS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets"}
+
+
+def error_of(**given):
+    with pytest.raises(ConfigError) as caught:
+        load(given)
+    return str(caught.value)
+
+
+class TestSchema:
+    def test_the_keys_are_the_schemas(self):
+        assert FIELDS == set(SCHEMA)
+
+    @pytest.mark.parametrize("key", sorted(SCHEMA))
+    def test_the_defaults_are_the_schemas(self, key):
+        default = getattr(Config(), key)
+        assert SCHEMA[key]["default"] == (list(default) if isinstance(default, tuple) else default)
+
+    @pytest.mark.parametrize("key", sorted(SCHEMA))
+    def test_each_has_a_description_and_a_type(self, key):
+        assert SCHEMA[key]["description"]
+        kind = {
+            str: "string",
+            bool: "boolean",
+            int: "integer",
+            tuple: "array",
+        }[type(getattr(Config(), key))]
+        assert SCHEMA[key]["type"] == kind
+
+    @pytest.mark.parametrize("key", sorted(k for k in SCHEMA if SCHEMA[k]["type"] == "integer"))
+    def test_the_bounds_are_the_schemas(self, key):
+        least, most = SCHEMA[key]["minimum"], SCHEMA[key]["maximum"]
+        assert getattr(load({key: least}), key) == least
+        assert getattr(load({key: most}), key) == most
+        for beyond in (least - 1, most + 1):
+            assert error_of(**{key: beyond}).startswith(key + ": ")
+
+    def test_the_secrets_are_the_schemas(self):
+        secret = {
+            key
+            for key, spec in SCHEMA.items()
+            if spec.get("secret") or spec.get("items", {}).get("secret")
+        }
+        assert secret == set(config.SECRETS)
+        # On the array itself a sensor would be handed ciphertext.
+        assert "secret" not in SCHEMA["auth_tokens"]
+
+    def test_the_example_is_good(self):
+        given = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
+        assert set(given) <= FIELDS
+        for name in ("auth_tokens", "database_url", "st2_api_key"):
+            given.pop(name, None)
+        given["host"] = "127.0.0.1"
+        load(given)
+
+
+class TestTypes:
+    @pytest.mark.parametrize("key", sorted(SCHEMA))
+    def test_the_wrong_type_names_the_key(self, key):
+        wrong = {"string": 5, "boolean": "true", "integer": "5", "array": "x"}
+        assert error_of(**{key: wrong[SCHEMA[key]["type"]]}).startswith(key + ": ")
+
+    @pytest.mark.parametrize("key", sorted(k for k in SCHEMA if SCHEMA[k]["type"] == "integer"))
+    @pytest.mark.parametrize("value", [True, 5.0, "5"])
+    def test_a_number_is_a_whole_number(self, key, value):
+        assert error_of(**{key: value}).startswith(key + ": ")
+
+    @pytest.mark.parametrize("value", [1, 0, "yes", []])
+    def test_a_boolean_is_a_boolean(self, value):
+        assert error_of(dry_run=value).startswith("dry_run: ")
+
+    @pytest.mark.parametrize("value", [[5], [None], [""], ["a", " "], {}, "a"])
+    @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
+    def test_a_list_is_one_of_strings(self, key, value):
+        assert error_of(**{key: value}).startswith(key + ": ")
+
+    @pytest.mark.parametrize("given", [None, {}, {"no_such_key": 1}])
+    def test_nothing_is_the_defaults(self, given):
+        assert load(given) == Config()
+
+    def test_null_is_the_default(self):
+        assert load({key: None for key in SCHEMA}) == Config()
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"log_level": "loud"},
+            {"log_level": "INFO"},
+            {"state_dir": "relative"},
+            {"state_dir": ""},
+            {"endpoint_url": "ftp://x"},
+            {"endpoint_url": "localhost:8000"},
+            {"endpoint_url": "http://[bad"},
+            {"st2_web_url": "javascript:alert(1)"},
+            {"st2_web_url": "http://[bad"},
+            {"st2_api_url": "st2.example"},
+            {"st2_api_url": "http://[bad"},
+            {"database_url": "postgresql://x/y"},
+            {"database_url": "mysql://u:p@h/d"},
+            {"database_url": "/tmp/x.db"},
+        ],
+    )
+    def test_what_cannot_be_used_names_the_key(self, given):
+        ((key, _),) = given.items()
+        assert error_of(**given).startswith(key + ": ")
+
+
+class TestReferences:
+    @pytest.mark.parametrize("key", ["database_url", "st2_api_key"])
+    def test_a_file(self, key, tmp_path):
+        (tmp_path / "secret").write_text(" sqlite:////x \n")
+        found = load({key: "file:{}".format(tmp_path / "secret")})
+        assert getattr(found, key) == "sqlite:////x"
+        assert found.literal_secrets == ()
+
+    def test_the_environment(self, monkeypatch):
+        monkeypatch.setenv("THE_TOKEN", "abc ")
+        found = load({"auth_tokens": ["env:THE_TOKEN", "literal"]})
+        assert found.auth_tokens == ("abc", "literal")
+        assert found.literal_secrets == ("auth_tokens",)
+
+    @pytest.mark.parametrize("key", config.SECRETS)
+    @pytest.mark.parametrize(
+        "reference, word",
+        [
+            ("env:POUNDCAKE_NO_SUCH", "POUNDCAKE_NO_SUCH"),
+            ("env:", "environment"),
+            ("file:/no/such/file", "No such file"),
+            ("file:", "No such file"),
+            ("file:/", "directory"),
+            ("file:/dev/null", "empty"),
+            ("file:/a\0b", "/a"),
+        ],
+    )
+    def test_what_is_not_there_names_key_and_place(self, key, reference, word):
+        error = error_of(**{key: [reference] if key == "auth_tokens" else reference})
+        assert error.startswith(key + ": ")
+        assert word in error
+
+    def test_a_file_that_is_no_text(self, tmp_path):
+        (tmp_path / "secret").write_bytes(b"\xff\xfe")
+        assert "not UTF-8" in error_of(st2_api_key="file:{}".format(tmp_path / "secret"))
+
+    @pytest.mark.parametrize("key", sorted(FIELDS - set(config.SECRETS)))
+    def test_only_secrets_are_references(self, key, monkeypatch):
+        monkeypatch.setenv("OTHER", "/other")
+        if SCHEMA[key]["type"] == "string":
+            try:
+                assert getattr(load({key: "env:OTHER"}), key) != "/other"
+            except ConfigError:
+                pass
+
+    def test_literal_secrets_are_named(self):
+        found = load(
+            {
+                "auth_tokens": ["a"],
+                "st2_api_key": "b",
+                "database_url": "sqlite:////x",
+            }
+        )
+        assert sorted(found.literal_secrets) == sorted(config.SECRETS)
+
+    def test_no_secret_is_printed(self):
+        found = load(
+            {
+                "auth_tokens": ["hush-token"],
+                "st2_api_key": "hush-key",
+                "database_url": "mysql+pymysql://u:hush-word@h/d",
+            }
+        )
+        for text in (repr(found), str(found), "{}".format(found)):
+            assert "hush" not in text
+
+    @pytest.mark.parametrize("key", ["database_url", "st2_api_key", "auth_tokens"])
+    def test_no_secret_is_in_an_error(self, key):
+        for value in ("hush hush", "hush\n1", "hüsh", "A" * 5 + "hush://"):
+            try:
+                load({key: [value] if key == "auth_tokens" else value})
+            except ConfigError as error:
+                assert "hush" not in str(error)
+
+
+class TestTokens:
+    def test_ciphertext_is_refused(self):
+        error = error_of(auth_tokens=["good", "0123456789ABCDEF" * 6])
+        assert error.startswith("auth_tokens: ")
+        assert "decrypted" in error
+
+    @pytest.mark.parametrize("token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/="])
+    def test_tokens_are_not_taken_for_ciphertext(self, token):
+        assert load({"auth_tokens": [token]}).auth_tokens == (token,)
+
+    @pytest.mark.parametrize("token", ["two words", "tökén", "a\tb", "a\x7fb", "a\x00b"])
+    def test_what_no_header_can_carry_is_refused(self, token):
+        assert error_of(auth_tokens=[token]).startswith("auth_tokens: ")
+
+    def test_ciphertext_from_a_file_too(self, tmp_path):
+        (tmp_path / "t").write_text("AB" * 64)
+        assert "ciphertext" in error_of(auth_tokens=["file:{}".format(tmp_path / "t")])
+
+
+class TestLoopback:
+    """Nobody opens the endpoint to the world by forgetting something."""
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+    def test_loopback_needs_no_token(self, host):
+        assert load({"host": host}).host == host
+
+    @pytest.mark.parametrize(
+        "host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example", "2130706433"]
+    )
+    def test_anything_else_does_and_the_error_says_what_to_set(self, host):
+        error = error_of(host=host)
+        assert error.startswith("host: ")
+        assert "auth_tokens" in error
+        assert load({"host": host, "auth_tokens": ["t"]}).host == host
+
+
+class TestDerived:
+    def test_places(self):
+        found = load({"state_dir": "/x", "port": 81})
+        assert found.journal_path == "/x/journal.sqlite"
+        assert found.tracking_url == "sqlite:////x/tracking.sqlite"
+        assert found.endpoint == "http://127.0.0.1:81"
+        assert load({"endpoint_url": "https://e/"}).endpoint == "https://e"
+        assert load({"database_url": "sqlite:////y"}).tracking_url == "sqlite:////y"
+        assert os.path.isabs(Config().state_dir)
