@@ -51,9 +51,14 @@ class AlertmanagerSensor(Sensor):
     def run(self):
         # The container ends a sensor with SIGTERM, and StackStorm's wrapper runs cleanup() only
         # at a normal exit.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        main = threading.current_thread() is threading.main_thread()
+        if main:
+            signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
         self._endpoint.run()
+        if main:
+            # With 0 the container would take a sensor that somebody else ended for one that has
+            # done its work, and would not start it again.
+            sys.exit(128 + signal.SIGTERM)
 
     def cleanup(self):
         self._endpoint.stop()

@@ -81,7 +81,12 @@ def decide(
             if refused:
                 return Decision(refused.outcome, refused.reason, incident.episode, starts_at)
             return Decision(
-                ADMITTED, "", incident.episode, incident.starts_at, closes=True, opens=True
+                ADMITTED,
+                f"first notification after {incident.outcome.replace('_', ' ')}",
+                incident.episode,
+                incident.starts_at,
+                closes=True,
+                opens=True,
             )
     else:
         starts_at = alert.starts_at or received_at
@@ -94,10 +99,10 @@ def decide(
             )
     name = episode(alert.fingerprint, starts_at)
     refused = limit()
-    superseded = f"supersedes {incident.episode}" if incident else ""
+    began = f"new incident, supersedes {incident.episode}" if incident else "new incident"
     return Decision(
         refused.outcome if refused else ADMITTED,
-        refused.reason if refused else superseded,
+        refused.reason if refused else began,
         name,
         starts_at,
         closes=bool(incident),

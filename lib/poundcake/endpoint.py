@@ -22,6 +22,8 @@ from poundcake.server import Server
 from poundcake.stackstorm import StackStorm
 
 _RETRY = 3  # seconds
+_TICK = 0.2
+_SAY_AGAIN = 60
 _STOP_TIME = 2.0
 _VIEW_TIME = 5
 
@@ -43,7 +45,10 @@ class Endpoint:
         self._bus = bus
         self._connect = stackstorm
         self._log = log
-        self._stop = threading.Event()
+        # A plain flag, because a signal handler sets it: it may run while this very thread holds
+        # the lock of an Event.
+        self._stop_asked = False
+        self._said = ("", 0.0)
         self._settled = threading.Event()
         self._server: Optional[Server] = None
         self._serving: Optional[threading.Thread] = None
@@ -59,22 +64,31 @@ class Endpoint:
     def run(self) -> None:
         """Serves until stop() is called, whatever is missing at the start."""
         try:
-            while not self._stop.is_set():
-                problem = self._bring_up()
-                if problem:
-                    self._log.error("%s; tried again every %s s", problem, _RETRY)
-                if not problem and self.journal:
-                    self._stop.wait(1)
-                else:
-                    self._stop.wait(_RETRY)
+            while not self._stop_asked:
+                self._say(self._bring_up())
+                until = time.monotonic() + _RETRY
+                while not self._stop_asked and time.monotonic() < until:
+                    time.sleep(_TICK)
         finally:
             self._shut_down()
             self._settled.set()
 
     def stop(self, timeout: float = 4.5) -> None:
         """Takes no new request, finishes those under way, closes the journal."""
-        self._stop.set()
+        self.ask_stop()
         self._settled.wait(timeout)
+
+    def ask_stop(self) -> None:
+        """Has run() end; for a signal handler, which must not wait for anything."""
+        self._stop_asked = True
+
+    def _say(self, problem: str) -> None:
+        said, at = self._said
+        if problem and (problem != said or time.monotonic() - at > _SAY_AGAIN):
+            self._log.error("%s; tried again every %s s", problem, _RETRY)
+            self._said = (problem, time.monotonic())
+        elif not problem:
+            self._said = ("", 0.0)
 
     def _bring_up(self) -> str:
         """Does what is still missing. Returns why something still is, '' with all in place."""

@@ -30,6 +30,11 @@ TEXTS = {
 }
 
 
+def inert(text):
+    """How StackStorm gets to see it: no delimiter of an expression stays whole."""
+    return text.replace("{", "{ ").replace("<", "< ")
+
+
 @pytest.fixture(scope="module")
 def evaluated(stack, secret):
     """The proof that the secret is there for the taking: who asks for it gets it."""
@@ -96,24 +101,25 @@ def test_the_tables_hold_the_text_as_it_came(stack, hostile):
 
 def test_a_workflow_that_handles_the_text_carelessly_gets_it_inert(stack, hostile):
     """Not even an operator's workflow that hands labels on as they are has them evaluated."""
-    _, trail = hostile
+    firing, trail = hostile
 
     executions = trail["stackstorm_executions"]
     assert [e["st2_workflow"] for e in executions] == ["poundcake_scenarios.carry"]
     assert executions[0]["status"] == "succeeded", executions[0]["message"]
     theirs = stack.api("/executions/" + executions[0]["st2_execution_id"])
     output = theirs["result"]["output"]
-    assert output["labels"]["jinja"] == "{ { st2kv.system.%s }}" % KEY
-    assert output["labels"]["yaql"] == '< %% st2kv("system.%s") %%>' % KEY
-    assert output["carried"]["details"] == output["labels"]
-    assert output["joined"] == "{ { st2kv.system.%s }}" % KEY
+    labels = {inert(name): inert(text) for name, text in firing["labels"].items()}
+    assert output["labels"] == labels
+    assert output["carried"]["details"] == labels
+    assert output["joined"] == output["carried"]["note"]
+    assert output["joined"] == inert(TEXTS["opening"]) + inert(TEXTS["closing"])
 
 
 def test_actions_show_it_inert(stack, hostile):
     _, trail = hostile
 
     shown = stack.run("poundcake.status", request_id=trail["request_id"])
-    assert shown["alerts"][0]["instance"] == "{ { st2kv.system.%s }}" % KEY
+    assert shown["alerts"][0]["instance"] == inert(TEXTS["jinja"])
     episode = trail["alerts"][0]["episode"]
     found = stack.run(
         "poundcake.get_alert",
@@ -122,11 +128,10 @@ def test_actions_show_it_inert(stack, hostile):
         needs_host=False,
     )
     assert found["host"] == ""
-    assert found["labels"]["config"] == "{ { config_context }}"
+    assert found["labels"]["config"] == inert(TEXTS["config"])
     for view, query in (
         ("poundcake.status", {"request_id": trail["request_id"]}),
         ("poundcake.why", {"alert_name": trail["alerts"][0]["alert_name"]}),
-        ("poundcake.why", {"instance": TEXTS["jinja"].replace("{{", "{ {")}),
         ("poundcake.alerts_active", {}),
         ("poundcake.executions_recent", {}),
         ("poundcake.st2_executions", {}),
