@@ -4,7 +4,6 @@ import glob
 import os
 import signal
 import sys
-import threading
 
 _PACK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(_PACK, "lib"))
@@ -51,14 +50,16 @@ class AlertmanagerSensor(Sensor):
     def run(self):
         # The container ends a sensor with SIGTERM, and StackStorm's wrapper runs cleanup() only
         # at a normal exit.
-        main = threading.current_thread() is threading.main_thread()
-        if main:
+        try:
             signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
+        except ValueError:
+            # Not the main thread: whoever runs the sensor there calls cleanup() itself.
+            self._endpoint.run()
+            return
         self._endpoint.run()
-        if main:
-            # With 0 the container would take a sensor that somebody else ended for one that has
-            # done its work, and would not start it again.
-            sys.exit(128 + signal.SIGTERM)
+        # With 0 the container would take a sensor that somebody else ended for one that has done
+        # its work, and would not start it again.
+        sys.exit(128 + signal.SIGTERM)
 
     def cleanup(self):
         self._endpoint.stop()

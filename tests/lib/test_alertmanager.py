@@ -288,7 +288,6 @@ class TestMalformed:
         assert [bool(a.problem) for a in found] == [False, True, False]
         assert found[1].problem.startswith(where)
         assert [a.position for a in found] == [0, 1, 2]
-        assert found[1].fingerprint
 
     def test_names_all_of_them(self):
         found = read_one(status="?", startsAt="?", labels={"n": 1}).problem

@@ -15,6 +15,8 @@ import time
 import pytest
 import requests
 import sqlalchemy
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from tests import services
 
@@ -77,9 +79,7 @@ class Stack:
 
     def recorded(self, request_id):
         """The status view, once the request is on record."""
-        return self.trail_when(
-            request_id, lambda t: t["status"] not in ("accepted", "announced")
-        )
+        return self.trail_when(request_id, lambda t: t["status"] not in ("accepted", "announced"))
 
     def completed(self, request_id):
         """The status view, once all is known that there is to know."""
@@ -112,9 +112,7 @@ class Stack:
 
     def execute(self, action, **parameters):
         """Runs an action to its end; its execution."""
-        started = self.api(
-            "/executions", "POST", {"action": action, "parameters": parameters}
-        )
+        started = self.api("/executions", "POST", {"action": action, "parameters": parameters})
         return self.ended(started["id"])
 
     def ended(self, execution_id):
@@ -279,9 +277,16 @@ def live():
 
 
 def session(headers):
-    """A client that no proxy and no .netrc of this machine gets into."""
+    """A client that no proxy and no .netrc of this machine gets into.
+
+    It waits some seconds for who does not listen, as an endpoint does while its pack is installed
+    again; what may have arrived is never sent twice.
+    """
     client = requests.Session()
     client.trust_env = False
+    retry = Retry(total=None, connect=6, read=0, redirect=0, status=0, other=0, backoff_factor=0.3)
+    client.mount("http://", HTTPAdapter(max_retries=retry))
+    client.mount("https://", HTTPAdapter(max_retries=retry))
     client.headers.update(headers)
     return client
 

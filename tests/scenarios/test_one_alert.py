@@ -26,7 +26,9 @@ def fire(stack, firing):
 
 def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
     """A1."""
-    firing = alert("ScenarioLinked", labels={"severity": "warning"}, startsAt="2026-01-14T12:00:00Z")
+    firing = alert(
+        "ScenarioLinked", labels={"severity": "warning"}, startsAt="2026-01-14T12:00:00Z"
+    )
     answer = stack.post(notification(firing, receiver="web\\.hook"))
 
     assert answer.status_code == 202
@@ -296,9 +298,7 @@ def test_a_workflow_started_again_for_its_episode_does_nothing_until_it_is_relea
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 1
 
     assert stack.run("poundcake.release", episode=episode) == {
-        "released": [
-            {"st2_execution_id": holder, "st2_workflow": "poundcake_scenarios.linked"}
-        ],
+        "released": [{"st2_execution_id": holder, "st2_workflow": "poundcake_scenarios.linked"}],
         "count": 1,
     }
     released = stack.execute("poundcake_scenarios.linked", **ids)
