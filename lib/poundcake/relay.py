@@ -68,6 +68,10 @@ class Tracking:
             self._database_id = self._call(database.prepare, self.engine, self._create)
         return self._database_id
 
+    def forget(self) -> None:
+        """Looks again which database it is: the file may have been replaced."""
+        self._database_id = ""
+
     def _call(self, function: Callable, *args: Any) -> Any:
         if self.engine.dialect.name != "sqlite":
             return function(*args)
@@ -229,6 +233,7 @@ class Relay:
         next_at = time.time() + min(wait, STUCK_WAIT) * random.uniform(0.9, 1.0)
         self._journal.mark_missed([e.id for e in entries], next_at, limit)
         self._misses += 1
+        self._tracking.forget()
         self._announce_at = time.time() + min(RECORD_TIME * 2 ** (self._misses - 1), OUTAGE_WAIT)
         self.stackstorm.down(self._why_not_recorded())
 

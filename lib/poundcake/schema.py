@@ -106,6 +106,7 @@ alerts = Table(
     # until StackStorm has told. `none` for one that was not emitted.
     Column("fate", String(16)),
     Column("fate_reason", String(512)),
+    Column("checked_at", UTC),
     Column("st2_rule_matched", String(255)),
     # The fingerprint while this row is its open incident, NULL else: one incident at a time is
     # what the unique key says, and MariaDB has no partial index to say it with.
@@ -119,7 +120,7 @@ alerts = Table(
     Index("ix_poundcake_alerts_episode", "episode", "id"),
     Index("ix_poundcake_alerts_resolved", "fingerprint", "status", "ends_at"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
-    Index("ix_poundcake_alerts_fate", "fate", "id"),
+    Index("ix_poundcake_alerts_fate", "fate", "checked_at"),
     **_options,
 )
 

@@ -2,7 +2,7 @@
 
 import os
 from datetime import datetime, timedelta
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from poundcake.alertmanager import timestamp
 from poundcake.config import Config
@@ -13,7 +13,9 @@ from poundcake.errors import PoundCakeError
 TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
 WAITING = ("pending", "paused", "pausing")
 _PAGE = 100  # api.max_page_size, of which only administrators get more
-_TIMEOUT = (3, 15)  # seconds to connect, to answer
+# Seconds to connect, to answer. Behind the endpoint somebody waits for a view.
+_ACTION_TIMEOUT = (3, 15)
+_SENSOR_TIMEOUT = (1, 3)
 
 
 class StackStormError(PoundCakeError):
@@ -30,8 +32,9 @@ class StackStorm:
     connect(fresh) gives an st2client Client; fresh asks for one with a new token.
     """
 
-    def __init__(self, connect: Callable[[bool], Any]):
+    def __init__(self, connect: Callable[[bool], Any], timeout: Tuple[int, int] = _ACTION_TIMEOUT):
         self._connect = connect
+        self._timeout = timeout
 
     def get(self, path: str, **params: Any) -> Any:
         """GET of a path below /v1, as JSON; None for 404. Raises StackStormError."""
@@ -48,7 +51,7 @@ class StackStorm:
                 client = self._connect(fresh)
                 response = getattr(client.executions.client, verb)(
                     path,
-                    timeout=_TIMEOUT,
+                    timeout=self._timeout,
                     token=client.token or os.environ.get("ST2_AUTH_TOKEN"),
                     api_key=client.api_key,
                     **kwargs,
@@ -179,7 +182,7 @@ def in_sensor(config: Config, sensor_service: Any) -> StackStorm:
             service._client = None
         return service.get_api_client()
 
-    return StackStorm(connect)
+    return StackStorm(connect, _SENSOR_TIMEOUT)
 
 
 def _client(config: Config, api_url: str, token: Optional[str]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from sqlalchemy import and_, exists, or_, select, update
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from poundcake import database
 from poundcake.alertmanager import parse_timestamp
@@ -166,7 +167,8 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
             .where(open_alerts())
-            .order_by(alerts.c.id)
+            # The longest not looked at first: many that wait must not hold up the others.
+            .order_by(alerts.c.checked_at, alerts.c.id)
             .limit(_ALERTS_AT_ONCE)
         ).all()
     if not waiting:
@@ -191,6 +193,7 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
             values: Dict[str, Any] = {
                 "fate": fate,
                 "fate_reason": cut(reason, alerts.c.fate_reason),
+                "checked_at": now,
             }
             if rule:
                 values["st2_rule_matched"] = cut(rule, alerts.c.st2_rule_matched)
@@ -272,18 +275,22 @@ def _link_found(
     if links_itself and output(execution).get("stage") == "not_claimed":
         return EXECUTION, ""
     if not linked:
-        with database.transaction(engine) as connection:
-            mirror(connection, execution_id, action, "requested", started)
-            connection.execute(
-                links.insert().values(
-                    request_id=alert.request_id,
-                    alert_id=alert.id,
-                    st2_execution_id=execution_id,
-                    st2_action_ref=cut(action, links.c.st2_action_ref),
-                    created_at=datetime.now(timezone.utc),
+        try:
+            with database.transaction(engine) as connection:
+                mirror(connection, execution_id, action, "requested", started)
+                connection.execute(
+                    links.insert().values(
+                        request_id=alert.request_id,
+                        alert_id=alert.id,
+                        st2_execution_id=execution_id,
+                        st2_action_ref=cut(action, links.c.st2_action_ref),
+                        created_at=datetime.now(timezone.utc),
+                    )
                 )
-            )
-            write_execution(connection, execution)
+                write_execution(connection, execution)
+        except IntegrityError:
+            # It linked itself at this very moment, or another sync did it.
+            return None, waiting
     if not links_itself or _claimed(engine, alert.episode, action):
         return EXECUTION, ""
     if ended:

@@ -83,15 +83,7 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
                 result["known"] += 1
                 continue
             try:
-                try:
-                    with connection.begin_nested():
-                        counted = _record_one(connection, config, request, known)
-                except IntegrityError:
-                    # Another endpoint's record opened the same incident at this moment: now it
-                    # can be seen.
-                    with connection.begin_nested():
-                        counted = _record_one(connection, config, request, known)
-                outcomes.update(counted)
+                outcomes.update(_record_safely(connection, config, request, known))
                 result["recorded"] += 1
             except OperationalError:
                 raise
@@ -111,6 +103,22 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
         "failed": result["failed"],
         "outcomes": dict(outcomes),
     }
+
+
+def _record_safely(
+    connection: Connection, config: Config, request: Request, request_id: str
+) -> Counter:
+    """_record_one under a savepoint."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with connection.begin_nested():
+                return _record_one(connection, config, request, request_id)
+        except IntegrityError:
+            # Another endpoint's record opened the same incident at this moment: now it can be
+            # seen.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _taken_id(connection: Connection, request: Request) -> Optional[str]:
