@@ -43,6 +43,8 @@ def open_engine(url: str, seconds: int = STATEMENT_TIMEOUT) -> Engine:
         event.listen(engine, "connect", lambda c, _: _prepare_sqlite(c, limit))
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    if not parsed.database:
+        raise DatabaseError("database_url: it names no database (…@host/poundcake)")
     return create_engine(
         parsed,
         # A re-read after a unique key refused a row must see the row that was there first.

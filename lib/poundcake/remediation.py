@@ -35,8 +35,8 @@ def host_of(instance: str) -> Dict[str, Any]:
     can be trusted as an argument, port 0 where none is named."""
     host, port = instance, ""
     if instance.startswith("["):
-        host, _, rest = instance[1:].partition("]")
-        if ":" not in host or not rest.startswith(":") and rest:
+        host, bracket, rest = instance[1:].partition("]")
+        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             return {"host": "", "port": 0}
         port = rest[1:]
     elif instance.count(":") == 1:

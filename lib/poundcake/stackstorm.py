@@ -200,7 +200,12 @@ def failure(execution: Dict[str, Any]) -> str:
         return str(result or "")[:1000]
     errors = result.get("errors")
     if isinstance(errors, list) and errors and isinstance(errors[0], dict):
-        return str(errors[0].get("message") or "")[:1000]
+        # Orquesta's own message for any failed task is that it failed; its result says why.
+        task = errors[0].get("task_id")
+        inner = errors[0].get("result")
+        reason = failure({"result": inner}) if isinstance(inner, dict) else ""
+        reason = reason or str(errors[0].get("message") or "")[:1000]
+        return f"task {task}: {reason}" if task and reason else reason
     for key in ("error", "stderr", "result", "message"):
         text = result.get(key)
         if isinstance(text, str) and text.strip():

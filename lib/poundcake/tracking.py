@@ -23,6 +23,9 @@ from poundcake.schema import alerts, api_calls, cut, executions, links
 
 # Two that write the same rows at once: the database picks one, the other tries again.
 _ATTEMPTS = 5
+# MariaDB's codes for a deadlock, for a lock waited for in vain, and for the savepoint that went
+# with the transaction that a deadlock ended.
+_DEADLOCK = ((1213,), (1205,), (1305,))
 FATE_NONE = "none"
 
 
@@ -70,7 +73,7 @@ def record(
 
 def _is_deadlock(error: DatabaseError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, DBAPIError) and cause.orig.args[:1] in ((1213,), (1205,))
+    return isinstance(cause, DBAPIError) and cause.orig.args[:1] in _DEADLOCK
 
 
 def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> Dict[str, Any]:
@@ -78,13 +81,13 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
     outcomes: Counter = Counter()
     with database.transaction(engine) as connection:
         for request in requests:
-            known = _taken_id(connection, request)
-            if known is None:
-                result["known"] += 1
-                continue
             try:
-                outcomes.update(_record_safely(connection, config, request, known))
-                result["recorded"] += 1
+                counted = _record_safely(connection, config, request)
+                if counted is None:
+                    result["known"] += 1
+                else:
+                    outcomes.update(counted)
+                    result["recorded"] += 1
             except OperationalError:
                 raise
             # Whatever is wrong with one request, the others go on.
@@ -94,9 +97,11 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
                     if isinstance(error, SQLAlchemyError)
                     else str(error)
                 )
-                with connection.begin_nested():
-                    _insert_call(connection, request, known, None, error=what)
-                result["failed"] += 1
+                request_id = _taken_id(connection, request)
+                if request_id:
+                    with connection.begin_nested():
+                        _insert_call(connection, request, request_id, None, error=what)
+                    result["failed"] += 1
     return {
         "recorded": result["recorded"],
         "known": result["known"],
@@ -105,17 +110,18 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
     }
 
 
-def _record_safely(
-    connection: Connection, config: Config, request: Request, request_id: str
-) -> Counter:
-    """_record_one under a savepoint."""
+def _record_safely(connection: Connection, config: Config, request: Request) -> Optional[Counter]:
+    """Records one request under a savepoint; None where it is on record already."""
     for attempt in range(_ATTEMPTS):
+        request_id = _taken_id(connection, request)
+        if request_id is None:
+            return None
         try:
             with connection.begin_nested():
                 return _record_one(connection, config, request, request_id)
         except IntegrityError:
-            # Another endpoint's record opened the same incident at this moment: now it can be
-            # seen.
+            # Another endpoint's record had the same request, or opened the same incident, at this
+            # moment: now it can be seen.
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -142,7 +148,6 @@ def _insert_call(
     request_id: str,
     webhook: Optional[Webhook],
     error: str = "",
-    completed_at: Optional[datetime] = None,
 ) -> int:
     client_id = request.client_request_id
     if request_id != request.request_id:
@@ -156,7 +161,7 @@ def _insert_call(
             body=request.body,
             status_code=202,
             created_at=request.received_at,
-            completed_at=request.received_at if error else completed_at,
+            completed_at=request.received_at if error else None,
             client_request_id=cut(client_id, api_calls.c.client_request_id) or None,
             client_host=cut(request.client_host, api_calls.c.client_host),
             receiver=cut(webhook.receiver, api_calls.c.receiver) if webhook else None,

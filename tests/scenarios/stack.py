@@ -48,8 +48,12 @@ class Stack:
     # -- the endpoint
 
     def post(self, payload, headers=None, token=True):
-        """Posts a webhook as Alertmanager does; a payload of bytes goes out as it is."""
-        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        """Posts a webhook as Alertmanager does.
+
+        A payload of bytes goes out as it is; one that is iterated over goes out in chunks.
+        """
+        raw = isinstance(payload, bytes) or hasattr(payload, "__next__")
+        body = payload if raw else json.dumps(payload).encode()
         sent = {"Content-Type": "application/json"}
         sent.update(headers or {})
         client = self._endpoint if token else session({})
@@ -110,9 +114,9 @@ class Stack:
             if len(page) < PAGE:
                 return found
 
-    def execute(self, action, **parameters):
+    def execute(self, ref, **parameters):
         """Runs an action to its end; its execution."""
-        started = self.api("/executions", "POST", {"action": action, "parameters": parameters})
+        started = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
         return self.ended(started["id"])
 
     def ended(self, execution_id):
@@ -120,9 +124,9 @@ class Stack:
             lambda: self.api("/executions/" + execution_id), lambda e: e["status"] in ENDED
         )
 
-    def run(self, action, **parameters):
+    def run(self, ref, **parameters):
         """Runs a python action as `st2 run` does; its result."""
-        execution = self.execute(action, **parameters)
+        execution = self.execute(ref, **parameters)
         result = execution["result"]
         if execution["status"] != "succeeded":
             raise ActionFailed(str(result.get("result") or result.get("error") or result))

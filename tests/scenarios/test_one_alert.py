@@ -56,7 +56,7 @@ def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
         "instance": firing["labels"]["instance"],
         "status": "firing",
         "outcome": "admitted",
-        "reason": shown["reason"],
+        "reason": "new incident",
         "starts_at": "2026-01-14T12:00:00Z",
         "ends_at": None,
         "st2_rule": shown["st2_rule"],
@@ -70,7 +70,7 @@ def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
 
     trail = stack.completed(request_id)
     assert trail["status"] == "completed"
-    assert only(trail["alerts"])["reason"] == ""
+    assert only(trail["alerts"])["reason"] == "new incident"
     assert only(trail["alerts"])["st2_rule"] == "poundcake_scenarios.linked"
     assert only(trail["stackstorm_executions"])["st2_rule"] == "poundcake_scenarios.linked"
 
@@ -246,9 +246,9 @@ def test_one_payload_with_all_kinds_of_alerts(stack):
     ]
     reasons = [a["reason"] for a in trail["alerts"]]
     assert reasons[0] == "alerts[0]: an object is expected, not a string"
-    assert reasons[1] == ""
+    assert reasons[1] == "new incident"
     assert reasons[3].startswith("alerts[3].startsAt: an RFC 3339 time is expected")
-    assert reasons[4] == "no rule matched"
+    assert reasons[4] == "new incident; no rule matched"
     ran = {e["alert_id"]: e["st2_workflow"] for e in trail["stackstorm_executions"]}
     assert ran == {
         trail["alerts"][1]["id"]: "poundcake_scenarios.linked",

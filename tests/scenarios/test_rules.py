@@ -16,6 +16,8 @@ CASES = (
     "ScenarioRefused",
     "ScenarioUnrendered",
     "ScenarioUnmatched",
+    "ScenarioSlow",
+    "ScenarioCanceled",
 )
 
 
@@ -24,7 +26,18 @@ def ran(stack):
     """The trail of the notification, once it is complete."""
     alerts = [alert(name) for name in CASES]
     receiver = unique("scenario-webhook")
-    return stack.completed(stack.accepted(notification(*alerts, receiver=receiver)))
+    request_id = stack.accepted(notification(*alerts, receiver=receiver))
+
+    def to_cancel():
+        found = [stack.api("/executions/" + id_) for id_ in stack.traced(request_id)]
+        return [
+            e["id"]
+            for e in found
+            if e["status"] == "running" and e.get("rule", {}).get("name") == "canceled"
+        ]
+
+    stack.api("/executions/" + stack.wait_until(to_cancel)[0], "DELETE")
+    return stack.completed(request_id)
 
 
 def one(trail, name):
@@ -46,7 +59,7 @@ def test_an_operators_own_workflow_shows_in_the_trail_without_knowing_of_it(stac
     assert execution["duration_seconds"] > 0
     assert shown["st2_rule"] == "poundcake_scenarios.plain"
     assert shown["st2_workflow"] == "poundcake_scenarios.plain"
-    assert shown["reason"] == ""
+    assert shown["reason"] == "new incident"
     theirs = stack.api("/executions/" + execution["st2_execution_id"])
     assert theirs["action"]["ref"] == "poundcake_scenarios.plain"
     assert theirs["parameters"]["host"] == shown["instance"]
@@ -61,6 +74,18 @@ def test_a_workflow_that_fails_is_shown_with_its_reason(ran):
     assert executions[0]["status"] == "failed"
     assert executions[0]["duration_seconds"] > 0
     assert "the spare disk is missing" in executions[0]["message"]
+
+
+@pytest.mark.parametrize(
+    "name, status", [("ScenarioSlow", "timeout"), ("ScenarioCanceled", "canceled")]
+)
+def test_an_action_that_did_not_end_by_itself_is_told_from_one_that_failed(ran, name, status):
+    """A10."""
+    _, executions = one(ran, name)
+
+    assert [(e["st2_workflow"], e["status"]) for e in executions] == [
+        ("poundcake_scenarios.slow", status)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +118,7 @@ def test_an_alert_that_no_rule_matches_says_so(ran):
     """A12."""
     shown, executions = one(ran, "ScenarioUnmatched")
 
-    assert shown["reason"] == "no rule matched"
+    assert shown["reason"] == "new incident; no rule matched"
     assert shown["st2_rule"] == "" and shown["st2_workflow"] == ""
     assert executions == []
 
@@ -115,8 +140,8 @@ def test_why_answers_for_each_of_them(stack, ran):
     for name, says in (
         ("ScenarioPlain", "poundcake_scenarios.plain ("),
         ("ScenarioFailing", "): failed, "),
-        ("ScenarioMissing", "nothing ran: rule poundcake_scenarios.missing"),
-        ("ScenarioUnmatched", "nothing ran: no rule matched"),
+        ("ScenarioMissing", "nothing ran: new incident; rule poundcake_scenarios.missing"),
+        ("ScenarioUnmatched", "nothing ran: new incident; no rule matched"),
     ):
         shown, _ = one(ran, name)
         text = stack.run("poundcake.why", alert_name=shown["alert_name"], format="text")

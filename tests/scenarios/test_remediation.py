@@ -1,0 +1,168 @@
+"""The pack's own workflows: what they change, what they refuse to, and that they say so."""
+
+import socket
+
+import pytest
+
+from tests.scenarios.notifications import alert, notification, unique
+
+DRY_RUN = "dry run: nothing was changed"
+
+
+def remediated(stack, firing):
+    """Posts an alert; its execution in the trail, as soon as that has ended."""
+    request_id = stack.accepted(notification(firing))
+    trail = stack.trail_when(
+        request_id,
+        lambda t: [e for e in t["stackstorm_executions"] if e["status"] in ("succeeded", "failed")],
+    )
+    assert len(trail["stackstorm_executions"]) == 1, trail
+    return trail
+
+
+def host_down(instance):
+    labels = {"alertname": "HostDown", "instance": instance, "run": unique("run")}
+    return alert("HostDown", labels=labels)
+
+
+@pytest.fixture(scope="module")
+def careful(stack):
+    """One whose dry_run is true, as it is without any configuration."""
+    if not stack.get("/health").json()["dry_run"]:
+        pytest.skip("live: dry_run is off there")
+    return stack
+
+
+def test_a_host_that_answers_is_evidence_enough(careful):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        instance = "127.0.0.1:%d" % listener.getsockname()[1]
+        trail = remediated(careful, host_down(instance))
+
+    execution = trail["stackstorm_executions"][0]
+    assert execution["st2_workflow"] == "poundcake.host_down"
+    assert (execution["status"], execution["stage"]) == ("succeeded", "evidence")
+    assert execution["dry_run"] is True
+    assert execution["mutated"] is False
+    assert execution["verified"] is True
+    assert execution["message"].startswith(DRY_RUN)
+    assert "127.0.0.1 answers on port" in execution["message"]
+
+
+def test_a_dry_run_says_that_nothing_was_changed_in_every_view(careful):
+    trail = remediated(careful, host_down(unique("host") + ".invalid"))
+
+    execution = trail["stackstorm_executions"][0]
+    assert (execution["status"], execution["stage"]) == ("succeeded", "dry_run")
+    assert execution["dry_run"] is True
+    assert execution["mutated"] is False
+    assert execution["verified"] is False
+    assert execution["message"].startswith(DRY_RUN)
+    trail = careful.completed(trail["request_id"])
+    shown = trail["stackstorm_executions"][0]
+    assert shown["message"] == execution["message"]
+    for view, query in (
+        ("poundcake.status", {"request_id": trail["request_id"]}),
+        ("poundcake.why", {"instance": trail["alerts"][0]["instance"]}),
+        ("poundcake.alerts_active", {"instance": trail["alerts"][0]["instance"]}),
+    ):
+        assert DRY_RUN in careful.run(view, format="text", **query)
+    active = careful.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
+    assert [a["remediation_status"] for a in active["active_alerts"]] == [
+        "succeeded (%s)" % DRY_RUN
+    ]
+
+
+@pytest.mark.parametrize(
+    "instance", ["web-1; reboot", "$(reboot)", "-oProxyCommand=reboot", "{{ 7 * 7 }}"]
+)
+def test_an_instance_that_is_no_host_is_refused(careful, instance):
+    trail = remediated(careful, host_down(instance))
+
+    execution = trail["stackstorm_executions"][0]
+    assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
+    assert execution["mutated"] is False
+    assert execution["message"].startswith(DRY_RUN)
+    assert "the alert's instance names no host" in execution["message"]
+    children = careful.api("/executions/%s/children" % execution["st2_execution_id"])
+    ran = [child["action"]["ref"] for child in children]
+    assert ran == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
+
+
+def test_an_action_of_another_pack_is_not_run_in_a_dry_run(careful):
+    trail = remediated(careful, alert("ScenarioWrapped"))
+
+    execution = trail["stackstorm_executions"][0]
+    assert execution["status"] == "succeeded"
+    assert execution["stage"] == "refused"
+    assert execution["mutated"] is False
+    assert "allowed_actions does not name poundcake_scenarios.work" in execution["message"]
+    assert careful.done(trail["alerts"][0]["episode"]) == []
+
+
+def test_an_action_of_another_pack_is_run_once_where_that_is_allowed(armed):
+    firing = alert("ScenarioWrapped")
+    trail = remediated(armed, firing)
+    episode = trail["alerts"][0]["episode"]
+
+    execution = trail["stackstorm_executions"][0]
+    assert (execution["status"], execution["stage"]) == ("succeeded", "done")
+    assert execution["dry_run"] is False
+    assert execution["mutated"] is True
+    assert execution["message"] == "the action succeeded"
+    # Linked and claimed under the action's name, without its knowing this pack.
+    assert execution["st2_workflow"] == "poundcake_scenarios.work"
+    assert len(armed.done(episode)) == 1
+
+    again = armed.execute(
+        "poundcake.remediate",
+        request_id=trail["request_id"],
+        episode=episode,
+        action="poundcake_scenarios.work",
+        parameters={"note": episode},
+    )
+    assert again["status"] == "succeeded"
+    assert again["result"]["output"]["stage"] == "not_claimed"
+    assert len(armed.done(episode)) == 1
+
+
+def test_an_action_that_is_not_allowed_is_refused(armed):
+    trail = armed.recorded(armed.accepted(notification(alert("ScenarioUnmatched"))))
+    refused = armed.execute(
+        "poundcake.remediate",
+        request_id=trail["request_id"],
+        episode=trail["alerts"][0]["episode"],
+        action="core.local",
+        parameters={"cmd": "true"},
+    )
+    assert refused["status"] == "failed"
+    output = refused["result"]["output"]
+    assert (output["stage"], output["mutated"]) == ("refused", False)
+    assert output["message"] == "allowed_actions does not name core.local"
+
+
+def test_a_host_that_does_not_come_back_is_a_failure_that_says_what_was_changed(armed):
+    trail = remediated(armed, alert("ScenarioReboot"))
+
+    execution = trail["stackstorm_executions"][0]
+    assert execution["st2_workflow"] == "poundcake.host_down"
+    assert (execution["status"], execution["stage"]) == ("failed", "verify")
+    assert execution["dry_run"] is False
+    assert execution["mutated"] is True
+    assert execution["verified"] is False
+    host = trail["alerts"][0]["instance"].split(":")[0]
+    assert execution["message"].startswith(host + " still does not answer after ")
+    done = armed.done(trail["alerts"][0]["episode"])
+    assert [e["parameters"]["host"] for e in done] == [host]
+
+
+def test_a_hostile_instance_fails_where_things_may_be_changed(armed):
+    firing = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
+    trail = remediated(armed, firing)
+
+    execution = trail["stackstorm_executions"][0]
+    assert (execution["status"], execution["stage"]) == ("failed", "refused")
+    assert execution["mutated"] is False
+    assert execution["message"] == "the alert's instance names no host"
+    assert armed.done(trail["alerts"][0]["episode"]) == []

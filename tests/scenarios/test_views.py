@@ -1,0 +1,230 @@
+"""The views: what an operator asks, at a URL and with `st2 run`."""
+
+import pytest
+
+from tests.scenarios.notifications import alert, name_of, notification
+from tests.scenarios.stack import ActionFailed
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def shown(stack):
+    """A completed request of two alerts, one of them with text that StackStorm would evaluate."""
+    plain = alert("ScenarioLinked", labels={"severity": "page"})
+    odd = alert("ScenarioUnmatched", labels={"instance": "<b>{odd}</b>", "severity": "{"})
+    return stack.completed(stack.accepted(notification(plain, odd)))
+
+
+def inert(value):
+    """What an action's result has in place of what its URL answers."""
+    if isinstance(value, str):
+        return value.replace("{", "{ ").replace("<", "< ")
+    if isinstance(value, dict):
+        return {inert(k): inert(v) for k, v in value.items()}
+    return [inert(v) for v in value] if isinstance(value, list) else value
+
+
+def lines(text):
+    """`st2 run` puts the first line off the grid of the others, so it is left empty."""
+    assert text.startswith("\n")
+    return text.splitlines()[1:]
+
+
+def words(line):
+    return line.split()
+
+
+def test_status(stack, shown):
+    assert stack.run("poundcake.status", request_id=shown["request_id"]) == inert(shown)
+    assert shown["status"] == "completed"
+    assert shown["completed_at"] > shown["received_at"]
+
+    text = stack.run("poundcake.status", request_id=shown["request_id"], format="text")
+    found = lines(text)
+    execution = shown["stackstorm_executions"][0]
+    assert found[0] == "request %s: completed" % shown["request_id"]
+    assert found[1] == "received %s by poundcake, completed %s" % (
+        shown["received_at"],
+        shown["completed_at"],
+    )
+    assert words(found[3]) == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
+    first, odd = shown["alerts"]
+    assert words(found[4]) == [first["alert_name"], "page", first["instance"]] + [
+        "firing",
+        "admitted",
+        "new",
+        "incident",
+    ]
+    assert found[5].endswith("admitted  new incident; no rule matched")
+    assert words(found[7])[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
+    assert words(found[8])[:4] == [
+        execution["st2_execution_id"],
+        "poundcake_scenarios.linked",
+        "poundcake_scenarios.linked",
+        "succeeded",
+    ]
+    assert float(words(found[8])[4]) == execution["duration_seconds"]
+
+
+def test_status_of_what_is_not_there_fails_in_one_line(stack):
+    with pytest.raises(ActionFailed) as failed:
+        stack.run("poundcake.status", request_id=UNKNOWN)
+    assert str(failed.value) == "no request %s is on record" % UNKNOWN
+
+
+def test_executions_recent(stack, shown):
+    def look():
+        return stack.get("/executions/recent", limit=50).json()
+
+    answer = look()
+    found = [e for e in answer["executions"] if e["request_id"] == shown["request_id"]]
+    assert len(found) == 1
+    alerts = found[0].pop("alerts")
+    assert found[0] == {
+        "request_id": shown["request_id"],
+        "received_at": shown["received_at"],
+        "status": "completed",
+        "alert_count": 2,
+        "st2_execution_count": 1,
+    }
+    kept = ("id", "alert_name", "severity", "instance", "status", "outcome", "reason")
+    assert [{k: a[k] for k in kept} for a in alerts] == [
+        {k: a[k] for k in kept} for a in shown["alerts"]
+    ]
+    assert [a["st2_workflow"] for a in alerts] == ["poundcake_scenarios.linked", ""]
+    received = [e["received_at"] for e in answer["executions"]]
+    assert received == sorted(received, reverse=True)
+    assert answer["total"] >= len(received)
+
+    asked = stack.run("poundcake.executions_recent", limit=50)
+    theirs = [e for e in asked["executions"] if e["request_id"] == shown["request_id"]]
+    assert theirs == [inert(dict(found[0], alerts=alerts))]
+    text = stack.run("poundcake.executions_recent", limit=50, format="text")
+    mine = [words(line) for line in lines(text) if shown["request_id"] in line]
+    assert [line[-1] for line in mine] == ["poundcake_scenarios.linked", "matched"]
+
+
+def test_alerts_active(stack, shown):
+    first, odd = shown["alerts"]
+    answer = stack.get("/alerts/active", alert_name=first["alert_name"]).json()
+    execution = shown["stackstorm_executions"][0]
+    assert answer == {
+        "active_alerts": [
+            {
+                "fingerprint": first["fingerprint"],
+                "episode": first["episode"],
+                "alert_name": first["alert_name"],
+                "severity": "page",
+                "instance": first["instance"],
+                "starts_at": first["starts_at"],
+                "last_seen_at": shown["received_at"],
+                "notifications": 1,
+                "stale": False,
+                "request_id": shown["request_id"],
+                "st2_workflow": "poundcake_scenarios.linked",
+                "st2_execution_id": execution["st2_execution_id"],
+                "remediation_status": "succeeded",
+            }
+        ],
+        "count": 1,
+    }
+    for query in (
+        {"alert_name": first["alert_name"], "severity": "page", "instance": first["instance"]},
+        {"alert_name": odd["alert_name"]},
+        {"alert_name": odd["alert_name"], "instance": "<b>{odd}</b>"},
+    ):
+        there = stack.get("/alerts/active", **query).json()
+        assert there["count"] == 1
+        assert stack.run("poundcake.alerts_active", **query) == inert(there)
+    for query in (
+        {"severity": "none"},
+        {"instance": "elsewhere"},
+        # No pattern, and not whatever a database's collation takes for the same.
+        {"alert_name": first["alert_name"].upper()},
+        {"alert_name": first["alert_name"][:-1] + "%"},
+        {"alert_name": first["alert_name"] + " "},
+    ):
+        query = dict({"alert_name": first["alert_name"]}, **query)
+        assert stack.get("/alerts/active", **query).json() == {"active_alerts": [], "count": 0}
+
+    text = stack.run("poundcake.alerts_active", alert_name=odd["alert_name"], format="text")
+    assert words(lines(text)[0])[:5] == ["SINCE", "ALERT", "SEVERITY", "INSTANCE", "SEEN"]
+    assert odd["alert_name"] in lines(text)[1] and "no rule matched" in lines(text)[1]
+    assert lines(text)[-1] == "1 active"
+    none = stack.run(
+        "poundcake.alerts_active", alert_name=name_of(alert("ScenarioNever")), format="text"
+    )
+    assert lines(none) == ["no active alerts"]
+
+
+def test_st2_executions(stack, shown):
+    execution, first = shown["stackstorm_executions"][0], shown["alerts"][0]
+    answer = stack.get("/st2/executions", status="succeeded", limit=100).json()
+    found = [e for e in answer["st2_executions"] if e["request_id"] == shown["request_id"]]
+    assert len(found) == 1
+    assert found[0].pop("triggered_at") >= shown["received_at"]
+    assert found[0] == {
+        "request_id": shown["request_id"],
+        "st2_execution_id": execution["st2_execution_id"],
+        "st2_workflow": "poundcake_scenarios.linked",
+        "st2_rule": "poundcake_scenarios.linked",
+        "status": "succeeded",
+        "duration_seconds": execution["duration_seconds"],
+        "url": found[0]["url"],
+        "alert": {
+            "name": first["alert_name"],
+            "severity": "page",
+            "instance": first["instance"],
+        },
+    }
+    assert {e["status"] for e in answer["st2_executions"]} == {"succeeded"}
+    failed = stack.get("/st2/executions", status="failed", limit=100).json()
+    assert {e["status"] for e in failed["st2_executions"]} <= {"failed"}
+
+    asked = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
+    theirs = [e for e in asked["st2_executions"] if e["request_id"] == shown["request_id"]]
+    assert len(theirs) == 1 and theirs[0]["alert"] == found[0]["alert"]
+    text = stack.run("poundcake.st2_executions", limit=100, format="text")
+    assert [line for line in lines(text) if execution["st2_execution_id"] in line]
+
+
+def test_why(stack, shown):
+    first = shown["alerts"][0]
+    wanted = dict(
+        first,
+        request_id=shown["request_id"],
+        received_at=shown["received_at"],
+        stackstorm_executions=shown["stackstorm_executions"],
+    )
+    for query in (
+        {"alert_name": first["alert_name"]},
+        {"instance": first["instance"]},
+        {"fingerprint": first["fingerprint"]},
+    ):
+        assert stack.run("poundcake.why", **query) == {"alerts": [inert(wanted)], "count": 1}
+    text = stack.run("poundcake.why", fingerprint=first["fingerprint"], format="text")
+    execution = shown["stackstorm_executions"][0]["st2_execution_id"]
+    assert lines(text) == [
+        "%s  %s %s  firing: admitted, new incident"
+        % (shown["received_at"], first["alert_name"], first["instance"]),
+        "  request " + shown["request_id"],
+        "  poundcake_scenarios.linked (%s): succeeded" % execution,
+    ]
+
+
+def test_why_asks_which(stack):
+    with pytest.raises(ActionFailed) as failed:
+        stack.run("poundcake.why")
+    assert str(failed.value) == ("which alert: alert_name, instance or fingerprint is expected")
+
+
+def test_an_alert_is_handed_to_workflows_with_its_labels(stack, shown):
+    first = shown["alerts"][0]
+    found = stack.run(
+        "poundcake.get_alert", request_id=shown["request_id"], episode=first["episode"]
+    )
+    assert found["host"] == first["instance"].split(":")[0]
+    assert found["port"] == 9100
+    assert found["labels"]["alertname"] == first["alert_name"]
+    assert found["may_change"] is False
