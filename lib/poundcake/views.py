@@ -311,14 +311,14 @@ def _merge_live(answer: Dict[str, Any], live: Dict[str, Optional[Dict[str, Any]]
             execution["duration_seconds"] = round(seconds, 3)
         result = found.get("result")
         report = result.get("output") if isinstance(result, dict) else None
-        if execution["status"] in TERMINAL and isinstance(report, dict):
+        if execution["status"] in TERMINAL:
+            report = report if isinstance(report, dict) else {}
             for key in ("dry_run", "mutated", "verified", "stage"):
                 execution[key] = report.get(key, execution[key])
-            execution["message"] = _said(
-                execution["dry_run"], execution["mutated"], str(report.get("message") or "")
-            )
-        elif execution["status"] in TERMINAL and execution["status"] != "succeeded":
-            execution["message"] = execution["message"] or failure(found)
+            message = str(report.get("message") or "")
+            if execution["status"] != "succeeded":
+                message = message or failure(found)
+            execution["message"] = _said(execution["dry_run"], execution["mutated"], message)
 
 
 def _open_executions(answer: Dict[str, Any]) -> List[str]:

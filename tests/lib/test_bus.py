@@ -96,10 +96,9 @@ def test_no_queue_is_an_error_and_a_queue_ends_it(bus, rabbitmq, queue):
     assert len(arrived(rabbitmq.url)) == 1
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_broker_that_goes_away_is_an_error_and_its_return_is_enough(bus, rabbitmq, end):
+def test_a_broker_that_goes_away_is_an_error_and_its_return_is_enough(bus, rabbitmq):
     bus.publish("poundcake.alert", {"n": 0}, "t")
-    getattr(rabbitmq, end)()
+    rabbitmq.kill()
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(BusError) as caught:
@@ -139,10 +138,11 @@ def test_a_broker_without_memory_is_an_error_in_time(bus, rabbitmq):
     import subprocess
 
     def control(*args):
-        command = ["rabbitmqctl", "--node", rabbitmq.node, *args]
+        # /usr/sbin/rabbitmqctl is a wrapper that becomes another user.
         try:
+            program = services.program("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
             subprocess.run(
-                [services.program("rabbitmqctl"), *command[1:]],
+                [program, "--node", rabbitmq.node, *args],
                 env=rabbitmq.environment(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

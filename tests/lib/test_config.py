@@ -200,7 +200,9 @@ class TestTokens:
         assert error.startswith("auth_tokens: ")
         assert "decrypted" in error
 
-    @pytest.mark.parametrize("token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/="])
+    @pytest.mark.parametrize(
+        "token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/="]
+    )
     def test_tokens_are_not_taken_for_ciphertext(self, token):
         assert load({"auth_tokens": [token]}).auth_tokens == (token,)
 

@@ -155,7 +155,9 @@ class TestRefused:
         database.prepare(engine)
         with pytest.raises(DatabaseError) as caught:
             with database.transaction(engine) as connection:
-                connection.execute(text("SELECT hush FROM nowhere WHERE 'hush-value' = :v"), {"v": 1})
+                connection.execute(
+                    text("SELECT hush FROM nowhere WHERE 'hush-value' = :v"), {"v": 1}
+                )
         assert "hush-value" not in str(caught.value)
         assert "\n" not in str(caught.value)
 

@@ -163,9 +163,7 @@ class TestAccept:
         assert ids["late"] and book.find(ids["late"]).request.body == "late"
 
     @pytest.mark.parametrize("error", [sqlite3.OperationalError, MemoryError, ValueError, KeyError])
-    def test_whatever_a_commit_fails_with_nobody_believes_it_worked(
-        self, book, monkeypatch, error
-    ):
+    def test_whatever_a_commit_fails_with_nobody_believes_it_worked(self, book, monkeypatch, error):
         insert, start = book._insert, threading.Barrier(4)
 
         def failing(acceptance, request_id):

@@ -380,9 +380,11 @@ class TestOutcomes:
     )
     def test_a_fingerprint_twice_in_one_payload(self, engine, statuses, expected):
         sent = [
-            alert(status=s, fingerprint="f", starts_at=later(i), ends_at=later(i))
-            if s == "resolved"
-            else alert(status=s, fingerprint="f", starts_at=later(i))
+            (
+                alert(status=s, fingerprint="f", starts_at=later(i), ends_at=later(i))
+                if s == "resolved"
+                else alert(status=s, fingerprint="f", starts_at=later(i))
+            )
             for i, s in enumerate(statuses)
         ]
         record(engine, request(*sent, received_at=later(60)))

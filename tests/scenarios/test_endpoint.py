@@ -53,6 +53,12 @@ def test_limits_and_offsets_are_bounded_and_unknown_filters_named(stack, path):
 def test_health_names_every_part(stack):
     """A16."""
     stack.recorded(stack.accepted(notification(alert("ScenarioUnmatched"))))
+
+    def states():
+        return [part["state"] for part in stack.get("/health").json()["components"].values()]
+
+    # Each is unknown until it was first used.
+    stack.wait_until(states, lambda found: set(found) == {"ok"})
     answer = stack.get("/health")
     assert answer.status_code == 200
     health = answer.json()

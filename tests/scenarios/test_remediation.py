@@ -74,9 +74,7 @@ def test_a_dry_run_says_that_nothing_was_changed_in_every_view(careful):
     ]
 
 
-@pytest.mark.parametrize(
-    "instance", ["web-1; reboot", "$(reboot)", "-oProxyCommand=reboot", "{{ 7 * 7 }}"]
-)
+@pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
 def test_an_instance_that_is_no_host_is_refused(careful, instance):
     trail = remediated(careful, host_down(instance))
 

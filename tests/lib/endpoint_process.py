@@ -1,0 +1,103 @@
+"""The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
+
+OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
+imported), `config`, `settings` ({"server.HEADER_TIME": 0.5}) and `published`, the file that
+triggers are written to. The broker is down while a file of that name with .down is there.
+"""
+
+import json
+import os
+import sys
+
+if __name__ == "__main__":
+    OPTIONS = json.loads(sys.argv[1])
+    if OPTIONS["patched"]:
+        import eventlet
+
+        eventlet.monkey_patch(os=True, select=True, socket=True, thread=True, time=True)
+    ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path[:1] = [ROOT, os.path.join(ROOT, "lib")]
+    sys.path.append(os.path.join(ROOT, "standalone", "st2"))
+
+import importlib  # noqa: E402
+import logging  # noqa: E402
+
+from poundcake import announcement, database, tracking  # noqa: E402
+from poundcake.bus import BusError  # noqa: E402
+from poundcake.config import load  # noqa: E402
+
+
+class FileBus:
+    """A broker that is a file, with a StackStorm behind it that records what is announced."""
+
+    def __init__(self, path, config):
+        self.path = path
+        self.config = config
+
+    def publish(self, trigger, payload, trace_tag):
+        if os.path.exists(self.path + ".down"):
+            raise BusError("the broker is away")
+        with open(self.path, "a") as file:
+            file.write(json.dumps([trigger, payload, trace_tag]) + "\n")
+        if trigger == "poundcake.announce":
+            requests = announcement.unpack(payload["version"], payload["batch"])
+            checked = load(self.config)
+            engine = database.open_engine(checked.tracking_url)
+            tracking.record(engine, checked, requests, payload["database_id"])
+            engine.dispose()
+
+    def close(self):
+        pass
+
+
+class NoStackStorm:
+    """A StackStorm that knows nothing."""
+
+    def executions(self, ids):
+        return {}
+
+    def problem_with(self, rule, action):
+        return ""
+
+    def last_failure(self, action, since):
+        return ""
+
+
+class Service:
+    """What StackStorm hands to a sensor."""
+
+    def get_logger(self, name):
+        return logging.getLogger(name)
+
+
+def apply(settings):
+    """Set module constants by name; returns what they were."""
+    before = {}
+    for name, value in settings.items():
+        module, _, attribute = name.rpartition(".")
+        module = importlib.import_module("poundcake." + module)
+        before[name] = getattr(module, attribute)
+        setattr(module, attribute, value)
+    return before
+
+
+def main():
+    """The sensor as its container runs it: run(), and cleanup() at exit."""
+    import atexit
+    import runpy
+
+    from poundcake import bus, stackstorm
+
+    logging.basicConfig(stream=sys.stderr, level="DEBUG")
+    apply(OPTIONS["settings"])
+    bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"])
+    stackstorm.in_sensor = lambda config, service: NoStackStorm()
+    path = os.path.join(ROOT, "sensors", "alertmanager_sensor.py")
+    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])
+    sensor.setup()
+    atexit.register(sensor.cleanup)
+    sensor.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Endpoints to test: in this process on plain threads, or in one patched as StackStorm does it."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from poundcake.endpoint import Endpoint
+from tests import services
+from tests.lib import endpoint_process
+
+WAYS = ["threads", "green"]
+
+
+class Answer:
+    """One HTTP answer, read from the wire."""
+
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    def __repr__(self):
+        return "{} {} {!r}".format(self.status, self.headers, self.body)
+
+
+class Client:
+    """A connection, byte by byte."""
+
+    def __init__(self, port, timeout=10):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self.buffer = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def fill(self):
+        chunk = self.socket.recv(65536)
+        self.buffer += chunk
+        return bool(chunk)
+
+    def closed(self):
+        """Whether the other side ends the connection, without another byte, in time."""
+        try:
+            return not self.buffer and not self.fill()
+        except ConnectionError:
+            return True
+
+    def read(self, head=False):
+        """The next answer; None at the end of the connection."""
+        while b"\r\n\r\n" not in self.buffer:
+            if not self.fill():
+                assert not self.buffer, self.buffer
+                return None
+        start, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        lines = start.decode("latin-1").split("\r\n")
+        status = int(lines[0].split()[1])
+        headers = {}
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            assert name.lower() not in headers, "twice: " + name
+            headers[name.lower()] = value.strip()
+        length = 0 if head or status < 200 else int(headers["content-length"])
+        while len(self.buffer) < length:
+            assert self.fill(), "the answer ended early"
+        body, self.buffer = self.buffer[:length], self.buffer[length:]
+        return Answer(status, headers, body)
+
+
+def message(method, path, body=None, version="1.1", **headers):
+    """A request's bytes; a header of None is left out."""
+    found = {"Host": "x"}
+    if body is not None:
+        found.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
+    found.update({name.replace("_", "-"): value for name, value in headers.items()})
+    lines = ["{} {} HTTP/{}".format(method, path, version)]
+    lines += ["{}: {}".format(n, v) for n, v in found.items() if v is not None]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
+
+
+class Running:
+    """What both kinds have in common."""
+
+    def __init__(self, folder, settings=None, port=None, **config):
+        self.folder = folder
+        self.port = port or services.free_port()
+        self.config = {"state_dir": str(folder / "state"), "port": self.port}
+        self.config.update(config)
+        self.published_path = str(folder / "published")
+        self.settings = settings or {}
+
+    def ready(self, journal=True):
+        deadline = time.monotonic() + 20
+        token = "Bearer {}".format((self.config.get("auth_tokens") or [""])[0])
+        while True:
+            try:
+                answer = self.get("/api/v1/health/ready", Authorization=token)
+                if answer.status == (200 if journal else 503):
+                    return self
+            except OSError:
+                pass
+            assert time.monotonic() < deadline, "not ready"
+            time.sleep(0.02)
+
+    def client(self, timeout=10):
+        return Client(self.port, timeout)
+
+    def ask(self, method, path, body=None, **headers):
+        with self.client() as client:
+            client.send(message(method, path, body, **headers))
+            return client.read(head=method == "HEAD")
+
+    def get(self, path, **headers):
+        return self.ask("GET", path, **headers)
+
+    def post(self, payload, **headers):
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        return self.ask("POST", "/api/v1/webhook", body, **headers)
+
+    def published(self):
+        try:
+            with open(self.published_path) as file:
+                return [json.loads(line) for line in file]
+        except FileNotFoundError:
+            return []
+
+    def set_broker(self, up):
+        path = self.published_path + ".down"
+        if up:
+            os.remove(path)
+        else:
+            open(path, "w").close()
+
+    def entries(self):
+        """[(request_id, body)] of the journal."""
+        import sqlite3
+
+        path = os.path.join(self.config["state_dir"], "journal.sqlite")
+        with sqlite3.connect(path) as connection:
+            return connection.execute(
+                "SELECT request_id, body, headers, client_request_id FROM entries ORDER BY id"
+            ).fetchall()
+
+
+class InThreads(Running):
+    """In this process."""
+
+    def start(self):
+        self.before = endpoint_process.apply(self.settings)
+        self.endpoint = Endpoint(
+            self.config,
+            endpoint_process.FileBus(self.published_path, self.config),
+            lambda config: endpoint_process.NoStackStorm(),
+            logging.getLogger("endpoint"),
+        )
+        self.thread = threading.Thread(target=self.endpoint.run, daemon=True)
+        self.thread.start()
+        return self
+
+    def stop(self):
+        self.endpoint.stop()
+        self.thread.join(10)
+        endpoint_process.apply(self.before)
+
+    @property
+    def alive(self):
+        return self.thread.is_alive()
+
+
+class Patched(Running):
+    """The sensor in a process of its own, patched."""
+
+    patched = True
+
+    def start(self):
+        options = {
+            "patched": self.patched,
+            "config": self.config,
+            "settings": self.settings,
+            "published": self.published_path,
+        }
+        self.log = open(str(self.folder / "log"), "ab")
+        self.process = subprocess.Popen(
+            [sys.executable, endpoint_process.__file__, json.dumps(options)],
+            stdout=self.log,
+            stderr=self.log,
+        )
+        return self
+
+    def stop(self):
+        if self.alive:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+
+    @property
+    def alive(self):
+        return self.process.poll() is None
+
+
+class Unpatched(Patched):
+    """The sensor in a process of its own, on plain threads."""
+
+    patched = False
+
+
+KINDS = {"threads": InThreads, "green": Patched}
