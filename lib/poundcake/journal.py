@@ -26,6 +26,8 @@ from poundcake.errors import PoundCakeError
 VERSION = 1
 ACCEPTED, ANNOUNCED, RECORDED, DONE = "accepted", "announced", "recorded", "done"
 KEEP_DONE = timedelta(days=1)
+# The list_limit of a request that failed alone while others were recorded.
+STUCK = -1
 
 _TABLES = """
 CREATE TABLE entries (
@@ -49,7 +51,7 @@ CREATE TABLE entries (
     emit_at REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX ix_entries_state ON entries (state, next_at, id);
-CREATE INDEX ix_entries_alone ON entries (state) WHERE list_limit = 1;
+CREATE INDEX ix_entries_stuck ON entries (state) WHERE list_limit < 0;
 """
 
 
@@ -62,7 +64,8 @@ class Entry:
     """A request in the journal.
 
     tries: how often its present step was tried in vain. next_at: when it is tried again (seconds
-    since the epoch). list_limit: how many may be announced together with it, 0 for any number.
+    since the epoch). list_limit: how many may be announced together with it, 0 for any number,
+    STUCK for one that goes alone.
     emit_at: when its alerts may be emitted again, 0 while they never were.
     """
 
@@ -264,7 +267,7 @@ class Journal:
         )
         if not head:
             return []
-        limit = min(limit, head[0].list_limit or limit)
+        limit = min(limit, abs(head[0].list_limit) or limit)
         return self._select(
             "WHERE state = ? AND list_id = ? ORDER BY id LIMIT ?",
             ACCEPTED,
@@ -283,15 +286,15 @@ class Journal:
         )
 
     def counts(self) -> Dict[str, Any]:
-        """{state: how many}, with `stuck` for those whose announcement goes alone and fails, and
-        `oldest` (seconds since the epoch) of what is not recorded."""
+        """{state: how many}, with `stuck` for those that failed alone, and `oldest` (seconds since
+        the epoch) of what is not recorded."""
         rows = self._call(
             self._fetch, "SELECT state, count(*) AS n FROM entries GROUP BY state", ()
         )
         found: Dict[str, Any] = {r["state"]: r["n"] for r in rows}
         row = self._call(
             self._fetch,
-            "SELECT min(state_at) AS oldest, sum(list_limit = 1) AS stuck FROM entries"
+            "SELECT min(state_at) AS oldest, sum(list_limit < 0) AS stuck FROM entries"
             " WHERE state IN (?, ?)",
             (ACCEPTED, ANNOUNCED),
         )[0]
@@ -300,10 +303,10 @@ class Journal:
         return found
 
     def stuck(self, limit: int) -> List[str]:
-        """request_ids that were announced alone and still not recorded."""
+        """request_ids of requests that failed alone while others were recorded."""
         rows = self._call(
             self._fetch,
-            "SELECT request_id FROM entries WHERE state IN (?, ?) AND list_limit = 1"
+            "SELECT request_id FROM entries WHERE state IN (?, ?) AND list_limit < 0"
             " ORDER BY id LIMIT ?",
             (ACCEPTED, ANNOUNCED, limit),
         )
@@ -346,9 +349,11 @@ class Journal:
         self._update(ids, "state = ?, state_at = ?", DONE, time.time())
 
     def clear_waits(self) -> None:
-        """What waits to be announced again need not wait any longer."""
+        """What waits to be announced again need not wait any longer, but for what is stuck."""
         self._call(
-            self._write, "UPDATE entries SET next_at = 0 WHERE state = ? AND tries > 0", (ACCEPTED,)
+            self._write,
+            "UPDATE entries SET next_at = 0 WHERE state = ? AND tries > 0 AND list_limit >= 0",
+            (ACCEPTED,),
         )
 
     def prune(self) -> int:
@@ -400,7 +405,7 @@ class Journal:
     def _count_backlog(self) -> int:
         waiting, alone = self._db.execute(
             "SELECT (SELECT count(*) FROM entries WHERE state IN (:a, :b)),"
-            " (SELECT count(*) FROM entries WHERE state IN (:a, :b) AND list_limit = 1)",
+            " (SELECT count(*) FROM entries WHERE state IN (:a, :b) AND list_limit < 0)",
             {"a": ACCEPTED, "b": ANNOUNCED},
         ).fetchone()
         return waiting - alone

@@ -22,7 +22,7 @@ from poundcake.bus import Bus, BusError
 from poundcake.config import Config
 from poundcake.database import DatabaseError
 from poundcake.health import Component
-from poundcake.journal import Entry, Journal, JournalError
+from poundcake.journal import STUCK, Entry, Journal, JournalError
 from poundcake.schema import alerts, api_calls
 from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.tracking import second_id
@@ -121,6 +121,7 @@ class Relay:
         self._look_at = 0.0
         # Misses since anything was last recorded; while there are any, announcements are rare.
         self._misses = 0
+        self._recorded_at = 0.0
         self._announce_at = 0.0
         self._failed_turn = False
         self._sync_at = 0.0
@@ -219,6 +220,7 @@ class Relay:
         return found
 
     def _recording_works(self) -> None:
+        self._recorded_at = time.time()
         if self._misses:
             self._misses = 0
             self._announce_at = 0.0
@@ -227,11 +229,15 @@ class Relay:
 
     def _missed(self, entries: List[Entry], length: int) -> None:
         """An announcement was not recorded in time: it comes again, later and in halves."""
-        tries = entries[0].tries
-        limit = length if tries < 1 else max(1, length // 2)
-        wait = STUCK_WAIT if length == 1 and tries > 1 else RECORD_TIME * 2**tries
-        next_at = time.time() + min(wait, STUCK_WAIT) * random.uniform(0.9, 1.0)
-        self._journal.mark_missed([e.id for e in entries], next_at, limit)
+        first = entries[0]
+        # Others were recorded since its last try, and it was alone: it is the request itself.
+        stuck = length == 1 and first.tries > 0 and self._recorded_at > first.state_at
+        limit = length if first.tries < 1 else max(1, length // 2)
+        wait = STUCK_WAIT if stuck else min(RECORD_TIME * 2**first.tries, STUCK_WAIT)
+        next_at = time.time() + wait * random.uniform(0.9, 1.0)
+        self._journal.mark_missed([e.id for e in entries], next_at, STUCK if stuck else limit)
+        if stuck:
+            return
         self._misses += 1
         self._tracking.forget()
         self._announce_at = time.time() + min(RECORD_TIME * 2 ** (self._misses - 1), OUTAGE_WAIT)

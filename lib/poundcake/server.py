@@ -100,6 +100,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 return
             waiting = [h for h in self._handlers.values() if not h.busy and h is not handler]
             victim = min(waiting, key=lambda h: h.waiting_since, default=handler)
+            # Its thread takes a moment to end, and must not be chosen again meanwhile.
+            self._handlers.pop(id(victim), None)
         victim.abort()
 
     def leave(self, handler: "_Handler") -> None:
@@ -197,12 +199,13 @@ class _Handler(BaseHTTPRequestHandler):
             "request_id": str(uuid.uuid4()),
         }
         body = json.dumps(problem).encode()
-        if self.request_version != "HTTP/0.9":
-            self.send_response_only(status.value)
-            self.send_header("Content-Type", "application/problem+json")
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Connection", "close")
-            self.end_headers()
+        # Without a version that can be read the standard library takes HTTP/0.9, which has no head.
+        self.request_version = self.protocol_version
+        self.send_response_only(status.value)
+        self.send_header("Content-Type", "application/problem+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 

@@ -213,11 +213,15 @@ def failure(execution: Dict[str, Any]) -> str:
     return ""
 
 
-def output(execution: Dict[str, Any]) -> Dict[str, Any]:
-    """What a workflow reported of itself; {} where it reported nothing."""
+def report(execution: Dict[str, Any]) -> Dict[str, Any]:
+    """What a workflow reported of itself: of dry_run, mutated, verified (booleans), stage and
+    message (strings) those that its output has."""
     result = execution.get("result")
-    found = result.get("output") if isinstance(result, dict) else None
-    return found if isinstance(found, dict) else {}
+    output = result.get("output") if isinstance(result, dict) else None
+    if not isinstance(output, dict):
+        return {}
+    wanted = {"dry_run": bool, "mutated": bool, "verified": bool, "stage": str, "message": str}
+    return {k: output[k] for k, kind in wanted.items() if isinstance(output.get(k), kind)}
 
 
 def _fault(response: Any) -> str:

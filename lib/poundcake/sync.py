@@ -15,7 +15,7 @@ from poundcake import database
 from poundcake.alertmanager import parse_timestamp
 from poundcake.config import Config
 from poundcake.schema import alerts, api_calls, cut, executions, links, meta
-from poundcake.stackstorm import TERMINAL, StackStorm, failure, output
+from poundcake.stackstorm import TERMINAL, StackStorm, failure, report
 from poundcake.tracking import mirror
 
 ALERT_TRIGGER = "poundcake.alert"
@@ -121,7 +121,6 @@ def _mirror_open(engine: Engine, stackstorm: StackStorm) -> int:
 
 def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
     """Writes what StackStorm says of an execution; an ended one is never opened again."""
-    report = output(execution)
     rule = (execution.get("rule") or {}).get("ref")
     values = {
         "status": cut(str(execution.get("status") or ""), executions.c.status),
@@ -132,13 +131,11 @@ def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
         "synced_at": datetime.now(timezone.utc),
     }
     if execution.get("status") in TERMINAL:
-        for name in ("dry_run", "mutated", "verified"):
-            if isinstance(report.get(name), bool):
-                values[name] = report[name]
-        for name in ("stage", "message"):
-            if isinstance(report.get(name), str):
-                text = report[name].encode("utf-8", "replace").decode()
-                values[name] = text[: executions.c[name].type.length or 4000]
+        for name, value in report(execution).items():
+            if isinstance(value, str):
+                value = value.encode("utf-8", "replace").decode()
+                value = value[: executions.c[name].type.length or 4000]
+            values[name] = value
         if execution["status"] != "succeeded":
             values["error"] = failure(execution).encode("utf-8", "replace").decode() or None
     connection.execute(
@@ -272,7 +269,7 @@ def _link_found(
     if not ended and started and datetime.now(timezone.utc) - started < _LINK_GRACE:
         return None, waiting
     links_itself = "poundcake.link" in stackstorm.workflow_text(action)
-    if links_itself and output(execution).get("stage") == "not_claimed":
+    if links_itself and report(execution).get("stage") == "not_claimed":
         return EXECUTION, ""
     if not linked:
         try:

@@ -15,7 +15,7 @@ from poundcake import admission
 from poundcake.alertmanager import timestamp
 from poundcake.journal import Entry
 from poundcake.schema import alerts, api_calls, executions, links
-from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure
+from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure, report
 from poundcake.sync import LOST
 
 DRY_RUN = "dry run: nothing was changed"
@@ -309,13 +309,10 @@ def _merge_live(answer: Dict[str, Any], live: Dict[str, Optional[Dict[str, Any]]
         seconds = found.get("elapsed_seconds")
         if execution["status"] in TERMINAL and isinstance(seconds, (int, float)):
             execution["duration_seconds"] = round(seconds, 3)
-        result = found.get("result")
-        report = result.get("output") if isinstance(result, dict) else None
         if execution["status"] in TERMINAL:
-            report = report if isinstance(report, dict) else {}
-            for key in ("dry_run", "mutated", "verified", "stage"):
-                execution[key] = report.get(key, execution[key])
-            message = str(report.get("message") or "")
+            said = report(found)
+            message = said.pop("message", "")
+            execution.update(said)
             if execution["status"] != "succeeded":
                 message = message or failure(found)
             execution["message"] = _said(execution["dry_run"], execution["mutated"], message)

@@ -318,7 +318,7 @@ class TestStates:
         entry = book.find(ids[0])
         for number in range(3):
             book.mark_announced([entry.id], str(number))
-            book.mark_missed([entry.id], 0, 1)
+            book.mark_missed([entry.id], 0, journal.STUCK)
         assert book.counts()["stuck"] == 1
         assert book.stuck(10) == [ids[0]]
         assert book.backlog == 1

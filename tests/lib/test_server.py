@@ -42,8 +42,11 @@ def make(request, tmp_path):
 def raw(endpoint, data):
     """All that comes back for these bytes, once the client has nothing more to say."""
     with endpoint.client() as client:
-        client.send(data)
-        client.socket.shutdown(socket.SHUT_WR)
+        try:
+            client.send(data)
+            client.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has heard enough
         chunks = []
         try:
             while True:
@@ -51,7 +54,7 @@ def raw(endpoint, data):
                 if not chunk:
                     break
                 chunks.append(chunk)
-        except ConnectionResetError:
+        except OSError:
             pass
         return b"".join(chunks)
 
@@ -134,10 +137,10 @@ class TestConnections:
         assert endpoint.get(LIVE).status == 200
 
     def test_half_a_body_is_not_stored(self, endpoint):
-        before = len(endpoint.entries())
-        answer = raw(endpoint, message("POST", HOOK, BODY, Content_Length=str(len(BODY) + 1)))
+        half = b'{"alerts": [], "receiver": "half"}'
+        answer = raw(endpoint, message("POST", HOOK, half, Content_Length=str(len(half) + 1)))
         assert statuses(answer) in ([], [400])
-        assert len(endpoint.entries()) == before
+        assert half not in [body for _, body, *_ in endpoint.entries()]
 
 
 class TestExpect:

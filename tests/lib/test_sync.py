@@ -1,0 +1,552 @@
+"""What became of what was emitted, as StackStorm's API tells it over HTTP."""
+
+import datetime
+import http.server
+import json
+import threading
+import urllib.parse
+
+import pytest
+from sqlalchemy import select, update
+
+from poundcake import database, stackstorm, sync, tracking
+from poundcake.config import Config
+from poundcake.schema import alerts, api_calls, executions, links
+from poundcake.stackstorm import StackStorm, StackStormError
+from tests.lib.samples import UTC, alert, iso, request
+
+NOW = datetime.datetime.now(UTC)
+LINKING = "tasks:\n  link:\n    action: poundcake.link\n"
+
+
+def ago(seconds):
+    return datetime.datetime.now(UTC) - datetime.timedelta(seconds=seconds)
+
+
+class API:
+    """StackStorm's API as far as the pack asks it, and what it was asked."""
+
+    def __init__(self):
+        self.instances, self.enforcements = [], {}
+        self.executions, self.texts = {}, {}
+        self.asked = []
+        self.status = 200
+        self.page = 100
+        self.hidden = set()  # executions that the list leaves out
+        self.things = {}
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                url = urllib.parse.urlsplit(self.path)
+                query = {k: v[0] for k, v in urllib.parse.parse_qs(url.query).items()}
+                outer.asked.append((url.path, query, dict(self.headers)))
+                status, found = outer.answer(url.path, query)
+                text = found if isinstance(found, str) else json.dumps(found)
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = "http://127.0.0.1:{}/v1".format(self.server.server_port)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def answer(self, path, query):
+        if self.status != 200:
+            return self.status, {"faultstring": "the fault"}
+        parts = path.split("/")[2:]
+        if path == "/v1/executions":
+            ids = query["id"].split(",")
+            return 200, [e for i, e in self.executions.items() if i in ids and i not in self.hidden]
+        if parts[0] == "executions":
+            found = self.executions.get(parts[1])
+        elif path == "/v1/triggerinstances":
+            start = int(query.get("offset", 0))
+            return (
+                200,
+                [i for i in self.instances if i["occurrence_time"] > query["timestamp_gt"]][
+                    start : start + self.page
+                ],
+            )
+        elif path == "/v1/ruleenforcements":
+            return 200, self.enforcements.get(query["trigger_instance"], [])
+        elif path.startswith("/v1/actions/views/entry_point/"):
+            found = self.texts.get(parts[-1])
+        else:
+            found = self.things.get(path)
+        return (200, found) if found is not None else (404, {"faultstring": "not found"})
+
+    def emitted(self, row, request_id, status="processed", seconds=1, **more):
+        """A trigger instance for an alert; its id."""
+        instance = {
+            "id": "t{}".format(len(self.instances)),
+            "status": status,
+            "occurrence_time": iso(ago(seconds)),
+            "payload": {"request_id": request_id, "episode": row.episode, "status": row.status},
+        }
+        instance.update(more)
+        self.instances.insert(0, instance)
+        return instance["id"]
+
+    def enforced(self, instance, execution=None, reason=None, rule="pack.rule"):
+        found = {"rule": {"ref": rule}, "trigger_instance_id": instance}
+        if execution:
+            found["execution_id"] = execution
+        if reason:
+            found["failure_reason"] = reason
+        self.enforcements.setdefault(instance, []).append(found)
+
+    def ran(self, execution, status="succeeded", action="pack.workflow", seconds=1, **more):
+        found = {
+            "id": execution,
+            "status": status,
+            "action": {"ref": action},
+            "rule": {"ref": "pack.rule"},
+            "start_timestamp": iso(ago(seconds)),
+            "result": {},
+        }
+        if status in stackstorm.TERMINAL:
+            found["end_timestamp"] = iso(ago(0))
+        found.update(more)
+        self.executions[execution] = found
+
+
+@pytest.fixture
+def api():
+    found = API()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def client(api, monkeypatch):
+    monkeypatch.delenv("ST2_API_KEY", raising=False)
+    monkeypatch.delenv("ST2_AUTH_TOKEN", raising=False)
+    return stackstorm.in_action(Config(st2_api_url=api.url, st2_api_key="the-key"))
+
+
+class House:
+    def __init__(self, url, api, client):
+        self.engine = database.open_engine(url)
+        database.prepare(self.engine)
+        self.api, self.client = api, client
+
+    def record(self, *found, seconds=5, **more):
+        """Records a request; its id and the rows of its alerts."""
+        sent = request(*found, received_at=ago(seconds), **more)
+        tracking.record(self.engine, Config(max_remediations_per_hour=0), [sent])
+        with database.reading(self.engine) as connection:
+            call = connection.scalar(
+                select(api_calls.c.id).where(api_calls.c.request_id == sent.request_id)
+            )
+            found = connection.execute(
+                select(alerts).where(alerts.c.api_call_id == call).order_by(alerts.c.position)
+            ).all()
+        return sent.request_id, found
+
+    def sync(self, **config):
+        return sync.sync(self.engine, Config(**config), self.client)
+
+    def rows(self, table):
+        with database.reading(self.engine) as connection:
+            return connection.execute(select(table).order_by(table.c.id)).all()
+
+    def one(self, table=alerts):
+        (found,) = self.rows(table)
+        return found
+
+    @property
+    def completed(self):
+        return [bool(row.completed_at) for row in self.rows(api_calls)]
+
+
+@pytest.fixture
+def house(database_url, api, client):
+    found = House(database_url, api, client)
+    yield found
+    found.engine.dispose()
+
+
+class TestFates:
+    def test_no_rule_matched(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.emitted(row, request_id)
+        assert house.sync()["explained"] == 1
+        assert (house.one().fate, house.one().fate_reason) == ("no_rule", "no rule matched")
+        assert house.completed == [True]
+
+    def test_a_rule_could_not_start_its_action(self, house):
+        request_id, (row,) = house.record(alert())
+        instance = house.api.emitted(row, request_id)
+        house.api.enforced(instance, reason="Action pack.gone not found")
+        house.sync()
+        found = house.one()
+        assert (found.fate, found.st2_rule_matched) == ("failed", "pack.rule")
+        assert "Action pack.gone not found" in found.fate_reason
+        assert house.completed == [True]
+
+    def test_a_claimed_execution(self, house):
+        request_id, (row,) = house.record(alert())
+        instance = house.api.emitted(row, request_id)
+        house.api.enforced(instance, execution="e1")
+        house.api.ran("e1", "running", action="pack.workflow")
+        tracking.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
+        house.sync()
+        assert house.one().fate == "execution"
+        assert house.one(links).st2_rule_ref == "pack.rule"
+        assert house.one(executions).status == "running"
+        assert house.completed == [False]
+        house.api.ran(
+            "e1",
+            result={"output": {"dry_run": True, "mutated": False, "stage": "s", "message": "m"}},
+        )
+        house.sync()
+        found = house.one(executions)
+        assert (found.status, found.stage, found.message) == ("succeeded", "s", "m")
+        assert (found.dry_run, found.mutated, found.verified) == (True, False, None)
+        assert found.end_timestamp and found.rule == "pack.rule"
+        assert house.completed == [True]
+
+    def test_a_plain_workflow_is_linked_once_it_ended(self, house):
+        request_id, (row,) = house.record(alert())
+        instance = house.api.emitted(row, request_id)
+        house.api.enforced(instance, execution="e1")
+        house.api.ran("e1", "running")
+        house.sync()
+        assert house.rows(links) == [] and house.one().fate is None
+        house.api.ran("e1", "failed", result={"stderr": "it broke"})
+        for _ in range(2):
+            house.sync()
+        link = house.one(links)
+        assert (link.st2_execution_id, link.claim, link.request_id) == ("e1", None, request_id)
+        assert (link.st2_action_ref, link.st2_rule_ref) == ("pack.workflow", "pack.rule")
+        assert house.one().fate == "execution"
+        assert (house.one(executions).status, house.one(executions).error) == (
+            "failed",
+            "it broke",
+        )
+        assert house.completed == [True]
+
+    def test_a_plain_workflow_is_linked_after_a_minute(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.api.ran("e1", "running", seconds=61)
+        house.sync()
+        assert house.one(links).claim is None
+        assert house.one().fate == "execution"
+        assert house.completed == [False]
+
+    def test_one_that_did_not_get_the_claim_has_no_link(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.texts["pack.workflow"] = LINKING
+        house.api.enforced(house.api.emitted(row, request_id), execution="e2")
+        house.api.ran("e2", result={"output": {"stage": "not_claimed"}})
+        house.sync()
+        assert house.one().fate == "execution"
+        assert house.rows(links) == []
+        assert house.completed == [True]
+
+    @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
+    def test_one_that_ended_before_its_claim_is_tried_again(self, house, status):
+        request_id, (row,) = house.record(alert())
+        house.api.texts["pack.workflow"] = LINKING
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.api.ran("e1", status, result={"errors": [{"message": "no database"}]})
+        house.sync()
+        assert house.one().fate == "retry"
+        assert status in house.one().fate_reason and "no database" in house.one().fate_reason
+        assert house.completed == [False]
+        # The next one gets it.
+        house.api.enforced(house.api.emitted(row, request_id), execution="e2")
+        house.api.ran("e2", "running")
+        tracking.link(house.engine, request_id, row.episode, "pack.workflow", "e2")
+        house.sync()
+        assert house.one().fate == "execution"
+
+    def test_released_it_is_not_tried_again_by_itself(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.texts["pack.workflow"] = LINKING
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.api.ran("e1", "failed")
+        tracking.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
+        tracking.release(house.engine, row.episode)
+        house.sync()
+        assert house.one().fate == "execution"
+
+    @pytest.mark.parametrize("seconds, fate", [(5, None), (90, "retry")])
+    def test_a_trigger_that_never_arrived(self, house, seconds, fate):
+        house.record(alert(), seconds=seconds)
+        found = house.sync()
+        assert (found["explained"], found["unexplained"]) == (0, 1)
+        assert house.one().fate == fate
+        assert house.completed == [False]
+
+    @pytest.mark.parametrize(
+        "status, seconds, fate",
+        [
+            ("pending", 5, None),
+            ("processing", 5, None),
+            ("processing_failed", 5, "retry"),
+            ("pending", 400, "retry"),
+            ("processing", 400, "retry"),
+        ],
+    )
+    def test_a_trigger_that_the_rules_engine_has(self, house, status, seconds, fate):
+        request_id, (row,) = house.record(alert(), seconds=seconds + 1)
+        house.api.emitted(row, request_id, status, seconds)
+        house.sync()
+        assert house.one().fate == fate
+        assert fate is None or status in house.one().fate_reason
+
+    def test_given_up_it_says_that_stackstorm_lost_it(self, house):
+        house.record(alert(), seconds=3700)
+        house.sync(give_up_hours=1)
+        assert house.one().fate == "lost"
+        assert "StackStorm lost it" in house.one().fate_reason
+        assert house.completed == [True]
+
+    def test_emitted_twice_it_is_explained_by_either(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.emitted(row, request_id, "processing_failed", 5)
+        house.api.emitted(row, request_id, "processed", 1)
+        house.sync()
+        assert house.one().fate == "no_rule"
+
+    def test_two_rules_one_of_which_failed(self, house):
+        request_id, (row,) = house.record(alert())
+        instance = house.api.emitted(row, request_id)
+        house.api.enforced(instance, reason="no such action", rule="pack.broken")
+        house.api.enforced(instance, execution="e1", rule="pack.rule")
+        house.api.ran("e1")
+        house.sync()
+        found = house.one()
+        assert found.fate == "execution"
+        assert "pack.broken" in found.fate_reason and "no such action" in found.fate_reason
+        assert found.st2_rule_matched == "pack.broken, pack.rule"
+
+    def test_an_execution_that_was_collected_already(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.sync()
+        assert house.one().fate == "execution"
+
+    def test_another_requests_trigger_explains_nothing(self, house):
+        _, (row,) = house.record(alert())
+        house.api.emitted(row, "another-request")
+        house.sync()
+        assert house.one().fate is None
+
+    def test_of_two_alerts_each_has_its_own(self, house):
+        request_id, (first, second) = house.record(alert("A"), alert("B"))
+        house.api.emitted(first, request_id)
+        house.sync()
+        assert [row.fate for row in house.rows(alerts)] == ["no_rule", None]
+        assert house.completed == [False]
+
+    def test_the_firing_one_is_told_from_its_resolve(self, house):
+        ends = alert(status="resolved", ends_at=ago(0))
+        request_id, (first, second) = house.record(alert(), ends)
+        assert first.episode == second.episode
+        house.api.emitted(second, request_id)
+        house.sync()
+        assert [row.fate for row in house.rows(alerts)] == [None, "no_rule"]
+
+    def test_what_was_not_emitted_is_left_alone(self, house):
+        house.record(alert())
+        with database.transaction(house.engine) as connection:
+            connection.execute(update(alerts).values(fate="execution"))
+        house.record(alert())
+        assert house.sync()["unexplained"] == 0
+        assert [row.fate for row in house.rows(alerts)] == ["execution", "none"]
+
+    def test_many_pages_of_triggers(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.emitted(row, request_id)
+        for _ in range(250):
+            house.api.emitted(row, "another-request")
+        house.sync()
+        assert house.one().fate == "no_rule"
+        pages = [q for path, q, _ in house.api.asked if path == "/v1/triggerinstances"]
+        assert [q.get("offset", "0") for q in pages] == ["0", "100", "200"]
+
+    def test_those_that_wait_long_do_not_hold_up_the_others(self, house, monkeypatch):
+        monkeypatch.setattr(sync, "_ALERTS_AT_ONCE", 3)
+        house.record(*(alert("Lost{}".format(n)) for n in range(4)), seconds=3000)
+        request_id, (row,) = house.record(alert("Later"))
+        house.api.emitted(row, request_id)
+        for _ in range(3):
+            house.sync()
+        assert house.rows(alerts)[-1].fate == "no_rule"
+
+
+class TestExecutions:
+    @pytest.fixture
+    def linked(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        tracking.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
+        return house
+
+    @pytest.mark.parametrize(
+        "status",
+        [
+            "requested",
+            "scheduled",
+            "delayed",
+            "running",
+            "canceling",
+            "pending",
+            "pausing",
+            "paused",
+            "resuming",
+        ],
+    )
+    def test_one_that_is_open(self, linked, status):
+        linked.api.ran("e1", status)
+        assert linked.sync()["executions"] == 1
+        assert linked.one(executions).status == status
+        assert linked.completed == [False]
+        with database.reading(linked.engine) as connection:
+            count, moving = sync.still_open(connection)
+        assert (count, moving) == (1, status not in ("pending", "paused", "pausing"))
+
+    @pytest.mark.parametrize("status", ["succeeded", "failed", "timeout", "abandoned", "canceled"])
+    def test_one_that_ended_stays_as_it_ended(self, linked, status):
+        linked.api.ran("e1", status)
+        linked.sync()
+        before = linked.one(executions)
+        assert before.status == status
+        linked.api.ran("e1", "running")
+        linked.sync()
+        with database.transaction(linked.engine) as connection:
+            sync.write_execution(connection, linked.api.executions["e1"])
+        assert linked.one(executions) == before
+        assert linked.completed == [True]
+
+    def test_one_that_stackstorm_no_longer_has(self, linked):
+        linked.sync()
+        found = linked.one(executions)
+        assert found.status == "gone" and "no longer" in found.error
+        assert len(linked.rows(links)) == 1
+        assert linked.completed == [True]
+        asked = len(linked.api.asked)
+        linked.sync()
+        assert len(linked.api.asked) == asked
+
+    def test_one_that_a_short_list_lacks_is_not_gone(self, linked):
+        linked.api.ran("e1", "running")
+        linked.api.hidden.add("e1")
+        linked.sync()
+        assert linked.one(executions).status == "running"
+
+    def test_hostile_results(self, linked):
+        linked.api.ran(
+            "e1",
+            "failed",
+            result={
+                "output": {
+                    "dry_run": "yes",
+                    "stage": "\ud800" * 200,
+                    "message": "{{x}}" * 5000,
+                    "mutated": 1,
+                    "verified": None,
+                },
+                "errors": [{"message": "\udfff<% x %>"}],
+            },
+        )
+        linked.sync()
+        found = linked.one(executions)
+        assert found.status == "failed"
+        assert (found.dry_run, found.mutated, found.verified) == (None, None, None)
+        assert found.message.startswith("{{x}}")
+
+    @pytest.mark.parametrize(
+        "result", [None, "text", [], 5, {"output": None}, {"output": "x"}, {"errors": [None]}]
+    )
+    def test_odd_results(self, linked, result):
+        linked.api.ran("e1", "failed", result=result)
+        linked.sync()
+        assert linked.one(executions).status == "failed"
+
+
+class TestTrouble:
+    def test_the_api_away_changes_nothing(self, house):
+        house.record(alert(), seconds=90)
+        house.api.status = 500
+        with pytest.raises(StackStormError, match="500"):
+            house.sync()
+        assert house.one().fate is None
+        with database.reading(house.engine) as connection:
+            assert sync.last_synced(connection) is None
+
+    def test_a_round_is_noted(self, house):
+        for _ in range(2):
+            house.sync()
+            with database.reading(house.engine) as connection:
+                assert abs((sync.last_synced(connection) - NOW).total_seconds()) < 3600
+
+    def test_nothing_open_asks_nothing(self, house):
+        assert house.sync() == {"executions": 0, "explained": 0, "unexplained": 0, "completed": 0}
+        assert house.api.asked == []
+
+
+class TestClient:
+    def test_the_key_is_sent_and_not_shown(self, api, client):
+        client.get("/executions/x")
+        ((_, _, headers),) = api.asked
+        assert headers["St2-Api-Key"] == "the-key"
+        api.status = 403
+        with pytest.raises(StackStormError) as caught:
+            client.get("/executions/x")
+        assert caught.value.status == 403
+        assert "the fault" in str(caught.value) and "the-key" not in str(caught.value)
+
+    def test_404_is_none(self, client):
+        assert client.execution("nothing") is None
+
+    def test_401_is_tried_once_with_a_new_token(self, api):
+        from st2client.client import Client
+
+        asked = []
+
+        def connect(fresh):
+            asked.append(fresh)
+            return Client(api_url=api.url, token="t")
+
+        api.status = 401
+        with pytest.raises(StackStormError) as caught:
+            StackStorm(connect).get("/x")
+        assert (asked, caught.value.status) == ([False, True], 401)
+
+    def test_nobody_there_is_said_in_a_line(self):
+        from tests import services
+
+        url = "http://127.0.0.1:{}/v1".format(services.free_port())
+        lost = stackstorm.in_action(Config(st2_api_url=url, st2_api_key="the-key"))
+        with pytest.raises(StackStormError) as caught:
+            lost.execution("x")
+        assert caught.value.status == 0
+        assert "\n" not in str(caught.value) and "the-key" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "things, word",
+        [
+            ({}, "rule p.r is missing"),
+            ({"/v1/rules/p.r": {"enabled": False}}, "st2 rule enable p.r"),
+            ({"/v1/rules/p.r": {"enabled": True}}, "action p.a is missing"),
+            (
+                {"/v1/rules/p.r": {"enabled": True}, "/v1/actions/p.a": {"enabled": False}},
+                "st2 action enable p.a",
+            ),
+            ({"/v1/rules/p.r": {"enabled": True}, "/v1/actions/p.a": {"enabled": True}}, ""),
+        ],
+    )
+    def test_what_is_in_the_way(self, api, client, things, word):
+        api.things = things
+        found = client.problem_with("p.r", "p.a")
+        assert word in found and bool(word) == bool(found)
