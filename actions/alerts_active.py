@@ -4,7 +4,7 @@ from poundcake import text, views
 
 class AlertsActive(PackAction):
     def work(self, severity="", alert_name="", instance="", limit=100, offset=0, format="json"):
-        answer = self.view(
+        answer = self.live_view(
             views.alerts_active,
             stale_after_hours=self.settings.stale_after_hours,
             severity=severity,

@@ -38,6 +38,13 @@ class PackAction(Action):
         with database.reading(engine) as connection:
             return view(connection, **query)
 
+    def live_view(self, view, **query):
+        """A view with what StackStorm says now of executions that are open on record."""
+        from poundcake import views
+
+        answer = self.view(view, **query)
+        return views.ask_live(self.stackstorm(), answer) if answer else answer
+
     def stackstorm(self):
         """StackStorm's API, with this execution's token."""
         from poundcake.stackstorm import in_action

@@ -4,7 +4,7 @@ from poundcake import text, views
 
 class St2Executions(PackAction):
     def work(self, status="", limit=20, offset=0, format="json"):
-        answer = self.view(
+        answer = self.live_view(
             views.st2_executions,
             status=status,
             limit=limit,

@@ -6,12 +6,10 @@ from poundcake.tracking import TrackingError
 class Status(PackAction):
     def work(self, request_id, format="json"):
         web_url = self.settings.st2_web_url
-        answer = self.view(views.status, request_id=request_id, web_url=web_url)
+        answer = self.live_view(views.status, request_id=request_id, web_url=web_url)
         if answer is None:
             # The endpoint may have it, and not have seen it recorded yet.
             answer = endpoint_client.status(self.settings, request_id)
-        else:
-            views.ask_live(self.stackstorm(), answer)
         if answer is None:
             raise TrackingError(f"no request {request_id} is on record")
         return text.status(answer) if format == "text" else answer

@@ -7,7 +7,7 @@ class Why(PackAction):
     def work(self, alert_name="", instance="", fingerprint="", limit=20, format="json"):
         if not (alert_name or instance or fingerprint):
             raise PoundCakeError("which alert: alert_name, instance or fingerprint is expected")
-        answer = self.view(
+        answer = self.live_view(
             views.why,
             alert_name=alert_name,
             instance=instance,
@@ -15,5 +15,4 @@ class Why(PackAction):
             limit=limit,
             web_url=self.settings.st2_web_url,
         )
-        views.ask_live(self.stackstorm(), answer)
         return text.why(answer) if format == "text" else answer

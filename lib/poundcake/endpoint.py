@@ -176,8 +176,10 @@ class Endpoint:
         self._journal_component.down(reason)
 
     def read(self, view: Callable, **query: Any) -> Any:
-        """A view over the tracking database. Raises DatabaseError."""
-        return self._tracking.read(lambda connection: view(connection, **query))
+        """A view over the tracking database, with what StackStorm says now. Raises
+        DatabaseError."""
+        answer = self._tracking.read(lambda connection: view(connection, **query))
+        return views.ask_live(self._api, answer) if answer else answer
 
     def status(self, request_id: str) -> Optional[Dict[str, Any]]:
         """The status view: of what is on record, else of what is in the journal."""
@@ -190,9 +192,8 @@ class Endpoint:
             if entry is None:
                 raise
             return views.accepted(entry, f"database: {error}")
-        if answer is None:
-            return views.accepted(entry, self._held_up_by()) if entry else None
-        views.ask_live(self._api, answer)
+        if answer is None and entry:
+            return views.accepted(entry, self._held_up_by())
         return answer
 
     def _held_up_by(self) -> str:

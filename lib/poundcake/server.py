@@ -80,6 +80,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def stop(self, timeout: float) -> None:
         """Takes no new request, lets those under way finish, for so many seconds at most."""
         self.stopping = True
+        try:
+            # close() alone leaves it listening for as long as another thread waits for it.
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed already
         self.server_close()
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -66,7 +66,7 @@ def why(answer: Dict[str, Any]) -> str:
                 + (f", {execution['message']}" if execution["message"] else "")
             )
         if alert["outcome"] == "admitted" and not alert["stackstorm_executions"]:
-            lines.append(f"  nothing ran: {alert['reason'] or 'waiting for StackStorm'}")
+            lines.append("  nothing was run for it")
     return _text(lines)
 
 

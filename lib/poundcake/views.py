@@ -21,6 +21,7 @@ from poundcake.sync import LOST
 DRY_RUN = "dry run: nothing was changed"
 MOST_ROWS = 1000
 _HOW_MANY_WHY = 20
+_MOST_ASKED = 100  # what one page of StackStorm's API has
 
 
 def status(connection: Connection, request_id: str, web_url: str = "") -> Optional[Dict[str, Any]]:
@@ -281,49 +282,66 @@ def alert_of(connection: Connection, request_id: str, episode: str) -> Optional[
     }
 
 
-def ask_live(stackstorm: StackStorm, answer: Dict[str, Any]) -> None:
-    """Merges what StackStorm says now into a view; where it cannot be asked, the view says so."""
-    ids = _open_executions(answer)
+def ask_live(stackstorm: StackStorm, answer: Dict[str, Any]) -> Dict[str, Any]:
+    """The view with what StackStorm says now of executions that are open on record; where it
+    cannot be asked, the view says so."""
+    shown = [e for e in _executions_in(answer) if e["status"] not in TERMINAL]
+    active = [a for a in answer.get("active_alerts", []) if _is_open(a)]
+    ids = sorted({row["st2_execution_id"] for row in shown + active})[:_MOST_ASKED]
     if not ids:
-        return
+        return answer
     try:
-        _merge_live(answer, stackstorm.executions(ids))
+        live = stackstorm.executions(ids)
     except StackStormError as error:
         answer["stackstorm"] = f"cannot be asked now, the state is as of the last sync: {error}"
-
-
-def _merge_live(answer: Dict[str, Any], live: Dict[str, Optional[Dict[str, Any]]]) -> None:
-    """Writes into a view what StackStorm says now of executions that are open on record."""
-    listed = answer.get("stackstorm_executions") or []
-    for alert in answer.get("alerts", []):
-        listed = listed + alert.get("stackstorm_executions", [])
-    for execution in listed:
+        return answer
+    for execution in shown:
         found = live.get(execution["st2_execution_id"])
-        if not found:
-            continue
-        execution["status"] = found.get("status") or execution["status"]
-        execution["ended_at"] = found.get("end_timestamp") or execution["ended_at"]
-        rule = (found.get("rule") or {}).get("ref")
-        execution["st2_rule"] = execution["st2_rule"] or rule or ""
-        execution["url"] = execution["url"] or found.get("web_url") or ""
-        seconds = found.get("elapsed_seconds")
-        if execution["status"] in TERMINAL and isinstance(seconds, (int, float)):
-            execution["duration_seconds"] = round(seconds, 3)
-        if execution["status"] in TERMINAL:
+        if found:
+            _merge(execution, found)
+    for alert in active:
+        found = live.get(alert["st2_execution_id"])
+        if found:
             said = report(found)
-            message = said.pop("message", "")
-            execution.update(said)
-            if execution["status"] != "succeeded":
-                message = message or failure(found)
-            execution["message"] = _said(execution["dry_run"], execution["mutated"], message)
+            alert["remediation_status"] = _state(
+                found["status"], said.get("dry_run"), said.get("mutated")
+            )
+    return answer
 
 
-def _open_executions(answer: Dict[str, Any]) -> List[str]:
-    """The ids of executions in a view that have not ended, as far as is on record."""
-    listed = list(answer.get("stackstorm_executions") or [])
+def _executions_in(answer: Dict[str, Any]) -> List[Dict[str, Any]]:
+    listed = list(answer.get("stackstorm_executions", [])) + answer.get("st2_executions", [])
     for alert in answer.get("alerts", []):
         listed += alert.get("stackstorm_executions", [])
-    return [e["st2_execution_id"] for e in listed if e["status"] not in TERMINAL][:100]
+    return listed
+
+
+def _is_open(alert: Dict[str, Any]) -> bool:
+    return bool(alert["st2_execution_id"]) and (
+        alert["remediation_status"].partition(" ")[0] not in TERMINAL
+    )
+
+
+def _merge(execution: Dict[str, Any], found: Dict[str, Any]) -> None:
+    """Writes into an execution of a view what StackStorm says of it now."""
+    execution["status"] = found.get("status") or execution["status"]
+    rule = (found.get("rule") or {}).get("ref")
+    execution["st2_rule"] = execution["st2_rule"] or rule or ""
+    execution["url"] = execution["url"] or found.get("web_url") or ""
+    if execution["status"] not in TERMINAL:
+        return
+    seconds = found.get("elapsed_seconds")
+    if isinstance(seconds, (int, float)):
+        execution["duration_seconds"] = round(seconds, 3)
+    if "message" not in execution:
+        return
+    execution["ended_at"] = found.get("end_timestamp") or execution["ended_at"]
+    said = report(found)
+    message = said.pop("message", "")
+    execution.update(said)
+    if execution["status"] != "succeeded":
+        message = message or failure(found)
+    execution["message"] = _said(execution["dry_run"], execution["mutated"], message)
 
 
 def _link_columns() -> Any:
@@ -422,9 +440,11 @@ def _call_status(call: Any, rows: List[Any], linked: List[Any]) -> str:
 def _remediation(row: Any, link: Any) -> str:
     if link is None:
         return _reason(row) or row.outcome
-    if link.dry_run and not link.mutated:
-        return f"{link.status} ({DRY_RUN})"
-    return link.status or "unknown"
+    return _state(link.status or "unknown", link.dry_run, link.mutated)
+
+
+def _state(status: str, dry_run: Optional[bool], mutated: Optional[bool]) -> str:
+    return f"{status} ({DRY_RUN})" if dry_run and not mutated else status
 
 
 def _reason(row: Any) -> str:

@@ -130,6 +130,12 @@ class Running:
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         return self.ask("POST", "/api/v1/webhook", body, **headers)
 
+    def accept(self, payload, **headers):
+        """Post what is sure to be taken; its request_id."""
+        answer = self.post(payload, **headers)
+        assert answer.status == 202, answer
+        return answer.json["request_id"]
+
     def published(self):
         try:
             with open(self.published_path) as file:

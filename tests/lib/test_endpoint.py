@@ -139,7 +139,7 @@ class TestRecovers:
     def test_the_broker_away(self, make):
         endpoint = make().ready()
         endpoint.set_broker(up=False)
-        request_id = endpoint.post(webhook(alert())).json["request_id"]
+        request_id = endpoint.accept(webhook(alert()))
         wait_for(
             lambda: endpoint.get("/api/v1/health").json["components"]["broker"]["state"] == "down"
         )
@@ -158,7 +158,7 @@ class TestRecovers:
     def test_the_database_away_at_the_start(self, make, mariadb, mariadb_url):
         mariadb.stop()
         endpoint = make(database_url=mariadb_url).ready()
-        request_id = endpoint.post(webhook(alert())).json["request_id"]
+        request_id = endpoint.accept(webhook(alert()))
         found = wait_for(
             lambda: [
                 f
@@ -183,7 +183,7 @@ class TestRecovers:
 def test_a_restart_goes_on_where_the_journal_stood(make):
     endpoint = make().ready()
     endpoint.set_broker(up=False)
-    ids = [endpoint.post(webhook(alert(str(n)))).json["request_id"] for n in range(5)]
+    ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
     endpoint.stop()
     endpoint.set_broker(up=True)
     endpoint.start().ready()

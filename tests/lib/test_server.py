@@ -492,7 +492,7 @@ class TestSignals:
         endpoint = kind(tmp_path).start()
         try:
             endpoint.ready()
-            request_id = endpoint.post(webhook()).json["request_id"]
+            request_id = endpoint.accept(webhook())
             idle = endpoint.client()
             began = time.monotonic()
             endpoint.process.send_signal(signal.SIGTERM)
@@ -508,7 +508,7 @@ class TestSignals:
         try:
             endpoint.ready()
             endpoint.set_broker(up=False)
-            request_id = endpoint.post(webhook()).json["request_id"]
+            request_id = endpoint.accept(webhook())
             endpoint.process.kill()
             endpoint.process.wait()
             endpoint.set_broker(up=True)

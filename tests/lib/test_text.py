@@ -170,7 +170,7 @@ def test_a_status_names_what_there_is_to_know():
 
 def test_why_says_why_nothing_ran():
     assert "no rule matched" in text.why({"alerts": [alert(reason="no rule matched")]})
-    assert "waiting for StackStorm" in text.why({"alerts": [alert()]})
+    assert "nothing was run for it" in text.why({"alerts": [alert()]})
     assert "no such alert" in text.why({"alerts": []})
 
 

@@ -140,8 +140,8 @@ def test_why_answers_for_each_of_them(stack, ran):
     for name, says in (
         ("ScenarioPlain", "poundcake_scenarios.plain ("),
         ("ScenarioFailing", "): failed, "),
-        ("ScenarioMissing", "nothing ran: new incident; rule poundcake_scenarios.missing"),
-        ("ScenarioUnmatched", "nothing ran: new incident; no rule matched"),
+        ("ScenarioMissing", "firing: admitted, new incident; rule poundcake_scenarios.missing"),
+        ("ScenarioUnmatched", "no rule matched\n  request"),
     ):
         shown, _ = one(ran, name)
         text = stack.run("poundcake.why", alert_name=shown["alert_name"], format="text")
