@@ -142,10 +142,10 @@ class Endpoint:
             reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
             self._journal_component.down(str(reason))
             return f"journal: {reason}"
-        self._journal_component.ok()
         self._relay = Relay(self._config, journal, self._tracking, self._bus, self._api, self._log)
         self._relay.start()
         self.journal = journal
+        self._journal_component.ok()
         waiting = journal.backlog
         if waiting:
             self._log.info("going on with %s requests of before", waiting)
