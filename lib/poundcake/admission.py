@@ -18,7 +18,6 @@ COOLDOWN = "cooldown"
 RATE_LIMITED = "rate_limited"
 ADMITTED = "admitted"
 
-OUTCOMES = (MALFORMED, RESOLVED, DUPLICATE, COOLDOWN, RATE_LIMITED, ADMITTED)
 # What rules get to see, as poundcake.alert.
 EMITTED = (ADMITTED, RESOLVED)
 

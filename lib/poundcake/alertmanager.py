@@ -60,10 +60,6 @@ class Alert:
     def instance(self) -> str:
         return self.labels.get("instance", "")
 
-    @property
-    def job(self) -> str:
-        return self.labels.get("job", "")
-
 
 @dataclass(frozen=True)
 class Webhook:

@@ -247,12 +247,6 @@ class Journal:
         rows = self._select("WHERE request_id = ?", request_id)
         return rows[0] if rows else None
 
-    def newest(self, limit: int) -> List[Entry]:
-        """Requests that are not recorded yet, newest first."""
-        return self._select(
-            "WHERE state IN (?, ?) ORDER BY id DESC LIMIT ?", ACCEPTED, ANNOUNCED, limit
-        )
-
     def fresh(self, limit: int) -> List[Entry]:
         """Requests never announced, oldest first."""
         return self._select("WHERE state = ? AND tries = 0 ORDER BY id LIMIT ?", ACCEPTED, limit)

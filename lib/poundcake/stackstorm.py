@@ -11,6 +11,7 @@ from poundcake.errors import PoundCakeError
 # st2common/constants/action.py, LIVEACTION_STATUSES; `gone` is ours: StackStorm's garbage
 # collector has removed the execution.
 TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
+# Those of them that last until a person does something.
 WAITING = ("pending", "paused", "pausing")
 _PAGE = 100  # api.max_page_size, of which only administrators get more
 # Seconds to connect, to answer. Behind the endpoint somebody waits for a view.
@@ -38,23 +39,16 @@ class StackStorm:
 
     def get(self, path: str, **params: Any) -> Any:
         """GET of a path below /v1, as JSON; None for 404. Raises StackStormError."""
-        return self._call("get", path, params=params)
-
-    def put(self, path: str, data: Any) -> Any:
-        """PUT of a JSON body to a path below /v1."""
-        return self._call("put", path, data=data)
-
-    def _call(self, verb: str, path: str, **kwargs: Any) -> Any:
         response = None
         for fresh in (False, True):
             try:
                 client = self._connect(fresh)
-                response = getattr(client.executions.client, verb)(
+                response = client.executions.client.get(
                     path,
+                    params=params,
                     timeout=self._timeout,
                     token=client.token or os.environ.get("ST2_AUTH_TOKEN"),
                     api_key=client.api_key,
-                    **kwargs,
                 )
             # requests, st2client and, in a sensor, the making of a token: whatever it is,
             # StackStorm could not be asked.
@@ -66,8 +60,7 @@ class StackStorm:
             return None
         if response.status_code >= 400:
             raise StackStormError(
-                f"{verb.upper()} {path}: {response.status_code} {_fault(response)}",
-                response.status_code,
+                f"GET {path}: {response.status_code} {_fault(response)}", response.status_code
             )
         try:
             return response.json()

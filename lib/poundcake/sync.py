@@ -15,7 +15,7 @@ from poundcake import database
 from poundcake.alertmanager import parse_timestamp
 from poundcake.config import Config
 from poundcake.schema import alerts, api_calls, cut, executions, links, meta
-from poundcake.stackstorm import TERMINAL, StackStorm, failure, report
+from poundcake.stackstorm import TERMINAL, WAITING, StackStorm, failure, report
 from poundcake.tracking import mirror
 
 ALERT_TRIGGER = "poundcake.alert"
@@ -68,9 +68,7 @@ def still_open(connection: Connection) -> Tuple[int, bool]:
     unexplained = len(
         connection.execute(select(alerts.c.id).where(open_alerts()).limit(1000)).all()
     )
-    moving = unexplained > 0 or any(
-        row.status not in ("pending", "paused", "pausing") for row in waiting
-    )
+    moving = unexplained > 0 or any(row.status not in WAITING for row in waiting)
     return len(waiting) + unexplained, moving
 
 

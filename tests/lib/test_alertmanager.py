@@ -56,12 +56,7 @@ class TestSenders:
         assert found.group_key == '{}:{alertname="HostDown"}'
         (one,) = found.alerts
         assert one.problem == ""
-        assert (one.name, one.severity, one.instance, one.job) == (
-            "HostDown",
-            "critical",
-            "web-1:9100",
-            "",
-        )
+        assert (one.name, one.severity, one.instance) == ("HostDown", "critical", "web-1:9100")
         assert (one.status, one.starts_at, one.ends_at) == ("firing", NOON, None)
         assert one.fingerprint == "2993e3e5da48cfe2"
         assert one.annotations == {"summary": "down"}
