@@ -132,7 +132,7 @@ class Journal:
     def _open(self) -> sqlite3.Connection:
         try:
             db = sqlite3.connect(
-                self._path, timeout=5, isolation_level=None, check_same_thread=False
+                self._path, timeout=1, isolation_level=None, check_same_thread=False
             )
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA journal_mode=WAL")

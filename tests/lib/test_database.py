@@ -1,10 +1,13 @@
 """The tracking database: made once, by whoever comes first, and never mistaken for another."""
 
 import os
+import pathlib
 import pwd
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 
@@ -194,13 +197,17 @@ class TestOwners:
         database.make_folder(str(tmp_path / "a" / "b"))
         assert stat.S_IMODE(os.stat(str(tmp_path / "a" / "b")).st_mode) & 0o007 == 0
 
-    def test_the_other_user_goes_on_where_root_began(self, other, tmp_path):
-        os.chown(str(tmp_path), other.pw_uid, other.pw_gid)
-        os.chmod(str(tmp_path), 0o755)
-        for parent in tmp_path.parents:
-            if not os.stat(str(parent)).st_mode & 0o001:
-                pytest.skip("{} is closed to others".format(parent))
-        path = tmp_path / "state" / "tracking.sqlite"
+    @pytest.fixture
+    def open_to_all(self):
+        """A folder that others reach, which pytest's own are not."""
+        found = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
+        yield found
+        shutil.rmtree(str(found))
+
+    def test_the_other_user_goes_on_where_root_began(self, other, open_to_all):
+        os.chown(str(open_to_all), other.pw_uid, other.pw_gid)
+        os.chmod(str(open_to_all), 0o755)
+        path = open_to_all / "state" / "tracking.sqlite"
         first = database.prepare(database.open_engine("sqlite:///{}".format(path)))
         code = (
             "import os, sqlite3, sys;"
