@@ -39,7 +39,8 @@ LIST_BYTES = 1 << 20  # packed
 RECORD_TIME = 30
 STUCK_WAIT = 600
 OUTAGE_WAIT = 60
-_LOOK = (0.05, 1.0)  # how often the tracking database is asked: at first, at last
+_LOOK = (0.05, 0.3)  # how often the tracking database is asked: at first, at last
+_IDLE = 1.0
 _EXPLAIN_LOOK = 5
 _EMIT_WAIT = (60, 3600)
 _SYNC_WAIT = (5, 60)
@@ -153,7 +154,7 @@ class Relay:
 
     def _run(self) -> None:
         while not self._stopping:
-            pause = _LOOK[1]
+            pause = _IDLE
             for step in (self._settle, self._announce, self._emit, self._ask, self._prune):
                 wanted = self._guard(step)
                 if wanted is not None:
