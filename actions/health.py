@@ -3,6 +3,8 @@ from poundcake import endpoint_client, health, text
 
 
 class Health(PackAction):
+    not_needed = ()
+
     def work(self, format="json"):
         answer = endpoint_client.health(self.settings)
         if answer is None:

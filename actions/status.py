@@ -4,6 +4,8 @@ from poundcake.tracking import TrackingError
 
 
 class Status(PackAction):
+    not_needed = ()
+
     def work(self, request_id, format="json"):
         web_url = self.settings.st2_web_url
         answer = self.live_view(views.status, request_id=request_id, web_url=web_url)

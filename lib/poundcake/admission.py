@@ -22,6 +22,11 @@ ADMITTED = "admitted"
 EMITTED = (ADMITTED, RESOLVED)
 
 
+# How long a notification may be on its way. One that comes later than its resolve by more is no
+# straggler.
+LATE = timedelta(minutes=10)
+
+
 @dataclass(frozen=True)
 class Incident:
     """The open incident of a fingerprint: the row of poundcake_alerts that holds it."""

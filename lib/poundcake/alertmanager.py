@@ -233,9 +233,10 @@ def inert(value: Any) -> Any:
 
     StackStorm evaluates Jinja and YAQL that it finds inside of values, not only in templates. A
     space after every ``{`` and ``<`` breaks each opening delimiter of both, also when two such
-    strings are joined.
+    strings are joined. Lone surrogates become question marks: StackStorm cannot store them.
     """
     if isinstance(value, str):
+        value = value.encode("utf-8", "replace").decode()
         return value.replace("{", "{ ").replace("<", "< ")
     if isinstance(value, dict):
         return {inert(k): inert(v) for k, v in value.items()}

@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from poundcake.errors import PoundCakeError
@@ -64,19 +64,24 @@ class Config:
     @property
     def endpoint(self) -> str:
         """Where an action reaches the endpoint, without a slash at the end."""
-        return (self.endpoint_url or f"http://127.0.0.1:{self.port}").rstrip("/")
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
+        host = f"[{host}]" if ":" in host else host
+        return (self.endpoint_url or f"http://{host}:{self.port}").rstrip("/")
 
 
-def load(pack_config: Any) -> Config:
+def load(pack_config: Any, without: Sequence[str] = ()) -> Config:
     """Checks what StackStorm hands a sensor or an action as the pack's configuration.
 
-    Raises ConfigError. Keys that the schema does not know are ignored, as StackStorm allows them.
+    without: keys that are not needed, whose secrets need not be readable here. Raises
+    ConfigError. Keys that the schema does not know are ignored, as StackStorm allows them.
     """
     given: Dict[str, Any] = dict(pack_config or {})
     values: Dict[str, Any] = {}
     literal: List[str] = []
     for spec in fields(Config):
-        if spec.name == "literal_secrets" or given.get(spec.name) is None:
+        if spec.name == "literal_secrets" or spec.name in without:
+            continue
+        if given.get(spec.name) is None:
             continue
         value = _typed(spec.name, given[spec.name], getattr(Config, spec.name, ()))
         if spec.name in SECRETS and value:
@@ -87,7 +92,7 @@ def load(pack_config: Any) -> Config:
             value = resolved[0] if isinstance(value, str) else tuple(resolved)
         values[spec.name] = value
     config = Config(literal_secrets=tuple(literal), **values)
-    _check(config)
+    _check(config, without)
     return config
 
 
@@ -150,7 +155,7 @@ def _is_url(value: str) -> bool:
         return False
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, without: Sequence[str]) -> None:
     bounds = {
         "port": (1, 65535),
         "max_body_bytes": (1024, 16 << 20),
@@ -183,7 +188,7 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{name}: a URL with http:// or https:// is expected")
     if config.database_url and not config.database_url.startswith(("mysql+pymysql://", "sqlite:")):
         raise ConfigError("database_url: mysql+pymysql://… or sqlite:///… is expected")
-    if not is_loopback(config.host) and not config.authenticated:
+    if not is_loopback(config.host) and not config.authenticated and "auth_tokens" not in without:
         raise ConfigError(
             f"host: {config.host} can be reached from other machines, and nobody would be asked "
             "who they are: set auth_tokens, or leave host at 127.0.0.1"

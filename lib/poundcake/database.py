@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator, Sequence
 
 from sqlalchemy import create_engine, event, inspect, select, text
 from sqlalchemy.engine import Connection, Engine, make_url
@@ -121,6 +121,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
                 yield connection
     except SQLAlchemyError as error:
         raise DatabaseError(describe(error, engine)) from error
+
+
+def in_chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Slices that fit into one IN list: SQLite before 3.32 takes 999 variables."""
+    for start in range(0, len(values), 500):
+        yield values[start : start + 500]
 
 
 def describe(error: Exception, engine: Engine) -> str:

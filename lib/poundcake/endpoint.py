@@ -15,7 +15,7 @@ from poundcake.bus import Bus
 from poundcake.config import Config, ConfigError, load
 from poundcake.database import DatabaseError
 from poundcake.health import Component
-from poundcake.journal import Journal, JournalError
+from poundcake.journal import STUCK, Entry, Journal, JournalError
 from poundcake.receiver import Receiver
 from poundcake.relay import Relay, Tracking
 from poundcake.server import Server
@@ -122,8 +122,9 @@ class Endpoint:
                 config.max_connections,
                 self._log,
             )
-        except OSError as error:
-            return f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return f"cannot listen on {config.host}:{config.port}: {reason}"
         self._serving = threading.Thread(
             target=self._server.serve, name="poundcake-server", daemon=True
         )
@@ -138,12 +139,13 @@ class Endpoint:
         try:
             database.make_folder(self._config.state_dir)
             journal = Journal(self._config.journal_path)
+            relay = Relay(self._config, journal, self._tracking, self._bus, self._api, self._log)
+            relay.start()
         except (JournalError, OSError) as error:
             reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
             self._journal_component.down(str(reason))
             return f"journal: {reason}"
-        self._relay = Relay(self._config, journal, self._tracking, self._bus, self._api, self._log)
-        self._relay.start()
+        self._relay = relay
         self.journal = journal
         self._journal_component.ok()
         waiting = journal.backlog
@@ -193,11 +195,13 @@ class Endpoint:
                 raise
             return views.accepted(entry, f"database: {error}")
         if answer is None and entry:
-            return views.accepted(entry, self._held_up_by())
+            return views.accepted(entry, self._held_up_by(entry))
         return answer
 
-    def _held_up_by(self) -> str:
+    def _held_up_by(self, entry: Entry) -> str:
         relay = self._relay
+        if relay and entry.list_limit == STUCK:
+            return f"it alone cannot be recorded: {relay.stuck_reason or 'tried every 10 minutes'}"
         for component in (relay.database, relay.broker, relay.stackstorm) if relay else ():
             if component.state == "down":
                 return f"{component.name}: {component.detail}"
@@ -220,7 +224,8 @@ class Endpoint:
         if states["journal"] != "ok":
             status = "unavailable"
         else:
-            status = "degraded" if "down" in states.values() else "ok"
+            wrong = "down" in states.values() or journal.get("stuck_requests")
+            status = "degraded" if wrong else "ok"
         return {
             "status": status,
             "version": poundcake.__version__,

@@ -8,7 +8,6 @@ import requests
 from poundcake.config import Config
 
 _TIMEOUT = (2, 8)  # seconds to connect, to answer
-UNKNOWN = "unknown from this host"
 
 
 def status(config: Config, request_id: str) -> Optional[Dict[str, Any]]:

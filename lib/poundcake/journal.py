@@ -26,6 +26,8 @@ from poundcake.errors import PoundCakeError
 VERSION = 1
 ACCEPTED, ANNOUNCED, RECORDED, DONE = "accepted", "announced", "recorded", "done"
 KEEP_DONE = timedelta(days=1)
+# Bytes of bodies that are announced together; what does not fit goes into the next list.
+LIST_BYTES = 4 << 20
 # The list_limit of a request that failed alone while others were recorded.
 STUCK = -1
 
@@ -53,6 +55,12 @@ CREATE TABLE entries (
 CREATE INDEX ix_entries_state ON entries (state, next_at, id);
 CREATE INDEX ix_entries_stuck ON entries (state) WHERE list_limit < 0;
 """
+
+# All that an entry has, but for its body.
+_LIGHT = (
+    "id, request_id, received_at, client_host, client_request_id, method, path, headers,"
+    " x'' AS body, sha256, alerts, state, state_at, tries, next_at, list_id, list_limit, emit_at"
+)
 
 
 class JournalError(PoundCakeError):
@@ -249,12 +257,12 @@ class Journal:
 
     def fresh(self, limit: int) -> List[Entry]:
         """Requests never announced, oldest first."""
-        return self._select("WHERE state = ? AND tries = 0 ORDER BY id LIMIT ?", ACCEPTED, limit)
+        return self._list("WHERE state = ? AND tries = 0 ORDER BY id LIMIT ?", ACCEPTED, limit)
 
     def failed(self, now: float, limit: int) -> List[Entry]:
         """Requests whose announcement was not recorded, and whose wait is over: those of one
         list, oldest first."""
-        head = self._select(
+        head = self._light(
             "WHERE state = ? AND tries > 0 AND next_at <= ? ORDER BY next_at, id LIMIT 1",
             ACCEPTED,
             now,
@@ -262,7 +270,7 @@ class Journal:
         if not head:
             return []
         limit = min(limit, abs(head[0].list_limit) or limit)
-        return self._select(
+        return self._list(
             "WHERE state = ? AND list_id = ? ORDER BY id LIMIT ?",
             ACCEPTED,
             head[0].list_id,
@@ -270,12 +278,13 @@ class Journal:
         )
 
     def announced(self) -> List[Entry]:
-        """Requests that the broker has and the tracking database has not yet shown."""
-        return self._select("WHERE state = ? ORDER BY id", ANNOUNCED)
+        """Requests that the broker has and the tracking database has not yet shown, without their
+        bodies."""
+        return self._light("WHERE state = ? ORDER BY id", ANNOUNCED)
 
     def recorded(self, now: float, limit: int) -> List[Entry]:
-        """Recorded requests whose next look is due."""
-        return self._select(
+        """Recorded requests whose next look is due, without their bodies."""
+        return self._light(
             "WHERE state = ? AND next_at <= ? ORDER BY next_at, id LIMIT ?", RECORDED, now, limit
         )
 
@@ -366,6 +375,21 @@ class Journal:
                 return native.call(function, *args)
             except sqlite3.Error as error:
                 raise JournalError(f"{self._path}: {error}") from None
+
+    def _light(self, where: str, *args: Any) -> List[Entry]:
+        rows = self._call(self._fetch, f"SELECT {_LIGHT} FROM entries {where}", args)
+        return [_entry(row) for row in rows]
+
+    def _list(self, where: str, *args: Any) -> List[Entry]:
+        sizes = self._call(self._fetch, f"SELECT id, length(body) AS n FROM entries {where}", args)
+        ids: List[int] = []
+        left = LIST_BYTES
+        for row in sizes:
+            left -= row["n"]
+            if ids and left < 0:
+                break
+            ids.append(row["id"])
+        return self._select(f"WHERE id IN ({','.join('?' * len(ids))}) ORDER BY id", *ids)
 
     def _select(self, where: str, *args: Any) -> List[Entry]:
         rows = self._call(self._fetch, f"SELECT * FROM entries {where}", args)

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 from urllib.parse import parse_qsl
 
-from poundcake import alertmanager, views
+from poundcake import alertmanager, native, views
 from poundcake.alertmanager import PayloadError
 from poundcake.announcement import Request
 from poundcake.config import Config
@@ -31,6 +31,7 @@ KEPT_HEADERS = (
     "Traceparent",
 )
 _HEADER_LENGTH = 1024
+_LARGE = 64 << 10
 
 
 class Problem(Exception):
@@ -167,7 +168,9 @@ class Receiver:
         # retries: a 408 it would not.
         raw = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         try:
-            webhook = alertmanager.parse(raw)
+            # A large one would stop every green thread for as long as it takes.
+            large = len(raw) > _LARGE
+            webhook = native.call(alertmanager.parse, raw) if large else alertmanager.parse(raw)
             # A byte order mark has done its work once it was read.
             body = raw.decode("utf-8-sig")
         except PayloadError as error:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
@@ -123,6 +123,9 @@ class Relay:
         # Misses since anything was last recorded; while there are any, announcements are rare.
         self._misses = 0
         self._recorded_at = 0.0
+        self.stuck_reason = ""
+        # Emitted, and not yet marked so: the journal could not be written.
+        self._emitted: Set[int] = set()
         self._announce_at = 0.0
         self._failed_turn = False
         self._sync_at = 0.0
@@ -238,6 +241,7 @@ class Relay:
         next_at = time.time() + wait * random.uniform(0.9, 1.0)
         self._journal.mark_missed([e.id for e in entries], next_at, STUCK if stuck else limit)
         if stuck:
+            self.stuck_reason = self._why_not_recorded()
             return
         self._misses += 1
         self._tracking.forget()
@@ -310,15 +314,18 @@ class Relay:
         return 0.0 if len(entries) == 100 else None
 
     def _emit_one(self, entry: Entry, request: "_Recorded", now: float) -> None:
-        if not entry.emit_at:
+        if not entry.emit_at and entry.id not in self._emitted:
             self._bus.publish(WEBHOOK, request.webhook(), request.request_id)
+        if not entry.emit_at:
             due = request.open
         else:
             due = [row for row in request.open if row.fate == sync.RETRY]
             if now < entry.emit_at:
                 due = []
-        for row in due:
-            self._bus.publish(ALERT, request.alert(row), request.request_id)
+        if entry.id not in self._emitted:
+            for row in due:
+                self._bus.publish(ALERT, request.alert(row), request.request_id)
+            self._emitted.add(entry.id)
         self.broker.ok()
         if not request.open:
             self._journal.mark_done([entry.id])
@@ -329,6 +336,7 @@ class Relay:
             self._sync_at = min(self._sync_at, now + self._sync_wait)
         else:
             self._journal.look_again([entry.id], now + _EXPLAIN_LOOK)
+        self._emitted.discard(entry.id)
 
     # -- asking StackStorm
 
@@ -364,7 +372,8 @@ def _packed(
 ) -> Tuple[Dict[str, Any], List[Entry]]:
     """As many of the entries, from the first on, as fit into one announcement."""
     while True:
-        payload = announcement.pack([e.request for e in entries], database_id, list_id)
+        requests = [e.request for e in entries]
+        payload = native.call(announcement.pack, requests, database_id, list_id)
         if len(payload["batch"]) <= LIST_BYTES or len(entries) == 1:
             return payload, entries
         entries = entries[: len(entries) // 2]

@@ -65,14 +65,17 @@ def permit(
     """Whether a remediation may change anything for an alert, and by which action.
 
     Returns {host, port, may_change, dry_run, stage, message}; stage says what ends the
-    remediation where it may not: `refused` or `dry_run`.
+    remediation where it may not: `refused`, `dry_run`, or `evidence` where no action is named.
     """
     target = host_of(alert["instance"])
-    refusal = _refusal(config, alert, action, target["host"], needs_host)
-    if config.dry_run and not action and target["host"]:
-        stage, message = "dry_run", "the rule names no action, so none would be run"
-    elif refusal:
-        stage, message = "refused", refusal
+    refusal = ""
+    if action or needs_host:
+        refusal = _refusal(config, alert, target["host"], needs_host)
+    if not refusal and not action:
+        stage = "dry_run" if config.dry_run else "evidence"
+        message = "the rule names no action, so none would be run"
+    elif refusal or _forbidden(config, action):
+        stage, message = "refused", refusal or _forbidden(config, action)
     elif config.dry_run:
         stage, message = "dry_run", f"would run {action} for {target['host'] or 'the alert'}"
     else:
@@ -86,9 +89,7 @@ def permit(
     }
 
 
-def _refusal(
-    config: Config, alert: Dict[str, Any], action: str, host: str, needs_host: bool
-) -> str:
+def _refusal(config: Config, alert: Dict[str, Any], host: str, needs_host: bool) -> str:
     if alert["status"] != FIRING:
         return "the alert is resolved"
     allowed = config.allowed_hosts
@@ -96,8 +97,10 @@ def _refusal(
         return "the alert's instance names no host"
     if allowed and not any(fnmatch.fnmatchcase(host.lower(), p.lower()) for p in allowed):
         return f"allowed_hosts does not name {host}"
-    if not action:
-        return "the rule names no action that could help; set its parameter action"
+    return ""
+
+
+def _forbidden(config: Config, action: str) -> str:
     if not _REF.match(action):
         return "action is no reference of an action (pack.name)"
     if action not in config.allowed_actions:
@@ -173,8 +176,11 @@ def report(stackstorm: StackStorm, execution_id: str) -> Dict[str, Any]:
         if before.get("reachable"):
             answer["verified"] = True
             return ends("succeeded", "evidence", f"{host} answers on port {before['port']}")
+        if permitted["may_change"] and not before:
+            return ends("failed", "evidence", "the host could not be checked; its task says why")
         found = f"{host} does not answer; " if before else ""
-        return ends(harmless, permitted["stage"], found + permitted["message"])
+        ended = "succeeded" if permitted["stage"] == "evidence" else harmless
+        return ends(ended, permitted["stage"], found + permitted["message"])
     answer["mutated"] = True
     if changed["status"] != "succeeded":
         action = changed["action"]["ref"]

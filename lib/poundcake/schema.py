@@ -99,6 +99,8 @@ alerts = Table(
     Column("starts_at", UTC),
     Column("ends_at", UTC),
     Column("created_at", UTC, nullable=False),
+    # When the row was written, which after an outage is long after the request came.
+    Column("recorded_at", UTC, nullable=False),
     Column("episode", String(96)),
     Column("outcome", String(16), nullable=False),
     Column("reason", String(512), nullable=False),

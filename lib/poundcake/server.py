@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             # What the header's parser cannot read it drops, lengths included: the body would
             # be taken for the next request (RFC 9112, section 5.1).
-            if self.headers.defects:
+            if self.headers.defects or self.rfile.bare_cr:
                 self.send_error(HTTPStatus.BAD_REQUEST)
                 return
             self.busy = True
@@ -333,6 +333,9 @@ class _Timed:
         self._buffer = b""
         self._deadline = 0.0
         self._idle = True
+        # Whether a header line had a CR within, which its parser takes for the line's end and
+        # others on the way do not (RFC 9112, section 2.2).
+        self.bare_cr = False
 
     def expect_header(self) -> None:
         """The next request may be long in coming, but once begun its header has its time."""
@@ -355,6 +358,7 @@ class _Timed:
                 if 0 <= limit < end:
                     end = limit
                 line, self._buffer = self._buffer[:end], self._buffer[end:]
+                self.bare_cr = self.bare_cr or b"\r" in line[:-2]
                 return line
 
     def read(self, size: int) -> bytes:

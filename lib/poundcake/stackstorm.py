@@ -3,16 +3,20 @@
 import os
 from datetime import datetime, timedelta
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from urllib.parse import quote
 
 from poundcake.alertmanager import timestamp
 from poundcake.config import Config
 from poundcake.errors import PoundCakeError
 
+LINK = "poundcake.link"
 # st2common/constants/action.py, LIVEACTION_STATUSES; `gone` is ours: StackStorm's garbage
 # collector has removed the execution.
 TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
 # Those of them that last until a person does something.
 WAITING = ("pending", "paused", "pausing")
+# How far the clocks of two hosts may be apart.
+_CLOCKS = timedelta(minutes=5)
 _PAGE = 100  # api.max_page_size, of which only administrators get more
 # Seconds to connect, to answer. Behind the endpoint somebody waits for a view.
 _ACTION_TIMEOUT = (3, 15)
@@ -68,20 +72,31 @@ class StackStorm:
             return response.text
 
     def execution(self, execution_id: str) -> Optional[Dict[str, Any]]:
-        """One execution; None where StackStorm no longer has it."""
-        return self.get(f"/executions/{execution_id}")
+        """One execution; None where StackStorm does not have it, or the id can be none of its."""
+        try:
+            return self.get(f"/executions/{quote(execution_id, safe='')}")
+        except StackStormError as error:
+            if error.status == 400:
+                return None
+            raise
 
     def executions(self, ids: Sequence[str]) -> Dict[str, Optional[Dict[str, Any]]]:
-        """Executions by id; None for those that StackStorm no longer has."""
+        """Executions by id; None for those that the list does not have."""
         found: Dict[str, Optional[Dict[str, Any]]] = {i: None for i in ids}
         for start in range(0, len(ids), _PAGE):
             page = list(ids[start : start + _PAGE])
-            answer = self.get(
-                "/executions",
-                id=",".join(page),
-                limit=_PAGE,
-                exclude_attributes="trigger_instance",
-            )
+            try:
+                answer = self.get(
+                    "/executions",
+                    id=",".join(page),
+                    limit=_PAGE,
+                    exclude_attributes="trigger_instance",
+                )
+            except StackStormError as error:
+                if error.status != 400:
+                    raise
+                # One id that is none spoils the list.
+                answer = [e for e in map(self.execution, page) if e]
             found.update({e["id"]: e for e in answer or [] if e["id"] in found})
         return found
 
@@ -97,7 +112,7 @@ class StackStorm:
             page = self.get(
                 "/triggerinstances",
                 trigger=trigger,
-                timestamp_gt=timestamp(since - timedelta(seconds=1)),
+                timestamp_gt=timestamp(since - _CLOCKS),
                 limit=_PAGE,
                 offset=offset,
             )
@@ -110,15 +125,20 @@ class StackStorm:
         """What rules made of a trigger instance: an execution or a reason each."""
         return self.get("/ruleenforcements", trigger_instance=trigger_instance_id, limit=_PAGE)
 
-    def workflow_text(self, action: str) -> str:
-        """The definition of a workflow, '' where there is none."""
+    def links_itself(self, action: str) -> bool:
+        """Whether an action is a workflow with a task that runs poundcake.link."""
+        import yaml  # StackStorm ships it; only sync needs it
+
         try:
             text = self.get(f"/actions/views/entry_point/{action}")
+            tasks = yaml.safe_load(text)["tasks"]
+            return any(task.get("action") == LINK for task in tasks.values())
         except StackStormError as error:
             if error.status:
-                return ""  # an action without an entry point is answered with an error
+                return False  # an action without an entry point is answered with an error
             raise
-        return text if isinstance(text, str) else ""
+        except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+            return False  # no Orquesta workflow
 
     def problem_with(self, rule: str, action: str) -> str:
         """Why a rule cannot start its action; '' where nothing is in the way."""
@@ -137,7 +157,8 @@ class StackStorm:
             "/executions",
             action=action,
             status="failed",
-            timestamp_gt=timestamp(since),
+            timestamp_gt=timestamp(since - _CLOCKS),
+            sort_desc="timestamp",
             limit=1,
         )
         return failure(found[0]) if found else ""

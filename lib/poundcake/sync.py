@@ -4,18 +4,19 @@ Between its acknowledgement and its work StackStorm is at-most-once. What it los
 because nothing is taken for done that StackStorm does not say.
 """
 
+import functools
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from sqlalchemy import and_, exists, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from poundcake import database
-from poundcake.alertmanager import parse_timestamp
+from poundcake.alertmanager import parse_timestamp, timestamp
 from poundcake.config import Config
 from poundcake.schema import alerts, api_calls, cut, executions, links, meta
-from poundcake.stackstorm import TERMINAL, WAITING, StackStorm, failure, report
+from poundcake.stackstorm import TERMINAL, WAITING, StackStorm, StackStormError, failure, report
 from poundcake.tracking import mirror
 
 ALERT_TRIGGER = "poundcake.alert"
@@ -23,7 +24,11 @@ ALERT_TRIGGER = "poundcake.alert"
 _LINK_GRACE = timedelta(seconds=60)
 _ALERTS_AT_ONCE = 200
 _EXECUTIONS_AT_ONCE = 1000
-_MARK = "synced_at"
+_STARTED, _FINISHED = "sync_started_at", "synced_at"
+# A round that has not finished by then was killed.
+_ROUND_TIME = timedelta(minutes=2)
+# Of an alert that is emitted again and again, the newest triggers tell what became of it.
+_INSTANCES = 3
 
 # Fates of an alert that was emitted. None and RETRY are open: StackStorm has not told yet, or has
 # told that it will never run, so that the relay emits the alert again.
@@ -36,15 +41,23 @@ _RULES_GRACE = timedelta(minutes=5)
 def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> Dict[str, Any]:
     """One round: mirrors open executions, explains emitted alerts, completes requests.
 
-    Returns {executions, explained, unexplained, completed}: how many of each. Raises
-    StackStormError where the API is away; what was learnt before stays.
+    Returns {executions, explained, unexplained, completed}: how many of each; nothing where
+    another round is under way. Raises StackStormError where the API is away; what was learnt
+    before stays.
     """
     database.prepare(engine, create=config.auto_migrate)
-    explained, unexplained = _explain(engine, config, stackstorm)
-    mirrored = _mirror_open(engine, stackstorm)
-    with database.transaction(engine) as connection:
-        completed = _complete(connection)
-        _mark(connection)
+    if not _begin(engine):
+        return {"executions": 0, "explained": 0, "unexplained": 0, "completed": 0}
+    try:
+        explained, unexplained = _explain(engine, config, stackstorm)
+        mirrored = _mirror_open(engine, stackstorm)
+        with database.transaction(engine) as connection:
+            completed = _complete(connection)
+    except BaseException:
+        with database.transaction(engine) as connection:
+            connection.execute(meta.delete().where(meta.c.name == _STARTED))
+        raise
+    _mark(engine, _FINISHED)
     return {
         "executions": mirrored,
         "explained": explained,
@@ -55,21 +68,26 @@ def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> Dict[str, An
 
 def last_synced(connection: Connection) -> Optional[datetime]:
     """When a round was last finished."""
-    value = connection.scalar(select(meta.c.value).where(meta.c.name == _MARK))
+    return _marked(connection, _FINISHED)
+
+
+def _marked(connection: Connection, name: str) -> Optional[datetime]:
+    value = connection.scalar(select(meta.c.value).where(meta.c.name == name))
     return parse_timestamp(value) if value else None
 
 
 def still_open(connection: Connection) -> Tuple[int, bool]:
-    """How many executions and alerts wait for StackStorm, and whether any of them moves by
-    itself (neither pending nor paused)."""
-    waiting = connection.execute(
+    """How many requests or executions wait for StackStorm, up to 1000, and whether any of them
+    moves by itself (is neither pending nor paused)."""
+    waiting = connection.scalars(
         select(executions.c.status).where(executions.c.status.not_in(TERMINAL)).limit(1000)
     ).all()
-    unexplained = len(
-        connection.execute(select(alerts.c.id).where(open_alerts()).limit(1000)).all()
-    )
-    moving = unexplained > 0 or any(row.status not in WAITING for row in waiting)
-    return len(waiting) + unexplained, moving
+    requests = connection.scalars(
+        select(api_calls.c.id).where(api_calls.c.completed_at.is_(None)).limit(1000)
+    ).all()
+    unexplained = connection.scalars(select(alerts.c.id).where(open_alerts()).limit(1)).all()
+    moving = unexplained or any(s not in WAITING for s in waiting) or not waiting
+    return max(len(waiting), len(requests)), bool(moving)
 
 
 def open_alerts() -> Any:
@@ -77,12 +95,28 @@ def open_alerts() -> Any:
     return or_(alerts.c.fate.is_(None), alerts.c.fate == RETRY)
 
 
-def _mark(connection: Connection) -> None:
-    now = datetime.now(timezone.utc).isoformat()
-    values = {"value": now.replace("+00:00", "Z")}
-    done = connection.execute(update(meta).where(meta.c.name == _MARK).values(values))
-    if not done.rowcount and last_synced(connection) is None:
-        connection.execute(meta.insert().values(name=_MARK, **values))
+def _begin(engine: Engine) -> bool:
+    """Marks the start of a round; False while another one is under way."""
+    with database.reading(engine) as connection:
+        started, finished = _marked(connection, _STARTED), last_synced(connection)
+    now = datetime.now(timezone.utc)
+    if started and now - started < _ROUND_TIME and (finished is None or finished < started):
+        return False
+    _mark(engine, _STARTED)
+    return True
+
+
+def _mark(engine: Engine, name: str) -> None:
+    values = {"value": timestamp(datetime.now(timezone.utc))}
+    for _ in range(2):
+        try:
+            with database.transaction(engine) as connection:
+                done = connection.execute(update(meta).where(meta.c.name == name).values(values))
+                if not done.rowcount and _marked(connection, name) is None:
+                    connection.execute(meta.insert().values(name=name, **values))
+            return
+        except IntegrityError:
+            pass  # another round made the row at this moment
 
 
 def _mirror_open(engine: Engine, stackstorm: StackStorm) -> int:
@@ -157,7 +191,7 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
                 alerts.c.id,
                 alerts.c.episode,
                 alerts.c.status,
-                alerts.c.created_at,
+                alerts.c.recorded_at,
                 api_calls.c.request_id,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
@@ -169,19 +203,27 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
     if not waiting:
         return 0, 0
     wanted = {(w.request_id, w.episode, w.status): [] for w in waiting}
-    # The record comes after the request, and the trigger after the record.
-    since = min(w.created_at for w in waiting)
+    since = min(w.recorded_at for w in waiting)  # the trigger comes after the record
     for instance in stackstorm.trigger_instances(ALERT_TRIGGER, since):
         payload = instance.get("payload") or {}
         key = (payload.get("request_id"), payload.get("episode"), payload.get("status"))
-        if key in wanted:
+        if key in wanted and len(wanted[key]) < _INSTANCES:
             wanted[key].append(instance)
+    links_itself = functools.lru_cache(maxsize=None)(stackstorm.links_itself)
     explained = 0
     for alert in waiting:
         instances = wanted[alert.request_id, alert.episode, alert.status]
-        fate, reason, rule = _fate(engine, stackstorm, alert, instances)
+        try:
+            fate, reason, rule = _fate(engine, stackstorm, links_itself, alert, instances)
+        except StackStormError as error:
+            if error.status in (0, 401):
+                raise
+            # What is wrong with one alert's trail must not hold up the others.
+            fate, reason, rule = None, f"StackStorm cannot tell: {error}", ""
         now = datetime.now(timezone.utc)
-        if fate in (None, RETRY) and now - alert.created_at > timedelta(hours=config.give_up_hours):
+        if fate in (None, RETRY) and now - alert.recorded_at > timedelta(
+            hours=config.give_up_hours
+        ):
             fate = LOST
             reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
         with database.transaction(engine) as connection:
@@ -200,49 +242,62 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
 
 
 def _fate(
-    engine: Engine, stackstorm: StackStorm, alert: Any, instances: List[Dict[str, Any]]
+    engine: Engine,
+    stackstorm: StackStorm,
+    links_itself: Callable[[str], bool],
+    alert: Any,
+    instances: List[Dict[str, Any]],
 ) -> Tuple[Optional[str], str, str]:
-    """(fate, reason, rule) of one alert; the fate is None while StackStorm has not told."""
+    """(fate, reason, rule) of one alert, from its trigger instances, newest first; the fate is
+    None while StackStorm has not told."""
     now = datetime.now(timezone.utc)
     if not instances:
-        late = now - alert.created_at > _ARRIVAL_GRACE
+        late = now - alert.recorded_at > _ARRIVAL_GRACE
         return RETRY if late else None, "waiting for StackStorm's rules engine", ""
-    failures: List[str] = []
-    rules: List[str] = []
-    waiting: List[str] = []
-    ended: List[str] = []
+    # What a rule made of a newer trigger replaces what it made of an older one.
+    by_rule: Dict[str, Dict[str, Any]] = {}
     for instance in instances:
         for enforcement in stackstorm.enforcements(instance["id"]) or []:
-            rule = enforcement.get("rule", {}).get("ref", "")
-            rules.append(rule)
-            execution_id = enforcement.get("execution_id")
-            if execution_id:
-                state, reason = _link_found(engine, stackstorm, alert, execution_id)
-                if state != EXECUTION:
-                    (ended if state == RETRY else waiting).append(reason)
-            else:
-                reason = enforcement.get("failure_reason") or "no reason given"
-                failures.append(f"rule {rule} could not start its action: {reason}")
-    matched = ", ".join(sorted(set(filter(None, rules))))
+            by_rule.setdefault(enforcement.get("rule", {}).get("ref", ""), enforcement)
+    failures: List[str] = []
+    waiting: List[str] = []
+    ended: List[str] = []
+    for rule, enforcement in by_rule.items():
+        execution_id = enforcement.get("execution_id")
+        if execution_id:
+            state, reason = _link_found(engine, stackstorm, links_itself, alert, execution_id)
+            if state != EXECUTION:
+                (ended if state == RETRY else waiting).append(reason)
+        else:
+            reason = enforcement.get("failure_reason") or "no reason given"
+            failures.append(f"rule {rule} could not start its action: {reason}")
+    matched = ", ".join(sorted(filter(None, by_rule)))
+    newest = instances[0]
+    status = newest.get("status")
+    came = parse_timestamp(newest.get("occurrence_time"))
+    stuck = status == "processing_failed" or bool(came and now - came > _RULES_GRACE)
+    if status != "processed" and not stuck:
+        # Another rule may still be on its way.
+        return None, f"StackStorm's rules engine has it: {status}", matched
     if waiting:
         return None, waiting[-1], matched
     if ended:
         return RETRY, ended[-1], matched
-    if len(rules) > len(failures):
+    if len(by_rule) > len(failures):
         return EXECUTION, "; ".join(failures), matched
-    newest = instances[0]
-    status = newest.get("status")
-    if any(i.get("status") == "processed" for i in instances):
-        if failures:
-            return FAILED, "; ".join(failures), matched
-        return NO_RULE, "no rule matched", ""
-    came = parse_timestamp(newest.get("occurrence_time"))
-    stuck = status == "processing_failed" or (came and now - came > _RULES_GRACE)
-    return RETRY if stuck else None, f"StackStorm's rules engine has it: {status}", matched
+    if status != "processed":
+        return RETRY, f"StackStorm's rules engine has it: {status}", matched
+    if failures:
+        return FAILED, "; ".join(failures), matched
+    return NO_RULE, "no rule matched", ""
 
 
 def _link_found(
-    engine: Engine, stackstorm: StackStorm, alert: Any, execution_id: str
+    engine: Engine,
+    stackstorm: StackStorm,
+    links_itself: Callable[[str], bool],
+    alert: Any,
+    execution_id: str,
 ) -> Tuple[Optional[str], str]:
     """Links an execution that a rule started and that did not link itself.
 
@@ -266,8 +321,8 @@ def _link_found(
     waiting = f"{action} was started and has not linked itself yet"
     if not ended and started and datetime.now(timezone.utc) - started < _LINK_GRACE:
         return None, waiting
-    links_itself = "poundcake.link" in stackstorm.workflow_text(action)
-    if links_itself and report(execution).get("stage") == "not_claimed":
+    linking = links_itself(action)
+    if linking and report(execution).get("stage") == "not_claimed":
         return EXECUTION, ""
     if not linked:
         try:
@@ -286,7 +341,9 @@ def _link_found(
         except IntegrityError:
             # It linked itself at this very moment, or another sync did it.
             return None, waiting
-    if not links_itself or _claimed(engine, alert.episode, action):
+    # One that succeeded took another way than past its link task, as its author meant it to.
+    done = execution.get("status") == "succeeded"
+    if not linking or done or _claimed(engine, alert.episode, action):
         return EXECUTION, ""
     if ended:
         return RETRY, (

@@ -186,7 +186,9 @@ def _record_one(
     call_id = _insert_call(connection, request, request_id, webhook)
     counted: Counter = Counter()
     limits = _Limits(connection, config, request.received_at)
-    for batch in _rounds(webhook.alerts):
+    first: Dict[Any, Decision] = {}
+    repeated: List[Alert] = []
+    for batch in _rounds(_apart(webhook.alerts, repeated)):
         rows = []
         seen = []
         closed = []
@@ -198,7 +200,9 @@ def _record_one(
                 request.received_at,
                 incident,
                 timedelta(seconds=config.episode_skew_seconds),
-                lambda start, a=alert: _resolved_since(connection, a.fingerprint, start),
+                lambda start, a=alert: _resolved_since(
+                    connection, a.fingerprint, start, request.received_at
+                ),
                 lambda a=alert: limits.refuse(a),
             )
             if decision.outcome == admission.ADMITTED:
@@ -208,18 +212,28 @@ def _record_one(
             elif incident and decision.episode == incident.episode:
                 seen.append(incident.alert_id)
             rows.append(_alert_row(call_id, request.received_at, alert, decision))
+            first[_sameness(alert)] = decision
             counted[decision.outcome] += 1
-        if closed:
+        for ids in database.in_chunks(closed):
             connection.execute(
-                update(alerts).where(alerts.c.id.in_(closed)).values(open_fingerprint=None)
+                update(alerts).where(alerts.c.id.in_(ids)).values(open_fingerprint=None)
             )
-        if seen:
+        for ids in database.in_chunks(seen):
             connection.execute(
                 update(alerts)
-                .where(alerts.c.id.in_(seen))
+                .where(alerts.c.id.in_(ids))
                 .values(last_seen_at=request.received_at, notifications=alerts.c.notifications + 1)
             )
         connection.execute(alerts.insert(), rows)
+        limits.written()
+    if repeated:
+        rows = []
+        for alert in repeated:
+            name = first[_sameness(alert)].episode
+            decision = Decision(admission.DUPLICATE, f"duplicate of {request_id}", name)
+            rows.append(_alert_row(call_id, request.received_at, alert, decision))
+        connection.execute(alerts.insert(), rows)
+        counted[admission.DUPLICATE] += len(repeated)
     if not any(counted[outcome] for outcome in admission.EMITTED):
         connection.execute(
             update(api_calls)
@@ -229,13 +243,32 @@ def _record_one(
     return counted
 
 
+def _sameness(alert: Alert) -> Any:
+    return alert.fingerprint, alert.status, alert.starts_at
+
+
+def _apart(found: List[Alert], repeated: List[Alert]) -> List[Alert]:
+    """The alerts without those that stand in the same payload already, which go to repeated."""
+    seen = set()
+    kept = []
+    for alert in found:
+        known = not alert.problem and _sameness(alert) in seen
+        (repeated if known else kept).append(alert)
+        if not alert.problem:
+            seen.add(_sameness(alert))
+    return kept
+
+
 def _rounds(found: List[Alert]) -> List[List[Alert]]:
-    """The alerts in lists in which no fingerprint occurs twice, in the order they came."""
+    """The alerts in lists in which no fingerprint occurs twice, in the order they came.
+
+    What is malformed asks for no incident, and goes with the first.
+    """
     rounds: List[List[Alert]] = []
     occurrences: Counter = Counter()
     for alert in found:
-        nth = occurrences[alert.fingerprint]
-        occurrences[alert.fingerprint] += 1
+        nth = 0 if alert.problem else occurrences[alert.fingerprint]
+        occurrences[alert.fingerprint] += not alert.problem
         if nth == len(rounds):
             rounds.append([])
         rounds[nth].append(alert)
@@ -262,6 +295,7 @@ def _alert_row(
         "starts_at": decision.starts_at or alert.starts_at,
         "ends_at": ends_at,
         "created_at": received_at,
+        "recorded_at": datetime.now(timezone.utc),
         "episode": decision.episode or None,
         "outcome": decision.outcome,
         "reason": cut(decision.reason, alerts.c.reason),
@@ -273,31 +307,38 @@ def _alert_row(
 
 
 def _incidents(connection: Connection, fingerprints: List[str]) -> Dict[str, Incident]:
-    rows = connection.execute(
-        select(
-            alerts.c.open_fingerprint,
-            alerts.c.id,
-            api_calls.c.request_id,
-            alerts.c.episode,
-            alerts.c.starts_at,
-            alerts.c.outcome,
+    found = {}
+    for some in database.in_chunks(sorted(set(fingerprints))):
+        rows = connection.execute(
+            select(
+                alerts.c.open_fingerprint,
+                alerts.c.id,
+                api_calls.c.request_id,
+                alerts.c.episode,
+                alerts.c.starts_at,
+                alerts.c.outcome,
+            )
+            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+            .where(alerts.c.open_fingerprint.in_(some))
+            .with_for_update()
         )
-        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(alerts.c.open_fingerprint.in_(set(fingerprints)))
-        .with_for_update()
-    )
-    return {row[0]: Incident(*row[1:]) for row in rows}
+        found.update({row[0]: Incident(*row[1:]) for row in rows})
+    return found
 
 
-def _resolved_since(connection: Connection, fingerprint: str, start: datetime) -> bool:
-    # A resolve that claims to end in the future counts up to the moment it came.
+def _resolved_since(
+    connection: Connection, fingerprint: str, start: datetime, now: datetime
+) -> bool:
+    # A resolve that claims to end in the future counts up to the moment it came. One that came
+    # long ago did not overtake this notification: Alertmanager resolves what it hears nothing of,
+    # and the same alert, with the same start, fires again once Prometheus is heard again.
     found = connection.scalar(
         select(alerts.c.id)
         .where(
             alerts.c.fingerprint == fingerprint,
             alerts.c.status == alertmanager.RESOLVED,
             alerts.c.ends_at >= start,
-            alerts.c.created_at >= start,
+            alerts.c.created_at >= max(start, now - admission.LATE),
         )
         .limit(1)
     )
@@ -315,6 +356,10 @@ class _Limits:
 
     def admitted(self, alert: Alert) -> None:
         self._here[alert.name] += 1
+
+    def written(self) -> None:
+        """What was admitted is in the table now, and counted there."""
+        self._here.clear()
 
     def refuse(self, alert: Alert) -> Optional[Decision]:
         return self._cooldown(alert) or self._rate(alert)

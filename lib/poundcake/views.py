@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, List, Optional
 from sqlalchemy import and_, func, select
 from sqlalchemy.engine import Connection
 
-from poundcake import admission
+from poundcake import admission, database
 from poundcake.alertmanager import timestamp
 from poundcake.journal import Entry
 from poundcake.schema import alerts, api_calls, executions, links
@@ -83,11 +83,11 @@ def executions_recent(connection: Connection, limit: int = 20, offset: int = 0) 
         .limit(limit)
         .offset(offset)
     ).all()
-    rows = connection.execute(
-        select(alerts)
-        .where(alerts.c.api_call_id.in_([call.id for call in calls]))
-        .order_by(alerts.c.position)
-    ).all()
+    rows: List[Any] = []
+    for ids in database.in_chunks([call.id for call in calls]):
+        rows += connection.execute(
+            select(alerts).where(alerts.c.api_call_id.in_(ids)).order_by(alerts.c.position)
+        ).all()
     linked = _links(connection, [row.id for row in rows])
     answer = []
     for call in calls:
@@ -347,6 +347,7 @@ def _merge(execution: Dict[str, Any], found: Dict[str, Any]) -> None:
 def _link_columns() -> Any:
     return (
         select(
+            links.c.id,
             links.c.request_id,
             links.c.alert_id,
             links.c.st2_execution_id,
@@ -376,12 +377,10 @@ def _link_columns() -> Any:
 
 
 def _links(connection: Connection, alert_ids: Iterable[int]) -> List[Any]:
-    ids = list(alert_ids)
-    if not ids:
-        return []
-    return connection.execute(
-        _link_columns().where(links.c.alert_id.in_(ids)).order_by(links.c.id)
-    ).all()
+    found: List[Any] = []
+    for ids in database.in_chunks(list(alert_ids)):
+        found += connection.execute(_link_columns().where(links.c.alert_id.in_(ids))).all()
+    return sorted(found, key=lambda link: link.id)
 
 
 def _alert(row: Any, linked: List[Any]) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from poundcake.relay import Relay, Tracking
 from poundcake.schema import alerts, api_calls
 from poundcake.stackstorm import StackStormError
 from poundcake.tracking import body_sha256
-from tests.lib.samples import DELIMITERS, alert, request
+from tests.lib.samples import DELIMITERS, alert, later, request
 
 LOG = logging.getLogger("test")
 
@@ -107,6 +107,8 @@ class House:
     def set_fate(self, fate, **where):
         with database.transaction(self.engine) as connection:
             connection.execute(update(alerts).values(fate=fate))
+            if fate not in (None, "retry"):
+                connection.execute(update(api_calls).values(completed_at=later(60)))
 
     def stop(self):
         if self.relay:

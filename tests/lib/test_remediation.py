@@ -146,6 +146,15 @@ class TestPermit:
         assert (found["may_change"], found["stage"]) == (False, "dry_run")
         assert found["message"]
 
+    def test_without_an_action_there_is_only_evidence(self):
+        for needs_host in (True, False):
+            found = self.ask(action="", needs_host=needs_host)
+            assert (found["may_change"], found["stage"]) == (False, "evidence")
+            assert "no action" in found["message"]
+        # Who needs no host and changes nothing may look at any alert.
+        found = self.ask({"instance": ""}, "", needs_host=False, allowed_hosts=["db-*"])
+        assert found["stage"] == "evidence"
+
     @pytest.mark.parametrize(
         "alert, action, config, word",
         [
@@ -154,7 +163,6 @@ class TestPermit:
             ({"instance": "$(reboot)"}, "linux.service", {}, "no host"),
             ({}, "linux.service", {"allowed_hosts": ["db-*"]}, "allowed_hosts"),
             ({}, "linux.service", {"allowed_hosts": ["web-1.example"]}, "allowed_hosts"),
-            ({}, "", {}, "no action"),
             ({}, "linux.other", {}, "allowed_actions"),
             ({}, "linux.service", {"allowed_actions": []}, "allowed_actions"),
             ({}, "linux.servic*", {"allowed_actions": ["linux.servic*"]}, "reference"),
@@ -292,9 +300,15 @@ class Children:
 
 
 LINKED = {"claimed": True, "reason": ""}
-DRY = {"host": "web-1", "dry_run": True, "stage": "dry_run", "message": "would run x"}
-WET = {"host": "web-1", "dry_run": False, "stage": "remediate", "message": ""}
-REFUSED = dict(WET, stage="refused", message="allowed_hosts does not name web-1")
+DRY = {
+    "host": "web-1",
+    "may_change": False,
+    "dry_run": True,
+    "stage": "dry_run",
+    "message": "would run x",
+}
+WET = {"host": "web-1", "may_change": True, "dry_run": False, "stage": "remediate", "message": ""}
+REFUSED = dict(WET, may_change=False, stage="refused", message="allowed_hosts does not name web-1")
 UP = {"reachable": True, "port": 22, "seconds": 0.1}
 DOWN = {"reachable": False, "port": 0, "seconds": 60}
 RUN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}

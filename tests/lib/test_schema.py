@@ -92,6 +92,7 @@ def test_one_open_incident_a_fingerprint(engine):
             annotations="{}",
             status="firing",
             created_at=NOON,
+            recorded_at=NOON,
             outcome="admitted",
             reason="",
             open_fingerprint=open_fingerprint,

@@ -34,6 +34,7 @@ class API:
         self.page = 100
         self.hidden = set()  # executions that the list leaves out
         self.things = {}
+        self.refused = set()
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -58,6 +59,8 @@ class API:
     def answer(self, path, query):
         if self.status != 200:
             return self.status, {"faultstring": "the fault"}
+        if path in self.refused:
+            return 500, {"faultstring": "the fault"}
         parts = path.split("/")[2:]
         if path == "/v1/executions":
             ids = query["id"].split(",")
@@ -144,6 +147,11 @@ class House:
             call = connection.scalar(
                 select(api_calls.c.id).where(api_calls.c.request_id == sent.request_id)
             )
+        with database.transaction(self.engine) as connection:
+            connection.execute(
+                update(alerts).where(alerts.c.api_call_id == call).values(recorded_at=ago(seconds))
+            )
+        with database.reading(self.engine) as connection:
             found = connection.execute(
                 select(alerts).where(alerts.c.api_call_id == call).order_by(alerts.c.position)
             ).all()
@@ -550,3 +558,73 @@ class TestClient:
         api.things = things
         found = client.problem_with("p.r", "p.a")
         assert word in found and bool(word) == bool(found)
+
+
+class TestSeveral:
+    """Several triggers for one alert, several rules on it."""
+
+    def test_a_newer_execution_of_a_rule_replaces_one_that_failed(self, house):
+        request_id, (row,) = house.record(alert())
+        first = house.api.emitted(row, request_id, seconds=120)
+        house.api.enforced(first, execution="e1")
+        house.api.ran("e1", "failed", action="poundcake.remediate")
+        house.api.texts["poundcake.remediate"] = LINKING
+        house.sync()
+        assert house.one().fate == "retry"
+        second = house.api.emitted(row, request_id)
+        house.api.enforced(second, execution="e2")
+        house.api.ran("e2", action="poundcake.remediate")
+        # remediate claims under the name of the action that it wraps
+        tracking.link(house.engine, request_id, row.episode, "other.action", "e2")
+        house.sync()
+        assert house.one().fate == "execution"
+        assert house.completed == [True]
+
+    def test_while_rules_are_still_evaluated_nothing_is_concluded(self, house):
+        request_id, (row,) = house.record(alert())
+        instance = house.api.emitted(row, request_id, status="processing")
+        house.api.enforced(instance, execution="e1")
+        house.api.ran("e1")
+        house.sync()
+        assert house.one().fate is None
+        house.api.instances[0]["status"] = "processed"
+        house.api.enforced(instance, execution="e2", rule="pack.other")
+        house.api.ran("e2")
+        house.sync()
+        assert house.one().fate == "execution"
+        assert {link.st2_execution_id for link in house.rows(links)} == {"e1", "e2"}
+
+    def test_the_name_of_the_link_task_in_a_comment_is_no_link_task(self, house):
+        request_id, (row,) = house.record(alert())
+        instance = house.api.emitted(row, request_id)
+        house.api.enforced(instance, execution="e1")
+        house.api.ran("e1", "failed")
+        house.api.texts["pack.workflow"] = "# no poundcake.link\ntasks: {a: {action: core.noop}}"
+        house.sync()
+        assert house.one().fate == "execution"
+
+    def test_the_time_to_give_up_begins_with_the_record(self, house):
+        """After an outage of a day what waited in the journal is not given up at once."""
+        house.record(alert())
+        with database.transaction(house.engine) as connection:
+            connection.execute(update(alerts).values(created_at=ago(25 * 3600)))
+        house.sync()
+        assert house.one().fate is None
+
+    def test_one_round_at_a_time(self, house):
+        request_id, (row,) = house.record(alert())
+        house.api.emitted(row, request_id)
+        assert sync._begin(house.engine)
+        assert house.sync()["explained"] == 0
+        assert house.one().fate is None
+
+    def test_what_stackstorm_refuses_for_one_alert_does_not_hold_up_the_others(self, house):
+        found = [house.record(alert("One{}".format(n))) for n in range(2)]
+        for request_id, (row,) in found:
+            instance = house.api.emitted(row, request_id)
+            house.api.enforced(instance, execution="e-" + row.alert_name)
+        house.api.ran("e-One1")
+        house.api.refused = {"/v1/executions/e-One0"}
+        house.sync()
+        fates = {row.alert_name: row.fate for row in house.rows(alerts)}
+        assert fates == {"One0": None, "One1": "execution"}

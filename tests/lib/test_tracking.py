@@ -622,3 +622,52 @@ class TestPatience:
         with pytest.raises(TrackingError):
             tracking.patiently(work, 60)
         assert len(calls) == 1
+
+
+class TestOnePayload:
+    """One body with very many alerts must not hold the tables for minutes."""
+
+    def test_thousands_of_the_same_alert_are_one_incident(self, engine):
+        found = record(engine, request(*[alert() for _ in range(3000)]))
+        assert found["outcomes"] == {"admitted": 1, "duplicate": 2999}
+        assert len({row.episode for row in rows(engine)}) == 1
+
+    def test_thousands_of_malformed_alerts(self, engine):
+        found = record(engine, request(*[{} for _ in range(3000)]))
+        assert found["outcomes"] == {"malformed": 3000}
+
+    def test_more_alerts_than_sqlite_has_variables(self, engine):
+        many = [alert("Many{}".format(n)) for n in range(1500)]
+        assert record(engine, request(*many), max_remediations_per_hour=0)["recorded"] == 1
+        assert record(engine, request(*many))["outcomes"] == {"duplicate": 1500}
+
+    def test_the_limit_counts_each_admission_once(self, engine):
+        found = record(
+            engine,
+            request(
+                alert(labels={"instance": "a"}),
+                alert(labels={"instance": "b"}),
+                # Begins anew, and is decided once the others are in the table.
+                alert(labels={"instance": "a"}, starts_at=later(3600)),
+            ),
+            max_remediations_per_hour=3,
+        )
+        assert found["outcomes"] == {"admitted": 3}
+
+
+def test_a_resolve_of_long_ago_makes_no_notification_late(engine):
+    """Alertmanager resolves what it hears nothing of, and fires it again with its old start."""
+    sent = [
+        request(alert(), received_at=later(60)),
+        request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),
+        request(alert(), received_at=later(700)),
+        request(alert(), received_at=later(3600)),
+    ]
+    assert [record(engine, one)["outcomes"] for one in sent] == [
+        {"admitted": 1},
+        {"resolved": 1},
+        {"duplicate": 1},
+        {"admitted": 1},
+    ]
+    # Under the name it had, so that a workflow that has worked on it does not do so again.
+    assert len({row.episode for row in rows(engine)}) == 1
