@@ -156,9 +156,9 @@ def health(answer: Dict[str, Any]) -> str:
             for name, part in answer["components"].items()
         ],
     )
-    for request_id in answer["components"]["journal"].get("stuck_requests", []):
+    for request_id in answer["components"].get("journal", {}).get("stuck_requests", []):
         lines.append(f"stuck: request {request_id} cannot be recorded; its status says why")
-    for key in answer["literal_secrets"]:
+    for key in answer.get("literal_secrets", []):
         lines.append(f"{key} stands in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
 
