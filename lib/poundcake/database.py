@@ -1,6 +1,7 @@
 """The tracking database: how it is opened, how its tables come to be, and which one it is."""
 
 import os
+import sqlite3
 import time
 import uuid
 from contextlib import contextmanager
@@ -208,7 +209,15 @@ def _prepare_sqlite(connection, seconds: int) -> None:
     # that later write would fail instead of waiting for each other.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    # Two that open a new file at once: SQLite does not wait for the lock of this statement.
+    for attempt in range(100):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            if attempt == 99:
+                raise
+            time.sleep(0.05)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
