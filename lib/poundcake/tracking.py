@@ -234,6 +234,13 @@ def _record_one(
             rows.append(_alert_row(call_id, request.received_at, alert, decision))
         connection.execute(alerts.insert(), rows)
         counted[admission.DUPLICATE] += len(repeated)
+        again = Counter(a.fingerprint for a in repeated if a.status == alertmanager.FIRING)
+        for fingerprint, times in again.items():
+            connection.execute(
+                update(alerts)
+                .where(alerts.c.open_fingerprint == fingerprint)
+                .values(notifications=alerts.c.notifications + times)
+            )
     if not any(counted[outcome] for outcome in admission.EMITTED):
         connection.execute(
             update(api_calls)
