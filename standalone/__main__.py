@@ -51,9 +51,11 @@ def main(argv=None):
     if not options.state_dir and not options.no_sensor:
         options.state_dir = tempfile.mkdtemp(prefix="poundcake-")
     ended = threading.Event()
+    asked = []
     reasons = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        # Not ended.set(): the handler may run while this very thread holds the event's lock.
+        signal.signal(number, lambda *_: asked.append(True))
 
     def fail(reason):
         reasons.append(reason)
@@ -65,7 +67,8 @@ def main(argv=None):
         return _refuse(error)
     try:
         stand_in.start(ended)
-        ended.wait()
+        while not asked and not ended.wait(0.1):
+            pass
     except Exception as error:
         fail(_line(error))
     # A sensor that returns because it is being stopped is no failure.

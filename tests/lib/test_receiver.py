@@ -257,8 +257,11 @@ class TestHeaders:
         }
         assert found["User-Agent"] == "Alertmanager/0.25 {{x}}"
         for name in os.listdir(endpoint.config["state_dir"]):
-            with open(os.path.join(endpoint.config["state_dir"], name), "rb") as file:
-                assert secret.encode() not in file.read()
+            try:
+                with open(os.path.join(endpoint.config["state_dir"], name), "rb") as file:
+                    assert secret.encode() not in file.read()
+            except FileNotFoundError:
+                assert name.endswith(("-shm", "-wal"))  # SQLite takes them away when it is done
 
     def test_a_long_one_is_cut(self, endpoint):
         answer = endpoint.post(webhook(), User_Agent="x" * 50000)
