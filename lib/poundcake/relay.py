@@ -314,15 +314,15 @@ class Relay:
         return 0.0 if len(entries) == 100 else None
 
     def _emit_one(self, entry: Entry, request: "_Recorded", now: float) -> None:
-        if not entry.emit_at and entry.id not in self._emitted:
-            self._bus.publish(WEBHOOK, request.webhook(), request.request_id)
-        if not entry.emit_at:
+        first = not entry.emit_at
+        if first:
             due = request.open
         else:
-            due = [row for row in request.open if row.fate == sync.RETRY]
-            if now < entry.emit_at:
-                due = []
+            again = now >= entry.emit_at
+            due = [row for row in request.open if again and row.fate == sync.RETRY]
         if entry.id not in self._emitted:
+            if first:
+                self._bus.publish(WEBHOOK, request.webhook(), request.request_id)
             for row in due:
                 self._bus.publish(ALERT, request.alert(row), request.request_id)
             self._emitted.add(entry.id)
@@ -394,10 +394,10 @@ def _on_record(connection: Connection, entries: Sequence[Entry]) -> Dict[int, st
 
 
 def _look_up(connection: Connection, ids: List[str], seen: Dict[str, str]) -> None:
-    for start in range(0, len(ids), LIST_LENGTH):
+    for some in database.in_chunks(ids):
         rows = connection.execute(
             select(api_calls.c.request_id, api_calls.c.body_sha256).where(
-                api_calls.c.request_id.in_(ids[start : start + LIST_LENGTH])
+                api_calls.c.request_id.in_(some)
             )
         )
         seen.update({request_id: sha256 for request_id, sha256 in rows})

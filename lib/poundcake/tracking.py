@@ -97,7 +97,7 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
                     if isinstance(error, SQLAlchemyError)
                     else str(error)
                 )
-                request_id = _taken_id(connection, request)
+                request_id = _free_id(connection, request)
                 if request_id:
                     with connection.begin_nested():
                         _insert_call(connection, request, request_id, None, error=what)
@@ -113,7 +113,7 @@ def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> 
 def _record_safely(connection: Connection, config: Config, request: Request) -> Optional[Counter]:
     """Records one request under a savepoint; None where it is on record already."""
     for attempt in range(_ATTEMPTS):
-        request_id = _taken_id(connection, request)
+        request_id = _free_id(connection, request)
         if request_id is None:
             return None
         try:
@@ -127,7 +127,7 @@ def _record_safely(connection: Connection, config: Config, request: Request) -> 
     raise AssertionError("unreachable")
 
 
-def _taken_id(connection: Connection, request: Request) -> Optional[str]:
+def _free_id(connection: Connection, request: Request) -> Optional[str]:
     """The id to record the request under; None where it is on record."""
     sha256 = body_sha256(request.body)
     request_id = request.request_id
