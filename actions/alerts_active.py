@@ -1,15 +1,13 @@
 from pack_action import PackAction
-from poundcake import text, views
+from poundcake import search, text, views
 
 
 class AlertsActive(PackAction):
-    def work(self, severity="", alert_name="", instance="", limit=100, offset=0, format="json"):
+    def work(self, limit=100, offset=0, format="json", **filters):
         answer = self.live_view(
             views.alerts_active,
             stale_after_hours=self.settings.stale_after_hours,
-            severity=severity,
-            alert_name=alert_name,
-            instance=instance,
+            filters=search.parse(**filters),
             limit=limit,
             offset=offset,
         )

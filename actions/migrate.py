@@ -5,9 +5,10 @@ from poundcake import database, schema
 class Migrate(PackAction):
     def work(self):
         engine = self.engine()
-        database_id = database.prepare(engine, create=True)
+        steps = database.migrate(engine, self.logger.info)
         return {
             "database": database.kind(engine),
-            "database_id": database_id,
+            "database_id": database.prepare(engine, create=False),
             "schema": schema.VERSION,
+            "steps": steps,
         }

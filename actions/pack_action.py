@@ -43,10 +43,10 @@ class PackAction(Action):
 
     def live_view(self, view, **query):
         """A view with what StackStorm says now of executions that are open on record."""
-        from poundcake import views
+        from poundcake import live
 
         answer = self.view(view, **query)
-        return views.ask_live(self.stackstorm(), answer) if answer else answer
+        return live.ask(self.stackstorm(), answer) if answer else answer
 
     def stackstorm(self):
         """StackStorm's API, with this execution's token."""

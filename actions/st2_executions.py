@@ -1,12 +1,13 @@
 from pack_action import PackAction
-from poundcake import text, views
+from poundcake import search, text, views
 
 
 class St2Executions(PackAction):
-    def work(self, status="", limit=20, offset=0, format="json"):
+    def work(self, status="", limit=20, offset=0, format="json", **filters):
         answer = self.live_view(
             views.st2_executions,
             status=status,
+            filters=search.parse(**filters),
             limit=limit,
             offset=offset,
             web_url=self.settings.st2_web_url,

@@ -9,6 +9,7 @@ import urllib.parse
 import dateutil.parser
 from dateutil import tz
 
+from standalone.content import NO_TIMERS, TIMERS
 from standalone.sensors import check_payload
 from standalone.store import COMPLETED
 
@@ -328,6 +329,8 @@ class Api:
         if not isinstance(enabled, bool):
             raise ApiError(400, "standalone changes nothing but 'enabled'")
         document = self._entry(kind, id_)
+        if enabled and kind == "rules" and document["trigger"]["type"] in TIMERS:
+            raise ApiError(400, "%s: %s" % (document["ref"], NO_TIMERS))
         document["enabled"] = enabled
         return 200, _public(document)
 

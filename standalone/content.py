@@ -25,6 +25,8 @@ RULE_KEYS = set(
     "name pack description enabled trigger criteria action type tags context ref".split()
 )
 COMPLETION_TRIGGER = "core.st2.generic.actiontrigger"
+TIMERS = ("core.st2.CronTimer", "core.st2.DateTimer", "core.st2.IntervalTimer")
+NO_TIMERS = "standalone runs no timers, and takes only a rule of theirs that has enabled: false"
 POLICY_TYPES = ("action.concurrency", "action.concurrency.attr")
 
 
@@ -167,7 +169,12 @@ class Content:
         if unknown or not rule.get("name") or not rule.get("action", {}).get("ref"):
             raise ContentError("%s: unknown key, no name or no action: %s" % (path, unknown))
         trigger, kind = rule.get("trigger") or {}, rule.get("type") or {"ref": "standard"}
-        if trigger.get("type") not in self.triggers or trigger.get("parameters"):
+        timer = trigger.get("type") in TIMERS
+        if timer and rule.get("enabled") is not False:
+            text = "%s: trigger %r is not supported: %s"
+            raise ContentError(text % (path, trigger["type"], NO_TIMERS))
+        known = trigger.get("type") in self.triggers and not trigger.get("parameters")
+        if not (known or timer):
             raise ContentError("%s: trigger %r is not supported" % (path, trigger.get("type")))
         if kind.get("ref") not in ("standard", "backstop"):
             raise ContentError("%s: rule type %r is not supported" % (path, kind.get("ref")))
@@ -187,7 +194,7 @@ class Content:
             criteria=rule.get("criteria") or {},
             type={"ref": kind["ref"], "parameters": {}},
             action={"ref": rule["action"]["ref"], "parameters": parameters},
-            trigger=dict(trigger, ref=trigger["type"], parameters={}),
+            trigger=dict(trigger, ref=trigger["type"], parameters=trigger.get("parameters") or {}),
         )
 
     def _check_criterion(self, path, key, criterion):

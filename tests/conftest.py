@@ -5,8 +5,13 @@ the tests that need it are skipped and say so.
 """
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import services
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 SERVICE_FIXTURES = {
     "alertmanager",
@@ -19,13 +24,19 @@ SERVICE_FIXTURES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
-    """`-m "not services"` leaves out what needs a server."""
+    """`-m "not services"` leaves out what needs a server, and `-n 2 --dist loadgroup` keeps
+    together what shares servers: the tests of a file, the scenarios on one kind of database."""
     for item in items:
         parameters = getattr(item, "callspec", None)
-        on_mariadb = parameters and parameters.params.get("database_url") == "mariadb"
+        parameters = parameters.params if parameters else {}
+        on_mariadb = parameters.get("database_url") == "mariadb"
         if on_mariadb or SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("services")
+        file = item.nodeid.split("::")[0]
+        group = "scenarios-{}".format(parameters["kind"]) if "kind" in parameters else file
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def start(kind, *args, **kwargs):

@@ -87,6 +87,37 @@ POLICIES = {
 # Fields of the triggers that hold what an alert said. Everything else is made or checked by us.
 ALERT_TEXT = {"alert_name", "severity", "instance", "job", "labels", "receiver", "annotations"}
 
+
+def cron_field(least=None, most=None):
+    """A number within bounds, or a text such as */2."""
+    bounds = {} if least is None else {"minimum": least, "maximum": most}
+    return {"anyOf": [{"type": "string"}, {"type": "integer"}], **bounds}
+
+
+# StackStorm's own triggers, each with the parameters that it takes.
+TEXT = {"type": "string"}
+CORE_TRIGGERS = {
+    "core.st2.generic.actiontrigger": {},
+    "core.st2.webhook": {"url": {"type": "string", "required": True}},
+    "core.st2.CronTimer": {
+        "timezone": TEXT,
+        "year": cron_field(),
+        "month": cron_field(1, 12),
+        "day": cron_field(1, 31),
+        "week": cron_field(1, 53),
+        "day_of_week": cron_field(0, 6),
+        "hour": cron_field(0, 23),
+        "minute": cron_field(0, 59),
+        "second": cron_field(0, 59),
+    },
+    "core.st2.DateTimer": {"timezone": TEXT, "date": {"type": "string", "required": True}},
+    "core.st2.IntervalTimer": {
+        "timezone": TEXT,
+        "unit": {"enum": ["weeks", "days", "hours", "minutes", "seconds"], "required": True},
+        "delta": {"type": "integer", "required": True},
+    },
+}
+
 EXPRESSION = re.compile(r"<%(.*?)%>|\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
 RESULT_CALL = re.compile(r"\bresult\s*\(")
 TASK_CALL = re.compile(r"\btask\s*\(\s*(?:'([^']*)'|\"([^\"]*)\"|([^)]*?))\s*\)(\s*\.\s*status\b)?")
@@ -542,7 +573,9 @@ class Pack:
             self.wrong(file, "has an unknown type")
         trigger = rule.get("trigger") or {}
         ref = trigger.get("type")
-        if ref not in self.triggers and not str(ref).startswith("core."):
+        if ref in CORE_TRIGGERS:
+            self.check_values(file, "trigger", CORE_TRIGGERS[ref], trigger.get("parameters") or {})
+        elif ref not in self.triggers:
             self.wrong(file, "there is no trigger {}".format(ref))
         declared = self.triggers.get(ref, {}).get("payload_schema", {}).get("properties")
         for key, criterion in (rule.get("criteria") or {}).items():
@@ -639,12 +672,16 @@ class Pack:
         values = self.load(example)
         if values is None:
             return
-        whole = {"type": "object", "properties": schema, "additionalProperties": False}
+        self.check_values(example, "", schema, values)
+
+    def check_values(self, file, where, properties, values):
+        """A mapping against the schemas of all the keys that it may have."""
+        whole = {"type": "object", "properties": properties, "additionalProperties": False}
         try:
             validator = jsonschema.Draft4Validator(to_draft4(whole))
             for error in validator.iter_errors(values):
-                where = ".".join(str(part) for part in error.absolute_path)
-                self.wrong(example, "{} {}".format(where, error.message).strip())
+                place = ".".join([where, *map(str, error.absolute_path)]).strip(".")
+                self.wrong(file, "{} {}".format(place, error.message).strip())
         except jsonschema.SchemaError:
             pass  # named above
 

@@ -166,6 +166,16 @@ GOOD = {
             },
         },
     },
+    "rules/daily.yaml": {
+        "name": "daily",
+        "description": "Serves every day",
+        "enabled": False,
+        "trigger": {
+            "type": "core.st2.CronTimer",
+            "parameters": {"timezone": "UTC", "hour": 3, "minute": "*/30"},
+        },
+        "action": {"ref": "cake.serve", "parameters": {"request_id": "today"}},
+    },
     "aliases/slice.yaml": {
         "name": "slice",
         "description": "Cuts from the chat",
@@ -224,6 +234,7 @@ def test_the_small_pack_is_good(pack):
 PACK, CONFIG, EXAMPLE = "pack.yaml", "config.schema.yaml", "cake.yaml.example"
 SENSOR, SLICE, SERVE = "sensors/oven.yaml", "actions/slice.yaml", "actions/serve.yaml"
 KNIFE, WORKFLOW, RULE = "actions/knife.yaml", "workflows/serve.yaml", "rules/on_done.yaml"
+DAILY = "rules/daily.yaml"
 ALIAS, POLICY = "aliases/slice.yaml", "policies/one_knife.yaml"
 PAYLOAD = "trigger_types/0/payload_schema"
 
@@ -292,6 +303,11 @@ FAULTS = [
     (RULE, "criteria/trigger.kind", {"type": "exists", "pattern": 1}, "the trigger has no kind"),
     (RULE, "criteria/labels.kind", {"type": "exists", "pattern": 1}, "begin with trigger."),
     (RULE, "type", {"ref": "fallback"}, "unknown type"),
+    (DAILY, "trigger/type", "core.st2.CronTime", "no trigger core.st2.CronTime"),
+    (DAILY, "trigger/type", "core.st2.IntervalTimer", "'unit' is a required property"),
+    (DAILY, "trigger/parameters/hour", 24, "trigger.hour 24 is greater than"),
+    (DAILY, "trigger/parameters/hours", 3, "trigger Additional properties"),
+    (DAILY, "trigger/parameters/timezone", 0, "trigger.timezone 0 is not of type"),
     (ALIAS, "action_ref", "cake.eat", "no action cake.eat"),
     (ALIAS, "formats/0", "slice {{ id }}", "has no parameter id"),
     (ALIAS, "formats/1/representation/0", "slice {{peaces=8}}", "has no parameter peaces"),

@@ -7,7 +7,7 @@ so what counts is the open incident of the fingerprint, not the time that a noti
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 from poundcake.alertmanager import FIRING, Alert, episode, timestamp
 
@@ -31,7 +31,6 @@ LATE = timedelta(minutes=10)
 class Incident:
     """The open incident of a fingerprint: the row of poundcake_alerts that holds it."""
 
-    alert_id: int
     request_id: str
     episode: str
     starts_at: datetime
@@ -43,6 +42,7 @@ class Decision:
     """What becomes of an alert.
 
     closes: the open incident ends with it. opens: the alert's row becomes the open incident.
+    attempt: which attempt at its episode it is, from 1.
     """
 
     outcome: str
@@ -51,6 +51,18 @@ class Decision:
     starts_at: Optional[datetime] = None
     closes: bool = False
     opens: bool = False
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Original:
+    """An alert on record that a replay brings again, and the request that brought it."""
+
+    request_id: str
+    received_at: datetime
+    outcome: str
+    episode: str
+    starts_at: Optional[datetime]
 
 
 def decide(
@@ -74,7 +86,7 @@ def decide(
         return _resolve(alert, incident)
     if incident:
         starts_at = alert.starts_at or incident.starts_at
-        if starts_at - incident.starts_at <= skew:
+        if _is_same(alert, incident, skew):
             if incident.outcome == ADMITTED:
                 return Decision(
                     DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at
@@ -112,6 +124,67 @@ def decide(
         closes=bool(incident),
         opens=True,
     )
+
+
+def replay(
+    alert: Alert,
+    original: Original,
+    incident: Optional[Incident],
+    skew: timedelta,
+    work: Callable[[str], Tuple[int, str]],
+    limit: Callable[[], Optional[Decision]],
+    force: bool,
+) -> Decision:
+    """The outcome of an alert that a replay brings again.
+
+    incident, skew, limit: as for decide(). work(episode): the highest attempt at an episode, and
+    who has claimed it last, empty where nobody holds a claim. force: whether to work on it again
+    although it was worked on, or has ended.
+    """
+    why = f"replay of {original.request_id}"
+    if alert.status != FIRING:
+        # What it ended itself cannot be what is open.
+        if incident and (original.outcome == RESOLVED or incident.starts_at > original.received_at):
+            return Decision(DUPLICATE, f"{why}: what is open came later", starts_at=alert.starts_at)
+        return _resolve(alert, incident)
+    if incident and _is_same(alert, incident, skew):
+        attempt, claimed_by = work(incident.episode)
+        starts_at = alert.starts_at or incident.starts_at
+        if claimed_by and not force:
+            return Decision(
+                DUPLICATE,
+                f"{why}: {claimed_by} has worked on this episode; force=true runs it again",
+                incident.episode,
+                starts_at,
+            )
+        refused = None if force else limit()
+        if refused:
+            return Decision(refused.outcome, refused.reason, incident.episode, starts_at)
+        return Decision(
+            ADMITTED,
+            why,
+            incident.episode,
+            incident.starts_at,
+            closes=True,
+            opens=True,
+            # Where nobody has claimed it, an execution of the last attempt may still be about to.
+            attempt=attempt + 1 if claimed_by else attempt,
+        )
+    if not force:
+        return Decision(
+            DUPLICATE,
+            f"{why}: nothing open, the incident has ended",
+            original.episode,
+            original.starts_at,
+        )
+    # Nothing is firing, and nobody would ever resolve it: it opens no incident.
+    attempt = work(original.episode)[0] + 1
+    return Decision(ADMITTED, why, original.episode, original.starts_at, attempt=attempt)
+
+
+def _is_same(alert: Alert, incident: Incident, skew: timedelta) -> bool:
+    starts_at = alert.starts_at or incident.starts_at
+    return starts_at - incident.starts_at <= skew
 
 
 def _resolve(alert: Alert, incident: Optional[Incident]) -> Decision:

@@ -39,6 +39,8 @@ class Config:
     episode_skew_seconds: int = 120
     give_up_hours: int = 24
     stale_after_hours: int = 24
+    not_cleared_minutes: int = 15
+    retention_days: int = 90
     auto_migrate: bool = True
     log_level: str = "info"
     endpoint_url: str = ""
@@ -166,6 +168,8 @@ def _check(config: Config, without: Sequence[str]) -> None:
         "episode_skew_seconds": (0, 86_400),
         "give_up_hours": (1, 720),
         "stale_after_hours": (1, 8760),
+        "not_cleared_minutes": (1, 10_080),
+        "retention_days": (1, 36_500),
     }
     for name, (least, most) in bounds.items():
         if not least <= getattr(config, name) <= most:

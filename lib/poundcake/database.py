@@ -3,12 +3,11 @@
 import os
 import sqlite3
 import time
-import uuid
 from contextlib import contextmanager
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
 
-from sqlalchemy import create_engine, event, inspect, select, text
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy import create_engine, event, false, func, inspect, select, text
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -18,13 +17,26 @@ from poundcake.errors import PoundCakeError
 # Seconds. A statement that waits longer is better tried again, with a sentence about it.
 CONNECT_TIMEOUT = 3
 STATEMENT_TIMEOUT = 30
+# What `migrate` has for one change, and for waiting until another process is done.
+MIGRATION_TIMEOUT = 86400
+# As many alerts are indexed so quickly that the first write does it.
+FEW_ALERTS = 50_000
+
+# One quick SELECT, which fails where one of the other tables is missing.
+_META = select(schema.meta.c.name, schema.meta.c.value).where(
+    *(
+        ~select(*table.primary_key).where(false()).exists()
+        for table in schema.metadata.sorted_tables
+        if table is not schema.meta
+    )
+)
 
 
 class DatabaseError(PoundCakeError):
     """The tracking database cannot be used now. The message has no password in it."""
 
 
-def open_engine(url: str, seconds: int = STATEMENT_TIMEOUT) -> Engine:
+def open_engine(url: Union[str, URL], seconds: int = STATEMENT_TIMEOUT) -> Engine:
     """An engine for the tracking database. Nothing is connected yet.
 
     url: ``mysql+pymysql://user:password@host/name`` or ``sqlite:////path``. seconds: how long one
@@ -39,7 +51,8 @@ def open_engine(url: str, seconds: int = STATEMENT_TIMEOUT) -> Engine:
             raise DatabaseError("database_url: sqlite:// and an absolute path are expected")
         # One connection a use: SQLAlchemy's pool has locks, which a native thread must not share
         # with green ones.
-        engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": 10})
+        wait = 10 if seconds <= STATEMENT_TIMEOUT else seconds
+        engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": wait})
         limit = seconds if seconds < STATEMENT_TIMEOUT else 0
         event.listen(engine, "connect", lambda c, _: _prepare_sqlite(c, limit))
         event.listen(engine, "begin", _begin_sqlite)
@@ -58,8 +71,9 @@ def open_engine(url: str, seconds: int = STATEMENT_TIMEOUT) -> Engine:
             "connect_timeout": CONNECT_TIMEOUT,
             "read_timeout": seconds + 1,
             "write_timeout": seconds + 1,
+            # A change of a table that waits for a reader holds up everyone after it.
             "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = 10,"
-            f" max_statement_time = {int(seconds)}",
+            f" lock_wait_timeout = {STATEMENT_TIMEOUT}, max_statement_time = {int(seconds)}",
         },
     )
 
@@ -70,33 +84,63 @@ def kind(engine: Engine) -> str:
 
 
 def prepare(engine: Engine, create: bool = True) -> str:
-    """Makes the tables where they are missing, and returns the database's id (a UUID).
+    """Brings the tables to what the writers need, and returns the database's id (a UUID).
 
-    Two that do it at once wait for each other. Raises DatabaseError where the database cannot be
-    reached, has tables of a newer release, or has none and ``create`` is false.
+    Where there are few alerts it brings them to the newest revision; else what takes long is left
+    to `migrate`. Two that do it at once wait for each other. Raises DatabaseError where the
+    database cannot be reached, has tables of a newer release, or lacks what is needed and
+    ``create`` is false.
     """
-    try:
-        found = _meta(engine)
-        if "database_id" not in found:
-            if not create:
-                raise DatabaseError(
-                    "the tracking database has no tables and auto_migrate is false: "
-                    "run `st2 run poundcake.migrate`"
-                )
-            if engine.dialect.name == "sqlite":
-                make_folder(os.path.dirname(engine.url.database))
-            _create(engine)
-            if engine.dialect.name == "sqlite":
-                _give_to_owner(engine.url.database)
-            found = _meta(engine)
-    except (SQLAlchemyError, OSError) as error:
-        raise DatabaseError(describe(error, engine)) from None
-    if int(found["schema"]) > schema.VERSION:
-        raise DatabaseError(
-            f"the tables have schema {found['schema']}, this release of the pack knows up to "
-            f"{schema.VERSION}: install the release that made them, or a newer one"
-        )
+    with _described(engine):
+        found = _meta_of(engine)
+        version = _version(found)
+        if create and version < schema.VERSION:
+            wanted = schema.VERSION if _is_small(engine, version) else schema.NEEDED
+            if version < wanted:
+                try:
+                    _upgrade(engine, wanted, STATEMENT_TIMEOUT, lambda line: None)
+                except (DatabaseError, SQLAlchemyError):
+                    if version < schema.NEEDED:
+                        raise
+                    # The writers can do without, and `pending` tells of it.
+                found = _meta_of(engine)
+        elif version < schema.NEEDED:
+            has = f"has schema {version}, this release needs {schema.NEEDED}"
+            raise DatabaseError(
+                f"the tracking database {has if version else 'has no tables'}: run `st2 run "
+                "poundcake.migrate` (with auto_migrate: true the first write does it)"
+            )
     return found["database_id"]
+
+
+def migrate(engine: Engine, log: Callable[[str], None]) -> List[Dict[str, Any]]:
+    """Brings the tables to the newest revision, however long it takes.
+
+    log: called with a line for each revision and each index. Returns what was done, in order:
+    [{revision, description, seconds}]. Raises DatabaseError; what was done until then stays, and
+    the next call goes on there.
+    """
+    with _described(engine):
+        if _version(_meta_of(engine)) == schema.VERSION:
+            return []
+        return _upgrade(engine, schema.VERSION, MIGRATION_TIMEOUT, log)
+
+
+def pending(bind: Union[Engine, Connection]) -> str:
+    """What waits for `migrate`, in a sentence; empty where nothing does.
+
+    Raises DatabaseError, or the connection's own SQLAlchemyError, where it cannot be read.
+    """
+    if isinstance(bind, Engine):
+        with reading(bind) as connection:
+            return pending(connection)
+    version = _version(_meta(bind))
+    if version >= schema.VERSION:
+        return ""
+    return (
+        f"the tables have schema {version} of {schema.VERSION}: run `st2 run poundcake.migrate`, "
+        "which makes the views quick and may take long"
+    )
 
 
 @contextmanager
@@ -166,39 +210,118 @@ def _give_to_owner(path: str) -> None:
                 os.chown(file, parent.st_uid, parent.st_gid)
 
 
-def _meta(engine: Engine) -> dict:
+@contextmanager
+def _described(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        raise DatabaseError(describe(error, engine)) from None
+
+
+def _meta_of(engine: Engine) -> Dict[str, str]:
     if engine.dialect.name == "sqlite" and not os.path.exists(engine.url.database or ""):
         return {}
     with engine.connect().execution_options(poundcake_read=True) as connection:
-        try:
-            rows = connection.execute(select(schema.meta.c.name, schema.meta.c.value))
-            return {name: value for name, value in rows}
-        except DBAPIError:
-            if inspect(connection).has_table(schema.meta.name):
-                raise
-            return {}
+        return _meta(connection)
 
 
-def _create(engine: Engine) -> None:
+def _meta(connection: Connection) -> Dict[str, str]:
+    """What poundcake_meta says; nothing where there are no tables, or not all of the first."""
+    try:
+        return _pairs(connection, _META)
+    except DBAPIError:
+        missing = set(schema.metadata.tables) - set(inspect(connection).get_table_names())
+        if not missing:
+            raise
+    stamp = _stamp(connection)
+    if schema.meta.name not in missing:
+        stamp = _pairs(connection, select(schema.meta.c.name, schema.meta.c.value)).get("schema")
+    if stamp:
+        raise DatabaseError(
+            f"the tracking database says that it has schema {int(stamp)}, and lacks "
+            f"{', '.join(sorted(missing))}: restore all tables from one backup, or drop those that "
+            "are left (alembic_version is one of them) and begin anew"
+        )
+    return {}
+
+
+def _pairs(connection: Connection, statement: Any) -> Dict[str, str]:
+    return {name: value for name, value in connection.execute(statement)}
+
+
+def _version(found: Dict[str, str]) -> int:
+    """The schema's number, 0 where there are no tables. Raises DatabaseError at a newer one."""
+    version = int(found.get("schema", 0))
+    if version > schema.VERSION:
+        raise DatabaseError(
+            f"the tables have schema {version}, this release of the pack knows up to "
+            f"{schema.VERSION}: install the release that made them, or a newer one, with "
+            "`st2 pack install`"
+        )
+    return version
+
+
+def _is_small(engine: Engine, version: int) -> bool:
+    if not version:
+        return True
+    with engine.connect().execution_options(poundcake_read=True) as connection:
+        return (connection.scalar(select(func.max(schema.alerts.c.id))) or 0) <= FEW_ALERTS
+
+
+def _upgrade(
+    engine: Engine, version: int, seconds: int, log: Callable[[str], None]
+) -> List[Dict[str, Any]]:
+    from poundcake import migrations
+
+    is_file = engine.dialect.name == "sqlite"
+    if is_file:
+        make_folder(os.path.dirname(engine.url.database))
+    patient = open_engine(engine.url, seconds)
+    try:
+        with _alone(patient, seconds) as connection:
+            found = _version(_meta(connection))
+            stamp = _stamp(connection)
+            if stamp and stamp != migrations.revision(found):
+                raise DatabaseError(
+                    f"alembic_version says {stamp}, poundcake_meta says schema {found}: restore "
+                    "all tables from one backup"
+                )
+            # The first release had no stamp; later ones may have been restored without.
+            if found > 1 and not stamp:
+                migrations.stamp(connection, found)
+            steps = migrations.upgrade(connection, version, log)
+    finally:
+        patient.dispose()
+    if is_file:
+        _give_to_owner(engine.url.database)
+    return steps
+
+
+@contextmanager
+def _alone(engine: Engine, seconds: int) -> Iterator[Connection]:
+    """A connection while no other migrates this database: on SQLite a transaction, on MariaDB a
+    lock that ends with the connection."""
     with engine.connect() as connection:
-        locked = engine.dialect.name != "sqlite"
-        if locked and not connection.scalar(text("SELECT GET_LOCK('poundcake_schema', 60)")):
-            raise DatabaseError("another process has been making the tables for a minute")
-        try:
-            schema.metadata.create_all(connection)
-            for name, value in (
-                ("schema", str(schema.VERSION)),
-                ("database_id", str(uuid.uuid4())),
-            ):
-                try:
-                    with connection.begin_nested():
-                        connection.execute(schema.meta.insert().values(name=name, value=value))
-                except IntegrityError:
-                    pass  # the other process was first
-            connection.commit()
-        finally:
-            if locked:
-                connection.execute(text("SELECT RELEASE_LOCK('poundcake_schema')"))
+        if engine.dialect.name == "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        # Locks belong to the server, and their names know no upper case.
+        lock = text("SELECT GET_LOCK(CONCAT('poundcake_', SHA1(DATABASE())), :seconds)")
+        if not connection.scalar(lock, {"seconds": seconds - 5}):
+            raise DatabaseError(
+                "another process is changing the tables of the tracking database, or the server "
+                "is still at what one that was killed had asked for; try again later"
+            )
+        connection.commit()
+        yield connection
+
+
+def _stamp(connection: Connection) -> str:
+    """Alembic's name of the revision; empty where there is none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""
 
 
 def _prepare_sqlite(connection, seconds: int) -> None:

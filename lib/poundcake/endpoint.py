@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Dict, Optional
 
 import poundcake
-from poundcake import database, views
+from poundcake import database, live, views
 from poundcake.bus import Bus
 from poundcake.config import Config, ConfigError, load
 from poundcake.database import DatabaseError
@@ -181,7 +181,7 @@ class Endpoint:
         """A view over the tracking database, with what StackStorm says now. Raises
         DatabaseError."""
         answer = self._tracking.read(lambda connection: view(connection, **query))
-        return views.ask_live(self._api, answer) if answer else answer
+        return live.ask(self._api, answer) if answer else answer
 
     def status(self, request_id: str) -> Optional[Dict[str, Any]]:
         """The status view: of what is on record, else of what is in the journal."""
@@ -217,6 +217,8 @@ class Endpoint:
             waiting = journal.get("waiting", 0)
             components["broker"] = relay.broker.report(waiting=journal.get("accepted", 0))
             components["database"] = relay.database.report(waiting=waiting)
+            if relay.pending:
+                components["database"]["pending"] = relay.pending
             components["stackstorm"] = relay.stackstorm.report(
                 waiting=journal.get("recorded", 0), stuck=journal.get("stuck_requests", [])
             )

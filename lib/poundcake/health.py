@@ -54,12 +54,11 @@ def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> Dict[str, Any]:
     unknown = {"state": UNKNOWN, "since": "", "detail": "unknown from this host"}
     parts = {"journal": dict(unknown), "broker": dict(unknown)}
     for name, check in (
-        ("database", lambda: database.prepare(engine, create=False)),
-        ("stackstorm", lambda: stackstorm.get("/actions/poundcake.record")),
+        ("database", lambda: _tables(engine)),
+        ("stackstorm", lambda: stackstorm.get("/actions/poundcake.record") and {}),
     ):
         try:
-            check()
-            parts[name] = {"state": OK, "since": "", "detail": ""}
+            parts[name] = {"state": OK, "since": "", "detail": "", **(check() or {})}
         except (DatabaseError, StackStormError) as error:
             parts[name] = {"state": DOWN, "since": "", "detail": str(error)}
     return {
@@ -72,3 +71,9 @@ def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> Dict[str, Any]:
         "literal_secrets": list(config.literal_secrets),
         "components": parts,
     }
+
+
+def _tables(engine: Any) -> Dict[str, str]:
+    database.prepare(engine, create=False)
+    pending = database.pending(engine)
+    return {"pending": pending} if pending else {}

@@ -227,7 +227,16 @@ class Journal:
         # fixed header, is a request of its own each time.
         return str(uuid.uuid4()), True
 
-    def _insert(self, acceptance: _Acceptance, request_id: str) -> None:
+    def adopt(self, request: Request, sha256: str, alerts: int) -> None:
+        """Takes in a request that was recorded elsewhere, a replay, and has yet to be emitted.
+
+        One that is known stays as it is. Raises JournalError.
+        """
+        if self.find(request.request_id) is None:
+            acceptance = _Acceptance(request, "", sha256, alerts)
+            self._call(self._insert, acceptance, request.request_id, RECORDED)
+
+    def _insert(self, acceptance: _Acceptance, request_id: str, state: str = ACCEPTED) -> None:
         request = acceptance.request
         client_id = request.client_request_id or acceptance.wanted_id
         self._db.execute(
@@ -245,7 +254,7 @@ class Journal:
                 request.body.encode(),
                 acceptance.sha256,
                 acceptance.alerts,
-                ACCEPTED,
+                state,
                 time.time(),
             ),
         )

@@ -9,15 +9,16 @@ import json
 import uuid
 from datetime import datetime, timezone
 from http import HTTPStatus
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl
 
-from poundcake import alertmanager, native, views
+from poundcake import alertmanager, native, search, views
 from poundcake.alertmanager import PayloadError
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.database import DatabaseError
 from poundcake.journal import JournalError
+from poundcake.search import FilterError
 from poundcake.tracking import body_sha256
 
 WEBHOOK_PATH = "/api/v1/webhook"
@@ -31,6 +32,17 @@ KEPT_HEADERS = (
     "Traceparent",
 )
 _HEADER_LENGTH = 1024
+_FILTERS = (
+    "since",
+    "until",
+    "severity",
+    "alert_name",
+    "instance",
+    "status",
+    "outcome",
+    "fingerprint",
+    "before",
+)
 _LARGE = 64 << 10
 
 
@@ -108,6 +120,8 @@ class Receiver:
             self._authenticate(environ)
         try:
             return handler(environ, argument)
+        except FilterError as error:
+            raise Problem(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
         except DatabaseError as error:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -235,19 +249,17 @@ class Receiver:
         return HTTPStatus.OK, answer, {}
 
     def _recent(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
-        query = _query(environ, {"limit": 20, "offset": 0})
+        query = _filtered(environ, 20, _FILTERS)
         return HTTPStatus.OK, self._station.read(views.executions_recent, **query), {}
 
     def _active(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
-        query = _query(
-            environ,
-            {"severity": "", "alert_name": "", "instance": "", "limit": 100, "offset": 0},
-        )
+        query = _filtered(environ, 100, [name for name in _FILTERS if name != "status"])
         query["stale_after_hours"] = self._config.stale_after_hours
         return HTTPStatus.OK, self._station.read(views.alerts_active, **query), {}
 
     def _executions(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
-        query = _query(environ, {"status": "", "limit": 20, "offset": 0})
+        others = [name for name in _FILTERS if name not in ("status", "outcome")]
+        query = _filtered(environ, 20, others, status="")
         query["web_url"] = self._config.st2_web_url
         return HTTPStatus.OK, self._station.read(views.st2_executions, **query), {}
 
@@ -258,6 +270,16 @@ class Receiver:
 
     def _live(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
         return HTTPStatus.OK, {"status": "alive"}, {}
+
+
+def _filtered(
+    environ: Dict[str, Any], limit: int, names: Sequence[str], **more: Any
+) -> Dict[str, Any]:
+    """The query's parameters, those of the names as Filters."""
+    known = {"limit": limit, "offset": 0, **more, **dict.fromkeys(names, "")}
+    query = _query(environ, known)
+    query["filters"] = search.parse(**{name: query.pop(name) for name in names})
+    return query
 
 
 def _query(environ: Dict[str, Any], known: Dict[str, Any]) -> Dict[str, Any]:
@@ -277,7 +299,7 @@ def _query(environ: Dict[str, Any], known: Dict[str, Any]) -> Dict[str, Any]:
                 field=name[:40],
             )
         if isinstance(known[name], int):
-            least, most = (1, views.MOST_ROWS) if name == "limit" else (0, 1 << 31)
+            least, most = (1, search.MOST_ROWS) if name == "limit" else (0, search.MOST_OFFSET)
             if not (text.isascii() and text.isdigit() and len(text) < 11) or not (
                 least <= int(text) <= most
             ):

@@ -13,11 +13,12 @@ from collections import Counter
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake import admission, announcement, database, native, sync
 from poundcake.alertmanager import inert, timestamp
+from poundcake.announcement import Request
 from poundcake.bus import Bus, BusError
 from poundcake.config import Config
 from poundcake.database import DatabaseError
@@ -42,6 +43,7 @@ OUTAGE_WAIT = 60
 _LOOK = (0.05, 0.3)  # how often the tracking database is asked: at first, at last
 _IDLE = 1.0
 _EXPLAIN_LOOK = 5
+_ADOPT_LOOK = 5
 _EMIT_WAIT = (60, 3600)
 _SYNC_WAIT = (5, 60)
 _SYNC_IDLE = 600
@@ -131,6 +133,9 @@ class Relay:
         self._sync_at = 0.0
         self._sync_wait = float(_SYNC_WAIT[0])
         self._prune_at = 0.0
+        self._adopt_at = 0.0
+        # What of the tables' migrations waits for an operator, in a sentence.
+        self.pending = ""
         self._waits: Dict[str, Tuple[float, float]] = {}
 
     def start(self) -> None:
@@ -158,7 +163,14 @@ class Relay:
     def _run(self) -> None:
         while not self._stopping:
             pause = _IDLE
-            for step in (self._settle, self._announce, self._emit, self._ask, self._prune):
+            for step in (
+                self._settle,
+                self._announce,
+                self._adopt,
+                self._emit,
+                self._ask,
+                self._prune,
+            ):
                 wanted = self._guard(step)
                 if wanted is not None:
                     pause = min(pause, wanted)
@@ -293,6 +305,18 @@ class Relay:
         return first() or second()
 
     # -- emitting
+
+    def _adopt(self) -> Optional[float]:
+        """Takes in the replays: they are recorded where no endpoint is, and emitted here."""
+        left = self._adopt_at - time.monotonic()
+        if left > 0:
+            return left
+        replays, self.pending = self._tracking.read(_replays_and_pending)
+        self.database.ok()
+        for request, sha256, count in replays:
+            self._journal.adopt(request, sha256, count)
+        self._adopt_at = time.monotonic() + _ADOPT_LOOK
+        return float(_ADOPT_LOOK)
 
     def _emit(self) -> Optional[float]:
         """Emits the triggers of recorded requests, and again what StackStorm lost."""
@@ -461,6 +485,40 @@ def _emittable(connection: Connection, request_ids: Sequence[str]) -> Dict[str, 
         if row.outcome in admission.EMITTED and row.fate in (None, sync.RETRY):
             request.open.append(row)
     return {request.request_id: request for request in found.values()}
+
+
+def _replays_and_pending(connection: Connection) -> Tuple[List[Tuple[Request, str, int]], str]:
+    """([(request, body_sha256, how many alerts)] of the replays that are open, what of the
+    migrations waits)."""
+    rows = connection.execute(
+        select(
+            api_calls,
+            select(func.count())
+            .where(alerts.c.api_call_id == api_calls.c.id)
+            .scalar_subquery()
+            .label("count"),
+        )
+        .where(api_calls.c.completed_at.is_(None), api_calls.c.replay_of.is_not(None))
+        .limit(100)
+    )
+    replays = [
+        (
+            Request(
+                request_id=row.request_id,
+                received_at=row.created_at,
+                client_host=row.client_host or "",
+                client_request_id="",
+                method=row.method,
+                path=row.path,
+                headers=json.loads(row.headers),
+                body=row.body,
+            ),
+            row.body_sha256,
+            row.count,
+        )
+        for row in rows
+    ]
+    return replays, database.pending(connection)
 
 
 def _open_work(connection: Connection) -> Any:

@@ -156,12 +156,14 @@ def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
     rule = (execution.get("rule") or {}).get("ref")
     values = {
         "status": cut(str(execution.get("status") or ""), executions.c.status),
-        "start_timestamp": parse_timestamp(execution.get("start_timestamp")),
         "end_timestamp": parse_timestamp(execution.get("end_timestamp")),
         "rule": cut(rule, executions.c.rule) if rule else None,
         "web_url": cut(execution.get("web_url") or "", executions.c.web_url) or None,
         "synced_at": datetime.now(timezone.utc),
     }
+    started = parse_timestamp(execution.get("start_timestamp"))
+    if started:
+        values["start_timestamp"] = started
     if execution.get("status") in TERMINAL:
         for name, value in report(execution).items():
             if isinstance(value, str):
@@ -327,7 +329,13 @@ def _link_found(
     if not linked:
         try:
             with database.transaction(engine) as connection:
-                mirror(connection, execution_id, action, "requested", started)
+                mirror(
+                    connection,
+                    execution_id,
+                    action,
+                    "requested",
+                    started or datetime.now(timezone.utc),
+                )
                 connection.execute(
                     links.insert().values(
                         request_id=alert.request_id,

@@ -22,6 +22,8 @@ def status(answer: Dict[str, Any]) -> str:
     ]
     if answer["truncated_alerts"]:
         lines.append(f"Alertmanager left out {answer['truncated_alerts']} alerts of this group")
+    if answer.get("replay_of"):
+        lines.append(f"replay of {answer['replay_of']}")
     for key in ("error", "held_up_by", "stackstorm"):
         if answer.get(key):
             lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
@@ -48,25 +50,55 @@ def status(answer: Dict[str, Any]) -> str:
 
 
 def why(answer: Dict[str, Any]) -> str:
-    """From an alert to what was done for it."""
-    if not answer["alerts"]:
-        return _text(["no such alert on record"])
-    lines = []
-    for alert in answer["alerts"]:
-        name = f"{alert['alert_name']} {alert['instance']}".strip()
-        lines.append(
-            f"{alert['received_at']}  {name}  {alert['status']}: {alert['outcome']}"
-            + (f", {alert['reason']}" if alert["reason"] else "")
-        )
-        lines.append(f"  request {alert['request_id']}")
-        for execution in alert["stackstorm_executions"]:
+    """From an alert to what was done for it, episode by episode."""
+    if not answer["episodes"]:
+        return _text(["no such alert on record", *_more(answer)])
+    lines: List[str] = []
+    for episode in answer["episodes"]:
+        name = f"{episode['alert_name']}  {episode['instance']}".strip()
+        lines += [f"{name}  {episode['severity']}".strip() + f"  {_course(episode)}"]
+        if episode["episode"]:
+            lines.append(f"  episode {episode['episode']}")
+        for alert in episode["alerts"]:
+            lines.append(
+                f"  {alert['received_at']}  {alert['status']}: {alert['outcome']}"
+                + (f", {alert['reason']}" if alert["reason"] else "")
+            )
+            lines.append(f"    request {alert['request_id']}")
+        for execution in episode["stackstorm_executions"]:
+            seconds = execution["duration_seconds"]
             lines.append(
                 f"  {execution['st2_workflow']} ({execution['st2_execution_id']}): "
                 f"{execution['status']}"
+                + (f" after {seconds} s" if seconds is not None else "")
                 + (f", {execution['message']}" if execution["message"] else "")
             )
-        if alert["outcome"] == "admitted" and not alert["stackstorm_executions"]:
+        if not episode["stackstorm_executions"]:
             lines.append("  nothing was run for it")
+        lines.append("")
+    return _text([*lines, _count(answer, "count", "episodes"), *_more(answer)])
+
+
+def _course(episode: Dict[str, Any]) -> str:
+    seen = f"seen {episode['notifications']} times" if episode["notifications"] > 1 else "seen once"
+    if episode["state"] == "firing":
+        return f"firing since {episode['starts_at']}, {seen}, last at {episode['last_seen_at']}"
+    if episode["state"]:
+        ended = f" at {episode['ends_at']}" if episode["ends_at"] else ""
+        return f"{episode['state']}{ended}, began at {episode['starts_at']}, {seen}"
+    return "no incident"
+
+
+def stats(answer: Dict[str, Any]) -> str:
+    """How remediations went."""
+    lines = [f"{answer['since']} to {answer['until']}"]
+    columns = ("count", "succeeded", "failed", "running", "other", "not_cleared")
+    columns += ("success_rate", "mean_seconds", "p95_seconds")
+    for key, rows in (("workflow", answer["workflows"]), ("alert_name", answer["alerts"])):
+        headings = [name.replace("_", " ") for name in (key, *columns)]
+        lines += ["", *table(headings, [[row[name] for name in (key, *columns)] for row in rows])]
+    if not answer["workflows"]:
+        lines += ["", "nothing was run for an alert in that time"]
     return _text(lines)
 
 
@@ -88,12 +120,13 @@ def executions_recent(answer: Dict[str, Any]) -> str:
                 )
             )
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
-    return _text([*table(headings, rows), "", f"{answer['total']} requests on record"])
+    count = _count(answer, "total", "requests on record")
+    return _text([*table(headings, rows), "", count, *_more(answer)])
 
 
 def alerts_active(answer: Dict[str, Any]) -> str:
     """The open incidents."""
-    if not answer["active_alerts"]:
+    if not answer["count"]:
         return _text(["no active alerts"])
     rows = [
         (
@@ -109,7 +142,7 @@ def alerts_active(answer: Dict[str, Any]) -> str:
         for a in answer["active_alerts"]
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
-    return _text([*table(headings, rows), "", f"{answer['count']} active"])
+    return _text([*table(headings, rows), "", f"{answer['count']} active", *_more(answer)])
 
 
 def st2_executions(answer: Dict[str, Any]) -> str:
@@ -137,7 +170,8 @@ def st2_executions(answer: Dict[str, Any]) -> str:
         "instance",
         "request",
     )
-    return _text([*table(headings, rows), "", f"{answer['count']} executions"])
+    count = _count(answer, "count", "executions")
+    return _text([*table(headings, rows), "", count, *_more(answer)])
 
 
 def health(answer: Dict[str, Any]) -> str:
@@ -158,9 +192,23 @@ def health(answer: Dict[str, Any]) -> str:
     )
     for request_id in answer["components"].get("journal", {}).get("stuck_requests", []):
         lines.append(f"stuck: request {request_id} cannot be recorded; its status says why")
+    pending = answer["components"].get("database", {}).get("pending")
+    if pending:
+        lines.append(f"database: {pending}")
     for key in answer.get("literal_secrets", []):
         lines.append(f"{key} stands in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
+
+
+def _count(answer: Dict[str, Any], key: str, what: str) -> str:
+    return f"{'at least ' if answer.get('at_least') else ''}{answer[key]} {what}"
+
+
+def _more(answer: Dict[str, Any]) -> List[str]:
+    lines = [f"further back: before={answer['next']}"] if answer.get("next") else []
+    if answer.get("stackstorm"):
+        lines.append(f"stackstorm: {answer['stackstorm']}")
+    return lines
 
 
 def _executions(executions: List[Dict[str, Any]]) -> List[str]:

@@ -5,23 +5,28 @@ them inert.
 """
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, case, distinct, false, func, or_, select
 from sqlalchemy.engine import Connection
 
-from poundcake import admission, database
-from poundcake.alertmanager import timestamp
+from poundcake import admission, database, search
+from poundcake.alertmanager import FIRING, RESOLVED, timestamp
 from poundcake.journal import Entry
 from poundcake.schema import alerts, api_calls, executions, links
-from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure, report
+from poundcake.search import Filters
 from poundcake.sync import LOST
 
 DRY_RUN = "dry run: nothing was changed"
-MOST_ROWS = 1000
 _HOW_MANY_WHY = 20
-_MOST_ASKED = 100  # what one page of StackStorm's API has
+# Of one episode's notifications: the newest, and the newest of those that changed something.
+_SHOWN = 5
+_NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
+# What a list needs not, and a sender can make a megabyte long.
+_BRIEF = [c for c in alerts.c if c.name not in ("labels", "annotations", "generator_url")]
+_CALL = [api_calls.c[n] for n in ("id", "request_id", "created_at", "completed_at", "error")]
 
 
 def status(connection: Connection, request_id: str, web_url: str = "") -> Optional[Dict[str, Any]]:
@@ -74,26 +79,33 @@ def accepted(entry: Entry, held_up_by: str = "") -> Dict[str, Any]:
     return answer
 
 
-def executions_recent(connection: Connection, limit: int = 20, offset: int = 0) -> Dict[str, Any]:
-    """The newest requests with their alerts."""
-    total = connection.scalar(select(func.count()).select_from(api_calls))
-    calls = connection.execute(
-        select(api_calls)
-        .order_by(api_calls.c.created_at.desc(), api_calls.c.id.desc())
-        .limit(limit)
-        .offset(offset)
-    ).all()
+def executions_recent(
+    connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
+) -> Dict[str, Any]:
+    """The newest requests with their alerts; with filters, those with an alert that matches.
+
+    ``at_least`` stands beside total where the search ended before the history did, ``next`` where
+    there is another page.
+    """
+    ids, total, at_least, further = _requests(connection, filters, limit, offset)
+    calls: List[Any] = []
     rows: List[Any] = []
-    for ids in database.in_chunks([call.id for call in calls]):
+    for some in database.in_chunks(ids):
+        calls += connection.execute(select(*_CALL).where(api_calls.c.id.in_(some)))
         rows += connection.execute(
-            select(alerts).where(alerts.c.api_call_id.in_(ids)).order_by(alerts.c.position)
-        ).all()
-    linked = _links(connection, [row.id for row in rows])
+            select(*_BRIEF).where(alerts.c.api_call_id.in_(some)).order_by(alerts.c.position)
+        )
+    calls.sort(key=lambda call: (call.created_at, call.id), reverse=True)
+    by_call: Dict[int, List[Any]] = {}
+    for row in rows:
+        by_call.setdefault(row.api_call_id, []).append(row)
+    by_alert: Dict[int, List[Any]] = {}
+    for link in _links(connection, [row.id for row in rows]):
+        by_alert.setdefault(link.alert_id, []).append(link)
     answer = []
     for call in calls:
-        own = [row for row in rows if row.api_call_id == call.id]
-        ids = {row.id for row in own}
-        started = [link for link in linked if link.alert_id in ids]
+        own = by_call.get(call.id, [])
+        started = [link for row in own for link in by_alert.get(row.id, [])]
         answer.append(
             {
                 "request_id": call.request_id,
@@ -110,45 +122,91 @@ def executions_recent(connection: Connection, limit: int = 20, offset: int = 0) 
                         "status": row.status,
                         "outcome": row.outcome,
                         "reason": _reason(row),
-                        "st2_workflow": _workflow(started, row.id),
+                        "st2_workflow": _first(by_alert.get(row.id, []), "st2_action_ref"),
                     }
                     for row in own
                 ],
             }
         )
-    return {"executions": answer, "total": total}
+    return _page({"executions": answer, "total": total}, at_least, further)
+
+
+def _requests(
+    connection: Connection, filters: Filters, limit: int, offset: int
+) -> Tuple[List[int], int, bool, str]:
+    """(ids of the page, how many there are, or at least, where the next page begins)."""
+    if filters.of_alerts:
+        looked, matches = search.look(connection, filters, alerts.c.api_call_id)
+        seen, total = connection.execute(
+            select(
+                func.count(), func.count(distinct(case((matches, looked.c.api_call_id))))
+            ).select_from(looked)
+        ).one()
+        moment = func.max(looked.c.created_at, type_=alerts.c.created_at.type).label("moment")
+        page = (
+            select(looked.c.api_call_id, moment)
+            .where(matches)
+            .group_by(looked.c.api_call_id)
+            .order_by(moment.desc(), looked.c.api_call_id.desc())
+        )
+    else:
+        looked = None
+        of = search.within(filters, api_calls.c.created_at, api_calls.c.id)
+        some = select(api_calls.c.id).where(*of).limit(search.DEPTH + 1).subquery()
+        seen = connection.scalar(select(func.count()).select_from(some))
+        total = min(seen, search.DEPTH)
+        page = (
+            select(api_calls.c.id, api_calls.c.created_at)
+            .where(*of)
+            .order_by(api_calls.c.created_at.desc(), api_calls.c.id.desc())
+        )
+    rows = connection.execute(page.limit(limit + 1).offset(offset)).all()
+    more = seen > search.DEPTH
+    further = ""
+    if len(rows) > limit:
+        further = search.place(rows[limit - 1][1], rows[limit - 1][0])
+    elif more and looked is not None:
+        moment, last = _last(connection, looked, "api_call_id")
+        # The search may have ended in the midst of a request: the next begins with it again,
+        # but for one that is on this page, and one that is longer than a search.
+        known = rows and rows[-1][0] == last
+        begun = filters.before and filters.before[1] == (str(last + 1),)
+        further = search.place(moment, last if known or begun else last + 1)
+    return [row[0] for row in rows[:limit]], total, more, further
 
 
 def alerts_active(
     connection: Connection,
     stale_after_hours: int,
-    severity: str = "",
-    alert_name: str = "",
-    instance: str = "",
+    filters: Filters = Filters(),
     limit: int = 100,
     offset: int = 0,
 ) -> Dict[str, Any]:
     """The open incidents, newest first."""
-    conditions = [alerts.c.open_fingerprint.is_not(None)]
-    for column, wanted in (
-        (alerts.c.severity, severity),
-        (alerts.c.alert_name, alert_name),
-        (alerts.c.instance, instance),
-    ):
-        if wanted:
-            conditions.append(column == wanted)
-    count = connection.scalar(select(func.count()).select_from(alerts).where(and_(*conditions)))
-    rows = connection.execute(
-        select(alerts, api_calls.c.request_id)
-        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(and_(*conditions))
+    of = [alerts.c.open_fingerprint.is_not(None)]
+    of += search.within(filters, alerts.c.created_at, alerts.c.id)
+    for name in ("severity", "alert_name", "instance", "outcome"):
+        if getattr(filters, name):
+            of.append(alerts.c[name] == getattr(filters, name))
+    if filters.fingerprint:
+        of.append(alerts.c.open_fingerprint == filters.fingerprint)
+    if filters.status == RESOLVED:
+        of.append(false())
+    index = "ix_poundcake_alerts_by_open"
+    count = connection.scalar(
+        search.by_index(connection, select(func.count(alerts.c.id)), alerts, index).where(*of)
+    )
+    page = connection.execute(
+        search.by_index(connection, select(alerts.c.id, alerts.c.created_at), alerts, index)
+        .where(*of)
         .order_by(alerts.c.created_at.desc(), alerts.c.id.desc())
-        .limit(limit)
+        .limit(limit + 1)
         .offset(offset)
     ).all()
+    rows = _alerts(connection, [row.id for row in page[:limit]])
     newest = {link.alert_id: link for link in _links(connection, [row.id for row in rows])}
     stale = datetime.now(timezone.utc) - timedelta(hours=stale_after_hours)
-    return {
+    answer = {
         "active_alerts": [
             {
                 "fingerprint": row.fingerprint,
@@ -169,23 +227,31 @@ def alerts_active(
         ],
         "count": count,
     }
+    further = search.place(rows[-1].created_at, rows[-1].id) if len(page) > limit else ""
+    return _page(answer, False, further)
 
 
 def st2_executions(
     connection: Connection,
     status: str = "",
+    filters: Filters = Filters(),
     limit: int = 20,
     offset: int = 0,
     web_url: str = "",
 ) -> Dict[str, Any]:
-    """The StackStorm executions that alerts led to, newest first."""
-    where = [executions.c.status == status] if status else []
-    joined = links.join(executions, executions.c.id == links.c.st2_execution_id)
-    count = connection.scalar(select(func.count()).select_from(joined).where(*where))
-    rows = connection.execute(
-        _link_columns().where(*where).order_by(links.c.id.desc()).limit(limit).offset(offset)
-    ).all()
-    return {
+    """The StackStorm executions that alerts led to, newest first.
+
+    status: of the execution; filters: of its alert, and when it started or, with a filter of the
+    alert, when that was received. An execution that was linked to several alerts has a row for
+    each.
+    """
+    found = _of_alerts if filters.of_alerts else _of_executions
+    ids, total, at_least, further = found(connection, status, filters, limit, offset)
+    rows: List[Any] = []
+    for some in database.in_chunks(ids):
+        rows += connection.execute(_link_columns().where(links.c.id.in_(some)))
+    rows.sort(key=lambda row: ids.index(row.id))
+    answer = {
         "st2_executions": [
             {
                 "request_id": row.request_id,
@@ -204,53 +270,239 @@ def st2_executions(
             }
             for row in rows
         ],
-        "count": count,
+        "count": total,
     }
+    return _page(answer, at_least, further)
+
+
+def _of_executions(
+    connection: Connection, status: str, filters: Filters, limit: int, offset: int
+) -> Tuple[List[int], int, bool, str]:
+    moment, row_id = executions.c.start_timestamp, executions.c.id
+    index = "ix_execution_db_by_status" if status else "ix_execution_db_start"
+    found = (
+        search.by_index(connection, select(links.c.id, moment, row_id), executions, index)
+        .join(links, links.c.st2_execution_id == row_id)
+        .where(*search.within(filters, moment, row_id, links.c.id))
+    )
+    if status:
+        found = found.where(executions.c.status == status)
+    most = search.DEPTH
+    some = found.with_only_columns(links.c.id).limit(most + 1).subquery("some")
+    seen = connection.scalar(select(func.count()).select_from(some))
+    rows = connection.execute(
+        found.order_by(moment.desc(), row_id.desc(), links.c.id.desc())
+        .limit(limit + 1)
+        .offset(offset)
+    ).all()
+    further = ""
+    if len(rows) > limit:
+        further = search.place(rows[limit - 1][1], rows[limit - 1][2], rows[limit - 1][0])
+    return [row[0] for row in rows[:limit]], min(seen, most), seen > most, further
+
+
+def _of_alerts(
+    connection: Connection, status: str, filters: Filters, limit: int, offset: int
+) -> Tuple[List[int], int, bool, str]:
+    begin = filters
+    if filters.before:
+        # Of the alert that the last page ended with there may be more links.
+        alert_id, _ = search.last_ids(filters, alerts.c.id, links.c.id)
+        begin = replace(filters, before=(filters.before[0], (str(alert_id + 1),)))
+    looked, matches = search.look(connection, begin, alerts.c.id)
+    emitted = and_(matches, looked.c.outcome.in_(admission.EMITTED))
+    found = (
+        select(links.c.id, looked.c.created_at, looked.c.id)
+        .select_from(looked)
+        .join(links, links.c.alert_id == looked.c.id)
+        .where(emitted, *search.within(filters, looked.c.created_at, looked.c.id, links.c.id))
+    )
+    if status:
+        found = found.join(executions, executions.c.id == links.c.st2_execution_id)
+        found = found.where(executions.c.status == status)
+    seen = connection.scalar(select(func.count()).select_from(looked))
+    some = found.with_only_columns(links.c.id).limit(search.MOST_ROWS + 1).subquery("some")
+    total = connection.scalar(select(func.count()).select_from(some))
+    rows = connection.execute(
+        found.order_by(looked.c.created_at.desc(), looked.c.id.desc(), links.c.id.desc())
+        .limit(limit + 1)
+        .offset(offset)
+    ).all()
+    further = ""
+    if len(rows) > limit:
+        further = search.place(rows[limit - 1][1], rows[limit - 1][2], rows[limit - 1][0])
+    elif seen > search.DEPTH:
+        further = search.place(*_last(connection, looked, "id"), 0)
+    at_least = seen > search.DEPTH or total > search.MOST_ROWS
+    return [row[0] for row in rows[:limit]], min(total, search.MOST_ROWS), at_least, further
 
 
 def why(
     connection: Connection,
-    alert_name: str = "",
-    instance: str = "",
-    fingerprint: str = "",
+    filters: Filters,
     limit: int = _HOW_MANY_WHY,
+    offset: int = 0,
     web_url: str = "",
 ) -> Dict[str, Any]:
-    """From an alert to its requests, outcomes and reasons, newest first.
+    """From an alert to what was done for it: episode by episode, the one heard of last first.
 
-    At least one of alert_name, instance and fingerprint says which.
+    Each episode has its notifications, oldest first, each with its request, outcome and reason:
+    all that were more than a repetition, and the newest of the repetitions. ``count`` counts
+    episodes among the newest 1000 notifications that match.
     """
-    conditions = [
-        column == wanted
-        for column, wanted in (
-            (alerts.c.alert_name, alert_name),
-            (alerts.c.instance, instance),
-            (alerts.c.fingerprint, fingerprint),
-        )
-        if wanted
-    ]
-    rows = connection.execute(
-        select(alerts, api_calls.c.request_id)
-        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(and_(*conditions))
-        .order_by(alerts.c.id.desc())
-        .limit(limit)
+    begin = filters
+    if filters.before:
+        row_id, newest = search.last_ids(filters, alerts.c.id, alerts.c.id)
+        begin = replace(filters, before=(filters.before[0], (str(row_id),)))
+    else:
+        # An episode that is heard of again while someone turns pages keeps its place.
+        newest = connection.scalar(select(func.max(alerts.c.id))) or 0
+    looked, matches = search.look(connection, begin, alerts.c.id)
+    seen = connection.scalar(select(func.count()).select_from(looked))
+    ids = connection.scalars(
+        select(looked.c.id)
+        .where(matches, looked.c.id <= newest)
+        .order_by(looked.c.created_at.desc(), looked.c.id.desc())
+        .limit(search.MOST_ROWS + 1)
     ).all()
-    linked = _links(connection, [row.id for row in rows])
+    rows = _alerts(connection, ids[: search.MOST_ROWS])
+    groups: Dict[Any, List[Any]] = {}
+    for row in rows:
+        # What belongs to no episode, a malformed alert for one, stands for itself.
+        groups.setdefault(row.episode or row.id, []).append(row)
+    if filters.before:
+        named = [group[0] for group in groups.values() if group[0].episode]
+        for name in _shown_before(connection, begin, named, newest):
+            del groups[name]
+    page = list(groups.values())[offset : offset + limit]
+    at_least = seen > search.DEPTH or len(ids) > search.MOST_ROWS
+    further = ""
+    if len(groups) > offset + limit:
+        further = search.place(page[-1][0].created_at, page[-1][0].id, newest)
+    elif len(ids) > search.MOST_ROWS:
+        further = search.place(rows[-1].created_at, rows[-1].id, newest)
+    elif seen > search.DEPTH:
+        further = search.place(*_last(connection, looked, "id"), newest)
+    answer = {"episodes": _episodes(connection, page, web_url), "count": len(groups)}
+    return _page(answer, at_least, further)
+
+
+def _shown_before(
+    connection: Connection, filters: Filters, rows: List[Any], newest: int
+) -> Set[str]:
+    """The episodes of the rows that an earlier page had: those with a newer alert that matches."""
+    moment, row_id = filters.before[0], int(filters.before[1][0])
+    of = search.within(replace(filters, since=None, before=None), alerts.c.created_at, alerts.c.id)
+    for name in ("severity", "alert_name", "instance", "status", "outcome"):
+        if getattr(filters, name):
+            of.append(alerts.c[name] == getattr(filters, name))
+    index = "ix_poundcake_alerts_by_fingerprint"
+    found: Set[str] = set()
+    for some in database.in_chunks(rows):
+        statement = search.by_index(connection, select(alerts.c.episode), alerts, index).where(
+            alerts.c.fingerprint.in_([row.fingerprint for row in some]),
+            alerts.c.created_at >= moment,
+            or_(alerts.c.created_at > moment, alerts.c.id >= row_id),
+            alerts.c.id <= newest,
+            *of,
+        )
+        found.update(connection.scalars(statement.distinct()))
+    return found & {row.episode for row in rows}
+
+
+def _episodes(connection: Connection, page: List[List[Any]], web_url: str) -> List[Dict[str, Any]]:
+    names = [group[0].episode for group in page if group[0].episode]
+    notable: Dict[str, List[Any]] = {}
+    for some in database.in_chunks(names):
+        # A cooldown that is said again changes nothing, and its incident counts it.
+        changed = or_(
+            alerts.c.outcome.in_(admission.EMITTED),
+            alerts.c.open_fingerprint.is_not(None),
+            alerts.c.closed_at.is_not(None),
+        )
+        ids = connection.scalars(
+            select(alerts.c.id).where(
+                alerts.c.episode.in_(some), alerts.c.outcome.in_(_NOTABLE), changed
+            )
+        ).all()
+        for row in _alerts(connection, ids):
+            notable.setdefault(row.episode, []).append(row)
+    shown = []
+    for group in page:
+        some = notable.get(group[0].episode, [])
+        rows = {row.id: row for row in some[:_SHOWN] + group[:_SHOWN] + some[-1:]}
+        shown.append(sorted(rows.values(), key=lambda row: (row.created_at, row.id)))
+    linked = _links(connection, [row.id for rows in shown for row in rows])
+    return [_episode(rows, notable.get(rows[0].episode, rows), linked, web_url) for rows in shown]
+
+
+def _episode(
+    shown: List[Any], notable: List[Any], linked: List[Any], web_url: str
+) -> Dict[str, Any]:
+    first = shown[0]
+    ids = {row.id for row in shown}
+    own = [link for link in linked if link.alert_id in ids]
+    opened = [row for row in notable if row.status == FIRING]
+    ended = [row for row in notable if row.outcome == admission.RESOLVED]
+    if any(row.open_fingerprint for row in notable):
+        state = "firing"
+    elif ended:
+        state = "resolved"
+    else:
+        # A later one took its place, or it never was an incident.
+        state = "superseded" if any(row.closed_at for row in notable) else ""
     return {
+        "episode": first.episode or "",
+        "fingerprint": first.fingerprint,
+        "alert_name": first.alert_name,
+        "severity": first.severity,
+        "instance": first.instance,
+        "state": state,
+        "starts_at": _time((opened or shown)[-1].starts_at),
+        "ends_at": _time(ended[0].ends_at if ended else None),
+        "last_seen_at": timestamp(max(row.last_seen_at for row in shown)),
+        "notifications": sum(row.notifications for row in opened) or len(shown),
         "alerts": [
             {
                 "request_id": row.request_id,
                 "received_at": timestamp(row.created_at),
-                **_alert(row, [link for link in linked if link.alert_id == row.id]),
-                "stackstorm_executions": [
-                    _execution(link, web_url) for link in linked if link.alert_id == row.id
-                ],
+                "id": row.id,
+                "status": row.status,
+                "outcome": row.outcome,
+                "reason": _reason(row),
+                "st2_rule": row.st2_rule_matched
+                or _first([link for link in own if link.alert_id == row.id], "st2_rule_ref"),
             }
-            for row in rows
+            for row in shown
         ],
-        "count": len(rows),
+        "stackstorm_executions": [_execution(link, web_url) for link in own],
     }
+
+
+def _alerts(connection: Connection, ids: Sequence[int]) -> List[Any]:
+    """Alerts with their request_id, newest first."""
+    rows: List[Any] = []
+    for some in database.in_chunks(ids):
+        rows += connection.execute(
+            select(*_BRIEF, api_calls.c.request_id)
+            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+            .where(alerts.c.id.in_(some))
+        )
+    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
+
+
+def _last(connection: Connection, looked: Any, row_id: str) -> Any:
+    """(moment, id) of the row that a search ended with."""
+    moment, last = looked.c.created_at, looked.c[row_id]
+    return connection.execute(select(moment, last).order_by(moment, last).limit(1)).one()
+
+
+def _page(answer: Dict[str, Any], at_least: bool, further: str) -> Dict[str, Any]:
+    if at_least:
+        answer["at_least"] = True
+    if further:
+        answer["next"] = further
+    return answer
 
 
 def alert_of(connection: Connection, request_id: str, episode: str) -> Optional[Dict[str, Any]]:
@@ -280,68 +532,6 @@ def alert_of(connection: Connection, request_id: str, episode: str) -> Optional[
         "starts_at": _time(row.starts_at),
         "ends_at": _time(row.ends_at),
     }
-
-
-def ask_live(stackstorm: StackStorm, answer: Dict[str, Any]) -> Dict[str, Any]:
-    """The view with what StackStorm says now of executions that are open on record; where it
-    cannot be asked, the view says so."""
-    shown = [e for e in _executions_in(answer) if e["status"] not in TERMINAL]
-    active = [a for a in answer.get("active_alerts", []) if _is_open(a)]
-    ids = sorted({row["st2_execution_id"] for row in shown + active})[:_MOST_ASKED]
-    if not ids:
-        return answer
-    try:
-        live = stackstorm.executions(ids)
-    except StackStormError as error:
-        answer["stackstorm"] = f"cannot be asked now, the state is as of the last sync: {error}"
-        return answer
-    for execution in shown:
-        found = live.get(execution["st2_execution_id"])
-        if found:
-            _merge(execution, found)
-    for alert in active:
-        found = live.get(alert["st2_execution_id"])
-        if found:
-            said = report(found)
-            alert["remediation_status"] = _state(
-                found["status"], said.get("dry_run"), said.get("mutated")
-            )
-    return answer
-
-
-def _executions_in(answer: Dict[str, Any]) -> List[Dict[str, Any]]:
-    listed = list(answer.get("stackstorm_executions", [])) + answer.get("st2_executions", [])
-    for alert in answer.get("alerts", []):
-        listed += alert.get("stackstorm_executions", [])
-    return listed
-
-
-def _is_open(alert: Dict[str, Any]) -> bool:
-    return bool(alert["st2_execution_id"]) and (
-        alert["remediation_status"].partition(" ")[0] not in TERMINAL
-    )
-
-
-def _merge(execution: Dict[str, Any], found: Dict[str, Any]) -> None:
-    """Writes into an execution of a view what StackStorm says of it now."""
-    execution["status"] = found.get("status") or execution["status"]
-    rule = (found.get("rule") or {}).get("ref")
-    execution["st2_rule"] = execution["st2_rule"] or rule or ""
-    execution["url"] = execution["url"] or found.get("web_url") or ""
-    if execution["status"] not in TERMINAL:
-        return
-    seconds = found.get("elapsed_seconds")
-    if isinstance(seconds, (int, float)):
-        execution["duration_seconds"] = round(seconds, 3)
-    if "message" not in execution:
-        return
-    execution["ended_at"] = found.get("end_timestamp") or execution["ended_at"]
-    said = report(found)
-    message = said.pop("message", "")
-    execution.update(said)
-    if execution["status"] != "succeeded":
-        message = message or failure(found)
-    execution["message"] = _said(execution["dry_run"], execution["mutated"], message)
 
 
 def _link_columns() -> Any:
@@ -415,12 +605,13 @@ def _execution(row: Any, web_url: str) -> Dict[str, Any]:
         "mutated": row.mutated,
         "verified": row.verified,
         "stage": row.stage or "",
-        "message": _said(row.dry_run, row.mutated, row.message or row.error or ""),
+        "message": said(row.dry_run, row.mutated, row.message or row.error or ""),
         "url": _url(web_url, row),
     }
 
 
-def _said(dry_run: Optional[bool], mutated: Optional[bool], message: str) -> str:
+def said(dry_run: Optional[bool], mutated: Optional[bool], message: str) -> str:
+    """A workflow's message, after the note that it changed nothing where that is so."""
     if dry_run and not mutated:
         return f"{DRY_RUN}. {message}" if message else DRY_RUN
     return message
@@ -439,19 +630,16 @@ def _call_status(call: Any, rows: List[Any], linked: List[Any]) -> str:
 def _remediation(row: Any, link: Any) -> str:
     if link is None:
         return _reason(row) or row.outcome
-    return _state(link.status or "unknown", link.dry_run, link.mutated)
+    return state(link.status or "unknown", link.dry_run, link.mutated)
 
 
-def _state(status: str, dry_run: Optional[bool], mutated: Optional[bool]) -> str:
+def state(status: str, dry_run: Optional[bool], mutated: Optional[bool]) -> str:
+    """The status of a remediation, with the note that it changed nothing where that is so."""
     return f"{status} ({DRY_RUN})" if dry_run and not mutated else status
 
 
 def _reason(row: Any) -> str:
     return "; ".join(filter(None, (row.reason, row.fate_reason)))
-
-
-def _workflow(linked: List[Any], alert_id: int) -> str:
-    return _first([link for link in linked if link.alert_id == alert_id], "st2_action_ref")
 
 
 def _first(linked: List[Any], name: str) -> str:

@@ -7,20 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poundcake import admission
-from poundcake.admission import Decision, Incident, decide
+from poundcake.admission import Decision, Incident, Original, decide, replay
 from poundcake.alertmanager import Alert
 from tests.lib.samples import NOON, UTC, later
 
 SKEW = datetime.timedelta(seconds=120)
 START = 1768392000000  # NOON, in ms
 OPEN = Incident(
-    alert_id=7,
     request_id="the-first",
     episode="fp-{}".format(START),
     starts_at=NOON,
     outcome=admission.ADMITTED,
 )
-HELD = Incident(7, "the-first", OPEN.episode, NOON, admission.COOLDOWN)
+HELD = Incident("the-first", OPEN.episode, NOON, admission.COOLDOWN)
 LIMIT = Decision(admission.RATE_LIMITED, "limit of 1 an hour")
 
 
@@ -101,7 +100,7 @@ class TestFiring:
     @pytest.mark.parametrize("start", [datetime.datetime.max.replace(tzinfo=UTC), NOON])
     @pytest.mark.parametrize("other", [datetime.datetime.min.replace(year=2, tzinfo=UTC), None])
     def test_no_time_is_too_late_or_too_early(self, start, other):
-        incident = Incident(7, "the-first", "fp-1", start, admission.ADMITTED)
+        incident = Incident("the-first", "fp-1", start, admission.ADMITTED)
         for a in (other, start, datetime.datetime.max.replace(tzinfo=UTC)):
             choose(firing(a), incident)
             choose(resolved(a, a), incident)
@@ -133,6 +132,72 @@ def test_malformed_comes_first(incident, status):
     broken = Alert(0, status=status, fingerprint="fp", problem="alerts[0].status: x")
     found = choose(broken, incident, never, never)
     assert found == Decision("malformed", "alerts[0].status: x")
+
+
+class TestReplay:
+    BROUGHT = Original("first", later(60), admission.ADMITTED, OPEN.episode, NOON)
+
+    def choose(self, alert, incident, work=(1, ""), limit=None, force=False, original=BROUGHT):
+        return replay(alert, original, incident, SKEW, lambda episode: work, lambda: limit, force)
+
+    @pytest.mark.parametrize("incident", [OPEN, HELD])
+    @pytest.mark.parametrize("start", [NOON, later(-86400), later(120), None])
+    def test_it_takes_over_what_is_open_and_was_not_worked_on(self, incident, start):
+        found = self.choose(firing(start), incident)
+        assert (found.outcome, found.reason) == ("admitted", "replay of first")
+        assert (found.episode, found.starts_at, found.attempt) == (OPEN.episode, NOON, 1)
+        assert found.closes and found.opens
+
+    def test_limits_hold_it_back(self):
+        found = self.choose(firing(), OPEN, limit=LIMIT)
+        assert (found.outcome, found.reason) == ("rate_limited", LIMIT.reason)
+        assert (found.episode, found.opens, found.closes) == (OPEN.episode, False, False)
+        assert self.choose(firing(), OPEN, limit=LIMIT, force=True).outcome == "admitted"
+
+    def test_what_was_worked_on_is_not_worked_on_again(self):
+        found = self.choose(firing(), OPEN, (1, "pack.workflow (e1)"))
+        assert (found.outcome, found.episode) == ("duplicate", OPEN.episode)
+        assert "first: pack.workflow (e1) has worked" in found.reason
+        assert "force=true" in found.reason
+        assert not found.closes and not found.opens
+
+    @pytest.mark.parametrize("claimed_by, attempt", [("pack.workflow (e1)", 4), ("", 3)])
+    def test_by_force_it_is_another_attempt(self, claimed_by, attempt):
+        found = self.choose(firing(), OPEN, (3, claimed_by), force=True)
+        assert (found.outcome, found.attempt) == ("admitted", attempt)
+        assert found.closes and found.opens
+
+    @pytest.mark.parametrize("incident", [None, OPEN])
+    def test_what_has_ended(self, incident):
+        start = later(500)
+        original = Original("first", later(600), admission.ADMITTED, "fp-500", start)
+        found = self.choose(firing(start), incident, original=original)
+        assert (found.outcome, found.episode, found.starts_at) == ("duplicate", "fp-500", start)
+        assert found.reason == "replay of first: nothing open, the incident has ended"
+        found = self.choose(firing(start), incident, (2, ""), LIMIT, True, original)
+        assert (found.outcome, found.episode, found.attempt) == ("admitted", "fp-500", 3)
+        assert not found.opens and not found.closes
+
+    @pytest.mark.parametrize(
+        "incident, outcome, expected",
+        [
+            (None, "duplicate", ("duplicate", "nothing open")),
+            (OPEN, "duplicate", ("resolved", "ends what the-first brought")),
+            # It ended another, under the same name: Alertmanager lost sight of the alert.
+            (OPEN, "resolved", ("duplicate", "replay of first: what is open came later")),
+            (
+                Incident("r", "fp-1", later(61), admission.ADMITTED),
+                "duplicate",
+                ("duplicate", "replay of first: what is open came later"),
+            ),
+        ],
+    )
+    def test_a_resolve(self, incident, outcome, expected):
+        original = Original("first", later(60), outcome, "", NOON)
+        for force in (False, True):
+            found = self.choose(resolved(later(10**6)), incident, force=force, original=original)
+            assert (found.outcome, found.reason) == expected
+            assert found.closes == (expected[0] == "resolved")
 
 
 class Reference:
@@ -199,7 +264,7 @@ class Book:
             self.incident = None
         if found.opens:
             assert self.incident is None
-            self.incident = Incident(1, "r", found.episode, found.starts_at, found.outcome)
+            self.incident = Incident("r", found.episode, found.starts_at, found.outcome)
         if found.outcome == "admitted":
             self.admitted_at = now
         if alert.status == "resolved":

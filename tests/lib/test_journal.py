@@ -128,8 +128,13 @@ class TestAccept:
             return commit(batch)
 
         monkeypatch.setattr(book, "_commit", slow)
-        ids = []
-        threads = [threading.Thread(target=lambda: ids.append(accept(book))) for _ in range(20)]
+        ids, start = [], threading.Barrier(20)
+
+        def work():
+            start.wait()
+            ids.append(accept(book))
+
+        threads = [threading.Thread(target=work) for _ in range(20)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -101,7 +101,7 @@ class House:
     def state(self, request_id):
         return self.journal.find(request_id).state
 
-    def reaches(self, request_id, state, seconds=10):
+    def reaches(self, request_id, state, seconds=30):
         wait_for(lambda: self.state(request_id) == state, seconds)
 
     def set_fate(self, fate, **where):
@@ -116,7 +116,7 @@ class House:
         self.relay = None
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in {} s".format(seconds)
@@ -286,12 +286,11 @@ class TestAnnouncing:
             house.reaches(request_id, "done")
         assert [len(one) for one in house.bus.lists] == [1, 5]
 
-    def test_the_next_goes_as_soon_as_the_one_before_is_recorded(self, house):
+    def test_the_next_goes_as_soon_as_the_one_before_is_recorded(self, house, monkeypatch):
+        monkeypatch.setattr(relay, "RECORD_TIME", 60)
         house.start()
-        began = time.monotonic()
         for _ in range(5):
             house.reaches(house.accept(), "done")
-        assert time.monotonic() - began < 5
 
     def test_it_carries_the_databases_id(self, house):
         house.start()
@@ -395,11 +394,11 @@ class TestTrouble:
         wait_for(lambda: len(house.bus.lists) == 2)
         house.reaches(request_id, "recorded")
 
-    def test_stopping_is_quick(self, house):
-        house.start()
-        began = time.monotonic()
+    def test_stopping_does_not_wait_for_the_next_look(self, house, monkeypatch):
+        monkeypatch.setattr(relay, "_IDLE", 60)
+        thread = house.start().relay._thread
         house.stop()
-        assert time.monotonic() - began < 1
+        assert not thread.is_alive()
 
 
 class TestMissed:
@@ -410,13 +409,15 @@ class TestMissed:
         for number in range(8):
             house.accept(body='{"alerts": [], "n": %d}' % number)
         house.start()
-        wait_for(lambda: len(house.bus.lists) >= 3, 15)
+        wait_for(lambda: len(house.bus.lists) >= 3)
         assert [len(one) for one in house.bus.lists][:3] == [8, 8, 4]
         at = [p[3] for p in house.bus.of(relay.ANNOUNCE)]
-        assert at[2] - at[1] > (at[1] - at[0]) * 1.2
+        # It is out for 0.4 s each time, and then waits for 0.4 s and for 0.8 s, less a tenth.
+        assert at[1] - at[0] > 0.7
+        assert at[2] - at[1] > 1.1
         assert house.relay.stackstorm.state == "down"
         house.bus.records = True
-        wait_for(lambda: house.journal.counts().get("done") == 8, 30)
+        wait_for(lambda: house.journal.counts().get("done") == 8)
         assert house.relay.stackstorm.state == "ok"
 
     def test_what_is_wrong_is_looked_for(self, house):
@@ -455,18 +456,19 @@ class TestMissed:
         assert len(house.bus.lists) == 1
         wait_for(lambda: house.bus.of(relay.ALERT))
 
-    def test_a_poison_request_ends_alone_and_the_others_are_recorded(self, house):
+    def test_a_poison_request_ends_alone_and_the_others_are_recorded(self, house, monkeypatch):
+        monkeypatch.setattr(relay, "STUCK_WAIT", 1)
         poison = '{"alerts": [], "poison": 1}'
         house.bus.poison.add(poison)
         good = [house.accept(body='{"alerts": [], "n": %d}' % n) for n in range(3)]
         bad = house.accept(body=poison)
         house.start()
         for request_id in good:
-            house.reaches(request_id, "done", 30)
-        wait_for(lambda: house.journal.stuck(10) == [bad], 30)
+            house.reaches(request_id, "done")
+        wait_for(lambda: house.journal.stuck(10) == [bad])
         assert house.journal.backlog == 0
         house.bus.poison.clear()
-        house.reaches(bad, "done", 30)
+        house.reaches(bad, "done")
 
     def test_a_poison_request_does_not_hold_up_the_others_for_ever(self, house):
         """Once it is known to be stuck it comes every STUCK_WAIT, whatever else is recorded."""
@@ -474,11 +476,11 @@ class TestMissed:
         house.bus.poison.add(poison)
         bad = house.accept(body=poison)
         house.start()
-        wait_for(lambda: house.journal.find(bad).tries >= 3, 30)
+        wait_for(lambda: house.journal.find(bad).tries >= 3)
         before = sum(poison in one for one in house.bus.lists)
         began = time.monotonic()
-        while time.monotonic() - began < 5:  # STUCK_WAIT is 6
-            house.reaches(house.accept(), "done", 10)
+        while time.monotonic() - began < 3:  # STUCK_WAIT is 6
+            house.reaches(house.accept(), "done")
             time.sleep(0.05)
         assert sum(poison in one for one in house.bus.lists) - before <= 1
 
@@ -492,7 +494,7 @@ class TestMissed:
         # Each is out for 0.4 s, and then nothing is for 0.4 to 0.8 s.
         assert len(house.bus.lists) <= 7
         house.bus.records = True
-        wait_for(lambda: house.journal.backlog == 0 and not house.journal.counts()["stuck"], 30)
+        wait_for(lambda: house.journal.backlog == 0 and not house.journal.counts()["stuck"])
 
 
 class TestExplaining:
@@ -534,10 +536,11 @@ class TestExplaining:
         time.sleep(1)
         assert len(house.bus.of(relay.SYNC_DUE)) == asked
 
-    def test_it_is_asked_less_and_less_often(self, house):
+    def test_it_is_asked_less_and_less_often(self, house, monkeypatch):
+        monkeypatch.setattr(relay, "_SYNC_WAIT", (0.02, 0.1))
         house.start()
         house.accept(alert())
-        wait_for(lambda: len(house.bus.of(relay.SYNC_DUE)) >= 6)
+        # With waits that grow without a bound, so many would take more than a minute.
+        wait_for(lambda: len(house.bus.of(relay.SYNC_DUE)) >= 20)
         at = [p[3] for p in house.bus.of(relay.SYNC_DUE)]
-        assert at[5] - at[4] > at[1] - at[0]
-        assert at[5] - at[4] <= 1.5
+        assert at[19] - at[9] > 0.9

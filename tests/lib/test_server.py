@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests import services
 from tests.lib.endpoints import KINDS, WAYS, Client, Patched, Unpatched, message
 from tests.lib.samples import webhook
 
@@ -57,6 +58,24 @@ def raw(endpoint, data):
         except OSError:
             pass
         return b"".join(chunks)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ended(client):
+    """Whether the other side has ended a connection on which it had nothing to say."""
+    client.socket.setblocking(False)
+    try:
+        return client.socket.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def statuses(answer):
@@ -340,24 +359,23 @@ class TestSlow:
 
         def idle():
             with quick.client(15) as client:
+                began = time.monotonic()
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
-                began = time.monotonic()
                 assert client.closed()
                 found["idle"] = time.monotonic() - began
 
         threads = [threading.Thread(target=f) for f in (header, body, nothing, idle)]
         for thread in threads:
             thread.start()
-        began = time.monotonic()
         assert quick.post(webhook()).status == 202
-        assert time.monotonic() - began < 1
+        assert "idle" not in found, "it waited for the slow ones"
         for thread in threads:
-            thread.join(20)
-        assert found["header"] is not None and found["header"] < 4
-        assert found["body"] is not None and found["body"] < 5
-        assert found["nothing"] < 5
-        assert 1.5 < found["idle"] < 5
+            thread.join(30)
+        assert found["header"] is not None
+        assert found["body"] is not None
+        assert "nothing" in found
+        assert found["idle"] >= QUICK["server.IDLE_TIME"]
         # Alertmanager never retries a 4xx: it would take the notification for delivered.
         assert found["answer"] is None or found["answer"].status >= 500
 
@@ -386,8 +404,10 @@ class TestFull:
         try:
             for _ in range(5):
                 waiting.append(endpoint.client())
-                # Each has a thread of its own, and those of two that come at once may overtake.
-                time.sleep(0.2)
+                # Each has a thread of its own, and those of two that come at once may overtake:
+                # one that has its answer is known to be in.
+                waiting[-1].send(message("GET", LIVE))
+                assert waiting[-1].read().status == 200
             assert endpoint.post(webhook()).status == 202
             assert waiting[0].closed()
             waiting[4].send(message("GET", LIVE))
@@ -399,10 +419,11 @@ class TestFull:
     def test_a_request_under_way_stays(self, make):
         endpoint = make(max_connections=3)
         with endpoint.client() as busy:
-            busy.send(message("POST", HOOK, b"", Content_Length=str(len(BODY))))
-            time.sleep(0.2)
+            length = str(len(BODY))
+            busy.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
+            assert busy.read().status == 100  # it has the header
             others = [endpoint.client() for _ in range(6)]
-            time.sleep(0.3)
+            wait_for(lambda: sum(ended(other) for other in others) >= 4)
             busy.send(BODY)
             assert busy.read().status == 202
             for other in others:
@@ -414,20 +435,8 @@ class TestFull:
         try:
             for _ in range(120):
                 clients.append(Client(endpoint.port))
-            time.sleep(1.5)
-            alive = 0
-            for client in clients:
-                client.socket.setblocking(False)
-                try:
-                    alive += client.socket.recv(1) != b""
-                except BlockingIOError:
-                    alive += 1
-                except ConnectionError:
-                    pass
-            assert alive <= 10
-            began = time.monotonic()
+            wait_for(lambda: sum(ended(client) for client in clients) >= 110)
             assert endpoint.post(webhook()).status == 202
-            assert time.monotonic() - began < 2
         finally:
             for client in clients:
                 client.socket.close()
@@ -454,7 +463,7 @@ class TestStopping:
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        wait_for(lambda: len(answers) > 20)
         began = time.monotonic()
         endpoint.stop()
         took = time.monotonic() - began
@@ -475,11 +484,13 @@ class TestStopping:
     def test_a_request_that_is_almost_there_gets_its_answer(self, make):
         endpoint = make()
         with endpoint.client() as client:
-            client.send(message("POST", HOOK, b"", Content_Length=str(len(BODY))) + BODY[:5])
-            time.sleep(0.3)
+            length = str(len(BODY))
+            client.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
+            assert client.read().status == 100
+            client.send(BODY[:5])
             stopping = threading.Thread(target=endpoint.stop)
             stopping.start()
-            time.sleep(0.3)
+            wait_for(lambda: not services.accepts_connections(endpoint.port))
             client.send(BODY[5:])
             answer = client.read()
             assert (answer.status, answer.headers["connection"]) == (202, "close")

@@ -5,9 +5,12 @@ import json
 import threading
 import time
 import uuid
+from collections import Counter
 
 import pytest
-from sqlalchemy import select
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, select
 
 from poundcake import database, tracking
 from poundcake.config import Config
@@ -671,3 +674,171 @@ def test_a_resolve_of_long_ago_makes_no_notification_late(engine):
     ]
     # Under the name it had, so that a workflow that has worked on it does not do so again.
     assert len({row.episode for row in rows(engine)}) == 1
+
+
+class TestLists:
+    """A list is recorded as its requests would be one by one, in a few statements."""
+
+    CONTENTS = st.fixed_dictionaries(
+        {
+            "fingerprint": st.sampled_from(["f", "g", "h"]),
+            "name": st.sampled_from(["A", "a"]),
+            "status": st.sampled_from(["firing", "firing", "resolved", "?"]),
+            "starts_at": st.none() | st.integers(0, 12).map(lambda n: later(60 * n)),
+            "ends_at": st.none() | st.integers(0, 12).map(lambda n: later(60 * n)),
+            "annotations": st.sampled_from([{}, {}, {}, 7]),
+        }
+    )
+    REQUESTS = st.lists(
+        st.builds(
+            lambda found, minute, number, broken: request(
+                *(alert(**content) for content in found),
+                received_at=later(60 * minute),
+                request_id=str(uuid.UUID(int=number)),
+                **({"body": "no json"} if broken else {}),
+            ),
+            st.lists(CONTENTS, max_size=5),
+            st.integers(0, 15),
+            # The same id comes again, with the same body or another.
+            st.integers(0, 30),
+            st.sampled_from([False] * 9 + [True]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+
+    @pytest.fixture(scope="class")
+    def two(self, tmp_path_factory):
+        engines = []
+        for name in ("lists", "singly"):
+            path = tmp_path_factory.mktemp(name) / "tracking.db"
+            engines.append(database.open_engine("sqlite:///{}".format(path)))
+            database.prepare(engines[-1])
+        return engines
+
+    def contents(self, engine):
+        """All that is on record, but for ids and when it was written."""
+        calls = {call.id: call.request_id for call in rows(engine, api_calls)}
+        found = []
+        for row in rows(engine):
+            values = dict(row._mapping, api_call_id=calls[row.api_call_id])
+            found.append({k: v for k, v in values.items() if k not in ("id", "recorded_at")})
+        for row in rows(engine, api_calls):
+            values = dict(row._mapping, completed_at=bool(row.completed_at))
+            found.append({k: v for k, v in values.items() if k != "id"})
+        return found
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        REQUESTS,
+        st.lists(st.integers(0, 7), max_size=2),
+        st.integers(0, 8),
+        st.sampled_from([0, 120, 600]),
+        st.sampled_from([0, 1, 2]),
+    )
+    def test_one_list_is_as_good_as_many(self, two, sent, again, first, cooldown, limit):
+        sent = sent + [sent[n % len(sent)] for n in again]
+        config = {"cooldown_seconds": cooldown, "max_remediations_per_hour": limit}
+        in_lists, singly = two
+        for engine in two:
+            with database.transaction(engine) as connection:
+                connection.execute(alerts.delete())
+                connection.execute(api_calls.delete())
+        found = [record(in_lists, *part, **config) for part in (sent[:first], sent[first:])]
+        expected = [record(singly, one, **config) for one in sent]
+        assert self.contents(in_lists) == self.contents(singly)
+        for count in ("recorded", "known", "failed"):
+            assert sum(f[count] for f in found) == sum(e[count] for e in expected)
+        assert sum((Counter(f["outcomes"]) for f in found), Counter()) == sum(
+            (Counter(e["outcomes"]) for e in expected), Counter()
+        )
+
+    def test_the_same_from_list_to_list(self, engine):
+        """What a list closes and sees again, on MariaDB too."""
+        names = ["A{}".format(n) for n in range(250)]
+        firing = [alert(n, fingerprint=n) for n in names]
+        ends = [alert(n, "resolved", fingerprint=n, ends_at=later(300)) for n in names]
+        record(engine, request(*firing))
+        record(
+            engine,
+            request(*firing, received_at=later(60)),
+            request(*firing[:10], received_at=later(120)),
+            request(*ends[5:], received_at=later(310)),
+            request(*firing[:5], received_at=later(320)),
+        )
+        first = rows(engine)[:250]
+        assert [row.notifications for row in first] == [4] * 5 + [3] * 5 + [2] * 240
+        assert [row.last_seen_at for row in first] == (
+            [later(320)] * 5 + [later(120)] * 5 + [later(60)] * 240
+        )
+        assert [row.closed_at for row in first] == [None] * 5 + [later(310)] * 245
+        assert [row.id for row in open_incidents(engine)] == [row.id for row in first[:5]]
+        assert {row.attempt for row in rows(engine)} == {1}
+
+    def test_the_hour_of_the_limit_goes_on_within_a_list(self, engine):
+        sent = [
+            request(alert("A", fingerprint=str(n)), received_at=later(seconds))
+            for n, seconds in enumerate([0, 3599, 3600])
+        ]
+        record(engine, *sent, max_remediations_per_hour=1)
+        assert outcomes(engine) == ["admitted", "rate_limited", "admitted"]
+
+    def test_a_resolve_that_stands_twice_in_a_payload_is_no_notification(self, engine):
+        """Not of an incident that begins between the two under the same name either."""
+        one = {"fingerprint": "f", "starts_at": later(600)}
+        ends = alert(status="resolved", ends_at=later(700), **one)
+        record(engine, request(alert(**one)))
+        record(engine, request(ends, alert(**one), ends, received_at=later(60)))
+        assert outcomes(engine)[1:] == ["resolved", "admitted", "duplicate"]
+        (held,) = open_incidents(engine)
+        assert held.notifications == 1
+
+    def test_few_statements(self, engine):
+        """However many requests there are."""
+        sent = [request(alert(labels={"i": str(n)})) for n in range(50)]
+        counted = []
+        count = lambda *_: counted.append(1)  # noqa: E731
+        event.listen(engine, "before_cursor_execute", count)
+        record(engine, sent[0])
+        singly = len(counted)
+        record(engine, *sent[1:])
+        assert len(counted) == 2 * singly
+
+    def test_the_first_that_cannot_be_written_is_found_among_many(self, engine, monkeypatch):
+        row = tracking._alert_row
+
+        def unfit(received_at, found, decision):
+            # What no column can hold.
+            values = row(received_at, found, decision)
+            return dict(values, status=None) if found.name == "Poison" else values
+
+        monkeypatch.setattr(tracking, "_alert_row", unfit)
+        sent = [request(alert("A{}".format(n))) for n in range(9)]
+        sent[6] = request(alert("B"), alert("Poison"))
+        found = record(engine, *sent)
+        assert (found["recorded"], found["failed"]) == (8, 1)
+        calls = rows(engine, api_calls)
+        assert [call.request_id for call in calls] == [one.request_id for one in sent]
+        assert [bool(call.error) for call in calls] == [False] * 6 + [True] + [False] * 2
+        assert len(rows(engine)) == 8
+        assert record(engine, *sent)["known"] == 9
+
+    @pytest.mark.parametrize("both", [True, False])
+    def test_another_endpoint_that_was_first_is_seen(self, mariadb_url, monkeypatch, both):
+        """It records a request and opens its incident once they were looked up here."""
+        engine = database.open_engine(mariadb_url)
+        database.prepare(engine)
+        mine, second = (request(alert(fingerprint="f")) for _ in range(2))
+        decide = tracking._decide
+
+        def meanwhile(*args):
+            monkeypatch.setattr(tracking, "_decide", decide)
+            record(engine, mine)
+            return decide(*args)
+
+        monkeypatch.setattr(tracking, "_decide", meanwhile)
+        found = record(engine, *([mine, second] if both else [second]))
+        assert (found["recorded"], found["known"], found["failed"]) == (1, int(both), 0)
+        assert outcomes(engine) == ["admitted", "duplicate"]
+        assert [call.error for call in rows(engine, api_calls)] == [None, None]
+        engine.dispose()

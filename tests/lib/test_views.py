@@ -1,16 +1,18 @@
 """The reads, in exactly the shapes that the HTTP contract promises."""
 
 import datetime
-import json
+import re
 
 import pytest
+from sqlalchemy import event
 
-from poundcake import database, stackstorm, sync, tracking, views
+from poundcake import database, search, stackstorm, text, tracking, views
 from poundcake.config import Config
 from poundcake.journal import Journal
-from poundcake.schema import executions
-from poundcake.stackstorm import StackStormError
+from poundcake.schema import alerts, executions
+from poundcake.search import Filters
 from tests.lib.samples import UTC, alert, iso, later, request
+from tests.lib.trails import STATUSES, WORKFLOW, episode, pages, ran, record, view
 
 STATUS = (
     "request_id received_at completed_at status receiver truncated_alerts alerts"
@@ -34,7 +36,11 @@ LISTED = (
     "request_id st2_execution_id st2_workflow st2_rule status triggered_at duration_seconds url"
     " alert"
 ).split()
-WORKFLOW = "poundcake.host_down"
+EPISODE = (
+    "episode fingerprint alert_name severity instance state starts_at ends_at last_seen_at"
+    " notifications alerts stackstorm_executions"
+).split()
+NOTIFICATION = "request_id received_at id status outcome reason st2_rule".split()
 
 
 @pytest.fixture
@@ -43,43 +49,6 @@ def engine(database_url):
     database.prepare(found)
     yield found
     found.dispose()
-
-
-def record(engine, *alerts, **more):
-    sent = request(*alerts, **more)
-    tracking.record(engine, Config(), [sent])
-    return sent.request_id
-
-
-def view(engine, function, *args, **query):
-    with database.reading(engine) as connection:
-        found = function(connection, *args, **query)
-    json.dumps(found)  # it is what a URL answers
-    return found
-
-
-def ran(engine, request_id, episode, execution="e1", **more):
-    """An execution that claimed the episode and ended."""
-    tracking.link(engine, request_id, episode, WORKFLOW, execution)
-    found = {
-        "id": execution,
-        "status": "succeeded",
-        "start_timestamp": iso(later(10)),
-        "end_timestamp": iso(later(12.5)),
-        "rule": {"ref": "poundcake.host_down"},
-        "result": {
-            "output": {
-                "dry_run": False,
-                "mutated": True,
-                "verified": True,
-                "stage": "done",
-                "message": "web-1 answers",
-            }
-        },
-    }
-    found.update(more)
-    with database.transaction(engine) as connection:
-        sync.write_execution(connection, found)
 
 
 @pytest.fixture
@@ -248,7 +217,7 @@ class TestActive:
             ({"instance": "web-1"}, []),
             ({"alert_name": "%"}, []),
         ):
-            found = view(engine, views.alerts_active, 24, **query)
+            found = view(engine, views.alerts_active, 24, Filters(**query))
             assert [a["alert_name"] for a in found["active_alerts"]] == expected
             assert found["count"] == len(expected)
         found = view(engine, views.alerts_active, 24, limit=1, offset=1)
@@ -301,82 +270,273 @@ class TestExecutions:
         assert view(engine, views.st2_executions, status="x")["count"] == 0
 
 
+def why(engine, name="HostDown", **query):
+    return view(engine, views.why, Filters(alert_name=name), **query)["episodes"]
+
+
 class TestWhy:
-    def test_from_the_alert_to_what_was_done(self, engine, trail):
-        found = view(engine, views.why, alert_name="New")
+    def test_its_shape(self, engine, trail):
+        found = view(engine, views.why, Filters(alert_name="New"), web_url="https://st2.example")
+        assert list(found) == ["episodes", "count"]
         assert found["count"] == 1
-        (one,) = found["alerts"]
-        assert one["request_id"] == trail
-        assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
-        assert view(engine, views.why, fingerprint="old")["count"] == 3
-        assert view(engine, views.why, alert_name="Old", limit=1)["count"] == 1
-        assert view(engine, views.why, alert_name="nothing") == {"alerts": [], "count": 0}
+        (one,) = found["episodes"]
+        assert list(one) == EPISODE
+        assert [list(notification) for notification in one["alerts"]] == [NOTIFICATION]
+        assert [list(execution) for execution in one["stackstorm_executions"]] == [EXECUTION]
+        assert one["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
-    def test_the_alert_of_a_workflow_is_verbatim(self, engine):
-        text = "{{ st2kv.system.x }} <% x %>"
-        labels = {"x": text}
-        request_id = record(engine, alert(fingerprint="f", labels=labels, annotations={"s": text}))
-        found = view(engine, views.alert_of, request_id, "f-1768392000000")
-        assert found["labels"]["x"] == found["annotations"]["s"] == text
-        assert view(engine, views.alert_of, request_id, "x") is None
-        assert view(engine, views.alert_of, "x", "f-1768392000000") is None
+    def test_from_the_alert_to_what_was_done(self, engine, trail):
+        (one,) = why(engine, "New")
+        (notification,) = one.pop("alerts")
+        (execution,) = one.pop("stackstorm_executions")
+        assert one == {
+            "episode": episode("new"),
+            "fingerprint": "new",
+            "alert_name": "New",
+            "severity": "critical",
+            "instance": "web-1:9100",
+            "state": "firing",
+            "starts_at": "2026-01-14T12:00:00Z",
+            "ends_at": None,
+            "last_seen_at": "2026-01-14T12:01:00Z",
+            "notifications": 1,
+        }
+        assert notification == {
+            "request_id": trail,
+            "received_at": "2026-01-14T12:01:00Z",
+            "id": execution["alert_id"],
+            "status": "firing",
+            "outcome": "admitted",
+            "reason": "new incident",
+            "st2_rule": "poundcake.host_down",
+        }
+        assert (execution["st2_execution_id"], execution["status"]) == ("e1", "succeeded")
 
+    def test_one_that_was_resolved(self, engine, trail):
+        (one,) = why(engine, "Old")
+        assert (one["state"], one["ends_at"]) == ("resolved", "2026-01-14T12:00:30Z")
+        assert (one["notifications"], one["last_seen_at"]) == (2, "2026-01-14T12:01:00Z")
+        assert [a["outcome"] for a in one["alerts"]] == ["admitted", "duplicate", "resolved"]
+        first, second, _ = one["alerts"]
+        assert second["reason"] == "duplicate of " + first["request_id"]
+        assert one["stackstorm_executions"] == []
 
-class Live:
-    """StackStorm as a view asks it."""
+    def test_the_one_heard_of_last_comes_first(self, engine):
+        for n in range(3):
+            record(engine, alert(fingerprint="f{}".format(n)), received_at=later(n))
+        record(engine, alert(fingerprint="f1"), received_at=later(60))
+        assert [one["fingerprint"] for one in why(engine)] == ["f1", "f2", "f0"]
 
-    def __init__(self, found=None):
-        self.found = found
-        self.asked = []
+    def test_a_later_incident_takes_the_place_of_one(self, engine):
+        record(engine, alert(fingerprint="f"))
+        record(engine, alert(fingerprint="f", starts_at=later(600)), received_at=later(600))
+        new, old = why(engine)
+        assert (new["state"], old["state"], old["ends_at"]) == ("firing", "superseded", None)
+        assert new["alerts"][0]["reason"] == "new incident, supersedes " + old["episode"]
 
-    def executions(self, ids):
-        self.asked.append(list(ids))
-        if self.found is None:
-            raise StackStormError("no route")
-        return {i: self.found.get(i) for i in ids}
+    def test_what_is_no_incident_stands_for_itself(self, engine):
+        record(engine, {"labels": {"alertname": "HostDown"}, "status": "?"})
+        for n in (1, 2):
+            resolve = alert(fingerprint="f", status="resolved", ends_at=later(n))
+            record(engine, resolve, received_at=later(n))
+        found = why(engine)
+        assert [(one["episode"], one["state"]) for one in found] == [("", "")] * 3
+        assert [one["alerts"][0]["reason"] for one in found[:2]] == ["nothing open"] * 2
+        assert "alerts[0].status" in found[2]["alerts"][0]["reason"]
+        assert [one["notifications"] for one in found] == [1] * 3
 
+    def test_why_nothing_ran(self, engine):
+        resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
+        record(engine, resolve, received_at=later(1))
+        record(engine, alert("Late", fingerprint="late"), received_at=later(2))
+        reason = why(engine, "Late")[0]["alerts"][0]["reason"]
+        assert reason == "late: its resolve is already on record"
 
-class TestLive:
-    @pytest.fixture
-    def answer(self, engine):
-        request_id = record(engine, alert(fingerprint="f"))
-        tracking.link(engine, request_id, "f-1768392000000", WORKFLOW, "e1")
-        return view(engine, views.status, request_id)
-
-    def test_what_is_open_is_asked_for(self, answer):
-        live = Live(
-            {
-                "e1": {
-                    "status": "succeeded",
-                    "elapsed_seconds": 1.23456,
-                    "end_timestamp": "2026-01-14T12:00:12Z",
-                    "web_url": "https://st2/e1",
-                    "rule": {"ref": "pack.rule"},
-                    "result": {"output": {"stage": "done", "mutated": True, "other": "x"}},
-                }
-            }
+        config = Config(max_remediations_per_hour=1)
+        sent = [alert("Many", fingerprint=f) for f in ("m1", "m2")]
+        record(engine, *sent, config=config)
+        (notification,) = why(engine, "Many")[0]["alerts"]
+        assert (notification["outcome"], notification["reason"]) == (
+            "rate_limited",
+            "limit of 1 an hour for this alert name until 2026-01-14T13:00:00Z",
         )
-        views.ask_live(live, answer)
-        (found,) = answer["stackstorm_executions"]
-        assert list(found) == EXECUTION
-        assert (found["status"], found["stage"], found["mutated"]) == ("succeeded", "done", True)
-        assert (found["duration_seconds"], found["url"]) == (1.235, "https://st2/e1")
-        assert found["st2_rule"] == "pack.rule"
 
-    def test_what_ended_is_not(self, engine, trail):
-        live = Live({})
-        views.ask_live(live, view(engine, views.status, trail))
-        assert live.asked == []
+        config = Config(cooldown_seconds=3600)
+        record(engine, alert("Cool", fingerprint="c"), config=config)
+        record(
+            engine,
+            alert("Cool", fingerprint="c", status="resolved", ends_at=later(9)),
+            alert("Cool", fingerprint="c", starts_at=later(60)),
+            received_at=later(60),
+            config=config,
+        )
+        cooling, ended = why(engine, "Cool")
+        (notification,) = cooling["alerts"]
+        assert (notification["outcome"], notification["reason"]) == (
+            "cooldown",
+            "cooldown until 2026-01-14T13:00:00Z",
+        )
+        assert (cooling["state"], ended["state"]) == ("firing", "resolved")
 
-    def test_stackstorm_away_is_said(self, answer):
-        views.ask_live(Live(), answer)
-        assert "no route" in answer["stackstorm"]
-        assert answer["stackstorm_executions"][0]["status"] == "running"
+        record(engine, alert("Nobody", fingerprint="n"))
+        with database.transaction(engine) as connection:
+            connection.execute(
+                alerts.update()
+                .where(alerts.c.fingerprint == "n")
+                .values(fate="no_rule", fate_reason="no rule matched")
+            )
+        reason = why(engine, "Nobody")[0]["alerts"][0]["reason"]
+        assert reason == "new incident; no rule matched"
 
-    @pytest.mark.parametrize("found", [{}, {"e1": {}}, {"e1": {"result": "x", "rule": None}}])
-    def test_odd_answers(self, answer, found):
-        views.ask_live(Live(found), answer)
-        assert answer["stackstorm_executions"][0]["status"] == "running"
+    def test_an_incident_that_waited_for_its_cooldown(self, engine):
+        config = Config(cooldown_seconds=100)
+        record(engine, alert(fingerprint="f"), config=config)
+        resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
+        record(engine, resolve, received_at=later(10), config=config)
+        again = alert(fingerprint="f", starts_at=later(20))
+        for seconds in (30, 40, 90, 110, 120):
+            record(engine, again, received_at=later(seconds), config=config)
+        one = why(engine)[0]
+        assert [a["outcome"] for a in one["alerts"]] == ["cooldown"] * 3 + ["admitted", "duplicate"]
+        assert one["alerts"][3]["reason"] == "first notification after cooldown"
+        assert (one["state"], one["notifications"]) == ("firing", 5)
+        assert (one["starts_at"], one["last_seen_at"]) == (iso(later(20)), iso(later(120)))
+
+    def test_of_many_repetitions_the_newest_are_shown(self, engine):
+        first = record(engine, alert(fingerprint="f"))
+        ran(engine, first, episode("f"))
+        again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
+        tracking.record(engine, Config(), again)
+        for seconds in (None, 60):
+            if seconds:
+                resolve = alert(fingerprint="f", status="resolved", ends_at=later(55))
+                record(engine, resolve, received_at=later(seconds))
+            (one,) = why(engine)
+            outcomes = [a["outcome"] for a in one["alerts"]]
+            assert len(outcomes) < 10
+            assert (outcomes[0], outcomes[-1]) == (
+                "admitted",
+                "resolved" if seconds else "duplicate",
+            )
+            assert set(outcomes[1:-1]) == {"duplicate"}
+            assert one["alerts"][-2]["request_id"] in {r.request_id for r in again[-2:]}
+            assert one["notifications"] == 31
+            assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
+
+    def test_a_noisy_episode_hides_no_other(self, engine, monkeypatch):
+        monkeypatch.setattr(search, "MOST_ROWS", 20)
+        quiet = [request(alert(fingerprint="quiet"), received_at=later(n)) for n in range(8)]
+        tracking.record(engine, Config(), quiet)
+        noise = [
+            request(alert(fingerprint=f), received_at=later(n))
+            for f, n in [("other", 9)] + [("noisy", n) for n in range(10, 40)]
+        ]
+        # Nothing is admitted any more: each notification of the noisy one says so again.
+        tracking.record(engine, Config(max_remediations_per_hour=1), noise)
+        for until, number in ((later(12), 1), (None, 2)):
+            found = []
+            filters = Filters(alert_name="HostDown", until=until)
+            walked = list(pages(engine, views.why, filters=filters))
+            found = [one for page in walked for one in page["episodes"]]
+            assert len(walked) == number
+            assert [one["fingerprint"] for one in found] == ["noisy", "other", "quiet"]
+            assert [one["state"] for one in found] == ["firing"] * 3
+            assert [one["notifications"] for one in found] == [30, 1, 8]
+            assert found[2]["alerts"][0]["outcome"] == "admitted"
+
+    def test_a_page_ends_between_two_episodes_of_a_request(self, engine):
+        sent = [alert(fingerprint=f) for f in ("f1", "f2", "f3")]
+        request_id = record(engine, *sent, received_at=later(1))
+        record(engine, alert(fingerprint="f0"))
+        found = []
+        for page in pages(engine, views.why, filters=Filters(alert_name="HostDown"), limit=1):
+            (one,) = page["episodes"]
+            found.append((one["fingerprint"], one["alerts"][0]["request_id"] == request_id))
+        assert found == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
+
+    def test_what_came_late_stands_where_it_belongs(self, engine):
+        record(engine, alert(fingerprint="f"), received_at=later(10))
+        record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
+        record(engine, alert(fingerprint="g"), received_at=later(7))
+        found = why(engine)
+        assert [one["fingerprint"] for one in found] == ["f", "g"]
+        received = [a["received_at"] for a in found[0]["alerts"]]
+        assert received == [iso(later(5)), iso(later(10))]
+
+
+class TestAlertOf:
+    def test_the_alert_of_a_workflow_is_verbatim(self, engine):
+        hostile = "{{ st2kv.system.x }} <% x %>"
+        labels = {"x": hostile}
+        request_id = record(
+            engine, alert(fingerprint="f", labels=labels, annotations={"s": hostile})
+        )
+        found = view(engine, views.alert_of, request_id, episode("f"))
+        assert found["labels"]["x"] == found["annotations"]["s"] == hostile
+        assert view(engine, views.alert_of, request_id, "x") is None
+        assert view(engine, views.alert_of, "x", episode("f")) is None
+
+
+def test_each_status_of_stackstorm_in_each_view(engine):
+    sent = [alert(fingerprint=status) for status in STATUSES]
+    request_id = record(engine, *sent)
+    for status in STATUSES:
+        end = iso(later(12.5)) if status in stackstorm.TERMINAL else None
+        ran(engine, request_id, episode(status), "e-" + status, status=status, end_timestamp=end)
+    trail = view(engine, views.status, request_id)
+    listed = view(engine, views.st2_executions)
+    active = view(engine, views.alerts_active, 24)
+    asked = view(engine, views.why, Filters(alert_name="HostDown"))
+    for rows in (
+        trail["stackstorm_executions"],
+        listed["st2_executions"],
+        [e for one in asked["episodes"] for e in one["stackstorm_executions"]],
+    ):
+        found = {row["st2_execution_id"]: row for row in rows}
+        for status in STATUSES:
+            row = found["e-" + status]
+            ended = status in ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
+            assert (row["status"], row["duration_seconds"]) == (status, 2.5 if ended else None)
+    for status in STATUSES:
+        found = view(engine, views.st2_executions, status=status)
+        assert [e["st2_execution_id"] for e in found["st2_executions"]] == ["e-" + status]
+        found = view(
+            engine, views.st2_executions, status=status, filters=Filters(severity="critical")
+        )
+        assert [e["st2_execution_id"] for e in found["st2_executions"]] == ["e-" + status]
+    found = {a["fingerprint"]: a["remediation_status"] for a in active["active_alerts"]}
+    assert found == {status: status for status in STATUSES}
+    for shown in (text.status(trail), text.st2_executions(listed), text.why(asked)):
+        lines = [re.split(r"[^\w-]+", line) for line in shown.split("\n")]
+        for status in STATUSES:
+            (line,) = [line for line in lines if "e-" + status in line]
+            assert status in line
+    lines = [line.split() for line in text.alerts_active(active).split("\n")]
+    for status in STATUSES:
+        (line,) = [line for line in lines if episode(status) in line]
+        assert status in line
+
+
+def test_an_empty_database(engine):
+    assert view(engine, views.status, "x") is None
+    assert view(engine, views.executions_recent) == {"executions": [], "total": 0}
+    assert view(engine, views.alerts_active, 24) == {"active_alerts": [], "count": 0}
+    assert view(engine, views.st2_executions) == {"st2_executions": [], "count": 0}
+    assert view(engine, views.why, Filters()) == {"episodes": [], "count": 0}
+    assert view(engine, views.alert_of, "x", "x") is None
+
+
+def test_no_list_reads_what_can_be_a_megabyte_long(engine, trail):
+    sent = []
+    event.listen(engine, "before_cursor_execute", lambda c, r, text, *more: sent.append(text))
+    view(engine, views.executions_recent)
+    view(engine, views.executions_recent, Filters(alert_name="New"))
+    view(engine, views.alerts_active, 24)
+    view(engine, views.st2_executions)
+    view(engine, views.why, Filters(alert_name="New"))
+    assert len(sent) > 10
+    for statement in sent:
+        assert not re.search("body|headers|labels|annotations|generator_url", statement)
 
 
 def test_every_terminal_status_is_one_that_sync_writes():

@@ -4,8 +4,11 @@ import socket
 
 import pytest
 
+from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, unique
 
+# What the workflows do depends on no kind of database: one is enough.
+pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 DRY_RUN = "dry run: nothing was changed"
 
 

@@ -151,6 +151,6 @@ def test_why_answers_for_each_of_them(stack, ran):
 
 def test_a_name_without_a_rule_has_no_history_before_it_fires(stack):
     never = name_of(alert("ScenarioNever"))
-    assert stack.run("poundcake.why", alert_name=never) == {"alerts": [], "count": 0}
+    assert stack.run("poundcake.why", alert_name=never) == {"episodes": [], "count": 0}
     text = stack.run("poundcake.why", alert_name=never, format="text")
     assert text.strip() == "no such alert on record"

@@ -191,26 +191,26 @@ def test_st2_executions(stack, shown):
 
 def test_why(stack, shown):
     first = shown["alerts"][0]
-    wanted = dict(
-        first,
-        request_id=shown["request_id"],
-        received_at=shown["received_at"],
-        stackstorm_executions=shown["stackstorm_executions"],
-    )
     for query in (
         {"alert_name": first["alert_name"]},
         {"instance": first["instance"]},
         {"fingerprint": first["fingerprint"]},
     ):
-        assert stack.run("poundcake.why", **query) == {"alerts": [inert(wanted)], "count": 1}
+        answer = stack.run("poundcake.why", **query)
+        assert answer["count"] == 1
+        (episode,) = answer["episodes"]
+        assert (episode["episode"], episode["state"]) == (first["episode"], "firing")
+        assert episode["stackstorm_executions"] == inert(shown["stackstorm_executions"])
+        (told,) = episode["alerts"]
+        assert told["request_id"] == shown["request_id"]
+        assert (told["outcome"], told["reason"]) == (first["outcome"], first["reason"])
     text = stack.run("poundcake.why", fingerprint=first["fingerprint"], format="text")
     execution = shown["stackstorm_executions"][0]["st2_execution_id"]
-    assert lines(text) == [
-        "%s  %s %s  firing: admitted, new incident"
-        % (shown["received_at"], first["alert_name"], first["instance"]),
-        "  request " + shown["request_id"],
-        "  poundcake_scenarios.linked (%s): succeeded" % execution,
-    ]
+    assert "firing since %s, seen once" % first["starts_at"] in lines(text)[0]
+    assert "  episode " + first["episode"] in lines(text)
+    assert "  %s  firing: admitted, new incident" % shown["received_at"] in lines(text)
+    assert "    request " + shown["request_id"] in lines(text)
+    assert [s for s in lines(text) if "poundcake_scenarios.linked (%s): succeeded" % execution in s]
 
 
 def test_why_asks_which(stack):

@@ -32,6 +32,26 @@ def make_pack(folder, template="probe", **files):
     return folder
 
 
+def wait_for(look, seconds=60):
+    """What look() gives, as soon as that is something."""
+    until = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < until, "not in %d s" % seconds
+        time.sleep(0.05)
+
+
+def runs(pid):
+    """Whether a process is there and has not ended; nobody may have waited for one that has."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class Standalone:
     """A running stand-in and its API."""
 
@@ -47,7 +67,8 @@ class Standalone:
             universal_newlines=True,
         )
         self.errors = []
-        threading.Thread(target=self._keep_errors, daemon=True).start()
+        self._keeper = threading.Thread(target=self._keep_errors, daemon=True)
+        self._keeper.start()
         self.said = []
         for line in self.process.stdout if ready else ():
             self.said.append(line.strip())
@@ -88,7 +109,7 @@ class Standalone:
         assert status == 201, document
         return self.ended(document["id"])
 
-    def ended(self, id_, within=20):
+    def ended(self, id_, within=60):
         until = time.monotonic() + within
         while time.monotonic() < until:
             execution = self.get("/executions/" + id_)
@@ -102,7 +123,7 @@ class Standalone:
         body = {"trigger": trigger, "payload": payload}
         status, document = self.call("POST", "/webhooks/st2", body, {"St2-Trace-Tag": tag})
         assert status == 202, document
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             for trace in self.get("/traces?trace_tag=" + tag):
                 id_ = trace["trigger_instances"][0]["object_id"]
@@ -114,6 +135,12 @@ class Standalone:
 
     def enforcements(self, instance):
         return self.get("/ruleenforcements?trigger_instance=" + instance["id"])
+
+    def wait(self, seconds=60):
+        """Its exit code, once it has ended by itself and `errors` has all that it said."""
+        code = self.process.wait(seconds)
+        self._keeper.join(seconds)
+        return code
 
     def stop(self, number=signal.SIGTERM):
         """Stop it; returns (exit code, seconds)."""

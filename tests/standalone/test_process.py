@@ -6,13 +6,12 @@ import pathlib
 import signal
 import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from tests.standalone.conftest import Standalone, make_pack
+from tests.standalone.conftest import Standalone, make_pack, runs, wait_for
 
 
 def _free_port():
@@ -51,14 +50,12 @@ def _post(standalone, **body):
         return error.code, json.loads(error.read())
 
 
-def _wait_for(count, standalone, within=15):
-    until = time.monotonic() + within
-    while time.monotonic() < until:
+def _wait_for(count, standalone):
+    def look():
         found = standalone.get("/executions?action=core.noop&status=succeeded")
-        if len(found) >= count:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("%d of %d executions" % (len(found), count))
+        return found if len(found) >= count else None
+
+    return wait_for(look)
 
 
 def test_what_it_says_and_a_clean_end(bell):
@@ -74,14 +71,12 @@ def test_what_it_says_and_a_clean_end(bell):
 def test_interrupt_while_an_action_runs(bell, tmp_path):
     standalone = bell()
     note = tmp_path / "note"
-    command = "sleep 3; echo done > %s" % note
-    body = {"action": "core.local", "parameters": {"cmd": command}}
+    body = {"action": "core.local", "parameters": {"cmd": "echo $$ > %s; sleep 60" % note}}
     assert standalone.call("POST", "/executions", body)[0] == 201
-    time.sleep(0.3)
+    pid = int(wait_for(lambda: note.exists() and note.read_text()))
     code, seconds = standalone.stop(signal.SIGINT)
     assert code == 0 and seconds < 5
-    time.sleep(3)
-    assert not note.exists()
+    wait_for(lambda: not runs(pid), 20)
 
 
 def test_a_sensor_with_the_bus_in_memory(bell):
@@ -95,11 +90,12 @@ def test_a_sensor_with_the_bus_in_memory(bell):
     # An invalid payload is lost without a word when dispatched, and taken from the bus.
     assert _post(standalone, how="dispatch", payload={"number": "x"}, tag="three")[0] == 202
     assert _post(standalone, payload={"number": None}, tag="four")[0] == 202
-    until = time.monotonic() + 10
-    while not standalone.get("/traces?trace_tag=four") and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    (failed,) = [e for e in standalone.get("/ruleenforcements") if e["status"] == "failed"]
+
+    def failures():
+        return [e for e in standalone.get("/ruleenforcements") if e["status"] == "failed"]
+
+    (failed,) = wait_for(failures)
+    assert standalone.get("/traces?trace_tag=four")
     assert "Failed to match rule" in failed["failure_reason"]
     assert standalone.get("/traces?trace_tag=three") == []
 
@@ -118,13 +114,12 @@ def _flood(standalone, count):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert statuses == [202] * count
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        instances = standalone.get("/triggerinstances?trigger=bell.rung&status=processed&limit=100")
-        if len(instances) >= min(count, 100):
-            break
-        time.sleep(0.1)
-    return sorted(instance["payload"]["number"] for instance in instances)
+
+    def look():
+        found = standalone.get("/triggerinstances?trigger=bell.rung&status=processed&limit=100")
+        return found if len(found) >= min(count, 100) else None
+
+    return sorted(instance["payload"]["number"] for instance in wait_for(look))
 
 
 def test_many_messages_in_memory_arrive_once_each(bell):
@@ -142,26 +137,21 @@ def test_rabbitmq_away_and_back(bell, rabbitmq, rabbitmq_url):
     rabbitmq.stop()
     assert _post(standalone, payload={"number": 2}, tag="lost")[0] == 503
     rabbitmq.start()
-    until = time.monotonic() + 30
-    while _post(standalone, payload={"number": 3}, tag="after")[0] != 202:
-        assert time.monotonic() < until
-        time.sleep(0.5)
-    _wait_for(2, standalone, within=30)
+    wait_for(lambda: _post(standalone, payload={"number": 3}, tag="after")[0] == 202)
+    _wait_for(2, standalone)
     assert standalone.stop()[0] == 0
 
 
 def test_a_sensor_that_fails_ends_it(bell):
     standalone = bell()
     _post(standalone, how="fail")
-    assert standalone.process.wait(10) == 1
+    assert standalone.wait() == 1
     assert "broken as told" in "".join(standalone.errors)
 
 
 def _refusal(folder, *options):
     standalone = Standalone(folder, "--no-sensor", *options, ready=False)
-    code = standalone.process.wait(20)
-    time.sleep(0.1)
-    return code, "".join(standalone.errors)
+    return standalone.wait(), "".join(standalone.errors)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +225,7 @@ def test_bad_config_and_taken_ports(tmp_path, bell):
         code, errors = _refusal(folder, "--api-port", taken, "--state-dir", str(tmp_path))
         assert code == 1 and "API port %s" % taken in errors, errors
         standalone = bell("--port", taken, ready=False)
-        assert standalone.process.wait(10) == 1
-        time.sleep(0.1)
+        assert standalone.wait() == 1
         assert "in use" in "".join(standalone.errors), standalone.errors
 
 

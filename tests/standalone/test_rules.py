@@ -2,7 +2,9 @@
 
 import pytest
 
+from standalone.content import Content, ContentError
 from standalone.operators import OPERATORS
+from tests.standalone.conftest import Standalone, make_pack
 
 
 def test_a_rule_starts_its_action(standalone):
@@ -99,6 +101,31 @@ def test_unknown_trigger_and_bad_payload_are_refused(standalone):
         {"trigger": "probe.ping", "payload": {"name": "x", "count": "many"}},
     ):
         assert standalone.call("POST", "/webhooks/st2", body)[0] == 400
+
+
+TIMER = "name: daily\ntrigger: {type: core.st2.CronTimer, parameters: {hour: 3}}\n"
+TIMER += "action: {ref: core.noop}\nenabled: %s\n"
+
+
+def test_a_timers_rule_is_taken_when_it_is_off(tmp_path):
+    standalone = Standalone(
+        make_pack(tmp_path, **{"rules/daily.yaml": TIMER % "false"}), "--no-sensor"
+    )
+    try:
+        assert standalone.get("/rules/probe.daily")["trigger"]["parameters"] == {"hour": 3}
+        status, answer = standalone.call("PUT", "/rules/probe.daily", {"enabled": True})
+        assert status == 400 and "standalone runs no timers" in str(answer)
+        assert not standalone.get("/rules/probe.daily")["enabled"]
+    finally:
+        standalone.stop()
+
+
+def test_a_timers_rule_that_is_on_is_refused(tmp_path):
+    folder = make_pack(tmp_path, **{"rules/daily.yaml": TIMER % "true"})
+    with pytest.raises(ContentError) as caught:
+        Content([str(folder)])
+    for said in ("daily.yaml", "'core.st2.CronTimer'", "standalone runs no timers"):
+        assert said in str(caught.value)
 
 
 def test_rules_can_be_switched(standalone):

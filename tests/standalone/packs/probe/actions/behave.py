@@ -1,3 +1,4 @@
+import os
 import sys
 import time
 
@@ -13,12 +14,12 @@ class Behave(Action):
     def run(self, how, host, seconds, path):
         if path:
             with open(path, "a") as stream:
-                stream.write("start %s %f\n" % (host, time.time()))
+                stream.write("start %s %d\n" % (host, os.getpid()))
         if how == "sleep":
             time.sleep(seconds)
             if path:
                 with open(path, "a") as stream:
-                    stream.write("end %s %f\n" % (host, time.time()))
+                    stream.write("end %s %d\n" % (host, os.getpid()))
         if how == "false":
             return False, "no"
         if how == "raise":

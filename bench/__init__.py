@@ -1,0 +1,6 @@
+"""Measurements of the pack: see README.md in this folder."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))

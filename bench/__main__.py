@@ -1,0 +1,32 @@
+"""All measurements, one after the other: views, plans, record.
+
+    python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
+
+Ends with 1 where one of them does.
+"""
+
+import subprocess
+import sys
+
+from bench import history
+
+
+def main():
+    history.options(__doc__).parse_args()
+    commands = [
+        ["bench.views"] + sys.argv[1:],
+        ["bench.plans"] + sys.argv[1:],
+        ["bench.record"],
+        ["bench.record", "--process"],
+    ]
+    failed = []
+    for command in commands:
+        print("== " + " ".join(command), flush=True)
+        if subprocess.call([sys.executable, "-m"] + command):
+            failed.append(command[0])
+    if failed:
+        sys.exit("over a limit: " + ", ".join(dict.fromkeys(failed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""That no view reads a table of the history from end to end.
+
+    python -m bench.plans [--directory DIRECTORY] [--mariadb] [--large 1000000]
+
+Asks the database for its plan (EXPLAIN; EXPLAIN QUERY PLAN) of every statement that the views send.
+Ends with 1 where one of them reads a whole table of the history, or a whole index without a limit.
+"""
+
+import sys
+from contextlib import contextmanager
+
+from sqlalchemy import event
+
+from bench import history, views
+from poundcake import database
+
+HISTORY = (
+    "poundcake_api_calls",
+    "poundcake_alerts",
+    "poundcake_st2_execution_link",
+    "execution_db",
+)
+SCANS = tuple("SCAN " + table for table in HISTORY)
+SORTS = ("USE TEMP B-TREE FOR ORDER BY", "USE TEMP B-TREE FOR GROUP BY")
+# Calls of each view: what is asked for may change the plan.
+SAMPLES = 20
+
+
+@contextmanager
+def statements(engine):
+    """A list that takes up each SELECT that is sent to the engine's database: (SQL, parameters)."""
+    sent = []
+
+    def remember(connection, cursor, statement, parameters, context, executemany):
+        if statement.startswith("SELECT"):
+            sent.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", remember)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", remember)
+
+
+def full_scans(connection, statement, parameters):
+    """The lines of a statement's plan that read a whole table of the history, as text.
+
+    A whole index is as bad, unless a LIMIT ends the reading early: which it does where the rows
+    need not be sorted first.
+    """
+    limited = "LIMIT" in statement
+    if connection.dialect.name == "sqlite":
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()
+        sorted_first = {row.parent for row in plan if row.detail in SORTS}
+        return [
+            row.detail
+            for row in plan
+            # Before 3.36 it writes SCAN TABLE.
+            if row.detail.replace("SCAN TABLE", "SCAN").startswith(SCANS)
+            and not (" USING " in row.detail and limited and row.parent not in sorted_first)
+        ]
+    plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).all()
+    return [
+        "{}: type {}, key {}, {} rows, {}".format(row.table, row.type, row.key, row.rows, row.Extra)
+        for row in plan
+        if row.table in HISTORY
+        and (
+            row.type == "ALL"
+            or row.type == "index"
+            and not (limited and "filesort" not in row.Extra and "temporary" not in row.Extra)
+        )
+    ]
+
+
+def main():
+    chosen = history.options(__doc__).parse_args()
+    with history.open_histories(chosen, [chosen.large]) as urls:
+        engine = database.open_engine(urls[chosen.large])
+        failed, asked = set(), 0
+        with database.reading(engine) as connection:
+            drawn = views.samples(connection, SAMPLES)
+            for what, prepare in views.cases().items():
+                with statements(engine) as sent:
+                    for sample in drawn:
+                        prepare(connection, sample)()
+                asked += len(sent)
+                for statement, parameters in sent:
+                    for line in full_scans(connection, statement, parameters):
+                        if (what, statement, line) not in failed:
+                            print("{}: {}\n{}\n{}\n".format(what, line, statement, parameters))
+                            failed.add((what, statement, line))
+    print("{} plans of {} views".format(asked, len(views.cases())))
+    if failed:
+        sys.exit("{} of them read a whole table".format(len(failed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Why something ran, and why nothing did: each outcome and reason, in `status` and in `why`."""
+
+import pytest
+
+from tests.scenarios.notifications import ago, alert, name_of, notification, resolved
+
+LIMIT = 100  # of admissions of one alert name in an hour, as configured by default
+
+
+@pytest.fixture(scope="module")
+def told(stack):
+    """{case: (request_id, fingerprint, outcome, reason)} of notifications of each kind."""
+    found = {}
+
+    def send(case, one, outcome, reason):
+        request_id = stack.accepted(notification(one))
+        stack.recorded(request_id)  # the next one is decided by it
+        found[case] = (request_id, one.get("fingerprint"), outcome, reason)
+        return request_id
+
+    fires = alert("ScenarioLinked", minutes=30)
+    first = send("new", fires, "admitted", "new incident")
+    send("repeat", fires, "duplicate", "duplicate of " + first)
+    send("end", resolved(fires), "resolved", "ends what %s brought" % first)
+    send("ended again", resolved(fires), "duplicate", "nothing open")
+    send("late", fires, "duplicate", "late: its resolve is already on record")
+    again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])
+    again.update(labels=fires["labels"], startsAt=ago(2))
+    send("again", again, "admitted", "new incident")
+
+    moved = alert("ScenarioUnmatched", minutes=50)
+    send("unmatched", moved, "admitted", "new incident; no rule matched")
+    began = "%s-" % moved["fingerprint"]
+    send(
+        "superseding",
+        dict(moved, startsAt=ago(10)),
+        "admitted",
+        "new incident, supersedes %s*; no rule matched" % began,
+    )
+    send("old end", resolved(moved, minutes=30), "duplicate", "ended before %s*" % began)
+    missing = alert("ScenarioMissing")
+    send(
+        "missing",
+        missing,
+        "admitted",
+        "new incident; rule poundcake_scenarios.missing could not start its action: *",
+    )
+    send("malformed", dict(alert("Scenario"), status="?"), "malformed", "alerts[0].status: *")
+    return found
+
+
+def fits(reason, wanted):
+    """Whether the parts of wanted between its stars stand in the reason, in order."""
+    place = 0
+    for part in wanted.split("*"):
+        place = reason.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    return wanted.endswith("*") or reason.endswith(wanted.split("*")[-1])
+
+
+@pytest.mark.parametrize(
+    "case",
+    "new|repeat|end|ended again|late|again|unmatched|superseding|old end|missing|malformed".split(
+        "|"
+    ),
+)
+def test_each_reason_is_seen_in_status_and_in_why(stack, told, case):
+    request_id, fingerprint, outcome, reason = told[case]
+    (shown,) = stack.trail_when(
+        request_id, lambda t: t["completed_at"] and fits(t["alerts"][0]["reason"], reason)
+    )["alerts"]
+    assert shown["outcome"] == outcome
+
+    asked = stack.run("poundcake.why", fingerprint=shown["fingerprint"])
+    alerts = [a for e in asked["episodes"] for a in e["alerts"]]
+    (same,) = [a for a in alerts if a["request_id"] == request_id]
+    assert (same["outcome"], same["reason"]) == (outcome, shown["reason"])
+    text = stack.run("poundcake.why", fingerprint=shown["fingerprint"], format="text")
+    assert shown["reason"] in text and request_id in text
+
+
+def test_an_alert_that_comes_too_often_is_limited(stack):
+    """The default limit: the admissions of one alert name in an hour."""
+    storm = [alert("ScenarioStorm") for _ in range(LIMIT + 2)]
+    for one in storm:
+        one["labels"]["alertname"] = name_of(storm[0])
+    trail = stack.completed(stack.accepted(notification(*storm)))
+    limited = [a for a in trail["alerts"] if a["outcome"] == "rate_limited"]
+    assert len(limited) == 2
+    assert {a["outcome"] for a in trail["alerts"]} == {"admitted", "rate_limited"}
+    reason = "limit of %d an hour for this alert name until " % LIMIT
+    assert all(a["reason"].startswith(reason) for a in limited)
+    asked = stack.run("poundcake.why", alert_name=name_of(storm[0]), outcome="rate_limited")
+    assert sorted(e["alerts"][0]["reason"] for e in asked["episodes"]) == sorted(
+        a["reason"] for a in limited
+    )
+    active = stack.get("/alerts/active", alert_name=name_of(storm[0]), outcome="rate_limited")
+    assert {a["remediation_status"] for a in active.json()["active_alerts"]} == {
+        a["reason"] for a in limited
+    }
+
+
+def test_what_was_remediated_a_moment_ago_cools_down(new_cooled):
+    stack = new_cooled
+    fires = alert("ScenarioUnmatched", minutes=30)
+    stack.completed(stack.accepted(notification(fires)))
+    stack.recorded(stack.accepted(notification(resolved(fires))))
+    refused = stack.completed(stack.accepted(notification(dict(fires, startsAt=ago(1)))))
+    (shown,) = refused["alerts"]
+    assert shown["outcome"] == "cooldown"
+    assert shown["reason"].startswith("cooldown until ")
+    assert refused["stackstorm_executions"] == []
+    asked = stack.run("poundcake.why", fingerprint=fires["fingerprint"])
+    newest = asked["episodes"][0]
+    assert (newest["state"], newest["alerts"][-1]["reason"]) == ("firing", shown["reason"])
+
+
+@pytest.fixture(scope="module")
+def new_cooled(kind, request):
+    """A stack with a cooldown."""
+    if kind == "live":
+        pytest.skip("live: its configuration stays as it is")
+    return request.getfixturevalue("new_stack")({"cooldown_seconds": 3600})
+
+
+def test_why_tells_an_episode_from_its_begin_to_its_end(stack, told):
+    _, fingerprint, _, _ = told["new"]
+    stack.completed(told["again"][0])
+    asked = stack.run("poundcake.why", fingerprint=fingerprint)
+    newest = asked["episodes"][0]
+    assert (newest["state"], newest["notifications"]) == ("firing", 1)
+    assert len(newest["stackstorm_executions"]) == 1
+    (first,) = [e for e in asked["episodes"] if e["state"] == "resolved"]
+    assert first["notifications"] == 2
+    assert first["ends_at"] > first["starts_at"]
+    (execution,) = first["stackstorm_executions"]
+    assert (execution["status"], execution["st2_workflow"]) == (
+        "succeeded",
+        "poundcake_scenarios.linked",
+    )
+
+
+def test_pages_go_on_while_new_requests_come_in(stack):
+    name = name_of(alert("ScenarioPaged"))
+
+    def send():
+        one = alert("ScenarioPaged")
+        one["labels"]["alertname"] = name
+        return stack.recorded(stack.accepted(notification(one)))["request_id"]
+
+    sent = [send() for _ in range(5)]
+    seen, before = [], ""
+    while True:
+        page = stack.get("/executions/recent", alert_name=name, limit=2, before=before).json()
+        seen += [e["request_id"] for e in page["executions"]]
+        if "next" not in page:
+            break
+        before = page["next"]
+        send()
+    assert seen == sent[::-1]
+    last = stack.get("/executions/recent", alert_name=name, since="1h", limit=1).json()
+    assert last["total"] == 7
+    assert stack.get("/executions/recent", alert_name=name, until="1h").json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "path, query, says",
+    [
+        ("/executions/recent", {"since": "yesterday"}, "since: a time such as"),
+        ("/executions/recent", {"outcome": "good"}, "outcome: one of admitted, "),
+        ("/executions/recent", {"status": "broken"}, "status: one of firing, resolved"),
+        ("/alerts/active", {"before": "x"}, "before: the `next` of the page before"),
+        ("/alerts/active", {"since": "1h", "until": "2h"}, "until: a moment after since"),
+        ("/st2/executions", {"offset": "10001"}, "offset: a whole number from 0 to 10000"),
+    ],
+)
+def test_a_filter_that_cannot_be_used_is_named(stack, path, query, says):
+    answer = stack.get(path, **query)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(says)
+    assert answer.json()["field"] == says.split(":")[0]
+
+
+def test_stats_count_what_was_run(stack, told):
+    trail = stack.completed(told["again"][0])
+    name = trail["alerts"][0]["alert_name"]
+    asked = stack.run("poundcake.stats", alert_name=name, since="1h")
+    (row,) = asked["alerts"]
+    assert (row["alert_name"], row["count"], row["succeeded"], row["failed"]) == (name, 2, 2, 0)
+    assert row["success_rate"] == 1 and row["p95_seconds"] >= row["mean_seconds"] > 0
+    assert [w["workflow"] for w in asked["workflows"]] == ["poundcake_scenarios.linked"]
+    assert name in stack.run("poundcake.stats", alert_name=name, since="1h", format="text")
+
+
+def test_a_replay_runs_again_only_what_is_forced(stack):
+    fires = alert("ScenarioLinked")
+    first = stack.completed(stack.accepted(notification(fires)))
+    (ran,) = first["stackstorm_executions"]
+
+    asked = stack.run("poundcake.replay", request_id=first["request_id"])
+    assert (asked["replay_of"], asked["outcomes"]) == (first["request_id"], {"duplicate": 1})
+    trail = stack.completed(asked["request_id"])
+    assert trail["replay_of"] == first["request_id"]
+    assert trail["stackstorm_executions"] == []
+    assert ran["st2_execution_id"] in trail["alerts"][0]["reason"]
+
+    asked = stack.run("poundcake.replay", request_id=first["request_id"], force=True)
+    assert asked["outcomes"] == {"admitted": 1}
+    trail = stack.completed(asked["request_id"])
+    (again,) = trail["stackstorm_executions"]
+    assert again["status"] == "succeeded"
+    assert again["st2_execution_id"] != ran["st2_execution_id"]
+    assert trail["alerts"][0]["episode"] == first["alerts"][0]["episode"]
+    # The end of the alert ends the one incident that there is.
+    stack.completed(stack.accepted(notification(resolved(fires))))
+    assert stack.active(name_of(fires)) == []
+
+
+def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
+    """As after a rule was added; here no rule is, so that it is told once more."""
+    first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
+    asked = stack.run("poundcake.replay", request_id=first["request_id"])
+    assert asked["outcomes"] == {"admitted": 1}
+    (shown,) = stack.completed(asked["request_id"])["alerts"]
+    assert shown["reason"] == "replay of %s; no rule matched" % first["request_id"]
+    assert len(stack.active(shown["alert_name"])) == 1
+
+
+def test_purge_says_what_it_would_delete(stack):
+    asked = stack.run("poundcake.purge", older_than_days=36500, dry_run=True)
+    assert (asked["dry_run"], asked["requests"], asked["alerts"]) == (True, 0, 0)
