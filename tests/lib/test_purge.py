@@ -149,7 +149,7 @@ class TestWhatStays:
             (executions, {"status": "running"}),
             (executions, {"status": "pending"}),
         ],
-        ids=str,
+        ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
     )
     def test_what_is_not_over(self, engine, table, values):
         other, old = ended(engine, fired("Other"), fired(count=2))
@@ -169,7 +169,7 @@ class TestWhatStays:
         assert run(engine)["requests"] == 1
 
     @pytest.mark.parametrize(
-        "values", [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"fate": None}], ids=str
+        "values", [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"fate": None}], ids="-".join
     )
     def test_the_claim_on_an_episode_that_is_not_over(self, engine, values):
         claimed, again, unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))

@@ -15,8 +15,14 @@ from poundcake.tracking import TrackingError
 from tests.lib.samples import UTC, alert, request
 
 WORKFLOW = "poundcake.host_down"
-# A replay comes now.
-NOW = datetime.datetime.now(UTC).replace(microsecond=0)
+NOW = None
+
+
+@pytest.fixture(autouse=True)
+def now():
+    """A replay comes now: at the time of the test, not of the file's import."""
+    global NOW
+    NOW = datetime.datetime.now(UTC).replace(microsecond=0)
 
 
 def ago(minutes):
@@ -90,7 +96,7 @@ def test_a_request_of_its_own(engine):
     assert new.completed_at is None
 
 
-@pytest.mark.parametrize("request_id", [str(uuid.uuid4()), "", "'%s"])
+@pytest.mark.parametrize("request_id", [str(uuid.UUID(int=1)), "", "'%s"])
 def test_what_is_not_on_record(engine, request_id):
     with pytest.raises(TrackingError, match="^request_id: {} is not".format(request_id)):
         replay(engine, request_id)
