@@ -192,6 +192,7 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
             select(
                 alerts.c.id,
                 alerts.c.episode,
+                alerts.c.attempt,
                 alerts.c.status,
                 alerts.c.recorded_at,
                 api_calls.c.request_id,
@@ -351,7 +352,7 @@ def _link_found(
             return None, waiting
     # One that succeeded took another way than past its link task, as its author meant it to.
     done = execution.get("status") == "succeeded"
-    if not linking or done or _claimed(engine, alert.episode, action):
+    if not linking or done or _claimed(engine, alert, action):
         return EXECUTION, ""
     if ended:
         return RETRY, (
@@ -361,14 +362,16 @@ def _link_found(
     return None, waiting
 
 
-def _claimed(engine: Engine, episode: str, workflow: str) -> bool:
+def _claimed(engine: Engine, alert: Any, workflow: str) -> bool:
     with database.reading(engine) as connection:
         return connection.scalar(
             select(
                 exists().where(
                     and_(
                         links.c.alert_id == alerts.c.id,
-                        alerts.c.episode == episode,
+                        alerts.c.episode == alert.episode,
+                        # A claim on an earlier attempt says nothing of what a replay was to do.
+                        alerts.c.attempt >= alert.attempt,
                         links.c.st2_action_ref == workflow,
                         or_(links.c.claim.is_not(None), links.c.released_at.is_not(None)),
                     )

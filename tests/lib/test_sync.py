@@ -286,6 +286,23 @@ class TestFates:
         house.sync()
         assert house.one().fate == "execution"
 
+    def test_a_further_attempt_is_not_explained_by_the_claim_on_the_first(self, house):
+        first, (row,) = house.record(alert())
+        house.api.texts["pack.workflow"] = LINKING
+        tracking.link(house.engine, first, row.episode, "pack.workflow", "e1")
+        house.api.ran("e1")
+        again = tracking.replay(house.engine, Config(), first, force=True)["request_id"]
+        house.api.enforced(house.api.emitted(row, again), execution="e2")
+        house.api.ran("e2", "failed", result={"errors": [{"message": "no database"}]})
+        house.sync()
+        assert house.rows(alerts)[1].fate == "retry"
+        # The other way about it does: what took the episode over is at work for both.
+        tracking.link(house.engine, again, row.episode, "pack.workflow", "e3")
+        house.api.enforced(house.api.emitted(row, again), execution="e3")
+        house.api.ran("e3", "running")
+        house.sync()
+        assert house.rows(alerts)[1].fate == "execution"
+
     @pytest.mark.parametrize("seconds, fate", [(5, None), (90, "retry")])
     def test_a_trigger_that_never_arrived(self, house, seconds, fate):
         house.record(alert(), seconds=seconds)
