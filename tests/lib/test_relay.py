@@ -132,6 +132,7 @@ def house(tmp_path, monkeypatch):
         "OUTAGE_WAIT": 0.8,
         "_LOOK": (0.01, 0.05),
         "_EXPLAIN_LOOK": 0.05,
+        "_ADOPT_LOOK": 0.05,
         "_EMIT_WAIT": (0.3, 10),
         "_SYNC_WAIT": (0.1, 0.6),
         "_SYNC_IDLE": 5,
@@ -393,6 +394,50 @@ class TestTrouble:
             connection.execute(api_calls.delete())
         wait_for(lambda: len(house.bus.lists) == 2)
         house.reaches(request_id, "recorded")
+
+    def test_a_replay_is_emitted_whoever_recorded_it(self, house):
+        house.start()
+        request_id = house.accept(alert("One"), alert("Two"))
+        house.reaches(request_id, "recorded")
+        wait_for(lambda: len(house.bus.of(relay.ALERT)) == 2)
+        house.set_fate("execution")
+        house.reaches(request_id, "done")
+        again = tracking.replay(house.engine, Config(), request_id)["request_id"]
+        wait_for(lambda: house.journal.find(again))
+        wait_for(lambda: len(house.bus.of(relay.ALERT)) == 4)
+        assert {p[1]["request_id"] for p in house.bus.of(relay.ALERT)[2:]} == {again}
+        assert [p[2] for p in house.bus.of(relay.WEBHOOK)] == [request_id, again]
+        # It is on record: it is not announced, neither now nor by a relay that starts anew.
+        house.stop()
+        house.start()
+        time.sleep(0.5)
+        assert len(house.bus.lists) == 1
+        assert len(house.bus.of(relay.ALERT)) == 4
+        house.set_fate("execution")
+        house.reaches(again, "done")
+
+    def test_a_replay_that_is_over_is_left_alone(self, house):
+        house.start()
+        request_id = house.accept(alert())
+        house.reaches(request_id, "recorded")
+        wait_for(lambda: house.bus.of(relay.ALERT))
+        # While the first is at work, the replay finds it open and has nothing to do.
+        tracking.link(
+            house.engine, request_id, house.bus.of(relay.ALERT)[0][1]["episode"], "w", "e1"
+        )
+        again = tracking.replay(house.engine, Config(), request_id)
+        assert again["outcomes"] == {"duplicate": 1}
+        time.sleep(0.5)
+        assert house.journal.find(again["request_id"]) is None
+        assert len(house.bus.of(relay.ALERT)) == 1
+
+    def test_what_waits_of_the_migrations_is_known(self, house, monkeypatch):
+        monkeypatch.setattr(database, "pending", lambda bind: "run st2 run poundcake.migrate")
+        house.start()
+        wait_for(lambda: house.relay.pending)
+        assert house.relay.pending == "run st2 run poundcake.migrate"
+        monkeypatch.setattr(database, "pending", lambda bind: "")
+        wait_for(lambda: not house.relay.pending)
 
     def test_stopping_does_not_wait_for_the_next_look(self, house, monkeypatch):
         monkeypatch.setattr(relay, "_IDLE", 60)
