@@ -8,6 +8,13 @@ _PATIENCE = 45
 class Link(PackAction):
     def work(self, request_id, episode, workflow, execution_id):
         return tracking.patiently(
-            lambda: tracking.link(self.engine(), request_id, episode, workflow, execution_id),
+            lambda: tracking.link(
+                self.engine(),
+                request_id,
+                episode,
+                workflow,
+                execution_id,
+                self.settings.host_cooldown_seconds,
+            ),
             _PATIENCE,
         )

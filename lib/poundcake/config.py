@@ -35,6 +35,7 @@ class Config:
     allowed_hosts: Tuple[str, ...] = ()
     allowed_actions: Tuple[str, ...] = ()
     cooldown_seconds: int = 0
+    host_cooldown_seconds: int = 0
     max_remediations_per_hour: int = 100
     episode_skew_seconds: int = 120
     give_up_hours: int = 24
@@ -164,6 +165,7 @@ def _check(config: Config, without: Sequence[str]) -> None:
         "max_connections": (1, 65536),
         "backlog_limit": (1, 10_000_000),
         "cooldown_seconds": (0, 604_800),
+        "host_cooldown_seconds": (0, 86_400),
         "max_remediations_per_hour": (0, 100_000),
         "episode_skew_seconds": (0, 86_400),
         "give_up_hours": (1, 720),

@@ -10,10 +10,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake import admission, announcement, database, native, sync
@@ -31,6 +31,7 @@ from poundcake.tracking import second_id
 ANNOUNCE = "poundcake.announce"
 WEBHOOK = "poundcake.webhook"
 ALERT = sync.ALERT_TRIGGER
+LIMIT_REACHED = "poundcake.limit_reached"
 SYNC_DUE = "poundcake.sync_due"
 RECORD = "poundcake.record"  # the rule and its action
 
@@ -48,6 +49,8 @@ _EMIT_WAIT = (60, 3600)
 _SYNC_WAIT = (5, 60)
 _SYNC_IDLE = 600
 _RETRY_WAIT = (1, 30)
+# A limit that nobody has run into for so long is reached anew.
+_TOLD = timedelta(hours=1)
 
 
 class Tracking:
@@ -347,6 +350,8 @@ class Relay:
         if entry.id not in self._emitted:
             if first:
                 self._bus.publish(WEBHOOK, request.webhook(), request.request_id)
+                for row in request.limited:
+                    self._bus.publish(LIMIT_REACHED, request.limit(row), request.request_id)
             for row in due:
                 self._bus.publish(ALERT, request.alert(row), request.request_id)
             self._emitted.add(entry.id)
@@ -434,6 +439,8 @@ class _Recorded:
         self._call = call
         self.request_id = call.request_id
         self.open: List[Any] = []
+        # The alert with which a name reached its limit, one for each name.
+        self.limited: List[Any] = []
         self.outcomes: Counter = Counter()
 
     def webhook(self) -> Dict[str, Any]:
@@ -444,6 +451,19 @@ class _Recorded:
                 "group_status": self._call.group_status or "",
                 "alerts_received": sum(self.outcomes.values()),
                 "outcomes": dict(self.outcomes),
+            }
+        )
+
+    def limit(self, row: Any) -> Dict[str, Any]:
+        return inert(
+            {
+                "request_id": self.request_id,
+                "alert_name": row.alert_name,
+                "severity": row.severity,
+                "instance": row.instance,
+                "episode": row.episode or "",
+                "reason": row.reason,
+                "until": row.reason.rpartition(" ")[2],
             }
         )
 
@@ -479,12 +499,32 @@ def _emittable(connection: Connection, request_ids: Sequence[str]) -> Dict[str, 
     rows = connection.execute(
         select(alerts).where(alerts.c.api_call_id.in_(list(found))).order_by(alerts.c.id)
     )
+    limited: Set[Tuple[str, str]] = set()
     for row in rows:
         request = found[row.api_call_id]
         request.outcomes[row.outcome] += 1
+        name = (request.request_id, row.alert_name)
+        if row.outcome == admission.RATE_LIMITED and name not in limited:
+            limited.add(name)
+            if not _limited_before(connection, row):
+                request.limited.append(row)
         if row.outcome in admission.EMITTED and row.fate in (None, sync.RETRY):
             request.open.append(row)
     return {request.request_id: request for request in found.values()}
+
+
+def _limited_before(connection: Connection, row: Any) -> bool:
+    """Whether the alert name's limit had been reached already: somebody was told."""
+    return connection.scalar(
+        select(
+            exists().where(
+                alerts.c.alert_name == row.alert_name,
+                alerts.c.outcome == admission.RATE_LIMITED,
+                alerts.c.created_at > row.created_at - _TOLD,
+                alerts.c.id < row.id,
+            )
+        )
+    )
 
 
 def _replays_and_pending(connection: Connection) -> Tuple[List[Tuple[Request, str, int]], str]:

@@ -263,13 +263,16 @@ def _fate(
         for enforcement in stackstorm.enforcements(instance["id"]) or []:
             by_rule.setdefault(enforcement.get("rule", {}).get("ref", ""), enforcement)
     failures: List[str] = []
+    refusals: List[str] = []
     waiting: List[str] = []
     ended: List[str] = []
     for rule, enforcement in by_rule.items():
         execution_id = enforcement.get("execution_id")
         if execution_id:
             state, reason = _link_found(engine, stackstorm, links_itself, alert, execution_id)
-            if state != EXECUTION:
+            if state == EXECUTION:
+                refusals.extend(filter(None, [reason]))
+            else:
                 (ended if state == RETRY else waiting).append(reason)
         else:
             reason = enforcement.get("failure_reason") or "no reason given"
@@ -287,7 +290,7 @@ def _fate(
     if ended:
         return RETRY, ended[-1], matched
     if len(by_rule) > len(failures):
-        return EXECUTION, "; ".join(failures), matched
+        return EXECUTION, "; ".join(failures + refusals), matched
     if status != "processed":
         return RETRY, f"StackStorm's rules engine has it: {status}", matched
     if failures:
@@ -304,8 +307,8 @@ def _link_found(
 ) -> Tuple[Optional[str], str]:
     """Links an execution that a rule started and that did not link itself.
 
-    Returns (EXECUTION, '') where the alert is explained by it, (RETRY, reason) where it ended
-    before its claim, (None, reason) while it may still claim.
+    Returns (EXECUTION, why it did nothing or '') where the alert is explained by it, (RETRY,
+    reason) where it ended before its claim, (None, reason) while it may still claim.
     """
     with database.reading(engine) as connection:
         linked = connection.execute(
@@ -325,8 +328,11 @@ def _link_found(
     if not ended and started and datetime.now(timezone.utc) - started < _LINK_GRACE:
         return None, waiting
     linking = links_itself(action)
-    if linking and report(execution).get("stage") == "not_claimed":
-        return EXECUTION, ""
+    told = report(execution)
+    if linking and told.get("stage") == "not_claimed":
+        # Where another execution has the episode, its link says what became of the alert.
+        claimed = _claimed(engine, alert, action)
+        return EXECUTION, "" if claimed else f"{action} did nothing: {told.get('message')}"
     if not linked:
         try:
             with database.transaction(engine) as connection:

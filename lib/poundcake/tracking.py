@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from sqlalchemy import bindparam, case, func, select, update
+from sqlalchemy import bindparam, case, func, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
@@ -22,7 +22,7 @@ from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.database import DatabaseError
 from poundcake.errors import PoundCakeError
-from poundcake.schema import alerts, api_calls, cut, executions, links
+from poundcake.schema import alerts, api_calls, cut, executions, links, meta
 
 # Two that write the same rows at once: the database picks one, the other tries again.
 _ATTEMPTS = 5
@@ -30,6 +30,8 @@ _ATTEMPTS = 5
 # with the transaction that a deadlock ended.
 _DEADLOCK = ((1213,), (1205,), (1305,))
 _HOUR = timedelta(hours=1)
+# An alert is emitted for give_up_hours at most.
+_LONGEST_EMITTED = timedelta(hours=720)
 # json.dumps makes a new encoder at each call.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 FATE_NONE = "none"
@@ -675,10 +677,17 @@ def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
 
 
 def link(
-    engine: Engine, request_id: str, episode: str, workflow: str, execution_id: str
+    engine: Engine,
+    request_id: str,
+    episode: str,
+    workflow: str,
+    execution_id: str,
+    host_cooldown: int = 0,
 ) -> Dict[str, Any]:
     """Claims the episode for the workflow and links the execution to the alert.
 
+    host_cooldown: for how many seconds after its last claim the workflow gets no other for the
+    same host, whichever alert names it; 0: no such limit.
     Returns {claimed, reason, alert_id}. The execution that holds the claim gets it again; any
     other gets ``claimed: False`` with the reason, and no link. Raises TrackingError where no such
     alert is on record.
@@ -687,20 +696,26 @@ def link(
         raise TrackingError(
             "execution_id: empty; link is a task of a workflow, or is given the execution's id"
         )
+    asked = (request_id, episode, workflow, execution_id, timedelta(seconds=host_cooldown))
     try:
         with database.transaction(engine) as connection:
-            return _link(connection, request_id, episode, workflow, execution_id)
+            return _link(connection, *asked)
     except IntegrityError:
         # Another execution was first; its row is there now.
         with database.transaction(engine) as connection:
-            return _link(connection, request_id, episode, workflow, execution_id)
+            return _link(connection, *asked)
 
 
 def _link(
-    connection: Connection, request_id: str, episode: str, workflow: str, execution_id: str
+    connection: Connection,
+    request_id: str,
+    episode: str,
+    workflow: str,
+    execution_id: str,
+    host_cooldown: timedelta,
 ) -> Dict[str, Any]:
     alert = connection.execute(
-        select(alerts.c.id, alerts.c.outcome, alerts.c.reason, alerts.c.attempt)
+        select(alerts.c.id, alerts.c.outcome, alerts.c.reason, alerts.c.attempt, alerts.c.instance)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
         # One payload may name an episode twice; the alert that was emitted is the one meant.
@@ -722,6 +737,15 @@ def _link(
             f"work, `st2 run poundcake.release episode={episode}` gives it free",
         )
     now = datetime.now(timezone.utc)
+    if host_cooldown and alert.instance:
+        busy = _worked_on(connection, alert.instance, workflow, now - host_cooldown)
+        if busy:
+            until = alertmanager.timestamp(busy.created_at + host_cooldown)
+            return _refusal(
+                alert.id,
+                f"cooldown of this host until {until}: execution {busy.st2_execution_id} of "
+                f"{workflow} was started for it",
+            )
     mirror(connection, execution_id, workflow, "running", now)
     unclaimed = connection.execute(
         update(links)
@@ -744,6 +768,32 @@ def _link(
             )
         )
     return {"claimed": True, "reason": "", "alert_id": alert.id}
+
+
+def _worked_on(connection: Connection, instance: str, workflow: str, since: datetime) -> Any:
+    """The last claim of the workflow, made since then, on an alert of the instance's host."""
+    # Two alerts of a host that ask at once must see each other.
+    connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
+    host, colon, port = instance.rpartition(":")
+    if not colon or not port.isdigit():
+        host = instance
+    # With any port: ";" is what comes after ":". LIKE would find no use for SQLite's index.
+    with_port = alerts.c.instance.between(host + ":", host + ";")
+    return connection.execute(
+        select(links.c.st2_execution_id, links.c.created_at)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .where(
+            or_(alerts.c.instance == host, with_port),
+            # The index of instances has these; nothing older is emitted any more.
+            alerts.c.created_at > since - _LONGEST_EMITTED,
+            alerts.c.outcome.in_(admission.EMITTED),
+            links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
+            links.c.claim.is_not(None),
+            links.c.created_at > since,
+        )
+        .order_by(links.c.created_at.desc())
+        .limit(1)
+    ).one_or_none()
 
 
 def _refusal(alert_id: int, reason: str) -> Dict[str, Any]:

@@ -25,6 +25,7 @@ class StackStormBus:
 
     def __init__(self, engine):
         self.engine = engine
+        self.config = Config()
         self.published = []
         self.down = False
         self.records = True
@@ -42,7 +43,7 @@ class StackStormBus:
     def record(self, payload):
         requests = announcement.unpack(payload["version"], payload["batch"])
         if not self.poison & {r.body for r in requests}:
-            tracking.record(self.engine, Config(), requests, payload["database_id"])
+            tracking.record(self.engine, self.config, requests, payload["database_id"])
 
     def close(self):
         pass
@@ -91,8 +92,8 @@ class House:
         self.relay.start()
         return self
 
-    def accept(self, *found, body=None, wanted_id=""):
-        sent = request(*found, body=body)
+    def accept(self, *found, body=None, wanted_id="", **more):
+        sent = request(*found, body=body, **more)
         request_id = self.journal.accept(sent, wanted_id, body_sha256(sent.body), len(found))
         if self.relay:
             self.relay.wake()
@@ -192,6 +193,27 @@ class TestTheWay:
         house.reaches(request_id, "done")
         assert len(house.bus.of(relay.WEBHOOK)) == 1
         assert house.bus.of(relay.ALERT) == []
+
+    def test_a_limit_that_was_reached_is_told_once(self, house):
+        house.bus.config = Config(max_remediations_per_hour=1)
+        house.start()
+        several = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
+        first = house.accept(*several[:3])
+        house.reaches(first, "recorded")
+        house.accept(several[3])
+        other = house.accept(*[alert("B", fingerprint=f) for f in "56"])
+        wait_for(lambda: len(house.bus.of(relay.WEBHOOK)) == 3)
+        told = house.bus.of(relay.LIMIT_REACHED)
+        assert [(p["alert_name"], tag) for _, p, tag, _ in told] == [("A", first), ("B", other)]
+        payload = told[0][1]
+        assert (payload["request_id"], payload["instance"]) == (first, "i2")
+        assert payload["until"] == "2026-01-14T13:00:00Z"
+        assert payload["reason"].startswith("limit of 1 an hour")
+        # Within the limit for an hour, it is reached anew.
+        much_later = later(3 * 3600)
+        late = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
+        house.accept(*late, received_at=much_later)
+        wait_for(lambda: len(house.bus.of(relay.LIMIT_REACHED)) == 3)
 
     def test_only_the_admitted_and_the_resolved_are_emitted(self, house):
         house.start()

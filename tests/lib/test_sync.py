@@ -259,6 +259,18 @@ class TestFates:
         assert house.rows(links) == []
         assert house.completed == [True]
 
+    def test_one_that_was_refused_says_why_where_nobody_has_the_claim(self, house):
+        first, (row,) = house.record(alert())
+        house.api.texts["pack.workflow"] = LINKING
+        refused = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
+        house.api.enforced(house.api.emitted(row, first), execution="e1")
+        house.api.ran("e1", result=refused)
+        house.sync()
+        found = house.one()
+        assert found.fate == "execution"
+        assert found.fate_reason == "pack.workflow did nothing: cooldown of this host"
+        assert house.completed == [True]
+
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
     def test_one_that_ended_before_its_claim_is_tried_again(self, house, status):
         request_id, (row,) = house.record(alert())

@@ -593,6 +593,81 @@ class TestLink:
         assert row.claim
 
 
+class TestHostCooldown:
+    """One workflow, one host, not again within so many seconds, whichever alert asks."""
+
+    @pytest.fixture
+    def admitted(self, engine):
+        """A function that records an alert of an instance that came now: (request_id, episode)."""
+
+        def admit(instance, **more):
+            now = datetime.datetime.now(UTC)
+            sent = request(
+                alert(labels={"instance": instance}, starts_at=now, **more), received_at=now
+            )
+            record(engine, sent)
+            return sent.request_id, rows(engine)[-1].episode
+
+        return admit
+
+    def link(self, engine, found, execution, workflow="w", seconds=600):
+        return tracking.link(engine, found[0], found[1], workflow, execution, seconds)
+
+    @pytest.mark.parametrize(
+        "first, second, claimed",
+        [
+            ("web1:9100", "web1:9100", False),
+            ("web1:9100", "web1:9256", False),
+            ("web1", "web1:9100", False),
+            ("web1:9100", "web1", False),
+            ("[2001:db8::1]:9100", "[2001:db8::1]:9256", False),
+            ("web1:9100", "web10:9100", True),
+            ("web1:9100", "web1.example.org:9100", True),
+            ("web_:9100", "web1:9100", True),
+            ("web%:9100", "web1:9100", True),
+            ("", "", True),
+        ],
+    )
+    def test_which_host(self, engine, admitted, first, second, claimed):
+        assert self.link(engine, admitted(first, fingerprint="one"), "e1")["claimed"]
+        other = admitted(second, fingerprint="two")
+        found = self.link(engine, other, "e2")
+        assert found["claimed"] is claimed
+        assert len(rows(engine, links)) == 1 + claimed
+        if not claimed:
+            assert "cooldown of this host until 20" in found["reason"]
+            assert "e1 of w" in found["reason"]
+            # Neither another workflow nor a host without a cooldown is held up.
+            assert self.link(engine, other, "e3", workflow="v")["claimed"]
+            assert self.link(engine, other, "e4", seconds=0)["claimed"]
+
+    def test_it_ends(self, engine, admitted):
+        self.link(engine, admitted("web1:9100", fingerprint="one"), "e1")
+        other = admitted("web1:9100", fingerprint="two")
+        with database.transaction(engine) as connection:
+            connection.execute(
+                links.update().values(
+                    created_at=datetime.datetime.now(UTC) - datetime.timedelta(seconds=601)
+                )
+            )
+        assert self.link(engine, other, "e2")["claimed"]
+
+    def test_the_same_execution_has_its_claim_again(self, engine, admitted):
+        found = admitted("web1:9100")
+        assert [self.link(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
+
+    def test_what_an_operator_released_holds_up_nobody(self, engine, admitted):
+        found = admitted("web1:9100")
+        self.link(engine, found, "e1")
+        tracking.release(engine, found[1])
+        assert self.link(engine, found, "e2")["claimed"]
+
+    def test_of_several_at_once_one_passes(self, engine, admitted):
+        each = [admitted("web1:{}".format(9100 + i), fingerprint=str(i)) for i in range(4)]
+        found = in_parallel(4, lambda i: self.link(engine, each[i], "e{}".format(i)))
+        assert sorted(f["claimed"] for f in found) == [False, False, False, True]
+
+
 class TestPatience:
     def test_it_is_tried_again_until_it_works(self, monkeypatch):
         monkeypatch.setattr(tracking.time, "sleep", lambda seconds: None)
