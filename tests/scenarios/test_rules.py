@@ -139,9 +139,9 @@ def test_the_notification_itself_is_a_trigger_once(stack, ran):
 def test_why_answers_for_each_of_them(stack, ran):
     for name, says in (
         ("ScenarioPlain", "poundcake_scenarios.plain ("),
-        ("ScenarioFailing", "): failed, "),
+        ("ScenarioFailing", "): failed after "),
         ("ScenarioMissing", "firing: admitted, new incident; rule poundcake_scenarios.missing"),
-        ("ScenarioUnmatched", "no rule matched\n  request"),
+        ("ScenarioUnmatched", "no rule matched\n    request"),
     ):
         shown, _ = one(ran, name)
         text = stack.run("poundcake.why", alert_name=shown["alert_name"], format="text")
