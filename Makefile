@@ -32,6 +32,9 @@ test-all: ## The tests that need no server, on every Python found (PYTHONS="pyth
 lint: .venv-lint ## Formatting, mistakes, and every file of the pack against StackStorm's rules
 	@.venv-lint/bin/python scripts/lint.py
 
+bench: .venv ## How long views and records take, short history against long (ARGS="--help")
+	@.venv/bin/python -m bench $(ARGS)
+
 live: .venv ## The scenarios against a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
 	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the address of the API \
 	of a StackStorm with this pack installed, for example https://stackstorm.example/api"; exit 2; }
@@ -54,4 +57,4 @@ services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all lint live clean services .venv .venv-lint
+.PHONY: help demo run test test-all lint bench live clean services .venv .venv-lint

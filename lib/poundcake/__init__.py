@@ -1,3 +1,3 @@
 """PoundCake: every Alertmanager webhook on record, from the alert to its remediation."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
