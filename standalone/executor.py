@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from standalone import expressions, runners, schemas
 from standalone.content import COMPLETION_TRIGGER
+from standalone.forks import Forks
 from standalone.store import COMPLETED, new_id, timestamp
 
 LOG = logging.getLogger("standalone.executions")
@@ -21,7 +22,7 @@ class Executor:
         self.content, self.store, self.engine, self.api_url = content, store, engine, api_url
         engine.executor = self
         self.emit = emit
-        self.commands = runners.Commands()
+        self.commands, self.forks = runners.Commands(), Forks()
         self._pools = {
             "python-script": ThreadPoolExecutor(PYTHON_ACTIONS_AT_ONCE, "python"),
             "other": ThreadPoolExecutor(32, "runner"),
@@ -36,6 +37,7 @@ class Executor:
             self._stopping = True
             self._changed.notify()
         self.commands.kill()
+        self.forks.kill()
         for pool in self._pools.values():
             pool.shutdown(wait=False)
         self.engine.stop()

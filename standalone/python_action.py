@@ -1,14 +1,25 @@
-"""Runs one python action: this file is the main program of its process.
+"""Runs python actions, each in a process of its own: this file is their main program.
 
-Reads {file, parameters, config, mark} from stdin; writes what the action returned to stdout,
-between two marks.
+Reads {file, parameters, config, mark} of one; writes what the action returned to stdout, between
+two marks.
 """
 
+import array
 import importlib.util
 import inspect
 import json
 import os
+import signal
+import socket
 import sys
+
+# What most actions need. The packs' own code is loaded anew by each, as StackStorm does it.
+LIBRARIES = (
+    "sqlalchemy",
+    "sqlalchemy.dialects.mysql.pymysql",
+    "sqlalchemy.dialects.sqlite",
+    "st2client.client",
+)
 
 
 class ActionService:
@@ -56,11 +67,52 @@ def load_action_class(path):
     raise Exception("File %r has no action class or the file doesn't exist." % path)
 
 
-def main():
+def serve():
+    """Fork a process for each task that comes by the socket on stdin; returns in that process,
+    with the task. Ends when the socket is closed."""
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # the actions that need it say so
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=os.dup(0)) as control:
+        while True:
+            files = array.array("i")
+            byte, rights, _, _ = control.recvmsg(1, socket.CMSG_SPACE(4 * files.itemsize))
+            if not byte:
+                sys.exit()
+            files.frombytes(rights[0][2])
+            if os.fork() == 0:
+                break
+            for file in files:
+                os.close(file)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    telling = files[0]
+    process = os.fork()
+    if process:
+        _, status = os.waitpid(process, 0)
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        os.write(telling, b"%d\n" % code)
+        os._exit(0)
+    os.setsid()
+    os.write(telling, b"%d\n" % os.getpid())
+    os.close(telling)
+    for number, file in enumerate(files[1:]):
+        os.dup2(file, number)
+        os.close(file)
+    with open(0, "rb", closefd=False) as given:
+        message = json.loads(given.read().decode())
+    os.environ.clear()
+    os.environ.update(message["environment"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return message["task"]
+
+
+def main(task):
     here = os.path.dirname(os.path.realpath(__file__))
     # This folder's modules are no business of an action.
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
-    task = json.loads(sys.stdin.buffer.read().decode())
     sys.path.append(os.path.join(here, "st2"))
     sys.path.append(os.path.dirname(task["file"]))
     action_class = load_action_class(task["file"])
@@ -88,4 +140,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(serve())

@@ -4,12 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 
 from standalone.store import new_id
 
-WRAPPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "python_action.py")
 TIMED_OUT = "Action failed to complete in %s seconds"
 
 
@@ -19,14 +17,14 @@ class Commands:
     def __init__(self):
         self._running, self._lock, self._killed = set(), threading.Lock(), False
 
-    def run(self, arguments, timeout, stdin="", **options):
+    def run(self, arguments, timeout, **options):
         """Run a command; returns (exit code, stdout, stderr, whether it took too long)."""
         with self._lock:
             if self._killed:
                 raise RuntimeError("stopping")
             process = subprocess.Popen(
                 arguments,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
@@ -35,7 +33,7 @@ class Commands:
             self._running.add(process)
         late = False
         try:
-            out, err = process.communicate(stdin.encode(), timeout)
+            out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             late = True
             self._kill(process)
@@ -75,7 +73,7 @@ def _environment(executor, execution, extra=None):
 
 
 def python_script(executor, execution, action, runner, parameters):
-    """Run a python action in a process of its own, its parameters and config on stdin."""
+    """Run a python action in a process of its own, its parameters and config out of sight."""
     pack = action["pack"]
     mark = "standalone-result-%s\n" % new_id()
     message = {
@@ -90,9 +88,7 @@ def python_script(executor, execution, action, runner, parameters):
         path for path in (lib, os.environ.get("PYTHONPATH")) if path
     )
     timeout = runner.get("timeout")
-    code, out, err, late = executor.commands.run(
-        [sys.executable, "-u", WRAPPER], timeout, json.dumps(message), env=environment
-    )
+    code, out, err, late = executor.forks.run(message, timeout, environment)
     status, value = None, "None"
     if mark in out:
         before, answer, after = out.split(mark, 2)
