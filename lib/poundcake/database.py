@@ -71,9 +71,11 @@ def open_engine(url: Union[str, URL], seconds: int = STATEMENT_TIMEOUT) -> Engin
             "connect_timeout": CONNECT_TIMEOUT,
             "read_timeout": seconds + 1,
             "write_timeout": seconds + 1,
-            # A change of a table that waits for a reader holds up everyone after it.
+            # A change of a table that waits for a reader holds up everyone after it. A list of
+            # all durations of a year is not to be cut.
             "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = 10,"
-            f" lock_wait_timeout = {STATEMENT_TIMEOUT}, max_statement_time = {int(seconds)}",
+            f" lock_wait_timeout = {STATEMENT_TIMEOUT}, group_concat_max_len = {1 << 28},"
+            f" max_statement_time = {int(seconds)}",
         },
     )
 
@@ -337,8 +339,8 @@ def _prepare_sqlite(connection, seconds: int) -> None:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             break
-        except sqlite3.OperationalError:
-            if attempt == 99:
+        except sqlite3.OperationalError as error:
+            if attempt == 99 or "locked" not in str(error):
                 raise
             time.sleep(0.05)
     cursor.execute("PRAGMA synchronous=FULL")

@@ -279,19 +279,36 @@ def _of_executions(
     connection: Connection, status: str, filters: Filters, limit: int, offset: int
 ) -> Tuple[List[int], int, bool, str]:
     moment, row_id = executions.c.start_timestamp, executions.c.id
+    begin = filters
+    if filters.before:
+        # Of the execution that the last page ended with there may be more links.
+        last_id, _ = search.last_ids(filters, row_id, links.c.id)
+        begin = replace(filters, before=(filters.before[0], (last_id + "\0",)))
     index = "ix_execution_db_by_status" if status else "ix_execution_db_start"
-    found = (
-        search.by_index(connection, select(links.c.id, moment, row_id), executions, index)
-        .join(links, links.c.st2_execution_id == row_id)
-        .where(*search.within(filters, moment, row_id, links.c.id))
+    started = search.by_index(connection, select(moment, row_id), executions, index).where(
+        *search.within(begin, moment, row_id)
     )
     if status:
-        found = found.where(executions.c.status == status)
-    most = search.DEPTH
-    some = found.with_only_columns(links.c.id).limit(most + 1).subquery("some")
-    seen = connection.scalar(select(func.count()).select_from(some))
+        started = started.where(executions.c.status == status)
+    # Each has a link, so that as many as rows are wanted are enough; and what is sorted by both
+    # tables is a few rows.
+    most = search.MOST_ROWS
+    newest = started.order_by(moment.desc(), row_id.desc())
+
+    def linked(count: int) -> Any:
+        some = newest.limit(count).subquery("started")
+        return (
+            select(links.c.id, some.c.start_timestamp, some.c.id)
+            .join(some, links.c.st2_execution_id == some.c.id)
+            .where(*search.within(filters, some.c.start_timestamp, some.c.id, links.c.id))
+        )
+
+    counted = linked(most + 1).with_only_columns(links.c.id).limit(most + 1).subquery("counted")
+    seen = connection.scalar(select(func.count()).select_from(counted))
+    found = linked(offset + limit + 2)
+    link_id, started_at, execution_id = found.selected_columns
     rows = connection.execute(
-        found.order_by(moment.desc(), row_id.desc(), links.c.id.desc())
+        found.order_by(started_at.desc(), execution_id.desc(), link_id.desc())
         .limit(limit + 1)
         .offset(offset)
     ).all()
@@ -365,7 +382,11 @@ def why(
         .order_by(looked.c.created_at.desc(), looked.c.id.desc())
         .limit(search.MOST_ROWS + 1)
     ).all()
-    rows = _alerts(connection, ids[: search.MOST_ROWS])
+    rows: List[Any] = []
+    for some in database.in_chunks(ids[: search.MOST_ROWS]):
+        brief = select(alerts.c.id, alerts.c.created_at, alerts.c.episode, alerts.c.fingerprint)
+        rows += connection.execute(brief.where(alerts.c.id.in_(some)))
+    rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
     groups: Dict[Any, List[Any]] = {}
     for row in rows:
         # What belongs to no episode, a malformed alert for one, stands for itself.
@@ -412,6 +433,10 @@ def _shown_before(
 
 def _episodes(connection: Connection, page: List[List[Any]], web_url: str) -> List[Dict[str, Any]]:
     names = [group[0].episode for group in page if group[0].episode]
+    whole = {
+        row.id: row
+        for row in _alerts(connection, [row.id for group in page for row in group[:_SHOWN]])
+    }
     notable: Dict[str, List[Any]] = {}
     for some in database.in_chunks(names):
         # A cooldown that is said again changes nothing, and its incident counts it.
@@ -430,10 +455,15 @@ def _episodes(connection: Connection, page: List[List[Any]], web_url: str) -> Li
     shown = []
     for group in page:
         some = notable.get(group[0].episode, [])
-        rows = {row.id: row for row in some[:_SHOWN] + group[:_SHOWN] + some[-1:]}
+        newest = [whole[row.id] for row in group[:_SHOWN] if row.id in whole]
+        rows = {row.id: row for row in some[:_SHOWN] + newest + some[-1:]}
         shown.append(sorted(rows.values(), key=lambda row: (row.created_at, row.id)))
     linked = _links(connection, [row.id for rows in shown for row in rows])
-    return [_episode(rows, notable.get(rows[0].episode, rows), linked, web_url) for rows in shown]
+    return [
+        _episode(rows, notable.get(rows[0].episode, rows), linked, web_url)
+        for rows in shown
+        if rows
+    ]
 
 
 def _episode(

@@ -360,6 +360,7 @@ class TestBound:
         by_name = Filters(alert_name="HostDown")
         for depth, at_least in ((5, True), (8, False)):
             monkeypatch.setattr(search, "DEPTH", depth)
+            monkeypatch.setattr(search, "MOST_ROWS", depth)
             for filters in (Filters(), by_name):
                 for name, (function, _, count, _) in VIEWS.items():
                     if name == "active":
