@@ -22,6 +22,7 @@ from poundcake.tracking import mirror
 ALERT_TRIGGER = "poundcake.alert"
 # An execution that has not linked itself by then is taken for one that never will.
 _LINK_GRACE = timedelta(seconds=60)
+_LINK_LATE = timedelta(minutes=10)
 _ALERTS_AT_ONCE = 200
 _EXECUTIONS_AT_ONCE = 1000
 _STARTED, _FINISHED = "sync_started_at", "synced_at"
@@ -365,6 +366,9 @@ def _link_found(
             f"execution {execution_id} of {action} ended before it claimed the episode: "
             f"{execution['status']}, {failure(execution)}"
         )
+    # Where a runner was killed, StackStorm goes on calling it running for ever.
+    if started and datetime.now(timezone.utc) - started > _LINK_LATE:
+        return RETRY, f"execution {execution_id} of {action} runs and has not claimed the episode"
     return None, waiting
 
 

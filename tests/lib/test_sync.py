@@ -288,6 +288,16 @@ class TestFates:
         house.sync()
         assert house.one().fate == "execution"
 
+    @pytest.mark.parametrize("seconds, fate", [(590, None), (610, "retry")])
+    def test_one_that_runs_and_never_claims_is_tried_again(self, house, seconds, fate):
+        request_id, (row,) = house.record(alert(), seconds=900)
+        house.api.texts["pack.workflow"] = LINKING
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.api.ran("e1", "running", seconds=seconds)
+        house.sync()
+        assert house.one().fate == fate
+        assert "e1" in house.one().fate_reason or fate is None
+
     def test_released_it_is_not_tried_again_by_itself(self, house):
         request_id, (row,) = house.record(alert())
         house.api.texts["pack.workflow"] = LINKING
