@@ -29,6 +29,12 @@ test: services .venv ## All tests (TESTS="..." for some; INSTALL=0: without inst
 test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")
 	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)
 
+faults: services .venv ## Processes, broker and database killed under load, and nothing lost (ARGS="--help")
+	@.venv/bin/python -m tests.faults $(ARGS)
+
+mutate: services .venv ## Each defence broken once, in a copy: whether the tests see it (ARGS="--help")
+	@.venv/bin/python -m tests.faults.mutate $(ARGS)
+
 lint: .venv-lint ## Formatting, mistakes, and every file of the pack against StackStorm's rules
 	@.venv-lint/bin/python scripts/lint.py
 

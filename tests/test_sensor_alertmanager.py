@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +15,8 @@ import pytest
 
 from tests import services
 from tests.lib.endpoint_process import FileBus, Service
+from tests.lib.endpoints import Patched, Unpatched, message
+from tests.lib.samples import alert, webhook
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATH = os.path.join(ROOT, "sensors", "alertmanager_sensor.py")
@@ -123,3 +128,142 @@ def test_it_needs_no_lib_on_the_path():
         """
     )
     assert found.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in {} s".format(seconds)
+        time.sleep(0.05)
+
+
+def is_recorded(endpoint, request_id):
+    answer = endpoint.get("/api/v1/status/" + request_id)
+    return answer.json.get("status") in ("recorded", "completed")
+
+
+@pytest.fixture(params=[Patched, Unpatched])
+def sensor(request, tmp_path):
+    """A function that makes one in a process of its own, without starting it."""
+    made = []
+
+    def factory(**given):
+        made.append(request.param(tmp_path, **given))
+        return made[-1]
+
+    yield factory
+    for found in made:
+        found.stop()
+
+
+class TestEnds:
+    """SIGTERM is how StackStorm's container ends a sensor, SIGKILL what follows after 5 s."""
+
+    def terminate(self, sensor):
+        began = time.monotonic()
+        sensor.process.send_signal(signal.SIGTERM)
+        sensor.process.wait(10)
+        assert time.monotonic() - began < 5
+        # The container would not start one again that ended with 0, whoever ended it.
+        assert sensor.process.returncode == 128 + signal.SIGTERM
+
+    def log(self, tmp_path):
+        return (tmp_path / "log").read_text(errors="replace")
+
+    def test_in_order(self, sensor, tmp_path):
+        endpoint = sensor().start().ready()
+        endpoint.set_broker(up=False)
+        request_id = endpoint.accept(webhook(alert()))
+        self.terminate(endpoint)
+        # SQLite takes it away when the file is closed.
+        assert not (tmp_path / "state" / "journal.sqlite-wal").exists()
+        assert [entry[0] for entry in endpoint.entries()] == [request_id]
+        assert "stopped" in self.log(tmp_path)
+
+    @pytest.mark.parametrize("missing", ["port", "journal", "configuration"])
+    def test_while_something_is_missing(self, sensor, tmp_path, missing):
+        given = {"log_level": "loud"} if missing == "configuration" else {}
+        words = {"port": "cannot listen", "journal": "journal: down", "configuration": "log_level"}
+        if missing == "journal":
+            (tmp_path / "state").write_text("")
+        with socket.socket() as taken:
+            endpoint = sensor(**given)
+            if missing == "port":
+                taken.bind(("127.0.0.1", endpoint.port))
+                taken.listen(1)
+            endpoint.start()
+            wait_for(lambda: words[missing] in self.log(tmp_path))
+            self.terminate(endpoint)
+
+    def test_while_a_body_is_slow_and_the_broker_silent(self, sensor, tmp_path):
+        endpoint = sensor().start().ready()
+        if not endpoint.patched:  # the stand-in would block all green threads
+            os.mkfifo(endpoint.published_path)  # nobody reads it: who writes waits
+        endpoint.accept(webhook(alert()))
+        with endpoint.client() as client:
+            client.send(
+                message("POST", "/api/v1/webhook", b"", Content_Length="9", Expect="100-continue")
+            )
+            assert client.read().status == 100
+            client.send(b"{")
+            self.terminate(endpoint)
+        assert len(endpoint.entries()) == 1
+
+    def test_killed_at_any_moment_it_goes_on_where_it_stood(self, sensor):
+        endpoint, accepted = sensor(), []
+
+        def work():
+            number = 0
+            while not ended.is_set():
+                number += 1
+                try:
+                    answer = endpoint.post(webhook(alert("Kill{}".format(number))))
+                except (OSError, AssertionError, AttributeError):
+                    continue  # it was killed before it had answered
+                if answer and answer.status == 202:
+                    accepted.append(answer.json["request_id"])
+
+        for _ in range(3):
+            before, ended = len(accepted), threading.Event()
+            endpoint.start().ready()
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            wait_for(lambda: len(accepted) > before + 20)
+            endpoint.process.kill()
+            endpoint.process.wait()
+            ended.set()
+            for thread in threads:
+                thread.join(20)
+        endpoint.start().ready()
+        assert len(set(accepted)) == len(accepted)
+        for request_id in accepted:
+            wait_for(lambda: is_recorded(endpoint, request_id))
+
+
+def test_a_reinstall_with_requests_waiting(sensor, tmp_path):
+    """`st2 pack install` replaces the pack's folder, then the sensor is started anew from it."""
+
+    def install(version):
+        for name in ("lib", "sensors"):
+            shutil.copytree(os.path.join(ROOT, name), str(pack / name))
+        (pack / "lib" / "poundcake" / "__init__.py").write_text(
+            '__version__ = "{}"\n'.format(version)
+        )
+
+    pack = tmp_path / "pack"
+    install("0.0.1")
+    endpoint = sensor()
+    endpoint.pack = str(pack)
+    endpoint.start().ready()
+    endpoint.set_broker(up=False)
+    ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
+    shutil.rmtree(str(pack))
+    ids.append(endpoint.accept(webhook(alert("meanwhile"))))
+    endpoint.stop()
+    install("0.0.2")
+    endpoint.set_broker(up=True)
+    endpoint.start().ready()
+    assert endpoint.get("/api/v1/health").json["version"] == "0.0.2"
+    for request_id in ids:
+        wait_for(lambda: is_recorded(endpoint, request_id))

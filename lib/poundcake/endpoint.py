@@ -4,27 +4,29 @@ StackStorm starts a sensor that ended only twice again, so nothing here ends by 
 cannot be had is said and tried again.
 """
 
-import os
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import poundcake
-from poundcake import database, live, views
+from poundcake import database, live, salvage, views
 from poundcake.bus import Bus
 from poundcake.config import Config, ConfigError, load
 from poundcake.database import DatabaseError
-from poundcake.health import Component
+from poundcake.health import DOWN, OK, Component
 from poundcake.journal import STUCK, Entry, Journal, JournalError
+from poundcake.metrics import Metrics
 from poundcake.receiver import Receiver
 from poundcake.relay import Relay, Tracking
 from poundcake.server import Server
 from poundcake.stackstorm import StackStorm
 
-_RETRY = 3  # seconds
+_RETRY = 1  # seconds; longer with each try in vain, up to ten times that
 _TICK = 0.2
-_SAY_AGAIN = 60
+# All together less than the 5 that StackStorm's container gives a sensor: for requests under way,
+# and for the relay's step, which the next start takes up where it was left.
 _STOP_TIME = 2.0
+_RELAY_STOP_TIME = 1.0
 _VIEW_TIME = 5
 
 
@@ -48,25 +50,29 @@ class Endpoint:
         # A plain flag, because a signal handler sets it: it may run while this very thread holds
         # the lock of an Event.
         self._stop_asked = False
-        self._said = ("", 0.0)
+        self._said: List[str] = []
         self._settled = threading.Event()
         self._server: Optional[Server] = None
-        self._serving: Optional[threading.Thread] = None
         self._config = Config()
         self._tracking: Optional[Tracking] = None
         self._relay: Optional[Relay] = None
         self._api: Optional[StackStorm] = None
         self.journal: Optional[Journal] = None
         self._journal_component = Component(log, "journal")
+        # What is wrong with the journal's file, since it was last open.
+        self._damage = ""
+        self._said_aside: Set[str] = set()
+        self.metrics = Metrics(self.health, self._connections)
 
     # -- life
 
     def run(self) -> None:
         """Serves until stop() is called, whatever is missing at the start."""
+        wait: float = _RETRY
         try:
             while not self._stop_asked:
-                self._say(self._bring_up())
-                until = time.monotonic() + _RETRY
+                wait = _RETRY if self._bring_up() else min(wait * 2, 10 * _RETRY)
+                until = time.monotonic() + wait
                 while not self._stop_asked and time.monotonic() < until:
                     time.sleep(_TICK)
         finally:
@@ -82,16 +88,28 @@ class Endpoint:
         """Has run() end; for a signal handler, which must not wait for anything."""
         self._stop_asked = True
 
-    def _say(self, problem: str) -> None:
-        said, at = self._said
-        if problem and (problem != said or time.monotonic() - at > _SAY_AGAIN):
-            self._log.error("%s; tried again every %s s", problem, _RETRY)
-            self._said = (problem, time.monotonic())
-        elif not problem:
-            self._said = ("", 0.0)
+    def _bring_up(self) -> bool:
+        """Does what is still missing, and says once why that cannot be. Returns whether all is in
+        place."""
+        problems: List[str] = []
+        journal_works = False
+        try:
+            problems.append(self._configure())
+            if self._api:
+                problems.append(self._listen())
+                journal_works = self._keep_journal()
+        # A fault of ours; there may be none at the next try, and ending helps nobody.
+        except Exception as error:
+            problems.append(f"{type(error).__name__}: {error}")
+            if problems[-1] not in self._said:
+                self._log.exception("the endpoint cannot be brought up")
+        for problem in problems:
+            if problem and problem not in self._said:
+                self._log.error("%s; tried again until it works", problem)
+        self._said = problems
+        return journal_works and not any(problems)
 
-    def _bring_up(self) -> str:
-        """Does what is still missing. Returns why something still is, '' with all in place."""
+    def _configure(self) -> str:
         if self._api is None:
             try:
                 self._config = load(self._pack_config)
@@ -107,15 +125,14 @@ class Endpoint:
                 )
             self._tracking = Tracking(engine, self._config.auto_migrate)
             self._api = self._connect(self._config)
-        problem = ""
-        if self._server is None:
-            problem = self._listen()
-        return self._open_journal() or problem
+        return ""
 
     def _listen(self) -> str:
+        if self._server:
+            return ""
         config = self._config
         try:
-            self._server = Server(
+            server = Server(
                 config.host,
                 config.port,
                 Receiver(config, self, self._log),
@@ -125,39 +142,76 @@ class Endpoint:
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             return f"cannot listen on {config.host}:{config.port}: {reason}"
-        self._serving = threading.Thread(
-            target=self._server.serve, name="poundcake-server", daemon=True
-        )
-        self._serving.start()
+        serving = threading.Thread(target=server.serve, name="poundcake-server", daemon=True)
+        try:
+            serving.start()
+        except RuntimeError:  # no more threads; the next try wants the port again
+            server.server_close()
+            raise
+        self._server = server
         how = "bearer token" if config.authenticated else "no authentication, loopback only"
         self._log.info("webhooks at %s%s (%s)", self._server.address, "/api/v1/webhook", how)
         return ""
 
-    def _open_journal(self) -> str:
-        if self.journal:
-            return ""
+    def _keep_journal(self) -> bool:
+        """Opens the journal, and again where its file is damaged; where it could not be written,
+        finds out whether it can be now. Returns whether it works."""
+        journal = self.journal
         try:
-            database.make_folder(self._config.state_dir)
-            journal = Journal(self._config.journal_path)
-            relay = Relay(self._config, journal, self._tracking, self._bus, self._api, self._log)
-            relay.start()
+            if journal and journal.damaged:
+                self._drop_journal(journal)
+            if self.journal is None:
+                self._open_journal()
+            elif journal.problem or self._journal_component.state != OK:
+                journal.check()
         except (JournalError, OSError) as error:
             reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-            self._journal_component.down(str(reason))
-            return f"journal: {reason}"
+            self.journal_failed(str(reason))
+            return False
+        self._journal_component.ok()
+        return True
+
+    def _drop_journal(self, journal: Journal) -> None:
+        self.journal_failed(journal.problem)
+        self.journal = None
+        self._damage = journal.problem
+        self._relay.stop(_RELAY_STOP_TIME)
+        journal.close()
+
+    def _open_journal(self) -> None:
+        database.make_folder(self._config.state_dir)
+        journal = Journal(self._config.journal_path, self._damage)
+        try:
+            relay = Relay(
+                self._config,
+                journal,
+                self._tracking,
+                self._bus,
+                self._api,
+                self._log,
+                self.metrics,
+            )
+            relay.start()
+        except BaseException:
+            self._damage = journal.problem if journal.damaged else ""
+            journal.close()
+            raise
+        self._damage = ""
         self._relay = relay
         self.journal = journal
-        self._journal_component.ok()
+        for report in salvage.reports(self._config.journal_path):
+            if report["file"] not in self._said_aside:
+                self._said_aside.add(report["file"])
+                self._log.error("%s", salvage.sentence(report))
         waiting = journal.backlog
         if waiting:
             self._log.info("going on with %s requests of before", waiting)
-        return ""
 
     def _shut_down(self) -> None:
         if self._server:
             self._server.stop(_STOP_TIME)
         if self._relay:
-            self._relay.stop(_STOP_TIME)
+            self._relay.stop(_RELAY_STOP_TIME)
         if self.journal:
             self.journal.close()
         self._log.info("stopped")
@@ -174,8 +228,11 @@ class Endpoint:
         return f"the journal cannot be opened: {self._journal_component.detail or 'starting'}"
 
     def journal_failed(self, reason: str) -> None:
-        """The journal could not be written."""
-        self._journal_component.down(reason)
+        """The journal could not be written or read."""
+        component = self._journal_component
+        if component.state == DOWN and component.detail != reason:
+            self._log.warning("journal: still down: %s", reason)
+        component.down(reason)
 
     def read(self, view: Callable, **query: Any) -> Any:
         """A view over the tracking database, with what StackStorm says now. Raises
@@ -184,8 +241,16 @@ class Endpoint:
         return live.ask(self._api, answer) if answer else answer
 
     def status(self, request_id: str) -> Optional[Dict[str, Any]]:
-        """The status view: of what is on record, else of what is in the journal."""
-        entry = self.journal.find(request_id) if self.journal else None
+        """The status view: of what is on record, else of what is in the journal. Raises
+        DatabaseError or JournalError where only the one that cannot be read may know it."""
+        journal, entry, problem = self.journal, None, ""
+        try:
+            if journal:
+                entry = journal.find(request_id)
+            else:
+                problem = self.journal_problem()
+        except JournalError as error:
+            problem = str(error)
         try:
             answer = self.read(
                 views.status, request_id=request_id, web_url=self._config.st2_web_url
@@ -196,6 +261,8 @@ class Endpoint:
             return views.accepted(entry, f"database: {error}")
         if answer is None and entry:
             return views.accepted(entry, self._held_up_by(entry))
+        if answer is None and problem:
+            raise JournalError(problem)
         return answer
 
     def _held_up_by(self, entry: Entry) -> str:
@@ -226,7 +293,7 @@ class Endpoint:
         if states["journal"] != "ok":
             status = "unavailable"
         else:
-            wrong = "down" in states.values() or journal.get("stuck_requests")
+            wrong = "down" in states.values() or journal["stuck_requests"] or journal["set_aside"]
             status = "degraded" if wrong else "ok"
         return {
             "status": status,
@@ -239,29 +306,36 @@ class Endpoint:
             "components": components,
         }
 
+    def _connections(self) -> Tuple[int, int]:
+        """How many are open, and how many were closed for want of room."""
+        return (self._server.connections, self._server.evicted) if self._server else (0, 0)
+
     def _journal_report(self) -> Dict[str, Any]:
-        if self.journal is None:
-            return self._journal_component.report()
+        journal, aside = self.journal, salvage.reports(self._config.journal_path)
+        if journal is None:
+            return self._journal_component.report(set_aside=aside)
         try:
-            counts = self.journal.counts()
-            stuck = self.journal.stuck(20) if counts["stuck"] else []
+            counts = journal.counts()
+            stuck = journal.stuck(20) if counts["stuck"] else []
         except JournalError as error:
-            self._journal_component.down(str(error))
-            return self._journal_component.report()
-        full = self.journal.backlog >= self._config.backlog_limit
+            self.journal_failed(str(error))
+            return self._journal_component.report(set_aside=aside)
+        full = journal.backlog >= self._config.backlog_limit
         oldest = counts["oldest"]
         report = self._journal_component.report(
-            waiting=self.journal.backlog,
+            waiting=journal.backlog,
             backlog_limit=self._config.backlog_limit,
             oldest_seconds=round(time.time() - oldest, 1) if oldest else 0,
             accepted=counts.get("accepted", 0),
             announced=counts.get("announced", 0),
             recorded=counts.get("recorded", 0),
             done=counts.get("done", 0),
+            stuck=counts["stuck"],
             stuck_requests=stuck,
+            set_aside=aside,
         )
         if full:
             report.update(state="full", detail="backlog_limit is reached")
-        elif not os.access(self._config.state_dir, os.W_OK):
-            report.update(state="down", detail=f"{self._config.state_dir} is not writable")
+        elif report["state"] == OK and aside:
+            report["detail"] = "; ".join(salvage.sentence(one) for one in aside)
         return report

@@ -8,8 +8,10 @@ Only what is seen at the far end moves an entry on, so a loss anywhere between h
 """
 
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from poundcake import native
+from poundcake import native, salvage
 from poundcake.alertmanager import parse_timestamp, timestamp
 from poundcake.announcement import Request
 from poundcake.errors import PoundCakeError
@@ -31,7 +33,7 @@ LIST_BYTES = 4 << 20
 # The list_limit of a request that failed alone while others were recorded.
 STUCK = -1
 
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
     request_id TEXT NOT NULL UNIQUE,
@@ -54,6 +56,7 @@ CREATE TABLE entries (
 );
 CREATE INDEX ix_entries_state ON entries (state, next_at, id);
 CREATE INDEX ix_entries_stuck ON entries (state) WHERE list_limit < 0;
+PRAGMA user_version = {VERSION};
 """
 
 # All that an entry has, but for its body.
@@ -103,12 +106,21 @@ class _Acceptance:
 class Journal:
     """The journal of one endpoint. All methods may be called from any (green) thread.
 
-    Raises JournalError at opening where the folder cannot be used, another process has it, or a
-    newer release wrote it.
+    damage: what an earlier one found wrong with the file, '' for nothing. Where that or opening it
+    shows that it is damaged, it is set aside, and what can be read of it goes on in a new one.
+
+    Raises JournalError at opening where the folder cannot be used, another process has it, another
+    release wrote it, or too many were set aside of late.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, damage: str = ""):
         self._path = path
+        # Why it could not be written or read the last time, '' where it could; and whether it is
+        # its file that is damaged, so that only opening it again helps.
+        self.problem = ""
+        self.damaged = False
+        # Bytes that the commit wanted that failed last: a disk with less is full for others, too.
+        self._wanted = 0
         self._pending: List[_Acceptance] = []
         # Made after the process was patched, so that green threads wait for it greenly; what runs
         # under it in a native thread waits for nobody.
@@ -117,8 +129,7 @@ class Journal:
         self._backlog = 0
         self._lock_file = self._lock_folder()
         try:
-            self._db = self._open()
-            self._backlog = self._call(self._count_backlog)
+            native.call(self._open, damage)
         except BaseException:
             os.close(self._lock_file)
             raise
@@ -137,31 +148,72 @@ class Journal:
             ) from None
         return file
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, damage: str) -> None:
         try:
-            db = sqlite3.connect(
-                self._path, timeout=1, isolation_level=None, check_same_thread=False
-            )
+            salvage.finish(self._path)
+            if not damage and salvage.is_headless(self._path):
+                damage = "it is empty, and its -wal is not"
+            if not damage:
+                try:
+                    self._connect()
+                    return
+                except sqlite3.Error as error:
+                    if not salvage.is_damage(error):
+                        raise
+                    damage = str(error)
+            if salvage.wait(self._path) > 0:
+                raise JournalError(
+                    f"{self._path}: {damage}; the one before it was damaged as well, so it stays "
+                    "as it is for a while: look at the disk"
+                )
+            salvage.replace(self._path, _TABLES, _is_sound, damage)
+            self._connect()
+        except sqlite3.Error as error:
+            raise JournalError(f"{self._path}: {error}") from None
+        except OSError as error:
+            raise JournalError(f"{error.filename or self._path}: {error.strerror}") from None
+
+    def _connect(self) -> None:
+        # SQLite would open it to be read, and leave a -shm that may not be written, either.
+        if os.path.exists(self._path) and not os.access(self._path, os.W_OK):
+            raise JournalError(f"{self._path}: it may not be written")
+        db = sqlite3.connect(self._path, timeout=1, isolation_level=None, check_same_thread=False)
+        try:
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
+            db.text_factory = salvage.text
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
-            elif version != VERSION:
+            if version not in (0, VERSION):
                 raise JournalError(
                     f"{self._path}: written by another release of the pack (version {version}, "
                     f"this one has {VERSION}); install that release again to work it off"
                 )
-            return db
-        except sqlite3.Error as error:
-            raise JournalError(f"{self._path}: {error}") from None
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            if version == 0:
+                db.executescript(f"BEGIN; {_TABLES} COMMIT;")
+            db.execute(f"SELECT {_LIGHT} FROM entries LIMIT 0")
+            db.execute(f"PRAGMA user_version={VERSION}")  # whether it can be written
+            self._db = db
+            self._backlog = self._count_backlog()
+        except BaseException:
+            db.close()
+            raise
 
     def close(self) -> None:
         """Waits for the commit under way and closes the file."""
         with self._lock:
-            self._db.close()
-            os.close(self._lock_file)
+            try:
+                self._db.close()
+            finally:
+                os.close(self._lock_file)
+
+    def check(self) -> None:
+        """Finds out whether what could not be written can be now, without changing anything. Raises
+        JournalError where not."""
+        if shutil.disk_usage(os.path.dirname(self._path)).free < self._wanted:
+            raise JournalError(self.problem)
+        self._call(self._write, f"PRAGMA user_version={VERSION}", ())
+        self.problem, self._wanted = "", 0
 
     @property
     def backlog(self) -> int:
@@ -175,6 +227,8 @@ class Journal:
         request; with another body it gets a new id. alerts: how many the request brings.
         Requests that come at the same time share a commit. Raises JournalError.
         """
+        if self.damaged:
+            raise JournalError(self.problem)
         acceptance = _Acceptance(request, wanted_id, sha256, alerts)
         with self._pending_lock:
             self._pending.append(acceptance)
@@ -185,10 +239,13 @@ class Journal:
                     batch, self._pending = self._pending, []
                 try:
                     native.call(self._commit, batch)
+                    self.problem, self._wanted = "", 0
                 # Whatever it is, none of them was accepted, and each has to hear of it.
                 except Exception as error:
+                    failure = self._failed(error)
+                    self._wanted = 65536 + 2 * sum(len(a.request.body) for a in batch)
                     for waiting in batch:
-                        waiting.error = JournalError(f"{self._path}: {error}")
+                        waiting.error = failure
         if acceptance.error:
             raise acceptance.error
         return acceptance.request_id
@@ -298,20 +355,25 @@ class Journal:
         )
 
     def counts(self) -> Dict[str, Any]:
-        """{state: how many}, with `stuck` for those that failed alone, and `oldest` (seconds since
-        the epoch) of what is not recorded."""
+        """{state: how many}, with `stuck` for those that failed alone, and `oldest`: when the
+        first of the others that are not recorded was accepted (seconds since the epoch), None
+        where there is none."""
         rows = self._call(
             self._fetch, "SELECT state, count(*) AS n FROM entries GROUP BY state", ()
         )
         found: Dict[str, Any] = {r["state"]: r["n"] for r in rows}
-        row = self._call(
+        alone = "FROM entries WHERE state IN (:a, :b) AND list_limit < 0"
+        states = {"a": ACCEPTED, "b": ANNOUNCED}
+        found["stuck"] = self._call(self._fetch, f"SELECT count(*) AS n {alone}", states)[0]["n"]
+        # From the indexes alone: reading the rows of a long backlog would hold up who is to accept.
+        oldest = self._call(
             self._fetch,
-            "SELECT min(state_at) AS oldest, sum(list_limit < 0) AS stuck FROM entries"
-            " WHERE state IN (?, ?)",
-            (ACCEPTED, ANNOUNCED),
-        )[0]
-        found["oldest"] = row["oldest"]
-        found["stuck"] = row["stuck"] or 0
+            "SELECT received_at FROM entries WHERE id = (SELECT min(id) FROM entries"
+            f" WHERE state IN (:a, :b) AND id NOT IN (SELECT id {alone}))",
+            states,
+        )
+        received_at = parse_timestamp(oldest[0]["received_at"]) if oldest else None
+        found["oldest"] = received_at.timestamp() if received_at else None
         return found
 
     def stuck(self, limit: int) -> List[str]:
@@ -383,11 +445,15 @@ class Journal:
             try:
                 return native.call(function, *args)
             except sqlite3.Error as error:
-                raise JournalError(f"{self._path}: {error}") from None
+                raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> JournalError:
+        self.problem = f"{self._path}: {error}"
+        self.damaged = self.damaged or salvage.is_damage(error)
+        return JournalError(self.problem)
 
     def _light(self, where: str, *args: Any) -> List[Entry]:
-        rows = self._call(self._fetch, f"SELECT {_LIGHT} FROM entries {where}", args)
-        return [_entry(row) for row in rows]
+        return self._entries(f"SELECT {_LIGHT} FROM entries {where}", args)
 
     def _list(self, where: str, *args: Any) -> List[Entry]:
         sizes = self._call(self._fetch, f"SELECT id, length(body) AS n FROM entries {where}", args)
@@ -401,10 +467,18 @@ class Journal:
         return self._select(f"WHERE id IN ({','.join('?' * len(ids))}) ORDER BY id", *ids)
 
     def _select(self, where: str, *args: Any) -> List[Entry]:
-        rows = self._call(self._fetch, f"SELECT * FROM entries {where}", args)
-        return [_entry(row) for row in rows]
+        return self._entries(f"SELECT * FROM entries {where}", args)
 
-    def _fetch(self, statement: str, args: Sequence[Any]) -> List[sqlite3.Row]:
+    def _entries(self, statement: str, args: Sequence[Any]) -> List[Entry]:
+        rows = self._call(self._fetch, statement, args)
+        try:
+            return [_entry(row) for row in rows]
+        except (ValueError, TypeError, AttributeError) as error:
+            # SQLite does not see what was overwritten inside of a page.
+            damage = sqlite3.DatabaseError(f"an entry cannot be read: {error}")
+            raise self._failed(damage) from None
+
+    def _fetch(self, statement: str, args: Any) -> List[sqlite3.Row]:
         return self._db.execute(statement, args).fetchall()
 
     def _write(self, statement: str, args: Sequence[Any]) -> int:
@@ -461,3 +535,13 @@ def _entry(row: sqlite3.Row) -> Entry:
         list_limit=row["list_limit"],
         emit_at=row["emit_at"],
     )
+
+
+def _is_sound(row: sqlite3.Row) -> bool:
+    """Whether an entry of a damaged file is as it was written."""
+    try:
+        entry = _entry(row)
+        sha256 = hashlib.sha256(row["body"]).hexdigest()
+        return sha256 == entry.sha256 and entry.state in (ACCEPTED, ANNOUNCED, RECORDED, DONE)
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return False

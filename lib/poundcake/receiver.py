@@ -6,13 +6,14 @@ good (notify/util.go, Retrier). So 4xx is for what can never succeed, and 503 fo
 
 import hmac
 import json
+import time
 import uuid
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl
 
-from poundcake import alertmanager, native, search, views
+from poundcake import alertmanager, metrics, native, search, views
 from poundcake.alertmanager import PayloadError
 from poundcake.announcement import Request
 from poundcake.config import Config
@@ -21,7 +22,7 @@ from poundcake.journal import JournalError
 from poundcake.search import FilterError
 from poundcake.tracking import body_sha256
 
-WEBHOOK_PATH = "/api/v1/webhook"
+WEBHOOK_PATH = metrics.WEBHOOK_ROUTE
 # What of a request's headers is kept. Never one that carries a credential.
 KEPT_HEADERS = (
     "User-Agent",
@@ -76,9 +77,11 @@ class Receiver:
             ("GET", "/api/v1/health", self._health),
             ("GET", "/api/v1/health/live", self._live),
             ("GET", "/api/v1/health/ready", self._health),
+            ("GET", "/metrics", self._scrape),
         ]
 
     def __call__(self, environ: Dict[str, Any], start_response: Callable) -> Iterable[bytes]:
+        began = time.monotonic()
         request_id = str(uuid.uuid4())
         try:
             status, answer, headers = self._handle(environ)
@@ -110,8 +113,14 @@ class Receiver:
             }
         headers.setdefault("Content-Type", "application/json")
         headers.setdefault("Cache-Control", "no-store")
+        self._station.metrics.answered(
+            self._template(environ["PATH_INFO"]),
+            environ["REQUEST_METHOD"],
+            status.value,
+            time.monotonic() - began,
+        )
         start_response(f"{status.value} {status.phrase}", list(headers.items()))
-        return [json.dumps(answer).encode() + b"\n"]
+        return [answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n"]
 
     def _handle(self, environ: Dict[str, Any]) -> Tuple[HTTPStatus, Any, dict]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -127,13 +136,14 @@ class Receiver:
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"the tracking database cannot be read now: {error}; webhooks are still taken",
             ) from None
+        except JournalError as error:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
 
     def _route(self, method: str, path: str) -> Tuple[Callable, str]:
         allowed = []
         for verb, pattern, handler in self._routes:
-            prefix, placeholder, _ = pattern.partition("{")
-            argument = path[len(prefix) :] if placeholder else ""
-            if path != pattern and not (placeholder and path.startswith(prefix) and argument):
+            argument = _argument(pattern, path)
+            if argument is None:
                 continue
             if method == verb or (method == "HEAD" and verb == "GET"):
                 return handler, argument
@@ -147,6 +157,11 @@ class Receiver:
         known = ", ".join(f"{verb} {pattern}" for verb, pattern, _ in self._routes)
         raise Problem(HTTPStatus.NOT_FOUND, f"no such path; there are {known}")
 
+    def _template(self, path: str) -> str:
+        """The route of a path, with the name of what differs instead of what the client sent."""
+        patterns = (p for _, p, _ in self._routes if _argument(p, path) is not None)
+        return next(patterns, metrics.OTHER)
+
     def _authenticate(self, environ: Dict[str, Any]) -> None:
         if not self._tokens:
             return
@@ -155,6 +170,7 @@ class Receiver:
         # All are compared, each in constant time: the time taken tells nothing.
         matches = [hmac.compare_digest(token, known) for known in self._tokens]
         if scheme.lower() != "bearer" or not any(matches):
+            self._station.metrics.failed_authentications.inc()
             self._log.warning(
                 "unauthenticated request from %s refused", environ.get("REMOTE_ADDR", "?")
             )
@@ -206,10 +222,11 @@ class Receiver:
         except JournalError as error:
             self._station.journal_failed(str(error))
             raise Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE, "the journal cannot be written now"
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the journal cannot be written now: {error}"
             ) from None
         self._station.accepted()
         count = len(webhook.alerts)
+        self._station.metrics.alerts_received.inc(count)
         answer = {
             "status": "accepted",
             "request_id": request_id,
@@ -270,6 +287,19 @@ class Receiver:
 
     def _live(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
         return HTTPStatus.OK, {"status": "alive"}, {}
+
+    def _scrape(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        text, media_type = self._station.metrics.text(environ.get("HTTP_ACCEPT", ""))
+        return HTTPStatus.OK, text, {"Content-Type": media_type}
+
+
+def _argument(pattern: str, path: str) -> Optional[str]:
+    """What the path has for the pattern's placeholder, '' where there is none; None where the
+    path does not fit the pattern."""
+    prefix, placeholder, _ = pattern.partition("{")
+    if not placeholder:
+        return "" if path == pattern else None
+    return path[len(prefix) :] or None if path.startswith(prefix) else None
 
 
 def _filtered(

@@ -24,6 +24,7 @@ from poundcake.config import Config
 from poundcake.database import DatabaseError
 from poundcake.health import Component
 from poundcake.journal import STUCK, Entry, Journal, JournalError
+from poundcake.metrics import CountedBus, Metrics
 from poundcake.schema import alerts, api_calls
 from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.tracking import second_id
@@ -109,13 +110,15 @@ class Relay:
         bus: Bus,
         stackstorm: StackStorm,
         log: Any,
+        metrics: Metrics,
     ):
         self._config = config
         self._journal = journal
         self._tracking = tracking
-        self._bus = bus
+        self._bus = CountedBus(bus, metrics)
         self._api = stackstorm
         self._log = log
+        self._metrics = metrics
         self.broker = Component(log, "broker")
         self.database = Component(log, "database")
         self.stackstorm = Component(log, "stackstorm")
@@ -195,8 +198,8 @@ class Relay:
             self.broker.down(str(error))
         except DatabaseError as error:
             self.database.down(str(error))
-        except JournalError as error:
-            self._log.error("journal: %s", error)
+        except JournalError:
+            pass  # the journal keeps what is wrong with it, and the endpoint says it once
         # Whatever else goes wrong with one step must not end the thread that retries it.
         except Exception:
             self._log.exception("relay: %s failed", name.strip("_"))
@@ -218,7 +221,7 @@ class Relay:
         found = self._recorded(waiting)
         if found:
             self._journal.mark_recorded(list(found))
-            self._recording_works()
+            self._recording_works([e for e in waiting if e.id in found])
         now = time.time()
         for list_id, listed in list(self._out.items()):
             for entry_id in found:
@@ -238,16 +241,18 @@ class Relay:
         self.database.ok()
         return found
 
-    def _recording_works(self) -> None:
+    def _recording_works(self, recorded: Sequence[Entry]) -> None:
         self._recorded_at = time.time()
         if self._misses:
             self._misses = 0
             self._announce_at = 0.0
             self._journal.clear_waits()
         self.stackstorm.ok()
+        self._metrics.recorded(e.request.received_at for e in recorded)
 
     def _missed(self, entries: List[Entry], length: int) -> None:
         """An announcement was not recorded in time: it comes again, later and in halves."""
+        self._metrics.announcement_misses.inc()
         first = entries[0]
         # Others were recorded since its last try, and it was alone: it is the request itself.
         stuck = length == 1 and first.tries > 0 and self._recorded_at > first.state_at
@@ -286,7 +291,7 @@ class Relay:
             found = self._recorded(entries)
             if found:  # it came late
                 self._journal.mark_recorded(list(found))
-                self._recording_works()
+                self._recording_works([e for e in entries if e.id in found])
                 return 0.0
         database_id = self._tracking.database_id()
         list_id = str(uuid.uuid4())
@@ -355,6 +360,7 @@ class Relay:
             for row in due:
                 self._bus.publish(ALERT, request.alert(row), request.request_id)
             self._emitted.add(entry.id)
+            self._metrics.emitted(request.outcomes, len(due), again=not first)
         self.broker.ok()
         if not request.open:
             self._journal.mark_done([entry.id])
@@ -385,6 +391,7 @@ class Relay:
             self._sync_at = due
             return due - now
         self._bus.publish(SYNC_DUE, {"open": count}, f"poundcake-sync-{uuid.uuid4()}")
+        self._metrics.syncs_asked.inc()
         self.broker.ok()
         self._sync_at = now + wait
         self._sync_wait = min(self._sync_wait * 1.5, _SYNC_WAIT[1])

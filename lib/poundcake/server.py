@@ -52,6 +52,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.stopping = False
         self._most = _cap(max_connections)
         self._handlers: Dict[int, "_Handler"] = {}
+        # Connections closed because there was no room for all.
+        self.evicted = 0
         self._guard = threading.Lock()
         super().__init__((host, port), _Handler)
 
@@ -60,6 +62,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Where it listens, as a URL without a slash at the end."""
         host, port = self.server_address[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._handlers)
 
     def serve(self) -> None:
         """Accepts connections until stop() is called."""
@@ -107,6 +114,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             victim = min(waiting, key=lambda h: h.waiting_since, default=handler)
             # Its thread takes a moment to end, and must not be chosen again meanwhile.
             self._handlers.pop(id(victim), None)
+            self.evicted += 1
         victim.abort()
 
     def leave(self, handler: "_Handler") -> None:

@@ -1,8 +1,9 @@
 """The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
 
 OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
-imported), `config`, `settings` ({"server.HEADER_TIME": 0.5}) and `published`, the file that
-triggers are written to. The broker is down while a file of that name with .down is there.
+imported), `config`, `settings` ({"server.HEADER_TIME": 0.5}), `pack`, the folder that the pack is
+in, and `published`, the file that triggers are written to. The broker is down while a file of that
+name with .down is there.
 """
 
 import json
@@ -16,7 +17,7 @@ if __name__ == "__main__":
 
         eventlet.monkey_patch(os=True, select=True, socket=True, thread=True, time=True)
     ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    sys.path[:1] = [ROOT, os.path.join(ROOT, "lib")]
+    sys.path[:1] = [ROOT, os.path.join(OPTIONS["pack"], "lib")]
     sys.path.append(os.path.join(ROOT, "standalone", "st2"))
 
 import importlib  # noqa: E402
@@ -92,7 +93,7 @@ def main():
     apply(OPTIONS["settings"])
     bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"])
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
-    path = os.path.join(ROOT, "sensors", "alertmanager_sensor.py")
+    path = os.path.join(OPTIONS["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])
     sensor.setup()
     atexit.register(sensor.cleanup)

@@ -10,11 +10,27 @@ import sys
 import threading
 import time
 
+import pytest
+
 from poundcake.endpoint import Endpoint
 from tests import services
 from tests.lib import endpoint_process
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WAYS = ["threads", "green"]
+
+
+def bound_by_permissions():
+    """What a command begins with so that the permissions of files hold for it, as for any user but
+    root; where that cannot be had the test is skipped."""
+    if os.geteuid() != 0:
+        return []
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    try:
+        subprocess.run(command + ["true"], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip("root may write anywhere, and does not get rid of that: {}".format(error))
+    return command
 
 
 class Answer:
@@ -187,9 +203,11 @@ class InThreads(Running):
 
 
 class Patched(Running):
-    """The sensor in a process of its own, patched."""
+    """The sensor in a process of its own, patched. pack: the folder that it runs from."""
 
     patched = True
+    prefix = []
+    pack = ROOT
 
     def start(self):
         options = {
@@ -197,10 +215,11 @@ class Patched(Running):
             "config": self.config,
             "settings": self.settings,
             "published": self.published_path,
+            "pack": self.pack,
         }
         self.log = open(str(self.folder / "log"), "ab")
         self.process = subprocess.Popen(
-            [sys.executable, endpoint_process.__file__, json.dumps(options)],
+            self.prefix + [sys.executable, endpoint_process.__file__, json.dumps(options)],
             stdout=self.log,
             stderr=self.log,
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,10 +13,11 @@ import uuid
 
 import pytest
 
-from poundcake import journal
+from poundcake import journal, salvage
 from poundcake.journal import Journal, JournalError
 from poundcake.tracking import body_sha256
-from tests.lib.samples import request
+from tests.lib.endpoints import bound_by_permissions
+from tests.lib.samples import NOON, later, request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 WAYS = {
@@ -41,9 +43,9 @@ def accept(book, body="{}", wanted_id="", alerts=1):
     return book.accept(request(body=body), wanted_id, body_sha256(body), alerts)
 
 
-def process(way, code, *args):
+def process(way, code, *args, prefix=()):
     return subprocess.Popen(
-        [sys.executable, "-c", WAYS[way] + PRELUDE + code, *args],
+        [*prefix, sys.executable, "-c", WAYS[way] + PRELUDE + code, *args],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.join(ROOT, "lib"), ROOT])),
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
@@ -205,6 +207,7 @@ class TestProcesses:
         request_id = child.stdout.readline().strip()
         child.send_signal(signal.SIGKILL)
         child.wait()
+        assert os.path.getsize(path + "-wal")
         again = Journal(path)
         assert again.find(request_id).request.body == "durable"
         assert again.backlog == 1
@@ -315,8 +318,19 @@ class TestStates:
             "recorded": 1,
             "done": 1,
         }
-        assert found["oldest"] <= time.time()
+        assert found["oldest"] == NOON.timestamp()
         assert found["stuck"] == 0
+
+    def test_no_try_makes_the_oldest_younger(self, book):
+        for seconds in (60, 90):
+            sent = request(received_at=later(seconds))
+            book.accept(sent, "", body_sha256(sent.body), 0)
+        first = book.fresh(1)[0]
+        for _ in range(2):
+            book.mark_announced([first.id], "a")
+            assert book.counts()["oldest"] == later(60).timestamp()
+            book.mark_missed([first.id], 0, 1)
+            assert book.counts()["oldest"] == later(60).timestamp()
 
     def test_what_is_stuck_is_named_and_does_not_fill_the_backlog(self, book):
         ids = [accept(book) for _ in range(2)]
@@ -327,6 +341,9 @@ class TestStates:
         assert book.counts()["stuck"] == 1
         assert book.stuck(10) == [ids[0]]
         assert book.backlog == 1
+        assert book.counts()["oldest"] == NOON.timestamp()  # the other's
+        book.mark_recorded([book.find(ids[1]).id])
+        assert book.counts()["oldest"] is None
 
     def test_prune_takes_what_has_been_done_for_a_day(self, book, monkeypatch):
         ids = [book.find(accept(book)).id for _ in range(3)]
@@ -369,12 +386,50 @@ class TestOpening:
             assert found == [(request_id,)]
             assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
-    def test_a_file_that_is_no_journal(self, path):
-        with open(path, "wb") as file:
-            file.write(b"this is no database, and long enough to be taken for one" * 20)
-        with pytest.raises(JournalError, match="not a database"):
-            Journal(path)
-        assert open(path, "rb").read().startswith(b"this is no database")
+    @pytest.mark.parametrize("torn", [1, 24, 2000, 4119])
+    def test_a_last_write_that_was_torn_costs_nobody_else(self, path, torn, tmp_path):
+        """As a power cut leaves it: the file, and a -wal whose last page is not whole."""
+        book, there = Journal(path), str(tmp_path / "there.sqlite")
+        ids = [accept(book) for _ in range(5)]
+        before = os.path.getsize(path + "-wal")
+        accept(book)
+        shutil.copy(path, there)
+        shutil.copy(path + "-wal", there + "-wal")
+        book.close()
+        frame = 24 + 4096
+        last = before + (os.path.getsize(there + "-wal") - before) // frame * frame - frame
+        os.truncate(there + "-wal", last + torn)
+        with open(there + "-wal", "ab") as file:
+            file.write(os.urandom(100))
+        again = Journal(there)
+        assert [e.request.request_id for e in again.fresh(10)] == ids
+        assert again.find(accept(again))
+        again.close()
+        assert salvage.reports(there) == []
+
+    @pytest.mark.parametrize("way", sorted(WAYS))
+    def test_a_file_that_may_only_be_read_is_not_opened(self, way, path):
+        """What was opened to be read cannot be written once it may be, either."""
+        Journal(path).close()
+        os.chmod(path, 0o444)
+        child = process(
+            way,
+            """
+from poundcake.journal import JournalError
+try:
+    Journal(sys.argv[1])
+except JournalError as error:
+    say(str(error))
+import os
+os.chmod(sys.argv[1], 0o644)
+say(accept(Journal(sys.argv[1])))
+""",
+            path,
+            prefix=bound_by_permissions(),
+        )
+        problem, request_id = child.communicate(timeout=60)[0].splitlines()
+        assert "may not be written" in problem
+        assert str(uuid.UUID(request_id)) == request_id
 
     @pytest.mark.parametrize("where", ["missing/journal.sqlite", "file/journal.sqlite"])
     def test_no_such_folder(self, tmp_path, where):

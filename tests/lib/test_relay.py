@@ -10,7 +10,9 @@ from sqlalchemy import update
 from poundcake import announcement, database, relay, tracking
 from poundcake.bus import BusError
 from poundcake.config import Config
+from poundcake.health import Component
 from poundcake.journal import Journal
+from poundcake.metrics import Metrics
 from poundcake.relay import Relay, Tracking
 from poundcake.schema import alerts, api_calls
 from poundcake.stackstorm import StackStormError
@@ -83,11 +85,19 @@ class House:
         self.journal = Journal(self.path)
         self.bus = StackStormBus(self.engine)
         self.api = API()
+        journal = Component(LOG, "journal").report()
+        self.metrics = Metrics(lambda: {"components": {"journal": journal}}, lambda: (0, 0))
         self.relay = None
 
     def start(self):
         self.relay = Relay(
-            Config(), self.journal, Tracking(self.engine, True), self.bus, self.api, LOG
+            Config(),
+            self.journal,
+            Tracking(self.engine, True),
+            self.bus,
+            self.api,
+            LOG,
+            self.metrics,
         )
         self.relay.start()
         return self

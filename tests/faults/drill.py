@@ -1,0 +1,177 @@
+"""python -m tests.faults.drill: a long outage of the record side, and how it is worked off.
+
+Requests are put in through the endpoint while StackStorm is away. Then it comes, they drain, and
+new ones arrive at a steady rate all the while.
+"""
+
+import argparse
+import http.client
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+
+from tests import services
+from tests.faults.faults import BOTH
+from tests.faults.load import PATH
+from tests.faults.world import World, wait_for
+
+REQUESTS = 50_000
+SENDERS = 8
+NEW_RATE = 20
+P99_SECONDS = 0.1
+DRAIN_SECONDS = 1200
+# How far from its place a request may be recorded: what failed and what is fresh take turns, in
+# lists of 500.
+DISPLACED = 1000
+TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
+    "on", "requests", "put/s", "drain s", "drain/s", "new sent", "p50 ms", "p99 ms", "displaced"
+)
+
+
+class Sender:
+    """Posts over one connection. Alerts that no rule matches, of 200 fingerprints."""
+
+    def __init__(self, port, name):
+        self._client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._name, self._count = name, 0
+        self.seconds = []
+
+    def post(self):
+        self._count += 1
+        number = self._count % 200
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": "Drill", "instance": "host-%d" % number, "job": "node"},
+            "annotations": {"summary": "x" * 200},
+            "startsAt": "2024-05-01T10:00:00Z",
+            "endsAt": "0001-01-01T00:00:00Z",
+            "fingerprint": "{:016x}".format(number),
+        }
+        group = "{}-{}".format(self._name, self._count)
+        body = {"receiver": "drill", "status": "firing", "alerts": [alert], "groupKey": group}
+        began = time.monotonic()
+        self._client.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
+        answer = self._client.getresponse()
+        text = answer.read()
+        self.seconds.append(time.monotonic() - began)
+        if answer.status != 202:
+            raise RuntimeError("{} {}".format(answer.status, text[:200]))
+
+
+def drill(kind, broker, mariadb, count, say):
+    """One drill; its problems, in sentences."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-drill-"))
+    world = World(folder, broker, mariadb, settings={})
+    try:
+        world.start_sensor()
+        put_seconds = _put(world.port, count)
+        going = threading.Event()
+        going.set()
+        sender = Sender(world.port, "new")
+        steady = threading.Thread(target=_steadily, args=(sender, going), daemon=True)
+        steady.start()
+        world.start_stackstorm()
+        began = time.monotonic()
+        recorded = "SELECT count(*) FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%'"
+        wait_for(
+            lambda: world.recorded(recorded) >= count or time.sleep(1),
+            DRAIN_SECONDS,
+            "the backlog is recorded",
+        )
+        seconds = time.monotonic() - began
+        going.clear()
+        steady.join()
+        displaced = _displaced(world)
+    finally:
+        world.close()
+    cuts = statistics.quantiles(sender.seconds, n=100)
+    say(
+        "{:<8} {:>8} {:>7.0f} {:>8.1f} {:>8.0f} {:>9} {:>7.1f} {:>7.1f} {:>10}".format(
+            kind,
+            count,
+            count / put_seconds,
+            seconds,
+            count / seconds,
+            len(sender.seconds),
+            1000 * cuts[49],
+            1000 * cuts[98],
+            displaced,
+        )
+    )
+    problems = []
+    if cuts[98] > P99_SECONDS:
+        problems.append("{}: p99 of new requests over {} s".format(kind, P99_SECONDS))
+    if displaced > DISPLACED:
+        problems.append("{}: recorded {} places from its own".format(kind, displaced))
+    return problems
+
+
+def _put(port, count):
+    senders = [Sender(port, "old-%d" % i) for i in range(SENDERS)]
+
+    def send(sender):
+        for _ in range(count // SENDERS):
+            sender.post()
+
+    threads = [threading.Thread(target=send, args=(s,)) for s in senders]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.monotonic() - began
+
+
+def _steadily(sender, going):
+    due = time.monotonic()
+    while going.is_set():
+        sender.post()
+        due += 1 / NEW_RATE
+        time.sleep(max(0, due - time.monotonic()))
+
+
+def _displaced(world):
+    """How many places the one request is from its own that is furthest."""
+    rows = world.rows(
+        "SELECT created_at FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%' ORDER BY id"
+    )
+    times = [str(row[0]) for row in rows]
+    order = sorted(range(len(times)), key=lambda i: times[i])
+    return max(abs(place - i) for place, i in enumerate(order))
+
+
+def run(kinds, count, say):
+    """The drill on each kind of database; the problems."""
+    say(TITLES)
+    problems = []
+    for kind in kinds:
+        broker = services.RabbitMQ()
+        mariadb = services.MariaDB() if kind == "mariadb" else None
+        try:
+            broker.start()
+            if mariadb:
+                mariadb.start()
+            problems += drill(kind, broker, mariadb, count, say)
+        finally:
+            broker.close()
+            if mariadb:
+                mariadb.close()
+    for problem in problems:
+        say("PROBLEM: " + problem)
+    return problems
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m tests.faults.drill", description=__doc__)
+    parser.add_argument("--database", choices=BOTH, action="append", help="default: both")
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    options = parser.parse_args()
+    return 1 if run(options.database or BOTH, options.requests, print) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,585 @@
+"""The faults, each a row of the table."""
+
+import glob
+import json
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import Callable, Tuple
+
+from kombu import Connection
+
+from tests import services
+from tests.faults.load import PATH, Delivery
+from tests.faults.proxy import TO_CLIENT, TO_SERVER
+from tests.faults.world import STOP_SECONDS, Failed, wait_for
+
+HIT_SECONDS = 40
+NUDGE_SECONDS = 4
+STUCK_SECONDS = 120
+EXCHANGE = "st2.trigger_instances_dispatch"
+QUEUE = EXCHANGE + ".rules_engine"
+BOTH = ("sqlite", "mariadb")
+
+
+class Scene:
+    """What a fault has at hand."""
+
+    def __init__(self, world, load, seed):
+        self.world, self.load = world, load
+        self.random = random.Random(seed)
+
+    def until(self, look, what):
+        """Waits for look() while new episodes keep everything busy; Failed where it is in vain."""
+        deadline = time.monotonic() + HIT_SECONDS
+        pause = NUDGE_SECONDS
+        while time.monotonic() < deadline:
+            self.load.post(self.load.notifications.new_episodes(2))
+            try:
+                return wait_for(look, pause, what)
+            except Failed:
+                pause *= 2
+        raise Failed("not within {} s: {}".format(HIT_SECONDS, what))
+
+    def at(self, *stations):
+        """Waits until a process has ended at each of the stations."""
+        for station in stations:
+            self.world.arm(station)
+        self.come_to(*stations)
+
+    def come_to(self, *stations):
+        """Waits until a process has ended at each of the stations, which are armed."""
+        try:
+            for station in stations:
+                self.until(lambda: self.world.hit(station), "a process comes to: " + station)
+        except Failed:
+            for station in stations:
+                self.world.disarm(station)
+            raise
+
+    def pause(self, least, most):
+        time.sleep(self.random.uniform(least, most))
+
+    def broker_is(self, state):
+        """Waits until the endpoint says so of the broker: ok, or down."""
+
+        def seen():
+            health = self.world.health()
+            return health and health["components"]["broker"]["state"] == state
+
+        self.until(seen, "health calls the broker " + state)
+
+
+@dataclass
+class Fault:
+    """happen(scene) brings it about once, and ends it. times: how often in the full run, on each
+    kind of database. told: whether StackStorm must be told of every webhook all the same.
+    missing: a program that it needs, in words, where the machine lacks it."""
+
+    name: str
+    happen: Callable[[Scene], None]
+    times: int
+    on: Tuple[str, ...] = BOTH
+    told: bool = False
+    missing: str = ""
+
+
+# -- the sensor
+
+
+def _sensor_again(scene):
+    scene.world.sensor.ended(10)
+    scene.pause(0, 0.3)
+    scene.world.start_sensor()
+
+
+def sensor_killed(scene):
+    scene.pause(0, 2)
+    scene.world.sensor.kill()
+    _sensor_again(scene)
+
+
+def sensor_killed_at(station):
+    def happen(scene):
+        scene.at(station)
+        _sensor_again(scene)
+
+    return happen
+
+
+def sensor_killed_within_request(share):
+    """share: how much of the body has arrived; None for the request's first byte alone."""
+
+    def happen(scene):
+        delivery = Delivery(scene.load.notifications.new_episodes(1))
+        lines = ["POST {} HTTP/1.1".format(PATH), "Host: x"]
+        headers = dict(delivery.headers, **{"Content-Length": len(delivery.body)})
+        lines += ["{}: {}".format(name, value) for name, value in headers.items()]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode()
+        sent = (
+            head[:1] if share is None else head + delivery.body[: int(len(delivery.body) * share)]
+        )
+        with socket.create_connection(("127.0.0.1", scene.world.port)) as client:
+            client.sendall(sent)
+            scene.pause(0.02, 0.1)
+            scene.world.sensor.kill()
+        scene.load.send(delivery)
+        _sensor_again(scene)
+
+    return happen
+
+
+def sensor_killed_when_answered(scene):
+    killed = threading.Event()
+
+    def kill(delivery):
+        if not killed.is_set():
+            killed.set()
+            scene.world.sensor.signal(signal.SIGKILL)
+
+    scene.load.on_answer = kill
+    scene.load.post(scene.load.notifications.new_episodes(1))
+    if not killed.wait(HIT_SECONDS):
+        raise Failed("no answer")
+    scene.load.on_answer = None
+    _sensor_again(scene)
+
+
+def power_lost(scene):
+    """Of what the sensor has written only what it has synced is left."""
+    scene.pause(0, 2)
+    scene.world.lose_power()
+    _sensor_again(scene)
+
+
+def sensor_stopped(scene):
+    scene.pause(0, 2)
+    seconds = scene.world.sensor.stop()
+    scene.world.start_sensor()
+    if seconds > STOP_SECONDS:
+        raise Failed("the sensor took {:.1f} s to stop".format(seconds))
+
+
+def sensor_hangs(scene):
+    scene.world.sensor.signal(signal.SIGSTOP)
+    scene.pause(1, 6)
+    scene.world.sensor.signal(signal.SIGCONT)
+
+
+# -- StackStorm
+
+
+def stackstorm_killed(scene):
+    scene.pause(0, 2)
+    scene.world.stackstorm.kill()
+    scene.pause(0, 1)
+    scene.world.start_stackstorm()
+
+
+def stackstorm_killed_at(station):
+    def happen(scene):
+        scene.at(station)
+        scene.world.stackstorm.ended(10)
+        scene.pause(0, 1)
+        scene.world.start_stackstorm()
+
+    return happen
+
+
+def stackstorm_stopped(scene):
+    scene.pause(0, 2)
+    scene.world.stackstorm.stop()
+    scene.world.start_stackstorm()
+
+
+def stackstorm_hangs(scene):
+    scene.world.stackstorm.signal(signal.SIGSTOP)
+    scene.pause(2, 8)
+    scene.world.stackstorm.signal(signal.SIGCONT)
+
+
+def action_killed_at(station):
+    def happen(scene):
+        scene.at(station)
+
+    return happen
+
+
+def one_request_cannot_be_recorded(scene):
+    """It is on record with its error, and an operator's replay makes up for it."""
+    world = scene.world
+    found = _poisoned(scene)
+    delivery = scene.load.post(found)
+    statement = "SELECT error FROM poundcake_api_calls WHERE request_id = :i"
+    try:
+        rows = scene.until(
+            lambda: delivery.request_id and world.rows(statement, i=delivery.request_id),
+            "the request that fails is on record",
+        )
+    finally:
+        world.end("poison")
+    if not rows[0].error:
+        raise Failed("the request that failed is on record without its error")
+    run_action(world, "poundcake.replay", request_id=delivery.request_id)
+
+
+def one_request_kills_the_record(scene):
+    """It holds up nobody else, and is recorded once what killed the action is gone."""
+    world = scene.world
+    world.begin("poison kills")
+    delivery = scene.load.post(_poisoned(scene))
+
+    def stuck():
+        health = world.health()
+        return health and delivery.wanted_id in (
+            health["components"]["journal"].get("stuck_requests") or []
+        )
+
+    try:
+        # Halved and tried twice each time, until it is alone.
+        wait_for(stuck, STUCK_SECONDS, "the request that kills the record is named in health")
+    finally:
+        world.end("poison")
+        world.end("poison kills")
+
+
+def _poisoned(scene):
+    found = scene.load.notifications.new_episodes(1)
+    found["groupKey"] = "poison-{}".format(scene.random.getrandbits(64))
+    scene.world.begin("poison", found["groupKey"])
+    return found
+
+
+def run_action(world, ref, **parameters):
+    """Runs an action to its end, which has to be a good one."""
+    body = json.dumps({"action": ref, "parameters": parameters}).encode()
+    request = urllib.request.Request(
+        world.api + "/executions", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        url = "{}/executions/{}".format(world.api, json.loads(answer.read())["id"])
+
+    def ended():
+        execution = world.get(url)
+        return execution if execution and execution.get("end_timestamp") else None
+
+    execution = wait_for(ended, 60, ref + " ends")
+    if execution["status"] != "succeeded":
+        raise Failed("{}: {}".format(ref, execution["result"]))
+
+
+# -- the broker
+
+
+def broker_stopped(scene):
+    scene.world.broker.stop()
+    scene.pause(0.5, 3)
+    scene.world.broker.start()
+
+
+def broker_killed(scene):
+    scene.world.broker.kill()
+    scene.pause(0, 2)
+    scene.world.broker.start()
+
+
+def broker_cut(trigger, forward):
+    """The connection ends when a trigger is on its way. forward: it arrives, its confirm does
+    not."""
+
+    def happen(scene):
+        patterns = [trigger.encode()]
+        trip = scene.world.broker_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
+        scene.until(trip.sprung.is_set, "a publish of " + trigger)
+
+    return happen
+
+
+def broker_cut_anywhere(scene):
+    direction = scene.random.choice((TO_SERVER, TO_CLIENT))
+    most = 4000 if direction == TO_SERVER else 200
+    trip = scene.world.broker_proxy.trip(direction, after=scene.random.randint(0, most))
+    scene.until(trip.sprung.is_set, "so many bytes")
+
+
+def broker_stalls(scene):
+    scene.broker_is("ok")
+    scene.world.broker_proxy.stalled = True
+    try:
+        scene.broker_is("down")
+    finally:
+        scene.world.broker_proxy.stalled = False
+
+
+def _with_channel(scene, work):
+    with Connection(scene.world.broker.url) as connection:
+        work(connection.default_channel)
+
+
+def queue_unbound(scene):
+    scene.broker_is("ok")
+    _until_consumed(scene)  # a consumer that comes back binds it again
+    _with_channel(scene, lambda channel: channel.queue_unbind(QUEUE, EXCHANGE, "#"))
+    try:
+        scene.broker_is("down")
+    finally:
+        _with_channel(scene, lambda channel: channel.queue_bind(QUEUE, EXCHANGE, "#"))
+
+
+def _until_consumed(scene):
+    counts = []
+
+    def look(channel):
+        counts.append(channel.queue_declare(QUEUE, passive=True).consumer_count)
+
+    def consumed():
+        _with_channel(scene, look)
+        return counts[-1]
+
+    wait_for(consumed, HIT_SECONDS, "StackStorm takes from its queue")
+
+
+def queue_deleted(scene):
+    _until_consumed(scene)
+    _with_channel(scene, lambda channel: channel.queue_delete(QUEUE))
+
+
+def broker_alarm(scene):
+    scene.broker_is("ok")
+    _rabbitmqctl(scene.world.broker, "set_vm_memory_high_watermark", "0.0000001")
+    try:
+        scene.broker_is("down")
+    finally:
+        _rabbitmqctl(scene.world.broker, "set_vm_memory_high_watermark", "0.4")
+
+
+def _rabbitmqctl(broker, *words):
+    # /usr/sbin/rabbitmqctl is a wrapper that turns ordinary users away.
+    scripts = glob.glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmqctl")
+    program = services.program(*scripts, "rabbitmqctl")
+    command = [program, "-n", broker.node, "--longnames", *words]
+    subprocess.run(
+        command,
+        env=broker.environment(),
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+
+
+# -- the database
+
+
+def database_stopped(scene):
+    scene.world.mariadb.stop()
+    scene.pause(0.5, 4)
+    scene.world.mariadb.start()
+
+
+def database_killed(scene):
+    scene.pause(0, 1)
+    scene.world.mariadb.kill()
+    scene.pause(0, 2)
+    scene.world.mariadb.start()
+
+
+def database_slow(scene):
+    scene.world.database_proxy.delay = 0.1
+    scene.pause(3, 6)
+    scene.world.database_proxy.delay = 0.0
+
+
+def database_stalls(scene):
+    scene.world.database_proxy.stalled = True
+    scene.pause(3, 8)
+    scene.world.database_proxy.stalled = False
+
+
+def database_read_only(scene):
+    scene.world.mariadb.execute("SET GLOBAL read_only = 1")
+    try:
+        scene.pause(3, 6)
+    finally:
+        scene.world.mariadb.execute("SET GLOBAL read_only = 0")
+
+
+def database_cut_in_commit(table, forward):
+    def happen(scene):
+        patterns = ["INSERT INTO {} ".format(table).encode(), b"\x03COMMIT"]
+        trip = scene.world.database_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
+        scene.until(trip.sprung.is_set, "a commit of " + table)
+
+    return happen
+
+
+def database_cut(scene):
+    scene.pause(0, 1)
+    scene.world.database_proxy.cut()
+
+
+def database_deadlocks(scene):
+    """Others lock the same rows, in another order, and lose or win."""
+    ended = threading.Event()
+    statement = (
+        "UPDATE poundcake_alerts SET notifications = notifications WHERE id IN"
+        " (SELECT id FROM (SELECT id FROM poundcake_alerts WHERE open_fingerprint IS NOT NULL"
+        " ORDER BY id {} LIMIT 20) found)"
+    )
+
+    def write(order):
+        while not ended.is_set():
+            try:
+                with scene.world.engine.connect() as connection:
+                    connection = connection.execution_options(isolation_level="READ COMMITTED")
+                    with connection.begin():
+                        for way in order:
+                            connection.exec_driver_sql(statement.format(way))
+                            time.sleep(0.05)
+            except Exception:
+                pass  # a deadlock: this side lost
+
+    writers = [
+        threading.Thread(target=write, args=(order,), daemon=True)
+        for order in (("ASC", "DESC"), ("DESC", "ASC"))
+    ]
+    for writer in writers:
+        writer.start()
+    scene.pause(3, 6)
+    ended.set()
+    for writer in writers:
+        writer.join()
+
+
+def database_locked(scene):
+    path = scene.world.folder / "tracking.sqlite"
+    connection = sqlite3.connect(str(path), timeout=30, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        scene.pause(3, 12)
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+def alerts_arrive_twice(scene):
+    """Two executions for one episode ask for its claim at the same time, and one is refused."""
+    world = scene.world
+
+    def refused():
+        found = world.get(world.api + "/executions?action=poundcake_faults.work&limit=100") or []
+        outputs = [execution["result"].get("output") or {} for execution in found]
+        return {e["id"] for e, o in zip(found, outputs) if o.get("stage") == "not_claimed"}
+
+    before = refused()
+    world.begin("slow link")
+    try:
+        for _ in range(3):
+            broker_cut("poundcake.alert", True)(scene)
+        scene.until(lambda: refused() - before, "an execution is refused the claim")
+    finally:
+        world.end("slow link")
+
+
+SENSOR_STATIONS = (
+    ("before commit", "before the journal's commit"),
+    ("committed", "after the journal's commit, before the answer"),
+    ("before poundcake.announce", "before an announcement is published"),
+    ("sent poundcake.announce", "between an announcement and its confirm"),
+    ("confirmed", "after the confirm, before mark_announced"),
+    ("marked announced", "after mark_announced"),
+    ("recorded", "after the record, before mark_recorded"),
+    ("marked recorded", "after mark_recorded"),
+    ("before poundcake.webhook", "before a webhook is emitted"),
+    ("sent poundcake.alert", "between an alert and its confirm"),
+    ("between two alerts", "between two alerts of one request"),
+    ("emitted", "after the emission, before mark_emitted"),
+    ("marked emitted", "after mark_emitted"),
+    ("before poundcake.sync_due", "before a sync is asked for"),
+    ("explained", "before mark_done"),
+    ("marked done", "after mark_done"),
+)
+ACTION_STATIONS = (
+    ("record before commit", "record killed before its commit"),
+    ("record committed", "record killed after its commit"),
+    ("link before commit", "link killed before its commit"),
+    ("link committed", "link killed after its commit"),
+    ("sync explained", "sync killed half way"),
+    ("sync before commit", "sync killed before its last commit"),
+    ("sync committed", "sync killed after its last commit"),
+    ("before work", "the work killed before it is done"),
+    ("after work", "the work killed once it is done"),
+)
+STACKSTORM_STATIONS = (
+    ("took poundcake.announce", "StackStorm killed with an announcement just taken"),
+    ("took poundcake.webhook", "StackStorm killed with a webhook just taken"),
+    ("took poundcake.alert", "StackStorm killed with an alert just taken"),
+    ("took poundcake.sync_due", "StackStorm killed with a sync_due just taken"),
+    ("starting poundcake.record", "StackStorm killed when record is to start"),
+    ("starting poundcake.link", "StackStorm killed when link is to start"),
+    ("starting core.local", "StackStorm killed when the work is to start"),
+    ("starting poundcake_faults.work", "StackStorm killed when the workflow is to start"),
+)
+NO_COMPILER = "" if shutil.which("cc") else "a C compiler (cc)"
+MARIADB = ("mariadb",)
+API_CALLS, LINKS = "poundcake_api_calls", "poundcake_st2_execution_link"
+
+FAULTS = [
+    Fault("sensor killed at a random moment", sensor_killed, 10),
+    Fault("sensor killed at a request's first byte", sensor_killed_within_request(None), 4),
+    Fault("sensor killed amid a request's body", sensor_killed_within_request(0.5), 4),
+    Fault("sensor killed as soon as a 202 is read", sensor_killed_when_answered, 6),
+    *(
+        Fault("sensor killed " + how, sensor_killed_at(station), 4)
+        for station, how in SENSOR_STATIONS
+    ),
+    Fault("sensor killed, and unsynced writes lost", power_lost, 4, missing=NO_COMPILER),
+    Fault("sensor stopped (SIGTERM)", sensor_stopped, 4),
+    Fault("sensor hangs for seconds", sensor_hangs, 3),
+    *(Fault(how, action_killed_at(station), 4) for station, how in ACTION_STATIONS),
+    Fault("one request's record fails", one_request_cannot_be_recorded, 2),
+    Fault("one request kills the record", one_request_kills_the_record, 1),
+    Fault("StackStorm killed at a random moment", stackstorm_killed, 6),
+    *(Fault(how, stackstorm_killed_at(station), 3) for station, how in STACKSTORM_STATIONS),
+    Fault("StackStorm stopped (SIGTERM)", stackstorm_stopped, 2),
+    Fault("StackStorm hangs for seconds", stackstorm_hangs, 2, told=True),
+    Fault("RabbitMQ stopped and started", broker_stopped, 2, told=True),
+    Fault("RabbitMQ killed and started", broker_killed, 2, told=True),
+    Fault("RabbitMQ's queue unbound", queue_unbound, 2, told=True),
+    Fault("RabbitMQ's queue deleted", queue_deleted, 2),
+    Fault("RabbitMQ's memory alarm", broker_alarm, 2, told=True),
+    Fault("RabbitMQ does not answer", broker_stalls, 2, told=True),
+    Fault("RabbitMQ cut after so many bytes", broker_cut_anywhere, 6, told=True),
+    *(
+        Fault("{} cut {}".format(trigger, how), broker_cut(trigger, forward), 2, told=True)
+        for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert")
+        for how, forward in (("on its way", False), ("before its confirm", True))
+    ),
+    Fault("alerts arrive twice at once", alerts_arrive_twice, 2, told=True),
+    Fault("MariaDB stopped and started", database_stopped, 3, MARIADB, told=True),
+    Fault("MariaDB killed and started", database_killed, 3, MARIADB, told=True),
+    Fault("MariaDB slow", database_slow, 2, MARIADB, told=True),
+    Fault("MariaDB does not answer", database_stalls, 2, MARIADB, told=True),
+    Fault("MariaDB read-only", database_read_only, 2, MARIADB, told=True),
+    Fault("MariaDB's rows locked by others", database_deadlocks, 2, MARIADB, told=True),
+    Fault("MariaDB's connections cut", database_cut, 3, MARIADB, told=True),
+    *(
+        Fault(
+            "{} cut {} COMMIT".format(table, how),
+            database_cut_in_commit(table, forward),
+            3,
+            MARIADB,
+            told=True,
+        )
+        for table in (API_CALLS, LINKS)
+        for how, forward in (("before", False), ("after", True))
+    ),
+    Fault("SQLite locked by another", database_locked, 3, ("sqlite",), told=True),
+]

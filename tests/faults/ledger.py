@@ -1,0 +1,124 @@
+"""What must hold once all has healed: what the sender saw against what is on record and done."""
+
+from collections import Counter
+
+from tests.faults.load import RECEIVER
+
+ENDED_BADLY = ("failed", "timeout", "abandoned", "canceled", "gone")
+
+
+class Balance:
+    """The state of a world, counted. `problems` are sentences, each a broken promise."""
+
+    def __init__(self, world, load):
+        self.problems = list(dict.fromkeys(load.faults))
+        self.answered = self.recorded = self.remediated = 0
+        self.lost = self.twice = self.cut_off = 0
+        self._count_requests(world, load)
+        self._count_work(world)
+        self._check_refused(world)
+        self.untold = self._untold(world)
+
+    def _count_requests(self, world, load):
+        """Each request answered 202 is on record exactly once."""
+        calls = world.rows(
+            "SELECT request_id, body_sha256 FROM poundcake_api_calls WHERE replay_of IS NULL"
+        )
+        of_id = {call.request_id: call for call in calls}
+        of_body = Counter(call.body_sha256 for call in calls)
+        tries = Counter()
+        answered = Counter()
+        with_id = {}
+        for delivery in load.deliveries:
+            tries[delivery.sha256] += delivery.tries
+            answered[delivery.sha256] += bool(delivery.request_id)
+            with_id[delivery.sha256] = bool(delivery.wanted_id)
+            if not delivery.request_id:
+                continue
+            self.answered += 1
+            call = of_id.get(delivery.request_id)
+            if call is None:
+                self.problems.append("{} is not on record".format(delivery.request_id))
+            elif call.body_sha256 != delivery.sha256:
+                self.problems.append("{} has another body".format(delivery.request_id))
+            else:
+                self.recorded += 1
+        for sha256, count in answered.items():
+            most = count if with_id[sha256] else tries[sha256]
+            if not count <= of_body[sha256] <= most:
+                self.problems.append(
+                    "a body that was answered {} times in {} tries is on record {} times".format(
+                        count, tries[sha256], of_body[sha256]
+                    )
+                )
+        strange = set(of_body) - set(tries)
+        if strange:
+            self.problems.append("{} bodies on record were never sent".format(len(strange)))
+
+    def _count_work(self, world):
+        """For each admitted alert that the rule matches the work was done once."""
+        admitted = world.rows(
+            "SELECT episode FROM poundcake_alerts WHERE outcome = 'admitted'"
+            " AND alert_name LIKE 'FaultsWork%'"
+        )
+        claims = world.rows(
+            "SELECT l.claim, l.st2_execution_id, e.status FROM poundcake_st2_execution_link l"
+            " LEFT JOIN execution_db e ON e.id = l.st2_execution_id WHERE l.claim IS NOT NULL"
+        )
+        holders = {claim.claim.partition("|")[0]: claim for claim in claims}
+        if len(holders) != len(claims):
+            self.problems.append("{} claims on {} episodes".format(len(claims), len(holders)))
+        done = Counter(episode for episode, _, _ in world.lines())
+        for (episode,) in admitted:
+            times = done.pop(episode, 0)
+            self.remediated += bool(times)
+            self.twice += times > 1
+            if times:
+                continue
+            holder = holders.get(episode)
+            if holder is not None and holder.status in ENDED_BADLY:
+                # Its execution passed the claim and was killed: it is shown so, and waits for
+                # an operator's release.
+                self.cut_off += 1
+                continue
+            self.lost += 1
+            self.problems.append("the work on {} was never done".format(episode))
+        if self.twice:
+            self.problems.append("{} episodes were worked on twice".format(self.twice))
+        if done:
+            self.problems.append("work on what was not admitted: {}".format(sorted(done)[:3]))
+
+    def _check_refused(self, world):
+        """What was not admitted started nothing, and its row says why."""
+        refused = "a.outcome IN ('resolved', 'duplicate', 'cooldown', 'rate_limited')"
+        silent = world.rows(
+            "SELECT count(*) FROM poundcake_alerts a WHERE a.reason = '' AND " + refused
+        )
+        linked = world.rows(
+            "SELECT count(*) FROM poundcake_alerts a"
+            " JOIN poundcake_st2_execution_link l ON l.alert_id = a.id WHERE " + refused
+        )
+        if silent[0][0]:
+            self.problems.append("{} alerts refused without a reason".format(silent[0][0]))
+        if linked[0][0]:
+            self.problems.append("{} alerts refused and worked on".format(linked[0][0]))
+        outcomes = {
+            (row.request_id, row.episode): row.outcome
+            for row in world.rows(
+                "SELECT c.request_id, a.episode, a.outcome FROM poundcake_alerts a"
+                " JOIN poundcake_api_calls c ON c.id = a.api_call_id"
+                " ORDER BY CASE a.outcome WHEN 'admitted' THEN 1 ELSE 0 END"
+            )
+        }
+        for episode, request_id, _ in world.lines():
+            if outcomes.get((request_id, episode)) != "admitted":
+                self.problems.append("{} was worked on for {}".format(episode, request_id))
+
+    @staticmethod
+    def _untold(world):
+        """The requests on record that StackStorm was not told of as poundcake.webhook. That is
+        emitted once: it is lost with the rules engine that has it, and never with the broker."""
+        calls = world.rows(
+            "SELECT request_id FROM poundcake_api_calls WHERE receiver = :r", r=RECEIVER
+        )
+        return {request_id for (request_id,) in calls} - world.webhooks()

@@ -1,0 +1,222 @@
+"""The sender: webhooks at a steady rate, as Alertmanager and as a more careful sender post them.
+
+What was answered 202 is written down; what was not is sent again until it is.
+"""
+
+import hashlib
+import http.client
+import json
+import random
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+
+FINGERPRINTS = 200
+# Alerts of one name for many fingerprints run into the limit of remediations an hour.
+OFTEN = 10
+UNMATCHED = 10
+ANSWER_SECONDS = 10
+GIVE_UP_SECONDS = 120
+RECEIVER = "faults"
+PATH = "/api/v1/webhook"
+
+
+def _now():
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Notifications:
+    """What Alertmanager would have to say of some fingerprints, one after the other."""
+
+    def __init__(self, seed, fingerprints=FINGERPRINTS, new=0.1):
+        self._random = random.Random(seed)
+        self._new = new
+        self._quiet = ["{:016x}".format(i + 1) for i in range(fingerprints)]
+        self._firing = {}
+        self._random.shuffle(self._quiet)
+        self._lock = threading.Lock()
+
+    def next(self):
+        """One notification: new episodes, repeats or resolves."""
+        with self._lock:
+            return self._next()
+
+    def _next(self):
+        choice = self._random.random()
+        if not self._firing or (self._quiet and choice < self._new):
+            count = min(self._random.choice((1, 1, 2, 3)), len(self._quiet))
+            found = [self._fire(self._quiet.pop(0)) for _ in range(count)]
+        elif choice < self._new + 0.25:
+            found = [self._resolve(self._any())]
+        else:
+            count = self._random.randint(1, 3)
+            found = [self._firing[self._any()] for _ in range(count)]
+        return self.of(found)
+
+    def new_episodes(self, count):
+        """One notification of so many new episodes that a rule matches."""
+        with self._lock:
+            wanted = [f for f in self._quiet if _name(f).startswith("FaultsWork0")][:count]
+            for fingerprint in wanted:
+                self._quiet.remove(fingerprint)
+            return self.of([self._fire(fingerprint) for fingerprint in wanted])
+
+    def of(self, found):
+        """A notification of some alerts; no two have the same body."""
+        firing = any(a["status"] == "firing" for a in found)
+        return {
+            "receiver": RECEIVER,
+            "status": "firing" if firing else "resolved",
+            "alerts": found,
+            "version": "4",
+            "groupKey": '{{}}:{{group="{}"}}'.format(uuid.uuid4()),
+            "truncatedAlerts": 0,
+        }
+
+    def _any(self):
+        return self._random.choice(sorted(self._firing))
+
+    def _fire(self, fingerprint):
+        name = _name(fingerprint)
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": name, "instance": fingerprint + ".invalid:9100"},
+            "annotations": {"summary": "it is {{ broken }}"},
+            "startsAt": _now(),
+            "endsAt": "0001-01-01T00:00:00Z",
+            "fingerprint": fingerprint,
+        }
+        self._firing[fingerprint] = alert
+        return alert
+
+    def _resolve(self, fingerprint):
+        alert = self._firing.pop(fingerprint)
+        # Not at once: the next episode begins after the end of this one.
+        self._quiet.append(fingerprint)
+        return dict(alert, status="resolved", endsAt=_now())
+
+
+def _name(fingerprint):
+    number = int(fingerprint, 16)
+    if number <= OFTEN:
+        return "FaultsWorkOften"
+    if number <= OFTEN + UNMATCHED:
+        return "FaultsNoRule"
+    return "FaultsWork{:04d}".format(number)
+
+
+class Delivery:
+    """One POST that is repeated until it is answered 202."""
+
+    def __init__(self, notification, with_id=True):
+        self.body = json.dumps(notification).encode()
+        self.wanted_id = str(uuid.uuid4()) if with_id else ""
+        self.sha256 = hashlib.sha256(self.body).hexdigest()
+        self.tries = 0
+        self.request_id = ""
+
+    @property
+    def headers(self):
+        found = {"Content-Type": "application/json"}
+        return dict(found, **{"X-Request-ID": self.wanted_id} if self.wanted_id else {})
+
+
+class Load:
+    """Sends notifications at a rate (requests a second) from start() to stop().
+
+    `deliveries` is the ledger. `faults` are answers that no sender may get: anything but 202 and
+    503. on_answer(delivery), where set, is called in the sender's thread after each 202.
+    """
+
+    def __init__(self, port, notifications, seed, rate):
+        self.port, self.notifications, self.rate = port, notifications, rate
+        self.deliveries, self.faults = [], []
+        self.on_answer = None
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(32, "sender")
+        self._open = 0
+        self._going = False
+        self._thread = None
+
+    def start(self):
+        self._going = True
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        """Sends nothing new; what is not answered yet is still repeated."""
+        self._going = False
+        self._thread.join()
+
+    @property
+    def waiting(self):
+        """How many are not answered yet."""
+        return self._open
+
+    def close(self):
+        if self._going:
+            self.stop()
+        self._pool.shutdown(wait=False)
+
+    def post(self, notification, with_id=True):
+        """Sends one notification; its Delivery."""
+        delivery = Delivery(notification, with_id)
+        self.send(delivery)
+        return delivery
+
+    def _run(self):
+        due = time.monotonic()
+        while self._going:
+            notification = self.notifications.next()
+            with_id = self._random.random() < 0.6
+            # Both of a pair of Alertmanagers, or one that repeats what it thinks is lost.
+            for _ in range(2 if self._random.random() < 0.15 else 1):
+                self.post(notification, with_id)
+            due += self._random.uniform(0.5, 1.5) / self.rate
+            time.sleep(max(0, due - time.monotonic()))
+
+    def send(self, delivery):
+        """Has it sent until it is answered, and puts it in the ledger."""
+        with self._lock:
+            self.deliveries.append(delivery)
+            self._open += 1
+        self._pool.submit(self._deliver, delivery)
+
+    def _deliver(self, delivery):
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        pause = 0.05
+        try:
+            while time.monotonic() < deadline:
+                delivery.tries += 1
+                if self._answered(delivery):
+                    if self.on_answer:
+                        self.on_answer(delivery)
+                    return
+                time.sleep(pause)
+                pause = min(pause * 2, 0.5)
+            self.faults.append("no 202 within {} s".format(GIVE_UP_SECONDS))
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    def _answered(self, delivery):
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        try:
+            client.request("POST", PATH, delivery.body, delivery.headers)
+            answer = client.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            client.close()
+        if answer.status != 202:
+            if answer.status != 503:
+                self.faults.append("{} {}".format(answer.status, text[:200]))
+            return False
+        delivery.request_id = json.loads(text)["request_id"]
+        if delivery.wanted_id and delivery.request_id != delivery.wanted_id:
+            self.faults.append("answered with another id than the one sent")
+        return True

@@ -1,0 +1,65 @@
+"""The short cut of the fault suite: each kind of fault once, within two minutes. `make faults` is
+all of it."""
+
+import pytest
+
+from tests.faults.faults import FAULTS
+from tests.faults.run import TITLES, Run
+
+SEED = 1
+FOREGROUND = {
+    "sqlite": [
+        "sensor killed at a random moment",
+        "sensor killed amid a request's body",
+        "sensor killed as soon as a 202 is read",
+        "sensor killed after the journal's commit, before the answer",
+        "sensor killed between an announcement and its confirm",
+        "sensor killed after the confirm, before mark_announced",
+        "sensor killed after the record, before mark_recorded",
+        "sensor killed, and unsynced writes lost",
+        "sensor killed between two alerts of one request",
+        "sensor killed after the emission, before mark_emitted",
+        "StackStorm killed with an announcement just taken",
+        "StackStorm killed with an alert just taken",
+    ],
+    "mariadb": [
+        "RabbitMQ killed and started",
+        "RabbitMQ's queue unbound",
+        "RabbitMQ's memory alarm",
+        "poundcake.announce cut before its confirm",
+        "alerts arrive twice at once",
+        "MariaDB killed and started",
+        "MariaDB slow",
+        "MariaDB read-only",
+        "MariaDB's rows locked by others",
+        "poundcake_api_calls cut after COMMIT",
+        "one request's record fails",
+        "sensor stopped (SIGTERM)",
+    ],
+}
+MEANWHILE = {
+    "sqlite": [
+        "record before commit",
+        "record committed",
+        "link before commit",
+        "sync before commit",
+        "sync committed",
+    ],
+    "mariadb": ["link committed", "before work", "after work"],
+}
+
+
+@pytest.mark.parametrize("on", sorted(FOREGROUND))
+def test_nothing_is_lost_and_nothing_done_twice(on, request, rabbitmq, tmp_path):
+    mariadb = request.getfixturevalue("mariadb") if on == "mariadb" else None
+    known = {fault.name: fault for fault in FAULTS}
+    faults = [known[name] for name in FOREGROUND[on] if not known[name].missing]
+    print(TITLES)
+    run = Run(on, tmp_path / "world", rabbitmq, mariadb, SEED, print)
+    try:
+        run.start()
+        run.go_through("the short cut", faults, MEANWHILE[on])
+        assert not run.problems
+        assert run.happened == len(faults) + len(MEANWHILE[on])
+    finally:
+        run.close()

@@ -1,0 +1,128 @@
+"""The proxy itself: that it passes everything on, and goes wrong where it is told to."""
+
+import socket
+import threading
+
+import pytest
+
+from tests.faults.proxy import TO_CLIENT, TO_SERVER, Proxy
+
+
+class Echo:
+    """A server that sends back what it gets, and keeps it."""
+
+    def __init__(self):
+        self.got = b""
+        self.ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        connection = self._listener.accept()[0]
+        while True:
+            chunk = connection.recv(65536)
+            if not chunk:
+                break
+            self.got += chunk
+            connection.sendall(chunk)
+        self.ended.set()
+
+    def close(self):
+        self._listener.close()
+
+
+@pytest.fixture
+def echo():
+    found = Echo()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def proxy(echo):
+    found = Proxy(echo.port)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(proxy):
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as found:
+        yield found
+
+
+def received(client, length):
+    """So many bytes; fewer where the connection ends before."""
+    found = b""
+    try:
+        while len(found) < length:
+            chunk = client.recv(length - len(found))
+            if not chunk:
+                break
+            found += chunk
+    except ConnectionError:
+        pass
+    return found
+
+
+def test_everything_passes(client, echo):
+    text = bytes(range(256)) * 4000
+    threading.Thread(target=client.sendall, args=(text,), daemon=True).start()
+
+    assert received(client, len(text)) == text
+    assert echo.got == text
+
+
+def test_cut_after_so_many_bytes_to_the_server(client, echo, proxy):
+    trip = proxy.trip(TO_SERVER, after=3)
+    client.sendall(b"abcdef")
+
+    assert echo.ended.wait(10)
+    assert trip.sprung.is_set()
+    assert echo.got == b"abc"
+
+
+def test_cut_before_the_answer(client, echo, proxy):
+    trip = proxy.trip(TO_CLIENT, after=0)
+    client.sendall(b"abcdef")
+
+    assert received(client, 1) == b""
+    assert echo.ended.wait(10)
+    assert trip.sprung.is_set()
+    assert echo.got == b"abcdef"
+
+
+@pytest.mark.parametrize("forward, arrives", [(True, b"one two"), (False, b"one ")])
+def test_cut_at_patterns_in_their_order(client, echo, proxy, forward, arrives):
+    trip = proxy.trip(TO_SERVER, patterns=[b"one", b"two"], forward=forward)
+    client.sendall(b"one ")
+    assert received(client, 4) == b"one "
+    assert not trip.sprung.is_set()
+
+    client.sendall(b"two")
+    assert echo.ended.wait(10)
+    assert trip.sprung.is_set()
+    assert echo.got == arrives
+
+
+def test_stalled_and_on_again(client, echo, proxy):
+    proxy.stalled = True
+    client.sendall(b"abc")
+    client.settimeout(0.3)
+    with pytest.raises(socket.timeout):
+        client.recv(3)
+    assert echo.got == b""
+
+    proxy.stalled = False
+    client.settimeout(10)
+    assert received(client, 3) == b"abc"
+
+
+def test_cut_now(client, echo, proxy):
+    client.sendall(b"abc")
+    assert received(client, 3) == b"abc"
+
+    proxy.cut()
+    assert received(client, 1) == b""
+    assert echo.ended.wait(10)

@@ -1,0 +1,328 @@
+"""The processes that faults happen to: the sensor, StackStorm's stand-in, RabbitMQ and MariaDB.
+
+The sensor reaches RabbitMQ, and all of the pack MariaDB, through a proxy each.
+"""
+
+import ctypes
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import sqlalchemy
+
+from tests import services
+from tests.faults.proxy import Proxy
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+READY_SECONDS = 60
+STOP_SECONDS = 5
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+# The waits of the product, shortened: seconds.
+SETTINGS = {
+    "poundcake.relay": {
+        "RECORD_TIME": 4,
+        "STUCK_WAIT": 6,
+        "OUTAGE_WAIT": 4,
+        "_EXPLAIN_LOOK": 1,
+        "_EMIT_WAIT": (6, 12),
+        "_SYNC_WAIT": (1, 2),
+        "_SYNC_IDLE": 5,
+        "_RETRY_WAIT": (0.2, 2),
+    },
+    "poundcake.sync": {
+        "_LINK_GRACE": 10,
+        "_ARRIVAL_GRACE": 6,
+        "_RULES_GRACE": 15,
+        "_ROUND_TIME": 8,
+    },
+    "poundcake.bus": {"_TIMEOUT": 2},
+    "poundcake.endpoint": {"_RETRY": 0.5},
+}
+
+
+class Failed(Exception):
+    """What was waited for did not come."""
+
+
+def wait_for(look, seconds, what):
+    """look(), as soon as it gives something true; Failed after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise Failed("not within {} s: {}".format(seconds, what))
+        time.sleep(0.05)
+
+
+class Process:
+    """A process of the world, which can be killed and started again. Its log is kept."""
+
+    def __init__(self, name, folder, command, environment):
+        self.name = name
+        self._command, self._environment = command, environment
+        self._log = folder / (name + ".log")
+        self._process = None
+
+    @property
+    def running(self):
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def code(self):
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
+    def start(self):
+        with open(str(self._log), "ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=str(ROOT),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # Whatever ends the suite ends it too.
+                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+            )
+
+    def signal(self, number):
+        self._process.send_signal(number)
+
+    def kill(self):
+        if self.running:
+            self._process.kill()
+        self._process.wait()
+
+    def stop(self):
+        """An orderly end; how many seconds it took."""
+        began = time.monotonic()
+        self._process.terminate()
+        try:
+            self._process.wait(2 * STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        return time.monotonic() - began
+
+    def ended(self, seconds):
+        """Waits for its end."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failed("{} goes on".format(self.name)) from None
+
+    def log(self, characters=3000):
+        return self._log.read_text(errors="replace")[-characters:]
+
+
+class World:
+    """An endpoint, a StackStorm, a broker and a database, in a folder of its own.
+
+    broker: a running services.RabbitMQ. mariadb: a running services.MariaDB, or None for SQLite.
+    settings: which constants of the product differ. shadow: whether it is known what a loss of
+    power would leave of the journal. config: of the pack.
+    """
+
+    def __init__(self, folder, broker, mariadb=None, settings=SETTINGS, shadow=False, **config):
+        self.folder, self.broker, self.mariadb = folder, broker, mariadb
+        self.control = folder / "control"
+        for name in ("armed", "hit", "while"):
+            (self.control / name).mkdir(parents=True)
+        for name in ("lines", "webhooks"):
+            (self.control / name).touch()
+        (self.control / "settings.json").write_text(json.dumps(settings))
+        self.broker_proxy = Proxy(broker.port)
+        self.database_proxy = None
+        if mariadb:
+            self._database = mariadb.create_database()
+            self.database_proxy = Proxy(mariadb.port)
+            url = mariadb.url(self._database)
+            own_url = url.replace(":%d/" % mariadb.port, ":%d/" % self.database_proxy.port)
+        else:
+            own_url = url = "sqlite:///{}".format(folder / "tracking.sqlite")
+        self.engine = sqlalchemy.create_engine(
+            url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
+        )
+        self.port, api_port = services.free_port(), services.free_port()
+        self.api = "http://127.0.0.1:{}/v1".format(api_port)
+        self.config = dict(config, database_url=own_url, port=self.port)
+        self.config["state_dir"] = str(folder / "state")
+        config_file = folder / "poundcake.yaml"
+        config_file.write_text(json.dumps(self.config))  # JSON is YAML
+        direct = "amqp://guest:guest@127.0.0.1:{}//".format(broker.port)
+        through = "amqp://guest:guest@127.0.0.1:{}//".format(self.broker_proxy.port)
+        self.shadow = folder / "shadow"
+        self.shadow.mkdir()
+        options = {"config": self.config, "api": self.api, "patched": bool(mariadb)}
+        self.sensor = Process(
+            "sensor",
+            folder,
+            [sys.executable, "-u", str(HERE / "sensor.py"), json.dumps(options)],
+            self._environment(
+                STANDALONE_BROKER_URL=through, **(self._shadowing() if shadow else {})
+            ),
+        )
+        command = [sys.executable, "-u", "-m", "standalone", "--no-sensor"]
+        command += ["--api-port", str(api_port), "--broker", direct]
+        command += ["--config", str(config_file), "--pack", str(HERE / "pack")]
+        self.stackstorm = Process("stackstorm", folder, command, self._environment())
+
+    def _environment(self, **more):
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("ST2_", "FAULTS_"))}
+        own.update(PYTHONPATH=str(HERE / "inject"), FAULTS_DIR=str(self.control), **more)
+        return own
+
+    def _shadowing(self):
+        """The environment that has it kept."""
+        library = str(self.folder / "shadow.so")
+        command = ["cc", "-shared", "-fPIC", "-o", library, str(HERE / "shadow.c"), "-ldl"]
+        subprocess.run(command, check=True)
+        return {
+            "LD_PRELOAD": library,
+            "SHADOW_OF": self.config["state_dir"],
+            "SHADOW": str(self.shadow),
+        }
+
+    # -- life
+
+    def start(self):
+        self.start_stackstorm()
+        self.start_sensor()
+
+    def start_sensor(self):
+        """Starts it and waits until it takes webhooks."""
+        self.sensor.start()
+        self._until_ready(self.sensor, self.takes_webhooks)
+
+    def start_stackstorm(self):
+        """Starts it and waits until its rules engine takes triggers."""
+        self.stackstorm.start()
+        self._until_ready(self.stackstorm, lambda: self.get(self.api + "/rules?limit=1"))
+
+    def _until_ready(self, process, ready):
+        def look():
+            if not process.running:
+                raise Failed("{} ended at its start:\n{}".format(process.name, process.log()))
+            return ready()
+
+        wait_for(look, READY_SECONDS, process.name + " is ready:\n" + process.log())
+
+    def close(self, keep=False):
+        """keep: the folder, with the logs and the journal, stays."""
+        for process in (self.sensor, self.stackstorm):
+            if process.running:
+                process.stop()
+        for proxy in (self.broker_proxy, self.database_proxy):
+            if proxy:
+                proxy.close()
+        self.engine.dispose()
+        if self.mariadb:
+            self.mariadb.start()
+            self.mariadb.drop_database(self._database)
+        if not keep:
+            shutil.rmtree(str(self.folder), ignore_errors=True)
+
+    # -- faults
+
+    def arm(self, station):
+        """The next process that comes to the station ends there."""
+        (self.control / "armed" / station).touch()
+
+    def hit(self, station):
+        """Whether a process has ended at the armed station; asking again says no."""
+        try:
+            (self.control / "hit" / station).unlink()
+            return True
+        except FileNotFoundError:
+            return False
+
+    def disarm(self, station):
+        try:
+            (self.control / "armed" / station).unlink()
+        except FileNotFoundError:
+            pass
+
+    def begin(self, name, text=""):
+        """What the hooks know by that name lasts until end(name)."""
+        (self.control / "while" / name).write_text(text)
+
+    def end(self, name):
+        (self.control / "while" / name).unlink()
+
+    def lose_power(self):
+        """Kills the sensor, and leaves of its journal what was synced to the disk."""
+        self.sensor.kill()
+        for end in ("", "-wal", "-shm", "-journal"):
+            name = "journal.sqlite" + end
+            written = pathlib.Path(self.config["state_dir"]) / name
+            if written.exists():
+                written.unlink()
+            if (self.shadow / name).exists():
+                shutil.copy(str(self.shadow / name), str(written))
+
+    # -- looks
+
+    def get(self, url):
+        """The answer as JSON; None where there is none."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(url, timeout=5) as answer:
+                return json.loads(answer.read())
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def takes_webhooks(self):
+        return bool(self.health())
+
+    def health(self):
+        """The endpoint's health; None where it takes no webhooks."""
+        return self.get("http://127.0.0.1:{}/api/v1/health".format(self.port))
+
+    def rows(self, statement, **values):
+        """What the tracking tables hold, read past the pack and the proxy."""
+        with self.engine.connect() as connection:
+            return connection.execute(sqlalchemy.text(statement), values).all()
+
+    def recorded(self, statement):
+        """The one number that a statement gives; 0 while there are no tables."""
+        try:
+            return self.rows(statement)[0][0]
+        except sqlalchemy.exc.SQLAlchemyError:
+            return 0
+
+    def lines(self):
+        """[(episode, request_id, execution_id)], one for each time that work was done."""
+        return [tuple(s.split()) for s in (self.control / "lines").read_text().splitlines()]
+
+    def webhooks(self):
+        """The request_ids of the webhooks that StackStorm was told of."""
+        return set((self.control / "webhooks").read_text().split())
+
+    def busy(self):
+        """What is still on its way, in words; '' where all is done."""
+        health = self.health()
+        if not health:
+            return "the endpoint takes no webhooks"
+        journal = health["components"]["journal"]
+        waiting = {s: journal[s] for s in ("accepted", "announced", "recorded") if journal[s]}
+        if waiting:
+            return "in the journal: {}".format(waiting)
+        try:
+            calls = self.rows(
+                "SELECT count(*) FROM poundcake_api_calls WHERE completed_at IS NULL"
+            )[0][0]
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            return str(error).splitlines()[0]
+        return "{} requests are not completed".format(calls) if calls else ""

@@ -1,0 +1,53 @@
+"""etc/ for Prometheus, as promtool reads it, and its alert rules on series that they are for."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests import services
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+RULES = os.path.join("etc", "poundcake.rules.yml")
+CASES = os.path.join("tests", "poundcake.rules.test.yml")
+
+
+@pytest.fixture
+def promtool():
+    """A function that runs it, and fails as it does."""
+    try:
+        program = services.program("promtool")
+    except services.Missing as missing:
+        pytest.skip(str(missing))
+
+    def run(*arguments):
+        done = subprocess.run(
+            [program] + list(arguments),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, done.stdout.decode()
+
+    return run
+
+
+def test_the_configuration_is_one(promtool):
+    promtool("check", "config", "--syntax-only", os.path.join("etc", "prometheus.yml"))
+
+
+def test_the_rules_are_some(promtool):
+    promtool("check", "rules", RULES)
+
+
+def test_each_alert_fires_when_it_should(promtool):
+    promtool("test", "rules", CASES)
+
+
+def test_each_alert_of_the_pack_has_a_case():
+    def alerts(path, key):
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            return set(re.findall(key + r": (PoundCake\w+)", file.read()))
+
+    assert alerts(RULES, "alert") == alerts(CASES, "alertname")
