@@ -4,8 +4,8 @@
 
 On a fresh SQLite and a fresh MariaDB of its own, with durable commits as in use. In one process it
 compares the work alone; with --process each call is the action in a process of its own, as
-StackStorm runs it, and the calls of one request are a sample. Ends with 1 where the one call takes
-more than a twentieth of the time.
+StackStorm runs it, and the calls of one request are a sample. A call of `record` is the latter:
+with --process it ends with 1 where the one call takes more than a twentieth of the time.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def main():
     for name, place in (("SQLite", sqlite), ("MariaDB", mariadb)):
         with place() as fresh:
             one, many = compare(fresh, kind, some, sample)
-        missed |= many < TIMES * one
+        missed |= chosen.process and many < TIMES * one
         print(
             "{}: {} requests in one call {:.2f} s, a call for each {:.1f} s{}: {:.1f} times".format(
                 name,
