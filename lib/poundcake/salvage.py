@@ -76,13 +76,12 @@ def replace(path: str, tables: str, is_sound: Callable[[sqlite3.Row], bool], rea
             db.execute("PRAGMA synchronous=FULL")
             db.executescript(f"BEGIN; {tables} COMMIT;")
             with closing(_reader(path, new, copy)) as old:
-                scans = [_scanned(old, scan.format(o)) for scan in _SCANS for o in ("DESC", "ASC")]
-                named, behind = set().union(*scans), min(scans[0], default=0)
+                named = _named(old)
                 columns = len(db.execute("SELECT * FROM entries").description)
                 db.execute("BEGIN")
                 db.executemany(
                     f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * columns)})",
-                    (tuple(row) for row in _rows(old, named, behind) if is_sound(row)),
+                    (tuple(row) for row in _rows(old, named) if is_sound(row)),
                 )
                 db.execute("COMMIT")
                 free = old.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE
@@ -173,31 +172,29 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _scanned(old: sqlite3.Connection, scan: str) -> List[int]:
-    """The ids that a scan gives until it meets damage."""
-    found: List[int] = []
+def _named(old: sqlite3.Connection) -> Set[int]:
+    """The ids of all entries that the table or an index still names."""
+    found: Set[int] = set()
+    for scan in _SCANS:
+        for order in ("ASC", "DESC"):
+            try:
+                found.update(row["id"] for row in old.execute(scan.format(order)))
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+    return {i for i in found if isinstance(i, int) and 0 < i < 1 << 62}
+
+
+def _rows(old: sqlite3.Connection, named: Set[int]) -> Iterator[sqlite3.Row]:
+    """All entries that can be read: in a row up to what is damaged, then one by one."""
+    seen: Set[int] = set()
     try:
-        found.extend(row["id"] for row in old.execute(scan))
+        for row in old.execute("SELECT * FROM entries NOT INDEXED ORDER BY id"):
+            seen.add(row["id"])
+            yield row
     except sqlite3.Error as error:
         if not is_damage(error):
             raise
-    return [i for i in found if isinstance(i, int) and 0 < i < 1 << 62]
-
-
-def _rows(old: sqlite3.Connection, named: Set[int], behind: int) -> Iterator[sqlite3.Row]:
-    """All entries that can be read: up to what is damaged, from behind it on, and what is left one
-    by one."""
-    seen: Set[int] = set()
-    for start in (0, behind):
-        try:
-            for row in old.execute("SELECT * FROM entries WHERE id >= ? ORDER BY id", (start,)):
-                if row["id"] not in seen:
-                    seen.add(row["id"])
-                    yield row
-            break
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
     next_id = 0
     for i in sorted(named or {1}):
         for one in range(max(next_id, i - _REACH), i + _REACH):

@@ -22,7 +22,15 @@ from poundcake.endpoint_client import health, status
 from poundcake.journal import JournalError
 from tests import services
 from tests.lib import endpoint_process
-from tests.lib.endpoints import KINDS, WAYS, Patched, Unpatched, bound_by_permissions, message
+from tests.lib.endpoints import (
+    KINDS,
+    WAYS,
+    InThreads,
+    Patched,
+    Unpatched,
+    bound_by_permissions,
+    message,
+)
 from tests.lib.samples import alert, webhook
 
 QUICK = {"endpoint._RETRY": 0.2}
@@ -516,6 +524,45 @@ class TestInside:
         monkeypatch.setattr(module.Relay, "start", fails)
         self.run_until(found, lambda: found.journal)
 
+    def test_a_journal_that_failed_is_tried_until_it_works(self, tmp_path, monkeypatch, quick):
+        """Also where nobody sends anything any more."""
+        found, _ = self.start(tmp_path)
+        tries = []
+
+        def check():
+            tries.append(found.health()["status"])
+            if len(tries) < 4:
+                raise JournalError("full")
+
+        def broken():
+            if found.journal:
+                monkeypatch.setattr(found.journal, "check", check)
+                found.journal_failed("full")
+                return True
+
+        self.run_until(
+            found, lambda: tries or broken() and wait_for(lambda: found.health()["status"] == "ok")
+        )
+        assert tries == ["unavailable"] * 4
+
+    def test_what_only_the_journal_may_know_is_not_unknown(self, tmp_path, monkeypatch, quick):
+        found, port = self.start(tmp_path)
+        probe = InThreads(tmp_path, port=port)
+
+        def fails(request_id):
+            raise JournalError("disk I/O error")
+
+        def asked():
+            if not found.journal:
+                return False
+            wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
+            monkeypatch.setattr(found.journal, "find", fails)
+            answer = probe.get("/api/v1/status/x")
+            assert (answer.status, answer.json["detail"]) == (503, "disk I/O error")
+            return True
+
+        self.run_until(found, asked)
+
     def test_damage_that_the_relay_meets_first(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path)
         works, tries = module.Relay.start, []
@@ -575,8 +622,6 @@ class TestInside:
     def test_a_webhook_while_it_starts_is_taken_or_refused_and_never_both(
         self, tmp_path, monkeypatch
     ):
-        from tests.lib.endpoints import InThreads
-
         probe = InThreads(tmp_path, port=services.free_port())
         found, _ = self.start(tmp_path, port=probe.port)
         relay, answers = module.Relay, []

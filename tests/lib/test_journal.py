@@ -198,6 +198,56 @@ class TestAccept:
         assert book.find(accept(book))
 
 
+class TestProblem:
+    """It is over when what failed would work."""
+
+    def fail(self, book, monkeypatch, body="{}"):
+        insert = book._insert
+
+        def full(acceptance, request_id):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(book, "_insert", full)
+        with pytest.raises(JournalError, match="full"):
+            accept(book, body)
+        monkeypatch.setattr(book, "_insert", insert)
+
+    def test_an_accepted_request_ends_it(self, book, monkeypatch):
+        assert book.problem == ""
+        self.fail(book, monkeypatch)
+        assert "full" in book.problem and not book.damaged
+        accept(book)
+        assert book.problem == ""
+
+    def test_a_page_that_could_be_written_does_not_where_more_was_wanted(self, book, monkeypatch):
+        self.fail(book, monkeypatch, "x" * 100000)
+        usage = shutil.disk_usage("/")
+        for free, works in ((0, False), (100000, False), (1 << 30, True)):
+            monkeypatch.setattr(
+                journal.shutil, "disk_usage", lambda folder: usage._replace(free=free)
+            )
+            if works:
+                book.check()
+            else:
+                with pytest.raises(JournalError, match="full"):
+                    book.check()
+            assert bool(book.problem) != works
+        monkeypatch.setattr(journal.shutil, "disk_usage", lambda folder: usage._replace(free=0))
+        book.check()  # nothing has failed since
+
+    def test_a_disk_with_room_that_cannot_be_written_does_not(self, book, path):
+        with sqlite3.connect(path, isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(JournalError, match="locked"):
+                accept(book)
+            with pytest.raises(JournalError, match="locked"):
+                book.check()
+            assert "locked" in book.problem
+            other.execute("ROLLBACK")
+        book.check()
+        assert (book.problem, book.fresh(10)) == ("", [])
+
+
 @pytest.mark.parametrize("way", sorted(WAYS))
 class TestProcesses:
     def test_what_was_accepted_outlives_a_kill(self, way, path):
