@@ -319,7 +319,7 @@ class RabbitMQ(Server):
         if self.mapper is None or self.mapper.poll() is not None:
             command = [self.port_mapper, "-port", str(self.mapper_port), "-address", LOOPBACK]
             self.mapper = self.spawn(command, self.environment())
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while not accepts_connections(self.mapper_port) and time.monotonic() < deadline:
                 time.sleep(0.05)
         super().start()

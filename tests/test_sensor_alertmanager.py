@@ -57,7 +57,7 @@ def test_it_serves_until_it_is_cleaned_up(sensor_class, config, tmp_path):
     # StackStorm's container runs it in the main thread, which is the tests' own here.
     thread = threading.Thread(target=sensor.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not services.accepts_connections(config["port"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)

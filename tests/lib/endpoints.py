@@ -119,7 +119,7 @@ class Running:
         self.settings = settings or {}
 
     def ready(self, journal=True):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         token = "Bearer {}".format((self.config.get("auth_tokens") or [""])[0])
         while True:
             try:

@@ -112,7 +112,7 @@ class House:
     def state(self, request_id):
         return self.journal.find(request_id).state
 
-    def reaches(self, request_id, state, seconds=30):
+    def reaches(self, request_id, state, seconds=60):
         wait_for(lambda: self.state(request_id) == state, seconds)
 
     def set_fate(self, fate, **where):
@@ -127,7 +127,7 @@ class House:
         self.relay = None
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in {} s".format(seconds)

@@ -338,27 +338,27 @@ class TestSlow:
         found = {}
 
         def header():
-            with quick.client(15) as client:
-                found["header"] = self.trickle(client, b"GET / HTTP/1.1\r\nX: " + b"x" * 200, 8)
+            with quick.client(60) as client:
+                found["header"] = self.trickle(client, b"GET / HTTP/1.1\r\nX: " + b"x" * 500, 40)
 
         def body():
-            with quick.client(15) as client:
-                client.send(message("POST", HOOK, b"", Content_Length="500"))
-                found["body"] = self.trickle(client, b"x" * 200, 8)
-                client.socket.settimeout(5)
+            with quick.client(60) as client:
+                client.send(message("POST", HOOK, b"", Content_Length="800"))
+                found["body"] = self.trickle(client, b"x" * 500, 40)
+                client.socket.settimeout(20)
                 try:
                     found["answer"] = client.read()
                 except (ConnectionError, AssertionError):
                     found["answer"] = None
 
         def nothing():
-            with quick.client(15) as client:
+            with quick.client(60) as client:
                 began = time.monotonic()
                 assert client.closed()
                 found["nothing"] = time.monotonic() - began
 
         def idle():
-            with quick.client(15) as client:
+            with quick.client(60) as client:
                 began = time.monotonic()
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
@@ -371,7 +371,7 @@ class TestSlow:
         assert quick.post(webhook()).status == 202
         assert "idle" not in found, "it waited for the slow ones"
         for thread in threads:
-            thread.join(30)
+            thread.join(90)
         assert found["header"] is not None
         assert found["body"] is not None
         assert "nothing" in found
@@ -383,7 +383,7 @@ class TestSlow:
         with quick.client() as client:
             client.socket.setblocking(False)
             request = message("GET", "/api/v1/nothing") * 100
-            deadline = time.monotonic() + 8
+            deadline = time.monotonic() + 40
             try:
                 while time.monotonic() < deadline:
                     try:
@@ -527,7 +527,7 @@ class TestSignals:
             endpoint.process.wait()
             endpoint.set_broker(up=True)
             endpoint.start().ready()
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 60
             while endpoint.get("/api/v1/status/" + request_id).json["status"] != "completed":
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

@@ -79,7 +79,7 @@ def test_delay(standalone):
 
 
 def _wait_for(standalone, id_, status):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         execution = standalone.get("/executions/" + id_)
         if execution["status"] == status:
