@@ -14,6 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Callable, Tuple
 
+from amqp.exceptions import NotFound
 from kombu import Connection
 
 from tests import services
@@ -340,7 +341,10 @@ def _until_consumed(scene):
         counts.append(channel.queue_declare(QUEUE, passive=True).consumer_count)
 
     def consumed():
-        _with_channel(scene, look)
+        try:
+            _with_channel(scene, look)
+        except NotFound:
+            return False  # deleted a moment ago
         return counts[-1]
 
     wait_for(consumed, HIT_SECONDS, "StackStorm takes from its queue")

@@ -71,8 +71,9 @@ class Run:
             try:
                 fault.happen(self.scene)
                 self.happened += 1
-            except Failed as error:
-                problems.append("{}: {}".format(fault.name, error))
+            # Whatever it is, the other faults are still to come.
+            except Exception as error:
+                problems.append("{}: {!r}".format(fault.name, error))
         try:
             self.scene.come_to(*meanwhile)
             self.happened += len(meanwhile)
