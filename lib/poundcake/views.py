@@ -21,10 +21,18 @@ from poundcake.sync import LOST
 
 DRY_RUN = "dry run: nothing was changed"
 _HOW_MANY_WHY = 20
+# Notifications that one answer of `why` is made of.
+_LOOKED_AT_WHY = 250
 # Of one episode's notifications: the newest, and the newest of those that changed something.
 _SHOWN = 5
 _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
 # What a list needs not, and a sender can make a megabyte long.
+_LINE = [
+    alerts.c[name]
+    for name in (
+        "id api_call_id alert_name severity instance status outcome reason fate fate_reason"
+    ).split()
+]
 _BRIEF = [c for c in alerts.c if c.name not in ("labels", "annotations", "generator_url")]
 _CALL = [api_calls.c[n] for n in ("id", "request_id", "created_at", "completed_at", "error")]
 
@@ -93,7 +101,7 @@ def executions_recent(
     for some in database.in_chunks(ids):
         calls += connection.execute(select(*_CALL).where(api_calls.c.id.in_(some)))
         rows += connection.execute(
-            select(*_BRIEF).where(alerts.c.api_call_id.in_(some)).order_by(alerts.c.position)
+            select(*_LINE).where(alerts.c.api_call_id.in_(some)).order_by(alerts.c.position)
         )
     calls.sort(key=lambda call: (call.created_at, call.id), reverse=True)
     by_call: Dict[int, List[Any]] = {}
@@ -365,7 +373,7 @@ def why(
 
     Each episode has its notifications, oldest first, each with its request, outcome and reason:
     all that were more than a repetition, and the newest of the repetitions. ``count`` counts
-    episodes among the newest 1000 notifications that match.
+    episodes among the newest 250 notifications that match.
     """
     begin = filters
     if filters.before:
@@ -376,17 +384,20 @@ def why(
         newest = connection.scalar(select(func.max(alerts.c.id))) or 0
     looked, matches = search.look(connection, begin, alerts.c.id)
     seen = connection.scalar(select(func.count()).select_from(looked))
-    ids = connection.scalars(
+    some = (
         select(looked.c.id)
         .where(matches, looked.c.id <= newest)
         .order_by(looked.c.created_at.desc(), looked.c.id.desc())
-        .limit(search.MOST_ROWS + 1)
+        .limit(_LOOKED_AT_WHY + 1)
+        .subquery("some")
+    )
+    rows = connection.execute(
+        select(alerts.c.id, alerts.c.created_at, alerts.c.episode, alerts.c.fingerprint)
+        .join(some, some.c.id == alerts.c.id)
+        .order_by(alerts.c.created_at.desc(), alerts.c.id.desc())
     ).all()
-    rows: List[Any] = []
-    for some in database.in_chunks(ids[: search.MOST_ROWS]):
-        brief = select(alerts.c.id, alerts.c.created_at, alerts.c.episode, alerts.c.fingerprint)
-        rows += connection.execute(brief.where(alerts.c.id.in_(some)))
-    rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    not_all = len(rows) > _LOOKED_AT_WHY
+    rows = rows[:_LOOKED_AT_WHY]
     groups: Dict[Any, List[Any]] = {}
     for row in rows:
         # What belongs to no episode, a malformed alert for one, stands for itself.
@@ -396,11 +407,11 @@ def why(
         for name in _shown_before(connection, begin, named, newest):
             del groups[name]
     page = list(groups.values())[offset : offset + limit]
-    at_least = seen > search.DEPTH or len(ids) > search.MOST_ROWS
+    at_least = seen > search.DEPTH or not_all
     further = ""
     if len(groups) > offset + limit:
         further = search.place(page[-1][0].created_at, page[-1][0].id, newest)
-    elif len(ids) > search.MOST_ROWS:
+    elif not_all:
         further = search.place(rows[-1].created_at, rows[-1].id, newest)
     elif seen > search.DEPTH:
         further = search.place(*_last(connection, looked, "id"), newest)

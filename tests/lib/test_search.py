@@ -336,6 +336,7 @@ class TestBound:
         depth, most_rows = request.param
         monkeypatch.setattr(search, "DEPTH", depth)
         monkeypatch.setattr(search, "MOST_ROWS", most_rows)
+        monkeypatch.setattr(views, "_LOOKED_AT_WHY", most_rows)
 
     def test_next_leads_on_until_all_is_found(self, engine, history, bound):
         for filters, limit in itertools.product(A_FEW, (1, 50)):
@@ -361,6 +362,7 @@ class TestBound:
         for depth, at_least in ((5, True), (8, False)):
             monkeypatch.setattr(search, "DEPTH", depth)
             monkeypatch.setattr(search, "MOST_ROWS", depth)
+            monkeypatch.setattr(views, "_LOOKED_AT_WHY", depth)
             for filters in (Filters(), by_name):
                 for name, (function, _, count, _) in VIEWS.items():
                     if name == "active":
@@ -370,6 +372,7 @@ class TestBound:
                     assert answer[count] in ((5, 6) if at_least else (8,))
                     assert "next" in answer
         monkeypatch.setattr(search, "MOST_ROWS", 5)
+        monkeypatch.setattr(views, "_LOOKED_AT_WHY", 5)
         for function in (views.why, views.st2_executions):
             answer = view(engine, function, filters=by_name)
             assert (answer["count"], answer["at_least"]) == (5, True)

@@ -6,7 +6,7 @@ import re
 import pytest
 from sqlalchemy import event
 
-from poundcake import database, search, stackstorm, text, tracking, views
+from poundcake import database, stackstorm, text, tracking, views
 from poundcake.config import Config
 from poundcake.journal import Journal
 from poundcake.schema import alerts, executions
@@ -424,7 +424,7 @@ class TestWhy:
             assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
 
     def test_a_noisy_episode_hides_no_other(self, engine, monkeypatch):
-        monkeypatch.setattr(search, "MOST_ROWS", 20)
+        monkeypatch.setattr(views, "_LOOKED_AT_WHY", 20)
         quiet = [request(alert(fingerprint="quiet"), received_at=later(n)) for n in range(8)]
         tracking.record(engine, Config(), quiet)
         noise = [
