@@ -252,7 +252,9 @@ class TestProblem:
 class TestProcesses:
     def test_what_was_accepted_outlives_a_kill(self, way, path):
         child = process(
-            way, "say(accept(Journal(sys.argv[1]), 'durable')); threading.Event().wait(60)", path
+            way,
+            "book = Journal(sys.argv[1])\nsay(accept(book, 'durable'))\nthreading.Event().wait(60)",
+            path,
         )
         request_id = child.stdout.readline().strip()
         child.send_signal(signal.SIGKILL)
