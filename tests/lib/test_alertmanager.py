@@ -223,9 +223,9 @@ class TestRefused:
 
     def test_huge_integers_take_no_time(self):
         digits = b"9" * 1000000
-        began = time.monotonic()
+        began = time.process_time()
         parse(b'{"alerts": [{"labels": {"a": ' + digits + b'}}], "groupKey": ' + digits + b"}")
-        assert time.monotonic() - began < 1
+        assert time.process_time() - began < 2
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_read_or_refused(self, body):
