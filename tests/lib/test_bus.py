@@ -186,7 +186,7 @@ def test_closing_does_not_wait(bus, rabbitmq):
     began = time.monotonic()
     bus.close()
     bus.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
 
 
 def test_nobody_there():

@@ -688,7 +688,7 @@ class TestPatience:
         began = time.monotonic()
         with pytest.raises(DatabaseError):
             tracking.patiently(work, 1)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10
 
     def test_other_errors_are_final(self):
         calls = []
