@@ -712,7 +712,7 @@ def _link(
     episode: str,
     workflow: str,
     execution_id: str,
-    host_cooldown: timedelta,
+    host_cooldown: timedelta = timedelta(0),
 ) -> Dict[str, Any]:
     alert = connection.execute(
         select(alerts.c.id, alerts.c.outcome, alerts.c.reason, alerts.c.attempt, alerts.c.instance)

@@ -22,6 +22,9 @@ def connect_to(url):
 def queue(rabbitmq):
     """StackStorm's exchange with the rules engine's queue on it, empty."""
     with kombu.Connection(rabbitmq.url) as connection:
+        # That of a stand-in that used the same server, and took its queue not with it.
+        other = EXCHANGE.name + ".rules_engine"
+        kombu.Queue(other, channel=connection.channel()).delete()
         found = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
         found.declare()
         found.purge()
