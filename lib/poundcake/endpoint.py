@@ -293,7 +293,9 @@ class Endpoint:
         if states["journal"] != "ok":
             status = "unavailable"
         else:
-            wrong = "down" in states.values() or journal.get("stuck_requests") or journal["set_aside"]
+            wrong = (
+                "down" in states.values() or journal.get("stuck_requests") or journal["set_aside"]
+            )
             status = "degraded" if wrong else "ok"
         return {
             "status": status,
