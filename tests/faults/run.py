@@ -49,7 +49,10 @@ class Run:
         self._known = set()
 
     def start(self):
+        """Starts it, and sees one alert through, so that no fault is the first thing to happen."""
         self.world.start()
+        self.load.post(self.load.notifications.new_episodes(1))
+        self._heal()
 
     def close(self):
         """Ends it; where something was wrong the world's folder stays, and is named."""
@@ -82,7 +85,6 @@ class Run:
         began = time.monotonic()
         self.load.stop()
         try:
-            wait_for(lambda: not self.load.waiting, ANSWER_SECONDS, "all are answered")
             self._heal()
         except Failed as error:
             problems.append(str(error))
@@ -102,6 +104,7 @@ class Run:
         self.problems += ["{}, {}: {}".format(self.kind, name, p) for p in problems]
 
     def _heal(self):
+        wait_for(lambda: not self.load.waiting, ANSWER_SECONDS, "all are answered")
         try:
             wait_for(lambda: not self.world.busy(), self._heal_seconds, "all is done")
         except Failed:
