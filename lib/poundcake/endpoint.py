@@ -96,8 +96,12 @@ class Endpoint:
         try:
             problems.append(self._configure())
             if self._api:
-                problems.append(self._listen())
-                journal_works = self._keep_journal()
+                # The journal first: whoever finds the port open can post. Without one too, the
+                # port is opened: /health says what is wrong.
+                try:
+                    journal_works = self._keep_journal()
+                finally:
+                    problems.append(self._listen())
         # A fault of ours; there may be none at the next try, and ending helps nobody.
         except Exception as error:
             problems.append(f"{type(error).__name__}: {error}")

@@ -168,8 +168,6 @@ class _Handler(BaseHTTPRequestHandler):
             pass
 
     def handle_one_request(self) -> None:
-        self.busy = False
-        self.waiting_since = time.monotonic()
         self.rfile.expect_header()
         try:
             self.raw_requestline = self.rfile.readline(65537)
@@ -193,6 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (socket.timeout, TimeoutError):
             self.close_connection = True
         finally:
+            self.waiting_since = time.monotonic()
             self.busy = False
 
     def handle_expect_100(self) -> bool:

@@ -503,8 +503,7 @@ class TestInside:
             return works(*args)
 
         monkeypatch.setattr(module, what, fails)
-        self.run_until(found, lambda: found.journal)
-        assert len(tries) == 4
+        self.run_until(found, lambda: found.journal and len(tries) == 4)
         assert caplog.text.count("cannot be brought up") == 1  # with its traceback
         assert caplog.text.count("tried again until it works") == 1
 

@@ -401,20 +401,26 @@ class TestFull:
     def test_the_oldest_without_a_whole_header_goes(self, make):
         endpoint = make(max_connections=5)
         waiting = []
-        try:
-            for _ in range(5):
-                waiting.append(endpoint.client())
-                # Each has a thread of its own, and those of two that come at once may overtake:
-                # one that has its answer is known to be in.
-                waiting[-1].send(message("GET", LIVE))
-                assert waiting[-1].read().status == 200
-            assert endpoint.post(webhook()).status == 202
-            assert waiting[0].closed()
-            waiting[4].send(message("GET", LIVE))
-            assert waiting[4].read().status == 200
-        finally:
-            for client in waiting:
-                client.socket.close()
+        with endpoint.client() as asks:
+
+            def connections():
+                asks.send(message("GET", "/metrics"))
+                lines = asks.read().body.decode().splitlines()
+                return next(n.split()[1] for n in lines if n.startswith("poundcake_connections "))
+
+            try:
+                for count in range(2, 6):
+                    waiting.append(endpoint.client())
+                    # Each has a thread of its own, and those of two at once may overtake.
+                    wait_for(lambda: float(connections()) == count)
+                assert endpoint.post(webhook()).status == 202
+                assert waiting[0].closed()
+                for client in waiting[1:]:
+                    client.send(message("GET", LIVE))
+                    assert client.read().status == 200
+            finally:
+                for client in waiting:
+                    client.socket.close()
 
     def test_a_request_under_way_stays(self, make):
         endpoint = make(max_connections=3)
