@@ -14,18 +14,24 @@ class Trip:
     """What ends a connection: so many bytes in one direction, or patterns seen there in this
     order, each in a chunk of its own.
 
-    forward: whether the chunk with the last pattern is passed on before the connection is cut.
-    `sprung` is set then; it springs once.
+    forward: whether the chunk with the last pattern is passed on; the connection is cut then when
+    the other side answers, which shows that all of it arrived. `sprung` is set at the cut; it
+    springs once.
     """
 
     def __init__(self, direction, after=0, patterns=(), forward=True):
         self.direction, self.forward = direction, forward
         self._left, self._patterns = after, patterns
         self._seen = {}
+        self._arrives = None
         self.sprung = threading.Event()
 
-    def passes(self, pair, chunk):
+    def passes(self, pair, direction, chunk):
         """How many bytes of the chunk pass before the cut; None where all do, without one."""
+        if self._arrives:
+            return 0 if self._arrives == pair and direction != self.direction else None
+        if direction != self.direction:
+            return None
         if not self._patterns:
             if len(chunk) < self._left:
                 self._left -= len(chunk)
@@ -37,7 +43,15 @@ class Trip:
         self._seen[pair] = seen + 1
         if seen + 1 < len(self._patterns):
             return None
-        return len(chunk) if self.forward else 0
+        if self.forward:
+            self._arrives = pair
+            return None
+        return 0
+
+    def ended(self, pair):
+        """The connection has ended by itself, answered or not: another has to spring it."""
+        if self._arrives == pair:
+            self._arrives, self._seen = None, {}
 
 
 class Proxy:
@@ -128,9 +142,9 @@ class Proxy:
     def _sprung(self, pair, direction, chunk):
         with self._lock:
             trip = self._trip
-            if trip is None or trip.direction != direction:
+            if trip is None:
                 return None
-            passing = trip.passes(pair, chunk)
+            passing = trip.passes(pair, direction, chunk)
             if passing is not None:
                 self._trip = None
                 trip.sprung.set()
@@ -141,6 +155,8 @@ class Proxy:
             if pair not in self._pairs:
                 return
             self._pairs.discard(pair)
+            if self._trip:
+                self._trip.ended(pair)
         client, server = pair
         _reset(client)
         # A reset would take from the server what it has been sent and has not read yet.
