@@ -27,7 +27,8 @@ SERVICE_FIXTURES = {
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
     """`-m "not services"` leaves out what needs a server, and `-n 2 --dist loadgroup` keeps
-    together what shares servers: the tests of a file, the scenarios on one kind of database."""
+    together what shares servers: the tests of a file, the scenarios on one kind of database. The
+    longest come first, so that none is left alone at the end."""
     for item in items:
         parameters = getattr(item, "callspec", None)
         parameters = parameters.params if parameters else {}
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(items):
         file = item.nodeid.split("::")[0]
         group = "scenarios-{}".format(parameters["kind"]) if "kind" in parameters else file
         item.add_marker(pytest.mark.xdist_group(group))
+    longest = ("tests/scenarios/", "tests/faults/")
+    items.sort(key=lambda item: not item.nodeid.startswith(longest))
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):  # by pytest-xdist, by number instead of length
+        config.option.loadscopereorder = False
 
 
 def start(kind, *args, **kwargs):
