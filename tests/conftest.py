@@ -26,7 +26,7 @@ SERVICE_FIXTURES = {
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
-    """`-m "not services"` leaves out what needs a server, and `-n 2 --dist loadgroup` keeps
+    """`-m "not services"` leaves out what needs a server, and `-n 4 --dist loadgroup` keeps
     together what shares servers: the tests of a file, the scenarios on one kind of database. The
     longest come first, so that none is left alone at the end."""
     for item in items:
@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(items):
         if on_mariadb or SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("services")
         file = item.nodeid.split("::")[0]
-        group = "scenarios-{}".format(parameters["kind"]) if "kind" in parameters else file
+        group = file
+        if file.startswith("tests/scenarios/") and "kind" in parameters:
+            group = "scenarios-{}".format(parameters["kind"])
         item.add_marker(pytest.mark.xdist_group(group))
     longest = ("tests/scenarios/", "tests/faults/")
     items.sort(key=lambda item: not item.nodeid.startswith(longest))

@@ -1,9 +1,57 @@
-"""Where StackStorm is not installed, the stand-in's modules take the place of its own."""
+"""A tracking database for each test. Where StackStorm is not installed, the stand-in's modules take
+the place of its own."""
 
 import importlib.util
 import os
+import shutil
 import sys
+
+import pytest
+
+from poundcake import database
 
 if importlib.util.find_spec("st2common") is None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.append(os.path.join(root, "standalone", "st2"))
+
+
+@pytest.fixture(scope="session")
+def prepared():
+    """The first database of each kind that was prepared: all revisions take half a second."""
+    return {}
+
+
+@pytest.fixture
+def engine(database_url, prepared, tmp_path_factory):
+    """An engine of a fresh tracking database with its tables."""
+    found = database.open_engine(database_url)
+    if found.dialect.name == "sqlite":
+        if "sqlite" not in prepared:
+            prepared["sqlite"] = tmp_path_factory.mktemp("prepared") / "tracking.db"
+            first = database.open_engine("sqlite:///{}".format(prepared["sqlite"]))
+            database.prepare(first)
+            first.dispose()  # writes what is in its -wal
+        shutil.copy(str(prepared["sqlite"]), found.url.database)
+    elif "mysql" not in prepared:
+        database.prepare(found)
+        prepared["mysql"] = list(_statements(found))
+    else:
+        with found.begin() as connection:
+            for statement, parameters in prepared["mysql"]:
+                connection.exec_driver_sql(statement, parameters)
+    yield found
+    found.dispose()
+
+
+def _statements(engine):
+    """What makes the tables of a database, and what stands in them."""
+    yield "SET foreign_key_checks = 0", ()
+    with engine.begin() as connection:
+        for (table,) in connection.exec_driver_sql("SHOW TABLES").all():
+            made = connection.exec_driver_sql("SHOW CREATE TABLE " + table).one()[1]
+            yield made.replace("%", "%%"), ()
+            rows = [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM " + table)]
+            if rows:
+                marks = ", ".join(["%s"] * len(rows[0]))
+                yield "INSERT INTO {} VALUES ({})".format(table, marks), rows
+    yield "SET foreign_key_checks = 1", ()

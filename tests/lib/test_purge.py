@@ -25,14 +25,6 @@ NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 
 @pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
-
-
-@pytest.fixture
 def small(monkeypatch):
     """Transactions so small that a few requests need several."""
     monkeypatch.setattr(purge, "_REQUESTS", 2)

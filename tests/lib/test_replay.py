@@ -37,14 +37,6 @@ def resolved(name="A", start=60, end=30):
     return alert(name, "resolved", starts_at=ago(start), ends_at=ago(end), fingerprint=name)
 
 
-@pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
-
-
 def record(engine, *found, minutes=59, **config):
     """Records one request with these alerts; returns its id."""
     sent = request(*found, received_at=ago(minutes))

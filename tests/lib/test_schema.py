@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import select
 
-from poundcake import database, schema
+from poundcake import schema
 from tests.lib.samples import NOON
 
 # What the seed's users select, of poundcake's tables and of the mirror.
@@ -19,14 +19,6 @@ COLUMNS = {
     " st2_action_ref created_at",
     "execution_db": "id action status start_timestamp end_timestamp",
 }
-
-
-@pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
 
 
 def put(connection, name, **more):

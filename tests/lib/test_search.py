@@ -36,14 +36,6 @@ VIEWS = {
 }
 
 
-@pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
-
-
 def sample(name, number, status="firing", **more):
     return alert(
         name,

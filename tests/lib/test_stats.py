@@ -2,7 +2,6 @@
 
 from datetime import datetime, timedelta
 
-import pytest
 from sqlalchemy import select
 
 from poundcake import database, search, stats, text
@@ -15,14 +14,6 @@ DAY = Filters(since=NOON, until=later(86400))
 ROW = (
     "count succeeded failed running other not_cleared success_rate mean_seconds p95_seconds"
 ).split()
-
-
-@pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
 
 
 def ask(engine, filters=DAY, minutes=15):

@@ -134,10 +134,8 @@ def client(api, monkeypatch):
 
 
 class House:
-    def __init__(self, url, api, client):
-        self.engine = database.open_engine(url)
-        database.prepare(self.engine)
-        self.api, self.client = api, client
+    def __init__(self, engine, api, client):
+        self.engine, self.api, self.client = engine, api, client
 
     def record(self, *found, seconds=5, **more):
         """Records a request; its id and the rows of its alerts."""
@@ -174,10 +172,8 @@ class House:
 
 
 @pytest.fixture
-def house(database_url, api, client):
-    found = House(database_url, api, client)
-    yield found
-    found.engine.dispose()
+def house(engine, api, client):
+    return House(engine, api, client)
 
 
 class TestFates:

@@ -22,14 +22,6 @@ from tests.lib.samples import NOON, UTC, alert, later, request, webhook
 CONFIG = Config()
 
 
-@pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
-
-
 def record(engine, *requests, **config):
     return tracking.record(engine, Config(**config), requests)
 

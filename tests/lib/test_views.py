@@ -44,14 +44,6 @@ NOTIFICATION = "request_id received_at id status outcome reason st2_rule".split(
 
 
 @pytest.fixture
-def engine(database_url):
-    found = database.open_engine(database_url)
-    database.prepare(found)
-    yield found
-    found.dispose()
-
-
-@pytest.fixture
 def trail(engine):
     """One request with an alert of each kind, one of which was remediated."""
     record(engine, alert("Old", fingerprint="old"))
