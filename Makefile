@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Interpreters for `make test-all`; by default every Python from 3.8 to 3.12 that is found.
 PYTHONS ?=
 # More arguments: `make test TESTS="tests/lib/test_schema.py -k meta"`, `make run ARGS="--port 8001"`.
-# Four processes share the tests, which wait for much of their time; TESTS="-n 0 --pdb ..." runs them in one.
+# Four processes share the tests, which wait much of the time; TESTS="-n 0 --pdb ..." runs one.
 TESTS ?=
 ARGS ?=
 # INSTALL=0: `make test` installs none of the distribution's packages, as root either.

@@ -13,7 +13,7 @@ class PackAction(Action):
     """An action's own class has ``work(**parameters)`` and returns what is to be its result."""
 
     # What only those need that ask the endpoint; it need not be readable on every runner.
-    not_needed = ("auth_tokens",)
+    not_needed = ("auth_tokens", "basic_auth")
 
     def run(self, **parameters):
         """(succeeded, result); StackStorm evaluates results again, so they are made inert."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from poundcake.errors import PoundCakeError
 
-SECRETS = ("database_url", "auth_tokens", "st2_api_key")
+SECRETS = ("database_url", "auth_tokens", "basic_auth", "st2_api_key")
 # What StackStorm's datastore makes of a value (AES, upper-case hex): seen where `secret` is
 # declared on the array instead of on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
@@ -28,6 +28,10 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8000
     auth_tokens: Tuple[str, ...] = field(default=(), repr=False)
+    basic_auth: str = field(default="", repr=False)
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     max_body_bytes: int = 1 << 20
     max_connections: int = 512
     backlog_limit: int = 100_000
@@ -52,8 +56,14 @@ class Config:
     literal_secrets: Tuple[str, ...] = ()
 
     @property
-    def authenticated(self) -> bool:
-        return bool(self.auth_tokens)
+    def authentication(self) -> List[str]:
+        """The ways in which a client can say who it is; one of them is enough."""
+        ways = {
+            "bearer": self.auth_tokens,
+            "basic": self.basic_auth,
+            "client certificate": self.tls_client_ca,
+        }
+        return [way for way, given in ways.items() if given]
 
     @property
     def journal_path(self) -> str:
@@ -69,7 +79,8 @@ class Config:
         """Where an action reaches the endpoint, without a slash at the end."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
         host = f"[{host}]" if ":" in host else host
-        return (self.endpoint_url or f"http://{host}:{self.port}").rstrip("/")
+        scheme = "https" if self.tls_certificate else "http"
+        return (self.endpoint_url or f"{scheme}://{host}:{self.port}").rstrip("/")
 
 
 def load(pack_config: Any, without: Sequence[str] = ()) -> Config:
@@ -188,14 +199,27 @@ def _check(config: Config, without: Sequence[str]) -> None:
             )
         if not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError("auth_tokens: a token is visible ASCII without spaces (RFC 6750)")
+    user, _, password = config.basic_auth.partition(":")
+    if config.basic_auth and not (user and password and config.basic_auth.isprintable()):
+        raise ConfigError("basic_auth: user:password is expected (RFC 7617)")
+    if bool(config.tls_certificate) != bool(config.tls_key):
+        missing = "tls_key" if config.tls_certificate else "tls_certificate"
+        raise ConfigError(f"{missing}: tls_certificate and tls_key are set together")
+    if config.tls_client_ca and not config.tls_certificate:
+        raise ConfigError("tls_client_ca: needs tls_certificate and tls_key")
+    for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+        value = getattr(config, name)
+        if value and not os.path.isabs(value):
+            raise ConfigError(f"{name}: an absolute path is expected")
     for name in ("endpoint_url", "st2_web_url", "st2_api_url"):
         value = getattr(config, name)
         if value and not _is_url(value):
             raise ConfigError(f"{name}: a URL with http:// or https:// is expected")
     if config.database_url and not config.database_url.startswith(("mysql+pymysql://", "sqlite:")):
         raise ConfigError("database_url: mysql+pymysql://… or sqlite:///… is expected")
-    if not is_loopback(config.host) and not config.authenticated and "auth_tokens" not in without:
+    open_to_all = not is_loopback(config.host) and not config.authentication
+    if open_to_all and not {"auth_tokens", "basic_auth"} & set(without):
         raise ConfigError(
             f"host: {config.host} can be reached from other machines, and nobody would be asked "
-            "who they are: set auth_tokens, or leave host at 127.0.0.1"
+            "who they are: set auth_tokens, basic_auth or tls_client_ca, or leave host at 127.0.0.1"
         )

@@ -20,6 +20,7 @@ from poundcake.receiver import Receiver
 from poundcake.relay import Relay, Tracking
 from poundcake.server import Server
 from poundcake.stackstorm import StackStorm
+from poundcake.tls import Certificates, TLSError
 
 _RETRY = 1  # seconds; longer with each try in vain, up to ten times that
 _TICK = 0.2
@@ -142,7 +143,10 @@ class Endpoint:
                 Receiver(config, self, self._log),
                 config.max_connections,
                 self._log,
+                Certificates(config, self._log) if config.tls_certificate else None,
             )
+        except TLSError as error:
+            return str(error)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             return f"cannot listen on {config.host}:{config.port}: {reason}"
@@ -153,7 +157,7 @@ class Endpoint:
             server.server_close()
             raise
         self._server = server
-        how = "bearer token" if config.authenticated else "no authentication, loopback only"
+        how = ", ".join(config.authentication) or "no authentication, loopback only"
         self._log.info("webhooks at %s%s (%s)", self._server.address, "/api/v1/webhook", how)
         return ""
 
@@ -305,16 +309,19 @@ class Endpoint:
             "status": status,
             "version": poundcake.__version__,
             "address": self._server.address if self._server else "",
-            "authentication": "bearer" if self._config.authenticated else "none",
+            "authentication": ", ".join(self._config.authentication) or "none",
             "database": database.kind(self._tracking.engine),
             "dry_run": self._config.dry_run,
             "literal_secrets": list(self._config.literal_secrets),
             "components": components,
         }
 
-    def _connections(self) -> Tuple[int, int]:
-        """How many are open, and how many were closed for want of room."""
-        return (self._server.connections, self._server.evicted) if self._server else (0, 0)
+    def _connections(self) -> Tuple[int, int, int]:
+        """How many are open, were closed for want of room, and did not come to TLS."""
+        server = self._server
+        return (
+            (server.connections, server.evicted, server.failed_handshakes) if server else (0,) * 3
+        )
 
     def _journal_report(self) -> Dict[str, Any]:
         journal, aside = self.journal, salvage.reports(self._config.journal_path)

@@ -1,9 +1,12 @@
 """The endpoint as actions ask it, for what only it knows: journal, broker, address."""
 
+import hashlib
+import ssl
 from typing import Any, Dict, Optional
 from urllib.parse import quote
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from poundcake.config import Config
 
@@ -28,14 +31,36 @@ def health(config: Config) -> Optional[Dict[str, Any]]:
     return found if "components" in found else None
 
 
+class _Pinned(HTTPAdapter):
+    """Takes the endpoint's own certificate and no other, whoever has signed it, for whatever name:
+    an action reaches the endpoint by an address that no certificate need have."""
+
+    def __init__(self, path: str):
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        begin, end = text.index("-----BEGIN CERTIFICATE"), text.index("-----END CERTIFICATE")
+        first = text[begin:end] + "-----END CERTIFICATE-----"
+        self._fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        more.update(assert_fingerprint=self._fingerprint, assert_hostname=False)
+        super().init_poolmanager(*args, **more)
+
+
 def _get(config: Config, path: str) -> Optional[requests.Response]:
-    headers = {}
-    if config.auth_tokens:
-        headers["Authorization"] = f"Bearer {config.auth_tokens[0]}"
     try:
         # A proxy of the environment is for other hosts than the endpoint's own.
         with requests.Session() as session:
             session.trust_env = False
-            return session.get(config.endpoint + path, headers=headers, timeout=_TIMEOUT)
-    except requests.RequestException:
+            if config.auth_tokens:
+                session.headers["Authorization"] = f"Bearer {config.auth_tokens[0]}"
+            elif config.basic_auth:
+                user, _, password = config.basic_auth.partition(":")
+                session.auth = user.encode(), password.encode()
+            if config.tls_certificate and not config.endpoint_url:
+                session.verify = False
+                session.mount("https://", _Pinned(config.tls_certificate))
+            return session.get(config.endpoint + path, timeout=_TIMEOUT)
+    except (requests.RequestException, OSError, ValueError):
         return None

@@ -65,7 +65,7 @@ def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> Dict[str, Any]:
         "status": UNKNOWN,
         "version": __version__,
         "address": f"no answer from {config.endpoint} (endpoint_url)",
-        "authentication": "bearer" if config.authenticated else "none",
+        "authentication": ", ".join(config.authentication) or "none",
         "database": database.kind(engine),
         "dry_run": config.dry_run,
         "literal_secrets": list(config.literal_secrets),

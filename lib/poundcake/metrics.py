@@ -58,13 +58,13 @@ disable_created_metrics()
 class Metrics:
     """What is counted, and how it is at the moment of a scrape.
 
-    health() gives what the health view gives, connections() how many are open and how many were
-    closed for want of room. All methods may be called from any (green) thread,
-    but from none in native.call().
+    health() gives what the health view gives, connections() how many are open, were closed for
+    want of room, and did not come to TLS. All methods may be called from any (green) thread, but
+    from none in native.call().
     """
 
     def __init__(
-        self, health: Callable[[], Dict[str, Any]], connections: Callable[[], Tuple[int, int]]
+        self, health: Callable[[], Dict[str, Any]], connections: Callable[[], Tuple[int, int, int]]
     ):
         self._registry = CollectorRegistry()
         ours: Dict[str, Any] = {"namespace": "poundcake", "registry": self._registry}
@@ -85,7 +85,7 @@ class Metrics:
             **ours,
         )
         self.failed_authentications = Counter(
-            "failed_authentications", "Requests refused for want of a valid token.", **ours
+            "failed_authentications", "Requests refused for want of a valid credential.", **ours
         )
         self.alerts_received = Counter(
             "alerts_received", "Alerts in the requests that were accepted.", **ours
@@ -195,14 +195,17 @@ class CountedBus:
 
 
 class _Connections:
-    def __init__(self, connections: Callable[[], Tuple[int, int]]):
+    def __init__(self, connections: Callable[[], Tuple[int, int, int]]):
         self._connections = connections
 
     def collect(self) -> Iterable[Metric]:
-        connections, evicted = self._connections()
+        connections, evicted, unsecured = self._connections()
         yield GaugeMetricFamily("poundcake_connections", "Connections that are open.", connections)
         yield CounterMetricFamily(
             "poundcake_connections_evicted", "Connections closed for want of room.", evicted
+        )
+        yield CounterMetricFamily(
+            "poundcake_failed_handshakes", "Connections that did not come to TLS.", unsecured
         )
 
 

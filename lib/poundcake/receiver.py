@@ -4,6 +4,7 @@ Of the answers to a webhook Alertmanager retries 5xx alone; every 4xx drops the 
 good (notify/util.go, Retrier). So 4xx is for what can never succeed, and 503 for our own state.
 """
 
+import base64
 import hmac
 import json
 import time
@@ -20,6 +21,7 @@ from poundcake.config import Config
 from poundcake.database import DatabaseError
 from poundcake.journal import JournalError
 from poundcake.search import FilterError
+from poundcake.seldom import Seldom
 from poundcake.tracking import body_sha256
 
 WEBHOOK_PATH = metrics.WEBHOOK_ROUTE
@@ -67,7 +69,10 @@ class Receiver:
         self._config = config
         self._station = station
         self._log = log
-        self._tokens = [token.encode() for token in config.auth_tokens]
+        self._seldom = Seldom(log)
+        self._credentials = [("bearer", token.encode()) for token in config.auth_tokens]
+        if config.basic_auth:
+            self._credentials.append(("basic", config.basic_auth.encode()))
         self._routes: List[Tuple[str, str, Callable]] = [
             ("POST", WEBHOOK_PATH, self._webhook),
             ("GET", "/api/v1/status/{request_id}", self._status),
@@ -163,21 +168,35 @@ class Receiver:
         return next(patterns, metrics.OTHER)
 
     def _authenticate(self, environ: Dict[str, Any]) -> None:
-        if not self._tokens:
+        ways = self._config.authentication
+        if not ways or environ.get("poundcake.client_certificate"):
             return
-        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        token = given.strip().encode("latin-1", "replace")
+        scheme, _, text = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        scheme = scheme.lower()
+        given = text.strip().encode("latin-1", "replace")
+        if scheme == "basic":
+            try:
+                given = base64.b64decode(given, validate=True)
+            except ValueError:
+                given = b""
         # All are compared, each in constant time: the time taken tells nothing.
-        matches = [hmac.compare_digest(token, known) for known in self._tokens]
-        if scheme.lower() != "bearer" or not any(matches):
+        matches = [
+            hmac.compare_digest(given, known) and scheme == way for way, known in self._credentials
+        ]
+        if not any(matches):
             self._station.metrics.failed_authentications.inc()
-            self._log.warning(
+            self._seldom.warning(
                 "unauthenticated request from %s refused", environ.get("REMOTE_ADDR", "?")
             )
+            challenges = [
+                f'{way.capitalize()} realm="poundcake"'
+                for way in ways
+                if way in ("bearer", "basic")
+            ]
             raise Problem(
                 HTTPStatus.UNAUTHORIZED,
-                "a bearer token of the pack's auth_tokens is expected in Authorization",
-                {"WWW-Authenticate": 'Bearer realm="poundcake"'},
+                f"one of these is expected, as the pack's configuration has it: {', '.join(ways)}",
+                {"WWW-Authenticate": ", ".join(challenges)} if challenges else {},
             )
 
     # -- the webhook

@@ -16,7 +16,10 @@ import time
 import uuid
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+from poundcake.seldom import Seldom
+from poundcake.tls import HANDSHAKE, Certificates, Secured
 
 try:
     import resource
@@ -35,9 +38,10 @@ WSGIApp = Callable[[Dict[str, Any], Callable], Iterable[bytes]]
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Serves a WSGI application (PEP 3333) until it is stopped.
+    """Serves a WSGI application (PEP 3333) until it is stopped; with certificates, over TLS.
 
-    Raises OSError at opening where the address cannot be had.
+    ``environ["poundcake.client_certificate"]`` says whether the client has shown a certificate of
+    the client CA. Raises OSError at opening where the address cannot be had.
     """
 
     allow_reuse_address = True
@@ -45,15 +49,27 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     request_queue_size = 1024
 
-    def __init__(self, host: str, port: int, app: WSGIApp, max_connections: int, log: Any):
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: WSGIApp,
+        max_connections: int,
+        log: Any,
+        certificates: Optional[Certificates] = None,
+    ):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.app = app
         self.log = log
+        self.seldom = Seldom(log)
+        self.certificates = certificates
         self.stopping = False
         self._most = _cap(max_connections)
         self._handlers: Dict[int, "_Handler"] = {}
         # Connections closed because there was no room for all.
         self.evicted = 0
+        # Connections on which TLS did not come about.
+        self.failed_handshakes = 0
         self._guard = threading.Lock()
         super().__init__((host, port), _Handler)
 
@@ -61,7 +77,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def address(self) -> str:
         """Where it listens, as a URL without a slash at the end."""
         host, port = self.server_address[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.certificates else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def connections(self) -> int:
@@ -122,6 +139,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._guard:
             self._handlers.pop(id(handler), None)
 
+    def handshake_failed(self, client: str, error: Exception) -> None:
+        """A connection did not come to TLS."""
+        with self._guard:
+            self.failed_handshakes += 1
+        reason = getattr(error, "reason", None) or error
+        self.seldom.warning("TLS with %s failed: %s", client, reason)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Keeps socketserver from printing tracebacks of clients that went away."""
         error = sys.exc_info()[1]
@@ -151,14 +175,39 @@ class _Handler(BaseHTTPRequestHandler):
         self.timeout = IDLE_TIME
         super().setup()
         self.rfile = _Timed(self.connection, HEADER_TIME, IDLE_TIME)
+        # Why the connection is of no use, to be said in answer to its first request.
+        self.refusal = ""
+        self.certified = False
         self.server.enter(self)
+
+    def handle(self) -> None:
+        if not self.server.certificates or self._shake_hands(self.server.certificates):
+            super().handle()
+
+    def _shake_hands(self, certificates: Certificates) -> bool:
+        """Makes the connection one of TLS. Returns whether a request can be read from it."""
+        try:
+            self.connection.settimeout(HEADER_TIME)
+            if self.connection.recv(1, socket.MSG_PEEK) != HANDSHAKE:
+                self.refusal = "this port takes TLS: https://"
+                return True
+            secured = Secured(self.connection, certificates.context())
+            self.certified = secured.do_handshake(HEADER_TIME)
+        except OSError as error:
+            self.server.handshake_failed(self.client_address[0], error)
+            return False
+        self.connection = secured
+        self.wfile = _Writer(secured)
+        self.rfile = _Timed(secured, HEADER_TIME, IDLE_TIME)
+        return True
 
     def finish(self) -> None:
         self.server.leave(self)
         try:
             super().finish()
+            self.connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the client went away before its answer
+            pass  # the client went away before
 
     def abort(self) -> None:
         """Ends the connection from another thread."""
@@ -178,7 +227,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.requestline = self.request_version = self.command = ""
                 self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
                 return
-            if not self.parse_request():
+            if self.refusal or not self.parse_request():
+                if self.refusal:
+                    self.requestline = self.request_version = self.command = ""
+                    self.send_error(HTTPStatus.BAD_REQUEST, self.refusal)
                 return
             # What the header's parser cannot read it drops, lengths included: the body would
             # be taken for the next request (RFC 9112, section 5.1).
@@ -207,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
             "type": "about:blank",
             "title": status.phrase,
             "status": status.value,
-            "detail": "this is no request of HTTP/1.1 (RFC 9112)",
+            "detail": self.refusal or "this is no request of HTTP/1.1 (RFC 9112)",
             "request_id": str(uuid.uuid4()),
         }
         body = json.dumps(problem).encode()
@@ -292,7 +344,8 @@ class _Handler(BaseHTTPRequestHandler):
             "CONTENT_TYPE": self.headers.get("Content-Type", ""),
             "CONTENT_LENGTH": length,
             "wsgi.input": body,
-            "wsgi.url_scheme": "http",
+            "wsgi.url_scheme": "https" if self.server.certificates else "http",
+            "poundcake.client_certificate": self.certified,
             "wsgi.multithread": True,
         }
         for name, value in self.headers.items():
@@ -325,6 +378,21 @@ class _Body(io.RawIOBase):
             wanted -= len(chunk)
             self.left -= len(chunk)
         return b"".join(chunks)
+
+
+class _Writer(io.BufferedIOBase):
+    """What is written goes out at once."""
+
+    def __init__(self, connection: Secured):
+        super().__init__()
+        self._connection = connection
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        self._connection.sendall(data)
+        return len(data)
 
 
 class _Timed:

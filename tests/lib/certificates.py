@@ -1,0 +1,51 @@
+"""Certificates for tests, valid for an hour."""
+
+import datetime
+import ipaddress
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+HOUR = datetime.timedelta(hours=1)
+
+
+class Authority:
+    """A CA that keeps what it signs in a folder: NAME.pem and NAME.key."""
+
+    def __init__(self, folder, name="ca"):
+        self.folder = folder
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self._key, self.certificate = None, folder / (name + ".pem")
+        self._key = self._make(name, ca=True)
+
+    def issue(self, name, address="127.0.0.1"):
+        """(path of the certificate, path of its key)."""
+        self._make(name, address)
+        return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
+
+    def _make(self, name, address="127.0.0.1", ca=False):
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.utcnow()
+        alternative = x509.IPAddress(ipaddress.ip_address(address))
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - HOUR)
+            .not_valid_after(now + HOUR)
+            .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+            .add_extension(x509.BasicConstraints(ca, None), critical=True)
+            .sign(self._key or key, hashes.SHA256())
+        )
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        (self.folder / (name + ".pem")).write_bytes(pem)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (self.folder / (name + ".key")).write_bytes(secret)
+        return key
