@@ -19,7 +19,7 @@ from poundcake.alertmanager import FIRING, RESOLVED, parse_timestamp, timestamp
 from poundcake.errors import PoundCakeError
 from poundcake.schema import alerts, cut
 
-DEPTH = 2_000
+DEPTH = 1_000
 MOST_ROWS = 1000
 MOST_OFFSET = DEPTH
 

@@ -119,12 +119,15 @@ class Running:
         self.settings = settings or {}
 
     def ready(self, journal=True):
-        deadline = time.monotonic() + 60
         token = "Bearer {}".format((self.config.get("auth_tokens") or [""])[0])
+        return self.reaches(200 if journal else 503, Authorization=token)
+
+    def reaches(self, status, **headers):
+        """Waits until it says by this status whether it is ready."""
+        deadline = time.monotonic() + 60
         while True:
             try:
-                answer = self.get("/api/v1/health/ready", Authorization=token)
-                if answer.status == (200 if journal else 503):
+                if self.get("/api/v1/health/ready", **headers).status == status:
                     return self
             except OSError:
                 pass

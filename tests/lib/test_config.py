@@ -62,7 +62,7 @@ class TestSchema:
     def test_the_example_is_good(self):
         given = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
         assert set(given) <= FIELDS
-        for name in ("auth_tokens", "database_url", "st2_api_key"):
+        for name in config.SECRETS:
             given.pop(name, None)
         given["host"] = "127.0.0.1"
         load(given)
@@ -168,6 +168,7 @@ class TestReferences:
         found = load(
             {
                 "auth_tokens": ["a"],
+                "basic_auth": "a:b",
                 "st2_api_key": "b",
                 "database_url": "sqlite:////x",
             }
@@ -178,6 +179,7 @@ class TestReferences:
         found = load(
             {
                 "auth_tokens": ["hush-token"],
+                "basic_auth": "hush-user:hush-word",
                 "st2_api_key": "hush-key",
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
@@ -185,7 +187,7 @@ class TestReferences:
         for text in (repr(found), str(found), "{}".format(found)):
             assert "hush" not in text
 
-    @pytest.mark.parametrize("key", ["database_url", "st2_api_key", "auth_tokens"])
+    @pytest.mark.parametrize("key", config.SECRETS)
     def test_no_secret_is_in_an_error(self, key):
         for value in ("hush hush", "hush\n1", "hüsh", "A" * 5 + "hush://"):
             try:
@@ -215,6 +217,38 @@ class TestTokens:
         assert "ciphertext" in error_of(auth_tokens=["file:{}".format(tmp_path / "t")])
 
 
+class TestBasicAuth:
+    @pytest.mark.parametrize("value", ["on-call:a word", "u:p:p", "ü:pässword"])
+    def test_user_and_password(self, value):
+        assert load({"basic_auth": value}).basic_auth == value
+
+    @pytest.mark.parametrize(
+        "value", ["user", "user:", ":password", "a:b\x00", "a:b\tc", "AB" * 64]
+    )
+    def test_anything_else_is_refused(self, value):
+        assert error_of(basic_auth=value).startswith("basic_auth: user:password is expected")
+
+
+class TestTLS:
+    FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
+
+    def test_actions_ask_over_https(self):
+        assert load(dict(self.FILES, port=8443)).endpoint == "https://127.0.0.1:8443"
+        assert load({"port": 8443}).endpoint == "http://127.0.0.1:8443"
+
+    @pytest.mark.parametrize("key", sorted(FILES))
+    def test_relative_paths_are_refused(self, key):
+        assert error_of(**dict(self.FILES, **{key: "c.pem"})).startswith(key + ": an absolute path")
+
+    @pytest.mark.parametrize("key", ["tls_certificate", "tls_key"])
+    def test_one_without_the_other(self, key):
+        (other,) = {"tls_certificate", "tls_key"} - {key}
+        assert error_of(**{key: "/x"}).startswith(other + ": ")
+
+    def test_a_client_ca_alone(self):
+        assert error_of(tls_client_ca="/ca.pem").startswith("tls_client_ca: needs tls_certificate")
+
+
 class TestLoopback:
     """Nobody opens the endpoint to the world by forgetting something."""
 
@@ -230,6 +264,10 @@ class TestLoopback:
         assert error.startswith("host: ")
         assert "auth_tokens" in error
         assert load({"host": host, "auth_tokens": ["t"]}).host == host
+        assert load({"host": host, "basic_auth": "u:p"}).host == host
+        assert load(dict(TestTLS.FILES, host=host)).host == host
+        with pytest.raises(ConfigError):  # it is secret, and open to all the same
+            load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})
 
 
 class TestDerived:

@@ -423,7 +423,7 @@ class TestTheWay:
 
 class TestMetrics:
     def test_an_outcome_of_another_release(self):
-        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0))
+        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
         counted.emitted({"admitted": 2, "eaten": 3}, 2, again=False)
         found = numbers(counted)
         assert found.get("alerts_recorded_total", outcome="admitted") == 2
@@ -431,7 +431,7 @@ class TestMetrics:
         assert "eaten" not in found.values("outcome")
 
     def test_a_clock_that_was_set_back(self):
-        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0))
+        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
         counted.recorded([later(10**9)])
         assert numbers(counted).get("accept_to_record_seconds_sum") == 0
 
@@ -445,7 +445,7 @@ class TestMetrics:
             return {"components": {"journal": DOWN}}
 
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
-        counted = Metrics(health, lambda: (0, 0))
+        counted = Metrics(health, lambda: (0, 0, 0))
         for _ in range(50):
             counted.text("")
             clock[0] += 0.1

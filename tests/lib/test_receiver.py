@@ -1,5 +1,6 @@
 """The endpoint as its clients see it, on plain threads and patched as StackStorm does it."""
 
+import base64
 import json
 import os
 import sqlite3
@@ -45,6 +46,20 @@ def guarded(request, tmp_path_factory):
     found = KINDS[request.param](folder, auth_tokens=["old-token", "new-token"]).start().ready()
     yield found
     found.stop()
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def basic(request, tmp_path_factory):
+    """One that takes a user's password, or a token."""
+    folder = tmp_path_factory.mktemp("basic-" + request.param)
+    config = {"basic_auth": "on-call:pässword", "auth_tokens": ["old-token"]}
+    found = KINDS[request.param](folder, **config).start().ready()
+    yield found
+    found.stop()
+
+
+def basic_of(text):
+    return "Basic " + base64.b64encode(text.encode()).decode()
 
 
 @pytest.fixture(params=WAYS)
@@ -487,6 +502,56 @@ class TestTokens:
             client.send(message("POST", "/api/v1/webhook", inner))
             check_problem(client.read(), 401)
             assert client.closed()
+
+
+class TestBasicAuth:
+    def test_user_and_password_will_do_and_a_token_too(self, basic):
+        good = basic_of("on-call:pässword")
+        for given in (good, good.replace("Basic", "basic"), "Bearer old-token"):
+            assert basic.post(webhook(), Authorization=given).status == 202
+        answer = basic.get("/api/v1/health", Authorization=good)
+        assert answer.json["authentication"] == "bearer, basic"
+        assert "pässword" not in answer.body.decode()
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            None,
+            basic_of("on-call:"),
+            basic_of("on-call:passwor"),
+            basic_of("ON-CALL:pässword"),
+            basic_of("on-call:pässword "),
+            basic_of("old-token"),
+            basic_of("on-call:pässword") + "x",
+            "Basic on-call:p",
+            "Basic \u00e9",
+            "Basic",
+            "Bearer " + base64.b64encode("on-call:pässword".encode()).decode(),
+        ],
+    )
+    def test_anything_else_will_not(self, basic, given):
+        before = basic.entries()
+        answer = basic.post(webhook(), Authorization=given)
+        check_problem(answer, 401)
+        assert answer.headers["www-authenticate"] == (
+            'Bearer realm="poundcake", Basic realm="poundcake"'
+        )
+        assert basic.entries() == before
+
+    def test_failures_are_counted_and_logged_once_without_what_was_given(self, tmp_path, caplog):
+        endpoint = KINDS["threads"](tmp_path, basic_auth="on-call:hush-word").start()
+        try:
+            endpoint.reaches(200, Authorization=basic_of("on-call:hush-word"))
+            given = basic_of("on-call:hush-wort")
+            for _ in range(5):
+                assert endpoint.get("/metrics", Authorization=given).status == 401
+            right = basic_of("on-call:hush-word")
+            text = endpoint.get("/metrics", Authorization=right).body.decode()
+        finally:
+            endpoint.stop()
+        assert "poundcake_failed_authentications_total 5.0" in text
+        assert caplog.text.count("unauthenticated request from 127.0.0.1") == 1
+        assert "hush" not in caplog.text and given.split()[1] not in caplog.text
 
 
 class TestOwnTrouble:

@@ -86,7 +86,7 @@ class House:
         self.bus = StackStormBus(self.engine)
         self.api = API()
         journal = Component(LOG, "journal").report()
-        self.metrics = Metrics(lambda: {"components": {"journal": journal}}, lambda: (0, 0))
+        self.metrics = Metrics(lambda: {"components": {"journal": journal}}, lambda: (0, 0, 0))
         self.relay = None
 
     def start(self):

@@ -33,7 +33,7 @@ def test_a_status_that_is_not_there_is_not_found(stack):
 def test_limits_and_offsets_are_bounded_and_unknown_filters_named(stack, path):
     """A19."""
     assert stack.get(path, limit=1, offset=0).ok
-    assert stack.get(path, limit=1000, offset=2000).ok
+    assert stack.get(path, limit=1000, offset=1000).ok
     for query in (
         {"limit": 0},
         {"limit": 1001},
