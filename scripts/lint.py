@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 
+from audit import COULD_NOT
+
 QUIET = subprocess.DEVNULL
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -33,6 +35,12 @@ def main():
     for name, command in checks:
         if not passes(command):
             failed.append(name)
+    audit = subprocess.run([sys.executable, "scripts/audit.py"], stdout=subprocess.PIPE, text=True)
+    if audit.returncode == COULD_NOT:
+        skipped.append("known vulnerabilities: " + audit.stdout.strip())
+    elif audit.returncode:
+        print(audit.stdout)
+        failed.append("known vulnerabilities")
     if skipped:
         print("skipped: " + "; ".join(skipped))
     if failed:
