@@ -24,6 +24,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Longer integers are kept as text: converting them takes quadratic time, and groupKey of version
 # "3" senders has more than 64 bits.
 _LONGEST_INTEGER = 18
+# Alerts of one request, labels of one alert, characters of a label's name and of its value.
+MOST_ALERTS = 10_000
+MOST_LABELS = 1_000
+LABEL_NAME = 1_024
+LABEL_VALUE = 16_384
 
 
 class PayloadError(ValueError):
@@ -109,6 +114,12 @@ def parse(body: bytes) -> Webhook:
         raise PayloadError("alerts", "missing; a list of alerts is expected")
     if not isinstance(data["alerts"], list):
         raise PayloadError("alerts", f"a list is expected, not {_kind(data['alerts'])}")
+    if len(data["alerts"]) > MOST_ALERTS:
+        raise PayloadError(
+            "alerts",
+            f"{len(data['alerts'])} in one request, {MOST_ALERTS} at most are taken: set "
+            "max_alerts in Alertmanager's webhook_config",
+        )
     status = _text(data, "status")
     if status not in ("", FIRING, RESOLVED):
         raise PayloadError("status", f"{FIRING} or {RESOLVED} is expected, not {status[:40]!r}")
@@ -142,6 +153,8 @@ def _alert(position: int, data: Any, group_status: str) -> Alert:
         for key, text in value.items():
             if not isinstance(text, str):
                 problems.append(f"{where}.{name}.{key}: a string is expected, not {_kind(text)}")
+        if name == "labels":
+            problems += _oversized(where, value)
         maps[name] = {k: v if isinstance(v, str) else _as_text(v) for k, v in value.items()}
     status = data.get("status")
     if status is None or status == "":
@@ -170,6 +183,18 @@ def _alert(position: int, data: Any, group_status: str) -> Alert:
         fingerprint=given if usable else fingerprint(maps["labels"]),
         problem="; ".join(problems),
     )
+
+
+def _oversized(where: str, labels: Dict[str, Any]) -> List[str]:
+    """What no label set of Prometheus's comes near, and would cost every reader of the trail."""
+    problems = []
+    if len(labels) > MOST_LABELS:
+        problems.append(f"{where}.labels: {len(labels)} labels, {MOST_LABELS} at most")
+    for name, text in labels.items():
+        if len(name) > LABEL_NAME or (isinstance(text, str) and len(text) > LABEL_VALUE):
+            sizes = f"{LABEL_NAME} characters, its value {LABEL_VALUE}"
+            problems.append(f"{where}.labels.{name[:40]}: a name has at most {sizes}")
+    return problems
 
 
 def fingerprint(labels: Dict[str, str]) -> str:

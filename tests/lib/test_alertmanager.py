@@ -155,6 +155,33 @@ class TestSenders:
         assert read_one(fingerprint=given).fingerprint == given
 
 
+class TestBounds:
+    def test_labels_of_an_alert(self):
+        many = {"l{}".format(i): "x" for i in range(alertmanager.MOST_LABELS - 10)}
+        assert read_one(labels=dict(many)).problem == ""
+        more = {"m{}".format(i): "x" for i in range(10)}
+        problem = read_one(labels=dict(many, **more)).problem
+        assert problem.startswith("alerts[0].labels: 100") and "1000 at most" in problem
+
+    @pytest.mark.parametrize("name, length", [(1024, 16384), (1025, 1), (1, 16385)])
+    def test_the_length_of_a_label(self, name, length):
+        found = read_one(labels={"n" * name: "x" * length})
+        assert bool(found.problem) == ((name, length) != (1024, 16384))
+        assert found.labels["n" * name] == "x" * length  # it is kept all the same
+        assert len(found.problem) < 200
+
+    def test_annotations_have_the_bodys_bound_alone(self):
+        assert read_one(annotations={"text": "x" * 100000}).problem == ""
+
+    def test_alerts_of_a_request(self):
+        most = alertmanager.MOST_ALERTS
+        assert len(parse(json.dumps({"alerts": [{}] * most}).encode()).alerts) == most
+        with pytest.raises(PayloadError) as caught:
+            parse(json.dumps({"alerts": [{}] * (most + 1)}).encode())
+        assert caught.value.field == "alerts"
+        assert "max_alerts" in str(caught.value)
+
+
 class TestRefused:
     """What can never be used is refused by the name of the field."""
 
