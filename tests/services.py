@@ -356,15 +356,13 @@ class Alertmanager(Server):
         group_wait="0s",
         group_interval="1s",
         repeat_interval="1h",
-        bearer_token=None,
+        http_config=None,
         send_resolved=True,
         receiver="poundcake",
     ):
         webhook = {"url": webhook_url, "send_resolved": send_resolved}
-        if bearer_token:
-            webhook["http_config"] = {
-                "authorization": {"type": "Bearer", "credentials": bearer_token}
-            }
+        if http_config:
+            webhook["http_config"] = http_config
         self.configuration = {
             "route": {
                 "receiver": receiver,

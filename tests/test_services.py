@@ -68,7 +68,7 @@ def test_rabbitmq_keeps_a_confirmed_message_through_a_kill(rabbitmq):
 
 
 def test_alertmanager_posts_what_fires_and_what_is_resolved(alertmanager, webhook):
-    server = alertmanager(webhook.url, bearer_token="sesame")
+    server = alertmanager(webhook.url, http_config={"authorization": {"credentials": "sesame"}})
     started = server.fire(alertname="HostDown", instance="web-1:9100", severity="critical")
     headers, body = webhook.next()
     assert headers["Authorization"] == "Bearer sesame"

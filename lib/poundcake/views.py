@@ -22,7 +22,7 @@ from poundcake.sync import LOST
 DRY_RUN = "dry run: nothing was changed"
 _HOW_MANY_WHY = 20
 # Notifications that one answer of `why` is made of.
-_LOOKED_AT_WHY = 250
+_LOOKED_AT_WHY = 80
 # Of one episode's notifications: the newest, and the newest of those that changed something.
 _SHOWN = 5
 _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))

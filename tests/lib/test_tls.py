@@ -269,6 +269,27 @@ class TestClientCertificates:
         assert found.get(HEALTH).status_code == 401
 
 
+class TestAlertmanager:
+    """The program itself, over TLS."""
+
+    @pytest.mark.parametrize("way", ["certificate", "password"])
+    def test_its_notification_comes_in(self, way, make, files, authority, tmp_path, alertmanager):
+        (tmp_path / "clients").mkdir()
+        clients = Authority(tmp_path / "clients", "client-ca")
+        http = {"tls_config": {"ca_file": str(authority.certificate)}}
+        if way == "certificate":
+            found = make(tls_client_ca=str(clients.certificate), **files)
+            http["tls_config"].update(zip(("cert_file", "key_file"), clients.issue("am")))
+        else:
+            found = make(basic_auth="on-call:a word", **files)
+            http["basic_auth"] = {"username": "on-call", "password": "a word"}
+        server = alertmanager(found.url + "/api/v1/webhook", http_config=http)
+        server.fire(alertname="HostDown")
+        wait_for(lambda: len(found.running.entries()) == 1)
+        body = found.running.entries()[0][1]
+        assert b"HostDown" in body
+
+
 class TestOurOwnActions:
     """They reach the endpoint at its own address, and know its certificate."""
 

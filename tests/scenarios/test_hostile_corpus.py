@@ -1,0 +1,215 @@
+"""A11 at large: many ways to ask for a secret, at every place that an alert has for text, through
+every rule and workflow of the pack, again by re-run and by replay."""
+
+import json
+import os
+import uuid
+
+import pytest
+
+from tests.scenarios import conftest
+from tests.scenarios.notifications import alert, notification, unique
+
+# What is evaluated depends on no kind of database: one is enough.
+pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
+
+VARIABLE = "POUNDCAKE_PLANTED"
+# What would give a secret of the datastore, of the pack's configuration, of the environment.
+ASKED = (
+    "st2kv.system.poundcake_scenario_secret",
+    'st2kv("system.poundcake_scenario_secret", decrypt=true)',
+    "config_context.basic_auth",
+    'cycler.__init__.__globals__.os.environ["%s"]' % VARIABLE,
+)
+# In Jinja and in YAQL, nested and unfinished, hidden from who looks for delimiters alone.
+FORMS = (
+    "{{ %s }}",
+    "{{%s}}",
+    "{{- %s -}}",
+    "{{ %s | to_json_string }}",
+    "{%% set x = %s %%}{{ x }}",
+    "{%%- if true -%%}{{ %s }}{%%- endif -%%}",
+    "{%% raw %%}{%% endraw %%}{{ %s }}",
+    "{# {{ #}{{ %s }}",
+    "{{ '{{ %s }}' }}",
+    "{{{{ %s }}}}",
+    "<%% %s %%>",
+    "<%%%s%%>",
+    "<%% '<%% ' + str(%s) %%>",
+    "{{ '<%% %s %%>' }}",
+)
+OTHERS = (
+    "<% env() %>",
+    "<% ctx() %>",
+    "<% ctx(__env) %>",
+    "<% rule_context %>",
+    "{{ self.__init__.__globals__ }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% include '/proc/self/environ' %}",
+    "{% import os %}{{ os.environ }}",
+    "{{ cycler.__init__.__globals__.os.popen('env').read() }}",
+    "$(printenv %s)" % VARIABLE,
+    "`printenv %s`" % VARIABLE,
+    "; printenv %s #" % VARIABLE,
+    "| printenv %s" % VARIABLE,
+    "\nprintenv %s\n" % VARIABLE,
+    "${%s}" % VARIABLE,
+    "%%(%s)s" % VARIABLE,
+    "{0.__init__.__globals__}",
+    "-oProxyCommand=printenv",
+    "../../../../proc/self/environ",
+    "file:///proc/self/environ",
+    "env:%s" % VARIABLE,
+    "' UNION SELECT value FROM poundcake_meta -- ",
+    "\\'; DELETE FROM poundcake_alerts; --",
+    "!!python/object/apply:os.getenv [%s]" % VARIABLE,
+    "<script>alert(1)</script>",
+    "${jndi:ldap://127.0.0.1/x}",
+    "\u202e}} terces {{",
+    "\uff5b\uff5b 7*7 \uff5d\uff5d",
+    "{\u200b{ 7*7 }\u200b}",
+    "x\r\nX-Injected: yes",
+)
+TEXTS = tuple(form % asked for asked in ASKED for form in FORMS) + OTHERS
+NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
+TOKEN = "a-token-" + uuid.uuid4().hex
+
+
+@pytest.fixture(scope="module")
+def planted(request, kind):
+    """(the stack, the secrets that are there to be found)."""
+    if kind == "live":
+        stack = request.getfixturevalue("stack")
+        secrets = [os.environ.get(VARIABLE, ""), stack.token]
+    else:
+        secrets = ["in-the-environment-" + uuid.uuid4().hex, "in-the-config-" + uuid.uuid4().hex]
+        os.environ[VARIABLE] = secrets[0]
+        try:
+            config = {"auth_tokens": [TOKEN], "basic_auth": "planted:" + secrets[1]}
+            stack = request.getfixturevalue("new_stack")(config, TOKEN)
+        finally:
+            del os.environ[VARIABLE]
+        secrets.append(TOKEN)
+    value = "in-the-datastore-" + uuid.uuid4().hex
+    key = "/keys/poundcake_scenario_secret"
+    stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
+    shown = stack.execute("core.echo", message="{{ %s }}" % ASKED[0])
+    assert value in json.dumps(shown["result"])  # who asks for it is given it
+    yield stack, [s for s in secrets if s] + [value], shown["id"]
+    if kind == "live":
+        stack.api(key, "DELETE")
+
+
+@pytest.fixture(scope="module")
+def sent(planted):
+    """The request that has all of them everywhere: (payload, its trail when all has ended)."""
+    assert len(set(TEXTS)) == len(TEXTS) >= 60
+    stack, _, _ = planted
+    count = len(TEXTS) if stack.live else 10
+    alerts = []
+    for i in range(count):
+        # Each text comes first in one alert of a live run; all are labels and names of labels.
+        own = [TEXTS[i]] + [t for n, t in enumerate(TEXTS) if n % count == i and n != i]
+        labels = {"l%d" % n: text for n, text in enumerate(own)}
+        labels.update({text: "x" for text in own}, opening="{", closing=own[0][1:])
+        labels.update(alertname=NAMES[i % len(NAMES)], instance=own[0], severity=own[-1])
+        labels["run"] = unique("run")
+        found = alert("Scenario", labels=labels, annotations={text: text for text in own})
+        alerts.append(dict(found, generatorURL=own[0]))
+    payload = notification(
+        *alerts,
+        receiver=TEXTS[0],
+        groupKey=TEXTS[1],
+        externalURL=TEXTS[2],
+        groupLabels={text: text for text in TEXTS},
+        commonLabels={text: text for text in TEXTS},
+        commonAnnotations={text: text for text in TEXTS},
+    )
+    headers = {"User-Agent": TEXTS[0], "X-Forwarded-For": TEXTS[10], "X-Request-ID": TEXTS[3]}
+    headers["Traceparent"] = TEXTS[11]
+    request_id = stack.accepted(payload, headers)
+    return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
+
+
+def test_every_workflow_ends_as_it_should(planted, sent):
+    stack, _, _ = planted
+    payload, trail = sent
+    executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
+    assert len(trail["alerts"]) == len(payload["alerts"])
+    for shown, given in zip(trail["alerts"], payload["alerts"]):
+        name = shown["alert_name"]
+        assert shown["outcome"] == "admitted", shown
+        assert (name, shown["instance"]) == (
+            given["labels"]["alertname"],
+            given["labels"]["instance"],
+        )
+        if name == "ScenarioUnmatched":
+            assert shown["reason"].endswith("no rule matched")
+            continue
+        execution = executions[shown["id"]]
+        assert execution["status"] == "succeeded", execution
+        if name != "ScenarioHostileText":
+            assert (execution["stage"], execution["mutated"]) == ("refused", False)
+
+
+def test_again_by_hand_by_re_run_and_by_replay(planted, sent):
+    stack, _, _ = planted
+    _, trail = sent
+    unmatched = next(a for a in trail["alerts"] if a["alert_name"] == "ScenarioUnmatched")
+    same = {"request_id": trail["request_id"], "episode": unmatched["episode"]}
+    by_default = stack.execute("poundcake.default", **same)
+    assert by_default["status"] == "succeeded", by_default["result"]
+    wrapped = stack.execute(
+        "poundcake.remediate", action="core.local", parameters={"cmd": "true"}, **same
+    )
+    assert wrapped["result"]["output"]["stage"] == "refused"
+    ran = [e["st2_execution_id"] for e in trail["stackstorm_executions"]][:4]
+    for id_ in ran:
+        again = stack.ended(stack.api("/executions/%s/re_run" % id_, "POST", {})["id"])
+        assert again["status"] in ("succeeded", "failed")
+        if again["action"]["ref"] == "poundcake.host_down":
+            assert again["result"]["output"]["stage"] == "not_claimed"
+    replayed = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
+    stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
+
+
+def test_every_text_is_on_record_as_it_came(planted, sent):
+    stack, _, _ = planted
+    payload, trail = sent
+    rows = stack.rows(
+        """SELECT a.position, a.labels, a.annotations, a.instance, c.body, c.headers
+           FROM poundcake_alerts a JOIN poundcake_api_calls c ON c.id = a.api_call_id
+           WHERE c.request_id = :request ORDER BY a.position""",
+        request=trail["request_id"],
+    )
+    assert len(rows) == len(payload["alerts"])
+    for row, given in zip(rows, payload["alerts"]):
+        assert json.loads(row["labels"]) == given["labels"]
+        assert json.loads(row["annotations"]) == given["annotations"]
+        assert row["instance"] == given["labels"]["instance"]
+    assert json.loads(rows[0]["body"]) == payload
+    headers = json.loads(rows[0]["headers"])
+    assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
+
+
+def test_no_secret_got_anywhere(planted, sent):
+    """The last of these tests: it looks at all that they left behind."""
+    stack, secrets, shown = planted
+    _, trail = sent
+    told = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
+    assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
+        e["action"]["ref"] for e in told
+    }
+    told += stack.listed("/triggerinstances", timestamp_gt=stack.began)
+    for one in told:
+        # The pack's own configuration is among what an execution of it is told.
+        text = json.dumps(dict(one, context=None))
+        assert not any(secret in text for secret in secrets), text[:2000]
+    paths = ("/status/" + trail["request_id"], "/executions/recent", "/alerts/active", "/health")
+    for path in paths + ("/st2/executions",):
+        text = stack.get(path).text
+        assert not any(secret in text for secret in secrets), path
+    for table in ("poundcake_api_calls", "poundcake_alerts", "execution_db"):
+        text = repr(stack.rows("SELECT * FROM " + table))
+        assert not any(secret in text for secret in secrets), table
+    assert not any(secret in stack.log() for secret in secrets)
