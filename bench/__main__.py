@@ -1,4 +1,4 @@
-"""All measurements, one after the other: views, plans, record.
+"""All measurements, one after the other: views, plans, record, connections.
 
     python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
@@ -18,6 +18,7 @@ def main():
         ["bench.plans"] + sys.argv[1:],
         ["bench.record"],
         ["bench.record", "--process"],
+        ["bench.connections"],
     ]
     failed = []
     for command in commands:

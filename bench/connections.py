@@ -1,0 +1,141 @@
+"""How long a healthy client waits while others hold connections and say little.
+
+    python -m bench.connections [--idle 1000] [--slow 200] [--samples 1000]
+
+The endpoint runs as StackStorm runs it, in a process that eventlet has patched, and on plain
+threads. The idle have had an answer and keep their connection; half of the slow send a header, half
+a body, a byte every half second. The client posts webhooks, half of them on connections of their
+own. With max_connections for all of them, and with the default, under which the longest idle go.
+Ends with 1 where the client's p99 is 100 ms or more, or an answer is not 202.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import threading
+import time
+
+from poundcake.config import Config
+from tests.lib.endpoints import Patched, Unpatched, message
+from tests.lib.samples import alert, webhook
+
+MOST_MS = 100
+HOOK = "/api/v1/webhook"
+LIVE = "/api/v1/health/live"
+TYPE = {"Content-Type": "application/json"}
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m bench.connections", description=__doc__)
+    parser.add_argument("--idle", type=int, default=1000)
+    parser.add_argument("--slow", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=1000)
+    options = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    over = False
+    print("{:<40}{:>10}{:>10}{:>10}".format("milliseconds", "p50", "p99", "most"))
+    for kind, name in ((Patched, "eventlet"), (Unpatched, "threads")):
+        for limit in (options.idle + options.slow + 100, Config.max_connections):
+            with tempfile.TemporaryDirectory() as folder:
+                endpoint = kind(pathlib.Path(folder), max_connections=limit).start()
+                try:
+                    endpoint.ready()
+                    label = "{}, max_connections {}".format(name, limit)
+                    alone = measure(endpoint, options.samples)
+                    show(label + ", alone", alone)
+                    with crowd(endpoint, options.idle, options.slow) as still_open:
+                        among = measure(endpoint, options.samples)
+                        show(label + ", among them", among)
+                        print("  of the others {} are still open".format(still_open()))
+                    over = over or p99(among) >= MOST_MS
+                finally:
+                    endpoint.stop()
+    sys.exit("over {} ms".format(MOST_MS) if over else 0)
+
+
+@contextlib.contextmanager
+def crowd(endpoint, idle, slow):
+    """So many connections of each kind; yields a function that counts those still open."""
+    clients, ended = [], threading.Event()
+    try:
+        for _ in range(idle):
+            client = endpoint.client()
+            client.send(message("GET", LIVE))
+            assert client.read().status == 200
+            clients.append(client)
+        length = "100000"
+        slow_ones = [endpoint.client() for _ in range(slow)]
+        clients += slow_ones
+        for number, client in enumerate(slow_ones):
+            if number % 2:
+                client.send(message("POST", HOOK, b"", Content_Length=length))
+            else:
+                client.send(b"POST /api/v1/webhook HTTP/1.1\r\nX-Slow: ")
+
+        def drip():
+            while not ended.wait(0.5):
+                for client in slow_ones:
+                    with contextlib.suppress(OSError):
+                        client.send(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        yield lambda: sum(is_open(client) for client in clients)
+    finally:
+        ended.set()
+        for client in clients:
+            client.socket.close()
+
+
+def is_open(client):
+    client.socket.setblocking(False)
+    try:
+        return client.socket.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def measure(endpoint, samples):
+    """Milliseconds of each webhook, to its whole answer."""
+    body = json.dumps(webhook(alert())).encode()
+    kept = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20)
+    found = []
+    for number in range(samples):
+        own = number % 2
+        client = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20) if own else kept
+        began = time.perf_counter()
+        client.request("POST", HOOK, body, TYPE)
+        answer = client.getresponse()
+        answer.read()
+        found.append((time.perf_counter() - began) * 1000)
+        if answer.status != 202:
+            sys.exit("answered {}".format(answer.status))
+        if own:
+            client.close()
+    kept.close()
+    return found
+
+
+def p99(found):
+    return statistics.quantiles(found, n=100)[98]
+
+
+def show(label, found):
+    print(
+        "{:<40}{:>10.1f}{:>10.1f}{:>10.1f}".format(
+            label, statistics.median(found), p99(found), max(found)
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
