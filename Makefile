@@ -14,6 +14,9 @@ export INSTALL
 REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
 	--no-deps-r standalone/requirements-orquesta.txt
 
+# The tests elsewhere that make inputs up, which `make fuzz` has do so for longer.
+FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/test_admission.py
+
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
@@ -31,6 +34,11 @@ test-all: ## The tests that need no server, on every Python found (PYTHONS="pyth
 
 faults: services .venv ## Processes, broker and database killed under load, and nothing lost (ARGS="--help")
 	@.venv/bin/python -m tests.faults $(ARGS)
+
+fuzz: .venv .venv-fuzz ## Wild inputs: parsers, stateful models, schemathesis, a million requests (ARGS="--help")
+	@HYPOTHESIS_PROFILE=fuzz SCHEMATHESIS_EXAMPLES=300 .venv/bin/python -m pytest -rs \
+	-n 4 --dist loadgroup -m "not services" tests/fuzz $(FUZZED) $(TESTS)
+	@.venv/bin/python -m tests.fuzz.flood --requests 1000000 $(ARGS)
 
 mutate: services .venv ## Each defence broken once, in a copy: whether the tests see it (ARGS="--help")
 	@.venv/bin/python -m tests.faults.mutate $(ARGS)
@@ -59,8 +67,13 @@ clean: ## Remove the environments and what the tools left behind
 .venv-lint:
 	@$(PYTHON) scripts/venv.py .venv-lint -r requirements-lint.txt
 
+.venv-fuzz:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" && \
+	$(PYTHON) scripts/venv.py .venv-fuzz -r requirements-fuzz.txt || \
+	echo "skipped: schemathesis, which needs Python 3.10 or later and its packages"
+
 services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all lint bench live clean services .venv .venv-lint
+.PHONY: help demo run test test-all lint fuzz bench live clean services .venv .venv-lint .venv-fuzz

@@ -4,6 +4,8 @@ They start when the first test asks for them and end with the session. Where a p
 the tests that need it are skipped and say so.
 """
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -11,7 +13,8 @@ from tests import services
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+settings.register_profile("fuzz", settings.get_profile("untimed"), max_examples=3000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
 
 SERVICE_FIXTURES = {
     "alertmanager",

@@ -61,5 +61,5 @@ def unpack(version: int, batch: str) -> List[Request]:
     try:
         listed = json.loads(zlib.decompress(base64.b64decode(batch, validate=True)))
         return [Request(**{**r, "received_at": parse_timestamp(r["received_at"])}) for r in listed]
-    except (ValueError, TypeError, KeyError, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
         raise AnnouncementError(f"batch: cannot be unpacked: {error}") from None

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl
 
-from poundcake import alertmanager, metrics, native, search, views
+from poundcake import alertmanager, metrics, native, openapi, search, views
 from poundcake.alertmanager import PayloadError
 from poundcake.announcement import Request
 from poundcake.config import Config
@@ -82,8 +82,10 @@ class Receiver:
             ("GET", "/api/v1/health", self._health),
             ("GET", "/api/v1/health/live", self._live),
             ("GET", "/api/v1/health/ready", self._health),
+            ("GET", "/api/v1/openapi.json", self._describe),
             ("GET", "/metrics", self._scrape),
         ]
+        self._description = json.dumps(openapi.description(config.authentication)).encode()
 
     def __call__(self, environ: Dict[str, Any], start_response: Callable) -> Iterable[bytes]:
         began = time.monotonic()
@@ -306,6 +308,9 @@ class Receiver:
 
     def _live(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
         return HTTPStatus.OK, {"status": "alive"}, {}
+
+    def _describe(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+        return HTTPStatus.OK, self._description, {}
 
     def _scrape(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
         text, media_type = self._station.metrics.text(environ.get("HTTP_ACCEPT", ""))

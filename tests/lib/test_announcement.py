@@ -81,6 +81,7 @@ def packed(text):
         "AAAA",
         base64.b64encode(b"no zlib").decode(),
         packed("no json"),
+        packed("[" * 100000),
         packed("5"),
         packed("null"),
         packed("[5]"),

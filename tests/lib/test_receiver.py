@@ -26,9 +26,14 @@ ROUTES = {
     "/api/v1/health": "GET",
     "/api/v1/health/live": "GET",
     "/api/v1/health/ready": "GET",
+    "/api/v1/openapi.json": "GET",
     "/metrics": "GET",
 }
-VIEWS = [p for p, verb in ROUTES.items() if verb == "GET" and "/v1/" in p and "health" not in p]
+VIEWS = [
+    p
+    for p, verb in ROUTES.items()
+    if verb == "GET" and "/v1/" in p and "health" not in p and "openapi" not in p
+]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -390,7 +395,7 @@ class TestRoutes:
             ("limit=%D9%A1", "limit"),
             ("limit=" + "9" * 5000, "limit"),
             ("offset=-1", "offset"),
-            ("offset=2001", "offset"),
+            ("offset=1001", "offset"),
             ("offset=99999999999999999999", "offset"),
             ("since=yesterday", "since"),
             ("since=1h&until=2h", "until"),
@@ -407,7 +412,7 @@ class TestRoutes:
         found = check_problem(endpoint.get(path + "?" + query), 400)
         assert found["field"] == field
 
-    @pytest.mark.parametrize("query", ["limit=1", "limit=1000&offset=0", "offset=2000"])
+    @pytest.mark.parametrize("query", ["limit=1", "limit=1000&offset=0", "offset=1000"])
     @pytest.mark.parametrize("path", [p for p in VIEWS if "status/" not in p])
     def test_the_bounds_of_a_page(self, endpoint, path, query):
         assert endpoint.get(path + "?" + query).status == 200
@@ -468,7 +473,8 @@ class TestTokens:
             check_problem(answer, 401)
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert "token1" not in answer.body.decode() and "old-token" not in answer.body.decode()
-        for path in VIEWS + ["/api/v1/health", "/api/v1/health/ready", "/metrics"]:
+        more = ["/api/v1/health", "/api/v1/health/ready", "/api/v1/openapi.json", "/metrics"]
+        for path in VIEWS + more:
             check_problem(guarded.get(path, Authorization=given), 401)
         assert guarded.entries() == before
 

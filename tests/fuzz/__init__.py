@@ -1,0 +1,7 @@
+"""Inputs that nobody should send, and whether the pack takes them as it says."""
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "lib"))
