@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Interpreters for `make test-all`; by default every Python from 3.8 to 3.12 that is found.
 PYTHONS ?=
 # More arguments: `make test TESTS="tests/lib/test_schema.py -k meta"`, `make run ARGS="--port 8001"`.
-# Four processes share the tests, which wait much of the time; TESTS="-n 0 --pdb ..." runs one.
+# Three processes share the tests, which wait much of the time; TESTS="-n 0 --pdb ..." runs one.
 TESTS ?=
 ARGS ?=
 # INSTALL=0: `make test` installs none of the distribution's packages, as root either.
@@ -27,7 +27,7 @@ run: .venv ## The pack on this machine without StackStorm, until Ctrl-C (ARGS="-
 	@.venv/bin/python -m standalone $(ARGS)
 
 test: services .venv ## All tests (TESTS="..." for some; INSTALL=0: without installing servers)
-	@.venv/bin/python -m pytest -rs -n 4 --dist loadgroup $(TESTS)
+	@.venv/bin/python -m pytest -rs -n 3 --dist loadgroup $(TESTS)
 
 test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")
 	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)

@@ -29,7 +29,7 @@ SERVICE_FIXTURES = {
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
-    """`-m "not services"` leaves out what needs a server, and `-n 4 --dist loadgroup` keeps
+    """`-m "not services"` leaves out what needs a server, and `--dist loadgroup` keeps
     together what shares servers: the tests of a file, the scenarios on one kind of database. The
     longest come first, so that none is left alone at the end."""
     for item in items:

@@ -375,7 +375,7 @@ def _rabbitmqctl(broker, *words):
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        timeout=60,
+        timeout=240,
     )
 
 

@@ -516,8 +516,9 @@ class TestSignals:
             idle = endpoint.client()
             began = time.monotonic()
             endpoint.process.send_signal(signal.SIGTERM)
-            endpoint.process.wait(10)
-            assert time.monotonic() - began < 5
+            endpoint.process.wait(60)
+            # 5 seconds for itself; the rest is what a busy machine takes to end a process.
+            assert time.monotonic() - began < 15
             idle.socket.close()
             assert request_id in [e[0] for e in endpoint.entries()]
         finally:
