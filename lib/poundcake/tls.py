@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from poundcake.config import Config
 from poundcake.errors import PoundCakeError
@@ -32,39 +32,26 @@ class Secured:
 
     def __init__(self, plain: socket.socket, context: ssl.SSLContext):
         self._plain = plain
+        self._seconds = 0.0
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
 
     def do_handshake(self, seconds: float) -> bool:
         """Returns whether the client has shown a certificate, which was verified. Raises OSError,
         of which ssl.SSLError and socket.timeout are."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                self._tls.do_handshake()
-                self._flush()
-                return bool(self._tls.getpeercert())
-            except ssl.SSLWantReadError:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise socket.timeout("too slow") from None
-                self._plain.settimeout(left)
-                self._flush()
-                self._fill()
-            except ssl.SSLError:
-                self._flush()  # the client is told why
-                raise
+        self._seconds = seconds
+        try:
+            self._with_more(self._tls.do_handshake)
+        finally:
+            self._flush()  # where it failed, the client is told why
+        return bool(self._tls.getpeercert())
 
     def recv(self, size: int) -> bytes:
         """At least one byte, at most so many; b'' at the end. Raises OSError."""
-        while True:
-            try:
-                return self._tls.read(size)
-            except ssl.SSLWantReadError:
-                self._flush()
-                self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
+        try:
+            return self._with_more(lambda: self._tls.read(size))
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
 
     def sendall(self, data: bytes) -> None:
         """Raises OSError."""
@@ -72,7 +59,8 @@ class Secured:
         self._flush()
 
     def settimeout(self, seconds: float) -> None:
-        """For each read and each write of the socket."""
+        """For each recv as a whole, and for each write of the socket."""
+        self._seconds = seconds
         self._plain.settimeout(seconds)
 
     def shutdown(self, how: int) -> None:
@@ -84,6 +72,21 @@ class Secured:
                 pass  # the client's own word is still to come
             self._flush()
         self._plain.shutdown(how)
+
+    def _with_more(self, step: Callable[[], Any]) -> Any:
+        """What the step returns once enough has come for it. A record that trickles in has the
+        time of one read of a plain socket, not that time for each of its bytes."""
+        deadline = time.monotonic() + self._seconds
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise socket.timeout("too slow") from None
+                self._plain.settimeout(left)
+                self._flush()
+                self._fill()
 
     def _flush(self) -> None:
         data = self._to_send.read()

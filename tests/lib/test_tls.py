@@ -16,6 +16,7 @@ from tests.lib.samples import alert, webhook
 
 LIVE = "/api/v1/health/live"
 HEALTH = "/api/v1/health"
+HOOK = "/api/v1/webhook"
 TOKEN = "a-token-of-yours"
 
 
@@ -186,6 +187,32 @@ class TestWrongClients:
             with pytest.raises(ConnectionError):
                 for _ in range(100):
                     client.send(b"\x01")
+                    time.sleep(0.1)
+
+    @pytest.mark.parametrize(
+        "sent",
+        [b"GET /", message("POST", HOOK, b"", Content_Length="9")],
+        ids=["header", "body"],
+    )
+    def test_a_record_that_trickles_in_has_the_time_of_what_it_carries(self, make, files, sent):
+        found = make({"server.HEADER_TIME": 1.0, "server.BODY_TIME": 1.0}, **files)
+        context = ssl.create_default_context(cafile=found.ca)
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(received, to_send, server_hostname="127.0.0.1")
+        with found.running.client() as plain:
+            while True:
+                try:
+                    client.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    plain.send(to_send.read())
+                    received.write(plain.socket.recv(65536))
+            client.write(sent)
+            plain.send(to_send.read())
+            client.write(b"x" * 200)
+            with pytest.raises(ConnectionError):
+                for byte in to_send.read():
+                    plain.send(bytes([byte]))
                     time.sleep(0.1)
 
     def test_who_says_nothing_holds_up_nobody(self, make, files):
