@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from poundcake.errors import PoundCakeError
 
 SECRETS = ("database_url", "auth_tokens", "basic_auth", "st2_api_key")
+TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 # What StackStorm's datastore makes of a value (AES, upper-case hex): seen where `secret` is
 # declared on the array instead of on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
@@ -207,7 +208,7 @@ def _check(config: Config, without: Sequence[str]) -> None:
         raise ConfigError(f"{missing}: tls_certificate and tls_key are set together")
     if config.tls_client_ca and not config.tls_certificate:
         raise ConfigError("tls_client_ca: needs tls_certificate and tls_key")
-    for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+    for name in TLS_FILES:
         value = getattr(config, name)
         if value and not os.path.isabs(value):
             raise ConfigError(f"{name}: an absolute path is expected")

@@ -62,5 +62,6 @@ def _get(config: Config, path: str) -> Optional[requests.Response]:
                 session.verify = False
                 session.mount("https://", _Pinned(config.tls_certificate))
             return session.get(config.endpoint + path, timeout=_TIMEOUT)
-    except (requests.RequestException, OSError, ValueError):
+    # What requests raises is an OSError.
+    except (OSError, ValueError):
         return None

@@ -70,6 +70,7 @@ class Receiver:
         self._station = station
         self._log = log
         self._seldom = Seldom(log)
+        self._ways = config.authentication
         self._credentials = [("bearer", token.encode()) for token in config.auth_tokens]
         if config.basic_auth:
             self._credentials.append(("basic", config.basic_auth.encode()))
@@ -85,7 +86,7 @@ class Receiver:
             ("GET", "/api/v1/openapi.json", self._describe),
             ("GET", "/metrics", self._scrape),
         ]
-        self._description = json.dumps(openapi.description(config.authentication)).encode()
+        self._description = json.dumps(openapi.description(self._ways)).encode()
 
     def __call__(self, environ: Dict[str, Any], start_response: Callable) -> Iterable[bytes]:
         began = time.monotonic()
@@ -170,8 +171,7 @@ class Receiver:
         return next(patterns, metrics.OTHER)
 
     def _authenticate(self, environ: Dict[str, Any]) -> None:
-        ways = self._config.authentication
-        if not ways or environ.get("poundcake.client_certificate"):
+        if not self._ways or environ.get("poundcake.client_certificate"):
             return
         scheme, _, text = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         scheme = scheme.lower()
@@ -192,12 +192,13 @@ class Receiver:
             )
             challenges = [
                 f'{way.capitalize()} realm="poundcake"'
-                for way in ways
+                for way in self._ways
                 if way in ("bearer", "basic")
             ]
             raise Problem(
                 HTTPStatus.UNAUTHORIZED,
-                f"one of these is expected, as the pack's configuration has it: {', '.join(ways)}",
+                "one of these is expected, as the pack's configuration has it: "
+                + ", ".join(self._ways),
                 {"WWW-Authenticate": ", ".join(challenges)} if challenges else {},
             )
 

@@ -205,9 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.leave(self)
         try:
             super().finish()
-            self.connection.shutdown(socket.SHUT_WR)
+            if self.connection is not self.request:  # of TLS, which has an end of its own
+                self.connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the client went away before
+            pass  # the client went away before its answer
 
     def abort(self) -> None:
         """Ends the connection from another thread."""
@@ -217,6 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
             pass
 
     def handle_one_request(self) -> None:
+        # Of the request before; what cannot be parsed is answered without.
+        self.requestline = self.request_version = self.command = ""
         self.rfile.expect_header()
         try:
             self.raw_requestline = self.rfile.readline(65537)
@@ -224,13 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             if len(self.raw_requestline) > 65536:
-                self.requestline = self.request_version = self.command = ""
                 self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
                 return
-            if self.refusal or not self.parse_request():
-                if self.refusal:
-                    self.requestline = self.request_version = self.command = ""
-                    self.send_error(HTTPStatus.BAD_REQUEST, self.refusal)
+            if self.refusal:
+                self.send_error(HTTPStatus.BAD_REQUEST)
+                return
+            if not self.parse_request():
                 return
             # What the header's parser cannot read it drops, lengths included: the body would
             # be taken for the next request (RFC 9112, section 5.1).

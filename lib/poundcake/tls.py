@@ -8,9 +8,9 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from poundcake.config import Config
+from poundcake.config import TLS_FILES, Config
 from poundcake.errors import PoundCakeError
 
 # What a client sends first: RFC 8446, section 5.1, a record of the type handshake.
@@ -128,13 +128,14 @@ class Certificates:
                     self._log.error("%s; the files of before stay in use", error)
             return self._context
 
-    def _files(self) -> List[str]:
-        config = self._config
-        return [f for f in (config.tls_certificate, config.tls_key, config.tls_client_ca) if f]
+    def _files(self) -> Dict[str, str]:
+        """The paths by their keys."""
+        paths = {name: getattr(self._config, name) for name in TLS_FILES}
+        return {name: path for name, path in paths.items() if path}
 
     def _look(self) -> List[Optional[Tuple[int, int, int]]]:
         found: List[Optional[Tuple[int, int, int]]] = []
-        for path in self._files():
+        for path in self._files().values():
             try:
                 status = os.stat(path)
                 found.append((status.st_ino, status.st_mtime_ns, status.st_size))
@@ -144,11 +145,9 @@ class Certificates:
 
     def _load(self) -> ssl.SSLContext:
         config = self._config
-        for name in ("tls_certificate", "tls_key", "tls_client_ca"):
-            path = getattr(config, name)
+        for name, path in self._files().items():
             try:
-                if path:
-                    open(path, "rb").close()
+                open(path, "rb").close()
             except OSError as error:
                 raise TLSError(f"{name}: cannot read {path}: {error.strerror}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

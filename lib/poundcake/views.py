@@ -26,13 +26,13 @@ _LOOKED_AT_WHY = 80
 # Of one episode's notifications: the newest, and the newest of those that changed something.
 _SHOWN = 5
 _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
-# What a list needs not, and a sender can make a megabyte long.
 _LINE = [
     alerts.c[name]
     for name in (
         "id api_call_id alert_name severity instance status outcome reason fate fate_reason"
     ).split()
 ]
+# What a list needs not, and a sender can make a megabyte long.
 _BRIEF = [c for c in alerts.c if c.name not in ("labels", "annotations", "generator_url")]
 _CALL = [api_calls.c[n] for n in ("id", "request_id", "created_at", "completed_at", "error")]
 
@@ -373,7 +373,7 @@ def why(
 
     Each episode has its notifications, oldest first, each with its request, outcome and reason:
     all that were more than a repetition, and the newest of the repetitions. ``count`` counts
-    episodes among the newest 250 notifications that match.
+    episodes among the newest _LOOKED_AT_WHY notifications that match.
     """
     begin = filters
     if filters.before:
