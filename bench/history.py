@@ -1,4 +1,4 @@
-"""A made-up history: what a busy Alertmanager leaves in the tracking tables in 90 days.
+"""A made-up history: what a busy Alertmanager leaves in the tracking tables in a year.
 
     python -m bench.history [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
@@ -7,7 +7,7 @@ longer one: the alerts of an hour, the open incidents and the shares of names, o
 statuses do not depend on the length.
 
 500 places, ten to a group, each have one incident after another. A group is one Alertmanager
-notification: 50 groups take turns, one request every 7.8 seconds. Lengths are drawn from the end
+notification: 50 groups take turns, one request every 31.5 seconds. Lengths are drawn from the end
 backwards, so that the end is the same however far back the history goes.
 """
 
@@ -36,8 +36,8 @@ from poundcake.alertmanager import episode, fingerprint, parse_timestamp, timest
 from tests.services import Missing
 
 SEED = 20
-# 10 million alerts are 90 days.
-INTERVAL = timedelta(seconds=7.776)
+# 10 million alerts are a year.
+INTERVAL = timedelta(seconds=31.536)
 GROUPS = 50
 PER_REQUEST = 10
 # Of the 50 groups, those that bundle one alert name; the others bundle a cluster's alerts.
@@ -293,18 +293,20 @@ class Incident:
         running = number < 3 * GROUPS and self.position == 0
         made = []
         for workflow, claim in workflows:
-            execution_id = digest("execution", number, self.position, workflow)[:24]
-            made.append(
-                (execution_id, workflow, claim, self._run(execution_id, workflow, came, running))
-            )
+            name = digest("execution", number, self.position, workflow)[:16]
+            row = self._run(name, workflow, came, running)
+            made.append((row[0], workflow, claim, row))
         return made
 
-    def _run(self, execution_id, workflow, came, running):
+    def _run(self, name, workflow, came, running):
         status = self.draw.choices(STATUSES, STATUS_WEIGHTS)[0]
         dry_run = self.draw.random() < 0.3
         seconds = self.draw.expovariate(1 / 40)
         started = came + timedelta(seconds=self.draw.uniform(1, 4))
         ended = started + timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
+        # MongoDB's ObjectId begins with the second it was made in: neighbours in time are
+        # neighbours in an index.
+        execution_id = "{:08x}{}".format(int(started.timestamp()), name)
         host = self.instance.partition(":")[0]
         error, stage, message, flags = None, None, None, (None, None, None)
         if running:

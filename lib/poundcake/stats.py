@@ -4,7 +4,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List
 
-from sqlalchemy import BigInteger, and_, case, cast, func, literal, select, text
+from sqlalchemy import BigInteger, case, cast, func, literal, select, text
 from sqlalchemy.engine import Connection
 
 from poundcake import search
@@ -50,14 +50,12 @@ def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) ->
             select(
                 links.c.st2_action_ref.label("workflow"),
                 alerts.c.alert_name,
+                status,
                 func.count().label("count"),
-                _count(status == "succeeded").label("succeeded"),
-                _count(status.in_(_FAILED)).label("failed"),
-                _count(status.not_in(TERMINAL)).label("running"),
-                _count(
-                    and_(status == "succeeded", fired_on > not_cleared_minutes * 60_000_000)
-                ).label("not_cleared"),
-                func.group_concat(case((status.in_(TERMINAL), took))).label("took"),
+                func.sum(case((fired_on > not_cleared_minutes * 60_000_000, 1), else_=0)).label(
+                    "not_cleared"
+                ),
+                func.group_concat(took).label("took"),
             ),
             executions,
             "ix_execution_db_start",
@@ -66,7 +64,7 @@ def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) ->
         .join(links, links.c.st2_execution_id == executions.c.id)
         .join(alerts, alerts.c.id == links.c.alert_id)
         .where(executions.c.start_timestamp >= since, executions.c.start_timestamp < until, *wanted)
-        .group_by(links.c.st2_action_ref, alerts.c.alert_name)
+        .group_by(links.c.st2_action_ref, alerts.c.alert_name, status)
     )
     by_workflow: Dict[str, _Sum] = defaultdict(_Sum)
     by_name: Dict[str, _Sum] = defaultdict(_Sum)
@@ -79,10 +77,6 @@ def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) ->
         "workflows": _rows("workflow", by_workflow),
         "alerts": _rows("alert_name", by_name),
     }
-
-
-def _count(condition: Any) -> Any:
-    return func.sum(case((condition, 1), else_=0))
 
 
 def _microseconds(connection: Connection, start: Any, end: Any) -> Any:
@@ -105,10 +99,14 @@ class _Sum:
 
     def add(self, row: Any) -> None:
         self.count += row.count
-        self.succeeded += int(row.succeeded)
-        self.failed += int(row.failed)
-        self.running += int(row.running)
-        self.not_cleared += int(row.not_cleared)
+        if row.status == "succeeded":
+            self.succeeded += row.count
+            self.not_cleared += int(row.not_cleared)
+        elif row.status in _FAILED:
+            self.failed += row.count
+        elif row.status not in TERMINAL:
+            self.running += row.count
+            return
         self.took += map(int, row.took.split(",") if row.took else ())
 
     def report(self) -> Dict[str, Any]:
