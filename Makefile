@@ -41,7 +41,7 @@ fuzz: .venv .venv-fuzz ## Wild inputs: parsers, stateful models, schemathesis, a
 	@.venv/bin/python -m tests.fuzz.flood --requests 1000000 $(ARGS)
 
 mutate: services .venv ## Each defence broken once, in a copy: whether the tests see it (ARGS="--help")
-	@.venv/bin/python -m tests.faults.mutate $(ARGS)
+	@.venv/bin/python -m tests.defences $(ARGS)
 
 lint: .venv-lint ## Formatting, mistakes, and every file of the pack against StackStorm's rules
 	@.venv-lint/bin/python scripts/lint.py

@@ -240,7 +240,7 @@ def report(execution: Dict[str, Any]) -> Dict[str, Any]:
 
 def _fault(response: Any) -> str:
     try:
-        return str(response.json()["faultstring"])[:300]
+        return _first_line(response.json()["faultstring"])
     except (ValueError, KeyError, TypeError):
         return _first_line(response.text)
 

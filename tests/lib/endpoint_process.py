@@ -3,7 +3,7 @@
 OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
 imported), `config`, `settings` ({"server.HEADER_TIME": 0.5}), `pack`, the folder that the pack is
 in, and `published`, the file that triggers are written to. The broker is down while a file of that
-name with .down is there.
+name with .down is there. What is announced is recorded here, but with `records` false.
 """
 
 import json
@@ -29,26 +29,33 @@ from poundcake.config import load  # noqa: E402
 
 
 class FileBus:
-    """A broker that is a file, with a StackStorm behind it that records what is announced."""
+    """A broker that is a file, with a StackStorm behind it that records what is announced, or
+    with somebody else who does."""
 
-    def __init__(self, path, config):
+    def __init__(self, path, config, records=True):
         self.path = path
         self.config = config
+        self.records = records
 
     def publish(self, trigger, payload, trace_tag):
         if os.path.exists(self.path + ".down"):
             raise BusError("the broker is away")
         with open(self.path, "a") as file:
             file.write(json.dumps([trigger, payload, trace_tag]) + "\n")
-        if trigger == "poundcake.announce":
-            requests = announcement.unpack(payload["version"], payload["batch"])
-            checked = load(self.config)
-            engine = database.open_engine(checked.tracking_url)
-            tracking.record(engine, checked, requests, payload["database_id"])
-            engine.dispose()
+        if trigger == "poundcake.announce" and self.records:
+            record(self.config, payload)
 
     def close(self):
         pass
+
+
+def record(config, announced):
+    """Writes what was announced to the tracking database."""
+    checked = load(config)
+    engine = database.open_engine(checked.tracking_url)
+    requests = announcement.unpack(announced["version"], announced["batch"])
+    tracking.record(engine, checked, requests, announced["database_id"])
+    engine.dispose()
 
 
 class NoStackStorm:
@@ -91,7 +98,7 @@ def main():
 
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
     apply(OPTIONS["settings"])
-    bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"])
+    bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"], OPTIONS["records"])
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
     path = os.path.join(OPTIONS["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])

@@ -206,9 +206,11 @@ class InThreads(Running):
 
 
 class Patched(Running):
-    """The sensor in a process of its own, patched. pack: the folder that it runs from."""
+    """The sensor in a process of its own, patched. pack: the folder that it runs from. records:
+    whether StackStorm's stand-in there records what is announced."""
 
     patched = True
+    records = True
     prefix = []
     pack = ROOT
 
@@ -218,6 +220,7 @@ class Patched(Running):
             "config": self.config,
             "settings": self.settings,
             "published": self.published_path,
+            "records": self.records,
             "pack": self.pack,
         }
         self.log = open(str(self.folder / "log"), "ab")

@@ -154,6 +154,15 @@ class TestRefused:
         (tmp_path / "file").write_text("")
         assert "file" in error_of("sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db"))
 
+    @pytest.mark.parametrize("password", ["hush-word", "hush%2Fw%3Ard"])
+    def test_the_password_is_masked_wherever_it_stands(self, password):
+        engine = database.open_engine("mysql+pymysql://on-call:{}@127.0.0.1:1/x".format(password))
+        said = Exception(1045, "denied for on-call with {}".format(engine.url.password))
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        assert (
+            error == "mysql+pymysql://on-call:***@127.0.0.1:1/x: 1045 denied for on-call with ***"
+        )
+
     def test_an_error_shows_neither_statement_nor_parameters(self, engine):
         database.prepare(engine)
         with pytest.raises(DatabaseError) as caught:

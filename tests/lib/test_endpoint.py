@@ -682,6 +682,16 @@ class TestAskedByActions:
         finally:
             running.stop()
 
+    def test_no_proxy_is_asked(self, tmp_path, monkeypatch):
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:{}".format(services.free_port()))
+        running = KINDS["threads"](tmp_path).start().ready()
+        try:
+            assert health(load({"port": running.port}))["status"] in ("ok", "degraded")
+        finally:
+            running.stop()
+
     def test_nobody_there(self):
         config = load({"port": services.free_port()})
         assert health(config) is None

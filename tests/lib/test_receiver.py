@@ -1,6 +1,7 @@
 """The endpoint as its clients see it, on plain threads and patched as StackStorm does it."""
 
 import base64
+import hmac
 import json
 import os
 import sqlite3
@@ -11,6 +12,7 @@ import uuid
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from poundcake import receiver
 from tests.lib.endpoints import KINDS, WAYS, message
 from tests.lib.samples import alert, webhook
 
@@ -478,6 +480,30 @@ class TestTokens:
             check_problem(guarded.get(path, Authorization=given), 401)
         assert guarded.entries() == before
 
+    def test_the_time_that_it_takes_tells_nothing(self, tmp_path, monkeypatch):
+        compared = []
+        compare = hmac.compare_digest
+
+        def watched(given, known):
+            compared.append(known)
+            return compare(given, known)
+
+        known = {"auth_tokens": ["old-token", "new-token"], "basic_auth": "on-call:hush"}
+        endpoint = KINDS["threads"](tmp_path, **known).start().ready()
+        try:
+            monkeypatch.setattr(receiver.hmac, "compare_digest", watched)
+            for given, status in (
+                ("Bearer old-token", 202),
+                (basic_of("on-call:hush"), 202),
+                ("Bearer x", 401),
+                (None, 401),
+            ):
+                del compared[:]
+                assert endpoint.post(webhook(), Authorization=given).status == status
+                assert compared == [b"old-token", b"new-token", b"on-call:hush"]
+        finally:
+            endpoint.stop()
+
     def test_given_twice_it_will_not(self, guarded):
         line = b"Authorization: Bearer old-token\r\n"
         with guarded.client() as client:
@@ -562,6 +588,23 @@ class TestBasicAuth:
 
 class TestOwnTrouble:
     """503 for our own state, and only for that."""
+
+    def test_a_fault_of_ours_is_told_without_what_it_was(self, tmp_path, monkeypatch, caplog):
+        def fails(raw):
+            raise RuntimeError("hush-word")
+
+        endpoint = KINDS["threads"](tmp_path).start().ready()
+        try:
+            monkeypatch.setattr(receiver.alertmanager, "parse", fails)
+            answer = endpoint.post(webhook())
+            monkeypatch.undo()
+            assert endpoint.post(webhook()).status == 202
+        finally:
+            endpoint.stop()
+        found = check_problem(answer, 503)
+        assert "hush" not in answer.body.decode() and "RuntimeError" not in answer.body.decode()
+        # Who looks for it finds it.
+        assert found["request_id"] in caplog.text and "hush-word" in caplog.text
 
     def test_the_backlog_is_full(self, make):
         endpoint = make(backlog_limit=2)

@@ -1,106 +1,39 @@
-"""python -m tests.faults.mutate: each defence broken once, in a copy; do the tests see it?
+"""python -m tests.defences: each defence broken once, in a copy; does what holds it see that?
 
 A defence is a line of the product and the command that must fail without it. The commands run as
 they are first: what fails anyhow sees nothing.
 """
 
 import argparse
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from typing import List
 
-from tests.faults.world import ROOT
+from tests.defences import delivery, security
+from tests.defences.defence import ROOT
 
 SECONDS = 600
 LEFT_OUT = (".git", ".venv*", ".hypothesis", ".pytest_cache", "__pycache__")
-
-
-@dataclass
-class Defence:
-    """file: below the root. old: the text that is there exactly once; new: what breaks it.
-    command: words for Python, which must end with 0 as it is and with 1 when broken."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    command: List[str]
-
-
-def _faults(only, times, *more):
-    return ["-m", "tests.faults", "--only", only, "--times", str(times), "--heal", "75", *more]
-
-
-ON_SQLITE = ("--database", "sqlite")
-ON_MARIADB = ("--database", "mariadb")
-JOURNAL, RELAY, BUS = ("lib/poundcake/%s.py" % name for name in ("journal", "relay", "bus"))
-
-DEFENCES = [
-    Defence(
-        "the journal's commits are synced to the disk",
-        JOURNAL,
-        'db.execute("PRAGMA synchronous=FULL")',
-        'db.execute("PRAGMA synchronous=OFF")',
-        _faults("unsynced writes lost", 3, *ON_SQLITE),
-    ),
-    Defence(
-        "a 202 waits for the journal's commit",
-        JOURNAL,
-        "native.call(self._commit, batch)",
-        "[setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in batch]\n"
-        "                    [setattr(a, 'request_id', a.wanted_id) for a in batch]\n"
-        "                    threading.Timer(0.1, self._commit, [batch]).start()",
-        _faults("as soon as a 202 is read", 3, *ON_SQLITE),
-    ),
-    Defence(
-        "done is what the far end has told",
-        RELAY,
-        "if not request.open:",
-        "if True:",
-        _faults("with an alert just taken", 2, *ON_SQLITE),
-    ),
-    Defence(
-        "what StackStorm lost is emitted again",
-        RELAY,
-        "if again and row.fate == sync.RETRY",
-        "if False",
-        _faults("with an alert just taken", 1, *ON_SQLITE),
-    ),
-    Defence(
-        "one claim for an episode and a workflow",
-        "lib/poundcake/migrations/versions/0001_first_tables.py",
-        'Column("claim", String(255), unique=True)',
-        'Column("claim", String(255))',
-        _faults("arrive twice", 3, *ON_MARIADB),
-    ),
-    Defence(
-        "a publish waits for its confirm",
-        BUS,
-        '"confirm_publish": True',
-        '"confirm_publish": False',
-        _faults("webhook cut on its way", 3, *ON_SQLITE),
-    ),
-    Defence(
-        "a message that no queue takes comes back",
-        BUS,
-        "mandatory=True",
-        "mandatory=False",
-        _faults("queue unbound", 1, *ON_SQLITE),
-    ),
-]
+KINDS = {"delivery": delivery.DEFENCES, "security": security.DEFENCES}
 
 
 def main():
-    parser = argparse.ArgumentParser("python -m tests.faults.mutate", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.defences", description=__doc__)
+    parser.add_argument("--kind", choices=sorted(KINDS), action="append", help="default: both")
     parser.add_argument("--only", default="", help="defences whose name has this in it")
     parser.add_argument("--log", metavar="DIR", help="where what the commands print is kept")
+    parser.add_argument("--list", action="store_true", help="says which there are, and what holds")
     options = parser.parse_args()
-    wanted = [d for d in DEFENCES if options.only in d.name]
+    kinds = options.kind or sorted(KINDS)
+    wanted = [d for kind in kinds for d in KINDS[kind] if options.only in d.name]
+    if options.list:
+        for defence in wanted:
+            print("{}: {}".format(defence.name, " ".join(defence.test)))
+        return 0
     logs = pathlib.Path(options.log or tempfile.mkdtemp(prefix="poundcake-mutate-"))
     logs.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-mutant-"))
@@ -109,7 +42,7 @@ def main():
     sound, failures = {}, 0
     try:
         for number, defence in enumerate(wanted):
-            command = tuple(defence.command)
+            command = tuple(defence.test)
             if command not in sound:
                 sound[command], _ = _run(copy, command, logs / "{}-sound.log".format(number))
             verdict, seen = "NOT CAUGHT", ""
@@ -134,7 +67,7 @@ def _broken(copy, defence, log):
         return "its text {} times".format(text.count(defence.old)), ""
     path.write_text(text.replace(defence.old, defence.new))
     try:
-        return _run(copy, defence.command, log)
+        return _run(copy, defence.test, log)
     finally:
         path.write_text(text)
 
@@ -145,6 +78,8 @@ def _run(copy, command, log):
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=str(copy),
+            # What was compiled of a file that is broken for a second would outlast it.
+            env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
