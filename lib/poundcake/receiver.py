@@ -259,7 +259,7 @@ class Receiver:
 
     def _check_media(self, environ: Dict[str, Any]) -> None:
         length = environ.get("CONTENT_LENGTH", "")
-        if not length or "HTTP_TRANSFER_ENCODING" in environ:
+        if not length:
             raise Problem(
                 HTTPStatus.LENGTH_REQUIRED, "Content-Length is expected; chunked is not taken"
             )

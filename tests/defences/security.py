@@ -162,11 +162,11 @@ BOUNDS = [
         test(_RECEIVER + "TestWebhook::test_too_large"),
     ),
     Defence(
-        "a body is neither chunked nor without a length",
+        "a body has a length",
         RECEIVER,
-        'if not length or "HTTP_TRANSFER_ENCODING" in environ:',
-        "if not length:",
-        test(_SERVER + "TestFraming::test_no_coding_is_taken", "threads"),
+        "        if not length:\n",
+        "        if False:\n",
+        test(_RECEIVER + "TestWebhook::test_no_length"),
     ),
     Defence(
         "a body is not compressed",
@@ -186,8 +186,21 @@ BOUNDS = [
         "a refused body is not read as the next request",
         SERVER,
         "if coded or body.left or self.server.stopping:",
-        "if self.server.stopping:",
-        test(_RECEIVER + "TestTokens::test_a_refused_body_is_not_read_as_the_next_request"),
+        "if coded or self.server.stopping:",
+        test(
+            _SERVER + "TestFraming::test_what_is_left_of_a_refused_body_is_not_the_next_request",
+            "threads",
+        ),
+    ),
+    Defence(
+        "nor is a body in a coding",
+        SERVER,
+        "if coded or body.left or self.server.stopping:",
+        "if body.left or self.server.stopping:",
+        test(
+            _SERVER + "TestFraming::test_what_is_left_of_a_refused_body_is_not_the_next_request",
+            "threads",
+        ),
     ),
     Defence(
         "two lengths are none",
@@ -234,7 +247,10 @@ BOUNDS = [
         SERVER,
         "if self.headers.defects or self.rfile.bare_cr:",
         "if self.headers.defects:",
-        test(_SERVER + "TestGarbage::test_is_refused_and_is_nobody_elses_trouble", "threads"),
+        test(
+            _SERVER + "TestFraming::test_what_is_ambiguous_is_refused_and_the_connection_ends",
+            "threads",
+        ),
     ),
     Defence(
         "no input gets a 5xx",

@@ -217,6 +217,7 @@ class TestFraming:
             b"\x00: x\r\nContent-Length: 14\r\n",
             b"Content-Length: 14\r\n Transfer-Encoding: chunked\r\n",
             b": x\r\nContent-Length: 14\r\n",
+            b"X: y\rContent-Length: 14\r\n",
         ],
     )
     def test_what_is_ambiguous_is_refused_and_the_connection_ends(self, endpoint, headers):
@@ -241,6 +242,18 @@ class TestFraming:
         head = message("POST", HOOK, Transfer_Encoding=coding)
         answer = raw(endpoint, head + chunked + self.SMUGGLED)
         assert statuses(answer) == [411]
+
+    @pytest.mark.parametrize("coded", [False, True])
+    def test_what_is_left_of_a_refused_body_is_not_the_next_request(self, make, coded):
+        endpoint = make(settings={"server._LINGER_BYTES": 10}, auth_tokens=["the-token"])
+        inner = message("POST", HOOK, BODY, Authorization="Bearer the-token")
+        if coded:
+            data = message("POST", HOOK, Transfer_Encoding="chunked") + b"0123456789" + inner
+        else:
+            data = message("POST", HOOK, b"0123456789" + inner)
+        assert statuses(raw(endpoint, data)) == [401]
+        time.sleep(0.2)
+        assert endpoint.entries() == []
 
     def test_a_body_on_a_get_is_not_the_next_request(self, endpoint):
         answer = raw(endpoint, message("GET", LIVE, self.SMUGGLED))

@@ -1,6 +1,7 @@
 """A11 at large: many ways to ask for a secret, at every place that an alert has for text, through
 every rule and workflow of the pack, again by re-run and by replay."""
 
+import base64
 import json
 import os
 import uuid
@@ -86,6 +87,7 @@ def planted(request, kind):
         os.environ[VARIABLE] = secrets[0]
         try:
             config = {"auth_tokens": [TOKEN], "basic_auth": "planted:" + secrets[1]}
+            config.update(dry_run=False, allowed_actions=["poundcake_scenarios.prints"])
             stack = request.getfixturevalue("new_stack")(config, TOKEN)
         finally:
             del os.environ[VARIABLE]
@@ -175,6 +177,36 @@ def test_again_by_hand_by_re_run_and_by_replay(planted, sent):
             assert again["result"]["output"]["stage"] == "not_claimed"
     replayed = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
     stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
+
+
+def test_what_a_host_prints(planted):
+    stack, _, _ = planted
+    texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
+    failing = alert("ScenarioHostPrints", labels=texts)
+    mending = alert("ScenarioMendedHostPrints", labels=texts)
+    request_id = stack.accepted(notification(failing, mending))
+    trail = stack.trail_when(request_id, lambda t: t["completed_at"], timeout=300)
+
+    failed, mended = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
+    assert (failed["st2_workflow"], failed["status"]) == ("poundcake_scenarios.prints", "failed")
+    if stack.live and mended["stage"] == "refused":
+        assert "allowed_actions does not name poundcake_scenarios.prints" in mended["message"]
+    else:
+        assert (mended["stage"], mended["message"]) == ("done", "the action succeeded")
+    # Why it failed is on record as the host has said it, and no action shows it so.
+    [row] = stack.rows(
+        "SELECT error FROM execution_db WHERE id = :id", id=failed["st2_execution_id"]
+    )
+    assert row["error"].startswith(" ".join(TEXTS[:9]))
+    for ref, asked in (
+        ("poundcake.status", {"request_id": request_id}),
+        ("poundcake.why", {"fingerprint": failing["fingerprint"]}),
+    ):
+        shown = json.dumps(stack.run(ref, format="json", **asked))
+        assert "poundcake_scenario_secret" in shown
+        assert not [d for d in ("{{", "{%", "{#", "<%") if d in shown], ref
+    for id_ in (failed["st2_execution_id"], mended["st2_execution_id"]):
+        assert stack.ended(stack.api("/executions/%s/re_run" % id_, "POST", {})["id"])
 
 
 def test_every_text_is_on_record_as_it_came(planted, sent):
