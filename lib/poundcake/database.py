@@ -21,6 +21,9 @@ STATEMENT_TIMEOUT = 30
 MIGRATION_TIMEOUT = 86400
 # As many alerts are indexed so quickly that the first write does it.
 FEW_ALERTS = 50_000
+# Compiled ones that an engine keeps, each some 20 KB: a view has one for each set of filters, and
+# whoever asks the endpoint chooses those.
+_STATEMENTS = 100
 
 # One quick SELECT, which fails where one of the other tables is missing.
 _META = select(schema.meta.c.name, schema.meta.c.value).where(
@@ -52,7 +55,12 @@ def open_engine(url: Union[str, URL], seconds: int = STATEMENT_TIMEOUT) -> Engin
         # One connection a use: SQLAlchemy's pool has locks, which a native thread must not share
         # with green ones.
         wait = 10 if seconds <= STATEMENT_TIMEOUT else seconds
-        engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": wait})
+        engine = create_engine(
+            parsed,
+            poolclass=NullPool,
+            query_cache_size=_STATEMENTS,
+            connect_args={"timeout": wait},
+        )
         limit = seconds if seconds < STATEMENT_TIMEOUT else 0
         event.listen(engine, "connect", lambda c, _: _prepare_sqlite(c, limit))
         event.listen(engine, "begin", _begin_sqlite)
@@ -63,6 +71,7 @@ def open_engine(url: Union[str, URL], seconds: int = STATEMENT_TIMEOUT) -> Engin
         parsed,
         # A re-read after a unique key refused a row must see the row that was there first.
         isolation_level="READ COMMITTED",
+        query_cache_size=_STATEMENTS,
         pool_pre_ping=True,
         pool_recycle=1800,
         pool_timeout=5,

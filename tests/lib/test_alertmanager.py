@@ -189,6 +189,11 @@ class TestRefused:
     def test_no_json(self, body):
         assert refused(body).field == "body"
 
+    @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+    def test_numbers_that_json_has_not(self, number):
+        error = refused('{{"alerts": [], "x": {}}}'.format(number).encode())
+        assert error.field == "body" and number in str(error)
+
     def test_no_utf8(self):
         error = refused(b'{"alerts": "\xff"}')
         assert error.field == "body"

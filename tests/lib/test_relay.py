@@ -1,5 +1,6 @@
 """From the journal to StackStorm: each step is taken once the one before is seen to be done."""
 
+import json
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from poundcake.relay import Relay, Tracking
 from poundcake.schema import alerts, api_calls
 from poundcake.stackstorm import StackStormError
 from poundcake.tracking import body_sha256
-from tests.lib.samples import DELIMITERS, alert, later, request
+from tests.lib.samples import DELIMITERS, alert, later, request, webhook
 
 LOG = logging.getLogger("test")
 
@@ -241,9 +242,10 @@ class TestTheWay:
     def test_every_string_is_inert_and_none_is_null(self, house):
         house.start()
         text = "{{ st2kv.system.x }}<% ctx() %>{"
+        found = alert(text, fingerprint="f", labels={text: text, "job": text, "severity": text})
         house.accept(
-            alert(text, fingerprint="f", labels={text: text, "job": text, "severity": text}),
-            body=None,
+            found,
+            body=json.dumps(webhook(found, receiver=text)),
         )
         wait_for(lambda: house.bus.of(relay.ALERT))
 
