@@ -22,7 +22,7 @@ from poundcake.sync import LOST
 DRY_RUN = "dry run: nothing was changed"
 _HOW_MANY_WHY = 20
 # Notifications that one answer of `why` is made of.
-_LOOKED_AT_WHY = 80
+_LOOKED_AT_WHY = 50
 # Of one episode's notifications: the newest, and the newest of those that changed something.
 _SHOWN = 5
 _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
@@ -422,23 +422,35 @@ def why(
 def _shown_before(
     connection: Connection, filters: Filters, rows: List[Any], newest: int
 ) -> Set[str]:
-    """The episodes of the rows that an earlier page had: those with a newer alert that matches."""
+    """The episodes of the rows that an earlier page had: those with a newer alert that matches.
+
+    Only the next alert of the same fingerprint is looked at: another episode has begun with it,
+    or the same goes on. One that comes late may lie between; its episode is shown once more.
+    """
     moment, row_id = filters.before[0], int(filters.before[1][0])
-    of = search.within(replace(filters, since=None, before=None), alerts.c.created_at, alerts.c.id)
-    for name in ("severity", "alert_name", "instance", "status", "outcome"):
+    later = alerts.alias("later")
+    of = search.within(replace(filters, since=None, before=None), later.c.created_at, later.c.id)
+    for name in ("severity", "status", "outcome"):
         if getattr(filters, name):
-            of.append(alerts.c[name] == getattr(filters, name))
-    index = "ix_poundcake_alerts_by_fingerprint"
-    found: Set[str] = set()
-    for some in database.in_chunks(rows):
-        statement = search.by_index(connection, select(alerts.c.episode), alerts, index).where(
-            alerts.c.fingerprint.in_([row.fingerprint for row in some]),
-            alerts.c.created_at >= moment,
-            or_(alerts.c.created_at > moment, alerts.c.id >= row_id),
-            alerts.c.id <= newest,
+            of.append(later.c[name] == getattr(filters, name))
+    following = (
+        search.by_index(connection, select(later.c.id), later, "ix_poundcake_alerts_by_fingerprint")
+        .where(
+            later.c.fingerprint == alerts.c.fingerprint,
+            later.c.created_at >= moment,
+            or_(later.c.created_at > moment, later.c.id >= row_id),
+            later.c.id <= newest,
             *of,
         )
-        found.update(connection.scalars(statement.distinct()))
+        .order_by(later.c.created_at, later.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    found: Set[str] = set()
+    for some in database.in_chunks(rows):
+        ids = connection.scalars(select(following).where(alerts.c.id.in_([r.id for r in some])))
+        known = [row_id for row_id in ids if row_id is not None]
+        found.update(connection.scalars(select(alerts.c.episode).where(alerts.c.id.in_(known))))
     return found & {row.episode for row in rows}
 
 

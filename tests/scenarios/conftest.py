@@ -1,8 +1,8 @@
 """One stack for each kind of database, shared by all scenarios; or the live StackStorm.
 
 With ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) set, everything runs there instead: the
-endpoint is POUNDCAKE_URL, its token POUNDCAKE_TOKEN, and what is read from the tables themselves
-is read at POUNDCAKE_DATABASE_URL.
+endpoint is POUNDCAKE_URL, its token POUNDCAKE_TOKEN; what is read from the tables themselves is
+read at POUNDCAKE_DATABASE_URL, and StackStorm's logs in the folder POUNDCAKE_LOGS.
 """
 
 import uuid
@@ -31,6 +31,7 @@ def new_stack(request, kind, tmp_path_factory):
     started, dropped = [], []
 
     def start(config=None, token=""):
+        """config: a dict, or a function that makes it of the database's URL."""
         folder = tmp_path_factory.mktemp("stack")
         server = None
         if kind == "mariadb":
@@ -41,6 +42,7 @@ def new_stack(request, kind, tmp_path_factory):
             url = server.url(name)
         else:
             url = "sqlite:///%s" % (folder / "tracking.sqlite")
+        config = config(url) if callable(config) else config
         stack = stacks.Standalone(folder, url, config, token)
         stack.mariadb = server
         started.append(stack)

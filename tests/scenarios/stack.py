@@ -190,8 +190,9 @@ class Standalone(Stack):
         port = services.free_port()
         self.command = [sys.executable, "-m", "standalone", "--api-port", "0"]
         self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
-        self.command += ["--config", str(config_file), "--database", database]
-        self.command += ["--pack", str(PACK)]
+        self.command += ["--config", str(config_file), "--pack", str(PACK)]
+        if "database_url" not in (config or {}):
+            self.command += ["--database", database]
         own = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
         own.pop("PYTHONPATH", None)
         with open(str(self._log), "wb") as log:
@@ -267,8 +268,10 @@ class Live(Stack):
         return all(there.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 
     def log(self):
-        """Its log is not ours to read."""
-        return ""
+        """Its logs, where we are told of them."""
+        folder = os.environ.get("POUNDCAKE_LOGS")
+        paths = sorted(pathlib.Path(folder).glob("*.log")) if folder else []
+        return "\n".join(p.read_text(errors="replace") for p in paths)
 
 
 def live():

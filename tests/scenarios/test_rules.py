@@ -154,3 +154,26 @@ def test_a_name_without_a_rule_has_no_history_before_it_fires(stack):
     assert stack.run("poundcake.why", alert_name=never) == {"episodes": [], "count": 0}
     text = stack.run("poundcake.why", alert_name=never, format="text")
     assert text.strip() == "no such alert on record"
+
+
+def test_a_workflow_that_waits_for_a_person_is_shown_so_until_it_is_answered(stack):
+    firing = alert("ScenarioAsks")
+    request_id = stack.accepted(notification(firing))
+
+    def shown():
+        trail = stack.run("poundcake.status", request_id=request_id, format="json")
+        return trail["stackstorm_executions"]
+
+    [waits] = stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["paused"])
+    assert waits["st2_workflow"] == "poundcake_scenarios.asks"
+    why = stack.run("poundcake.why", fingerprint=firing["fingerprint"], format="json")
+    assert why["episodes"][0]["stackstorm_executions"][0]["status"] == "paused"
+    assert not stack.trail(request_id)["completed_at"]
+
+    children = stack.listed("/executions", parent=waits["st2_execution_id"])
+    [asked] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
+    answer = {"id": asked, "response": {"go_on": True}}
+    stack.api("/inquiries/" + asked, "PUT", answer)
+    trail = stack.trail_when(request_id, lambda t: t["completed_at"], timeout=180)
+    assert [e["status"] for e in trail["stackstorm_executions"]] == ["succeeded"]
+    assert len(stack.done(trail["alerts"][0]["episode"])) == 1
