@@ -4,7 +4,7 @@ from poundcake.errors import PoundCakeError
 
 
 class Why(PackAction):
-    def work(self, limit=20, offset=0, format="json", **filters):
+    def work(self, limit=10, offset=0, format="json", **filters):
         if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
             raise PoundCakeError("which alert: alert_name, instance or fingerprint is expected")
         answer = self.live_view(

@@ -20,11 +20,11 @@ from poundcake.search import Filters
 from poundcake.sync import LOST
 
 DRY_RUN = "dry run: nothing was changed"
-_HOW_MANY_WHY = 20
+_HOW_MANY_WHY = 10
 # Notifications that one answer of `why` is made of.
-_LOOKED_AT_WHY = 50
+_LOOKED_AT_WHY = 40
 # Of one episode's notifications: the newest, and the newest of those that changed something.
-_SHOWN = 5
+_SHOWN = 3
 _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
 _LINE = [
     alerts.c[name]

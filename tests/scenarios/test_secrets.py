@@ -1,0 +1,197 @@
+"""No secret of the configuration gets out, where it is given as `file:` or `env:`: not into a
+process list, a log, a table, a metric, an execution, a trigger or an error."""
+
+import base64
+import glob
+import json
+import os
+import threading
+import uuid
+
+import pytest
+import requests
+import sqlalchemy
+
+from tests.scenarios.notifications import alert, notification
+from tests.scenarios.stack import ActionFailed
+
+VARIABLE = "POUNDCAKE_SCENARIO_BASIC"
+TABLES = (
+    "poundcake_api_calls poundcake_alerts poundcake_st2_execution_link execution_db poundcake_meta"
+).split()
+VIEWS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "/openapi.json")
+
+
+class Processes(threading.Thread):
+    """Reads the process list as `ps` does, again and again, for what must not be in it."""
+
+    def __init__(self, secrets):
+        super().__init__(daemon=True)
+        self._secrets = [s.encode() for s in secrets]
+        self._ended = threading.Event()
+        self.seen = set()
+        self.found = []
+
+    def run(self):
+        while not self._ended.wait(0.02):
+            for path in glob.glob("/proc/[0-9]*/cmdline"):
+                try:
+                    with open(path, "rb") as file:
+                        line = file.read()
+                except OSError:
+                    continue  # it has ended
+                self.seen.add(line)
+                self.found += [line for s in self._secrets if s in line]
+
+    def stop(self):
+        self._ended.set()
+        self.join()
+
+
+def encoded(basic):
+    return base64.b64encode(basic.encode()).decode()
+
+
+def configured(folder):
+    """(a function from the database's URL to the configuration, its secrets)."""
+    secrets = {name: "hush-{}-{}".format(name, uuid.uuid4().hex) for name in ("token", "api-key")}
+    basic = "on-call:hush-basic-" + uuid.uuid4().hex
+    secrets.update(basic=basic.partition(":")[2], header=encoded(basic))
+
+    def reference(name, text):
+        path = folder / name
+        path.write_text(text + "\n")
+        return "file:{}".format(path)
+
+    def config(url):
+        password = sqlalchemy.make_url(url).password
+        if password:
+            secrets["database"] = password
+        return {
+            "auth_tokens": [reference("token", secrets["token"])],
+            "basic_auth": "env:" + VARIABLE,
+            "st2_api_key": reference("api-key", secrets["api-key"]),
+            "database_url": reference("database_url", url),
+            "log_level": "debug",
+        }
+
+    return config, secrets, basic
+
+
+@pytest.fixture(scope="module")
+def hushed(request, kind, tmp_path_factory):
+    """(the stack, its secrets by name, the process lists, all that was answered)."""
+    if kind == "live":
+        stack = request.getfixturevalue("guarded")
+        secrets = {"token": stack.token}
+        url = os.environ.get("POUNDCAKE_DATABASE_URL", "")
+        if url and sqlalchemy.make_url(url).password:
+            secrets["database"] = sqlalchemy.make_url(url).password
+    else:
+        config, secrets, basic = configured(tmp_path_factory.mktemp("hushed"))
+        os.environ[VARIABLE] = basic
+        try:
+            stack = request.getfixturevalue("new_stack")(config, secrets["token"])
+        finally:
+            del os.environ[VARIABLE]
+        given = {"Authorization": "Basic " + secrets["header"]}
+        assert stack.get("/health", given, token=False).status_code == 200
+    processes = Processes(secrets.values())
+    processes.start()
+    answers = []
+    try:
+        _use(stack, secrets, answers)
+    finally:
+        processes.stop()
+    return stack, secrets, processes, answers
+
+
+def _use(stack, secrets, answers):
+    """All that there is to do, done well and badly."""
+
+    def run(ref, **parameters):
+        try:
+            answers.append(json.dumps(stack.run("poundcake." + ref, **parameters)))
+        except ActionFailed as failure:
+            answers.append(str(failure))
+
+    def ask(path, headers=None, token=True, **query):
+        answers.append(stack.get(path, headers, token, **query).text)
+
+    trail = stack.completed(stack.accepted(notification(alert("ScenarioLinked"))))
+    shown = {"request_id": trail["request_id"]}
+    for wrong in ("Bearer " + secrets["token"][:-1], "Basic " + encoded("on-call:x"), ""):
+        ask("/health", {"Authorization": wrong}, token=False)
+    answers.append(stack.post(b"{").text)
+    ask("/executions/recent", limit="x")
+    ask("/status/" + str(uuid.uuid4()))
+    for ref in ("health", "stats", "executions_recent", "alerts_active", "migrate", "sync"):
+        run(ref)
+    run("why", alert_name=trail["alerts"][0]["alert_name"])
+    run("status", **shown)
+    run("status", request_id="no-such")
+    run("purge", dry_run=True)
+    run("replay", **shown)
+    if stack.mariadb:
+        stack.mariadb.stop()
+        try:
+            waiting = stack.accepted(notification(alert("ScenarioUnmatched")))
+            ask("/executions/recent")
+            ask("/health")
+            run("status", **shown)
+            run("health")
+        finally:
+            stack.mariadb.start()
+        stack.trail_when(waiting, lambda t: t["completed_at"], timeout=120)
+
+
+def check(secrets, where, text):
+    found = [name for name, secret in secrets.items() if secret in text]
+    assert not found, "{} of {}".format(found, where)
+
+
+def test_no_process_list_shows_one(hushed):
+    _, _, processes, _ = hushed
+    # It has seen the processes that are told the configuration.
+    assert any(b"link.py" in line for line in processes.seen)
+    assert not processes.found, processes.found[0]
+
+
+def test_no_answer_shows_one(hushed):
+    stack, secrets, _, answers = hushed
+    for path in VIEWS:
+        answers.append(stack.get(path).text)
+    metrics = requests.get(
+        stack.url + "/metrics", headers={"Authorization": "Bearer " + stack.token}, timeout=30
+    )
+    assert "poundcake_requests_total" in metrics.text
+    for text in answers + [metrics.text]:
+        check(secrets, "an answer: " + text[:200], text)
+    if stack.mariadb:
+        assert any("cannot be read now" in text for text in answers)
+
+
+def test_no_table_has_one(hushed):
+    stack, secrets, _, _ = hushed
+    for table in TABLES:
+        rows = stack.rows("SELECT * FROM " + table)
+        assert rows
+        check(secrets, table, repr(rows))
+
+
+def test_no_execution_and_no_trigger_has_one(hushed):
+    stack, secrets, _, _ = hushed
+    for path in ("/executions", "/triggerinstances"):
+        found = stack.listed(path, timestamp_gt=stack.began)
+        assert found
+        for one in found:
+            check(secrets, path, json.dumps(one))
+
+
+def test_no_log_has_one(hushed):
+    stack, secrets, _, _ = hushed
+    text = stack.log()
+    if stack.live and not text:
+        pytest.skip("live: POUNDCAKE_LOGS does not say where StackStorm's logs are")
+    assert "DEBUG" in text
+    check(secrets, "the log", text)
