@@ -193,6 +193,8 @@ class Standalone(Stack):
         self.command += ["--config", str(config_file), "--pack", str(PACK)]
         if "database_url" not in (config or {}):
             self.command += ["--database", database]
+        if (config or {}).get("log_level") == "debug":
+            self.command += ["--verbose"]
         own = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
         own.pop("PYTHONPATH", None)
         with open(str(self._log), "wb") as log:
