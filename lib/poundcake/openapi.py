@@ -3,7 +3,7 @@
 from typing import Any, Dict, List, Sequence
 
 from poundcake import __version__, search
-from poundcake.alertmanager import FIRING, RESOLVED
+from poundcake.alertmanager import FIRING, MOST_ALERTS, RESOLVED
 from poundcake.search import OUTCOMES
 
 _TEXT = {"type": "string"}
@@ -216,6 +216,7 @@ def _schemas() -> Dict[str, Any]:
     }
     strings = {"type": "object", "additionalProperties": _TEXT, "nullable": True}
     moment = {"type": "string", "nullable": True, "description": "RFC 3339"}
+    status = {"type": "string", "enum": [FIRING, RESOLVED, "", None], "nullable": True}
     return {
         "Webhook": {
             "description": "https://prometheus.io/docs/alerting/latest/configuration/"
@@ -225,17 +226,14 @@ def _schemas() -> Dict[str, Any]:
             "properties": {
                 "alerts": {
                     "type": "array",
+                    "maxItems": MOST_ALERTS,
                     "items": {
                         "description": "one that is none is on record as malformed, and does not "
                         "take the others with it",
                         "anyOf": [_ref("Alert"), {}],
                     },
                 },
-                "status": {
-                    "type": "string",
-                    "enum": [FIRING, RESOLVED, "", None],
-                    "nullable": True,
-                },
+                "status": status,
                 "receiver": {"type": "string", "nullable": True},
                 "groupKey": {"description": "a string; version 3 has a number"},
                 "truncatedAlerts": {
@@ -250,12 +248,7 @@ def _schemas() -> Dict[str, Any]:
             "type": "object",
             "required": ["labels"],
             "properties": {
-                "status": {
-                    "type": "string",
-                    "enum": [FIRING, RESOLVED, "", None],
-                    "nullable": True,
-                    "description": "the group's where it is missing",
-                },
+                "status": {**status, "description": "the group's where it is missing"},
                 "labels": {"type": "object", "additionalProperties": _TEXT},
                 "annotations": strings,
                 "startsAt": moment,
