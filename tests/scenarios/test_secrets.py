@@ -12,8 +12,12 @@ import pytest
 import requests
 import sqlalchemy
 
+from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 from tests.scenarios.stack import ActionFailed
+
+# The one whose database has a password.
+pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[-1:], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_SCENARIO_BASIC"
 TABLES = (
