@@ -594,4 +594,44 @@ SECRETS = [
     ),
 ]
 
-DEFENCES = WHO + BOUNDS + INERT + SECRETS
+# Remediations without end.
+_ADMISSION, _TRACKING = "tests/lib/test_admission.py::", "tests/lib/test_tracking.py::"
+ONCE = [
+    Defence(
+        "an alert that fires on starts nothing more",
+        "lib/poundcake/admission.py",
+        "            if incident.outcome == ADMITTED:\n",
+        "            if False:\n",
+        test(_ADMISSION + "TestFiring::test_again_is_a_duplicate_that_carries_the_incidents_name"),
+    ),
+    Defence(
+        "a notification that comes after its resolve starts nothing",
+        "lib/poundcake/admission.py",
+        "        if resolved_since(starts_at):\n",
+        "        if False:\n",
+        test(_ADMISSION + "TestFiring::test_late"),
+    ),
+    Defence(
+        "an alert that comes and goes has its cooldown",
+        "lib/poundcake/tracking.py",
+        "if not self._config.cooldown_seconds or not last or last + self._cooldown <= now:",
+        "if True:",
+        test(_TRACKING + "TestOutcomes::test_cooldown", "sqlite"),
+    ),
+    Defence(
+        "an alert name has its limit an hour",
+        "lib/poundcake/tracking.py",
+        "if len(times) - counted < limit:",
+        "if True:",
+        test(_TRACKING + "TestOutcomes::test_rate_limit", "sqlite"),
+    ),
+    Defence(
+        "a host has its cooldown, whatever is wrong with it",
+        "lib/poundcake/tracking.py",
+        "    if host_cooldown and alert.instance:\n",
+        "    if False:\n",
+        test(_TRACKING + "TestHostCooldown::test_of_several_at_once_one_passes", "sqlite"),
+    ),
+]
+
+DEFENCES = WHO + BOUNDS + INERT + ONCE + SECRETS
