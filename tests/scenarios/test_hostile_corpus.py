@@ -236,7 +236,7 @@ def test_no_secret_got_anywhere(planted, sent):
     assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
         e["action"]["ref"] for e in told
     }
-    # StackStorm tells of each new key and of the end of each execution, those of the proof included.
+    # StackStorm tells of each new key and each end of an execution, those of the proof included.
     told += [
         t
         for t in stack.listed("/triggerinstances", timestamp_gt=stack.began)
