@@ -23,6 +23,7 @@ DRY_RUN = "dry run: nothing was changed"
 _HOW_MANY_WHY = 10
 # Notifications that one answer of `why` is made of.
 _LOOKED_AT_WHY = 40
+_ALL = (1 << 63) - 1
 # Of one episode's notifications: the newest, and the newest of those that changed something.
 _SHOWN = 3
 _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
@@ -191,23 +192,29 @@ def alerts_active(
     offset: int = 0,
 ) -> Dict[str, Any]:
     """The open incidents, newest first."""
-    of = [alerts.c.open_fingerprint.is_not(None)]
-    of += search.within(filters, alerts.c.created_at, alerts.c.id)
-    for name in ("severity", "alert_name", "instance", "outcome"):
-        if getattr(filters, name):
-            of.append(alerts.c[name] == getattr(filters, name))
+    names = [
+        name for name in ("severity", "alert_name", "instance", "outcome") if getattr(filters, name)
+    ]
+    incidents = search.by_index(
+        connection,
+        select(*[alerts.c[name] for name in ("id", "created_at", *names)]),
+        alerts,
+        "ix_poundcake_alerts_by_open",
+    ).where(alerts.c.open_fingerprint.is_not(None))
     if filters.fingerprint:
-        of.append(alerts.c.open_fingerprint == filters.fingerprint)
+        incidents = incidents.where(alerts.c.open_fingerprint == filters.fingerprint)
+    # With a limit it is a table of its own: SQLite would enter the whole history by a time or a
+    # severity, to find the few that are open.
+    opened = incidents.limit(_ALL).subquery("opened")
+    of = search.within(filters, opened.c.created_at, opened.c.id)
+    of += [opened.c[name] == getattr(filters, name) for name in names]
     if filters.status == RESOLVED:
         of.append(false())
-    index = "ix_poundcake_alerts_by_open"
-    count = connection.scalar(
-        search.by_index(connection, select(func.count(alerts.c.id)), alerts, index).where(*of)
-    )
+    count = connection.scalar(select(func.count()).select_from(opened).where(*of))
     page = connection.execute(
-        search.by_index(connection, select(alerts.c.id, alerts.c.created_at), alerts, index)
+        select(opened.c.id, opened.c.created_at)
         .where(*of)
-        .order_by(alerts.c.created_at.desc(), alerts.c.id.desc())
+        .order_by(opened.c.created_at.desc(), opened.c.id.desc())
         .limit(limit + 1)
         .offset(offset)
     ).all()
@@ -344,7 +351,9 @@ def _of_alerts(
     )
     if status:
         found = found.join(executions, executions.c.id == links.c.st2_execution_id)
-        found = found.where(executions.c.status == status)
+        # As an expression, which no index has: SQLite would read all executions of a status, once
+        # for each alert, to find the one that the link names.
+        found = found.where(func.coalesce(executions.c.status, "") == status)
     seen = connection.scalar(select(func.count()).select_from(looked))
     some = found.with_only_columns(links.c.id).limit(search.MOST_ROWS + 1).subquery("some")
     total = connection.scalar(select(func.count()).select_from(some))
