@@ -200,7 +200,9 @@ def alerts_active(
         select(*[alerts.c[name] for name in ("id", "created_at", *names)]),
         alerts,
         "ix_poundcake_alerts_by_open",
-    ).where(alerts.c.open_fingerprint.is_not(None))
+    ).where(
+        alerts.c.open_fingerprint > ""  # SQLite enters no index by IS NOT NULL
+    )
     if filters.fingerprint:
         incidents = incidents.where(alerts.c.open_fingerprint == filters.fingerprint)
     # With a limit it is a table of its own: SQLite would enter the whole history by a time or a
