@@ -11,7 +11,7 @@ from dateutil import tz
 
 from standalone.content import NO_TIMERS, TIMERS
 from standalone.sensors import check_payload
-from standalone.store import COMPLETED
+from standalone.store import COMPLETED, STATUSES
 
 LOG = logging.getLogger("standalone.api")
 MASK = "********"
@@ -67,6 +67,7 @@ class Api:
             ("POST", r"executions", self.run),
             ("GET", r"executions/([^/]+)", self.execution),
             ("DELETE", r"executions/([^/]+)", self.cancel),
+            ("PUT", r"executions/([^/]+)", self.change),
             ("GET", r"executions/([^/]+)/children", self.children),
             ("GET", r"executions/([^/]+)/attribute/(\w+)", self.attribute),
             ("GET", r"executions/([^/]+)/(result|output)", self.attribute),
@@ -221,6 +222,28 @@ class Api:
         except ValueError as error:
             if execution["status"] != "canceled":
                 raise ApiError(200, str(error))  # a fault that StackStorm answers with 200
+        return 200, self._shown(self._execution(id_), {})
+
+    def change(self, request, id_):
+        """Pause, resume or cancel; another status is set as it is, as StackStorm does
+        (st2api/controllers/v1/actionexecutions.py, put)."""
+        body, execution = request["body"] or {}, self._execution(id_)
+        status = body.get("status")
+        if status not in STATUSES:
+            raise ApiError(400, "status: %r is not one of %s" % (status, ", ".join(STATUSES)))
+        if execution["status"] in COMPLETED:
+            raise ApiError(400, "Execution is already in completed state.")
+        try:
+            if status in ("canceling", "canceled"):
+                self.executor.cancel(execution["id"])
+            elif status in ("pausing", "paused"):
+                self.executor.pause(execution["id"])
+            elif status == "resuming":
+                self.executor.resume(execution["id"])
+            else:
+                self.executor.set_status(execution["id"], status, body.get("result"))
+        except ValueError as error:
+            raise ApiError(400, "Failed updating execution. %s" % error)
         return 200, self._shown(self._execution(id_), {})
 
     # What led to them

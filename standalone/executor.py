@@ -265,6 +265,25 @@ class Executor:
             result = {"message": "Action canceled by user.", "user": user}
             self.set_status(execution_id, "canceled", result, context)
 
+    def pause(self, execution_id, user="stanley"):
+        """Have a workflow start no more tasks; ValueError where it is none, or does not run."""
+        self._workflow_in(execution_id, "pause", ("running", "pausing", "paused"))
+        self.engine.post(self.engine.pause, execution_id, user).result(10)
+
+    def resume(self, execution_id, user="stanley"):
+        """Go on with a workflow that paused; ValueError where it is none, or did not pause."""
+        self._workflow_in(execution_id, "resume", ("running", "resuming", "paused"))
+        self.engine.post(self.engine.resume, execution_id, user).result(10)
+
+    def _workflow_in(self, execution_id, verb, statuses):
+        execution = self.store.executions.get(execution_id)
+        text = 'Unable to %s liveaction "%s" because it is ' % (verb, execution_id)
+        runner, status = execution["runner"]["name"], execution["status"]
+        if runner != "orquesta":
+            raise ValueError(text + 'not supported by the "%s" runner.' % runner)
+        if status not in statuses:
+            raise ValueError(text + 'in "%s" state.' % status)
+
     def answer(self, execution_id, response, user="stanley"):
         """Answer an inquiry; ValueError when it is none, has an answer already, or a bad one."""
         execution = self.store.executions.get(execution_id)

@@ -169,14 +169,24 @@ class WorkflowEngine:
                     self.executor.set_status(child_id, "canceled")
             self._settle(run)
 
+    def pause(self, execution_id, user):
+        """Start no more tasks; the workflow is paused when those that run have ended."""
+        run, statuses = self._runs.get(execution_id), self.orquesta.statuses
+        if run is None or run.conductor.get_workflow_status() != statuses.RUNNING:
+            return
+        run.conductor.request_workflow_status(statuses.PAUSED)
+        context = self.store.executions.get(execution_id)["context"]
+        self.store.executions.change(execution_id, context=dict(context, paused_by=user))
+        self._settle(run)
+
     def resume(self, execution_id, user):
-        """Go on with a workflow that paused for an inquiry, and with its parents."""
+        """Go on with a workflow that paused, for an inquiry or by request, and with its parents."""
         run, statuses = self._runs.get(execution_id), self.orquesta.statuses
         if run is None or run.conductor.get_workflow_status() not in statuses.PAUSE_STATUSES:
             return
         run.conductor.request_workflow_status(statuses.RESUMING)
         run.conductor.request_workflow_status(statuses.RUNNING)
-        self._settle(run)
+        self._advance(run)
         context = self.store.executions.get(execution_id)["context"]
         self.store.executions.change(execution_id, context=dict(context, resumed_by=user))
         if "orquesta" not in context:

@@ -9,6 +9,11 @@ import threading
 import time
 from collections import OrderedDict
 
+# st2common/constants/action.py
+STATUSES = (
+    "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
+    " pausing paused resuming pending"
+).split()
 COMPLETED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
 LIMIT = 20000
 WEIGHT_LIMIT = 256 * 1024 * 1024  # of what a table was given, as JSON; a message can have 1 MiB

@@ -20,7 +20,7 @@ from poundcake.stackstorm import TERMINAL, WAITING, StackStorm, StackStormError,
 from poundcake.tracking import mirror
 
 ALERT_TRIGGER = "poundcake.alert"
-# An execution that has not linked itself by then is taken for one that never will.
+# A workflow with a link task that has not linked itself by then has another task before it.
 _LINK_GRACE = timedelta(seconds=60)
 _LINK_LATE = timedelta(minutes=10)
 _ALERTS_AT_ONCE = 200
@@ -325,10 +325,10 @@ def _link_found(
     action = execution["action"]["ref"]
     ended = execution.get("status") in TERMINAL
     started = parse_timestamp(execution.get("start_timestamp"))
-    waiting = f"{action} was started and has not linked itself yet"
-    if not ended and started and datetime.now(timezone.utc) - started < _LINK_GRACE:
-        return None, waiting
+    waiting = f"{action} was started ({execution_id}) and has not linked itself yet"
     linking = links_itself(action)
+    if linking and not ended and started and datetime.now(timezone.utc) - started < _LINK_GRACE:
+        return None, waiting
     told = report(execution)
     if linking and told.get("stage") == "not_claimed":
         # Where another execution has the episode, its link says what became of the alert.

@@ -216,13 +216,14 @@ class TestFates:
         assert found.end_timestamp and found.rule == "pack.rule"
         assert house.completed == [True]
 
-    def test_a_plain_workflow_is_linked_once_it_ended(self, house):
+    def test_what_has_no_link_task_is_linked_while_it_runs(self, house):
         request_id, (row,) = house.record(alert())
         instance = house.api.emitted(row, request_id)
         house.api.enforced(instance, execution="e1")
         house.api.ran("e1", "running")
         house.sync()
-        assert house.rows(links) == [] and house.one().fate is None
+        assert house.one(links).claim is None and house.one(executions).status == "running"
+        assert house.one().fate == "execution" and house.completed == [False]
         house.api.ran("e1", "failed", result={"stderr": "it broke"})
         for _ in range(2):
             house.sync()
@@ -236,14 +237,18 @@ class TestFates:
         )
         assert house.completed == [True]
 
-    def test_a_plain_workflow_is_linked_after_a_minute(self, house):
+    def test_what_links_itself_is_left_to_do_so_for_a_minute(self, house):
         request_id, (row,) = house.record(alert())
+        house.api.texts["pack.workflow"] = LINKING
         house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.api.ran("e1", "running", seconds=50)
+        house.sync()
+        assert house.rows(links) == [] and house.one().fate is None
+        assert "pack.workflow was started (e1) and has not linked itself" in house.one().fate_reason
         house.api.ran("e1", "running", seconds=61)
         house.sync()
         assert house.one(links).claim is None
-        assert house.one().fate == "execution"
-        assert house.completed == [False]
+        assert house.one().fate is None and house.completed == [False]
 
     def test_one_that_did_not_get_the_claim_has_no_link(self, house):
         request_id, (row,) = house.record(alert())

@@ -113,6 +113,29 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 400
 
 
+def test_a_workflow_pauses_when_its_tasks_have_ended_and_goes_on_when_asked(standalone):
+    body = {"action": "probe.asks", "parameters": {}}
+    id_ = standalone.call("POST", "/executions", body)[1]["id"]
+    _wait_for(standalone, id_, "paused")
+    assert standalone.call("PUT", "/executions/" + id_, {"status": "paused"})[0] == 200
+    code, answer = standalone.call("PUT", "/executions/" + id_, {"status": "waiting"})
+    assert code == 400 and "'waiting' is not one of requested, " in answer["faultstring"]
+    assert standalone.call("PUT", "/executions/" + id_, {"status": "canceled"})[0] == 200
+    code, answer = standalone.call("PUT", "/executions/" + id_, {"status": "resuming"})
+    assert code == 400 and "already in completed state" in answer["faultstring"]
+
+
+def test_only_a_workflow_can_be_paused(standalone):
+    body = {"action": "core.ask", "parameters": {}}
+    id_ = standalone.call("POST", "/executions", body)[1]["id"]
+    _wait_for(standalone, id_, "pending")
+    for status in ("paused", "resuming"):
+        code, answer = standalone.call("PUT", "/executions/" + id_, {"status": status})
+        assert code == 400 and 'not supported by the "inquirer" runner' in answer["faultstring"]
+    assert standalone.call("PUT", "/executions/" + id_, {"status": "abandoned"})[0] == 200
+    _wait_for(standalone, id_, "abandoned")
+
+
 def test_dynamic_action(standalone):
     assert standalone.run("probe.dynamic", name="core.noop")["status"] == "succeeded"
     execution = standalone.run("probe.dynamic", name="core.nowhere")

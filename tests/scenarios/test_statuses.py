@@ -1,0 +1,69 @@
+"""Executions that have not ended, or that StackStorm gave up, as `status` and `why` show them.
+
+How an execution ended is in test_rules. StackStorm shows `requested`, `scheduled`, `canceling` and
+`resuming` for a moment that no test can hold: tests/lib/test_views.py and test_live.py have these.
+"""
+
+import pytest
+
+from tests.scenarios.notifications import alert, notification
+
+
+class Followed:
+    """An alert whose rule started an execution, and what the views say of that."""
+
+    def __init__(self, stack, name):
+        one = alert(name)
+        self.stack, self.fingerprint = stack, one["fingerprint"]
+        self.request_id = stack.accepted(notification(one))
+        (found,) = stack.trail_when(self.request_id, lambda trail: trail["stackstorm_executions"])[
+            "stackstorm_executions"
+        ]
+        self.path = "/executions/" + found["st2_execution_id"]
+
+    def execution(self):
+        trail = self.stack.run("poundcake.status", request_id=self.request_id)
+        (execution,) = trail["stackstorm_executions"]
+        return execution
+
+    def is_shown_as(self, status):
+        self.stack.wait_until(self.execution, lambda found: found["status"] == status)
+        asked = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
+        (execution,) = asked["episodes"][0]["stackstorm_executions"]
+        assert execution["status"] == status
+        said = self.stack.run("poundcake.why", fingerprint=self.fingerprint, format="text")
+        assert "): " + status in said
+
+    def put(self, status):
+        """As `st2 execution pause`, `resume` and `cancel` do, and who repairs a StackStorm."""
+        self.stack.api(self.path, "PUT", {"status": status})
+
+
+def test_an_execution_that_waits_for_its_turn_is_delayed(stack):
+    first = Followed(stack, "ScenarioInTurn")
+    first.is_shown_as("running")
+    second = Followed(stack, "ScenarioInTurn")
+    second.is_shown_as("delayed")
+    second.put("canceled")
+    first.put("canceled")
+    second.is_shown_as("canceled")
+
+
+def test_a_workflow_that_is_paused_goes_on_when_it_is_resumed(stack):
+    followed = Followed(stack, "ScenarioLasting")
+    stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
+    followed.put("paused")
+    followed.is_shown_as("pausing")  # until its task has ended
+    followed.is_shown_as("paused")
+    assert not stack.trail(followed.request_id)["completed_at"]
+    followed.put("resuming")
+    followed.is_shown_as("succeeded")
+
+
+@pytest.mark.parametrize("status", ["abandoned", "canceled"])
+def test_a_question_is_pending_until_it_is_answered_or_given_up(stack, status):
+    followed = Followed(stack, "ScenarioQuestion")
+    followed.is_shown_as("pending")
+    followed.put(status)
+    # StackStorm is asked for the view; the tables hear of it later, as of all that waits long.
+    followed.is_shown_as(status)
