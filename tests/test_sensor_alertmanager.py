@@ -17,6 +17,7 @@ from tests import services
 from tests.lib.endpoint_process import FileBus, Service
 from tests.lib.endpoints import Patched, Unpatched, message
 from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATH = os.path.join(ROOT, "sensors", "alertmanager_sensor.py")
@@ -128,13 +129,6 @@ def test_it_needs_no_lib_on_the_path():
         """
     )
     assert found.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in {} s".format(seconds)
-        time.sleep(0.05)
 
 
 def is_recorded(endpoint, request_id):

@@ -32,6 +32,7 @@ from tests.lib.endpoints import (
     message,
 )
 from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
 
 QUICK = {"endpoint._RETRY": 0.2}
 PAGE = 4096
@@ -73,16 +74,6 @@ def failed(log):
         time.sleep(0.5)
 
     return wait
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, "not in {} s".format(seconds)
-        time.sleep(0.05)
 
 
 def sql(path, statement):

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import jsonschema
 import pytest
@@ -19,6 +18,7 @@ from sqlalchemy.engine import Engine
 from poundcake import database, schema
 from poundcake.database import DatabaseError
 from tests import services
+from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIB = os.path.join(ROOT, "lib")
@@ -202,13 +202,6 @@ def spawn():
     for process in processes:
         process.kill()
         process.communicate()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 def waits(engine, what):

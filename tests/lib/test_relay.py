@@ -19,6 +19,7 @@ from poundcake.schema import alerts, api_calls
 from poundcake.stackstorm import StackStormError
 from poundcake.tracking import body_sha256
 from tests.lib.samples import DELIMITERS, alert, later, request, webhook
+from tests.waiting import wait_for
 
 LOG = logging.getLogger("test")
 
@@ -126,13 +127,6 @@ class House:
         if self.relay:
             self.relay.stop(5)
         self.relay = None
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in {} s".format(seconds)
-        time.sleep(0.01)
 
 
 @pytest.fixture

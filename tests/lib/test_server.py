@@ -12,6 +12,7 @@ import pytest
 from tests import services
 from tests.lib.endpoints import KINDS, WAYS, Client, Patched, Unpatched, message
 from tests.lib.samples import webhook
+from tests.waiting import wait_for
 
 LIVE = "/api/v1/health/live"
 HOOK = "/api/v1/webhook"
@@ -58,13 +59,6 @@ def raw(endpoint, data):
         except OSError:
             pass
         return b"".join(chunks)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def ended(client):

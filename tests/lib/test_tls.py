@@ -13,6 +13,7 @@ from poundcake.config import Config, load
 from tests.lib.certificates import Authority
 from tests.lib.endpoints import KINDS, WAYS, message
 from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
 
 LIVE = "/api/v1/health/live"
 HEALTH = "/api/v1/health"
@@ -78,13 +79,6 @@ def make(request, tmp_path, authority, caplog):
     yield factory
     for running in made:
         running.stop()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def read_all(client):

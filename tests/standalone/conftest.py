@@ -32,17 +32,6 @@ def make_pack(folder, template="probe", **files):
     return folder
 
 
-def wait_for(look, seconds=60):
-    """What look() gives, as soon as that is something."""
-    until = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < until, "not in %d s" % seconds
-        time.sleep(0.05)
-
-
 def runs(pid):
     """Whether a process is there and has not ended; nobody may have waited for one that has."""
     try:

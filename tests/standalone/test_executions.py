@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.standalone.conftest import runs, wait_for
+from tests.standalone.conftest import runs
+from tests.waiting import wait_for
 
 
 def test_python_action_sees_what_stackstorm_shows_it(standalone):

@@ -11,7 +11,8 @@ import urllib.request
 
 import pytest
 
-from tests.standalone.conftest import Standalone, make_pack, runs, wait_for
+from tests.standalone.conftest import Standalone, make_pack, runs
+from tests.waiting import wait_for
 
 
 def _free_port():

@@ -1,0 +1,14 @@
+"""Waiting for what comes by itself."""
+
+import time
+
+
+def wait_for(look, seconds=60, pause=0.02):
+    """What look() gives, as soon as that is something; AssertionError after so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < until, "not in {} s".format(seconds)
+        time.sleep(pause)
