@@ -2,7 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+import pytest
+from sqlalchemy import event, select
 
 from poundcake import database, search, stats, text
 from poundcake.schema import alerts, executions, links
@@ -214,6 +215,26 @@ def test_filters(engine):
         found = ask(engine, filters)
         assert sorted(row["workflow"] for row in found["workflows"]) == wanted.split(), query
         assert sum(row["count"] for row in found["alerts"]) == len(wanted.split())
+
+
+@pytest.mark.parametrize("name", ["alert_name", "instance", "severity", "fingerprint"])
+def test_a_filter_does_not_read_the_history_of_what_it_names(engine, name):
+    statements = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2:4]))
+    ask(engine, search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"}))
+    ((statement, parameters),) = [s for s in statements if "execution_db" in s[0]]
+    with database.reading(engine) as connection:
+        if engine.dialect.name == "mysql":
+            plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).mappings()
+            steps = [(step["table"], step["key"]) for step in plan]
+        else:
+            plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
+            # SEARCH table USING INDEX name (...)
+            steps = [(step.detail.split()[1], step.detail) for step in plan]
+    table, index = steps[0]
+    assert table == "execution_db" and "ix_execution_db_start" in index
+    (index,) = [index for table, index in steps if table == "poundcake_alerts"]
+    assert "PRIMARY" in index
 
 
 def test_an_empty_range(engine):
