@@ -52,8 +52,7 @@ def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> Dict[str, An
     try:
         explained, unexplained = _explain(engine, config, stackstorm)
         mirrored = _mirror_open(engine, stackstorm)
-        with database.transaction(engine) as connection:
-            completed = _complete(connection)
+        completed = _complete(engine)
     except BaseException:
         with database.transaction(engine) as connection:
             connection.execute(meta.delete().where(meta.c.name == _STARTED))
@@ -390,7 +389,7 @@ def _claimed(engine: Engine, alert: Any, workflow: str) -> bool:
         )
 
 
-def _complete(connection: Connection) -> int:
+def _complete(engine: Engine) -> int:
     """Requests whose alerts are explained and whose executions have ended are completed."""
     unexplained = exists().where(alerts.c.api_call_id == api_calls.c.id, open_alerts())
     running = exists().where(
@@ -398,9 +397,16 @@ def _complete(connection: Connection) -> int:
         executions.c.id == links.c.st2_execution_id,
         executions.c.status.not_in(TERMINAL),
     )
-    done = connection.execute(
-        update(api_calls)
-        .where(api_calls.c.completed_at.is_(None), ~unexplained, ~running)
-        .values(completed_at=datetime.now(timezone.utc))
-    )
-    return done.rowcount
+    done = select(api_calls.c.id).where(api_calls.c.completed_at.is_(None), ~unexplained, ~running)
+    # Read first: an UPDATE with these conditions takes the row of a request whose record ends at
+    # this moment, and on MariaDB does not see its alerts, because its subqueries read as of before.
+    with database.reading(engine) as connection:
+        ids = connection.scalars(done).all()
+    for some in database.in_chunks(ids):
+        with database.transaction(engine) as connection:
+            connection.execute(
+                update(api_calls)
+                .where(api_calls.c.id.in_(some), api_calls.c.completed_at.is_(None))
+                .values(completed_at=datetime.now(timezone.utc))
+            )
+    return len(ids)

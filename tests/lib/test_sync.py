@@ -4,10 +4,12 @@ import datetime
 import http.server
 import json
 import threading
+import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from poundcake import database, stackstorm, sync, tracking
 from poundcake.config import Config
@@ -650,6 +652,27 @@ class TestSeveral:
             connection.execute(update(alerts).values(created_at=ago(25 * 3600)))
         house.sync()
         assert house.one().fate is None
+
+    def test_a_request_whose_record_ends_meanwhile_is_not_completed(self, house):
+        """MariaDB lets an UPDATE see a row that its own subquery does not see the alerts of."""
+        house.record(alert())
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold(connection, cursor, statement, *rest):
+            if statement.startswith("INSERT INTO poundcake_alerts"):
+                held.set()
+                assert go_on.wait(20)
+
+        event.listen(house.engine, "after_cursor_execute", hold)
+        with ThreadPoolExecutor(2) as pool:
+            recording = pool.submit(house.record, alert(fingerprint="another"))
+            assert held.wait(20)
+            syncing = pool.submit(house.sync)
+            time.sleep(0.5)  # for what it may wait for now
+            go_on.set()
+            recording.result()
+            assert syncing.result()["completed"] == 0
+        assert house.completed == [False, False]
 
     def test_one_round_at_a_time(self, house):
         request_id, (row,) = house.record(alert())
