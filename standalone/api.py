@@ -217,6 +217,8 @@ class Api:
 
     def cancel(self, request, id_):
         execution = self._execution(id_)
+        if execution["status"] == "pending":  # not in LIVEACTION_CANCELABLE_STATES
+            raise ApiError(500, "Failed canceling execution.")
         try:
             self.executor.cancel(execution["id"])
         except ValueError as error:
@@ -233,10 +235,10 @@ class Api:
             raise ApiError(400, "status: %r is not one of %s" % (status, ", ".join(STATUSES)))
         if execution["status"] in COMPLETED:
             raise ApiError(400, "Execution is already in completed state.")
+        if status in ("canceling", "canceled"):
+            return self.cancel(request, id_)
         try:
-            if status in ("canceling", "canceled"):
-                self.executor.cancel(execution["id"])
-            elif status in ("pausing", "paused"):
+            if status in ("pausing", "paused"):
                 self.executor.pause(execution["id"])
             elif status == "resuming":
                 self.executor.resume(execution["id"])

@@ -132,6 +132,8 @@ def test_only_a_workflow_can_be_paused(standalone):
     for status in ("paused", "resuming"):
         code, answer = standalone.call("PUT", "/executions/" + id_, {"status": status})
         assert code == 400 and 'not supported by the "inquirer" runner' in answer["faultstring"]
+    for method, body in (("DELETE", None), ("PUT", {"status": "canceled"})):
+        assert standalone.call(method, "/executions/" + id_, body)[0] == 500
     assert standalone.call("PUT", "/executions/" + id_, {"status": "abandoned"})[0] == 200
     _wait_for(standalone, id_, "abandoned")
 
