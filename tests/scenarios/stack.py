@@ -160,6 +160,22 @@ class Stack:
             found = connection.execute(sqlalchemy.text(statement), values)
             return [dict(row) for row in found.mappings()]
 
+    # -- its logs
+
+    def log(self, after=None):
+        """What it said so far, or since a moment that said_all() gave."""
+        said = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
+        return b"\n".join(said).decode("utf-8", "replace")
+
+    def said_all(self, text):
+        """The moment from which it says no more of a text, of which it was just made to."""
+        while True:
+            moment = {path: path.stat().st_size for path in self._logs()}
+            if self.live and moment:
+                time.sleep(5)  # several processes tell of an execution, one after the other
+            if text not in self.log(moment):
+                return moment
+
     def wait_until(self, look, predicate=bool, timeout=None):
         """look(), again and again until the predicate holds for what it sees."""
         pause, deadline = 0.05, time.monotonic() + (timeout or self._patience)
@@ -220,9 +236,8 @@ class Standalone(Stack):
         assert self._process.poll() is None, "the stand-in ended:\n" + self.log()[-4000:]
         return next((s for s in self.log().splitlines() if s.startswith("ready: ")), "")
 
-    def log(self):
-        """What it said so far."""
-        return self._log.read_text(errors="replace")
+    def _logs(self):
+        return [self._log]
 
     def _stop(self):
         if self._process.poll() is None:
@@ -269,11 +284,10 @@ class Live(Stack):
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
         return all(there.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 
-    def log(self):
-        """Its logs, where we are told of them."""
+    def _logs(self):
+        """Where we are told of them."""
         folder = os.environ.get("POUNDCAKE_LOGS")
-        paths = sorted(pathlib.Path(folder).glob("*.log")) if folder else []
-        return "\n".join(p.read_text(errors="replace") for p in paths)
+        return sorted(pathlib.Path(folder).glob("*.log")) if folder else []
 
 
 def live():
