@@ -233,7 +233,7 @@ def test_no_secret_got_anywhere(planted, sent):
     """The last of these tests: it looks at all that they left behind."""
     stack, secrets, shown, proved = planted
     _, trail = sent
-    # At debug StackStorm logs all that it does: what the proof showed, and what is asked of it below.
+    # At debug StackStorm logs what the proof showed, and what it is asked for below.
     text = stack.log(after=proved)
     assert not any(secret in text for secret in secrets)
     told = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
