@@ -272,7 +272,11 @@ class Relay:
         try:
             since = datetime.fromtimestamp(time.time() - 2 * RECORD_TIME, timezone.utc)
             problem = self._api.problem_with(RECORD, RECORD)
-            failure = problem or self._api.last_failure(RECORD, since)
+            failure = (
+                problem
+                or self._api.not_taken(RECORD, since)
+                or self._api.last_failure(RECORD, since)
+            )
         except StackStormError as error:
             return f"announced requests are not recorded; its API: {error}"
         return f"announced requests are not recorded: {failure or 'no reason to be found'}"

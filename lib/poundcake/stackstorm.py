@@ -15,6 +15,8 @@ LINK = "poundcake.link"
 TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
 # Those of them that last until a person does something.
 WAITING = ("pending", "paused", "pausing")
+# Who moves an execution on. After RabbitMQ was away they may have no consumer any more.
+_TAKEN_BY = {"requested": "st2scheduler", "scheduled": "st2actionrunner"}
 # How far the clocks of two hosts may be apart.
 _CLOCKS = timedelta(minutes=5)
 _PAGE = 100  # api.max_page_size, of which only administrators get more
@@ -162,6 +164,23 @@ class StackStorm:
             limit=1,
         )
         return failure(found[0]) if found else ""
+
+    def not_taken(self, action: str, since: datetime) -> str:
+        """Which process does not take the newest execution of an action; '' where one did."""
+        found = self.get(
+            "/executions",
+            action=action,
+            timestamp_gt=timestamp(since - _CLOCKS),
+            sort_desc="timestamp",
+            limit=1,
+        )
+        process = _TAKEN_BY.get(found[0].get("status")) if found else None
+        if not process:
+            return ""
+        return (
+            f"execution {found[0]['id']} of {action} stays {found[0]['status']}: "
+            f"st2ctl restart-component {process}"
+        )
 
 
 def in_action(config: Config) -> StackStorm:

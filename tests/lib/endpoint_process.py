@@ -70,6 +70,9 @@ class NoStackStorm:
     def last_failure(self, action, since):
         return ""
 
+    def not_taken(self, action, since):
+        return ""
+
 
 class Service:
     """What StackStorm hands to a sensor."""

@@ -65,7 +65,7 @@ class StackStormBus:
 
 
 class API:
-    problem, failure, error = "", "", None
+    problem, failure, not_taken_by, error = "", "", "", None
     asked = 0
 
     def problem_with(self, rule, action):
@@ -76,6 +76,9 @@ class API:
 
     def last_failure(self, action, since):
         return self.failure
+
+    def not_taken(self, action, since):
+        return self.not_taken_by
 
 
 class House:
@@ -505,6 +508,7 @@ class TestMissed:
         "api, word",
         [
             ({"failure": "two databases"}, "two databases"),
+            ({"failure": "of before", "not_taken_by": "stays scheduled"}, "stays scheduled"),
             ({"error": StackStormError("no route")}, "no route"),
             ({}, "not recorded"),
         ],

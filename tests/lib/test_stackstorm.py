@@ -1,6 +1,7 @@
 """What is asked of StackStorm's API, with a client that answers as it is told."""
 
 import types
+from datetime import datetime, timezone
 
 import pytest
 
@@ -75,3 +76,14 @@ def test_an_error_is_a_line(api):
     with pytest.raises(StackStormError) as caught:
         api.stackstorm.execution("e1")
     assert str(caught.value).startswith("GET /executions/e1: 500") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "status, process",
+    [("requested", "st2scheduler"), ("scheduled", "st2actionrunner"), ("running", ""), (None, "")],
+)
+def test_who_does_not_take_an_execution_is_named(api, status, process):
+    api.answers = [Answer(200, [{"id": "e1", "status": status}] if status else [])]
+    said = api.stackstorm.not_taken("poundcake.record", datetime.now(timezone.utc))
+    wanted = "execution e1 of poundcake.record stays %s: st2ctl restart-component %s"
+    assert said == (wanted % (status, process) if process else "")
