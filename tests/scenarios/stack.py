@@ -172,7 +172,7 @@ class Stack:
         while True:
             moment = {path: path.stat().st_size for path in self._logs()}
             if self.live and moment:
-                time.sleep(15)  # several processes tell of an execution, one after the other
+                time.sleep(60)  # the notifier of a busy one tells of an execution a minute late
             if text not in self.log(moment):
                 return moment
 
