@@ -3,7 +3,7 @@
 import time
 
 
-def wait_for(look, seconds=60, pause=0.02):
+def wait_for(look, seconds=60):
     """What look() gives, as soon as that is something; AssertionError after so many seconds."""
     until = time.monotonic() + seconds
     while True:
@@ -11,4 +11,4 @@ def wait_for(look, seconds=60, pause=0.02):
         if found:
             return found
         assert time.monotonic() < until, "not in {} s".format(seconds)
-        time.sleep(pause)
+        time.sleep(0.02)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, List, Optional, Tuple
 
-from sqlalchemy import String, and_, or_, select, tuple_
+from sqlalchemy import String, and_, func, or_, select, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Select
 
@@ -176,6 +176,11 @@ def by_index(connection: Connection, statement: Select, table: Any, index: str) 
     if known < _MADE_BY:
         return statement
     return statement.with_hint(table, f"FORCE INDEX ({index})")
+
+
+def unindexed(column: Any) -> Any:
+    """A text column as an expression, which no index has: SQLite knows no FORCE INDEX."""
+    return func.coalesce(column, "")
 
 
 def _moment(name: str, text: str, now: datetime) -> datetime:

@@ -155,32 +155,30 @@ class StackStorm:
 
     def last_failure(self, action: str, since: datetime) -> str:
         """Why the newest failed execution of an action failed; '' where none did."""
-        found = self.get(
-            "/executions",
-            action=action,
-            status="failed",
-            timestamp_gt=timestamp(since - _CLOCKS),
-            sort_desc="timestamp",
-            limit=1,
-        )
-        return failure(found[0]) if found else ""
+        found = self._newest(action, since, status="failed")
+        return failure(found) if found else ""
 
     def not_taken(self, action: str, since: datetime) -> str:
         """Which process does not take the newest execution of an action; '' where one did."""
+        found = self._newest(action, since)
+        process = _TAKEN_BY.get(found.get("status", ""))
+        if not process:
+            return ""
+        return (
+            f"execution {found['id']} of {action} stays {found['status']}: "
+            f"st2ctl restart-component {process}"
+        )
+
+    def _newest(self, action: str, since: datetime, **query: str) -> Dict[str, Any]:
         found = self.get(
             "/executions",
             action=action,
             timestamp_gt=timestamp(since - _CLOCKS),
             sort_desc="timestamp",
             limit=1,
+            **query,
         )
-        process = _TAKEN_BY.get(found[0].get("status")) if found else None
-        if not process:
-            return ""
-        return (
-            f"execution {found[0]['id']} of {action} stays {found[0]['status']}: "
-            f"st2ctl restart-component {process}"
-        )
+        return found[0] if found else {}
 
 
 def in_action(config: Config) -> StackStorm:

@@ -353,9 +353,9 @@ def _of_alerts(
     )
     if status:
         found = found.join(executions, executions.c.id == links.c.st2_execution_id)
-        # As an expression, which no index has: SQLite would read all executions of a status, once
-        # for each alert, to find the one that the link names.
-        found = found.where(func.coalesce(executions.c.status, "") == status)
+        # SQLite would read all executions of a status, once for each alert, to find the one that
+        # the link names.
+        found = found.where(search.unindexed(executions.c.status) == status)
     seen = connection.scalar(select(func.count()).select_from(looked))
     some = found.with_only_columns(links.c.id).limit(search.MOST_ROWS + 1).subquery("some")
     total = connection.scalar(select(func.count()).select_from(some))

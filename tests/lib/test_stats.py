@@ -229,8 +229,9 @@ def test_a_filter_does_not_read_the_history_of_what_it_names(engine, name):
             steps = [(step["table"], step["key"]) for step in plan]
         else:
             plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
-            # SEARCH table USING INDEX name (...)
-            steps = [(step.detail.split()[1], step.detail) for step in plan]
+            # SEARCH table USING INDEX name (...); before 3.36 SEARCH TABLE table
+            details = [step.detail.replace("SEARCH TABLE", "SEARCH") for step in plan]
+            steps = [(detail.split()[1], detail) for detail in details]
     table, index = steps[0]
     assert table == "execution_db" and "ix_execution_db_start" in index
     (index,) = [index for table, index in steps if table == "poundcake_alerts"]

@@ -113,7 +113,7 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 400
 
 
-def test_a_workflow_pauses_when_its_tasks_have_ended_and_goes_on_when_asked(standalone):
+def test_no_status_is_set_that_is_none_and_none_after_the_end(standalone):
     body = {"action": "probe.asks", "parameters": {}}
     id_ = standalone.call("POST", "/executions", body)[1]["id"]
     _wait_for(standalone, id_, "paused")
