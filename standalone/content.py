@@ -24,6 +24,7 @@ PARAMETER_KEYS = set(
 RULE_KEYS = set(
     "name pack description enabled trigger criteria action type tags context ref".split()
 )
+CHAIN_TASK_KEYS = {"name", "ref", "parameters", "on-success", "on-failure"}
 COMPLETION_TRIGGER = "core.st2.generic.actiontrigger"
 TIMERS = ("core.st2.CronTimer", "core.st2.DateTimer", "core.st2.IntervalTimer")
 NO_TIMERS = "standalone runs no timers, and takes only a rule of theirs that has enabled: false"
@@ -140,11 +141,13 @@ class Content:
                 raise ContentError("%s: parameter %s: %s" % (path, name, sorted(unknown)))
             self._check_templates(path, schema.get("default"))
         entry_point = action.get("entry_point") or ""
-        if runner_type in ("python-script", "orquesta"):
+        if runner_type in ("python-script", "orquesta", "action-chain"):
             if entry_point != os.path.normpath(entry_point) or entry_point.startswith(".."):
                 raise ContentError("%s: StackStorm refuses entry_point %r" % (path, entry_point))
             if not os.path.isfile(os.path.join(folder, "actions", entry_point)):
                 raise ContentError("%s: no such entry_point: %r" % (path, entry_point))
+        if runner_type == "action-chain":
+            self._check_chain(os.path.join(folder, "actions", entry_point))
         ref = "%s.%s" % (pack, action["name"])
         self.actions[ref] = dict(
             {"description": "", "enabled": True, "entry_point": "", "tags": []},
@@ -153,6 +156,20 @@ class Content:
             file_path=os.path.join(folder, "actions", entry_point),
             metadata_file="actions/" + os.path.basename(path),
         )
+
+    @staticmethod
+    def _check_chain(path):
+        chain = read_yaml(path)
+        if (
+            not isinstance(chain, dict)
+            or set(chain) - {"chain", "default"}
+            or not chain.get("chain")
+        ):
+            raise ContentError("%s: of a chain only chain and default are supported" % path)
+        for task in chain["chain"]:
+            unknown = set(task) - CHAIN_TASK_KEYS
+            if unknown:
+                raise ContentError("%s: %s of a task is not supported" % (path, sorted(unknown)))
 
     def _add_policy(self, pack, path, policy):
         kind, parameters = policy.get("policy_type"), policy.get("parameters") or {}

@@ -13,6 +13,10 @@ from standalone.store import COMPLETED, new_id, timestamp
 
 LOG = logging.getLogger("standalone.executions")
 PYTHON_ACTIONS_AT_ONCE = 8
+WORKFLOWS_AT_ONCE = 40  # StackStorm's own default: actionrunner.workflows_pool_size
+WORKFLOW_RUNNERS = ("orquesta", "action-chain")
+# POLICY_DELAYED_EXECUTION_RESCHEDULE_TIME_MS in st2actions/scheduler/handler.py
+DELAYED_BY_POLICY = 2.5
 
 
 class Executor:
@@ -25,6 +29,7 @@ class Executor:
         self.commands, self.forks = runners.Commands(), Forks()
         self._pools = {
             "python-script": ThreadPoolExecutor(PYTHON_ACTIONS_AT_ONCE, "python"),
+            "workflows": ThreadPoolExecutor(WORKFLOWS_AT_ONCE, "workflow"),
             "other": ThreadPoolExecutor(32, "runner"),
         }
         self._waiting, self._busy = [], {}
@@ -139,6 +144,15 @@ class Executor:
         )
         return execution_id
 
+    def ended(self, execution_id):
+        """Wait for the end of an execution; returns it."""
+        while not self._stopping:
+            execution = self.store.executions.get(execution_id)
+            if execution["status"] in COMPLETED:
+                return execution
+            time.sleep(0.1)
+        raise RuntimeError("stopping")
+
     def set_status(self, execution_id, status, result=None, context=None):
         """Move an execution on; one that has ended stays as it is."""
         with self.store.lock:
@@ -183,7 +197,7 @@ class Executor:
                 ready = None
                 while ready is None and not self._stopping:
                     now = time.monotonic()
-                    ready = next((w for w in self._waiting if w[0] <= now and self._may(w)), None)
+                    ready = self._next(now)
                     if ready is None:
                         due = [at - now for at, _ in self._waiting if at > now]
                         self._changed.wait(min(due) if due else None)
@@ -194,8 +208,21 @@ class Executor:
             if execution is None or execution["status"] in COMPLETED:
                 continue
             self.set_status(ready[1], "scheduled")
-            pool = self._pools.get(execution["runner"]["name"], self._pools["other"])
-            pool.submit(self._run, ready[1])
+            self._pool(execution).submit(self._run, ready[1])
+
+    def _pool(self, execution):
+        runner = execution["runner"]["name"]
+        name = "workflows" if runner in WORKFLOW_RUNNERS else runner
+        return self._pools.get(name, self._pools["other"])
+
+    def _next(self, now):
+        """What is due and may run; what a policy delays is looked at again later."""
+        for index, waiting in enumerate(self._waiting):
+            if waiting[0] <= now:
+                if self._may(waiting):
+                    return waiting
+                self._waiting[index] = (now + DELAYED_BY_POLICY, waiting[1])
+        return None
 
     def _may(self, waiting):
         """Apply the policies: an execution over a threshold is delayed, or canceled."""
@@ -273,7 +300,10 @@ class Executor:
     def resume(self, execution_id, user="stanley"):
         """Go on with a workflow that paused; ValueError where it is none, or did not pause."""
         self._workflow_in(execution_id, "resume", ("running", "resuming", "paused"))
-        self.engine.post(self.engine.resume, execution_id, user).result(10)
+        execution = self.store.executions.get(execution_id)
+        if execution["status"] == "paused":
+            self.set_status(execution_id, "resuming")
+            self._pool(execution).submit(self.engine.post, self.engine.resume, execution_id, user)
 
     def _workflow_in(self, execution_id, verb, statuses):
         execution = self.store.executions.get(execution_id)

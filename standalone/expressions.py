@@ -146,6 +146,11 @@ def render_defaults(values, schemas, scope):
     return dict(values, **dict(known, **_resolve(sources, dict(scope, **known))))
 
 
+def render_values(values, scope):
+    """Render values that refer to the scope alone, not to each other."""
+    return {name: _render(name, value, scope.get) for name, value in values.items()}
+
+
 def _resolve(sources, scope):
     done, open_names = {}, []
 

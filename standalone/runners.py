@@ -6,7 +6,9 @@ import signal
 import subprocess
 import threading
 
-from standalone.store import new_id
+from standalone import expressions
+from standalone.content import read_yaml
+from standalone.store import COMPLETED, new_id
 
 TIMED_OUT = "Action failed to complete in %s seconds"
 
@@ -160,12 +162,33 @@ def inquirer(executor, execution, action, runner, parameters):
     return "pending", {name: runner.get(name) for name in names}
 
 
+def action_chain(executor, execution, action, runner, parameters):
+    """Run a chain's tasks one after the other; it has this thread until the last has ended."""
+    chain = read_yaml(action["file_path"])
+    tasks = {task["name"]: task for task in chain["chain"]}
+    name, status, done = chain.get("default") or chain["chain"][0]["name"], "succeeded", []
+    context = {"user": execution["context"].get("user")}
+    context["parent"] = dict(execution["context"], execution_id=execution["id"])
+    while name:
+        task = tasks[name]
+        given = expressions.render_values(task.get("parameters") or {}, parameters)
+        child = executor.ended(executor.request(task["ref"], given, context))
+        status = child["status"]
+        done.append({"name": name, "execution_id": child["id"], "state": status})
+        done[-1].update(action=task["ref"], result=child["result"])
+        name = task.get("on-success" if status == "succeeded" else "on-failure")
+        if executor.store.executions.get(execution["id"])["status"] in COMPLETED:
+            break  # canceled meanwhile
+    return status, {"tasks": done, "published": {}}
+
+
 def noop(executor, execution, action, runner, parameters):
     """Do nothing."""
     return "succeeded", {}
 
 
 RUNNERS = {
+    "action-chain": action_chain,
     "python-script": python_script,
     "local-shell-cmd": local_shell,
     "remote-shell-cmd": remote_shell,

@@ -137,6 +137,18 @@ class Stack:
         found = self.listed("/executions", action=action, timestamp_gt=self.began)
         return [e for e in found if e["parameters"].get("note") == note]
 
+    def fill(self, seconds):
+        """Leaves the action runner no room for another workflow, for so long.
+
+        A chain has one of its places for workflows until its task has ended; StackStorm has 40
+        (actionrunner.workflows_pool_size), and others for all that is no workflow.
+        """
+        chain, begun = "poundcake_scenarios.occupies", now()
+        for _ in range(40):
+            self.api("/executions", "POST", {"action": chain, "parameters": {"seconds": seconds}})
+        of_these = {"action": chain, "status": "running", "timestamp_gt": begun}
+        self.wait_until(lambda: len(self.listed("/executions", **of_these)), lambda n: n == 40)
+
     def traces(self, request_id):
         return self.api("/traces", trace_tag=request_id)
 

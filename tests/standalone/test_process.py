@@ -198,6 +198,12 @@ def _refusal(folder, *options):
             "name: new\nresource_ref: a.b\npolicy_type: action.retry\nparameters: {}\n",
             "'action.retry'",
         ),
+        (
+            "actions/workflows/chain.yaml",
+            "vars: {}\nchain: [{name: a}]\n",
+            "only chain and default",
+        ),
+        ("actions/workflows/chain.yaml", "chain: [{name: a, publish: {}}]\n", "['publish']"),
         ("triggers/new.yaml", "name: new\npayload_schema: {type: odd}\n", "payload_schema"),
         ("sensors/new.yaml", "class_name: A\nentry_point: a.py\npoll_interval: 5\n", "polling"),
     ],

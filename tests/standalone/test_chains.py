@@ -1,0 +1,36 @@
+"""Action chains, which hold one of the runner's places for workflows as long as they last."""
+
+import pytest
+
+from tests.waiting import wait_for
+
+
+@pytest.mark.parametrize(
+    "how, names, status",
+    [("value", ["first", "well"], "succeeded"), ("raise", ["first", "badly"], "succeeded")],
+)
+def test_a_chain_goes_on_as_its_task_ended(standalone, how, names, status):
+    execution = standalone.run("probe.chain", how=how)
+    assert execution["status"] == status, execution["result"]
+    tasks = execution["result"]["tasks"]
+    assert [task["name"] for task in tasks] == names
+    assert [task["execution_id"] for task in tasks] == execution["children"]
+    children = standalone.get("/executions/%s/children" % execution["id"])
+    assert {c["parent"] for c in children} == {execution["id"]}
+
+
+def test_a_chain_without_a_task_for_its_failure_fails(standalone):
+    execution = standalone.run("probe.chain", how="no such way")
+    assert execution["status"] == "failed" and "no such way" in str(execution["result"])
+
+
+def test_a_canceled_chain_starts_nothing_more(standalone):
+    body = {"action": "probe.chain", "parameters": {"how": "sleep"}}
+    id_ = standalone.call("POST", "/executions", body)[1]["id"]
+    (child,) = wait_for(lambda: standalone.get("/executions/" + id_)["children"])
+    assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
+    assert standalone.call("DELETE", "/executions/" + child)[0] == 200
+    assert standalone.ended(id_)["status"] == "canceled"
+    later = standalone.run("probe.chain", how="value")
+    assert later["status"] == "succeeded"
+    assert standalone.get("/executions/" + id_)["children"] == [child]
