@@ -75,37 +75,26 @@ def test_an_execution_that_waits_for_its_turn_is_delayed(stack):
     second.is_shown_as("canceled")
 
 
-def test_a_workflow_that_is_paused_goes_on_when_it_is_resumed(stack):
+def test_a_workflow_is_canceled_once_its_task_has_ended(stack):
+    followed = Followed(stack, "ScenarioLasting")
+    stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
+    followed.put("canceled")
+    followed.is_shown_as("canceling")
+
+
+def test_a_workflow_that_is_paused_goes_on_where_the_runner_has_room(stack):
     followed = Followed(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("paused")
     followed.is_shown_as("pausing")  # until its task has ended
     followed.is_shown_as("paused")
     assert not stack.trail(followed.request_id)["completed_at"]
+    stack.fill(90 if stack.live else 20)
     followed.put("resuming")
-    followed.is_shown_as("succeeded")
-
-
-def test_a_workflow_is_canceled_when_its_task_has_ended(stack):
-    followed = Followed(stack, "ScenarioLasting")
-    stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
-    followed.put("canceled")
-    followed.is_shown_as("canceling")
-    followed.is_shown_as("canceled")
-
-
-def test_what_finds_no_room_is_scheduled_or_resuming(stack):
-    paused = Followed(stack, "ScenarioLasting")
-    stack.wait_until(lambda: stack.api(paused.path)["status"] == "running")
-    paused.put("paused")
-    paused.is_shown_as("paused")
-    stack.fill(90 if stack.live else 12)
-    paused.put("resuming")
     fresh = Followed(stack, "ScenarioLasting")
-    paused.is_shown_as("resuming")
+    followed.is_shown_as("resuming")
     fresh.is_shown_as("scheduled")
-    paused.is_shown_as("succeeded")
-    fresh.is_shown_as("succeeded")
+    followed.is_shown_as("succeeded")
 
 
 def test_a_question_is_pending_until_it_is_answered(stack):
