@@ -173,7 +173,8 @@ def _is_url(value: str) -> bool:
 def _check(config: Config, without: Sequence[str]) -> None:
     bounds = {
         "port": (1, 65535),
-        "max_body_bytes": (1024, 16 << 20),
+        # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
+        "max_body_bytes": (1024, 7 << 20),
         "max_connections": (1, 65536),
         "backlog_limit": (1, 10_000_000),
         "cooldown_seconds": (0, 604_800),

@@ -18,7 +18,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from poundcake import native, salvage
 from poundcake.alertmanager import parse_timestamp, timestamp
@@ -320,6 +320,16 @@ class Journal:
         """The entry of a request; None where it is unknown or pruned."""
         rows = self._select("WHERE request_id = ?", request_id)
         return rows[0] if rows else None
+
+    def missing(self, request_ids: Sequence[str]) -> List[str]:
+        """Those of the requests that it does not have, in their order. Raises JournalError."""
+        known: Set[str] = set()
+        for start in range(0, len(request_ids), 500):
+            some = request_ids[start : start + 500]
+            marks = ",".join("?" * len(some))
+            statement = f"SELECT request_id FROM entries WHERE request_id IN ({marks})"
+            known.update(row["request_id"] for row in self._call(self._fetch, statement, some))
+        return [request_id for request_id in request_ids if request_id not in known]
 
     def fresh(self, limit: int) -> List[Entry]:
         """Requests never announced, oldest first."""

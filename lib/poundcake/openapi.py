@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Sequence
 from poundcake import __version__, search
 from poundcake.alertmanager import FIRING, MOST_ALERTS, RESOLVED
 from poundcake.search import OUTCOMES
+from poundcake.stackstorm import STATUSES
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -185,7 +186,7 @@ def _view(summary: str, answer: str, limit: int, more: str) -> Dict[str, Any]:
     if "status" in more:
         filters["status"] = {"type": "string", "enum": ["", FIRING, RESOLVED]}
     if more == "st2":
-        filters["status"] = _STATE
+        filters["status"] = {"type": "string", "enum": ["", *STATUSES]}
     parameters = [{"name": n, "in": "query", "schema": s} for n, s in filters.items()]
     return _operation(
         summary,

@@ -46,6 +46,7 @@ _LOOK = (0.05, 0.3)  # how often the tracking database is asked: at first, at la
 _IDLE = 1.0
 _EXPLAIN_LOOK = 5
 _ADOPT_LOOK = 5
+_ADOPTED_AT_ONCE = 100
 _EMIT_WAIT = (60, 3600)
 _SYNC_WAIT = (5, 60)
 _SYNC_IDLE = 600
@@ -323,9 +324,10 @@ class Relay:
         left = self._adopt_at - time.monotonic()
         if left > 0:
             return left
-        replays, self.pending = self._tracking.read(_replays_and_pending)
+        waiting, self.pending = self._tracking.read(_replays_and_pending)
         self.database.ok()
-        for request, sha256, count in replays:
+        missing = self._journal.missing(waiting)[:_ADOPTED_AT_ONCE]
+        for request, sha256, count in self._tracking.read(_replays, missing):
             self._journal.adopt(request, sha256, count)
         self._adopt_at = time.monotonic() + _ADOPT_LOOK
         return float(_ADOPT_LOOK)
@@ -538,9 +540,18 @@ def _limited_before(connection: Connection, row: Any) -> bool:
     )
 
 
-def _replays_and_pending(connection: Connection) -> Tuple[List[Tuple[Request, str, int]], str]:
-    """([(request, body_sha256, how many alerts)] of the replays that are open, what of the
-    migrations waits)."""
+def _replays_and_pending(connection: Connection) -> Tuple[List[str], str]:
+    """(request_ids of the replays that are to be emitted, what of the migrations waits)."""
+    found = select(api_calls.c.request_id).where(
+        api_calls.c.completed_at.is_(None),
+        api_calls.c.replay_of.is_not(None),
+        exists().where(alerts.c.api_call_id == api_calls.c.id, sync.open_alerts()),
+    )
+    return connection.scalars(found).all(), database.pending(connection)
+
+
+def _replays(connection: Connection, request_ids: Sequence[str]) -> List[Tuple[Request, str, int]]:
+    """(request, body_sha256, how many alerts) of each."""
     rows = connection.execute(
         select(
             api_calls,
@@ -548,11 +559,9 @@ def _replays_and_pending(connection: Connection) -> Tuple[List[Tuple[Request, st
             .where(alerts.c.api_call_id == api_calls.c.id)
             .scalar_subquery()
             .label("count"),
-        )
-        .where(api_calls.c.completed_at.is_(None), api_calls.c.replay_of.is_not(None))
-        .limit(100)
+        ).where(api_calls.c.request_id.in_(request_ids))
     )
-    replays = [
+    return [
         (
             Request(
                 request_id=row.request_id,
@@ -569,7 +578,6 @@ def _replays_and_pending(connection: Connection) -> Tuple[List[Tuple[Request, st
         )
         for row in rows
     ]
-    return replays, database.pending(connection)
 
 
 def _open_work(connection: Connection) -> Any:

@@ -65,13 +65,16 @@ def permit(
     """Whether a remediation may change anything for an alert, and by which action.
 
     Returns {host, port, may_change, dry_run, stage, message}; stage says what ends the
-    remediation where it may not: `refused`, `dry_run`, or `evidence` where no action is named.
+    remediation where it may not: `ended` (the incident has), `refused`, `dry_run`, or `evidence`
+    where no action is named.
     """
     target = host_of(alert["instance"])
     refusal = ""
     if action or needs_host:
         refusal = _refusal(config, alert, target["host"], needs_host)
-    if not refusal and not action:
+    if action and alert["incident_ended_at"]:
+        stage, message = "ended", f"the incident ended at {alert['incident_ended_at']}"
+    elif not refusal and not action:
         stage = "dry_run" if config.dry_run else "evidence"
         message = "the rule names no action, so none would be run"
     elif refusal or _forbidden(config, action):
@@ -179,7 +182,7 @@ def report(stackstorm: StackStorm, execution_id: str) -> Dict[str, Any]:
         if permitted["may_change"] and not before:
             return ends("failed", "evidence", "the host could not be checked; its task says why")
         found = f"{host} does not answer; " if before else ""
-        ended = "succeeded" if permitted["stage"] == "evidence" else harmless
+        ended = "succeeded" if permitted["stage"] in ("evidence", "ended") else harmless
         return ends(ended, permitted["stage"], found + permitted["message"])
     answer["mutated"] = True
     if changed["status"] != "succeeded":

@@ -39,10 +39,10 @@ _INDEXES = (
     ("outcome", "ix_poundcake_alerts_by_outcome"),
     ("severity", "ix_poundcake_alerts_by_severity"),
 )
-_BY_TIME = "ix_poundcake_alerts_by_time"
+BY_TIME = "ix_poundcake_alerts_by_time"
 # The revision of the tables that made them.
 _MADE_BY = 4
-_TEXTS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
+TEXTS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
 # https://prometheus.io/docs/prometheus/latest/querying/basics/#float-literals-and-time-durations
 _UNITS = (("y", 31_536_000), ("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _DURATION = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit, _ in _UNITS) + r"\Z")
@@ -79,7 +79,7 @@ class Filters:
     @property
     def of_alerts(self) -> bool:
         """Whether any of them is a property of an alert."""
-        return any(getattr(self, name) for name in _TEXTS)
+        return any(getattr(self, name) for name in TEXTS)
 
 
 def parse(now: Optional[datetime] = None, **given: str) -> Filters:
@@ -103,8 +103,8 @@ def parse(now: Optional[datetime] = None, **given: str) -> Filters:
     since, until = values.get("since"), values.get("until")
     if since and until and since >= until:
         raise FilterError("until", "a moment after since is expected")
-    _one_of("status", values.get("status"), (FIRING, RESOLVED))
-    _one_of("outcome", values.get("outcome"), OUTCOMES)
+    one_of("status", values.get("status"), (FIRING, RESOLVED))
+    one_of("outcome", values.get("outcome"), OUTCOMES)
     return Filters(**values)
 
 
@@ -139,18 +139,16 @@ def within(filters: Filters, moment: Any, *ids: Any) -> List[Any]:
     return conditions
 
 
-def look(connection: Connection, filters: Filters, row_id: Any) -> Any:
+def look(connection: Connection, filters: Filters) -> Any:
     """(looked, matches): the newest alerts as a subquery of at most DEPTH + 1 rows with id,
     api_call_id, created_at and outcome, and the condition of those that match all filters.
-
-    row_id: the column that `before` counts by within one moment.
-    """
-    index, first = _BY_TIME, ""
+    `before` has the id of an alert."""
+    index, first = BY_TIME, ""
     for name, candidate in _INDEXES:
         if getattr(filters, name):
             index, first = candidate, name
             break
-    rest = [name for name in _TEXTS if name != first and getattr(filters, name)]
+    rest = [name for name in TEXTS if name != first and getattr(filters, name)]
     columns = ["id", "api_call_id", "created_at", "outcome"]
     columns += [name for name in rest if name not in columns]
     statement = select(*[alerts.c[name] for name in columns])
@@ -158,7 +156,7 @@ def look(connection: Connection, filters: Filters, row_id: Any) -> Any:
         statement = statement.where(alerts.c[first] == getattr(filters, first))
     statement = (
         by_index(connection, statement, alerts, index)
-        .where(*within(filters, alerts.c.created_at, row_id))
+        .where(*within(filters, alerts.c.created_at, alerts.c.id))
         .order_by(alerts.c.created_at.desc(), alerts.c.id.desc())
         .limit(DEPTH + 1)
     )
@@ -213,6 +211,7 @@ def _place(text: str) -> Tuple[datetime, Tuple[str, ...]]:
     return found, tuple(ids)
 
 
-def _one_of(name: str, value: Optional[str], known: Tuple[str, ...]) -> None:
+def one_of(name: str, value: Optional[str], known: Tuple[str, ...]) -> None:
+    """Raises FilterError where a value is given that is none of the known ones."""
     if value and value not in known:
         raise FilterError(name, f"one of {', '.join(known)} is expected")

@@ -13,6 +13,11 @@ LINK = "poundcake.link"
 # st2common/constants/action.py, LIVEACTION_STATUSES; `gone` is ours: StackStorm's garbage
 # collector has removed the execution.
 TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
+STATUSES = (
+    *("requested", "scheduled", "delayed", "running", "canceling"),
+    *("pending", "pausing", "paused", "resuming"),
+    *TERMINAL,
+)
 # Those of them that last until a person does something.
 WAITING = ("pending", "paused", "pausing")
 # Who moves an execution on. After RabbitMQ was away they may have no consumer any more.

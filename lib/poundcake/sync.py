@@ -13,13 +13,15 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from poundcake import database
+from poundcake.admission import LATE
 from poundcake.alertmanager import parse_timestamp, timestamp
 from poundcake.config import Config
 from poundcake.schema import alerts, api_calls, cut, executions, links, meta
 from poundcake.stackstorm import TERMINAL, WAITING, StackStorm, StackStormError, failure, report
-from poundcake.tracking import mirror
+from poundcake.tracking import FATE_LOST, ended_at, mirror, worked_on
 
 ALERT_TRIGGER = "poundcake.alert"
+REMEDIATE = "poundcake.remediate"
 # A workflow with a link task that has not linked itself by then has another task before it.
 _LINK_GRACE = timedelta(seconds=60)
 _LINK_LATE = timedelta(minutes=10)
@@ -33,7 +35,7 @@ _INSTANCES = 3
 
 # Fates of an alert that was emitted. None and RETRY are open: StackStorm has not told yet, or has
 # told that it will never run, so that the relay emits the alert again.
-EXECUTION, NO_RULE, FAILED, LOST, RETRY = "execution", "no_rule", "failed", "lost", "retry"
+EXECUTION, NO_RULE, FAILED, ENDED, RETRY = "execution", "no_rule", "failed", "ended", "retry"
 # How long a trigger may be on its way to the rules engine, and in it.
 _ARRIVAL_GRACE = timedelta(seconds=60)
 _RULES_GRACE = timedelta(minutes=5)
@@ -194,7 +196,9 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
                 alerts.c.episode,
                 alerts.c.attempt,
                 alerts.c.status,
+                alerts.c.instance,
                 alerts.c.recorded_at,
+                alerts.c.closed_at,
                 api_calls.c.request_id,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
@@ -217,17 +221,22 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
     for alert in waiting:
         instances = wanted[alert.request_id, alert.episode, alert.status]
         try:
-            fate, reason, rule = _fate(engine, stackstorm, links_itself, alert, instances)
+            fate, reason, rule = _fate(engine, config, stackstorm, links_itself, alert, instances)
         except StackStormError as error:
             if error.status in (0, 401):
                 raise
             # What is wrong with one alert's trail must not hold up the others.
             fate, reason, rule = None, f"StackStorm cannot tell: {error}", ""
         now = datetime.now(timezone.utc)
-        if fate in (None, RETRY) and now - alert.recorded_at > timedelta(
+        with database.reading(engine) as connection:
+            ended = ended_at(connection, alert) if fate == RETRY else None
+        if ended and now - ended > LATE:
+            # Nothing may begin to work on it any more.
+            fate, reason = ENDED, f"the incident ended at {timestamp(ended)}; {reason}"
+        elif fate in (None, RETRY) and now - alert.recorded_at > timedelta(
             hours=config.give_up_hours
         ):
-            fate = LOST
+            fate = FATE_LOST
             reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
         with database.transaction(engine) as connection:
             values: Dict[str, Any] = {
@@ -246,6 +255,7 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
 
 def _fate(
     engine: Engine,
+    config: Config,
     stackstorm: StackStorm,
     links_itself: Callable[[str], bool],
     alert: Any,
@@ -269,7 +279,9 @@ def _fate(
     for rule, enforcement in by_rule.items():
         execution_id = enforcement.get("execution_id")
         if execution_id:
-            state, reason = _link_found(engine, stackstorm, links_itself, alert, execution_id)
+            state, reason = _link_found(
+                engine, config, stackstorm, links_itself, alert, execution_id
+            )
             if state == EXECUTION:
                 refusals.extend(filter(None, [reason]))
             else:
@@ -300,6 +312,7 @@ def _fate(
 
 def _link_found(
     engine: Engine,
+    config: Config,
     stackstorm: StackStorm,
     links_itself: Callable[[str], bool],
     alert: Any,
@@ -308,7 +321,8 @@ def _link_found(
     """Links an execution that a rule started and that did not link itself.
 
     Returns (EXECUTION, why it did nothing or '') where the alert is explained by it, (RETRY,
-    reason) where it ended before its claim, (None, reason) while it may still claim.
+    reason) where it ended before its claim or the cooldown of its host is over, (None, reason)
+    while it may still claim or the cooldown lasts.
     """
     with database.reading(engine) as connection:
         linked = connection.execute(
@@ -322,6 +336,10 @@ def _link_found(
     if execution is None:
         return EXECUTION, ""  # collected already; its link, where there is one, says the rest
     action = execution["action"]["ref"]
+    workflow = action
+    if action == REMEDIATE:
+        # It claims under the name of the action that it is given.
+        workflow = str((execution.get("parameters") or {}).get("action") or action)
     ended = execution.get("status") in TERMINAL
     started = parse_timestamp(execution.get("start_timestamp"))
     waiting = f"{action} was started ({execution_id}) and has not linked itself yet"
@@ -330,9 +348,8 @@ def _link_found(
         return None, waiting
     told = report(execution)
     if linking and told.get("stage") == "not_claimed":
-        # Where another execution has the episode, its link says what became of the alert.
-        claimed = _claimed(engine, alert, action)
-        return EXECUTION, "" if claimed else f"{action} did nothing: {told.get('message')}"
+        reason = f"{action} did nothing: {told.get('message')}"
+        return _not_claimed(engine, config, alert, workflow, reason)
     if not linked:
         try:
             with database.transaction(engine) as connection:
@@ -358,7 +375,7 @@ def _link_found(
             return None, waiting
     # One that succeeded took another way than past its link task, as its author meant it to.
     done = execution.get("status") == "succeeded"
-    if not linking or done or _claimed(engine, alert, action):
+    if not linking or done or _claimed(engine, alert, workflow):
         return EXECUTION, ""
     if ended:
         return RETRY, (
@@ -371,7 +388,26 @@ def _link_found(
     return None, waiting
 
 
-def _claimed(engine: Engine, alert: Any, workflow: str) -> bool:
+def _not_claimed(
+    engine: Engine, config: Config, alert: Any, workflow: str, reason: str
+) -> Tuple[Optional[str], str]:
+    """As _link_found(), of an execution that was refused its claim."""
+    if _claimed(engine, alert, workflow, links.c.alert_id == alert.id):
+        return EXECUTION, ""  # its link says what became of the alert
+    cooldown = timedelta(seconds=config.host_cooldown_seconds)
+    if not cooldown or alert.closed_at or _claimed(engine, alert, workflow):
+        return EXECUTION, reason
+    now = datetime.now(timezone.utc)
+    with database.reading(engine) as connection:
+        busy = worked_on(connection, alert.instance, workflow, now - cooldown)
+    if not busy:
+        return RETRY, reason
+    given_up = alert.recorded_at + timedelta(hours=config.give_up_hours)
+    return None if busy.created_at + cooldown < given_up else EXECUTION, reason
+
+
+def _claimed(engine: Engine, alert: Any, workflow: str, *conditions: Any) -> bool:
+    """Whether an execution of the workflow has, or had, the alert's attempt at its episode."""
     with database.reading(engine) as connection:
         return connection.scalar(
             select(
@@ -383,6 +419,7 @@ def _claimed(engine: Engine, alert: Any, workflow: str) -> bool:
                         alerts.c.attempt >= alert.attempt,
                         links.c.st2_action_ref == workflow,
                         or_(links.c.claim.is_not(None), links.c.released_at.is_not(None)),
+                        *conditions,
                     )
                 )
             )

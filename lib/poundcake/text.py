@@ -52,7 +52,8 @@ def status(answer: Dict[str, Any]) -> str:
 def why(answer: Dict[str, Any]) -> str:
     """From an alert to what was done for it, episode by episode."""
     if not answer["episodes"]:
-        return _text(["no such alert on record", *_more(answer)])
+        found = "not among the newest alerts" if answer.get("next") else "no such alert on record"
+        return _text([found, *_more(answer)])
     lines: List[str] = []
     for episode in answer["episodes"]:
         name = f"{episode['alert_name']}  {episode['instance']}".strip()

@@ -34,7 +34,13 @@ _HOUR = timedelta(hours=1)
 _LONGEST_EMITTED = timedelta(hours=720)
 # json.dumps makes a new encoder at each call.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-FATE_NONE = "none"
+# Fates of an alert; sync.py has the others.
+FATE_NONE, FATE_LOST = "none", "lost"
+
+
+_LINKED = [
+    alerts.c[name] for name in ("id episode instance outcome reason attempt fate closed_at").split()
+]
 
 
 class TrackingError(PoundCakeError):
@@ -426,15 +432,20 @@ class _Book:
                     alerts.c.episode,
                     alerts.c.starts_at,
                     alerts.c.outcome,
+                    alerts.c.last_seen_at,
                 )
                 .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
                 .where(alerts.c.open_fingerprint.in_(some))
                 .with_for_update()
             )
             for row in rows:
-                self._incidents[row.open_fingerprint] = Incident(*row[2:])
+                self._incidents[row.open_fingerprint] = Incident(*row[2:6])
                 # Its notifications are those that come to what the table has.
-                self._holders[row.open_fingerprint] = {"id": row.id, "notifications": 0}
+                self._holders[row.open_fingerprint] = {
+                    "id": row.id,
+                    "last_seen_at": row.last_seen_at,
+                    "notifications": 0,
+                }
 
     def _read_resolves(
         self, connection: Connection, fingerprints: List[str], since: datetime
@@ -504,7 +515,9 @@ class _Book:
             del self._incidents[key]
         elif held and alert.status == alertmanager.FIRING and decision.episode == held.episode:
             holder = self._holders[key]
-            holder.update(last_seen_at=now, notifications=holder["notifications"] + 1)
+            # What was held up comes after what was received later.
+            seen = max(now, holder["last_seen_at"])
+            holder.update(last_seen_at=seen, notifications=holder["notifications"] + 1)
             if "id" in holder:
                 self._seen[holder["id"]] = holder
         if decision.opens:
@@ -556,7 +569,8 @@ class _Book:
         counted = bisect.bisect_right(times, now - _HOUR)
         if len(times) - counted < limit:
             return None
-        until = alertmanager.timestamp(times[counted] + _HOUR)
+        # There may be more of them than the limit: it was higher, or replays were forced.
+        until = alertmanager.timestamp(times[-limit] + _HOUR)
         return Decision(
             admission.RATE_LIMITED, f"limit of {limit} an hour for this alert name until {until}"
         )
@@ -696,14 +710,17 @@ def link(
         raise TrackingError(
             "execution_id: empty; link is a task of a workflow, or is given the execution's id"
         )
+    database.prepare(engine, create=False)
     asked = (request_id, episode, workflow, execution_id, timedelta(seconds=host_cooldown))
-    try:
-        with database.transaction(engine) as connection:
-            return _link(connection, *asked)
-    except IntegrityError:
-        # Another execution was first; its row is there now.
-        with database.transaction(engine) as connection:
-            return _link(connection, *asked)
+    for attempt in range(_ATTEMPTS):
+        try:
+            with database.transaction(engine) as connection:
+                return _link(connection, *asked)
+        except IntegrityError:
+            # Another execution was first; its row is there now, unless it was released.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _link(
@@ -715,7 +732,7 @@ def _link(
     host_cooldown: timedelta = timedelta(0),
 ) -> Dict[str, Any]:
     alert = connection.execute(
-        select(alerts.c.id, alerts.c.outcome, alerts.c.reason, alerts.c.attempt, alerts.c.instance)
+        select(*_LINKED)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
         # One payload may name an episode twice; the alert that was emitted is the one meant.
@@ -737,8 +754,19 @@ def _link(
             f"work, `st2 run poundcake.release episode={episode}` gives it free",
         )
     now = datetime.now(timezone.utc)
+    ended = ended_at(connection, alert)
+    if ended and now - ended > admission.LATE:
+        return _refusal(
+            alert.id,
+            f"the incident ended at {alertmanager.timestamp(ended)}; `st2 run poundcake.replay "
+            f"request_id={request_id} force=true` works on it all the same",
+        )
     if host_cooldown and alert.instance:
-        busy = _worked_on(connection, alert.instance, workflow, now - host_cooldown)
+        # Two alerts of a host that ask at once must see each other.
+        connection.execute(
+            select(meta.c.value).where(meta.c.name == "database_id").with_for_update()
+        )
+        busy = worked_on(connection, alert.instance, workflow, now - host_cooldown)
         if busy:
             until = alertmanager.timestamp(busy.created_at + host_cooldown)
             return _refusal(
@@ -767,23 +795,44 @@ def _link(
                 claim=key,
             )
         )
+    if alert.fate == FATE_LOST:
+        # It was given up, and StackStorm had it all the same.
+        its_own = alerts.c.id == alert.id
+        connection.execute(update(alerts).where(its_own).values(fate=None, fate_reason=None))
+        its_call = api_calls.c.request_id == request_id
+        connection.execute(update(api_calls).where(its_call).values(completed_at=None))
     return {"claimed": True, "reason": "", "alert_id": alert.id}
 
 
-def _worked_on(connection: Connection, instance: str, workflow: str, since: datetime) -> Any:
-    """The last claim of the workflow, made since then, on an alert of the instance's host."""
-    # Two alerts of a host that ask at once must see each other.
-    connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    host, colon, port = instance.rpartition(":")
-    if not colon or not port.isdigit():
-        host = instance
-    # With any port: ";" is what comes after ":". LIKE would find no use for SQLite's index.
-    with_port = alerts.c.instance.between(host + ":", host + ";")
+def ended_at(connection: Connection, alert: Any) -> Optional[datetime]:
+    """When the incident ended that an alert opened; None while it is open.
+
+    alert: a row with closed_at and episode.
+    """
+    if alert.closed_at is None:
+        return None
+    # What closed the row may have taken the incident over, as a replay does.
+    last = (
+        select(alerts.c.closed_at)
+        .where(
+            alerts.c.episode == alert.episode,
+            alerts.c.outcome != admission.DUPLICATE,
+            or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at.is_not(None)),
+        )
+        .order_by(alerts.c.id.desc())
+        .limit(1)
+    )
+    return connection.scalar(last)
+
+
+def worked_on(connection: Connection, instance: str, workflow: str, since: datetime) -> Any:
+    """The last claim of the workflow, made since then, on an alert of the instance's host: a row
+    with st2_execution_id and created_at, or None."""
     return connection.execute(
         select(links.c.st2_execution_id, links.c.created_at)
         .join(alerts, alerts.c.id == links.c.alert_id)
         .where(
-            or_(alerts.c.instance == host, with_port),
+            _of_host(instance),
             # The index of instances has these; nothing older is emitted any more.
             alerts.c.created_at > since - _LONGEST_EMITTED,
             alerts.c.outcome.in_(admission.EMITTED),
@@ -796,6 +845,21 @@ def _worked_on(connection: Connection, instance: str, workflow: str, since: date
     ).one_or_none()
 
 
+def _of_host(instance: str) -> Any:
+    """The condition of alerts whose instance is of the same host, with any port or none."""
+    host, colon, port = instance.rpartition(":")
+    # In an IPv6 address that has no brackets, what follows the last colon is no port.
+    if not colon or not port.isdigit() or (":" in host and not host.endswith("]")):
+        host = instance
+    bare = host.strip("[]")
+    with_port = f"[{bare}]" if ":" in bare else bare
+    return or_(
+        alerts.c.instance.in_({bare, with_port}),
+        # ";" is what comes after ":". LIKE would find no use for SQLite's index.
+        alerts.c.instance.between(with_port + ":", with_port + ";"),
+    )
+
+
 def _refusal(alert_id: int, reason: str) -> Dict[str, Any]:
     return {"claimed": False, "reason": reason, "alert_id": alert_id}
 
@@ -806,6 +870,7 @@ def release(engine: Engine, episode: str, workflow: str = "") -> List[Dict[str, 
     For an operator, after a workflow that ended between its claim and its work: never done by
     itself. The links stay. Returns [{st2_execution_id, st2_workflow}] of those released.
     """
+    database.prepare(engine, create=False)
     with database.transaction(engine) as connection:
         held = select(links.c.id, links.c.st2_execution_id, links.c.st2_action_ref).join(
             alerts, alerts.c.id == links.c.alert_id

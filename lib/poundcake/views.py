@@ -17,7 +17,8 @@ from poundcake.alertmanager import FIRING, RESOLVED, timestamp
 from poundcake.journal import Entry
 from poundcake.schema import alerts, api_calls, executions, links
 from poundcake.search import Filters
-from poundcake.sync import LOST
+from poundcake.stackstorm import STATUSES
+from poundcake.tracking import FATE_LOST, ended_at
 
 DRY_RUN = "dry run: nothing was changed"
 _HOW_MANY_WHY = 10
@@ -145,18 +146,22 @@ def _requests(
 ) -> Tuple[List[int], int, bool, str]:
     """(ids of the page, how many there are, or at least, where the next page begins)."""
     if filters.of_alerts:
-        looked, matches = search.look(connection, filters, alerts.c.api_call_id)
+        # A request stands where the newest of its alerts that match does.
+        looked, matches = search.look(connection, filters)
+        if filters.before:
+            matches = and_(matches, looked.c.api_call_id.not_in(_begun(connection, filters)))
         seen, total = connection.execute(
             select(
                 func.count(), func.count(distinct(case((matches, looked.c.api_call_id))))
             ).select_from(looked)
         ).one()
         moment = func.max(looked.c.created_at, type_=alerts.c.created_at.type).label("moment")
+        row_id = func.max(looked.c.id).label("row_id")
         page = (
-            select(looked.c.api_call_id, moment)
+            select(looked.c.api_call_id, moment, row_id)
             .where(matches)
             .group_by(looked.c.api_call_id)
-            .order_by(moment.desc(), looked.c.api_call_id.desc())
+            .order_by(moment.desc(), row_id.desc())
         )
     else:
         looked = None
@@ -165,7 +170,7 @@ def _requests(
         seen = connection.scalar(select(func.count()).select_from(some))
         total = min(seen, search.DEPTH)
         page = (
-            select(api_calls.c.id, api_calls.c.created_at)
+            select(api_calls.c.id, api_calls.c.created_at, api_calls.c.id)
             .where(*of)
             .order_by(api_calls.c.created_at.desc(), api_calls.c.id.desc())
         )
@@ -173,15 +178,28 @@ def _requests(
     more = seen > search.DEPTH
     further = ""
     if len(rows) > limit:
-        further = search.place(rows[limit - 1][1], rows[limit - 1][0])
+        further = search.place(*rows[limit - 1][1:])
     elif more and looked is not None:
-        moment, last = _last(connection, looked, "api_call_id")
-        # The search may have ended in the midst of a request: the next begins with it again,
-        # but for one that is on this page, and one that is longer than a search.
-        known = rows and rows[-1][0] == last
-        begun = filters.before and filters.before[1] == (str(last + 1),)
-        further = search.place(moment, last if known or begun else last + 1)
+        further = search.place(*_last(connection, looked))
     return [row[0] for row in rows[:limit]], total, more, further
+
+
+def _begun(connection: Connection, filters: Filters) -> List[int]:
+    """The requests that an earlier page had: of their alerts that match, some were before it."""
+    moment, (row_id,) = filters.before[0], search.last_ids(filters, alerts.c.id)
+    found = search.by_index(
+        connection, select(distinct(alerts.c.api_call_id)), alerts, search.BY_TIME
+    ).where(
+        # All alerts of a request are of one moment.
+        alerts.c.created_at == moment,
+        alerts.c.id >= row_id,
+        *[
+            alerts.c[name] == getattr(filters, name)
+            for name in search.TEXTS
+            if getattr(filters, name)
+        ],
+    )
+    return connection.scalars(found).all()
 
 
 def alerts_active(
@@ -260,8 +278,9 @@ def st2_executions(
 
     status: of the execution; filters: of its alert, and when it started or, with a filter of the
     alert, when that was received. An execution that was linked to several alerts has a row for
-    each.
+    each. Raises FilterError for a status that no execution can have.
     """
+    search.one_of("status", status, STATUSES)
     found = _of_alerts if filters.of_alerts else _of_executions
     ids, total, at_least, further = found(connection, status, filters, limit, offset)
     rows: List[Any] = []
@@ -343,7 +362,7 @@ def _of_alerts(
         # Of the alert that the last page ended with there may be more links.
         alert_id, _ = search.last_ids(filters, alerts.c.id, links.c.id)
         begin = replace(filters, before=(filters.before[0], (str(alert_id + 1),)))
-    looked, matches = search.look(connection, begin, alerts.c.id)
+    looked, matches = search.look(connection, begin)
     emitted = and_(matches, looked.c.outcome.in_(admission.EMITTED))
     found = (
         select(links.c.id, looked.c.created_at, looked.c.id)
@@ -368,7 +387,7 @@ def _of_alerts(
     if len(rows) > limit:
         further = search.place(rows[limit - 1][1], rows[limit - 1][2], rows[limit - 1][0])
     elif seen > search.DEPTH:
-        further = search.place(*_last(connection, looked, "id"), 0)
+        further = search.place(*_last(connection, looked), 0)
     at_least = seen > search.DEPTH or total > search.MOST_ROWS
     return [row[0] for row in rows[:limit]], min(total, search.MOST_ROWS), at_least, further
 
@@ -393,7 +412,7 @@ def why(
     else:
         # An episode that is heard of again while someone turns pages keeps its place.
         newest = connection.scalar(select(func.max(alerts.c.id))) or 0
-    looked, matches = search.look(connection, begin, alerts.c.id)
+    looked, matches = search.look(connection, begin)
     seen = connection.scalar(select(func.count()).select_from(looked))
     some = (
         select(looked.c.id)
@@ -425,7 +444,7 @@ def why(
     elif not_all:
         further = search.place(rows[-1].created_at, rows[-1].id, newest)
     elif seen > search.DEPTH:
-        further = search.place(*_last(connection, looked, "id"), newest)
+        further = search.place(*_last(connection, looked), newest)
     answer = {"episodes": _episodes(connection, page, web_url), "count": len(groups)}
     return _page(answer, at_least, further)
 
@@ -555,9 +574,9 @@ def _alerts(connection: Connection, ids: Sequence[int]) -> List[Any]:
     return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
 
 
-def _last(connection: Connection, looked: Any, row_id: str) -> Any:
+def _last(connection: Connection, looked: Any) -> Any:
     """(moment, id) of the row that a search ended with."""
-    moment, last = looked.c.created_at, looked.c[row_id]
+    moment, last = looked.c.created_at, looked.c.id
     return connection.execute(select(moment, last).order_by(moment, last).limit(1)).one()
 
 
@@ -595,6 +614,7 @@ def alert_of(connection: Connection, request_id: str, episode: str) -> Optional[
         "receiver": row.receiver or "",
         "starts_at": _time(row.starts_at),
         "ends_at": _time(row.ends_at),
+        "incident_ended_at": _time(ended_at(connection, row)),
     }
 
 
@@ -684,7 +704,7 @@ def said(dry_run: Optional[bool], mutated: Optional[bool], message: str) -> str:
 def _call_status(call: Any, rows: List[Any], linked: List[Any]) -> str:
     if call.error:
         return "failed"
-    if any(row.fate == LOST for row in rows):
+    if any(row.fate == FATE_LOST for row in rows):
         return "lost"
     if call.completed_at:
         return "completed"

@@ -447,6 +447,16 @@ class TestTrouble:
         house.set_fate("execution")
         house.reaches(again, "done")
 
+    def test_all_replays_are_emitted_however_many_are_open(self, house, monkeypatch):
+        monkeypatch.setattr(relay, "_ADOPTED_AT_ONCE", 1)
+        house.start()
+        ids = [house.accept(alert(fingerprint=name)) for name in "abc"]
+        for request_id in ids:
+            house.reaches(request_id, "recorded")
+        again = {tracking.replay(house.engine, Config(), i)["request_id"] for i in ids}
+        wait_for(lambda: len(house.bus.of(relay.ALERT)) == 6)
+        assert {p[1]["request_id"] for p in house.bus.of(relay.ALERT)} == again | set(ids)
+
     def test_a_replay_that_is_over_is_left_alone(self, house):
         house.start()
         request_id = house.accept(alert())

@@ -114,7 +114,7 @@ class TestHostOf:
 class TestPermit:
     """Nothing is changed unless the configuration and the alert both allow it."""
 
-    ALERT = {"instance": "web-1:9100", "status": "firing"}
+    ALERT = {"instance": "web-1:9100", "status": "firing", "incident_ended_at": None}
 
     def ask(self, alert=None, action="linux.service", needs_host=True, **config):
         given = {"dry_run": False, "allowed_actions": ["linux.service"]}
@@ -185,6 +185,11 @@ class TestPermit:
         assert (
             self.ask({"instance": ""}, needs_host=False, allowed_hosts=["*"])["may_change"] is False
         )
+
+    def test_what_has_ended_is_left_alone(self):
+        found = self.ask({"incident_ended_at": "2026-01-14T12:00:00Z"})
+        assert (found["may_change"], found["stage"]) == (False, "ended")
+        assert found["message"] == "the incident ended at 2026-01-14T12:00:00Z"
 
     def test_every_combination(self):
         for dry_run, status, host, action, allowed in itertools.product(
@@ -309,6 +314,7 @@ DRY = {
 }
 WET = {"host": "web-1", "may_change": True, "dry_run": False, "stage": "remediate", "message": ""}
 REFUSED = dict(WET, may_change=False, stage="refused", message="allowed_hosts does not name web-1")
+OVER = dict(WET, may_change=False, stage="ended", message="the incident ended at 12:00")
 UP = {"reachable": True, "port": 22, "seconds": 0.1}
 DOWN = {"reachable": False, "port": 0, "seconds": 60}
 RUN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
@@ -352,6 +358,14 @@ class TestReport:
                 {"link": LINKED, "alert": REFUSED, "evidence": DOWN},
                 "failed",
                 "refused",
+                False,
+                False,
+                False,
+            ),
+            (
+                {"link": LINKED, "alert": OVER, "evidence": DOWN},
+                "succeeded",
+                "ended",
                 False,
                 False,
                 False,

@@ -274,6 +274,117 @@ class TestFates:
         assert found.fate_reason == "pack.workflow did nothing: cooldown of this host"
         assert house.completed == [True]
 
+    def test_one_whose_episode_was_worked_on_before_says_so(self, house):
+        """Alertmanager resolved what it heard nothing of, and fires it again with its old start."""
+        start = ago(3000)
+        first, (row,) = house.record(alert(starts_at=start), seconds=3000)
+        house.api.texts["pack.workflow"] = LINKING
+        tracking.link(house.engine, first, row.episode, "pack.workflow", "e1")
+        house.record(alert(status="resolved", starts_at=start, ends_at=ago(2000)), seconds=2000)
+        second, (row,) = house.record(alert(starts_at=start), seconds=60)
+        assert row.outcome == "admitted"
+        refused = tracking.link(house.engine, second, row.episode, "pack.workflow", "e2")
+        assert not refused["claimed"] and "execution e1" in refused["reason"]
+        told = {"output": {"stage": "not_claimed", "message": refused["reason"]}}
+        house.api.enforced(house.api.emitted(row, second), execution="e2")
+        house.api.ran("e2", result=told)
+        house.sync()
+        found = house.rows(alerts)[-1]
+        assert found.fate == "execution"
+        assert found.fate_reason == "pack.workflow did nothing: " + refused["reason"]
+
+    def cooled(self, house, **more):
+        """Two alerts of one host: the workflow worked on the first, and was refused the second."""
+        house.api.texts["pack.workflow"] = LINKING
+        host = {"instance": "web-1:9100"}
+        first, (one,) = house.record(alert("One", labels=host))
+        tracking.link(house.engine, first, one.episode, "pack.workflow", "e1", 600)
+        with database.transaction(house.engine) as connection:
+            connection.execute(update(alerts).values(fate="execution"))
+        second, (two,) = house.record(alert("Two", labels=host), **more)
+        refused = tracking.link(house.engine, second, two.episode, "pack.workflow", "e2", 600)
+        told = {"output": {"stage": "not_claimed", "message": refused["reason"]}}
+        house.api.enforced(house.api.emitted(two, second), execution="e2")
+        house.api.ran("e2", result=told)
+        return second, two, refused["reason"]
+
+    def later_on(self, house, seconds):
+        """So many seconds after the claim."""
+        with database.transaction(house.engine) as connection:
+            connection.execute(update(links).values(created_at=ago(seconds)))
+
+    def test_after_the_cooldown_of_its_host_an_alert_is_tried_again(self, house):
+        request_id, row, reason = self.cooled(house)
+        assert reason.startswith("cooldown of this host until")
+        for seconds, fate in ((0, None), (590, None), (610, "retry")):
+            self.later_on(house, seconds)
+            house.sync(host_cooldown_seconds=600)
+            found = house.rows(alerts)[-1]
+            assert found.fate == fate
+            assert found.fate_reason == "pack.workflow did nothing: " + reason
+            assert house.completed[-1] is False
+        house.api.enforced(house.api.emitted(row, request_id), execution="e3")
+        house.api.ran("e3", "running")
+        assert tracking.link(house.engine, request_id, row.episode, "pack.workflow", "e3", 600)[
+            "claimed"
+        ]
+        house.sync(host_cooldown_seconds=600)
+        found = house.rows(alerts)[-1]
+        assert (found.fate, found.fate_reason) == ("execution", "")
+
+    def test_a_cooldown_that_outlasts_the_alert_is_its_end(self, house):
+        _, _, reason = self.cooled(house)
+        house.record(alert("Two", "resolved", ends_at=ago(1)), seconds=0)
+        self.later_on(house, 610)
+        house.sync(host_cooldown_seconds=600)
+        found = house.rows(alerts)[1]
+        assert (found.fate, found.fate_reason) == (
+            "execution",
+            "pack.workflow did nothing: " + reason,
+        )
+
+    def test_a_cooldown_that_outlasts_the_time_to_give_up_is_the_end(self, house):
+        self.cooled(house, seconds=3000)
+        house.sync(host_cooldown_seconds=1000, give_up_hours=1)
+        assert house.rows(alerts)[-1].fate == "execution"
+
+    @pytest.mark.parametrize("status, fate", [("succeeded", "execution"), ("failed", "execution")])
+    def test_what_is_claimed_for_another_action_is_its_own(self, house, status, fate):
+        """poundcake.remediate claims under the name of the action that it is given."""
+        request_id, (row,) = house.record(alert())
+        house.api.texts["poundcake.remediate"] = LINKING
+        tracking.link(house.engine, request_id, row.episode, "pack.clean", "e1")
+        wanted = {"action": "poundcake.remediate", "parameters": {"action": "pack.clean"}}
+        told = {"output": {"stage": "not_claimed", "message": "execution e1 has this episode"}}
+        house.api.ran("e1", **wanted)
+        house.api.ran("e2", status, result=told if status == "succeeded" else {}, **wanted)
+        house.api.enforced(house.api.emitted(row, request_id), execution="e2")
+        house.sync()
+        found = house.one()
+        assert (found.fate, found.fate_reason) == (fate, "")
+
+    @pytest.mark.parametrize("minutes, fate", [(9, "retry"), (11, "ended")])
+    def test_what_ended_is_not_tried_again_for_long(self, house, minutes, fate):
+        house.record(alert(), seconds=3 * 3600)
+        house.record(alert(status="resolved", ends_at=ago(60 * minutes)), seconds=60 * minutes)
+        house.sync()
+        found = house.rows(alerts)[0]
+        assert found.fate == fate
+        assert ("the incident ended at 20" in found.fate_reason) is (fate == "ended")
+
+    def test_what_was_given_up_and_is_claimed_after_all_is_not_lost(self, house):
+        request_id, (row,) = house.record(alert(), seconds=25 * 3600)
+        house.sync()
+        assert house.one().fate == "lost" and house.completed == [True]
+        tracking.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
+        assert house.one().fate is None and house.completed == [False]
+        house.api.enforced(house.api.emitted(row, request_id), execution="e1")
+        house.api.ran("e1")
+        house.sync()
+        found = house.one()
+        assert (found.fate, found.fate_reason) == ("execution", "")
+        assert house.completed == [True]
+
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
     def test_one_that_ended_before_its_claim_is_tried_again(self, house, status):
         request_id, (row,) = house.record(alert())

@@ -314,8 +314,9 @@ def test_nothing_on_a_page_is_not_nothing_at_all():
     assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
     shown = text.alerts_active({"active_alerts": [], "count": 3})
     assert "3 active" in shown and "no active" not in shown
+    assert why().split("\n")[1:] == ["no such alert on record"]
     assert why(at_least=True, next="PLACE").split("\n")[1:] == [
-        "no such alert on record",
+        "not among the newest alerts",
         "further back: before=PLACE",
     ]
 

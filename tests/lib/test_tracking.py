@@ -15,7 +15,7 @@ from sqlalchemy import event, select
 from poundcake import database, tracking
 from poundcake.config import Config
 from poundcake.database import DatabaseError
-from poundcake.schema import alerts, api_calls, executions, links
+from poundcake.schema import alerts, api_calls, executions, links, meta
 from poundcake.tracking import TrackingError
 from tests.lib.samples import NOON, UTC, alert, later, request, webhook
 
@@ -331,6 +331,24 @@ class TestOutcomes:
         record(engine, request(several[2], received_at=later(3600)), **config)
         assert outcomes(engine)[5:] == ["rate_limited", "admitted"]
 
+    def test_the_limit_ends_when_there_is_room_again(self, engine):
+        """More than the limit are on record where it was higher."""
+        sent = [alert("A", labels={"i": str(i)}) for i in range(6)]
+        for i in range(5):
+            record(engine, request(sent[i], received_at=later(60 * i)))
+        record(engine, request(sent[5], received_at=later(400)), max_remediations_per_hour=2)
+        assert rows(engine)[-1].reason.endswith("until 2026-01-14T13:03:00Z")
+        for seconds in (3779, 3780):
+            again = request(sent[5], received_at=later(seconds))
+            record(engine, again, max_remediations_per_hour=2)
+        assert outcomes(engine)[6:] == ["rate_limited", "admitted"]
+
+    def test_what_was_held_up_does_not_turn_back_when_it_was_last_seen(self, engine):
+        for seconds in (0, 600, 300):
+            record(engine, request(alert(), received_at=later(seconds)))
+        assert rows(engine)[0].last_seen_at == later(600)
+        assert rows(engine)[0].notifications == 3
+
     def test_no_limit(self, engine):
         several = [alert("A", labels={"i": str(i)}) for i in range(110)]
         record(engine, request(*several), max_remediations_per_hour=0)
@@ -562,6 +580,32 @@ class TestLink:
         with pytest.raises(TrackingError, match="^execution_id"):
             self.link(engine, admitted, "")
 
+    def test_what_ended_long_ago_is_refused(self, engine, admitted):
+        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        now = datetime.datetime.now(UTC)
+        record(engine, request(ends, received_at=now - datetime.timedelta(minutes=9)))
+        assert self.link(engine, admitted)["claimed"]
+        with database.transaction(engine) as connection:
+            connection.execute(alerts.update().values(closed_at=later(65)))
+        # Its own claim it has again.
+        assert self.link(engine, admitted)["claimed"]
+        found = self.link(engine, admitted, "e2", "poundcake.default")
+        assert found["claimed"] is False
+        assert found["reason"] == (
+            "the incident ended at 2026-01-14T12:01:05Z; `st2 run poundcake.replay request_id={} "
+            "force=true` works on it all the same".format(admitted[0])
+        )
+        again = tracking.replay(engine, Config(), admitted[0], force=True)["request_id"]
+        assert self.link(engine, (again, admitted[1]), "e3")["claimed"]
+
+    def test_a_newer_schema_is_refused(self, engine, admitted):
+        with database.transaction(engine) as connection:
+            connection.execute(meta.update().where(meta.c.name == "schema").values(value="99"))
+        with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
+            self.link(engine, admitted)
+        with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
+            tracking.release(engine, admitted[1])
+
     def test_long_names_do_not_share_a_claim(self, engine, admitted):
         one, other = "pack." + "w" * 250, "pack." + "w" * 249 + "x"
         assert self.link(engine, admitted, "e1", one)["claimed"]
@@ -613,6 +657,10 @@ class TestHostCooldown:
             ("web1", "web1:9100", False),
             ("web1:9100", "web1", False),
             ("[2001:db8::1]:9100", "[2001:db8::1]:9256", False),
+            ("2001:db8::1", "[2001:db8::1]:9100", False),
+            ("[2001:db8::1]:9100", "2001:db8::1", False),
+            ("2001:db8::1", "2001:db8::2", True),
+            ("2001:db8::1", "2001:db8::1:2", True),
             ("web1:9100", "web10:9100", True),
             ("web1:9100", "web1.example.org:9100", True),
             ("web_:9100", "web1:9100", True),

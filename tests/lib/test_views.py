@@ -259,7 +259,7 @@ class TestExecutions:
             ["ef1"],
             3,
         )
-        assert view(engine, views.st2_executions, status="x")["count"] == 0
+        assert view(engine, views.st2_executions, status="gone")["count"] == 0
 
 
 def why(engine, name="HostDown", **query):
@@ -468,6 +468,17 @@ class TestAlertOf:
         assert found["labels"]["x"] == found["annotations"]["s"] == hostile
         assert view(engine, views.alert_of, request_id, "x") is None
         assert view(engine, views.alert_of, "x", episode("f")) is None
+
+    def test_it_says_when_its_incident_ended(self, engine):
+        request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
+        found = [view(engine, views.alert_of, request_id, episode("f"))]
+        # What takes the incident over does not end it.
+        tracking.replay(engine, Config(), request_id)
+        found.append(view(engine, views.alert_of, request_id, episode("f")))
+        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        record(engine, ends, received_at=later(65))
+        found.append(view(engine, views.alert_of, request_id, episode("f")))
+        assert [one["incident_ended_at"] for one in found] == [None, None, iso(later(65))]
 
 
 def test_each_status_of_stackstorm_in_each_view(engine):
