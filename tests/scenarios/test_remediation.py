@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tests.scenarios import conftest
-from tests.scenarios.notifications import alert, notification, unique
+from tests.scenarios.notifications import alert, notification, resolved, unique
 
 # What the workflows do depends on no kind of database: one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
@@ -126,6 +126,25 @@ def test_an_action_of_another_pack_is_run_once_where_that_is_allowed(armed):
     assert again["status"] == "succeeded"
     assert again["result"]["output"]["stage"] == "not_claimed"
     assert len(armed.done(episode)) == 1
+
+
+def test_what_has_ended_is_left_alone(armed):
+    firing = alert("ScenarioUnmatched")
+    trail = armed.recorded(armed.accepted(notification(firing)))
+    armed.recorded(armed.accepted(notification(resolved(firing))))
+    episode = trail["alerts"][0]["episode"]
+    late = armed.execute(
+        "poundcake.remediate",
+        request_id=trail["request_id"],
+        episode=episode,
+        action="poundcake_scenarios.work",
+        parameters={"note": episode},
+    )
+    assert late["status"] == "succeeded"
+    output = late["result"]["output"]
+    assert (output["stage"], output["mutated"]) == ("ended", False)
+    assert output["message"].startswith("the incident ended at 20")
+    assert armed.done(episode) == []
 
 
 def test_an_action_that_is_not_allowed_is_refused(armed):
