@@ -15,7 +15,7 @@ REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requi
 	--no-deps-r standalone/requirements-orquesta.txt
 
 # The tests elsewhere that make inputs up, which `make fuzz` has do so for longer.
-FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/test_admission.py
+FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20

@@ -1,7 +1,7 @@
 from pack_action import PackAction
-from poundcake import remediation
+from poundcake.remediation import checks
 
 
 class CheckHost(PackAction):
     def work(self, host, port=0, wait=0):
-        return remediation.check_host(host, remediation.ports_of(port), wait)
+        return checks.check_host(host, checks.ports_of(port), wait)

@@ -1,5 +1,6 @@
 from pack_action import PackAction
-from poundcake import endpoint_client, health, text
+from poundcake import endpoint_client
+from poundcake.trail import health, text
 
 
 class Health(PackAction):

@@ -1,5 +1,5 @@
 from pack_action import PackAction
-from poundcake import tracking
+from poundcake.trail import claims, database
 
 # Within the action's own time limit of 60 s.
 _PATIENCE = 45
@@ -7,8 +7,8 @@ _PATIENCE = 45
 
 class Link(PackAction):
     def work(self, request_id, episode, workflow, execution_id):
-        return tracking.patiently(
-            lambda: tracking.link(
+        return database.retry_while_unavailable(
+            lambda: claims.link(
                 self.engine(),
                 request_id,
                 episode,

@@ -1,5 +1,5 @@
 from pack_action import PackAction
-from poundcake import database, schema
+from poundcake.trail import database, schema
 
 
 class Migrate(PackAction):

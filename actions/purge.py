@@ -1,5 +1,5 @@
 from pack_action import PackAction
-from poundcake import purge
+from poundcake.trail import purge
 
 
 class Purge(PackAction):

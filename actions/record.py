@@ -1,8 +1,9 @@
 from pack_action import PackAction
-from poundcake import announcement, tracking
+from poundcake import announcement
+from poundcake.trail.record import record_requests
 
 
 class Record(PackAction):
     def work(self, version, database_id, batch, announcement_id="", count=0):
         requests = announcement.unpack(version, batch)
-        return tracking.record(self.engine(), self.settings, requests, database_id)
+        return record_requests(self.engine(), self.settings, requests, database_id)

@@ -1,8 +1,8 @@
 from pack_action import PackAction
-from poundcake import tracking
+from poundcake.trail import claims
 
 
 class Release(PackAction):
     def work(self, episode, workflow=""):
-        released = tracking.release(self.engine(), episode, workflow)
+        released = claims.release(self.engine(), episode, workflow)
         return {"released": released, "count": len(released)}

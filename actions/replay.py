@@ -1,7 +1,7 @@
 from pack_action import PackAction
-from poundcake import tracking
+from poundcake.trail.replay import replay_request
 
 
 class Replay(PackAction):
     def work(self, request_id, force=False):
-        return tracking.replay(self.engine(), self.settings, request_id, force)
+        return replay_request(self.engine(), self.settings, request_id, force)

@@ -1,7 +1,7 @@
 from pack_action import PackAction
-from poundcake import remediation
+from poundcake.remediation.report import report
 
 
 class Report(PackAction):
     def work(self, execution_id):
-        return remediation.report(self.stackstorm(), execution_id)
+        return report(self.stackstorm(), execution_id)

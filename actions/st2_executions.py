@@ -1,11 +1,11 @@
 from pack_action import PackAction
-from poundcake import search, text, views
+from poundcake.trail import queries, search, text
 
 
 class St2Executions(PackAction):
     def work(self, status="", limit=20, offset=0, format="json", **filters):
         answer = self.live_view(
-            views.st2_executions,
+            queries.st2_executions,
             status=status,
             filters=search.parse(**filters),
             limit=limit,

@@ -1,5 +1,5 @@
 from pack_action import PackAction
-from poundcake import search, stats, text
+from poundcake.trail import search, stats, text
 
 
 class Stats(PackAction):

@@ -1,5 +1,5 @@
 from pack_action import PackAction
-from poundcake import sync
+from poundcake.trail import sync
 
 
 class Sync(PackAction):

@@ -1,6 +1,6 @@
 from pack_action import PackAction
-from poundcake import search, text, views
 from poundcake.errors import PoundCakeError
+from poundcake.trail import queries, search, text
 
 
 class Why(PackAction):
@@ -8,7 +8,7 @@ class Why(PackAction):
         if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
             raise PoundCakeError("which alert: alert_name, instance or fingerprint is expected")
         answer = self.live_view(
-            views.why,
+            queries.why,
             filters=search.parse(**filters),
             limit=limit,
             offset=offset,

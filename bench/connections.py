@@ -47,17 +47,17 @@ def main():
                 endpoint = kind(pathlib.Path(folder), max_connections=limit).start()
                 try:
                     endpoint.ready()
-                    label = "{}, max_connections {}".format(name, limit)
+                    label = f"{name}, max_connections {limit}"
                     alone = measure(endpoint, options.samples)
                     show(label + ", alone", alone)
                     with crowd(endpoint, options.idle, options.slow) as still_open:
                         among = measure(endpoint, options.samples)
                         show(label + ", among them", among)
-                        print("  of the others {} are still open".format(still_open()))
+                        print(f"  of the others {still_open()} are still open")
                     over = over or p99(among) >= MOST_MS
                 finally:
                     endpoint.stop()
-    sys.exit("over {} ms".format(MOST_MS) if over else 0)
+    sys.exit(f"over {MOST_MS} ms" if over else 0)
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def measure(endpoint, samples):
         answer.read()
         found.append((time.perf_counter() - began) * 1000)
         if answer.status != 202:
-            sys.exit("answered {}".format(answer.status))
+            sys.exit(f"answered {answer.status}")
         if own:
             client.close()
     kept.close()
@@ -130,9 +130,7 @@ def p99(found):
 
 def show(label, found):
     print(
-        "{:<40}{:>10.1f}{:>10.1f}{:>10.1f}".format(
-            label, statistics.median(found), p99(found), max(found)
-        ),
+        f"{label:<40}{statistics.median(found):>10.1f}{p99(found):>10.1f}{max(found):>10.1f}",
         flush=True,
     )
 

@@ -31,8 +31,9 @@ from sqlalchemy import create_engine, func, inspect, select
 from sqlalchemy.engine import make_url
 
 from bench.server import BUFFER_POOL, MariaDB
-from poundcake import schema
-from poundcake.alertmanager import episode, fingerprint, parse_timestamp, timestamp
+from poundcake.alertmanager import episode_name, fingerprint
+from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.trail import schema
 from tests.services import Missing
 
 SEED = 20
@@ -111,7 +112,7 @@ class Incident:
     """
 
     def __init__(self, place, number, opened, length, end):
-        draw = random.Random("{}-{}-{}".format(SEED, place, number))
+        draw = random.Random(f"{SEED}-{place}-{number}")
         self.group, self.position = divmod(place, PER_REQUEST)
         self.end, self.opened, self.length = end, opened, length
         self.open = number == 0
@@ -124,17 +125,17 @@ class Incident:
         # No two places share an instance, so that no two incidents of one fingerprint overlap.
         host = place + GROUPS * PER_REQUEST * draw.randrange(INSTANCES // (GROUPS * PER_REQUEST))
         service = SERVICES[rank % len(SERVICES)].lower()
-        self.instance = "{}-{:04}.fra{}.example:9100".format(service, host, host % 4 + 1)
+        self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
         self.severity = ["warning", "critical", "warning", "info", "warning", "critical"][rank % 6]
         if draw.random() < 0.001 or place == GROUPS * PER_REQUEST - 1 and self.open:
             self.severity = "page"
         labels = {
             "alertname": self.name,
-            "cluster": "fra{}".format(host % 4 + 1),
+            "cluster": f"fra{host % 4 + 1}",
             "environment": "production",
             "instance": self.instance,
             "job": service,
-            "prometheus": "monitoring/prometheus-{}".format(host % 2),
+            "prometheus": f"monitoring/prometheus-{host % 2}",
             "severity": self.severity,
             "team": "team-" + service,
         }
@@ -142,14 +143,14 @@ class Incident:
         self.labels = json.dumps(labels)
         self.annotations = json.dumps(
             {
-                "summary": "{} on {}".format(self.name, self.instance),
-                "description": "{} has been seen on {} for more than 5 minutes, the value is "
-                "{:.1f}.".format(self.name, self.instance, draw.uniform(1, 100)),
+                "summary": f"{self.name} on {self.instance}",
+                "description": f"{self.name} has been seen on {self.instance} for more than 5 minutes, the value is "
+                f"{draw.uniform(1, 100):.1f}.",
                 "runbook_url": "https://runbooks.example/" + self.name.lower(),
             }
         )
         self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))
-        self.episode = episode(self.fingerprint, self.starts_at)
+        self.episode = episode_name(self.fingerprint, self.starts_at)
         self.starts = stored(self.starts_at)
         self.draw = draw
         self._plan(draw)
@@ -157,7 +158,7 @@ class Incident:
             {
                 "fingerprint": self.fingerprint,
                 "labels": {"alertname": self.name, "instance": self.instance},
-                "startsAt": timestamp(self.starts_at),
+                "startsAt": format_timestamp(self.starts_at),
             }
         )[1:]
 
@@ -172,7 +173,7 @@ class Incident:
         if firing > self.refused + 2 and draw.random() < 0.25:
             self.odd = draw.randrange(self.refused + 1, firing - 1)
         self.firing = firing
-        self.duplicate = "duplicate of {}".format(request_id(self.request(self.refused)))
+        self.duplicate = f"duplicate of {request_id(self.request(self.refused))}"
 
     def request(self, nth):
         """The number of the request of the nth notification, counted back from the newest."""
@@ -195,7 +196,7 @@ class Incident:
                 created_at,
                 self.episode,
                 "resolved",
-                "ends what {} brought".format(request_id(self.request(holder))),
+                f"ends what {request_id(self.request(holder))} brought",
                 "no_rule",
                 "no rule matched",
                 checked,
@@ -235,10 +236,10 @@ class Incident:
         return status, rest
 
     def _refused(self, nth, created_at):
-        until = timestamp(self.received_at(self.refused))
-        reason = "cooldown until {}".format(until)
+        until = format_timestamp(self.received_at(self.refused))
+        reason = f"cooldown until {until}"
         if self.refusal == "rate_limited":
-            reason = "limit of 100 an hour for this alert name until {}".format(until)
+            reason = f"limit of 100 an hour for this alert name until {until}"
         opens, last_seen, seen, closed = None, created_at, 1, None
         if nth == 0:
             # The later refusals are its repeats.
@@ -286,7 +287,7 @@ class Incident:
         """The executions for the admitted row: [(id, workflow, claim, row of execution_db)]."""
         number = self.request(self.refused)
         came = self.received_at(self.refused)
-        workflows = [(workflow_of(self.name), "{}|{}".format(self.episode, workflow_of(self.name)))]
+        workflows = [(workflow_of(self.name), f"{self.episode}|{workflow_of(self.name)}")]
         if self.draw.random() < 0.01:
             workflows.append((OTHER_WORKFLOW, None))
         # A few of the newest are not through yet.
@@ -306,7 +307,7 @@ class Incident:
         ended = started + timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
         # MongoDB's ObjectId begins with the second it was made in: neighbours in time are
         # neighbours in an index.
-        execution_id = "{:08x}{}".format(int(started.timestamp()), name)
+        execution_id = f"{int(started.timestamp()):08x}{name}"
         host = self.instance.partition(":")[0]
         error, stage, message, flags = None, None, None, (None, None, None)
         if running:
@@ -314,12 +315,12 @@ class Incident:
         elif status == "succeeded":
             flags = (dry_run, not dry_run, not dry_run)
             stage = "done"
-            message = "{} on {}: 3 of 3 checks passed".format(self.name, host)
+            message = f"{self.name} on {host}: 3 of 3 checks passed"
         else:
-            error = "{} on {}: {}".format(workflow, host, status)
+            error = f"{workflow} on {host}: {status}"
             if status == "failed":
                 flags = (dry_run, False, False)
-                stage, message = "unreachable", "{} does not answer on port 22".format(host)
+                stage, message = "unreachable", f"{host} does not answer on port 22"
         return (
             execution_id,
             workflow,
@@ -343,7 +344,7 @@ def received_at(number, end):
 
 def incidents(place, notifications, end):
     """The incidents of one place within so many notifications, the oldest first."""
-    draw = random.Random("{}-{}".format(SEED, place))
+    draw = random.Random(f"{SEED}-{place}")
     # The open one began within the shortest history.
     lengths = [draw.randint(1, SMALLEST // PER_REQUEST // GROUPS - 1)]
     covered = lengths[0]
@@ -436,9 +437,9 @@ def rows(alerts, end):
             202,
             created_at,
             completed_at,
-            "192.0.2.{}".format(1 + number % 3),
+            f"192.0.2.{1 + number % 3}",
             "poundcake",
-            '{{}}/{{team=~".+"}}:{{group="{}"}}'.format(group),
+            f'{{}}/{{team=~".+"}}:{{group="{group}"}}',
             "firing",
             0,
             sha256[::-1],
@@ -475,7 +476,7 @@ def build(url, alerts, end):
                 writing.result()
                 writing = writer.submit(write_all, connection, write, some)
             writing.result()
-        print("{:,} alerts written after {:.0f} s".format(alerts, time.monotonic() - started))
+        print(f"{alerts:,} alerts written after {time.monotonic() - started:.0f} s")
         for table, indexes in later.items():
             if mariadb:
                 # All in one reading of the table.
@@ -483,7 +484,7 @@ def build(url, alerts, end):
                     "ADD INDEX {} ({})".format(i.name, ", ".join(c.name for c in i.columns))
                     for i in indexes
                 )
-                connection.exec_driver_sql("ALTER TABLE {} {}".format(table.name, added))
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} {added}")
             else:
                 for index in indexes:
                     index.create(connection)
@@ -500,7 +501,7 @@ def build(url, alerts, end):
             names = ", ".join(table.name for table, _ in TABLES)
             connection.exec_driver_sql("ANALYZE TABLE " + names).all()
     engine.dispose()
-    print("indexes made, {:.0f} s in all".format(time.monotonic() - started), flush=True)
+    print(f"indexes made, {time.monotonic() - started:.0f} s in all", flush=True)
 
 
 @contextmanager
@@ -517,9 +518,9 @@ def open_histories(chosen, sizes=None):
         sys.exit(str(missing))
     try:
         if server:
-            print("MariaDB {}, buffer pool {}".format(server.version(), BUFFER_POOL))
+            print(f"MariaDB {server.version()}, buffer pool {BUFFER_POOL}")
         else:
-            print("SQLite {}".format(sqlite3.sqlite_version))
+            print(f"SQLite {sqlite3.sqlite_version}")
         end = _end(directory)
         wanted = sizes or [chosen.small, chosen.large]
         yield {alerts: _history(directory, server, alerts, end) for alerts in wanted}
@@ -533,22 +534,22 @@ def _end(directory):
     path = os.path.join(directory, "end")
     if not os.path.exists(path):
         with open(path, "w") as file:
-            file.write(timestamp(datetime.now(timezone.utc).replace(microsecond=0)))
+            file.write(format_timestamp(datetime.now(timezone.utc).replace(microsecond=0)))
     with open(path) as file:
         return parse_timestamp(file.read())
 
 
 def _history(directory, server, size, end):
-    name = "poundcake_{}".format(size)
+    name = f"poundcake_{size}"
     path = os.path.join(directory, name + ".db")
     url = server.url(name) if server else "sqlite:///" + path
     if server:
-        server.execute("CREATE DATABASE IF NOT EXISTS {} CHARACTER SET utf8mb4".format(name))
+        server.execute(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4")
     if not _is_there(url, _wanted(size, end)):
-        print("building a history of {:,} alerts".format(size), flush=True)
+        print(f"building a history of {size:,} alerts", flush=True)
         if server:
             server.drop_database(name)
-            server.execute("CREATE DATABASE {} CHARACTER SET utf8mb4".format(name))
+            server.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         else:
             for file in glob.glob(glob.escape(path) + "*"):
                 os.unlink(file)
@@ -557,7 +558,7 @@ def _history(directory, server, size, end):
 
 
 def _wanted(size, end):
-    return "{} alerts, seed {}, end {}".format(size, SEED, timestamp(end))
+    return f"{size} alerts, seed {SEED}, end {format_timestamp(end)}"
 
 
 def _is_there(url, wanted):
@@ -598,7 +599,7 @@ def size(text):
     """A number of alerts, from the command line."""
     number = int(text) if text.isdigit() else 0
     if number < SMALLEST or number % SMALLEST:
-        raise argparse.ArgumentTypeError("a multiple of {} is expected".format(SMALLEST))
+        raise argparse.ArgumentTypeError(f"a multiple of {SMALLEST} is expected")
     return number
 
 
@@ -648,7 +649,7 @@ def main():
             with engine.connect() as connection:
                 for table, _ in TABLES:
                     count = connection.scalar(select(func.count()).select_from(table))
-                    print("{:12,} {}".format(count, table.name))
+                    print(f"{count:12,} {table.name}")
             engine.dispose()
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from sqlalchemy import event
 
 from bench import history, views
-from poundcake import database
+from poundcake.trail import database
 
 HISTORY = (
     "poundcake_api_calls",
@@ -61,7 +61,7 @@ def full_scans(connection, statement, parameters):
         ]
     plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).all()
     return [
-        "{}: type {}, key {}, {} rows, {}".format(row.table, row.type, row.key, row.rows, row.Extra)
+        f"{row.table}: type {row.type}, key {row.key}, {row.rows} rows, {row.Extra}"
         for row in plan
         if row.table in HISTORY
         and (
@@ -87,11 +87,11 @@ def main():
                 for statement, parameters in sent:
                     for line in full_scans(connection, statement, parameters):
                         if (what, statement, line) not in failed:
-                            print("{}: {}\n{}\n{}\n".format(what, line, statement, parameters))
+                            print(f"{what}: {line}\n{statement}\n{parameters}\n")
                             failed.add((what, statement, line))
-    print("{} plans of {} views".format(asked, len(views.cases())))
+    print(f"{asked} plans of {len(views.cases())} views")
     if failed:
-        sys.exit("{} of them read a whole table".format(len(failed)))
+        sys.exit(f"{len(failed)} of them read a whole table")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from datetime import datetime, timezone
 
 from bench import history
 from bench.server import MariaDB
-from poundcake import announcement, database, tracking
+from poundcake import announcement
 from poundcake.announcement import Request
 from poundcake.config import Config
+from poundcake.trail import database
+from poundcake.trail.record import record_requests
 from tests.services import Missing
 
 TIMES = 20
@@ -89,7 +91,7 @@ class InProcess:
         database.prepare(self.engine)
 
     def __call__(self, some):
-        return tracking.record(self.engine, Config(), some)
+        return record_requests(self.engine, Config(), some)
 
 
 class AsAction:
@@ -131,7 +133,7 @@ def sqlite():
     """A context: a function that gives the URL of a fresh database."""
     with tempfile.TemporaryDirectory(prefix="poundcake-") as directory:
         names = iter(range(100))
-        yield lambda: "sqlite:///{}/{}.db".format(directory, next(names))
+        yield lambda: f"sqlite:///{directory}/{next(names)}.db"
 
 
 @contextmanager
@@ -190,13 +192,13 @@ def main():
                 len(some),
                 one,
                 many,
-                "" if sample == len(some) else " (from {} of them)".format(sample),
+                "" if sample == len(some) else f" (from {sample} of them)",
                 many / one,
             ),
             flush=True,
         )
     if missed:
-        sys.exit("{} times are expected".format(TIMES))
+        sys.exit(f"{TIMES} times are expected")
 
 
 if __name__ == "__main__":

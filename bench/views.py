@@ -23,9 +23,9 @@ from typing import Any
 from sqlalchemy import func, select
 
 from bench import history
-from poundcake import database, search, stats, views
-from poundcake.schema import alerts, api_calls, executions, links
-from poundcake.search import Filters
+from poundcake.trail import database, queries, search, stats
+from poundcake.trail.schema import alerts, api_calls, executions, links
+from poundcake.trail.search import Filters
 
 LIMIT_MS = 50
 MOST_TIMES = 2
@@ -86,10 +86,10 @@ class Sample:
 
 
 VIEWS = {
-    "executions_recent": views.executions_recent,
-    "why": views.why,
-    "alerts_active": lambda connection, filters: views.alerts_active(connection, 24, filters),
-    "st2_executions": lambda connection, filters: views.st2_executions(connection, "", filters),
+    "executions_recent": queries.executions_recent,
+    "why": queries.why,
+    "alerts_active": lambda connection, filters: queries.alerts_active(connection, 24, filters),
+    "st2_executions": lambda connection, filters: queries.st2_executions(connection, "", filters),
 }
 
 
@@ -99,18 +99,18 @@ def cases():
     The function prepares a call, and returns it.
     """
     found = {
-        "status": lambda c, s: partial(views.status, c, s.alert.request_id),
-        "get_alert": lambda c, s: partial(views.alert_of, c, s.link.request_id, s.link.episode),
+        "status": lambda c, s: partial(queries.status, c, s.alert.request_id),
+        "get_alert": lambda c, s: partial(queries.alert_of, c, s.link.request_id, s.link.episode),
         "executions_recent offset": lambda c, s: partial(
-            views.executions_recent, c, offset=s.offset
+            queries.executions_recent, c, offset=s.offset
         ),
         "st2_executions offset": lambda c, s: partial(
-            views.st2_executions, c, offset=s.offset // 4
+            queries.st2_executions, c, offset=s.offset // 4
         ),
-        "st2_executions STATUS": lambda c, s: partial(views.st2_executions, c, s.link.status),
-        "st2_executions STATUS=timeout": lambda c, s: partial(views.st2_executions, c, "timeout"),
+        "st2_executions STATUS": lambda c, s: partial(queries.st2_executions, c, s.link.status),
+        "st2_executions STATUS=timeout": lambda c, s: partial(queries.st2_executions, c, "timeout"),
         "st2_executions STATUS alert_name": lambda c, s: partial(
-            views.st2_executions, c, s.link.status, Filters(alert_name=s.alert.alert_name)
+            queries.st2_executions, c, s.link.status, Filters(alert_name=s.alert.alert_name)
         ),
         "stats, an hour": lambda c, s: _stats(c, s, timedelta(hours=1)),
         "stats, a day": lambda c, s: _stats(c, s, stats.DEFAULT_RANGE),
@@ -220,7 +220,7 @@ def main():
             sides.append((connection, samples(connection, chosen.samples + WARM_UP)))
         failed = measure(sides, sizes, chosen)
     if failed:
-        sys.exit("{} of the measurements are over the limit".format(failed))
+        sys.exit(f"{failed} of the measurements are over the limit")
 
 
 def measure(sides, sizes, chosen):
@@ -229,7 +229,7 @@ def measure(sides, sizes, chosen):
         "{:,} and {:,} alerts; milliseconds of {} calls each; p99 is to be under {} ms, and that "
         "of a view at most {} times".format(*sizes, chosen.samples, LIMIT_MS, MOST_TIMES)
     )
-    print("load of the machine: {:.1f} on {} CPUs".format(os.getloadavg()[0], os.cpu_count()))
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     print("{:54} {:>17} {:>17} {:>6}".format("", "p50", "p99", "times"))
     failed = 0
     by_view = {}
@@ -245,7 +245,7 @@ def measure(sides, sizes, chosen):
                 times.append(timed(prepare(connection, drawn[i])))
         calls = len(took[0]) - WARM_UP
         if calls < chosen.samples:
-            what += ", cut short after {} calls".format(calls)
+            what += f", cut short after {calls} calls"
             failed += 1
         failed += report(what, [times[WARM_UP:] for times in took])
         if not what.startswith(OTHER_RANGES):
@@ -261,9 +261,9 @@ def report(what, took, most_times=None):
     halves = [percentile(times, 50) for times in took]
     slowest = [percentile(times, 99) for times in took]
     ratio = slowest[1] / slowest[0]
-    over = ["over {} ms".format(LIMIT_MS)] if slowest[1] >= LIMIT_MS else []
+    over = [f"over {LIMIT_MS} ms"] if slowest[1] >= LIMIT_MS else []
     if most_times and ratio > most_times:
-        over.append("over {} times".format(most_times))
+        over.append(f"over {most_times} times")
     line = "{:54} {:8.2f} {:8.2f} {:8.2f} {:8.2f} {:6.2f} {}"
     print(line.format(what, *halves, *slowest, ratio, ", ".join(over)).rstrip(), flush=True)
     return bool(over)

@@ -38,8 +38,8 @@ def main():
         could_not("not found: " + ", ".join(unknown))
     found = [(d["name"], d["version"], v["id"]) for d in dependencies for v in d["vulns"]]
     for name, version, id_ in found:
-        print("{} {}: {}".format(name, version, id_))
-    print("{} packages, {} known vulnerabilities".format(len(dependencies), len(found)))
+        print(f"{name} {version}: {id_}")
+    print(f"{len(dependencies)} packages, {len(found)} known vulnerabilities")
     sys.exit(1 if found else 0)
 
 

@@ -1,6 +1,6 @@
 """Everything `make lint` looks at, in one go: each check runs, and what fails is named at the end.
 
-    .venv-lint/bin/python scripts/lint.py
+.venv-lint/bin/python scripts/lint.py
 """
 
 import glob
@@ -24,8 +24,8 @@ def main():
         if os.path.isdir(name)
     )
     checks = [
-        ("black", python + ["black", "--check", "--quiet", "--diff"] + code),
-        ("flake8", python + ["flake8"] + code),
+        ("ruff format", python + ["ruff", "format", "--check", "--diff", "--quiet"] + code),
+        ("ruff check", python + ["ruff", "check", "--quiet"] + code),
         ("the pack's content", python + ["tests.content"]),
         ("shell scripts", ["sh", "-n", "scripts/install_services.sh"]),
         ("shell scripts", ["bash", "-n", ".ci/run"]),
@@ -45,7 +45,7 @@ def main():
         print("skipped: " + "; ".join(skipped))
     if failed:
         sys.exit("lint: failed: " + ", ".join(dict.fromkeys(failed)))
-    print("lint: {} checks passed, {} skipped".format(len(checks), len(skipped)))
+    print(f"lint: {len(checks)} checks passed, {len(skipped)} skipped")
 
 
 def passes(command):
@@ -63,13 +63,16 @@ def configurations():
     for name in sorted(glob.glob("etc/*rules.yml")):
         yield name, ["promtool", "check", "rules", name]
     if os.path.exists("etc/prometheus.yml"):
-        yield "etc/prometheus.yml", [
-            "promtool",
-            "check",
-            "config",
-            "--syntax-only",
+        yield (
             "etc/prometheus.yml",
-        ]
+            [
+                "promtool",
+                "check",
+                "config",
+                "--syntax-only",
+                "etc/prometheus.yml",
+            ],
+        )
     for name in sorted(glob.glob("docker-compose*.yml")):
         yield name, compose() + ["--env-file", "etc/env.example", "-f", name, "config", "-q"]
 
@@ -87,7 +90,7 @@ def tool_at_hand(check, skipped):
     name, command = check
     if shutil.which(command[0]):
         return True
-    skipped.append("{} ({} is not installed)".format(name, command[0]))
+    skipped.append(f"{name} ({command[0]} is not installed)")
     return False
 
 

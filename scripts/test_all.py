@@ -27,16 +27,16 @@ def main():
         if version and OLDEST <= version <= NEWEST:
             found.setdefault(version, name)
         elif interpreters:
-            sys.exit("{} is not a Python from 3.{} to 3.{}".format(name, OLDEST, NEWEST))
+            sys.exit(f"{name} is not a Python from 3.{OLDEST} to 3.{NEWEST}")
     if not found:
-        sys.exit("no Python from 3.{} on was found".format(OLDEST))
+        sys.exit(f"no Python from 3.{OLDEST} on was found")
     if only_list:
         found.pop(sys.version_info[1], None)
         print("\n".join(found[version] for version in sorted(found)))
         return
     failed = []
     for version in sorted(found):
-        label = "3.{}".format(version)
+        label = f"3.{version}"
         directory = ".venv-" + label
         print("--- Python " + label, flush=True)
         command = [found[version], "scripts/venv.py", directory] + venv_arguments
@@ -44,7 +44,7 @@ def main():
         pytest = [python, "-m", "pytest", "-q", "-m", "not services"] + tests
         if subprocess.call(command) or subprocess.call(pytest):
             failed.append(label)
-    print("--- tested on Python " + ", ".join("3.{}".format(v) for v in sorted(found)))
+    print("--- tested on Python " + ", ".join(f"3.{v}" for v in sorted(found)))
     if failed:
         sys.exit("failed on Python " + ", ".join(failed))
 
@@ -61,14 +61,14 @@ def split(words):
 
 def candidates():
     for version in range(OLDEST, NEWEST + 1):
-        name = "python3.{}".format(version)
+        name = f"python3.{version}"
         for directory in os.environ.get("PATH", "").split(os.pathsep):
             path = os.path.join(directory, name)
             if os.access(path, os.X_OK):
                 yield path
         if shutil.which("pyenv"):
             root = subprocess.check_output(["pyenv", "root"], universal_newlines=True).strip()
-            for path in sorted(glob.glob("{}/versions/3.{}.*/bin/python".format(root, version))):
+            for path in sorted(glob.glob(f"{root}/versions/3.{version}.*/bin/python")):
                 yield path
 
 

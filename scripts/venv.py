@@ -55,7 +55,7 @@ def main():
     if read(stamp) == wanted and runs(python):
         return
 
-    say("setting up {} with Python {}".format(args.directory, sys.version.split()[0]))
+    say(f"setting up {args.directory} with Python {sys.version.split()[0]}")
     if version_of(python) != this_version() or not has_pip(python):
         create(directory, python)
     if os.path.exists(stamp):
@@ -72,7 +72,7 @@ def main():
 def present(name):
     if os.path.exists(name):
         return True
-    say("no {}, skipped".format(name))
+    say(f"no {name}, skipped")
     return False
 
 

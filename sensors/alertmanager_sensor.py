@@ -26,10 +26,11 @@ def _load_own_typing_extensions():
 
 _load_own_typing_extensions()
 
-from poundcake.bus import Bus  # noqa: E402
-from poundcake.endpoint import Endpoint  # noqa: E402
-from poundcake.stackstorm import in_sensor  # noqa: E402
 from st2reactor.sensor.base import Sensor  # noqa: E402
+
+from poundcake.endpoint.bus import Bus  # noqa: E402
+from poundcake.endpoint.service import Endpoint  # noqa: E402
+from poundcake.stackstorm import in_sensor  # noqa: E402
 
 
 class AlertmanagerSensor(Sensor):

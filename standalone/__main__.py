@@ -87,7 +87,7 @@ def _refuse(reason):
     if isinstance(reason, Exception):
         logging.debug("refused", exc_info=reason)
         reason = _line(reason)
-    print("standalone: %s" % reason, file=sys.stderr, flush=True)
+    print(f"standalone: {reason}", file=sys.stderr, flush=True)
     return 1
 
 
@@ -134,7 +134,7 @@ class StandIn:
         print(NOTICE % config.get("state_dir", "its database"), flush=True)
         self.consumer.start()
         threading.Thread(target=self.server.serve_forever, name="api", daemon=True).start()
-        ready = "API at %s" % self.server.url
+        ready = f"API at {self.server.url}"
         if not self.options.no_sensor:
             address = (config.get("host") or "127.0.0.1", config.get("port"))
             listens = bool(self.content.sensors and address[1])
@@ -145,7 +145,7 @@ class StandIn:
                 self._wait_for(address, ended)
                 scheme = "https" if config.get("tls_certificate") else "http"
                 url = "%s://%s:%d/api/v1/webhook" % ((scheme,) + address)
-                ready = "webhooks at %s, %s" % (url, ready)
+                ready = f"webhooks at {url}, {ready}"
         if not ended.is_set():
             print("ready: " + ready, flush=True)
 

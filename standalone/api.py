@@ -28,14 +28,14 @@ class ApiError(Exception):
 
 
 def _not_found(kind, id_):
-    return ApiError(404, "%s with id or reference %r not found" % (kind, id_))
+    return ApiError(404, f"{kind} with id or reference {id_!r} not found")
 
 
 def _moment(text):
     try:
         moment = dateutil.parser.parse(text)
     except (ValueError, OverflowError):
-        raise ApiError(400, "not a timestamp: %s" % text)
+        raise ApiError(400, f"not a timestamp: {text}")
     moment = moment if moment.tzinfo else moment.replace(tzinfo=tz.UTC)
     return moment.astimezone(tz.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -44,15 +44,15 @@ def _number(query, name, default):
     try:
         return max(0, int(query.get(name, default)))
     except ValueError:
-        raise ApiError(400, "%s is not a number" % name)
+        raise ApiError(400, f"{name} is not a number")
 
 
 def _between(query, name):
     """Return a test of one timestamp field against timestamp_gt and timestamp_lt."""
     after, before = query.get("timestamp_gt"), query.get("timestamp_lt")
     after, before = after and _moment(after), before and _moment(before)
-    return lambda document: (not after or document[name] > after) and (
-        not before or document[name] < before
+    return lambda document: (
+        (not after or document[name] > after) and (not before or document[name] < before)
     )
 
 
@@ -95,7 +95,7 @@ class Api:
         """Return (status, document, how many there are in all or None)."""
         allowed = False
         for wanted, pattern, handler in self.routes:
-            match = re.match(r"/?(?:api/)?(?:v1/)?%s/?$" % pattern, path)
+            match = re.match(rf"/?(?:api/)?(?:v1/)?{pattern}/?$", path)
             if match and wanted == method:
                 parts = [urllib.parse.unquote(part) for part in match.groups()]
                 request = {"query": query, "body": body, "headers": headers}
@@ -103,7 +103,7 @@ class Api:
             allowed = allowed or bool(match)
         if allowed:
             raise ApiError(405, "Method not allowed")
-        raise ApiError(404, "The standalone API has no %s" % path)
+        raise ApiError(404, f"The standalone API has no {path}")
 
     # Executions
 
@@ -140,7 +140,7 @@ class Api:
     def _page(table, matches, query):
         limit = _number(query, "limit", MAX_PAGE)
         if limit > MAX_PAGE:
-            text = 'Limit "%s" specified, maximum value is "%s"' % (limit, MAX_PAGE)
+            text = f'Limit "{limit}" specified, maximum value is "{MAX_PAGE}"'
             raise ApiError(403, text)
         total, found = table.select(matches, limit or MAX_PAGE, _number(query, "offset", 0))
         if query.get("sort_asc") == "True":
@@ -232,7 +232,7 @@ class Api:
         body, execution = request["body"] or {}, self._execution(id_)
         status = body.get("status")
         if status not in STATUSES:
-            raise ApiError(400, "status: %r is not one of %s" % (status, ", ".join(STATUSES)))
+            raise ApiError(400, "status: {!r} is not one of {}".format(status, ", ".join(STATUSES)))
         if execution["status"] in COMPLETED:
             raise ApiError(400, "Execution is already in completed state.")
         if status in ("canceling", "canceled"):
@@ -245,7 +245,7 @@ class Api:
             else:
                 self.executor.set_status(execution["id"], status, body.get("result"))
         except ValueError as error:
-            raise ApiError(400, "Failed updating execution. %s" % error)
+            raise ApiError(400, f"Failed updating execution. {error}")
         return 200, self._shown(self._execution(id_), {})
 
     # What led to them
@@ -355,7 +355,7 @@ class Api:
             raise ApiError(400, "standalone changes nothing but 'enabled'")
         document = self._entry(kind, id_)
         if enabled and kind == "rules" and document["trigger"]["type"] in TIMERS:
-            raise ApiError(400, "%s: %s" % (document["ref"], NO_TIMERS))
+            raise ApiError(400, "{}: {}".format(document["ref"], NO_TIMERS))
         document["enabled"] = enabled
         return 200, _public(document)
 
@@ -390,7 +390,7 @@ class Api:
     def inquiry(self, request, id_):
         execution = self._inquiry(id_)
         if execution["status"] != "pending":
-            raise ApiError(400, "Inquiry %s has already been responded to" % id_)
+            raise ApiError(400, f"Inquiry {id_} has already been responded to")
         return 200, dict(execution["result"], id=id_)
 
     def respond(self, request, id_):
@@ -447,12 +447,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except ApiError as error:
             status, document, total = error.status, {"faultstring": str(error)}, None
         except ValueError as error:
-            status, document, total = 400, {"faultstring": "not JSON: %s" % error}, None
+            status, document, total = 400, {"faultstring": f"not JSON: {error}"}, None
         except Exception as error:
             LOG.exception("%s %s", self.command, self.path)
             status, document, total = (
                 500,
-                {"faultstring": "Internal Server Error: %r" % error},
+                {"faultstring": f"Internal Server Error: {error!r}"},
                 None,
             )
         plain = isinstance(document, str)

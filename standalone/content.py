@@ -45,7 +45,7 @@ def read_yaml(path):
         with open(path, encoding="utf-8") as stream:
             return yaml.safe_load(stream)
     except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise ContentError("%s: %s" % (path, " ".join(str(error).split())))
+        raise ContentError("{}: {}".format(path, " ".join(str(error).split())))
 
 
 class Content:
@@ -82,7 +82,7 @@ class Content:
         meta = read_yaml(os.path.join(folder, "pack.yaml"))
         pack = meta.get("ref") or meta.get("name")
         if not pack:
-            raise ContentError("%s/pack.yaml: no name" % folder)
+            raise ContentError(f"{folder}/pack.yaml: no name")
         self.packs[pack] = dict(meta, ref=pack, id=_id("pack:" + pack), path=folder)
         for path, trigger in self._documents(folder, "triggers"):
             self._add_trigger(pack, path, trigger)
@@ -99,60 +99,60 @@ class Content:
         for path in sorted(glob.glob(os.path.join(folder, kind, "*.y*ml"))):
             document = read_yaml(path)
             if not isinstance(document, dict):
-                raise ContentError("%s: not a mapping" % path)
+                raise ContentError(f"{path}: not a mapping")
             yield path, document
 
     def _add_trigger(self, pack, path, trigger):
         if "name" not in trigger:
-            raise ContentError("%s: a trigger type without a name" % path)
+            raise ContentError(f"{path}: a trigger type without a name")
         if trigger.get("parameters_schema"):
-            raise ContentError("%s: triggers with parameters are not supported" % path)
-        ref = "%s.%s" % (pack, trigger["name"])
+            raise ContentError(f"{path}: triggers with parameters are not supported")
+        ref = "{}.{}".format(pack, trigger["name"])
         if trigger.get("payload_schema"):
             try:
                 jsonschema.Draft4Validator.check_schema(schemas.draft4(trigger["payload_schema"]))
             except (jsonschema.SchemaError, AttributeError) as error:
-                raise ContentError("%s: payload_schema of %s: %s" % (path, ref, error))
+                raise ContentError(f"{path}: payload_schema of {ref}: {error}")
         self.triggers[ref] = dict(trigger, ref=ref, pack=pack, id=_id("trigger:" + ref))
 
     def _add_sensor(self, pack, folder, path, sensor):
         if sensor.get("poll_interval"):
-            raise ContentError("%s: polling sensors are not supported" % path)
+            raise ContentError(f"{path}: polling sensors are not supported")
         for trigger in sensor.get("trigger_types") or []:
             self._add_trigger(pack, path, trigger)
-        ref = "%s.%s" % (pack, sensor.get("class_name"))
+        ref = "{}.{}".format(pack, sensor.get("class_name"))
         file_path = os.path.join(folder, "sensors", sensor.get("entry_point") or "")
         if not os.path.isfile(file_path):
-            raise ContentError("%s: no such entry_point: %s" % (path, file_path))
+            raise ContentError(f"{path}: no such entry_point: {file_path}")
         meta = dict(sensor, ref=ref, pack=pack, id=_id("sensor:" + ref), file_path=file_path)
         self.sensors.append(dict(meta, enabled=sensor.get("enabled", True)))
 
     def _add_action(self, pack, folder, path, action):
         unknown = set(action) - ACTION_KEYS
         if unknown or not action.get("name"):
-            raise ContentError("%s: unknown key %s" % (path, sorted(unknown)))
+            raise ContentError(f"{path}: unknown key {sorted(unknown)}")
         runner_type = action.get("runner_type")
         if runner_type not in self.runner_types:
-            raise ContentError("%s: runner type %r is not supported" % (path, runner_type))
+            raise ContentError(f"{path}: runner type {runner_type!r} is not supported")
         parameters = action.get("parameters") or {}
         for name, schema in parameters.items():
             unknown = set(schema) - PARAMETER_KEYS
             if unknown:
-                raise ContentError("%s: parameter %s: %s" % (path, name, sorted(unknown)))
+                raise ContentError(f"{path}: parameter {name}: {sorted(unknown)}")
             self._check_templates(path, schema.get("default"))
         entry_point = action.get("entry_point") or ""
         if runner_type in ("python-script", "orquesta", "action-chain"):
             if entry_point != os.path.normpath(entry_point) or entry_point.startswith(".."):
-                raise ContentError("%s: StackStorm refuses entry_point %r" % (path, entry_point))
+                raise ContentError(f"{path}: StackStorm refuses entry_point {entry_point!r}")
             if not os.path.isfile(os.path.join(folder, "actions", entry_point)):
-                raise ContentError("%s: no such entry_point: %r" % (path, entry_point))
+                raise ContentError(f"{path}: no such entry_point: {entry_point!r}")
         if runner_type == "action-chain":
             self._check_chain(os.path.join(folder, "actions", entry_point))
-        ref = "%s.%s" % (pack, action["name"])
+        ref = "{}.{}".format(pack, action["name"])
         self.actions[ref] = dict(
             {"description": "", "enabled": True, "entry_point": "", "tags": []},
             **dict(action, ref=ref, pack=pack, id=_id("action:" + ref), parameters=parameters),
-            uid="action:%s:%s" % (pack, action["name"]),
+            uid="action:{}:{}".format(pack, action["name"]),
             file_path=os.path.join(folder, "actions", entry_point),
             metadata_file="actions/" + os.path.basename(path),
         )
@@ -165,11 +165,11 @@ class Content:
             or set(chain) - {"chain", "default"}
             or not chain.get("chain")
         ):
-            raise ContentError("%s: of a chain only chain and default are supported" % path)
+            raise ContentError(f"{path}: of a chain only chain and default are supported")
         for task in chain["chain"]:
             unknown = set(task) - CHAIN_TASK_KEYS
             if unknown:
-                raise ContentError("%s: %s of a task is not supported" % (path, sorted(unknown)))
+                raise ContentError(f"{path}: {sorted(unknown)} of a task is not supported")
 
     def _add_policy(self, pack, path, policy):
         kind, parameters = policy.get("policy_type"), policy.get("parameters") or {}
@@ -177,14 +177,14 @@ class Content:
             text = "%s: policy_type %r, action %r is not supported"
             raise ContentError(text % (path, kind, parameters.get("action")))
         if not isinstance(parameters.get("threshold"), int) or not policy.get("resource_ref"):
-            raise ContentError("%s: a policy needs resource_ref and a threshold" % path)
+            raise ContentError(f"{path}: a policy needs resource_ref and a threshold")
         if policy.get("enabled", True):
-            self.policies["%s.%s" % (pack, policy.get("name"))] = policy
+            self.policies["{}.{}".format(pack, policy.get("name"))] = policy
 
     def _add_rule(self, pack, path, rule):
         unknown = set(rule) - RULE_KEYS
         if unknown or not rule.get("name") or not rule.get("action", {}).get("ref"):
-            raise ContentError("%s: unknown key, no name or no action: %s" % (path, unknown))
+            raise ContentError(f"{path}: unknown key, no name or no action: {unknown}")
         trigger, kind = rule.get("trigger") or {}, rule.get("type") or {"ref": "standard"}
         timer = trigger.get("type") in TIMERS
         if timer and rule.get("enabled") is not False:
@@ -192,19 +192,21 @@ class Content:
             raise ContentError(text % (path, trigger["type"], NO_TIMERS))
         known = trigger.get("type") in self.triggers and not trigger.get("parameters")
         if not (known or timer):
-            raise ContentError("%s: trigger %r is not supported" % (path, trigger.get("type")))
+            raise ContentError(
+                "{}: trigger {!r} is not supported".format(path, trigger.get("type"))
+            )
         if kind.get("ref") not in ("standard", "backstop"):
-            raise ContentError("%s: rule type %r is not supported" % (path, kind.get("ref")))
+            raise ContentError("{}: rule type {!r} is not supported".format(path, kind.get("ref")))
         for key, criterion in (rule.get("criteria") or {}).items():
             self._check_criterion(path, key, criterion)
         parameters = rule["action"].get("parameters") or {}
         self._check_templates(path, parameters)
-        ref = "%s.%s" % (pack, rule["name"])
+        ref = "{}.{}".format(pack, rule["name"])
         ids = {"ref": ref, "pack": pack, "id": _id("rule:" + ref)}
         self.rules[ref] = dict(
             {"description": "", "tags": [], "context": {}},
             **dict(rule, **ids, enabled=rule.get("enabled", False), criteria=rule.get("criteria")),
-            uid="rule:%s:%s" % (pack, rule["name"]),
+            uid="rule:{}:{}".format(pack, rule["name"]),
             metadata_file="rules/" + os.path.basename(path),
         )
         self.rules[ref].update(
@@ -222,7 +224,7 @@ class Content:
         try:
             expressions.jsonpath(key.split("#")[0], {})
         except Exception as error:
-            raise ContentError("%s: criterion %s: %s" % (path, key, error))
+            raise ContentError(f"{path}: criterion {key}: {error}")
         for child, nested in criterion["pattern"].items() if operator == "search" else ():
             self._check_criterion(path, child, nested)
 
@@ -234,7 +236,7 @@ class Content:
             try:
                 expressions.ENVIRONMENT.from_string(value)
             except jinja2.TemplateAssertionError as error:  # an unknown filter or test
-                raise ContentError("%s: %s" % (path, error))
+                raise ContentError(f"{path}: {error}")
             except jinja2.TemplateSyntaxError:
                 pass  # plain text to StackStorm
 
@@ -247,7 +249,7 @@ class Content:
         try:
             schemas.check(config, {"type": "object", "properties": properties})
         except ValueError as error:
-            raise ContentError("%s: %s" % (config_file or path, error))
+            raise ContentError(f"{config_file or path}: {error}")
         return schemas.with_defaults(config, {"properties": properties})
 
     def _from_datastore(self, value, datastore):

@@ -96,11 +96,11 @@ class Demo:
         until = time.monotonic() + PATIENCE
         while execution["status"] not in ("succeeded", "failed", "timeout", "canceled"):
             if time.monotonic() > until:
-                raise DemoError("poundcake.%s does not end" % name)
+                raise DemoError(f"poundcake.{name} does not end")
             time.sleep(0.2)
-            execution = _call("%s/executions/%s" % (self._api_url, execution["id"]))
+            execution = _call("{}/executions/{}".format(self._api_url, execution["id"]))
         if execution["status"] != "succeeded":
-            raise DemoError("poundcake.%s %s: %s" % (name, execution["status"], execution))
+            raise DemoError("poundcake.{} {}: {}".format(name, execution["status"], execution))
         return execution["result"]["result"]
 
     def recorded(self):
@@ -206,14 +206,14 @@ def main():
     try:
         _say("PoundCake standalone: the pack's own files in one process, without StackStorm.")
         if program:
-            _say("Alerts are sent by %s." % program)
+            _say(f"Alerts are sent by {program}.")
         else:
             _say("No Alertmanager is installed: the demo posts what it would.")
         demo.start()
         sender.start()
         _tell(demo, sender)
     except (DemoError, OSError) as error:
-        print("the demo failed: %s\nits files are in %s" % (error, folder), file=sys.stderr)
+        print(f"the demo failed: {error}\nits files are in {folder}", file=sys.stderr)
         return 1
     finally:
         demo.stop()
@@ -289,7 +289,7 @@ def _call(url, data=None):
         with urllib.request.urlopen(request, timeout=30) as answer:
             text = answer.read()
     except urllib.error.HTTPError as error:
-        raise DemoError("%s: %s %s" % (url, error.code, error.read()[:500])) from None
+        raise DemoError(f"{url}: {error.code} {error.read()[:500]}") from None
     return json.loads(text) if text.strip() else None
 
 

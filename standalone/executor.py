@@ -55,7 +55,7 @@ class Executor:
         """
         action = self.content.actions.get(ref)
         if action is None:
-            raise ValueError('Action "%s" cannot be found.' % ref)
+            raise ValueError(f'Action "{ref}" cannot be found.')
         context = dict(context, pack=action["pack"])
         parameter_schemas = self.content.parameters_of(action)
         scope = dict(self._scope(action, context), **(scope or {}))
@@ -90,12 +90,12 @@ class Executor:
     @staticmethod
     def _validate(action, live, parameter_schemas):
         if not action["enabled"]:
-            raise ValueError('Unable to execute. Action "%s" is disabled.' % action["ref"])
+            raise ValueError('Unable to execute. Action "{}" is disabled.'.format(action["ref"]))
         schema = {"type": "object", "properties": parameter_schemas, "additionalProperties": False}
         schemas.check(schemas.with_defaults(live, schema), schema, nulls=True)
         fixed = [n for n in live if parameter_schemas.get(n, {}).get("immutable")]
         if fixed:
-            raise ValueError("Override of immutable parameter(s) %s is unsupported." % fixed)
+            raise ValueError(f"Override of immutable parameter(s) {fixed} is unsupported.")
 
     def _create(self, action, parameters, context, origin):
         execution_id = new_id()
@@ -105,7 +105,7 @@ class Executor:
         caused_by = {}
         if origin["rule"]:
             ids = (origin["rule"]["id"], origin["trigger_instance"]["id"])
-            caused_by = {"type": "rule", "id": "%s:%s" % ids}
+            caused_by = {"type": "rule", "id": "{}:{}".format(*ids)}
         elif not trace_id and trace_context.get("trace_tag"):
             trace_id = self.store.new_trace(trace_context["trace_tag"])
         elif not trace_id and parent_id:
@@ -126,7 +126,7 @@ class Executor:
             "children": [],
             "liveaction": {"id": new_id(), "action": action["ref"], "parameters": parameters},
             "log": [{"status": "requested", "timestamp": now}],
-            "web_url": "%s/executions/%s" % (self.api_url, execution_id),
+            "web_url": f"{self.api_url}/executions/{execution_id}",
         }
         if origin["rule"]:
             execution["rule"] = {k: origin["rule"][k] for k in ("id", "ref", "name", "pack")}
@@ -307,20 +307,20 @@ class Executor:
 
     def _workflow_in(self, execution_id, verb, statuses):
         execution = self.store.executions.get(execution_id)
-        text = 'Unable to %s liveaction "%s" because it is ' % (verb, execution_id)
+        text = f'Unable to {verb} liveaction "{execution_id}" because it is '
         runner, status = execution["runner"]["name"], execution["status"]
         if runner != "orquesta":
-            raise ValueError(text + 'not supported by the "%s" runner.' % runner)
+            raise ValueError(text + f'not supported by the "{runner}" runner.')
         if status not in statuses:
-            raise ValueError(text + 'in "%s" state.' % status)
+            raise ValueError(text + f'in "{status}" state.')
 
     def answer(self, execution_id, response, user="stanley"):
         """Answer an inquiry; ValueError when it is none, has an answer already, or a bad one."""
         execution = self.store.executions.get(execution_id)
         if execution["runner"]["name"] != "inquirer":
-            raise ValueError("%s is not an Inquiry." % execution_id)
+            raise ValueError(f"{execution_id} is not an Inquiry.")
         if execution["status"] != "pending":
-            raise ValueError("Inquiry %s has already been responded to" % execution_id)
+            raise ValueError(f"Inquiry {execution_id} has already been responded to")
         schemas.check(response, execution["result"]["schema"], nulls=True)
         if "orquesta" in execution["context"]:
             parent_id = execution["context"]["parent"]["execution_id"]

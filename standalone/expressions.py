@@ -158,11 +158,11 @@ def _resolve(sources, scope):
         if name in done:
             return done[name]
         if name in open_names:
-            raise ParameterError("Cyclic dependency found in the following variables: %s" % name)
+            raise ParameterError(f"Cyclic dependency found in the following variables: {name}")
         if name not in sources:
             if name in scope:
                 return scope[name]
-            raise ParameterError('Dependency unsatisfied in variable "%s"' % name)
+            raise ParameterError(f'Dependency unsatisfied in variable "{name}"')
         open_names.append(name)
         done[name] = _render(name, sources[name], value_of)
         open_names.pop()
@@ -185,7 +185,7 @@ def _render(name, source, value_of):
         template = re.sub(r'"{{([A-z0-9_-]+)}}"', r"{{\1 | to_complex}}", json.dumps(source))
         return json.loads(ENVIRONMENT.from_string(template).render(context))
     except Exception as error:
-        raise ParameterError('Failed to render parameter "%s": %s' % (name, error))
+        raise ParameterError(f'Failed to render parameter "{name}": {error}')
 
 
 def cast(value, schema):

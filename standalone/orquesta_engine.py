@@ -55,7 +55,7 @@ class WorkflowEngine:
             if name in keys:
                 return keys[name]
             if default is missing:
-                raise KeyError('The key "%s" does not exist in the StackStorm datastore.' % key)
+                raise KeyError(f'The key "{key}" does not exist in the StackStorm datastore.')
             return default
 
         return st2kv
@@ -116,22 +116,22 @@ class WorkflowEngine:
             return
         schema_path = r"properties.tasks.patternProperties.^\w+$.properties."
         entry = {"type": "content", "schema_path": schema_path + "action"}
-        entry["spec_path"] = "tasks.%s.action" % name
+        entry["spec_path"] = f"tasks.{name}.action"
         if "." not in ref:
-            yield dict(entry, message='The action reference "%s" is not formatted correctly.' % ref)
+            yield dict(entry, message=f'The action reference "{ref}" is not formatted correctly.')
         elif ref not in self.content.actions:
-            text = 'The action "%s" is not registered in the database.' % ref
+            text = f'The action "{ref}" is not registered in the database.'
             yield dict(entry, message=text)
         elif isinstance(given, dict):
             schemas = self.content.parameters_of(self.content.actions[ref])
             entry["schema_path"] = schema_path + "input"
-            entry["spec_path"] = "tasks.%s.input" % name
+            entry["spec_path"] = f"tasks.{name}.input"
             for parameter, schema in sorted(schemas.items()):
                 if schema.get("required") and "default" not in schema and parameter not in given:
-                    text = 'Action "%s" is missing required input "%s".' % (ref, parameter)
+                    text = f'Action "{ref}" is missing required input "{parameter}".'
                     yield dict(entry, message=text)
             for parameter in sorted(set(given) - set(schemas)):
-                text = 'Action "%s" has unexpected input "%s".' % (ref, parameter)
+                text = f'Action "{ref}" has unexpected input "{parameter}".'
                 yield dict(entry, message=text)
 
     def child_changed(self, child_id):
@@ -253,7 +253,7 @@ class WorkflowEngine:
             # Of items that run a few at a time only the first few are delayed.
             delayed = not (itemized and limit and item >= limit)
             if request["action"] not in self.content.actions:
-                raise ValueError('Unable to find action "%s".' % request["action"])
+                raise ValueError('Unable to find action "{}".'.format(request["action"]))
             self.executor.request(
                 request["action"],
                 request.get("input") or {},

@@ -26,7 +26,7 @@ class ActionService:
     """What StackStorm hands to an action: the datastore and an API client."""
 
     def __init__(self, pack, class_name):
-        self._prefix = "%s.%s:" % (pack, class_name)
+        self._prefix = f"{pack}.{class_name}:"
         self.datastore_service = self
 
     def get_api_client(self):
@@ -64,7 +64,7 @@ def load_action_class(path):
     for _, candidate in sorted(inspect.getmembers(module, inspect.isclass)):
         if candidate.__module__ == name and callable(getattr(candidate, "run", None)):
             return candidate
-    raise Exception("File %r has no action class or the file doesn't exist." % path)
+    raise Exception(f"File {path!r} has no action class or the file doesn't exist.")
 
 
 def serve():

@@ -96,7 +96,7 @@ class RulesEngine:
     def _start(self, rule, instance):
         action = self.content.actions.get(rule["action"]["ref"])
         if action is None:
-            raise ValueError('Action "%s" doesn\'t exist' % rule["action"]["ref"])
+            raise ValueError('Action "{}" doesn\'t exist'.format(rule["action"]["ref"]))
         trace_id = self.store.trace_of(instance["id"])
         caused_by = {"type": "trigger_instance", "id": instance["id"]}
         self.store.extend_trace(trace_id, "rules", rule["id"], rule["ref"], caused_by)

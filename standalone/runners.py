@@ -77,7 +77,7 @@ def _environment(executor, execution, extra=None):
 def python_script(executor, execution, action, runner, parameters):
     """Run a python action in a process of its own, its parameters and config out of sight."""
     pack = action["pack"]
-    mark = "standalone-result-%s\n" % new_id()
+    mark = f"standalone-result-{new_id()}\n"
     message = {
         "file": action["file_path"],
         "config": executor.content.configs.get(pack, {}),
@@ -133,20 +133,20 @@ def remote_shell(executor, execution, action, runner, parameters):
     """Run a command on each host by the ssh command (StackStorm has an ssh client of its own)."""
     hosts = [host.strip() for host in runner["hosts"].split(",") if host.strip()]
     if not hosts:
-        raise ValueError("No hosts specified to run action for action %s." % execution["id"])
+        raise ValueError("No hosts specified to run action for action {}.".format(execution["id"]))
     results = {}
     for host in hosts:
         command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
         command += ["-p", str(runner["port"])] if runner.get("port") else []
         command += ["-i", runner["private_key"]] if runner.get("private_key") else []
         command += ["-l", runner["username"]] if runner.get("username") else []
-        line = "cd %s && %s" % (runner["cwd"], runner.get("cmd"))
-        command += ["--", host, "sudo -n -- sh -c '%s'" % line if runner.get("sudo") else line]
+        line = "cd {} && {}".format(runner["cwd"], runner.get("cmd"))
+        command += ["--", host, f"sudo -n -- sh -c '{line}'" if runner.get("sudo") else line]
         code, out, err, late = executor.commands.run(command, runner.get("timeout"))
         result = {"failed": code != 0, "succeeded": code == 0, "timeout": late}
         result.update(return_code=code, stdout=_typed(out), stderr=_typed(err))
         if code == 255:  # ssh's own: it never reached the host's shell
-            result["error"] = "Failed connecting to host %s. %s" % (host, err.strip())
+            result["error"] = f"Failed connecting to host {host}. {err.strip()}"
         results[host] = result
     if all(result["return_code"] == 255 for result in results.values()):
         text = "Unable to connect to any one of the hosts: %s.\n\n connect_errors=%s"

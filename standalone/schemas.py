@@ -30,7 +30,7 @@ def check(value, schema, nulls=False):
         # The branch of an "or null" that says what was wrong, not the one that wanted null.
         if error.validator == "anyOf" and error.context:
             error = error.context[0]
-        where = "".join("%s: " % ".".join(map(str, error.absolute_path)) or "")
+        where = "".join("{}: ".format(".".join(map(str, error.absolute_path))) or "")
         raise ValueError((where if error.absolute_path else "") + error.message)
 
 

@@ -23,7 +23,7 @@ class SensorService:
 
     def get_logger(self, name):
         """Return the logger of one part of the sensor."""
-        return logging.getLogger("SensorWrapper.%s.%s" % (self._sensor["ref"], name))
+        return logging.getLogger("SensorWrapper.{}.{}".format(self._sensor["ref"], name))
 
     def get_api_client(self):
         """Return a client of the API."""
@@ -42,7 +42,7 @@ class SensorService:
 def check_payload(content, trigger, payload):
     """Raise ValueError unless the trigger is known and the payload is as its schema says."""
     if trigger not in content.triggers:
-        raise ValueError('Trigger "%s" is not registered' % trigger)
+        raise ValueError(f'Trigger "{trigger}" is not registered')
     schemas.check(payload, content.triggers[trigger].get("payload_schema") or {}, nulls=True)
 
 
@@ -80,10 +80,10 @@ class SensorContainer:
     def _run(self, ref, sensor):
         try:
             sensor.run()
-            self._on_failure("sensor %s: run() returned" % ref)
+            self._on_failure(f"sensor {ref}: run() returned")
         except BaseException as error:
             LOG.debug("sensor %s", ref, exc_info=True)
-            self._on_failure("sensor %s: %s: %s" % (ref, type(error).__name__, error))
+            self._on_failure(f"sensor {ref}: {type(error).__name__}: {error}")
 
 
 def _load(sensor):

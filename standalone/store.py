@@ -21,7 +21,7 @@ WEIGHT_LIMIT = 256 * 1024 * 1024  # of what a table was given, as JSON; a messag
 
 def new_id():
     """Return an id of 24 hex digits that sorts by time, as MongoDB's do."""
-    return "%08x%s" % (int(time.time()), binascii.hexlify(os.urandom(8)).decode())
+    return f"{int(time.time()):08x}{binascii.hexlify(os.urandom(8)).decode()}"
 
 
 def timestamp(seconds=None):
@@ -94,7 +94,7 @@ class Store:
     def new_trace(self, trace_tag):
         """Start a trace. Every dispatch with only a tag starts its own, as in StackStorm."""
         trace = {"id": new_id(), "trace_tag": trace_tag, "start_timestamp": timestamp()}
-        trace.update(uid="trace:%s" % trace["id"], action_executions=[], rules=[])
+        trace.update(uid="trace:{}".format(trace["id"]), action_executions=[], rules=[])
         return self.traces.add(dict(trace, trigger_instances=[]))["id"]
 
     def extend_trace(self, trace_id, kind, object_id, ref, caused_by=None):

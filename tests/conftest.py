@@ -58,7 +58,7 @@ def start(kind, *args, **kwargs):
         server = kind(*args, **kwargs)
         server.start()
     except services.Missing as missing:
-        pytest.skip("{}: {}".format(kind.name, missing))
+        pytest.skip(f"{kind.name}: {missing}")
     return server
 
 

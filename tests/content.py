@@ -138,7 +138,7 @@ def unique_mapping(loader, node, deep=False):
         key = loader.construct_object(key_node, deep=True)
         if key in keys:
             raise yaml.constructor.ConstructorError(
-                None, None, "the key {!r} comes twice".format(key), key_node.start_mark
+                None, None, f"the key {key!r} comes twice", key_node.start_mark
             )
         keys.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
@@ -187,7 +187,7 @@ class Pack:
         return os.path.join(self.directory, *names)
 
     def wrong(self, file, text):
-        self.problems.append("{}: {}".format(file, text))
+        self.problems.append(f"{file}: {text}")
 
     def load(self, file):
         """A mapping, or None with the fault on record."""
@@ -233,10 +233,10 @@ class Pack:
         """Only keys that StackStorm knows, and all that it or the reader needs."""
         for key in content:
             if key not in allowed:
-                self.wrong(file, "has the unknown key {!r}".format(key))
+                self.wrong(file, f"has the unknown key {key!r}")
         for key in required:
             if content.get(key) in (None, ""):
-                self.wrong(file, "has no {}".format(key))
+                self.wrong(file, f"has no {key}")
         if content.get("pack", self.ref) != self.ref:
             self.wrong(file, "belongs to the pack {!r}".format(content["pack"]))
 
@@ -246,10 +246,10 @@ class Pack:
         file, pack = "pack.yaml", self.metadata
         for key in ("name", "description", "version", "author", "email"):
             if not isinstance(pack.get(key), str):
-                self.wrong(file, "needs {} as text".format(key))
+                self.wrong(file, f"needs {key} as text")
         for key in pack:
             if key not in PACK_KEYS:
-                self.wrong(file, "has the unknown key {!r}".format(key))
+                self.wrong(file, f"has the unknown key {key!r}")
         if not REF.match(str(self.ref)):
             self.wrong(file, "needs a ref of lower-case letters, digits and _")
         if not SEMVER.match(str(pack.get("version"))):
@@ -270,30 +270,30 @@ class Pack:
     def check_schema(self, file, where, schema):
         """A schema as StackStorm reads it: draft 4 with `required` at each property, all levels."""
         if not isinstance(schema, dict):
-            return self.wrong(file, "{} is not a schema".format(where))
+            return self.wrong(file, f"{where} is not a schema")
         fine = True
         for key, value in schema.items():
             if key not in PARAMETER_KEYS:
                 fine = False
-                self.wrong(file, "{} has the unknown key {!r}".format(where, key))
+                self.wrong(file, f"{where} has the unknown key {key!r}")
             elif key == "required" and not isinstance(value, bool):
                 fine = False
                 self.wrong(
                     file,
-                    "{} has a `required` that is not true or false; a list there makes "
+                    f"{where} has a `required` that is not true or false; a list there makes "
                     "StackStorm drop everything, so put `required: true` at each "
-                    "property".format(where),
+                    "property",
                 )
             elif key == "type" and not isinstance(value, str):
                 fine = False
-                self.wrong(file, "{} has a list of types; use anyOf".format(where))
+                self.wrong(file, f"{where} has a list of types; use anyOf")
         for name, inner in inner_schemas(schema):
             self.check_schema(file, where + "." + name, inner)
         if fine:
             try:
                 jsonschema.Draft4Validator.check_schema(to_draft4(schema))
             except jsonschema.SchemaError as error:
-                self.wrong(file, "{}: {}".format(where, error.message))
+                self.wrong(file, f"{where}: {error.message}")
 
     def check_default(self, file, where, schema):
         default = schema.get("default")
@@ -302,7 +302,7 @@ class Pack:
         try:
             jsonschema.Draft4Validator(to_draft4(schema)).validate(default)
         except (jsonschema.ValidationError, jsonschema.SchemaError) as error:
-            self.wrong(file, "{}: the default does not fit: {}".format(where, error.message))
+            self.wrong(file, f"{where}: the default does not fit: {error.message}")
 
     # Sensors and triggers
 
@@ -310,7 +310,7 @@ class Pack:
         self.keys(file, sensor, SENSOR_KEYS, ["class_name", "entry_point", "description"])
         entry_point = str(sensor.get("entry_point"))
         if os.path.basename(entry_point) != entry_point or not self.has("sensors/" + entry_point):
-            self.wrong(file, "the entry point {} is not in sensors/".format(entry_point))
+            self.wrong(file, f"the entry point {entry_point} is not in sensors/")
         elif sensor.get("class_name") not in classes(self.path("sensors", entry_point)):
             self.wrong(file, "no class {} in {}".format(sensor.get("class_name"), entry_point))
         for trigger in sensor.get("trigger_types", []):
@@ -320,11 +320,11 @@ class Pack:
         self.keys(file, trigger, TRIGGER_KEYS, ["name", "description", "payload_schema"])
         ref = "{}.{}".format(self.ref, trigger.get("name"))
         if ref in self.triggers:
-            self.wrong(file, "declares the trigger {} once more".format(ref))
+            self.wrong(file, f"declares the trigger {ref} once more")
         self.triggers[ref] = trigger
         for key in ("payload_schema", "parameters_schema"):
             if key in trigger:
-                where = "{}'s {}".format(ref, key)
+                where = f"{ref}'s {key}"
                 self.check_schema(file, where, trigger[key])
                 if trigger[key].get("type") != "object":
                     self.wrong(file, where + " is not of type object")
@@ -335,7 +335,7 @@ class Pack:
         self.keys(file, action, ACTION_KEYS, ["name", "runner_type", "description"])
         runner = action.get("runner_type")
         if runner not in RUNNER_PARAMETERS:
-            self.wrong(file, "the runner {!r} is not one that this pack uses".format(runner))
+            self.wrong(file, f"the runner {runner!r} is not one that this pack uses")
         if not isinstance(action.get("enabled", True), bool):
             self.wrong(file, "enabled is not true or false")
         self.check_parameters(file, action)
@@ -348,7 +348,7 @@ class Pack:
         inherited = RUNNER_PARAMETERS.get(action.get("runner_type"), ())
         positions = []
         for name, schema in parameters.items():
-            where = "the parameter {}".format(name)
+            where = f"the parameter {name}"
             self.check_schema(file, where, schema)
             if not isinstance(schema, dict):
                 continue
@@ -365,7 +365,7 @@ class Pack:
                 positions.append(schema["position"])
             self.check_default(file, where, schema)
         if positions and sorted(positions) != list(range(min(positions), max(positions) + 1)):
-            self.wrong(file, "the positions {} have a gap or a double".format(sorted(positions)))
+            self.wrong(file, f"the positions {sorted(positions)} have a gap or a double")
 
     def check_output_schema(self, file, action):
         if "output_schema" not in action:
@@ -382,15 +382,15 @@ class Pack:
         if not isinstance(entry_point, str):
             return self.wrong(file, "has no entry_point")
         if os.path.isabs(entry_point) or os.path.normpath(entry_point) != entry_point:
-            return self.wrong(file, "the entry point {} is refused at run time".format(entry_point))
+            return self.wrong(file, f"the entry point {entry_point} is refused at run time")
         if entry_point.startswith(".."):
-            return self.wrong(file, "the entry point {} is refused at run time".format(entry_point))
+            return self.wrong(file, f"the entry point {entry_point} is refused at run time")
         path = self.path("actions", entry_point)
         if not os.path.isfile(path):
-            return self.wrong(file, "the entry point {} is not in actions/".format(entry_point))
+            return self.wrong(file, f"the entry point {entry_point} is not in actions/")
         root = os.path.realpath(self.directory)
         if not os.path.realpath(path).startswith(root + os.sep):
-            return self.wrong(file, "the entry point {} leads out of the pack".format(entry_point))
+            return self.wrong(file, f"the entry point {entry_point} leads out of the pack")
         if action.get("runner_type") == "python-script":
             self.check_run(file, action, path)
         elif action.get("runner_type") == "orquesta":
@@ -404,7 +404,7 @@ class Pack:
             if "run" in methods or self.inherits_run(path, name)
         }
         if len(found) != 1:
-            return self.wrong(file, "its code has {} classes with a run".format(len(found)))
+            return self.wrong(file, f"its code has {len(found)} classes with a run")
         methods = list(found.values())[0]
         # A base's run hands its parameters on to the class's `work`.
         entry = methods.get("run") or methods.get("work")
@@ -415,11 +415,11 @@ class Pack:
         own = set(action.get("parameters", {})) - set(RUNNER_PARAMETERS["python-script"])
         if not arguments.kwarg:
             for name in sorted(own - names):
-                self.wrong(file, "its code does not take the parameter {}".format(name))
+                self.wrong(file, f"its code does not take the parameter {name}")
         required = [argument.arg for argument in arguments.args[1:]]
         required = required[: len(required) - len(arguments.defaults)]
         for name in sorted(set(required) - own):
-            self.wrong(file, "its code needs {}, which is not a parameter".format(name))
+            self.wrong(file, f"its code needs {name}, which is not a parameter")
 
     def inherits_run(self, path, name):
         """From a base that the file imports out of actions/ or lib/."""
@@ -452,10 +452,10 @@ class Pack:
         parameters = action.get("parameters", {})
         for name in sorted(set(inputs) - set(parameters)):
             if not isinstance(inputs[name], dict):
-                self.wrong(file, "{} wants the input {}".format(entry_point, name))
+                self.wrong(file, f"{entry_point} wants the input {name}")
         extra = set(parameters) - set(inputs) - set(RUNNER_PARAMETERS["orquesta"])
         for name in sorted(extra):
-            self.wrong(file, "{} has no input {}".format(entry_point, name))
+            self.wrong(file, f"{entry_point} has no input {name}")
 
     def runner_of(self, ref):
         """Of an action by its ref; None where it is neither the pack's nor known."""
@@ -466,7 +466,7 @@ class Pack:
 
     def action_of(self, ref):
         pack, _, name = str(ref).partition(".")
-        return self.actions.get("actions/{}.yaml".format(name)) if pack == self.ref else None
+        return self.actions.get(f"actions/{name}.yaml") if pack == self.ref else None
 
     def check_call(self, file, where, ref, given):
         """A call of an action: it is there, takes what it is given, is given what it needs."""
@@ -475,12 +475,12 @@ class Pack:
             allowed, required = set(RUNNER_PARAMETERS[CORE_ACTIONS[ref]]), set()
         elif str(ref).partition(".")[0] != self.ref:
             if str(ref).partition(".")[0] not in self.metadata.get("dependencies", []):
-                self.wrong(file, "{}: no action {} that pack.yaml depends on".format(where, ref))
+                self.wrong(file, f"{where}: no action {ref} that pack.yaml depends on")
             return
         else:
             action = self.action_of(ref)
             if action is None:
-                return self.wrong(file, "{}: there is no action {}".format(where, ref))
+                return self.wrong(file, f"{where}: there is no action {ref}")
             parameters = action.get("parameters", {})
             allowed = set(RUNNER_PARAMETERS.get(action.get("runner_type"), ())) | set(parameters)
             required = {
@@ -490,11 +490,11 @@ class Pack:
             }
             for name in sorted(set(given) & set(parameters)):
                 if isinstance(parameters[name], dict) and parameters[name].get("immutable"):
-                    self.wrong(file, "{}: {} of {} is immutable".format(where, name, ref))
+                    self.wrong(file, f"{where}: {name} of {ref} is immutable")
         for name in sorted(set(given) - allowed):
-            self.wrong(file, "{}: {} takes no {}".format(where, ref, name))
+            self.wrong(file, f"{where}: {ref} takes no {name}")
         for name in sorted(required - set(given)):
-            self.wrong(file, "{}: {} needs {}".format(where, ref, name))
+            self.wrong(file, f"{where}: {ref} needs {name}")
 
     # Workflows
 
@@ -502,10 +502,10 @@ class Pack:
         self.keys(file, workflow, WORKFLOW_KEYS, ["version", "description", "tasks"])
         tasks = workflow.get("tasks") or {}
         for name, task in tasks.items():
-            where = "task {}".format(name)
+            where = f"task {name}"
             for key in task:
                 if key not in TASK_KEYS:
-                    self.wrong(file, "{} has the unknown key {!r}".format(where, key))
+                    self.wrong(file, f"{where} has the unknown key {key!r}")
             action = task.get("action")
             if action and not EXPRESSION.search(str(action)):
                 given = task.get("input")
@@ -514,7 +514,7 @@ class Pack:
             for transition in task.get("next", []):
                 for target in targets(transition.get("do")):
                     if target not in tasks and target not in ("noop", "fail", "continue", "retry"):
-                        self.wrong(file, "{} goes on to {}, which is no task".format(where, target))
+                        self.wrong(file, f"{where} goes on to {target}, which is no task")
         self.check_expressions(file, workflow)
 
     def check_expressions(self, file, workflow):
@@ -534,14 +534,14 @@ class Pack:
             for key, value in task.items():
                 # Only after the task is there a result() of its own.
                 own = name if key in ("next", "retry") else None
-                where = "task {}, {}".format(name, key)
+                where = f"task {name}, {key}"
                 self.check_text(file, where, value, own, trusted, tasks)
 
     def check_text(self, file, where, value, own_task, trusted, tasks):
         for expression in expressions(value):
             if RESULT_CALL.search(expression):
                 if own_task is None:
-                    self.wrong(file, "{}: result() of no task".format(where))
+                    self.wrong(file, f"{where}: result() of no task")
                 elif own_task not in trusted:
                     self.wrong(
                         file,
@@ -553,7 +553,7 @@ class Pack:
             for call in TASK_CALL.finditer(expression):
                 name = call.group(1) or call.group(2) or call.group(3)
                 if name not in tasks:
-                    self.wrong(file, "{}: task({}) names no task here".format(where, name))
+                    self.wrong(file, f"{where}: task({name}) names no task here")
                 elif name not in trusted and not call.group(4):
                     self.wrong(
                         file,
@@ -576,27 +576,27 @@ class Pack:
         if ref in CORE_TRIGGERS:
             self.check_values(file, "trigger", CORE_TRIGGERS[ref], trigger.get("parameters") or {})
         elif ref not in self.triggers:
-            self.wrong(file, "there is no trigger {}".format(ref))
+            self.wrong(file, f"there is no trigger {ref}")
         declared = self.triggers.get(ref, {}).get("payload_schema", {}).get("properties")
         for key, criterion in (rule.get("criteria") or {}).items():
             self.check_criterion(file, key, criterion, declared)
         action = rule.get("action") or {}
         for key in set(action) - {"ref", "description", "parameters"}:
-            self.wrong(file, "action has the unknown key {!r}".format(key))
+            self.wrong(file, f"action has the unknown key {key!r}")
         self.check_call(file, "action", action.get("ref"), action.get("parameters"))
         self.check_rule_parameters(file, action, declared)
 
     def check_criterion(self, file, key, criterion, declared):
         if not isinstance(criterion, dict) or criterion.get("type") not in OPERATORS:
-            return self.wrong(file, "{} has no known operator".format(key))
+            return self.wrong(file, f"{key} has no known operator")
         if criterion.get("pattern") is None:
-            self.wrong(file, "{} needs a pattern, for `exists` too".format(key))
+            self.wrong(file, f"{key} needs a pattern, for `exists` too")
         match = re.match(r"trigger(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])", key)
         if not match:
-            return self.wrong(file, "{} does not begin with trigger.".format(key))
+            return self.wrong(file, f"{key} does not begin with trigger.")
         field = match.group(1) or match.group(2)
         if declared is not None and field not in declared:
-            self.wrong(file, "{}: the trigger has no {}".format(key, field))
+            self.wrong(file, f"{key}: the trigger has no {field}")
 
     def check_rule_parameters(self, file, action, declared):
         """An action by another pack, a command or a workflow gets ids: what an alert said is
@@ -608,7 +608,7 @@ class Pack:
             ):
                 field = match.group(1) or match.group(2)
                 if declared is not None and field is not None and field not in declared:
-                    self.wrong(file, "the trigger has no {}".format(field))
+                    self.wrong(file, f"the trigger has no {field}")
                 if (field is None or field in ALERT_TEXT) and not own:
                     self.wrong(
                         file,
@@ -623,14 +623,14 @@ class Pack:
         ref = alias.get("action_ref")
         action = self.action_of(ref)
         if action is None:
-            return self.wrong(file, "there is no action {}".format(ref))
+            return self.wrong(file, f"there is no action {ref}")
         used = set(alias.get("immutable_parameters", {}))
         for entry in alias.get("formats", []):
             texts = [entry] if isinstance(entry, str) else entry.get("representation", [])
             for text in texts if isinstance(texts, list) else [texts]:
                 used.update(re.findall(r"\{\{\s*(\w+)", text))
         for name in sorted(used - set(action.get("parameters", {}))):
-            self.wrong(file, "{} has no parameter {}".format(ref, name))
+            self.wrong(file, f"{ref} has no parameter {name}")
 
     def check_policy(self, file, policy):
         self.keys(file, policy, POLICY_KEYS, ["name", "resource_ref", "policy_type"])
@@ -639,9 +639,9 @@ class Pack:
             self.wrong(file, "there is no action {}".format(policy.get("resource_ref")))
         kind, given = policy.get("policy_type"), policy.get("parameters", {})
         if kind not in POLICIES:
-            return self.wrong(file, "unknown policy type {!r}".format(kind))
+            return self.wrong(file, f"unknown policy type {kind!r}")
         for name in sorted(set(given) - POLICIES[kind]):
-            self.wrong(file, "{} takes no {}".format(kind, name))
+            self.wrong(file, f"{kind} takes no {name}")
         if "threshold" in POLICIES[kind]:
             threshold = given.get("threshold")
             if not isinstance(threshold, int) or threshold < 1:
@@ -668,7 +668,7 @@ class Pack:
                 self.wrong(
                     file, name + ": secret belongs to the items, or the sensor gets ciphertext"
                 )
-        example = "{}.yaml.example".format(self.ref)
+        example = f"{self.ref}.yaml.example"
         values = self.load(example)
         if values is None:
             return
@@ -681,7 +681,7 @@ class Pack:
             validator = jsonschema.Draft4Validator(to_draft4(whole))
             for error in validator.iter_errors(values):
                 place = ".".join([where, *map(str, error.absolute_path)]).strip(".")
-                self.wrong(file, "{} {}".format(place, error.message).strip())
+                self.wrong(file, f"{place} {error.message}".strip())
         except jsonschema.SchemaError:
             pass  # named above
 
@@ -696,7 +696,7 @@ def inner_schemas(schema):
     for key in ("allOf", "anyOf", "oneOf", "items"):
         if isinstance(schema.get(key), list):
             for number, inner in enumerate(schema[key]):
-                yield "{}[{}]".format(key, number), inner
+                yield f"{key}[{number}]", inner
 
 
 def to_draft4(schema):
@@ -764,7 +764,7 @@ def main():
         print(problem)
     files = len(pack.actions) + len(pack.rules) + len(pack.workflows) + len(pack.sensors)
     files += len(pack.aliases) + len(pack.policies)
-    print("the pack's content: {} files, {} problems".format(files, len(pack.problems)))
+    print(f"the pack's content: {files} files, {len(pack.problems)} problems")
     return 1 if pack.problems else 0
 
 

@@ -105,13 +105,11 @@ class Server:
         deadline = time.monotonic() + self.start_seconds
         while not self.is_ready():
             if not self.running:
-                raise Failed("{} ended at its start:\n{}".format(self.name, self.log()))
+                raise Failed(f"{self.name} ended at its start:\n{self.log()}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise Failed(
-                    "{} was not ready within {} s:\n{}".format(
-                        self.name, self.start_seconds, self.log()
-                    )
+                    f"{self.name} was not ready within {self.start_seconds} s:\n{self.log()}"
                 )
             time.sleep(0.05)
 
@@ -196,7 +194,7 @@ class MariaDB(Server):
             raise Failed("MariaDB's tables could not be made:\n" + self.log())
         self.start()
         self.execute(
-            "CREATE USER 'poundcake'@'127.0.0.1' IDENTIFIED BY '{}'".format(self.password),
+            f"CREATE USER 'poundcake'@'127.0.0.1' IDENTIFIED BY '{self.password}'",
             "GRANT ALL ON `poundcake\\_%`.* TO 'poundcake'@'127.0.0.1'",
         )
 
@@ -209,7 +207,7 @@ class MariaDB(Server):
             "--pid-file=" + self.path("pid"),
             "--tmpdir=" + self.directory,
             "--bind-address=" + LOOPBACK,
-            "--port={}".format(self.port),
+            f"--port={self.port}",
             "--skip-name-resolve",
             # A commit is in the kernel's hands, where a kill of the server leaves it, and not on
             # the disk: no test cuts the power.
@@ -243,7 +241,7 @@ class MariaDB(Server):
     def create_database(self):
         """A fresh database; its name."""
         name = "poundcake_" + secrets.token_hex(6)
-        self.execute("CREATE DATABASE {} CHARACTER SET utf8mb4".format(name))
+        self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         return name
 
     def drop_database(self, name):
@@ -251,9 +249,7 @@ class MariaDB(Server):
 
     def url(self, database):
         # Without TLS, for which PyMySQL would read all certificates of the machine in each process.
-        return "mysql+pymysql://poundcake:{}@{}:{}/{}?charset=utf8mb4&ssl_disabled=true".format(
-            self.password, LOOPBACK, self.port, database
-        )
+        return f"mysql+pymysql://poundcake:{self.password}@{LOOPBACK}:{self.port}/{database}?charset=utf8mb4&ssl_disabled=true"
 
 
 class RabbitMQ(Server):
@@ -269,7 +265,7 @@ class RabbitMQ(Server):
         self.port_mapper = program("epmd")
         self.port, self.node_port, self.mapper_port = free_port(), free_port(), free_port()
         # An address, so that no name has to resolve.
-        self.node = "poundcake-{}@127.0.0.1".format(secrets.token_hex(4))
+        self.node = f"poundcake-{secrets.token_hex(4)}@127.0.0.1"
         self.mapper = None
         for name in ("home", "mnesia", "logs", "config"):
             os.mkdir(self.path(name))
@@ -279,7 +275,7 @@ class RabbitMQ(Server):
 
     @property
     def url(self):
-        return "amqp://guest:guest@{}:{}//".format(LOOPBACK, self.port)
+        return f"amqp://guest:guest@{LOOPBACK}:{self.port}//"
 
     def environment(self):
         inherited = {
@@ -383,14 +379,14 @@ class Alertmanager(Server):
 
     @property
     def url(self):
-        return "http://{}:{}".format(LOOPBACK, self.port)
+        return f"http://{LOOPBACK}:{self.port}"
 
     def command(self):
         return [
             self.server,
             "--config.file=" + self.path("alertmanager.yml"),
             "--storage.path=" + self.path("data"),
-            "--web.listen-address={}:{}".format(LOOPBACK, self.port),
+            f"--web.listen-address={LOOPBACK}:{self.port}",
             "--cluster.listen-address=",
         ]
 
@@ -411,7 +407,7 @@ class Alertmanager(Server):
             with DIRECT.open(request, timeout=timeout) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as error:
-            raise Failed("{} {}: {}".format(error.code, path, error.read().decode())) from error
+            raise Failed(f"{error.code} {path}: {error.read().decode()}") from error
 
     def post(self, *alerts):
         """Alerts as Prometheus posts them: mappings with labels and, if wanted, the rest."""

@@ -211,7 +211,7 @@ class TestEnds:
             while not ended.is_set():
                 number += 1
                 try:
-                    answer = endpoint.post(webhook(alert("Kill{}".format(number))))
+                    answer = endpoint.post(webhook(alert(f"Kill{number}")))
                 except (OSError, AssertionError, AttributeError):
                     continue  # it was killed before it had answered
                 if answer and answer.status == 202:
@@ -241,9 +241,7 @@ def test_a_reinstall_with_requests_waiting(sensor, tmp_path):
     def install(version):
         for name in ("lib", "sensors"):
             shutil.copytree(os.path.join(ROOT, name), str(pack / name))
-        (pack / "lib" / "poundcake" / "__init__.py").write_text(
-            '__version__ = "{}"\n'.format(version)
-        )
+        (pack / "lib" / "poundcake" / "__init__.py").write_text(f'__version__ = "{version}"\n')
 
     pack = tmp_path / "pack"
     install("0.0.1")

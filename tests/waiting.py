@@ -10,5 +10,5 @@ def wait_for(look, seconds=60):
         found = look()
         if found:
             return found
-        assert time.monotonic() < until, "not in {} s".format(seconds)
+        assert time.monotonic() < until, f"not in {seconds} s"
         time.sleep(0.02)

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List, Optional
 
+from poundcake.timestamps import format_timestamp, parse_timestamp
+
 FIRING = "firing"
 RESOLVED = "resolved"
 
 _FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
-_RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?" r"(?:[Zz]|([+-])(\d\d):(\d\d))\Z",
-    re.ASCII,
-)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Longer integers are kept as text: converting them takes quadratic time, and groupKey of version
 # "3" senders has more than 64 bits.
@@ -83,7 +81,7 @@ class Webhook:
         Nothing that changes from one flush to the next goes in: no annotations, no endsAt.
         """
         alerts = sorted(
-            (a.fingerprint, a.status, timestamp(a.starts_at) if a.starts_at else "")
+            (a.fingerprint, a.status, format_timestamp(a.starts_at) if a.starts_at else "")
             for a in self.alerts
         )
         text = json.dumps([self.receiver, self.group_key, self.group_status, alerts])
@@ -211,63 +209,9 @@ def fingerprint(labels: Dict[str, str]) -> str:
     return f"{digest:016x}"
 
 
-def episode(alert_fingerprint: str, starts_at: datetime) -> str:
+def episode_name(alert_fingerprint: str, starts_at: datetime) -> str:
     """The name of an episode: one occurrence of one label set. ``<fingerprint>-<start in ms>``."""
     return f"{alert_fingerprint}-{(starts_at - _EPOCH) // timedelta(milliseconds=1)}"
-
-
-def parse_timestamp(text: Any) -> Optional[datetime]:
-    """An RFC 3339 time, of any offset and with any number of decimals, as UTC.
-
-    None for a missing one and for Go's zero time (year 1), which stands for "not set".
-    Raises ValueError for anything else. datetime.fromisoformat of Python 3.8 to 3.10 refuses
-    ``Z`` and nine decimals.
-    """
-    if text is None or text == "":
-        return None
-    match = _RFC3339.match(text) if isinstance(text, str) else None
-    if not match:
-        raise ValueError("an RFC 3339 time is expected, such as 2026-01-14T12:00:00Z")
-    year, month, day, hour, minute, second = (int(n) for n in match.groups()[:6])
-    micros = int((match.group(7) or "0")[:6].ljust(6, "0"))
-    if year <= 1:
-        return None
-    try:
-        # 60 is a leap second (RFC 3339, section 5.7).
-        moment = datetime(year, month, day, hour, minute, min(second, 59), micros, timezone.utc)
-        if match.group(8):
-            hours, minutes = int(match.group(9)), int(match.group(10))
-            if hours > 23 or minutes > 59:
-                raise ValueError
-            offset = timedelta(hours=hours, minutes=minutes)
-            moment = moment - offset if match.group(8) == "+" else moment + offset
-    except (ValueError, OverflowError):
-        raise ValueError(f"no such time: {text}") from None
-    if second > 60:
-        raise ValueError(f"no such time: {text}")
-    return moment
-
-
-def timestamp(moment: datetime) -> str:
-    """ISO 8601 in UTC with ``Z``, as every answer and trigger of the pack writes it."""
-    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
-
-
-def inert(value: Any) -> Any:
-    """The value with every string in it, keys included, made unable to be an expression.
-
-    StackStorm evaluates Jinja and YAQL that it finds inside of values, not only in templates. A
-    space after every ``{`` and ``<`` breaks each opening delimiter of both, also when two such
-    strings are joined. Lone surrogates become question marks: StackStorm cannot store them.
-    """
-    if isinstance(value, str):
-        value = value.encode("utf-8", "replace").decode()
-        return value.replace("{", "{ ").replace("<", "< ")
-    if isinstance(value, dict):
-        return {inert(k): inert(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [inert(v) for v in value]
-    return value
 
 
 def _text(data: Dict[str, Any], name: str) -> str:

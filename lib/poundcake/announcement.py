@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Dict, List, Optional, Sequence
 
-from poundcake.alertmanager import parse_timestamp, timestamp
 from poundcake.errors import PoundCakeError
+from poundcake.timestamps import format_timestamp, parse_timestamp
 
 VERSION = 1
 
@@ -40,7 +40,7 @@ def pack(
     requests: Sequence[Request], database_id: str, announcement_id: Optional[str] = None
 ) -> Dict[str, Any]:
     """The payload of poundcake.announce."""
-    listed = [{**asdict(r), "received_at": timestamp(r.received_at)} for r in requests]
+    listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
     return {
         "version": VERSION,

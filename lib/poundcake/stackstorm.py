@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import quote
 
-from poundcake.alertmanager import timestamp
 from poundcake.config import Config
 from poundcake.errors import PoundCakeError
+from poundcake.timestamps import format_timestamp
 
 LINK = "poundcake.link"
 # st2common/constants/action.py, LIVEACTION_STATUSES; `gone` is ours: StackStorm's garbage
@@ -119,7 +119,7 @@ class StackStorm:
             page = self.get(
                 "/triggerinstances",
                 trigger=trigger,
-                timestamp_gt=timestamp(since - _CLOCKS),
+                timestamp_gt=format_timestamp(since - _CLOCKS),
                 limit=_PAGE,
                 offset=offset,
             )
@@ -178,7 +178,7 @@ class StackStorm:
         found = self.get(
             "/executions",
             action=action,
-            timestamp_gt=timestamp(since - _CLOCKS),
+            timestamp_gt=format_timestamp(since - _CLOCKS),
             sort_desc="timestamp",
             limit=1,
             **query,

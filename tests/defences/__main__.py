@@ -44,18 +44,18 @@ def main():
         for number, defence in enumerate(wanted):
             command = tuple(defence.test)
             if command not in sound:
-                sound[command], _ = _run(copy, command, logs / "{}-sound.log".format(number))
+                sound[command], _ = _run(copy, command, logs / f"{number}-sound.log")
             verdict, seen = "NOT CAUGHT", ""
             if sound[command] != 0:
                 verdict = "FAILS UNBROKEN"
             else:
-                code, seen = _broken(copy, defence, logs / "{}-broken.log".format(number))
-                verdict = {0: "NOT CAUGHT", 1: "caught"}.get(code, "ENDED WITH %s" % code)
+                code, seen = _broken(copy, defence, logs / f"{number}-broken.log")
+                verdict = {0: "NOT CAUGHT", 1: "caught"}.get(code, f"ENDED WITH {code}")
             failures += verdict != "caught"
             print("{:<15} {}{}".format(verdict, defence.name, seen and ": " + seen), flush=True)
     finally:
         shutil.rmtree(str(folder))
-    print("{} defences, {} not caught; the logs are in {}".format(len(wanted), failures, logs))
+    print(f"{len(wanted)} defences, {failures} not caught; the logs are in {logs}")
     return 1 if failures else 0
 
 
@@ -64,7 +64,7 @@ def _broken(copy, defence, log):
     path = copy / defence.file
     text = path.read_text()
     if text.count(defence.old) != 1:
-        return "its text {} times".format(text.count(defence.old)), ""
+        return f"its text {text.count(defence.old)} times", ""
     path.write_text(text.replace(defence.old, defence.new))
     try:
         return _run(copy, defence.test, log)
@@ -89,11 +89,11 @@ def _run(copy, command, log):
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-            code = "no end within {} s".format(SECONDS)
+            code = f"no end within {SECONDS} s"
     lines = log.read_text(errors="replace").splitlines()
     marked = [s for s in lines if s.strip().startswith(("PROBLEM", "FAILED", "E  "))]
     seen = marked[0].strip() if marked else (lines or [""])[-1]
-    return code, "{} ({:.0f} s)".format(seen[:150], time.monotonic() - began)
+    return code, f"{seen[:150]} ({time.monotonic() - began:.0f} s)"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from tests.defences.defence import Defence, faults
 
-JOURNAL, RELAY, BUS = ("lib/poundcake/%s.py" % name for name in ("journal", "relay", "bus"))
+JOURNAL, RELAY, BUS = (f"lib/poundcake/endpoint/{name}.py" for name in ("journal", "relay", "bus"))
 
 DEFENCES = [
     Defence(
@@ -15,7 +15,7 @@ DEFENCES = [
     Defence(
         "a 202 waits for the journal's commit",
         JOURNAL,
-        "native.call(self._commit, batch)",
+        "native.run_in_native_thread(self._commit, batch)",
         "[setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in batch]\n"
         "                    [setattr(a, 'request_id', a.wanted_id) for a in batch]\n"
         "                    threading.Timer(0.1, self._commit, [batch]).start()",
@@ -37,7 +37,7 @@ DEFENCES = [
     ),
     Defence(
         "one claim for an episode and a workflow",
-        "lib/poundcake/migrations/versions/0001_first_tables.py",
+        "lib/poundcake/trail/migrations/versions/0001_first_tables.py",
         'Column("claim", String(255), unique=True)',
         'Column("claim", String(255))',
         faults("arrive twice", 3, "mariadb"),

@@ -2,15 +2,25 @@
 
 from tests.defences.defence import Defence, test
 
-RECEIVER, SERVER, TLS, CONFIG, ALERTMANAGER, REMEDIATION, DATABASE = (
-    "lib/poundcake/%s.py" % name
-    for name in "receiver server tls config alertmanager remediation database".split()
-)
-_RECEIVER, _SERVER, _TLS, _CONFIG, _ALERTMANAGER, _REMEDIATION, _DATABASE = (
-    "tests/lib/test_%s.py::" % name
-    for name in "receiver server tls config alertmanager remediation database".split()
-)
-_ENDPOINT = "tests/lib/test_endpoint.py::"
+RECEIVER = "lib/poundcake/endpoint/app.py"
+SERVER = "lib/poundcake/endpoint/http_server.py"
+TLS = "lib/poundcake/endpoint/tls.py"
+CONFIG = "lib/poundcake/config.py"
+INERT = "lib/poundcake/inert.py"
+HOSTS = "lib/poundcake/hosts.py"
+REPORT = "lib/poundcake/remediation/report.py"
+CHECKS = "lib/poundcake/remediation/checks.py"
+ALERTMANAGER = "lib/poundcake/alertmanager.py"
+REMEDIATION = "lib/poundcake/remediation/safety.py"
+DATABASE = "lib/poundcake/trail/database.py"
+_RECEIVER = "tests/lib/endpoint/test_app.py::"
+_SERVER = "tests/lib/endpoint/test_http_server.py::"
+_TLS = "tests/lib/endpoint/test_tls.py::"
+_CONFIG = "tests/lib/test_config.py::"
+_ALERTMANAGER = "tests/lib/test_alertmanager.py::"
+_REMEDIATION = "tests/lib/remediation/test_remediation.py::"
+_DATABASE = "tests/lib/trail/test_database.py::"
+_ENDPOINT = "tests/lib/endpoint/test_service.py::"
 PACK_ACTION = "actions/pack_action.py"
 HOSTILE = "tests/scenarios/test_hostile_text.py::"
 
@@ -79,7 +89,7 @@ WHO = [
     ),
     Defence(
         "failures do not fill the log",
-        "lib/poundcake/seldom.py",
+        "lib/poundcake/endpoint/rate_limited_logger.py",
         "if now < next_at:",
         "if False:",
         test(
@@ -352,7 +362,7 @@ BOUNDS = [
     ),
     Defence(
         "a page of a view has a bound",
-        "lib/poundcake/search.py",
+        "lib/poundcake/trail/search.py",
         "MOST_ROWS = 1000",
         "MOST_ROWS = 1_000_000",
         test(_RECEIVER + "TestRoutes::test_a_query_that_is_wrong_names_its_parameter"),
@@ -370,48 +380,51 @@ BOUNDS = [
 INERT = [
     Defence(
         "a brace is no delimiter any more",
-        ALERTMANAGER,
+        INERT,
         'value.replace("{", "{ ").replace("<", "< ")',
         'value.replace("<", "< ")',
         test(_ALERTMANAGER + "TestInert::test_no_delimiter_survives_anywhere"),
     ),
     Defence(
         "nor is a lesser-than sign",
-        ALERTMANAGER,
+        INERT,
         'value.replace("{", "{ ").replace("<", "< ")',
         'value.replace("{", "{ ")',
         test(_ALERTMANAGER + "TestInert::test_no_delimiter_survives_anywhere"),
     ),
     Defence(
         "nor are two texts that are joined",
-        ALERTMANAGER,
+        INERT,
         'value.replace("{", "{ ").replace("<", "< ")',
-        'value.replace("{{", "{ {").replace("{%", "{ %").replace("{#", "{ #")'
-        '.replace("<%", "< %")',
+        'value.replace("{{", "{ {").replace("{%", "{ %").replace("{#", "{ #").replace("<%", "< %")',
         test(_ALERTMANAGER + "TestInert::test_no_delimiter_comes_of_joining"),
     ),
     Defence(
         "names of labels are text, too",
-        ALERTMANAGER,
-        "{inert(k): inert(v) for k, v in value.items()}",
-        "{k: inert(v) for k, v in value.items()}",
+        INERT,
+        "{make_inert(k): make_inert(v) for k, v in value.items()}",
+        "{k: make_inert(v) for k, v in value.items()}",
         test(_ALERTMANAGER + "TestInert::test_no_delimiter_survives_anywhere"),
     ),
     Defence(
         "an alert's trigger carries inert text",
-        "lib/poundcake/relay.py",
-        '        return inert(\n            {\n                "request_id": self.request_id,\n'
+        "lib/poundcake/endpoint/relay.py",
+        '        return make_inert(\n            {\n                "request_id": self.request_id,\n'
         '                "episode": row.episode,\n',
         '        return dict(\n            {\n                "request_id": self.request_id,\n'
         '                "episode": row.episode,\n',
-        test("tests/lib/test_relay.py::TestTheWay::test_every_string_is_inert_and_none_is_null"),
+        test(
+            "tests/lib/endpoint/test_relay.py::TestTheWay::test_every_string_is_inert_and_none_is_null"
+        ),
     ),
     Defence(
         "a webhook's trigger carries inert text",
-        "lib/poundcake/relay.py",
-        "    def webhook(self) -> Dict[str, Any]:\n        return inert(\n",
+        "lib/poundcake/endpoint/relay.py",
+        "    def webhook(self) -> Dict[str, Any]:\n        return make_inert(\n",
         "    def webhook(self) -> Dict[str, Any]:\n        return dict(\n",
-        test("tests/lib/test_relay.py::TestTheWay::test_every_string_is_inert_and_none_is_null"),
+        test(
+            "tests/lib/endpoint/test_relay.py::TestTheWay::test_every_string_is_inert_and_none_is_null"
+        ),
     ),
     Defence(
         "what waits to be recorded travels packed",
@@ -423,21 +436,21 @@ INERT = [
     Defence(
         "an action's result is inert",
         PACK_ACTION,
-        "return True, inert(self.work(**parameters))",
+        "return True, make_inert(self.work(**parameters))",
         "return True, self.work(**parameters)",
         test(HOSTILE + "test_actions_show_it_inert", "sqlite"),
     ),
     Defence(
         "an action's refusal is inert",
         PACK_ACTION,
-        "return False, inert(str(error))",
+        "return False, make_inert(str(error))",
         "return False, str(error)",
         test("tests/test_actions.py::test_a_refusal_is_inert"),
     ),
     Defence(
         "an action's crash is inert",
         PACK_ACTION,
-        'return False, inert(f"{type(error).__name__}: {str(error)[:300]}")',
+        'return False, make_inert(f"{type(error).__name__}: {str(error)[:300]}")',
         'return False, f"{type(error).__name__}: {str(error)[:300]}"',
         test("tests/test_actions.py::test_a_crash_is_a_line_that_is_inert"),
     ),
@@ -457,29 +470,29 @@ INERT = [
     ),
     Defence(
         "what another pack's action returned is not passed on",
-        REMEDIATION,
+        REPORT,
         'if not child["action"]["ref"].startswith("poundcake."):',
         "if False:",
         test(_REMEDIATION + "TestReport::test_what_another_packs_action_returned_is_not_passed_on"),
     ),
     Defence(
         "a host is a host name or an address",
-        REMEDIATION,
+        HOSTS,
         "        return bool(_NAME.match(host))\n",
         "        return True\n",
         test(_REMEDIATION + "TestHostOf::test_a_hostile_instance_names_no_host"),
     ),
     Defence(
         "an address has no scope",
-        REMEDIATION,
+        HOSTS,
         'if "%" in host:',
         "if False:",
         test(_REMEDIATION + "TestHostOf"),
     ),
     Defence(
         "what is asked whether it is up is a host",
-        REMEDIATION,
-        "    if not _is_host(host):\n        raise",
+        CHECKS,
+        "    if not is_host(host):\n        raise",
         "    if False:\n        raise",
         test(_REMEDIATION + "TestCheckHost::test_what_is_no_host_is_refused"),
     ),
@@ -513,10 +526,10 @@ INERT = [
     ),
     Defence(
         "what is shown in a terminal cannot move its cursor",
-        "lib/poundcake/text.py",
+        "lib/poundcake/trail/text.py",
         'return "".join(c if c.isprintable() else " " for c in text)',
         "return text",
-        test("tests/lib/test_text.py::test_nothing_in_it_moves_the_cursor_or_forges_a_line"),
+        test("tests/lib/trail/test_text.py::test_nothing_in_it_moves_the_cursor_or_forges_a_line"),
     ),
     Defence(
         "an id stays within its place in a path of StackStorm's API",
@@ -590,44 +603,46 @@ SECRETS = [
         RECEIVER,
         "return next(patterns, metrics.OTHER)",
         "return next(patterns, path)",
-        test("tests/lib/test_metrics.py::TestRequests::test_no_label_takes_what_a_client_sends"),
+        test(
+            "tests/lib/endpoint/test_metrics.py::TestRequests::test_no_label_takes_what_a_client_sends"
+        ),
     ),
 ]
 
 # Remediations without end.
-_ADMISSION, _TRACKING = "tests/lib/test_admission.py::", "tests/lib/test_tracking.py::"
+_ADMISSION, _TRACKING = "tests/lib/trail/test_admission.py::", "tests/lib/trail/test_record.py::"
 ONCE = [
     Defence(
         "an alert that fires on starts nothing more",
-        "lib/poundcake/admission.py",
+        "lib/poundcake/trail/admission.py",
         "            if incident.outcome == ADMITTED:\n",
         "            if False:\n",
         test(_ADMISSION + "TestFiring::test_again_is_a_duplicate_that_carries_the_incidents_name"),
     ),
     Defence(
         "a notification that comes after its resolve starts nothing",
-        "lib/poundcake/admission.py",
+        "lib/poundcake/trail/admission.py",
         "        if resolved_since(starts_at):\n",
         "        if False:\n",
         test(_ADMISSION + "TestFiring::test_late"),
     ),
     Defence(
         "an alert that comes and goes has its cooldown",
-        "lib/poundcake/tracking.py",
+        "lib/poundcake/trail/record.py",
         "if not self._config.cooldown_seconds or not last or last + self._cooldown <= now:",
         "if True:",
         test(_TRACKING + "TestOutcomes::test_cooldown", "sqlite"),
     ),
     Defence(
         "an alert name has its limit an hour",
-        "lib/poundcake/tracking.py",
+        "lib/poundcake/trail/record.py",
         "if len(times) - counted < limit:",
         "if True:",
         test(_TRACKING + "TestOutcomes::test_rate_limit", "sqlite"),
     ),
     Defence(
         "a host has its cooldown, whatever is wrong with it",
-        "lib/poundcake/tracking.py",
+        "lib/poundcake/trail/claims.py",
         "    if host_cooldown and alert.instance:\n",
         "    if False:\n",
         test(_TRACKING + "TestHostCooldown::test_of_several_at_once_one_passes", "sqlite"),

@@ -36,7 +36,7 @@ def faults(options):
             print(line, file=report, flush=True)
 
     settings = ", ".join(
-        "{}.{} {}".format(module, name, value)
+        f"{module}.{name} {value}"
         for module, values in SETTINGS.items()
         for name, value in values.items()
     )
@@ -60,7 +60,7 @@ def faults(options):
                 random.Random(options.seed).shuffle(wanted)
                 for fault in wanted:
                     if fault.missing:
-                        say("{:<8} {}: SKIPPED, needs {}".format(kind, fault.name, fault.missing))
+                        say(f"{kind:<8} {fault.name}: SKIPPED, needs {fault.missing}")
                         continue
                     if time.monotonic() > deadline:
                         left_out += 1
@@ -77,9 +77,9 @@ def faults(options):
     if not options.only and not options.no_drill:
         say("")
         problems += drill.run(options.database or BOTH, drill.REQUESTS, say)
-    say("{} faults, {} problems".format(happened, len(problems)))
+    say(f"{happened} faults, {len(problems)} problems")
     if left_out:
-        say("{} rows were left out: the time was over".format(left_out))
+        say(f"{left_out} rows were left out: the time was over")
     for problem in problems:
         say(problem)
     return 1 if problems or left_out else 0

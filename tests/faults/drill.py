@@ -49,9 +49,9 @@ class Sender:
             "annotations": {"summary": "x" * 200},
             "startsAt": "2024-05-01T10:00:00Z",
             "endsAt": "0001-01-01T00:00:00Z",
-            "fingerprint": "{:016x}".format(number),
+            "fingerprint": f"{number:016x}",
         }
-        group = "{}-{}".format(self._name, self._count)
+        group = f"{self._name}-{self._count}"
         body = {"receiver": "drill", "status": "firing", "alerts": [alert], "groupKey": group}
         began = time.monotonic()
         self._client.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
@@ -59,7 +59,7 @@ class Sender:
         text = answer.read()
         self.seconds.append(time.monotonic() - began)
         if answer.status != 202:
-            raise RuntimeError("{} {}".format(answer.status, text[:200]))
+            raise RuntimeError(f"{answer.status} {text[:200]}")
 
 
 def drill(kind, broker, mariadb, count, say):
@@ -90,23 +90,13 @@ def drill(kind, broker, mariadb, count, say):
         world.close()
     cuts = statistics.quantiles(sender.seconds, n=100)
     say(
-        "{:<8} {:>8} {:>7.0f} {:>8.1f} {:>8.0f} {:>9} {:>7.1f} {:>7.1f} {:>10}".format(
-            kind,
-            count,
-            count / put_seconds,
-            seconds,
-            count / seconds,
-            len(sender.seconds),
-            1000 * cuts[49],
-            1000 * cuts[98],
-            displaced,
-        )
+        f"{kind:<8} {count:>8} {count / put_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f} {len(sender.seconds):>9} {1000 * cuts[49]:>7.1f} {1000 * cuts[98]:>7.1f} {displaced:>10}"
     )
     problems = []
     if cuts[98] > P99_SECONDS:
-        problems.append("{}: p99 of new requests over {} s".format(kind, P99_SECONDS))
+        problems.append(f"{kind}: p99 of new requests over {P99_SECONDS} s")
     if displaced > DISPLACED:
-        problems.append("{}: recorded {} places from its own".format(kind, displaced))
+        problems.append(f"{kind}: recorded {displaced} places from its own")
     return problems
 
 

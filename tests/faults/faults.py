@@ -47,7 +47,7 @@ class Scene:
                 return wait_for(look, pause, what)
             except Failed:
                 pause *= 2
-        raise Failed("not within {} s: {}".format(HIT_SECONDS, what))
+        raise Failed(f"not within {HIT_SECONDS} s: {what}")
 
     def at(self, *stations):
         """Waits until a process has ended at each of the stations."""
@@ -120,9 +120,9 @@ def sensor_killed_within_request(share):
 
     def happen(scene):
         delivery = Delivery(scene.load.notifications.new_episodes(1))
-        lines = ["POST {} HTTP/1.1".format(PATH), "Host: x"]
+        lines = [f"POST {PATH} HTTP/1.1", "Host: x"]
         headers = dict(delivery.headers, **{"Content-Length": len(delivery.body)})
-        lines += ["{}: {}".format(name, value) for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()
         sent = (
             head[:1] if share is None else head + delivery.body[: int(len(delivery.body) * share)]
@@ -165,7 +165,7 @@ def sensor_stopped(scene):
     seconds = scene.world.sensor.stop()
     scene.world.start_sensor()
     if seconds > STOP_SECONDS:
-        raise Failed("the sensor took {:.1f} s to stop".format(seconds))
+        raise Failed(f"the sensor took {seconds:.1f} s to stop")
 
 
 def sensor_hangs(scene):
@@ -253,7 +253,7 @@ def one_request_kills_the_record(scene):
 
 def _poisoned(scene):
     found = scene.load.notifications.new_episodes(1)
-    found["groupKey"] = "poison-{}".format(scene.random.getrandbits(64))
+    found["groupKey"] = f"poison-{scene.random.getrandbits(64)}"
     scene.world.begin("poison", found["groupKey"])
     return found
 
@@ -417,7 +417,7 @@ def database_read_only(scene):
 
 def database_cut_in_commit(table, forward):
     def happen(scene):
-        patterns = ["INSERT INTO {} ".format(table).encode(), b"\x03COMMIT"]
+        patterns = [f"INSERT INTO {table} ".encode(), b"\x03COMMIT"]
         trip = scene.world.database_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
         scene.until(trip.sprung.is_set, "a commit of " + table)
 
@@ -567,7 +567,7 @@ FAULTS = [
     Fault("RabbitMQ does not answer", broker_stalls, 2, told=True),
     Fault("RabbitMQ cut after so many bytes", broker_cut_anywhere, 6, told=True),
     *(
-        Fault("{} cut {}".format(trigger, how), broker_cut(trigger, forward), 2, told=True)
+        Fault(f"{trigger} cut {how}", broker_cut(trigger, forward), 2, told=True)
         for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert")
         for how, forward in (("on its way", False), ("before its confirm", True))
     ),
@@ -581,7 +581,7 @@ FAULTS = [
     Fault("MariaDB's connections cut", database_cut, 3, MARIADB, told=True),
     *(
         Fault(
-            "{} cut {} COMMIT".format(table, how),
+            f"{table} cut {how} COMMIT",
             database_cut_in_commit(table, forward),
             3,
             MARIADB,

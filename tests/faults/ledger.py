@@ -38,22 +38,20 @@ class Balance:
             self.answered += 1
             call = of_id.get(delivery.request_id)
             if call is None:
-                self.problems.append("{} is not on record".format(delivery.request_id))
+                self.problems.append(f"{delivery.request_id} is not on record")
             elif call.body_sha256 != delivery.sha256:
-                self.problems.append("{} has another body".format(delivery.request_id))
+                self.problems.append(f"{delivery.request_id} has another body")
             else:
                 self.recorded += 1
         for sha256, count in answered.items():
             most = count if with_id[sha256] else tries[sha256]
             if not count <= of_body[sha256] <= most:
                 self.problems.append(
-                    "a body that was answered {} times in {} tries is on record {} times".format(
-                        count, tries[sha256], of_body[sha256]
-                    )
+                    f"a body that was answered {count} times in {tries[sha256]} tries is on record {of_body[sha256]} times"
                 )
         strange = set(of_body) - set(tries)
         if strange:
-            self.problems.append("{} bodies on record were never sent".format(len(strange)))
+            self.problems.append(f"{len(strange)} bodies on record were never sent")
 
     def _count_work(self, world):
         """For each admitted alert that the rule matches the work was done once."""
@@ -67,7 +65,7 @@ class Balance:
         )
         holders = {claim.claim.partition("|")[0]: claim for claim in claims}
         if len(holders) != len(claims):
-            self.problems.append("{} claims on {} episodes".format(len(claims), len(holders)))
+            self.problems.append(f"{len(claims)} claims on {len(holders)} episodes")
         done = Counter(episode for episode, _, _ in world.lines())
         for (episode,) in admitted:
             times = done.pop(episode, 0)
@@ -82,11 +80,11 @@ class Balance:
                 self.cut_off += 1
                 continue
             self.lost += 1
-            self.problems.append("the work on {} was never done".format(episode))
+            self.problems.append(f"the work on {episode} was never done")
         if self.twice:
-            self.problems.append("{} episodes were worked on twice".format(self.twice))
+            self.problems.append(f"{self.twice} episodes were worked on twice")
         if done:
-            self.problems.append("work on what was not admitted: {}".format(sorted(done)[:3]))
+            self.problems.append(f"work on what was not admitted: {sorted(done)[:3]}")
 
     def _check_refused(self, world):
         """What was not admitted started nothing, and its row says why."""
@@ -99,9 +97,9 @@ class Balance:
             " JOIN poundcake_st2_execution_link l ON l.alert_id = a.id WHERE " + refused
         )
         if silent[0][0]:
-            self.problems.append("{} alerts refused without a reason".format(silent[0][0]))
+            self.problems.append(f"{silent[0][0]} alerts refused without a reason")
         if linked[0][0]:
-            self.problems.append("{} alerts refused and worked on".format(linked[0][0]))
+            self.problems.append(f"{linked[0][0]} alerts refused and worked on")
         outcomes = {
             (row.request_id, row.episode): row.outcome
             for row in world.rows(
@@ -112,7 +110,7 @@ class Balance:
         }
         for episode, request_id, _ in world.lines():
             if outcomes.get((request_id, episode)) != "admitted":
-                self.problems.append("{} was worked on for {}".format(episode, request_id))
+                self.problems.append(f"{episode} was worked on for {request_id}")
 
     @staticmethod
     def _untold(world):

@@ -33,7 +33,7 @@ class Notifications:
     def __init__(self, seed, fingerprints=FINGERPRINTS, new=0.1):
         self._random = random.Random(seed)
         self._new = new
-        self._quiet = ["{:016x}".format(i + 1) for i in range(fingerprints)]
+        self._quiet = [f"{i + 1:016x}" for i in range(fingerprints)]
         self._firing = {}
         self._random.shuffle(self._quiet)
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class Notifications:
             "status": "firing" if firing else "resolved",
             "alerts": found,
             "version": "4",
-            "groupKey": '{{}}:{{group="{}"}}'.format(uuid.uuid4()),
+            "groupKey": f'{{}}:{{group="{uuid.uuid4()}"}}',
             "truncatedAlerts": 0,
         }
 
@@ -104,7 +104,7 @@ def _name(fingerprint):
         return "FaultsWorkOften"
     if number <= OFTEN + UNMATCHED:
         return "FaultsNoRule"
-    return "FaultsWork{:04d}".format(number)
+    return f"FaultsWork{number:04d}"
 
 
 class Delivery:
@@ -197,7 +197,7 @@ class Load:
                     return
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
-            self.faults.append("no 202 within {} s".format(GIVE_UP_SECONDS))
+            self.faults.append(f"no 202 within {GIVE_UP_SECONDS} s")
         finally:
             with self._lock:
                 self._open -= 1
@@ -214,7 +214,7 @@ class Load:
             client.close()
         if answer.status != 202:
             if answer.status != 503:
-                self.faults.append("{} {}".format(answer.status, text[:200]))
+                self.faults.append(f"{answer.status} {text[:200]}")
             return False
         delivery.request_id = json.loads(text)["request_id"]
         if delivery.wanted_id and delivery.request_id != delivery.wanted_id:

@@ -59,7 +59,7 @@ class Run:
         self.load.close()
         self.world.close(keep=bool(self.problems))
         if self.problems:
-            self._say("logs and journal: {}".format(self.world.folder))
+            self._say(f"logs and journal: {self.world.folder}")
 
     def go_through(self, name, faults, meanwhile=()):
         """Brings about each of the faults, waits until all has healed, and says the balance.
@@ -76,7 +76,7 @@ class Run:
                 self.happened += 1
             # Whatever it is, the other faults are still to come.
             except Exception as error:
-                problems.append("{}: {!r}".format(fault.name, error))
+                problems.append(f"{fault.name}: {error!r}")
         try:
             self.scene.come_to(*meanwhile)
             self.happened += len(meanwhile)
@@ -92,20 +92,20 @@ class Run:
         balance = Balance(self.world, self.load)
         if all(fault.told for fault in faults) and balance.untold - self._untold:
             count = len(balance.untold - self._untold)
-            problems.append("StackStorm was never told of {} webhooks".format(count))
+            problems.append(f"StackStorm was never told of {count} webhooks")
         self._untold = balance.untold
         problems += [p for p in balance.problems if p not in self._known]
         self._known.update(balance.problems)
         cells = [getattr(balance, c) - self._totals[c] for c in COLUMNS]
         self._totals = {c: getattr(balance, c) for c in COLUMNS}
-        self._say(row(self.kind, name, len(faults) + len(meanwhile), *cells, "{:.1f}".format(heal)))
+        self._say(row(self.kind, name, len(faults) + len(meanwhile), *cells, f"{heal:.1f}"))
         for problem in problems:
             self._say("         PROBLEM: " + problem)
-        self.problems += ["{}, {}: {}".format(self.kind, name, p) for p in problems]
+        self.problems += [f"{self.kind}, {name}: {p}" for p in problems]
 
     def _heal(self):
         wait_for(lambda: not self.load.waiting, ANSWER_SECONDS, "all are answered")
         try:
             wait_for(lambda: not self.world.busy(), self._heal_seconds, "all is done")
         except Failed:
-            raise Failed("not healed within {} s: {}".format(self._heal_seconds, self.world.busy()))
+            raise Failed(f"not healed within {self._heal_seconds} s: {self.world.busy()}")

@@ -29,7 +29,7 @@ LIBC = ctypes.CDLL(None)
 
 # The waits of the product, shortened: seconds.
 SETTINGS = {
-    "poundcake.relay": {
+    "poundcake.endpoint.relay": {
         "RECORD_TIME": 4,
         "STUCK_WAIT": 6,
         "OUTAGE_WAIT": 4,
@@ -39,14 +39,14 @@ SETTINGS = {
         "_SYNC_IDLE": 5,
         "_RETRY_WAIT": (0.2, 2),
     },
-    "poundcake.sync": {
+    "poundcake.trail.sync": {
         "_LINK_GRACE": 10,
         "_ARRIVAL_GRACE": 6,
         "_RULES_GRACE": 15,
         "_ROUND_TIME": 8,
     },
-    "poundcake.bus": {"_TIMEOUT": 2},
-    "poundcake.endpoint": {"_RETRY": 0.5},
+    "poundcake.endpoint.bus": {"_TIMEOUT": 2},
+    "poundcake.endpoint.service": {"_RETRY": 0.5},
 }
 
 
@@ -62,7 +62,7 @@ def wait_for(look, seconds, what):
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise Failed("not within {} s: {}".format(seconds, what))
+            raise Failed(f"not within {seconds} s: {what}")
         time.sleep(0.05)
 
 
@@ -121,7 +121,7 @@ class Process:
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Failed("{} goes on".format(self.name)) from None
+            raise Failed(f"{self.name} goes on") from None
 
     def log(self, characters=3000):
         return self._log.read_text(errors="replace")[-characters:]
@@ -156,13 +156,13 @@ class World:
             url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
         )
         self.port, api_port = services.free_port(), services.free_port()
-        self.api = "http://127.0.0.1:{}/v1".format(api_port)
+        self.api = f"http://127.0.0.1:{api_port}/v1"
         self.config = dict(config, database_url=own_url, port=self.port)
         self.config["state_dir"] = str(folder / "state")
         config_file = folder / "poundcake.yaml"
         config_file.write_text(json.dumps(self.config))  # JSON is YAML
-        direct = "amqp://guest:guest@127.0.0.1:{}//".format(broker.port)
-        through = "amqp://guest:guest@127.0.0.1:{}//".format(self.broker_proxy.port)
+        direct = f"amqp://guest:guest@127.0.0.1:{broker.port}//"
+        through = f"amqp://guest:guest@127.0.0.1:{self.broker_proxy.port}//"
         self.shadow = folder / "shadow"
         self.shadow.mkdir()
         options = {"config": self.config, "api": self.api, "patched": bool(mariadb)}
@@ -214,7 +214,7 @@ class World:
     def _until_ready(self, process, ready):
         def look():
             if not process.running:
-                raise Failed("{} ended at its start:\n{}".format(process.name, process.log()))
+                raise Failed(f"{process.name} ended at its start:\n{process.log()}")
             return ready()
 
         wait_for(look, READY_SECONDS, process.name + " is ready:\n" + process.log())
@@ -288,7 +288,7 @@ class World:
 
     def health(self):
         """The endpoint's health; None where it takes no webhooks."""
-        return self.get("http://127.0.0.1:{}/api/v1/health".format(self.port))
+        return self.get(f"http://127.0.0.1:{self.port}/api/v1/health")
 
     def rows(self, statement, **values):
         """What the tracking tables hold, read past the pack and the proxy."""
@@ -318,11 +318,11 @@ class World:
         journal = health["components"]["journal"]
         waiting = {s: journal[s] for s in ("accepted", "announced", "recorded") if journal[s]}
         if waiting:
-            return "in the journal: {}".format(waiting)
+            return f"in the journal: {waiting}"
         try:
             calls = self.rows(
                 "SELECT count(*) FROM poundcake_api_calls WHERE completed_at IS NULL"
             )[0][0]
         except sqlalchemy.exc.SQLAlchemyError as error:
             return str(error).splitlines()[0]
-        return "{} requests are not completed".format(calls) if calls else ""
+        return f"{calls} requests are not completed" if calls else ""

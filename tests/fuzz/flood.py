@@ -154,7 +154,7 @@ class Recorder(threading.Thread):
 
 def memory(pid):
     """The resident memory of a process in bytes."""
-    with open("/proc/{}/statm".format(pid)) as file:
+    with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -178,13 +178,13 @@ def flood(kind, requests, seed=1, clients=4, accepted=0.02, warm_up=1, minutes=6
         recorder.stop()
         endpoint.stop()
     if recorder.error:
-        problems.append("the recorder failed: {!r}".format(recorder.error))
+        problems.append(f"the recorder failed: {recorder.error!r}")
     with open(str(folder / "log"), errors="replace") as file:
         tracebacks = sum("Traceback" in line for line in file)
     if tracebacks:
-        problems.append("the log has {} tracebacks".format(tracebacks))
+        problems.append(f"the log has {tracebacks} tracebacks")
     if problems:
-        say("left for a look: {}".format(folder))
+        say(f"left for a look: {folder}")
     else:
         shutil.rmtree(str(folder))
     return problems
@@ -195,7 +195,7 @@ def _flood(endpoint, requests, seed, clients, accepted, warm_up, deadline, say):
     answers = collections.Counter()
     took, marks, problems = 0.0, [], []
     for part in range(10):
-        wilds = [Wild("{}/{}/{}".format(seed, part, n), TOKEN, accepted) for n in range(clients)]
+        wilds = [Wild(f"{seed}/{part}/{n}", TOKEN, accepted) for n in range(clients)]
         # What was not sent yet goes to the parts and clients that are left.
         share = (requests - sent) // (10 - part)
         shares = [share // clients + (n < share % clients) for n in range(clients)]
@@ -210,35 +210,33 @@ def _flood(endpoint, requests, seed, clients, accepted, warm_up, deadline, say):
             sent, cut, silent = sent + one.sent, cut + one.cut, silent + one.silent
             answers += one.answers
             if one.error:
-                problems.append("a client failed: {!r}".format(one.error))
+                problems.append(f"a client failed: {one.error!r}")
         if endpoint.alive:
             marks.append(memory(endpoint.process.pid))
         if not endpoint.alive or problems or time.monotonic() >= deadline:
             break
     if sent < requests:
-        problems.append("{} of {} requests were sent".format(sent, requests))
+        problems.append(f"{sent} of {requests} requests were sent")
     wrong = {code: count for code, count in answers.items() if code >= 500}
     if wrong:
-        problems.append("answers that are no input's fault: {}".format(wrong))
+        problems.append(f"answers that are no input's fault: {wrong}")
     if silent:
-        problems.append("{} connections were left without an answer".format(silent))
+        problems.append(f"{silent} connections were left without an answer")
     growth = marks[-1] - marks[warm_up - 1] if len(marks) >= warm_up else 0
     if growth >= GROWTH:
-        problems.append("its memory grew by {:.1f} MB".format(growth / (1 << 20)))
+        problems.append(f"its memory grew by {growth / (1 << 20):.1f} MB")
     if not endpoint.alive:
         problems.append("the endpoint has ended")
     else:
         last = endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
         if last.status != 202:
-            problems.append("a webhook after it all: {}".format(last.status))
+            problems.append(f"a webhook after it all: {last.status}")
     for line in (
-        "{} requests in {:.0f} s, {:.0f} a second, {} clients, seed {}".format(
-            sent, took, sent / took, clients, seed
-        ),
+        f"{sent} requests in {took:.0f} s, {sent / took:.0f} a second, {clients} clients, seed {seed}",
         "answers: " + ", ".join("{}: {}".format(*item) for item in sorted(answers.items())),
-        "cut off by the end of their connection: {}".format(cut),
+        f"cut off by the end of their connection: {cut}",
         "memory in MB after each tenth: " + " ".join("%.1f" % (m / (1 << 20)) for m in marks),
-        "its growth: {:.1f} MB".format(growth / (1 << 20)),
+        f"its growth: {growth / (1 << 20):.1f} MB",
     ):
         say("  " + line)
     return problems
@@ -257,7 +255,7 @@ def main():
     options = parser.parse_args()
     failed = False
     for kind in options.on or sorted(KINDS, reverse=True):
-        print("on {}:".format(kind), flush=True)
+        print(f"on {kind}:", flush=True)
         problems = flood(
             kind,
             options.requests,

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import select
 
-from poundcake import database, tracking
 from poundcake.config import Config
-from poundcake.schema import alerts, api_calls
+from poundcake.trail import database
+from poundcake.trail.record import record_requests
+from poundcake.trail.schema import alerts, api_calls
 from tests.lib.samples import NOON, alert, iso, request
 
 SKEW = 120
@@ -122,7 +123,7 @@ class Rules:
     @staticmethod
     def name(key, start):
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-        return "{}-{}".format(key, int((moment(start) - epoch).total_seconds()) * 1000)
+        return f"{key}-{int((moment(start) - epoch).total_seconds()) * 1000}"
 
 
 def moment(seconds):
@@ -139,12 +140,12 @@ class Recording(RuleBasedStateMachine):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
         path = self.folder / "tracking.db"
         if Recording.template is None:  # to make the tables takes longer than an example
-            first = database.open_engine("sqlite:///{}".format(path))
+            first = database.open_engine(f"sqlite:///{path}")
             database.prepare(first)
             first.dispose()
             Recording.template = path.read_bytes()
         path.write_bytes(Recording.template)
-        self.engine = database.open_engine("sqlite:///{}".format(path))
+        self.engine = database.open_engine(f"sqlite:///{path}")
         self.now = 0
         self.known = []
 
@@ -160,7 +161,7 @@ class Recording(RuleBasedStateMachine):
     @rule(drawn=st.lists(drawn_requests, min_size=1, max_size=3))
     def a_list_comes(self, drawn):
         requests = [self.request(one) for one in drawn]
-        counts = tracking.record(self.engine, self.config, requests)
+        counts = record_requests(self.engine, self.config, requests)
         assert (counts["recorded"], counts["known"], counts["failed"]) == (len(requests), 0, 0)
         for one, sent in zip(drawn, requests):
             found = [
@@ -189,7 +190,7 @@ class Recording(RuleBasedStateMachine):
     def what_is_known_comes_again(self, data):
         if self.known:
             again = data.draw(st.lists(st.sampled_from(self.known), max_size=3), label="again")
-            counts = tracking.record(self.engine, self.config, again)
+            counts = record_requests(self.engine, self.config, again)
             assert (counts["recorded"], counts["outcomes"]) == (0, {})
 
     @invariant()

@@ -36,7 +36,7 @@ def test_the_endpoint_is_as_it_is_described(tmp_path):
             [
                 SCHEMATHESIS,
                 "run",
-                "http://127.0.0.1:{}/api/v1/openapi.json".format(endpoint.port),
+                f"http://127.0.0.1:{endpoint.port}/api/v1/openapi.json",
                 "--header=Authorization: Bearer " + TOKEN,
                 "--checks=" + CHECKS,
                 "--max-examples={}".format(os.environ.get("SCHEMATHESIS_EXAMPLES", "3")),

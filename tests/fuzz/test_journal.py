@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from poundcake import journal
-from poundcake.journal import STUCK, Journal
-from poundcake.tracking import body_sha256
+from poundcake.endpoint import journal
+from poundcake.endpoint.journal import STUCK, Journal
+from poundcake.request_ids import body_sha256
 from tests.lib.samples import NOON, request
 
 IDS = [str(uuid.UUID(int=n)) for n in range(3)]

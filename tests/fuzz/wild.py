@@ -183,9 +183,7 @@ class Wild:
             data = plain.replace(b"Host: x", ("Host: x\r\n" + choice(opinions)).encode())
         elif kind == 4:  # headers, many or long
             count = choice((1, 2, 5, 99, 200))
-            lines = "".join(
-                "{}: {}\r\n".format(choice(HEADERS), self._header()) for _ in range(count)
-            )
+            lines = "".join(f"{choice(HEADERS)}: {self._header()}\r\n" for _ in range(count))
             data = plain.replace(b"Host: x\r\n", lines.encode("utf-8", "replace"))
         elif kind == 5:  # other ends of lines
             data = plain.replace(b"\r\n", choice((b"\n", b"\r", b"\n\r", b"\r\r\n", b"\0\r\n")))
@@ -205,11 +203,11 @@ class Wild:
         return self._random.getrandbits(8 * count + 1).to_bytes(count + 1, "big")[1:]
 
     def _message(self, method, path, body=None, media="application/json"):
-        lines = ["{} {} HTTP/1.1".format(method, path), "Host: x"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: x"]
         if self._token and self._random.random() < 0.995:
             lines.append("Authorization: Bearer " + self._token)
         if body is not None:
-            lines += ["Content-Type: " + media, "Content-Length: {}".format(len(body))]
+            lines += ["Content-Type: " + media, f"Content-Length: {len(body)}"]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
     def _post(self, body):

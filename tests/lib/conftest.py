@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from poundcake import database
+from poundcake.trail import database
 
 if importlib.util.find_spec("st2common") is None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -53,5 +53,5 @@ def _statements(engine):
             rows = [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM " + table)]
             if rows:
                 marks = ", ".join(["%s"] * len(rows[0]))
-                yield "INSERT INTO {} VALUES ({})".format(table, marks), rows
+                yield f"INSERT INTO {table} VALUES ({marks})", rows
     yield "SET foreign_key_checks = 1", ()

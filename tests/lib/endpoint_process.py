@@ -1,7 +1,7 @@
 """The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
 
 OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
-imported), `config`, `settings` ({"server.HEADER_TIME": 0.5}), `pack`, the folder that the pack is
+imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder that the pack is
 in, and `published`, the file that triggers are written to. The broker is down while a file of that
 name with .down is there. What is announced is recorded here, but with `records` false.
 """
@@ -23,9 +23,11 @@ if __name__ == "__main__":
 import importlib  # noqa: E402
 import logging  # noqa: E402
 
-from poundcake import announcement, database, tracking  # noqa: E402
-from poundcake.bus import BusError  # noqa: E402
+from poundcake import announcement  # noqa: E402
 from poundcake.config import load  # noqa: E402
+from poundcake.endpoint.bus import BusError  # noqa: E402
+from poundcake.trail import database  # noqa: E402
+from poundcake.trail.record import record_requests  # noqa: E402
 
 
 class FileBus:
@@ -54,7 +56,7 @@ def record(config, announced):
     checked = load(config)
     engine = database.open_engine(checked.tracking_url)
     requests = announcement.unpack(announced["version"], announced["batch"])
-    tracking.record(engine, checked, requests, announced["database_id"])
+    record_requests(engine, checked, requests, announced["database_id"])
     engine.dispose()
 
 
@@ -97,7 +99,8 @@ def main():
     import atexit
     import runpy
 
-    from poundcake import bus, stackstorm
+    from poundcake import stackstorm
+    from poundcake.endpoint import bus
 
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
     apply(OPTIONS["settings"])

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from poundcake.endpoint import Endpoint
+from poundcake.endpoint.service import Endpoint
 from tests import services
 from tests.lib import endpoint_process
 
@@ -29,7 +29,7 @@ def bound_by_permissions():
     try:
         subprocess.run(command + ["true"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip("root may write anywhere, and does not get rid of that: {}".format(error))
+        pytest.skip(f"root may write anywhere, and does not get rid of that: {error}")
     return command
 
 
@@ -44,7 +44,7 @@ class Answer:
         return json.loads(self.body)
 
     def __repr__(self):
-        return "{} {} {!r}".format(self.status, self.headers, self.body)
+        return f"{self.status} {self.headers} {self.body!r}"
 
 
 class Client:
@@ -102,8 +102,8 @@ def message(method, path, body=None, version="1.1", **headers):
     if body is not None:
         found.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
     found.update({name.replace("_", "-"): value for name, value in headers.items()})
-    lines = ["{} {} HTTP/{}".format(method, path, version)]
-    lines += ["{}: {}".format(n, v) for n, v in found.items() if v is not None]
+    lines = [f"{method} {path} HTTP/{version}"]
+    lines += [f"{n}: {v}" for n, v in found.items() if v is not None]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 

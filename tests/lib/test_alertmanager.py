@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poundcake import alertmanager
-from poundcake.alertmanager import PayloadError, inert, parse, parse_timestamp, timestamp
+from poundcake.alertmanager import PayloadError, parse
+from poundcake.inert import make_inert
+from poundcake.timestamps import format_timestamp, parse_timestamp
 from tests.lib.samples import DELIMITERS, NOON, UTC, alert, later, webhook
 
 # Posted to Alertmanager 0.25.0 (Debian), and read from its /api/v2/alerts.
@@ -157,9 +159,9 @@ class TestSenders:
 
 class TestBounds:
     def test_labels_of_an_alert(self):
-        many = {"l{}".format(i): "x" for i in range(alertmanager.MOST_LABELS - 10)}
+        many = {f"l{i}": "x" for i in range(alertmanager.MOST_LABELS - 10)}
         assert read_one(labels=dict(many)).problem == ""
-        more = {"m{}".format(i): "x" for i in range(10)}
+        more = {f"m{i}": "x" for i in range(10)}
         problem = read_one(labels=dict(many, **more)).problem
         assert problem.startswith("alerts[0].labels: 100") and "1000 at most" in problem
 
@@ -191,7 +193,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_numbers_that_json_has_not(self, number):
-        error = refused('{{"alerts": [], "x": {}}}'.format(number).encode())
+        error = refused(f'{{"alerts": [], "x": {number}}}'.encode())
         assert error.field == "body" and number in str(error)
 
     def test_no_utf8(self):
@@ -268,9 +270,11 @@ class TestRefused:
 
     json_values = st.recursive(
         st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(),
-        lambda inner: st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["labels", "status", "startsAt", "alerts"]) | st.text(), inner
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["labels", "status", "startsAt", "alerts"]) | st.text(), inner
+            )
         ),
         max_leaves=15,
     )
@@ -407,15 +411,15 @@ class TestTimes:
     @given(st.datetimes(min_value=datetime.datetime(2, 1, 1)))
     def test_round_trip(self, moment):
         moment = moment.replace(tzinfo=UTC)
-        assert timestamp(moment).endswith("Z")
-        assert parse_timestamp(timestamp(moment)) == moment
+        assert format_timestamp(moment).endswith("Z")
+        assert parse_timestamp(format_timestamp(moment)) == moment
 
     def test_written_in_utc(self):
         east = datetime.timezone(datetime.timedelta(hours=2))
-        assert timestamp(NOON.astimezone(east)) == "2026-01-14T12:00:00Z"
+        assert format_timestamp(NOON.astimezone(east)) == "2026-01-14T12:00:00Z"
 
     def test_an_episode_is_fingerprint_and_milliseconds(self):
-        assert alertmanager.episode("ab", NOON.replace(microsecond=1999)) == "ab-1768392000001"
+        assert alertmanager.episode_name("ab", NOON.replace(microsecond=1999)) == "ab-1768392000001"
 
 
 class TestDeliveryKey:
@@ -489,25 +493,25 @@ def strings(value):
 class TestInert:
     @given(nested)
     def test_no_delimiter_survives_anywhere(self, value):
-        assert not any(has_delimiter(text) for text in strings(inert(value)))
+        assert not any(has_delimiter(text) for text in strings(make_inert(value)))
 
     @given(st.lists(hostile, min_size=2, max_size=4))
     def test_no_delimiter_comes_of_joining(self, texts):
-        for order in itertools.permutations(inert(texts)):
+        for order in itertools.permutations(make_inert(texts)):
             assert not has_delimiter("".join(order))
 
     @given(nested)
     def test_what_has_no_delimiter_characters_is_as_it_was(self, value):
         if not any("{" in t or "<" in t for t in strings(value)):
-            assert inert(value) == value
+            assert make_inert(value) == value
 
     @given(st.dictionaries(hostile, st.integers(), max_size=5))
     def test_no_two_keys_become_one(self, value):
-        assert len(inert(value)) == len(value)
+        assert len(make_inert(value)) == len(value)
 
     def test_serialized_and_joined_it_stays_inert(self):
-        value = inert({"{": ["{", {"<": "%"}], "a": "{"})
+        value = make_inert({"{": ["{", {"<": "%"}], "a": "{"})
         assert not has_delimiter(json.dumps(value, separators=(",", ":")).replace('{"', ""))
 
     def test_tuples_are_lists(self):
-        assert inert(("{",)) == ["{ "]
+        assert make_inert(("{",)) == ["{ "]

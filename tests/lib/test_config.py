@@ -184,7 +184,7 @@ class TestReferences:
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
         )
-        for text in (repr(found), str(found), "{}".format(found)):
+        for text in (repr(found), str(found), f"{found}"):
             assert "hush" not in text
 
     @pytest.mark.parametrize("key", config.SECRETS)

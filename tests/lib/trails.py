@@ -3,9 +3,10 @@
 import json
 from dataclasses import replace
 
-from poundcake import database, search, sync, tracking
 from poundcake.config import Config
-from poundcake.search import Filters
+from poundcake.trail import claims, database, search, sync
+from poundcake.trail.record import record_requests
+from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, iso, later, request
 
 WORKFLOW = "poundcake.host_down"
@@ -17,19 +18,19 @@ STATUSES = (
 
 
 def episode(fingerprint, starts_at=NOON):
-    return "{}-{}".format(fingerprint, int(starts_at.timestamp() * 1000))
+    return f"{fingerprint}-{int(starts_at.timestamp() * 1000)}"
 
 
 def record(engine, *alerts, config=None, **more):
     """Records one request; its id."""
     sent = request(*alerts, **more)
-    tracking.record(engine, config or Config(), [sent])
+    record_requests(engine, config or Config(), [sent])
     return sent.request_id
 
 
 def ran(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
     """An execution that claimed the episode and ended."""
-    tracking.link(engine, request_id, episode, workflow, execution)
+    claims.link(engine, request_id, episode, workflow, execution)
     found = {
         "id": execution,
         "status": "succeeded",

@@ -77,7 +77,7 @@ def armed(request, kind, tmp_path_factory):
     secret = tmp_path_factory.mktemp("secrets") / "token"
     secret.write_text(TOKENS[1] + "\n")
     config = {
-        "auth_tokens": [TOKENS[0], "file:%s" % secret],
+        "auth_tokens": [TOKENS[0], f"file:{secret}"],
         "dry_run": False,
         "allowed_actions": ["poundcake_scenarios.work"],
     }

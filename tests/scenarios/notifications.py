@@ -15,7 +15,7 @@ def ago(minutes=0.0):
 
 def unique(word):
     """A name of this run alone, which still begins with what a rule looks for."""
-    return "%s-%s" % (word, uuid.uuid4().hex[:12])
+    return f"{word}-{uuid.uuid4().hex[:12]}"
 
 
 def alert(name, minutes=10, labels=None, annotations=None, **more):
@@ -58,7 +58,7 @@ def notification(*alerts, **more):
         "commonAnnotations": {},
         "externalURL": "http://alertmanager.example.org",
         "version": "4",
-        "groupKey": '{}:{alertname="%s"}' % unique("Scenario"),
+        "groupKey": '{{}}:{{alertname="{}"}}'.format(unique("Scenario")),
         "truncatedAlerts": 0,
     }
     group.update(more)

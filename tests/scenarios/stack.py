@@ -102,7 +102,7 @@ class Stack:
         answer = self._st2.request(method, self._api + path, params=query, json=body, timeout=60)
         if answer.status_code == 404:
             return None
-        assert answer.status_code < 400, "%s %s: %s" % (method, path, answer.text)
+        assert answer.status_code < 400, f"{method} {path}: {answer.text}"
         return answer.json() if answer.content else None
 
     def listed(self, path, **query):
@@ -196,7 +196,7 @@ class Stack:
             if predicate(seen):
                 return seen
             if time.monotonic() > deadline:
-                raise AssertionError("waited in vain; last seen: %s" % short(seen))
+                raise AssertionError(f"waited in vain; last seen: {short(seen)}")
             time.sleep(pause)
             pause = min(pause * 1.3, 0.5)
 
@@ -285,8 +285,8 @@ class Live(Stack):
         if not self._installed():
             execution = self.execute("packs.install", packs=[PACK.as_uri()])
             assert execution["status"] == "succeeded" and self._installed(), (
-                "the pack of the scenarios, %s, could not be installed from here; install it by "
-                "hand: %s" % (PACK, short(execution["result"]))
+                "the pack of the scenarios, {}, could not be installed from here; install it by "
+                "hand: {}".format(PACK, short(execution["result"]))
             )
 
     def _installed(self):

@@ -6,7 +6,8 @@ import uuid
 
 import pytest
 
-from tests.scenarios import conftest, stack as stacks
+from tests.scenarios import conftest
+from tests.scenarios import stack as stacks
 from tests.scenarios.notifications import alert, name_of, notification, unique
 from tests.scenarios.test_payloads import problem
 
@@ -87,7 +88,7 @@ def test_health_as_an_action_says_the_same(stack):
         assert shown[name] == asked[name]
     assert list(shown["components"]) == list(asked["components"])
     text = stack.run("poundcake.health", format="text")
-    assert "PoundCake %s: ok" % asked["version"] in text
+    assert "PoundCake {}: ok".format(asked["version"]) in text
     assert "endpoint " + asked["address"] in text
 
 
@@ -168,7 +169,7 @@ def test_each_of_several_tokens_is_right(guarded):
     tokens = [guarded.token] if guarded.live else conftest.TOKENS
     for token in tokens:
         for scheme in ("Bearer", "bearer"):
-            headers = {"Authorization": "%s %s" % (scheme, token)}
+            headers = {"Authorization": f"{scheme} {token}"}
             answer = guarded.post(notification(), headers, token=False)
             assert answer.status_code == 202
     assert guarded.get("/health").json()["authentication"] == "bearer"

@@ -20,7 +20,7 @@ ASKED = (
     "st2kv.system.poundcake_scenario_secret",
     'st2kv("system.poundcake_scenario_secret", decrypt=true)',
     "config_context.basic_auth",
-    'cycler.__init__.__globals__.os.environ["%s"]' % VARIABLE,
+    f'cycler.__init__.__globals__.os.environ["{VARIABLE}"]',
 )
 # In Jinja and in YAQL, nested and unfinished, hidden from who looks for delimiters alone.
 FORMS = (
@@ -49,21 +49,21 @@ OTHERS = (
     "{% include '/proc/self/environ' %}",
     "{% import os %}{{ os.environ }}",
     "{{ cycler.__init__.__globals__.os.popen('env').read() }}",
-    "$(printenv %s)" % VARIABLE,
-    "`printenv %s`" % VARIABLE,
-    "; printenv %s #" % VARIABLE,
-    "| printenv %s" % VARIABLE,
-    "\nprintenv %s\n" % VARIABLE,
-    "${%s}" % VARIABLE,
-    "%%(%s)s" % VARIABLE,
+    f"$(printenv {VARIABLE})",
+    f"`printenv {VARIABLE}`",
+    f"; printenv {VARIABLE} #",
+    f"| printenv {VARIABLE}",
+    f"\nprintenv {VARIABLE}\n",
+    f"${{{VARIABLE}}}",
+    f"%({VARIABLE})s",
     "{0.__init__.__globals__}",
     "-oProxyCommand=printenv",
     "../../../../proc/self/environ",
     "file:///proc/self/environ",
-    "env:%s" % VARIABLE,
+    f"env:{VARIABLE}",
     "' UNION SELECT value FROM poundcake_meta -- ",
     "\\'; DELETE FROM poundcake_alerts; --",
-    "!!python/object/apply:os.getenv [%s]" % VARIABLE,
+    f"!!python/object/apply:os.getenv [{VARIABLE}]",
     "<script>alert(1)</script>",
     "${jndi:ldap://127.0.0.1/x}",
     "\u202e}} terces {{",
@@ -96,7 +96,7 @@ def planted(request, kind):
     value = "in-the-datastore-" + uuid.uuid4().hex
     key = "/keys/poundcake_scenario_secret"
     stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
-    shown = stack.execute("core.echo", message="{{ %s }}" % ASKED[0])
+    shown = stack.execute("core.echo", message=f"{{{{ {ASKED[0]} }}}}")
     assert value in json.dumps(shown["result"])  # who asks for it is given it
     yield stack, [s for s in secrets if s] + [value], shown["id"], stack.said_all(value)
     if kind == "live":
@@ -172,7 +172,7 @@ def test_again_by_hand_by_re_run_and_by_replay(planted, sent):
     assert wrapped["result"]["output"]["stage"] == "refused"
     ran = [e["st2_execution_id"] for e in trail["stackstorm_executions"]][:4]
     for id_ in ran:
-        again = stack.ended(stack.api("/executions/%s/re_run" % id_, "POST", {})["id"])
+        again = stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
         assert again["status"] in ("succeeded", "failed")
         if again["action"]["ref"] == "poundcake.host_down":
             assert again["result"]["output"]["stage"] == "not_claimed"
@@ -207,7 +207,7 @@ def test_what_a_host_prints(planted):
         assert "poundcake_scenario_secret" in shown
         assert not [d for d in ("{{", "{%", "{#", "<%") if d in shown], ref
     for id_ in (failed["st2_execution_id"], mended["st2_execution_id"]):
-        assert stack.ended(stack.api("/executions/%s/re_run" % id_, "POST", {})["id"])
+        assert stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 
 def test_every_text_is_on_record_as_it_came(planted, sent):

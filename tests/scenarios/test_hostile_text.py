@@ -9,24 +9,24 @@ from tests.scenarios.notifications import alert, notification, unique
 KEY = "poundcake_scenario_secret"
 # Each would become the secret, or an error, in one of the places that evaluate text.
 TEXTS = {
-    "jinja": "{{ st2kv.system.%s }}" % KEY,
-    "jinja_call": '{{ st2kv("system.%s") }}' % KEY,
-    "statement": "{%% set x = st2kv.system.%s %%}{{ x }}" % KEY,
+    "jinja": f"{{{{ st2kv.system.{KEY} }}}}",
+    "jinja_call": f'{{{{ st2kv("system.{KEY}") }}}}',
+    "statement": f"{{% set x = st2kv.system.{KEY} %}}{{{{ x }}}}",
     "raw": "{% raw %}{{ x }}",
     "comment": "{# no comment #}",
-    "yaql": '<%% st2kv("system.%s") %%>' % KEY,
+    "yaql": f'<% st2kv("system.{KEY}") %>',
     "context": "<% ctx().st2 %>",
     "config": "{{ config_context }}",
     "template": "{{ $labels.instance }} is down {{ $value | humanize }}",
     # Two labels that a rule joins: neither is an expression by itself.
     "opening": "{",
-    "closing": "{ st2kv.system.%s }}" % KEY,
+    "closing": f"{{ st2kv.system.{KEY} }}}}",
     "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
     "format": "%s %(x)s {0.__class__} {x}",
     "unicode": "Größe 溫度 🔥 \u202e \u0000 \u2028",
     "lines": "one\ntwo\r\n\tthree",
     "dots.and-dashes/and {{ names }}": "a name that is no attribute path",
-    "{{ st2kv.system.%s }}" % KEY: "in the name itself",
+    f"{{{{ st2kv.system.{KEY} }}}}": "in the name itself",
 }
 
 

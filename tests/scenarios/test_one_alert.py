@@ -293,8 +293,8 @@ def test_a_workflow_started_again_for_its_episode_does_nothing_until_it_is_relea
     assert again["status"] == "succeeded"
     assert again["result"]["output"]["stage"] == "not_claimed"
     assert again["result"]["output"]["message"] == (
-        "execution %s of poundcake_scenarios.linked has this episode; if it ended without doing "
-        "its work, `st2 run poundcake.release episode=%s` gives it free" % (holder, episode)
+        f"execution {holder} of poundcake_scenarios.linked has this episode; if it ended without doing "
+        f"its work, `st2 run poundcake.release episode={episode}` gives it free"
     )
     assert len(stack.done(episode)) == 1
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 1
@@ -350,7 +350,7 @@ def test_a_request_id_that_is_none_is_ignored(stack):
         "1",
         given.upper(),
         given.replace("-", ""),
-        "{%s}" % given,
+        f"{{{given}}}",
         given + "0" * 4000,
         "{{ st2kv.system.poundcake_scenario_secret }}",
         "'; DROP TABLE poundcake_api_calls; --",

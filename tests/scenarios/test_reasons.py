@@ -23,7 +23,7 @@ def told(stack):
     fires = alert("ScenarioLinked", minutes=30)
     first = send("new", fires, "admitted", "new incident")
     send("repeat", fires, "duplicate", "duplicate of " + first)
-    send("end", resolved(fires), "resolved", "ends what %s brought" % first)
+    send("end", resolved(fires), "resolved", f"ends what {first} brought")
     send("ended again", resolved(fires), "duplicate", "nothing open")
     send("late", fires, "duplicate", "late: its resolve is already on record")
     again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])
@@ -32,14 +32,14 @@ def told(stack):
 
     moved = alert("ScenarioUnmatched", minutes=50)
     send("unmatched", moved, "admitted", "new incident; no rule matched")
-    began = "%s-" % moved["fingerprint"]
+    began = "{}-".format(moved["fingerprint"])
     send(
         "superseding",
         dict(moved, startsAt=ago(10)),
         "admitted",
-        "new incident, supersedes %s*; no rule matched" % began,
+        f"new incident, supersedes {began}*; no rule matched",
     )
-    send("old end", resolved(moved, minutes=30), "duplicate", "ended before %s*" % began)
+    send("old end", resolved(moved, minutes=30), "duplicate", f"ended before {began}*")
     missing = alert("ScenarioMissing")
     send(
         "missing",
@@ -233,7 +233,7 @@ def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
     asked = stack.run("poundcake.replay", request_id=first["request_id"])
     assert asked["outcomes"] == {"admitted": 1}
     (shown,) = stack.completed(asked["request_id"])["alerts"]
-    assert shown["reason"] == "replay of %s; no rule matched" % first["request_id"]
+    assert shown["reason"] == "replay of {}; no rule matched".format(first["request_id"])
     assert len(stack.active(shown["alert_name"])) == 1
 
 

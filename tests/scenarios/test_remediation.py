@@ -72,9 +72,7 @@ def test_a_dry_run_says_that_nothing_was_changed_in_every_view(careful):
     ):
         assert DRY_RUN in careful.run(view, format="text", **query)
     active = careful.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
-    assert [a["remediation_status"] for a in active["active_alerts"]] == [
-        "succeeded (%s)" % DRY_RUN
-    ]
+    assert [a["remediation_status"] for a in active["active_alerts"]] == [f"succeeded ({DRY_RUN})"]
 
 
 @pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
@@ -86,7 +84,7 @@ def test_an_instance_that_is_no_host_is_refused(careful, instance):
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
     assert "the alert's instance names no host" in execution["message"]
-    children = careful.api("/executions/%s/children" % execution["st2_execution_id"])
+    children = careful.api("/executions/{}/children".format(execution["st2_execution_id"]))
     ran = [child["action"]["ref"] for child in children]
     assert ran == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
 

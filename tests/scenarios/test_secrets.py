@@ -58,14 +58,14 @@ def encoded(basic):
 
 def configured(folder):
     """(a function from the database's URL to the configuration, its secrets)."""
-    secrets = {name: "hush-{}-{}".format(name, uuid.uuid4().hex) for name in ("token", "api-key")}
+    secrets = {name: f"hush-{name}-{uuid.uuid4().hex}" for name in ("token", "api-key")}
     basic = "on-call:hush-basic-" + uuid.uuid4().hex
     secrets.update(basic=basic.partition(":")[2], header=encoded(basic))
 
     def reference(name, text):
         path = folder / name
         path.write_text(text + "\n")
-        return "file:{}".format(path)
+        return f"file:{path}"
 
     def config(url):
         password = sqlalchemy.make_url(url).password
@@ -150,7 +150,7 @@ def _use(stack, secrets, answers):
 
 def check(secrets, where, text):
     found = [name for name, secret in secrets.items() if secret in text]
-    assert not found, "{} of {}".format(found, where)
+    assert not found, f"{found} of {where}"
 
 
 def test_no_process_list_shows_one(hushed):

@@ -43,8 +43,8 @@ def test_status(stack, shown):
     text = stack.run("poundcake.status", request_id=shown["request_id"], format="text")
     found = lines(text)
     execution = shown["stackstorm_executions"][0]
-    assert found[0] == "request %s: completed" % shown["request_id"]
-    assert found[1] == "received %s by poundcake, completed %s" % (
+    assert found[0] == "request {}: completed".format(shown["request_id"])
+    assert found[1] == "received {} by poundcake, completed {}".format(
         shown["received_at"],
         shown["completed_at"],
     )
@@ -70,7 +70,7 @@ def test_status(stack, shown):
 def test_status_of_what_is_not_there_fails_in_one_line(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.status", request_id=UNKNOWN)
-    assert str(failed.value) == "no request %s is on record" % UNKNOWN
+    assert str(failed.value) == f"no request {UNKNOWN} is on record"
 
 
 def test_executions_recent(stack, shown):
@@ -206,11 +206,11 @@ def test_why(stack, shown):
         assert (told["outcome"], told["reason"]) == (first["outcome"], first["reason"])
     text = stack.run("poundcake.why", fingerprint=first["fingerprint"], format="text")
     execution = shown["stackstorm_executions"][0]["st2_execution_id"]
-    assert "firing since %s, seen once" % first["starts_at"] in lines(text)[0]
+    assert "firing since {}, seen once".format(first["starts_at"]) in lines(text)[0]
     assert "  episode " + first["episode"] in lines(text)
-    assert "  %s  firing: admitted, new incident" % shown["received_at"] in lines(text)
+    assert "  {}  firing: admitted, new incident".format(shown["received_at"]) in lines(text)
     assert "    request " + shown["request_id"] in lines(text)
-    assert [s for s in lines(text) if "poundcake_scenarios.linked (%s): succeeded" % execution in s]
+    assert [s for s in lines(text) if f"poundcake_scenarios.linked ({execution}): succeeded" in s]
 
 
 def test_why_asks_which(stack):

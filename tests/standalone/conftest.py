@@ -66,7 +66,7 @@ class Standalone:
                 break
         else:
             if ready:
-                raise RuntimeError("not ready: %s" % "".join(self.errors))
+                raise RuntimeError("not ready: {}".format("".join(self.errors)))
 
     def _keep_errors(self):
         for line in self.process.stderr:
@@ -105,7 +105,7 @@ class Standalone:
             if execution["status"] in ("succeeded", "failed", "timeout", "canceled"):
                 return execution
             time.sleep(0.05)
-        raise AssertionError("still %s: %s" % (execution["status"], execution))
+        raise AssertionError("still {}: {}".format(execution["status"], execution))
 
     def dispatch(self, trigger, payload, tag):
         """Emit a trigger and return its instance once the rules engine is through with it."""

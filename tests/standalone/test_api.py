@@ -14,7 +14,7 @@ def test_filters_pages_and_attributes(standalone):
     assert [e["id"] for e in found] == ids[::-1][:2]
     found = standalone.get("/executions?action=core.echo&limit=2&offset=2")
     assert found[0]["id"] == ids[0]
-    found = standalone.get("/executions?id=%s,%s" % (ids[0], ids[2]))
+    found = standalone.get(f"/executions?id={ids[0]},{ids[2]}")
     assert {e["id"] for e in found} == {ids[0], ids[2]}
     middle = standalone.get("/executions/" + ids[1])
     later = standalone.get("/executions?action=core.echo&timestamp_gt=" + middle["start_timestamp"])
@@ -23,7 +23,7 @@ def test_filters_pages_and_attributes(standalone):
         "/executions?action=core.echo&timestamp_lt=" + middle["start_timestamp"]
     )
     assert ids[0] in [e["id"] for e in earlier] and ids[1] not in [e["id"] for e in earlier]
-    only = standalone.get("/executions/%s?include_attributes=status" % ids[0])
+    only = standalone.get(f"/executions/{ids[0]}?include_attributes=status")
     assert set(only) == {"id", "action", "runner", "status"}
     assert "result" not in standalone.get("/executions?exclude_attributes=result")[0]
     assert standalone.get("/executions?action=core.echo&status=failed") == []

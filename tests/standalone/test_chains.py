@@ -15,7 +15,7 @@ def test_a_chain_goes_on_as_its_task_ended(standalone, how, names, status):
     tasks = execution["result"]["tasks"]
     assert [task["name"] for task in tasks] == names
     assert [task["execution_id"] for task in tasks] == execution["children"]
-    children = standalone.get("/executions/%s/children" % execution["id"])
+    children = standalone.get("/executions/{}/children".format(execution["id"]))
     assert {c["parent"] for c in children} == {execution["id"]}
 
 

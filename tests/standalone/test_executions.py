@@ -102,7 +102,7 @@ def test_parameters_through_the_api_are_rendered(standalone):
     assert shown == "TOP-SECRET open-sesame ."
     raw = standalone.run("probe.show", text="{% raw %}{{ st2kv.system.word }}{% endraw %}")
     assert raw["result"]["result"]["parameters"]["text"] == "{{ st2kv.system.word }}"
-    status, again = standalone.call("POST", "/executions/%s/re_run" % raw["id"], {})
+    status, again = standalone.call("POST", "/executions/{}/re_run".format(raw["id"]), {})
     again = standalone.ended(again["id"])
     assert again["result"]["result"]["parameters"]["text"] == "TOP-SECRET"
 

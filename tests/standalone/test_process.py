@@ -63,7 +63,7 @@ def test_what_it_says_and_a_clean_end(bell):
     standalone = bell()
     assert "without" in standalone.said[0] and str(standalone.state) in " ".join(standalone.said)
     webhook = "webhooks at http://127.0.0.1:%d/api/v1/webhook" % standalone.port
-    assert standalone.said[-1] == "ready: %s, API at %s" % (webhook, standalone.api)
+    assert standalone.said[-1] == f"ready: {webhook}, API at {standalone.api}"
     code, seconds = standalone.stop()
     assert code == 0 and seconds < 5, "".join(standalone.errors)
     assert (standalone.state / "cleaned-up").exists()
@@ -72,7 +72,7 @@ def test_what_it_says_and_a_clean_end(bell):
 def test_interrupt_while_an_action_runs(bell, tmp_path):
     standalone = bell()
     note = tmp_path / "note"
-    body = {"action": "core.local", "parameters": {"cmd": "echo $$ > %s; sleep 60" % note}}
+    body = {"action": "core.local", "parameters": {"cmd": f"echo $$ > {note}; sleep 60"}}
     assert standalone.call("POST", "/executions", body)[0] == 201
     pid = int(wait_for(lambda: note.exists() and note.read_text()))
     code, seconds = standalone.stop(signal.SIGINT)
@@ -230,7 +230,7 @@ def test_bad_config_and_taken_ports(tmp_path, bell):
         listener.listen()
         taken = str(listener.getsockname()[1])
         code, errors = _refusal(folder, "--api-port", taken, "--state-dir", str(tmp_path))
-        assert code == 1 and "API port %s" % taken in errors, errors
+        assert code == 1 and f"API port {taken}" in errors, errors
         standalone = bell("--port", taken, ready=False)
         assert standalone.wait() == 1
         assert "in use" in "".join(standalone.errors), standalone.errors

@@ -7,7 +7,7 @@ import pytest
 
 
 def _children(standalone, execution):
-    found = standalone.get("/executions/%s/children" % execution["id"])
+    found = standalone.get("/executions/{}/children".format(execution["id"]))
     return {child["context"]["orquesta"]["task_name"]: child for child in found}
 
 
@@ -107,9 +107,9 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
     execution = standalone.ended(id_)
     assert execution["status"] == "succeeded", json.dumps(execution["result"], indent=1)
     expected = {"answer": True}
-    assert execution["result"].get("output") == (
-        {"inner": expected} if wrapped else expected
-    ), execution["result"]
+    assert execution["result"].get("output") == ({"inner": expected} if wrapped else expected), (
+        execution["result"]
+    )
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 400
 
 

@@ -82,8 +82,8 @@ def amqp(module):
     around(module.Channel, "_basic_publish", after=lambda *_, **__: die("sent " + _published[0]))
 
 
-def tracking(module):
-    def poisoned(connection, config, requests, original, error=""):
+def record(module):
+    def poisoned(connection, config, requests, make_state, replay_of, error=""):
         marker = lasting("poison")
         if error or not marker or not any(marker in request.body for request in requests):
             return
@@ -91,13 +91,16 @@ def tracking(module):
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("poison")
 
+    around(module, "_record_list", before=poisoned)
+    around(module, "record_safely", after="record before commit")
+    around(module, "_record_all", after="record committed")
+
+
+def claims(module):
     def slow(*_):
         if lasting("slow link") is not None:
             time.sleep(0.5)
 
-    around(module, "_record_list", before=poisoned)
-    around(module, "_record_safely", after="record before commit")
-    around(module, "_record_all", after="record committed")
     around(module, "mirror", before=slow)
     around(module, "_link", after="link before commit")
     around(module, "link", after="link committed")
@@ -123,11 +126,12 @@ def executor(module):
 
 
 HOOKS = {
-    "poundcake.journal": journal,
-    "poundcake.bus": bus,
+    "poundcake.endpoint.journal": journal,
+    "poundcake.endpoint.bus": bus,
     "amqp.channel": amqp,
-    "poundcake.tracking": tracking,
-    "poundcake.sync": sync,
+    "poundcake.trail.record": record,
+    "poundcake.trail.claims": claims,
+    "poundcake.trail.sync": sync,
     "standalone.broker": broker,
     "standalone.executor": executor,
 }

@@ -1,0 +1,6 @@
+"""What the tasks of a remediation workflow do: decide, check, change and report.
+
+Runs in: action processes, one short-lived process per task of a workflow.
+
+May import: `poundcake.trail` and the modules directly in `poundcake`. Never `poundcake.endpoint`.
+"""

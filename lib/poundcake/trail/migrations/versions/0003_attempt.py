@@ -1,0 +1,12 @@
+"""Which attempt at its episode a row is: poundcake_alerts.attempt."""
+
+from sqlalchemy import Column, Integer
+
+from poundcake.trail.migrations.changes import add_column
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade():
+    add_column("poundcake_alerts", Column("attempt", Integer, nullable=False, server_default="1"))

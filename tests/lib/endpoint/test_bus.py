@@ -1,0 +1,200 @@
+"""Publishing to a real RabbitMQ: what was not taken is an exception, and it recovers by itself."""
+
+import pickle
+import threading
+import time
+
+import kombu
+import pytest
+
+from poundcake.endpoint.bus import Bus, BusError
+from tests import services
+
+EXCHANGE = kombu.Exchange("st2.trigger_instances_dispatch", type="topic", durable=True)
+
+
+def connect_to(url):
+    options = {"confirm_publish": True}
+    return lambda: kombu.Connection(url, transport_options=options, connect_timeout=3)
+
+
+@pytest.fixture
+def queue(rabbitmq):
+    """StackStorm's exchange with the rules engine's queue on it, empty."""
+    with kombu.Connection(rabbitmq.url) as connection:
+        # That of a stand-in that used the same server, and took its queue not with it.
+        other = EXCHANGE.name + ".rules_engine"
+        kombu.Queue(other, channel=connection.channel()).delete()
+        found = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
+        found.declare()
+        found.purge()
+    yield "rules_engine"
+    rabbitmq.start()
+    with kombu.Connection(rabbitmq.url) as connection:
+        kombu.Queue("rules_engine", channel=connection.channel()).delete()
+
+
+@pytest.fixture
+def bus(rabbitmq, queue):
+    found = Bus(connect_to(rabbitmq.url))
+    yield found
+    found.close()
+
+
+def arrived(url):
+    """What the rules engine would read, and how."""
+    found = []
+    with kombu.Connection(url) as connection:
+        queue = kombu.Queue("rules_engine", channel=connection.channel())
+        while True:
+            message = queue.get(no_ack=True, accept=["pickle"])
+            if message is None:
+                return found
+            found.append(message)
+
+
+def test_a_trigger_arrives_as_stackstorm_reads_it(bus, rabbitmq):
+    bus.publish("poundcake.alert", {"labels": {"a": "é 🍰"}}, "the-request")
+    (message,) = arrived(rabbitmq.url)
+    assert message.payload == {
+        "trigger": "poundcake.alert",
+        "payload": {"labels": {"a": "é 🍰"}},
+        "trace_context": {"trace_tag": "the-request"},
+    }
+    assert pickle.loads(message.body) == message.payload
+    assert message.delivery_info["routing_key"] == "trigger_instance"
+    assert message.properties["delivery_mode"] == 2  # it outlives the broker
+
+
+def test_in_order_on_one_connection(bus, rabbitmq):
+    for number in range(50):
+        bus.publish("poundcake.alert", {"n": number}, "t")
+    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == list(range(50))
+
+
+def test_from_many_threads(bus, rabbitmq):
+    threads = [
+        threading.Thread(target=bus.publish, args=("poundcake.alert", {"n": n}, "t"))
+        for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    found = [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)]
+    assert sorted(found) == list(range(20))
+
+
+def test_no_queue_is_an_error_and_a_queue_ends_it(bus, rabbitmq, queue):
+    with kombu.Connection(rabbitmq.url) as connection:
+        kombu.Queue(queue, channel=connection.channel()).delete()
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(BusError):
+            bus.publish("poundcake.alert", {}, "t")
+        assert time.monotonic() - began < 30
+    with kombu.Connection(rabbitmq.url) as connection:
+        kombu.Queue(queue, EXCHANGE, "#", durable=True)(connection).declare()
+    bus.publish("poundcake.alert", {"n": 1}, "t")
+    assert len(arrived(rabbitmq.url)) == 1
+
+
+def test_a_broker_that_goes_away_is_an_error_and_its_return_is_enough(bus, rabbitmq):
+    bus.publish("poundcake.alert", {"n": 0}, "t")
+    rabbitmq.kill()
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(BusError) as caught:
+            bus.publish("poundcake.alert", {"n": 1}, "t")
+        assert time.monotonic() - began < 30
+        assert "guest" not in str(caught.value)
+    rabbitmq.start()
+    bus.publish("poundcake.alert", {"n": 2}, "t")
+    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [0, 2]
+
+
+def test_a_connection_that_died_unseen_costs_nothing(bus, rabbitmq):
+    bus.publish("poundcake.alert", {"n": 0}, "t")
+    rabbitmq.stop()
+    rabbitmq.start()
+    bus.publish("poundcake.alert", {"n": 1}, "t")
+    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [0, 1]
+
+
+def test_a_broker_that_says_nothing_is_an_error_in_time():
+    """It listens and never answers, as one does that has no memory left."""
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        url = f"amqp://guest:guest@127.0.0.1:{listener.getsockname()[1]}//"
+        bus = Bus(connect_to(url))
+        began = time.monotonic()
+        with pytest.raises(BusError):
+            bus.publish("poundcake.alert", {}, "t")
+        assert time.monotonic() - began < 30
+
+
+def test_a_broker_without_memory_is_an_error_in_time(bus, rabbitmq):
+    """RabbitMQ's alarm: it takes the bytes and confirms nothing."""
+    import subprocess
+
+    def control(*args):
+        # /usr/sbin/rabbitmqctl is a wrapper that becomes another user.
+        try:
+            program = services.program("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
+            subprocess.run(
+                [program, "--node", rabbitmq.node, *args],
+                env=rabbitmq.environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=60,
+                check=True,
+            )
+        except (services.Missing, subprocess.CalledProcessError) as error:
+            pytest.skip("rabbitmqctl: {}".format(getattr(error, "output", error)))
+
+    control("set_vm_memory_high_watermark", "0.000001")
+    try:
+        deadline = time.monotonic() + 60
+        with pytest.raises(BusError):
+            while True:  # the alarm takes a moment to reach the connections
+                began = time.monotonic()
+                bus.publish("poundcake.alert", {"n": 1}, "t")
+                assert began < deadline, "it is confirmed all the same"
+        assert time.monotonic() - began < 30
+    finally:
+        control("set_vm_memory_high_watermark", "0.4")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            bus.publish("poundcake.alert", {"n": 2}, "t")
+            break
+        except BusError:
+            assert time.monotonic() < deadline
+    assert arrived(rabbitmq.url)[-1].payload["payload"] == {"n": 2}
+
+
+def test_a_wrong_password_is_an_error_that_does_not_show_it(rabbitmq):
+    bus = Bus(connect_to(f"amqp://nobody:hushword@127.0.0.1:{rabbitmq.port}//"))
+    with pytest.raises(BusError) as caught:
+        bus.publish("poundcake.alert", {}, "t")
+    assert "hushword" not in str(caught.value)
+
+
+def test_closing_does_not_wait(bus, rabbitmq):
+    bus.publish("poundcake.alert", {}, "t")
+    rabbitmq.kill()
+    began = time.monotonic()
+    bus.close()
+    bus.close()
+    assert time.monotonic() - began < 20
+
+
+def test_nobody_there():
+    bus = Bus(connect_to(f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"))
+    began = time.monotonic()
+    with pytest.raises(BusError):
+        bus.publish("poundcake.alert", {}, "t")
+    assert time.monotonic() - began < 30

@@ -1,0 +1,467 @@
+"""What the endpoint counts, read as Prometheus reads it: each number moves when what it counts
+happens, and no label takes what a client sends."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+import poundcake
+from poundcake.endpoint import journal, metrics
+from poundcake.endpoint.metrics import Metrics
+from tests import services
+from tests.lib.endpoint.test_relay import House, wait_for
+from tests.lib.endpoints import KINDS, WAYS
+from tests.lib.samples import alert, later, webhook
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+QUICK = {"endpoint.metrics._KEEP": 0, "endpoint.metrics._KEEP_TIMES": 0}
+CODES = {"200", "202", "400", "401", "404", "405", "411", "413", "415", "503"}
+
+
+class Numbers:
+    """One scrape."""
+
+    def __init__(self, text, parse=prometheus):
+        self.families = list(parse(text.decode()))
+        self.samples = {}
+        for family in self.families:
+            for sample in family.samples:
+                key = (sample.name, frozenset(sample.labels.items()))
+                assert key not in self.samples, key
+                self.samples[key] = sample.value
+
+    def get(self, name, **labels):
+        """A sample's value, 0 where there is none; labels that are not given are summed up."""
+        return sum(
+            value
+            for (found, has), value in self.samples.items()
+            if found == "poundcake_" + name and set(labels.items()) <= has
+        )
+
+    def has(self, name):
+        return "poundcake_" + name in {found for found, _ in self.samples}
+
+    def values(self, label):
+        return {value for _, labels in self.samples for name, value in labels if name == label}
+
+
+def scrape(endpoint):
+    answer = endpoint.get("/metrics")
+    assert answer.status == 200, answer
+    return Numbers(answer.body)
+
+
+def reaches(endpoint, condition):
+    """The first scrape of which it is true."""
+    found = []
+
+    def look():
+        found[:] = [scrape(endpoint)]
+        return condition(found[0])
+
+    wait_for(look)
+    return found[0]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def endpoint(request, tmp_path_factory):
+    """One that nobody stops, and that looks anew at every scrape."""
+    found = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(params=WAYS)
+def make(request, tmp_path):
+    """A function that starts one as the test wants it."""
+    made = []
+
+    def factory(settings=None, way=request.param, journal=True, **config):
+        found = KINDS[way](tmp_path, dict(QUICK, **(settings or {})), **config).start()
+        made.append(found)
+        return found.ready(journal)
+
+    yield factory
+    for found in made:
+        found.stop()
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A relay that waits for nothing long."""
+    monkeypatch.setattr("poundcake.endpoint.relay.RECORD_TIME", 0.3)
+    monkeypatch.setattr("poundcake.endpoint.relay._EXPLAIN_LOOK", 0.05)
+    monkeypatch.setattr("poundcake.endpoint.relay._EMIT_WAIT", (0.1, 0.1))
+    found = House(tmp_path)
+    yield found
+    found.stop()
+
+
+def numbers(counted):
+    return Numbers(counted.text("")[0])
+
+
+class TestFormat:
+    def test_prometheus_text(self, endpoint):
+        answer = endpoint.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert answer.headers["cache-control"] == "no-store"
+        found = Numbers(answer.body)
+        build = [labels for name, labels in found.samples if name == "poundcake_build_info"]
+        assert dict(build[0])["version"] == poundcake.__version__
+        assert all(name.startswith("poundcake_") for name, _ in found.samples)
+        assert all(family.documentation for family in found.families)
+
+    def test_what_the_client_asks_for(self, endpoint):
+        answer = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        assert Numbers(answer.body, open_metrics).has("build_info")
+
+    @pytest.mark.parametrize(
+        "accept",
+        [
+            "",
+            "*/*",
+            "application/json",
+            "text/plain;version=x",
+            "application/openmetrics-text;version=x",
+            "application/openmetrics-text;version=9.é",
+            "application/openmetrics-text;version=" + "9" * 5000,
+            "text/plain;version=" + "1." * 20000,
+            "text/plain;version=1.0.0;escaping={{x}}",
+            ";=,;=" * 1000,
+        ],
+    )
+    def test_whatever_it_asks_for_it_gets_an_answer(self, endpoint, accept):
+        answer = endpoint.get("/metrics", Accept=accept)
+        assert answer.status == 200
+        kind = answer.headers["content-type"]
+        assert Numbers(answer.body, open_metrics if "openmetrics" in kind else prometheus).samples
+
+    def test_the_names_are_as_prometheus_wants_them(self, endpoint):
+        endpoint.accept(webhook(alert()))
+        text = endpoint.get("/metrics").body
+        try:
+            promtool = services.program("promtool")
+        except services.Missing as missing:
+            pytest.skip(str(missing))
+        command = [promtool, "check", "metrics"]
+        checked = subprocess.run(
+            command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert (checked.returncode, checked.stdout.decode()) == (0, "")
+
+    def test_the_readme_tells_of_each(self, make):
+        endpoint = make({"endpoint.relay._SYNC_WAIT": (0.1, 0.1)})
+        endpoint.accept(webhook(alert()))
+        found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
+        with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+            told = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
+        assert told == {
+            family.name + ("_total" if family.type == "counter" else "")
+            for family in found.families
+        }
+
+    def test_the_registry_is_its_own(self):
+        first, second = Metrics(dict, tuple), Metrics(dict, tuple)
+        first.alerts_received.inc()
+        assert first is not second
+        assert b"poundcake" not in generate_latest(REGISTRY)
+
+    def test_actions_need_not_wait_for_the_library(self):
+        code = """if True:
+            import glob, importlib, os, sys
+            sys.path[:0] = [os.path.abspath(p) for p in ("actions", "lib")]
+            sys.path.append(os.path.abspath("standalone/st2"))
+            for path in glob.glob("actions/*.py"):
+                importlib.import_module(os.path.basename(path)[:-3])
+            assert "poundcake.trail.record" in sys.modules
+            print("prometheus_client" in sys.modules)
+        """
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True
+        )
+        assert found.stdout.decode().strip() == "False"
+
+
+class TestRequests:
+    def test_each_answer_is_counted(self, make):
+        endpoint = make(auth_tokens=["t"])
+        token = {"Authorization": "Bearer t"}
+        hook, health = "/api/v1/webhook", "/api/v1/health"
+        a_status = "/api/v1/status/"
+        two = json.dumps(webhook(alert(), alert("B"))).encode()
+
+        def look():
+            return Numbers(endpoint.get("/metrics", **token).body)
+
+        for code, method, route, path, body, headers in (
+            (202, "POST", hook, hook, two, token),
+            (400, "POST", hook, hook, b"{", token),
+            (415, "POST", hook, hook, two, dict(token, Content_Type="text/plain")),
+            (411, "POST", hook, hook, None, token),
+            (401, "POST", hook, hook, two, {}),
+            (401, "GET", "/metrics", "/metrics", None, {}),
+            (405, "PUT", hook, hook, None, token),
+            (404, "GET", a_status + "{request_id}", a_status + UNKNOWN, None, token),
+            (404, "GET", "other", "/x", None, token),
+            (200, "HEAD", health, health, None, token),
+        ):
+            before = look()
+            assert endpoint.ask(method, path, body, **headers).status == code
+            after = look()
+
+            def moved(name, **labels):
+                return after.get(name, **labels) - before.get(name, **labels)
+
+            asked = {"route": route, "method": method, "code": str(code)}
+            assert moved("http_requests_total", **asked) == 1, asked
+            looks = 1 if route == "/metrics" else 0
+            assert moved("http_request_duration_seconds_count", route=route) == 1 + looks
+            assert moved("http_requests_total") == 2  # the first look is the other
+            assert moved("failed_authentications_total") == (code == 401)
+            assert moved("alerts_received_total") == (2 if code == 202 else 0)
+
+    def test_connections(self, make):
+        endpoint = make(max_connections=4)
+        before = scrape(endpoint).get("connections_evicted_total")
+        idle = [endpoint.client() for _ in range(3)]
+        reaches(endpoint, lambda n: n.get("connections") == 4)
+        idle += [endpoint.client() for _ in range(2)]
+        found = reaches(endpoint, lambda n: n.get("connections_evicted_total") >= before + 2)
+        assert found.get("connections") <= 4
+        for client in idle:
+            client.socket.close()
+        reaches(endpoint, lambda n: n.get("connections") == 1)
+
+    def test_durations(self, endpoint):
+        before = scrape(endpoint)
+        endpoint.accept(webhook())
+        after = scrape(endpoint)
+        name = "http_request_duration_seconds"
+        seconds = [n.get(name + "_sum", route="/api/v1/webhook") for n in (before, after)]
+        assert 0 < seconds[1] - seconds[0] < 10
+        bounds = {
+            float(dict(labels)["le"])
+            for found, labels in after.samples
+            if found == "poundcake_" + name + "_bucket"
+        }
+        assert (min(bounds), max(bounds - {float("inf")})) == (0.001, 10)
+
+    def test_no_label_takes_what_a_client_sends(self, endpoint):
+        mark = f"hush{os.getpid()}"
+
+        def barrage(mark):
+            paths = ["/", "/{}", "/api/v1/{}", "/api/v1/status/{}", "/metrics/{}", "/%00{}"]
+            for path in paths:
+                for method in ("GET", "POST", "HEAD", "DELETE", "BREW", mark, "get", "TRACE"):
+                    body = b"{}" if method == "POST" else None
+                    endpoint.ask(method, path.format(mark), body, User_Agent=mark)
+            endpoint.get('/api/v1/status/"%0A}}' + mark)
+            endpoint.get("/api/v1/alerts/active?severity=" + mark)
+            endpoint.get("/metrics?x=" + mark, Accept=mark, Authorization="Bearer " + mark)
+            emitted = scrape(endpoint).get("alerts_emitted_total")
+            sent = alert(mark, labels={mark: mark}, fingerprint=mark)
+            endpoint.accept(webhook(sent, receiver=mark))
+            found = reaches(endpoint, lambda n: n.get("alerts_emitted_total") > emitted)
+            return {key for key in found.samples if key[0].startswith("poundcake_http")}
+
+        series = barrage(mark)
+        text = endpoint.get("/metrics").body.decode()
+        assert mark not in text and mark.upper() not in text
+        found = Numbers(text.encode())
+        assert found.values("method") <= set(metrics.METHODS) | {"other"}
+        assert "other" in found.values("method")
+        assert found.values("code") <= CODES
+        assert found.values("route") <= {
+            "/api/v1/webhook",
+            "/api/v1/status/{request_id}",
+            "/api/v1/executions/recent",
+            "/api/v1/alerts/active",
+            "/api/v1/st2/executions",
+            "/api/v1/health",
+            "/api/v1/health/live",
+            "/api/v1/health/ready",
+            "/metrics",
+            "other",
+        }
+        assert barrage(mark + "again") == series
+
+
+class TestTheWay:
+    def test_from_acceptance_to_the_rules(self, make):
+        endpoint = make({"endpoint.relay._SYNC_WAIT": (0.1, 0.1)})
+        at_first = scrape(endpoint)
+        for outcome in metrics.OUTCOMES:  # each is there from the start
+            assert ("poundcake_alerts_recorded_total", frozenset({("outcome", outcome)})) in (
+                at_first.samples
+            )
+        endpoint.accept(webhook(alert("A"), alert("B"), 5))
+        reaches(endpoint, lambda n: n.get("alerts_emitted_total") == 2)
+        endpoint.accept(webhook(alert("A"), alert("B", status="resolved", ends_at=later(60))))
+        found = reaches(
+            endpoint,
+            lambda n: n.get("alerts_emitted_total") == 3 and n.get("syncs_asked_total"),
+        )
+        outcomes = {o: found.get("alerts_recorded_total", outcome=o) for o in metrics.OUTCOMES}
+        assert {o: n for o, n in outcomes.items() if n} == {
+            "admitted": 2,
+            "malformed": 1,
+            "duplicate": 1,
+            "resolved": 1,
+        }
+        assert found.get("alerts_received_total") == 5
+        assert found.get("alerts_emitted_total", emission="first") == 3
+        assert found.get("requests_recorded_total") == 2
+        assert found.get("accept_to_record_seconds_count") == 2
+        assert 0 < found.get("accept_to_record_seconds_sum") < 60
+        assert found.get("journal_requests", state="recorded") == 2
+        assert found.get("announcement_misses_total") == 0
+        endpoint.set_broker(up=False)  # nothing is published any more
+        found = reaches(
+            endpoint, lambda n: n.get("publishes_total", result="ok") >= len(endpoint.published())
+        )
+        for trigger in ("announce", "webhook", "alert", "sync_due"):
+            name = "poundcake." + trigger
+            count = len([t for t, _, _ in endpoint.published() if t == name])
+            assert found.get("publishes_total", trigger=name, result="ok") == count > 0
+        syncs = found.get("publishes_total", trigger="poundcake.sync_due", result="ok")
+        assert found.get("syncs_asked_total") == syncs
+
+    def test_a_broker_that_is_away(self, make):
+        endpoint = make({"endpoint.relay._RETRY_WAIT": (0.05, 0.05)}, backlog_limit=7)
+        endpoint.accept(webhook())
+        # Health is looked at once a second, the rest is of this moment.
+        up = reaches(
+            endpoint,
+            lambda n: (
+                n.get("requests_recorded_total") == 1
+                and n.get("component_down") == 0
+                and n.get("journal_oldest_waiting_seconds") == 0
+            ),
+        )
+        since = up.get("component_since_timestamp_seconds", component="broker")
+        endpoint.set_broker(up=False)
+        endpoint.accept(webhook())
+        endpoint.accept(webhook())
+        away = reaches(
+            endpoint,
+            lambda n: (
+                n.get("component_down", component="broker") == 1
+                and n.get("journal_oldest_waiting_seconds") > 0
+                and n.get("journal_requests", state="accepted") == 2
+                and n.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
+            ),
+        )
+        assert away.get("component_since_timestamp_seconds", component="broker") > since
+        assert away.get("component_since_timestamp_seconds", component="broker") <= time.time()
+        assert away.values("component") == {"journal", "broker", "database", "stackstorm"}
+        assert away.get("component_down") == 1
+        assert away.get("journal_backlog_requests") == 2
+        assert away.get("journal_backlog_limit_requests") == 7
+        endpoint.set_broker(up=True)
+        reaches(
+            endpoint,
+            lambda n: (
+                n.get("requests_recorded_total") == 3
+                and n.get("component_down") == 0
+                and n.get("journal_backlog_requests") == 0
+                and n.get("journal_oldest_waiting_seconds") == 0
+            ),
+        )
+
+    def test_what_is_stuck_has_a_number_of_its_own(self, make):
+        endpoint = make(way="threads")
+        endpoint.set_broker(up=False)
+        for _ in range(30):
+            endpoint.accept(webhook())
+        book = endpoint.endpoint.journal
+        entries = book.fresh(25)
+        book.mark_missed([e.id for e in entries], time.time() + 600, journal.STUCK)
+        found = reaches(endpoint, lambda n: n.get("journal_stuck_requests"))
+        assert found.get("journal_stuck_requests") == 25
+        assert found.get("journal_backlog_requests") == 5
+
+    def test_a_journal_that_cannot_be_had(self, make, tmp_path):
+        (tmp_path / "in-the-way").write_text("")
+        state = str(tmp_path / "in-the-way" / "state")
+        endpoint = make({"endpoint.service._RETRY": 0.2}, journal=False, state_dir=state)
+        found = reaches(endpoint, lambda n: n.get("component_down", component="journal"))
+        assert not found.has("journal_requests")
+        (tmp_path / "in-the-way").unlink()
+        found = reaches(endpoint, lambda n: n.has("journal_requests"))
+        assert found.get("component_down", component="journal") == 0
+
+    def test_a_miss_and_what_is_recorded_late(self, house):
+        house.bus.records = False
+        house.start()
+        request_id = house.accept(alert())
+        wait_for(lambda: numbers(house.metrics).get("announcement_misses_total") >= 1)
+        assert numbers(house.metrics).get("requests_recorded_total") == 0
+        house.bus.records = True
+        house.reaches(request_id, "recorded")
+        wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total"))
+        found = numbers(house.metrics)
+        assert found.get("requests_recorded_total") == 1
+        assert found.get("accept_to_record_seconds_count") == 1
+
+    def test_an_alert_that_was_lost_is_emitted_again(self, house):
+        house.start()
+        request_id = house.accept(alert())
+        house.reaches(request_id, "recorded")
+        wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total", emission="first"))
+        assert numbers(house.metrics).get("alerts_emitted_total", emission="again") == 0
+        house.set_fate("retry")
+        wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total", emission="again"))
+        found = numbers(house.metrics)
+        assert found.get("alerts_emitted_total", emission="first") == 1
+        assert found.get("alerts_recorded_total") == 1  # again is no other alert
+
+
+class TestMetrics:
+    def test_an_outcome_of_another_release(self):
+        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
+        counted.emitted({"admitted": 2, "eaten": 3}, 2, again=False)
+        found = numbers(counted)
+        assert found.get("alerts_recorded_total", outcome="admitted") == 2
+        assert found.get("alerts_recorded_total", outcome="other") == 3
+        assert "eaten" not in found.values("outcome")
+
+    def test_a_clock_that_was_set_back(self):
+        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
+        counted.recorded([later(10**9)])
+        assert numbers(counted).get("accept_to_record_seconds_sum") == 0
+
+    def test_a_journal_that_takes_long_to_count_is_counted_rarely(self, monkeypatch):
+        clock, asked = [100.0], []
+        takes = 0.0
+
+        def health():
+            asked.append(clock[0])
+            clock[0] += takes
+            return {"components": {"journal": DOWN}}
+
+        monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
+        counted = Metrics(health, lambda: (0, 0, 0))
+        for _ in range(50):
+            counted.text("")
+            clock[0] += 0.1
+        assert 4 <= len(asked) <= 6  # in five seconds
+        takes = 2.0
+        asked.clear()
+        for _ in range(1000):
+            counted.text("")
+            clock[0] += 0.1
+        assert len(asked) in (2, 3)  # in a hundred
+
+
+DOWN = {"state": "down", "since": "2026-01-14T12:00:00Z"}

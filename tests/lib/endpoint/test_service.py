@@ -1,0 +1,689 @@
+"""The endpoint as a whole: whatever is missing is said, and had as soon as it is there."""
+
+import glob
+import json
+import logging
+import os
+import resource
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+
+import pytest
+
+from poundcake.config import load
+from poundcake.endpoint import service as module
+from poundcake.endpoint.journal import JournalError
+from poundcake.endpoint.service import Endpoint
+from poundcake.endpoint_client import health, status
+from poundcake.trail import database
+from poundcake.trail.database import DatabaseError
+from tests import services
+from tests.lib import endpoint_process
+from tests.lib.endpoints import (
+    KINDS,
+    WAYS,
+    InThreads,
+    Patched,
+    Unpatched,
+    bound_by_permissions,
+    message,
+)
+from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
+
+QUICK = {"endpoint.service._RETRY": 0.2}
+PAGE = 4096
+
+
+@pytest.fixture(params=WAYS)
+def make(request, tmp_path):
+    """A function that starts one that tries again quickly, without waiting for it."""
+    made = []
+
+    def factory(**config):
+        found = KINDS[request.param](tmp_path, QUICK, **config).start()
+        made.append(found)
+        return found
+
+    yield factory
+    for found in made:
+        found.stop()
+
+
+@pytest.fixture
+def log(caplog, tmp_path):
+    """A function that gives the log of what was made."""
+
+    def text():
+        file = tmp_path / "log"  # of one in a process of its own
+        return file.read_text(errors="replace") if file.exists() else caplog.text
+
+    return text
+
+
+@pytest.fixture
+def failed(log):
+    """A function that waits until one that was made has said that it will try again, and then
+    for the time of some more tries."""
+
+    def wait():
+        wait_for(lambda: "tried again until it works" in log())
+        time.sleep(0.5)
+
+    return wait
+
+
+def sql(path, statement):
+    """All rows of a statement, on a connection of its own."""
+    connection = sqlite3.connect(str(path), timeout=20, isolation_level=None)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()
+
+
+def part(endpoint, name):
+    return endpoint.get("/api/v1/health").json["components"][name]
+
+
+def has_status(endpoint, request_id, *wanted):
+    return endpoint.get("/api/v1/status/" + request_id).json["status"] in wanted
+
+
+class TestRecovers:
+    def test_the_port_taken_and_freed(self, make, failed):
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(("127.0.0.1", 0))
+            taken.listen(1)
+            endpoint = make(port=taken.getsockname()[1])
+            failed()
+            assert endpoint.alive
+        endpoint.ready()
+        assert endpoint.post(webhook()).status == 202
+
+    def test_the_state_directory_cannot_be_and_then_can(self, make, tmp_path):
+        """A file is where the folder should be: even root cannot write below it."""
+        (tmp_path / "in-the-way").write_text("")
+        state = tmp_path / "in-the-way" / "state"
+        endpoint = make(state_dir=str(state)).ready(journal=False)
+        answer = endpoint.post(webhook(alert()))
+        assert answer.status == 503
+        assert "in-the-way" in answer.json["detail"]
+        assert answer.headers["content-type"] == "application/problem+json"
+        found = endpoint.get("/api/v1/health")
+        assert (found.status, found.json["status"]) == (503, "unavailable")
+        assert found.json["components"]["journal"]["state"] == "down"
+        assert "in-the-way" in found.json["components"]["journal"]["detail"]
+        assert endpoint.get("/api/v1/health/live").status == 200
+        assert endpoint.get("/api/v1/executions/recent").status == 503
+        # The journal may know it, for all that the endpoint can say.
+        assert endpoint.get("/api/v1/status/x").status == 503
+        (tmp_path / "in-the-way").unlink()
+        endpoint.ready()
+        assert endpoint.post(webhook(alert())).status == 202
+
+    def test_another_has_the_state_directory(self, make):
+        first = make().ready()
+        second = make(port=services.free_port()).ready(journal=False)
+        told(second, "another endpoint")
+        first.stop()
+        second.ready()
+
+    def test_another_releases_journal_is_left_to_that(self, make, tmp_path):
+        endpoint = make().ready()
+        request_id = endpoint.accept(webhook())
+        endpoint.stop()
+        path = tmp_path / "state" / "journal.sqlite"
+        sql(path, "PRAGMA user_version = 99")
+        endpoint.start().ready(journal=False)
+        told(endpoint, "another release")
+        assert "another release" in part(endpoint, "journal")["detail"]
+        assert sql(path, "SELECT request_id FROM entries") == [(request_id,)]
+        sql(path, "PRAGMA user_version = 1")
+        endpoint.ready()
+        assert endpoint.post(webhook()).status == 202
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"log_level": "loud"},
+            {"host": "0.0.0.0"},
+            {"st2_web_url": "http://[bad"},
+            {"database_url": "mysql+pymysql://u:p@h:port/db"},
+            {"database_url": "sqlite://"},
+            {"auth_tokens": ["env:POUNDCAKE_NO_SUCH_VARIABLE"]},
+        ],
+    )
+    def test_a_configuration_that_cannot_be_used_does_not_end_it(self, make, failed, log, config):
+        endpoint = make(**config)
+        failed()
+        assert "configuration: {}: ".format(*config) in log()
+        assert endpoint.alive
+        with pytest.raises(OSError):
+            endpoint.client()
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 100, "192.0.2.1"])
+    def test_an_address_that_cannot_be_had_does_not_end_it(self, make, failed, host):
+        endpoint = make(host=host, auth_tokens=["t"])
+        failed()
+        assert endpoint.alive
+
+    def test_the_token_file_comes_later(self, make, failed, tmp_path):
+        endpoint = make(auth_tokens=["file:{}".format(tmp_path / "token")])
+        failed()
+        (tmp_path / "token").write_text("the-token\n")
+        wait_for(lambda: endpoint.alive and self.answers(endpoint))
+        assert endpoint.post(webhook()).status == 401
+        wait_for(lambda: endpoint.post(webhook(), Authorization="Bearer the-token").status == 202)
+
+    def answers(self, endpoint):
+        try:
+            return endpoint.get("/api/v1/health/live").status == 200
+        except OSError:
+            return False
+
+    def test_the_broker_away(self, make):
+        endpoint = make().ready()
+        endpoint.set_broker(up=False)
+        request_id = endpoint.accept(webhook(alert()))
+        wait_for(
+            lambda: endpoint.get("/api/v1/health").json["components"]["broker"]["state"] == "down"
+        )
+        found = endpoint.get("/api/v1/health")
+        assert (found.status, found.json["status"]) == (200, "degraded")
+        assert endpoint.get("/api/v1/health/ready").status == 200
+        answer = endpoint.get("/api/v1/status/" + request_id).json
+        assert (answer["status"], answer["held_up_by"]) == (
+            "accepted",
+            "broker: the broker is away",
+        )
+        endpoint.set_broker(up=True)
+        wait_for(lambda: has_status(endpoint, request_id, "recorded"))
+        wait_for(lambda: endpoint.get("/api/v1/health").json["status"] == "ok")
+
+    def test_the_database_away_at_the_start(self, make, mariadb, mariadb_url):
+        mariadb.stop()
+        endpoint = make(database_url=mariadb_url).ready()
+        request_id = endpoint.accept(webhook(alert()))
+        found = wait_for(
+            lambda: [
+                f
+                for f in [endpoint.get("/api/v1/health").json]
+                if f["components"]["database"]["state"] == "down"
+            ]
+        )[0]
+        assert (found["status"], found["database"]) == ("degraded", "MariaDB")
+        assert mariadb.password not in json.dumps(found)
+        began = time.monotonic()
+        answer = endpoint.get("/api/v1/executions/recent")
+        assert answer.status == 503 and time.monotonic() - began < 8
+        assert mariadb.password not in answer.body.decode()
+        answer = endpoint.get("/api/v1/status/" + request_id)
+        assert (answer.status, answer.json["status"]) == (200, "accepted")
+        assert mariadb.password not in answer.body.decode()
+        assert endpoint.post(webhook()).status == 202
+        mariadb.start()
+        wait_for(lambda: has_status(endpoint, request_id, "recorded"))
+
+
+def test_a_restart_goes_on_where_the_journal_stood(make):
+    endpoint = make().ready()
+    endpoint.set_broker(up=False)
+    ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
+    endpoint.stop()
+    endpoint.set_broker(up=True)
+    endpoint.start().ready()
+    for request_id in ids:
+        wait_for(lambda: has_status(endpoint, request_id, "recorded"))
+    names = [p["alert_name"] for t, p, _ in endpoint.published() if t == "poundcake.alert"]
+    wait_for(lambda: len([t for t, _, _ in endpoint.published() if t == "poundcake.alert"]) == 5)
+    assert len(set(names)) == len(names)
+
+
+class TestDamage:
+    """What SQLite can read of a damaged journal goes on; tests/lib/endpoint/test_quarantine.py has which."""
+
+    def spoil(self, path, pages=0):
+        """Overwrites so many pages of entries while an endpoint works on the file; all of it but
+        for its first page with 0."""
+        while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            pass  # the endpoint is at it
+        sql(path, "PRAGMA user_version = 1")  # makes others forget what they have read
+        sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        data = path.read_bytes()
+        count = len(data) // PAGE
+        found = [n for n in range(2, count) if b"/webhook" in data[n * PAGE : (n + 1) * PAGE]]
+        with open(str(path), "r+b") as file:
+            for page in found[1 : 1 + pages] if pages else range(1, count):
+                file.seek(page * PAGE)
+                file.write(bytes(PAGE))
+
+    def test_in_the_middle_of_work(self, make, tmp_path, log):
+        endpoint = make().ready()
+        path = tmp_path / "state" / "journal.sqlite"
+        endpoint.set_broker(up=False)
+        ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
+        self.spoil(path, pages=3)
+        endpoint.set_broker(up=True)  # the relay reads what waits
+        found = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
+        endpoint.ready()
+        health = endpoint.get("/api/v1/health").json
+        assert (health["status"], health["components"]["journal"]["state"]) == ("degraded", "ok")
+        for word in (found["file"], "{} entries go on".format(found["saved"])):
+            assert word in health["components"]["journal"]["detail"]
+            assert word in log()
+        assert os.path.exists(found["file"])
+        assert found["saved"] + found["lost"] == 60 and 0 < found["lost"] < 20
+        saved = [i for i in ids if endpoint.get("/api/v1/status/" + i).status == 200]
+        assert len(saved) == found["saved"]
+        for request_id in saved:
+            wait_for(lambda: has_status(endpoint, request_id, "recorded"))
+        assert endpoint.post(webhook()).status == 202
+        for name in os.listdir(str(path.parent)):
+            if "corrupt" in name:
+                (path.parent / name).unlink()
+        assert endpoint.get("/api/v1/health").json["status"] == "ok"
+
+    def test_at_the_start(self, make, tmp_path):
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is no database" * 99)
+        endpoint = make().ready()
+        (found,) = part(endpoint, "journal")["set_aside"]
+        assert (found["saved"], found["unread_bytes"]) == (0, 19 * 99)
+        with open(found["file"], "rb") as file:
+            assert file.read() == b"this is no database" * 99
+        assert endpoint.post(webhook()).status == 202
+        endpoint.stop()
+        endpoint.start().ready()  # who looks at it later hears of it as well
+        assert part(endpoint, "journal")["set_aside"] == [found]
+
+    def test_again_and_again(self, make, tmp_path):
+        """It is not set aside a second time at once, and everyone is told why."""
+        endpoint = make().ready()
+        endpoint.set_broker(up=False)
+        path = tmp_path / "state" / "journal.sqlite"
+        endpoint.accept(webhook())
+        self.spoil(path)
+        refused(endpoint)
+        endpoint.ready()
+        before = aside(path)
+        self.spoil(path)
+        told(endpoint, "look at the disk")
+        assert "look at the disk" in part(endpoint, "journal")["detail"]
+        assert endpoint.get("/api/v1/health").status == 503
+        assert aside(path) == before and len(before) == 1
+        os.remove(before[0])  # the operator has looked
+        endpoint.ready()
+        assert endpoint.post(webhook()).status == 202
+        assert len(aside(path)) == 1
+
+
+def aside(path):
+    return glob.glob(str(path) + ".corrupt-*Z")
+
+
+def refused(endpoint):
+    """The answer to a webhook that cannot be taken now."""
+    answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
+    assert answer.status == 503
+    return answer
+
+
+def told(endpoint, words):
+    """Waits until those who send are told so: the journal is opened beside answering them."""
+    wait_for(lambda: words in refused(endpoint).json["detail"])
+
+
+@pytest.fixture(params=[Patched, Unpatched])
+def sensor(request, tmp_path):
+    """A function that makes one in a process of its own, without starting it."""
+    made = []
+
+    def factory(**config):
+        made.append(request.param(tmp_path, QUICK, **config))
+        return made[-1]
+
+    yield factory
+    for found in made:
+        found.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount).returncode != 0:
+        pytest.skip("a file system can be mounted by root alone, and not everywhere")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class TestDisk:
+    """One that is full, or that may not be written, is no reason to lose what was accepted, or to
+    end."""
+
+    def check_full(self, endpoint, ids, make_room, word):
+        answer = refused(endpoint)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert word in answer.json["detail"]
+        found = endpoint.get("/api/v1/health")
+        assert (found.status, found.json["status"]) == (503, "unavailable")
+        assert word in found.json["components"]["journal"]["detail"]
+        assert endpoint.get("/api/v1/status/" + ids[0]).json["status"] == "accepted"
+        make_room()
+        endpoint.ready()  # without a webhook, which a load balancer would not send
+        ids.append(endpoint.accept(webhook(alert("later"))))
+        assert set(ids) <= {entry[0] for entry in endpoint.entries()}
+        assert aside(endpoint.config["state_dir"] + "/journal.sqlite") == []
+        endpoint.set_broker(up=True)
+        for request_id in ids:
+            wait_for(lambda: has_status(endpoint, request_id, "recorded", "completed"))
+
+    def test_full(self, sensor, small_disk, tmp_path):
+        tracking = "sqlite:///{}".format(tmp_path / "tracking.sqlite")
+        endpoint = sensor(state_dir=str(small_disk / "state"), database_url=tracking)
+        endpoint.start().ready()
+        endpoint.set_broker(up=False)
+        ids = []
+        with open(str(small_disk / "filler"), "wb") as filler:
+            # Unbuffered: what did not fit would be written again at the end.
+            os.write(filler.fileno(), bytes(500000))
+        while True:
+            answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
+            if answer.status != 202:
+                break
+            ids.append(answer.json["request_id"])
+            assert len(ids) < 100
+        assert ids
+        self.check_full(endpoint, ids, (small_disk / "filler").unlink, "full")
+
+    def test_a_view_does_not_wait_for_room_in_the_tracking_database(self, small_disk, monkeypatch):
+        engine = database.open_engine("sqlite:///{}".format(small_disk / "tracking.sqlite"))
+        with open(str(small_disk / "filler"), "wb") as filler:
+            while os.write(filler.fileno(), bytes(4096)) == 4096:
+                if os.statvfs(str(small_disk)).f_bavail == 0:
+                    break
+        monkeypatch.setattr(database.time, "sleep", lambda seconds: pytest.fail("it waits"))
+        with pytest.raises(DatabaseError, match="full"):
+            database.prepare(engine)
+
+    def test_a_limit(self, sensor, tmp_path):
+        """The same without a file system: no file may grow beyond what the journal has."""
+        endpoint = sensor().start().ready()
+        endpoint.set_broker(up=False)
+        ids = [endpoint.accept(webhook(alert(labels={"x": "y" * 9000}))) for _ in range(40)]
+        size = (tmp_path / "state" / "journal.sqlite-wal").stat().st_size
+        assert size > (tmp_path / "log").stat().st_size
+        unlimited = resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+
+        def lift():
+            resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+        self.check_full(endpoint, ids, lift, "disk I/O error")
+
+    def test_the_state_directory_may_not_be_written(self, sensor, tmp_path):
+        state = tmp_path / "state"
+        state.mkdir(mode=0o555)
+        endpoint = sensor()
+        endpoint.prefix = bound_by_permissions()
+        endpoint.start().ready(journal=False)
+        told(endpoint, "Permission denied")
+        assert str(state) in part(endpoint, "journal")["detail"]
+        state.chmod(0o755)
+        endpoint.ready()
+        request_id = endpoint.accept(webhook())
+        # What is open goes on being written, and those who ask are told so.
+        state.chmod(0o555)
+        assert endpoint.post(webhook()).status == 202
+        assert endpoint.get("/api/v1/health/ready").status == 200
+        state.chmod(0o755)
+        endpoint.stop()
+        assert request_id in [entry[0] for entry in endpoint.entries()]
+
+
+class TestBounds:
+    @pytest.mark.parametrize("headers", [{}, {"Expect": "100-continue"}])
+    def test_over_the_backlog_limit_nobody_sends_a_body_in_vain(self, make, headers):
+        endpoint = make(backlog_limit=2).ready()
+        endpoint.set_broker(up=False)
+        for _ in range(2):
+            endpoint.accept(webhook(alert()))
+        with endpoint.client() as client:
+            head = message("POST", "/api/v1/webhook", b"", Content_Length="100000", **headers)
+            client.send(head)
+            answer = client.read()
+        assert (answer.status, answer.headers["connection"]) == (503, "close")
+        assert "backlog_limit" in answer.json["detail"]
+        assert len(endpoint.entries()) == 2
+
+
+class TestInside:
+    """What only shows at a certain moment."""
+
+    @pytest.fixture
+    def quick(self, monkeypatch):
+        monkeypatch.setattr(module, "_RETRY", 0.02)
+        monkeypatch.setattr(module, "_TICK", 0.01)
+
+    def run_until(self, found, condition):
+        thread = threading.Thread(target=found.run, daemon=True)
+        thread.start()
+        try:
+            wait_for(condition)
+            assert thread.is_alive()
+        finally:
+            found.stop()
+            thread.join(10)
+
+    @pytest.mark.parametrize("what", ["load", "Server", "Journal", "Relay"])
+    def test_a_fault_of_ours_does_not_end_it(self, tmp_path, monkeypatch, caplog, quick, what):
+        found, _ = self.start(tmp_path)
+        works, tries = getattr(module, what), []
+
+        def fails(*args):
+            tries.append(1)
+            if len(tries) < 4:
+                raise KeyError("a fault")
+            return works(*args)
+
+        monkeypatch.setattr(module, what, fails)
+        self.run_until(found, lambda: found.journal and len(tries) == 4)
+        assert caplog.text.count("cannot be brought up") == 1  # with its traceback
+        assert caplog.text.count("tried again until it works") == 1
+
+    @pytest.mark.parametrize("error", [JournalError, RuntimeError])
+    def test_a_relay_that_cannot_begin_does_not_keep_the_journal(
+        self, tmp_path, monkeypatch, quick, error
+    ):
+        found, _ = self.start(tmp_path)
+        works, tries = module.Relay.start, []
+
+        def fails(relay):
+            tries.append(1)
+            if len(tries) < 4:
+                raise error("can't start new thread")
+            return works(relay)
+
+        monkeypatch.setattr(module.Relay, "start", fails)
+        self.run_until(found, lambda: found.journal)
+
+    def test_a_journal_that_failed_is_tried_until_it_works(self, tmp_path, monkeypatch, quick):
+        """Also where nobody sends anything any more."""
+        found, _ = self.start(tmp_path)
+        tries = []
+
+        def check():
+            tries.append(found.health()["status"])
+            if len(tries) < 4:
+                raise JournalError("full")
+
+        def broken():
+            if found.journal:
+                monkeypatch.setattr(found.journal, "check", check)
+                found.journal_failed("full")
+                return True
+
+        self.run_until(
+            found, lambda: tries or broken() and wait_for(lambda: found.health()["status"] == "ok")
+        )
+        assert tries == ["unavailable"] * 4
+
+    def test_what_only_the_journal_may_know_is_not_unknown(self, tmp_path, monkeypatch, quick):
+        found, port = self.start(tmp_path)
+        probe = InThreads(tmp_path, port=port)
+
+        def fails(request_id):
+            raise JournalError("disk I/O error")
+
+        def asked():
+            if not found.journal:
+                return False
+            wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
+            monkeypatch.setattr(found.journal, "find", fails)
+            answer = probe.get("/api/v1/status/x")
+            assert (answer.status, answer.json["detail"]) == (503, "disk I/O error")
+            return True
+
+        self.run_until(found, asked)
+
+    def test_damage_that_the_relay_meets_first(self, tmp_path, monkeypatch, quick):
+        found, _ = self.start(tmp_path)
+        works, tries = module.Relay.start, []
+
+        def fails(relay):
+            tries.append(1)
+            if len(tries) == 1:
+                raise relay._journal._failed(sqlite3.DatabaseError("malformed"))
+            return works(relay)
+
+        monkeypatch.setattr(module.Relay, "start", fails)
+        self.run_until(found, lambda: found.journal)
+        assert len(aside(tmp_path / "state" / "journal.sqlite")) == 1
+
+    def test_a_state_is_said_once(self, tmp_path, monkeypatch, caplog, quick):
+        found, port = self.start(tmp_path)
+        tries, listen = [], found._listen
+        monkeypatch.setattr(found, "_listen", lambda: tries.append(1) or listen())
+        (tmp_path / "state").write_text("")
+        with socket.socket() as taken, caplog.at_level("INFO"):
+            taken.bind(("127.0.0.1", port))
+            taken.listen(1)
+            thread = threading.Thread(target=found.run, daemon=True)
+            thread.start()
+            wait_for(lambda: len(tries) > 5)
+        (tmp_path / "state").unlink()
+        wait_for(lambda: found.journal and found.health()["status"] != "unavailable")
+        found.stop()
+        thread.join(10)
+        assert caplog.text.count(f"cannot listen on 127.0.0.1:{port}") == 1
+        assert caplog.text.count("journal: down") == 1
+        assert caplog.text.count("webhooks at http") == 1
+        assert caplog.text.count("journal: works again") == 1
+
+    def test_tries_are_rarer_and_rarer(self, tmp_path, monkeypatch, quick):
+        found, _ = self.start(tmp_path, host="0.0.0.0")
+        times = []
+        monkeypatch.setattr(
+            module, "load", lambda config: times.append(time.monotonic()) or load(config)
+        )
+        self.run_until(found, lambda: len(times) > 5)
+        waits = [later - earlier for earlier, later in zip(times, times[1:])]
+        assert all(wait >= 0.02 * least for wait, least in zip(waits, (2, 4, 8, 10, 10)))
+
+    def start(self, tmp_path, **config):
+        given = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
+        given.update(config)
+        log = logging.getLogger("inside")
+        found = Endpoint(
+            given,
+            endpoint_process.FileBus(str(tmp_path / "published"), given),
+            lambda checked: endpoint_process.NoStackStorm(),
+            log,
+        )
+        return found, given["port"]
+
+    def test_a_webhook_while_it_starts_is_taken_or_refused_and_never_both(
+        self, tmp_path, monkeypatch
+    ):
+        probe = InThreads(tmp_path, port=services.free_port())
+        found, _ = self.start(tmp_path, port=probe.port)
+        relay, answers = module.Relay, []
+
+        def late(*args):
+            answers.append(probe.post(webhook()))
+            return relay(*args)
+
+        monkeypatch.setattr(module, "Relay", late)
+        thread = threading.Thread(target=found.run, daemon=True)
+        thread.start()
+        wait_for(lambda: answers)
+        probe.ready()
+        found.stop()
+        thread.join(10)
+        assert (answers[0].status == 202) == bool(probe.entries())
+
+    def test_literal_secrets_are_warned_of_by_name_alone(self, tmp_path, caplog):
+        found, _ = self.start(tmp_path, auth_tokens=["hush-hush"])
+        thread = threading.Thread(target=found.run, daemon=True)
+        with caplog.at_level("DEBUG"):
+            thread.start()
+            wait_for(lambda: found.journal)
+            assert found.health()["literal_secrets"] == ["auth_tokens"]
+            found.stop()
+            thread.join(10)
+        assert "auth_tokens stands in" in caplog.text
+        assert "hush-hush" not in caplog.text
+
+    def test_what_is_wrong_is_logged(self, tmp_path, caplog):
+        found, _ = self.start(tmp_path, host="0.0.0.0")
+        thread = threading.Thread(target=found.run, daemon=True)
+        thread.start()
+        wait_for(lambda: "auth_tokens" in caplog.text)
+        found.stop()
+        thread.join(10)
+
+    def test_stopped_before_it_ran(self, tmp_path):
+        found, _ = self.start(tmp_path)
+        began = time.monotonic()
+        found.stop(0.2)
+        assert time.monotonic() - began < 4
+
+
+class TestAskedByActions:
+    def test_health_and_status(self, tmp_path):
+        running = KINDS["threads"](tmp_path, auth_tokens=["the-token"]).start().ready()
+        try:
+            config = load({"port": running.port, "auth_tokens": ["the-token"]})
+            assert health(config)["status"] in ("ok", "degraded")
+            answer = running.post(webhook(), Authorization="Bearer the-token")
+            request_id = answer.json["request_id"]
+            assert status(config, request_id)["request_id"] == request_id
+            assert status(config, "nothing") is None
+            assert status(config, "../../health") is None
+            wrong = load({"port": running.port, "auth_tokens": ["wrong"]})
+            assert health(wrong) is None
+            assert status(wrong, request_id) is None
+        finally:
+            running.stop()
+
+    def test_no_proxy_is_asked(self, tmp_path, monkeypatch):
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{services.free_port()}")
+        running = KINDS["threads"](tmp_path).start().ready()
+        try:
+            assert health(load({"port": running.port}))["status"] in ("ok", "degraded")
+        finally:
+            running.stop()
+
+    def test_nobody_there(self):
+        config = load({"port": services.free_port()})
+        assert health(config) is None
+        assert status(config, "x") is None

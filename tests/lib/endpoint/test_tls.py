@@ -1,0 +1,336 @@
+"""TLS on the wire: certificates of the endpoint and of clients, changed and broken ones."""
+
+import os
+import socket
+import ssl
+import time
+
+import pytest
+import requests
+
+from poundcake import endpoint_client
+from poundcake.config import Config, load
+from tests.lib.certificates import Authority
+from tests.lib.endpoints import KINDS, WAYS, message
+from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
+
+LIVE = "/api/v1/health/live"
+HEALTH = "/api/v1/health"
+HOOK = "/api/v1/webhook"
+TOKEN = "a-token-of-yours"
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def files(authority):
+    certificate, key = authority.issue("endpoint")
+    return {"tls_certificate": certificate, "tls_key": key}
+
+
+class Secured:
+    """An endpoint with TLS, asked with `requests`."""
+
+    def __init__(self, running, ca):
+        self.running, self.ca = running, str(ca)
+        self.url = f"https://127.0.0.1:{running.port}"
+
+    def get(self, path=LIVE, **more):
+        with requests.Session() as session:  # each on a connection of its own
+            session.trust_env = False
+            return session.get(self.url + path, verify=self.ca, timeout=20, **more)
+
+    def serial(self):
+        """The serial number of the certificate that it shows."""
+        context = ssl.create_default_context(cafile=self.ca)
+        with socket.create_connection(("127.0.0.1", self.running.port), timeout=20) as plain:
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as secured:
+                return secured.getpeercert()["serialNumber"]
+
+    def log(self, caplog):
+        """What it has logged so far."""
+        path = self.running.folder / "log"
+        return path.read_text() if path.exists() else caplog.text
+
+
+def answers(found):
+    try:
+        return found.get().status_code == 200
+    except requests.RequestException:
+        return False
+
+
+@pytest.fixture(params=WAYS)
+def make(request, tmp_path, authority, caplog):
+    caplog.set_level("INFO")
+    made = []
+
+    def factory(settings=None, until=answers, **config):
+        running = KINDS[request.param](tmp_path, settings, **config).start()
+        made.append(running)
+        found = Secured(running, authority.certificate)
+        wait_for(lambda: until(found))
+        return found
+
+    yield factory
+    for running in made:
+        running.stop()
+
+
+def read_all(client):
+    """Until the other side ends the connection, one way or the other."""
+    try:
+        while client.fill():
+            pass
+    except ConnectionError:
+        pass
+
+
+class TestCertificate:
+    def test_webhooks_come_in(self, make, files):
+        found = make(**files)
+        answer = requests.post(
+            found.url + "/api/v1/webhook", json=webhook(), verify=found.ca, timeout=20
+        )
+        assert answer.status_code == 202
+        assert found.get(HEALTH).json()["address"] == found.url
+
+    def test_many_requests_on_a_connection(self, make, files):
+        found = make(**files)
+        with requests.Session() as session:
+            session.verify, session.trust_env = found.ca, False
+            for _ in range(3):
+                assert session.get(found.url + LIVE, timeout=20).json() == {"status": "alive"}
+            large = webhook(alert(annotations={"text": "x" * 300000}))
+            hook = found.url + "/api/v1/webhook"
+            assert session.post(hook, json=large, timeout=20).status_code == 202
+
+    @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+    def test_versions_before_1_2_are_not_spoken(self, make, files):
+        found = make(**files)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(found.ca)
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+        with socket.create_connection(("127.0.0.1", found.running.port), timeout=20) as plain:
+            with pytest.raises(ssl.SSLError):
+                context.wrap_socket(plain, server_hostname="127.0.0.1")
+        assert answers(found)
+
+    def test_a_new_one_is_shown_without_a_restart(self, make, files, authority):
+        found = make(**files)
+        before = found.serial()
+        authority.issue("endpoint")
+        assert found.serial() != before
+
+    def test_a_broken_one_does_not_replace_it(self, make, files, authority, caplog):
+        found = make(**files)
+        before = found.serial()
+        with open(files["tls_key"], "w") as file:
+            file.write("no key")
+        assert found.serial() == before == found.serial()
+        assert found.log(caplog).count("the files of before stay in use") == 1
+        authority.issue("endpoint")
+        assert found.serial() != before
+        assert "the changed files are in use" in found.log(caplog)
+
+    def test_files_that_come_later(self, make, files, caplog):
+        away = files["tls_key"] + ".away"
+        os.rename(files["tls_key"], away)
+        missing = "tls_key: cannot read " + files["tls_key"]
+        found = make(until=lambda found: missing in found.log(caplog), **files)
+        os.rename(away, files["tls_key"])
+        wait_for(lambda: answers(found))
+
+
+class TestWrongClients:
+    def test_plain_http_is_told(self, make, files):
+        found = make(**files)
+        with found.running.client() as client:
+            client.send(message("GET", LIVE))
+            answer = client.read()
+            assert answer.status == 400
+            assert "https://" in answer.json["detail"]
+            assert client.closed()
+
+    def test_no_webhook_comes_in_plain(self, make, files):
+        found = make(**files)
+        assert found.running.post(webhook()).status == 400
+        assert found.running.entries() == []
+
+    @pytest.mark.parametrize(
+        "sent", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
+    )
+    def test_what_is_no_handshake_ends(self, make, files, sent):
+        found = make({"endpoint.http_server.HEADER_TIME": 0.5}, **files)
+        with found.running.client() as client:
+            client.send(sent)
+            read_all(client)
+            assert len(client.buffer) < 20  # an alert of TLS, at the most
+        assert answers(found)
+
+    def test_a_handshake_has_its_time_as_a_whole(self, make, files):
+        found = make({"endpoint.http_server.HEADER_TIME": 1.0}, **files)
+        with found.running.client() as client:
+            client.send(b"\x16\x03\x01\x02\x00")
+            with pytest.raises(ConnectionError):
+                for _ in range(100):
+                    client.send(b"\x01")
+                    time.sleep(0.1)
+
+    @pytest.mark.parametrize(
+        "sent",
+        [b"GET /", message("POST", HOOK, b"", Content_Length="9")],
+        ids=["header", "body"],
+    )
+    def test_a_record_that_trickles_in_has_the_time_of_what_it_carries(self, make, files, sent):
+        found = make(
+            {"endpoint.http_server.HEADER_TIME": 1.0, "endpoint.http_server.BODY_TIME": 1.0},
+            **files,
+        )
+        context = ssl.create_default_context(cafile=found.ca)
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(received, to_send, server_hostname="127.0.0.1")
+        with found.running.client() as plain:
+            while True:
+                try:
+                    client.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    plain.send(to_send.read())
+                    received.write(plain.socket.recv(65536))
+            client.write(sent)
+            plain.send(to_send.read())
+            client.write(b"x" * 200)
+            with pytest.raises(ConnectionError):
+                for byte in to_send.read():
+                    plain.send(bytes([byte]))
+                    time.sleep(0.1)
+
+    def test_who_says_nothing_holds_up_nobody(self, make, files):
+        found = make({"endpoint.http_server.HEADER_TIME": 1.0}, **files)
+        silent = [found.running.client() for _ in range(20)]
+        try:
+            assert answers(found)
+            assert all(client.closed() for client in silent)
+        finally:
+            for client in silent:
+                client.socket.close()
+
+    def test_silent_ones_make_room(self, make, files):
+        found = make(max_connections=3, **files)
+        silent = [found.running.client() for _ in range(6)]
+        try:
+            assert answers(found)
+        finally:
+            for client in silent:
+                client.socket.close()
+
+    def test_failures_are_counted_and_logged_once(self, make, files, caplog):
+        found = make(**files)
+        for _ in range(5):
+            with found.running.client() as client:
+                client.send(b"\x16\x03\x01\x00\x05hello")
+                read_all(client)
+        lines = found.get("/metrics").text.splitlines()
+        assert "poundcake_failed_handshakes_total 5.0" in lines
+        assert found.log(caplog).count("TLS with 127.0.0.1 failed") == 1
+
+    def test_tls_on_a_plain_port(self, make, authority, tmp_path):
+        """It ends for the client as what it is: no TLS."""
+        running = KINDS["threads"](tmp_path).start()
+        try:
+            running.ready()
+            context = ssl.create_default_context(cafile=str(authority.certificate))
+            with socket.create_connection(("127.0.0.1", running.port), timeout=20) as plain:
+                with pytest.raises(ssl.SSLError):
+                    context.wrap_socket(plain, server_hostname="127.0.0.1")
+            assert running.get(LIVE).status == 200
+        finally:
+            running.stop()
+
+
+class TestClientCertificates:
+    @pytest.fixture
+    def clients(self, tmp_path):
+        (tmp_path / "clients").mkdir()
+        return Authority(tmp_path / "clients", "client-ca")
+
+    @pytest.fixture
+    def found(self, make, files, clients):
+        return make(tls_client_ca=str(clients.certificate), **files)
+
+    def test_one_of_the_ca_is_enough(self, found, clients):
+        assert found.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
+        assert found.get(HEALTH).json()["detail"].endswith(": client certificate")
+
+    def test_without_one_only_live_is_answered(self, found):
+        assert found.get(HEALTH).status_code == 401
+        answer = requests.post(
+            found.url + "/api/v1/webhook", json=webhook(), verify=found.ca, timeout=20
+        )
+        assert answer.status_code == 401
+        assert "WWW-Authenticate" not in answer.headers
+        assert found.get(LIVE).status_code == 200
+        assert found.running.entries() == []
+
+    def test_one_of_another_ca_ends_the_connection(self, found, authority):
+        with pytest.raises(requests.ConnectionError):
+            found.get(LIVE, cert=authority.issue("somebody"))
+
+    def test_another_credential_is_enough_where_one_is_set(self, make, files, clients):
+        found = make(tls_client_ca=str(clients.certificate), auth_tokens=[TOKEN], **files)
+        bearer = {"Authorization": "Bearer " + TOKEN}
+        assert found.get(HEALTH, headers=bearer).json()["authentication"] == (
+            "bearer, client certificate"
+        )
+        assert found.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
+        assert found.get(HEALTH).status_code == 401
+
+
+class TestAlertmanager:
+    """The program itself, over TLS."""
+
+    @pytest.mark.parametrize("way", ["certificate", "password"])
+    def test_its_notification_comes_in(self, way, make, files, authority, tmp_path, alertmanager):
+        (tmp_path / "clients").mkdir()
+        clients = Authority(tmp_path / "clients", "client-ca")
+        http = {"tls_config": {"ca_file": str(authority.certificate)}}
+        if way == "certificate":
+            found = make(tls_client_ca=str(clients.certificate), **files)
+            http["tls_config"].update(zip(("cert_file", "key_file"), clients.issue("am")))
+        else:
+            found = make(basic_auth="on-call:a word", **files)
+            http["basic_auth"] = {"username": "on-call", "password": "a word"}
+        server = alertmanager(found.url + "/api/v1/webhook", http_config=http)
+        server.fire(alertname="HostDown")
+        wait_for(lambda: len(found.running.entries()) == 1)
+        body = found.running.entries()[0][1]
+        assert b"HostDown" in body
+
+
+class TestOurOwnActions:
+    """They reach the endpoint at its own address, and know its certificate."""
+
+    def test_the_certificate_is_pinned(self, make, authority, tmp_path):
+        elsewhere = authority.issue("elsewhere", "192.0.2.1")
+        files = dict(zip(("tls_certificate", "tls_key"), elsewhere))
+        config = dict(files, basic_auth="on-call:a-word")
+        found = make(
+            until=lambda found: endpoint_client.health(load(found.running.config)), **config
+        )
+        settings = load(found.running.config)
+        assert endpoint_client.health(settings)["authentication"] == "basic"
+        other, _ = authority.issue("other")
+        config = dict(found.running.config, tls_certificate=other)
+        assert endpoint_client.health(load(config)) is None
+
+    def test_a_certificate_that_cannot_be_read(self, tmp_path):
+        for path in (tmp_path / "none", tmp_path / "empty"):
+            (tmp_path / "empty").write_text("")
+            assert endpoint_client.health(Config(tls_certificate=str(path))) is None

@@ -1,0 +1,479 @@
+"""Retention: what ended long ago goes whole, and nothing else does, whoever writes meanwhile."""
+
+import pathlib
+import subprocess
+import sys
+import threading
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import event, func, insert, select, text, update
+from sqlalchemy.exc import OperationalError
+
+from poundcake.config import Config
+from poundcake.trail import claims, database, purge
+from poundcake.trail.purge import PurgeError
+from poundcake.trail.record import record_requests
+from poundcake.trail.schema import alerts, api_calls, executions, links
+from tests.lib.samples import alert, request
+
+ROOT = pathlib.Path(__file__).parents[3]
+TABLES = (api_calls, alerts, links, executions)
+NOW = datetime.now(timezone.utc)
+OLD = NOW - timedelta(days=100)
+YOUNG = NOW - timedelta(days=80)
+NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Transactions so small that a few requests need several."""
+    monkeypatch.setattr(purge, "_REQUESTS", 2)
+    monkeypatch.setattr(purge, "_ALERTS", 8)
+
+
+def change(engine, *statements):
+    with database.transaction(engine) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def ended(engine, *requests):
+    """Records requests, each of which is over at the moment at which it came."""
+    record_requests(engine, Config(), requests)
+    ids = [r.request_id for r in requests]
+    own = select(api_calls.c.id).where(api_calls.c.request_id.in_(ids)).scalar_subquery()
+    mine = alerts.c.api_call_id.in_(own)
+    change(
+        engine,
+        update(alerts).where(mine, alerts.c.fate.is_(None)).values(fate="execution"),
+        update(alerts).where(mine).values(open_fingerprint=None),
+        update(alerts).values(closed_at=None),
+        update(api_calls)
+        .where(api_calls.c.request_id.in_(ids))
+        .values(completed_at=api_calls.c.created_at),
+    )
+    return requests
+
+
+def fired(name="HostDown", at=OLD, count=1):
+    return request(*[alert(f"{name}{i}", starts_at=at) for i in range(count)], received_at=at)
+
+
+def row_of(engine, sent, position=0):
+    with database.reading(engine) as connection:
+        return connection.execute(
+            select(alerts)
+            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+            .where(api_calls.c.request_id == sent.request_id, alerts.c.position == position)
+        ).one()
+
+
+def worked(engine, sent, execution_id, status="succeeded", position=0):
+    """An execution that claimed the alert's episode, and how it stands."""
+    episode = row_of(engine, sent, position).episode
+    workflow = f"pack.{execution_id}"
+    claimed = claims.link(engine, sent.request_id, episode, workflow, execution_id)
+    assert claimed["claimed"], claimed
+    change(engine, update(executions).where(executions.c.id == execution_id).values(status=status))
+
+
+def left(engine):
+    with database.reading(engine) as connection:
+        return [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
+
+
+def requests_left(engine):
+    with database.reading(engine) as connection:
+        return set(connection.scalars(select(api_calls.c.request_id)))
+
+
+def run(engine, days=90, dry_run=False, **config):
+    found = purge.purge(engine, Config(**config), days, dry_run)
+    assert found.pop("dry_run") is dry_run
+    assert found.pop("before").endswith("Z")
+    return found
+
+
+class TestWhatGoes:
+    def test_what_ended_long_ago_goes_whole(self, engine):
+        old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
+        worked(engine, old, "e1")
+        worked(engine, old, "e2", "failed", position=1)
+        worked(engine, young, "e3")
+        assert run(engine) == {"requests": 1, "alerts": 2, "links": 2, "executions": 2, "kept": 0}
+        assert requests_left(engine) == {young.request_id}
+        assert left(engine) == [1, 1, 1, 1]
+        assert run(engine) == NOTHING
+
+    @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
+    def test_however_its_execution_ended(self, engine, status):
+        (old,) = ended(engine, fired())
+        worked(engine, old, "e1", status)
+        assert run(engine)["executions"] == 1
+        assert left(engine) == [0, 0, 0, 0]
+
+    def test_without_alerts_too(self, engine):
+        ended(engine, request(received_at=OLD), request(received_at=OLD, body="no JSON"))
+        assert run(engine) == {**NOTHING, "requests": 2}
+
+    def test_the_days_are_the_configurations_unless_given(self, engine):
+        ended(engine, fired())
+        assert run(engine, None, retention_days=101) == NOTHING
+        assert run(engine, 101, retention_days=99) == NOTHING
+        assert run(engine, None, retention_days=99)["requests"] == 1
+
+    def test_on_a_new_database(self, database_url):
+        engine = database.open_engine(database_url)
+        assert run(engine) == NOTHING
+        engine.dispose()
+
+
+class TestWhatStays:
+    @pytest.mark.parametrize(
+        "table, values",
+        [
+            (api_calls, {"completed_at": None}),
+            (api_calls, {"completed_at": YOUNG}),
+            (alerts, {"open_fingerprint": "abc"}),
+            (alerts, {"closed_at": YOUNG}),
+            (alerts, {"fate": None}),
+            (alerts, {"fate": "retry"}),
+            (executions, {"status": "running"}),
+            (executions, {"status": "pending"}),
+        ],
+        ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
+    )
+    def test_what_is_not_over(self, engine, table, values):
+        other, old = ended(engine, fired("Other"), fired(count=2))
+        for sent, name in ((other, "e1"), (old, "e2")):
+            worked(engine, sent, name)
+        with database.transaction(engine) as connection:
+            row_id = connection.scalar(select(func.max(table.c.id)))
+            before = dict(
+                connection.execute(select(table).where(table.c.id == row_id)).one()._mapping
+            )
+            connection.execute(update(table).where(table.c.id == row_id).values(values))
+        found = run(engine)
+        assert found == {"requests": 1, "alerts": 1, "links": 1, "executions": 1, "kept": 1}
+        assert requests_left(engine) == {old.request_id}
+        assert left(engine) == [1, 2, 1, 1]
+        change(engine, update(table).where(table.c.id == row_id).values(before))
+        assert run(engine)["requests"] == 1
+
+    @pytest.mark.parametrize(
+        "values", [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"fate": None}], ids="-".join
+    )
+    def test_the_claim_on_an_episode_that_is_not_over(self, engine, values):
+        claimed, again, unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
+        worked(engine, claimed, "e1")
+        first, second = row_of(engine, claimed), row_of(engine, again)
+        change(
+            engine,
+            update(alerts).where(alerts.c.id == second.id).values(episode=first.episode, **values),
+            update(api_calls)
+            .where(api_calls.c.id == second.api_call_id)
+            .values(created_at=YOUNG, completed_at=YOUNG),
+        )
+        assert run(engine) == {**NOTHING, "requests": 1, "alerts": 1, "kept": 1}
+        assert requests_left(engine) == {claimed.request_id, again.request_id}
+        refused = claims.link(engine, again.request_id, first.episode, "pack.e1", "e2")
+        assert not refused["claimed"] and "e1" in refused["reason"]
+        change(
+            engine,
+            update(alerts).values(created_at=OLD, open_fingerprint=None, fate="execution"),
+        )
+        assert run(engine)["requests"] == 1
+        assert requests_left(engine) == {again.request_id}
+
+    def test_a_link_without_a_claim_does_not(self, engine):
+        released, again = ended(engine, fired(), fired("Again", YOUNG))
+        worked(engine, released, "e1")
+        episode = row_of(engine, released).episode
+        change(engine, update(alerts).values(episode=episode))
+        claims.release(engine, episode)
+        assert run(engine)["links"] == 1
+        assert requests_left(engine) == {again.request_id}
+
+    def test_an_execution_that_a_kept_request_names_too(self, engine):
+        old, later, young = ended(
+            engine, fired(), fired("Later", OLD + timedelta(hours=1)), fired("Young", YOUNG)
+        )
+        worked(engine, old, "shared")
+        worked(engine, young, "shared")
+        worked(engine, later, "shared")
+        worked(engine, later, "alone")
+        found = run(engine, dry_run=True)
+        assert found == {"requests": 2, "alerts": 2, "links": 3, "executions": 1, "kept": 0}
+        assert run(engine) == found
+        assert left(engine) == [1, 1, 1, 1]
+        assert run(engine, 79)["executions"] == 1
+        assert left(engine) == [0, 0, 0, 0]
+
+
+class TestInPieces:
+    def history(self, engine):
+        """13 requests of one moment and of several, three of which stay: the first, one in the
+        middle, the last. Executions are shared by requests that are far apart."""
+        sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
+        sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
+        ended(engine, *sent)
+        for i, one in enumerate(sent):
+            worked(engine, one, f"e{i}")
+        for i in (1, 4, 9):
+            worked(engine, sent[i], "shared")
+        for i in (0, 3):
+            worked(engine, sent[i], "shared with one that stays")
+        kept = [sent[i].request_id for i in (0, 5, 11)]
+        change(
+            engine,
+            update(api_calls).where(api_calls.c.request_id.in_(kept)).values(completed_at=NOW),
+        )
+        return set(kept)
+
+    def test_a_dry_run_says_what_is_then_done(self, engine, small):
+        kept = self.history(engine)
+        before = left(engine)
+        told = run(engine, dry_run=True)
+        assert left(engine) == before
+        assert run(engine) == told
+        assert [told[n] for n in ("requests", "alerts", "links", "executions")] == [
+            b - a for b, a in zip(before, left(engine))
+        ]
+        assert told["kept"] == 3 and told["executions"] == 11
+        assert requests_left(engine) == kept
+
+    def test_transactions_are_small(self, engine, small):
+        self.history(engine)
+        sizes, deleted = [], []
+
+        def count(connection, cursor, statement, parameters, context, many):
+            if statement.startswith("DELETE"):
+                deleted.append((statement.split()[2].strip("`"), cursor.rowcount))
+
+        def close(connection):
+            if deleted:
+                sizes.append(dict(deleted))
+                deleted.clear()
+
+        event.listen(engine, "after_cursor_execute", count)
+        event.listen(engine, "commit", close)
+        run(engine)
+        assert sum(size["poundcake_api_calls"] for size in sizes) == 10
+        assert all(size["poundcake_api_calls"] <= 2 for size in sizes)
+        big = [size for size in sizes if size["poundcake_alerts"] > 8]
+        assert [size["poundcake_api_calls"] for size in big] == [1]
+
+    def test_what_the_database_refused_is_tried_again(self, engine, small, monkeypatch):
+        self.history(engine)
+        told = run(engine, dry_run=True)
+        real, failures = purge._delete, [1213, 1205]
+
+        def fail(connection, column, values):
+            real(connection, column, values)
+            if column is alerts.c.api_call_id and failures:
+                raise OperationalError("", {}, Exception(failures.pop(), "try again"))
+
+        monkeypatch.setattr(purge, "_delete", fail)
+        assert run(engine) == told
+        assert not failures
+
+    def test_two_at_once(self, engine, small):
+        kept = self.history(engine)
+        told = run(engine, dry_run=True)
+        found = []
+        threads = [threading.Thread(target=lambda: found.append(run(engine))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for name in ("requests", "alerts", "links", "executions"):
+            assert sum(each[name] for each in found) == told[name], name
+        assert requests_left(engine) == kept
+
+    @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
+    def test_killed_in_the_middle(self, engine, small, after):
+        kept = self.history(engine)
+        total = left(engine)
+        script = f"""
+import sys
+from poundcake.trail import database, purge
+from poundcake.config import Config
+from poundcake.trail.schema import alerts, links
+real, calls = purge._delete, []
+def stop(connection, column, values):
+    real(connection, column, values)
+    calls.append(column)
+    if calls.count({after}) == 2:
+        print("here", flush=True)
+        sys.stdin.read()
+purge._delete, purge._REQUESTS = stop, 2
+purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config(), 90)
+"""
+        child = subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=ROOT / "lib",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert child.stdout.readline() == b"here\n"
+        finally:
+            child.kill()
+            child.communicate()
+        rest = left(engine)
+        # The first transaction is done, the second is not.
+        assert 0 < total[0] - rest[0] <= 2
+        assert orphans(engine) == 0
+        assert run(engine)["requests"] == rest[0] - 3
+        assert requests_left(engine) == kept
+        assert orphans(engine) == 0
+
+
+def orphans(engine):
+    """Rows whose parent is not there, and links whose execution is not."""
+    with database.reading(engine) as connection:
+        return sum(
+            connection.scalar(select(func.count()).select_from(child).where(parent.not_in(known)))
+            for child, parent, known in (
+                (alerts, alerts.c.api_call_id, select(api_calls.c.id)),
+                (links, links.c.alert_id, select(alerts.c.id)),
+                (links, links.c.st2_execution_id, select(executions.c.id)),
+            )
+        )
+
+
+class TestMeanwhile:
+    def test_what_is_recorded_meanwhile_is_all_there(self, engine, small):
+        """The same fingerprints as in the history, opened, repeated, closed and claimed."""
+        for i in range(0, 30, 10):
+            ended(
+                engine, *[fired(f"A{n % 5}", OLD + timedelta(minutes=n)) for n in range(i, i + 10)]
+            )
+        errors, sent, stop = [], [[], []], threading.Event()
+
+        def write(mine, index):
+            try:
+                while not stop.is_set() or len(mine) < 6:
+                    now = datetime.now(timezone.utc)
+                    status = ("firing", "firing", "resolved")[len(mine) % 3]
+                    one = request(
+                        *[alert(f"A{n}0", status, NOW, now) for n in range(5)], received_at=now
+                    )
+                    record_requests(engine, Config(max_remediations_per_hour=0), [one])
+                    mine.append(one.request_id)
+                    row = row_of(engine, one, len(mine) % 5)
+                    if row.outcome == "admitted":
+                        claims.link(
+                            engine,
+                            one.request_id,
+                            row.episode,
+                            "pack.work",
+                            f"e{index}-{len(mine)}",
+                        )
+            except Exception as error:
+                errors.append(error)
+
+        writers = [threading.Thread(target=write, args=(m, i)) for i, m in enumerate(sent)]
+        for thread in writers:
+            thread.start()
+        try:
+            found = run(engine)
+        finally:
+            stop.set()
+            for thread in writers:
+                thread.join(60)
+        assert errors == []
+        assert found["requests"] == 30
+        assert requests_left(engine) == {i for mine in sent for i in mine}
+        assert left(engine)[1] == 5 * left(engine)[0]
+        assert orphans(engine) == 0
+
+    def test_an_execution_that_links_itself_at_this_moment(self, mariadb_url):
+        engine = database.open_engine(mariadb_url)
+        database.prepare(engine)
+        (old,) = ended(engine, fired())
+        row = row_of(engine, old)
+        waits, found = threading.Event(), []
+
+        def seen(connection, cursor, statement, parameters, context, many):
+            if "FOR UPDATE" in statement and "open_fingerprint" in statement:
+                waits.set()
+
+        with database.transaction(engine) as connection:
+            claims._link(connection, old.request_id, row.episode, "pack.work", "e1")
+            event.listen(engine, "before_cursor_execute", seen)
+            thread = threading.Thread(target=lambda: found.append(run(engine)))
+            thread.start()
+            assert waits.wait(10)
+        thread.join(60)
+        assert found == [{**NOTHING, "kept": 1}]
+        assert left(engine) == [1, 1, 1, 1]
+        engine.dispose()
+
+
+class TestFields:
+    @pytest.mark.parametrize("days", [0, -1, 36_501])
+    def test_the_days_have_bounds(self, engine, days):
+        with pytest.raises(PurgeError, match="older_than_days: 1 to 36500 is expected"):
+            run(engine, days)
+
+    def test_a_cooldown_is_not_forgotten(self, engine):
+        ended(engine, fired())
+        with pytest.raises(PurgeError, match="older_than_days: 3 or more .*cooldown_seconds"):
+            run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
+        assert run(engine, 3, cooldown_seconds=2 * 86_400 + 1)["requests"] == 1
+
+
+class TestPlans:
+    def test_no_statement_reads_a_whole_table(self, engine):
+        fill(engine)
+        statements = []
+
+        def note(connection, cursor, statement, parameters, context, many):
+            if statement.split()[0] in ("SELECT", "DELETE") and "poundcake_meta" not in statement:
+                statements.append((statement, parameters))
+
+        event.listen(engine, "before_cursor_execute", note)
+        assert run(engine)["requests"] == 1000
+        event.remove(engine, "before_cursor_execute", note)
+        fill(engine)
+        assert len(statements) > 20
+        for statement, parameters in statements:
+            assert not whole_tables(engine, statement, parameters), statement
+
+
+def fill(engine):
+    """10,000 requests, 1000 of them old, each with an alert, a link and an execution."""
+    rows = {table: [] for table in TABLES}
+    for i in range(1, 10_001):
+        at = (OLD if i <= 1000 else YOUNG) + timedelta(seconds=i)
+        blank = {"headers": "{}", "body": "{}", "body_sha256": "", "method": "POST", "path": "/"}
+        rows[api_calls].append(
+            dict(blank, id=i, request_id=str(i), status_code=202, created_at=at, completed_at=at)
+        )
+        blank = {"severity": "", "instance": "", "labels": "{}", "annotations": "{}"}
+        blank.update(status="firing", outcome="admitted", reason="", fate="execution")
+        rows[alerts].append(
+            dict(blank, id=i, api_call_id=i, position=0, fingerprint=str(i), alert_name=str(i % 9))
+        )
+        rows[alerts][-1].update(created_at=at, recorded_at=at, episode=f"{i}-1")
+        link = {"id": i, "request_id": str(i), "alert_id": i, "created_at": at}
+        rows[links].append(dict(link, st2_execution_id=f"e{i}", claim=f"{i}-1|pack.work"))
+        rows[executions].append({"id": f"e{i}", "action": "pack.work", "status": "succeeded"})
+    change(engine, *[table.delete() for table in reversed(TABLES[:3])], executions.delete())
+    with database.transaction(engine) as connection:
+        for table, values in rows.items():
+            connection.execute(insert(table), values)
+            name = "ANALYZE TABLE " if engine.dialect.name == "mysql" else "ANALYZE "
+            connection.execute(text(name + table.name))
+
+
+def whole_tables(engine, statement, parameters):
+    """Those steps of a statement's plan that read a table or an index from end to end."""
+    with database.transaction(engine) as connection:
+        if engine.dialect.name == "mysql":
+            plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).mappings().all()
+            return [dict(step) for step in plan if step["type"] in ("ALL", "index")]
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
+        return [step.detail for step in plan if step.detail.startswith("SCAN")]

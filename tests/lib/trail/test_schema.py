@@ -1,0 +1,145 @@
+"""The tables, on both databases alike."""
+
+import datetime
+
+import pytest
+import sqlalchemy
+from sqlalchemy import select
+
+from poundcake.trail import schema
+from tests.lib.samples import NOON
+
+# What the seed's users select, of poundcake's tables and of the mirror.
+COLUMNS = {
+    "poundcake_api_calls": "id request_id method path headers body status_code created_at"
+    " completed_at",
+    "poundcake_alerts": "id api_call_id fingerprint alert_name severity instance labels"
+    " annotations st2_rule_matched created_at",
+    "poundcake_st2_execution_link": "id request_id alert_id st2_execution_id st2_rule_ref"
+    " st2_action_ref created_at",
+    "execution_db": "id action status start_timestamp end_timestamp",
+}
+
+
+def put(connection, name, **more):
+    return connection.execute(schema.meta.insert().values(name=name, value="v", **more))
+
+
+@pytest.mark.parametrize("table", sorted(COLUMNS))
+def test_the_seeds_columns_are_there(table):
+    assert set(COLUMNS[table].split()) <= set(schema.metadata.tables[table].c.keys())
+
+
+@pytest.mark.parametrize("other", ["hostdown", "HostDown ", "HóstDown", "HostDown\u0301"])
+def test_a_name_is_told_from_another(engine, other):
+    with engine.begin() as connection:
+        put(connection, "HostDown")
+        put(connection, other)
+        found = connection.scalars(
+            select(schema.meta.c.name).where(schema.meta.c.name == "HostDown")
+        ).all()
+    assert found == ["HostDown"]
+
+
+def test_any_character_is_kept(engine):
+    name = "🍰 日本 \u0000 \\ ' \" ; -- %s %(x)s :x {{ <%"
+    with engine.begin() as connection:
+        put(connection, name)
+        assert connection.scalar(select(schema.meta.c.name).where(schema.meta.c.name == name))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        NOON,
+        NOON.replace(microsecond=123456),
+        NOON.astimezone(datetime.timezone(datetime.timedelta(hours=5))),
+        NOON.replace(year=9999, month=12, day=31, hour=23, minute=59, second=59),
+        NOON.replace(year=2),
+        None,
+    ],
+)
+def test_a_moment_comes_back_aware_and_to_the_microsecond(engine, moment):
+    with engine.begin() as connection:
+        connection.execute(
+            schema.executions.insert().values(
+                id="e", action="a", status="s", start_timestamp=moment
+            )
+        )
+        found = connection.scalar(select(schema.executions.c.start_timestamp))
+    assert found == moment
+    assert moment is None or found.utcoffset() == datetime.timedelta(0)
+
+
+def test_one_open_incident_a_fingerprint(engine):
+    def row(position, open_fingerprint):
+        return dict(
+            api_call_id=1,
+            position=position,
+            fingerprint="f",
+            alert_name="",
+            severity="",
+            instance="",
+            labels="{}",
+            annotations="{}",
+            status="firing",
+            created_at=NOON,
+            recorded_at=NOON,
+            outcome="admitted",
+            reason="",
+            open_fingerprint=open_fingerprint,
+        )
+
+    with engine.begin() as connection:
+        connection.execute(
+            schema.api_calls.insert().values(
+                id=1,
+                request_id="r",
+                method="POST",
+                path="/",
+                headers="{}",
+                body="",
+                status_code=202,
+                created_at=NOON,
+                body_sha256="",
+            )
+        )
+        for position, fingerprint in enumerate([None, None, "f", "F"]):
+            connection.execute(schema.alerts.insert().values(**row(position, fingerprint)))
+    with pytest.raises(sqlalchemy.exc.IntegrityError):
+        with engine.begin() as connection:
+            connection.execute(schema.alerts.insert().values(**row(9, "f")))
+    with pytest.raises(sqlalchemy.exc.IntegrityError):
+        with engine.begin() as connection:
+            connection.execute(schema.alerts.insert().values(**row(0, None)))
+
+
+@pytest.mark.parametrize(
+    "text, length", [("", 0), ("a" * 64, 64), ("a" * 65, 64), ("🍰" * 70, 64), ("\ud800" * 70, 64)]
+)
+def test_what_is_too_long_is_cut_to_its_column(engine, text, length):
+    found = schema.cut(text, schema.meta.c.name)
+    assert len(found) == length
+    with engine.begin() as connection:
+        put(connection, found)
+        assert connection.scalar(select(schema.meta.c.name).where(schema.meta.c.name == found)) == (
+            found
+        )
+
+
+def test_a_body_may_be_as_long_as_the_endpoint_takes_them(engine):
+    body = "🍰" * 300000
+    with engine.begin() as connection:
+        connection.execute(
+            schema.api_calls.insert().values(
+                request_id="r",
+                method="POST",
+                path="/",
+                headers="{}",
+                body=body,
+                status_code=202,
+                created_at=NOON,
+                body_sha256="",
+            )
+        )
+        assert connection.scalar(select(schema.api_calls.c.body)) == body

@@ -1,0 +1,140 @@
+"""The SQL that users have from the project's beginnings, to the letter, on MariaDB."""
+
+import subprocess
+from decimal import Decimal
+
+import pymysql
+import pytest
+from sqlalchemy.engine import make_url
+
+from poundcake.trail import database
+from tests import services
+from tests.lib.samples import alert, iso, later
+from tests.lib.trails import episode, ran, record
+
+AUDIT_TRAIL = """
+SELECT
+    api.request_id,
+    alert.alert_name,
+    alert.severity,
+    link.st2_execution_id,
+    exec.action as st2_workflow,
+    exec.status
+FROM poundcake_api_calls api
+JOIN poundcake_alerts alert ON alert.api_call_id = api.id
+LEFT JOIN poundcake_st2_execution_link link ON link.alert_id = alert.id
+LEFT JOIN execution_db exec ON exec.id = link.st2_execution_id
+WHERE api.request_id = 'your-request-id';
+"""
+
+SUCCESS_RATES = """
+SELECT
+    exec.action as workflow,
+    COUNT(*) as total,
+    SUM(CASE WHEN exec.status = 'succeeded' THEN 1 ELSE 0 END) as succeeded,
+    ROUND(AVG(TIMESTAMPDIFF(SECOND, exec.start_timestamp, exec.end_timestamp)), 2) as avg_duration_sec
+FROM execution_db exec
+JOIN poundcake_st2_execution_link link ON exec.id = link.st2_execution_id
+GROUP BY exec.action;
+"""  # noqa: E501
+
+RECENT_EXECUTIONS = """
+SELECT COUNT(*) as total, st2_action_ref
+FROM poundcake_st2_execution_link
+GROUP BY st2_action_ref;
+"""
+
+
+@pytest.fixture
+def request_id(mariadb_url):
+    """One request with three alerts and three executions, among another's."""
+    engine = database.open_engine(mariadb_url)
+    found = record(
+        engine,
+        alert("HostDown", fingerprint="a", labels={"severity": "critical"}),
+        alert("DiskFull", fingerprint="b", labels={"severity": "warning"}),
+        alert("Unknown", fingerprint="c", labels={"severity": ""}),
+    )
+    other = record(engine, alert("HostDown", fingerprint="d"))
+    # Two seconds and a half, seven, and one that has not ended.
+    ran(engine, found, episode("a"), "e1", "poundcake.host_down")
+    ran(engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None)
+    ended = iso(later(17))
+    ran(engine, found, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended)
+    ran(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
+    ran(engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended)
+    engine.dispose()
+    return found
+
+
+def ask(url, statement):
+    """(the names of the columns, the rows in any order but sorted) by a plain cursor."""
+    parsed = make_url(url)
+    connection = pymysql.connect(
+        host=parsed.host,
+        port=parsed.port,
+        user=parsed.username,
+        password=parsed.password,
+        database=parsed.database,
+    )
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return [column[0] for column in cursor.description], sorted(cursor.fetchall(), key=str)
+    finally:
+        connection.close()
+
+
+def test_the_complete_audit_trail(mariadb_url, request_id):
+    names, rows = ask(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
+    assert names == [
+        "request_id",
+        "alert_name",
+        "severity",
+        "st2_execution_id",
+        "st2_workflow",
+        "status",
+    ]
+    assert rows == [
+        (request_id, "DiskFull", "warning", "e3", "x.clean", "failed"),
+        (request_id, "HostDown", "critical", "e1", "poundcake.host_down", "succeeded"),
+        (request_id, "HostDown", "critical", "e2", "x.tell", "running"),
+        (request_id, "Unknown", "", None, None, None),
+    ]
+    assert ask(mariadb_url, AUDIT_TRAIL)[1] == []
+
+
+def test_the_success_rates_of_workflows(mariadb_url, request_id):
+    names, rows = ask(mariadb_url, SUCCESS_RATES)
+    assert names == ["workflow", "total", "succeeded", "avg_duration_sec"]
+    assert rows == [
+        ("poundcake.host_down", 2, 2, Decimal("4.50")),  # 2 (whole seconds) and 7
+        ("x.clean", 1, 0, Decimal("7.00")),
+        ("x.tell", 2, 0, Decimal("7.00")),
+    ]
+
+
+def test_the_executions_by_action(mariadb_url, request_id):
+    names, rows = ask(mariadb_url, RECENT_EXECUTIONS)
+    assert names == ["total", "st2_action_ref"]
+    assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.tell")]
+
+
+def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id):
+    try:
+        program = services.program("mysql", "mariadb")
+    except services.Missing as missing:
+        pytest.skip(str(missing))
+    url = make_url(mariadb_url)
+    # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on a port of its own
+    server = ["--no-defaults", "-h" + url.host, f"-P{url.port}"]
+    account = ["-u" + url.username, "-p" + url.password, url.database]
+    shown = subprocess.run(
+        [program] + server + account + ["-e", RECENT_EXECUTIONS],
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=60,
+    ).stdout.decode()
+    heading, *rows = shown.splitlines()
+    assert heading == "total\tst2_action_ref"
+    assert sorted(rows) == ["1\tx.clean", "2\tpoundcake.host_down", "2\tx.tell"]

@@ -1,0 +1,331 @@
+"""The views as a terminal shows them."""
+
+import pytest
+
+from poundcake.trail import text
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00"
+
+
+def alert(**more):
+    found = {
+        "request_id": "r",
+        "received_at": "2026-01-14T12:00:00Z",
+        "alert_name": "HostDown",
+        "severity": "critical",
+        "instance": "web-1",
+        "status": "firing",
+        "outcome": "admitted",
+        "reason": "",
+        "st2_workflow": "poundcake.host_down",
+    }
+    found.update(more)
+    return found
+
+
+def episode(**more):
+    found = {
+        "episode": "f-1",
+        "fingerprint": "f",
+        "alert_name": "HostDown",
+        "severity": "critical",
+        "instance": "web-1",
+        "state": "firing",
+        "starts_at": "2026-01-14T12:00:00Z",
+        "ends_at": None,
+        "last_seen_at": "2026-01-14T12:30:00Z",
+        "notifications": 2,
+        "alerts": [alert()],
+        "stackstorm_executions": [],
+    }
+    found.update(more)
+    return found
+
+
+def why(*episodes, **more):
+    return text.why(dict({"episodes": list(episodes), "count": len(episodes)}, **more))
+
+
+def execution(**more):
+    found = {
+        "st2_execution_id": "e",
+        "st2_workflow": "poundcake.host_down",
+        "st2_rule": "poundcake.host_down",
+        "status": "succeeded",
+        "duration_seconds": 1.5,
+        "message": "done",
+        "triggered_at": "2026-01-14T12:00:00Z",
+        "request_id": "r",
+        "alert": {"name": "HostDown", "severity": "critical", "instance": "web-1"},
+    }
+    found.update(more)
+    return found
+
+
+def status(**more):
+    found = {
+        "request_id": "r",
+        "received_at": "2026-01-14T12:00:00Z",
+        "completed_at": None,
+        "status": "running",
+        "receiver": "poundcake",
+        "truncated_alerts": 0,
+        "alerts": [alert()],
+        "stackstorm_executions": [execution()],
+    }
+    found.update(more)
+    return found
+
+
+def active(**more):
+    found = {
+        "fingerprint": "f",
+        "episode": "f-1",
+        "alert_name": "HostDown",
+        "severity": "critical",
+        "instance": "web-1",
+        "starts_at": "2026-01-14T12:00:00Z",
+        "last_seen_at": "2026-01-14T12:00:00Z",
+        "notifications": 2,
+        "stale": False,
+        "request_id": "r",
+        "st2_workflow": "poundcake.host_down",
+        "st2_execution_id": "e",
+        "remediation_status": "running",
+    }
+    found.update(more)
+    return found
+
+
+def call(**more):
+    found = {
+        "request_id": "r",
+        "received_at": "2026-01-14T12:00:00Z",
+        "status": "completed",
+        "alert_count": 1,
+        "st2_execution_count": 1,
+        "alerts": [alert()],
+    }
+    found.update(more)
+    return found
+
+
+def stats(**more):
+    row = {
+        "count": 5,
+        "succeeded": 3,
+        "failed": 1,
+        "running": 1,
+        "other": 0,
+        "not_cleared": 2,
+        "success_rate": 0.75,
+        "mean_seconds": 1.5,
+        "p95_seconds": None,
+    }
+    found = {
+        "since": "2026-01-14T12:00:00Z",
+        "until": "2026-01-15T12:00:00Z",
+        "workflows": [dict(row, workflow="poundcake.host_down")],
+        "alerts": [dict(row, alert_name="HostDown")],
+    }
+    found.update(more)
+    return found
+
+
+def health(**more):
+    found = {
+        "status": "ok",
+        "version": "0.1.0",
+        "address": "http://127.0.0.1:8000",
+        "authentication": "none",
+        "database": "SQLite",
+        "dry_run": True,
+        "literal_secrets": [],
+        "components": {"journal": {"state": "ok", "since": "x", "detail": "", "waiting": 0}},
+    }
+    found.update(more)
+    return found
+
+
+TEXTS = [
+    text.status(status()),
+    text.status(status(alerts=[], stackstorm_executions=[])),
+    why(episode(stackstorm_executions=[execution()])),
+    why(episode(), episode(severity="", instance="", episode="", state="")),
+    why(),
+    text.stats(stats()),
+    text.stats(stats(workflows=[], alerts=[])),
+    text.executions_recent({"executions": [call(), call(alerts=[])], "total": 2}),
+    text.executions_recent({"executions": [], "total": 0}),
+    text.alerts_active({"active_alerts": [active(stale=True)], "count": 1}),
+    text.alerts_active({"active_alerts": [], "count": 0}),
+    text.st2_executions({"st2_executions": [execution()], "count": 1}),
+    text.st2_executions({"st2_executions": [], "count": 0}),
+    text.health(health()),
+]
+
+
+@pytest.mark.parametrize("found", TEXTS)
+def test_it_starts_on_a_line_of_its_own(found):
+    assert found.startswith("\n") and not found.startswith("\n\n")
+    assert not found.endswith("\n")
+    assert all(line == line.rstrip() for line in found.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda h: text.status(status(receiver=h, error=h, held_up_by=h, stackstorm=h)),
+        lambda h: text.status(status(alerts=[alert(alert_name=h, reason=h, instance=h)])),
+        lambda h: text.status(status(stackstorm_executions=[execution(message=h)])),
+        lambda h: why(episode(alert_name=h, instance=h, severity=h, episode=h)),
+        lambda h: why(episode(alerts=[alert(reason=h)])),
+        lambda h: why(episode(stackstorm_executions=[execution(message=h)])),
+        lambda h: why(stackstorm=h, next=h),
+        lambda h: text.stats(stats(workflows=[dict(stats()["workflows"][0], workflow=h)])),
+        lambda h: text.stats(stats(alerts=[dict(stats()["alerts"][0], alert_name=h)])),
+        lambda h: text.executions_recent(
+            {"executions": [call(alerts=[alert(alert_name=h, instance=h)])], "total": 1}
+        ),
+        lambda h: text.alerts_active(
+            {"active_alerts": [active(alert_name=h, remediation_status=h)], "count": 1}
+        ),
+        lambda h: text.st2_executions(
+            {"st2_executions": [execution(alert={"name": h, "instance": h})], "count": 1}
+        ),
+        lambda h: text.health(health(address=h)),
+        lambda h: text.health(
+            health(components={"broker": {"state": "down", "since": "", "detail": h}})
+        ),
+    ],
+)
+def test_nothing_in_it_moves_the_cursor_or_forges_a_line(found):
+    plain = found("harmless")
+    hostile = found(HOSTILE)
+    assert "harmless" in plain and "forged line" in hostile
+    for character in hostile:
+        assert character == "\n" or character.isprintable()
+    assert hostile.count("\n") == plain.count("\n")
+    assert "\nforged" not in hostile
+
+
+def test_a_status_names_what_there_is_to_know():
+    found = text.status(
+        status(truncated_alerts=22, error="the error", completed_at="2026-01-14T12:01:00Z")
+    )
+    for word in ("22", "the error", "2026-01-14T12:01:00Z", "HostDown", "poundcake.host_down"):
+        assert word in found
+    assert "nothing was run" in text.status(status(stackstorm_executions=[]))
+    assert "no alerts" in text.status(status(alerts=[]))
+
+
+def test_why_says_why_nothing_ran():
+    assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
+    assert "nothing was run for it" in why(episode())
+    assert "no such alert" in why()
+
+
+def test_why_tells_the_course_of_an_episode():
+    assert why(
+        episode(
+            alerts=[
+                alert(reason="new incident"),
+                alert(outcome="duplicate", received_at="2026-01-14T12:30:00Z", request_id="s"),
+            ],
+            stackstorm_executions=[execution(), execution(status="running", duration_seconds=None)],
+        ),
+        at_least=True,
+        next="2026-01-14T12:00:00Z/5/9",
+    ).split("\n") == [
+        "",
+        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times, last at"
+        " 2026-01-14T12:30:00Z",
+        "  episode f-1",
+        "  2026-01-14T12:00:00Z  firing: admitted, new incident",
+        "    request r",
+        "  2026-01-14T12:30:00Z  firing: duplicate",
+        "    request s",
+        "  poundcake.host_down (e): succeeded after 1.5 s, done",
+        "  poundcake.host_down (e): running, done",
+        "",
+        "at least 1 episodes",
+        "further back: before=2026-01-14T12:00:00Z/5/9",
+    ]
+
+
+@pytest.mark.parametrize(
+    "more, course",
+    [
+        (
+            {"state": "resolved", "ends_at": "2026-01-14T12:40:00Z", "notifications": 1},
+            "resolved at 2026-01-14T12:40:00Z, began at 2026-01-14T12:00:00Z, seen once",
+        ),
+        ({"state": "superseded"}, "superseded, began at 2026-01-14T12:00:00Z, seen 2 times"),
+        ({"state": ""}, "no incident"),
+    ],
+)
+def test_why_tells_how_an_episode_ended(more, course):
+    heading = why(episode(**more)).split("\n")[1]
+    assert heading == "HostDown  web-1  critical  " + course
+
+
+def test_stats_have_each_figure_in_its_column():
+    lines = text.stats(stats()).split("\n")
+    assert lines[1] == "2026-01-14T12:00:00Z to 2026-01-15T12:00:00Z"
+    headings = "COUNT SUCCEEDED FAILED RUNNING OTHER NOT CLEARED SUCCESS RATE MEAN SECONDS"
+    for name, row in (("WORKFLOW", "poundcake.host_down"), ("ALERT NAME", "HostDown")):
+        (number,) = [n for n, line in enumerate(lines) if line.startswith(name)]
+        assert lines[number].split() == (name + " " + headings + " P95 SECONDS").split()
+        assert lines[number + 1].split() == [row, "5", "3", "1", "1", "0", "2", "0.75", "1.5"]
+    assert "nothing was run" not in "".join(lines)
+    assert "nothing was run" in text.stats(stats(workflows=[], alerts=[]))
+
+
+@pytest.mark.parametrize(
+    "show, plain, at_least",
+    [
+        (
+            lambda more: text.executions_recent({"executions": [call()], "total": 7, **more}),
+            "7 requests on record",
+            True,
+        ),
+        (
+            lambda more: text.st2_executions({"st2_executions": [execution()], "count": 7, **more}),
+            "7 executions",
+            True,
+        ),
+        (lambda more: why(episode(), **dict({"count": 7}, **more)), "7 episodes", True),
+        (
+            lambda more: text.alerts_active({"active_alerts": [active()], "count": 7, **more}),
+            "7 active",
+            False,
+        ),
+    ],
+)
+def test_a_list_says_how_much_there_is_and_how_to_go_on(show, plain, at_least):
+    assert show({}).split("\n")[-1] == plain
+    lines = show({"next": "PLACE", "stackstorm": "away"}).split("\n")
+    assert lines[-3:] == [plain, "further back: before=PLACE", "stackstorm: away"]
+    if at_least:
+        assert show({"at_least": True}).split("\n")[-1] == "at least " + plain
+
+
+def test_nothing_on_a_page_is_not_nothing_at_all():
+    assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
+    shown = text.alerts_active({"active_alerts": [], "count": 3})
+    assert "3 active" in shown and "no active" not in shown
+    assert why().split("\n")[1:] == ["no such alert on record"]
+    assert why(at_least=True, next="PLACE").split("\n")[1:] == [
+        "not among the newest alerts",
+        "further back: before=PLACE",
+    ]
+
+
+def test_a_replay_names_what_it_repeats():
+    assert "replay of q" in text.status(status(replay_of="q"))
+    assert "replay" not in text.status(status())
+
+
+def test_a_table_keeps_its_columns():
+    lines = text.table(("a", "long heading"), [("wide cell", None), ("", 5)])
+    assert lines == ["A          LONG HEADING", "wide cell", "           5"]
