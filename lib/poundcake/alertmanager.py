@@ -5,12 +5,14 @@ read as its other senders (vmalert, Grafana, relays) write it too: what they lea
 here, never an error, and one alert that cannot be read does not take the others with it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from poundcake.timestamps import format_timestamp, parse_timestamp
 
@@ -43,10 +45,10 @@ class Alert:
 
     position: int
     status: str = ""
-    labels: Dict[str, str] = field(default_factory=dict)
-    annotations: Dict[str, str] = field(default_factory=dict)
-    starts_at: Optional[datetime] = None
-    ends_at: Optional[datetime] = None
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
     generator_url: str = ""
     fingerprint: str = ""
     problem: str = ""
@@ -68,7 +70,7 @@ class Alert:
 class Webhook:
     """One notification: a group of alerts, as one POST brings it."""
 
-    alerts: List[Alert]
+    alerts: list[Alert]
     receiver: str = ""
     group_key: str = ""
     group_status: str = ""
@@ -139,7 +141,7 @@ def _alert(position: int, data: Any, group_status: str) -> Alert:
     if not isinstance(data, dict):
         return Alert(position, problem=f"{where}: an object is expected, not {_kind(data)}")
     problems = []
-    maps: Dict[str, Dict[str, str]] = {}
+    maps: dict[str, dict[str, str]] = {}
     for name, required in (("labels", True), ("annotations", False)):
         value = data.get(name)
         if value is None and not required:
@@ -183,7 +185,7 @@ def _alert(position: int, data: Any, group_status: str) -> Alert:
     )
 
 
-def _oversized(where: str, labels: Dict[str, Any]) -> List[str]:
+def _oversized(where: str, labels: dict[str, Any]) -> list[str]:
     """What no label set of Prometheus's comes near, and would cost every reader of the trail."""
     problems = []
     if len(labels) > MOST_LABELS:
@@ -195,7 +197,7 @@ def _oversized(where: str, labels: Dict[str, Any]) -> List[str]:
     return problems
 
 
-def fingerprint(labels: Dict[str, str]) -> str:
+def fingerprint(labels: dict[str, str]) -> str:
     """Alertmanager's own fingerprint of a label set, 16 hex digits.
 
     FNV-1a (64 bit) over the labels sorted by name, ``name 0xff value 0xff`` each:
@@ -214,7 +216,7 @@ def episode_name(alert_fingerprint: str, starts_at: datetime) -> str:
     return f"{alert_fingerprint}-{(starts_at - _EPOCH) // timedelta(milliseconds=1)}"
 
 
-def _text(data: Dict[str, Any], name: str) -> str:
+def _text(data: dict[str, Any], name: str) -> str:
     value = data.get(name)
     if value is None:
         return ""

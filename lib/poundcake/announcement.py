@@ -4,13 +4,15 @@ base64 of zlib of JSON is inert by its alphabet: StackStorm finds nothing in it 
 when an operator runs the execution again.
 """
 
+from __future__ import annotations
+
 import base64
 import json
 import uuid
 import zlib
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Sequence
 
 from poundcake.errors import PoundCakeError
 from poundcake.timestamps import format_timestamp, parse_timestamp
@@ -32,13 +34,13 @@ class Request:
     client_request_id: str
     method: str
     path: str
-    headers: Dict[str, str]
+    headers: dict[str, str]
     body: str
 
 
 def pack(
-    requests: Sequence[Request], database_id: str, announcement_id: Optional[str] = None
-) -> Dict[str, Any]:
+    requests: Sequence[Request], database_id: str, announcement_id: str | None = None
+) -> dict[str, Any]:
     """The payload of poundcake.announce."""
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
@@ -51,7 +53,7 @@ def pack(
     }
 
 
-def unpack(version: int, batch: str) -> List[Request]:
+def unpack(version: int, batch: str) -> list[Request]:
     """The requests of an announcement. Raises AnnouncementError."""
     if version != VERSION:
         raise AnnouncementError(

@@ -1,10 +1,12 @@
 """The pack's configuration: config.schema.yaml as one checked object."""
 
+from __future__ import annotations
+
 import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Sequence
 from urllib.parse import urlsplit
 
 from poundcake.errors import PoundCakeError
@@ -28,7 +30,7 @@ class Config:
     state_dir: str = "/opt/stackstorm/exports/poundcake"
     host: str = "127.0.0.1"
     port: int = 8000
-    auth_tokens: Tuple[str, ...] = field(default=(), repr=False)
+    auth_tokens: tuple[str, ...] = field(default=(), repr=False)
     basic_auth: str = field(default="", repr=False)
     tls_certificate: str = ""
     tls_key: str = ""
@@ -37,8 +39,8 @@ class Config:
     max_connections: int = 512
     backlog_limit: int = 100_000
     dry_run: bool = True
-    allowed_hosts: Tuple[str, ...] = ()
-    allowed_actions: Tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_actions: tuple[str, ...] = ()
     cooldown_seconds: int = 0
     host_cooldown_seconds: int = 0
     max_remediations_per_hour: int = 100
@@ -54,10 +56,10 @@ class Config:
     st2_api_url: str = ""
     st2_api_key: str = field(default="", repr=False)
     # The secret keys whose value stands in the configuration itself, where `ps` shows it.
-    literal_secrets: Tuple[str, ...] = ()
+    literal_secrets: tuple[str, ...] = ()
 
     @property
-    def authentication(self) -> List[str]:
+    def authentication(self) -> list[str]:
         """The ways in which a client can say who it is; one of them is enough."""
         ways = {
             "bearer": self.auth_tokens,
@@ -90,9 +92,9 @@ def load(pack_config: Any, without: Sequence[str] = ()) -> Config:
     without: keys that are not needed, whose secrets need not be readable here. Raises
     ConfigError. Keys that the schema does not know are ignored, as StackStorm allows them.
     """
-    given: Dict[str, Any] = dict(pack_config or {})
-    values: Dict[str, Any] = {}
-    literal: List[str] = []
+    given: dict[str, Any] = dict(pack_config or {})
+    values: dict[str, Any] = {}
+    literal: list[str] = []
     for spec in fields(Config):
         if spec.name == "literal_secrets" or spec.name in without:
             continue

@@ -1,8 +1,10 @@
 """The endpoint as actions ask it, for what only it knows: journal, broker, address."""
 
+from __future__ import annotations
+
 import hashlib
 import ssl
-from typing import Any, Dict, Optional
+from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -13,13 +15,13 @@ from poundcake.config import Config
 _TIMEOUT = (2, 8)  # seconds to connect, to answer
 
 
-def status(config: Config, request_id: str) -> Optional[Dict[str, Any]]:
+def status(config: Config, request_id: str) -> dict[str, Any] | None:
     """What the endpoint knows of a request; None where it knows nothing or cannot be reached."""
     answer = _get(config, f"/api/v1/status/{quote(request_id, safe='')}")
     return answer.json() if answer is not None and answer.status_code == 200 else None
 
 
-def health(config: Config) -> Optional[Dict[str, Any]]:
+def health(config: Config) -> dict[str, Any] | None:
     """The endpoint's own health; None where it cannot be reached."""
     answer = _get(config, "/api/v1/health")
     if answer is None or answer.status_code not in (200, 503):
@@ -48,7 +50,7 @@ class _Pinned(HTTPAdapter):
         super().init_poolmanager(*args, **more)
 
 
-def _get(config: Config, path: str) -> Optional[requests.Response]:
+def _get(config: Config, path: str) -> requests.Response | None:
     try:
         # A proxy of the environment is for other hosts than the endpoint's own.
         with requests.Session() as session:

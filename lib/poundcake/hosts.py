@@ -1,8 +1,10 @@
 """The host that an alert names."""
 
+from __future__ import annotations
+
 import ipaddress
 import re
-from typing import Any, Dict
+from typing import Any
 
 # RFC 1123, section 2.1, with the underscores that some names have.
 _NAME = re.compile(
@@ -12,7 +14,7 @@ _NAME = re.compile(
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 
 
-def host_of(instance: str) -> Dict[str, Any]:
+def host_of(instance: str) -> dict[str, Any]:
     """The host and port of an ``instance`` label: {host, port}; host '' where there is none that
     can be trusted as an argument, port 0 where none is named."""
     host, port = instance, ""

@@ -1,8 +1,10 @@
 """The StackStorm API, through st2client: what the pack reads of executions, rules and triggers."""
 
+from __future__ import annotations
+
 import os
 from datetime import datetime, timedelta
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, Sequence
 from urllib.parse import quote
 
 from poundcake.config import Config
@@ -44,7 +46,7 @@ class StackStorm:
     connect(fresh) gives an st2client Client; fresh asks for one with a new token.
     """
 
-    def __init__(self, connect: Callable[[bool], Any], timeout: Tuple[int, int] = _ACTION_TIMEOUT):
+    def __init__(self, connect: Callable[[bool], Any], timeout: tuple[int, int] = _ACTION_TIMEOUT):
         self._connect = connect
         self._timeout = timeout
 
@@ -78,7 +80,7 @@ class StackStorm:
         except ValueError:
             return response.text
 
-    def execution(self, execution_id: str) -> Optional[Dict[str, Any]]:
+    def execution(self, execution_id: str) -> dict[str, Any] | None:
         """One execution; None where StackStorm does not have it, or the id can be none of its."""
         try:
             return self.get(f"/executions/{quote(execution_id, safe='')}")
@@ -87,9 +89,9 @@ class StackStorm:
                 return None
             raise
 
-    def executions(self, ids: Sequence[str]) -> Dict[str, Optional[Dict[str, Any]]]:
+    def executions(self, ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
         """Executions by id; None for those that the list does not have."""
-        found: Dict[str, Optional[Dict[str, Any]]] = {i: None for i in ids}
+        found: dict[str, dict[str, Any] | None] = {i: None for i in ids}
         for start in range(0, len(ids), _PAGE):
             page = list(ids[start : start + _PAGE])
             try:
@@ -107,12 +109,12 @@ class StackStorm:
             found.update({e["id"]: e for e in answer or [] if e["id"] in found})
         return found
 
-    def children(self, execution_id: str) -> List[Dict[str, Any]]:
+    def children(self, execution_id: str) -> list[dict[str, Any]]:
         """The executions that a workflow's tasks started, oldest first."""
         found = self.get("/executions", parent=execution_id, limit=_PAGE) or []
         return sorted(found, key=lambda e: e.get("start_timestamp") or "")
 
-    def trigger_instances(self, trigger: str, since: datetime) -> Iterator[Dict[str, Any]]:
+    def trigger_instances(self, trigger: str, since: datetime) -> Iterator[dict[str, Any]]:
         """Trigger instances after a moment, newest first, with payload and status."""
         offset = 0
         while True:
@@ -128,7 +130,7 @@ class StackStorm:
                 return
             offset += len(page)
 
-    def enforcements(self, trigger_instance_id: str) -> List[Dict[str, Any]]:
+    def enforcements(self, trigger_instance_id: str) -> list[dict[str, Any]]:
         """What rules made of a trigger instance: an execution or a reason each."""
         return self.get("/ruleenforcements", trigger_instance=trigger_instance_id, limit=_PAGE)
 
@@ -174,7 +176,7 @@ class StackStorm:
             f"st2ctl restart-component {process}"
         )
 
-    def _newest(self, action: str, since: datetime, **query: str) -> Dict[str, Any]:
+    def _newest(self, action: str, since: datetime, **query: str) -> dict[str, Any]:
         found = self.get(
             "/executions",
             action=action,
@@ -188,7 +190,7 @@ class StackStorm:
 
 def in_action(config: Config) -> StackStorm:
     """The API as an action asks it: with the token that its execution was given."""
-    clients: List[Any] = []
+    clients: list[Any] = []
 
     def connect(fresh: bool) -> Any:
         if fresh or not clients:
@@ -221,7 +223,7 @@ def in_sensor(config: Config, sensor_service: Any) -> StackStorm:
     return StackStorm(connect, _SENSOR_TIMEOUT)
 
 
-def _client(config: Config, api_url: str, token: Optional[str]) -> Any:
+def _client(config: Config, api_url: str, token: str | None) -> Any:
     from st2client.client import Client
 
     if config.st2_api_key:
@@ -229,7 +231,7 @@ def _client(config: Config, api_url: str, token: Optional[str]) -> Any:
     return Client(api_url=config.st2_api_url or api_url, token=token)
 
 
-def failure(execution: Dict[str, Any]) -> str:
+def failure(execution: dict[str, Any]) -> str:
     """Why an execution failed, in a line: as verbatim as the host or service that said it."""
     result = execution.get("result")
     if not isinstance(result, dict):
@@ -249,7 +251,7 @@ def failure(execution: Dict[str, Any]) -> str:
     return ""
 
 
-def report(execution: Dict[str, Any]) -> Dict[str, Any]:
+def report(execution: dict[str, Any]) -> dict[str, Any]:
     """What a workflow reported of itself: of dry_run, mutated, verified (booleans), stage and
     message (strings) those that its output has."""
     result = execution.get("result")

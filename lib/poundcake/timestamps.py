@@ -1,8 +1,10 @@
 """RFC 3339 times, read as senders write them and written in one form."""
 
+from __future__ import annotations
+
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Any, Optional
+from typing import Any
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?" r"(?:[Zz]|([+-])(\d\d):(\d\d))\Z",
@@ -10,7 +12,7 @@ _RFC3339 = re.compile(
 )
 
 
-def parse_timestamp(text: Any) -> Optional[datetime]:
+def parse_timestamp(text: Any) -> datetime | None:
     """An RFC 3339 time, of any offset and with any number of decimals, as UTC.
 
     None for a missing one and for Go's zero time (year 1), which stands for "not set".

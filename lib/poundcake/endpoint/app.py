@@ -4,6 +4,8 @@ Of the answers to a webhook Alertmanager retries 5xx alone; every 4xx drops the 
 good (notify/util.go, Retrier). So 4xx is for what can never succeed, and 503 for our own state.
 """
 
+from __future__ import annotations
+
 import base64
 import hmac
 import json
@@ -11,7 +13,7 @@ import time
 import uuid
 from datetime import datetime, timezone
 from http import HTTPStatus
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Sequence
 from urllib.parse import parse_qsl
 
 from poundcake import alertmanager
@@ -54,9 +56,7 @@ _LARGE = 64 << 10
 class Problem(Exception):
     """An answer that is no success: an RFC 9457 problem document."""
 
-    def __init__(
-        self, status: HTTPStatus, detail: str, headers: Optional[dict] = None, **more: Any
-    ):
+    def __init__(self, status: HTTPStatus, detail: str, headers: dict | None = None, **more: Any):
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -76,7 +76,7 @@ class Receiver:
         self._credentials = [("bearer", token.encode()) for token in config.auth_tokens]
         if config.basic_auth:
             self._credentials.append(("basic", config.basic_auth.encode()))
-        self._routes: List[Tuple[str, str, Callable]] = [
+        self._routes: list[tuple[str, str, Callable]] = [
             ("POST", WEBHOOK_PATH, self._webhook),
             ("GET", "/api/v1/status/{request_id}", self._status),
             ("GET", "/api/v1/executions/recent", self._recent),
@@ -90,7 +90,7 @@ class Receiver:
         ]
         self._description = json.dumps(openapi.description(self._ways)).encode()
 
-    def __call__(self, environ: Dict[str, Any], start_response: Callable) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
         began = time.monotonic()
         request_id = str(uuid.uuid4())
         try:
@@ -132,7 +132,7 @@ class Receiver:
         start_response(f"{status.value} {status.phrase}", list(headers.items()))
         return [answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n"]
 
-    def _handle(self, environ: Dict[str, Any]) -> Tuple[HTTPStatus, Any, dict]:
+    def _handle(self, environ: dict[str, Any]) -> tuple[HTTPStatus, Any, dict]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         handler, argument = self._route(method, path)
         if handler != self._live:
@@ -149,7 +149,7 @@ class Receiver:
         except JournalError as error:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
 
-    def _route(self, method: str, path: str) -> Tuple[Callable, str]:
+    def _route(self, method: str, path: str) -> tuple[Callable, str]:
         allowed = []
         for verb, pattern, handler in self._routes:
             argument = _argument(pattern, path)
@@ -172,7 +172,7 @@ class Receiver:
         patterns = (p for _, p, _ in self._routes if _argument(p, path) is not None)
         return next(patterns, metrics.OTHER)
 
-    def _authenticate(self, environ: Dict[str, Any]) -> None:
+    def _authenticate(self, environ: dict[str, Any]) -> None:
         if not self._ways or environ.get("poundcake.client_certificate"):
             return
         scheme, _, text = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
@@ -206,7 +206,7 @@ class Receiver:
 
     # -- the webhook
 
-    def _webhook(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _webhook(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         self._check_media(environ)
         journal = self._station.journal
         if journal is None:
@@ -263,7 +263,7 @@ class Receiver:
         }
         return HTTPStatus.ACCEPTED, answer, {"X-Request-ID": request_id}
 
-    def _check_media(self, environ: Dict[str, Any]) -> None:
+    def _check_media(self, environ: dict[str, Any]) -> None:
         length = environ.get("CONTENT_LENGTH", "")
         if not length:
             raise Problem(
@@ -286,45 +286,45 @@ class Receiver:
 
     # -- the views
 
-    def _status(self, environ: Dict[str, Any], request_id: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _status(self, environ: dict[str, Any], request_id: str) -> tuple[HTTPStatus, Any, dict]:
         _query(environ, {})
         answer = self._station.status(request_id.lower())
         if answer is None:
             raise Problem(HTTPStatus.NOT_FOUND, "no request with this request_id is on record")
         return HTTPStatus.OK, answer, {}
 
-    def _recent(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _recent(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         query = _filtered(environ, 20, _FILTERS)
         return HTTPStatus.OK, self._station.read(queries.executions_recent, **query), {}
 
-    def _active(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _active(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         query = _filtered(environ, 100, [name for name in _FILTERS if name != "status"])
         query["stale_after_hours"] = self._config.stale_after_hours
         return HTTPStatus.OK, self._station.read(queries.alerts_active, **query), {}
 
-    def _executions(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _executions(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         others = [name for name in _FILTERS if name not in ("status", "outcome")]
         query = _filtered(environ, 20, others, status="")
         query["web_url"] = self._config.st2_web_url
         return HTTPStatus.OK, self._station.read(queries.st2_executions, **query), {}
 
-    def _health(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _health(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         answer = self._station.health()
         ready = answer["status"] != "unavailable"
         return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, answer, {}
 
-    def _live(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _live(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         return HTTPStatus.OK, {"status": "alive"}, {}
 
-    def _describe(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _describe(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         return HTTPStatus.OK, self._description, {}
 
-    def _scrape(self, environ: Dict[str, Any], _: str) -> Tuple[HTTPStatus, Any, dict]:
+    def _scrape(self, environ: dict[str, Any], _: str) -> tuple[HTTPStatus, Any, dict]:
         text, media_type = self._station.metrics.text(environ.get("HTTP_ACCEPT", ""))
         return HTTPStatus.OK, text, {"Content-Type": media_type}
 
 
-def _argument(pattern: str, path: str) -> Optional[str]:
+def _argument(pattern: str, path: str) -> str | None:
     """What the path has for the pattern's placeholder, '' where there is none; None where the
     path does not fit the pattern."""
     prefix, placeholder, _ = pattern.partition("{")
@@ -334,8 +334,8 @@ def _argument(pattern: str, path: str) -> Optional[str]:
 
 
 def _filtered(
-    environ: Dict[str, Any], limit: int, names: Sequence[str], **more: Any
-) -> Dict[str, Any]:
+    environ: dict[str, Any], limit: int, names: Sequence[str], **more: Any
+) -> dict[str, Any]:
     """The query's parameters, those of the names as Filters."""
     known = {"limit": limit, "offset": 0, **more, **dict.fromkeys(names, "")}
     query = _query(environ, known)
@@ -343,7 +343,7 @@ def _filtered(
     return query
 
 
-def _query(environ: Dict[str, Any], known: Dict[str, Any]) -> Dict[str, Any]:
+def _query(environ: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     """The query's parameters over their defaults, checked."""
     values = dict(known)
     try:
@@ -375,7 +375,7 @@ def _query(environ: Dict[str, Any], known: Dict[str, Any]) -> Dict[str, Any]:
     return values
 
 
-def _kept_headers(environ: Dict[str, Any]) -> Dict[str, str]:
+def _kept_headers(environ: dict[str, Any]) -> dict[str, str]:
     kept = {}
     for name in KEPT_HEADERS:
         key = name.upper().replace("-", "_")
@@ -385,7 +385,7 @@ def _kept_headers(environ: Dict[str, Any]) -> Dict[str, str]:
     return kept
 
 
-def _usable_id(environ: Dict[str, Any]) -> str:
+def _usable_id(environ: dict[str, Any]) -> str:
     """The sender's X-Request-ID where it is a UUID as we write them; '' else."""
     given = environ.get("HTTP_X_REQUEST_ID", "")
     try:

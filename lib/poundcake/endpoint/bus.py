@@ -6,8 +6,10 @@ after one broken connection never works again. Here every publish waits for the 
 has a time limit, and opens a new connection after any failure.
 """
 
+from __future__ import annotations
+
 import threading
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable
 
 from kombu.serialization import dumps
 
@@ -28,13 +30,13 @@ class Bus:
     configuration describes.
     """
 
-    def __init__(self, connect: Optional[Callable[[], Any]] = None):
+    def __init__(self, connect: Callable[[], Any] | None = None):
         self._connect = connect or _stackstorm_connection
         self._lock = threading.Lock()
         self._connection: Any = None
         self._channel: Any = None
 
-    def publish(self, trigger: str, payload: Dict[str, Any], trace_tag: str) -> None:
+    def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
         """Publishes a trigger; returns once the broker has it on a queue. Raises BusError."""
         with self._lock:
             # A connection that was idle may have died unseen: its first failure is worth one
@@ -58,7 +60,7 @@ class Bus:
         if free:
             self._lock.release()
 
-    def _publish(self, trigger: str, payload: Dict[str, Any], trace_tag: str) -> None:
+    def _publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
         if self._channel is None:
             self._connection = self._connect()
             self._channel = self._connection.channel()
@@ -110,7 +112,7 @@ def _exchange() -> str:
     return TRIGGER_INSTANCE_XCHG.name
 
 
-def _message(trigger: str, payload: Dict[str, Any], trace_tag: str) -> Dict[str, Any]:
+def _message(trigger: str, payload: dict[str, Any], trace_tag: str) -> dict[str, Any]:
     # A dict is what the rules engine itself passes on as a trace context (rules/worker.py), and
     # needs no class of StackStorm's to be unpickled.
     return {"trigger": trigger, "payload": payload, "trace_context": {"trace_tag": trace_tag}}

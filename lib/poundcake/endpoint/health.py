@@ -1,7 +1,9 @@
 """The parts that the endpoint depends on: in which state each is, and since when."""
 
+from __future__ import annotations
+
 from datetime import datetime, timezone
-from typing import Any, Dict
+from typing import Any
 
 from poundcake.timestamps import format_timestamp
 
@@ -35,7 +37,7 @@ class Component:
                 self._log.info("%s: works again", self.name)
         self.state, self.detail = state, detail
 
-    def report(self, **more: Any) -> Dict[str, Any]:
+    def report(self, **more: Any) -> dict[str, Any]:
         """{state, since, detail} and what else there is to say."""
         return {
             "state": self.state,

@@ -5,6 +5,8 @@ eventlet has patched, on green ones: StackStorm patches its sensors today and is
 that.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import select
@@ -16,7 +18,7 @@ import time
 import uuid
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable
 
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 from poundcake.endpoint.tls import HANDSHAKE, Certificates, Secured
@@ -56,7 +58,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         app: WSGIApp,
         max_connections: int,
         log: Any,
-        certificates: Optional[Certificates] = None,
+        certificates: Certificates | None = None,
     ):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.app = app
@@ -65,7 +67,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.certificates = certificates
         self.stopping = False
         self._most = _cap(max_connections)
-        self._handlers: Dict[int, "_Handler"] = {}
+        self._handlers: dict[int, _Handler] = {}
         # Connections closed because there was no room for all.
         self.evicted = 0
         # Connections on which TLS did not come about.
@@ -121,7 +123,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 return
             time.sleep(0.02)
 
-    def enter(self, handler: "_Handler") -> None:
+    def enter(self, handler: _Handler) -> None:
         """Counts a connection in; the oldest that has sent no whole header goes if it is full."""
         with self._guard:
             self._handlers[id(handler)] = handler
@@ -134,7 +136,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.evicted += 1
         victim.abort()
 
-    def leave(self, handler: "_Handler") -> None:
+    def leave(self, handler: _Handler) -> None:
         """Counts a connection out."""
         with self._guard:
             self._handlers.pop(id(handler), None)
@@ -296,9 +298,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
         body = _Body(self, int(length[:19] or 0), waits)
         environ = self._environ(body, length)
-        head: List[Any] = []
+        head: list[Any] = []
 
-        def start_response(status: str, headers: List[Tuple[str, str]], exc_info: Any = None):
+        def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None):
             head[:] = [status, headers]
 
         chunks = b"".join(self.server.app(environ, start_response))
@@ -335,9 +337,9 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def _environ(self, body: "_Body", length: str) -> Dict[str, Any]:
+    def _environ(self, body: _Body, length: str) -> dict[str, Any]:
         path, _, query = self.path.partition("?")
-        environ: Dict[str, Any] = {
+        environ: dict[str, Any] = {
             "REQUEST_METHOD": self.command,
             "PATH_INFO": path,
             "QUERY_STRING": query,

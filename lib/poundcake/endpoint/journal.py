@@ -7,6 +7,8 @@ Only what is seen at the far end moves an entry on, so a loss anywhere between h
 `done` that StackStorm has told what became of each of its alerts.
 """
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import json
@@ -18,7 +20,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Sequence
 
 from poundcake.announcement import Request
 from poundcake.endpoint import native, quarantine
@@ -100,7 +102,7 @@ class _Acceptance:
         self.sha256 = sha256
         self.alerts = alerts
         self.request_id = ""
-        self.error: Optional[Exception] = None
+        self.error: Exception | None = None
 
 
 class Journal:
@@ -121,7 +123,7 @@ class Journal:
         self.damaged = False
         # Bytes that the commit wanted that failed last: a disk with less is full for others, too.
         self._wanted = 0
-        self._pending: List[_Acceptance] = []
+        self._pending: list[_Acceptance] = []
         # Made after the process was patched, so that green threads wait for it greenly; what runs
         # under it in a native thread waits for nobody.
         self._lock = threading.Lock()
@@ -316,14 +318,14 @@ class Journal:
             ),
         )
 
-    def find(self, request_id: str) -> Optional[Entry]:
+    def find(self, request_id: str) -> Entry | None:
         """The entry of a request; None where it is unknown or pruned."""
         rows = self._select("WHERE request_id = ?", request_id)
         return rows[0] if rows else None
 
-    def missing(self, request_ids: Sequence[str]) -> List[str]:
+    def missing(self, request_ids: Sequence[str]) -> list[str]:
         """Those of the requests that it does not have, in their order. Raises JournalError."""
-        known: Set[str] = set()
+        known: set[str] = set()
         for start in range(0, len(request_ids), 500):
             some = request_ids[start : start + 500]
             marks = ",".join("?" * len(some))
@@ -331,11 +333,11 @@ class Journal:
             known.update(row["request_id"] for row in self._call(self._fetch, statement, some))
         return [request_id for request_id in request_ids if request_id not in known]
 
-    def fresh(self, limit: int) -> List[Entry]:
+    def fresh(self, limit: int) -> list[Entry]:
         """Requests never announced, oldest first."""
         return self._list("WHERE state = ? AND tries = 0 ORDER BY id LIMIT ?", ACCEPTED, limit)
 
-    def failed(self, now: float, limit: int) -> List[Entry]:
+    def failed(self, now: float, limit: int) -> list[Entry]:
         """Requests whose announcement was not recorded, and whose wait is over: those of one
         list, oldest first."""
         head = self._light(
@@ -353,25 +355,25 @@ class Journal:
             limit,
         )
 
-    def announced(self) -> List[Entry]:
+    def announced(self) -> list[Entry]:
         """Requests that the broker has and the tracking database has not yet shown, without their
         bodies."""
         return self._light("WHERE state = ? ORDER BY id", ANNOUNCED)
 
-    def recorded(self, now: float, limit: int) -> List[Entry]:
+    def recorded(self, now: float, limit: int) -> list[Entry]:
         """Recorded requests whose next look is due, without their bodies."""
         return self._light(
             "WHERE state = ? AND next_at <= ? ORDER BY next_at, id LIMIT ?", RECORDED, now, limit
         )
 
-    def counts(self) -> Dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """{state: how many}, with `stuck` for those that failed alone, and `oldest`: when the
         first of the others that are not recorded was accepted (seconds since the epoch), None
         where there is none."""
         rows = self._call(
             self._fetch, "SELECT state, count(*) AS n FROM entries GROUP BY state", ()
         )
-        found: Dict[str, Any] = {r["state"]: r["n"] for r in rows}
+        found: dict[str, Any] = {r["state"]: r["n"] for r in rows}
         alone = "FROM entries WHERE state IN (:a, :b) AND list_limit < 0"
         states = {"a": ACCEPTED, "b": ANNOUNCED}
         found["stuck"] = self._call(self._fetch, f"SELECT count(*) AS n {alone}", states)[0]["n"]
@@ -386,7 +388,7 @@ class Journal:
         found["oldest"] = received_at.timestamp() if received_at else None
         return found
 
-    def stuck(self, limit: int) -> List[str]:
+    def stuck(self, limit: int) -> list[str]:
         """request_ids of requests that failed alone while others were recorded."""
         rows = self._call(
             self._fetch,
@@ -462,12 +464,12 @@ class Journal:
         self.damaged = self.damaged or quarantine.is_damage(error)
         return JournalError(self.problem)
 
-    def _light(self, where: str, *args: Any) -> List[Entry]:
+    def _light(self, where: str, *args: Any) -> list[Entry]:
         return self._entries(f"SELECT {_LIGHT} FROM entries {where}", args)
 
-    def _list(self, where: str, *args: Any) -> List[Entry]:
+    def _list(self, where: str, *args: Any) -> list[Entry]:
         sizes = self._call(self._fetch, f"SELECT id, length(body) AS n FROM entries {where}", args)
-        ids: List[int] = []
+        ids: list[int] = []
         left = LIST_BYTES
         for row in sizes:
             left -= row["n"]
@@ -476,10 +478,10 @@ class Journal:
             ids.append(row["id"])
         return self._select(f"WHERE id IN ({','.join('?' * len(ids))}) ORDER BY id", *ids)
 
-    def _select(self, where: str, *args: Any) -> List[Entry]:
+    def _select(self, where: str, *args: Any) -> list[Entry]:
         return self._entries(f"SELECT * FROM entries {where}", args)
 
-    def _entries(self, statement: str, args: Sequence[Any]) -> List[Entry]:
+    def _entries(self, statement: str, args: Sequence[Any]) -> list[Entry]:
         rows = self._call(self._fetch, statement, args)
         try:
             return [_entry(row) for row in rows]
@@ -488,7 +490,7 @@ class Journal:
             damage = sqlite3.DatabaseError(f"an entry cannot be read: {error}")
             raise self._failed(damage) from None
 
-    def _fetch(self, statement: str, args: Any) -> List[sqlite3.Row]:
+    def _fetch(self, statement: str, args: Any) -> list[sqlite3.Row]:
         return self._db.execute(statement, args).fetchall()
 
     def _write(self, statement: str, args: Sequence[Any]) -> int:

@@ -4,11 +4,13 @@ No label takes what a client sends or an alert brings: routes are templates, met
 come from fixed sets, and triggers and components have the pack's own names.
 """
 
+from __future__ import annotations
+
 import platform
 import threading
 import time
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterable, Tuple
+from typing import Any, Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -64,10 +66,10 @@ class Metrics:
     """
 
     def __init__(
-        self, health: Callable[[], Dict[str, Any]], connections: Callable[[], Tuple[int, int, int]]
+        self, health: Callable[[], dict[str, Any]], connections: Callable[[], tuple[int, int, int]]
     ):
         self._registry = CollectorRegistry()
-        ours: Dict[str, Any] = {"namespace": "poundcake", "registry": self._registry}
+        ours: dict[str, Any] = {"namespace": "poundcake", "registry": self._registry}
         Info("build", "The running release.", **ours).info(
             {"version": poundcake.__version__, "python_version": platform.python_version()}
         )
@@ -149,7 +151,7 @@ class Metrics:
             # The clock may have been set back.
             self._record_times.observe(max(0.0, (now - accepted).total_seconds()))
 
-    def emitted(self, outcomes: Dict[str, int], count: int, again: bool) -> None:
+    def emitted(self, outcomes: dict[str, int], count: int, again: bool) -> None:
         """A request was emitted, with so many alerts. outcomes: how many of its alerts have
         each; counted the first time only."""
         self._alerts_emitted.labels("again" if again else "first").inc(count)
@@ -162,7 +164,7 @@ class Metrics:
         """A trigger was handed to the broker, which took it or did not."""
         self._publishes.labels(trigger, "ok" if taken else "failed").inc()
 
-    def text(self, accept: str) -> Tuple[bytes, str]:
+    def text(self, accept: str) -> tuple[bytes, str]:
         """(the numbers in a format that the Accept header takes, its media type)."""
         try:
             encode, media_type = choose_encoder(accept)
@@ -180,7 +182,7 @@ class CountedBus:
         self._bus = bus
         self._metrics = metrics
 
-    def publish(self, trigger: str, payload: Dict[str, Any], trace_tag: str) -> None:
+    def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
         """As the bus does it."""
         try:
             self._bus.publish(trigger, payload, trace_tag)
@@ -195,7 +197,7 @@ class CountedBus:
 
 
 class _Connections:
-    def __init__(self, connections: Callable[[], Tuple[int, int, int]]):
+    def __init__(self, connections: Callable[[], tuple[int, int, int]]):
         self._connections = connections
 
     def collect(self) -> Iterable[Metric]:
@@ -212,10 +214,10 @@ class _Connections:
 class _Now:
     """What is not counted but looked at, at most once a second."""
 
-    def __init__(self, health: Callable[[], Dict[str, Any]]):
+    def __init__(self, health: Callable[[], dict[str, Any]]):
         self._health = health
         self._lock = threading.Lock()
-        self._looked: Dict[str, Any] = {}
+        self._looked: dict[str, Any] = {}
         self._look_at = 0.0
 
     def collect(self) -> Iterable[Metric]:
@@ -245,7 +247,7 @@ class _Now:
         for key, (name, text) in _JOURNAL.items():
             yield GaugeMetricFamily("poundcake_journal_" + name, text, journal[key])
 
-    def _look(self) -> Dict[str, Any]:
+    def _look(self) -> dict[str, Any]:
         with self._lock:  # who comes meanwhile takes what is found
             began = time.monotonic()
             if began >= self._look_at:

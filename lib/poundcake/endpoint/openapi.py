@@ -1,6 +1,8 @@
 """The endpoint's routes as OpenAPI 3.0.3, for clients and for tests."""
 
-from typing import Any, Dict, List, Sequence
+from __future__ import annotations
+
+from typing import Any, Sequence
 
 from poundcake import __version__
 from poundcake.alertmanager import FIRING, MOST_ALERTS, RESOLVED
@@ -30,13 +32,13 @@ _SCHEMES = {
 }
 
 
-def description(authentication: Sequence[str]) -> Dict[str, Any]:
+def description(authentication: Sequence[str]) -> dict[str, Any]:
     """The OpenAPI document of an endpoint. authentication: the ways of Config.authentication.
 
     A client certificate is none of the ways that OpenAPI 3.0 can name: where it is one of several,
     the others are optional.
     """
-    ways: List[Dict[str, List[str]]] = [{way: []} for way in authentication if way in _SCHEMES]
+    ways: list[dict[str, list[str]]] = [{way: []} for way in authentication if way in _SCHEMES]
     if len(ways) < len(authentication):
         ways.append({})
     paths = _paths()
@@ -62,7 +64,7 @@ def description(authentication: Sequence[str]) -> Dict[str, Any]:
     }
 
 
-def _paths() -> Dict[str, Any]:
+def _paths() -> dict[str, Any]:
     health = {
         "200": _json("webhooks are taken", "Health"),
         "503": _json("webhooks are not taken", "Health", "Problem"),
@@ -126,7 +128,7 @@ def _name(path: str) -> str:
     return "_".join(filter(None, words.split("/")))
 
 
-def _webhook() -> Dict[str, Any]:
+def _webhook() -> dict[str, Any]:
     operation = _operation(
         "Takes a notification of Alertmanager",
         {
@@ -161,7 +163,7 @@ def _webhook() -> Dict[str, Any]:
     return operation
 
 
-def _view(summary: str, answer: str, limit: int, more: str) -> Dict[str, Any]:
+def _view(summary: str, answer: str, limit: int, more: str) -> dict[str, Any]:
     filters = {
         "since": _moment("Received, or started, at this time or later"),
         "until": _moment("Received, or started, before this time"),
@@ -200,7 +202,7 @@ def _view(summary: str, answer: str, limit: int, more: str) -> Dict[str, Any]:
     )
 
 
-def _schemas() -> Dict[str, Any]:
+def _schemas() -> dict[str, Any]:
     brief = {
         "id": _COUNT,
         "alert_name": _TEXT,
@@ -394,46 +396,46 @@ def _schemas() -> Dict[str, Any]:
     }
 
 
-def _operation(summary: str, responses: Dict[str, Any], *parameters: Any) -> Dict[str, Any]:
+def _operation(summary: str, responses: dict[str, Any], *parameters: Any) -> dict[str, Any]:
     found = {"summary": summary, "responses": dict(responses)}
     return {**found, "parameters": list(parameters)} if parameters else found
 
 
-def _answer(what: str, media: str, schema: Dict[str, Any]) -> Dict[str, Any]:
+def _answer(what: str, media: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": what, "content": {media: {"schema": schema}}}
 
 
-def _json(what: str, name: str, problem: str = "") -> Dict[str, Any]:
+def _json(what: str, name: str, problem: str = "") -> dict[str, Any]:
     found = _answer(what, "application/json", _ref(name))
     if problem:
         found["content"]["application/problem+json"] = {"schema": _ref(problem)}
     return found
 
 
-def _problem(what: str) -> Dict[str, Any]:
+def _problem(what: str) -> dict[str, Any]:
     return _answer(what, "application/problem+json", _ref("Problem"))
 
 
-def _ref(name: str) -> Dict[str, str]:
+def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(optional: str = "", **properties: Any) -> Dict[str, Any]:
+def _object(optional: str = "", **properties: Any) -> dict[str, Any]:
     required = [name for name in properties if name not in optional.split()]
     return {"type": "object", "required": required, "properties": properties}
 
 
-def _list(items: Dict[str, Any]) -> Dict[str, Any]:
+def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-def _page(rows: str, count: str, **properties: Any) -> Dict[str, Any]:
+def _page(rows: str, count: str, **properties: Any) -> dict[str, Any]:
     parts = {rows: _list(_object(**properties)), count: _COUNT}
     more = {"at_least": _AT_LEAST, "next": _NEXT, "stackstorm": _TEXT}
     return _object(optional=" ".join(more), **parts, **more)
 
 
-def _moment(what: str) -> Dict[str, Any]:
+def _moment(what: str) -> dict[str, Any]:
     return {
         "type": "string",
         "pattern": f"^({_RFC3339}|{_DURATION})$",

@@ -6,6 +6,8 @@ journal.sqlite.salvaged-TIME    filled: from here on it counts, whoever is kille
 journal.sqlite.corrupt-TIME     the damaged one, set aside, with its -wal and -shm and a .json
 """
 
+from __future__ import annotations
+
 import glob
 import json
 import os
@@ -13,7 +15,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
-from typing import Any, Callable, Dict, Iterator, List, Set
+from typing import Any, Callable, Iterator
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _DAY = 86400
@@ -114,7 +116,7 @@ def finish(path: str) -> None:
         os.rename(salvaged, path)
 
 
-def reports(path: str) -> List[Dict[str, Any]]:
+def reports(path: str) -> list[dict[str, Any]]:
     """What became of the journals that were set aside and are still there, oldest first.
 
     [{file, at, reason, saved, lost, unread_bytes}]: at is seconds since the epoch; saved and lost
@@ -130,7 +132,7 @@ def reports(path: str) -> List[Dict[str, Any]]:
     return found
 
 
-def sentence(report: Dict[str, Any]) -> str:
+def sentence(report: dict[str, Any]) -> str:
     """A report for people."""
     return (
         f"the journal was damaged ({report['reason']}) and is set aside as {report['file']}; "
@@ -172,9 +174,9 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _named(old: sqlite3.Connection) -> Set[int]:
+def _named(old: sqlite3.Connection) -> set[int]:
     """The ids of all entries that the table or an index still names."""
-    found: Set[int] = set()
+    found: set[int] = set()
     for scan in _SCANS:
         for order in ("ASC", "DESC"):
             try:
@@ -185,9 +187,9 @@ def _named(old: sqlite3.Connection) -> Set[int]:
     return {i for i in found if isinstance(i, int) and 0 < i < 1 << 62}
 
 
-def _rows(old: sqlite3.Connection, named: Set[int]) -> Iterator[sqlite3.Row]:
+def _rows(old: sqlite3.Connection, named: set[int]) -> Iterator[sqlite3.Row]:
     """All entries that can be read: in a row up to what is damaged, then one by one."""
-    seen: Set[int] = set()
+    seen: set[int] = set()
     try:
         for row in old.execute("SELECT * FROM entries NOT INDEXED ORDER BY id"):
             seen.add(row["id"])

@@ -1,8 +1,10 @@
 """Warnings that others can cause as often as they like."""
 
+from __future__ import annotations
+
 import threading
 import time
-from typing import Any, Dict, Tuple
+from typing import Any
 
 
 class RateLimitedLogger:
@@ -13,7 +15,7 @@ class RateLimitedLogger:
         self._seconds = seconds
         self._lock = threading.Lock()
         # By text: when it may be logged again, and how often it was not.
-        self._texts: Dict[str, Tuple[float, int]] = {}
+        self._texts: dict[str, tuple[float, int]] = {}
 
     def warning(self, text: str, *args: Any) -> None:
         """text: one of a few; what differs from time to time is in args, as in logging."""

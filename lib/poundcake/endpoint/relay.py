@@ -4,6 +4,8 @@ Whatever waits is announced, seen to be recorded, emitted as triggers, and seen 
 Each step is tried again until the far end shows that it is done.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import threading
@@ -11,7 +13,7 @@ import time
 import uuid
 from collections import Counter
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Sequence
 
 from sqlalchemy import exists, func, select
 from sqlalchemy.engine import Connection, Engine
@@ -128,8 +130,8 @@ class Relay:
         self.stackstorm = Component(log, "stackstorm")
         self._wake = threading.Event()
         self._stopping = False
-        self._thread: Optional[threading.Thread] = None
-        self._out: Dict[str, _List] = {}
+        self._thread: threading.Thread | None = None
+        self._out: dict[str, _List] = {}
         self._look = _LOOK[0]
         self._look_at = 0.0
         # Misses since anything was last recorded; while there are any, announcements are rare.
@@ -137,7 +139,7 @@ class Relay:
         self._recorded_at = 0.0
         self.stuck_reason = ""
         # Emitted, and not yet marked so: the journal could not be written.
-        self._emitted: Set[int] = set()
+        self._emitted: set[int] = set()
         self._announce_at = 0.0
         self._failed_turn = False
         self._sync_at = 0.0
@@ -146,11 +148,11 @@ class Relay:
         self._adopt_at = 0.0
         # What of the tables' migrations waits for an operator, in a sentence.
         self.pending = ""
-        self._waits: Dict[str, Tuple[float, float]] = {}
+        self._waits: dict[str, tuple[float, float]] = {}
 
     def start(self) -> None:
         """Goes on where the journal stands."""
-        by_list: Dict[str, List[Entry]] = {}
+        by_list: dict[str, list[Entry]] = {}
         for entry in self._journal.announced():
             by_list.setdefault(entry.list_id, []).append(entry)
         for list_id, entries in by_list.items():
@@ -187,7 +189,7 @@ class Relay:
             self._wake.wait(pause)
             self._wake.clear()
 
-    def _guard(self, step: Callable[[], Optional[float]]) -> Optional[float]:
+    def _guard(self, step: Callable[[], float | None]) -> float | None:
         """Runs a step, unless it failed a moment ago; returns when it wants to run again."""
         name = step.__name__
         until, wait = self._waits.get(name, (0.0, 0.0))
@@ -214,7 +216,7 @@ class Relay:
 
     # -- announcing
 
-    def _settle(self) -> Optional[float]:
+    def _settle(self) -> float | None:
         """Which announced requests the tracking database has by now."""
         if not self._out:
             return None
@@ -239,7 +241,7 @@ class Relay:
         self._look_at = time.monotonic() + self._look
         return self._look if self._out else 0.0
 
-    def _recorded(self, entries: Sequence[Entry]) -> Dict[int, str]:
+    def _recorded(self, entries: Sequence[Entry]) -> dict[int, str]:
         """{entry id: the request_id it is recorded under} of those that are on record."""
         found = self._tracking.read(_on_record, entries)
         self.database.ok()
@@ -254,7 +256,7 @@ class Relay:
         self.stackstorm.ok()
         self._metrics.recorded(e.request.received_at for e in recorded)
 
-    def _missed(self, entries: List[Entry], length: int) -> None:
+    def _missed(self, entries: list[Entry], length: int) -> None:
         """An announcement was not recorded in time: it comes again, later and in halves."""
         self._metrics.announcement_misses.inc()
         first = entries[0]
@@ -285,7 +287,7 @@ class Relay:
             return f"announced requests are not recorded; its API: {error}"
         return f"announced requests are not recorded: {failure or 'no reason to be found'}"
 
-    def _announce(self) -> Optional[float]:
+    def _announce(self) -> float | None:
         """Hands the next list to the broker, unless one is still out."""
         if self._out:
             return None
@@ -312,7 +314,7 @@ class Relay:
         self._look_at = time.monotonic() + self._look
         return self._look
 
-    def _next_list(self, now: float) -> List[Entry]:
+    def _next_list(self, now: float) -> list[Entry]:
         """Failed and fresh requests take turns, so that neither waits for the other."""
         self._failed_turn = not self._failed_turn
         failed = lambda: self._journal.failed(now, LIST_LENGTH)  # noqa: E731
@@ -322,7 +324,7 @@ class Relay:
 
     # -- emitting
 
-    def _adopt(self) -> Optional[float]:
+    def _adopt(self) -> float | None:
         """Takes in the replays: they are recorded where no endpoint is, and emitted here."""
         left = self._adopt_at - time.monotonic()
         if left > 0:
@@ -335,7 +337,7 @@ class Relay:
         self._adopt_at = time.monotonic() + _ADOPT_LOOK
         return float(_ADOPT_LOOK)
 
-    def _emit(self) -> Optional[float]:
+    def _emit(self) -> float | None:
         """Emits the triggers of recorded requests, and again what StackStorm lost."""
         now = time.time()
         entries = self._journal.recorded(now, 100)
@@ -354,7 +356,7 @@ class Relay:
             self._emit_one(entry, request, now)
         return 0.0 if len(entries) == 100 else None
 
-    def _emit_one(self, entry: Entry, request: "_Recorded", now: float) -> None:
+    def _emit_one(self, entry: Entry, request: _Recorded, now: float) -> None:
         first = not entry.emit_at
         if first:
             due = request.open
@@ -384,7 +386,7 @@ class Relay:
 
     # -- asking StackStorm
 
-    def _ask(self) -> Optional[float]:
+    def _ask(self) -> float | None:
         """Has StackStorm asked what became of what is open."""
         now = time.time()
         if now < self._sync_at:
@@ -413,8 +415,8 @@ class Relay:
 
 
 def _packed(
-    entries: List[Entry], database_id: str, list_id: str
-) -> Tuple[Dict[str, Any], List[Entry]]:
+    entries: list[Entry], database_id: str, list_id: str
+) -> tuple[dict[str, Any], list[Entry]]:
     """As many of the entries, from the first on, as fit into one announcement."""
     while True:
         requests = [e.request for e in entries]
@@ -424,9 +426,9 @@ def _packed(
         entries = entries[: len(entries) // 2]
 
 
-def _on_record(connection: Connection, entries: Sequence[Entry]) -> Dict[int, str]:
+def _on_record(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
     wanted = {e.request.request_id: e for e in entries}
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     _look_up(connection, list(wanted), seen)
     # Another endpoint took the same X-Request-ID with another body.
     taken = {
@@ -438,7 +440,7 @@ def _on_record(connection: Connection, entries: Sequence[Entry]) -> Dict[int, st
     return found
 
 
-def _look_up(connection: Connection, ids: List[str], seen: Dict[str, str]) -> None:
+def _look_up(connection: Connection, ids: list[str], seen: dict[str, str]) -> None:
     for some in database.in_chunks(ids):
         rows = connection.execute(
             select(api_calls.c.request_id, api_calls.c.body_sha256).where(
@@ -454,12 +456,12 @@ class _Recorded:
     def __init__(self, call: Any):
         self._call = call
         self.request_id = call.request_id
-        self.open: List[Any] = []
+        self.open: list[Any] = []
         # The alert with which a name reached its limit, one for each name.
-        self.limited: List[Any] = []
+        self.limited: list[Any] = []
         self.outcomes: Counter = Counter()
 
-    def webhook(self) -> Dict[str, Any]:
+    def webhook(self) -> dict[str, Any]:
         return make_inert(
             {
                 "request_id": self.request_id,
@@ -470,7 +472,7 @@ class _Recorded:
             }
         )
 
-    def limit(self, row: Any) -> Dict[str, Any]:
+    def limit(self, row: Any) -> dict[str, Any]:
         return make_inert(
             {
                 "request_id": self.request_id,
@@ -483,7 +485,7 @@ class _Recorded:
             }
         )
 
-    def alert(self, row: Any) -> Dict[str, Any]:
+    def alert(self, row: Any) -> dict[str, Any]:
         labels = json.loads(row.labels)
         return make_inert(
             {
@@ -502,7 +504,7 @@ class _Recorded:
         )
 
 
-def _emittable(connection: Connection, request_ids: Sequence[str]) -> Dict[str, _Recorded]:
+def _emittable(connection: Connection, request_ids: Sequence[str]) -> dict[str, _Recorded]:
     calls = connection.execute(
         select(
             api_calls.c.id,
@@ -515,7 +517,7 @@ def _emittable(connection: Connection, request_ids: Sequence[str]) -> Dict[str, 
     rows = connection.execute(
         select(alerts).where(alerts.c.api_call_id.in_(list(found))).order_by(alerts.c.id)
     )
-    limited: Set[Tuple[str, str]] = set()
+    limited: set[tuple[str, str]] = set()
     for row in rows:
         request = found[row.api_call_id]
         request.outcomes[row.outcome] += 1
@@ -543,7 +545,7 @@ def _limited_before(connection: Connection, row: Any) -> bool:
     )
 
 
-def _replays_and_pending(connection: Connection) -> Tuple[List[str], str]:
+def _replays_and_pending(connection: Connection) -> tuple[list[str], str]:
     """(request_ids of the replays that are to be emitted, what of the migrations waits)."""
     found = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),
@@ -553,7 +555,7 @@ def _replays_and_pending(connection: Connection) -> Tuple[List[str], str]:
     return connection.scalars(found).all(), database.pending(connection)
 
 
-def _replays(connection: Connection, request_ids: Sequence[str]) -> List[Tuple[Request, str, int]]:
+def _replays(connection: Connection, request_ids: Sequence[str]) -> list[tuple[Request, str, int]]:
     """(request, body_sha256, how many alerts) of each."""
     rows = connection.execute(
         select(

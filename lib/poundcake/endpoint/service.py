@@ -4,9 +4,11 @@ StackStorm starts a sensor that ended only twice again, so nothing here ends by 
 cannot be had is said and tried again.
 """
 
+from __future__ import annotations
+
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable
 
 import poundcake
 from poundcake.config import Config, ConfigError, load
@@ -53,18 +55,18 @@ class Endpoint:
         # A plain flag, because a signal handler sets it: it may run while this very thread holds
         # the lock of an Event.
         self._stop_asked = False
-        self._said: List[str] = []
+        self._said: list[str] = []
         self._settled = threading.Event()
-        self._server: Optional[Server] = None
+        self._server: Server | None = None
         self._config = Config()
-        self._tracking: Optional[Tracking] = None
-        self._relay: Optional[Relay] = None
-        self._api: Optional[StackStorm] = None
-        self.journal: Optional[Journal] = None
+        self._tracking: Tracking | None = None
+        self._relay: Relay | None = None
+        self._api: StackStorm | None = None
+        self.journal: Journal | None = None
         self._journal_component = Component(log, "journal")
         # What is wrong with the journal's file, since it was last open.
         self._damage = ""
-        self._said_aside: Set[str] = set()
+        self._said_aside: set[str] = set()
         self.metrics = Metrics(self.health, self._connections)
 
     # -- life
@@ -94,7 +96,7 @@ class Endpoint:
     def _bring_up(self) -> bool:
         """Does what is still missing, and says once why that cannot be. Returns whether all is in
         place."""
-        problems: List[str] = []
+        problems: list[str] = []
         journal_works = False
         try:
             problems.append(self._configure())
@@ -250,7 +252,7 @@ class Endpoint:
         answer = self._tracking.read(lambda connection: view(connection, **query))
         return refresh.refresh_open_executions(self._api, answer) if answer else answer
 
-    def status(self, request_id: str) -> Optional[Dict[str, Any]]:
+    def status(self, request_id: str) -> dict[str, Any] | None:
         """The status view: of what is on record, else of what is in the journal. Raises
         DatabaseError or JournalError where only the one that cannot be read may know it."""
         journal, entry, problem = self.journal, None, ""
@@ -284,7 +286,7 @@ class Endpoint:
                 return f"{component.name}: {component.detail}"
         return ""
 
-    def health(self) -> Dict[str, Any]:
+    def health(self) -> dict[str, Any]:
         """How the endpoint and all that it needs are. ``status``: ok, degraded (webhooks are
         taken, something else is wrong) or unavailable."""
         journal = self._journal_report()
@@ -318,14 +320,14 @@ class Endpoint:
             "components": components,
         }
 
-    def _connections(self) -> Tuple[int, int, int]:
+    def _connections(self) -> tuple[int, int, int]:
         """How many are open, were closed for want of room, and did not come to TLS."""
         server = self._server
         return (
             (server.connections, server.evicted, server.failed_handshakes) if server else (0,) * 3
         )
 
-    def _journal_report(self) -> Dict[str, Any]:
+    def _journal_report(self) -> dict[str, Any]:
         journal, aside = self.journal, quarantine.reports(self._config.journal_path)
         if journal is None:
             return self._journal_component.report(set_aside=aside)
@@ -356,9 +358,9 @@ class Endpoint:
         return report
 
 
-def _pending_status(entry: Entry, held_up_by: str = "") -> Dict[str, Any]:
+def _pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
     """The status of a request that is in the journal and not recorded yet."""
-    answer: Dict[str, Any] = {
+    answer: dict[str, Any] = {
         "request_id": entry.request.request_id,
         "received_at": format_timestamp(entry.request.received_at),
         "completed_at": None,

@@ -3,12 +3,14 @@
 TLS 1.2 and later, with the ciphers that Python's ssl chooses.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import ssl
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 from poundcake.config import TLS_FILES, Config
 from poundcake.errors import PoundCakeError
@@ -128,13 +130,13 @@ class Certificates:
                     self._log.error("%s; the files of before stay in use", error)
             return self._context
 
-    def _files(self) -> Dict[str, str]:
+    def _files(self) -> dict[str, str]:
         """The paths by their keys."""
         paths = {name: getattr(self._config, name) for name in TLS_FILES}
         return {name: path for name, path in paths.items() if path}
 
-    def _look(self) -> List[Optional[Tuple[int, int, int]]]:
-        found: List[Optional[Tuple[int, int, int]]] = []
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        found: list[tuple[int, int, int] | None] = []
         for path in self._files().values():
             try:
                 status = os.stat(path)

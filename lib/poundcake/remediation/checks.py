@@ -1,8 +1,10 @@
 """Whether a host answers."""
 
+from __future__ import annotations
+
 import socket
 import time
-from typing import Any, Dict, List, Sequence
+from typing import Any, Sequence
 
 from poundcake.hosts import is_host
 from poundcake.remediation.errors import RemediationError
@@ -10,7 +12,7 @@ from poundcake.remediation.errors import RemediationError
 CONNECT_TIME = 3  # seconds
 
 
-def check_host(host: str, ports: Sequence[int], wait: float) -> Dict[str, Any]:
+def check_host(host: str, ports: Sequence[int], wait: float) -> dict[str, Any]:
     """Whether a host answers on any of the ports, by TCP; tried again for ``wait`` seconds.
 
     A refused connection is an answer too: the host is up. Returns {reachable, port, seconds}.
@@ -40,6 +42,6 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def ports_of(port: int) -> List[int]:
+def ports_of(port: int) -> list[int]:
     """Where a host is asked whether it is up: SSH, and the port that its metrics come from."""
     return [22] + ([port] if port and port != 22 else [])

@@ -1,11 +1,13 @@
 """What a remediation workflow did, read from the executions of its tasks."""
 
-from typing import Any, Dict, Optional
+from __future__ import annotations
+
+from typing import Any
 
 from poundcake.stackstorm import StackStorm
 
 
-def report(stackstorm: StackStorm, execution_id: str) -> Dict[str, Any]:
+def report(stackstorm: StackStorm, execution_id: str) -> dict[str, Any]:
     """What a remediation workflow did, read from the executions of its tasks.
 
     Returns {status, mutated, dry_run, verified, stage, message, evidence}. Only values of this
@@ -16,20 +18,20 @@ def report(stackstorm: StackStorm, execution_id: str) -> Dict[str, Any]:
     permitted = _result(tasks.get("alert"))
     before = _result(tasks.get("evidence"))
     after = _result(tasks.get("verify"))
-    evidence: Dict[str, Any] = {}
+    evidence: dict[str, Any] = {}
     if before:
         evidence["before"] = before
     if after:
         evidence["after"] = after
     dry_run = bool(permitted.get("dry_run", True))
-    answer: Dict[str, Any] = {
+    answer: dict[str, Any] = {
         "mutated": False,
         "dry_run": dry_run,
         "verified": False,
         "evidence": evidence,
     }
 
-    def ends(status: str, stage: str, message: str) -> Dict[str, Any]:
+    def ends(status: str, stage: str, message: str) -> dict[str, Any]:
         return {"status": status, "stage": stage, "message": message, **answer}
 
     if not linked.get("claimed"):
@@ -61,11 +63,11 @@ def report(stackstorm: StackStorm, execution_id: str) -> Dict[str, Any]:
     return ends("succeeded", "done", "the action succeeded")
 
 
-def _task(child: Dict[str, Any]) -> str:
+def _task(child: dict[str, Any]) -> str:
     return ((child.get("context") or {}).get("orquesta") or {}).get("task_name", "")
 
 
-def _result(child: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+def _result(child: dict[str, Any] | None) -> dict[str, Any]:
     """What an action of this pack returned; {} where it failed or is none of ours."""
     if not child or child.get("status") != "succeeded":
         return {}

@@ -1,8 +1,10 @@
 """Whether a remediation may change anything."""
 
+from __future__ import annotations
+
 import fnmatch
 import re
-from typing import Any, Dict
+from typing import Any
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
@@ -12,8 +14,8 @@ _REF = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 
 
 def permit(
-    config: Config, alert: Dict[str, Any], action: str, needs_host: bool = True
-) -> Dict[str, Any]:
+    config: Config, alert: dict[str, Any], action: str, needs_host: bool = True
+) -> dict[str, Any]:
     """Whether a remediation may change anything for an alert, and by which action.
 
     Returns {host, port, may_change, dry_run, stage, message}; stage says what ends the
@@ -44,7 +46,7 @@ def permit(
     }
 
 
-def _refusal(config: Config, alert: Dict[str, Any], host: str, needs_host: bool) -> str:
+def _refusal(config: Config, alert: dict[str, Any], host: str, needs_host: bool) -> str:
     if alert["status"] != FIRING:
         return "the alert is resolved"
     allowed = config.allowed_hosts

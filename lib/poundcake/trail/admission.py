@@ -5,9 +5,11 @@ first admitted. Alertmanager moves startsAt (of an HA Prometheus pair, one posts
 so what counts is the open incident of the fingerprint, not the time that a notification brings.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Callable, Optional, Tuple
+from typing import Callable
 
 from poundcake.alertmanager import FIRING, Alert, episode_name
 from poundcake.timestamps import format_timestamp
@@ -49,7 +51,7 @@ class Decision:
     outcome: str
     reason: str
     episode: str = ""
-    starts_at: Optional[datetime] = None
+    starts_at: datetime | None = None
     closes: bool = False
     opens: bool = False
     attempt: int = 1
@@ -63,16 +65,16 @@ class Original:
     received_at: datetime
     outcome: str
     episode: str
-    starts_at: Optional[datetime]
+    starts_at: datetime | None
 
 
 def decide(
     alert: Alert,
     received_at: datetime,
-    incident: Optional[Incident],
+    incident: Incident | None,
     skew: timedelta,
     resolved_since: Callable[[datetime], bool],
-    limit: Callable[[], Optional[Decision]],
+    limit: Callable[[], Decision | None],
 ) -> Decision:
     """The outcome of one alert.
 
@@ -130,10 +132,10 @@ def decide(
 def replay(
     alert: Alert,
     original: Original,
-    incident: Optional[Incident],
+    incident: Incident | None,
     skew: timedelta,
-    work: Callable[[str], Tuple[int, str]],
-    limit: Callable[[], Optional[Decision]],
+    work: Callable[[str], tuple[int, str]],
+    limit: Callable[[], Decision | None],
     force: bool,
 ) -> Decision:
     """The outcome of an alert that a replay brings again.
@@ -188,7 +190,7 @@ def _is_same(alert: Alert, incident: Incident, skew: timedelta) -> bool:
     return starts_at - incident.starts_at <= skew
 
 
-def _resolve(alert: Alert, incident: Optional[Incident]) -> Decision:
+def _resolve(alert: Alert, incident: Incident | None) -> Decision:
     if not incident:
         return Decision(DUPLICATE, "nothing open", starts_at=alert.starts_at)
     if alert.ends_at and alert.ends_at < incident.starts_at:

@@ -1,8 +1,10 @@
 """Links between executions and alerts, and the claims of workflows on episodes."""
 
+from __future__ import annotations
+
 import hashlib
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.engine import Connection, Engine
@@ -37,7 +39,7 @@ def link(
     workflow: str,
     execution_id: str,
     host_cooldown: int = 0,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Claims the episode for the workflow and links the execution to the alert.
 
     host_cooldown: for how many seconds after its last claim the workflow gets no other for the
@@ -70,7 +72,7 @@ def _link(
     workflow: str,
     execution_id: str,
     host_cooldown: timedelta = timedelta(0),
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     alert = connection.execute(
         select(*_LINKED)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
@@ -144,7 +146,7 @@ def _link(
     return {"claimed": True, "reason": "", "alert_id": alert.id}
 
 
-def ended_at(connection: Connection, alert: Any) -> Optional[datetime]:
+def ended_at(connection: Connection, alert: Any) -> datetime | None:
     """When the incident ended that an alert opened; None while it is open.
 
     alert: a row with closed_at and episode.
@@ -200,11 +202,11 @@ def _of_host(instance: str) -> Any:
     )
 
 
-def _refusal(alert_id: int, reason: str) -> Dict[str, Any]:
+def _refusal(alert_id: int, reason: str) -> dict[str, Any]:
     return {"claimed": False, "reason": reason, "alert_id": alert_id}
 
 
-def release(engine: Engine, episode: str, workflow: str = "") -> List[Dict[str, Any]]:
+def release(engine: Engine, episode: str, workflow: str = "") -> list[dict[str, Any]]:
     """Gives claims on an episode free, of one workflow or of all.
 
     For an operator, after a workflow that ended between its claim and its work: never done by

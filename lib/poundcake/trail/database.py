@@ -1,10 +1,12 @@
 """The tracking database: how it is opened, how its tables come to be, and which one it is."""
 
+from __future__ import annotations
+
 import os
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
+from typing import Any, Callable, Iterator, Sequence
 
 from sqlalchemy import create_engine, event, false, func, inspect, select, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -39,7 +41,7 @@ class DatabaseError(PoundCakeError):
     """The tracking database cannot be used now. The message has no password in it."""
 
 
-def open_engine(url: Union[str, URL], seconds: int = STATEMENT_TIMEOUT) -> Engine:
+def open_engine(url: str | URL, seconds: int = STATEMENT_TIMEOUT) -> Engine:
     """An engine for the tracking database. Nothing is connected yet.
 
     url: ``mysql+pymysql://user:password@host/name`` or ``sqlite:////path``. seconds: how long one
@@ -124,7 +126,7 @@ def prepare(engine: Engine, create: bool = True) -> str:
     return found["database_id"]
 
 
-def migrate(engine: Engine, log: Callable[[str], None]) -> List[Dict[str, Any]]:
+def migrate(engine: Engine, log: Callable[[str], None]) -> list[dict[str, Any]]:
     """Brings the tables to the newest revision, however long it takes.
 
     log: called with a line for each revision and each index. Returns what was done, in order:
@@ -137,7 +139,7 @@ def migrate(engine: Engine, log: Callable[[str], None]) -> List[Dict[str, Any]]:
         return _upgrade(engine, schema.VERSION, MIGRATION_TIMEOUT, log)
 
 
-def pending(bind: Union[Engine, Connection]) -> str:
+def pending(bind: Engine | Connection) -> str:
     """What waits for `migrate`, in a sentence; empty where nothing does.
 
     Raises DatabaseError, or the connection's own SQLAlchemyError, where it cannot be read.
@@ -243,14 +245,14 @@ def _described(engine: Engine) -> Iterator[None]:
         raise DatabaseError(describe(error, engine)) from None
 
 
-def _meta_of(engine: Engine) -> Dict[str, str]:
+def _meta_of(engine: Engine) -> dict[str, str]:
     if engine.dialect.name == "sqlite" and not os.path.exists(engine.url.database or ""):
         return {}
     with engine.connect().execution_options(poundcake_read=True) as connection:
         return _meta(connection)
 
 
-def _meta(connection: Connection) -> Dict[str, str]:
+def _meta(connection: Connection) -> dict[str, str]:
     """What poundcake_meta says; nothing where there are no tables, or not all of the first."""
     try:
         return _pairs(connection, _META)
@@ -270,11 +272,11 @@ def _meta(connection: Connection) -> Dict[str, str]:
     return {}
 
 
-def _pairs(connection: Connection, statement: Any) -> Dict[str, str]:
+def _pairs(connection: Connection, statement: Any) -> dict[str, str]:
     return {name: value for name, value in connection.execute(statement)}
 
 
-def _version(found: Dict[str, str]) -> int:
+def _version(found: dict[str, str]) -> int:
     """The schema's number, 0 where there are no tables. Raises DatabaseError at a newer one."""
     version = int(found.get("schema", 0))
     if version > schema.VERSION:
@@ -295,7 +297,7 @@ def _is_small(engine: Engine, version: int) -> bool:
 
 def _upgrade(
     engine: Engine, version: int, seconds: int, log: Callable[[str], None]
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     from poundcake.trail import migrations
 
     is_file = engine.dialect.name == "sqlite"

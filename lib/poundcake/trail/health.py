@@ -1,6 +1,8 @@
 """The health of the installation as an action sees it when it cannot reach the endpoint."""
 
-from typing import Any, Dict
+from __future__ import annotations
+
+from typing import Any
 
 from poundcake import __version__
 from poundcake.stackstorm import StackStormError
@@ -10,7 +12,7 @@ from poundcake.trail.database import DatabaseError
 UNKNOWN, OK, DOWN = "unknown", "ok", "down"
 
 
-def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> Dict[str, Any]:
+def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> dict[str, Any]:
     """The health as an action sees it that cannot reach the endpoint: what only the endpoint
     knows is unknown from this host, the rest is tried."""
     unknown = {"state": UNKNOWN, "since": "", "detail": "unknown from this host"}
@@ -35,7 +37,7 @@ def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> Dict[str, Any]:
     }
 
 
-def _tables(engine: Any) -> Dict[str, str]:
+def _tables(engine: Any) -> dict[str, str]:
     database.prepare(engine, create=False)
     pending = database.pending(engine)
     return {"pending": pending} if pending else {}

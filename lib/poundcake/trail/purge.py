@@ -3,10 +3,12 @@
 A request goes whole, with its alerts, their links and their executions, or it stays whole.
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 from datetime import datetime, timedelta, timezone
-from typing import Any, Collection, Dict, List, Optional, Set, Tuple
+from typing import Any, Collection, Tuple
 
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.engine import Connection, Engine
@@ -34,8 +36,8 @@ class PurgeError(PoundCakeError):
 
 
 def purge(
-    engine: Engine, config: Config, older_than_days: Optional[int] = None, dry_run: bool = False
-) -> Dict[str, Any]:
+    engine: Engine, config: Config, older_than_days: int | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """Deletes requests that came, and were completed, more than so many days ago.
 
     older_than_days: 1 to 36500; None: retention_days. dry_run: counts by the same conditions and
@@ -56,7 +58,7 @@ def purge(
     database.prepare(engine, create=config.auto_migrate)
     before = datetime.now(timezone.utc) - timedelta(days=days)
     total: Counter = Counter()
-    place: Optional[_Place] = None
+    place: _Place | None = None
     while True:
         started = time.monotonic()
         counts, place = database.retry_while_unavailable(
@@ -85,8 +87,8 @@ def _check(config: Config, days: int) -> None:
 
 
 def _purge_some(
-    engine: Engine, before: datetime, place: Optional[_Place], dry_run: bool
-) -> Tuple[Dict[str, int], Optional[_Place]]:
+    engine: Engine, before: datetime, place: _Place | None, dry_run: bool
+) -> tuple[dict[str, int], _Place | None]:
     """The next requests after a place: (what was deleted, where it ended), or ({}, None)."""
     with (database.reading if dry_run else database.transaction)(engine) as connection:
         page = _page(connection, before, place, lock=not dry_run)
@@ -131,9 +133,7 @@ def _delete(connection: Connection, column: Any, values: Collection[Any]) -> Non
         connection.execute(delete(column.table).where(column.in_(some)))
 
 
-def _page(
-    connection: Connection, before: datetime, place: Optional[_Place], lock: bool
-) -> List[Any]:
+def _page(connection: Connection, before: datetime, place: _Place | None, lock: bool) -> list[Any]:
     """The oldest requests after a place, no more than go together: rows of (id, created_at)."""
     # Quicker than counting, where there are many.
     last_position = select(func.max(alerts.c.position)).where(
@@ -154,7 +154,7 @@ def _page(
         )
     if lock:  # against another purge
         statement = statement.with_for_update()
-    page: List[Any] = []
+    page: list[Any] = []
     count = 0
     for call in connection.execute(statement):
         count += 0 if call[2] is None else call[2] + 1
@@ -164,10 +164,10 @@ def _page(
     return page
 
 
-def _kept(connection: Connection, ids: Collection[int], before: datetime) -> Set[int]:
+def _kept(connection: Connection, ids: Collection[int], before: datetime) -> set[int]:
     """Those of the requests that stay."""
     held = alerts.alias()
-    found: Set[int] = set()
+    found: set[int] = set()
     for some in database.in_chunks(sorted(ids)):
         own = alerts.c.api_call_id.in_(some)
         recent = select(api_calls.c.id).where(
@@ -212,11 +212,11 @@ def _kept(connection: Connection, ids: Collection[int], before: datetime) -> Set
 
 def _named_by_others(
     connection: Connection,
-    named: Set[str],
-    old: Set[int],
+    named: set[str],
+    old: set[int],
     place: _Place,
     before: datetime,
-) -> Set[str]:
+) -> set[str]:
     """Those of the executions that a link of another request names, which stays or comes later.
 
     One that came earlier and does not stay is gone by now, or is counted as gone by a dry run.

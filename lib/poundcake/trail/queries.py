@@ -4,10 +4,12 @@ Each view returns what its URL answers. Texts are verbatim here; who hands them 
 them inert.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Iterable, Sequence
 
 from sqlalchemy import and_, case, distinct, false, func, or_, select
 from sqlalchemy.engine import Connection
@@ -40,7 +42,7 @@ _BRIEF = [c for c in alerts.c if c.name not in ("labels", "annotations", "genera
 _CALL = [api_calls.c[n] for n in ("id", "request_id", "created_at", "completed_at", "error")]
 
 
-def status(connection: Connection, request_id: str, web_url: str = "") -> Optional[Dict[str, Any]]:
+def status(connection: Connection, request_id: str, web_url: str = "") -> dict[str, Any] | None:
     """The whole trail of one request; None where it is not on record."""
     call = connection.execute(
         select(api_calls).where(api_calls.c.request_id == request_id)
@@ -51,7 +53,7 @@ def status(connection: Connection, request_id: str, web_url: str = "") -> Option
         select(alerts).where(alerts.c.api_call_id == call.id).order_by(alerts.c.position)
     ).all()
     linked = _links(connection, [row.id for row in rows])
-    by_alert: Dict[int, List[Any]] = {}
+    by_alert: dict[int, list[Any]] = {}
     for link in linked:
         by_alert.setdefault(link.alert_id, []).append(link)
     answer = {
@@ -75,25 +77,25 @@ def status(connection: Connection, request_id: str, web_url: str = "") -> Option
 
 def executions_recent(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """The newest requests with their alerts; with filters, those with an alert that matches.
 
     ``at_least`` stands beside total where the search ended before the history did, ``next`` where
     there is another page.
     """
     ids, total, at_least, further = _requests(connection, filters, limit, offset)
-    calls: List[Any] = []
-    rows: List[Any] = []
+    calls: list[Any] = []
+    rows: list[Any] = []
     for some in database.in_chunks(ids):
         calls += connection.execute(select(*_CALL).where(api_calls.c.id.in_(some)))
         rows += connection.execute(
             select(*_LINE).where(alerts.c.api_call_id.in_(some)).order_by(alerts.c.position)
         )
     calls.sort(key=lambda call: (call.created_at, call.id), reverse=True)
-    by_call: Dict[int, List[Any]] = {}
+    by_call: dict[int, list[Any]] = {}
     for row in rows:
         by_call.setdefault(row.api_call_id, []).append(row)
-    by_alert: Dict[int, List[Any]] = {}
+    by_alert: dict[int, list[Any]] = {}
     for link in _links(connection, [row.id for row in rows]):
         by_alert.setdefault(link.alert_id, []).append(link)
     answer = []
@@ -127,7 +129,7 @@ def executions_recent(
 
 def _requests(
     connection: Connection, filters: Filters, limit: int, offset: int
-) -> Tuple[List[int], int, bool, str]:
+) -> tuple[list[int], int, bool, str]:
     """(ids of the page, how many there are, or at least, where the next page begins)."""
     if filters.of_alerts:
         # A request stands where the newest of its alerts that match does.
@@ -168,7 +170,7 @@ def _requests(
     return [row[0] for row in rows[:limit]], total, more, further
 
 
-def _begun(connection: Connection, filters: Filters) -> List[int]:
+def _begun(connection: Connection, filters: Filters) -> list[int]:
     """The requests that an earlier page had: of their alerts that match, some were before it."""
     moment, (row_id,) = filters.before[0], search.last_ids(filters, alerts.c.id)
     found = search.by_index(
@@ -192,7 +194,7 @@ def alerts_active(
     filters: Filters = Filters(),
     limit: int = 100,
     offset: int = 0,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """The open incidents, newest first."""
     names = [
         name for name in ("severity", "alert_name", "instance", "outcome") if getattr(filters, name)
@@ -257,7 +259,7 @@ def st2_executions(
     limit: int = 20,
     offset: int = 0,
     web_url: str = "",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """The StackStorm executions that alerts led to, newest first.
 
     status: of the execution; filters: of its alert, and when it started or, with a filter of the
@@ -267,7 +269,7 @@ def st2_executions(
     search.one_of("status", status, STATUSES)
     found = _of_alerts if filters.of_alerts else _of_executions
     ids, total, at_least, further = found(connection, status, filters, limit, offset)
-    rows: List[Any] = []
+    rows: list[Any] = []
     for some in database.in_chunks(ids):
         rows += connection.execute(_link_columns().where(links.c.id.in_(some)))
     rows.sort(key=lambda row: ids.index(row.id))
@@ -297,7 +299,7 @@ def st2_executions(
 
 def _of_executions(
     connection: Connection, status: str, filters: Filters, limit: int, offset: int
-) -> Tuple[List[int], int, bool, str]:
+) -> tuple[list[int], int, bool, str]:
     moment, row_id = executions.c.start_timestamp, executions.c.id
     begin = filters
     if filters.before:
@@ -340,7 +342,7 @@ def _of_executions(
 
 def _of_alerts(
     connection: Connection, status: str, filters: Filters, limit: int, offset: int
-) -> Tuple[List[int], int, bool, str]:
+) -> tuple[list[int], int, bool, str]:
     begin = filters
     if filters.before:
         # Of the alert that the last page ended with there may be more links.
@@ -382,7 +384,7 @@ def why(
     limit: int = _HOW_MANY_WHY,
     offset: int = 0,
     web_url: str = "",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """From an alert to what was done for it: episode by episode, the one heard of last first.
 
     Each episode has its notifications, oldest first, each with its request, outcome and reason:
@@ -412,7 +414,7 @@ def why(
     ).all()
     not_all = len(rows) > _LOOKED_AT_WHY
     rows = rows[:_LOOKED_AT_WHY]
-    groups: Dict[Any, List[Any]] = {}
+    groups: dict[Any, list[Any]] = {}
     for row in rows:
         # What belongs to no episode, a malformed alert for one, stands for itself.
         groups.setdefault(row.episode or row.id, []).append(row)
@@ -434,8 +436,8 @@ def why(
 
 
 def _shown_before(
-    connection: Connection, filters: Filters, rows: List[Any], newest: int
-) -> Set[str]:
+    connection: Connection, filters: Filters, rows: list[Any], newest: int
+) -> set[str]:
     """The episodes of the rows that an earlier page had: those with a newer alert that matches.
 
     Only the next alert of the same fingerprint is looked at: another episode has begun with it,
@@ -460,7 +462,7 @@ def _shown_before(
         .limit(1)
         .scalar_subquery()
     )
-    found: Set[str] = set()
+    found: set[str] = set()
     for some in database.in_chunks(rows):
         ids = connection.scalars(select(following).where(alerts.c.id.in_([r.id for r in some])))
         known = [row_id for row_id in ids if row_id is not None]
@@ -468,13 +470,13 @@ def _shown_before(
     return found & {row.episode for row in rows}
 
 
-def _episodes(connection: Connection, page: List[List[Any]], web_url: str) -> List[Dict[str, Any]]:
+def _episodes(connection: Connection, page: list[list[Any]], web_url: str) -> list[dict[str, Any]]:
     names = [group[0].episode for group in page if group[0].episode]
     whole = {
         row.id: row
         for row in _alerts(connection, [row.id for group in page for row in group[:_SHOWN]])
     }
-    notable: Dict[str, List[Any]] = {}
+    notable: dict[str, list[Any]] = {}
     for some in database.in_chunks(names):
         # A cooldown that is said again changes nothing, and its incident counts it.
         changed = or_(
@@ -504,8 +506,8 @@ def _episodes(connection: Connection, page: List[List[Any]], web_url: str) -> Li
 
 
 def _episode(
-    shown: List[Any], notable: List[Any], linked: List[Any], web_url: str
-) -> Dict[str, Any]:
+    shown: list[Any], notable: list[Any], linked: list[Any], web_url: str
+) -> dict[str, Any]:
     first = shown[0]
     ids = {row.id for row in shown}
     own = [link for link in linked if link.alert_id in ids]
@@ -546,9 +548,9 @@ def _episode(
     }
 
 
-def _alerts(connection: Connection, ids: Sequence[int]) -> List[Any]:
+def _alerts(connection: Connection, ids: Sequence[int]) -> list[Any]:
     """Alerts with their request_id, newest first."""
-    rows: List[Any] = []
+    rows: list[Any] = []
     for some in database.in_chunks(ids):
         rows += connection.execute(
             select(*_BRIEF, api_calls.c.request_id)
@@ -564,7 +566,7 @@ def _last(connection: Connection, looked: Any) -> Any:
     return connection.execute(select(moment, last).order_by(moment, last).limit(1)).one()
 
 
-def _page(answer: Dict[str, Any], at_least: bool, further: str) -> Dict[str, Any]:
+def _page(answer: dict[str, Any], at_least: bool, further: str) -> dict[str, Any]:
     if at_least:
         answer["at_least"] = True
     if further:
@@ -572,7 +574,7 @@ def _page(answer: Dict[str, Any], at_least: bool, further: str) -> Dict[str, Any
     return answer
 
 
-def alert_of(connection: Connection, request_id: str, episode: str) -> Optional[Dict[str, Any]]:
+def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
     """One alert, verbatim, with its labels and annotations; None where it is not on record."""
     row = connection.execute(
         select(alerts, api_calls.c.request_id, api_calls.c.receiver)
@@ -634,14 +636,14 @@ def _link_columns() -> Any:
     )
 
 
-def _links(connection: Connection, alert_ids: Iterable[int]) -> List[Any]:
-    found: List[Any] = []
+def _links(connection: Connection, alert_ids: Iterable[int]) -> list[Any]:
+    found: list[Any] = []
     for ids in database.in_chunks(list(alert_ids)):
         found += connection.execute(_link_columns().where(links.c.alert_id.in_(ids))).all()
     return sorted(found, key=lambda link: link.id)
 
 
-def _alert(row: Any, linked: List[Any]) -> Dict[str, Any]:
+def _alert(row: Any, linked: list[Any]) -> dict[str, Any]:
     return {
         "id": row.id,
         "fingerprint": row.fingerprint,
@@ -659,7 +661,7 @@ def _alert(row: Any, linked: List[Any]) -> Dict[str, Any]:
     }
 
 
-def _execution(row: Any, web_url: str) -> Dict[str, Any]:
+def _execution(row: Any, web_url: str) -> dict[str, Any]:
     return {
         "st2_execution_id": row.st2_execution_id,
         "st2_workflow": row.st2_action_ref or row.action or "",
@@ -678,14 +680,14 @@ def _execution(row: Any, web_url: str) -> Dict[str, Any]:
     }
 
 
-def said(dry_run: Optional[bool], mutated: Optional[bool], message: str) -> str:
+def said(dry_run: bool | None, mutated: bool | None, message: str) -> str:
     """A workflow's message, after the note that it changed nothing where that is so."""
     if dry_run and not mutated:
         return f"{DRY_RUN}. {message}" if message else DRY_RUN
     return message
 
 
-def _call_status(call: Any, rows: List[Any], linked: List[Any]) -> str:
+def _call_status(call: Any, rows: list[Any], linked: list[Any]) -> str:
     if call.error:
         return "failed"
     if any(row.fate == FATE_LOST for row in rows):
@@ -701,7 +703,7 @@ def _remediation(row: Any, link: Any) -> str:
     return state(link.status or "unknown", link.dry_run, link.mutated)
 
 
-def state(status: str, dry_run: Optional[bool], mutated: Optional[bool]) -> str:
+def state(status: str, dry_run: bool | None, mutated: bool | None) -> str:
     """The status of a remediation, with the note that it changed nothing where that is so."""
     return f"{status} ({DRY_RUN})" if dry_run and not mutated else status
 
@@ -710,11 +712,11 @@ def _reason(row: Any) -> str:
     return "; ".join(filter(None, (row.reason, row.fate_reason)))
 
 
-def _first(linked: List[Any], name: str) -> str:
+def _first(linked: list[Any], name: str) -> str:
     return next((getattr(link, name) for link in linked if getattr(link, name)), "")
 
 
-def _duration(row: Any) -> Optional[float]:
+def _duration(row: Any) -> float | None:
     if not row.start_timestamp or not row.end_timestamp:
         return None
     return round((row.end_timestamp - row.start_timestamp).total_seconds(), 3)
@@ -726,5 +728,5 @@ def _url(web_url: str, row: Any) -> str:
     return row.web_url or ""
 
 
-def _time(moment: Optional[datetime]) -> Optional[str]:
+def _time(moment: datetime | None) -> str | None:
     return format_timestamp(moment) if moment else None

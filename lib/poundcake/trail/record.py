@@ -1,5 +1,7 @@
 """The writes of a trail: record what was announced, link what was started for it."""
 
+from __future__ import annotations
+
 import bisect
 import functools
 import json
@@ -7,7 +9,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, Sequence
 
 from sqlalchemy import bindparam, case, func, select, update
 from sqlalchemy.engine import Connection, Engine
@@ -42,7 +44,7 @@ class TrackingError(PoundCakeError):
 
 def record_requests(
     engine: Engine, config: Config, requests: Sequence[Request], database_id: str = ""
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Writes a list of requests with an outcome for each of their alerts, in one transaction.
 
     Recording the same request again changes nothing. A request that fails gets its row with the
@@ -77,7 +79,7 @@ def _is_deadlock(error: DatabaseError) -> bool:
     return isinstance(cause, DBAPIError) and cause.orig.args[:1] in _DEADLOCK
 
 
-def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> Dict[str, Any]:
+def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> dict[str, Any]:
     with database.transaction(engine) as connection:
         result = record_safely(connection, config, requests)
     return {
@@ -95,7 +97,7 @@ class _Result:
     failed: int = 0
     outcomes: Counter = field(default_factory=Counter)
 
-    def __add__(self, other: "_Result") -> "_Result":
+    def __add__(self, other: _Result) -> _Result:
         return _Result(
             self.recorded + other.recorded,
             self.known + other.known,
@@ -113,10 +115,10 @@ class _Entry:
     request_id: str
     sha256: str
     error: str = ""
-    webhook: Optional[Webhook] = None
+    webhook: Webhook | None = None
 
     @property
-    def alerts(self) -> List[Alert]:
+    def alerts(self) -> list[Alert]:
         return self.webhook.alerts if self.webhook else []
 
 
@@ -124,8 +126,8 @@ def record_safely(
     connection: Connection,
     config: Config,
     requests: Sequence[Request],
-    make_state: Optional[Callable[..., "AdmissionState"]] = None,
-    replay_of: Optional[str] = None,
+    make_state: Callable[..., AdmissionState] | None = None,
+    replay_of: str | None = None,
 ) -> _Result:
     """Records a list under one savepoint; where that fails, each half of it by itself, down to
     the request that is at fault."""
@@ -159,8 +161,8 @@ def _record_list(
     connection: Connection,
     config: Config,
     requests: Sequence[Request],
-    make_state: Optional[Callable[..., "AdmissionState"]],
-    replay_of: Optional[str],
+    make_state: Callable[..., AdmissionState] | None,
+    replay_of: str | None,
     error: str = "",
 ) -> _Result:
     """Records a list as its requests would be recorded one after the other.
@@ -195,7 +197,7 @@ def _record_list(
     # What is closed makes room for what is opened: open_fingerprint is unique.
     book.write(connection)
     connection.execute(api_calls.insert(), calls)
-    ids: Dict[str, int] = {}
+    ids: dict[str, int] = {}
     for some in database.in_chunks([entry.request_id for entry in entries]):
         found = select(api_calls.c.request_id, api_calls.c.id)
         ids.update(connection.execute(found.where(api_calls.c.request_id.in_(some))).all())
@@ -206,11 +208,11 @@ def _record_list(
     return result
 
 
-def _not_on_record(connection: Connection, requests: Sequence[Request]) -> List[_Entry]:
+def _not_on_record(connection: Connection, requests: Sequence[Request]) -> list[_Entry]:
     """Those of the requests that are not on record, once each."""
     hashes = [body_sha256(request.body) for request in requests]
     ids = [(r.request_id, collision_id(r.request_id, h)) for r, h in zip(requests, hashes)]
-    known: Dict[str, str] = {}
+    known: dict[str, str] = {}
     for some in database.in_chunks(sorted({i for pair in ids for i in pair})):
         found = select(api_calls.c.request_id, api_calls.c.body_sha256)
         known.update(connection.execute(found.where(api_calls.c.request_id.in_(some))).all())
@@ -232,10 +234,10 @@ def _read(entry: _Entry) -> None:
         entry.error = f"the payload cannot be read: {error}"
 
 
-def _decide(book: "AdmissionState", entry: _Entry) -> List[Dict[str, Any]]:
+def _decide(book: AdmissionState, entry: _Entry) -> list[dict[str, Any]]:
     """The rows of a request's alerts, each with its outcome, and entered into the book."""
     rows = []
-    first: Dict[Any, Decision] = {}
+    first: dict[Any, Decision] = {}
     for alert in entry.alerts:
         same = (alert.fingerprint, alert.status, alert.starts_at)
         if same in first and not alert.problem:
@@ -252,7 +254,7 @@ def _decide(book: "AdmissionState", entry: _Entry) -> List[Dict[str, Any]]:
     return rows
 
 
-def _call_row(entry: _Entry, emitted: bool, replay_of: Optional[str]) -> Dict[str, Any]:
+def _call_row(entry: _Entry, emitted: bool, replay_of: str | None) -> dict[str, Any]:
     request, webhook = entry.request, entry.webhook
     client_id = request.client_request_id
     if entry.request_id != request.request_id:
@@ -280,7 +282,7 @@ def _call_row(entry: _Entry, emitted: bool, replay_of: Optional[str]) -> Dict[st
     }
 
 
-def _alert_row(received_at: datetime, alert: Alert, decision: Decision) -> Dict[str, Any]:
+def _alert_row(received_at: datetime, alert: Alert, decision: Decision) -> dict[str, Any]:
     ends_at = alert.ends_at
     if alert.status != alertmanager.FIRING and ends_at is None:
         ends_at = received_at
@@ -327,16 +329,16 @@ class AdmissionState:
         earliest = min(entry.request.received_at for entry in entries)
         # The incident of each fingerprint, and the row that holds it: one of the table, or one
         # that is going to be inserted.
-        self._incidents: Dict[str, Incident] = {}
-        self._holders: Dict[str, Dict[str, Any]] = {}
+        self._incidents: dict[str, Incident] = {}
+        self._holders: dict[str, dict[str, Any]] = {}
         # Those of the table that change.
-        self._closed: List[Dict[str, Any]] = []
-        self._seen: Dict[int, Dict[str, Any]] = {}
+        self._closed: list[dict[str, Any]] = []
+        self._seen: dict[int, dict[str, Any]] = {}
         # (ends_at, when it came) of resolves.
-        self._resolves: Dict[str, List[Tuple[datetime, datetime]]] = defaultdict(list)
+        self._resolves: dict[str, list[tuple[datetime, datetime]]] = defaultdict(list)
         # When the fingerprint was admitted last, and when the name was, in order.
-        self._last: Dict[str, datetime] = {}
-        self._admitted: Dict[str, List[datetime]] = defaultdict(list)
+        self._last: dict[str, datetime] = {}
+        self._admitted: dict[str, list[datetime]] = defaultdict(list)
         self._read_incidents(connection, sorted({a.fingerprint for a in found}))
         self._read_resolves(connection, fingerprints, earliest - admission.LATE)
         if config.cooldown_seconds:
@@ -345,7 +347,7 @@ class AdmissionState:
         if config.max_remediations_per_hour:
             self._read_admitted(connection, names, earliest - _HOUR)
 
-    def _read_incidents(self, connection: Connection, fingerprints: List[str]) -> None:
+    def _read_incidents(self, connection: Connection, fingerprints: list[str]) -> None:
         for some in database.in_chunks(fingerprints):
             rows = connection.execute(
                 select(
@@ -371,7 +373,7 @@ class AdmissionState:
                 }
 
     def _read_resolves(
-        self, connection: Connection, fingerprints: List[str], since: datetime
+        self, connection: Connection, fingerprints: list[str], since: datetime
     ) -> None:
         for some in database.in_chunks(fingerprints):
             rows = connection.execute(
@@ -388,7 +390,7 @@ class AdmissionState:
             for fingerprint, ends_at, came_at in rows:
                 self._resolves[fingerprint].append((ends_at, came_at))
 
-    def _read_last(self, connection: Connection, fingerprints: List[str], since: datetime) -> None:
+    def _read_last(self, connection: Connection, fingerprints: list[str], since: datetime) -> None:
         for some in database.in_chunks(fingerprints):
             rows = connection.execute(
                 select(alerts.c.fingerprint, func.max(alerts.c.created_at))
@@ -401,7 +403,7 @@ class AdmissionState:
             )
             self._last.update(rows.all())
 
-    def _read_admitted(self, connection: Connection, names: List[str], since: datetime) -> None:
+    def _read_admitted(self, connection: Connection, names: list[str], since: datetime) -> None:
         for some in database.in_chunks(names):
             rows = connection.execute(
                 select(alerts.c.alert_name, alerts.c.created_at)
@@ -426,7 +428,7 @@ class AdmissionState:
             lambda: self._limit(alert, received_at),
         )
 
-    def enter(self, request_id: str, alert: Alert, decision: Decision, row: Dict[str, Any]) -> None:
+    def enter(self, request_id: str, alert: Alert, decision: Decision, row: dict[str, Any]) -> None:
         """Notes what was decided. row: what is going to be inserted for the alert."""
         key, now = alert.fingerprint, row["created_at"]
         held = self._incidents.get(key)
@@ -474,17 +476,17 @@ class AdmissionState:
             for ends_at, came_at in self._resolves[fingerprint]
         )
 
-    def _limit(self, alert: Alert, now: datetime) -> Optional[Decision]:
+    def _limit(self, alert: Alert, now: datetime) -> Decision | None:
         return self._cooling(alert, now) or self._too_many(alert, now)
 
-    def _cooling(self, alert: Alert, now: datetime) -> Optional[Decision]:
+    def _cooling(self, alert: Alert, now: datetime) -> Decision | None:
         last = self._last.get(alert.fingerprint)
         if not self._config.cooldown_seconds or not last or last + self._cooldown <= now:
             return None
         until = timestamps.format_timestamp(last + self._cooldown)
         return Decision(admission.COOLDOWN, f"cooldown until {until}")
 
-    def _too_many(self, alert: Alert, now: datetime) -> Optional[Decision]:
+    def _too_many(self, alert: Alert, now: datetime) -> Decision | None:
         limit = self._config.max_remediations_per_hour
         if not limit:
             return None
@@ -499,12 +501,12 @@ class AdmissionState:
         )
 
 
-def _few(rows: Sequence[Dict[str, Any]]) -> Iterator[Sequence[Dict[str, Any]]]:
+def _few(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
     for start in range(0, len(rows), 100):
         yield rows[start : start + 100]
 
 
-def _numbered(rows: Sequence[Dict[str, Any]], *names: str) -> Dict[str, Any]:
+def _numbered(rows: Sequence[dict[str, Any]], *names: str) -> dict[str, Any]:
     return {f"{name}_{i}": row[name] for i, row in enumerate(rows) for name in names}
 
 

@@ -1,6 +1,8 @@
 """What StackStorm says now, merged into a view of what is on record."""
 
-from typing import Any, Dict, List
+from __future__ import annotations
+
+from typing import Any
 
 from poundcake.stackstorm import TERMINAL, StackStorm, StackStormError, failure, report
 from poundcake.trail import queries
@@ -8,7 +10,7 @@ from poundcake.trail import queries
 _MOST_ASKED = 100  # what one page of StackStorm's API has
 
 
-def refresh_open_executions(stackstorm: StackStorm, answer: Dict[str, Any]) -> Dict[str, Any]:
+def refresh_open_executions(stackstorm: StackStorm, answer: dict[str, Any]) -> dict[str, Any]:
     """The view with what StackStorm says now of executions that are open on record; where it
     cannot be asked, the view says so."""
     shown = [e for e in _executions_in(answer) if e["status"] not in TERMINAL]
@@ -35,20 +37,20 @@ def refresh_open_executions(stackstorm: StackStorm, answer: Dict[str, Any]) -> D
     return answer
 
 
-def _executions_in(answer: Dict[str, Any]) -> List[Dict[str, Any]]:
+def _executions_in(answer: dict[str, Any]) -> list[dict[str, Any]]:
     listed = list(answer.get("stackstorm_executions", [])) + answer.get("st2_executions", [])
     for episode in answer.get("episodes", []):
         listed += episode["stackstorm_executions"]
     return listed
 
 
-def _is_open(alert: Dict[str, Any]) -> bool:
+def _is_open(alert: dict[str, Any]) -> bool:
     return bool(alert["st2_execution_id"]) and (
         alert["remediation_status"].partition(" ")[0] not in TERMINAL
     )
 
 
-def _merge(execution: Dict[str, Any], found: Dict[str, Any]) -> None:
+def _merge(execution: dict[str, Any], found: dict[str, Any]) -> None:
     """Writes into an execution of a view what StackStorm says of it now."""
     execution["status"] = found.get("status") or execution["status"]
     rule = (found.get("rule") or {}).get("ref")

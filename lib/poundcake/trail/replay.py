@@ -1,10 +1,12 @@
 """Replays: a recorded request is recorded anew."""
 
+from __future__ import annotations
+
 import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Dict, Sequence, Set
+from typing import Any, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
@@ -26,7 +28,7 @@ from poundcake.trail.schema import alerts, api_calls, links
 
 def replay_request(
     engine: Engine, config: Config, request_id: str, force: bool = False
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Records a recorded request anew, in a request of its own that names it as replay_of.
 
     An alert is admitted where its incident is open and no execution has claimed its episode; with
@@ -41,7 +43,7 @@ def replay_request(
     return despite_deadlocks(lambda: _replay(engine, config, request_id, force))
 
 
-def _replay(engine: Engine, config: Config, request_id: str, force: bool) -> Dict[str, Any]:
+def _replay(engine: Engine, config: Config, request_id: str, force: bool) -> dict[str, Any]:
     with database.transaction(engine) as connection:
         call = connection.execute(
             select(api_calls).where(api_calls.c.request_id == request_id)
@@ -104,7 +106,7 @@ class _ReplayState(AdmissionState):
         super().__init__(connection, config, entries)
         self._request_id = entries[0].request_id
         self._force = original.force
-        self._admitted_here: Set[str] = set()
+        self._admitted_here: set[str] = set()
         rows = connection.execute(
             select(alerts.c.position, alerts.c.outcome, alerts.c.episode, alerts.c.starts_at).where(
                 alerts.c.api_call_id == original.call_id
@@ -116,8 +118,8 @@ class _ReplayState(AdmissionState):
         }
         episodes = {o.episode for o in self._originals.values() if o.episode}
         episodes |= {incident.episode for incident in self._incidents.values()}
-        self._attempts: Dict[str, int] = {}
-        self._claims: Dict[str, str] = {}
+        self._attempts: dict[str, int] = {}
+        self._claims: dict[str, str] = {}
         for some in database.in_chunks(sorted(episodes)):
             self._read_work(connection, some)
 

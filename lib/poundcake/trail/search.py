@@ -5,10 +5,12 @@ one index from its newest end, filters by what stands in that index, and stops: 
 before the history did, the view says that its count is a lower bound, and from where to go on.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 from sqlalchemy import String, and_, func, or_, select, tuple_
 from sqlalchemy.engine import Connection
@@ -67,15 +69,15 @@ class Filters:
     until exclusive. before: (moment, ids) of the row that the last page ended with.
     """
 
-    since: Optional[datetime] = None
-    until: Optional[datetime] = None
+    since: datetime | None = None
+    until: datetime | None = None
     severity: str = ""
     alert_name: str = ""
     instance: str = ""
     status: str = ""
     outcome: str = ""
     fingerprint: str = ""
-    before: Optional[Tuple[datetime, Tuple[str, ...]]] = None
+    before: tuple[datetime, tuple[str, ...]] | None = None
 
     @property
     def of_alerts(self) -> bool:
@@ -83,7 +85,7 @@ class Filters:
         return any(getattr(self, name) for name in TEXTS)
 
 
-def parse(now: Optional[datetime] = None, **given: str) -> Filters:
+def parse(now: datetime | None = None, **given: str) -> Filters:
     """Filters from what a person wrote. Raises FilterError.
 
     since and until: an RFC 3339 time, or how long ago, as Prometheus writes durations (90s, 1h30m,
@@ -114,7 +116,7 @@ def place(moment: datetime, *ids: Any) -> str:
     return "/".join([format_timestamp(moment), *map(str, ids)])
 
 
-def last_ids(filters: Filters, *columns: Any) -> List[Any]:
+def last_ids(filters: Filters, *columns: Any) -> list[Any]:
     """The ids in `before`, each as its column has it. Raises FilterError."""
     texts = filters.before[1]
     numbers = [not isinstance(column.type, String) for column in columns]
@@ -125,7 +127,7 @@ def last_ids(filters: Filters, *columns: Any) -> List[Any]:
     return [int(t) if n else t for n, t in zip(numbers, texts)]
 
 
-def within(filters: Filters, moment: Any, *ids: Any) -> List[Any]:
+def within(filters: Filters, moment: Any, *ids: Any) -> list[Any]:
     """The conditions of the rows within the filters' times that come after the last page. ids: the
     columns that rows of one moment are told apart by."""
     conditions = []
@@ -201,7 +203,7 @@ def _moment(name: str, text: str, now: datetime) -> datetime:
     return found
 
 
-def _place(text: str) -> Tuple[datetime, Tuple[str, ...]]:
+def _place(text: str) -> tuple[datetime, tuple[str, ...]]:
     moment, *ids = text.split("/")
     try:
         found = parse_timestamp(moment)
@@ -212,7 +214,7 @@ def _place(text: str) -> Tuple[datetime, Tuple[str, ...]]:
     return found, tuple(ids)
 
 
-def one_of(name: str, value: Optional[str], known: Tuple[str, ...]) -> None:
+def one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Raises FilterError where a value is given that is none of the known ones."""
     if value and value not in known:
         raise FilterError(name, f"one of {', '.join(known)} is expected")

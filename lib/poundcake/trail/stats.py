@@ -1,8 +1,10 @@
 """How remediations went over a time range: by workflow, and by alert name."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List
+from typing import Any
 
 from sqlalchemy import BigInteger, case, cast, func, literal, select, text
 from sqlalchemy.engine import Connection
@@ -17,7 +19,7 @@ DEFAULT_RANGE = timedelta(hours=24)
 _FAILED = ("failed", "timeout", "abandoned")
 
 
-def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> Dict[str, Any]:
+def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> dict[str, Any]:
     """Executions that started within filters.since (a day ago where it is None) and until.
 
     Returns {since, until, workflows: [...], alerts: [...]}, each row {workflow | alert_name,
@@ -67,8 +69,8 @@ def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) ->
         .where(executions.c.start_timestamp >= since, executions.c.start_timestamp < until, *wanted)
         .group_by(links.c.st2_action_ref, alerts.c.alert_name, status)
     )
-    by_workflow: Dict[str, _Sum] = defaultdict(_Sum)
-    by_name: Dict[str, _Sum] = defaultdict(_Sum)
+    by_workflow: dict[str, _Sum] = defaultdict(_Sum)
+    by_name: dict[str, _Sum] = defaultdict(_Sum)
     for row in rows:
         for found in (by_workflow[row.workflow or ""], by_name[row.alert_name]):
             found.add(row)
@@ -96,7 +98,7 @@ def _microseconds(connection: Connection, start: Any, end: Any) -> Any:
 class _Sum:
     def __init__(self) -> None:
         self.count = self.succeeded = self.failed = self.running = self.not_cleared = 0
-        self.took: List[int] = []
+        self.took: list[int] = []
 
     def add(self, row: Any) -> None:
         self.count += row.count
@@ -110,7 +112,7 @@ class _Sum:
             return
         self.took += map(int, row.took.split(",") if row.took else ())
 
-    def report(self) -> Dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         known = self.succeeded + self.failed
         seconds = [micro / 1_000_000 for micro in sorted(self.took)]
         return {
@@ -126,6 +128,6 @@ class _Sum:
         }
 
 
-def _rows(key: str, found: Dict[str, _Sum]) -> List[Dict[str, Any]]:
+def _rows(key: str, found: dict[str, _Sum]) -> list[dict[str, Any]]:
     frequent_first = sorted(found.items(), key=lambda item: (-item[1].count, item[0]))
     return [{key: name, **sums.report()} for name, sums in frequent_first]

@@ -4,9 +4,11 @@ Between its acknowledgement and its work StackStorm is at-most-once. What it los
 because nothing is taken for done that StackStorm does not say.
 """
 
+from __future__ import annotations
+
 import functools
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 from sqlalchemy import and_, exists, or_, select, update
 from sqlalchemy.engine import Connection, Engine
@@ -42,7 +44,7 @@ _ARRIVAL_GRACE = timedelta(seconds=60)
 _RULES_GRACE = timedelta(minutes=5)
 
 
-def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> Dict[str, Any]:
+def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> dict[str, Any]:
     """One round: mirrors open executions, explains emitted alerts, completes requests.
 
     Returns {executions, explained, unexplained, completed}: how many of each; nothing where
@@ -69,17 +71,17 @@ def sync(engine: Engine, config: Config, stackstorm: StackStorm) -> Dict[str, An
     }
 
 
-def last_synced(connection: Connection) -> Optional[datetime]:
+def last_synced(connection: Connection) -> datetime | None:
     """When a round was last finished."""
     return _marked(connection, _FINISHED)
 
 
-def _marked(connection: Connection, name: str) -> Optional[datetime]:
+def _marked(connection: Connection, name: str) -> datetime | None:
     value = connection.scalar(select(meta.c.value).where(meta.c.name == name))
     return parse_timestamp(value) if value else None
 
 
-def still_open(connection: Connection) -> Tuple[int, bool]:
+def still_open(connection: Connection) -> tuple[int, bool]:
     """How many requests or executions wait for StackStorm, up to 1000, and whether any of them
     moves by itself (is neither pending nor paused)."""
     waiting = connection.scalars(
@@ -154,7 +156,7 @@ def _mirror_open(engine: Engine, stackstorm: StackStorm) -> int:
     return len(ids)
 
 
-def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
+def write_execution(connection: Connection, execution: dict[str, Any]) -> None:
     """Writes what StackStorm says of an execution; an ended one is never opened again."""
     rule = (execution.get("rule") or {}).get("ref")
     values = {
@@ -188,7 +190,7 @@ def write_execution(connection: Connection, execution: Dict[str, Any]) -> None:
         )
 
 
-def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[int, int]:
+def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> tuple[int, int]:
     """Finds out what became of emitted alerts. Returns how many it explained and not."""
     with database.reading(engine) as connection:
         waiting = connection.execute(
@@ -240,7 +242,7 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> Tuple[in
             fate = FATE_LOST
             reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
         with database.transaction(engine) as connection:
-            values: Dict[str, Any] = {
+            values: dict[str, Any] = {
                 "fate": fate,
                 "fate_reason": cut(reason, alerts.c.fate_reason),
                 "checked_at": now,
@@ -260,8 +262,8 @@ def _fate(
     stackstorm: StackStorm,
     links_itself: Callable[[str], bool],
     alert: Any,
-    instances: List[Dict[str, Any]],
-) -> Tuple[Optional[str], str, str]:
+    instances: list[dict[str, Any]],
+) -> tuple[str | None, str, str]:
     """(fate, reason, rule) of one alert, from its trigger instances, newest first; the fate is
     None while StackStorm has not told."""
     now = datetime.now(timezone.utc)
@@ -269,14 +271,14 @@ def _fate(
         late = now - alert.recorded_at > _ARRIVAL_GRACE
         return RETRY if late else None, "waiting for StackStorm's rules engine", ""
     # What a rule made of a newer trigger replaces what it made of an older one.
-    by_rule: Dict[str, Dict[str, Any]] = {}
+    by_rule: dict[str, dict[str, Any]] = {}
     for instance in instances:
         for enforcement in stackstorm.enforcements(instance["id"]) or []:
             by_rule.setdefault(enforcement.get("rule", {}).get("ref", ""), enforcement)
-    failures: List[str] = []
-    refusals: List[str] = []
-    waiting: List[str] = []
-    ended: List[str] = []
+    failures: list[str] = []
+    refusals: list[str] = []
+    waiting: list[str] = []
+    ended: list[str] = []
     for rule, enforcement in by_rule.items():
         execution_id = enforcement.get("execution_id")
         if execution_id:
@@ -318,7 +320,7 @@ def _link_found(
     links_itself: Callable[[str], bool],
     alert: Any,
     execution_id: str,
-) -> Tuple[Optional[str], str]:
+) -> tuple[str | None, str]:
     """Links an execution that a rule started and that did not link itself.
 
     Returns (EXECUTION, why it did nothing or '') where the alert is explained by it, (RETRY,
@@ -391,7 +393,7 @@ def _link_found(
 
 def _not_claimed(
     engine: Engine, config: Config, alert: Any, workflow: str, reason: str
-) -> Tuple[Optional[str], str]:
+) -> tuple[str | None, str]:
     """As _link_found(), of an execution that was refused its claim."""
     if _claimed(engine, alert, workflow, links.c.alert_id == alert.id):
         return EXECUTION, ""  # its link says what became of the alert

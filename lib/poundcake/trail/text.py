@@ -1,9 +1,11 @@
 """The views as text that reads well in a terminal."""
 
-from typing import Any, Dict, List, Sequence
+from __future__ import annotations
+
+from typing import Any, Sequence
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Lines of a table; columns as wide as they need to be."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [
@@ -13,7 +15,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
     return ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
 
 
-def status(answer: Dict[str, Any]) -> str:
+def status(answer: dict[str, Any]) -> str:
     """The trail of one request."""
     lines = [
         f"request {answer['request_id']}: {answer['status']}",
@@ -49,12 +51,12 @@ def status(answer: Dict[str, Any]) -> str:
     return _text(lines)
 
 
-def why(answer: Dict[str, Any]) -> str:
+def why(answer: dict[str, Any]) -> str:
     """From an alert to what was done for it, episode by episode."""
     if not answer["episodes"]:
         found = "not among the newest alerts" if answer.get("next") else "no such alert on record"
         return _text([found, *_more(answer)])
-    lines: List[str] = []
+    lines: list[str] = []
     for episode in answer["episodes"]:
         name = f"{episode['alert_name']}  {episode['instance']}".strip()
         lines += [f"{name}  {episode['severity']}".strip() + f"  {_course(episode)}"]
@@ -80,7 +82,7 @@ def why(answer: Dict[str, Any]) -> str:
     return _text([*lines, _count(answer, "count", "episodes"), *_more(answer)])
 
 
-def _course(episode: Dict[str, Any]) -> str:
+def _course(episode: dict[str, Any]) -> str:
     seen = f"seen {episode['notifications']} times" if episode["notifications"] > 1 else "seen once"
     if episode["state"] == "firing":
         return f"firing since {episode['starts_at']}, {seen}, last at {episode['last_seen_at']}"
@@ -90,7 +92,7 @@ def _course(episode: Dict[str, Any]) -> str:
     return "no incident"
 
 
-def stats(answer: Dict[str, Any]) -> str:
+def stats(answer: dict[str, Any]) -> str:
     """How remediations went."""
     lines = [f"{answer['since']} to {answer['until']}"]
     columns = ("count", "succeeded", "failed", "running", "other", "not_cleared")
@@ -103,7 +105,7 @@ def stats(answer: Dict[str, Any]) -> str:
     return _text(lines)
 
 
-def executions_recent(answer: Dict[str, Any]) -> str:
+def executions_recent(answer: dict[str, Any]) -> str:
     """The newest requests."""
     rows = []
     for call in answer["executions"]:
@@ -125,7 +127,7 @@ def executions_recent(answer: Dict[str, Any]) -> str:
     return _text([*table(headings, rows), "", count, *_more(answer)])
 
 
-def alerts_active(answer: Dict[str, Any]) -> str:
+def alerts_active(answer: dict[str, Any]) -> str:
     """The open incidents."""
     if not answer["count"]:
         return _text(["no active alerts"])
@@ -146,7 +148,7 @@ def alerts_active(answer: Dict[str, Any]) -> str:
     return _text([*table(headings, rows), "", f"{answer['count']} active", *_more(answer)])
 
 
-def st2_executions(answer: Dict[str, Any]) -> str:
+def st2_executions(answer: dict[str, Any]) -> str:
     """The executions that alerts led to."""
     rows = [
         (
@@ -175,7 +177,7 @@ def st2_executions(answer: Dict[str, Any]) -> str:
     return _text([*table(headings, rows), "", count, *_more(answer)])
 
 
-def health(answer: Dict[str, Any]) -> str:
+def health(answer: dict[str, Any]) -> str:
     """How the endpoint and its parts are."""
     lines = [
         f"PoundCake {answer['version']}: {answer['status']}",
@@ -201,18 +203,18 @@ def health(answer: Dict[str, Any]) -> str:
     return _text(lines)
 
 
-def _count(answer: Dict[str, Any], key: str, what: str) -> str:
+def _count(answer: dict[str, Any], key: str, what: str) -> str:
     return f"{'at least ' if answer.get('at_least') else ''}{answer[key]} {what}"
 
 
-def _more(answer: Dict[str, Any]) -> List[str]:
+def _more(answer: dict[str, Any]) -> list[str]:
     lines = [f"further back: before={answer['next']}"] if answer.get("next") else []
     if answer.get("stackstorm"):
         lines.append(f"stackstorm: {answer['stackstorm']}")
     return lines
 
 
-def _executions(executions: List[Dict[str, Any]]) -> List[str]:
+def _executions(executions: list[dict[str, Any]]) -> list[str]:
     if not executions:
         return ["nothing was run"]
     return table(
@@ -242,6 +244,6 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _text(lines: List[str]) -> str:
+def _text(lines: list[str]) -> str:
     # `st2 run` puts the first line of a text off the grid of the others.
     return "\n" + "\n".join(_printable(line) for line in lines)

@@ -5,6 +5,8 @@ work. A revision that has been released is never edited, and each can be run aga
 every change of a table by itself, so that one that was killed is done in part.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import time
@@ -25,14 +27,14 @@ def revision(number: int) -> str:
     return f"{number:04d}"
 
 
-def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> List[Dict]:
+def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> list[dict]:
     """Brings the tables to the revision of this number; one that is there is not run again.
 
     The connection must be the only one that migrates. log: called with a line for each revision
     and each index. Returns [{revision, description, seconds}] of what was run.
     """
     config = _config(connection)
-    steps: List[Dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     began = time.monotonic()
 
     def applied(script: Script) -> None:

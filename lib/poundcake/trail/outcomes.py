@@ -1,0 +1,58 @@
+"""The words in which the trail says what was decided about an alert and what became of it.
+
+The values are what the tables, the JSON answers and the triggers contain.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class _Word(str, Enum):
+    """A string with a documented set of values. Prints, formats and serializes as its value."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
+
+
+class Outcome(_Word):
+    """What recording decided about one alert (column `outcome`)."""
+
+    ADMITTED = "admitted"
+    """A rule may start a remediation for it: emitted as poundcake.alert."""
+    RESOLVED = "resolved"
+    """It closed the open incident of its label set: emitted as poundcake.alert."""
+    DUPLICATE = "duplicate"
+    """It repeats what is on record, or resolves nothing that is open."""
+    COOLDOWN = "cooldown"
+    """It opened an incident, but the same alert was admitted less than cooldown_seconds ago."""
+    RATE_LIMITED = "rate_limited"
+    """It opened an incident, but its name reached max_remediations_per_hour."""
+    MALFORMED = "malformed"
+    """It cannot be read; the reason names the field."""
+
+
+EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
+"""The outcomes that StackStorm's rules get to see, as the trigger poundcake.alert."""
+
+
+class Explanation(_Word):
+    """What became of an alert (column `fate`; NULL until StackStorm has said)."""
+
+    NOT_EMITTED = "none"
+    """Its outcome is not one of EMITTED, so StackStorm never heard of it."""
+    EXECUTION = "execution"
+    """A rule started an execution for it."""
+    NO_RULE = "no_rule"
+    """StackStorm processed the trigger and no rule matched."""
+    FAILED = "failed"
+    """A rule matched and could not start its action."""
+    ENDED = "ended"
+    """The incident ended before a workflow could claim the episode."""
+    RETRY = "retry"
+    """StackStorm lost it or cannot run it now; the endpoint emits it again."""
+    LOST = "lost"
+    """StackStorm lost it for longer than give_up_hours; it is not emitted any more."""
