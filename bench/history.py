@@ -66,8 +66,8 @@ CALLS = (
 ).split()
 ALERTS = (
     "id api_call_id position fingerprint alert_name severity instance labels annotations "
-    "generator_url status starts_at ends_at created_at recorded_at episode outcome reason fate "
-    "fate_reason checked_at st2_rule_matched open_fingerprint last_seen_at notifications "
+    "generator_url status starts_at ends_at created_at recorded_at episode outcome reason explanation "
+    "explanation_reason checked_at st2_rule_matched open_fingerprint last_seen_at notifications "
     "closed_at attempt"
 ).split()
 LINKS = (

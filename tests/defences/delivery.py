@@ -31,7 +31,7 @@ DEFENCES = [
     Defence(
         "what StackStorm lost is emitted again",
         RELAY,
-        "if again and row.fate == sync.RETRY",
+        "if again and row.explanation == sync.RETRY",
         "if False",
         faults("with an alert just taken", 1, "sqlite"),
     ),

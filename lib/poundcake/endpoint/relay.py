@@ -362,7 +362,7 @@ class Relay:
             due = request.open
         else:
             again = now >= entry.emit_at
-            due = [row for row in request.open if again and row.fate == sync.RETRY]
+            due = [row for row in request.open if again and row.explanation == sync.RETRY]
         if entry.id not in self._emitted:
             if first:
                 self._bus.publish(WEBHOOK, request.webhook(), request.request_id)
@@ -526,7 +526,7 @@ def _emittable(connection: Connection, request_ids: Sequence[str]) -> dict[str, 
             limited.add(name)
             if not _limited_before(connection, row):
                 request.limited.append(row)
-        if row.outcome in admission.EMITTED and row.fate in (None, sync.RETRY):
+        if row.outcome in admission.EMITTED and row.explanation in (None, sync.RETRY):
             request.open.append(row)
     return {request.request_id: request for request in found.values()}
 

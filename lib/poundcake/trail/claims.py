@@ -19,7 +19,8 @@ from poundcake.trail.schema import alerts, api_calls, cut, executions, links, me
 _LONGEST_EMITTED = timedelta(hours=720)
 
 _LINKED = [
-    alerts.c[name] for name in ("id episode instance outcome reason attempt fate closed_at").split()
+    alerts.c[name]
+    for name in ("id episode instance outcome reason attempt explanation closed_at").split()
 ]
 
 
@@ -137,10 +138,12 @@ def _link(
                 claim=key,
             )
         )
-    if alert.fate == FATE_LOST:
+    if alert.explanation == FATE_LOST:
         # It was given up, and StackStorm had it all the same.
         its_own = alerts.c.id == alert.id
-        connection.execute(update(alerts).where(its_own).values(fate=None, fate_reason=None))
+        connection.execute(
+            update(alerts).where(its_own).values(explanation=None, explanation_reason=None)
+        )
         its_call = api_calls.c.request_id == request_id
         connection.execute(update(api_calls).where(its_call).values(completed_at=None))
     return {"claimed": True, "reason": "", "alert_id": alert.id}

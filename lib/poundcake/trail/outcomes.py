@@ -40,7 +40,7 @@ EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
 
 
 class Explanation(_Word):
-    """What became of an alert (column `fate`; NULL until StackStorm has said)."""
+    """What became of an alert (column `explanation`; NULL until StackStorm has said)."""
 
     NOT_EMITTED = "none"
     """Its outcome is not one of EMITTED, so StackStorm never heard of it."""

@@ -34,7 +34,7 @@ _NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, ad
 _LINE = [
     alerts.c[name]
     for name in (
-        "id api_call_id alert_name severity instance status outcome reason fate fate_reason"
+        "id api_call_id alert_name severity instance status outcome reason explanation explanation_reason"
     ).split()
 ]
 # What a list needs not, and a sender can make a megabyte long.
@@ -690,7 +690,7 @@ def said(dry_run: bool | None, mutated: bool | None, message: str) -> str:
 def _call_status(call: Any, rows: list[Any], linked: list[Any]) -> str:
     if call.error:
         return "failed"
-    if any(row.fate == FATE_LOST for row in rows):
+    if any(row.explanation == FATE_LOST for row in rows):
         return "lost"
     if call.completed_at:
         return "completed"
@@ -709,7 +709,7 @@ def state(status: str, dry_run: bool | None, mutated: bool | None) -> str:
 
 
 def _reason(row: Any) -> str:
-    return "; ".join(filter(None, (row.reason, row.fate_reason)))
+    return "; ".join(filter(None, (row.reason, row.explanation_reason)))
 
 
 def _first(linked: list[Any], name: str) -> str:

@@ -303,7 +303,7 @@ def _alert_row(received_at: datetime, alert: Alert, decision: Decision) -> dict[
         "episode": decision.episode or None,
         "outcome": decision.outcome,
         "reason": cut(decision.reason, alerts.c.reason),
-        "fate": None if decision.outcome in admission.EMITTED else FATE_NONE,
+        "explanation": None if decision.outcome in admission.EMITTED else FATE_NONE,
         "open_fingerprint": alert.fingerprint if decision.opens else None,
         "last_seen_at": received_at,
         "notifications": 1,

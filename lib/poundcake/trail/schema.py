@@ -25,9 +25,9 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator
 
 # The number of the newest revision in migrations/versions.
-VERSION = 4
+VERSION = 5
 # What the writers cannot do without. What comes after it makes the views quick.
-NEEDED = 3
+NEEDED = 5
 
 metadata = MetaData()
 
@@ -80,6 +80,9 @@ api_calls = Table(
     Column("body_sha256", String(64), nullable=False),
     Column("replay_of", String(36)),
     Column("error", Text),
+    # Which endpoint emits the triggers of a request that several may hold, and until when.
+    Column("emitter", String(36)),
+    Column("emitter_until", UTC),
     Index("ix_poundcake_api_calls_created", "created_at", "id"),
     Index("ix_poundcake_api_calls_completed", "completed_at", "id"),
     **_options,
@@ -112,8 +115,8 @@ alerts = Table(
     Column("reason", String(512), nullable=False),
     # What became of an alert that was emitted: `execution`, `no_rule`, `failed` or `lost`; NULL
     # until StackStorm has told. `none` for one that was not emitted.
-    Column("fate", String(16)),
-    Column("fate_reason", String(512)),
+    Column("explanation", String(16)),
+    Column("explanation_reason", String(512)),
     Column("checked_at", UTC),
     Column("st2_rule_matched", String(255)),
     # The fingerprint while this row is its open incident, NULL else: one incident at a time is
@@ -125,10 +128,12 @@ alerts = Table(
     Column("closed_at", UTC),
     # Which attempt at its episode this row is: a forced replay makes another.
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
+    # When the cooldown or rate limit that held the alert back ends.
+    Column("held_until", UTC),
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
-    Index("ix_poundcake_alerts_fate", "fate", "checked_at"),
+    Index("ix_poundcake_alerts_explanation", "explanation", "checked_at"),
     # The views search newest first by one of these, and find the other filters in the index
     # itself: rows are read for the page that is shown, not for what is searched.
     Index("ix_poundcake_alerts_by_time", *_SEARCH),

@@ -97,7 +97,7 @@ def still_open(connection: Connection) -> tuple[int, bool]:
 
 def open_alerts() -> Any:
     """The condition of alerts of which it is not known yet what became of them."""
-    return or_(alerts.c.fate.is_(None), alerts.c.fate == RETRY)
+    return or_(alerts.c.explanation.is_(None), alerts.c.explanation == RETRY)
 
 
 def _begin(engine: Engine) -> bool:
@@ -224,27 +224,32 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> tuple[in
     for alert in waiting:
         instances = wanted[alert.request_id, alert.episode, alert.status]
         try:
-            fate, reason, rule = _fate(engine, config, stackstorm, links_itself, alert, instances)
+            explanation, reason, rule = _explanation(
+                engine, config, stackstorm, links_itself, alert, instances
+            )
         except StackStormError as error:
             if error.status in (0, 401):
                 raise
             # What is wrong with one alert's trail must not hold up the others.
-            fate, reason, rule = None, f"StackStorm cannot tell: {error}", ""
+            explanation, reason, rule = None, f"StackStorm cannot tell: {error}", ""
         now = datetime.now(timezone.utc)
         with database.reading(engine) as connection:
-            ended = ended_at(connection, alert) if fate == RETRY else None
+            ended = ended_at(connection, alert) if explanation == RETRY else None
         if ended and now - ended > LATE:
             # Nothing may begin to work on it any more.
-            fate, reason = ENDED, f"the incident ended at {format_timestamp(ended)}; {reason}"
-        elif fate in (None, RETRY) and now - alert.recorded_at > timedelta(
+            explanation, reason = (
+                ENDED,
+                f"the incident ended at {format_timestamp(ended)}; {reason}",
+            )
+        elif explanation in (None, RETRY) and now - alert.recorded_at > timedelta(
             hours=config.give_up_hours
         ):
-            fate = FATE_LOST
+            explanation = FATE_LOST
             reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
         with database.transaction(engine) as connection:
             values: dict[str, Any] = {
-                "fate": fate,
-                "fate_reason": cut(reason, alerts.c.fate_reason),
+                "explanation": explanation,
+                "explanation_reason": cut(reason, alerts.c.explanation_reason),
                 "checked_at": now,
             }
             if rule:
@@ -252,11 +257,11 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> tuple[in
             connection.execute(
                 update(alerts).where(alerts.c.id == alert.id, open_alerts()).values(values)
             )
-        explained += fate not in (None, RETRY)
+        explained += explanation not in (None, RETRY)
     return explained, len(waiting) - explained
 
 
-def _fate(
+def _explanation(
     engine: Engine,
     config: Config,
     stackstorm: StackStorm,
@@ -264,7 +269,7 @@ def _fate(
     alert: Any,
     instances: list[dict[str, Any]],
 ) -> tuple[str | None, str, str]:
-    """(fate, reason, rule) of one alert, from its trigger instances, newest first; the fate is
+    """(explanation, reason, rule) of one alert, from its trigger instances, newest first; the explanation is
     None while StackStorm has not told."""
     now = datetime.now(timezone.utc)
     if not instances:

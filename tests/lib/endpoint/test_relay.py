@@ -124,10 +124,10 @@ class House:
     def reaches(self, request_id, state, seconds=60):
         wait_for(lambda: self.state(request_id) == state, seconds)
 
-    def set_fate(self, fate, **where):
+    def set_explanation(self, explanation, **where):
         with database.transaction(self.engine) as connection:
-            connection.execute(update(alerts).values(fate=fate))
-            if fate not in (None, "retry"):
+            connection.execute(update(alerts).values(explanation=explanation))
+            if explanation not in (None, "retry"):
                 connection.execute(update(api_calls).values(completed_at=later(60)))
 
     def stop(self):
@@ -193,7 +193,7 @@ class TestTheWay:
             "starts_at": "2026-01-14T12:00:00Z",
             "ends_at": "",
         }
-        house.set_fate("execution")
+        house.set_explanation("execution")
         house.reaches(request_id, "done")
         assert len(house.bus.of(relay.ALERT)) == len(house.bus.of(relay.WEBHOOK)) == 1
         assert (house.relay.broker.state, house.relay.database.state) == ("ok", "ok")
@@ -435,7 +435,7 @@ class TestTrouble:
         request_id = house.accept(alert("One"), alert("Two"))
         house.reaches(request_id, "recorded")
         wait_for(lambda: len(house.bus.of(relay.ALERT)) == 2)
-        house.set_fate("execution")
+        house.set_explanation("execution")
         house.reaches(request_id, "done")
         again = replay_request(house.engine, Config(), request_id)["request_id"]
         wait_for(lambda: house.journal.find(again))
@@ -448,7 +448,7 @@ class TestTrouble:
         time.sleep(0.5)
         assert len(house.bus.lists) == 1
         assert len(house.bus.of(relay.ALERT)) == 4
-        house.set_fate("execution")
+        house.set_explanation("execution")
         house.reaches(again, "done")
 
     def test_all_replays_are_emitted_however_many_are_open(self, house, monkeypatch):
@@ -593,22 +593,22 @@ class TestExplaining:
         wait_for(lambda: house.bus.of(relay.ALERT))
         time.sleep(0.5)
         assert len(house.bus.of(relay.ALERT)) == 1  # nobody has said that it is lost
-        house.set_fate("retry")
+        house.set_explanation("retry")
         wait_for(lambda: len(house.bus.of(relay.ALERT)) >= 3)
         at = [p[3] for p in house.bus.of(relay.ALERT)]
         assert at[2] - at[1] >= 0.3
         assert len(house.bus.of(relay.WEBHOOK)) == 1
         payloads = [p[1] for p in house.bus.of(relay.ALERT)]
         assert payloads[0] == payloads[1]
-        house.set_fate("no_rule")
+        house.set_explanation("no_rule")
         house.reaches(request_id, "done")
 
-    @pytest.mark.parametrize("fate", ["execution", "no_rule", "failed", "lost"])
-    def test_whatever_became_of_it_ends_it(self, house, fate):
+    @pytest.mark.parametrize("explanation", ["execution", "no_rule", "failed", "lost"])
+    def test_whatever_became_of_it_ends_it(self, house, explanation):
         house.start()
         request_id = house.accept(alert())
         wait_for(lambda: house.bus.of(relay.ALERT))
-        house.set_fate(fate)
+        house.set_explanation(explanation)
         house.reaches(request_id, "done")
 
     def test_stackstorm_is_asked_while_anything_is_open_and_not_after(self, house):
@@ -618,7 +618,7 @@ class TestExplaining:
         request_id = house.accept(alert())
         wait_for(lambda: len(house.bus.of(relay.SYNC_DUE)) >= 3)
         assert house.bus.of(relay.SYNC_DUE)[0][1] == {"open": 1}
-        house.set_fate("no_rule")
+        house.set_explanation("no_rule")
         house.reaches(request_id, "done")
         time.sleep(0.2)
         asked = len(house.bus.of(relay.SYNC_DUE))

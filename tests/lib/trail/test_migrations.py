@@ -266,7 +266,7 @@ class TestFromWhateverThereIs:
         """One of the first release that was killed while it made them."""
         made_by(1)
         on = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
-        run(engine, "DELETE FROM poundcake_meta", "DROP INDEX ix_poundcake_alerts_fate" + on)
+        run(engine, "DELETE FROM poundcake_meta", "DROP INDEX ix_poundcake_alerts_explanation" + on)
         database.prepare(engine)
         assert shape(engine) == todays_shape
 

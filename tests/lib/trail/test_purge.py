@@ -46,7 +46,7 @@ def ended(engine, *requests):
     mine = alerts.c.api_call_id.in_(own)
     change(
         engine,
-        update(alerts).where(mine, alerts.c.fate.is_(None)).values(fate="execution"),
+        update(alerts).where(mine, alerts.c.explanation.is_(None)).values(explanation="execution"),
         update(alerts).where(mine).values(open_fingerprint=None),
         update(alerts).values(closed_at=None),
         update(api_calls)
@@ -137,8 +137,8 @@ class TestWhatStays:
             (api_calls, {"completed_at": YOUNG}),
             (alerts, {"open_fingerprint": "abc"}),
             (alerts, {"closed_at": YOUNG}),
-            (alerts, {"fate": None}),
-            (alerts, {"fate": "retry"}),
+            (alerts, {"explanation": None}),
+            (alerts, {"explanation": "retry"}),
             (executions, {"status": "running"}),
             (executions, {"status": "pending"}),
         ],
@@ -162,7 +162,9 @@ class TestWhatStays:
         assert run(engine)["requests"] == 1
 
     @pytest.mark.parametrize(
-        "values", [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"fate": None}], ids="-".join
+        "values",
+        [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"explanation": None}],
+        ids="-".join,
     )
     def test_the_claim_on_an_episode_that_is_not_over(self, engine, values):
         claimed, again, unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
@@ -181,7 +183,7 @@ class TestWhatStays:
         assert not refused["claimed"] and "e1" in refused["reason"]
         change(
             engine,
-            update(alerts).values(created_at=OLD, open_fingerprint=None, fate="execution"),
+            update(alerts).values(created_at=OLD, open_fingerprint=None, explanation="execution"),
         )
         assert run(engine)["requests"] == 1
         assert requests_left(engine) == {again.request_id}
@@ -453,7 +455,7 @@ def fill(engine):
             dict(blank, id=i, request_id=str(i), status_code=202, created_at=at, completed_at=at)
         )
         blank = {"severity": "", "instance": "", "labels": "{}", "annotations": "{}"}
-        blank.update(status="firing", outcome="admitted", reason="", fate="execution")
+        blank.update(status="firing", outcome="admitted", reason="", explanation="execution")
         rows[alerts].append(
             dict(blank, id=i, api_call_id=i, position=0, fingerprint=str(i), alert_name=str(i % 9))
         )

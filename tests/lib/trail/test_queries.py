@@ -379,7 +379,7 @@ class TestWhy:
             connection.execute(
                 alerts.update()
                 .where(alerts.c.fingerprint == "n")
-                .values(fate="no_rule", fate_reason="no rule matched")
+                .values(explanation="no_rule", explanation_reason="no rule matched")
             )
         reason = why(engine, "Nobody")[0]["alerts"][0]["reason"]
         assert reason == "new incident; no rule matched"

@@ -100,7 +100,7 @@ class TestRecord:
         assert (one.status, one.starts_at, one.ends_at) == ("firing", NOON, None)
         assert (one.outcome, one.open_fingerprint, one.notifications) == ("admitted", "abc", 1)
         assert one.episode == "abc-1768392000000"
-        assert one.fate is None
+        assert one.explanation is None
 
     def test_again_changes_nothing(self, engine):
         sent = [request(alert("A")), request(alert("B"), alert("B", status="resolved"))]
@@ -259,7 +259,7 @@ class TestOutcomes:
         first, second, empty = rows(engine, api_calls)
         assert first.completed_at is None
         assert second.completed_at and empty.completed_at
-        assert [row.fate for row in rows(engine)] == [None, "none"]
+        assert [row.explanation for row in rows(engine)] == [None, "none"]
 
     def test_a_resolve_for_nothing_is_on_record(self, engine):
         record(engine, request(alert(status="resolved", ends_at=later(5))))

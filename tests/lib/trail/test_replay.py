@@ -145,7 +145,7 @@ def test_what_was_worked_on_is_not_worked_on_again(engine):
     assert row.reason == (
         f"replay of {first}: {WORKFLOW} (e1) has worked on this episode; force=true runs it again"
     )
-    assert row.fate == "none"
+    assert row.explanation == "none"
     assert call(engine, found["request_id"]).completed_at
     assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
 

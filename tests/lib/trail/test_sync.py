@@ -186,7 +186,10 @@ class TestFates:
         request_id, (row,) = house.record(alert())
         house.api.emitted(row, request_id)
         assert house.sync()["explained"] == 1
-        assert (house.one().fate, house.one().fate_reason) == ("no_rule", "no rule matched")
+        assert (house.one().explanation, house.one().explanation_reason) == (
+            "no_rule",
+            "no rule matched",
+        )
         assert house.completed == [True]
 
     def test_a_rule_could_not_start_its_action(self, house):
@@ -195,8 +198,8 @@ class TestFates:
         house.api.enforced(instance, reason="Action pack.gone not found")
         house.sync()
         found = house.one()
-        assert (found.fate, found.st2_rule_matched) == ("failed", "pack.rule")
-        assert "Action pack.gone not found" in found.fate_reason
+        assert (found.explanation, found.st2_rule_matched) == ("failed", "pack.rule")
+        assert "Action pack.gone not found" in found.explanation_reason
         assert house.completed == [True]
 
     def test_a_claimed_execution(self, house):
@@ -206,7 +209,7 @@ class TestFates:
         house.api.ran("e1", "running", action="pack.workflow")
         claims.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
         assert house.one(links).st2_rule_ref == "pack.rule"
         assert house.one(executions).status == "running"
         assert house.completed == [False]
@@ -228,14 +231,14 @@ class TestFates:
         house.api.ran("e1", "running")
         house.sync()
         assert house.one(links).claim is None and house.one(executions).status == "running"
-        assert house.one().fate == "execution" and house.completed == [False]
+        assert house.one().explanation == "execution" and house.completed == [False]
         house.api.ran("e1", "failed", result={"stderr": "it broke"})
         for _ in range(2):
             house.sync()
         link = house.one(links)
         assert (link.st2_execution_id, link.claim, link.request_id) == ("e1", None, request_id)
         assert (link.st2_action_ref, link.st2_rule_ref) == ("pack.workflow", "pack.rule")
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
         assert (house.one(executions).status, house.one(executions).error) == (
             "failed",
             "it broke",
@@ -248,12 +251,15 @@ class TestFates:
         house.api.enforced(house.api.emitted(row, request_id), execution="e1")
         house.api.ran("e1", "running", seconds=50)
         house.sync()
-        assert house.rows(links) == [] and house.one().fate is None
-        assert "pack.workflow was started (e1) and has not linked itself" in house.one().fate_reason
+        assert house.rows(links) == [] and house.one().explanation is None
+        assert (
+            "pack.workflow was started (e1) and has not linked itself"
+            in house.one().explanation_reason
+        )
         house.api.ran("e1", "running", seconds=61)
         house.sync()
         assert house.one(links).claim is None
-        assert house.one().fate is None and house.completed == [False]
+        assert house.one().explanation is None and house.completed == [False]
 
     def test_one_that_did_not_get_the_claim_has_no_link(self, house):
         request_id, (row,) = house.record(alert())
@@ -261,7 +267,7 @@ class TestFates:
         house.api.enforced(house.api.emitted(row, request_id), execution="e2")
         house.api.ran("e2", result={"output": {"stage": "not_claimed"}})
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
         assert house.rows(links) == []
         assert house.completed == [True]
 
@@ -273,8 +279,8 @@ class TestFates:
         house.api.ran("e1", result=refused)
         house.sync()
         found = house.one()
-        assert found.fate == "execution"
-        assert found.fate_reason == "pack.workflow did nothing: cooldown of this host"
+        assert found.explanation == "execution"
+        assert found.explanation_reason == "pack.workflow did nothing: cooldown of this host"
         assert house.completed == [True]
 
     def test_one_whose_episode_was_worked_on_before_says_so(self, house):
@@ -293,8 +299,8 @@ class TestFates:
         house.api.ran("e2", result=told)
         house.sync()
         found = house.rows(alerts)[-1]
-        assert found.fate == "execution"
-        assert found.fate_reason == "pack.workflow did nothing: " + refused["reason"]
+        assert found.explanation == "execution"
+        assert found.explanation_reason == "pack.workflow did nothing: " + refused["reason"]
 
     def cooled(self, house, **more):
         """Two alerts of one host: the workflow worked on the first, and was refused the second."""
@@ -303,7 +309,7 @@ class TestFates:
         first, (one,) = house.record(alert("One", labels=host))
         claims.link(house.engine, first, one.episode, "pack.workflow", "e1", 600)
         with database.transaction(house.engine) as connection:
-            connection.execute(update(alerts).values(fate="execution"))
+            connection.execute(update(alerts).values(explanation="execution"))
         second, (two,) = house.record(alert("Two", labels=host), **more)
         refused = claims.link(house.engine, second, two.episode, "pack.workflow", "e2", 600)
         told = {"output": {"stage": "not_claimed", "message": refused["reason"]}}
@@ -319,12 +325,12 @@ class TestFates:
     def test_after_the_cooldown_of_its_host_an_alert_is_tried_again(self, house):
         request_id, row, reason = self.cooled(house)
         assert reason.startswith("cooldown of this host until")
-        for seconds, fate in ((0, None), (590, None), (610, "retry")):
+        for seconds, explanation in ((0, None), (590, None), (610, "retry")):
             self.later_on(house, seconds)
             house.sync(host_cooldown_seconds=600)
             found = house.rows(alerts)[-1]
-            assert found.fate == fate
-            assert found.fate_reason == "pack.workflow did nothing: " + reason
+            assert found.explanation == explanation
+            assert found.explanation_reason == "pack.workflow did nothing: " + reason
             assert house.completed[-1] is False
         house.api.enforced(house.api.emitted(row, request_id), execution="e3")
         house.api.ran("e3", "running")
@@ -333,7 +339,7 @@ class TestFates:
         ]
         house.sync(host_cooldown_seconds=600)
         found = house.rows(alerts)[-1]
-        assert (found.fate, found.fate_reason) == ("execution", "")
+        assert (found.explanation, found.explanation_reason) == ("execution", "")
 
     def test_a_cooldown_that_outlasts_the_alert_is_its_end(self, house):
         _, _, reason = self.cooled(house)
@@ -341,7 +347,7 @@ class TestFates:
         self.later_on(house, 610)
         house.sync(host_cooldown_seconds=600)
         found = house.rows(alerts)[1]
-        assert (found.fate, found.fate_reason) == (
+        assert (found.explanation, found.explanation_reason) == (
             "execution",
             "pack.workflow did nothing: " + reason,
         )
@@ -349,10 +355,12 @@ class TestFates:
     def test_a_cooldown_that_outlasts_the_time_to_give_up_is_the_end(self, house):
         self.cooled(house, seconds=3000)
         house.sync(host_cooldown_seconds=1000, give_up_hours=1)
-        assert house.rows(alerts)[-1].fate == "execution"
+        assert house.rows(alerts)[-1].explanation == "execution"
 
-    @pytest.mark.parametrize("status, fate", [("succeeded", "execution"), ("failed", "execution")])
-    def test_what_is_claimed_for_another_action_is_its_own(self, house, status, fate):
+    @pytest.mark.parametrize(
+        "status, explanation", [("succeeded", "execution"), ("failed", "execution")]
+    )
+    def test_what_is_claimed_for_another_action_is_its_own(self, house, status, explanation):
         """poundcake.remediate claims under the name of the action that it is given."""
         request_id, (row,) = house.record(alert())
         house.api.texts["poundcake.remediate"] = LINKING
@@ -364,28 +372,28 @@ class TestFates:
         house.api.enforced(house.api.emitted(row, request_id), execution="e2")
         house.sync()
         found = house.one()
-        assert (found.fate, found.fate_reason) == (fate, "")
+        assert (found.explanation, found.explanation_reason) == (explanation, "")
 
-    @pytest.mark.parametrize("minutes, fate", [(9, "retry"), (11, "ended")])
-    def test_what_ended_is_not_tried_again_for_long(self, house, minutes, fate):
+    @pytest.mark.parametrize("minutes, explanation", [(9, "retry"), (11, "ended")])
+    def test_what_ended_is_not_tried_again_for_long(self, house, minutes, explanation):
         house.record(alert(), seconds=3 * 3600)
         house.record(alert(status="resolved", ends_at=ago(60 * minutes)), seconds=60 * minutes)
         house.sync()
         found = house.rows(alerts)[0]
-        assert found.fate == fate
-        assert ("the incident ended at 20" in found.fate_reason) is (fate == "ended")
+        assert found.explanation == explanation
+        assert ("the incident ended at 20" in found.explanation_reason) is (explanation == "ended")
 
     def test_what_was_given_up_and_is_claimed_after_all_is_not_lost(self, house):
         request_id, (row,) = house.record(alert(), seconds=25 * 3600)
         house.sync()
-        assert house.one().fate == "lost" and house.completed == [True]
+        assert house.one().explanation == "lost" and house.completed == [True]
         claims.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
-        assert house.one().fate is None and house.completed == [False]
+        assert house.one().explanation is None and house.completed == [False]
         house.api.enforced(house.api.emitted(row, request_id), execution="e1")
         house.api.ran("e1")
         house.sync()
         found = house.one()
-        assert (found.fate, found.fate_reason) == ("execution", "")
+        assert (found.explanation, found.explanation_reason) == ("execution", "")
         assert house.completed == [True]
 
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
@@ -395,25 +403,28 @@ class TestFates:
         house.api.enforced(house.api.emitted(row, request_id), execution="e1")
         house.api.ran("e1", status, result={"errors": [{"message": "no database"}]})
         house.sync()
-        assert house.one().fate == "retry"
-        assert status in house.one().fate_reason and "no database" in house.one().fate_reason
+        assert house.one().explanation == "retry"
+        assert (
+            status in house.one().explanation_reason
+            and "no database" in house.one().explanation_reason
+        )
         assert house.completed == [False]
         # The next one gets it.
         house.api.enforced(house.api.emitted(row, request_id), execution="e2")
         house.api.ran("e2", "running")
         claims.link(house.engine, request_id, row.episode, "pack.workflow", "e2")
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
 
-    @pytest.mark.parametrize("seconds, fate", [(590, None), (610, "retry")])
-    def test_one_that_runs_and_never_claims_is_tried_again(self, house, seconds, fate):
+    @pytest.mark.parametrize("seconds, explanation", [(590, None), (610, "retry")])
+    def test_one_that_runs_and_never_claims_is_tried_again(self, house, seconds, explanation):
         request_id, (row,) = house.record(alert(), seconds=900)
         house.api.texts["pack.workflow"] = LINKING
         house.api.enforced(house.api.emitted(row, request_id), execution="e1")
         house.api.ran("e1", "running", seconds=seconds)
         house.sync()
-        assert house.one().fate == fate
-        assert "e1" in house.one().fate_reason or fate is None
+        assert house.one().explanation == explanation
+        assert "e1" in house.one().explanation_reason or explanation is None
 
     def test_released_it_is_not_tried_again_by_itself(self, house):
         request_id, (row,) = house.record(alert())
@@ -423,7 +434,7 @@ class TestFates:
         claims.link(house.engine, request_id, row.episode, "pack.workflow", "e1")
         claims.release(house.engine, row.episode)
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
 
     def test_a_further_attempt_is_not_explained_by_the_claim_on_the_first(self, house):
         first, (row,) = house.record(alert())
@@ -434,24 +445,24 @@ class TestFates:
         house.api.enforced(house.api.emitted(row, again), execution="e2")
         house.api.ran("e2", "failed", result={"errors": [{"message": "no database"}]})
         house.sync()
-        assert house.rows(alerts)[1].fate == "retry"
+        assert house.rows(alerts)[1].explanation == "retry"
         # The other way about it does: what took the episode over is at work for both.
         claims.link(house.engine, again, row.episode, "pack.workflow", "e3")
         house.api.enforced(house.api.emitted(row, again), execution="e3")
         house.api.ran("e3", "running")
         house.sync()
-        assert house.rows(alerts)[1].fate == "execution"
+        assert house.rows(alerts)[1].explanation == "execution"
 
-    @pytest.mark.parametrize("seconds, fate", [(5, None), (90, "retry")])
-    def test_a_trigger_that_never_arrived(self, house, seconds, fate):
+    @pytest.mark.parametrize("seconds, explanation", [(5, None), (90, "retry")])
+    def test_a_trigger_that_never_arrived(self, house, seconds, explanation):
         house.record(alert(), seconds=seconds)
         found = house.sync()
         assert (found["explained"], found["unexplained"]) == (0, 1)
-        assert house.one().fate == fate
+        assert house.one().explanation == explanation
         assert house.completed == [False]
 
     @pytest.mark.parametrize(
-        "status, seconds, fate",
+        "status, seconds, explanation",
         [
             ("pending", 5, None),
             ("processing", 5, None),
@@ -460,18 +471,18 @@ class TestFates:
             ("processing", 400, "retry"),
         ],
     )
-    def test_a_trigger_that_the_rules_engine_has(self, house, status, seconds, fate):
+    def test_a_trigger_that_the_rules_engine_has(self, house, status, seconds, explanation):
         request_id, (row,) = house.record(alert(), seconds=seconds + 1)
         house.api.emitted(row, request_id, status, seconds)
         house.sync()
-        assert house.one().fate == fate
-        assert fate is None or status in house.one().fate_reason
+        assert house.one().explanation == explanation
+        assert explanation is None or status in house.one().explanation_reason
 
     def test_given_up_it_says_that_stackstorm_lost_it(self, house):
         house.record(alert(), seconds=3700)
         house.sync(give_up_hours=1)
-        assert house.one().fate == "lost"
-        assert "StackStorm lost it" in house.one().fate_reason
+        assert house.one().explanation == "lost"
+        assert "StackStorm lost it" in house.one().explanation_reason
         assert house.completed == [True]
 
     def test_emitted_twice_it_is_explained_by_either(self, house):
@@ -479,7 +490,7 @@ class TestFates:
         house.api.emitted(row, request_id, "processing_failed", 5)
         house.api.emitted(row, request_id, "processed", 1)
         house.sync()
-        assert house.one().fate == "no_rule"
+        assert house.one().explanation == "no_rule"
 
     def test_two_rules_one_of_which_failed(self, house):
         request_id, (row,) = house.record(alert())
@@ -489,27 +500,30 @@ class TestFates:
         house.api.ran("e1")
         house.sync()
         found = house.one()
-        assert found.fate == "execution"
-        assert "pack.broken" in found.fate_reason and "no such action" in found.fate_reason
+        assert found.explanation == "execution"
+        assert (
+            "pack.broken" in found.explanation_reason
+            and "no such action" in found.explanation_reason
+        )
         assert found.st2_rule_matched == "pack.broken, pack.rule"
 
     def test_an_execution_that_was_collected_already(self, house):
         request_id, (row,) = house.record(alert())
         house.api.enforced(house.api.emitted(row, request_id), execution="e1")
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
 
     def test_another_requests_trigger_explains_nothing(self, house):
         _, (row,) = house.record(alert())
         house.api.emitted(row, "another-request")
         house.sync()
-        assert house.one().fate is None
+        assert house.one().explanation is None
 
     def test_of_two_alerts_each_has_its_own(self, house):
         request_id, (first, second) = house.record(alert("A"), alert("B"))
         house.api.emitted(first, request_id)
         house.sync()
-        assert [row.fate for row in house.rows(alerts)] == ["no_rule", None]
+        assert [row.explanation for row in house.rows(alerts)] == ["no_rule", None]
         assert house.completed == [False]
 
     def test_the_firing_one_is_told_from_its_resolve(self, house):
@@ -518,15 +532,15 @@ class TestFates:
         assert first.episode == second.episode
         house.api.emitted(second, request_id)
         house.sync()
-        assert [row.fate for row in house.rows(alerts)] == [None, "no_rule"]
+        assert [row.explanation for row in house.rows(alerts)] == [None, "no_rule"]
 
     def test_what_was_not_emitted_is_left_alone(self, house):
         house.record(alert())
         with database.transaction(house.engine) as connection:
-            connection.execute(update(alerts).values(fate="execution"))
+            connection.execute(update(alerts).values(explanation="execution"))
         house.record(alert())
         assert house.sync()["unexplained"] == 0
-        assert [row.fate for row in house.rows(alerts)] == ["execution", "none"]
+        assert [row.explanation for row in house.rows(alerts)] == ["execution", "none"]
 
     def test_many_pages_of_triggers(self, house):
         request_id, (row,) = house.record(alert())
@@ -534,7 +548,7 @@ class TestFates:
         for _ in range(250):
             house.api.emitted(row, "another-request")
         house.sync()
-        assert house.one().fate == "no_rule"
+        assert house.one().explanation == "no_rule"
         pages = [q for path, q, _ in house.api.asked if path == "/v1/triggerinstances"]
         assert [q.get("offset", "0") for q in pages] == ["0", "100", "200"]
 
@@ -545,7 +559,7 @@ class TestFates:
         house.api.emitted(row, request_id)
         for _ in range(3):
             house.sync()
-        assert house.rows(alerts)[-1].fate == "no_rule"
+        assert house.rows(alerts)[-1].explanation == "no_rule"
 
 
 class TestExecutions:
@@ -644,7 +658,7 @@ class TestTrouble:
         house.api.status = 500
         with pytest.raises(StackStormError, match="500"):
             house.sync()
-        assert house.one().fate is None
+        assert house.one().explanation is None
         with database.reading(house.engine) as connection:
             assert sync.last_synced(connection) is None
 
@@ -726,14 +740,14 @@ class TestSeveral:
         house.api.ran("e1", "failed", action="poundcake.remediate")
         house.api.texts["poundcake.remediate"] = LINKING
         house.sync()
-        assert house.one().fate == "retry"
+        assert house.one().explanation == "retry"
         second = house.api.emitted(row, request_id)
         house.api.enforced(second, execution="e2")
         house.api.ran("e2", action="poundcake.remediate")
         # remediate claims under the name of the action that it wraps
         claims.link(house.engine, request_id, row.episode, "other.action", "e2")
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
         assert house.completed == [True]
 
     def test_while_rules_are_still_evaluated_nothing_is_concluded(self, house):
@@ -742,12 +756,12 @@ class TestSeveral:
         house.api.enforced(instance, execution="e1")
         house.api.ran("e1")
         house.sync()
-        assert house.one().fate is None
+        assert house.one().explanation is None
         house.api.instances[0]["status"] = "processed"
         house.api.enforced(instance, execution="e2", rule="pack.other")
         house.api.ran("e2")
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
         assert {link.st2_execution_id for link in house.rows(links)} == {"e1", "e2"}
 
     def test_the_name_of_the_link_task_in_a_comment_is_no_link_task(self, house):
@@ -757,7 +771,7 @@ class TestSeveral:
         house.api.ran("e1", "failed")
         house.api.texts["pack.workflow"] = "# no poundcake.link\ntasks: {a: {action: core.noop}}"
         house.sync()
-        assert house.one().fate == "execution"
+        assert house.one().explanation == "execution"
 
     def test_the_time_to_give_up_begins_with_the_record(self, house):
         """After an outage of a day what waited in the journal is not given up at once."""
@@ -765,7 +779,7 @@ class TestSeveral:
         with database.transaction(house.engine) as connection:
             connection.execute(update(alerts).values(created_at=ago(25 * 3600)))
         house.sync()
-        assert house.one().fate is None
+        assert house.one().explanation is None
 
     def test_a_request_whose_record_ends_meanwhile_is_not_completed(self, house):
         """MariaDB lets an UPDATE see a row that its own subquery does not see the alerts of."""
@@ -793,7 +807,7 @@ class TestSeveral:
         house.api.emitted(row, request_id)
         assert sync._begin(house.engine)
         assert house.sync()["explained"] == 0
-        assert house.one().fate is None
+        assert house.one().explanation is None
 
     def test_what_stackstorm_refuses_for_one_alert_does_not_hold_up_the_others(self, house):
         found = [house.record(alert(f"One{n}")) for n in range(2)]
@@ -803,5 +817,5 @@ class TestSeveral:
         house.api.ran("e-One1")
         house.api.refused = {"/v1/executions/e-One0"}
         house.sync()
-        fates = {row.alert_name: row.fate for row in house.rows(alerts)}
-        assert fates == {"One0": None, "One1": "execution"}
+        explanations = {row.alert_name: row.explanation for row in house.rows(alerts)}
+        assert explanations == {"One0": None, "One1": "execution"}
