@@ -1,4 +1,8 @@
-"""The pack's configuration: config.schema.yaml as one checked object."""
+"""The pack's configuration: the keys of config.schema.yaml as one checked object.
+
+Each key has its default and what it accepts in one place, the fields of `Config`. A test keeps them
+equal to config.schema.yaml, which StackStorm checks a configuration with when it is registered.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +10,204 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Sequence
+from typing import Any, Callable, Protocol, Sequence, Tuple, Union
 from urllib.parse import urlsplit
 
+from poundcake import secret_references
 from poundcake.errors import PoundCakeError
 
-SECRETS = ("database_url", "auth_tokens", "basic_auth", "st2_api_key")
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
-# What StackStorm's datastore makes of a value (AES, upper-case hex): seen where `secret` is
-# declared on the array instead of on its items.
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_Value = Union[bool, int, str, Tuple[str, ...]]
+_Check = Callable[[str], None]
+# What StackStorm's datastore makes of a value (AES, upper-case hex). A sensor gets it instead of
+# the value if the schema declares `secret` on an array and not on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
 class ConfigError(PoundCakeError):
-    """A key of the pack's configuration that cannot be used. The message names the key."""
+    """A key of the configuration that cannot be used. The message begins with the key."""
+
+
+# -- what a key accepts
+
+
+class _Kind(Protocol):
+    """What one key accepts."""
+
+    secret: bool
+
+    def read(self, value: Any) -> _Value:
+        """Return the checked value. Raises ValueError, with what the value must be."""
+
+
+class _Boolean:
+    secret = False
+
+    def read(self, value: Any) -> _Value:
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return value
+
+
+@dataclass(frozen=True)
+class _Integer:
+    minimum: int
+    maximum: int
+    secret = False
+
+    def read(self, value: Any) -> _Value:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not self.minimum <= value <= self.maximum:
+            raise ValueError(f"must be a whole number from {self.minimum} to {self.maximum}")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class _String:
+    """A string. An empty one means "not set" if that is the default, and is not checked then."""
+
+    check: _Check | None
+    may_be_empty: bool
+    secret: bool = False
+
+    def read(self, value: Any) -> _Value:
+        if not isinstance(value, str):
+            raise ValueError("must be a string")
+        text = value.strip()
+        if self.secret:
+            text = secret_references.resolve(text)
+        if self.check and (text or not self.may_be_empty):
+            self.check(text)
+        return text
+
+
+@dataclass(frozen=True)
+class _Strings:
+    """A list of strings, none of them empty."""
+
+    check: _Check | None
+    secret: bool = False
+
+    def read(self, value: Any) -> _Value:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            raise ValueError("must be a list of strings")
+        item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
+        return tuple(str(item.read(v)) for v in value)
+
+
+def _boolean(default: bool) -> bool:
+    return field(default=default, metadata={"kind": _Boolean()})
+
+
+def _integer(default: int, minimum: int, maximum: int) -> int:
+    return field(default=default, metadata={"kind": _Integer(minimum, maximum)})
+
+
+def _string(default: str = "", check: _Check | None = None, secret: bool = False) -> str:
+    kind = _String(check, may_be_empty=not default, secret=secret)
+    return field(default=default, repr=not secret, metadata={"kind": kind})
+
+
+def _strings(check: _Check | None = None, secret: bool = False) -> tuple[str, ...]:
+    return field(default=(), repr=not secret, metadata={"kind": _Strings(check, secret)})
+
+
+# -- checks of strings; each raises ValueError, with what the value must be
+
+
+def _not_empty(value: str) -> None:
+    if not value:
+        raise ValueError("must not contain an empty entry")
+
+
+def _absolute_path(value: str) -> None:
+    if not os.path.isabs(value):
+        raise ValueError("must be an absolute path")
+
+
+def _http_url(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be a URL that begins with http:// or https://")
+
+
+def _database_url(value: str) -> None:
+    if not value.startswith(("mysql+pymysql://", "sqlite:")):
+        raise ValueError("must be mysql+pymysql://… or sqlite:///…")
+
+
+def _log_level(value: str) -> None:
+    if value not in LOG_LEVELS:
+        raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+
+
+def _token(value: str) -> None:
+    _not_empty(value)
+    if _CIPHERTEXT.match(value):
+        raise ValueError(
+            "contains ciphertext, which StackStorm has not decrypted (put `secret: true` on the "
+            "items of the list, or use file:/path)"
+        )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
+
+
+def _user_and_password(value: str) -> None:
+    user, _, password = value.partition(":")
+    if not (user and password and value.isprintable()):
+        raise ValueError("must be user:password (RFC 7617)")
+
+
+# -- the keys
 
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.schema.yaml, with its defaults. Secrets are resolved, never logged."""
+    """The configuration with its defaults. Secrets are resolved, and are not in its repr()."""
 
-    database_url: str = field(default="", repr=False)
-    state_dir: str = "/opt/stackstorm/exports/poundcake"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    auth_tokens: tuple[str, ...] = field(default=(), repr=False)
-    basic_auth: str = field(default="", repr=False)
-    tls_certificate: str = ""
-    tls_key: str = ""
-    tls_client_ca: str = ""
-    max_body_bytes: int = 1 << 20
-    max_connections: int = 512
-    backlog_limit: int = 100_000
-    dry_run: bool = True
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_actions: tuple[str, ...] = ()
-    cooldown_seconds: int = 0
-    host_cooldown_seconds: int = 0
-    max_remediations_per_hour: int = 100
-    episode_skew_seconds: int = 120
-    give_up_hours: int = 24
-    stale_after_hours: int = 24
-    not_cleared_minutes: int = 15
-    retention_days: int = 90
-    auto_migrate: bool = True
-    log_level: str = "info"
-    endpoint_url: str = ""
-    st2_web_url: str = ""
-    st2_api_url: str = ""
-    st2_api_key: str = field(default="", repr=False)
-    # The secret keys whose value stands in the configuration itself, where `ps` shows it.
+    database_url: str = _string(check=_database_url, secret=True)
+    state_dir: str = _string("/opt/stackstorm/exports/poundcake", _absolute_path)
+    host: str = _string("127.0.0.1")
+    port: int = _integer(8000, 1, 65_535)
+    auth_tokens: tuple[str, ...] = _strings(_token, secret=True)
+    basic_auth: str = _string(check=_user_and_password, secret=True)
+    tls_certificate: str = _string(check=_absolute_path)
+    tls_key: str = _string(check=_absolute_path)
+    tls_client_ca: str = _string(check=_absolute_path)
+    # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
+    max_body_bytes: int = _integer(1 << 20, 1024, 7 << 20)
+    max_connections: int = _integer(512, 1, 65_536)
+    backlog_limit: int = _integer(100_000, 1, 10_000_000)
+    dry_run: bool = _boolean(True)
+    allowed_hosts: tuple[str, ...] = _strings()
+    allowed_actions: tuple[str, ...] = _strings()
+    cooldown_seconds: int = _integer(0, 0, 604_800)
+    host_cooldown_seconds: int = _integer(0, 0, 86_400)
+    max_remediations_per_hour: int = _integer(100, 0, 100_000)
+    episode_skew_seconds: int = _integer(120, 0, 86_400)
+    give_up_hours: int = _integer(24, 1, 720)
+    stale_after_hours: int = _integer(24, 1, 8760)
+    not_cleared_minutes: int = _integer(15, 1, 10_080)
+    retention_days: int = _integer(90, 1, 36_500)
+    auto_migrate: bool = _boolean(True)
+    log_level: str = _string("info", _log_level)
+    endpoint_url: str = _string(check=_http_url)
+    st2_web_url: str = _string(check=_http_url)
+    st2_api_url: str = _string(check=_http_url)
+    st2_api_key: str = _string(secret=True)
+
     literal_secrets: tuple[str, ...] = ()
+    """Not a key: the secret keys whose value the configuration itself contains."""
 
     @property
     def authentication(self) -> list[str]:
-        """The ways in which a client can say who it is; one of them is enough."""
+        """The ways in which a client can authenticate; one of them is enough."""
         ways = {
             "bearer": self.auth_tokens,
             "basic": self.basic_auth,
@@ -70,6 +217,7 @@ class Config:
 
     @property
     def journal_path(self) -> str:
+        """The path of the journal's SQLite file."""
         return os.path.join(self.state_dir, "journal.sqlite")
 
     @property
@@ -79,151 +227,77 @@ class Config:
 
     @property
     def endpoint(self) -> str:
-        """Where an action reaches the endpoint, without a slash at the end."""
+        """The URL at which actions reach the endpoint, without a slash at the end."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if self.tls_certificate else "http"
         return (self.endpoint_url or f"{scheme}://{host}:{self.port}").rstrip("/")
 
 
-def load(pack_config: Any, without: Sequence[str] = ()) -> Config:
-    """Checks what StackStorm hands a sensor or an action as the pack's configuration.
+_KINDS: dict[str, _Kind] = {
+    spec.name: spec.metadata["kind"] for spec in fields(Config) if "kind" in spec.metadata
+}
+SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
 
-    without: keys that are not needed, whose secrets need not be readable here. Raises
-    ConfigError. Keys that the schema does not know are ignored, as StackStorm allows them.
+
+def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
+    """Check what StackStorm hands a sensor or an action as the pack's configuration.
+
+    Args:
+        pack_config: The keys that are set; None and null values mean the default. Keys that the
+            schema does not know are ignored.
+        without: Keys that the caller does not need. Their secrets need not be readable here.
+
+    Raises:
+        ConfigError: A key, or two together, cannot be used.
     """
-    given: dict[str, Any] = dict(pack_config or {})
-    values: dict[str, Any] = {}
-    literal: list[str] = []
-    for spec in fields(Config):
-        if spec.name == "literal_secrets" or spec.name in without:
-            continue
-        if given.get(spec.name) is None:
-            continue
-        value = _typed(spec.name, given[spec.name], getattr(Config, spec.name, ()))
-        if spec.name in SECRETS and value:
-            secrets = [value] if isinstance(value, str) else list(value)
-            if any(not _is_reference(s) for s in secrets):
-                literal.append(spec.name)
-            resolved = [_resolve(spec.name, s) for s in secrets]
-            value = resolved[0] if isinstance(value, str) else tuple(resolved)
-        values[spec.name] = value
+    given = {
+        name: value
+        for name, value in (pack_config or {}).items()
+        if name in _KINDS and name not in without and value is not None
+    }
+    values = {name: _read(name, value) for name, value in given.items()}
+    literal = [name for name, value in given.items() if _KINDS[name].secret and _is_literal(value)]
     config = Config(literal_secrets=tuple(literal), **values)
-    _check(config, without)
+    _check_tls(config)
+    if not {"auth_tokens", "basic_auth"} & set(without):
+        _check_authentication(config)
     return config
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the address can be reached from this machine alone."""
+    """Return True if the address can be reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _typed(name: str, value: Any, default: Any) -> Any:
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name}: true or false is expected")
-    elif isinstance(default, int):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{name}: a whole number is expected")
-    elif isinstance(default, str):
-        if not isinstance(value, str):
-            raise ConfigError(f"{name}: a string is expected")
-        value = value.strip()
-    else:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise ConfigError(f"{name}: a list of strings is expected")
-        value = tuple(v.strip() for v in value)
-        if not all(value):
-            raise ConfigError(f"{name}: an entry is empty")
-    return value
-
-
-def _is_reference(value: str) -> bool:
-    return value.startswith(("file:", "env:"))
-
-
-def _resolve(name: str, value: str) -> str:
-    if value.startswith("env:"):
-        found = os.environ.get(value[4:], "").strip()
-        if not found:
-            raise ConfigError(f"{name}: the environment variable {value[4:]} is not set")
-        return found
-    if value.startswith("file:"):
-        try:
-            with open(value[5:], encoding="utf-8") as file:
-                found = file.read().strip()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "no such name, or not UTF-8"
-            raise ConfigError(f"{name}: cannot read {value[5:]}: {reason}") from None
-        if not found:
-            raise ConfigError(f"{name}: {value[5:]} is empty")
-        return found
-    return value
-
-
-def _is_url(value: str) -> bool:
+def _read(name: str, value: Any) -> Any:
     try:
-        parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        return False
+        return _KINDS[name].read(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
-def _check(config: Config, without: Sequence[str]) -> None:
-    bounds = {
-        "port": (1, 65535),
-        # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
-        "max_body_bytes": (1024, 7 << 20),
-        "max_connections": (1, 65536),
-        "backlog_limit": (1, 10_000_000),
-        "cooldown_seconds": (0, 604_800),
-        "host_cooldown_seconds": (0, 86_400),
-        "max_remediations_per_hour": (0, 100_000),
-        "episode_skew_seconds": (0, 86_400),
-        "give_up_hours": (1, 720),
-        "stale_after_hours": (1, 8760),
-        "not_cleared_minutes": (1, 10_080),
-        "retention_days": (1, 36_500),
-    }
-    for name, (least, most) in bounds.items():
-        if not least <= getattr(config, name) <= most:
-            raise ConfigError(f"{name}: {least} to {most} is expected")
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        raise ConfigError("log_level: debug, info, warning or error is expected")
-    if not os.path.isabs(config.state_dir):
-        raise ConfigError("state_dir: an absolute path is expected")
-    for token in config.auth_tokens:
-        if _CIPHERTEXT.match(token):
-            raise ConfigError(
-                "auth_tokens: an entry is ciphertext; StackStorm has not decrypted it "
-                "(put `secret: true` on the items of the list, or use file:/path)"
-            )
-        if not token.isascii() or not token.isprintable() or " " in token:
-            raise ConfigError("auth_tokens: a token is visible ASCII without spaces (RFC 6750)")
-    user, _, password = config.basic_auth.partition(":")
-    if config.basic_auth and not (user and password and config.basic_auth.isprintable()):
-        raise ConfigError("basic_auth: user:password is expected (RFC 7617)")
+def _is_literal(value: str | Sequence[str]) -> bool:
+    """Return True if a secret, or one of a list, stands in the configuration itself."""
+    values = [value] if isinstance(value, str) else value
+    return any(v.strip() and not secret_references.is_reference(v.strip()) for v in values)
+
+
+def _check_tls(config: Config) -> None:
     if bool(config.tls_certificate) != bool(config.tls_key):
         missing = "tls_key" if config.tls_certificate else "tls_certificate"
-        raise ConfigError(f"{missing}: tls_certificate and tls_key are set together")
+        raise ConfigError(f"{missing}: must be set, because tls_certificate and tls_key are a pair")
     if config.tls_client_ca and not config.tls_certificate:
         raise ConfigError("tls_client_ca: needs tls_certificate and tls_key")
-    for name in TLS_FILES:
-        value = getattr(config, name)
-        if value and not os.path.isabs(value):
-            raise ConfigError(f"{name}: an absolute path is expected")
-    for name in ("endpoint_url", "st2_web_url", "st2_api_url"):
-        value = getattr(config, name)
-        if value and not _is_url(value):
-            raise ConfigError(f"{name}: a URL with http:// or https:// is expected")
-    if config.database_url and not config.database_url.startswith(("mysql+pymysql://", "sqlite:")):
-        raise ConfigError("database_url: mysql+pymysql://… or sqlite:///… is expected")
-    open_to_all = not is_loopback(config.host) and not config.authentication
-    if open_to_all and not {"auth_tokens", "basic_auth"} & set(without):
+
+
+def _check_authentication(config: Config) -> None:
+    """Refuse an endpoint that other machines can reach without credentials."""
+    if not is_loopback(config.host) and not config.authentication:
         raise ConfigError(
-            f"host: {config.host} can be reached from other machines, and nobody would be asked "
-            "who they are: set auth_tokens, basic_auth or tls_client_ca, or leave host at 127.0.0.1"
+            f"host: other machines could reach {config.host} without credentials; set "
+            "auth_tokens, basic_auth or tls_client_ca, or leave host at 127.0.0.1"
         )

@@ -1,6 +1,11 @@
-"""What the pack's own errors have in common."""
+"""The base class of every error that this pack raises on purpose."""
+
+from __future__ import annotations
 
 
 class PoundCakeError(Exception):
-    """Something that a person can do something about: the message says what, in one line, and
-    has no secret in it."""
+    """An error that a person can act on.
+
+    The message is one line, says what happened and what to do next, and contains no secret:
+    actions return it as their result, and the endpoint logs it.
+    """

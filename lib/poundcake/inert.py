@@ -1,14 +1,28 @@
-"""Text that StackStorm cannot evaluate."""
+"""Make text from outside safe to hand to StackStorm, which evaluates text inside of values.
 
-from typing import Any
+StackStorm renders Jinja and YAQL that it finds in a trigger's payload, in a parameter and in an
+action's result. So every text that came from a sender or from a host is made inert first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+
+@overload
+def make_inert(value: str) -> str: ...
+
+
+@overload
+def make_inert(value: Any) -> Any: ...
 
 
 def make_inert(value: Any) -> Any:
-    """The value with every string in it, keys included, made unable to be an expression.
+    """Return the JSON value with no string left in it, key or value, that could be an expression.
 
-    StackStorm evaluates Jinja and YAQL that it finds inside of values, not only in templates. A
-    space after every ``{`` and ``<`` breaks each opening delimiter of both, also when two such
-    strings are joined. Lone surrogates become question marks: StackStorm cannot store them.
+    A space after each ``{`` and ``<`` breaks every opening delimiter of Jinja and YAQL, also when
+    a template joins two such strings. Lone surrogates become question marks, because StackStorm
+    cannot store them.
     """
     if isinstance(value, str):
         value = value.encode("utf-8", "replace").decode()

@@ -1,49 +1,68 @@
-"""RFC 3339 times, read as senders write them and written in one form."""
+"""Read RFC 3339 timestamps as senders write them, and write them in one form."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 _RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?" r"(?:[Zz]|([+-])(\d\d):(\d\d))\Z",
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(?P<fraction>\d+))?"
+    r"(?:[Zz]|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))\Z",
     re.ASCII,
 )
+# Go writes its zero time as year 1. Alertmanager sends it for "not set".
+_ZERO_YEARS = ("0000", "0001")
 
 
-def parse_timestamp(text: Any) -> datetime | None:
-    """An RFC 3339 time, of any offset and with any number of decimals, as UTC.
+def parse_timestamp(text: object) -> datetime | None:
+    """Return an RFC 3339 timestamp, with any offset and any number of decimals, in UTC.
 
-    None for a missing one and for Go's zero time (year 1), which stands for "not set".
-    Raises ValueError for anything else. datetime.fromisoformat of Python 3.8 to 3.10 refuses
-    ``Z`` and nine decimals.
+    ``datetime.fromisoformat`` cannot do this before Python 3.11: it refuses ``Z`` and nine
+    decimals. Decimals beyond microseconds are cut off. A leap second (RFC 3339, section 5.7)
+    becomes the second before it.
+
+    Args:
+        text: A value from a payload, of any type.
+
+    Returns:
+        The moment, or None if the value is missing (null or an empty string) or is Go's zero time.
+
+    Raises:
+        ValueError: The value is not a timestamp, or names a moment that does not exist.
     """
     if text is None or text == "":
         return None
     match = _RFC3339.match(text) if isinstance(text, str) else None
     if not match:
-        raise ValueError("an RFC 3339 time is expected, such as 2026-01-14T12:00:00Z")
-    year, month, day, hour, minute, second = (int(n) for n in match.groups()[:6])
-    micros = int((match.group(7) or "0")[:6].ljust(6, "0"))
-    if year <= 1:
+        raise ValueError("must be an RFC 3339 time such as 2026-01-14T12:00:00Z")
+    if match[1] in _ZERO_YEARS:
         return None
     try:
-        # 60 is a leap second (RFC 3339, section 5.7).
-        moment = datetime(year, month, day, hour, minute, min(second, 59), micros, timezone.utc)
-        if match.group(8):
-            hours, minutes = int(match.group(9)), int(match.group(10))
-            if hours > 23 or minutes > 59:
-                raise ValueError
-            offset = timedelta(hours=hours, minutes=minutes)
-            moment = moment - offset if match.group(8) == "+" else moment + offset
+        return _moment(match)
     except (ValueError, OverflowError):
-        raise ValueError(f"no such time: {text}") from None
-    if second > 60:
-        raise ValueError(f"no such time: {text}")
-    return moment
+        raise ValueError(f"{text} does not exist") from None
 
 
 def format_timestamp(moment: datetime) -> str:
-    """ISO 8601 in UTC with ``Z``, as every answer and trigger of the pack writes it."""
+    """Return the moment as ISO 8601 in UTC with ``Z``, the form of every answer and trigger."""
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def _moment(match: re.Match[str]) -> datetime:
+    year, month, day, hour, minute, second = (int(digits) for digits in match.groups()[:6])
+    if second > 60:
+        raise ValueError
+    microsecond = int((match["fraction"] or "0")[:6].ljust(6, "0"))
+    second = min(second, 59)
+    written = datetime(year, month, day, hour, minute, second, microsecond, timezone.utc)
+    return written - _offset(match)
+
+
+def _offset(match: re.Match[str]) -> timedelta:
+    if not match["sign"]:
+        return timedelta(0)
+    hours, minutes = int(match["hours"]), int(match["minutes"])
+    if hours > 23 or minutes > 59:
+        raise ValueError
+    offset = timedelta(hours=hours, minutes=minutes)
+    return offset if match["sign"] == "+" else -offset

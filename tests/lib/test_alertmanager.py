@@ -1,6 +1,5 @@
-"""What senders post, and what it is read as."""
+"""The payloads that senders post, and what they are read as."""
 
-import datetime
 import itertools
 import json
 import time
@@ -11,9 +10,7 @@ from hypothesis import strategies as st
 
 from poundcake import alertmanager
 from poundcake.alertmanager import PayloadError, parse
-from poundcake.inert import make_inert
-from poundcake.timestamps import format_timestamp, parse_timestamp
-from tests.lib.samples import DELIMITERS, NOON, UTC, alert, later, webhook
+from tests.lib.samples import NOON, alert, later, webhook
 
 # Posted to Alertmanager 0.25.0 (Debian), and read from its /api/v2/alerts.
 FINGERPRINTS = [
@@ -36,19 +33,23 @@ def read(payload):
     return parse(json.dumps(payload).encode())
 
 
-def read_one(**more):
-    (found,) = read(webhook(alert(**more))).alerts
+def read_one(**fields):
+    """Return the alert of a notification that has one, with some fields changed."""
+    (found,) = read(webhook(alert(**fields))).alerts
     return found
 
 
 def refused(body):
+    """Return the error with which a body is refused."""
     with pytest.raises(PayloadError) as caught:
         parse(body)
     return caught.value
 
 
 class TestSenders:
-    def test_alertmanagers_own(self):
+    """Every sender's payload is read, whatever it leaves out or adds."""
+
+    def test_alertmanager(self):
         found = read(webhook(alert(fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3))
         assert (found.receiver, found.group_status, found.truncated_alerts) == (
             "poundcake",
@@ -64,7 +65,7 @@ class TestSenders:
         assert one.annotations == {"summary": "down"}
         assert one.generator_url == "http://prometheus.example/graph"
 
-    def test_version_3_has_an_integer_for_a_group_key(self):
+    def test_version_3_with_an_integer_as_group_key(self):
         found = read(webhook(version="3", groupKey=18446744073709551617123))
         assert found.group_key == "18446744073709551617123"
         assert read(webhook(groupKey=12)).group_key == "12"
@@ -87,7 +88,7 @@ class TestSenders:
         assert [a.problem for a in found.alerts] == ["", ""]
         assert found.alerts[0].fingerprint == alertmanager.fingerprint(found.alerts[0].labels)
 
-    def test_vmalert_and_relays_leave_things_out(self):
+    def test_vmalert_and_relays_that_leave_fields_out(self):
         found = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
         (one,) = found.alerts
         assert one.problem == ""
@@ -96,7 +97,7 @@ class TestSenders:
         assert one.fingerprint == alertmanager.fingerprint({"alertname": "A"})
         assert (found.receiver, found.group_key, found.truncated_alerts) == ("", "", 0)
 
-    def test_nulls_are_missing(self):
+    def test_null_means_missing(self):
         payload = {
             "alerts": [
                 {
@@ -116,11 +117,11 @@ class TestSenders:
         }
         assert [a.problem for a in read(payload).alerts] == [""]
 
-    def test_the_alerts_own_status_counts(self):
+    def test_an_alerts_own_status_wins_over_the_groups(self):
         found = read(webhook(alert(status="resolved"), alert(status=""), status="firing"))
         assert [a.status for a in found.alerts] == ["resolved", "firing"]
 
-    def test_unknown_keys_are_welcome(self):
+    def test_unknown_fields_are_accepted(self):
         found = read(webhook(alert(new={"deep": [1]}), notification_reason="x", routeLabels={}))
         assert [a.problem for a in found.alerts] == [""]
 
@@ -130,7 +131,7 @@ class TestSenders:
     def test_a_byte_order_mark(self):
         assert len(parse(b"\xef\xbb\xbf" + json.dumps(webhook(alert())).encode()).alerts) == 1
 
-    def test_label_names_may_be_anything(self):
+    def test_any_label_name(self):
         labels = {"a.b": "1", "größe": "2", "": "3", "__proto__": "4", "a\x00b": "5"}
         assert read_one(labels=labels).labels.items() >= labels.items()
 
@@ -141,82 +142,84 @@ class TestSenders:
         assert len(found.alerts[0].fingerprint) == 16
         assert len(found.delivery_key) == 64
 
-    def test_of_a_key_given_twice_the_last_counts(self):
+    def test_the_last_of_two_equal_keys_counts(self):
         body = b'{"alerts":[{"labels":{"a":"1","a":"2"},"status":"resolved","status":"firing"}]}'
         (one,) = parse(body).alerts
         assert (one.labels, one.status) == ({"a": "2"}, "firing")
 
     @pytest.mark.parametrize("given", ["", "x" * 65, "a b", "{{x}}", "é", "a\n", 5, None, [], {}])
-    def test_a_fingerprint_that_is_none_is_derived(self, given):
+    def test_an_unusable_fingerprint_is_replaced_by_alertmanagers_own(self, given):
         found = read_one(fingerprint=given)
         assert found.problem == ""
         assert found.fingerprint == alertmanager.fingerprint(found.labels)
 
     @pytest.mark.parametrize("given", ["a", "A-b_9", "x" * 64])
-    def test_another_senders_fingerprint_is_kept(self, given):
+    def test_a_usable_fingerprint_of_another_sender_is_kept(self, given):
         assert read_one(fingerprint=given).fingerprint == given
 
 
-class TestBounds:
-    def test_labels_of_an_alert(self):
-        many = {f"l{i}": "x" for i in range(alertmanager.MOST_LABELS - 10)}
-        assert read_one(labels=dict(many)).problem == ""
-        more = {f"m{i}": "x" for i in range(10)}
-        problem = read_one(labels=dict(many, **more)).problem
-        assert problem.startswith("alerts[0].labels: 100") and "1000 at most" in problem
+class TestLimits:
+    def test_the_number_of_labels(self):
+        three_of_its_own = 3
+        most = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - three_of_its_own)}
+        assert read_one(labels=dict(most)).problem == ""
+        problem = read_one(labels=dict(most, another="x")).problem
+        assert problem == "alerts[0].labels: 1001 labels, the limit is 1000"
 
-    @pytest.mark.parametrize("name, length", [(1024, 16384), (1025, 1), (1, 16385)])
-    def test_the_length_of_a_label(self, name, length):
-        found = read_one(labels={"n" * name: "x" * length})
-        assert bool(found.problem) == ((name, length) != (1024, 16384))
-        assert found.labels["n" * name] == "x" * length  # it is kept all the same
+    @pytest.mark.parametrize("name, value", [(1024, 16384), (1025, 1), (1, 16385)])
+    def test_the_length_of_a_label(self, name, value):
+        found = read_one(labels={"n" * name: "x" * value})
+        assert bool(found.problem) == ((name, value) != (1024, 16384))
+        assert found.labels["n" * name] == "x" * value  # it is kept all the same
         assert len(found.problem) < 200
 
-    def test_annotations_have_the_bodys_bound_alone(self):
+    def test_annotations_are_limited_by_the_body_alone(self):
         assert read_one(annotations={"text": "x" * 100000}).problem == ""
 
-    def test_alerts_of_a_request(self):
-        most = alertmanager.MOST_ALERTS
+    def test_the_number_of_alerts(self):
+        most = alertmanager.MAX_ALERTS
         assert len(parse(json.dumps({"alerts": [{}] * most}).encode()).alerts) == most
-        with pytest.raises(PayloadError) as caught:
-            parse(json.dumps({"alerts": [{}] * (most + 1)}).encode())
-        assert caught.value.field == "alerts"
-        assert "max_alerts" in str(caught.value)
+        error = refused(json.dumps({"alerts": [{}] * (most + 1)}).encode())
+        assert error.field == "alerts"
+        assert "10001 in one request, the limit is 10000: set max_alerts" in str(error)
 
 
-class TestRefused:
-    """What can never be used is refused by the name of the field."""
+class TestRefusedRequest:
+    """A request that can never be used is refused, by the name of the field."""
 
     @pytest.mark.parametrize("body", [b"", b"{", b"nothing", b"{'alerts': []}", b"\x00", b"[}"])
-    def test_no_json(self, body):
+    def test_not_json(self, body):
         assert refused(body).field == "body"
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-    def test_numbers_that_json_has_not(self, number):
+    def test_a_number_that_json_does_not_have(self, number):
         error = refused(f'{{"alerts": [], "x": {number}}}'.encode())
-        assert error.field == "body" and number in str(error)
+        assert str(error) == f"body: not JSON: {number} is not a JSON value"
 
-    def test_no_utf8(self):
-        error = refused(b'{"alerts": "\xff"}')
-        assert error.field == "body"
-        assert "byte 12" in str(error)
+    def test_not_utf8(self):
+        assert str(refused(b'{"alerts": "\xff"}')) == "body: not UTF-8 at byte 12"
 
-    @pytest.mark.parametrize("body", [b"[]", b"null", b"7", b'"alerts"', b"true", b"1.5"])
-    def test_no_object(self, body):
-        assert refused(body).field == "body"
+    @pytest.mark.parametrize(
+        "body, kind",
+        [
+            (b"[]", "a list"),
+            (b"null", "null"),
+            (b"7", "a number"),
+            (b'"alerts"', "a string"),
+            (b"true", "a boolean"),
+            (b"1.5", "a number"),
+        ],
+    )
+    def test_not_an_object(self, body, kind):
+        assert str(refused(body)) == f"body: must be a JSON object, not {kind}"
 
-    @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity"])
-    def test_no_number(self, number):
-        error = refused(b'{"alerts": [], "x": ' + number + b"}")
-        assert error.field == "body"
-        assert number.decode() in str(error)
-
-    def test_no_alerts_field(self):
-        assert refused(b"{}").field == "alerts"
+    def test_alerts_missing(self):
+        assert str(refused(b"{}")) == "alerts: must be a list, and is missing"
 
     @pytest.mark.parametrize("value", [None, {}, "[]", 1, True])
-    def test_alerts_that_are_no_list(self, value):
-        assert refused(json.dumps({"alerts": value}).encode()).field == "alerts"
+    def test_alerts_not_a_list(self, value):
+        error = refused(json.dumps({"alerts": value}).encode())
+        assert str(error).startswith("alerts: must be a list, not ")
 
     @pytest.mark.parametrize(
         "field, value",
@@ -233,10 +236,10 @@ class TestRefused:
             ("truncatedAlerts", 10**30),
         ],
     )
-    def test_group_fields(self, field, value):
+    def test_a_group_field_of_the_wrong_type(self, field, value):
         error = refused(json.dumps(webhook(alert(), **{field: value})).encode())
         assert error.field == field
-        assert str(error).startswith(field + ": ")
+        assert str(error).startswith(field + ": must be ")
 
     @pytest.mark.parametrize(
         "form",
@@ -248,18 +251,18 @@ class TestRefused:
             "%s",
         ],
     )
-    def test_nesting_is_read_or_refused_however_deep(self, form):
+    def test_deep_nesting_is_read_or_refused(self, form):
         for depth in list(range(850, 1010)) + [100000]:
             try:
                 parse((form % ("[" * depth + "]" * depth)).encode())
             except PayloadError as error:
                 assert error.field == "body"
 
-    def test_huge_integers_take_no_time(self):
+    def test_huge_integers_cost_no_time(self):
         digits = b"9" * 1000000
         began = time.process_time()
         parse(b'{"alerts": [{"labels": {"a": ' + digits + b'}}], "groupKey": ' + digits + b"}")
-        assert time.process_time() - began < 2
+        assert time.process_time() - began < 10  # converting them would take minutes
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_read_or_refused(self, body):
@@ -280,7 +283,7 @@ class TestRefused:
     )
 
     @given(st.lists(json_values, max_size=5), json_values)
-    def test_any_alerts_each_keep_their_place(self, alerts, status):
+    def test_any_alerts_keep_their_positions(self, alerts, status):
         try:
             found = parse(json.dumps({"alerts": alerts, "status": status}).encode())
         except PayloadError as error:
@@ -292,58 +295,70 @@ class TestRefused:
             assert all(isinstance(v, str) for v in one.labels.values())
 
 
-class TestMalformed:
-    """An alert that cannot be used says where, and takes none of the others with it."""
+class TestMalformedAlert:
+    """An alert that cannot be used names its field, and the others of the request are read."""
 
     @pytest.mark.parametrize(
-        "broken, where",
+        "broken, problem",
         [
-            (5, "alerts[1]:"),
-            (None, "alerts[1]:"),
-            ([], "alerts[1]:"),
-            ({"status": "firing"}, "alerts[1].labels:"),
-            (alert(status="gone"), "alerts[1].status:"),
-            (alert(status=3), "alerts[1].status:"),
-            (alert(labels={"x": 5}), "alerts[1].labels.x:"),
-            (alert(labels={"x": None}), "alerts[1].labels.x:"),
-            (dict(alert(), annotations={"x": {}}), "alerts[1].annotations.x:"),
-            (dict(alert(), annotations=[]), "alerts[1].annotations:"),
-            (dict(alert(), labels="x"), "alerts[1].labels:"),
-            (dict(alert(), startsAt="yesterday"), "alerts[1].startsAt:"),
-            (dict(alert(), startsAt=1700000000), "alerts[1].startsAt:"),
-            (dict(alert(), endsAt="2026-02-30T00:00:00Z"), "alerts[1].endsAt:"),
+            (5, "alerts[1]: must be an object, not a number"),
+            (None, "alerts[1]: must be an object, not null"),
+            ([], "alerts[1]: must be an object, not a list"),
+            (
+                {"status": "firing"},
+                "alerts[1].labels: must be an object of strings, and is missing",
+            ),
+            (dict(alert(), labels="x"), "alerts[1].labels: must be an object of strings, not a s"),
+            (alert(labels={"x": 5}), "alerts[1].labels.x: must be a string, not a number"),
+            (alert(labels={"x": None}), "alerts[1].labels.x: must be a string, not null"),
+            (alert(status="gone"), "alerts[1].status: must be firing or resolved"),
+            (alert(status=3), "alerts[1].status: must be firing or resolved"),
+            (
+                dict(alert(), annotations={"x": {}}),
+                "alerts[1].annotations.x: must be a string, not an object",
+            ),
+            (dict(alert(), annotations=[]), "alerts[1].annotations: must be an object of strings"),
+            (dict(alert(), startsAt="yesterday"), "alerts[1].startsAt: must be an RFC 3339 time"),
+            (dict(alert(), startsAt=1700000000), "alerts[1].startsAt: must be an RFC 3339 time"),
+            (
+                dict(alert(), endsAt="2026-02-30T00:00:00Z"),
+                "alerts[1].endsAt: 2026-02-30T00:00:00Z does not exist",
+            ),
         ],
     )
-    def test_names_its_field(self, broken, where):
+    def test_names_its_field(self, broken, problem):
         found = read(webhook(alert(), broken, alert(name="Other"))).alerts
         assert [bool(a.problem) for a in found] == [False, True, False]
-        assert found[1].problem.startswith(where)
+        assert found[1].problem.startswith(problem)
         assert [a.position for a in found] == [0, 1, 2]
 
-    def test_names_all_of_them(self):
-        found = read_one(status="?", startsAt="?", labels={"n": 1}).problem
+    def test_names_all_its_fields(self):
+        problem = read_one(status="?", startsAt="?", labels={"n": 1}).problem
         for where in ("status", "startsAt", "labels.n"):
-            assert "alerts[0]." + where in found
+            assert "alerts[0]." + where in problem
+
+    def test_keeps_values_of_another_type_as_json(self):
+        assert read_one(labels={"n": [1, None]}).labels["n"] == "[1, null]"
 
 
 class TestFingerprint:
     @pytest.mark.parametrize("labels, expected", FINGERPRINTS)
-    def test_is_alertmanagers(self, labels, expected):
+    def test_is_the_one_that_alertmanager_gave(self, labels, expected):
         assert alertmanager.fingerprint(labels) == expected
 
-    def test_is_that_of_the_alertmanager_here(self, alertmanager):
+    def test_is_the_one_of_the_installed_alertmanager(self, alertmanager):
         server = alertmanager("http://127.0.0.1:9/")
         sets = [labels for labels, _ in FINGERPRINTS]
         sets.append({"alertname": "x", "long": "y" * 5000, "quote": '"\\', "space": " "})
         for labels in sets:
             server.fire(**labels)
-        from poundcake.alertmanager import fingerprint
+        from poundcake.alertmanager import fingerprint  # the fixture hides the module
 
         found = {a["fingerprint"]: a["labels"] for a in server.alerts()}
         assert len(found) == len(sets)
         assert {fingerprint(labels): labels for labels in sets} == found
 
-    def test_is_the_same_in_any_order(self):
+    def test_does_not_depend_on_the_order_of_labels(self):
         labels = {"b": "1", "a": "2", "c": "3"}
         orders = [dict(order) for order in itertools.permutations(labels.items())]
         assert len({alertmanager.fingerprint(order) for order in orders}) == 1
@@ -352,88 +367,23 @@ class TestFingerprint:
         assert alertmanager.fingerprint({"ab": "c"}) != alertmanager.fingerprint({"a": "bc"})
 
 
-class TestTimes:
-    @pytest.mark.parametrize(
-        "text, expected",
-        [
-            ("2026-01-14T12:00:00Z", NOON),
-            ("2026-01-14t12:00:00z", NOON),
-            ("2026-01-14 12:00:00Z", NOON),
-            ("2026-01-14T14:00:00+02:00", NOON),
-            ("2026-01-14T06:30:00-05:30", NOON),
-            ("2026-01-14T12:00:00-00:00", NOON),
-            ("2026-01-14T12:00:00.123456789Z", NOON.replace(microsecond=123456)),
-            ("2026-01-14T12:00:00.5Z", NOON.replace(microsecond=500000)),
-            ("2026-01-14T12:00:00.000000001+00:00", NOON),
-            ("2016-12-31T23:59:60Z", datetime.datetime(2016, 12, 31, 23, 59, 59, 0, UTC)),
-            ("2024-02-29T00:00:00Z", datetime.datetime(2024, 2, 29, tzinfo=UTC)),
-            ("0001-01-01T00:00:00Z", None),
-            ("0001-01-01T00:00:00+01:00", None),
-            ("", None),
-            (None, None),
-        ],
-    )
-    def test_read(self, text, expected):
-        assert parse_timestamp(text) == expected
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "2026-01-14",
-            "2026-01-14T12:00:00",
-            "2026-01-14T12:00Z",
-            "2026-1-14T12:00:00Z",
-            "2026-13-14T12:00:00Z",
-            "2026-02-29T12:00:00Z",
-            "2026-01-14T24:00:00Z",
-            "2026-01-14T12:60:00Z",
-            "2026-01-14T12:00:61Z",
-            "2026-01-14T12:00:00.Z",
-            "2026-01-14T12:00:00+0100",
-            "2026-01-14T12:00:00+24:00",
-            "2026-01-14T12:00:00+01:60",
-            "9999-12-31T23:59:59-00:01",
-            "2026-01-14T12:00:00Z\n",
-            " 2026-01-14T12:00:00Z",
-            "٢٠٢٦-01-14T12:00:00Z",
-            "now",
-            0,
-            1.5,
-            True,
-            [],
-            {},
-        ],
-    )
-    def test_refused(self, text):
-        with pytest.raises(ValueError):
-            parse_timestamp(text)
-
-    @given(st.datetimes(min_value=datetime.datetime(2, 1, 1)))
-    def test_round_trip(self, moment):
-        moment = moment.replace(tzinfo=UTC)
-        assert format_timestamp(moment).endswith("Z")
-        assert parse_timestamp(format_timestamp(moment)) == moment
-
-    def test_written_in_utc(self):
-        east = datetime.timezone(datetime.timedelta(hours=2))
-        assert format_timestamp(NOON.astimezone(east)) == "2026-01-14T12:00:00Z"
-
-    def test_an_episode_is_fingerprint_and_milliseconds(self):
-        assert alertmanager.episode_name("ab", NOON.replace(microsecond=1999)) == "ab-1768392000001"
+def test_an_episode_is_named_by_fingerprint_and_start_in_milliseconds():
+    start = NOON.replace(microsecond=1999)
+    assert alertmanager.episode_name("ab", start) == "ab-1768392000001"
 
 
 class TestDeliveryKey:
     """The same notification sent twice has one key."""
 
-    def key(self, *alerts, **more):
-        return read(webhook(*alerts, **more)).delivery_key
+    def key(self, *alerts, **fields):
+        return read(webhook(*alerts, **fields)).delivery_key
 
     def test_is_64_hex_digits(self):
         assert len(self.key(alert())) == 64
         int(self.key(alert()), 16)
 
     @pytest.mark.parametrize(
-        "same",
+        "changed",
         [
             {"annotations": {"summary": "another text"}},
             {"endsAt": "2026-01-14T13:00:00Z"},
@@ -441,10 +391,10 @@ class TestDeliveryKey:
             {"startsAt": "2026-01-14T13:00:00+01:00"},
         ],
     )
-    def test_is_stable_over_what_changes_from_flush_to_flush(self, same):
-        assert self.key(alert(**same)) == self.key(alert())
+    def test_does_not_change_with_what_changes_from_flush_to_flush(self, changed):
+        assert self.key(alert(**changed)) == self.key(alert())
 
-    def test_is_stable_over_the_order(self):
+    def test_does_not_depend_on_the_order_of_alerts(self):
         a, b = alert("A"), alert("B")
         assert self.key(a, b) == self.key(b, a)
 
@@ -458,60 +408,9 @@ class TestDeliveryKey:
             [],
         ],
     )
-    def test_tells_alerts_apart(self, other):
+    def test_changes_with_the_alerts(self, other):
         assert self.key(*other) != self.key(alert())
 
     @pytest.mark.parametrize("field", ["receiver", "groupKey", "status"])
-    def test_tells_groups_apart(self, field):
+    def test_changes_with_the_group(self, field):
         assert self.key(alert(), **{field: "resolved"}) != self.key(alert())
-
-
-def has_delimiter(text):
-    return any(delimiter in text for delimiter in DELIMITERS)
-
-
-hostile = st.text(alphabet="{%#<}>ab ", max_size=8) | st.text(max_size=8)
-nested = st.recursive(
-    hostile | st.integers() | st.none() | st.booleans(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile, inner, max_size=3),
-    max_leaves=8,
-)
-
-
-def strings(value):
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from strings(key)
-            yield from strings(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from strings(inner)
-
-
-class TestInert:
-    @given(nested)
-    def test_no_delimiter_survives_anywhere(self, value):
-        assert not any(has_delimiter(text) for text in strings(make_inert(value)))
-
-    @given(st.lists(hostile, min_size=2, max_size=4))
-    def test_no_delimiter_comes_of_joining(self, texts):
-        for order in itertools.permutations(make_inert(texts)):
-            assert not has_delimiter("".join(order))
-
-    @given(nested)
-    def test_what_has_no_delimiter_characters_is_as_it_was(self, value):
-        if not any("{" in t or "<" in t for t in strings(value)):
-            assert make_inert(value) == value
-
-    @given(st.dictionaries(hostile, st.integers(), max_size=5))
-    def test_no_two_keys_become_one(self, value):
-        assert len(make_inert(value)) == len(value)
-
-    def test_serialized_and_joined_it_stays_inert(self):
-        value = make_inert({"{": ["{", {"<": "%"}], "a": "{"})
-        assert not has_delimiter(json.dumps(value, separators=(",", ":")).replace('{"', ""))
-
-    def test_tuples_are_lists(self):
-        assert make_inert(("{",)) == ["{ "]

@@ -12,7 +12,8 @@ from poundcake.config import Config, ConfigError, load
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
-FIELDS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets"}
+KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets"}
+INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
 
 
 def error_of(**given):
@@ -22,16 +23,18 @@ def error_of(**given):
 
 
 class TestSchema:
-    def test_the_keys_are_the_schemas(self):
-        assert FIELDS == set(SCHEMA)
+    """config.schema.yaml and Config say the same."""
+
+    def test_keys(self):
+        assert KEYS == set(SCHEMA)
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_the_defaults_are_the_schemas(self, key):
+    def test_defaults(self, key):
         default = getattr(Config(), key)
         assert SCHEMA[key]["default"] == (list(default) if isinstance(default, tuple) else default)
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_each_has_a_description_and_a_type(self, key):
+    def test_types_and_descriptions(self, key):
         assert SCHEMA[key]["description"]
         kind = {
             str: "string",
@@ -41,27 +44,32 @@ class TestSchema:
         }[type(getattr(Config(), key))]
         assert SCHEMA[key]["type"] == kind
 
-    @pytest.mark.parametrize("key", sorted(k for k in SCHEMA if SCHEMA[k]["type"] == "integer"))
-    def test_the_bounds_are_the_schemas(self, key):
+    @pytest.mark.parametrize("key", INTEGERS)
+    def test_bounds(self, key):
         least, most = SCHEMA[key]["minimum"], SCHEMA[key]["maximum"]
         assert getattr(load({key: least}), key) == least
         assert getattr(load({key: most}), key) == most
         for beyond in (least - 1, most + 1):
-            assert error_of(**{key: beyond}).startswith(key + ": ")
+            assert error_of(**{key: beyond}) == (
+                f"{key}: must be a whole number from {least} to {most}"
+            )
 
-    def test_the_secrets_are_the_schemas(self):
+    def test_log_levels(self):
+        assert SCHEMA["log_level"]["enum"] == list(config.LOG_LEVELS)
+
+    def test_secrets(self):
         secret = {
             key
             for key, spec in SCHEMA.items()
             if spec.get("secret") or spec.get("items", {}).get("secret")
         }
         assert secret == set(config.SECRETS)
-        # On the array itself a sensor would be handed ciphertext.
+        # Declared on the array itself, StackStorm would hand the sensor ciphertext.
         assert "secret" not in SCHEMA["auth_tokens"]
 
-    def test_the_example_is_good(self):
+    def test_the_example_is_accepted(self):
         given = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
-        assert set(given) <= FIELDS
+        assert set(given) <= KEYS
         for name in config.SECRETS:
             given.pop(name, None)
         given["host"] = "127.0.0.1"
@@ -70,29 +78,29 @@ class TestSchema:
 
 class TestTypes:
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_the_wrong_type_names_the_key(self, key):
+    def test_a_value_of_the_wrong_type_names_the_key(self, key):
         wrong = {"string": 5, "boolean": "true", "integer": "5", "array": "x"}
-        assert error_of(**{key: wrong[SCHEMA[key]["type"]]}).startswith(key + ": ")
+        assert error_of(**{key: wrong[SCHEMA[key]["type"]]}).startswith(key + ": must be ")
 
-    @pytest.mark.parametrize("key", sorted(k for k in SCHEMA if SCHEMA[k]["type"] == "integer"))
+    @pytest.mark.parametrize("key", INTEGERS)
     @pytest.mark.parametrize("value", [True, 5.0, "5"])
-    def test_a_number_is_a_whole_number(self, key, value):
-        assert error_of(**{key: value}).startswith(key + ": ")
+    def test_an_integer_is_a_whole_number(self, key, value):
+        assert error_of(**{key: value}).startswith(key + ": must be a whole number")
 
     @pytest.mark.parametrize("value", [1, 0, "yes", []])
-    def test_a_boolean_is_a_boolean(self, value):
-        assert error_of(dry_run=value).startswith("dry_run: ")
+    def test_a_boolean_is_true_or_false(self, value):
+        assert error_of(dry_run=value) == "dry_run: must be true or false"
 
     @pytest.mark.parametrize("value", [[5], [None], [""], ["a", " "], {}, "a"])
     @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
-    def test_a_list_is_one_of_strings(self, key, value):
+    def test_a_list_contains_strings_that_are_not_empty(self, key, value):
         assert error_of(**{key: value}).startswith(key + ": ")
 
     @pytest.mark.parametrize("given", [None, {}, {"no_such_key": 1}])
-    def test_nothing_is_the_defaults(self, given):
+    def test_without_keys_everything_has_its_default(self, given):
         assert load(given) == Config()
 
-    def test_null_is_the_default(self):
+    def test_null_means_the_default(self):
         assert load({key: None for key in SCHEMA}) == Config()
 
     @pytest.mark.parametrize(
@@ -100,6 +108,7 @@ class TestTypes:
         [
             {"log_level": "loud"},
             {"log_level": "INFO"},
+            {"log_level": ""},
             {"state_dir": "relative"},
             {"state_dir": ""},
             {"endpoint_url": "ftp://x"},
@@ -114,49 +123,37 @@ class TestTypes:
             {"database_url": "/tmp/x.db"},
         ],
     )
-    def test_what_cannot_be_used_names_the_key(self, given):
+    def test_an_unusable_string_names_the_key(self, given):
         ((key, _),) = given.items()
-        assert error_of(**given).startswith(key + ": ")
+        assert error_of(**given).startswith(key + ": must be ")
 
 
-class TestReferences:
+class TestSecrets:
     @pytest.mark.parametrize("key", ["database_url", "st2_api_key"])
-    def test_a_file(self, key, tmp_path):
+    def test_a_reference_is_resolved(self, key, tmp_path):
         (tmp_path / "secret").write_text(" sqlite:////x \n")
-        found = load({key: "file:{}".format(tmp_path / "secret")})
+        found = load({key: f"file:{tmp_path}/secret"})
         assert getattr(found, key) == "sqlite:////x"
         assert found.literal_secrets == ()
 
-    def test_the_environment(self, monkeypatch):
+    def test_each_entry_of_a_list_is_resolved(self, monkeypatch):
         monkeypatch.setenv("THE_TOKEN", "abc ")
         found = load({"auth_tokens": ["env:THE_TOKEN", "literal"]})
         assert found.auth_tokens == ("abc", "literal")
         assert found.literal_secrets == ("auth_tokens",)
 
     @pytest.mark.parametrize("key", config.SECRETS)
-    @pytest.mark.parametrize(
-        "reference, word",
-        [
-            ("env:POUNDCAKE_NO_SUCH", "POUNDCAKE_NO_SUCH"),
-            ("env:", "environment"),
-            ("file:/no/such/file", "No such file"),
-            ("file:", "No such file"),
-            ("file:/", "directory"),
-            ("file:/dev/null", "empty"),
-            ("file:/a\0b", "/a"),
-        ],
-    )
-    def test_what_is_not_there_names_key_and_place(self, key, reference, word):
+    def test_a_reference_that_leads_nowhere_names_the_key(self, key):
+        reference = "file:/no/such/file"
         error = error_of(**{key: [reference] if key == "auth_tokens" else reference})
-        assert error.startswith(key + ": ")
-        assert word in error
+        assert error == f"{key}: cannot read /no/such/file: no such file or directory"
 
-    def test_a_file_that_is_no_text(self, tmp_path):
-        (tmp_path / "secret").write_bytes(b"\xff\xfe")
-        assert "not UTF-8" in error_of(st2_api_key="file:{}".format(tmp_path / "secret"))
+    def test_keys_that_are_not_needed_are_not_read(self):
+        given = {"auth_tokens": ["file:/no/such/file"], "host": "0.0.0.0"}
+        assert load(given, without=("auth_tokens", "basic_auth")).auth_tokens == ()
 
-    @pytest.mark.parametrize("key", sorted(FIELDS - set(config.SECRETS)))
-    def test_only_secrets_are_references(self, key, monkeypatch):
+    @pytest.mark.parametrize("key", sorted(KEYS - set(config.SECRETS)))
+    def test_only_secrets_can_be_references(self, key, monkeypatch):
         monkeypatch.setenv("OTHER", "/other")
         if SCHEMA[key]["type"] == "string":
             try:
@@ -199,79 +196,78 @@ class TestReferences:
 class TestTokens:
     def test_ciphertext_is_refused(self):
         error = error_of(auth_tokens=["good", "0123456789ABCDEF" * 6])
-        assert error.startswith("auth_tokens: ")
-        assert "decrypted" in error
+        assert error.startswith("auth_tokens: contains ciphertext")
+
+    def test_ciphertext_from_a_file_is_refused(self, tmp_path):
+        (tmp_path / "t").write_text("AB" * 64)
+        assert "ciphertext" in error_of(auth_tokens=[f"file:{tmp_path}/t"])
 
     @pytest.mark.parametrize(
         "token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/="]
     )
-    def test_tokens_are_not_taken_for_ciphertext(self, token):
+    def test_tokens_that_only_look_like_ciphertext_are_accepted(self, token):
         assert load({"auth_tokens": [token]}).auth_tokens == (token,)
 
     @pytest.mark.parametrize("token", ["two words", "tökén", "a\tb", "a\x7fb", "a\x00b"])
-    def test_what_no_header_can_carry_is_refused(self, token):
-        assert error_of(auth_tokens=[token]).startswith("auth_tokens: ")
-
-    def test_ciphertext_from_a_file_too(self, tmp_path):
-        (tmp_path / "t").write_text("AB" * 64)
-        assert "ciphertext" in error_of(auth_tokens=["file:{}".format(tmp_path / "t")])
+    def test_a_token_that_fits_no_header_is_refused(self, token):
+        assert error_of(auth_tokens=[token]).startswith("auth_tokens: must contain visible ASCII")
 
 
 class TestBasicAuth:
     @pytest.mark.parametrize("value", ["on-call:a word", "u:p:p", "ü:pässword"])
-    def test_user_and_password(self, value):
+    def test_user_and_password_are_accepted(self, value):
         assert load({"basic_auth": value}).basic_auth == value
 
     @pytest.mark.parametrize(
         "value", ["user", "user:", ":password", "a:b\x00", "a:b\tc", "AB" * 64]
     )
     def test_anything_else_is_refused(self, value):
-        assert error_of(basic_auth=value).startswith("basic_auth: user:password is expected")
+        assert error_of(basic_auth=value) == "basic_auth: must be user:password (RFC 7617)"
 
 
 class TestTLS:
     FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
 
-    def test_actions_ask_over_https(self):
+    def test_actions_reach_the_endpoint_over_https(self):
         assert load(dict(self.FILES, port=8443)).endpoint == "https://127.0.0.1:8443"
         assert load({"port": 8443}).endpoint == "http://127.0.0.1:8443"
 
     @pytest.mark.parametrize("key", sorted(FILES))
-    def test_relative_paths_are_refused(self, key):
-        assert error_of(**dict(self.FILES, **{key: "c.pem"})).startswith(key + ": an absolute path")
+    def test_a_relative_path_is_refused(self, key):
+        assert error_of(**dict(self.FILES, **{key: "c.pem"})) == f"{key}: must be an absolute path"
 
     @pytest.mark.parametrize("key", ["tls_certificate", "tls_key"])
-    def test_one_without_the_other(self, key):
+    def test_certificate_and_key_are_set_together(self, key):
         (other,) = {"tls_certificate", "tls_key"} - {key}
-        assert error_of(**{key: "/x"}).startswith(other + ": ")
+        assert error_of(**{key: "/x"}).startswith(other + ": must be set")
 
-    def test_a_client_ca_alone(self):
+    def test_a_client_ca_needs_a_certificate(self):
         assert error_of(tls_client_ca="/ca.pem").startswith("tls_client_ca: needs tls_certificate")
 
 
 class TestLoopback:
-    """Nobody opens the endpoint to the world by forgetting something."""
+    """Nobody opens the endpoint to other machines by forgetting something."""
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-    def test_loopback_needs_no_token(self, host):
+    def test_loopback_needs_no_credentials(self, host):
         assert load({"host": host}).host == host
 
     @pytest.mark.parametrize(
         "host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example", "2130706433"]
     )
-    def test_anything_else_does_and_the_error_says_what_to_set(self, host):
+    def test_any_other_address_needs_credentials_and_the_error_says_what_to_set(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
-        assert "auth_tokens" in error
+        assert "set auth_tokens, basic_auth or tls_client_ca" in error
         assert load({"host": host, "auth_tokens": ["t"]}).host == host
         assert load({"host": host, "basic_auth": "u:p"}).host == host
         assert load(dict(TestTLS.FILES, host=host)).host == host
-        with pytest.raises(ConfigError):  # it is secret, and open to all the same
+        with pytest.raises(ConfigError):  # TLS alone encrypts, and lets everybody in
             load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})
 
 
-class TestDerived:
-    def test_places(self):
+class TestDerivedValues:
+    def test_paths_and_urls(self):
         found = load({"state_dir": "/x", "port": 81})
         assert found.journal_path == "/x/journal.sqlite"
         assert found.tracking_url == "sqlite:////x/tracking.sqlite"
@@ -279,3 +275,6 @@ class TestDerived:
         assert load({"endpoint_url": "https://e/"}).endpoint == "https://e"
         assert load({"database_url": "sqlite:////y"}).tracking_url == "sqlite:////y"
         assert os.path.isabs(Config().state_dir)
+
+    def test_an_ipv6_address_stands_in_brackets(self):
+        assert load({"host": "::1"}).endpoint == "http://[::1]:8000"

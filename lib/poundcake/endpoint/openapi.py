@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from poundcake import __version__
-from poundcake.alertmanager import FIRING, MOST_ALERTS, RESOLVED
+from poundcake.alertmanager import FIRING, MAX_ALERTS, RESOLVED
 from poundcake.stackstorm import STATUSES
 from poundcake.trail import search
 from poundcake.trail.search import OUTCOMES
@@ -230,7 +230,7 @@ def _schemas() -> dict[str, Any]:
             "properties": {
                 "alerts": {
                     "type": "array",
-                    "maxItems": MOST_ALERTS,
+                    "maxItems": MAX_ALERTS,
                     "items": {
                         "description": "one that is none is on record as malformed, and does not "
                         "take the others with it",

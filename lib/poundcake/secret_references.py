@@ -1,0 +1,66 @@
+"""Read secrets that the configuration names as ``file:/path`` or ``env:NAME``.
+
+StackStorm passes a pack's configuration to its actions on the command line, where ``ps`` shows it.
+A reference keeps the secret itself out of there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+_FILE = "file:"
+_ENVIRONMENT = "env:"
+
+
+def is_reference(value: str) -> bool:
+    """Return True if the value says where a secret is, False if it is the secret itself."""
+    return value.startswith((_FILE, _ENVIRONMENT))
+
+
+def resolve(value: str) -> str:
+    """Return the secret that a reference leads to; a value that is no reference as it is.
+
+    Raises:
+        ValueError: The file or the environment variable is missing, unreadable or empty. The
+            message names it, and never contains the secret.
+    """
+    if value.startswith(_FILE):
+        return _from_file(value[len(_FILE) :])
+    if value.startswith(_ENVIRONMENT):
+        return _from_environment(value[len(_ENVIRONMENT) :])
+    return value
+
+
+def _from_environment(name: str) -> str:
+    secret = os.environ.get(name, "").strip()
+    if not secret:
+        raise ValueError(f"the environment variable {name} is not set")
+    return secret
+
+
+def _from_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            secret = file.read().strip()
+    except PermissionError:
+        hint = f"run: chown {_current_user()}: {path}"
+        raise ValueError(f"cannot read {path}: permission denied ({hint})") from None
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        raise ValueError(f"cannot read {path}: {reason}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"cannot read {path}: not UTF-8") from None
+    except ValueError:  # a null character in the path
+        raise ValueError(f"cannot read {path}: no file can have this name") from None
+    if not secret:
+        raise ValueError(f"{path} is empty")
+    return secret
+
+
+def _current_user() -> str:
+    user = os.geteuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

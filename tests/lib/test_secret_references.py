@@ -1,0 +1,63 @@
+"""Secrets that the configuration names as file:/path or env:NAME."""
+
+import builtins
+import os
+import pwd
+
+import pytest
+
+from poundcake.secret_references import is_reference, resolve
+
+
+def error_of(reference):
+    with pytest.raises(ValueError) as caught:
+        resolve(reference)
+    return str(caught.value)
+
+
+def test_a_secret_comes_from_a_file_without_its_line_end(tmp_path):
+    (tmp_path / "secret").write_text(" hush \n")
+    assert resolve(f"file:{tmp_path}/secret") == "hush"
+
+
+def test_a_secret_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("POUNDCAKE_SECRET", "hush ")
+    assert resolve("env:POUNDCAKE_SECRET") == "hush"
+
+
+def test_a_literal_secret_stays_as_it_is():
+    assert resolve("hush") == "hush"
+    assert not is_reference("hush")
+    assert is_reference("file:/x") and is_reference("env:X")
+
+
+@pytest.mark.parametrize(
+    "reference, error",
+    [
+        ("env:POUNDCAKE_NO_SUCH", "the environment variable POUNDCAKE_NO_SUCH is not set"),
+        ("env:", "the environment variable  is not set"),
+        ("file:/no/such/file", "cannot read /no/such/file: no such file or directory"),
+        ("file:", "cannot read : no such file or directory"),
+        ("file:/", "cannot read /: is a directory"),
+        ("file:/dev/null", "/dev/null is empty"),
+        ("file:/a\0b", "cannot read /a\0b: no file can have this name"),
+    ],
+)
+def test_the_error_names_what_cannot_be_read(reference, error):
+    assert error_of(reference) == error
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+    assert error_of(f"file:{tmp_path}/secret").endswith("/secret: not UTF-8")
+
+
+def test_a_file_of_somebody_else_says_which_command_helps(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", refuse)  # the tests may run as root
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    assert error_of("file:/the/token") == (
+        f"cannot read /the/token: permission denied (run: chown {user}: /the/token)"
+    )
