@@ -1,7 +1,16 @@
+"""Check by TCP whether a host answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.remediation import checks
 
 
 class CheckHost(PackAction):
-    def work(self, host, port=0, wait=0):
-        return checks.check_host(host, checks.ports_of(port), wait)
+    """Run poundcake.check_host."""
+
+    def work(self, host: str, port: int = 0, wait: int = 0) -> dict[str, Any]:
+        """Return whether the host answers, on which port, and how long the check took."""
+        return checks.check_host(host, checks.ports_to_check(port), wait).as_dict()

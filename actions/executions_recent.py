@@ -1,9 +1,20 @@
+"""List the newest webhooks with their alerts and what ran for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import queries, search, text
 
 
 class ExecutionsRecent(PackAction):
-    def work(self, limit=20, offset=0, format="json", **filters):
+    """Run poundcake.executions_recent."""
+
+    def work(
+        self, limit: int = 20, offset: int = 0, format: str = "json", **filters: Any
+    ) -> dict[str, Any] | str:
+        """Return the view as JSON, or as text for a terminal."""
         answer = self.view(
             queries.executions_recent, filters=search.parse(**filters), limit=limit, offset=offset
         )

@@ -1,12 +1,24 @@
+"""Read one alert, and decide whether a remediation may change anything for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
-from poundcake.remediation import safety
+from poundcake.remediation.safety import AlertState, permit
 from poundcake.trail import queries
 from poundcake.trail.record import TrackingError
 
 
 class GetAlert(PackAction):
-    def work(self, request_id, episode, action="", needs_host=True):
+    """Run poundcake.get_alert."""
+
+    def work(
+        self, request_id: str, episode: str, action: str = "", needs_host: bool = True
+    ) -> dict[str, Any]:
+        """Return the alert with its labels, its host and the decision."""
         alert = self.view(queries.alert_of, request_id=request_id, episode=episode)
         if alert is None:
             raise TrackingError(f"no alert of episode {episode} in request {request_id}")
-        return {**alert, **safety.permit(self.settings, alert, action, needs_host)}
+        state = AlertState(alert["instance"], alert["status"], alert["incident_ended_at"])
+        return {**alert, **permit(self.settings, state, action, needs_host).as_dict()}

@@ -1,12 +1,21 @@
+"""Show whether webhooks are accepted, and how everything they depend on is."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake import endpoint_client
 from poundcake.trail import health, text
 
 
 class Health(PackAction):
-    not_needed = ()
+    """Run poundcake.health."""
 
-    def work(self, format="json"):
+    unneeded_keys = ()
+
+    def work(self, format: str = "json") -> dict[str, Any] | str:
+        """Return the endpoint's health, or if it cannot be asked, what can be seen from here."""
         answer = endpoint_client.health(self.settings)
         if answer is None:
             answer = health.from_elsewhere(self.settings, self.engine(), self.stackstorm())

@@ -1,13 +1,24 @@
+"""Claim an episode for a workflow, and link the workflow's execution to the alert."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import claims, database
 
-# Within the action's own time limit of 60 s.
-_PATIENCE = 45
+# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
+_RETRY_SECONDS = 45
 
 
 class Link(PackAction):
-    def work(self, request_id, episode, workflow, execution_id):
-        return database.retry_while_unavailable(
+    """Run poundcake.link."""
+
+    def work(
+        self, request_id: str, episode: str, workflow: str, execution_id: str
+    ) -> dict[str, Any]:
+        """Return whether the execution has the claim, and if not, why."""
+        linked: dict[str, Any] = database.retry_while_unavailable(
             lambda: claims.link(
                 self.engine(),
                 request_id,
@@ -16,5 +27,6 @@ class Link(PackAction):
                 execution_id,
                 self.settings.host_cooldown_seconds,
             ),
-            _PATIENCE,
+            _RETRY_SECONDS,
         )
+        return linked

@@ -1,9 +1,18 @@
+"""Create the tracking tables, or upgrade them to this release."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import database, schema
 
 
 class Migrate(PackAction):
-    def work(self):
+    """Run poundcake.migrate."""
+
+    def work(self) -> dict[str, Any]:
+        """Return the database, the revision of its tables, and the steps that were taken."""
         engine = self.engine()
         steps = database.migrate(engine, self.logger.info)
         return {

@@ -1,40 +1,65 @@
-"""What all actions of the pack have in common: configuration in, inert result or one line out."""
+"""The base class of the pack's actions: checked configuration in, inert result or one line out."""
 
-from st2common.runners.base_action import Action
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+# StackStorm ships st2common with its runners; it is not on PyPI.
+from st2common.runners.base_action import Action  # type: ignore[import-not-found]
 
 from poundcake import config
 from poundcake.errors import PoundCakeError
 from poundcake.inert import make_inert
 
-# Imports that an action may not need are made where they are used: each action is a process of
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from poundcake.stackstorm import StackStorm
+
+# Modules that not every action needs are imported where they are used: each action is a process of
 # its own, and SQLAlchemy alone takes longer to load than most of them take to work.
 
 
-class PackAction(Action):
-    """An action's own class has ``work(**parameters)`` and returns what is to be its result."""
+class PackAction(Action):  # type: ignore[misc]  # Action has no types
+    """An action whose class implements ``work(**parameters)`` and returns its result.
 
-    # What only those need that ask the endpoint; it need not be readable on every runner.
-    not_needed = ("auth_tokens", "basic_auth")
+    Attributes:
+        settings: The checked configuration, from when ``work`` is called.
+        unneeded_keys: Keys of the configuration that the action does not use, so that their
+            secrets need not be readable where it runs.
+    """
 
-    def run(self, **parameters):
-        """(succeeded, result); StackStorm evaluates results again, so they are made inert."""
+    settings: config.Config
+    # Only an action that asks the endpoint needs them, and it runs on the sensor's host, or on one
+    # that has the files too.
+    unneeded_keys: tuple[str, ...] = ("auth_tokens", "basic_auth")
+
+    def work(self, *args: Any, **parameters: Any) -> Any:
+        """Do the action's work and return its result, any JSON value."""
+        raise NotImplementedError
+
+    def run(self, **parameters: Any) -> tuple[bool, Any]:
+        """Return whether the action succeeded, and its result or the error in one line.
+
+        StackStorm evaluates results again, so they are made inert.
+        """
         try:
-            self.settings = config.load(self.config, self.not_needed)
+            self.settings = config.load(self.config, self.unneeded_keys)
             return True, make_inert(self.work(**parameters))
         except PoundCakeError as error:
             return False, make_inert(str(error))
-        # A traceback would stand in the execution for everyone to read, with values in it.
+        # A traceback would show everyone who can read the execution what was in the variables.
         except Exception as error:
             return False, make_inert(f"{type(error).__name__}: {str(error)[:300]}")
 
-    def engine(self):
-        """The tracking database."""
+    def engine(self) -> Engine:
+        """Return an engine of the tracking database."""
         from poundcake.trail import database
 
         return database.open_engine(self.settings.tracking_url)
 
-    def view(self, view, **query):
-        """A view over the tracking database, which is made where there is none yet."""
+    def view(self, view: Callable[..., Any], **query: Any) -> Any:
+        """Return a view of the tracking database, which is created if auto_migrate is on."""
         from poundcake.trail import database
 
         engine = self.engine()
@@ -42,15 +67,15 @@ class PackAction(Action):
         with database.reading(engine) as connection:
             return view(connection, **query)
 
-    def live_view(self, view, **query):
-        """A view with what StackStorm says now of executions that are open on record."""
+    def live_view(self, view: Callable[..., Any], **query: Any) -> Any:
+        """Return a view in which open executions are as StackStorm's API has them now."""
         from poundcake.trail import refresh
 
         answer = self.view(view, **query)
         return refresh.refresh_open_executions(self.stackstorm(), answer) if answer else answer
 
-    def stackstorm(self):
-        """StackStorm's API, with this execution's token."""
+    def stackstorm(self) -> StackStorm:
+        """Return StackStorm's API, with the token of this execution."""
         from poundcake.stackstorm import in_action
 
         return in_action(self.settings)

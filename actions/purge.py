@@ -1,7 +1,16 @@
+"""Delete requests that ended long ago."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import purge
 
 
 class Purge(PackAction):
-    def work(self, older_than_days=None, dry_run=False):
+    """Run poundcake.purge."""
+
+    def work(self, older_than_days: int | None = None, dry_run: bool = False) -> dict[str, Any]:
+        """Return how many rows were deleted, or would be."""
         return purge.purge(self.engine(), self.settings, older_than_days, dry_run)

@@ -1,9 +1,23 @@
+"""Write announced requests and their alerts to the tracking tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake import announcement
 from poundcake.trail.record import record_requests
 
 
 class Record(PackAction):
-    def work(self, version, database_id, batch, announcement_id="", count=0):
+    """Run poundcake.record."""
+
+    def work(
+        self, version: int, database_id: str, batch: str, announcement_id: str = "", count: int = 0
+    ) -> dict[str, Any]:
+        """Return how many requests were recorded, known already or failed, and the outcomes.
+
+        announcement_id and count are for people who read the execution.
+        """
         requests = announcement.unpack(version, batch)
         return record_requests(self.engine(), self.settings, requests, database_id)

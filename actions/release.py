@@ -1,8 +1,17 @@
+"""Release the claims on an episode, so that it can be remediated again."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import claims
 
 
 class Release(PackAction):
-    def work(self, episode, workflow=""):
+    """Run poundcake.release."""
+
+    def work(self, episode: str, workflow: str = "") -> dict[str, Any]:
+        """Return the claims that were released."""
         released = claims.release(self.engine(), episode, workflow)
         return {"released": released, "count": len(released)}

@@ -1,9 +1,25 @@
+"""List the StackStorm executions that alerts led to."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import queries, search, text
 
 
 class St2Executions(PackAction):
-    def work(self, status="", limit=20, offset=0, format="json", **filters):
+    """Run poundcake.st2_executions."""
+
+    def work(
+        self,
+        status: str = "",
+        limit: int = 20,
+        offset: int = 0,
+        format: str = "json",
+        **filters: Any,
+    ) -> dict[str, Any] | str:
+        """Return the view as JSON, or as text for a terminal."""
         answer = self.live_view(
             queries.st2_executions,
             status=status,

@@ -1,9 +1,18 @@
+"""Count how remediations went, by workflow and by alert name."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.trail import search, stats, text
 
 
 class Stats(PackAction):
-    def work(self, format="json", **filters):
+    """Run poundcake.stats."""
+
+    def work(self, format: str = "json", **filters: Any) -> dict[str, Any] | str:
+        """Return the view as JSON, or as text for a terminal."""
         answer = self.view(
             stats.stats,
             filters=search.parse(**filters),

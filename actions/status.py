@@ -1,3 +1,9 @@
+"""Show the trail of one request."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake import endpoint_client
 from poundcake.trail import queries, text
@@ -5,13 +11,16 @@ from poundcake.trail.record import TrackingError
 
 
 class Status(PackAction):
-    not_needed = ()
+    """Run poundcake.status."""
 
-    def work(self, request_id, format="json"):
+    unneeded_keys = ()
+
+    def work(self, request_id: str, format: str = "json") -> dict[str, Any] | str:
+        """Return the view as JSON, or as text for a terminal."""
         web_url = self.settings.st2_web_url
         answer = self.live_view(queries.status, request_id=request_id, web_url=web_url)
         if answer is None:
-            # The endpoint may have it, and not have seen it recorded yet.
+            # The endpoint may have accepted it, and nobody has recorded it yet.
             answer = endpoint_client.status(self.settings, request_id)
         if answer is None:
             raise TrackingError(f"no request {request_id} is on record")

@@ -1,12 +1,25 @@
+"""Show what was done for an alert, and why nothing was."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.errors import PoundCakeError
 from poundcake.trail import queries, search, text
 
 
 class Why(PackAction):
-    def work(self, limit=10, offset=0, format="json", **filters):
+    """Run poundcake.why."""
+
+    def work(
+        self, limit: int = 10, offset: int = 0, format: str = "json", **filters: Any
+    ) -> dict[str, Any] | str:
+        """Return the view as JSON, or as text for a terminal."""
         if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
-            raise PoundCakeError("which alert: alert_name, instance or fingerprint is expected")
+            raise PoundCakeError(
+                "name the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
+            )
         answer = self.live_view(
             queries.why,
             filters=search.parse(**filters),

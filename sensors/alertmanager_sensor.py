@@ -1,42 +1,49 @@
-"""The sensor that opens the webhook endpoint. All it does is in lib/poundcake."""
+"""The sensor that runs the webhook endpoint. All it does is in lib/poundcake."""
+
+from __future__ import annotations
 
 import glob
 import os
 import signal
 import sys
+from typing import Any
 
 _PACK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(_PACK, "lib"))
 
 
-def _load_own_typing_extensions():
-    # StackStorm's site-packages stand before the pack's own on a sensor's path, and on 3.8.1 the
-    # typing_extensions there is older than SQLAlchemy 2 needs.
+def _load_own_typing_extensions() -> None:
+    """Import the typing_extensions of the pack's own virtual environment.
+
+    On a sensor's path StackStorm's site-packages come before the pack's own, and the
+    typing_extensions of StackStorm 3.8.1 is older than SQLAlchemy 2 needs.
+    """
     if "typing_extensions" in sys.modules:
         return
-    places = glob.glob(os.path.join(sys.prefix, "lib", "python3*", "site-packages"))
-    sys.path[:0] = places
+    own = glob.glob(os.path.join(sys.prefix, "lib", "python3*", "site-packages"))
+    sys.path[:0] = own
     try:
         import typing_extensions  # noqa: F401
     except ImportError:
         pass  # SQLAlchemy does without it on a newer Python, or says what it lacks
     finally:
-        del sys.path[: len(places)]
+        del sys.path[: len(own)]
 
 
 _load_own_typing_extensions()
 
-from st2reactor.sensor.base import Sensor  # noqa: E402
+# StackStorm ships st2reactor; it is not on PyPI.
+from st2reactor.sensor.base import Sensor  # type: ignore[import-not-found]  # noqa: E402
 
 from poundcake.endpoint.bus import Bus  # noqa: E402
 from poundcake.endpoint.service import Endpoint  # noqa: E402
 from poundcake.stackstorm import in_sensor  # noqa: E402
 
 
-class AlertmanagerSensor(Sensor):
-    """Life and death of the endpoint, as the sensor container wants it."""
+class AlertmanagerSensor(Sensor):  # type: ignore[misc]  # Sensor has no types
+    """Runs the endpoint for as long as StackStorm's sensor container wants it to."""
 
-    def __init__(self, sensor_service, config=None):
+    def __init__(self, sensor_service: Any, config: dict[str, Any] | None = None) -> None:
         super().__init__(sensor_service=sensor_service, config=config)
         self._endpoint = Endpoint(
             config,
@@ -45,31 +52,32 @@ class AlertmanagerSensor(Sensor):
             sensor_service.get_logger(name=self.__class__.__name__),
         )
 
-    def setup(self):
-        pass
+    def setup(self) -> None:
+        """Do nothing: the endpoint prepares itself, and tries again what fails."""
 
-    def run(self):
-        # The container ends a sensor with SIGTERM, and StackStorm's wrapper runs cleanup() only
-        # at a normal exit.
+    def run(self) -> None:
+        """Run the endpoint until the process is told to stop."""
+        # The container stops a sensor with SIGTERM, and StackStorm's wrapper calls cleanup() only
+        # when the process exits normally.
         try:
             signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
         except ValueError:
-            # Not the main thread: whoever runs the sensor there calls cleanup() itself.
+            # Not in the main thread: whoever runs the sensor there calls cleanup() itself.
             self._endpoint.run()
             return
         self._endpoint.run()
-        # With 0 the container would take a sensor that somebody else ended for one that has done
-        # its work, and would not start it again.
+        # The container does not restart a sensor that exits with 0, whoever stopped it.
         sys.exit(128 + signal.SIGTERM)
 
-    def cleanup(self):
+    def cleanup(self) -> None:
+        """Stop the endpoint and wait until it has stopped."""
         self._endpoint.stop()
 
-    def add_trigger(self, trigger):
-        pass
+    def add_trigger(self, trigger: Any) -> None:
+        """Do nothing: the endpoint does not depend on which rules exist."""
 
-    def update_trigger(self, trigger):
-        pass
+    def update_trigger(self, trigger: Any) -> None:
+        """Do nothing, as for add_trigger."""
 
-    def remove_trigger(self, trigger):
-        pass
+    def remove_trigger(self, trigger: Any) -> None:
+        """Do nothing, as for add_trigger."""

@@ -1,4 +1,4 @@
-"""What all actions have in common: their results and their errors are inert, and one line."""
+"""What all actions of the pack have in common: their results and errors are inert, and one line."""
 
 import importlib.util
 import os
@@ -14,8 +14,8 @@ INERT = "{ {  st2kv.system.x }} < % ctx() %>"
 
 
 @pytest.fixture
-def run(monkeypatch):
-    """run(work, **config): what an action with this work returns."""
+def run_action(monkeypatch):
+    """Return a function that runs an action with the given work and configuration."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     if importlib.util.find_spec("st2common") is None:
         sys.path.append(os.path.join(ROOT, "standalone", "st2"))
@@ -24,33 +24,43 @@ def run(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def run(work, **config):
-        kind = type("Asked", (module.PackAction,), {"work": work})
-        return kind(config).run()
+    def run_action(work, config=None, **attributes):
+        action_class = type("Example", (module.PackAction,), {"work": work, **attributes})
+        return action_class(config or {}).run()
 
-    return run
+    return run_action
 
 
-def test_a_result_is_inert(run):
-    found = run(lambda self: {HOSTILE: [HOSTILE, 1, None]})
+def test_a_result_is_inert(run_action):
+    found = run_action(lambda self: {HOSTILE: [HOSTILE, 1, None]})
     assert found == (True, {INERT: [INERT, 1, None]})
 
 
-def test_a_refusal_is_inert(run):
+def test_an_error_is_inert(run_action):
     def work(self):
         raise PoundCakeError(HOSTILE)
 
-    assert run(work) == (False, INERT)
+    assert run_action(work) == (False, INERT)
 
 
-def test_a_crash_is_a_line_that_is_inert(run):
+def test_a_crash_is_one_inert_line_without_a_traceback(run_action):
     def work(self):
         raise RuntimeError(HOSTILE + "x" * 1000)
 
-    succeeded, said = run(work)
+    succeeded, message = run_action(work)
     assert not succeeded
-    assert said.startswith("RuntimeError: " + INERT) and len(said) < 400
+    assert message.startswith("RuntimeError: " + INERT) and len(message) < 400
 
 
-def test_a_configuration_that_cannot_be_used_is_a_refusal(run):
-    assert run(lambda self: None, port="x") == (False, "port: a whole number is expected")
+def test_an_unusable_configuration_is_an_error(run_action):
+    assert run_action(lambda self: None, {"port": "x"}) == (
+        False,
+        "port: must be a whole number from 1 to 65535",
+    )
+
+
+def test_only_an_action_that_asks_the_endpoint_needs_its_credentials(run_action):
+    missing = {"auth_tokens": ["file:/no/such/file"]}
+    assert run_action(lambda self: "done", missing) == (True, "done")
+    succeeded, message = run_action(lambda self: "done", missing, unneeded_keys=())
+    assert not succeeded and message.startswith("auth_tokens: cannot read /no/such/file")

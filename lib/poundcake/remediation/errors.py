@@ -1,7 +1,9 @@
-"""Errors of remediations."""
+"""The errors of a remediation's tasks."""
+
+from __future__ import annotations
 
 from poundcake.errors import PoundCakeError
 
 
 class RemediationError(PoundCakeError):
-    """A task was asked for something that does not fit what is on record."""
+    """A task was called with a value that it cannot use."""

@@ -1,78 +1,149 @@
-"""What a remediation workflow did, read from the executions of its tasks."""
+"""Report what a remediation workflow did, read from the executions of its tasks.
+
+A workflow's tasks are not handed their predecessors' results: Orquesta would evaluate the text in
+them. The last task asks StackStorm for the executions instead, and passes on only what actions of
+this pack returned. Of any other action it reports only whether it succeeded.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol, Sequence
 
-from poundcake.stackstorm import StackStorm
+from poundcake.remediation.stage import Stage
+
+_OWN_ACTIONS = "poundcake."
+_SUCCEEDED = "succeeded"
+_FAILED = "failed"
 
 
-def report(stackstorm: StackStorm, execution_id: str) -> dict[str, Any]:
-    """What a remediation workflow did, read from the executions of its tasks.
+class Executions(Protocol):
+    """Where the executions of a workflow's tasks come from."""
 
-    Returns {status, mutated, dry_run, verified, stage, message, evidence}. Only values of this
-    pack's own actions are passed on; of any other action only whether it succeeded.
+    def children(self, execution_id: str) -> Sequence[dict[str, Any]]:
+        """Return the executions that a workflow's tasks started, as StackStorm's API has them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The output of a remediation workflow."""
+
+    status: str
+    """``succeeded`` or ``failed``."""
+    mutated: bool
+    """Whether an action that makes a change was started."""
+    dry_run: bool
+    verified: bool
+    """Whether the host answered the last time it was checked."""
+    stage: str
+    message: str
+    evidence: dict[str, Any]
+    """What the checks found: ``before`` and ``after``, those of them that ran."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result of poundcake.report."""
+        return asdict(self)
+
+
+def build_report(stackstorm: Executions, execution_id: str) -> Report:
+    """Return the report of a remediation workflow.
+
+    Args:
+        stackstorm: The StackStorm API.
+        execution_id: The workflow's execution.
     """
-    tasks = {_task(child): child for child in stackstorm.children(execution_id)}
-    linked = _result(tasks.get("link"))
-    permitted = _result(tasks.get("alert"))
-    before = _result(tasks.get("evidence"))
-    after = _result(tasks.get("verify"))
-    evidence: dict[str, Any] = {}
-    if before:
-        evidence["before"] = before
-    if after:
-        evidence["after"] = after
-    dry_run = bool(permitted.get("dry_run", True))
-    answer: dict[str, Any] = {
-        "mutated": False,
-        "dry_run": dry_run,
-        "verified": False,
-        "evidence": evidence,
-    }
-
-    def ends(status: str, stage: str, message: str) -> dict[str, Any]:
-        return {"status": status, "stage": stage, "message": message, **answer}
-
-    if not linked.get("claimed"):
-        return ends("succeeded", "not_claimed", str(linked.get("reason", "")))
-    if not permitted:
-        return ends("failed", "alert", "the alert could not be read; its task says why")
-    host = permitted.get("host", "")
-    harmless = "succeeded" if dry_run else "failed"
-    changed = tasks.get("remediate")
-    if changed is None:
-        if before.get("reachable"):
-            answer["verified"] = True
-            return ends("succeeded", "evidence", f"{host} answers on port {before['port']}")
-        if permitted["may_change"] and not before:
-            return ends("failed", "evidence", "the host could not be checked; its task says why")
-        found = f"{host} does not answer; " if before else ""
-        ended = "succeeded" if permitted["stage"] in ("evidence", "ended") else harmless
-        return ends(ended, permitted["stage"], found + permitted["message"])
-    answer["mutated"] = True
-    if changed["status"] != "succeeded":
-        action = changed["action"]["ref"]
-        return ends("failed", "remediate", f"{action} ended as {changed['status']}")
-    if after:
-        answer["verified"] = bool(after.get("reachable"))
-        if not answer["verified"]:
-            seconds = after.get("seconds", 0)
-            return ends("failed", "verify", f"{host} still does not answer after {seconds} s")
-        return ends("succeeded", "done", f"{host} answers again after {after['seconds']} s")
-    return ends("succeeded", "done", "the action succeeded")
+    tasks = _Tasks(stackstorm.children(execution_id))
+    checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
+    ending = _ending(tasks)
+    return Report(
+        status=_SUCCEEDED if ending.succeeded else _FAILED,
+        mutated=ending.mutated,
+        dry_run=bool(tasks.result("alert").get("dry_run", True)),
+        verified=ending.verified,
+        stage=str(ending.stage),
+        message=ending.message,
+        evidence={name: result for name, result in checks.items() if result},
+    )
 
 
-def _task(child: dict[str, Any]) -> str:
-    return ((child.get("context") or {}).get("orquesta") or {}).get("task_name", "")
+class _Tasks:
+    """The executions of a workflow's tasks, by the task's name."""
+
+    def __init__(self, executions: Sequence[dict[str, Any]]):
+        self._by_name = {_task_name(execution): execution for execution in executions}
+
+    def execution(self, task: str) -> dict[str, Any] | None:
+        """Return a task's execution, or None if the task did not run."""
+        return self._by_name.get(task)
+
+    def result(self, task: str) -> dict[str, Any]:
+        """Return what a task's action returned.
+
+        It is empty if the task did not run or failed, or if its action belongs to another pack.
+        """
+        execution = self._by_name.get(task)
+        if not execution or execution.get("status") != _SUCCEEDED:
+            return {}
+        if not execution["action"]["ref"].startswith(_OWN_ACTIONS):
+            return {}
+        result = execution.get("result")
+        returned = result.get("result") if isinstance(result, dict) else None
+        return returned if isinstance(returned, dict) else {}
 
 
-def _result(child: dict[str, Any] | None) -> dict[str, Any]:
-    """What an action of this pack returned; {} where it failed or is none of ours."""
-    if not child or child.get("status") != "succeeded":
-        return {}
-    if not child["action"]["ref"].startswith("poundcake."):
-        return {}
-    result = child.get("result")
-    found = result.get("result") if isinstance(result, dict) else None
-    return found if isinstance(found, dict) else {}
+class _Ending(NamedTuple):
+    """How a workflow ended."""
+
+    succeeded: bool
+    stage: Stage
+    message: str
+    mutated: bool = False
+    verified: bool = False
+
+
+def _ending(tasks: _Tasks) -> _Ending:
+    link = tasks.result("link")
+    if not link.get("claimed"):
+        return _Ending(True, Stage.NOT_CLAIMED, str(link.get("reason", "")))
+    permission = tasks.result("alert")
+    if not permission:
+        return _Ending(False, Stage.ALERT, "the alert could not be read; its task says why")
+    change = tasks.execution("remediate")
+    if change is None:
+        return _ending_without_change(permission, tasks.result("evidence"))
+    return _ending_after_change(permission, change, tasks.result("verify"))
+
+
+def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
+    host = permission.get("host", "")
+    if check.get("reachable"):
+        message = f"{host} answers on port {check['port']}"
+        return _Ending(True, Stage.EVIDENCE, message, verified=True)
+    if permission["may_change"] and not check:
+        message = "the host could not be checked; its task says why"
+        return _Ending(False, Stage.EVIDENCE, message)
+    stage = Stage(permission["stage"])
+    expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
+    found = f"{host} does not answer; " if check else ""
+    return _Ending(expected, stage, found + permission["message"])
+
+
+def _ending_after_change(
+    permission: dict[str, Any], change: dict[str, Any], check: dict[str, Any]
+) -> _Ending:
+    if change["status"] != _SUCCEEDED:
+        message = f"{change['action']['ref']} ended as {change['status']}"
+        return _Ending(False, Stage.REMEDIATE, message, mutated=True)
+    if not check:
+        return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
+    host, seconds = permission.get("host", ""), check.get("seconds", 0)
+    if check.get("reachable"):
+        message = f"{host} answers again after {seconds} s"
+        return _Ending(True, Stage.DONE, message, mutated=True, verified=True)
+    message = f"{host} still does not answer after {seconds} s"
+    return _Ending(False, Stage.VERIFY, message, mutated=True)
+
+
+def _task_name(execution: dict[str, Any]) -> str:
+    orquesta = (execution.get("context") or {}).get("orquesta") or {}
+    return str(orquesta.get("task_name", ""))

@@ -1,65 +1,114 @@
-"""Whether a remediation may change anything."""
+"""Decide whether a remediation may change anything."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
-from poundcake.hosts import host_of
+from poundcake.hosts import HostPort, host_and_port
+from poundcake.remediation.stage import Stage
 
-_REF = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
+_ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 
 
-def permit(
-    config: Config, alert: dict[str, Any], action: str, needs_host: bool = True
-) -> dict[str, Any]:
-    """Whether a remediation may change anything for an alert, and by which action.
+class AlertState(NamedTuple):
+    """What the decision needs to know of an alert."""
 
-    Returns {host, port, may_change, dry_run, stage, message}; stage says what ends the
-    remediation where it may not: `ended` (the incident has), `refused`, `dry_run`, or `evidence`
-    where no action is named.
+    instance: str
+    """Its label ``instance``, as it was sent."""
+    status: str
+    """``firing`` or ``resolved``."""
+    incident_ended_at: str | None
+    """When its incident ended, or None while it is open."""
+
+
+@dataclass(frozen=True)
+class Permission:
+    """Whether a remediation may change anything, and if not, why."""
+
+    target: HostPort | None
+    """The host that the alert names, or None."""
+    dry_run: bool
+    stage: Stage
+    """REMEDIATE if it may; otherwise the stage with which the remediation ends."""
+    message: str
+    """Why it may not; empty if it may."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the action may be run."""
+        return self.stage is Stage.REMEDIATE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result of poundcake.get_alert: host '' and port 0 mean that none is named."""
+        return {
+            "host": self.target.host if self.target else "",
+            "port": self.target.port if self.target else 0,
+            "may_change": self.may_change,
+            "dry_run": self.dry_run,
+            "stage": str(self.stage),
+            "message": self.message,
+        }
+
+
+def permit(config: Config, alert: AlertState, action: str, needs_host: bool = True) -> Permission:
+    """Decide whether a remediation may change anything for an alert.
+
+    Args:
+        config: The pack's configuration.
+        alert: The alert that started the remediation.
+        action: The reference of the action that makes the change; empty for evidence only.
+        needs_host: Whether the remediation works on the alert's host, so that an alert without a
+            usable host is refused.
     """
-    target = host_of(alert["instance"])
+    target = host_and_port(alert.instance)
+    stage, message = _decide(config, alert, target, action, needs_host)
+    return Permission(target, config.dry_run, stage, message)
+
+
+def _decide(
+    config: Config, alert: AlertState, target: HostPort | None, action: str, needs_host: bool
+) -> tuple[Stage, str]:
+    if action and alert.incident_ended_at:
+        return Stage.ENDED, f"the incident ended at {alert.incident_ended_at}"
     refusal = ""
     if action or needs_host:
-        refusal = _refusal(config, alert, target["host"], needs_host)
-    if action and alert["incident_ended_at"]:
-        stage, message = "ended", f"the incident ended at {alert['incident_ended_at']}"
-    elif not refusal and not action:
-        stage = "dry_run" if config.dry_run else "evidence"
-        message = "the rule names no action, so none would be run"
-    elif refusal or _forbidden(config, action):
-        stage, message = "refused", refusal or _forbidden(config, action)
-    elif config.dry_run:
-        stage, message = "dry_run", f"would run {action} for {target['host'] or 'the alert'}"
-    else:
-        stage, message = "remediate", ""
-    return {
-        **target,
-        "may_change": stage == "remediate",
-        "dry_run": config.dry_run,
-        "stage": stage,
-        "message": message,
-    }
+        refusal = _refusal_of_host(config, alert, target, needs_host)
+    if action:
+        refusal = refusal or _refusal_of_action(config, action)
+    if refusal:
+        return Stage.REFUSED, refusal
+    if not action:
+        stage = Stage.DRY_RUN if config.dry_run else Stage.EVIDENCE
+        return stage, "the rule names no action, so nothing would be changed"
+    if config.dry_run:
+        return Stage.DRY_RUN, f"would run {action} for {target.host if target else 'the alert'}"
+    return Stage.REMEDIATE, ""
 
 
-def _refusal(config: Config, alert: dict[str, Any], host: str, needs_host: bool) -> str:
-    if alert["status"] != FIRING:
+def _refusal_of_host(
+    config: Config, alert: AlertState, target: HostPort | None, needs_host: bool
+) -> str:
+    """Return why the alert's host may not be changed, or an empty string."""
+    if alert.status != FIRING:
         return "the alert is resolved"
-    allowed = config.allowed_hosts
-    if not host and (needs_host or allowed):
+    if target is None and (needs_host or config.allowed_hosts):
         return "the alert's instance names no host"
-    if allowed and not any(fnmatch.fnmatchcase(host.lower(), p.lower()) for p in allowed):
-        return f"allowed_hosts does not name {host}"
+    host = target.host if target else ""
+    patterns = config.allowed_hosts
+    if patterns and not any(fnmatch.fnmatchcase(host.lower(), p.lower()) for p in patterns):
+        return f"allowed_hosts does not contain {host}"
     return ""
 
 
-def _forbidden(config: Config, action: str) -> str:
-    if not _REF.match(action):
-        return "action is no reference of an action (pack.name)"
+def _refusal_of_action(config: Config, action: str) -> str:
+    """Return why the action may not be run, or an empty string."""
+    if not _ACTION_REFERENCE.match(action):
+        return "action must be a reference of the form pack.name"
     if action not in config.allowed_actions:
-        return f"allowed_actions does not name {action}"
+        return f"allowed_actions does not contain {action}"
     return ""

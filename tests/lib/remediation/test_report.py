@@ -1,0 +1,167 @@
+"""What a remediation workflow reports, from the executions of its tasks."""
+
+import pytest
+
+from poundcake.remediation.report import build_report
+
+
+class Executions:
+    """StackStorm's API: the executions of a workflow's tasks.
+
+    Each task is given as what its action returned, as the status in which it ended, or as fields
+    of its execution.
+    """
+
+    def __init__(self, **tasks):
+        self.tasks = tasks
+
+    def children(self, execution_id):
+        assert execution_id == "the-workflow"
+        return [self._execution(task, given) for task, given in self.tasks.items()]
+
+    @staticmethod
+    def _execution(task, given):
+        execution = {
+            "id": task,
+            "status": "succeeded",
+            "context": {"orquesta": {"task_name": task}},
+            "action": {"ref": "poundcake.x"},
+            "result": {"result": given},
+        }
+        if isinstance(given, str):
+            execution["status"] = given
+        elif "status" in given:
+            execution.update(given)
+        return execution
+
+
+LINKED = {"claimed": True, "reason": ""}
+NOT_CLAIMED = {"claimed": False, "reason": "execution e1 has this episode"}
+DRY_RUN = {
+    "host": "web-1",
+    "may_change": False,
+    "dry_run": True,
+    "stage": "dry_run",
+    "message": "would run x",
+}
+ALLOWED = {
+    "host": "web-1",
+    "may_change": True,
+    "dry_run": False,
+    "stage": "remediate",
+    "message": "",
+}
+REFUSED = dict(
+    ALLOWED, may_change=False, stage="refused", message="allowed_hosts does not contain web-1"
+)
+REFUSED_IN_DRY_RUN = dict(REFUSED, dry_run=True)
+ENDED = dict(ALLOWED, may_change=False, stage="ended", message="the incident ended at 12:00")
+UP = {"reachable": True, "port": 22, "seconds": 0.1}
+DOWN = {"reachable": False, "port": 0, "seconds": 60}
+RAN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
+RAN_AND_FAILED = dict(RAN, status="failed")
+RAN_INTO_TIMEOUT = dict(RAN, status="timeout")
+
+
+def report(**tasks):
+    return build_report(Executions(**tasks), "the-workflow").as_dict()
+
+
+@pytest.mark.parametrize(
+    "tasks, status, stage, message",
+    [
+        ({}, "succeeded", "not_claimed", ""),
+        ({"link": "failed"}, "succeeded", "not_claimed", ""),
+        ({"link": NOT_CLAIMED}, "succeeded", "not_claimed", "execution e1 has this episode"),
+        (
+            {"link": LINKED},
+            "failed",
+            "alert",
+            "the alert could not be read; its task says why",
+        ),
+        (
+            {"link": LINKED, "alert": "failed"},
+            "failed",
+            "alert",
+            "the alert could not be read; its task says why",
+        ),
+        (
+            {"link": LINKED, "alert": ALLOWED, "evidence": "failed"},
+            "failed",
+            "evidence",
+            "the host could not be checked; its task says why",
+        ),
+        (
+            {"link": LINKED, "alert": DRY_RUN, "evidence": DOWN},
+            "succeeded",
+            "dry_run",
+            "web-1 does not answer; would run x",
+        ),
+        (
+            {"link": LINKED, "alert": REFUSED, "evidence": DOWN},
+            "failed",
+            "refused",
+            "web-1 does not answer; allowed_hosts does not contain web-1",
+        ),
+        (
+            {"link": LINKED, "alert": REFUSED_IN_DRY_RUN},
+            "succeeded",
+            "refused",
+            "allowed_hosts does not contain web-1",
+        ),
+        (
+            {"link": LINKED, "alert": ENDED, "evidence": DOWN},
+            "succeeded",
+            "ended",
+            "web-1 does not answer; the incident ended at 12:00",
+        ),
+    ],
+)
+def test_a_workflow_that_changed_nothing(tasks, status, stage, message):
+    found = report(**tasks)
+    assert (found["status"], found["stage"], found["message"]) == (status, stage, message)
+    assert (found["mutated"], found["verified"]) == (False, False)
+
+
+def test_a_host_that_answers_needs_no_change():
+    assert report(link=LINKED, alert=DRY_RUN, evidence=UP) == {
+        "status": "succeeded",
+        "mutated": False,
+        "dry_run": True,
+        "verified": True,
+        "stage": "evidence",
+        "message": "web-1 answers on port 22",
+        "evidence": {"before": UP},
+    }
+
+
+@pytest.mark.parametrize(
+    "change, check, status, stage, message, verified",
+    [
+        (RAN_AND_FAILED, None, "failed", "remediate", "linux.service ended as failed", False),
+        (RAN_INTO_TIMEOUT, None, "failed", "remediate", "linux.service ended as timeout", False),
+        (RAN, None, "succeeded", "done", "the action succeeded", False),
+        (RAN, UP, "succeeded", "done", "web-1 answers again after 0.1 s", True),
+        (RAN, DOWN, "failed", "verify", "web-1 still does not answer after 60 s", False),
+    ],
+)
+def test_a_workflow_that_changed_something(change, check, status, stage, message, verified):
+    checks = {"verify": check} if check else {}
+    found = report(link=LINKED, alert=ALLOWED, remediate=change, **checks)
+    assert (found["status"], found["stage"], found["message"]) == (status, stage, message)
+    assert (found["mutated"], found["dry_run"], found["verified"]) == (True, False, verified)
+
+
+def test_the_evidence_of_both_checks_is_kept():
+    found = report(link=LINKED, alert=ALLOWED, evidence=DOWN, remediate=RAN, verify=UP)
+    assert found["evidence"] == {"before": DOWN, "after": UP}
+
+
+def test_what_an_action_of_another_pack_returned_is_not_passed_on():
+    hostile = {
+        "status": "succeeded",
+        "action": {"ref": "core.remote"},
+        "result": {"result": {"reachable": True, "port": "{{ st2kv.system.x }}"}},
+    }
+    found = report(link=LINKED, alert=ALLOWED, evidence=hostile, remediate=RAN)
+    assert "st2kv" not in repr(found) and "{{" not in repr(found)

@@ -1,0 +1,152 @@
+"""Nothing is changed unless the configuration and the alert both allow it."""
+
+import itertools
+
+import pytest
+
+from poundcake.config import load
+from poundcake.remediation.safety import AlertState, permit
+
+FIRING = AlertState(instance="web-1:9100", status="firing", incident_ended_at=None)
+
+
+def ask(alert=None, action="linux.service", needs_host=True, **config):
+    """Return the decision about an alert, with a configuration that allows linux.service."""
+    given = {"dry_run": False, "allowed_actions": ["linux.service"], **config}
+    return permit(load(given), FIRING._replace(**(alert or {})), action, needs_host)
+
+
+def test_an_allowed_action_on_an_allowed_host_may_change_it():
+    assert ask().as_dict() == {
+        "host": "web-1",
+        "port": 9100,
+        "may_change": True,
+        "dry_run": False,
+        "stage": "remediate",
+        "message": "",
+    }
+
+
+def test_an_alert_without_a_usable_host_has_an_empty_host_and_port_0():
+    found = ask({"instance": "$(reboot)"}, needs_host=False).as_dict()
+    assert (found["host"], found["port"]) == ("", 0)
+
+
+def test_without_any_configuration_nothing_may_be_changed():
+    found = permit(load({}), FIRING, "linux.service")
+    assert found.may_change is False
+    assert found.dry_run is True
+
+
+def test_a_dry_run_says_what_it_would_run():
+    found = ask(dry_run=True)
+    assert (found.may_change, found.stage) == (False, "dry_run")
+    assert found.message == "would run linux.service for web-1"
+
+
+def test_a_dry_run_without_an_action_says_so():
+    found = ask(dry_run=True, action="")
+    assert (found.may_change, found.stage) == (False, "dry_run")
+    assert "the rule names no action" in found.message
+
+
+def test_without_an_action_only_evidence_is_collected():
+    for needs_host in (True, False):
+        found = ask(action="", needs_host=needs_host)
+        assert (found.may_change, found.stage) == (False, "evidence")
+        assert "the rule names no action" in found.message
+
+
+def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
+    found = ask({"instance": ""}, "", needs_host=False, allowed_hosts=["db-*"])
+    assert found.stage == "evidence"
+
+
+@pytest.mark.parametrize(
+    "alert, action, config, message",
+    [
+        ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
+        ({"instance": ""}, "linux.service", {}, "the alert's instance names no host"),
+        ({"instance": "$(reboot)"}, "linux.service", {}, "the alert's instance names no host"),
+        (
+            {},
+            "linux.service",
+            {"allowed_hosts": ["db-*"]},
+            "allowed_hosts does not contain web-1",
+        ),
+        (
+            {},
+            "linux.service",
+            {"allowed_hosts": ["web-1.example"]},
+            "allowed_hosts does not contain web-1",
+        ),
+        ({}, "linux.other", {}, "allowed_actions does not contain linux.other"),
+        (
+            {},
+            "linux.service",
+            {"allowed_actions": []},
+            "allowed_actions does not contain linux.service",
+        ),
+        (
+            {},
+            "linux.servic*",
+            {"allowed_actions": ["linux.servic*"]},
+            "action must be a reference of the form pack.name",
+        ),
+        (
+            {},
+            "{{x}}",
+            {"allowed_actions": ["{{x}}"]},
+            "action must be a reference of the form pack.name",
+        ),
+        (
+            {},
+            "no dot",
+            {"allowed_actions": ["no dot"]},
+            "action must be a reference of the form pack.name",
+        ),
+    ],
+)
+def test_a_refusal_says_why(alert, action, config, message):
+    found = ask(alert, action, **config)
+    assert (found.may_change, found.stage, found.message) == (False, "refused", message)
+
+
+@pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
+def test_allowed_hosts_are_shell_patterns(pattern):
+    assert ask(allowed_hosts=[pattern]).may_change is True
+
+
+def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
+    assert ask({"instance": ""}, needs_host=False).may_change is True
+    # A list of allowed hosts cannot contain a host that is not known.
+    assert ask({"instance": ""}, needs_host=False, allowed_hosts=["*"]).may_change is False
+
+
+def test_nothing_is_changed_for_an_incident_that_has_ended():
+    found = ask({"incident_ended_at": "2026-01-14T12:00:00Z"})
+    assert (found.may_change, found.stage) == (False, "ended")
+    assert found.message == "the incident ended at 2026-01-14T12:00:00Z"
+
+
+def test_every_combination_changes_something_only_if_all_conditions_hold():
+    for dry_run, status, host, action, allowed in itertools.product(
+        (True, False),
+        ("firing", "resolved"),
+        ("web-1", "a b", ""),
+        ("linux.service", "linux.other", ""),
+        ([], ["web-*"], ["db-*"]),
+    ):
+        found = ask(
+            {"status": status, "instance": host}, action, dry_run=dry_run, allowed_hosts=allowed
+        )
+        may_change = (
+            not dry_run
+            and status == "firing"
+            and host == "web-1"
+            and action == "linux.service"
+            and allowed != ["db-*"]
+        )
+        assert found.may_change is may_change
+        assert (found.stage == "remediate") is may_change
+        assert bool(found.message) is not may_change
