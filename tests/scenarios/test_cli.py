@@ -1,0 +1,92 @@
+"""StackStorm's own command, `st2`: the commands that the documents show, and each action's help."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+from st2client.shell import Shell
+
+from tests.scenarios import conftest
+from tests.scenarios.notifications import alert, notification
+
+# What the command does depends on no kind of database: one is enough.
+pytestmark = [
+    pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # st2client's
+]
+
+ROOT = pathlib.Path(__file__).parents[2]
+ACTIONS = sorted(path.stem for path in (ROOT / "actions").glob("*.yaml"))
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("etc/*.yml"),
+]
+# Other commands in the documents change what the rest of the scenarios need.
+COMMAND = re.compile(
+    r"\bst2 ((?:run poundcake\.|trace list|rule list|sensor list)[^`\n|#]*)",
+)
+EXECUTION = re.compile(r"st2 execution get (\w+)")
+
+
+def documented_commands():
+    """Return every `st2` command in the documents that can be run here, without doubles."""
+    found = {
+        command.strip()
+        for document in DOCUMENTS
+        for command in COMMAND.findall(document.read_text(encoding="utf-8"))
+    }
+    return sorted(found)
+
+
+@pytest.fixture
+def st2(stack, monkeypatch, capsys):
+    """Return a function that runs `st2` with some arguments and returns what it printed.
+
+    It runs in this process, because Python and st2client take half a second to start.
+    """
+    monkeypatch.setenv("ST2_API_URL", stack._api)
+    if not stack.live:
+        monkeypatch.setenv("ST2_AUTH_TOKEN", "any")
+
+    def run(*arguments):
+        code = Shell().run(["--skip-config", *arguments])
+        printed = capsys.readouterr()
+        text = printed.out + printed.err
+        assert code == 0 and "ERROR" not in text, f"st2 {' '.join(arguments)}\n{text}"
+        return text
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def recorded(stack):
+    """Return the request_id and the episode of an alert that a workflow has worked on."""
+    request_id = stack.accepted(notification(alert("ScenarioLinked")))
+    (shown,) = stack.completed(request_id)["alerts"]
+    return {"REQUEST_ID": request_id, "EPISODE": shown["episode"]}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_has_help(st2, action):
+    text = st2("run", "poundcake." + action, "--help")
+    assert "Parameters:" in text
+
+
+def test_each_documented_command_works(stack, st2, recorded):
+    commands, started = documented_commands(), {}
+    assert any(command.startswith("run poundcake.why ") for command in commands)
+    for command in commands:
+        for placeholder, value in recorded.items():
+            command = command.replace(placeholder, value)
+        verb, *arguments = shlex.split(command)
+        if verb == "run":
+            # Without waiting, so that they run at the same time.
+            text = st2("run", "--async", *arguments)
+            started[command] = EXECUTION.search(text).group(1)
+        else:
+            st2(verb, *arguments)
+    for command, execution_id in started.items():
+        execution = stack.ended(execution_id)
+        assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
