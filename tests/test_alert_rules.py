@@ -1,4 +1,4 @@
-"""etc/ for Prometheus, as promtool reads it, and its alert rules on series that they are for."""
+"""promtool accepts the Prometheus files in etc/, and each alert of the pack fires when it should."""
 
 import os
 import re
@@ -15,7 +15,7 @@ CASES = os.path.join("tests", "poundcake.rules.test.yml")
 
 @pytest.fixture
 def promtool():
-    """A function that runs it, and fails as it does."""
+    """Return a function that runs promtool and fails if it does."""
     try:
         program = services.program("promtool")
     except services.Missing as missing:
@@ -23,21 +23,18 @@ def promtool():
 
     def run(*arguments):
         done = subprocess.run(
-            [program] + list(arguments),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            [program, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         assert done.returncode == 0, done.stdout.decode()
 
     return run
 
 
-def test_the_configuration_is_one(promtool):
+def test_the_configuration_is_valid(promtool):
     promtool("check", "config", "--syntax-only", os.path.join("etc", "prometheus.yml"))
 
 
-def test_the_rules_are_some(promtool):
+def test_the_rules_are_valid(promtool):
     promtool("check", "rules", RULES)
 
 
@@ -45,7 +42,7 @@ def test_each_alert_fires_when_it_should(promtool):
     promtool("test", "rules", CASES)
 
 
-def test_each_alert_of_the_pack_has_a_case():
+def test_each_alert_has_a_case():
     def alerts(path, key):
         with open(os.path.join(ROOT, path), encoding="utf-8") as file:
             return set(re.findall(key + r": (PoundCake\w+)", file.read()))
