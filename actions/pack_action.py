@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable
 
-# StackStorm ships st2common with its runners; it is not on PyPI.
-from st2common.runners.base_action import Action  # type: ignore[import-not-found]
+from st2common.runners.base_action import Action
 
 from poundcake import config
 from poundcake.errors import PoundCakeError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 # its own, and SQLAlchemy alone takes longer to load than most of them take to work.
 
 
-class PackAction(Action):  # type: ignore[misc]  # Action has no types
+class PackAction(Action):
     """An action whose class implements ``work(**parameters)`` and returns its result.
 
     Attributes:

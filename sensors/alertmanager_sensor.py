@@ -32,15 +32,14 @@ def _load_own_typing_extensions() -> None:
 
 _load_own_typing_extensions()
 
-# StackStorm ships st2reactor; it is not on PyPI.
-from st2reactor.sensor.base import Sensor  # type: ignore[import-not-found]  # noqa: E402
+from st2reactor.sensor.base import Sensor  # noqa: E402
 
 from poundcake.endpoint.bus import Bus  # noqa: E402
 from poundcake.endpoint.service import Endpoint  # noqa: E402
 from poundcake.stackstorm import in_sensor  # noqa: E402
 
 
-class AlertmanagerSensor(Sensor):  # type: ignore[misc]  # Sensor has no types
+class AlertmanagerSensor(Sensor):
     """Runs the endpoint for as long as StackStorm's sensor container wants it to."""
 
     def __init__(self, sensor_service: Any, config: dict[str, Any] | None = None) -> None:

@@ -1,5 +1,7 @@
 """What all actions of the pack have in common: their results and errors are inert, and one line."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import sys

@@ -1,7 +1,9 @@
-"""The pack's files hold together, and the check that says so can fail.
+"""The pack's YAML files fit together, and the check that says so finds each kind of mistake.
 
-The second half breaks a small pack in one place at a time and asks for the sentence that names it.
+The second half breaks a small pack in one place at a time, and expects the problem to be named.
 """
+
+from __future__ import annotations
 
 import os
 import re
@@ -19,7 +21,7 @@ def test_the_pack_has_no_problems():
     assert not found, "\n".join(found)
 
 
-def test_each_example_alert_is_known_to_a_rule():
+def test_a_rule_matches_each_example_alert():
     with open(os.path.join(ROOT, "etc", "alert-rules.yml")) as file:
         groups = yaml.safe_load(file)["groups"]
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}
@@ -32,7 +34,7 @@ def test_each_example_alert_is_known_to_a_rule():
 
 
 def names_of(criterion):
-    """The alert names that `equals` and `inside` spell out; anything else is taken as a regex."""
+    """Return the alert names in a criterion, which is a list, a name or a regular expression."""
     pattern = criterion.get("pattern") or ""
     return pattern if isinstance(pattern, list) else re.findall(r"\w+", pattern)
 
@@ -194,8 +196,8 @@ GOOD = {
 }
 
 
-def lay(directory, file, value):
-    """Write one file of a pack; a mapping becomes YAML."""
+def write(directory, file, value):
+    """Write one file of a pack. A mapping becomes YAML."""
     path = directory / file
     path.parent.mkdir(parents=True, exist_ok=True)
     text = value if isinstance(value, str) else yaml.safe_dump(value, allow_unicode=True)
@@ -205,7 +207,7 @@ def lay(directory, file, value):
 @pytest.fixture
 def pack(tmp_path):
     for file, value in GOOD.items():
-        lay(tmp_path, file, value)
+        write(tmp_path, file, value)
     (tmp_path / "actions" / "workflows").symlink_to("../workflows")
     return tmp_path
 
@@ -213,10 +215,10 @@ def pack(tmp_path):
 REMOVED = object()
 
 
-def changed(file, place, value):
-    """The good file with one value put in, or taken out, at a dotted place."""
+def changed(file, path, value):
+    """Return a file of the small pack, with the value at a path changed or removed."""
     whole = yaml.safe_load(yaml.safe_dump(GOOD[file]))
-    steps = [int(step) if step.isdigit() else step for step in place.split("/")]
+    steps = [int(step) if step.isdigit() else step for step in path.split("/")]
     inner = whole
     for step in steps[:-1]:
         inner = inner[step]
@@ -227,7 +229,7 @@ def changed(file, place, value):
     return whole
 
 
-def test_the_small_pack_is_good(pack):
+def test_the_small_pack_has_no_problems(pack):
     assert content.problems(str(pack)) == []
 
 
@@ -238,7 +240,7 @@ DAILY = "rules/daily.yaml"
 ALIAS, POLICY = "aliases/slice.yaml", "policies/one_knife.yaml"
 PAYLOAD = "trigger_types/0/payload_schema"
 
-# file, place, value, what must be said
+# file, path in it, value, part of the problem
 FAULTS = [
     (PACK, "email", REMOVED, "needs email"),
     (PACK, "email", "baker@localhost", "not an address"),
@@ -319,14 +321,14 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("file, place, value, said", FAULTS)
-def test_a_fault_is_named(pack, file, place, value, said):
-    lay(pack, file, changed(file, place, value))
+@pytest.mark.parametrize("file, path, value, expected", FAULTS)
+def test_a_mistake_is_named(pack, file, path, value, expected):
+    write(pack, file, changed(file, path, value))
     found = content.problems(str(pack))
-    assert any(said in problem for problem in found), found
+    assert any(expected in problem for problem in found), found
 
 
-# Each puts what a host printed, or another pack returned, where StackStorm evaluates it again.
+# Each puts text that a host printed, or another pack returned, where StackStorm evaluates it.
 HOSTILE = [
     ("tasks/look/next/0/when", "<% result().stdout != '' %>"),
     ("tasks/look/next/0/when", "{{ result().stdout }}"),
@@ -350,20 +352,20 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("place, value", HOSTILE)
-def test_no_expression_may_name_a_foreign_result(pack, place, value):
-    workflow = changed(WORKFLOW, place, value)
-    if value == "cake.knife":  # this pack's, and yet what a host printed
+@pytest.mark.parametrize("path, value", HOSTILE)
+def test_no_expression_may_name_the_result_of_another_pack(pack, path, value):
+    workflow = changed(WORKFLOW, path, value)
+    if value == "cake.knife":  # it belongs to this pack, and returns what a host printed
         workflow["tasks"]["look"]["input"] = {"hosts": "localhost"}
         workflow["tasks"]["look"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
-    lay(pack, WORKFLOW, workflow)
+    write(pack, WORKFLOW, workflow)
     found = content.problems(str(pack))
     assert any("expression" in problem or "no task" in problem for problem in found), found
 
 
-def test_a_task_whose_action_is_an_expression_is_foreign(pack):
+def test_a_task_whose_action_is_an_expression_counts_as_another_pack(pack):
     workflow = changed(WORKFLOW, "tasks/cut/action", "<% ctx().request_id %>")
-    lay(pack, WORKFLOW, workflow)
+    write(pack, WORKFLOW, workflow)
     found = content.problems(str(pack))
     assert any("names the result of <% ctx().request_id %>" in problem for problem in found), found
 
@@ -378,19 +380,19 @@ def test_a_task_whose_action_is_an_expression_is_foreign(pack):
         "{{ action_context.trace_context.trace_tag }} {{ trigger.alert_name }}",
     ],
 )
-def test_a_rule_passes_no_alert_text_to_a_workflow(pack, expression):
-    lay(pack, RULE, changed(RULE, "action/parameters/episode", expression))
+def test_a_rule_may_not_pass_alert_text_to_a_workflow(pack, expression):
+    write(pack, RULE, changed(RULE, "action/parameters/episode", expression))
     assert any("passes trigger" in problem for problem in content.problems(str(pack)))
 
 
 def test_a_rule_may_pass_the_trace_tag(pack):
     tag = "{{ action_context.trace_context.trace_tag }}"
-    lay(pack, RULE, changed(RULE, "action/parameters/episode", tag))
+    write(pack, RULE, changed(RULE, "action/parameters/episode", tag))
     assert content.problems(str(pack)) == []
 
 
 @pytest.mark.parametrize(
-    "file, text, said",
+    "file, text, expected",
     [
         ("rules/twice.yaml", "name: twice\nname: twice\n", "comes twice"),
         ("rules/deep.yaml", "name: deep\ntrigger: {type: a, type: b}\n", "comes twice"),
@@ -405,10 +407,10 @@ def test_a_rule_may_pass_the_trace_tag(pack):
         ("actions/slice.py", "run = None\n", "0 classes with a run"),
     ],
 )
-def test_a_broken_file_is_named(pack, file, text, said):
-    lay(pack, file, text)
+def test_an_unreadable_file_is_named(pack, file, text, expected):
+    write(pack, file, text)
     found = content.problems(str(pack))
-    assert any(said in problem for problem in found), found
+    assert any(expected in problem for problem in found), found
 
 
 BASE = "class Knife:\n    def run(self, **given):\n        return self.work(**given)\n"
@@ -417,15 +419,15 @@ DERIVED = (
 )
 
 
-def test_the_run_may_be_a_base_classs(pack):
-    lay(pack, "actions/knife.py", BASE)
-    lay(pack, "actions/slice.py", DERIVED.format("request_id, pieces=8"))
+def test_a_base_class_may_define_run(pack):
+    write(pack, "actions/knife.py", BASE)
+    write(pack, "actions/slice.py", DERIVED.format("request_id, pieces=8"))
     assert content.problems(str(pack)) == []
-    lay(pack, "actions/slice.py", DERIVED.format("request_id"))
+    write(pack, "actions/slice.py", DERIVED.format("request_id"))
     assert any("not take the parameter pieces" in text for text in content.problems(str(pack)))
 
 
-def test_a_link_out_of_the_pack_is_named(pack, tmp_path_factory):
+def test_a_symbolic_link_out_of_the_pack_is_named(pack, tmp_path_factory):
     outside = tmp_path_factory.mktemp("elsewhere") / "slice.py"
     outside.write_text(GOOD["actions/slice.py"])
     (pack / "actions" / "slice.py").unlink()

@@ -1,3 +1,5 @@
-"""PoundCake: every Alertmanager webhook on record, from the alert to its remediation."""
+"""Accept Alertmanager webhooks, keep a complete trail, and let StackStorm remediate."""
+
+from __future__ import annotations
 
 __version__ = "0.2.0"

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 
-from tests.fuzz.wild import Wild
+from tests.fuzz.wild import RequestGenerator
 from tests.lib import endpoint_process
 from tests.lib.endpoints import Patched, Unpatched
 from tests.lib.samples import alert, webhook
@@ -55,10 +55,10 @@ class Flood(threading.Thread):
             self._hang_up()
 
     def _batch(self):
-        count = min(self._wild.number(_KEEPING) + 1, self._wanted - self.sent)
-        requests = [self._wild.keeping() for _ in range(count)]
-        if count > 1 and self._wild.number(2):
-            requests[-1] = self._wild.ending()
+        count = min(self._wild.random_number(_KEEPING) + 1, self._wanted - self.sent)
+        requests = [self._wild.framed_request() for _ in range(count)]
+        if count > 1 and self._wild.random_number(2):
+            requests[-1] = self._wild.unframed_request()
         self.sent += count
         if not self._socket:
             self._socket = socket.create_connection(("127.0.0.1", self._port), _PATIENCE)
@@ -195,7 +195,7 @@ def _flood(endpoint, requests, seed, clients, accepted, warm_up, deadline, say):
     answers = collections.Counter()
     took, marks, problems = 0.0, [], []
     for part in range(10):
-        wilds = [Wild(f"{seed}/{part}/{n}", TOKEN, accepted) for n in range(clients)]
+        wilds = [RequestGenerator(f"{seed}/{part}/{n}", TOKEN, accepted) for n in range(clients)]
         # What was not sent yet goes to the parts and clients that are left.
         share = (requests - sent) // (10 - part)
         shares = [share // clients + (n < share % clients) for n in range(clients)]

@@ -1,4 +1,6 @@
-"""What a sender posts: any of it is refused with a field's name, or read into checked fields."""
+"""Any payload is refused by the name of a field, or read into fields of the documented types."""
+
+from __future__ import annotations
 
 import base64
 import datetime
@@ -33,7 +35,7 @@ times = st.sampled_from(
         "",
     ]
 )
-# Each field as it should be, most often, or anything.
+# Each field is valid most of the time, or any JSON value.
 one_alert = st.fixed_dictionaries(
     {},
     optional={
@@ -58,7 +60,7 @@ payloads = st.fixed_dictionaries(
 
 
 def check(found, sent):
-    """All of it is of the type and in the range that it says."""
+    """Check that every field has the type and the range that its class documents."""
     assert len(found.alerts) == len(sent["alerts"])
     assert found.group_status in ("", "firing", "resolved")
     assert isinstance(found.receiver, str) and isinstance(found.group_key, str)
@@ -80,7 +82,8 @@ def check(found, sent):
             assert one.labels == sent["alerts"][position]["labels"]
 
 
-def read(body, sent):
+def read_and_check(body, sent):
+    """Read a body, which either names the field that refuses it or passes the check."""
     try:
         found = parse(body)
     except PayloadError as error:
@@ -92,8 +95,8 @@ def read(body, sent):
 
 @given(payloads)
 @example(webhook(alert(), alert(endsAt="9999-12-31T23:59:60-23:59")))
-def test_a_payload_of_any_fields(sent):
-    read(json.dumps(sent).encode(), sent)
+def test_a_payload_with_any_fields(sent):
+    read_and_check(json.dumps(sent).encode(), sent)
 
 
 @given(
@@ -107,14 +110,14 @@ def test_a_payload_with_bytes_changed_anywhere(changes):
         sent = json.loads(body.decode("utf-8-sig"))
     except ValueError:
         sent = None
-    read(body, sent)
+    read_and_check(body, sent)
 
 
 hostile = st.text(alphabet="{}%#<>$ ab\n", max_size=12) | st.text(max_size=12)
 
 
 @given(st.lists(hostile.map(make_inert), max_size=5), st.sampled_from(["", ",", " ", "\n"]))
-def test_inert_texts_joined_are_inert_and_stay_so(texts, between):
+def test_inert_texts_stay_inert_when_joined(texts, between):
     joined = between.join(texts)
     for text in (
         joined,
@@ -127,16 +130,16 @@ def test_inert_texts_joined_are_inert_and_stay_so(texts, between):
 
 
 @given(hostile)
-def test_an_inert_text_is_the_text_with_spaces(text):
+def test_an_inert_text_differs_by_spaces_only(text):
     once = make_inert(text)
     assert once.replace("{ ", "{").replace("< ", "<") == text
-    # Made inert again it is longer by spaces alone.
+    # So does a text that is made inert twice.
     assert make_inert(once).replace(" ", "") == text.replace(" ", "")
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda b: base64.b64encode(b).decode()))
 @example(base64.b64encode(zlib.compress(b"[" * 100000)).decode())
-def test_what_is_no_announcement_is_refused(batch):
+def test_an_invalid_announcement_is_refused(batch):
     try:
         found = announcement.unpack(announcement.VERSION, batch)
     except AnnouncementError as error:

@@ -1,9 +1,12 @@
-"""Requests that no client should send; of one seed they are always the same."""
+"""Generate requests that no client should send. The same seed gives the same requests."""
+
+from __future__ import annotations
 
 import json
 import random
 import string
 import uuid
+from typing import NamedTuple
 
 from tests.lib.samples import DELIMITERS, alert, webhook
 
@@ -38,7 +41,7 @@ TEXTS = (
     "9999-12-31T23:59:60+23:59",
 )
 NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1.5, -0.0, 1e308)
-# What breaks a JSON text, and what stands at the edges of one.
+# Bytes that break a JSON text, or stand at its edges.
 TOKENS = (
     b'"',
     b"\\",
@@ -102,24 +105,33 @@ VALUES = (
 )
 
 
-class Request:
-    """The bytes of one. ends: whether the connection may end with it, or wait for more."""
+class Request(NamedTuple):
+    """The bytes of a request."""
 
-    def __init__(self, data, head=False, ends=False):
-        self.data, self.head, self.ends = data, head, ends
+    data: bytes
+    head: bool = False
+    """Whether it is a HEAD request, whose answer has no body."""
+    ends: bool = False
+    """Whether the endpoint may close the connection after it, or wait for more bytes."""
 
 
-class Wild:
-    """An endless source of requests. accepted: which share of them is a notification as
-    Alertmanager sends it, or one that is near enough to be put on record."""
+class RequestGenerator:
+    """An endless source of requests.
+
+    Args:
+        seed: Any value. The same one gives the same requests.
+        token: A bearer token, which nearly all requests carry.
+        accepted: The share of requests that the endpoint is likely to accept: notifications as
+            Alertmanager sends them, and some with a few values changed.
+    """
 
     def __init__(self, seed, token="", accepted=0.02):
         self._random = random.Random(seed)
         self._token = token
         self._accepted = accepted
         self._corpus = [
-            json.dumps(webhook(*alerts, **more)).encode()
-            for alerts, more in (
+            json.dumps(webhook(*alerts, **fields)).encode()
+            for alerts, fields in (
                 ((), {}),
                 ((alert(),), {}),
                 ((alert(), alert("B"), alert("C", "resolved")), {"status": "resolved"}),
@@ -127,87 +139,101 @@ class Wild:
                 ((alert(starts_at=None, fingerprint="2993e3e5da48cfe2"), 5), {"groupKey": 10**20}),
             )
         ]
+        self._framings = (
+            self._with_bytes_changed,
+            lambda plain: self._bytes(self._random.randrange(1, 2000)),
+            lambda plain: plain[: self._random.randrange(len(plain))],
+            self._with_two_lengths,
+            self._with_other_headers,
+            self._with_other_line_ends,
+            self._with_another_first_line,
+            lambda plain: self._with_an_unexpected_body(),
+        )
 
-    def number(self, most):
-        """Any from 0, below most."""
-        return self._random.randrange(most)
+    def random_number(self, limit):
+        """Return a whole number from 0, below the limit."""
+        return self._random.randrange(limit)
 
-    def keeping(self):
-        """A request after which the connection goes on."""
+    def framed_request(self):
+        """Return a request after which the connection can be used again."""
         pick = self._random.random()
         if pick < self._accepted / 2:
             return self._post(self._random.choice(self._corpus))
         if pick < self._accepted:
-            return self._post(json.dumps(self._twisted()).encode())
-        pick = self._random.random()
-        if pick < 0.45:
-            return self._post(self._broken())
-        if pick < 0.60:
-            return self._post(self._bytes(self._random.randrange(200)))
-        if pick < 0.78:
-            return self._post(json.dumps(self._value(3)).encode())
-        if pick < 0.97:
-            return self._get(self._path())
-        if pick < 0.985:
-            return self._get(self._random.choice(VIEWS) + "?" + self._query())
-        if pick < 0.99:
-            return self._get(self._random.choice(PATHS[1:]))
-        method = self._random.choice(METHODS)
-        return self._get(self._random.choice(PATHS), method)
+            return self._post(json.dumps(self._with_values_changed()).encode())
+        kinds = {
+            lambda: self._post(self._broken_json()): 0.45,
+            lambda: self._post(self._bytes(self._random.randrange(200))): 0.15,
+            lambda: self._post(json.dumps(self._value(3)).encode()): 0.18,
+            lambda: self._get(self._path()): 0.19,
+            lambda: self._get(self._random.choice(VIEWS) + "?" + self._query()): 0.015,
+            lambda: self._get(self._random.choice(PATHS[1:])): 0.005,
+            lambda: self._get(self._random.choice(PATHS), self._random.choice(METHODS)): 0.01,
+        }
+        (make,) = self._random.choices(list(kinds), weights=list(kinds.values()))
+        return make()
 
-    def ending(self):
-        """A request that may leave nobody knows what on the connection."""
+    def unframed_request(self):
+        """Return a request that may leave the endpoint in doubt where it ends."""
+        plain = self._post(self._random.choice(self._corpus)).data
+        return Request(self._random.choice(self._framings)(plain), ends=True)
+
+    def _with_bytes_changed(self, plain):
+        return self._mutated(plain, 12)
+
+    def _with_two_lengths(self, plain):
+        """Add a header that says something else about the length of the body."""
+        size = plain.partition(b"Content-Length: ")[2].partition(b"\r\n")[0].decode()
+        headers = (
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding: identity, chunked",
+            "Content-Length: 0",
+            "Content-Length: +" + size,
+            "Content-Length: 0x1f",
+            "Content-Length : " + size,
+            "Content-Length:\t" + size,
+            " Content-Length: 1",
+            "Content-Length: " + "9" * self._random.randrange(1, 5000),
+        )
+        added = "Host: x\r\n" + self._random.choice(headers)
+        return plain.replace(b"Host: x", added.encode())
+
+    def _with_other_headers(self, plain):
+        """Replace a header by many, or by long ones."""
         choice = self._random.choice
-        kind = self._random.randrange(8)
+        count = choice((1, 2, 5, 99, 200))
+        lines = "".join(f"{choice(HEADERS)}: {self._header()}\r\n" for _ in range(count))
+        return plain.replace(b"Host: x\r\n", lines.encode("utf-8", "replace"))
+
+    def _with_other_line_ends(self, plain):
+        ends = (b"\n", b"\r", b"\n\r", b"\r\r\n", b"\0\r\n")
+        return plain.replace(b"\r\n", self._random.choice(ends))
+
+    def _with_another_first_line(self, plain):
+        choice = self._random.choice
+        path = choice((*PATHS, "*", "//", "x" * 70000, "http://x/" + WEBHOOK, self._path()))
+        version = choice(("", "HTTP/0.9", "HTTP/1.0", "HTTP/2.0", "HTTP/9", "SIP/2.0", "HTTP/"))
+        line = f"{choice((*METHODS, 'POST'))} {path} {version}"
+        return line.encode("utf-8", "replace") + plain[plain.index(b"\r\n") :]
+
+    def _with_an_unexpected_body(self):
+        """Post a body where none is expected, or a long one."""
+        choice = self._random.choice
         body = choice(self._corpus)
-        plain = self._post(body).data
-        if kind == 0:  # bytes changed anywhere in it
-            data = self._mutated(plain, 12)
-        elif kind == 1:
-            data = self._bytes(self._random.randrange(1, 2000))
-        elif kind == 2:  # cut
-            data = plain[: self._random.randrange(len(plain))]
-        elif kind == 3:  # two opinions on where it ends
-            size = str(len(body))
-            opinions = (
-                "Transfer-Encoding: chunked",
-                "Transfer-Encoding: identity, chunked",
-                "Content-Length: 0",
-                "Content-Length: +" + size,
-                "Content-Length: 0x1f",
-                "Content-Length : " + size,
-                "Content-Length:\t" + size,
-                " Content-Length: 1",
-                "Content-Length: " + "9" * self._random.randrange(1, 5000),
-            )
-            data = plain.replace(b"Host: x", ("Host: x\r\n" + choice(opinions)).encode())
-        elif kind == 4:  # headers, many or long
-            count = choice((1, 2, 5, 99, 200))
-            lines = "".join(f"{choice(HEADERS)}: {self._header()}\r\n" for _ in range(count))
-            data = plain.replace(b"Host: x\r\n", lines.encode("utf-8", "replace"))
-        elif kind == 5:  # other ends of lines
-            data = plain.replace(b"\r\n", choice((b"\n", b"\r", b"\n\r", b"\r\r\n", b"\0\r\n")))
-        elif kind == 6:  # another first line
-            path = choice((*PATHS, "*", "//", "x" * 70000, "http://x/" + WEBHOOK, self._path()))
-            version = choice(("", "HTTP/0.9", "HTTP/1.0", "HTTP/2.0", "HTTP/9", "SIP/2.0", "HTTP/"))
-            line = " ".join((choice((*METHODS, "POST")), path, version))
-            data = line.encode("utf-8", "replace") + plain[plain.index(b"\r\n") :]
-        else:  # a body where none is read, or a long one
-            target = choice((WEBHOOK, choice(PATHS)))
-            if self._random.random() < 0.05:
-                body = b" " * (70 << 10) + body
-            data = self._message("POST", target, body, choice(("text/plain", "application/json")))
-        return Request(data, ends=True)
+        if self._random.random() < 0.05:
+            body = b" " * (70 << 10) + body
+        path = choice((WEBHOOK, choice(PATHS)))
+        return self._message("POST", path, body, choice(("text/plain", "application/json")))
 
     def _bytes(self, count):
         return self._random.getrandbits(8 * count + 1).to_bytes(count + 1, "big")[1:]
 
-    def _message(self, method, path, body=None, media="application/json"):
+    def _message(self, method, path, body=None, media_type="application/json"):
         lines = [f"{method} {path} HTTP/1.1", "Host: x"]
         if self._token and self._random.random() < 0.995:
             lines.append("Authorization: Bearer " + self._token)
         if body is not None:
-            lines += ["Content-Type: " + media, f"Content-Length: {len(body)}"]
+            lines += ["Content-Type: " + media_type, f"Content-Length: {len(body)}"]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
     def _post(self, body):
@@ -233,13 +259,14 @@ class Wild:
         text = self._random.choice((*TEXTS, str(uuid.UUID(int=self._random.getrandbits(128)))))
         return text.replace("\r\n", "\r\n\t") if self._random.random() < 0.5 else text
 
-    def _broken(self):
-        """A notification with some bytes changed, most often so that it is no JSON any more."""
+    def _broken_json(self):
+        """Return a notification with some bytes changed, most often so that it is not JSON."""
         body = self._mutated(self._random.choice(self._corpus), 4)
         at = self._random.randrange(len(body) + 1)
         return body[:at] + self._random.choice((b'"', b"\xff", b"\0", b"]", b"}")) + body[at:]
 
     def _mutated(self, data, most):
+        """Change bytes in up to that many places."""
         randrange = self._random.randrange
         for _ in range(randrange(1, most + 1)):
             at = randrange(len(data) + 1)
@@ -256,24 +283,25 @@ class Wild:
                 data = data[:at]
         return data
 
-    def _twisted(self):
-        """A notification with other values at places of it."""
-        found = json.loads(self._random.choice(self._corpus))
+    def _with_values_changed(self):
+        """Return a notification with other values in some places."""
+        notification = json.loads(self._random.choice(self._corpus))
         for _ in range(self._random.randrange(1, 4)):
-            place = found
-            while True:
-                keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-                if not keys:
-                    break
-                key = self._random.choice(keys)
-                if isinstance(place[key], (dict, list)) and self._random.random() < 0.8:
-                    place = place[key]
-                    continue
-                place[key] = self._value(2)
-                break
-        return found
+            self._change_a_value(notification)
+        return notification
+
+    def _change_a_value(self, inner):
+        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+        if not keys:
+            return
+        key = self._random.choice(keys)
+        if isinstance(inner[key], (dict, list)) and self._random.random() < 0.8:
+            self._change_a_value(inner[key])
+        else:
+            inner[key] = self._value(2)
 
     def _value(self, depth):
+        """Return a JSON value, nested at most that deep."""
         kind = self._random.randrange(7 if depth else 5)
         if kind < 2:
             return self._random.choice(TEXTS)

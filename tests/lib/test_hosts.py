@@ -1,5 +1,7 @@
 """The host and port in an alert's `instance` label, which anybody who makes a metric can write."""
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,5 +1,7 @@
 """No text that was made inert can become an expression of Jinja or YAQL."""
 
+from __future__ import annotations
+
 import itertools
 import json
 

@@ -1,5 +1,7 @@
 """Secrets that the configuration names as file:/path or env:NAME."""
 
+from __future__ import annotations
+
 import builtins
 import os
 import pwd

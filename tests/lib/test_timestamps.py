@@ -1,5 +1,7 @@
 """RFC 3339 timestamps as senders write them."""
 
+from __future__ import annotations
+
 import datetime
 
 import pytest
@@ -85,9 +87,8 @@ def test_a_moment_that_does_not_exist_is_refused_by_name(text):
     assert str(caught.value) == f"{text} does not exist"
 
 
-@given(st.datetimes(min_value=datetime.datetime(2, 1, 1)))
+@given(st.datetimes(timezones=st.just(UTC)).filter(lambda moment: moment.year > 1))
 def test_what_was_written_is_read_back(moment):
-    moment = moment.replace(tzinfo=UTC)
     assert format_timestamp(moment).endswith("Z")
     assert parse_timestamp(format_timestamp(moment)) == moment
 

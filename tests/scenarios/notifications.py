@@ -1,25 +1,27 @@
 """Notifications as Alertmanager sends them. Every alert made here is a new one."""
 
+from __future__ import annotations
+
 import uuid
 from datetime import datetime, timedelta, timezone
 
-# Alertmanager's "not yet".
+# What Alertmanager sends for a time that is not known yet.
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
 def ago(minutes=0.0):
-    """A time of so many minutes ago, as Prometheus writes it."""
+    """Return the time some minutes ago, as Prometheus writes it."""
     moment = datetime.now(timezone.utc) - timedelta(minutes=minutes)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def unique(word):
-    """A name of this run alone, which still begins with what a rule looks for."""
+    """Return a name that no other test uses. It begins with the word, which a rule may match."""
     return f"{word}-{uuid.uuid4().hex[:12]}"
 
 
-def alert(name, minutes=10, labels=None, annotations=None, **more):
-    """A firing alert that began so many minutes ago; its name is made unique."""
+def alert(name, minutes=10, labels=None, annotations=None, **fields):
+    """Return a firing alert that started some minutes ago. Its name is made unique."""
     host = unique("host") + ".invalid"
     found = {
         "status": "firing",
@@ -37,17 +39,17 @@ def alert(name, minutes=10, labels=None, annotations=None, **more):
     }
     found["labels"].update(labels or {})
     found["annotations"].update(annotations or {})
-    found.update(more)
+    found.update(fields)
     return found
 
 
 def resolved(firing, minutes=5):
-    """The end of an alert, so many minutes ago."""
+    """Return the end of an alert, some minutes ago."""
     return dict(firing, status="resolved", endsAt=ago(minutes))
 
 
-def notification(*alerts, **more):
-    """One group, as one POST brings it."""
+def notification(*alerts, **fields):
+    """Return the payload of one POST: a group of alerts."""
     firing = any(not isinstance(a, dict) or a.get("status") != "resolved" for a in alerts)
     group = {
         "receiver": "poundcake",
@@ -58,12 +60,13 @@ def notification(*alerts, **more):
         "commonAnnotations": {},
         "externalURL": "http://alertmanager.example.org",
         "version": "4",
-        "groupKey": '{{}}:{{alertname="{}"}}'.format(unique("Scenario")),
+        "groupKey": f'{{}}:{{alertname="{unique("Scenario")}"}}',
         "truncatedAlerts": 0,
     }
-    group.update(more)
+    group.update(fields)
     return group
 
 
 def name_of(found):
+    """Return the name of an alert."""
     return found["labels"]["alertname"]

@@ -1,5 +1,7 @@
 """StackStorm's own command, `st2`: the commands that the documents show, and each action's help."""
 
+from __future__ import annotations
+
 import pathlib
 import re
 import shlex
@@ -68,6 +70,12 @@ def recorded(stack):
     return {"REQUEST_ID": request_id, "EPISODE": shown["episode"]}
 
 
+def _filled_in(command, values):
+    for placeholder, value in values.items():
+        command = command.replace(placeholder, value)
+    return command
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_each_action_has_help(st2, action):
     text = st2("run", "poundcake." + action, "--help")
@@ -78,9 +86,7 @@ def test_each_documented_command_works(stack, st2, recorded):
     commands, started = documented_commands(), {}
     assert any(command.startswith("run poundcake.why ") for command in commands)
     for command in commands:
-        for placeholder, value in recorded.items():
-            command = command.replace(placeholder, value)
-        verb, *arguments = shlex.split(command)
+        verb, *arguments = shlex.split(_filled_in(command, recorded))
         if verb == "run":
             # Without waiting, so that they run at the same time.
             text = st2("run", "--async", *arguments)

@@ -1,4 +1,6 @@
-"""The endpoint itself: its routes, who may use it, how it says it is, and many at once."""
+"""The endpoint itself: its routes, its credentials, its health, and many requests at once."""
+
+from __future__ import annotations
 
 import json
 import threading
@@ -14,25 +16,25 @@ from tests.scenarios.test_payloads import problem
 PATHS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "/health/ready")
 
 
-def test_an_unknown_path_says_which_there_are(stack):
+def test_an_unknown_path_is_answered_with_the_routes_that_exist(stack):
     found = problem(stack.get("/webhooks"), 404)
     assert "POST /api/v1/webhook" in found["detail"]
 
 
-def test_a_wrong_method_says_which_is_right(stack):
+def test_a_wrong_method_is_answered_with_the_right_one(stack):
     answer = stack.get("/webhook")
-    assert "/api/v1/webhook takes POST, not GET" == problem(answer, 405)["detail"]
+    assert problem(answer, 405)["detail"] == "/api/v1/webhook takes POST, not GET"
     assert answer.headers["Allow"] == "POST"
 
 
-def test_a_status_that_is_not_there_is_not_found(stack):
+def test_the_status_of_an_unknown_request_is_not_found(stack):
     for request_id in (str(uuid.uuid4()), "1", "%7B%7B%20x%20%7D%7D", "' OR 1=1 --"):
         problem(stack.get("/status/" + request_id), 404)
 
 
 @pytest.mark.parametrize("path", ["/executions/recent", "/alerts/active", "/st2/executions"])
-def test_limits_and_offsets_are_bounded_and_unknown_filters_named(stack, path):
-    """A19."""
+def test_limits_and_offsets_are_bounded_and_unknown_filters_are_named(stack, path):
+    """Case A19 of docs/CASES.md."""
     assert stack.get(path, limit=1, offset=0).ok
     assert stack.get(path, limit=1000, offset=1000).ok
     for query in (
@@ -48,32 +50,33 @@ def test_limits_and_offsets_are_bounded_and_unknown_filters_named(stack, path):
         {"colour": "red"},
     ):
         found = problem(stack.get(path, **query), 400)
-        assert found["field"] == list(query)[0]
-        assert list(query)[0] in found["detail"]
+        (parameter,) = query
+        assert found["field"] == parameter
+        assert parameter in found["detail"]
 
 
-def test_health_names_every_part(stack):
-    """A16."""
+def test_health_names_every_component(stack):
+    """Case A16."""
     stack.recorded(stack.accepted(notification(alert("ScenarioUnmatched"))))
 
     def states():
-        return [part["state"] for part in stack.get("/health").json()["components"].values()]
+        return [each["state"] for each in stack.get("/health").json()["components"].values()]
 
-    # Each is unknown until it was first used.
+    # A component is unknown until it was first used.
     stack.wait_until(states, lambda found: set(found) == {"ok"})
     answer = stack.get("/health")
     assert answer.status_code == 200
     health = answer.json()
     assert health["status"] == "ok"
-    assert {name: part["state"] for name, part in health["components"].items()} == {
+    assert {name: each["state"] for name, each in health["components"].items()} == {
         "journal": "ok",
         "broker": "ok",
         "database": "ok",
         "stackstorm": "ok",
     }
-    for part in health["components"].values():
-        assert part["since"].endswith("Z")
-        assert part["detail"] == ""
+    for each in health["components"].values():
+        assert each["since"].endswith("Z")
+        assert each["detail"] == ""
     assert health["components"]["journal"]["backlog_limit"] == 100000
     assert health["components"]["stackstorm"]["stuck"] == []
     assert health["version"]
@@ -82,25 +85,25 @@ def test_health_names_every_part(stack):
     assert stack.get("/health/ready").status_code == 200
 
 
-def test_health_as_an_action_says_the_same(stack):
+def test_the_action_health_says_the_same_as_the_url(stack):
     shown, asked = stack.run("poundcake.health"), stack.get("/health").json()
     for name in ("status", "version", "address", "authentication", "database", "dry_run"):
         assert shown[name] == asked[name]
     assert list(shown["components"]) == list(asked["components"])
     text = stack.run("poundcake.health", format="text")
-    assert "PoundCake {}: ok".format(asked["version"]) in text
+    assert f"PoundCake {asked['version']}: ok" in text
     assert "endpoint " + asked["address"] in text
 
 
-def test_the_kind_of_database_is_what_it_is(stack, kind):
+def test_health_names_the_kind_of_database(stack, kind):
     shown = stack.get("/health").json()["database"]
     assert shown == {"sqlite": "SQLite", "mariadb": "MariaDB"}.get(kind, shown)
 
 
-def test_without_the_database_webhooks_are_taken_and_recorded_later(stack):
-    """A16 and A8: the part that is down is named, and nothing is lost."""
+def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
+    """Cases A8 and A16."""
     if stack.mariadb is None:
-        pytest.skip("there is no database server here that could be stopped")
+        pytest.skip("the tests have no database server here that they could stop")
     firing = alert("ScenarioLinked")
     stack.mariadb.stop()
     try:
@@ -146,8 +149,8 @@ def test_without_the_database_webhooks_are_taken_and_recorded_later(stack):
         "Bearer \xff",
     ],
 )
-def test_without_a_right_token_nothing_is_taken(guarded, header):
-    """A14."""
+def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded, header):
+    """Case A14."""
     headers = {} if header is None else {"Authorization": header.format(guarded.token)}
     headers = {name: value.encode("latin-1") for name, value in headers.items()}
     firing = alert("ScenarioUnmatched")
@@ -156,16 +159,16 @@ def test_without_a_right_token_nothing_is_taken(guarded, header):
     found = problem(answer, 401)
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="poundcake"'
     assert guarded.token not in answer.text
-    for path in PATHS + ("/status/" + found["request_id"],):
+    for path in (*PATHS, "/status/" + found["request_id"]):
         assert guarded.get(path, headers, token=False).status_code == 401
     assert guarded.active(name_of(firing)) == []
     assert guarded.get("/status/" + found["request_id"]).status_code == 404
-    # Whether it lives is asked by those that have no token.
+    # The liveness check needs no token.
     assert guarded.get("/health/live", token=False).status_code == 200
 
 
-def test_each_of_several_tokens_is_right(guarded):
-    """A14: one can be replaced without a gap."""
+def test_each_of_several_tokens_is_accepted(guarded):
+    """Case A14: a token can be replaced without an interruption."""
     tokens = [guarded.token] if guarded.live else conftest.TOKENS
     for token in tokens:
         for scheme in ("Bearer", "bearer"):
@@ -173,12 +176,12 @@ def test_each_of_several_tokens_is_right(guarded):
             answer = guarded.post(notification(), headers, token=False)
             assert answer.status_code == 202
     assert guarded.get("/health").json()["authentication"] == "bearer"
-    # The action has the token from the pack's configuration.
+    # The action takes the token from the pack's configuration.
     assert guarded.run("poundcake.health")["components"]["journal"]["state"] == "ok"
 
 
-def test_no_token_is_kept_anywhere(guarded):
-    """A14: neither in the tables, nor in what StackStorm keeps, nor in the log."""
+def test_no_token_is_stored_anywhere(guarded):
+    """Case A14: not in the tables, not by StackStorm, and not in the log."""
     firing = alert("ScenarioLinked")
     began = stacks.now()
     request_id = guarded.accepted(notification(firing), {"X-Auth-Token": "secret-of-theirs"})
@@ -197,12 +200,11 @@ def test_no_token_is_kept_anywhere(guarded):
         kept.append(rows)
         kept.append(guarded.rows("SELECT * FROM poundcake_alerts"))
     tokens = [guarded.token] if guarded.live else conftest.TOKENS
-    for secret in tokens + ["secret-of-theirs"]:
+    for secret in [*tokens, "secret-of-theirs"]:
         assert secret not in json.dumps(kept, default=str)
 
 
-def test_a_hundred_requests_at_once(stack):
-    """Each is answered with an id of its own, and each id is found as a trace tag."""
+def test_each_of_a_hundred_simultaneous_requests_has_an_id_and_a_trace(stack):
     name = unique("ScenarioBurst")
     answers = []
 
@@ -224,13 +226,13 @@ def test_a_hundred_requests_at_once(stack):
 
     waiting = set(request_ids)
 
-    def look():
+    def without_a_trace():
         for request_id in list(waiting):
             if stack.traces(request_id):
                 waiting.discard(request_id)
         return waiting
 
-    stack.wait_until(look, lambda left: not left, timeout=180)
+    stack.wait_until(without_a_trace, lambda left: not left, timeout=180)
     found = stack.get("/alerts/active", alert_name=name, limit=1000).json()
     assert found["count"] == 100
     assert {a["request_id"] for a in found["active_alerts"]} == request_ids

@@ -1,5 +1,9 @@
-"""A11 at large: many ways to ask for a secret, at every place that an alert has for text, through
-every rule and workflow of the pack, again by re-run and by replay."""
+"""Case A11 of docs/CASES.md with a corpus: expressions for a secret in every text of an alert.
+
+The alerts go through every rule and workflow of the pack, and again by re-run and by replay.
+"""
+
+from __future__ import annotations
 
 import base64
 import json
@@ -11,18 +15,18 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, unique
 
-# What is evaluated depends on no kind of database: one is enough.
+# What is evaluated does not depend on the kind of database: one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_PLANTED"
-# What would give a secret of the datastore, of the pack's configuration, of the environment.
+# Expressions for secrets of the datastore, of the pack's configuration and of the environment.
 ASKED = (
     "st2kv.system.poundcake_scenario_secret",
     'st2kv("system.poundcake_scenario_secret", decrypt=true)',
     "config_context.basic_auth",
     f'cycler.__init__.__globals__.os.environ["{VARIABLE}"]',
 )
-# In Jinja and in YAQL, nested and unfinished, hidden from who looks for delimiters alone.
+# In Jinja and in YAQL, nested, unfinished, and hidden from a search for delimiters.
 FORMS = (
     "{{ %s }}",
     "{{%s}}",
@@ -78,8 +82,11 @@ TOKEN = "a-token-" + uuid.uuid4().hex
 
 @pytest.fixture(scope="module")
 def planted(request, kind):
-    """(the stack, the secrets that are there to be found, the execution that proves it, and the
-    moment from which StackStorm's log tells no more of that)."""
+    """Plant secrets, and prove that an evaluated text would give one away.
+
+    Return the stack, the secrets, the id of the execution that is the proof, and the position from
+    which on the log does not mention it any more.
+    """
     if kind == "live":
         stack = request.getfixturevalue("stack")
         secrets = [os.environ.get(VARIABLE, ""), stack.token]
@@ -97,7 +104,7 @@ def planted(request, kind):
     key = "/keys/poundcake_scenario_secret"
     stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
     shown = stack.execute("core.echo", message=f"{{{{ {ASKED[0]} }}}}")
-    assert value in json.dumps(shown["result"])  # who asks for it is given it
+    assert value in json.dumps(shown["result"])
     yield stack, [s for s in secrets if s] + [value], shown["id"], stack.said_all(value)
     if kind == "live":
         stack.api(key, "DELETE")
@@ -105,16 +112,17 @@ def planted(request, kind):
 
 @pytest.fixture(scope="module")
 def sent(planted):
-    """The request that has all of them everywhere: (payload, its trail when all has ended)."""
+    """Send all texts in every place. Return the payload and its trail once it is completed."""
     assert len(set(TEXTS)) == len(TEXTS) >= 60
     stack = planted[0]
     count = 20 if stack.live else 10
     alerts = []
     for i in range(count):
-        # Every text is a label, the name of one and an annotation; the first is the instance, too.
+        # Every text is the value and the name of a label and an annotation, the first also the
+        # instance.
         own = [TEXTS[i]] + [t for n, t in enumerate(TEXTS) if n % count == i and n != i]
-        labels = {"l%d" % n: text for n, text in enumerate(own)}
-        labels.update({text: "x" for text in own}, opening="{", closing=own[0][1:])
+        labels = {f"l{n}": text for n, text in enumerate(own)}
+        labels.update(dict.fromkeys(own, "x"), opening="{", closing=own[0][1:])
         labels.update(alertname=NAMES[i % len(NAMES)], instance=own[0], severity=own[-1])
         labels["run"] = unique("run")
         found = alert("Scenario", labels=labels, annotations={text: text for text in own})
@@ -134,7 +142,7 @@ def sent(planted):
     return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
 
 
-def test_every_workflow_ends_as_it_should(planted, sent):
+def test_every_workflow_ends_as_without_hostile_text(planted, sent):
     stack = planted[0]
     payload, trail = sent
     executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
@@ -154,12 +162,12 @@ def test_every_workflow_ends_as_it_should(planted, sent):
         if name == "ScenarioHostileText":
             assert ended[0] == "succeeded", execution
         else:
-            # What would have been done is no failure while nothing is to be done.
+            # A refusal is a failure only if changes are allowed.
             dry_run = stack.get("/health").json()["dry_run"]
             assert ended == ("succeeded" if dry_run else "failed", "refused", False), execution
 
 
-def test_again_by_hand_by_re_run_and_by_replay(planted, sent):
+def test_workflows_started_by_hand_by_re_run_and_by_replay(planted, sent):
     stack = planted[0]
     _, trail = sent
     unmatched = next(a for a in trail["alerts"] if a["alert_name"] == "ScenarioUnmatched")
@@ -180,7 +188,7 @@ def test_again_by_hand_by_re_run_and_by_replay(planted, sent):
     stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_what_a_host_prints(planted):
+def test_text_that_a_host_prints(planted):
     stack = planted[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
     failing = alert("ScenarioHostPrints", labels=texts)
@@ -191,10 +199,10 @@ def test_what_a_host_prints(planted):
     failed, mended = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
     assert (failed["st2_workflow"], failed["status"]) == ("poundcake_scenarios.prints", "failed")
     if stack.live and mended["stage"] == "refused":
-        assert "allowed_actions does not name poundcake_scenarios.prints" in mended["message"]
+        assert "allowed_actions does not contain poundcake_scenarios.prints" in mended["message"]
     else:
         assert (mended["stage"], mended["message"]) == ("done", "the action succeeded")
-    # Why it failed is on record as the host has said it, and no action shows it so.
+    # The reason is recorded as the host printed it, and inert in the result of every action.
     [row] = stack.rows(
         "SELECT error FROM execution_db WHERE id = :id", id=failed["st2_execution_id"]
     )
@@ -210,7 +218,7 @@ def test_what_a_host_prints(planted):
         assert stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 
-def test_every_text_is_on_record_as_it_came(planted, sent):
+def test_every_text_is_recorded_as_it_was_sent(planted, sent):
     stack = planted[0]
     payload, trail = sent
     rows = stack.rows(
@@ -229,29 +237,29 @@ def test_every_text_is_on_record_as_it_came(planted, sent):
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
 
 
-def test_no_secret_got_anywhere(planted, sent):
-    """The last of these tests: it looks at all that they left behind."""
+def test_no_secret_is_anywhere(planted, sent):
+    """The last test of this file: it searches everything that the others left behind."""
     stack, secrets, shown, proved = planted
     _, trail = sent
-    # At debug StackStorm logs what the proof showed, and what it is asked for below.
+    # At log level debug, StackStorm logs the proof itself, and the answers to the queries below.
     text = stack.log(after=proved)
     assert not any(secret in text for secret in secrets)
-    told = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
+    kept = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
     assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
-        e["action"]["ref"] for e in told
+        e["action"]["ref"] for e in kept
     }
-    # StackStorm tells of each new key and each end of an execution, those of the proof included.
-    told += [
+    # StackStorm emits a trigger for each new key and each ended execution, the proof included.
+    kept += [
         t
         for t in stack.listed("/triggerinstances", timestamp_gt=stack.began)
         if "key_value_pair" not in t["trigger"] and t["payload"].get("execution_id") != shown
     ]
-    for one in told:
-        # The pack's own configuration is among what an execution of it is told.
+    for one in kept:
+        # The context of the pack's own executions contains the pack's configuration.
         text = json.dumps(dict(one, context=None))
         assert not any(secret in text for secret in secrets), text[:2000]
     paths = ("/status/" + trail["request_id"], "/executions/recent", "/alerts/active", "/health")
-    for path in paths + ("/st2/executions",):
+    for path in (*paths, "/st2/executions"):
         text = stack.get(path).text
         assert not any(secret in text for secret in secrets), path
     for table in ("poundcake_api_calls", "poundcake_alerts", "execution_db"):

@@ -1,4 +1,6 @@
-"""A11: what stands in an alert is kept as it came, and nothing of it is ever evaluated."""
+"""Case A11 of docs/CASES.md: text in an alert is stored as it was sent, and never evaluated."""
+
+from __future__ import annotations
 
 import json
 
@@ -7,7 +9,7 @@ import pytest
 from tests.scenarios.notifications import alert, notification, unique
 
 KEY = "poundcake_scenario_secret"
-# Each would become the secret, or an error, in one of the places that evaluate text.
+# Each would become the secret, or an error, in one of the places where StackStorm evaluates text.
 TEXTS = {
     "jinja": f"{{{{ st2kv.system.{KEY} }}}}",
     "jinja_call": f'{{{{ st2kv("system.{KEY}") }}}}',
@@ -18,7 +20,7 @@ TEXTS = {
     "context": "<% ctx().st2 %>",
     "config": "{{ config_context }}",
     "template": "{{ $labels.instance }} is down {{ $value | humanize }}",
-    # Two labels that a rule joins: neither is an expression by itself.
+    # Two labels that a rule joins: neither is an expression alone.
     "opening": "{",
     "closing": f"{{ st2kv.system.{KEY} }}}}",
     "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
@@ -31,15 +33,15 @@ TEXTS = {
 
 
 def inert(text):
-    """How StackStorm gets to see it: no delimiter of an expression stays whole."""
+    """Return the text as triggers and results contain it: without whole delimiters."""
     return text.replace("{", "{ ").replace("<", "< ")
 
 
 @pytest.fixture(scope="module")
 def evaluated(stack, secret):
-    """The proof that the secret is there for the taking: who asks for it gets it.
+    """Prove that an evaluated text would give the secret away.
 
-    The moment from which StackStorm's log tells no more of that.
+    Return the position from which on the log does not mention that proof any more.
     """
     shown = stack.execute("core.echo", message=TEXTS["jinja"])
     assert secret in json.dumps(shown["result"])
@@ -48,14 +50,14 @@ def evaluated(stack, secret):
 
 @pytest.fixture(scope="module")
 def hostile(stack, evaluated):
-    """An alert full of them, and its trail, when all has been done with it that is done."""
+    """Return an alert with all of these texts, and its trail once it is completed."""
     firing = alert(
         "ScenarioHostileText",
         labels=dict(TEXTS, instance=TEXTS["jinja"], severity=TEXTS["yaql"], job=TEXTS["yaql"]),
         annotations=dict(TEXTS, long=unique("{{ x }} <% y %> ") * 4000),
     )
     assert len(firing["annotations"]["long"]) > 100000
-    # Where the first would end in an error at once, this one would be carried all the way.
+    # The first one could end in an error early; this one would be carried all the way.
     quiet = alert(
         "ScenarioHostileText",
         labels={"yaql": TEXTS["yaql"], "opening": "{", "closing": TEXTS["jinja_call"][1:]},
@@ -73,8 +75,8 @@ def hostile(stack, evaluated):
     return firing, stack.completed(stack.accepted(payload, headers))
 
 
-def test_the_views_show_the_text_as_it_came(stack, hostile):
-    firing, trail = hostile
+def test_the_views_show_the_text_as_it_was_sent(stack, hostile):
+    _, trail = hostile
 
     assert trail["receiver"] == TEXTS["jinja"]
     assert len(trail["alerts"]) == 2
@@ -86,7 +88,7 @@ def test_the_views_show_the_text_as_it_came(stack, hostile):
     assert [(a["instance"], a["severity"]) for a in active] == [(TEXTS["jinja"], TEXTS["yaql"])]
 
 
-def test_the_tables_hold_the_text_as_it_came(stack, hostile):
+def test_the_tables_contain_the_text_as_it_was_sent(stack, hostile):
     firing, trail = hostile
 
     rows = stack.rows(
@@ -109,15 +111,14 @@ def test_the_tables_hold_the_text_as_it_came(stack, hostile):
     assert json.loads(row["body"])["alerts"][0] == firing
 
 
-def test_a_workflow_that_handles_the_text_carelessly_gets_it_inert(stack, hostile):
-    """Not even an operator's workflow that hands labels on as they are has them evaluated."""
+def test_a_workflow_that_passes_labels_on_carelessly_gets_them_inert(stack, hostile):
     firing, trail = hostile
 
     executions = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
     assert [e["st2_workflow"] for e in executions] == ["poundcake_scenarios.carry"] * 2
     assert [(e["status"], e["message"]) for e in executions] == [("succeeded", "")] * 2
-    theirs = stack.api("/executions/" + executions[0]["st2_execution_id"])
-    output = theirs["result"]["output"]
+    original = stack.api("/executions/" + executions[0]["st2_execution_id"])
+    output = original["result"]["output"]
     labels = {inert(name): inert(text) for name, text in firing["labels"].items()}
     assert output["labels"] == labels
     assert output["carried"]["details"] == labels
@@ -125,7 +126,7 @@ def test_a_workflow_that_handles_the_text_carelessly_gets_it_inert(stack, hostil
     assert output["joined"] == inert(TEXTS["opening"]) + inert(TEXTS["closing"])
 
 
-def test_actions_show_it_inert(stack, hostile):
+def test_actions_return_the_text_inert(stack, hostile):
     _, trail = hostile
 
     shown = stack.run("poundcake.status", request_id=trail["request_id"])
@@ -151,8 +152,7 @@ def test_actions_show_it_inert(stack, hostile):
         assert "{{" not in seen and "<%" not in seen and "{%" not in seen
 
 
-def test_the_secret_got_nowhere(stack, hostile, evaluated, secret):
-    """Not into an execution, a trigger, a view, or the stand-in's log."""
+def test_the_secret_is_in_no_execution_trigger_view_or_log(stack, hostile, evaluated, secret):
     _, trail = hostile
 
     executions = stack.listed("/executions", timestamp_gt=trail["received_at"])
@@ -175,7 +175,7 @@ def test_the_secret_got_nowhere(stack, hostile, evaluated, secret):
     assert secret not in stack.log(after=evaluated)
 
 
-def test_a_text_longer_than_its_column_is_cut_there_and_kept_whole(stack):
+def test_a_text_longer_than_its_column_is_cut_there_and_whole_in_the_labels(stack):
     long = unique("Scenario") + "x" * 5000
     firing = alert("ScenarioLong", labels={"alertname": long, "instance": long, "severity": long})
     trail = stack.recorded(stack.accepted(notification(firing, receiver=long, groupKey=long)))

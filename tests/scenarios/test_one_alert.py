@@ -1,4 +1,6 @@
-"""One alert, all the way: it fires, comes again, ends, and fires again."""
+"""The life of one alert: it fires, is repeated, ends, and fires again."""
+
+from __future__ import annotations
 
 import threading
 import uuid
@@ -9,23 +11,24 @@ UUID_LENGTH = 36
 
 
 def only(found):
-    """The one element of a list that must have one."""
+    """Return the only element of a list."""
     assert len(found) == 1, found
     return found[0]
 
 
-def succeeded(trail):
+def has_succeeded(trail):
+    """Return True if the trail has one execution, and it succeeded."""
     return [e["status"] for e in trail["stackstorm_executions"]] == ["succeeded"]
 
 
-def fire(stack, firing):
-    """Posts a firing alert of ScenarioLinked and waits for its workflow; the status view."""
+def remediate(stack, firing):
+    """Post a firing alert of ScenarioLinked, wait for its workflow, and return its trail."""
     request_id = stack.accepted(notification(firing))
-    return stack.trail_when(request_id, succeeded)
+    return stack.trail_when(request_id, has_succeeded)
 
 
-def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
-    """A1."""
+def test_a_firing_alert_is_recorded_and_remediated_under_its_request_id(stack):
+    """Case A1 of docs/CASES.md."""
     firing = alert(
         "ScenarioLinked", labels={"severity": "warning"}, startsAt="2026-01-14T12:00:00Z"
     )
@@ -41,7 +44,7 @@ def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
     }
     assert answer.headers["X-Request-ID"] == request_id and len(request_id) == UUID_LENGTH
 
-    trail = stack.trail_when(request_id, succeeded)
+    trail = stack.trail_when(request_id, has_succeeded)
     assert trail["request_id"] == request_id
     assert trail["receiver"] == "web\\.hook"
     assert trail["received_at"].endswith("Z")
@@ -62,7 +65,7 @@ def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
         "st2_rule": shown["st2_rule"],
         "st2_workflow": "poundcake_scenarios.linked",
     }
-    # What StackStorm has to tell of it is added until it has told all.
+    # StackStorm's part of the reason is added until the request is completed.
     assert shown["reason"].startswith("new incident")
     execution = only(trail["stackstorm_executions"])
     assert execution["st2_workflow"] == "poundcake_scenarios.linked"
@@ -76,19 +79,19 @@ def test_a_firing_alert_is_on_record_and_remediated_under_its_request_id(stack):
     assert only(trail["alerts"])["st2_rule"] == "poundcake_scenarios.linked"
     assert only(trail["stackstorm_executions"])["st2_rule"] == "poundcake_scenarios.linked"
 
-    # The same, as StackStorm has it.
+    # StackStorm itself says the same.
     assert execution["st2_execution_id"] in stack.traced(request_id)
-    theirs = stack.api("/executions/" + execution["st2_execution_id"])
-    assert theirs["status"] == "succeeded"
-    assert theirs["rule"]["ref"] == "poundcake_scenarios.linked"
-    assert theirs["context"]["trace_context"]["trace_tag"] == request_id
+    original = stack.api("/executions/" + execution["st2_execution_id"])
+    assert original["status"] == "succeeded"
+    assert original["rule"]["ref"] == "poundcake_scenarios.linked"
+    assert original["context"]["trace_context"]["trace_tag"] == request_id
     assert len(stack.done(only(trail["alerts"])["episode"])) == 1
 
 
 def test_the_tables_hold_the_trail(stack):
-    """A1 and A21: what a plain SQL join of the tables and the executions' mirror says."""
+    """Cases A1 and A21: a join of the tables and the executions' mirror gives the whole trail."""
     firing = alert("ScenarioLinked")
-    trail = stack.completed(fire(stack, firing)["request_id"])
+    trail = stack.completed(remediate(stack, firing)["request_id"])
 
     row = only(
         stack.rows(
@@ -120,10 +123,10 @@ def test_the_tables_hold_the_trail(stack):
     }
 
 
-def test_the_same_notification_again_runs_nothing(stack):
-    """A2."""
+def test_a_repeated_notification_runs_nothing(stack):
+    """Case A2."""
     firing = alert("ScenarioLinked")
-    first = fire(stack, firing)
+    first = remediate(stack, firing)
     again = stack.recorded(stack.accepted(notification(firing)))
 
     assert again["request_id"] != first["request_id"]
@@ -142,7 +145,7 @@ def test_the_same_notification_again_runs_nothing(stack):
 
 
 def test_an_earlier_start_of_the_same_alert_is_the_same_incident(stack):
-    """Of two Prometheus servers of a pair, the second may have seen it sooner."""
+    """The second of two redundant Prometheus servers may have seen the alert earlier."""
     firing = alert("ScenarioUnmatched", minutes=5)
     first = stack.recorded(stack.accepted(notification(firing)))
     earlier = stack.recorded(stack.accepted(notification(dict(firing, startsAt=ago(9)))))
@@ -152,14 +155,14 @@ def test_an_earlier_start_of_the_same_alert_is_the_same_incident(stack):
     assert len(stack.active(name_of(firing))) == 1
 
 
-def test_a_resolved_alert_is_no_longer_active_and_is_not_remediated(stack):
-    """A3: the rule on the end of an alert starts its action once, and nothing else starts."""
+def test_a_resolved_alert_starts_only_the_rule_on_its_end(stack):
+    """Case A3."""
     firing = alert("ScenarioLinked")
-    first = fire(stack, firing)
+    first = remediate(stack, firing)
     assert len(stack.active(name_of(firing))) == 1
 
     ended = resolved(firing)
-    trail = stack.trail_when(stack.accepted(notification(ended)), succeeded)
+    trail = stack.trail_when(stack.accepted(notification(ended)), has_succeeded)
     shown = only(trail["alerts"])
     assert shown["status"] == "resolved"
     assert shown["outcome"] == "resolved"
@@ -168,7 +171,7 @@ def test_a_resolved_alert_is_no_longer_active_and_is_not_remediated(stack):
     assert only(trail["stackstorm_executions"])["st2_workflow"] == "poundcake_scenarios.cleared"
     assert stack.active(name_of(firing)) == []
 
-    # And the resolve comes again, as it does from an Alertmanager and its peer.
+    # The resolve arrives again, as it does from an Alertmanager and its peer.
     again = stack.recorded(stack.accepted(notification(ended)))
     assert only(again["alerts"])["outcome"] == "duplicate"
     assert only(again["alerts"])["reason"] == "nothing open"
@@ -179,12 +182,12 @@ def test_a_resolved_alert_is_no_longer_active_and_is_not_remediated(stack):
     assert sorted(parents) == ["poundcake_scenarios.cleared", "poundcake_scenarios.linked"]
 
 
-def test_firing_again_after_a_resolve_is_a_new_episode(stack):
-    """A4: with an execution of its own, and the history keeps all of it."""
+def test_an_alert_that_fires_again_after_its_resolve_is_a_new_episode(stack):
+    """Case A4."""
     firing = alert("ScenarioLinked", minutes=20)
-    first = fire(stack, firing)
+    first = remediate(stack, firing)
     ended = stack.recorded(stack.accepted(notification(resolved(firing, minutes=10))))
-    second = fire(stack, dict(firing, startsAt=ago(3)))
+    second = remediate(stack, dict(firing, startsAt=ago(3)))
 
     episodes = [only(trail["alerts"])["episode"] for trail in (first, ended, second)]
     assert episodes[0] == episodes[1] != episodes[2]
@@ -195,15 +198,14 @@ def test_firing_again_after_a_resolve_is_a_new_episode(stack):
 
     history = stack.run("poundcake.why", alert_name=name_of(firing))
     assert history["count"] == 2
-    told = [[(a["request_id"], a["outcome"]) for a in e["alerts"]] for e in history["episodes"]]
-    assert told == [
+    alerts = [[(a["request_id"], a["outcome"]) for a in e["alerts"]] for e in history["episodes"]]
+    assert alerts == [
         [(second["request_id"], "admitted")],
         [(first["request_id"], "admitted"), (ended["request_id"], "resolved")],
     ]
 
 
-def test_a_late_notification_of_what_has_ended_runs_nothing(stack):
-    """The firing notification may arrive after the resolve of its episode."""
+def test_a_firing_notification_that_arrives_after_its_resolve_runs_nothing(stack):
     firing = alert("ScenarioUnmatched")
     stack.recorded(stack.accepted(notification(firing)))
     stack.recorded(stack.accepted(notification(resolved(firing))))
@@ -215,8 +217,8 @@ def test_a_late_notification_of_what_has_ended_runs_nothing(stack):
     assert stack.active(name_of(firing)) == []
 
 
-def test_a_resolve_of_what_was_never_seen_is_recorded_and_runs_nothing(stack):
-    """A5."""
+def test_a_resolve_of_an_unknown_alert_is_recorded_and_runs_nothing(stack):
+    """Case A5."""
     ended = resolved(alert("ScenarioLinked"))
     trail = stack.recorded(stack.accepted(notification(ended)))
 
@@ -228,8 +230,8 @@ def test_a_resolve_of_what_was_never_seen_is_recorded_and_runs_nothing(stack):
     assert stack.active(name_of(ended)) == []
 
 
-def test_one_payload_with_all_kinds_of_alerts(stack):
-    """A6: each has its outcome, and the good ones survive the bad ones."""
+def test_each_alert_of_a_payload_gets_its_own_outcome(stack):
+    """Case A6."""
     before = alert("ScenarioLinked")
     stack.recorded(stack.accepted(notification(before)))
     firing, unmatched = alert("ScenarioLinked"), alert("ScenarioUnmatched")
@@ -247,9 +249,9 @@ def test_one_payload_with_all_kinds_of_alerts(stack):
         "admitted",
     ]
     reasons = [a["reason"] for a in trail["alerts"]]
-    assert reasons[0] == "alerts[0]: an object is expected, not a string"
+    assert reasons[0] == "alerts[0]: must be an object, not a string"
     assert reasons[1] == "new incident"
-    assert reasons[3].startswith("alerts[3].startsAt: an RFC 3339 time is expected")
+    assert reasons[3].startswith("alerts[3].startsAt: must be an RFC 3339 time")
     assert reasons[4] == "new incident; no rule matched"
     ran = {e["alert_id"]: e["st2_workflow"] for e in trail["stackstorm_executions"]}
     assert ran == {
@@ -258,8 +260,8 @@ def test_one_payload_with_all_kinds_of_alerts(stack):
     }
 
 
-def test_the_same_notification_many_times_at_once_is_one_execution(stack):
-    """A7."""
+def test_simultaneous_notifications_run_one_execution(stack):
+    """Case A7."""
     firing = alert("ScenarioLinked")
     payload = notification(firing)
     request_ids = []
@@ -282,9 +284,8 @@ def test_the_same_notification_many_times_at_once_is_one_execution(stack):
     assert len(stack.done(only(trails[0]["alerts"])["episode"])) == 1
 
 
-def test_a_workflow_started_again_for_its_episode_does_nothing_until_it_is_released(stack):
-    """Whoever starts it, a workflow that links itself works once for each episode."""
-    trail = fire(stack, alert("ScenarioLinked"))
+def test_a_workflow_works_once_for_an_episode_until_its_claim_is_released(stack):
+    trail = remediate(stack, alert("ScenarioLinked"))
     episode = only(trail["alerts"])["episode"]
     ids = {"request_id": trail["request_id"], "episode": episode}
     holder = only(trail["stackstorm_executions"])["st2_execution_id"]
@@ -293,8 +294,8 @@ def test_a_workflow_started_again_for_its_episode_does_nothing_until_it_is_relea
     assert again["status"] == "succeeded"
     assert again["result"]["output"]["stage"] == "not_claimed"
     assert again["result"]["output"]["message"] == (
-        f"execution {holder} of poundcake_scenarios.linked has this episode; if it ended without doing "
-        f"its work, `st2 run poundcake.release episode={episode}` gives it free"
+        f"execution {holder} of poundcake_scenarios.linked has this episode; if it ended without "
+        f"doing its work, `st2 run poundcake.release episode={episode}` gives it free"
     )
     assert len(stack.done(episode)) == 1
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 1
@@ -309,8 +310,8 @@ def test_a_workflow_started_again_for_its_episode_does_nothing_until_it_is_relea
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 2
 
 
-def test_the_senders_own_request_id_is_taken_and_makes_sending_again_harmless(stack):
-    """A15."""
+def test_a_request_id_of_the_sender_makes_sending_again_harmless(stack):
+    """Case A15."""
     own = str(uuid.uuid4())
     payload = notification(alert("ScenarioUnmatched"))
     answers = [stack.post(payload, {"X-Request-ID": own}) for _ in range(3)]
@@ -324,13 +325,13 @@ def test_the_senders_own_request_id_is_taken_and_makes_sending_again_harmless(st
     assert "client_request_id" not in trail
     assert stack.post(payload, {"X-Request-ID": own}).json() == answers[0].json()
     seen = stack.run("poundcake.why", alert_name=only(trail["alerts"])["alert_name"])
-    told = only(seen["episodes"])["alerts"]
-    assert [(a["request_id"], a["outcome"]) for a in told] == [(own, "admitted")]
+    alerts = only(seen["episodes"])["alerts"]
+    assert [(a["request_id"], a["outcome"]) for a in alerts] == [(own, "admitted")]
     assert only(stack.active(only(trail["alerts"])["alert_name"]))["notifications"] == 1
 
 
-def test_a_fixed_request_id_of_a_proxy_loses_nothing(stack):
-    """A15: the same id with another body is another request."""
+def test_a_fixed_request_id_of_a_proxy_loses_no_request(stack):
+    """Case A15: the same id with another body is another request."""
     fixed = str(uuid.uuid4())
     first = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
     second = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
@@ -341,11 +342,11 @@ def test_a_fixed_request_id_of_a_proxy_loses_nothing(stack):
     assert only(trail["alerts"])["outcome"] == "admitted"
 
 
-def test_a_request_id_that_is_none_is_ignored(stack):
-    """A15: too long, hostile, or not as we write them."""
+def test_an_invalid_request_id_is_ignored(stack):
+    """Case A15."""
     payload = notification()
     given = str(uuid.uuid4())
-    for odd in (
+    for invalid in (
         "",
         "1",
         given.upper(),
@@ -356,8 +357,8 @@ def test_a_request_id_that_is_none_is_ignored(stack):
         "'; DROP TABLE poundcake_api_calls; --",
         "../../etc/passwd",
     ):
-        answer = stack.post(payload, {"X-Request-ID": odd})
-        assert answer.status_code == 202, odd
+        answer = stack.post(payload, {"X-Request-ID": invalid})
+        assert answer.status_code == 202, invalid
         request_id = answer.json()["request_id"]
         assert str(uuid.UUID(request_id)) == request_id
         assert request_id != given

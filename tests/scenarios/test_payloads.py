@@ -1,4 +1,6 @@
-"""What senders send, good and bad, and what the endpoint makes of it."""
+"""The payloads that senders post, usable or not, and what the endpoint answers."""
+
+from __future__ import annotations
 
 import json
 import pathlib
@@ -12,7 +14,7 @@ SAMPLES = sorted((pathlib.Path(__file__).parent / "samples").glob("*.json"))
 
 
 def sample(path):
-    """A sample, made a new one by its alerts' name and, where they have some, fingerprints."""
+    """Return a sample with a new alert name and, if its alerts have fingerprints, new ones."""
     payload = json.loads(path.read_text())
     name = unique("ScenarioSample")
     for one in payload["alerts"]:
@@ -23,7 +25,7 @@ def sample(path):
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_what_real_senders_send_is_taken(stack, path):
+def test_payloads_of_real_senders_are_accepted(stack, path):
     payload = sample(path)
     answer = stack.post(payload)
 
@@ -50,8 +52,8 @@ def test_what_real_senders_send_is_taken(stack, path):
             int(shown["fingerprint"], 16)
 
 
-def test_times_of_all_kinds_become_utc(stack):
-    """A18."""
+def test_times_of_every_form_become_utc(stack):
+    """Case A18 of docs/CASES.md."""
     given = {
         "2026-01-14T12:00:00Z": "2026-01-14T12:00:00Z",
         "2026-01-14T12:00:00.123456789Z": "2026-01-14T12:00:00.123456Z",
@@ -70,8 +72,8 @@ def test_times_of_all_kinds_become_utc(stack):
     assert shown[4]["episode"] == alerts[4]["fingerprint"] + "--1000"
 
 
-def test_what_is_left_out_is_missing_and_no_error(stack):
-    """A18: no endsAt, annotations, severity, instance, fingerprint, generatorURL or startsAt."""
+def test_missing_fields_are_no_error(stack):
+    """Case A18."""
     name = unique("ScenarioBare")
     bare = {"labels": {"alertname": name}}
     trail = stack.recorded(stack.accepted({"status": "firing", "alerts": [bare]}))
@@ -97,8 +99,8 @@ def test_what_is_left_out_is_missing_and_no_error(stack):
     assert stack.active(name) == []
 
 
-def test_an_alert_twice_in_one_payload_is_two_rows_and_one_incident(stack):
-    """A18."""
+def test_an_alert_twice_in_one_payload_is_one_incident(stack):
+    """Case A18: it has two rows."""
     firing = alert("ScenarioTwice")
     trail = stack.recorded(stack.accepted(notification(firing, firing)))
 
@@ -111,14 +113,14 @@ def test_an_alert_twice_in_one_payload_is_two_rows_and_one_incident(stack):
 
 
 def test_truncated_alerts_are_shown(stack):
-    """A22."""
+    """Case A22."""
     request_id = stack.accepted(notification(alert("ScenarioTruncated"), truncatedAlerts=7))
     assert stack.recorded(request_id)["truncated_alerts"] == 7
     text = stack.run("poundcake.status", request_id=request_id, format="text")
     assert "Alertmanager left out 7 alerts of this group" in text
 
 
-def test_no_alerts_at_all_is_a_notification_too(stack):
+def test_a_notification_without_alerts_is_accepted(stack):
     answer = stack.post(notification())
     assert answer.status_code == 202
     assert answer.json()["alerts_received"] == 0
@@ -127,7 +129,8 @@ def test_no_alerts_at_all_is_a_notification_too(stack):
     assert (trail["status"], trail["alerts"]) == ("completed", [])
 
 
-def test_unknown_fields_are_no_fault(stack):
+def test_unknown_fields_are_accepted(stack):
+    """Case A13."""
     more = {"payload": {"ours": [1, {"two": None}]}, "newer": True}
     firing = alert("ScenarioNewer", newer={"still": "fine"})
     trail = stack.recorded(stack.accepted(notification(firing, **more)))
@@ -157,7 +160,7 @@ BAD = {
 
 
 def problem(answer, status):
-    """The problem document of an answer that is no success."""
+    """Return the problem document of an answer with this status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     found = answer.json()
@@ -168,8 +171,8 @@ def problem(answer, status):
 
 
 @pytest.mark.parametrize("case", sorted(BAD))
-def test_a_body_that_can_never_be_used_is_refused_with_the_reason(stack, case):
-    """A13: never a 5xx, which would bring it again."""
+def test_an_unusable_body_is_refused_with_the_reason(stack, case):
+    """Case A13: never with a 5xx, which the sender would retry."""
     body, status, field = BAD[case]
     found = problem(stack.post(body), status)
 
@@ -179,47 +182,44 @@ def test_a_body_that_can_never_be_used_is_refused_with_the_reason(stack, case):
     assert stack.get("/status/" + found["request_id"]).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "one",
-    [
-        {},
-        {"labels": []},
-        {"labels": None},
-        {"labels": {"alertname": 7}},
-        {"labels": {"alertname": None}},
-        {"labels": {}, "annotations": "none"},
-        {"labels": {}, "status": 1},
-        {"labels": {}, "status": "pending"},
-        {"labels": {}, "startsAt": 1768392000},
-        {"labels": {}, "startsAt": "2026-02-30T00:00:00Z"},
-        {"labels": {}, "endsAt": "soon"},
-        None,
-        [],
-        7,
-    ],
-    ids=json.dumps,
-)
-def test_an_alert_that_cannot_be_used_is_malformed_and_says_why(stack, malformed, one):
-    """A13."""
-    shown = malformed[json.dumps(one)]
+UNUSABLE_ALERTS = [
+    {},
+    {"labels": []},
+    {"labels": None},
+    {"labels": {"alertname": 7}},
+    {"labels": {"alertname": None}},
+    {"labels": {}, "annotations": "none"},
+    {"labels": {}, "status": 1},
+    {"labels": {}, "status": "pending"},
+    {"labels": {}, "startsAt": 1768392000},
+    {"labels": {}, "startsAt": "2026-02-30T00:00:00Z"},
+    {"labels": {}, "endsAt": "soon"},
+    None,
+    [],
+    7,
+]
+
+
+@pytest.fixture(scope="module")
+def malformed(stack):
+    """Return the trail of each unusable alert. They are sent together with one usable alert."""
+    usable = alert("ScenarioUnmatched")
+    trail = stack.recorded(stack.accepted(notification(*UNUSABLE_ALERTS, usable)))
+    assert trail["alerts"][-1]["outcome"] == "admitted"
+    return dict(zip([json.dumps(each) for each in UNUSABLE_ALERTS], trail["alerts"]))
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE_ALERTS, ids=json.dumps)
+def test_an_unusable_alert_is_malformed_and_says_why(malformed, unusable):
+    """Case A13."""
+    shown = malformed[json.dumps(unusable)]
     assert shown["outcome"] == "malformed"
     assert shown["reason"].startswith("alerts[")
     assert shown["episode"] == ""
 
 
-@pytest.fixture(scope="module")
-def malformed(stack, request):
-    """All of them in one notification, by what they are; and beside them one that is good."""
-    marks = test_an_alert_that_cannot_be_used_is_malformed_and_says_why.pytestmark
-    ones = marks[0].args[1]
-    good = alert("ScenarioUnmatched")
-    trail = stack.recorded(stack.accepted(notification(*ones, good)))
-    assert trail["alerts"][-1]["outcome"] == "admitted"
-    return dict(zip([json.dumps(one) for one in ones], trail["alerts"]))
-
-
-def test_a_body_of_another_kind_is_refused(stack):
-    """A13."""
+def test_another_media_type_is_refused(stack):
+    """Case A13."""
     payload = notification()
     found = problem(stack.post(payload, {"Content-Type": "text/plain"}), 415)
     assert "application/json" in found["detail"]
@@ -229,7 +229,7 @@ def test_a_body_of_another_kind_is_refused(stack):
 
 
 def test_a_body_that_is_too_large_is_refused(stack):
-    """A13: and so is one that does not say how large it is."""
+    """Case A13: and so is a body without a Content-Length."""
     found = problem(stack.post(b"x" * (1048576 + 1)), 413)
     assert "1048576" in found["detail"] and "max_body_bytes" in found["detail"]
     found = problem(stack.post(iter([b'{"alerts":', b"[]}"])), 411)

@@ -1,22 +1,25 @@
-"""Why something ran, and why nothing did: each outcome and reason, in `status` and in `why`."""
+"""Each outcome with its reason, in `status` and in `why`: why something ran, or why not."""
 
+from __future__ import annotations
+
+import fnmatch
 from collections import Counter
 
 import pytest
 
 from tests.scenarios.notifications import ago, alert, name_of, notification, resolved
 
-LIMIT = 100  # of admissions of one alert name in an hour, as configured by default
+LIMIT = 100  # max_remediations_per_hour, without any configuration
 
 
 @pytest.fixture(scope="module")
-def told(stack):
-    """{case: (request_id, fingerprint, outcome, reason)} of notifications of each kind."""
+def sent(stack):
+    """Return {case: (request_id, fingerprint, outcome, reason)}, one for each reason."""
     found = {}
 
     def send(case, one, outcome, reason):
         request_id = stack.accepted(notification(one))
-        stack.recorded(request_id)  # the next one is decided by it
+        stack.recorded(request_id)  # the decision about the next one depends on it
         found[case] = (request_id, one.get("fingerprint"), outcome, reason)
         return request_id
 
@@ -32,14 +35,14 @@ def told(stack):
 
     moved = alert("ScenarioUnmatched", minutes=50)
     send("unmatched", moved, "admitted", "new incident; no rule matched")
-    began = "{}-".format(moved["fingerprint"])
+    episode = f"{moved['fingerprint']}-"
     send(
         "superseding",
         dict(moved, startsAt=ago(10)),
         "admitted",
-        f"new incident, supersedes {began}*; no rule matched",
+        f"new incident, supersedes {episode}*; no rule matched",
     )
-    send("old end", resolved(moved, minutes=30), "duplicate", f"ended before {began}*")
+    send("old end", resolved(moved, minutes=30), "duplicate", f"ended before {episode}*")
     missing = alert("ScenarioMissing")
     send(
         "missing",
@@ -51,15 +54,9 @@ def told(stack):
     return found
 
 
-def fits(reason, wanted):
-    """Whether the parts of wanted between its stars stand in the reason, in order."""
-    place = 0
-    for part in wanted.split("*"):
-        place = reason.find(part, place)
-        if place < 0:
-            return False
-        place += len(part)
-    return wanted.endswith("*") or reason.endswith(wanted.split("*")[-1])
+def fits(reason, pattern):
+    """Return True if a reason matches a pattern in which `*` stands for any text."""
+    return fnmatch.fnmatchcase(reason.replace("[", "("), pattern.replace("[", "("))
 
 
 @pytest.mark.parametrize(
@@ -68,8 +65,8 @@ def fits(reason, wanted):
         "|"
     ),
 )
-def test_each_reason_is_seen_in_status_and_in_why(stack, told, case):
-    request_id, fingerprint, outcome, reason = told[case]
+def test_each_reason_is_shown_in_status_and_in_why(stack, sent, case):
+    request_id, _, outcome, reason = sent[case]
     (shown,) = stack.trail_when(
         request_id, lambda t: t["completed_at"] and fits(t["alerts"][0]["reason"], reason)
     )["alerts"]
@@ -83,8 +80,7 @@ def test_each_reason_is_seen_in_status_and_in_why(stack, told, case):
     assert shown["reason"] in text and request_id in text
 
 
-def test_an_alert_that_comes_too_often_is_limited(stack):
-    """The default limit: the admissions of one alert name in an hour."""
+def test_alerts_of_one_name_beyond_the_hourly_limit_are_rate_limited(stack):
     storm = [alert("ScenarioStorm") for _ in range(LIMIT + 2)]
     for one in storm:
         one["labels"]["alertname"] = name_of(storm[0])
@@ -92,7 +88,7 @@ def test_an_alert_that_comes_too_often_is_limited(stack):
     limited = [a for a in trail["alerts"] if a["outcome"] == "rate_limited"]
     assert len(limited) == 2
     assert {a["outcome"] for a in trail["alerts"]} == {"admitted", "rate_limited"}
-    reason = "limit of %d an hour for this alert name until " % LIMIT
+    reason = f"limit of {LIMIT} an hour for this alert name until "
     assert all(a["reason"].startswith(reason) for a in limited)
     asked = stack.run("poundcake.why", alert_name=name_of(storm[0]), outcome="rate_limited")
     assert sorted(e["alerts"][0]["reason"] for e in asked["episodes"]) == sorted(
@@ -104,8 +100,8 @@ def test_an_alert_that_comes_too_often_is_limited(stack):
     }
 
 
-def test_what_was_remediated_a_moment_ago_cools_down(new_cooled):
-    stack = new_cooled
+def test_an_alert_that_fires_again_within_the_cooldown_is_not_admitted(cooled):
+    stack = cooled
     fires = alert("ScenarioUnmatched", minutes=30)
     stack.completed(stack.accepted(notification(fires)))
     stack.recorded(stack.accepted(notification(resolved(fires))))
@@ -120,20 +116,20 @@ def test_what_was_remediated_a_moment_ago_cools_down(new_cooled):
 
 
 @pytest.fixture(scope="module")
-def new_cooled(kind, request):
-    """A stack with a cooldown."""
+def cooled(kind, request):
+    """Return a stack with a cooldown."""
     if kind == "live":
         found = request.getfixturevalue("stack")
         config = found.api("/configs/poundcake") or {"values": {}}
         if not config["values"].get("cooldown_seconds"):
-            pytest.skip("live: no cooldown_seconds is set there, and none is")
+            pytest.skip("live: cooldown_seconds is not set there")
         return found
     return request.getfixturevalue("new_stack")({"cooldown_seconds": 3600})
 
 
-def test_why_tells_an_episode_from_its_begin_to_its_end(stack, told):
-    _, fingerprint, _, _ = told["new"]
-    stack.completed(told["again"][0])
+def test_why_shows_each_episode_from_start_to_end(stack, sent):
+    _, fingerprint, _, _ = sent["new"]
+    stack.completed(sent["again"][0])
     asked = stack.run("poundcake.why", fingerprint=fingerprint)
     newest = asked["episodes"][0]
     assert (newest["state"], newest["notifications"]) == ("firing", 1)
@@ -141,7 +137,7 @@ def test_why_tells_an_episode_from_its_begin_to_its_end(stack, told):
     (first,) = [e for e in asked["episodes"] if e["state"] == "resolved"]
     assert first["notifications"] == 2
     assert first["ends_at"] > first["starts_at"]
-    # The rule that runs when an alert is over has one, too.
+    # The rule on the end of an alert has an execution, too.
     linked = [
         e["status"]
         for e in first["stackstorm_executions"]
@@ -150,7 +146,7 @@ def test_why_tells_an_episode_from_its_begin_to_its_end(stack, told):
     assert linked == ["succeeded"]
 
 
-def test_pages_go_on_while_new_requests_come_in(stack):
+def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
     name = name_of(alert("ScenarioPaged"))
 
     def send():
@@ -184,15 +180,15 @@ def test_pages_go_on_while_new_requests_come_in(stack):
         ("/st2/executions", {"offset": "1001"}, "offset: a whole number from 0 to 1000"),
     ],
 )
-def test_a_filter_that_cannot_be_used_is_named(stack, path, query, says):
+def test_an_unusable_filter_is_named(stack, path, query, says):
     answer = stack.get(path, **query)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith(says)
     assert answer.json()["field"] == says.split(":")[0]
 
 
-def test_stats_count_what_was_run(stack, told):
-    trails = [stack.completed(told[case][0]) for case in ("new", "end", "again")]
+def test_stats_count_what_ran(stack, sent):
+    trails = [stack.completed(sent[case][0]) for case in ("new", "end", "again")]
     name = trails[0]["alerts"][0]["alert_name"]
     ran = [e["st2_workflow"] for t in trails for e in t["stackstorm_executions"]]
     asked = stack.run("poundcake.stats", alert_name=name, since="1h")
@@ -203,7 +199,7 @@ def test_stats_count_what_was_run(stack, told):
     assert name in stack.run("poundcake.stats", alert_name=name, since="1h", format="text")
 
 
-def test_a_replay_runs_again_only_what_is_forced(stack):
+def test_a_replay_remediates_again_only_with_force(stack):
     fires = alert("ScenarioLinked")
     first = stack.completed(stack.accepted(notification(fires)))
     (ran,) = first["stackstorm_executions"]
@@ -222,21 +218,21 @@ def test_a_replay_runs_again_only_what_is_forced(stack):
     assert again["status"] == "succeeded"
     assert again["st2_execution_id"] != ran["st2_execution_id"]
     assert trail["alerts"][0]["episode"] == first["alerts"][0]["episode"]
-    # The end of the alert ends the one incident that there is.
+    # There is still one incident, which the end of the alert closes.
     stack.completed(stack.accepted(notification(resolved(fires))))
     assert stack.active(name_of(fires)) == []
 
 
 def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
-    """As after a rule was added; here no rule is, so that it is told once more."""
+    """An operator does this after adding a rule. Here no rule was added, so none matches again."""
     first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
     asked = stack.run("poundcake.replay", request_id=first["request_id"])
     assert asked["outcomes"] == {"admitted": 1}
     (shown,) = stack.completed(asked["request_id"])["alerts"]
-    assert shown["reason"] == "replay of {}; no rule matched".format(first["request_id"])
+    assert shown["reason"] == f"replay of {first['request_id']}; no rule matched"
     assert len(stack.active(shown["alert_name"])) == 1
 
 
-def test_purge_says_what_it_would_delete(stack):
+def test_a_dry_run_of_purge_says_what_it_would_delete(stack):
     asked = stack.run("poundcake.purge", older_than_days=36500, dry_run=True)
     assert (asked["dry_run"], asked["requests"], asked["alerts"]) == (True, 0, 0)

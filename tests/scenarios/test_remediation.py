@@ -1,4 +1,6 @@
-"""The pack's own workflows: what they change, what they refuse to, and that they say so."""
+"""The pack's own workflows: what they change, what they refuse, and how they report it."""
+
+from __future__ import annotations
 
 import socket
 
@@ -13,7 +15,7 @@ DRY_RUN = "dry run: nothing was changed"
 
 
 def remediated(stack, firing):
-    """Posts an alert; its execution in the trail, as soon as that has ended."""
+    """Post an alert, wait until its execution has ended, and return its trail."""
     request_id = stack.accepted(notification(firing))
     trail = stack.trail_when(
         request_id,
@@ -30,17 +32,17 @@ def host_down(instance):
 
 @pytest.fixture(scope="module")
 def careful(stack):
-    """One whose dry_run is true, as it is without any configuration."""
+    """Return a stack whose dry_run is true, as it is without any configuration."""
     if not stack.get("/health").json()["dry_run"]:
         pytest.skip("live: dry_run is off there")
     return stack
 
 
-def test_a_host_that_answers_is_evidence_enough(careful):
+def test_a_host_that_answers_is_left_alone(careful):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
-        instance = "127.0.0.1:%d" % listener.getsockname()[1]
+        instance = f"127.0.0.1:{listener.getsockname()[1]}"
         trail = remediated(careful, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
@@ -53,7 +55,7 @@ def test_a_host_that_answers_is_evidence_enough(careful):
     assert "127.0.0.1 answers on port" in execution["message"]
 
 
-def test_a_dry_run_says_that_nothing_was_changed_in_every_view(careful):
+def test_every_view_says_that_a_dry_run_changed_nothing(careful):
     trail = remediated(careful, host_down(unique("host") + ".invalid"))
 
     execution = trail["stackstorm_executions"][0]
@@ -76,7 +78,7 @@ def test_a_dry_run_says_that_nothing_was_changed_in_every_view(careful):
 
 
 @pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
-def test_an_instance_that_is_no_host_is_refused(careful, instance):
+def test_an_alert_without_a_usable_host_is_refused(careful, instance):
     trail = remediated(careful, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
@@ -84,23 +86,23 @@ def test_an_instance_that_is_no_host_is_refused(careful, instance):
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
     assert "the alert's instance names no host" in execution["message"]
-    children = careful.api("/executions/{}/children".format(execution["st2_execution_id"]))
+    children = careful.api(f"/executions/{execution['st2_execution_id']}/children")
     ran = [child["action"]["ref"] for child in children]
     assert ran == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
 
 
-def test_an_action_of_another_pack_is_not_run_in_a_dry_run(careful):
+def test_a_dry_run_runs_no_action_of_another_pack(careful):
     trail = remediated(careful, alert("ScenarioWrapped"))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["status"] == "succeeded"
     assert execution["stage"] == "refused"
     assert execution["mutated"] is False
-    assert "allowed_actions does not name poundcake_scenarios.work" in execution["message"]
+    assert "allowed_actions does not contain poundcake_scenarios.work" in execution["message"]
     assert careful.done(trail["alerts"][0]["episode"]) == []
 
 
-def test_an_action_of_another_pack_is_run_once_where_that_is_allowed(armed):
+def test_an_allowed_action_of_another_pack_runs_once_for_an_episode(armed):
     firing = alert("ScenarioWrapped")
     trail = remediated(armed, firing)
     episode = trail["alerts"][0]["episode"]
@@ -110,7 +112,7 @@ def test_an_action_of_another_pack_is_run_once_where_that_is_allowed(armed):
     assert execution["dry_run"] is False
     assert execution["mutated"] is True
     assert execution["message"] == "the action succeeded"
-    # Linked and claimed under the action's name, without its knowing this pack.
+    # It is linked and claimed under the action's name, though the action does not know this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
     assert len(armed.done(episode)) == 1
 
@@ -126,7 +128,7 @@ def test_an_action_of_another_pack_is_run_once_where_that_is_allowed(armed):
     assert len(armed.done(episode)) == 1
 
 
-def test_what_has_ended_is_left_alone(armed):
+def test_nothing_is_changed_for_an_incident_that_has_ended(armed):
     firing = alert("ScenarioUnmatched")
     trail = armed.recorded(armed.accepted(notification(firing)))
     armed.recorded(armed.accepted(notification(resolved(firing))))
@@ -157,10 +159,10 @@ def test_an_action_that_is_not_allowed_is_refused(armed):
     assert refused["status"] == "failed"
     output = refused["result"]["output"]
     assert (output["stage"], output["mutated"]) == ("refused", False)
-    assert output["message"] == "allowed_actions does not name core.local"
+    assert output["message"] == "allowed_actions does not contain core.local"
 
 
-def test_a_host_that_does_not_come_back_is_a_failure_that_says_what_was_changed(armed):
+def test_a_host_that_does_not_come_back_fails_the_workflow(armed):
     trail = remediated(armed, alert("ScenarioReboot"))
 
     execution = trail["stackstorm_executions"][0]
@@ -175,7 +177,7 @@ def test_a_host_that_does_not_come_back_is_a_failure_that_says_what_was_changed(
     assert [e["parameters"]["host"] for e in done] == [host]
 
 
-def test_a_hostile_instance_fails_where_things_may_be_changed(armed):
+def test_a_hostile_instance_fails_the_workflow_if_changes_are_allowed(armed):
     firing = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
     trail = remediated(armed, firing)
 

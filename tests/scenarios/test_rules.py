@@ -1,8 +1,10 @@
-"""What operators' rules and workflows make of alerts, as the trail shows it.
+"""Operators' own rules and workflows, and what the trail shows of them.
 
-One notification brings an alert for each rule, so that the scenarios share the time that it takes
-until StackStorm has told what became of them.
+One notification has an alert for each rule, so that all the scenarios wait only once for
+StackStorm to say what became of them.
 """
+
+from __future__ import annotations
 
 import pytest
 
@@ -23,7 +25,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def ran(stack):
-    """The trail of the notification, once it is complete."""
+    """Return the trail of the notification, once it is complete."""
     alerts = [alert(name) for name in CASES]
     receiver = unique("scenario-webhook")
     request_id = stack.accepted(notification(*alerts, receiver=receiver))
@@ -40,16 +42,16 @@ def ran(stack):
     return stack.completed(request_id)
 
 
-def one(trail, name):
-    """(alert, its executions) of one of the cases."""
+def shown_for(trail, name):
+    """Return the alert with a name, and its executions."""
     found = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
     assert len(found) == 1 and found[0]["outcome"] == "admitted"
     executions = trail["stackstorm_executions"]
     return found[0], [e for e in executions if e["alert_id"] == found[0]["id"]]
 
 
-def test_an_operators_own_workflow_shows_in_the_trail_without_knowing_of_it(stack, ran):
-    shown, executions = one(ran, "ScenarioPlain")
+def test_a_workflow_that_does_not_know_poundcake_shows_in_the_trail(stack, ran):
+    shown, executions = shown_for(ran, "ScenarioPlain")
 
     assert len(executions) == 1
     execution = executions[0]
@@ -60,14 +62,14 @@ def test_an_operators_own_workflow_shows_in_the_trail_without_knowing_of_it(stac
     assert shown["st2_rule"] == "poundcake_scenarios.plain"
     assert shown["st2_workflow"] == "poundcake_scenarios.plain"
     assert shown["reason"] == "new incident"
-    theirs = stack.api("/executions/" + execution["st2_execution_id"])
-    assert theirs["action"]["ref"] == "poundcake_scenarios.plain"
-    assert theirs["parameters"]["host"] == shown["instance"]
+    original = stack.api("/executions/" + execution["st2_execution_id"])
+    assert original["action"]["ref"] == "poundcake_scenarios.plain"
+    assert original["parameters"]["host"] == shown["instance"]
 
 
-def test_a_workflow_that_fails_is_shown_with_its_reason(ran):
-    """A10."""
-    _, executions = one(ran, "ScenarioFailing")
+def test_a_failed_workflow_is_shown_with_its_reason(ran):
+    """Case A10 of docs/CASES.md."""
+    _, executions = shown_for(ran, "ScenarioFailing")
 
     assert len(executions) == 1
     assert executions[0]["st2_workflow"] == "poundcake_scenarios.failing"
@@ -79,9 +81,9 @@ def test_a_workflow_that_fails_is_shown_with_its_reason(ran):
 @pytest.mark.parametrize(
     "name, status", [("ScenarioSlow", "timeout"), ("ScenarioCanceled", "canceled")]
 )
-def test_an_action_that_did_not_end_by_itself_is_told_from_one_that_failed(ran, name, status):
-    """A10."""
-    _, executions = one(ran, name)
+def test_timeout_and_cancellation_are_told_from_failure(ran, name, status):
+    """Case A10."""
+    _, executions = shown_for(ran, name)
 
     assert [(e["st2_workflow"], e["status"]) for e in executions] == [
         ("poundcake_scenarios.slow", status)
@@ -100,8 +102,8 @@ def test_an_action_that_did_not_end_by_itself_is_told_from_one_that_failed(ran, 
 def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
     stack, ran, name, rule, reason
 ):
-    """A9: and it is not tried for ever."""
-    shown, executions = one(ran, name)
+    """Case A9: and the alert is emitted once, not again and again."""
+    shown, executions = shown_for(ran, name)
 
     assert "poundcake_scenarios." + rule in shown["reason"]
     assert reason in shown["reason"]
@@ -115,15 +117,15 @@ def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
 
 
 def test_an_alert_that_no_rule_matches_says_so(ran):
-    """A12."""
-    shown, executions = one(ran, "ScenarioUnmatched")
+    """Case A12."""
+    shown, executions = shown_for(ran, "ScenarioUnmatched")
 
     assert shown["reason"] == "new incident; no rule matched"
     assert shown["st2_rule"] == "" and shown["st2_workflow"] == ""
     assert executions == []
 
 
-def test_the_notification_itself_is_a_trigger_once(stack, ran):
+def test_the_trigger_webhook_is_emitted_once_for_a_notification(stack, ran):
     def done():
         return stack.done(ran["request_id"])
 
@@ -136,27 +138,27 @@ def test_the_notification_itself_is_a_trigger_once(stack, ran):
     assert "admitted" in str(details["outcomes"])
 
 
-def test_why_answers_for_each_of_them(stack, ran):
-    for name, says in (
+def test_why_explains_each_alert(stack, ran):
+    for name, explanation in (
         ("ScenarioPlain", "poundcake_scenarios.plain ("),
         ("ScenarioFailing", "): failed after "),
         ("ScenarioMissing", "firing: admitted, new incident; rule poundcake_scenarios.missing"),
         ("ScenarioUnmatched", "no rule matched\n    request"),
     ):
-        shown, _ = one(ran, name)
+        shown, _ = shown_for(ran, name)
         text = stack.run("poundcake.why", alert_name=shown["alert_name"], format="text")
-        assert says in text
+        assert explanation in text
         assert ran["request_id"] in text
 
 
-def test_a_name_without_a_rule_has_no_history_before_it_fires(stack):
+def test_an_alert_that_never_fired_has_no_history(stack):
     never = name_of(alert("ScenarioNever"))
     assert stack.run("poundcake.why", alert_name=never) == {"episodes": [], "count": 0}
     text = stack.run("poundcake.why", alert_name=never, format="text")
     assert text.strip() == "no such alert on record"
 
 
-def test_a_workflow_that_waits_for_a_person_is_shown_so_until_it_is_answered(stack):
+def test_a_workflow_that_asks_a_person_is_paused_until_it_is_answered(stack):
     firing = alert("ScenarioAsks")
     request_id = stack.accepted(notification(firing))
 
@@ -174,6 +176,6 @@ def test_a_workflow_that_waits_for_a_person_is_shown_so_until_it_is_answered(sta
     [asked] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
     answer = {"id": asked, "response": {"go_on": True}}
     stack.api("/inquiries/" + asked, "PUT", answer)
-    # The tables hear of it later: what waits for a person is looked at rarely.
+    # The view asks StackStorm. The tables follow later: what waits for a person is polled rarely.
     stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["succeeded"])
     assert len(stack.done(why["episodes"][0]["episode"])) == 1

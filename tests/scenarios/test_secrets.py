@@ -1,5 +1,9 @@
-"""No secret of the configuration gets out, where it is given as `file:` or `env:`: not into a
-process list, a log, a table, a metric, an execution, a trigger or an error."""
+"""No secret that the configuration names as `file:` or `env:` gets out.
+
+It is in no process list, log, table, metric, execution, trigger or error.
+"""
+
+from __future__ import annotations
 
 import base64
 import glob
@@ -16,7 +20,7 @@ from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 from tests.scenarios.stack import ActionFailed
 
-# The one whose database has a password.
+# The kind of database that has a password.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[-1:], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_SCENARIO_BASIC"
@@ -27,7 +31,7 @@ VIEWS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "
 
 
 class Processes(threading.Thread):
-    """Reads the process list as `ps` does, again and again, for what must not be in it."""
+    """Searches the process list for secrets, again and again, as `ps` shows it."""
 
     def __init__(self, secrets):
         super().__init__(daemon=True)
@@ -43,7 +47,7 @@ class Processes(threading.Thread):
                     with open(path, "rb") as file:
                         line = file.read()
                 except OSError:
-                    continue  # it has ended
+                    continue  # the process has ended
                 self.seen.add(line)
                 self.found += [line for s in self._secrets if s in line]
 
@@ -53,11 +57,12 @@ class Processes(threading.Thread):
 
 
 def encoded(basic):
+    """Return user:password as it stands in a header."""
     return base64.b64encode(basic.encode()).decode()
 
 
 def configured(folder):
-    """(a function from the database's URL to the configuration, its secrets)."""
+    """Return a function from a database's URL to the configuration, and the secrets in it."""
     secrets = {name: f"hush-{name}-{uuid.uuid4().hex}" for name in ("token", "api-key")}
     basic = "on-call:hush-basic-" + uuid.uuid4().hex
     secrets.update(basic=basic.partition(":")[2], header=encoded(basic))
@@ -83,8 +88,11 @@ def configured(folder):
 
 
 @pytest.fixture(scope="module")
-def hushed(request, kind, tmp_path_factory):
-    """(the stack, its secrets by name, the process lists, all that was answered)."""
+def used(request, kind, tmp_path_factory):
+    """Use a stack with secrets in every way.
+
+    Return the stack, its secrets by name, the process lists, and everything it answered.
+    """
     if kind == "live":
         stack = request.getfixturevalue("guarded")
         secrets = {"token": stack.token}
@@ -92,7 +100,7 @@ def hushed(request, kind, tmp_path_factory):
         if url and sqlalchemy.make_url(url).password:
             secrets["database"] = sqlalchemy.make_url(url).password
     else:
-        config, secrets, basic = configured(tmp_path_factory.mktemp("hushed"))
+        config, secrets, basic = configured(tmp_path_factory.mktemp("secrets"))
         os.environ[VARIABLE] = basic
         try:
             stack = request.getfixturevalue("new_stack")(config, secrets["token"])
@@ -111,7 +119,7 @@ def hushed(request, kind, tmp_path_factory):
 
 
 def _use(stack, secrets, answers):
-    """All that there is to do, done well and badly."""
+    """Do everything that an operator can do, rightly and wrongly."""
 
     def run(ref, **parameters):
         try:
@@ -149,42 +157,43 @@ def _use(stack, secrets, answers):
 
 
 def check(secrets, where, text):
+    """Fail if one of the secrets is in a text."""
     found = [name for name, secret in secrets.items() if secret in text]
-    assert not found, f"{found} of {where}"
+    assert not found, f"{found} in {where}"
 
 
-def test_no_process_list_shows_one(hushed):
-    stack, _, processes, _ = hushed
-    # It has seen the process that is told the configuration: the stand-in, or a live action's.
+def test_no_secret_is_in_the_process_list(used):
+    stack, _, processes, _ = used
+    # It has seen the process that gets the configuration: the stand-in, or an action's if live.
     known = b"link.py" if stack.live else b"standalone"
     assert any(known in line for line in processes.seen)
     assert not processes.found, processes.found[0]
 
 
-def test_no_answer_shows_one(hushed):
-    stack, secrets, _, answers = hushed
+def test_no_secret_is_in_an_answer(used):
+    stack, secrets, _, answers = used
     for path in VIEWS:
         answers.append(stack.get(path).text)
     metrics = requests.get(
         stack.url + "/metrics", headers={"Authorization": "Bearer " + stack.token}, timeout=30
     )
     assert "poundcake_build_info" in metrics.text
-    for text in answers + [metrics.text]:
+    for text in [*answers, metrics.text]:
         check(secrets, "an answer: " + text[:200], text)
     if stack.mariadb:
         assert any("cannot be read now" in text for text in answers)
 
 
-def test_no_table_has_one(hushed):
-    stack, secrets, _, _ = hushed
+def test_no_secret_is_in_a_table(used):
+    stack, secrets, _, _ = used
     for table in TABLES:
         rows = stack.rows("SELECT * FROM " + table)
         assert rows
         check(secrets, table, repr(rows))
 
 
-def test_no_execution_and_no_trigger_has_one(hushed):
-    stack, secrets, _, _ = hushed
+def test_no_secret_is_in_an_execution_or_a_trigger(used):
+    stack, secrets, _, _ = used
     for path in ("/executions", "/triggerinstances"):
         found = stack.listed(path, timestamp_gt=stack.began)
         assert found
@@ -192,8 +201,8 @@ def test_no_execution_and_no_trigger_has_one(hushed):
             check(secrets, path, json.dumps(one))
 
 
-def test_no_log_has_one(hushed):
-    stack, secrets, _, _ = hushed
+def test_no_secret_is_in_the_log(used):
+    stack, secrets, _, _ = used
     text = stack.log()
     if stack.live and not text:
         pytest.skip("live: POUNDCAKE_LOGS does not say where StackStorm's logs are")

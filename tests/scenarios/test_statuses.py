@@ -1,8 +1,10 @@
-"""Executions that have not ended, or that StackStorm gave up, as `status` and `why` show them.
+"""Every status of an execution that has not ended, as `status` and `why` show it.
 
-How an execution ended is in test_rules. Of what StackStorm has for a moment only, most is held here
-by a runner that has no room left.
+How executions end is tested in test_rules. StackStorm leaves some of these statuses at once; most
+of them are held here by filling up the action runner.
 """
+
+from __future__ import annotations
 
 import contextlib
 import threading
@@ -12,12 +14,12 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 
-# What StackStorm says now is merged into what is on record, wherever that is: one kind is enough.
+# What StackStorm says is merged into the recorded trail: one kind of database is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 
 class Followed:
-    """An alert whose rule started an execution, and what the views say of that."""
+    """An alert whose rule started an execution."""
 
     def __init__(self, stack, name):
         one = alert(name)
@@ -29,38 +31,40 @@ class Followed:
         self.path = "/executions/" + found["st2_execution_id"]
 
     def execution(self):
+        """Return the execution as `status` shows it."""
         trail = self.stack.run("poundcake.status", request_id=self.request_id)
         (execution,) = trail["stackstorm_executions"]
         return execution
 
     def is_shown_as(self, status):
+        """Wait until `status` shows the execution with a status, and check that `why` does too."""
         self.stack.wait_until(self.execution, lambda found: found["status"] == status)
         asked = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
         (execution,) = asked["episodes"][0]["stackstorm_executions"]
         assert execution["status"] == status
-        said = self.stack.run("poundcake.why", fingerprint=self.fingerprint, format="text")
-        assert "): " + status in said
+        text = self.stack.run("poundcake.why", fingerprint=self.fingerprint, format="text")
+        assert "): " + status in text
 
     def put(self, status):
-        """As `st2 execution pause`, `resume` and `cancel` do."""
+        """Change the status, as `st2 execution pause`, `resume` and `cancel` do."""
         self.stack.api(self.path, "PUT", {"status": status})
 
     @contextlib.contextmanager
-    def kept(self, status):
-        """Puts it again and again, as StackStorm moves on from it after a while."""
+    def held_at(self, status):
+        """Set a status again and again, because StackStorm moves on from it after a while."""
         over = threading.Event()
 
-        def keep():
+        def hold():
             while not over.wait(0.1):
                 self.put(status)
 
-        keeper = threading.Thread(target=keep)
-        keeper.start()
+        holder = threading.Thread(target=hold)
+        holder.start()
         try:
             yield
         finally:
             over.set()
-            keeper.join()
+            holder.join()
 
 
 def test_an_execution_that_waits_for_its_turn_is_delayed(stack):
@@ -68,21 +72,21 @@ def test_an_execution_that_waits_for_its_turn_is_delayed(stack):
     first.is_shown_as("running")
     second = Followed(stack, "ScenarioInTurn")
     second.is_shown_as("delayed")
-    with second.kept("requested"):  # the scheduler looks at it again every 2.5 seconds
+    with second.held_at("requested"):  # the scheduler polls it every 2.5 seconds
         second.is_shown_as("requested")
     second.put("canceled")
     first.put("canceled")
     second.is_shown_as("canceled")
 
 
-def test_a_workflow_is_canceled_once_its_task_has_ended(stack):
+def test_a_canceled_workflow_is_canceling_until_its_task_has_ended(stack):
     followed = Followed(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("canceled")
     followed.is_shown_as("canceling")
 
 
-def test_a_workflow_that_is_paused_goes_on_where_the_runner_has_room(stack):
+def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     followed = Followed(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("paused")
@@ -102,12 +106,12 @@ def test_a_question_is_pending_until_it_is_answered(stack):
     followed.is_shown_as("pending")
     asked = followed.path.rpartition("/")[2]
     stack.api("/inquiries/" + asked, "PUT", {"id": asked, "response": {"continue": True}})
-    # StackStorm is asked for the view; the tables hear of it later, as of all that waits long.
+    # The view asks StackStorm. The tables are updated later, as for everything that waits long.
     followed.is_shown_as("succeeded")
 
 
-def test_what_a_runner_was_stopped_at_is_abandoned(stack):
-    """As StackStorm marks what its action runner leaves behind when it ends."""
+def test_an_execution_whose_action_runner_stopped_is_abandoned(stack):
+    """Case A10 of docs/CASES.md: StackStorm sets this status when its action runner stops."""
     followed = Followed(stack, "ScenarioQuestion")
     followed.is_shown_as("pending")
     followed.put("abandoned")

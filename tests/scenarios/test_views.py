@@ -1,4 +1,6 @@
-"""The views: what an operator asks, at a URL and with `st2 run`."""
+"""The views, at their URLs and with `st2 run`."""
+
+from __future__ import annotations
 
 import pytest
 
@@ -10,14 +12,14 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def shown(stack):
-    """A completed request of two alerts, one of them with text that StackStorm would evaluate."""
+    """Return the trail of two alerts, one of them with text that StackStorm would evaluate."""
     plain = alert("ScenarioLinked", labels={"severity": "page"})
     odd = alert("ScenarioUnmatched", labels={"instance": "<b>{odd}</b>", "severity": "{"})
     return stack.completed(stack.accepted(notification(plain, odd)))
 
 
 def inert(value):
-    """What an action's result has in place of what its URL answers."""
+    """Return what an action returns where its URL answers this value."""
     if isinstance(value, str):
         return value.replace("{", "{ ").replace("<", "< ")
     if isinstance(value, dict):
@@ -26,7 +28,7 @@ def inert(value):
 
 
 def lines(text):
-    """`st2 run` puts the first line off the grid of the others, so it is left empty."""
+    """Return the lines of a text. Its first is empty, because `st2 run` indents that one less."""
     assert text.startswith("\n")
     return text.splitlines()[1:]
 
@@ -43,18 +45,14 @@ def test_status(stack, shown):
     text = stack.run("poundcake.status", request_id=shown["request_id"], format="text")
     found = lines(text)
     execution = shown["stackstorm_executions"][0]
-    assert found[0] == "request {}: completed".format(shown["request_id"])
-    assert found[1] == "received {} by poundcake, completed {}".format(
-        shown["received_at"],
-        shown["completed_at"],
-    )
+    received_at, completed_at = shown["received_at"], shown["completed_at"]
+    assert found[0] == f"request {shown['request_id']}: completed"
+    assert found[1] == f"received {received_at} by poundcake, completed {completed_at}"
     assert words(found[3]) == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
-    first, odd = shown["alerts"]
-    assert words(found[4]) == [first["alert_name"], "page", first["instance"]] + [
-        "firing",
-        "admitted",
-        "new",
-        "incident",
+    first = shown["alerts"][0]
+    assert words(found[4]) == [
+        *(first["alert_name"], "page", first["instance"]),
+        *("firing", "admitted", "new", "incident"),
     ]
     assert found[5].endswith("admitted  new incident; no rule matched")
     assert words(found[7])[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
@@ -67,17 +65,14 @@ def test_status(stack, shown):
     assert float(words(found[8])[4]) == execution["duration_seconds"]
 
 
-def test_status_of_what_is_not_there_fails_in_one_line(stack):
+def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.status", request_id=UNKNOWN)
     assert str(failed.value) == f"no request {UNKNOWN} is on record"
 
 
 def test_executions_recent(stack, shown):
-    def look():
-        return stack.get("/executions/recent", limit=50).json()
-
-    answer = look()
+    answer = stack.get("/executions/recent", limit=50).json()
     found = [e for e in answer["executions"] if e["request_id"] == shown["request_id"]]
     assert len(found) == 1
     alerts = found[0].pop("alerts")
@@ -98,11 +93,11 @@ def test_executions_recent(stack, shown):
     assert answer["total"] >= len(received)
 
     asked = stack.run("poundcake.executions_recent", limit=50)
-    theirs = [e for e in asked["executions"] if e["request_id"] == shown["request_id"]]
-    assert theirs == [inert(dict(found[0], alerts=alerts))]
+    same = [e for e in asked["executions"] if e["request_id"] == shown["request_id"]]
+    assert same == [inert(dict(found[0], alerts=alerts))]
     text = stack.run("poundcake.executions_recent", limit=50, format="text")
-    mine = [words(line) for line in lines(text) if shown["request_id"] in line]
-    assert [line[-1] for line in mine] == ["poundcake_scenarios.linked", "matched"]
+    rows = [words(line) for line in lines(text) if shown["request_id"] in line]
+    assert [row[-1] for row in rows] == ["poundcake_scenarios.linked", "matched"]
 
 
 def test_alerts_active(stack, shown):
@@ -140,13 +135,13 @@ def test_alerts_active(stack, shown):
     for query in (
         {"severity": "none"},
         {"instance": "elsewhere"},
-        # No pattern, and not whatever a database's collation takes for the same.
+        # A filter is neither a pattern nor subject to the database's collation.
         {"alert_name": first["alert_name"].upper()},
         {"alert_name": first["alert_name"][:-1] + "%"},
         {"alert_name": first["alert_name"] + " "},
     ):
-        query = dict({"alert_name": first["alert_name"]}, **query)
-        assert stack.get("/alerts/active", **query).json() == {"active_alerts": [], "count": 0}
+        filters = {"alert_name": first["alert_name"], **query}
+        assert stack.get("/alerts/active", **filters).json() == {"active_alerts": [], "count": 0}
 
     text = stack.run("poundcake.alerts_active", alert_name=odd["alert_name"], format="text")
     assert words(lines(text)[0])[:5] == ["SINCE", "ALERT", "SEVERITY", "INSTANCE", "SEEN"]
@@ -183,8 +178,8 @@ def test_st2_executions(stack, shown):
     assert {e["status"] for e in failed["st2_executions"]} <= {"failed"}
 
     asked = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
-    theirs = [e for e in asked["st2_executions"] if e["request_id"] == shown["request_id"]]
-    assert len(theirs) == 1 and theirs[0]["alert"] == found[0]["alert"]
+    same = [e for e in asked["st2_executions"] if e["request_id"] == shown["request_id"]]
+    assert len(same) == 1 and same[0]["alert"] == found[0]["alert"]
     text = stack.run("poundcake.st2_executions", limit=100, format="text")
     assert [line for line in lines(text) if execution["st2_execution_id"] in line]
 
@@ -201,25 +196,28 @@ def test_why(stack, shown):
         (episode,) = answer["episodes"]
         assert (episode["episode"], episode["state"]) == (first["episode"], "firing")
         assert episode["stackstorm_executions"] == inert(shown["stackstorm_executions"])
-        (told,) = episode["alerts"]
-        assert told["request_id"] == shown["request_id"]
-        assert (told["outcome"], told["reason"]) == (first["outcome"], first["reason"])
+        (alert_shown,) = episode["alerts"]
+        for name in ("outcome", "reason"):
+            assert alert_shown[name] == first[name]
+        assert alert_shown["request_id"] == shown["request_id"]
     text = stack.run("poundcake.why", fingerprint=first["fingerprint"], format="text")
     execution = shown["stackstorm_executions"][0]["st2_execution_id"]
-    assert "firing since {}, seen once".format(first["starts_at"]) in lines(text)[0]
+    assert f"firing since {first['starts_at']}, seen once" in lines(text)[0]
     assert "  episode " + first["episode"] in lines(text)
-    assert "  {}  firing: admitted, new incident".format(shown["received_at"]) in lines(text)
+    assert f"  {shown['received_at']}  firing: admitted, new incident" in lines(text)
     assert "    request " + shown["request_id"] in lines(text)
     assert [s for s in lines(text) if f"poundcake_scenarios.linked ({execution}): succeeded" in s]
 
 
-def test_why_asks_which(stack):
+def test_why_needs_to_know_which_alert(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.why")
-    assert str(failed.value) == ("which alert: alert_name, instance or fingerprint is expected")
+    assert str(failed.value) == (
+        "name the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
+    )
 
 
-def test_an_alert_is_handed_to_workflows_with_its_labels(stack, shown):
+def test_get_alert_returns_an_alert_with_its_labels_and_host(stack, shown):
     first = shown["alerts"][0]
     found = stack.run(
         "poundcake.get_alert", request_id=shown["request_id"], episode=first["episode"]

@@ -1,5 +1,7 @@
 """Whether a host answers by TCP."""
 
+from __future__ import annotations
+
 import socket
 
 import pytest
@@ -61,7 +63,7 @@ def test_a_connection_that_nobody_accepts_ends_after_its_timeout(monkeypatch):
 
 @pytest.mark.parametrize("host", ["", "a b", "-x", "$(reboot)", "fe80::1%$(x)", "web-1:80"])
 def test_an_invalid_host_is_refused(host):
-    with pytest.raises(RemediationError, match="^host: must be a host name or an IP address$"):
+    with pytest.raises(RemediationError, match="host: must be a host name or an IP address"):
         check_host(host, [22], 0)
 
 

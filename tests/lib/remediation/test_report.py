@@ -1,5 +1,7 @@
 """What a remediation workflow reports, from the executions of its tasks."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake.remediation.report import build_report

@@ -1,5 +1,7 @@
 """Nothing is changed unless the configuration and the alert both allow it."""
 
+from __future__ import annotations
+
 import itertools
 
 import pytest

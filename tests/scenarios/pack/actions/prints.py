@@ -1,3 +1,7 @@
+"""An action that shows what a host printed."""
+
+from __future__ import annotations
+
 import base64
 import json
 import sys
@@ -7,7 +11,7 @@ from st2common.runners.base_action import Action
 
 class Prints(Action):
     def run(self, texts, fails):
-        """Says the texts in every way in which an action can say what it found on a host."""
+        """Print and return the texts in every way in which an action can show what a host said."""
         texts = json.loads(base64.b64decode(texts).decode())
         for text in texts:
             print(text)

@@ -1,9 +1,13 @@
+"""What an operator's action might do."""
+
+from __future__ import annotations
+
 from st2common.runners.base_action import Action
 
 
 class Work(Action):
     def run(self, note, details, host, fault):
-        """Hands back what it was given, so that a scenario sees what arrived."""
+        """Return the parameters, so that a scenario sees what arrived."""
         if fault:
             return False, fault
         return True, {"note": note, "details": details, "host": host}
