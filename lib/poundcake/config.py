@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Protocol, Sequence, Tuple, Union
+from typing import Any, Callable, Protocol, Sequence, Tuple, TypeVar, Union
 from urllib.parse import urlsplit
 
 from poundcake import secret_references
@@ -20,6 +20,7 @@ TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _Value = Union[bool, int, str, Tuple[str, ...]]
+_Default = TypeVar("_Default", bool, int, str, Tuple[str, ...])
 _Check = Callable[[str], None]
 # What StackStorm's datastore makes of a value (AES, upper-case hex). A sensor gets it instead of
 # the value if the schema declares `secret` on an array and not on its items.
@@ -36,7 +37,9 @@ class ConfigError(PoundCakeError):
 class _Kind(Protocol):
     """What one key accepts."""
 
-    secret: bool
+    @property
+    def secret(self) -> bool:
+        """Whether the key is a secret, which may be a reference."""
 
     def read(self, value: Any) -> _Value:
         """Return the checked value. Raises ValueError, with what the value must be."""
@@ -98,20 +101,23 @@ class _Strings:
 
 
 def _boolean(default: bool) -> bool:
-    return field(default=default, metadata={"kind": _Boolean()})
+    return _key(default, _Boolean())
 
 
 def _integer(default: int, minimum: int, maximum: int) -> int:
-    return field(default=default, metadata={"kind": _Integer(minimum, maximum)})
+    return _key(default, _Integer(minimum, maximum))
 
 
 def _string(default: str = "", check: _Check | None = None, secret: bool = False) -> str:
-    kind = _String(check, may_be_empty=not default, secret=secret)
-    return field(default=default, repr=not secret, metadata={"kind": kind})
+    return _key(default, _String(check, may_be_empty=not default, secret=secret))
 
 
 def _strings(check: _Check | None = None, secret: bool = False) -> tuple[str, ...]:
-    return field(default=(), repr=not secret, metadata={"kind": _Strings(check, secret)})
+    return _key((), _Strings(check, secret))
+
+
+def _key(default: _Default, kind: _Kind) -> _Default:
+    return field(default=default, repr=not kind.secret, metadata={"kind": kind})
 
 
 # -- checks of strings; each raises ValueError, with what the value must be

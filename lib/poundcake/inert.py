@@ -6,15 +6,7 @@ action's result. So every text that came from a sender or from a host is made in
 
 from __future__ import annotations
 
-from typing import Any, overload
-
-
-@overload
-def make_inert(value: str) -> str: ...
-
-
-@overload
-def make_inert(value: Any) -> Any: ...
+from typing import Any
 
 
 def make_inert(value: Any) -> Any:

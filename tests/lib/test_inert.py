@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poundcake.inert import make_inert
@@ -37,11 +37,13 @@ def strings_in(value):
 
 
 @given(json_values)
+@example([{delimiter: delimiter} for delimiter in DELIMITERS])
 def test_no_string_anywhere_keeps_a_delimiter(value):
     assert not any(has_delimiter(text) for text in strings_in(make_inert(value)))
 
 
 @given(st.lists(hostile_texts, min_size=2, max_size=4))
+@example(["{", "{", "<", "%"])
 def test_joined_texts_make_no_delimiter(texts):
     for order in itertools.permutations(make_inert(texts)):
         assert not has_delimiter("".join(order))
