@@ -7,7 +7,7 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.remediation.safety import AlertState, permit
 from poundcake.trail import queries
-from poundcake.trail.record import TrackingError
+from poundcake.trail.errors import TrackingError
 
 
 class GetAlert(PackAction):

@@ -19,5 +19,5 @@ class Migrate(PackAction):
             "database": database.kind(engine),
             "database_id": database.prepare(engine, create=False),
             "schema": schema.VERSION,
-            "steps": steps,
+            "steps": [step.as_dict() for step in steps],
         }

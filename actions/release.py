@@ -11,7 +11,7 @@ from poundcake.trail import claims
 class Release(PackAction):
     """Run poundcake.release."""
 
-    def work(self, episode: str, workflow: str = "") -> dict[str, Any]:
+    def work(self, episode: str, workflow: str = "", force: bool = False) -> dict[str, Any]:
         """Return the claims that were released."""
-        released = claims.release(self.engine(), episode, workflow)
+        released = claims.release(self.engine(), episode, workflow, force)
         return {"released": released, "count": len(released)}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
 
 from pack_action import PackAction
-from poundcake.trail.replay import replay_request
+from poundcake.trail import database
+from poundcake.trail.replay import ReplayResult, replay_request
+
+# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
+_RETRY_SECONDS = 45
 
 
 class Replay(PackAction):
     """Run poundcake.replay."""
 
-    def work(self, request_id: str, force: bool = False) -> dict[str, Any]:
+    def work(self, request_id: str, force: bool = False, execution_id: str = "") -> ReplayResult:
         """Return the new request_id, and how many alerts got which outcome."""
-        return replay_request(self.engine(), self.settings, request_id, force)
+        # A connection that breaks during a commit does not tell whether the replay is on record.
+        # The next attempt finds it there by the id of the execution.
+        asking = execution_id or os.environ.get("ST2_ACTION_EXECUTION_ID", "")
+        return database.retry_while_unavailable(
+            lambda: replay_request(self.engine(), self.settings, request_id, force, asking),
+            _RETRY_SECONDS,
+        )

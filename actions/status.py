@@ -7,7 +7,7 @@ from typing import Any
 from pack_action import PackAction
 from poundcake import endpoint_client
 from poundcake.trail import queries, text
-from poundcake.trail.record import TrackingError
+from poundcake.trail.errors import TrackingError
 
 
 class Status(PackAction):

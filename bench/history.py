@@ -196,7 +196,7 @@ class Incident:
                 created_at,
                 self.episode,
                 "resolved",
-                f"ends what {request_id(self.request(holder))} brought",
+                f"ends the incident of {request_id(self.request(holder))}",
                 "no_rule",
                 "no rule matched",
                 checked,
@@ -492,6 +492,7 @@ def build(url, alerts, end):
             schema.meta.insert(),
             [
                 {"name": "schema", "value": str(schema.VERSION)},
+                {"name": "indexes", "value": str(schema.INDEX_REVISIONS[-1])},
                 {"name": "database_id", "value": str(uuid.UUID(digest("database")[:32]))},
                 {"name": "history", "value": _wanted(alerts, end)},
             ],

@@ -188,7 +188,7 @@ def _rows(connection, draw, count, statement, row_id):
     last = connection.scalar(select(func.max(row_id)))
     ids = [draw.randint(1, last) for _ in range(count)]
     rows = {}
-    for some in database.in_chunks(ids):
+    for some in database.batched(ids):
         rows.update({row.id: row for row in connection.execute(statement.where(row_id.in_(some)))})
     return [rows[i] for i in ids]
 

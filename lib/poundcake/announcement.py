@@ -1,7 +1,7 @@
-"""What travels as poundcake.announce: a list of requests on its way to be recorded.
+"""The payload of the trigger poundcake.announce: a list of requests to be recorded.
 
-base64 of zlib of JSON is inert by its alphabet: StackStorm finds nothing in it to evaluate, also
-when an operator runs the execution again.
+It is base64 of zlib of JSON. Its alphabet contains no delimiter of a template, so StackStorm finds
+nothing to evaluate in it, even when an operator runs the execution again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AnnouncementError(PoundCakeError):
 
 @dataclass(frozen=True)
 class Request:
-    """One accepted request, as it came but for its headers, which are kept by allow-list."""
+    """One accepted request, unchanged except that only known headers are kept."""
 
     request_id: str
     received_at: datetime
@@ -41,7 +41,14 @@ class Request:
 def pack(
     requests: Sequence[Request], database_id: str, announcement_id: str | None = None
 ) -> dict[str, Any]:
-    """The payload of poundcake.announce."""
+    """Return the payload of poundcake.announce.
+
+    Args:
+        requests: The requests to announce.
+        database_id: The tracking database that the endpoint reads. `record` refuses to write
+            another one.
+        announcement_id: The name of the announcement; a new one by default.
+    """
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
     return {
@@ -54,11 +61,15 @@ def pack(
 
 
 def unpack(version: int, batch: str) -> list[Request]:
-    """The requests of an announcement. Raises AnnouncementError."""
+    """Return the requests of an announcement.
+
+    Raises:
+        AnnouncementError: Another release packed the batch, or it is damaged.
+    """
     if version != VERSION:
         raise AnnouncementError(
-            f"the announcement has version {version}, this release of the pack reads {VERSION}: "
-            "the endpoint announces again, so run the same release everywhere"
+            f"the announcement has version {version}, but this release of the pack reads version "
+            f"{VERSION}: install the same release everywhere; the endpoint announces again"
         )
     try:
         listed = json.loads(zlib.decompress(base64.b64decode(batch, validate=True)))

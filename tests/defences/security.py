@@ -12,7 +12,7 @@ REPORT = "lib/poundcake/remediation/report.py"
 CHECKS = "lib/poundcake/remediation/checks.py"
 ALERTMANAGER = "lib/poundcake/alertmanager.py"
 REMEDIATION = "lib/poundcake/remediation/safety.py"
-DATABASE = "lib/poundcake/trail/database.py"
+DATABASE = "lib/poundcake/trail/database/transactions.py"
 _RECEIVER = "tests/lib/endpoint/test_app.py::"
 _SERVER = "tests/lib/endpoint/test_http_server.py::"
 _TLS = "tests/lib/endpoint/test_tls.py::"
@@ -554,14 +554,14 @@ SECRETS = [
         DATABASE,
         'what = what.replace(str(engine.url.password), "***")',
         "pass",
-        test(_DATABASE + "TestRefused::test_the_password_is_masked_wherever_it_stands"),
+        test(_DATABASE + "TestRefused::test_the_password_is_masked_wherever_it_is"),
     ),
     Defence(
         "a database's URL does not show its password",
         DATABASE,
         "where = engine.url.render_as_string(hide_password=True)",
         "where = engine.url.render_as_string(hide_password=False)",
-        test(_DATABASE + "TestRefused::test_the_password_is_masked_wherever_it_stands"),
+        test(_DATABASE + "TestRefused::test_the_password_is_masked_wherever_it_is"),
     ),
     Defence(
         "a database's errors show no row",
@@ -586,10 +586,10 @@ SECRETS = [
     ),
     Defence(
         "the folder of journal and token is not open to the world",
-        DATABASE,
+        "lib/poundcake/trail/shared_files.py",
         "os.mkdir(path, 0o770)",
         "os.mkdir(path, 0o777)",
-        test(_DATABASE + "TestOwners::test_a_folder_is_not_open_to_the_world"),
+        test("tests/lib/trail/test_shared_files.py::test_a_folder_is_not_open_to_the_world"),
     ),
     Defence(
         "a fault of ours is told without what it was",
@@ -615,37 +615,46 @@ ONCE = [
     Defence(
         "an alert that fires on starts nothing more",
         "lib/poundcake/trail/admission.py",
-        "            if incident.outcome == ADMITTED:\n",
-        "            if False:\n",
-        test(_ADMISSION + "TestFiring::test_again_is_a_duplicate_that_carries_the_incidents_name"),
+        "    if incident.outcome == Outcome.ADMITTED:\n",
+        "    if False:\n",
+        test(_ADMISSION + "TestFiring::test_a_repeat_is_a_duplicate_with_the_incidents_episode"),
     ),
     Defence(
         "a notification that comes after its resolve starts nothing",
         "lib/poundcake/trail/admission.py",
-        "        if resolved_since(starts_at):\n",
-        "        if False:\n",
-        test(_ADMISSION + "TestFiring::test_late"),
+        "if not superseded and _was_overtaken(starts_at, received_at, situation.resolves):",
+        "if False:",
+        test(_ADMISSION + "TestFiring::test_a_notification_that_its_resolve_overtook_is_late"),
     ),
     Defence(
         "an alert that comes and goes has its cooldown",
-        "lib/poundcake/trail/record.py",
-        "if not self._config.cooldown_seconds or not last or last + self._cooldown <= now:",
+        "lib/poundcake/trail/admission_limits.py",
+        "if not self._cooldown or not last or last + self._cooldown <= self._now:",
         "if True:",
-        test(_TRACKING + "TestOutcomes::test_cooldown", "sqlite"),
+        test(
+            _TRACKING + "TestLimits::test_a_cooldown_holds_the_alert_back_until_it_ends", "sqlite"
+        ),
     ),
     Defence(
         "an alert name has its limit an hour",
-        "lib/poundcake/trail/record.py",
-        "if len(times) - counted < limit:",
+        "lib/poundcake/trail/admission_limits.py",
+        "if len(times) - bisect.bisect_right(times, self._now - _HOUR) < self._per_hour:",
         "if True:",
-        test(_TRACKING + "TestOutcomes::test_rate_limit", "sqlite"),
+        test(
+            _TRACKING + "TestLimits::test_a_rate_limit_holds_further_alerts_of_the_name_back",
+            "sqlite",
+        ),
     ),
     Defence(
         "a host has its cooldown, whatever is wrong with it",
         "lib/poundcake/trail/claims.py",
-        "    if host_cooldown and alert.instance:\n",
+        "    if claimant.host_cooldown and alert.instance:\n",
         "    if False:\n",
-        test(_TRACKING + "TestHostCooldown::test_of_several_at_once_one_passes", "sqlite"),
+        test(
+            "tests/lib/trail/test_claims.py::TestHostCooldown"
+            "::test_of_several_at_the_same_time_one_gets_a_claim",
+            "sqlite",
+        ),
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""What is recorded in any order, against the rules said once more and as plainly as possible."""
+"""What is recorded in any order, against the rules written down once more, as plainly as possible."""
 
 import datetime
 import json
@@ -16,6 +16,7 @@ from poundcake.trail import database
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
 from tests.lib.samples import NOON, alert, iso, request
+from tests.lib.trails import database_time, do_not_sync
 
 SKEW = 120
 LATE = 600
@@ -41,13 +42,14 @@ drawn_requests = st.fixed_dictionaries(
 
 
 class Rules:
-    """The outcomes of the design. All times are seconds since NOON."""
+    """The rules of admission. All times are seconds since NOON."""
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
         self.open = {}  # fingerprint: {start, episode, admitted, notifications}
         self.resolves = []  # (fingerprint, end, came)
-        self.admitted = []  # (fingerprint, name, when)
+        self.admitted = []  # (fingerprint, name, when by the database's clock)
+        self.clock = 0  # the database's
 
     def request(self, found, now):
         """[(outcome, episode)] of a request's alerts: (fingerprint, status, start, end)."""
@@ -85,19 +87,19 @@ class Rules:
                 if incident["admitted"]:
                     self.seen_again(key, incident["episode"])
                     return "duplicate", incident["episode"]
-                refused = self.refused(key, now)
+                refused = self.refused(key)
                 if refused:
                     self.seen_again(key, incident["episode"])
                     return refused, incident["episode"]
                 incident.update(admitted=True, notifications=1)
-                self.admitted.append((key, FINGERPRINTS[key], now))
+                self.admitted.append((key, FINGERPRINTS[key], self.clock))
                 return "admitted", incident["episode"]
         else:
             start = now if start is None else start
             for other, end, came in self.resolves:
                 if other == key and end >= start and came >= max(start, now - LATE):
                     return "duplicate", self.name(key, start)
-        refused = self.refused(key, now)
+        refused = self.refused(key)
         episode = self.name(key, start)
         self.open[key] = {
             "start": start,
@@ -106,7 +108,7 @@ class Rules:
             "notifications": 1,
         }
         if not refused:
-            self.admitted.append((key, FINGERPRINTS[key], now))
+            self.admitted.append((key, FINGERPRINTS[key], self.clock))
         return refused or "admitted", episode
 
     def seen_again(self, key, episode):
@@ -114,7 +116,8 @@ class Rules:
         if incident and incident["episode"] == episode:
             incident["notifications"] += 1
 
-    def refused(self, key, now):
+    def refused(self, key):
+        now = self.clock
         if any(k == key and now < when + self.cooldown for k, _, when in self.admitted):
             return "cooldown"
         of_name = [w for _, n, w in self.admitted if n == FINGERPRINTS[key] and w > now - HOUR]
@@ -131,7 +134,7 @@ def moment(seconds):
 
 
 class Recording(RuleBasedStateMachine):
-    """Lists of requests as they come, recorded and decided."""
+    """Lists of requests, recorded as they come."""
 
     template = None
 
@@ -146,6 +149,7 @@ class Recording(RuleBasedStateMachine):
             Recording.template = path.read_bytes()
         path.write_bytes(Recording.template)
         self.engine = database.open_engine(f"sqlite:///{path}")
+        do_not_sync(self.engine)
         self.now = 0
         self.known = []
 
@@ -155,25 +159,32 @@ class Recording(RuleBasedStateMachine):
         self.rules = Rules(cooldown, limit)
 
     @rule(minutes=st.sampled_from([1, 2, 3, 3, 11, 60]))
-    def time_goes_by(self, minutes):
+    def time_passes(self, minutes):
         self.now += 60 * minutes
 
-    @rule(drawn=st.lists(drawn_requests, min_size=1, max_size=3))
-    def a_list_comes(self, drawn):
-        requests = [self.request(one) for one in drawn]
-        counts = record_requests(self.engine, self.config, requests)
+    @rule(
+        drawn=st.lists(drawn_requests, min_size=1, max_size=3),
+        minutes=st.sampled_from([0, 0, 0, 2, 600, -600]),
+    )
+    def a_list_is_recorded(self, drawn, minutes):
+        """It waited for some minutes, or another clock is ahead by ten hours."""
+        received = self.now - 60 * minutes
+        requests = [self.request(one, received) for one in drawn]
+        with database_time(moment(self.now)):
+            counts = record_requests(self.engine, self.config, requests)
         assert (counts["recorded"], counts["known"], counts["failed"]) == (len(requests), 0, 0)
         for one, sent in zip(drawn, requests):
             found = [
                 (
                     a["fingerprint"],
                     a["status"] or one["group_status"],
-                    None if a["starts"] is None else self.now + 60 * a["starts"],
-                    None if a["ends"] is None else self.now + 60 * a["ends"],
+                    None if a["starts"] is None else received + 60 * a["starts"],
+                    None if a["ends"] is None else received + 60 * a["ends"],
                 )
                 for a in one["alerts"]
             ]
-            expected = self.rules.request(found, self.now)
+            self.rules.clock = self.now
+            expected = self.rules.request(found, received)
             with database.reading(self.engine) as connection:
                 rows = connection.execute(
                     select(alerts)
@@ -187,14 +198,14 @@ class Recording(RuleBasedStateMachine):
         self.known += requests
 
     @rule(data=st.data())
-    def what_is_known_comes_again(self, data):
+    def recorded_requests_come_again(self, data):
         if self.known:
             again = data.draw(st.lists(st.sampled_from(self.known), max_size=3), label="again")
             counts = record_requests(self.engine, self.config, again)
             assert (counts["recorded"], counts["outcomes"]) == (0, {})
 
     @invariant()
-    def one_incident_is_open_for_each_that_should_be(self):
+    def the_open_incidents_are_those_of_the_rules(self):
         with database.reading(self.engine) as connection:
             rows = connection.execute(
                 select(alerts).where(alerts.c.open_fingerprint.is_not(None))
@@ -205,16 +216,16 @@ class Recording(RuleBasedStateMachine):
             for key, one in (self.rules.open.items() if hasattr(self, "rules") else ())
         )
 
-    def request(self, drawn):
+    def request(self, drawn, received):
         found = []
         for one in drawn["alerts"]:
             made = alert(FINGERPRINTS[one["fingerprint"]], fingerprint=one["fingerprint"])
             made["status"] = one["status"]
             for name, field in (("starts", "startsAt"), ("ends", "endsAt")):
                 minutes = one[name]
-                made[field] = None if minutes is None else iso(moment(self.now + 60 * minutes))
+                made[field] = None if minutes is None else iso(moment(received + 60 * minutes))
             found.append(made)
-        return request(*found, status=drawn["group_status"], received_at=moment(self.now))
+        return request(*found, status=drawn["group_status"], received_at=moment(received))
 
     def teardown(self):
         self.engine.dispose()

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from poundcake.trail import database
+from tests.lib.trails import do_not_sync
 
 if importlib.util.find_spec("st2common") is None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -25,6 +26,7 @@ def prepared():
 def engine(database_url, prepared, tmp_path_factory):
     """An engine of a fresh tracking database with its tables."""
     found = database.open_engine(database_url)
+    do_not_sync(found)
     if found.dialect.name == "sqlite":
         if "sqlite" not in prepared:
             prepared["sqlite"] = tmp_path_factory.mktemp("prepared") / "tracking.db"

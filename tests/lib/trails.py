@@ -1,15 +1,24 @@
 """Trails to read: what was recorded, what ran for it, and the pages of a view."""
 
 import json
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
+
+import pytest
+from sqlalchemy import event
 
 from poundcake.config import Config
-from poundcake.trail import claims, database, search, sync
+from poundcake.trail import claims, clock, database, search, sync
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, iso, later, request
 
 WORKFLOW = "poundcake.host_down"
+# For a test in which the kind of database cannot matter, or that is about one kind.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_mariadb = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 # st2common/constants/action.py, LIVEACTION_STATUSES, and `gone`, which is the pack's own.
 STATUSES = (
     "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
@@ -21,10 +30,18 @@ def episode(fingerprint, starts_at=NOON):
     return f"{fingerprint}-{int(starts_at.timestamp() * 1000)}"
 
 
+@contextmanager
+def database_time(moment):
+    """The database's clock stands still at a moment. Not for several threads at once."""
+    with mock.patch.object(clock, "database_now", lambda connection: moment):
+        yield
+
+
 def record(engine, *alerts, config=None, **more):
-    """Records one request; its id."""
+    """Record one request at the moment at which it was received, and return its id."""
     sent = request(*alerts, **more)
-    record_requests(engine, config or Config(), [sent])
+    with database_time(sent.received_at):
+        record_requests(engine, config or Config(), [sent])
     return sent.request_id
 
 
@@ -50,6 +67,31 @@ def ran(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
     found.update(more)
     with database.transaction(engine) as connection:
         sync.write_execution(connection, found)
+
+
+def do_not_sync(engine):
+    """Let SQLite commit without waiting for the disk: no test here cuts the power."""
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda opened, _: opened.execute("PRAGMA synchronous=OFF"))
+
+
+def in_parallel(count, work):
+    """What each of several threads that start at once returned or raised."""
+    start, found = threading.Barrier(count), [None] * count
+
+    def run(index):
+        start.wait()
+        try:
+            found[index] = work(index)
+        except Exception as error:
+            found[index] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
 
 
 def view(engine, function, *args, **query):

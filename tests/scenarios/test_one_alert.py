@@ -294,8 +294,9 @@ def test_a_workflow_works_once_for_an_episode_until_its_claim_is_released(stack)
     assert again["status"] == "succeeded"
     assert again["result"]["output"]["stage"] == "not_claimed"
     assert again["result"]["output"]["message"] == (
-        f"execution {holder} of poundcake_scenarios.linked has this episode; if it ended without "
-        f"doing its work, `st2 run poundcake.release episode={episode}` gives it free"
+        f"execution {holder} of poundcake_scenarios.linked holds the claim on this episode; if it "
+        "ended without doing its work, release the claim with `st2 run poundcake.release "
+        f"episode={episode}`"
     )
     assert len(stack.done(episode)) == 1
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 1

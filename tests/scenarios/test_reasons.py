@@ -26,7 +26,7 @@ def sent(stack):
     fires = alert("ScenarioLinked", minutes=30)
     first = send("new", fires, "admitted", "new incident")
     send("repeat", fires, "duplicate", "duplicate of " + first)
-    send("end", resolved(fires), "resolved", f"ends what {first} brought")
+    send("end", resolved(fires), "resolved", f"ends the incident of {first}")
     send("ended again", resolved(fires), "duplicate", "nothing open")
     send("late", fires, "duplicate", "late: its resolve is already on record")
     again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])

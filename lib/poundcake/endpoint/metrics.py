@@ -24,18 +24,18 @@ from prometheus_client.exposition import choose_encoder
 
 import poundcake
 from poundcake.timestamps import parse_timestamp
-from poundcake.trail import admission
+from poundcake.trail.outcomes import Outcome
 
 WEBHOOK_ROUTE = "/api/v1/webhook"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OTHER = "other"
 OUTCOMES = (
-    admission.MALFORMED,
-    admission.RESOLVED,
-    admission.DUPLICATE,
-    admission.COOLDOWN,
-    admission.RATE_LIMITED,
-    admission.ADMITTED,
+    Outcome.MALFORMED,
+    Outcome.RESOLVED,
+    Outcome.DUPLICATE,
+    Outcome.COOLDOWN,
+    Outcome.RATE_LIMITED,
+    Outcome.ADMITTED,
 )
 _STATES = ("accepted", "announced", "recorded", "done")
 # {of the journal's health: (what follows poundcake_journal_, help)}

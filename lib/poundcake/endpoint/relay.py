@@ -30,8 +30,9 @@ from poundcake.inert import make_inert
 from poundcake.request_ids import collision_id
 from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import admission, database, sync
+from poundcake.trail import database, sync
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.outcomes import EMITTED, Outcome
 from poundcake.trail.schema import alerts, api_calls
 
 ANNOUNCE = "poundcake.announce"
@@ -441,7 +442,7 @@ def _on_record(connection: Connection, entries: Sequence[Entry]) -> dict[int, st
 
 
 def _look_up(connection: Connection, ids: list[str], seen: dict[str, str]) -> None:
-    for some in database.in_chunks(ids):
+    for some in database.batched(ids):
         rows = connection.execute(
             select(api_calls.c.request_id, api_calls.c.body_sha256).where(
                 api_calls.c.request_id.in_(some)
@@ -522,11 +523,11 @@ def _emittable(connection: Connection, request_ids: Sequence[str]) -> dict[str, 
         request = found[row.api_call_id]
         request.outcomes[row.outcome] += 1
         name = (request.request_id, row.alert_name)
-        if row.outcome == admission.RATE_LIMITED and name not in limited:
+        if row.outcome == Outcome.RATE_LIMITED and name not in limited:
             limited.add(name)
             if not _limited_before(connection, row):
                 request.limited.append(row)
-        if row.outcome in admission.EMITTED and row.explanation in (None, sync.RETRY):
+        if row.outcome in EMITTED and row.explanation in (None, sync.RETRY):
             request.open.append(row)
     return {request.request_id: request for request in found.values()}
 
@@ -537,7 +538,7 @@ def _limited_before(connection: Connection, row: Any) -> bool:
         select(
             exists().where(
                 alerts.c.alert_name == row.alert_name,
-                alerts.c.outcome == admission.RATE_LIMITED,
+                alerts.c.outcome == Outcome.RATE_LIMITED,
                 alerts.c.created_at > row.created_at - _TOLD,
                 alerts.c.id < row.id,
             )

@@ -25,6 +25,7 @@ from poundcake.stackstorm import StackStorm
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database, queries, refresh
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.shared_files import make_folder
 
 _RETRY = 1  # seconds; longer with each try in vain, up to ten times that
 _TICK = 0.2
@@ -191,7 +192,7 @@ class Endpoint:
         journal.close()
 
     def _open_journal(self) -> None:
-        database.make_folder(self._config.state_dir)
+        make_folder(self._config.state_dir)
         journal = Journal(self._config.journal_path, self._damage)
         try:
             relay = Relay(

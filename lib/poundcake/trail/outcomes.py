@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class _Word(str, Enum):
+class _StringEnum(str, Enum):
     """A string with a documented set of values. Prints, formats and serializes as its value."""
 
     def __str__(self) -> str:
@@ -18,7 +18,7 @@ class _Word(str, Enum):
         return format(str(self.value), spec)
 
 
-class Outcome(_Word):
+class Outcome(_StringEnum):
     """What recording decided about one alert (column `outcome`)."""
 
     ADMITTED = "admitted"
@@ -39,7 +39,7 @@ EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
 """The outcomes that StackStorm's rules get to see, as the trigger poundcake.alert."""
 
 
-class Explanation(_Word):
+class Explanation(_StringEnum):
     """What became of an alert (column `explanation`; NULL until StackStorm has said)."""
 
     NOT_EMITTED = "none"

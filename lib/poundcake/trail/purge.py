@@ -1,141 +1,193 @@
-"""Retention: what has ended long ago is deleted, oldest first, in small transactions.
+"""Delete what ended long ago, oldest first, in small transactions.
 
-A request goes whole, with its alerts, their links and their executions, or it stays whole.
+A request is deleted whole, with its alerts, their links and their executions, or not at all.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from datetime import datetime, timedelta, timezone
-from typing import Any, Collection, Tuple
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Collection, NamedTuple, Sequence, TypedDict
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import Column, Row, delete, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.config import Config
-from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import database
+from poundcake.trail import clock, database
+from poundcake.trail.errors import PurgeError
+from poundcake.trail.open_work import unexplained
 from poundcake.trail.schema import alerts, api_calls, executions, links
-from poundcake.trail.sync import open_alerts
 
 MOST_DAYS = 36_500
-# In one transaction; a request with more alerts than that goes alone, as it was recorded.
+# In one transaction. A request with more alerts is deleted alone, as it was recorded.
 _REQUESTS = 500
 _ALERTS = 2000
-# Seconds that one transaction is tried for while the database cannot be used.
+# Seconds for which one transaction is tried while the database is unavailable.
 _PATIENCE = 60
+# How far the clocks of this machine and the database server may be apart.
+_LARGEST_SKEW = timedelta(hours=1)
 
-_Place = Tuple[datetime, int]
+
+class PurgeResult(TypedDict):
+    """The result of the action poundcake.purge.
+
+    before: everything that ended before this moment was deleted. requests, alerts, links,
+    executions: the deleted rows; with dry_run those that would be. kept: the requests that were
+    received before it and stay.
+    """
+
+    dry_run: bool
+    before: str
+    requests: int
+    alerts: int
+    links: int
+    executions: int
+    kept: int
 
 
-class PurgeError(PoundCakeError):
-    """What is to be purged cannot be. The message names the field."""
+class _Cursor(NamedTuple):
+    """The last request of a page: the next page begins after it."""
+
+    created_at: datetime
+    id: int
 
 
 def purge(
     engine: Engine, config: Config, older_than_days: int | None = None, dry_run: bool = False
-) -> dict[str, Any]:
-    """Deletes requests that came, and were completed, more than so many days ago.
+) -> PurgeResult:
+    """Delete requests that were received and completed before a number of days.
 
-    older_than_days: 1 to 36500; None: retention_days. dry_run: counts by the same conditions and
-    deletes nothing. A request is kept while
-    - one of its alerts is an open incident, or was one less than so many days ago,
+    A request is kept while
+    - one of its alerts is an open incident, or was one during these days,
     - it is not known yet what became of one of its alerts,
     - one of its executions has not ended, or
-    - it holds a claim on an episode that is not over: without it a workflow would run twice.
+    - it holds a claim on an episode that is not over: a workflow would work on it a second time.
 
-    May be killed at any moment, and run at the same time as the other writers and as another
-    purge. Returns {dry_run, before, requests, alerts, links, executions, kept}: the moment before
-    which all has to have ended, the rows deleted, and how many requests that came before it were
-    kept. Raises PurgeError, or DatabaseError where the database cannot be used for a minute; what
-    was deleted before stays so.
+    It may be killed at any moment, and run at the same time as other writers and another purge.
+
+    Args:
+        engine: The tracking database.
+        config: The configuration.
+        older_than_days: 1 to 36500; by default the configuration's retention_days.
+        dry_run: Count by the same conditions, and delete nothing.
+
+    Raises:
+        PurgeError: The days are out of bounds, or a clock is wrong. Nothing was deleted.
+        DatabaseError: The database was unavailable for a minute. What was deleted until then stays
+            deleted.
     """
     days = config.retention_days if older_than_days is None else older_than_days
-    _check(config, days)
+    _check_days(config, days)
     database.prepare(engine, create=config.auto_migrate)
-    before = datetime.now(timezone.utc) - timedelta(days=days)
-    total: Counter = Counter()
-    place: _Place | None = None
+    before = _check_clocks(engine, timedelta(days=days))
+    total: Counter[str] = Counter()
+    cursor: _Cursor | None = None
     while True:
         started = time.monotonic()
-        counts, place = database.retry_while_unavailable(
-            lambda at=place: _purge_some(engine, before, at, dry_run), _PATIENCE
+        page = database.retry_while_unavailable(
+            partial(_purge_page, engine, before, cursor, dry_run), _PATIENCE
         )
-        if place is None:
+        if page is None:
             break
+        counts, cursor = page
         total.update(counts)
         if not dry_run:
-            # Whoever waits to write has its turn: SQLite's lock knows no queue.
+            # Whoever waits to write gets a turn: SQLite's lock has no queue.
             time.sleep(min(time.monotonic() - started, 1))
-    names = ("requests", "alerts", "links", "executions", "kept")
-    return {"dry_run": dry_run, "before": format_timestamp(before), **{n: total[n] for n in names}}
+    return PurgeResult(
+        dry_run=dry_run,
+        before=format_timestamp(before),
+        requests=total["requests"],
+        alerts=total["alerts"],
+        links=total["links"],
+        executions=total["executions"],
+        kept=total["kept"],
+    )
 
 
-def _check(config: Config, days: int) -> None:
+def _check_days(config: Config, days: int) -> None:
     if not 1 <= days <= MOST_DAYS:
-        raise PurgeError(f"older_than_days: 1 to {MOST_DAYS} is expected")
+        raise PurgeError(f"older_than_days: must be 1 to {MOST_DAYS}")
     cooldown = timedelta(seconds=config.cooldown_seconds)
     if timedelta(days=days) < cooldown:
         least = -(-cooldown // timedelta(days=1))
         raise PurgeError(
-            f"older_than_days: {least} or more is expected, because a cooldown of "
-            f"{config.cooldown_seconds} seconds (cooldown_seconds) looks back so far"
+            f"older_than_days: must be {least} or more, because a cooldown of "
+            f"{config.cooldown_seconds} seconds (cooldown_seconds) looks back that far"
         )
 
 
-def _purge_some(
-    engine: Engine, before: datetime, place: _Place | None, dry_run: bool
-) -> tuple[dict[str, int], _Place | None]:
-    """The next requests after a place: (what was deleted, where it ended), or ({}, None)."""
+def _check_clocks(engine: Engine, age: timedelta) -> datetime:
+    """Return the moment before which everything is deleted.
+
+    Raises PurgeError if a clock seems to be wrong: with one that is months ahead, the whole history
+    looks old.
+    """
+    with database.reading(engine) as connection:
+        now, here = clock.database_now(connection), clock.local_now()
+        newest = connection.scalar(
+            select(func.max(api_calls.c.created_at)).where(api_calls.c.created_at <= now)
+        )
+    if abs(now - here) > _LARGEST_SKEW:
+        raise PurgeError(
+            f"nothing was deleted, because one of two clocks is wrong: the database's says "
+            f"{clock.format_deadline(now)}, this machine's says {clock.format_deadline(here)}; "
+            "set both right and purge again"
+        )
+    if newest is not None and newest < now - age:
+        raise PurgeError(
+            f"nothing was deleted, because not one request would be left: the newest was received "
+            f"at {clock.format_deadline(newest)}, and the database's clock says "
+            f"{clock.format_deadline(now)}; if that is right, purge again once there is a newer one"
+        )
+    return now - age
+
+
+def _purge_page(
+    engine: Engine, before: datetime, after: _Cursor | None, dry_run: bool
+) -> tuple[dict[str, int], _Cursor] | None:
+    """Purge the next page of requests.
+
+    Returns:
+        How many rows were deleted and where the page ended; None if there was no request.
+    """
     with (database.reading if dry_run else database.transaction)(engine) as connection:
-        page = _page(connection, before, place, lock=not dry_run)
+        page = _read_page(connection, before, after, lock=not dry_run)
         if not page:
-            return {}, None
-        place = (page[-1].created_at, page[-1].id)
+            return None
+        cursor = _Cursor(page[-1].created_at, page[-1].id)
         ids = {call.id for call in page}
         if not dry_run:
-            # From here on nothing can be linked to these. Open incidents, which stay, are left to
-            # those that record.
-            connection.execute(
-                select(alerts.c.id)
-                .where(alerts.c.api_call_id.in_(ids), alerts.c.open_fingerprint.is_(None))
-                .with_for_update()
-            )
+            _lock_alerts(connection, ids)
         kept = _kept(connection, ids, before)
         old = ids - kept
-        linked = connection.execute(
-            select(links.c.id, links.c.st2_execution_id)
-            .join(alerts, alerts.c.id == links.c.alert_id)
-            .where(alerts.c.api_call_id.in_(old))
-        ).all()
-        named = {link.st2_execution_id for link in linked}
-        named -= _named_by_others(connection, named, old, place, before)
+        linked = _links_of(connection, old)
+        ended = {link.st2_execution_id for link in linked}
+        ended -= _named_elsewhere(connection, ended, old, cursor, before)
         counts = {
             "requests": len(old),
-            "alerts": connection.scalar(select(func.count()).where(alerts.c.api_call_id.in_(old))),
+            "alerts": _count_alerts(connection, old),
             "links": len(linked),
-            "executions": len(named),
+            "executions": len(ended),
             "kept": len(kept),
         }
         if not dry_run:
             _delete(connection, links.c.id, {link.id for link in linked})
-            _delete(connection, executions.c.id, named)
+            _delete(connection, executions.c.id, ended)
             _delete(connection, alerts.c.api_call_id, old)
             _delete(connection, api_calls.c.id, old)
-    return counts, place
+    return counts, cursor
 
 
-def _delete(connection: Connection, column: Any, values: Collection[Any]) -> None:
-    for some in database.in_chunks(sorted(values)):
-        connection.execute(delete(column.table).where(column.in_(some)))
-
-
-def _page(connection: Connection, before: datetime, place: _Place | None, lock: bool) -> list[Any]:
-    """The oldest requests after a place, no more than go together: rows of (id, created_at)."""
-    # Quicker than counting, where there are many.
+def _read_page(
+    connection: Connection, before: datetime, after: _Cursor | None, lock: bool
+) -> list[Row[Any]]:
+    """Return the id and created_at of the oldest requests after the cursor, as many as fit."""
+    # Quicker than counting the alerts, where there are many.
     last_position = select(func.max(alerts.c.position)).where(
         alerts.c.api_call_id == api_calls.c.id
     )
@@ -145,16 +197,15 @@ def _page(connection: Connection, before: datetime, place: _Place | None, lock: 
         .order_by(api_calls.c.created_at, api_calls.c.id)
         .limit(_REQUESTS)
     )
-    if place:
-        moment, last = place
+    if after:
         # The first condition is for the index: MariaDB does not find its range in an OR.
         statement = statement.where(
-            api_calls.c.created_at >= moment,
-            or_(api_calls.c.created_at > moment, api_calls.c.id > last),
+            api_calls.c.created_at >= after.created_at,
+            or_(api_calls.c.created_at > after.created_at, api_calls.c.id > after.id),
         )
     if lock:  # against another purge
         statement = statement.with_for_update()
-    page: list[Any] = []
+    page: list[Row[Any]] = []
     count = 0
     for call in connection.execute(statement):
         count += 0 if call[2] is None else call[2] + 1
@@ -164,11 +215,42 @@ def _page(connection: Connection, before: datetime, place: _Place | None, lock: 
     return page
 
 
-def _kept(connection: Connection, ids: Collection[int], before: datetime) -> set[int]:
-    """Those of the requests that stay."""
+def _lock_alerts(connection: Connection, call_ids: Collection[int]) -> None:
+    """Lock the alerts of requests, so that nothing can be linked to them.
+
+    Open incidents are left to those who record: their requests are kept.
+    """
+    connection.execute(
+        select(alerts.c.id)
+        .where(alerts.c.api_call_id.in_(call_ids), alerts.c.open_fingerprint.is_(None))
+        .with_for_update()
+    )
+
+
+def _links_of(connection: Connection, call_ids: Collection[int]) -> Sequence[Row[Any]]:
+    return connection.execute(
+        select(links.c.id, links.c.st2_execution_id)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .where(alerts.c.api_call_id.in_(call_ids))
+    ).all()
+
+
+def _count_alerts(connection: Connection, call_ids: Collection[int]) -> int:
+    return connection.execute(
+        select(func.count()).where(alerts.c.api_call_id.in_(call_ids))
+    ).scalar_one()
+
+
+def _delete(connection: Connection, column: Column[Any], values: Collection[Any]) -> None:
+    for some in database.batched(sorted(values)):
+        connection.execute(delete(column.table).where(column.in_(some)))
+
+
+def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
+    """Return those of the requests that are kept."""
     held = alerts.alias()
     found: set[int] = set()
-    for some in database.in_chunks(sorted(ids)):
+    for some in database.batched(sorted(call_ids)):
         own = alerts.c.api_call_id.in_(some)
         recent = select(api_calls.c.id).where(
             api_calls.c.id.in_(some),
@@ -181,7 +263,7 @@ def _kept(connection: Connection, ids: Collection[int], before: datetime) -> set
         unfinished = select(alerts.c.api_call_id).where(
             own,
             or_(
-                alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, open_alerts()
+                alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, unexplained()
             ),
         )
         running = (
@@ -190,7 +272,7 @@ def _kept(connection: Connection, ids: Collection[int], before: datetime) -> set
             .join(executions, executions.c.id == links.c.st2_execution_id)
             .where(own, executions.c.status.not_in(TERMINAL))
         )
-        # A later request may have brought the same episode anew: it is that one's claim, too.
+        # A later request may be about the same episode: the claim is for that one, too.
         claiming = (
             select(held.c.api_call_id)
             .join(links, links.c.alert_id == held.c.id)
@@ -201,7 +283,7 @@ def _kept(connection: Connection, ids: Collection[int], before: datetime) -> set
                 or_(
                     alerts.c.created_at >= before,
                     alerts.c.open_fingerprint.is_not(None),
-                    open_alerts(),
+                    unexplained(),
                 ),
             )
         )
@@ -210,19 +292,20 @@ def _kept(connection: Connection, ids: Collection[int], before: datetime) -> set
     return found
 
 
-def _named_by_others(
+def _named_elsewhere(
     connection: Connection,
-    named: set[str],
+    execution_ids: set[str],
     old: set[int],
-    place: _Place,
+    cursor: _Cursor,
     before: datetime,
 ) -> set[str]:
-    """Those of the executions that a link of another request names, which stays or comes later.
+    """Return those of the executions that a link of another request names.
 
-    One that came earlier and does not stay is gone by now, or is counted as gone by a dry run.
+    That is one that is kept or comes after the cursor. One before it that is not kept is gone by
+    now, or counted as gone by a dry run.
     """
-    others = []
-    for some in database.in_chunks(sorted(named)):
+    others: list[Row[Any]] = []
+    for some in database.batched(sorted(execution_ids)):
         rows = connection.execute(
             select(links.c.st2_execution_id, api_calls.c.id, api_calls.c.created_at)
             .join(alerts, alerts.c.id == links.c.alert_id)
@@ -232,5 +315,7 @@ def _named_by_others(
         others += [row for row in rows if row.id not in old]
     kept = _kept(connection, {row.id for row in others}, before)
     return {
-        row.st2_execution_id for row in others if row.id in kept or (row.created_at, row.id) > place
+        row.st2_execution_id
+        for row in others
+        if row.id in kept or _Cursor(row.created_at, row.id) > cursor
     }

@@ -17,9 +17,9 @@ from sqlalchemy.engine import Connection
 from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.stackstorm import STATUSES
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import admission, database, search
+from poundcake.trail import database, search
 from poundcake.trail.claims import ended_at
-from poundcake.trail.record import FATE_LOST
+from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.search import Filters
 
@@ -30,7 +30,7 @@ _LOOKED_AT_WHY = 40
 _ALL = (1 << 63) - 1
 # Of one episode's notifications: the newest, and the newest of those that changed something.
 _SHOWN = 3
-_NOTABLE = tuple(o for o in search.OUTCOMES if o not in (admission.DUPLICATE, admission.MALFORMED))
+_NOTABLE = tuple(o for o in search.OUTCOMES if o not in (Outcome.DUPLICATE, Outcome.MALFORMED))
 _LINE = [
     alerts.c[name]
     for name in (
@@ -86,7 +86,7 @@ def executions_recent(
     ids, total, at_least, further = _requests(connection, filters, limit, offset)
     calls: list[Any] = []
     rows: list[Any] = []
-    for some in database.in_chunks(ids):
+    for some in database.batched(ids):
         calls += connection.execute(select(*_CALL).where(api_calls.c.id.in_(some)))
         rows += connection.execute(
             select(*_LINE).where(alerts.c.api_call_id.in_(some)).order_by(alerts.c.position)
@@ -270,7 +270,7 @@ def st2_executions(
     found = _of_alerts if filters.of_alerts else _of_executions
     ids, total, at_least, further = found(connection, status, filters, limit, offset)
     rows: list[Any] = []
-    for some in database.in_chunks(ids):
+    for some in database.batched(ids):
         rows += connection.execute(_link_columns().where(links.c.id.in_(some)))
     rows.sort(key=lambda row: ids.index(row.id))
     answer = {
@@ -349,7 +349,7 @@ def _of_alerts(
         alert_id, _ = search.last_ids(filters, alerts.c.id, links.c.id)
         begin = replace(filters, before=(filters.before[0], (str(alert_id + 1),)))
     looked, matches = search.look(connection, begin)
-    emitted = and_(matches, looked.c.outcome.in_(admission.EMITTED))
+    emitted = and_(matches, looked.c.outcome.in_(EMITTED))
     found = (
         select(links.c.id, looked.c.created_at, looked.c.id)
         .select_from(looked)
@@ -463,7 +463,7 @@ def _shown_before(
         .scalar_subquery()
     )
     found: set[str] = set()
-    for some in database.in_chunks(rows):
+    for some in database.batched(rows):
         ids = connection.scalars(select(following).where(alerts.c.id.in_([r.id for r in some])))
         known = [row_id for row_id in ids if row_id is not None]
         found.update(connection.scalars(select(alerts.c.episode).where(alerts.c.id.in_(known))))
@@ -477,10 +477,10 @@ def _episodes(connection: Connection, page: list[list[Any]], web_url: str) -> li
         for row in _alerts(connection, [row.id for group in page for row in group[:_SHOWN]])
     }
     notable: dict[str, list[Any]] = {}
-    for some in database.in_chunks(names):
+    for some in database.batched(names):
         # A cooldown that is said again changes nothing, and its incident counts it.
         changed = or_(
-            alerts.c.outcome.in_(admission.EMITTED),
+            alerts.c.outcome.in_(EMITTED),
             alerts.c.open_fingerprint.is_not(None),
             alerts.c.closed_at.is_not(None),
         )
@@ -512,7 +512,7 @@ def _episode(
     ids = {row.id for row in shown}
     own = [link for link in linked if link.alert_id in ids]
     opened = [row for row in notable if row.status == FIRING]
-    ended = [row for row in notable if row.outcome == admission.RESOLVED]
+    ended = [row for row in notable if row.outcome == Outcome.RESOLVED]
     if any(row.open_fingerprint for row in notable):
         state = "firing"
     elif ended:
@@ -551,7 +551,7 @@ def _episode(
 def _alerts(connection: Connection, ids: Sequence[int]) -> list[Any]:
     """Alerts with their request_id, newest first."""
     rows: list[Any] = []
-    for some in database.in_chunks(ids):
+    for some in database.batched(ids):
         rows += connection.execute(
             select(*_BRIEF, api_calls.c.request_id)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
@@ -580,7 +580,7 @@ def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str,
         select(alerts, api_calls.c.request_id, api_calls.c.receiver)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
-        .order_by(alerts.c.outcome.in_(admission.EMITTED).desc(), alerts.c.id)
+        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
         .limit(1)
     ).one_or_none()
     if row is None:
@@ -638,7 +638,7 @@ def _link_columns() -> Any:
 
 def _links(connection: Connection, alert_ids: Iterable[int]) -> list[Any]:
     found: list[Any] = []
-    for ids in database.in_chunks(list(alert_ids)):
+    for ids in database.batched(list(alert_ids)):
         found += connection.execute(_link_columns().where(links.c.alert_id.in_(ids))).all()
     return sorted(found, key=lambda link: link.id)
 
@@ -690,7 +690,7 @@ def said(dry_run: bool | None, mutated: bool | None, message: str) -> str:
 def _call_status(call: Any, rows: list[Any], linked: list[Any]) -> str:
     if call.error:
         return "failed"
-    if any(row.explanation == FATE_LOST for row in rows):
+    if any(row.explanation == Explanation.LOST for row in rows):
         return "lost"
     if call.completed_at:
         return "completed"

@@ -1,164 +1,224 @@
-"""Replays: a recorded request is recorded anew."""
+"""Replay a recorded request: record it again, as a request of its own."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any, Sequence
+from datetime import datetime
+from typing import Any, Dict, Sequence, TypedDict
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.alertmanager import Alert
 from poundcake.announcement import Request
 from poundcake.config import Config
-from poundcake.trail import admission, database
-from poundcake.trail.admission import Decision, Original
-from poundcake.trail.record import (
-    AdmissionState,
-    TrackingError,
-    _Entry,
-    despite_deadlocks,
-    record_safely,
-)
+from poundcake.request_ids import replay_id
+from poundcake.trail import admission, clock, database
+from poundcake.trail.admission import Decision, Original, Work
+from poundcake.trail.admission_state import AdmissionState, AlertBatch
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.outcomes import Outcome
+from poundcake.trail.record import record_safely
 from poundcake.trail.schema import alerts, api_calls, links
 
 
-def replay_request(
-    engine: Engine, config: Config, request_id: str, force: bool = False
-) -> dict[str, Any]:
-    """Records a recorded request anew, in a request of its own that names it as replay_of.
+class ReplayResult(TypedDict):
+    """The result of the action poundcake.replay.
 
-    An alert is admitted where its incident is open and no execution has claimed its episode; with
-    force in any case, as a further attempt at the episode. A request whose alerts could not be
-    recorded is recorded as if it came now.
-
-    Returns {request_id: of the new request, replay_of, outcomes: {outcome: n}}. Raises
-    TrackingError where request_id is not on record, or cannot be recorded this time either, and
-    DatabaseError where nothing could be written.
+    request_id: the id of the new request. replay_of: the one that it replays. outcomes: how many
+    of its alerts have each outcome.
     """
-    database.prepare(engine, create=config.auto_migrate)
-    return despite_deadlocks(lambda: _replay(engine, config, request_id, force))
 
-
-def _replay(engine: Engine, config: Config, request_id: str, force: bool) -> dict[str, Any]:
-    with database.transaction(engine) as connection:
-        call = connection.execute(
-            select(api_calls).where(api_calls.c.request_id == request_id)
-        ).one_or_none()
-        if call is None:
-            raise TrackingError(f"request_id: {request_id} is not on record")
-        request = Request(
-            request_id=str(uuid.uuid4()),
-            received_at=datetime.now(timezone.utc),
-            client_host="",
-            client_request_id="",
-            method=call.method,
-            path=call.path,
-            headers=json.loads(call.headers),
-            body=call.body,
-        )
-        original = _Original(call.id, request_id, call.created_at, force)
-        result = record_safely(
-            connection,
-            config,
-            [request],
-            lambda *given: _ReplayState(*given, original),
-            request_id,
-        )
-        error = connection.scalar(
-            select(api_calls.c.error).where(api_calls.c.request_id == request.request_id)
-        )
-    if error:
-        raise TrackingError(
-            f"request_id: {request_id} cannot be recorded: {error} (its replay is on record as "
-            f"{request.request_id})"
-        )
-    return {
-        "request_id": request.request_id,
-        "replay_of": request_id,
-        "outcomes": dict(result.outcomes),
-    }
+    request_id: str
+    replay_of: str
+    outcomes: Dict[str, int]
 
 
 @dataclass(frozen=True)
-class _Original:
-    """The request that a replay records anew."""
+class _Replay:
+    """A replay that was asked for.
 
-    call_id: int
+    Attributes:
+        request_id: The request to replay.
+        force: Work again on what was worked on or has ended.
+        execution_id: The execution that asks; empty if it is not known.
+    """
+
     request_id: str
-    received_at: datetime
     force: bool
+    execution_id: str
+
+    def new_id(self) -> str:
+        """Return the id of the new request, which belongs to the execution if there is one."""
+        if self.execution_id:
+            return replay_id(self.request_id, self.execution_id)
+        return str(uuid.uuid4())
 
 
-class _ReplayState(AdmissionState):
-    """The book of one request that is a replay: what was done for its episodes stands in it too."""
+def replay_request(
+    engine: Engine, config: Config, request_id: str, force: bool = False, execution_id: str = ""
+) -> ReplayResult:
+    """Record a request again, in a request of its own that names it as replay_of.
+
+    An alert is admitted if its incident is open and no execution has claimed its episode; with
+    force in any case, as a further attempt at the episode. A request whose alerts could not be
+    recorded is recorded as if it came now.
+
+    Args:
+        engine: The tracking database.
+        config: The limits of admission.
+        request_id: The request to replay.
+        force: Work again on what was worked on or has ended, whatever a limit says.
+        execution_id: The execution that asks. It replays a request once, however often it asks:
+            it does not learn whether a transaction was committed that broke off.
+
+    Raises:
+        TrackingError: The request is not on record, or cannot be recorded this time either.
+        DatabaseError: The database is unavailable.
+    """
+    database.prepare(engine, create=config.auto_migrate)
+    replay = _Replay(request_id, force, execution_id)
+    return database.retry_deadlocks(lambda: _replay(engine, config, replay))
+
+
+def _replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
+    with database.transaction(engine) as connection:
+        original = _read_original(connection, replay.request_id)
+        request = _copy(original, replay.new_id(), clock.database_now(connection))
+        record_safely(
+            connection,
+            config,
+            [request],
+            lambda opened, limits, batch: ReplayState(
+                opened, limits, batch, original, request.request_id, replay.force
+            ),
+            replay.request_id,
+        )
+        error, outcomes = _read_result(connection, request.request_id)
+    if error:
+        raise TrackingError(
+            f"request_id: {replay.request_id} cannot be recorded: {error} (its replay is on record "
+            f"as {request.request_id})"
+        )
+    return ReplayResult(
+        request_id=request.request_id, replay_of=replay.request_id, outcomes=outcomes
+    )
+
+
+def _read_original(connection: Connection, request_id: str) -> Row[Any]:
+    """Return the row of poundcake_api_calls of the request to replay."""
+    call = connection.execute(
+        select(api_calls).where(api_calls.c.request_id == request_id)
+    ).one_or_none()
+    if call is None:
+        raise TrackingError(f"request_id: {request_id} is not on record")
+    return call
+
+
+def _copy(original: Row[Any], request_id: str, now: datetime) -> Request:
+    return Request(
+        request_id=request_id,
+        received_at=now,
+        client_host="",
+        client_request_id="",
+        method=original.method,
+        path=original.path,
+        headers=json.loads(original.headers),
+        body=original.body,
+    )
+
+
+def _read_result(connection: Connection, request_id: str) -> tuple[str, dict[str, int]]:
+    """Return the error of a request that is on record, and the outcomes of its alerts."""
+    call_id, error = connection.execute(
+        select(api_calls.c.id, api_calls.c.error).where(api_calls.c.request_id == request_id)
+    ).one()
+    rows = connection.execute(
+        select(alerts.c.outcome, func.count())
+        .where(alerts.c.api_call_id == call_id)
+        .group_by(alerts.c.outcome)
+    )
+    return error or "", {outcome: count for outcome, count in rows}
+
+
+class ReplayState(AdmissionState):
+    """What the only request of a list is decided by that is a replay.
+
+    It knows, in addition, the alerts of the original and what was done about their episodes.
+    """
 
     def __init__(
         self,
         connection: Connection,
         config: Config,
-        entries: Sequence[_Entry],
-        original: _Original,
+        batch: AlertBatch,
+        original: Row[Any],
+        request_id: str,
+        force: bool,
     ):
-        super().__init__(connection, config, entries)
-        self._request_id = entries[0].request_id
-        self._force = original.force
-        self._admitted_here: set[str] = set()
-        rows = connection.execute(
-            select(alerts.c.position, alerts.c.outcome, alerts.c.episode, alerts.c.starts_at).where(
-                alerts.c.api_call_id == original.call_id
-            )
-        )
-        self._originals = {
-            row.position: Original(original.request_id, original.received_at, *row[1:])
-            for row in rows
-        }
-        episodes = {o.episode for o in self._originals.values() if o.episode}
-        episodes |= {incident.episode for incident in self._incidents.values()}
-        self._attempts: dict[str, int] = {}
-        self._claims: dict[str, str] = {}
-        for some in database.in_chunks(sorted(episodes)):
-            self._read_work(connection, some)
-
-    def _read_work(self, connection: Connection, episodes: Sequence[str]) -> None:
-        highest = (
-            select(alerts.c.episode, func.max(alerts.c.attempt))
-            .where(alerts.c.episode.in_(episodes))
-            .group_by(alerts.c.episode)
-        )
-        self._attempts.update(connection.execute(highest).all())
-        claims = (
-            select(alerts.c.episode, links.c.st2_action_ref, links.c.st2_execution_id)
-            .join(alerts, alerts.c.id == links.c.alert_id)
-            .where(alerts.c.episode.in_(episodes), links.c.claim.is_not(None))
-            .order_by(links.c.id)
-        )
-        for episode, workflow, execution_id in connection.execute(claims):
-            self._claims[episode] = f"{workflow} ({execution_id})"
+        super().__init__(connection, config, batch)
+        self._request_id = request_id
+        self._force = force
+        self._originals = _read_alerts(connection, original)
+        episodes = {alert.episode for alert in self._originals.values() if alert.episode}
+        self._work = _read_work(connection, sorted(episodes | self.open_episodes()))
+        self._admitted: set[str] = set()
 
     def decide(self, alert: Alert, received_at: datetime) -> Decision:
+        """Decide about the next alert of the replay."""
         original = self._originals.get(alert.position)
-        if alert.problem or original is None or original.outcome == admission.MALFORMED:
+        if alert.problem or original is None or original.outcome == Outcome.MALFORMED:
             return super().decide(alert, received_at)
-        decision = admission.replay(
-            alert,
-            original,
-            self._incidents.get(alert.fingerprint),
-            self._skew,
-            lambda episode: (self._attempts[episode], self._claims.get(episode, "")),
-            lambda: self._limit(alert, received_at),
-            self._force,
+        decision = admission.decide_replay(
+            alert, original, self.situation(alert), self._work, self._force
         )
-        if decision.outcome == admission.ADMITTED:
-            if decision.episode in self._admitted_here:
-                return Decision(
-                    admission.DUPLICATE,
-                    f"duplicate of {self._request_id}",
-                    decision.episode,
-                    decision.starts_at,
-                )
-            self._admitted_here.add(decision.episode)
+        if decision.outcome != Outcome.ADMITTED:
+            return decision
+        if decision.episode in self._admitted:
+            return Decision(
+                Outcome.DUPLICATE,
+                f"duplicate of {self._request_id}",
+                decision.episode,
+                decision.starts_at,
+            )
+        self._admitted.add(decision.episode)
         return decision
+
+
+def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:
+    """Return the alerts of a recorded request, by their position in it."""
+    rows = connection.execute(
+        select(alerts.c.position, alerts.c.outcome, alerts.c.episode, alerts.c.starts_at).where(
+            alerts.c.api_call_id == call.id
+        )
+    )
+    return {
+        row.position: Original(
+            call.request_id, call.created_at, row.outcome, row.episode or "", row.starts_at
+        )
+        for row in rows
+    }
+
+
+def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Work]:
+    """Return what was done about these episodes."""
+    attempts: dict[str, int] = {}
+    claimants: dict[str, str] = {}
+    for some in database.batched(episodes):
+        last_attempts = connection.execute(
+            select(alerts.c.episode, func.max(alerts.c.attempt))
+            .where(alerts.c.episode.in_(some))
+            .group_by(alerts.c.episode)
+        )
+        attempts.update((row[0], row[1]) for row in last_attempts)
+        claims = connection.execute(
+            select(alerts.c.episode, links.c.st2_action_ref, links.c.st2_execution_id)
+            .join(alerts, alerts.c.id == links.c.alert_id)
+            .where(alerts.c.episode.in_(some), links.c.claim.is_not(None))
+            .order_by(links.c.id)
+        )
+        for episode, workflow, execution_id in claims:
+            claimants[episode] = f"{workflow} ({execution_id})"
+    return {episode: Work(n, claimants.get(episode, "")) for episode, n in attempts.items()}

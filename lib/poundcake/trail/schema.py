@@ -5,7 +5,10 @@
 database this is. All times are UTC with microseconds.
 """
 
-from datetime import timezone
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -22,26 +25,29 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
-# The number of the newest revision in migrations/versions.
+# The newest revision of the tables in migrations/versions. Every writer needs it.
 VERSION = 5
-# What the writers cannot do without. What comes after it makes the views quick.
-NEEDED = 5
+# The revisions there that only build indexes. Nothing needs them, but the views are slow without
+# them, and building them on a long history takes long: they wait until the tables are ready.
+INDEX_REVISIONS = (4,)
 
 metadata = MetaData()
 
 
-class UTC(TypeDecorator):
-    """A moment: aware in Python, UTC without an offset in the table."""
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment: an aware datetime in Python, UTC without an offset in the table."""
 
     impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     cache_ok = True
 
-    def process_bind_param(self, value, dialect):
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.astimezone(timezone.utc).replace(tzinfo=None)
 
-    def process_result_value(self, value, dialect):
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
 
@@ -49,7 +55,7 @@ class UTC(TypeDecorator):
 _Id = BigInteger().with_variant(Integer, "sqlite")
 _Long = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 # MariaDB's default collation takes 'HostDown' for 'hostdown', and utf8mb4_bin 'a' for 'a '.
-_options = {
+_options: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_nopad_bin",
@@ -68,8 +74,8 @@ api_calls = Table(
     Column("headers", _Long, nullable=False),
     Column("body", _Long, nullable=False),
     Column("status_code", Integer, nullable=False),
-    Column("created_at", UTC, nullable=False),
-    Column("completed_at", UTC),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("completed_at", UtcDateTime),
     Column("client_request_id", String(255)),
     Column("client_host", String(64)),
     Column("receiver", String(255)),
@@ -80,9 +86,10 @@ api_calls = Table(
     Column("body_sha256", String(64), nullable=False),
     Column("replay_of", String(36)),
     Column("error", Text),
-    # Which endpoint emits the triggers of a request that several may hold, and until when.
+    # Which endpoint may emit the triggers of a request that several hold, and until when: see
+    # emissions.py.
     Column("emitter", String(36)),
-    Column("emitter_until", UTC),
+    Column("emitter_until", UtcDateTime),
     Index("ix_poundcake_api_calls_created", "created_at", "id"),
     Index("ix_poundcake_api_calls_completed", "completed_at", "id"),
     **_options,
@@ -105,37 +112,39 @@ alerts = Table(
     Column("annotations", _Long, nullable=False),
     Column("generator_url", Text),
     Column("status", String(16), nullable=False),
-    Column("starts_at", UTC),
-    Column("ends_at", UTC),
-    Column("created_at", UTC, nullable=False),
-    # When the row was written, which after an outage is long after the request came.
-    Column("recorded_at", UTC, nullable=False),
+    Column("starts_at", UtcDateTime),
+    Column("ends_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    # When the row was written, by the database's clock. After an outage that is long after the
+    # request was received, which is created_at, by the clock of the endpoint.
+    Column("recorded_at", UtcDateTime, nullable=False),
     Column("episode", String(96)),
     Column("outcome", String(16), nullable=False),
     Column("reason", String(512), nullable=False),
-    # What became of an alert that was emitted: `execution`, `no_rule`, `failed` or `lost`; NULL
-    # until StackStorm has told. `none` for one that was not emitted.
+    # What became of the alert: see outcomes.Explanation. NULL until StackStorm has said.
     Column("explanation", String(16)),
     Column("explanation_reason", String(512)),
-    Column("checked_at", UTC),
+    Column("checked_at", UtcDateTime),
     Column("st2_rule_matched", String(255)),
-    # The fingerprint while this row is its open incident, NULL else: one incident at a time is
-    # what the unique key says, and MariaDB has no partial index to say it with.
+    # The fingerprint while this row is its open incident, otherwise NULL. The unique key allows one
+    # open incident for each fingerprint; MariaDB has no partial index that could.
     Column("open_fingerprint", String(64), unique=True),
-    Column("last_seen_at", UTC),
+    Column("last_seen_at", UtcDateTime),
     Column("notifications", Integer, nullable=False, default=1),
     # When the incident that this row opened was closed.
-    Column("closed_at", UTC),
-    # Which attempt at its episode this row is: a forced replay makes another.
+    Column("closed_at", UtcDateTime),
+    # Which attempt at its episode this row is, from 1: a forced replay makes another.
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
-    # When the cooldown or rate limit that held the alert back ends.
-    Column("held_until", UTC),
+    # When the cooldown or rate limit that holds the alert back ends, by the database's clock.
+    Column("held_until", UtcDateTime),
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
-    Index("ix_poundcake_alerts_explanation", "explanation", "checked_at"),
-    # The views search newest first by one of these, and find the other filters in the index
-    # itself: rows are read for the page that is shown, not for what is searched.
+    # Named for the column's former name: SQLite cannot rename an index, and to build it again on a
+    # long history would take minutes.
+    Index("ix_poundcake_alerts_fate", "explanation", "checked_at"),
+    # The views search newest first by one of these and find the other filters in the index itself:
+    # they read the rows of the page that is shown, not of everything that is searched.
     Index("ix_poundcake_alerts_by_time", *_SEARCH),
     Index("ix_poundcake_alerts_by_name", "alert_name", *_SEARCH),
     Index("ix_poundcake_alerts_by_instance", "instance", *_SEARCH, "alert_name"),
@@ -163,10 +172,11 @@ links = Table(
     Column("st2_execution_id", String(64), nullable=False),
     Column("st2_rule_ref", String(255)),
     Column("st2_action_ref", String(255)),
-    Column("created_at", UTC, nullable=False),
-    # `<episode>|<workflow>`: at most one execution of a workflow passes for an episode.
+    Column("created_at", UtcDateTime, nullable=False),
+    # `<episode>|<workflow>`, and the attempt after the first: at most one execution of a workflow
+    # works on an attempt at an episode.
     Column("claim", String(255), unique=True),
-    Column("released_at", UTC),
+    Column("released_at", UtcDateTime),
     UniqueConstraint("st2_execution_id", "alert_id", name="uq_poundcake_link_execution"),
     Index("ix_poundcake_link_request", "request_id", "id"),
     Index("ix_poundcake_link_alert", "alert_id", "id"),
@@ -179,8 +189,8 @@ executions = Table(
     Column("id", String(64), primary_key=True),
     Column("action", String(255), nullable=False),
     Column("status", String(16), nullable=False),
-    Column("start_timestamp", UTC),
-    Column("end_timestamp", UTC),
+    Column("start_timestamp", UtcDateTime),
+    Column("end_timestamp", UtcDateTime),
     Column("rule", String(255)),
     Column("error", Text),
     Column("dry_run", Boolean),
@@ -189,7 +199,7 @@ executions = Table(
     Column("stage", String(64)),
     Column("message", Text),
     Column("web_url", String(512)),
-    Column("synced_at", UTC),
+    Column("synced_at", UtcDateTime),
     Index("ix_execution_db_by_status", "status", "start_timestamp", "id"),
     Index("ix_execution_db_start", "start_timestamp", "id"),
     **_options,
@@ -204,9 +214,14 @@ meta = Table(
 )
 
 
-def cut(text: str, column: Column) -> str:
-    """The text as its column can hold it; the whole is in the JSON beside it.
+def cut(text: str, column: ColumnElement[Any]) -> str:
+    """Return as much of a text as its column can hold. The whole text is in the JSON beside it.
 
-    Lone surrogates, which JSON may escape, are no characters: neither database takes them.
+    Lone surrogates become question marks: neither database can store them.
     """
-    return text.encode("utf-8", "replace").decode()[: column.type.length]
+    return storable(text)[: getattr(column.type, "length", None)]
+
+
+def storable(text: str) -> str:
+    """Return a text that both databases can store: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode()

@@ -19,7 +19,8 @@ from sqlalchemy.sql import Select
 from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.errors import PoundCakeError
 from poundcake.timestamps import format_timestamp, parse_timestamp
-from poundcake.trail import admission, schema
+from poundcake.trail import database
+from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import alerts, cut
 
 DEPTH = 1_000
@@ -27,12 +28,12 @@ MOST_ROWS = 1000
 MOST_OFFSET = DEPTH
 
 OUTCOMES = (
-    admission.ADMITTED,
-    admission.RESOLVED,
-    admission.DUPLICATE,
-    admission.COOLDOWN,
-    admission.RATE_LIMITED,
-    admission.MALFORMED,
+    Outcome.ADMITTED,
+    Outcome.RESOLVED,
+    Outcome.DUPLICATE,
+    Outcome.COOLDOWN,
+    Outcome.RATE_LIMITED,
+    Outcome.MALFORMED,
 )
 # The one that tells most goes first: its index is walked, the others are looked up in it.
 _INDEXES = (
@@ -43,8 +44,6 @@ _INDEXES = (
     ("severity", "ix_poundcake_alerts_by_severity"),
 )
 BY_TIME = "ix_poundcake_alerts_by_time"
-# The revision of the tables that made them.
-_MADE_BY = 4
 TEXTS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
 # https://prometheus.io/docs/prometheus/latest/querying/basics/#float-literals-and-time-durations
 _UNITS = (("y", 31_536_000), ("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
@@ -170,11 +169,10 @@ def look(connection: Connection, filters: Filters) -> Any:
 def by_index(connection: Connection, statement: Select, table: Any, index: str) -> Select:
     """The statement with the index that it is made for, where the tables have it already."""
     # MariaDB's optimizer prefers another index with the same first column, and sorts.
-    known = connection.info.get("poundcake_schema")
+    known = connection.info.get("poundcake_indexes")
     if known is None:
-        found = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "schema"))
-        known = connection.info["poundcake_schema"] = int(found or 0)
-    if known < _MADE_BY:
+        known = connection.info["poundcake_indexes"] = database.has_view_indexes(connection)
+    if not known:
         return statement
     return statement.with_hint(table, f"FORCE INDEX ({index})")
 

@@ -20,7 +20,7 @@ from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import database
 from poundcake.trail.admission import LATE
 from poundcake.trail.claims import ended_at, mirror, worked_on
-from poundcake.trail.record import FATE_LOST
+from poundcake.trail.outcomes import Explanation
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 
 ALERT_TRIGGER = "poundcake.alert"
@@ -244,7 +244,7 @@ def _explain(engine: Engine, config: Config, stackstorm: StackStorm) -> tuple[in
         elif explanation in (None, RETRY) and now - alert.recorded_at > timedelta(
             hours=config.give_up_hours
         ):
-            explanation = FATE_LOST
+            explanation = Explanation.LOST
             reason = f"StackStorm lost it: given up after {config.give_up_hours} h. {reason}"
         with database.transaction(engine) as connection:
             values: dict[str, Any] = {
@@ -447,7 +447,7 @@ def _complete(engine: Engine) -> int:
     # this moment, and on MariaDB does not see its alerts, because its subqueries read as of before.
     with database.reading(engine) as connection:
         ids = connection.scalars(done).all()
-    for some in database.in_chunks(ids):
+    for some in database.batched(ids):
         with database.transaction(engine) as connection:
             connection.execute(
                 update(api_calls)

@@ -18,7 +18,7 @@ from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.relay import Relay, Tracking
 from poundcake.request_ids import body_sha256
 from poundcake.stackstorm import StackStormError
-from poundcake.trail import claims, database
+from poundcake.trail import claims, clock, database
 from poundcake.trail.record import record_requests
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, api_calls
@@ -206,7 +206,9 @@ class TestTheWay:
         assert len(house.bus.of(relay.WEBHOOK)) == 1
         assert house.bus.of(relay.ALERT) == []
 
-    def test_a_limit_that_was_reached_is_told_once(self, house):
+    def test_a_limit_that_was_reached_is_told_once(self, house, monkeypatch):
+        moment = [later(0)]
+        monkeypatch.setattr(clock, "database_now", lambda connection: moment[0])
         house.bus.config = Config(max_remediations_per_hour=1)
         house.start()
         several = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
@@ -222,7 +224,7 @@ class TestTheWay:
         assert payload["until"] == "2026-01-14T13:00:00Z"
         assert payload["reason"].startswith("limit of 1 an hour")
         # Within the limit for an hour, it is reached anew.
-        much_later = later(3 * 3600)
+        much_later = moment[0] = later(3 * 3600)
         late = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
         house.accept(*late, received_at=much_later)
         wait_for(lambda: len(house.bus.of(relay.LIMIT_REACHED)) == 3)

@@ -409,7 +409,7 @@ class TestDisk:
             while os.write(filler.fileno(), bytes(4096)) == 4096:
                 if os.statvfs(str(small_disk)).f_bavail == 0:
                     break
-        monkeypatch.setattr(database.time, "sleep", lambda seconds: pytest.fail("it waits"))
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
         with pytest.raises(DatabaseError, match="full"):
             database.prepare(engine)
 

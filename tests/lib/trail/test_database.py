@@ -1,13 +1,9 @@
-"""The tracking database: made once, by whoever comes first, and never mistaken for another."""
+"""The tracking database: created once, by whoever comes first, and used in transactions."""
 
+import json
 import os
-import pathlib
-import pwd
-import shutil
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import uuid
 
@@ -15,9 +11,14 @@ import pytest
 import sqlalchemy
 from sqlalchemy import select, text
 
-from poundcake.trail import database, schema
-from poundcake.trail.database import DatabaseError
+from poundcake.config import Config
+from poundcake.trail import claims, clock, database, schema
+from poundcake.trail.database import transactions
+from poundcake.trail.errors import DatabaseError, TrackingError
+from poundcake.trail.record import record_requests
 from tests import services
+from tests.lib.samples import UTC, alert, request
+from tests.lib.trails import on_mariadb, on_sqlite
 
 LIB = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "lib"
@@ -38,7 +39,7 @@ def error_of(url, **kwargs):
 
 
 class TestPrepare:
-    def test_twice_is_once(self, engine):
+    def test_preparing_again_changes_nothing(self, engine):
         first = database.prepare(engine)
         assert str(uuid.UUID(first)) == first
         assert database.prepare(engine) == first
@@ -46,7 +47,7 @@ class TestPrepare:
         tables = sqlalchemy.inspect(engine).get_table_names()
         assert set(schema.metadata.tables) <= set(tables)
 
-    def test_by_threads_at_once_gives_one_id(self, database_url):
+    def test_threads_that_prepare_at_the_same_time_get_one_id(self, database_url):
         found, start = [], threading.Barrier(6)
 
         def work():
@@ -63,7 +64,7 @@ class TestPrepare:
         assert len(found) == 6
         assert len(set(found)) == 1
 
-    def test_by_processes_at_once_gives_one_id(self, database_url):
+    def test_processes_that_prepare_at_the_same_time_get_one_id(self, database_url):
         code = (
             "import sys; from poundcake.trail import database as d;"
             "sys.stdin.readline(); print(d.prepare(d.open_engine(sys.argv[1])))"
@@ -86,21 +87,13 @@ class TestPrepare:
             found.add(process.communicate(timeout=60)[0].strip())
         assert len(found) == 1 and found != {""}
 
-    def test_a_newer_schema_is_refused(self, engine):
-        database.prepare(engine)
-        with engine.begin() as connection:
-            connection.execute(
-                schema.meta.update().where(schema.meta.c.name == "schema").values(value="999")
-            )
-        with pytest.raises(DatabaseError, match="999.*install"):
-            database.prepare(engine)
-
-    def test_without_leave_nothing_is_made(self, engine):
+    @on_sqlite
+    def test_without_leave_nothing_is_created(self, engine):
         with pytest.raises(DatabaseError, match="poundcake.migrate"):
             database.prepare(engine, create=False)
         assert sqlalchemy.inspect(engine).get_table_names() == []
 
-    def test_a_database_made_half_is_finished(self, engine):
+    def test_a_database_that_was_half_created_is_completed(self, engine):
         with engine.begin() as connection:
             schema.api_calls.create(connection)
         assert database.prepare(engine)
@@ -120,12 +113,12 @@ class TestRefused:
             "mysql+pymysql://u:hushword@[::1/db",
         ],
     )
-    def test_what_is_no_url_is_said(self, url):
+    def test_a_url_that_cannot_be_used(self, url):
         error = error_of(url)
         assert "hushword" not in error
         assert "database_url" in error or "sqlite" in error
 
-    def test_no_server_there(self):
+    def test_a_server_that_does_not_answer(self):
         url = f"mysql+pymysql://u:hush%40word@127.0.0.1:{services.free_port()}/db"
         error = error_of(url)
         assert "hush" not in error and "127.0.0.1" in error
@@ -135,27 +128,27 @@ class TestRefused:
         error = error_of(f"mysql+pymysql://poundcake:hushword@127.0.0.1:{mariadb.port}/poundcake_x")
         assert "hushword" not in error and "denied" in error.lower()
 
-    def test_no_such_database(self, mariadb):
+    def test_a_database_that_does_not_exist(self, mariadb):
         error = error_of(mariadb.url("poundcake_not_there"))
         assert mariadb.password not in error and "poundcake_not_there" in error
 
-    def test_no_database_named(self, mariadb):
+    def test_a_url_without_a_database(self, mariadb):
         url = mariadb.url("").split("?")[0]
         assert mariadb.password not in error_of(url)
 
-    def test_a_folder_is_no_file(self, tmp_path):
+    def test_a_path_that_is_a_folder(self, tmp_path):
         assert str(tmp_path) in error_of(f"sqlite:///{tmp_path}")
 
-    def test_a_file_that_is_no_database(self, tmp_path):
+    def test_a_file_that_is_not_a_database(self, tmp_path):
         (tmp_path / "x.db").write_bytes(b"no database at all, but long enough to be read" * 30)
         assert "not a database" in error_of("sqlite:///{}".format(tmp_path / "x.db"))
 
-    def test_a_place_below_a_file(self, tmp_path):
+    def test_a_path_below_a_file(self, tmp_path):
         (tmp_path / "file").write_text("")
         assert "file" in error_of("sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db"))
 
     @pytest.mark.parametrize("password", ["hush-word", "hush%2Fw%3Ard"])
-    def test_the_password_is_masked_wherever_it_stands(self, password):
+    def test_the_password_is_masked_wherever_it_is(self, password):
         engine = database.open_engine(f"mysql+pymysql://on-call:{password}@127.0.0.1:1/x")
         said = Exception(1045, f"denied for on-call with {engine.url.password}")
         error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
@@ -163,6 +156,7 @@ class TestRefused:
             error == "mysql+pymysql://on-call:***@127.0.0.1:1/x: 1045 denied for on-call with ***"
         )
 
+    @on_sqlite
     def test_an_error_shows_neither_statement_nor_parameters(self, engine):
         database.prepare(engine)
         with pytest.raises(DatabaseError) as caught:
@@ -173,65 +167,12 @@ class TestRefused:
         assert "hush-value" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_a_unique_keys_refusal_is_the_callers(self, engine):
+    @on_sqlite
+    def test_the_refusal_of_a_unique_key_is_for_the_caller(self, engine):
         database.prepare(engine)
         with pytest.raises(sqlalchemy.exc.IntegrityError):
             with database.transaction(engine) as connection:
                 connection.execute(schema.meta.insert().values(name="schema", value="2"))
-
-
-class TestOwners:
-    """Root's actions and the sensor's user use one folder, whichever comes first."""
-
-    @pytest.fixture
-    def other(self, tmp_path):
-        if os.geteuid() != 0:
-            pytest.skip("needs root, as StackStorm's action runner is")
-        return pwd.getpwnam("nobody")
-
-    def test_what_root_makes_belongs_to_the_parents_owner(self, other, tmp_path):
-        os.chown(str(tmp_path), other.pw_uid, other.pw_gid)
-        state = tmp_path / "exports" / "poundcake"
-        engine = database.open_engine("sqlite:///{}".format(state / "tracking.sqlite"))
-        database.prepare(engine)
-        with engine.connect() as connection:  # -wal and -shm are there while it is open
-            connection.execute(select(schema.meta)).all()
-            made = [state.parent, state, *state.iterdir()]
-            assert len(made) >= 3
-            for path in made:
-                found = os.stat(str(path))
-                assert (found.st_uid, found.st_gid) == (other.pw_uid, other.pw_gid), path
-
-    def test_a_folder_is_not_open_to_the_world(self, tmp_path):
-        database.make_folder(str(tmp_path / "a" / "b"))
-        assert stat.S_IMODE(os.stat(str(tmp_path / "a" / "b")).st_mode) & 0o007 == 0
-
-    @pytest.fixture
-    def open_to_all(self):
-        """A folder that others reach, which pytest's own are not."""
-        found = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
-        yield found
-        shutil.rmtree(str(found))
-
-    def test_the_other_user_goes_on_where_root_began(self, other, open_to_all):
-        os.chown(str(open_to_all), other.pw_uid, other.pw_gid)
-        os.chmod(str(open_to_all), 0o755)
-        path = open_to_all / "state" / "tracking.sqlite"
-        first = database.prepare(database.open_engine(f"sqlite:///{path}"))
-        code = (
-            "import os, sqlite3, sys;"
-            "os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[3]));"
-            "db = sqlite3.connect(sys.argv[1]);"
-            "db.execute(\"UPDATE poundcake_meta SET value = value WHERE name = 'database_id'\");"
-            "db.commit();"
-            "print(db.execute(\"SELECT value FROM poundcake_meta WHERE name = 'database_id'\")"
-            ".fetchone()[0])"
-        )
-        found = subprocess.check_output(
-            [sys.executable, "-c", code, str(path), str(other.pw_gid), str(other.pw_uid)],
-            universal_newlines=True,
-        )
-        assert found.strip() == first
 
 
 def test_a_read_holds_up_no_writer(engine):
@@ -245,7 +186,7 @@ def test_a_read_holds_up_no_writer(engine):
         assert len(reader.execute(select(schema.meta)).all()) == len(before) + 1
 
 
-def test_a_statement_has_its_time(database_url):
+def test_a_statement_that_takes_too_long_is_ended(database_url):
     patient = database.open_engine(database_url)
     database.prepare(patient)
     hurried = database.open_engine(database_url, 1)
@@ -265,3 +206,139 @@ def test_a_statement_has_its_time(database_url):
     assert not began.is_set()
     patient.dispose()
     hurried.dispose()
+
+
+class TestServerSettings:
+    """What a MariaDB server may be set to, for all of its sessions."""
+
+    MODES = "EMPTY_STRING_IS_NULL,ORACLE,PAD_CHAR_TO_FULL_LENGTH,NO_BACKSLASH_ESCAPES"
+
+    @pytest.fixture
+    def set_global(self, mariadb):
+        """A function that sets a variable of the server until the test ends."""
+        before = {}
+
+        def set_global(name, value):
+            with_root(mariadb, f"SET GLOBAL {name} = {value}")
+
+        for name in ("sql_mode", "max_allowed_packet"):
+            before[name] = with_root(mariadb, f"SELECT @@GLOBAL.{name}")
+        yield set_global
+        for name, value in before.items():
+            set_global(name, repr(value))
+
+    @on_mariadb
+    def test_its_sql_mode_changes_nothing(self, database_url, set_global):
+        set_global("sql_mode", f"'{self.MODES}'")
+        engine = database.open_engine(database_url)
+        labels = {"instance": "", "severity": "", "x": "a\\b'c\"d"}
+        sent = request(alert("", labels=labels, fingerprint="f"))
+        assert record_requests(engine, Config(), [sent])["recorded"] == 1
+        with database.reading(engine) as connection:
+            row = connection.execute(select(schema.alerts)).one()
+        assert (row.alert_name, row.severity, row.instance) == ("", "", "")
+        assert json.loads(row.labels)["x"] == labels["x"]
+        assert claims.link(engine, sent.request_id, row.episode, "w", "e")["claimed"]
+        engine.dispose()
+
+    @on_mariadb
+    def test_packets_that_are_too_small_are_refused(self, database_url, set_global):
+        set_global("max_allowed_packet", 1 << 18)
+        error = error_of(database_url)
+        assert "max_allowed_packet is 262144 bytes: set max_allowed_packet = 16M" in error
+
+    def test_statement_based_replication_is_refused(self):
+        """The server refuses every INSERT then, at the isolation level that recording needs."""
+        server = services_server(StatementReplication)
+        try:
+            url = server.url(server.create_database())
+            for attempt in range(2):
+                assert "binlog_format is STATEMENT" in error_of(url)
+                assert "set binlog_format = MIXED" in error_of(url)
+            with pytest.raises(DatabaseError, match="set binlog_format = MIXED"):
+                with database.reading(database.open_engine(url)):
+                    pass
+        finally:
+            server.close()
+
+
+class StatementReplication(services.MariaDB):
+    """A server with a binary log of statements."""
+
+    def command(self):
+        return super().command() + ["--log-bin=binlog", "--binlog-format=STATEMENT"]
+
+
+def services_server(kind):
+    try:
+        server = kind()
+        server.start()
+    except services.Missing as missing:
+        pytest.skip(str(missing))
+    return server
+
+
+def with_root(mariadb, statement):
+    """Run a statement as the server's root; return the first value, if there is one."""
+    import pymysql
+
+    connection = pymysql.connect(unix_socket=mariadb.path("sock"), user="root", ssl_disabled=True)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            row = cursor.fetchone()
+            return row and row[0]
+    finally:
+        connection.close()
+
+
+class TestRetryWhileUnavailable:
+    def test_it_retries_until_the_work_succeeds(self, monkeypatch):
+        monkeypatch.setattr(transactions.time, "sleep", lambda seconds: None)
+        answers = iter([DatabaseError("away"), DatabaseError("away"), 7])
+
+        def work():
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        assert database.retry_while_unavailable(work, 60) == 7
+
+    def test_it_gives_up_after_its_time(self, monkeypatch):
+        pauses = []
+        monkeypatch.setattr(transactions.time, "sleep", pauses.append)
+        monkeypatch.setattr(transactions.time, "monotonic", lambda: sum(pauses))
+
+        def work():
+            raise DatabaseError("away")
+
+        with pytest.raises(DatabaseError):
+            database.retry_while_unavailable(work, 45)
+        assert 40 < sum(pauses) <= 45
+
+    def test_other_errors_are_final(self):
+        calls = []
+
+        def work():
+            calls.append(1)
+            raise TrackingError("no")
+
+        with pytest.raises(TrackingError):
+            database.retry_while_unavailable(work, 60)
+        assert len(calls) == 1
+
+
+class TestClock:
+    def test_the_databases_time_is_utc_with_microseconds(self, engine):
+        with engine.connect() as connection:
+            found = [clock.database_now(connection) for _ in range(20)]
+        here = clock.local_now()
+        assert all(abs((here - moment).total_seconds()) < 300 for moment in found)
+        assert any(moment.microsecond % 1000 for moment in found)
+        assert found == sorted(found) and found[0].tzinfo == UTC
+
+    @pytest.mark.parametrize("microsecond, expected", [(0, "00:00Z"), (1, "00:01Z")])
+    def test_a_deadline_is_shown_in_whole_seconds_and_never_too_early(self, microsecond, expected):
+        moment = clock.local_now().replace(minute=0, second=0, microsecond=microsecond)
+        assert clock.format_deadline(moment).endswith(f":{expected}")

@@ -1,4 +1,4 @@
-"""Retention: what ended long ago goes whole, and nothing else does, whoever writes meanwhile."""
+"""Purging: requests that ended long ago are deleted whole, and nothing else is."""
 
 import pathlib
 import subprocess
@@ -11,18 +11,26 @@ from sqlalchemy import event, func, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from poundcake.config import Config
-from poundcake.trail import claims, database, purge
-from poundcake.trail.purge import PurgeError
+from poundcake.trail import claims, clock, database, purge
+from poundcake.trail.errors import PurgeError
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from tests.lib.samples import alert, request
+from tests.lib.trails import on_mariadb, on_sqlite
 
 ROOT = pathlib.Path(__file__).parents[3]
 TABLES = (api_calls, alerts, links, executions)
 NOW = datetime.now(timezone.utc)
 OLD = NOW - timedelta(days=100)
 YOUNG = NOW - timedelta(days=80)
+TODAY = request(received_at=NOW)
 NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
+
+
+@pytest.fixture(autouse=True)
+def today(engine):
+    """The trail has a request of today: a purge that leaves none is refused."""
+    record_requests(engine, Config(), [TODAY])
 
 
 @pytest.fixture
@@ -79,13 +87,15 @@ def worked(engine, sent, execution_id, status="succeeded", position=0):
 
 
 def left(engine):
+    """How many rows each table has, without those of today's request."""
     with database.reading(engine) as connection:
-        return [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
+        calls, *others = [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
+    return [calls - 1, *others]
 
 
 def requests_left(engine):
     with database.reading(engine) as connection:
-        return set(connection.scalars(select(api_calls.c.request_id)))
+        return set(connection.scalars(select(api_calls.c.request_id))) - {TODAY.request_id}
 
 
 def run(engine, days=90, dry_run=False, **config):
@@ -95,8 +105,8 @@ def run(engine, days=90, dry_run=False, **config):
     return found
 
 
-class TestWhatGoes:
-    def test_what_ended_long_ago_goes_whole(self, engine):
+class TestDeleted:
+    def test_a_request_that_ended_long_ago_is_deleted_whole(self, engine):
         old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
         worked(engine, old, "e1")
         worked(engine, old, "e2", "failed", position=1)
@@ -106,30 +116,34 @@ class TestWhatGoes:
         assert left(engine) == [1, 1, 1, 1]
         assert run(engine) == NOTHING
 
+    @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
-    def test_however_its_execution_ended(self, engine, status):
+    def test_it_is_deleted_however_its_execution_ended(self, engine, status):
         (old,) = ended(engine, fired())
         worked(engine, old, "e1", status)
         assert run(engine)["executions"] == 1
         assert left(engine) == [0, 0, 0, 0]
 
-    def test_without_alerts_too(self, engine):
+    @on_sqlite
+    def test_a_request_without_alerts_is_deleted_too(self, engine):
         ended(engine, request(received_at=OLD), request(received_at=OLD, body="no JSON"))
         assert run(engine) == {**NOTHING, "requests": 2}
 
-    def test_the_days_are_the_configurations_unless_given(self, engine):
+    @on_sqlite
+    def test_retention_days_is_the_default(self, engine):
         ended(engine, fired())
         assert run(engine, None, retention_days=101) == NOTHING
         assert run(engine, 101, retention_days=99) == NOTHING
         assert run(engine, None, retention_days=99)["requests"] == 1
 
-    def test_on_a_new_database(self, database_url):
-        engine = database.open_engine(database_url)
+    @on_sqlite
+    def test_a_new_database_has_nothing_to_delete(self, tmp_path):
+        engine = database.open_engine(f"sqlite:///{tmp_path}/new.db")
         assert run(engine) == NOTHING
         engine.dispose()
 
 
-class TestWhatStays:
+class TestKept:
     @pytest.mark.parametrize(
         "table, values",
         [
@@ -144,7 +158,7 @@ class TestWhatStays:
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
     )
-    def test_what_is_not_over(self, engine, table, values):
+    def test_a_request_that_is_not_over_is_kept(self, engine, table, values):
         other, old = ended(engine, fired("Other"), fired(count=2))
         for sent, name in ((other, "e1"), (old, "e2")):
             worked(engine, sent, name)
@@ -166,7 +180,7 @@ class TestWhatStays:
         [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"explanation": None}],
         ids="-".join,
     )
-    def test_the_claim_on_an_episode_that_is_not_over(self, engine, values):
+    def test_a_claim_on_an_episode_that_is_not_over_is_kept(self, engine, values):
         claimed, again, unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
         worked(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
@@ -188,7 +202,8 @@ class TestWhatStays:
         assert run(engine)["requests"] == 1
         assert requests_left(engine) == {again.request_id}
 
-    def test_a_link_without_a_claim_does_not(self, engine):
+    @on_sqlite
+    def test_a_link_without_a_claim_is_not_kept(self, engine):
         released, again = ended(engine, fired(), fired("Again", YOUNG))
         worked(engine, released, "e1")
         episode = row_of(engine, released).episode
@@ -197,7 +212,7 @@ class TestWhatStays:
         assert run(engine)["links"] == 1
         assert requests_left(engine) == {again.request_id}
 
-    def test_an_execution_that_a_kept_request_names_too(self, engine):
+    def test_an_execution_is_kept_while_a_kept_request_names_it(self, engine):
         old, later, young = ended(
             engine, fired(), fired("Later", OLD + timedelta(hours=1)), fired("Young", YOUNG)
         )
@@ -215,8 +230,8 @@ class TestWhatStays:
 
 class TestInPieces:
     def history(self, engine):
-        """13 requests of one moment and of several, three of which stay: the first, one in the
-        middle, the last. Executions are shared by requests that are far apart."""
+        """13 requests of one moment and of several, three of which are kept: the first, one in the
+        middle, the last. Requests that are far apart share executions."""
         sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
         sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
         ended(engine, *sent)
@@ -233,7 +248,7 @@ class TestInPieces:
         )
         return set(kept)
 
-    def test_a_dry_run_says_what_is_then_done(self, engine, small):
+    def test_a_dry_run_counts_what_is_then_deleted(self, engine, small):
         kept = self.history(engine)
         before = left(engine)
         told = run(engine, dry_run=True)
@@ -266,7 +281,7 @@ class TestInPieces:
         big = [size for size in sizes if size["poundcake_alerts"] > 8]
         assert [size["poundcake_api_calls"] for size in big] == [1]
 
-    def test_what_the_database_refused_is_tried_again(self, engine, small, monkeypatch):
+    def test_a_transaction_that_the_database_refused_is_repeated(self, engine, small, monkeypatch):
         self.history(engine)
         told = run(engine, dry_run=True)
         real, failures = purge._delete, [1213, 1205]
@@ -280,7 +295,7 @@ class TestInPieces:
         assert run(engine) == told
         assert not failures
 
-    def test_two_at_once(self, engine, small):
+    def test_two_purges_at_the_same_time(self, engine, small):
         kept = self.history(engine)
         told = run(engine, dry_run=True)
         found = []
@@ -346,7 +361,7 @@ def orphans(engine):
 
 
 class TestMeanwhile:
-    def test_what_is_recorded_meanwhile_is_all_there(self, engine, small):
+    def test_requests_recorded_meanwhile_are_complete(self, engine, small):
         """The same fingerprints as in the history, opened, repeated, closed and claimed."""
         for i in range(0, 30, 10):
             ended(
@@ -391,9 +406,8 @@ class TestMeanwhile:
         assert left(engine)[1] == 5 * left(engine)[0]
         assert orphans(engine) == 0
 
-    def test_an_execution_that_links_itself_at_this_moment(self, mariadb_url):
-        engine = database.open_engine(mariadb_url)
-        database.prepare(engine)
+    @on_mariadb
+    def test_a_request_that_an_execution_is_linked_to_at_this_moment_is_kept(self, engine):
         (old,) = ended(engine, fired())
         row = row_of(engine, old)
         waits, found = threading.Event(), []
@@ -403,7 +417,12 @@ class TestMeanwhile:
                 waits.set()
 
         with database.transaction(engine) as connection:
-            claims._link(connection, old.request_id, row.episode, "pack.work", "e1")
+            claims._link(
+                connection,
+                claims._Claimant(
+                    old.request_id, row.episode, "pack.work", "e1", host_cooldown=timedelta(0)
+                ),
+            )
             event.listen(engine, "before_cursor_execute", seen)
             thread = threading.Thread(target=lambda: found.append(run(engine)))
             thread.start()
@@ -411,18 +430,55 @@ class TestMeanwhile:
         thread.join(60)
         assert found == [{**NOTHING, "kept": 1}]
         assert left(engine) == [1, 1, 1, 1]
-        engine.dispose()
 
 
-class TestFields:
+class TestRefused:
+    @on_sqlite
     @pytest.mark.parametrize("days", [0, -1, 36_501])
-    def test_the_days_have_bounds(self, engine, days):
-        with pytest.raises(PurgeError, match="older_than_days: 1 to 36500 is expected"):
+    def test_days_out_of_bounds(self, engine, days):
+        with pytest.raises(PurgeError, match="older_than_days: must be 1 to 36500"):
             run(engine, days)
 
-    def test_a_cooldown_is_not_forgotten(self, engine):
+    def test_a_clock_that_is_months_ahead(self, engine, monkeypatch):
+        """By it the whole history looks old. On SQLite it is the database's clock as well."""
+        ended(engine, fired(), fired("Young", YOUNG))
+        ahead = datetime.now(timezone.utc) + timedelta(days=120)
+        monkeypatch.setattr(clock, "local_now", lambda: ahead)
+        for dry_run in (True, False):
+            with pytest.raises(PurgeError, match="^nothing was deleted, because .*clock"):
+                run(engine, dry_run=dry_run)
+        assert left(engine)[:2] == [2, 2]
+
+    @on_mariadb
+    @pytest.mark.parametrize("days", [120, -120])
+    def test_a_database_server_whose_clock_is_wrong(self, engine, monkeypatch, days):
+        ended(engine, fired(), fired("Young", YOUNG))
+        wrong = datetime.now(timezone.utc) + timedelta(days=days)
+        monkeypatch.setattr(clock, "database_now", lambda connection: wrong)
+        with pytest.raises(PurgeError, match="one of two clocks is wrong: the database's says 20"):
+            run(engine)
+        assert left(engine)[:2] == [2, 2]
+
+    @on_sqlite
+    def test_a_history_without_a_recent_request(self, engine):
+        ended(engine, fired(), fired("Young", YOUNG))
+        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
+        with pytest.raises(PurgeError, match="not one request would be left: .* received at 20"):
+            run(engine, 79)
+        assert run(engine, 81)["requests"] == 1
+
+    @on_sqlite
+    def test_a_request_from_the_future_is_not_a_recent_one(self, engine):
+        """An endpoint's clock was ahead, and tells nothing about the database's."""
+        ended(engine, fired(), fired("Ahead", NOW + timedelta(days=400)))
+        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
+        with pytest.raises(PurgeError, match="not one request would be left"):
+            run(engine)
+
+    @on_sqlite
+    def test_days_that_a_cooldown_looks_back(self, engine):
         ended(engine, fired())
-        with pytest.raises(PurgeError, match="older_than_days: 3 or more .*cooldown_seconds"):
+        with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
         assert run(engine, 3, cooldown_seconds=2 * 86_400 + 1)["requests"] == 1
 

@@ -1,19 +1,25 @@
-"""A replay records a request anew, and is never by itself a second remediation of an episode."""
+"""A replay records a request again. Unforced, it is never a second remediation of an episode."""
 
 import dataclasses
 import datetime
+import importlib.util
 import json
+import pathlib
 import uuid
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
+from poundcake import request_ids
 from poundcake.config import Config
 from poundcake.trail import admission, claims, database
-from poundcake.trail.record import TrackingError, record_requests
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.record import record_requests
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, api_calls, links
 from tests.lib.samples import UTC, alert, request
+from tests.lib.trails import database_time, on_sqlite
 
 WORKFLOW = "poundcake.host_down"
 NOW = None
@@ -45,8 +51,8 @@ def record(engine, *found, minutes=59, **config):
     return sent.request_id
 
 
-def replay(engine, request_id, force=False, **config):
-    return replay_request(engine, Config(**config), request_id, force)
+def replay(engine, request_id, force=False, execution="", **config):
+    return replay_request(engine, Config(**config), request_id, force, execution)
 
 
 def rows(engine, request_id=None):
@@ -71,7 +77,7 @@ def work(engine, request_id, execution, workflow=WORKFLOW):
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
 
-def test_a_request_of_its_own(engine):
+def test_a_replay_is_a_request_of_its_own(engine):
     first = record(engine, firing())
     found = replay(engine, first)
     assert found == {
@@ -89,10 +95,12 @@ def test_a_request_of_its_own(engine):
     assert new.completed_at is None
 
 
+@on_sqlite
 @pytest.mark.parametrize("request_id", [str(uuid.UUID(int=1)), "", "'%s"])
-def test_what_is_not_on_record(engine, request_id):
-    with pytest.raises(TrackingError, match=f"^request_id: {request_id} is not"):
-        replay(engine, request_id)
+def test_a_request_that_is_not_on_record_is_an_error(engine, request_id):
+    for execution in ("", "e1"):
+        with pytest.raises(TrackingError, match=f"^request_id: {request_id} is not"):
+            replay(engine, request_id, execution=execution)
     assert rows(engine) == []
 
 
@@ -114,10 +122,11 @@ def test_it_takes_over_the_open_incident(engine):
     assert rows(engine)[1].closed_at == ago(0)
 
 
-def test_a_limited_one_is_let_through_once_the_limit_has_gone(engine):
+def test_a_held_back_alert_is_admitted_once_the_limit_has_ended(engine):
     limit = {"max_remediations_per_hour": 1}
     several = [alert("A", starts_at=ago(70), fingerprint=f) for f in ("one", "two")]
-    first = record(engine, *several, minutes=65, **limit)
+    with database_time(ago(65)):
+        first = record(engine, *several, minutes=65, **limit)
     assert [row.outcome for row in rows(engine)] == ["admitted", "rate_limited"]
     assert work(engine, first, "e1")
     new = replay(engine, first, **limit)["request_id"]
@@ -125,18 +134,19 @@ def test_a_limited_one_is_let_through_once_the_limit_has_gone(engine):
     assert rows(engine, new)[1].open_fingerprint == "two"
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "config, outcome",
     [({"cooldown_seconds": 7200}, "cooldown"), ({"max_remediations_per_hour": 1}, "rate_limited")],
 )
-def test_limits_apply_but_for_force(engine, config, outcome):
+def test_limits_apply_unless_forced(engine, config, outcome):
     first = record(engine, firing())
     assert replay(engine, first, **config)["outcomes"] == {outcome: 1}
     assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
     assert replay(engine, first, force=True, **config)["outcomes"] == {"admitted": 1}
 
 
-def test_what_was_worked_on_is_not_worked_on_again(engine):
+def test_an_episode_that_was_worked_on_is_left_alone(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
     found = replay(engine, first)
@@ -150,15 +160,16 @@ def test_what_was_worked_on_is_not_worked_on_again(engine):
     assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
 
 
-def test_released_it_is_worked_on_again(engine):
+@on_sqlite
+def test_a_released_episode_is_worked_on_again(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
-    claims.release(engine, rows(engine)[0].episode)
+    claims.release(engine, rows(engine)[0].episode, force=True)
     new = replay(engine, first)["request_id"]
     assert work(engine, new, "e2")
 
 
-def test_by_force_it_is_worked_on_once_more_each_time(engine):
+def test_by_force_it_is_another_attempt_each_time(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
     for attempt in (2, 3):
@@ -172,18 +183,13 @@ def test_by_force_it_is_worked_on_once_more_each_time(engine):
         found = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert found == [key, key + "|2", key + "|3"]
-    released = claims.release(engine, row.episode)
+    released = claims.release(engine, row.episode, force=True)
     assert [r["st2_execution_id"] for r in released] == ["e1", "e2", "e3"]
     assert work(engine, new, "e4")
 
 
-def test_a_long_workflow_name_keeps_its_attempts_apart():
-    keys = {claims.claim_key("e" * 96, "w" * 255, attempt) for attempt in (1, 2, 3)}
-    assert len(keys) == 3
-    assert max(map(len, keys)) <= 255
-
-
-def test_what_has_ended_is_not_worked_on(engine):
+@on_sqlite
+def test_an_incident_that_has_ended_is_left_alone(engine):
     first = record(engine, firing())
     record(engine, resolved(), minutes=29)
     found = replay(engine, first)
@@ -192,7 +198,7 @@ def test_what_has_ended_is_not_worked_on(engine):
     assert row.reason == f"replay of {first}: nothing open, the incident has ended"
 
 
-def test_what_has_ended_is_worked_on_by_force_and_opens_nothing(engine):
+def test_by_force_an_incident_that_has_ended_is_worked_on_and_stays_closed(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
     record(engine, resolved(), minutes=29)
@@ -204,7 +210,8 @@ def test_what_has_ended_is_worked_on_by_force_and_opens_nothing(engine):
     assert work(engine, new, "e2")
 
 
-def test_a_resolve_closes_nothing_that_came_later(engine):
+@on_sqlite
+def test_a_resolve_does_not_close_a_later_incident(engine):
     record(engine, firing())
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(start=20), minutes=19)
@@ -217,7 +224,8 @@ def test_a_resolve_closes_nothing_that_came_later(engine):
     assert [row.open_fingerprint for row in rows(engine) if row.open_fingerprint] == ["A"]
 
 
-def test_a_resolve_that_was_overtaken_closes_what_it_is_about(engine):
+@on_sqlite
+def test_a_resolve_that_was_overtaken_closes_its_incident(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(), minutes=15)
     assert rows(engine)[-1].open_fingerprint == "A"
@@ -225,6 +233,7 @@ def test_a_resolve_that_was_overtaken_closes_what_it_is_about(engine):
     assert rows(engine)[1].closed_at == rows(engine)[2].created_at
 
 
+@on_sqlite
 def test_a_replayed_resolve_makes_no_notification_late(engine):
     first = record(engine, firing())
     ended = record(engine, resolved(), minutes=29)
@@ -235,7 +244,8 @@ def test_a_replayed_resolve_makes_no_notification_late(engine):
     assert rows(engine)[-1].episode == rows(engine, first)[0].episode
 
 
-def test_all_kinds_in_one_request(engine):
+@on_sqlite
+def test_alerts_of_all_kinds_in_one_request(engine):
     first = record(
         engine,
         firing("A"),
@@ -260,7 +270,8 @@ def test_all_kinds_in_one_request(engine):
     assert [row.outcome for row in rows(engine, forced)].count("admitted") == 2
 
 
-def test_what_was_malformed_and_can_be_read_now_is_as_if_it_came_now(engine, monkeypatch):
+@on_sqlite
+def test_an_alert_that_was_malformed_is_decided_as_a_new_one(engine, monkeypatch):
     """An older release may have read less."""
     decide = admission.decide
 
@@ -274,6 +285,7 @@ def test_what_was_malformed_and_can_be_read_now_is_as_if_it_came_now(engine, mon
     assert replay(engine, first)["outcomes"] == {"admitted": 1}
 
 
+@on_sqlite
 def test_by_force_an_episode_that_has_ended_is_admitted_once(engine):
     first = record(engine, firing("A"), firing("A", start=61))
     record(engine, resolved(), minutes=29)
@@ -281,7 +293,8 @@ def test_by_force_an_episode_that_has_ended_is_admitted_once(engine):
     assert [row.outcome for row in rows(engine, new)] == ["admitted", "duplicate"]
 
 
-def test_a_replay_of_a_replay_names_the_one_it_was_asked_for(engine):
+@on_sqlite
+def test_a_replay_of_a_replay_names_the_replay(engine):
     first = record(engine, firing())
     second = replay(engine, first)["request_id"]
     third = replay(engine, second)["request_id"]
@@ -289,8 +302,92 @@ def test_a_replay_of_a_replay_names_the_one_it_was_asked_for(engine):
     assert len({row.episode for row in rows(engine)}) == 1
 
 
+class TestTheExecutionThatAsks:
+    """It does not learn whether its transaction was committed when the connection breaks."""
+
+    def test_it_replays_a_request_once(self, engine):
+        first = record(engine, firing("A"), firing("B"))
+        found = [replay(engine, first, True, "execution-1") for _ in range(2)]
+        assert found[0] == found[1]
+        assert found[0]["outcomes"] == {"admitted": 2}
+        assert len(rows(engine)) == 4
+
+    def test_a_broken_commit_is_repeated_without_a_second_attempt(self, engine):
+        """The server commits, and the connection is gone before it says so."""
+        first = record(engine, firing())
+        assert work(engine, first, "e1")
+        breaks = [True]
+
+        def after_commit(connection):
+            if breaks and breaks.pop():
+                raise OperationalError("COMMIT", {}, Exception(2013, "Lost connection"))
+
+        commit = type(engine.dialect).do_commit
+
+        def do_commit(connection):
+            commit(engine.dialect, connection)
+            after_commit(connection)
+
+        engine.dialect.do_commit = do_commit
+        asked = database.retry_while_unavailable(
+            lambda: replay(engine, first, True, "execution-1"), 30
+        )
+        assert not breaks
+        assert [row.attempt for row in rows(engine)] == [1, 2]
+        assert call(engine, asked["request_id"]).replay_of == first
+
+    @on_sqlite
+    def test_another_execution_replays_it_again(self, engine):
+        first = record(engine, firing())
+        found = {replay(engine, first, True, f"execution-{n}")["request_id"] for n in range(3)}
+        assert len(found) == 3
+
+    @on_sqlite
+    def test_it_replays_each_request(self, engine):
+        requests = [record(engine, firing(name)) for name in "AB"]
+        found = {replay(engine, one, True, "execution-1")["request_id"] for one in requests}
+        assert len(found) == 2
+
+    @on_sqlite
+    def test_the_action_passes_its_own_execution(self, engine, database_url, run_action):
+        first = record(engine, firing())
+        found = [
+            run_action("replay", execution, request_id=first, force=True)["request_id"]
+            for execution in ("one", "one", "other")
+        ]
+        assert found[0] == found[1] != found[2]
+        assert found[0] == request_ids.replay_id(first, "one")
+
+    @on_sqlite
+    def test_in_a_workflow_it_passes_the_workflow(self, engine, run_action):
+        first = record(engine, firing())
+        found = [
+            run_action("replay", execution, request_id=first, force=True, execution_id="flow")
+            for execution in ("task one", "task two")
+        ]
+        assert found[0]["request_id"] == found[1]["request_id"]
+
+    @pytest.fixture
+    def run_action(self, database_url, monkeypatch):
+        """A function that runs an action in this process as a StackStorm execution."""
+        actions = pathlib.Path(__file__).parents[3] / "actions"
+        monkeypatch.syspath_prepend(str(actions))
+
+        def run(name, execution, **parameters):
+            monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
+            spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            action = getattr(module, name.capitalize())({"database_url": database_url})
+            succeeded, result = action.run(**parameters)
+            assert succeeded, result
+            return result
+
+        return run
+
+
 class TestFailed:
-    """The original is on record with an error and without its alerts."""
+    """The original is on record with an error and without alerts."""
 
     @pytest.fixture
     def failed(self, engine, monkeypatch):
@@ -302,7 +399,7 @@ class TestFailed:
             return record(engine, firing("A"), firing("B"))
 
     @pytest.mark.parametrize("force", [False, True])
-    def test_it_is_recorded_as_if_it_came_now(self, engine, failed, force):
+    def test_it_is_recorded_as_a_new_request(self, engine, failed, force):
         record(engine, firing("B"))
         found = replay(engine, failed, force)
         assert found["outcomes"] == {"admitted": 1, "duplicate": 1}
@@ -324,7 +421,7 @@ class TestFailed:
         assert again.request_id in str(caught.value)
         assert "cannot be read" in again.error
 
-    def test_headers_and_text_come_as_they_were(self, engine):
+    def test_headers_and_text_are_unchanged(self, engine):
         text = "{{ x }} \ud800 日本 '; --"
         sent = request(firing(labels={"x": text}), headers={"User-Agent": text})
         record_requests(engine, Config(), [sent])

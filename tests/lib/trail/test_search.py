@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from poundcake.trail import admission, database, queries, search
+from poundcake.trail import database, queries, search
+from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.search import FilterError, Filters
 from tests.lib.samples import NOON, UTC, alert, iso, later
@@ -98,7 +99,7 @@ def expected(engine, filters):
         and within(row.created_at)
     ]
     if any(getattr(filters, name) for name in TEXTS):
-        order = [row.id for row in rows if row.outcome in admission.EMITTED]
+        order = [row.id for row in rows if row.outcome in EMITTED]
         linked = [link for link in linked if link.alert_id in order]
         linked.sort(key=lambda link: (order.index(link.alert_id), -link.id))
     else:

@@ -1,8 +1,11 @@
-"""How the tables came to be what schema.py says: one revision a change, forward only.
+"""How the tables became what schema.py says: one revision for each change, forward only.
 
-Only what changes a database imports this: Alembic takes longer to load than most actions take to
-work. A revision that has been released is never edited, and each can be run again: MariaDB commits
-every change of a table by itself, so that one that was killed is done in part.
+The revisions form two branches, each with the newest one as its head: those of the tables, and
+those that only build indexes (schema.INDEX_REVISIONS). A revision that has been released is never
+edited. Each can be run again: MariaDB commits every change of a table by itself, so a revision
+that was killed is done in part.
+
+Import this only to change a database: Alembic takes longer to load than most actions take to work.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any, Callable, Dict, List
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Iterable
 
 from sqlalchemy.engine import Connection
 
-# It tells of each step, and from 1.18 on of its own loading; what there is to say, `log` is told.
+# Alembic logs each step, and from 1.18 on its own loading. `log` is told what there is to say.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 from alembic import command  # noqa: E402
@@ -22,36 +26,52 @@ from alembic.config import Config  # noqa: E402
 from alembic.script import Script  # noqa: E402
 
 
+@dataclass(frozen=True)
+class Step:
+    """A revision that was run, and how long it took."""
+
+    revision: str
+    description: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def revision(number: int) -> str:
-    """What Alembic calls the revision of this number."""
+    """Return Alembic's name of the revision with this number."""
     return f"{number:04d}"
 
 
-def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> list[dict]:
-    """Brings the tables to the revision of this number; one that is there is not run again.
+def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> list[Step]:
+    """Run this revision and those before it on its branch, as far as they have not been run.
 
-    The connection must be the only one that migrates. log: called with a line for each revision
-    and each index. Returns [{revision, description, seconds}] of what was run.
+    Args:
+        connection: The only connection that migrates.
+        number: The revision.
+        log: Called with a line for each revision and each index.
+
+    Returns:
+        The revisions that were run, in order.
     """
     config = _config(connection)
-    steps: list[dict[str, Any]] = []
+    steps: list[Step] = []
     began = time.monotonic()
 
     def applied(script: Script) -> None:
         nonlocal began
         seconds, began = round(time.monotonic() - began, 3), time.monotonic()
-        what = {"revision": script.revision, "description": script.doc, "seconds": seconds}
-        steps.append(what)
-        log("revision {revision}: {description} {seconds:.1f} s".format(**what))
+        steps.append(Step(script.revision, script.doc, seconds))
+        log(f"revision {script.revision}: {script.doc} {seconds:.1f} s")
 
     config.attributes.update(applied=applied, log=log)
     command.upgrade(config, revision(number))
     return steps
 
 
-def stamp(connection: Connection, number: int) -> None:
-    """Writes down that the tables are at the revision of this number, and runs nothing."""
-    command.stamp(_config(connection), revision(number))
+def stamp(connection: Connection, heads: Iterable[int]) -> None:
+    """Note that these are the newest revisions of their branches, and run nothing."""
+    command.stamp(_config(connection), [revision(number) for number in sorted(heads)])
 
 
 def _config(connection: Connection) -> Config:

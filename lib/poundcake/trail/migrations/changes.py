@@ -1,26 +1,29 @@
-"""What revisions are made of: changes that are only made where they are not there yet."""
+"""The changes that revisions consist of. Each is made only where it has not been made yet."""
+
+from __future__ import annotations
 
 import time
+from typing import Any
 
 from alembic import context, op
 from sqlalchemy import Column, inspect
+from sqlalchemy.types import TypeEngine
 
 
-def add_column(table: str, column: Column) -> None:
-    """Adds the column at the end of the table."""
-    if column.name not in {found["name"] for found in inspect(op.get_bind()).get_columns(table)}:
+def add_column(table: str, column: Column[Any]) -> None:
+    """Add the column at the end of the table."""
+    if column.name not in _columns(table):
         op.add_column(table, column)
 
 
-def rename_column(table: str, old: str, new: str) -> None:
-    """Renames the column; MariaDB 10.5 and SQLite 3.25 do it without rewriting the table."""
-    names = {found["name"] for found in inspect(op.get_bind()).get_columns(table)}
-    if old in names and new not in names:
-        op.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
+def rename_column(table: str, old: str, new: str, type_: TypeEngine[Any]) -> None:
+    """Rename a nullable column, which neither database does by rewriting the table."""
+    if old in _columns(table):
+        op.alter_column(table, old, new_column_name=new, existing_type=type_)
 
 
 def add_index(name: str, table: str, *columns: str) -> None:
-    """Makes an index, and logs how long that took."""
+    """Build an index, and log how long that took."""
     if name not in _indexes(table):
         began = time.monotonic()
         op.create_index(name, table, columns)
@@ -28,10 +31,14 @@ def add_index(name: str, table: str, *columns: str) -> None:
 
 
 def drop_index(name: str, table: str) -> None:
-    """Drops an index, which no foreign key may need."""
+    """Drop an index that no foreign key needs."""
     if name in _indexes(table):
         op.drop_index(name, table)
 
 
-def _indexes(table: str) -> set:
+def _columns(table: str) -> set[str]:
+    return {found["name"] for found in inspect(op.get_bind()).get_columns(table)}
+
+
+def _indexes(table: str) -> set[str | None]:
     return {found["name"] for found in inspect(op.get_bind()).get_indexes(table)}

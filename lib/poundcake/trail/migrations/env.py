@@ -1,26 +1,53 @@
-"""What Alembic runs its revisions in. The connection comes from poundcake.trail.migrations."""
+"""The script in which Alembic runs the revisions. poundcake.trail.migrations gives it a connection.
+
+After each revision it notes in poundcake_meta what Alembic notes in alembic_version: it is what
+the pack reads. `schema` is the newest revision of the tables; a release that does not know it
+refuses to write. `indexes` is the newest revision that only builds indexes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Collection
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from poundcake.trail.schema import INDEX_REVISIONS
 
 # Written out, as in the revisions: schema.py goes on changing.
-_UPDATE = text("UPDATE poundcake_meta SET value = :value WHERE name = 'schema'")
-_INSERT = text("INSERT INTO poundcake_meta (name, value) VALUES ('schema', :value)")
+_UPDATE = text("UPDATE poundcake_meta SET value = :value WHERE name = :name")
+_INSERT = text("INSERT INTO poundcake_meta (name, value) VALUES (:name, :value)")
 
 
-def note(ctx, step, **_):
-    """poundcake_meta says it too, in the same transaction: it is what the pack reads."""
-    value = {"value": str(int(step.up_revision_id))}
-    if not ctx.connection.execute(_UPDATE, value).rowcount:
-        ctx.connection.execute(_INSERT, value)
+def note_revision(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Any
+) -> None:
+    """Write the newest revision of each branch to poundcake_meta, in Alembic's transaction."""
+    numbers = {int(head) for head in heads}
+    indexes = numbers.intersection(INDEX_REVISIONS)
+    # A database of 0.2.0 has no other head than that of the indexes.
+    _write(ctx, "schema", max(numbers - indexes or indexes))
+    if indexes:
+        _write(ctx, "indexes", max(indexes))
     if not step.is_stamp:
         context.config.attributes["applied"](step.up_revision)
 
 
-connection = context.config.attributes["connection"]
+def _write(ctx: MigrationContext, name: str, number: int) -> None:
+    assert ctx.connection is not None
+    row = {"name": name, "value": str(number)}
+    if not ctx.connection.execute(_UPDATE, row).rowcount:
+        ctx.connection.execute(_INSERT, row)
+
+
+connection: Connection = context.config.attributes["connection"]
 if connection.dialect.name != "sqlite":
     # Alembic only commits transactions that it began. On SQLite the caller's is the one for all.
     connection.commit()
-context.configure(connection=connection, transaction_per_migration=True, on_version_apply=note)
+context.configure(
+    connection=connection, transaction_per_migration=True, on_version_apply=note_revision
+)
 with context.begin_transaction():
     context.run_migrations()

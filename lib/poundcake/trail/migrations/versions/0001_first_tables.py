@@ -153,7 +153,7 @@ Table(
 )
 
 
-def upgrade():
+def upgrade() -> None:
     connection = op.get_bind()
     for table in metadata.sorted_tables:
         table.create(connection, checkfirst=True)

@@ -9,6 +9,6 @@ revision = "0002"
 down_revision = "0001"
 
 
-def upgrade():
+def upgrade() -> None:
     moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     add_column("poundcake_alerts", Column("closed_at", moment))

@@ -8,5 +8,5 @@ revision = "0003"
 down_revision = "0002"
 
 
-def upgrade():
+def upgrade() -> None:
     add_column("poundcake_alerts", Column("attempt", Integer, nullable=False, server_default="1"))

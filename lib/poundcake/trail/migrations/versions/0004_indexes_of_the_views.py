@@ -19,7 +19,7 @@ NEW = {
 }
 
 
-def upgrade():
+def upgrade() -> None:
     # The new ones first, so that the views are never without.
     for name, columns in NEW.items():
         add_index(f"ix_{ALERTS}_{name}", ALERTS, *columns)

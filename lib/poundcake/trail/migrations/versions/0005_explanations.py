@@ -3,20 +3,19 @@
 from sqlalchemy import Column, DateTime, String
 from sqlalchemy.dialects import mysql
 
-from poundcake.trail.migrations.changes import add_column, add_index, drop_index, rename_column
+from poundcake.trail.migrations.changes import add_column, rename_column
 
 revision = "0005"
-down_revision = "0004"
+# Not 0004, which builds indexes: on a long history they wait for `migrate`, and this one must not.
+down_revision = "0003"
 
-ALERTS = "poundcake_alerts"
+ALERTS, CALLS = "poundcake_alerts", "poundcake_api_calls"
 
 
-def upgrade():
+def upgrade() -> None:
     moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-    rename_column(ALERTS, "fate", "explanation")
-    rename_column(ALERTS, "fate_reason", "explanation_reason")
-    add_index("ix_poundcake_alerts_explanation", ALERTS, "explanation", "checked_at")
-    drop_index("ix_poundcake_alerts_fate", ALERTS)
+    rename_column(ALERTS, "fate", "explanation", String(16))
+    rename_column(ALERTS, "fate_reason", "explanation_reason", String(512))
     add_column(ALERTS, Column("held_until", moment))
-    add_column("poundcake_api_calls", Column("emitter", String(36)))
-    add_column("poundcake_api_calls", Column("emitter_until", moment))
+    add_column(CALLS, Column("emitter", String(36)))
+    add_column(CALLS, Column("emitter_until", moment))

@@ -1,0 +1,127 @@
+"""The cooldown of an alert and the rate limit of an alert name, by the database's clock."""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any, Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
+
+from poundcake.alertmanager import Alert
+from poundcake.config import Config
+from poundcake.trail import database
+from poundcake.trail.admission import Limit
+from poundcake.trail.clock import format_deadline
+from poundcake.trail.outcomes import Outcome
+from poundcake.trail.schema import alerts, cut
+
+_HOUR = timedelta(hours=1)
+# The indexes have when an alert was received, by the endpoint's clock, and not when it was
+# recorded. That is later: by the time in a journal, and by how much the clocks disagree.
+_LONGEST_DELAY = timedelta(days=1)
+
+
+class AdmissionLimits:
+    """How recently alerts were admitted, and which limit that puts on an alert now."""
+
+    def __init__(self, config: Config, now: datetime):
+        self._cooldown = timedelta(seconds=config.cooldown_seconds)
+        self._per_hour = config.max_remediations_per_hour
+        self._now = now
+        # When a fingerprint was last admitted, and when alerts of a name were, in order.
+        self._last_admitted: dict[str, datetime] = {}
+        self._admissions: dict[str, list[datetime]] = defaultdict(list)
+
+    def read(self, connection: Connection, firing: Sequence[Alert], received_at: datetime) -> None:
+        """Read what is on record about the alerts that are about to be decided.
+
+        Args:
+            connection: A transaction.
+            firing: The firing alerts of a list of requests.
+            received_at: When the first of the requests was received.
+        """
+        earliest = min(received_at, self._now) - _LONGEST_DELAY
+        if self._cooldown:
+            fingerprints = sorted({alert.fingerprint for alert in firing})
+            self._read_last_admitted(connection, fingerprints, earliest - self._cooldown)
+        if self._per_hour:
+            names = sorted({_name(alert) for alert in firing})
+            self._read_admissions(connection, names, earliest - _HOUR)
+
+    def limit(self, alert: Alert) -> Limit | None:
+        """Return the cooldown or rate limit that holds the alert back now, if any."""
+        return self._cooldown_of(alert) or self._rate_limit_of(alert)
+
+    def count(self, alert: Alert) -> None:
+        """Count an alert that was admitted just now."""
+        self._last_admitted[alert.fingerprint] = self._now
+        bisect.insort(self._admissions[_name(alert)], self._now)
+
+    def _cooldown_of(self, alert: Alert) -> Limit | None:
+        last = self._last_admitted.get(alert.fingerprint)
+        if not self._cooldown or not last or last + self._cooldown <= self._now:
+            return None
+        until = last + self._cooldown
+        return Limit(Outcome.COOLDOWN, f"cooldown until {format_deadline(until)}", until)
+
+    def _rate_limit_of(self, alert: Alert) -> Limit | None:
+        if not self._per_hour:
+            return None
+        times = self._admissions[_name(alert)]
+        if len(times) - bisect.bisect_right(times, self._now - _HOUR) < self._per_hour:
+            return None
+        # There may be more than the limit: it was higher before, or replays were forced.
+        until = times[-self._per_hour] + _HOUR
+        return Limit(
+            Outcome.RATE_LIMITED,
+            f"limit of {self._per_hour} an hour for this alert name until {format_deadline(until)}",
+            until,
+        )
+
+    def _read_last_admitted(
+        self, connection: Connection, fingerprints: Sequence[str], earliest: datetime
+    ) -> None:
+        for some in database.batched(fingerprints):
+            rows = connection.execute(
+                select(alerts.c.fingerprint, func.max(alerts.c.recorded_at))
+                .where(
+                    alerts.c.fingerprint.in_(some),
+                    *_admitted_since(self._now - self._cooldown, earliest),
+                )
+                .group_by(alerts.c.fingerprint)
+            )
+            self._last_admitted.update((row[0], row[1]) for row in rows)
+
+    def _read_admissions(
+        self, connection: Connection, names: Sequence[str], earliest: datetime
+    ) -> None:
+        for some in database.batched(names):
+            rows = connection.execute(
+                select(alerts.c.alert_name, alerts.c.recorded_at)
+                .where(alerts.c.alert_name.in_(some), *_admitted_since(self._now - _HOUR, earliest))
+                .order_by(alerts.c.recorded_at)
+            )
+            for name, admitted_at in rows:
+                self._admissions[name].append(admitted_at)
+
+
+def _admitted_since(moment: datetime, earliest: datetime) -> tuple[ColumnElement[Any], ...]:
+    """Return the conditions of alerts that were admitted after a moment.
+
+    Args:
+        moment: The moment, by the database's clock.
+        earliest: When such an alert can have been received at the earliest.
+    """
+    return (
+        alerts.c.outcome == Outcome.ADMITTED,
+        alerts.c.created_at > earliest,
+        alerts.c.recorded_at > moment,
+    )
+
+
+def _name(alert: Alert) -> str:
+    return cut(alert.name, alerts.c.alert_name)

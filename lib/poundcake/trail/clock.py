@@ -1,0 +1,36 @@
+"""The clocks that the trail uses.
+
+Sensors, action runners and the database server may run on different machines, whose clocks
+disagree. Times that are compared with each other come from one clock: the database's.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
+
+from poundcake.timestamps import format_timestamp
+from poundcake.trail.schema import UtcDateTime
+
+
+def database_now(connection: Connection) -> datetime:
+    """Return the current time by the database's clock.
+
+    MariaDB's clock is its server's. An SQLite database has the clock of the machine it is on.
+    """
+    if connection.dialect.name == "sqlite":
+        return local_now()
+    return connection.execute(select(func.utc_timestamp(6, type_=UtcDateTime))).scalar_one()
+
+
+def local_now() -> datetime:
+    """Return the current time by the clock of the machine that this process runs on."""
+    return datetime.now(timezone.utc)
+
+
+def format_deadline(moment: datetime) -> str:
+    """Return a time for people, in whole seconds; it is never earlier than the moment itself."""
+    whole = moment.replace(microsecond=0)
+    return format_timestamp(whole if whole == moment else whole + timedelta(seconds=1))

@@ -1,0 +1,43 @@
+"""The tracking database: open it, prepare its tables, and use it.
+
+engine        open a connection pool for MariaDB or SQLite
+mariadb       what a MariaDB connection needs, and which servers cannot be used
+sqlite        what an SQLite connection needs
+tables        create and upgrade the tables, and tell which database it is
+transactions  read, write, and retry
+batches       statements for many rows at once
+"""
+
+from poundcake.trail.database.batches import batched
+from poundcake.trail.database.engine import open_engine
+from poundcake.trail.database.mariadb import check_size, longest_text
+from poundcake.trail.database.tables import has_view_indexes, migrate, pending, prepare
+from poundcake.trail.database.transactions import (
+    ATTEMPTS,
+    describe,
+    kind,
+    reading,
+    retry_deadlocks,
+    retry_while_unavailable,
+    transaction,
+)
+from poundcake.trail.errors import DatabaseError
+
+__all__ = [
+    "ATTEMPTS",
+    "DatabaseError",
+    "batched",
+    "check_size",
+    "describe",
+    "has_view_indexes",
+    "kind",
+    "longest_text",
+    "migrate",
+    "open_engine",
+    "pending",
+    "prepare",
+    "reading",
+    "retry_deadlocks",
+    "retry_while_unavailable",
+    "transaction",
+]

@@ -1,0 +1,61 @@
+"""Statements for many rows at once.
+
+SQLAlchemy takes longer to build a statement of this kind than the database to execute it, so each
+is built once for each number of rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Iterator, Mapping, Sequence, TypeVar
+
+from sqlalchemy import Update, bindparam, case, update
+from sqlalchemy.sql import ColumnElement
+
+from poundcake.trail.schema import alerts
+
+# SQLite before 3.32 takes 999 variables in one statement.
+VALUES = 500
+ROWS = 100
+
+_T = TypeVar("_T")
+
+
+def batched(values: Sequence[_T], size: int = VALUES) -> Iterator[Sequence[_T]]:
+    """Yield slices that fit into one IN list."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def bind_params(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return the parameters of a statement for several rows: ``{"id_0": …, "id_1": …}``."""
+    return {f"{name}_{i}": value for i, row in enumerate(rows) for name, value in row.items()}
+
+
+@functools.lru_cache(maxsize=ROWS)
+def close_statement(count: int) -> Update:
+    """Return the UPDATE that closes incidents. Each row has an id and its closed_at."""
+    return _update_alerts(count).values(
+        open_fingerprint=None, closed_at=_value_of_each(count, "closed_at")
+    )
+
+
+@functools.lru_cache(maxsize=ROWS)
+def count_statement(count: int) -> Update:
+    """Return the UPDATE that counts notifications of open incidents.
+
+    Each row has an id, its last_seen_at, and the notifications to be added.
+    """
+    return _update_alerts(count).values(
+        last_seen_at=_value_of_each(count, "last_seen_at"),
+        notifications=alerts.c.notifications + _value_of_each(count, "notifications"),
+    )
+
+
+def _update_alerts(count: int) -> Update:
+    return update(alerts).where(alerts.c.id.in_([bindparam(f"id_{i}") for i in range(count)]))
+
+
+def _value_of_each(count: int, name: str) -> ColumnElement[Any]:
+    values = [bindparam(f"{name}_{i}", type_=alerts.c[name].type) for i in range(count)]
+    return case(*((alerts.c.id == bindparam(f"id_{i}"), v) for i, v in enumerate(values)))

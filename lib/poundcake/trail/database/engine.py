@@ -1,0 +1,72 @@
+"""Open the tracking database."""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from poundcake.trail.database import mariadb, sqlite
+from poundcake.trail.errors import DatabaseError
+
+# Seconds. A statement that waits longer fails, says why, and is tried again.
+STATEMENT_TIMEOUT = 30
+# How many compiled statements an engine keeps, each of about 20 KB: a view has one for each set
+# of filters, and whoever asks the endpoint chooses those.
+_COMPILED_STATEMENTS = 100
+
+
+def open_engine(url: str | URL, seconds: int = STATEMENT_TIMEOUT) -> Engine:
+    """Return an engine for the tracking database. It connects when it is first used.
+
+    Args:
+        url: ``mysql+pymysql://user:password@host/name`` or ``sqlite:////path``.
+        seconds: How long one statement may take.
+
+    Raises:
+        DatabaseError: The URL cannot be used.
+    """
+    try:
+        parsed = make_url(url)
+    except (SQLAlchemyError, ValueError):
+        raise DatabaseError("database_url: not an SQLAlchemy URL") from None
+    if parsed.get_backend_name() == "sqlite":
+        return _open_sqlite(parsed, seconds)
+    return _open_mariadb(parsed, seconds)
+
+
+def _open_sqlite(url: URL, seconds: int) -> Engine:
+    if not os.path.isabs(url.database or ""):
+        raise DatabaseError("database_url: sqlite:// needs an absolute path, as in sqlite:////path")
+    engine = create_engine(
+        url,
+        # One connection for each use: SQLAlchemy's pool has locks, which a native thread must not
+        # share with green ones.
+        poolclass=NullPool,
+        query_cache_size=_COMPILED_STATEMENTS,
+        connect_args={"timeout": 10 if seconds <= STATEMENT_TIMEOUT else seconds},
+    )
+    limit = seconds if seconds < STATEMENT_TIMEOUT else 0
+    event.listen(engine, "connect", lambda opened, _: sqlite.set_up(opened, limit))
+    event.listen(engine, "begin", sqlite.begin)
+    return engine
+
+
+def _open_mariadb(url: URL, seconds: int) -> Engine:
+    if not url.database:
+        raise DatabaseError("database_url: it names no database (…@host/poundcake)")
+    engine = create_engine(
+        url,
+        # A re-read after a unique key refused a row must see the row that was there first.
+        isolation_level="READ COMMITTED",
+        query_cache_size=_COMPILED_STATEMENTS,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        pool_timeout=5,
+        connect_args=mariadb.connect_args(seconds, STATEMENT_TIMEOUT),
+    )
+    event.listen(engine, "connect", mariadb.check_server)
+    return engine

@@ -1,0 +1,104 @@
+"""Connections to MariaDB: the session's settings, and the servers that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from poundcake.trail.errors import DatabaseError
+
+_CONNECT_TIMEOUT = 3  # seconds
+# MariaDB's default. A server may have a mode that changes what a statement means:
+# EMPTY_STRING_IS_NULL, ORACLE, ANSI_QUOTES, NO_BACKSLASH_ESCAPES.
+_SQL_MODE = (
+    "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION"
+)
+# PyMySQL packs rows into INSERT statements of up to 1,024,000 bytes.
+_LEAST_PACKET = 1 << 20
+# A statement's own words, and the values of its row that are not text or are short.
+_OTHER_BYTES = 1 << 15
+_ESCAPED = "\0\n\r\x1a\"'\\"
+_PACKET = "max_allowed_packet"
+
+
+def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
+    """Return PyMySQL's arguments for a connection.
+
+    Args:
+        seconds: How long one statement may take.
+        lock_seconds: How long a change of a table waits for those who use the table, during which
+            everyone who comes after it waits as well.
+    """
+    settings = {
+        "sql_mode": f"'{_SQL_MODE}'",
+        "time_zone": "'+00:00'",
+        "innodb_lock_wait_timeout": 10,
+        "lock_wait_timeout": lock_seconds,
+        # A list of all durations of a year must not be cut.
+        "group_concat_max_len": 1 << 28,
+        "max_statement_time": int(seconds),
+    }
+    return {
+        "charset": "utf8mb4",
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "read_timeout": seconds + 1,
+        "write_timeout": seconds + 1,
+        "init_command": "SET " + ", ".join(f"{name} = {v}" for name, v in settings.items()),
+    }
+
+
+def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
+    """Refuse a server that could not store everything, and note how much a statement may hold.
+
+    Called with each new PyMySQL connection. Raises DatabaseError.
+    """
+    with opened.cursor() as cursor:
+        cursor.execute("SELECT @@log_bin AND @@binlog_format = 'STATEMENT', @@max_allowed_packet")
+        statement_binlog, packet = cursor.fetchone()
+    entry.info[_PACKET] = packet
+    problem = ""
+    if statement_binlog:
+        problem = (
+            "binlog_format is STATEMENT, in which the server refuses every write at isolation "
+            "level READ COMMITTED: set binlog_format = MIXED (or ROW) in the server's configuration"
+        )
+    elif packet < _LEAST_PACKET:
+        problem = (
+            f"max_allowed_packet is {packet} bytes: set max_allowed_packet = 16M in the server's "
+            f"configuration (the least that works is {_LEAST_PACKET})"
+        )
+    if problem:
+        opened.close()
+        raise DatabaseError(f"the database server cannot be used: {problem}")
+
+
+def longest_text(connection: Connection) -> int | None:
+    """Return how many characters certainly fit into one statement; None if any number does."""
+    packet = connection.info.get(_PACKET)
+    # No character takes more than 4 bytes, escaped or not.
+    return None if packet is None else (packet - _OTHER_BYTES) // 4
+
+
+def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> None:
+    """Raise ValueError, with this name, if a row is too large for one statement.
+
+    The server ends the connection when it gets a larger packet, and the rows of other requests
+    would be lost with it.
+    """
+    packet = connection.info.get(_PACKET)
+    if packet is None:  # SQLite
+        return
+    size = sum(_escaped_size(value) for value in row.values() if isinstance(value, str))
+    size += _OTHER_BYTES
+    if size > packet:
+        raise ValueError(
+            f"{name}: too large for the database server, {size} bytes where max_allowed_packet is "
+            f"{packet}: raise it in the server's configuration, then replay the request"
+        )
+
+
+def _escaped_size(text: str) -> int:
+    """Return how many bytes PyMySQL makes of a text: it puts a backslash before some characters."""
+    return len(text.encode("utf-8", "replace")) + sum(map(text.count, _ESCAPED))

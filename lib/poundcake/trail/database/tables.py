@@ -1,0 +1,290 @@
+"""Create and upgrade the tables, and tell which database it is.
+
+The revisions in migrations/versions form two branches. Those of the tables are quick on any
+history, and every writer needs them: whoever comes first runs them. Those that only build indexes
+may take hours: they run by themselves while there are few alerts, and otherwise wait for
+`poundcake.migrate`, so that an upgrade never keeps alerts from being recorded.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
+
+from sqlalchemy import false, func, inspect, select, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.sql import Select
+
+from poundcake.trail import schema
+from poundcake.trail.database.engine import STATEMENT_TIMEOUT, open_engine
+from poundcake.trail.database.sqlite import READ_ONLY
+from poundcake.trail.database.transactions import describe, reading
+from poundcake.trail.errors import DatabaseError
+from poundcake.trail.shared_files import give_to_owner_of_folder, make_folder
+
+if TYPE_CHECKING:  # Alembic takes longer to load than most actions take to work.
+    from poundcake.trail.migrations import Step
+
+# Seconds that `migrate` has for one change, and for waiting until another process is done.
+MIGRATION_TIMEOUT = 86400
+# A history of so many alerts is indexed so quickly that the first write does it.
+FEW_ALERTS = 50_000
+
+# One quick SELECT, which fails where one of the other tables is missing.
+_META = select(schema.meta.c.name, schema.meta.c.value).where(
+    *(
+        ~select(*table.primary_key).where(false()).exists()
+        for table in schema.metadata.sorted_tables
+        if table is not schema.meta
+    )
+)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What poundcake_meta says about the tables. The numbers are 0 where there are none."""
+
+    database_id: str = ""
+    tables: int = 0
+    indexes: int = 0
+
+    @classmethod
+    def of(cls, meta: Mapping[str, str]) -> _Version:
+        """Read the rows of poundcake_meta. Raises DatabaseError if a newer release wrote them."""
+        tables = int(meta.get("schema", 0))
+        if tables > schema.VERSION:
+            raise DatabaseError(
+                f"the tables have schema {tables}, this release of the pack knows up to "
+                f"{schema.VERSION}: install the release that made them, or a newer one, with "
+                "`st2 pack install`"
+            )
+        # Release 0.2.0 counted the revisions of the indexes among those of the tables.
+        counted = tables if tables in schema.INDEX_REVISIONS else 0
+        return cls(meta.get("database_id", ""), tables, int(meta.get("indexes", counted)))
+
+    @property
+    def has_all_tables(self) -> bool:
+        return self.tables >= schema.VERSION
+
+    @property
+    def has_all_indexes(self) -> bool:
+        return self.indexes >= schema.INDEX_REVISIONS[-1]
+
+    @property
+    def heads(self) -> set[int]:
+        """The newest revision of each branch, as Alembic notes them."""
+        return {self.tables, self.indexes} - {0}
+
+
+def prepare(engine: Engine, create: bool = True) -> str:
+    """Bring the tables to what the writers need, and return the database's id, a UUID.
+
+    Indexes that only the views need are built as well if there are few alerts. Processes that do
+    it at the same time wait for each other.
+
+    Raises:
+        DatabaseError: The database is unavailable, has tables of a newer release, or lacks what is
+            needed and ``create`` is False.
+    """
+    with _describing_errors(engine):
+        version = _version_of(engine)
+        if not version.has_all_tables:
+            if not create:
+                raise DatabaseError(_what_is_missing(version))
+            _upgrade_tables(engine, STATEMENT_TIMEOUT, _ignore)
+            version = _version_of(engine)
+        if create and not version.has_all_indexes and _has_few_alerts(engine):
+            try:
+                _build_indexes(engine, STATEMENT_TIMEOUT, _ignore)
+            except (DatabaseError, SQLAlchemyError):
+                pass  # writers work without them, and pending() tells of it
+    return version.database_id
+
+
+def migrate(engine: Engine, log: Callable[[str], None]) -> list[Step]:
+    """Bring the tables and their indexes to the newest revisions, however long it takes.
+
+    Args:
+        engine: The database.
+        log: Called with a line for each revision and each index.
+
+    Returns:
+        The revisions that were run, in order.
+
+    Raises:
+        DatabaseError: A revision failed. What was done until then stays, and the next call
+            continues there.
+    """
+    steps: list[Step] = []
+    with _describing_errors(engine):
+        version = _version_of(engine)
+        if not version.has_all_tables:
+            steps += _upgrade_tables(engine, MIGRATION_TIMEOUT, log)
+            version = _version_of(engine)
+        if not version.has_all_indexes:
+            steps += _build_indexes(engine, MIGRATION_TIMEOUT, log)
+    return steps
+
+
+def pending(bind: Engine | Connection) -> str:
+    """Return what waits for `poundcake.migrate`, in a sentence; empty if nothing does.
+
+    Raises DatabaseError, or the connection's own SQLAlchemyError, if the tables cannot be read.
+    """
+    if isinstance(bind, Engine):
+        with reading(bind) as connection:
+            return pending(connection)
+    version = _Version.of(_read_meta(bind))
+    if not version.has_all_tables:
+        return _what_is_missing(version)
+    if not version.has_all_indexes:
+        return (
+            "indexes of the views are missing, so that the views may be slow: run `st2 run "
+            "poundcake.migrate`, which may take long and keeps no alert from being recorded"
+        )
+    return ""
+
+
+def has_view_indexes(connection: Connection) -> bool:
+    """Return whether the indexes that the views search by have been built."""
+    return _Version.of(_pairs(connection, _ALL_META)).has_all_indexes
+
+
+_ALL_META = select(schema.meta.c.name, schema.meta.c.value)
+
+
+def _what_is_missing(version: _Version) -> str:
+    has = f"has schema {version.tables}, this release needs {schema.VERSION}"
+    return (
+        f"the tracking database {has if version.tables else 'has no tables'}: run `st2 run "
+        "poundcake.migrate` (with auto_migrate: true the first write does it)"
+    )
+
+
+def _upgrade_tables(engine: Engine, seconds: int, log: Callable[[str], None]) -> list[Step]:
+    return _upgrade(engine, schema.VERSION, seconds, log)
+
+
+def _build_indexes(engine: Engine, seconds: int, log: Callable[[str], None]) -> list[Step]:
+    return _upgrade(engine, schema.INDEX_REVISIONS[-1], seconds, log)
+
+
+def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], None]) -> list[Step]:
+    """Run the revisions up to and including this one that have not been run.
+
+    On SQLite they are one transaction. MariaDB commits each change of a table, and a revision that
+    was killed continues where it ended.
+    """
+    from poundcake.trail import migrations
+
+    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    if path:
+        make_folder(os.path.dirname(path))
+    patient = open_engine(engine.url, seconds)
+    try:
+        with _only_migration(patient, seconds) as connection:
+            version = _Version.of(_read_meta(connection))
+            _check_stamp(connection, version)
+            steps = migrations.upgrade(connection, revision, log)
+    finally:
+        patient.dispose()
+    if path:
+        give_to_owner_of_folder(path)
+    return steps
+
+
+def _check_stamp(connection: Connection, version: _Version) -> None:
+    """Compare Alembic's note of the revisions with ours, and write it if it is missing."""
+    from poundcake.trail import migrations
+
+    stamps = _stamps(connection)
+    expected = {migrations.revision(number) for number in version.heads}
+    if stamps and stamps != expected:
+        raise DatabaseError(
+            f"alembic_version says {', '.join(sorted(stamps))}, poundcake_meta says schema "
+            f"{version.tables}: restore all tables from one backup"
+        )
+    # The first release wrote no stamp, and a backup may have been restored without it.
+    if version.tables > 1 and not stamps:
+        migrations.stamp(connection, version.heads)
+
+
+@contextmanager
+def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
+    """Open a connection while no other process migrates this database.
+
+    On SQLite it is a transaction, on MariaDB it has a lock that ends with the connection.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        # Locks belong to the server, not to a database, and their names ignore case.
+        lock = text("SELECT GET_LOCK(CONCAT('poundcake_', SHA1(DATABASE())), :seconds)")
+        if not connection.scalar(lock, {"seconds": seconds - 5}):
+            raise DatabaseError(
+                "another process is migrating the tracking database, or the server is still "
+                "finishing what one that was killed had asked for: try again later"
+            )
+        connection.commit()
+        yield connection
+
+
+def _version_of(engine: Engine) -> _Version:
+    if engine.dialect.name == "sqlite" and not os.path.exists(engine.url.database or ""):
+        return _Version()
+    with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+        return _Version.of(_read_meta(connection))
+
+
+def _has_few_alerts(engine: Engine) -> bool:
+    with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+        return (connection.scalar(select(func.max(schema.alerts.c.id))) or 0) <= FEW_ALERTS
+
+
+def _read_meta(connection: Connection) -> dict[str, str]:
+    """Return the rows of poundcake_meta; none where the first tables are not all there yet."""
+    try:
+        return _pairs(connection, _META)
+    except DBAPIError:
+        missing = set(schema.metadata.tables) - set(inspect(connection).get_table_names())
+        if not missing:
+            raise
+    stamps = _stamps(connection)
+    found = max(stamps, default="")
+    if schema.meta.name not in missing:
+        found = _pairs(connection, _ALL_META).get("schema", "")
+    if found:
+        raise DatabaseError(
+            f"the tracking database says that it has schema {int(found)}, and lacks "
+            f"{', '.join(sorted(missing))}: restore all tables from one backup, or drop the "
+            "remaining ones (alembic_version is one of them) to start with an empty database"
+        )
+    return {}
+
+
+def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
+    return {name: value for name, value in connection.execute(statement)}
+
+
+def _stamps(connection: Connection) -> set[str]:
+    """Return Alembic's names of the newest revisions; none where it has no table."""
+    if not inspect(connection).has_table("alembic_version"):
+        return set()
+    return set(connection.scalars(text("SELECT version_num FROM alembic_version")))
+
+
+@contextmanager
+def _describing_errors(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        raise DatabaseError(describe(error, engine)) from None
+
+
+def _ignore(line: str) -> None:
+    """Log nothing."""

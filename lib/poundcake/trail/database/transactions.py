@@ -1,0 +1,102 @@
+"""Transactions on the tracking database, and when to repeat them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterator, TypeVar
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from poundcake.trail.database.sqlite import READ_ONLY
+from poundcake.trail.errors import DatabaseError
+
+# How often a write is tried that collides with another one: the database lets one of them pass.
+ATTEMPTS = 5
+# MariaDB's codes: a deadlock, a lock that did not come in time, and a savepoint that is gone with
+# the transaction that a deadlock ended.
+_COLLISIONS = ((1213,), (1205,), (1305,))
+
+_T = TypeVar("_T")
+
+
+def kind(engine: Engine) -> str:
+    """Return ``SQLite`` or ``MariaDB``, for people."""
+    return "SQLite" if engine.dialect.name == "sqlite" else "MariaDB"
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that commits at the end of the block.
+
+    Raises:
+        IntegrityError: A unique key refused a row; callers decide what that means.
+        DatabaseError: Anything else that the database refuses.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except IntegrityError:
+        raise
+    except SQLAlchemyError as error:
+        raise DatabaseError(describe(error, engine)) from error
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a connection whose reads see one moment and hold up no writer. Raises DatabaseError."""
+    try:
+        with engine.connect() as plain:
+            connection = plain.execution_options(**{READ_ONLY: True})
+            with connection.begin():
+                yield connection
+    except SQLAlchemyError as error:
+        raise DatabaseError(describe(error, engine)) from error
+
+
+def retry_while_unavailable(work: Callable[[], _T], seconds: float) -> _T:
+    """Call work(), retrying while the database is unavailable, for at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = 0.2
+    while True:
+        try:
+            return work()
+        except DatabaseError:
+            if time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 5)
+
+
+def retry_deadlocks(work: Callable[[], _T]) -> _T:
+    """Call work(), which is one transaction, again when it collided with another transaction."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except DatabaseError as error:
+            if not _is_collision(error):
+                raise
+        time.sleep(0.05 * 2**attempt)
+    return work()
+
+
+def describe(error: Exception, engine: Engine) -> str:
+    """Return what went wrong, in one line, without statement, parameters or password."""
+    where = engine.url.render_as_string(hide_password=True)
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        what = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__
+    else:
+        what = str(error).splitlines()[0]
+    if engine.url.password:
+        what = what.replace(str(engine.url.password), "***")
+    return f"{where}: {what}"
+
+
+def _is_collision(error: DatabaseError) -> bool:
+    cause = error.__cause__
+    return (
+        isinstance(cause, DBAPIError)
+        and cause.orig is not None
+        and cause.orig.args[:1] in _COLLISIONS
+    )

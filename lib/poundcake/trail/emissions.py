@@ -1,0 +1,70 @@
+"""Which endpoint emits the triggers of a request that several endpoints hold.
+
+A replay is found in the database by every endpoint, and a request whose id a client chose may have
+reached several. Each of them asks here before it emits, and again while the request is open.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Sequence
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.trail import clock, database
+from poundcake.trail.schema import api_calls
+
+LEASE = timedelta(minutes=10)
+"""How long a claim lasts by the database's clock. An endpoint that is gone loses it then."""
+
+
+def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
+    """Claim the emission of requests for an endpoint, or extend its claims, in one transaction.
+
+    Args:
+        engine: The tracking database, with its tables.
+        request_ids: Requests that are on record.
+        endpoint_id: A name that this endpoint alone has, of at most 36 characters.
+
+    Returns:
+        The requests that the endpoint may emit during the next LEASE: those that nobody had
+        claimed, that it had claimed already, or whose claim by another endpoint had expired.
+
+    Raises:
+        DatabaseError: The database is unavailable.
+    """
+    # In the same order everywhere, so that two endpoints do not wait for each other.
+    wanted = sorted(set(request_ids))
+    return database.retry_deadlocks(lambda: _claim(engine, wanted, endpoint_id))
+
+
+def _claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
+    claimed: set[str] = set()
+    with database.transaction(engine) as connection:
+        for some in database.batched(request_ids):
+            claimed.update(_claim_some(connection, some, endpoint_id))
+    return claimed
+
+
+def _claim_some(
+    connection: Connection, request_ids: Sequence[str], endpoint_id: str
+) -> Sequence[str]:
+    now = clock.database_now(connection)
+    connection.execute(
+        update(api_calls)
+        .where(
+            api_calls.c.request_id.in_(request_ids),
+            or_(
+                api_calls.c.emitter.is_(None),
+                api_calls.c.emitter == endpoint_id,
+                api_calls.c.emitter_until <= now,
+            ),
+        )
+        .values(emitter=endpoint_id, emitter_until=now + LEASE)
+    )
+    return connection.scalars(
+        select(api_calls.c.request_id).where(
+            api_calls.c.request_id.in_(request_ids), api_calls.c.emitter == endpoint_id
+        )
+    ).all()

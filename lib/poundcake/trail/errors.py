@@ -1,0 +1,15 @@
+"""The errors of the tracking database. Each message is for a person and contains no secret."""
+
+from poundcake.errors import PoundCakeError
+
+
+class DatabaseError(PoundCakeError):
+    """The tracking database cannot be used now."""
+
+
+class TrackingError(PoundCakeError):
+    """A request that the records do not allow: the message names what is missing or in the way."""
+
+
+class PurgeError(PoundCakeError):
+    """A purge that was refused before anything was deleted."""

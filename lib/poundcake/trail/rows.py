@@ -1,0 +1,167 @@
+"""The rows that recording writes, as typed objects. The field names are the columns' names."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Mapping
+
+from poundcake import alertmanager
+from poundcake.alertmanager import Alert, Webhook
+from poundcake.announcement import Request
+from poundcake.trail.admission import Decision
+from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
+from poundcake.trail.schema import alerts, api_calls, cut, storable
+
+# json.dumps makes a new encoder at each call.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Characters of what may be of any length, and is of no use beyond that.
+_ERROR_LENGTH = 4_000
+_URL_LENGTH = 16_000
+
+
+@dataclass
+class CallRow:
+    """A row of poundcake_api_calls."""
+
+    request_id: str
+    method: str
+    path: str
+    headers: str
+    body: str
+    status_code: int
+    created_at: datetime
+    completed_at: datetime | None
+    client_request_id: str | None
+    client_host: str
+    receiver: str | None
+    group_key: str | None
+    group_status: str | None
+    truncated_alerts: int
+    delivery_key: str | None
+    body_sha256: str
+    replay_of: str | None
+    error: str | None
+
+
+@dataclass
+class AlertRow:
+    """A row of poundcake_alerts. `api_call_id` is set once the request's own row is written."""
+
+    position: int
+    fingerprint: str
+    alert_name: str
+    severity: str
+    instance: str
+    labels: str
+    annotations: str
+    generator_url: str
+    status: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    created_at: datetime
+    recorded_at: datetime
+    episode: str | None
+    outcome: Outcome
+    reason: str
+    explanation: Explanation | None
+    open_fingerprint: str | None
+    last_seen_at: datetime
+    notifications: int
+    closed_at: datetime | None
+    attempt: int
+    held_until: datetime | None
+    api_call_id: int = 0
+
+
+def call_row(
+    request: Request,
+    request_id: str,
+    sha256: str,
+    webhook: Webhook | None,
+    completed_at: datetime | None,
+    replay_of: str | None,
+    error: str,
+) -> CallRow:
+    """Return the row of a request.
+
+    Args:
+        request: The request as it was announced.
+        request_id: The id under which it is recorded.
+        sha256: The SHA-256 of its body.
+        webhook: Its payload; None if that cannot be read or recorded.
+        completed_at: When it was completed; None while its alerts are open.
+        replay_of: The id of the request that it is a replay of.
+        error: Why it is recorded without its alerts; otherwise empty.
+    """
+    client_id = request.client_request_id
+    if request_id != request.request_id:
+        client_id = client_id or request.request_id
+    return CallRow(
+        request_id=request_id,
+        method=cut(request.method, api_calls.c.method),
+        path=cut(request.path, api_calls.c.path),
+        headers=_json(request.headers),
+        body=storable(request.body),
+        status_code=202,
+        created_at=request.received_at,
+        completed_at=completed_at,
+        client_request_id=cut(client_id, api_calls.c.client_request_id) or None,
+        client_host=cut(request.client_host, api_calls.c.client_host),
+        receiver=cut(webhook.receiver, api_calls.c.receiver) if webhook else None,
+        group_key=storable(webhook.group_key) if webhook else None,
+        group_status=webhook.group_status if webhook else None,
+        truncated_alerts=webhook.truncated_alerts if webhook else 0,
+        delivery_key=webhook.delivery_key if webhook else None,
+        body_sha256=sha256,
+        replay_of=replay_of,
+        error=storable(error)[:_ERROR_LENGTH] or None,
+    )
+
+
+def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: datetime) -> AlertRow:
+    """Return the row of an alert.
+
+    Args:
+        alert: The alert as it was sent.
+        decision: What was decided about it.
+        received_at: When its request was received, by the endpoint's clock.
+        now: The database's time.
+    """
+    ends_at = alert.ends_at
+    if alert.status != alertmanager.FIRING and ends_at is None:
+        ends_at = received_at
+    return AlertRow(
+        position=alert.position,
+        fingerprint=alert.fingerprint,
+        alert_name=cut(alert.name, alerts.c.alert_name),
+        severity=cut(alert.severity, alerts.c.severity),
+        instance=cut(alert.instance, alerts.c.instance),
+        labels=_json(alert.labels),
+        annotations=_json(alert.annotations),
+        generator_url=storable(alert.generator_url)[:_URL_LENGTH],
+        status=cut(alert.status, alerts.c.status),
+        starts_at=decision.starts_at or alert.starts_at,
+        ends_at=ends_at,
+        created_at=received_at,
+        recorded_at=now,
+        episode=decision.episode or None,
+        outcome=decision.outcome,
+        reason=cut(decision.reason, alerts.c.reason),
+        explanation=None if decision.outcome in EMITTED else Explanation.NOT_EMITTED,
+        open_fingerprint=alert.fingerprint if decision.opens else None,
+        last_seen_at=received_at,
+        notifications=1,
+        closed_at=None,
+        attempt=decision.attempt,
+        held_until=decision.held_until,
+    )
+
+
+def _json(texts: Mapping[str, str]) -> str:
+    text = _encode(texts)
+    # Neither database stores lone surrogates, which JSON may contain as escapes.
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

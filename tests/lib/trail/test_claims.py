@@ -1,0 +1,342 @@
+"""Links and claims: at most one execution of a workflow works on an attempt at an episode."""
+
+import datetime
+
+import pytest
+from sqlalchemy import select, update
+
+from poundcake.config import Config
+from poundcake.trail import claims, clock, database
+from poundcake.trail.errors import DatabaseError, TrackingError
+from poundcake.trail.replay import replay_request
+from poundcake.trail.schema import alerts, executions, links, meta
+from tests.lib.samples import NOON, UTC, alert, later
+from tests.lib.trails import WORKFLOW, database_time, in_parallel, on_mariadb, on_sqlite, record
+
+
+def rows(engine, table=alerts):
+    with database.reading(engine) as connection:
+        return connection.execute(select(table).order_by(table.c.id)).all()
+
+
+def change(engine, statement):
+    with database.transaction(engine) as connection:
+        connection.execute(statement)
+
+
+def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0):
+    request_id, episode = admitted
+    return claims.link(engine, request_id, episode, workflow, execution, host_cooldown)
+
+
+def patient_link(engine, admitted, execution, **more):
+    """A link that is retried as the action retries it: threads of a test wait for each other."""
+    return database.retry_while_unavailable(
+        lambda: link(engine, admitted, execution, **more), seconds=30
+    )
+
+
+@pytest.fixture
+def admitted(engine):
+    """The request_id and episode of an admitted alert."""
+    request_id = record(engine, alert(fingerprint="f"))
+    return request_id, rows(engine)[0].episode
+
+
+class TestLink:
+    def test_the_first_execution_gets_the_claim(self, engine, admitted):
+        found = link(engine, admitted)
+        assert (found["claimed"], found["reason"]) == (True, "")
+        (row,) = rows(engine, links)
+        assert (row.request_id, row.st2_execution_id) == (admitted[0], "e1")
+        assert row.st2_action_ref == WORKFLOW
+        assert row.alert_id == found["alert_id"] == rows(engine)[0].id
+        (mirrored,) = rows(engine, executions)
+        assert (mirrored.id, mirrored.action, mirrored.status) == ("e1", WORKFLOW, "running")
+
+    def test_the_same_execution_gets_it_again(self, engine, admitted):
+        assert [link(engine, admitted)["claimed"] for _ in range(3)] == [True] * 3
+        assert len(rows(engine, links)) == 1
+
+    def test_another_execution_is_refused(self, engine, admitted):
+        link(engine, admitted)
+        found = link(engine, admitted, "e2")
+        assert found["claimed"] is False
+        assert found["reason"] == (
+            f"execution e1 of {WORKFLOW} holds the claim on this episode; if it ended without "
+            "doing its work, release the claim with `st2 run poundcake.release "
+            f"episode={admitted[1]}`"
+        )
+        assert [row.st2_execution_id for row in rows(engine, links)] == ["e1"]
+        assert len(rows(engine, executions)) == 1
+
+    def test_another_workflow_gets_a_claim_of_its_own(self, engine, admitted):
+        assert link(engine, admitted)["claimed"]
+        assert link(engine, admitted, "e2", "other.workflow")["claimed"]
+
+    def test_of_many_executions_at_the_same_time_one_gets_it(self, engine, admitted):
+        found = in_parallel(8, lambda i: patient_link(engine, admitted, f"e{i}"))
+        assert sorted(f["claimed"] for f in found) == [False] * 7 + [True]
+        (row,) = rows(engine, links)
+        assert found[int(row.st2_execution_id[1:])]["claimed"]
+
+    def test_one_execution_that_asks_several_times_at_once_gets_it_each_time(
+        self, engine, admitted
+    ):
+        found = in_parallel(5, lambda i: patient_link(engine, admitted, "e1"))
+        assert [f["claimed"] for f in found] == [True] * 5
+        assert len(rows(engine, links)) == 1
+
+    @on_sqlite
+    def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted):
+        link(engine, admitted)
+        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        second = record(engine, ends, received_at=later(70))
+        assert link(engine, (second, admitted[1]), "e2")["claimed"] is False
+
+    @on_sqlite
+    @pytest.mark.parametrize("refused", ["duplicate", "rate_limited", "cooldown"])
+    def test_an_alert_that_was_not_admitted_is_refused(self, engine, refused):
+        one, config = alert(fingerprint="f"), Config()
+        if refused == "cooldown":
+            config = Config(cooldown_seconds=3600)
+            record(engine, one)
+            one = alert(fingerprint="f", starts_at=later(1000))
+        elif refused == "duplicate":
+            record(engine, one)
+        elif refused == "rate_limited":
+            config = Config(max_remediations_per_hour=1)
+            record(engine, alert(fingerprint="g"))
+        request_id = record(engine, one, config=config)
+        row = rows(engine)[-1]
+        assert row.outcome == refused
+        found = link(engine, (request_id, row.episode))
+        assert found["claimed"] is False
+        assert f"not admitted: {refused}, " in found["reason"]
+        assert rows(engine, links) == []
+
+    @on_sqlite
+    @pytest.mark.parametrize(
+        "request_id, episode", [("nobody", None), (None, "nothing"), ("", ""), ("'", "%s")]
+    )
+    def test_an_alert_that_is_not_on_record_is_an_error(
+        self, engine, admitted, request_id, episode
+    ):
+        wanted = (
+            admitted[0] if request_id is None else request_id,
+            admitted[1] if episode is None else episode,
+        )
+        with pytest.raises(TrackingError, match="no alert"):
+            link(engine, wanted)
+        assert rows(engine, links) == []
+
+    @on_sqlite
+    def test_a_malformed_alert_has_no_episode_to_claim(self, engine):
+        request_id = record(engine, {"labels": 7})
+        with pytest.raises(TrackingError, match="no alert"):
+            link(engine, (request_id, "f-1"))
+
+    @on_sqlite
+    def test_an_execution_id_is_needed(self, engine, admitted):
+        with pytest.raises(TrackingError, match="^execution_id"):
+            link(engine, admitted, "")
+
+    def test_an_incident_that_ended_long_ago_is_refused(self, engine, admitted):
+        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        record(engine, ends, received_at=later(65))
+        with database_time(later(600)):
+            assert link(engine, admitted)["claimed"]
+        with database_time(later(666)):
+            # The execution that has the claim keeps it.
+            assert link(engine, admitted)["claimed"]
+            found = link(engine, admitted, "e2", "poundcake.default")
+        assert found["claimed"] is False
+        assert found["reason"] == (
+            "the incident ended at 2026-01-14T12:01:05Z; to work on it anyway, run `st2 run "
+            f"poundcake.replay request_id={admitted[0]} force=true`"
+        )
+        again = replay_request(engine, Config(), admitted[0], force=True)["request_id"]
+        assert link(engine, (again, admitted[1]), "e3")["claimed"]
+
+    @on_sqlite
+    def test_a_newer_schema_is_refused(self, engine, admitted):
+        change(engine, meta.update().where(meta.c.name == "schema").values(value="99"))
+        with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
+            link(engine, admitted)
+        with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
+            claims.release(engine, admitted[1])
+
+    @on_sqlite
+    def test_an_alert_that_was_given_up_is_open_again(self, engine, admitted):
+        change(engine, update(alerts).values(explanation="lost", explanation_reason="x"))
+        assert link(engine, admitted)["claimed"]
+        (row,) = rows(engine)
+        assert (row.explanation, row.explanation_reason) == (None, None)
+
+    @on_sqlite
+    def test_an_execution_that_sync_linked_first_gets_its_claim(self, engine, admitted):
+        change(
+            engine,
+            links.insert().values(
+                request_id=admitted[0],
+                alert_id=rows(engine)[0].id,
+                st2_execution_id="e1",
+                created_at=NOON,
+            ),
+        )
+        assert link(engine, admitted)["claimed"]
+        (row,) = rows(engine, links)
+        assert row.claim
+
+
+class TestClaimKey:
+    def test_long_names_have_keys_of_their_own(self):
+        one, other = "pack." + "w" * 250, "pack." + "w" * 249 + "x"
+        keys = {claims.claim_key("e" * 96, name, n) for name in (one, other) for n in (1, 2, 3)}
+        assert len(keys) == 6
+        assert max(map(len, keys)) <= 255
+
+    def test_the_first_attempt_has_no_number(self):
+        assert claims.claim_key("f-1", "pack.w") == "f-1|pack.w"
+        assert claims.claim_key("f-1", "pack.w", 2) == "f-1|pack.w|2"
+
+
+class TestRelease:
+    @pytest.fixture
+    def claimed(self, engine, admitted):
+        """Two workflows have claimed the episode, and their executions have ended."""
+        link(engine, admitted)
+        link(engine, admitted, "e2", "other.workflow")
+        change(engine, update(executions).values(status="failed"))
+        return admitted
+
+    def test_a_released_episode_can_be_claimed_by_another_execution(self, engine, claimed):
+        assert claims.release(engine, claimed[1]) == [
+            {"st2_execution_id": "e1", "st2_workflow": WORKFLOW},
+            {"st2_execution_id": "e2", "st2_workflow": "other.workflow"},
+        ]
+        assert link(engine, claimed, "e3")["claimed"]
+        assert not link(engine, claimed, "e4")["claimed"]
+        first, _, third = rows(engine, links)
+        assert (first.claim, bool(first.released_at)) == (None, True)
+        assert third.claim
+
+    @on_sqlite
+    def test_the_claims_of_other_workflows_stay(self, engine, claimed):
+        released = claims.release(engine, claimed[1], "other.workflow")
+        assert [claim["st2_execution_id"] for claim in released] == ["e2"]
+        assert not link(engine, claimed, "e3")["claimed"]
+
+    @on_sqlite
+    def test_nothing_is_released_where_nothing_is_claimed(self, engine):
+        assert claims.release(engine, "no-such-episode") == []
+
+    @pytest.mark.parametrize("status", ["running", "pending", "paused"])
+    def test_an_execution_that_still_runs_keeps_its_claim(self, engine, claimed, status):
+        change(engine, update(executions).where(executions.c.id == "e2").values(status=status))
+        for workflow in ("", "other.workflow"):
+            with pytest.raises(TrackingError) as caught:
+                claims.release(engine, claimed[1], workflow)
+            assert f"e2 of other.workflow is {status}" in str(caught.value)
+            assert "force=true" in str(caught.value) and "e1" not in str(caught.value)
+        assert not link(engine, claimed, "e3")["claimed"]
+        assert len(claims.release(engine, claimed[1], WORKFLOW)) == 1
+        assert link(engine, claimed, "e3")["claimed"]
+
+    @on_sqlite
+    def test_by_force_it_is_released_anyway(self, engine, claimed):
+        change(engine, update(executions).values(status="running"))
+        assert len(claims.release(engine, claimed[1], force=True)) == 2
+        assert link(engine, claimed, "e3")["claimed"]
+
+
+class TestHostCooldown:
+    """After its last claim a workflow gets no other one for the same host for some time."""
+
+    SECONDS = 600
+
+    @pytest.fixture
+    def admit(self, engine):
+        """A function that records an alert of an instance and returns (request_id, episode)."""
+
+        def admit(instance, received_at=NOON, **more):
+            one = alert(labels={"instance": instance}, **more)
+            request_id = record(engine, one, received_at=received_at)
+            return request_id, rows(engine)[-1].episode
+
+        return admit
+
+    def ask(self, engine, admitted, execution, at=NOON, **more):
+        with database_time(at):
+            more.setdefault("host_cooldown", self.SECONDS)
+            return link(engine, admitted, execution, **more)
+
+    @pytest.mark.parametrize(
+        "first, second, claimed",
+        [
+            ("web1:9100", "web1:9100", False),
+            ("web1:9100", "web1:9256", False),
+            ("web1", "web1:9100", False),
+            ("web1:9100", "web1", False),
+            ("[2001:db8::1]:9100", "[2001:db8::1]:9256", False),
+            ("2001:db8::1", "[2001:db8::1]:9100", False),
+            ("[2001:db8::1]:9100", "2001:db8::1", False),
+            ("2001:db8::1", "2001:db8::2", True),
+            ("2001:db8::1", "2001:db8::1:2", True),
+            ("web1:9100", "web10:9100", True),
+            ("web1:9100", "web1.example.org:9100", True),
+            ("web_:9100", "web1:9100", True),
+            ("web%:9100", "web1:9100", True),
+            ("", "", True),
+        ],
+    )
+    def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
+        assert self.ask(engine, admit(first, fingerprint="one"), "e1")["claimed"]
+        other = admit(second, fingerprint="two")
+        found = self.ask(engine, other, "e2", later(30))
+        assert found["claimed"] is claimed
+        assert len(rows(engine, links)) == 1 + claimed
+        if not claimed:
+            assert found["reason"] == (
+                "cooldown of this host until 2026-01-14T12:10:00Z: execution e1 of "
+                f"{WORKFLOW} was started for it"
+            )
+            # It holds up no other workflow, and nobody where there is no cooldown.
+            assert self.ask(engine, other, "e3", workflow="v")["claimed"]
+            assert self.ask(engine, other, "e4", host_cooldown=0)["claimed"]
+
+    @on_sqlite
+    def test_it_ends(self, engine, admit):
+        self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
+        other = admit("web1:9100", fingerprint="two")
+        assert not self.ask(engine, other, "e2", later(599))["claimed"]
+        assert self.ask(engine, other, "e2", later(600))["claimed"]
+
+    @on_mariadb
+    def test_it_goes_by_the_databases_clock(self, engine, admit, monkeypatch):
+        """Another runner's clock is hours ahead."""
+        now = datetime.datetime.now(UTC)
+        one = admit("web1:9100", now, fingerprint="one")
+        other = admit("web1:9100", now, fingerprint="two")
+        assert link(engine, one, "e1", host_cooldown=600)["claimed"]
+        ahead = now + datetime.timedelta(hours=3)
+        monkeypatch.setattr(clock, "local_now", lambda: ahead)
+        assert not link(engine, other, "e2", host_cooldown=600)["claimed"]
+
+    @on_sqlite
+    def test_the_same_execution_gets_its_claim_again(self, engine, admit):
+        found = admit("web1:9100")
+        assert [self.ask(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
+
+    @on_sqlite
+    def test_a_released_claim_holds_up_nobody(self, engine, admit):
+        found = admit("web1:9100")
+        self.ask(engine, found, "e1")
+        claims.release(engine, found[1], force=True)
+        assert self.ask(engine, found, "e2")["claimed"]
+
+    def test_of_several_at_the_same_time_one_gets_a_claim(self, engine, admit):
+        each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
+        with database_time(NOON):
+            found = in_parallel(4, lambda i: link(engine, each[i], f"e{i}", host_cooldown=600))
+        assert sorted(f["claimed"] for f in found) == [False, False, False, True]
