@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 from pack_action import PackAction
+from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims
 
 
@@ -13,5 +14,13 @@ class Release(PackAction):
 
     def work(self, episode: str, workflow: str = "", force: bool = False) -> dict[str, Any]:
         """Return the claims that were released."""
-        released = claims.release(self.engine(), episode, workflow, force)
+        released = claims.release(self.engine(), episode, workflow, force, self._statuses)
         return {"released": released, "count": len(released)}
+
+    def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
+        """Return what StackStorm says now; nothing if it cannot be asked."""
+        try:
+            found = self.stackstorm().executions(execution_ids)
+        except StackStormError:
+            return {}
+        return {key: execution["status"] for key, execution in found.items() if execution}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol, Sequence, TypedDict
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypedDict
 
 from sqlalchemy import Row, or_, select, update
 from sqlalchemy.engine import Connection, Engine
@@ -38,6 +38,10 @@ _ALERT_COLUMNS = (
     alerts.c.explanation,
     alerts.c.closed_at,
 )
+
+
+StatusLookup = Callable[[Sequence[str]], Mapping[str, str]]
+"""Returns the statuses of executions by their ids, as far as they are known."""
 
 
 class LinkResult(TypedDict):
@@ -142,7 +146,11 @@ def link(
 
 
 def release(
-    engine: Engine, episode: str, workflow: str = "", force: bool = False
+    engine: Engine,
+    episode: str,
+    workflow: str = "",
+    force: bool = False,
+    statuses: StatusLookup | None = None,
 ) -> list[ReleasedClaim]:
     """Release the claims on an episode, for one workflow or for all of them.
 
@@ -155,6 +163,8 @@ def release(
         workflow: Only this workflow's claims; empty for all.
         force: Release the claims of executions that have not ended, too. A second execution may
             then work on the episode at the same time.
+        statuses: Asks StackStorm for the statuses of executions that have not ended on record,
+            which may be some time ago.
 
     Raises:
         TrackingError: An execution that holds one of the claims has not ended. Nothing was
@@ -162,11 +172,12 @@ def release(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
-    with database.transaction(engine) as connection:
+    with database.reading(engine) as connection:
         held = _claims_on(connection, episode, workflow)
-        open_claims = [row for row in held if row.status and row.status not in TERMINAL]
-        if open_claims and not force:
-            raise TrackingError(_still_running(open_claims))
+    running = {} if force else _running(held, statuses)
+    if running:
+        raise TrackingError(_still_running(held, running))
+    with database.transaction(engine) as connection:
         connection.execute(
             update(links)
             .where(links.c.id.in_([row.id for row in held]))
@@ -367,9 +378,21 @@ def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[
     return connection.execute(held).all()
 
 
-def _still_running(held: Sequence[Row[Any]]) -> str:
+def _running(held: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:
+    """Return the status of each execution that holds one of the claims and has not ended."""
+    recorded = {row.st2_execution_id: row.status for row in held}
+    running = {key: value for key, value in recorded.items() if value and value not in TERMINAL}
+    if running and statuses:
+        running.update(statuses(sorted(running)))
+    return {key: value for key, value in running.items() if value not in TERMINAL}
+
+
+def _still_running(held: Sequence[Row[Any]], running: Mapping[str, str]) -> str:
     named = ", ".join(
-        f"execution {row.st2_execution_id} of {row.st2_action_ref} is {row.status}" for row in held
+        f"execution {row.st2_execution_id} of {row.st2_action_ref} is "
+        f"{running[row.st2_execution_id]}"
+        for row in held
+        if row.st2_execution_id in running
     )
     return (
         f"nothing was released, because {named}: a second execution would work on the episode at "

@@ -163,5 +163,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
 
 def _json(texts: Mapping[str, str]) -> str:
     text = _encode(texts)
+    if text.isascii():
+        return text
     # Neither database stores lone surrogates, which JSON may contain as escapes.
     return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

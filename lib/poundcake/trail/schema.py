@@ -224,4 +224,4 @@ def cut(text: str, column: ColumnElement[Any]) -> str:
 
 def storable(text: str) -> str:
     """Return a text that both databases can store: lone surrogates become question marks."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -244,6 +244,28 @@ class TestRelease:
         assert link(engine, claimed, "e3")["claimed"]
 
     @on_sqlite
+    @pytest.mark.parametrize(
+        "now, is_released", [("succeeded", True), ("running", False), (None, False)]
+    )
+    def test_stackstorm_is_asked_about_an_execution_that_runs_on_record(
+        self, engine, claimed, now, is_released
+    ):
+        """The trail may learn only later that it has ended."""
+        change(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
+        asked = []
+
+        def statuses(ids):
+            asked.extend(ids)
+            return {"e2": now} if now else {}
+
+        if is_released:
+            assert len(claims.release(engine, claimed[1], statuses=statuses)) == 2
+        else:
+            with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
+                claims.release(engine, claimed[1], statuses=statuses)
+        assert asked == ["e2"]
+
+    @on_sqlite
     def test_by_force_it_is_released_anyway(self, engine, claimed):
         change(engine, update(executions).values(status="running"))
         assert len(claims.release(engine, claimed[1], force=True)) == 2

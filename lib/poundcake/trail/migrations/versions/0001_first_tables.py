@@ -1,6 +1,7 @@
 """The first tables."""
 
 import uuid
+from typing import Any, Dict
 
 from alembic import op
 from sqlalchemy import (
@@ -29,7 +30,7 @@ _Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 _Id = BigInteger().with_variant(Integer, "sqlite")
 _Long = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 # MariaDB's default collation takes 'HostDown' for 'hostdown', and utf8mb4_bin 'a' for 'a '.
-_options = {
+_options: Dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_nopad_bin",
