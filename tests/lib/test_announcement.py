@@ -1,4 +1,4 @@
-"""A list of requests on its way through StackStorm."""
+"""The payload that carries a list of requests through StackStorm."""
 
 import base64
 import json
@@ -27,20 +27,20 @@ requests = st.builds(
 
 
 @given(st.lists(requests, max_size=4))
-def test_round_trip(sent):
+def test_requests_are_unpacked_as_they_were_packed(sent):
     payload = announcement.pack(sent, "db")
     assert announcement.unpack(payload["version"], payload["batch"]) == sent
     assert payload["count"] == len(sent)
 
 
-def test_the_payload_is_as_the_trigger_says():
+def test_the_payload_has_the_fields_of_the_trigger():
     payload = announcement.pack([request()], "the-database", "the-announcement")
     assert sorted(payload) == ["announcement_id", "batch", "count", "database_id", "version"]
     assert payload["database_id"] == "the-database"
     assert payload["announcement_id"] == "the-announcement"
 
 
-def test_each_announcement_has_a_name_of_its_own():
+def test_each_announcement_has_its_own_id():
     assert (
         announcement.pack([], "db")["announcement_id"]
         != announcement.pack([], "db")["announcement_id"]
@@ -54,13 +54,13 @@ def test_its_alphabet_is_inert(text):
     assert not any(delimiter in batch for delimiter in DELIMITERS)
 
 
-def test_it_is_packed():
+def test_repeated_text_is_compressed():
     body = json.dumps({"alerts": [{"labels": {"alertname": "HostDown"}}] * 500})
     assert len(announcement.pack([request(body=body)], "db")["batch"]) < len(body) / 10
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, 1e9])
-def test_an_unknown_version_is_refused_with_a_sentence(version):
+def test_another_version_is_refused(version):
     batch = announcement.pack([request()], "db")["batch"]
     with pytest.raises(AnnouncementError) as caught:
         announcement.unpack(version, batch)
@@ -91,12 +91,12 @@ def packed(text):
         packed('[{"received_at": "2026-01-14T12:00:00Z", "more": 1}]'),
     ],
 )
-def test_what_is_none_is_refused_with_a_sentence(batch):
+def test_a_damaged_batch_is_refused(batch):
     with pytest.raises(AnnouncementError, match="cannot be unpacked"):
         announcement.unpack(announcement.VERSION, batch)
 
 
-def test_half_of_one_is_refused():
+def test_half_a_batch_is_refused():
     batch = announcement.pack([request()], "db")["batch"]
     with pytest.raises(AnnouncementError):
         announcement.unpack(announcement.VERSION, batch[: len(batch) // 2])

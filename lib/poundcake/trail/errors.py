@@ -8,7 +8,7 @@ class DatabaseError(PoundCakeError):
 
 
 class TrackingError(PoundCakeError):
-    """A request that the records do not allow: the message names what is missing or in the way."""
+    """The trail does not allow what was asked for: something is missing, or in the way."""
 
 
 class PurgeError(PoundCakeError):

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Collection, NamedTuple, Sequence, TypedDict
 
-from sqlalchemy import Column, Row, delete, func, or_, select
+from sqlalchemy import Column, Row, Select, delete, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.config import Config
@@ -187,7 +187,7 @@ def _read_page(
     connection: Connection, before: datetime, after: _Cursor | None, lock: bool
 ) -> list[Row[Any]]:
     """Return the id and created_at of the oldest requests after the cursor, as many as fit."""
-    # Quicker than counting the alerts, where there are many.
+    # It is quicker than counting, and an alert's position is its number in the request.
     last_position = select(func.max(alerts.c.position)).where(
         alerts.c.api_call_id == api_calls.c.id
     )
@@ -248,48 +248,63 @@ def _delete(connection: Connection, column: Column[Any], values: Collection[Any]
 
 def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
     """Return those of the requests that are kept."""
-    held = alerts.alias()
     found: set[int] = set()
     for some in database.batched(sorted(call_ids)):
-        own = alerts.c.api_call_id.in_(some)
-        recent = select(api_calls.c.id).where(
-            api_calls.c.id.in_(some),
-            or_(
-                api_calls.c.created_at >= before,
-                api_calls.c.completed_at >= before,
-                api_calls.c.completed_at.is_(None),
-            ),
-        )
-        unfinished = select(alerts.c.api_call_id).where(
-            own,
-            or_(
-                alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, unexplained()
-            ),
-        )
-        running = (
-            select(alerts.c.api_call_id)
-            .join(links, links.c.alert_id == alerts.c.id)
-            .join(executions, executions.c.id == links.c.st2_execution_id)
-            .where(own, executions.c.status.not_in(TERMINAL))
-        )
-        # A later request may be about the same episode: the claim is for that one, too.
-        claiming = (
-            select(held.c.api_call_id)
-            .join(links, links.c.alert_id == held.c.id)
-            .join(alerts, alerts.c.episode == held.c.episode)
-            .where(
-                held.c.api_call_id.in_(some),
-                links.c.claim.is_not(None),
-                or_(
-                    alerts.c.created_at >= before,
-                    alerts.c.open_fingerprint.is_not(None),
-                    unexplained(),
-                ),
-            )
-        )
-        for statement in (recent, unfinished, running, claiming):
+        for statement in (
+            _recent(some, before),
+            _unfinished(some, before),
+            _running(some),
+            _claiming(some, before),
+        ):
             found.update(connection.scalars(statement.distinct()))
     return found
+
+
+def _recent(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
+    return select(api_calls.c.id).where(
+        api_calls.c.id.in_(call_ids),
+        or_(
+            api_calls.c.created_at >= before,
+            api_calls.c.completed_at >= before,
+            api_calls.c.completed_at.is_(None),
+        ),
+    )
+
+
+def _unfinished(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
+    return select(alerts.c.api_call_id).where(
+        alerts.c.api_call_id.in_(call_ids),
+        or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, unexplained()),
+    )
+
+
+def _running(call_ids: Sequence[int]) -> Select[tuple[int]]:
+    return (
+        select(alerts.c.api_call_id)
+        .join(links, links.c.alert_id == alerts.c.id)
+        .join(executions, executions.c.id == links.c.st2_execution_id)
+        .where(alerts.c.api_call_id.in_(call_ids), executions.c.status.not_in(TERMINAL))
+    )
+
+
+def _claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
+    """Select requests with a claim on an episode that is not over."""
+    claimed = alerts.alias()
+    # A later request may be about the same episode: the claim is for that one, too.
+    return (
+        select(claimed.c.api_call_id)
+        .join(links, links.c.alert_id == claimed.c.id)
+        .join(alerts, alerts.c.episode == claimed.c.episode)
+        .where(
+            claimed.c.api_call_id.in_(call_ids),
+            links.c.claim.is_not(None),
+            or_(
+                alerts.c.created_at >= before,
+                alerts.c.open_fingerprint.is_not(None),
+                unexplained(),
+            ),
+        )
+    )
 
 
 def _named_elsewhere(

@@ -1,4 +1,4 @@
-"""The tables, on both databases alike."""
+"""The tables store and compare the same on both databases."""
 
 import datetime
 
@@ -9,7 +9,7 @@ from sqlalchemy import select
 from poundcake.trail import schema
 from tests.lib.samples import NOON
 
-# What the seed's users select, of poundcake's tables and of the mirror.
+# What users of the first version select.
 COLUMNS = {
     "poundcake_api_calls": "id request_id method path headers body status_code created_at"
     " completed_at",
@@ -26,12 +26,12 @@ def put(connection, name, **more):
 
 
 @pytest.mark.parametrize("table", sorted(COLUMNS))
-def test_the_seeds_columns_are_there(table):
+def test_the_columns_that_users_select_are_there(table):
     assert set(COLUMNS[table].split()) <= set(schema.metadata.tables[table].c.keys())
 
 
 @pytest.mark.parametrize("other", ["hostdown", "HostDown ", "HóstDown", "HostDown\u0301"])
-def test_a_name_is_told_from_another(engine, other):
+def test_names_are_compared_exactly(engine, other):
     with engine.begin() as connection:
         put(connection, "HostDown")
         put(connection, other)
@@ -41,7 +41,7 @@ def test_a_name_is_told_from_another(engine, other):
     assert found == ["HostDown"]
 
 
-def test_any_character_is_kept(engine):
+def test_every_character_is_stored(engine):
     name = "🍰 日本 \u0000 \\ ' \" ; -- %s %(x)s :x {{ <%"
     with engine.begin() as connection:
         put(connection, name)
@@ -59,7 +59,7 @@ def test_any_character_is_kept(engine):
         None,
     ],
 )
-def test_a_moment_comes_back_aware_and_to_the_microsecond(engine, moment):
+def test_a_time_is_stored_to_the_microsecond_and_read_as_utc(engine, moment):
     with engine.begin() as connection:
         connection.execute(
             schema.executions.insert().values(
@@ -71,7 +71,7 @@ def test_a_moment_comes_back_aware_and_to_the_microsecond(engine, moment):
     assert moment is None or found.utcoffset() == datetime.timedelta(0)
 
 
-def test_one_open_incident_a_fingerprint(engine):
+def test_a_fingerprint_has_one_open_incident(engine):
     def row(position, open_fingerprint):
         return dict(
             api_call_id=1,
@@ -117,7 +117,7 @@ def test_one_open_incident_a_fingerprint(engine):
 @pytest.mark.parametrize(
     "text, length", [("", 0), ("a" * 64, 64), ("a" * 65, 64), ("🍰" * 70, 64), ("\ud800" * 70, 64)]
 )
-def test_what_is_too_long_is_cut_to_its_column(engine, text, length):
+def test_text_is_cut_to_the_length_of_its_column(engine, text, length):
     found = schema.cut(text, schema.meta.c.name)
     assert len(found) == length
     with engine.begin() as connection:
@@ -127,7 +127,7 @@ def test_what_is_too_long_is_cut_to_its_column(engine, text, length):
         )
 
 
-def test_a_body_may_be_as_long_as_the_endpoint_takes_them(engine):
+def test_a_long_body_is_stored_whole(engine):
     body = "🍰" * 300000
     with engine.begin() as connection:
         connection.execute(

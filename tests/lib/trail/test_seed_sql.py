@@ -1,4 +1,4 @@
-"""The SQL that users have from the project's beginnings, to the letter, on MariaDB."""
+"""The SQL that users have from the first version works to the letter on MariaDB."""
 
 import subprocess
 from decimal import Decimal

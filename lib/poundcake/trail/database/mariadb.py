@@ -90,11 +90,13 @@ def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> 
     packet = connection.info.get(_PACKET)
     if packet is None:  # SQLite
         return
-    size = sum(_escaped_size(value) for value in row.values() if isinstance(value, str))
-    size += _OTHER_BYTES
+    texts = [value for value in row.values() if isinstance(value, str)]
+    if 4 * sum(map(len, texts)) + _OTHER_BYTES <= packet:
+        return
+    size = sum(map(_escaped_size, texts)) + _OTHER_BYTES
     if size > packet:
         raise ValueError(
-            f"{name}: too large for the database server, {size} bytes where max_allowed_packet is "
+            f"{name}: too large for the database server, {size} bytes and max_allowed_packet is "
             f"{packet}: raise it in the server's configuration, then replay the request"
         )
 

@@ -30,11 +30,12 @@ if TYPE_CHECKING:  # Alembic takes longer to load than most actions take to work
 
 # Seconds that `migrate` has for one change, and for waiting until another process is done.
 MIGRATION_TIMEOUT = 86400
-# A history of so many alerts is indexed so quickly that the first write does it.
+# Up to so many alerts, the indexes are built so quickly that the first write does it.
 FEW_ALERTS = 50_000
 
-# One quick SELECT, which fails where one of the other tables is missing.
-_META = select(schema.meta.c.name, schema.meta.c.value).where(
+_ALL_META = select(schema.meta.c.name, schema.meta.c.value)
+# One quick SELECT, which fails if one of the other tables is missing.
+_META = _ALL_META.where(
     *(
         ~select(*table.primary_key).where(false()).exists()
         for table in schema.metadata.sorted_tables
@@ -45,7 +46,7 @@ _META = select(schema.meta.c.name, schema.meta.c.value).where(
 
 @dataclass(frozen=True)
 class _Version:
-    """What poundcake_meta says about the tables. The numbers are 0 where there are none."""
+    """What poundcake_meta says about the tables. The numbers are 0 if there are none."""
 
     database_id: str = ""
     tables: int = 0
@@ -142,8 +143,8 @@ def pending(bind: Engine | Connection) -> str:
         return _what_is_missing(version)
     if not version.has_all_indexes:
         return (
-            "indexes of the views are missing, so that the views may be slow: run `st2 run "
-            "poundcake.migrate`, which may take long and keeps no alert from being recorded"
+            "the views are slow until their indexes are built: run `st2 run poundcake.migrate`, "
+            "which may take long"
         )
     return ""
 
@@ -151,9 +152,6 @@ def pending(bind: Engine | Connection) -> str:
 def has_view_indexes(connection: Connection) -> bool:
     """Return whether the indexes that the views search by have been built."""
     return _Version.of(_pairs(connection, _ALL_META)).has_all_indexes
-
-
-_ALL_META = select(schema.meta.c.name, schema.meta.c.value)
 
 
 def _what_is_missing(version: _Version) -> str:
@@ -247,7 +245,7 @@ def _has_few_alerts(engine: Engine) -> bool:
 
 
 def _read_meta(connection: Connection) -> dict[str, str]:
-    """Return the rows of poundcake_meta; none where the first tables are not all there yet."""
+    """Return the rows of poundcake_meta; none if the first tables are not complete."""
     try:
         return _pairs(connection, _META)
     except DBAPIError:
@@ -272,7 +270,7 @@ def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
 
 
 def _stamps(connection: Connection) -> set[str]:
-    """Return Alembic's names of the newest revisions; none where it has no table."""
+    """Return Alembic's names of the newest revisions; none if it has no table."""
     if not inspect(connection).has_table("alembic_version"):
         return set()
     return set(connection.scalars(text("SELECT version_num FROM alembic_version")))

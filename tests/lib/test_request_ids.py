@@ -1,0 +1,24 @@
+"""The ids of requests."""
+
+import uuid
+
+from poundcake.request_ids import body_sha256, collision_id, replay_id
+
+ID = str(uuid.UUID(int=7))
+
+
+def test_the_hash_of_a_body_is_known_for_any_text():
+    assert body_sha256("a") == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert len({body_sha256(text) for text in ("", "a", "\ud800", "?")}) == 4
+
+
+def test_a_derived_id_depends_on_the_request_and_on_what_tells_it_apart():
+    derived = [
+        make(request_id, other)
+        for make in (collision_id, replay_id)
+        for request_id in (ID, str(uuid.UUID(int=8)))
+        for other in ("a", "b")
+    ]
+    assert len(set(derived)) == 8
+    assert all(str(uuid.UUID(found)) == found for found in derived)
+    assert collision_id(ID, "a") == derived[0]
