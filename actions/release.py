@@ -20,7 +20,7 @@ class Release(PackAction):
     def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
         """Return what StackStorm says now; nothing if it cannot be asked."""
         try:
-            found = self.stackstorm().executions(execution_ids)
+            found = self.stackstorm().get_executions(execution_ids)
         except StackStormError:
             return {}
-        return {key: execution["status"] for key, execution in found.items() if execution}
+        return {key: str(execution.status) for key, execution in found.items()}

@@ -1,11 +1,11 @@
-"""Ask StackStorm what became of emitted alerts and open executions, and store it."""
+"""Ask StackStorm about open executions and emitted alerts, and store the answers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pack_action import PackAction
-from poundcake.trail import sync
+from poundcake.trail.sync import sync
 
 
 class Sync(PackAction):
@@ -13,4 +13,4 @@ class Sync(PackAction):
 
     def work(self, open: int = 0) -> dict[str, Any]:
         """Return how much was learned. ``open`` is for people who read the execution."""
-        return sync.sync(self.engine(), self.settings, self.stackstorm())
+        return sync(self.engine(), self.settings, self.stackstorm()).as_dict()

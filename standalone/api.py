@@ -47,9 +47,9 @@ def _number(query, name, default):
         raise ApiError(400, f"{name} is not a number")
 
 
-def _between(query, name):
+def _between(query, name, parameter="timestamp"):
     """Return a test of one timestamp field against timestamp_gt and timestamp_lt."""
-    after, before = query.get("timestamp_gt"), query.get("timestamp_lt")
+    after, before = query.get(f"{parameter}_gt"), query.get(f"{parameter}_lt")
     after, before = after and _moment(after), before and _moment(before)
     return lambda document: (
         (not after or document[name] > after) and (not before or document[name] < before)
@@ -253,11 +253,13 @@ class Api:
     def trigger_instances(self, request):
         query = request["query"]
         in_time = _between(query, "occurrence_time")
+        ids = [i for i in query.get("id", "").split(",") if i]
         trigger = query.get("trigger") or query.get("trigger_type")
 
         def matches(instance):
             return (
-                trigger in (None, instance["trigger"])
+                (not ids or instance["id"] in ids)
+                and trigger in (None, instance["trigger"])
                 and query.get("status") in (None, instance["status"])
                 and in_time(instance)
             )
@@ -273,12 +275,14 @@ class Api:
 
     def enforcements(self, request):
         query = request["query"]
+        in_time = _between(query, "enforced_at", "enforced_at")
 
         def matches(enforcement):
             return (
                 query.get("trigger_instance") in (None, enforcement["trigger_instance_id"])
                 and query.get("rule_ref") in (None, enforcement["rule"]["ref"])
                 and query.get("execution") in (None, enforcement.get("execution_id"))
+                and in_time(enforcement)
             )
 
         total, found = self._page(self.store.enforcements, matches, query)

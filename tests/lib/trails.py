@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy import event
 
 from poundcake.config import Config
-from poundcake.trail import claims, clock, database, search, sync
+from poundcake.stackstorm import Execution
+from poundcake.trail import claims, clock, database, search
+from poundcake.trail.mirror import write_execution
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, iso, later, request
@@ -66,7 +68,7 @@ def ran(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
     }
     found.update(more)
     with database.transaction(engine) as connection:
-        sync.write_execution(connection, found)
+        write_execution(connection, Execution.parse(found), NOON)
 
 
 def do_not_sync(engine):

@@ -1,14 +1,62 @@
-"""The conditions of work that StackStorm has not finished."""
+"""What still waits for StackStorm, and when StackStorm was last asked about it."""
 
 from __future__ import annotations
 
-from sqlalchemy import or_
-from sqlalchemy.sql import ColumnElement
+from dataclasses import dataclass
+from datetime import datetime
 
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.engine import Connection
+
+from poundcake.stackstorm import TERMINAL, WAITING
+from poundcake.timestamps import parse_timestamp
+from poundcake.trail.clock import database_now
 from poundcake.trail.outcomes import Explanation
-from poundcake.trail.schema import alerts
+from poundcake.trail.schema import alerts, api_calls, executions, meta
+
+SYNCED_AT = "synced_at"
+"""The row of poundcake_meta that says when a round of sync last finished."""
+_COUNTED = 1000
+
+
+@dataclass(frozen=True)
+class OpenWork:
+    """What waits for StackStorm."""
+
+    count: int
+    """Requests or executions that are open, whichever are more; at most 1000."""
+    moves_by_itself: bool
+    """Some of it goes on without a person; False if all of it is pending or paused."""
+    synced_at: datetime | None
+    """When a round of sync last finished, by the database's clock."""
+    read_at: datetime | None = None
+    """When this was read, by the same clock: the difference is the age of synced_at."""
+
+
+def open_work(connection: Connection) -> OpenWork:
+    """Return what waits for StackStorm now."""
+    statuses = connection.scalars(
+        select(executions.c.status).where(executions.c.status.not_in(TERMINAL)).limit(_COUNTED)
+    ).all()
+    requests = connection.scalars(
+        select(api_calls.c.id).where(api_calls.c.completed_at.is_(None)).limit(_COUNTED)
+    ).all()
+    waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
+    only_people = bool(statuses) and all(status in WAITING for status in statuses)
+    return OpenWork(
+        count=max(len(statuses), len(requests)),
+        moves_by_itself=waits is not None or not only_people,
+        synced_at=last_synced(connection),
+        read_at=database_now(connection),
+    )
 
 
 def unexplained() -> ColumnElement[bool]:
-    """Return the condition of alerts of which it is not known yet what became of them."""
+    """Return the condition of alerts that are not explained yet."""
     return or_(alerts.c.explanation.is_(None), alerts.c.explanation == Explanation.RETRY)
+
+
+def last_synced(connection: Connection) -> datetime | None:
+    """Return when a round of sync last finished, by the database's clock."""
+    said = connection.scalar(select(meta.c.value).where(meta.c.name == SYNCED_AT))
+    return parse_timestamp(said) if said else None

@@ -137,6 +137,8 @@ alerts = Table(
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
     # When the cooldown or rate limit that holds the alert back ends, by the database's clock.
     Column("held_until", UtcDateTime),
+    # Ids of the StackStorm triggers that were emitted for it, newest first, separated by commas.
+    Column("trigger_instances", String(255)),
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),

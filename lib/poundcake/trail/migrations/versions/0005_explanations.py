@@ -17,5 +17,6 @@ def upgrade() -> None:
     rename_column(ALERTS, "fate", "explanation", String(16))
     rename_column(ALERTS, "fate_reason", "explanation_reason", String(512))
     add_column(ALERTS, Column("held_until", moment))
+    add_column(ALERTS, Column("trigger_instances", String(255)))
     add_column(CALLS, Column("emitter", String(36)))
     add_column(CALLS, Column("emitter_until", moment))

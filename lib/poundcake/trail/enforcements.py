@@ -1,0 +1,139 @@
+"""Read what StackStorm's rules made of trigger instances, with as few calls as possible.
+
+The API lists the enforcements of one trigger instance, or those of all rules in a span of time.
+The triggers of a storm lie close together: then a page of the list answers for a hundred of them.
+For a few old ones, or in a StackStorm that is busy with other rules, single calls are fewer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Callable, Sequence
+
+from poundcake.stackstorm import (
+    Page,
+    RuleEnforcement,
+    StackStormApi,
+    StackStormError,
+    TriggerInstance,
+)
+from poundcake.trail.sync_round import Deadline
+
+# One process receives a trigger and enforces its rules, but rounds the times differently.
+_SLACK = timedelta(seconds=10)
+_FEW = 3  # asked for one by one
+_MOST_PAGES = 20
+_MOST_SINGLE = 100
+
+
+@dataclass
+class Enforcements:
+    """What could be read. An instance that is in neither was not reached in time."""
+
+    found: dict[str, list[RuleEnforcement]] = field(default_factory=dict)
+    """By trigger instance; an empty list if no rule matched it."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why the enforcements of an instance could not be read."""
+
+
+def read_enforcements(
+    api: StackStormApi,
+    instances: Sequence[TriggerInstance],
+    deadline: Deadline,
+    note: Callable[[str], None],
+) -> Enforcements:
+    """Read the enforcements of trigger instances that the rules engine has evaluated.
+
+    Args:
+        instances: Those that matter most first, in case there is no time for all.
+        note: Called with a sentence if a list could not be read.
+
+    Raises:
+        StackStormError: The API is away.
+    """
+    answer = Enforcements()
+    if len(instances) > _FEW:
+        newest_first = sorted(instances, key=lambda instance: instance.occurred_at, reverse=True)
+        _read_list(api, newest_first, answer, deadline, note)
+    left = [instance for instance in instances if instance.id not in answer.found]
+    for instance in left[:_MOST_SINGLE]:
+        if deadline.has_passed:
+            break
+        try:
+            answer.found[instance.id] = api.get_enforcements(instance.id)
+        except StackStormError as error:
+            if error.is_outage:
+                raise
+            answer.failed[instance.id] = str(error)
+    return answer
+
+
+def _read_list(
+    api: StackStormApi,
+    instances: Sequence[TriggerInstance],
+    answer: Enforcements,
+    deadline: Deadline,
+    note: Callable[[str], None],
+) -> None:
+    """Read pages of the list while they cost fewer calls than asking for each instance.
+
+    Args:
+        instances: Newest first.
+    """
+    by_instance: dict[str, list[RuleEnforcement]] = defaultdict(list)
+    left = list(instances)
+    before: datetime | None = None
+    for _ in range(_MOST_PAGES):
+        page = _page(api, instances[-1].occurred_at - _SLACK, before, note)
+        if page is None:
+            return
+        for enforcement in page.items:
+            found = by_instance[enforcement.trigger_instance_id]
+            if enforcement not in found:  # pages overlap by one moment
+                found.append(enforcement)
+        older = page.older
+        covered = [i for i in left if older is None or i.occurred_at - _SLACK >= older]
+        answer.found.update((instance.id, by_instance[instance.id]) for instance in covered)
+        left = left[len(covered) :]
+        if not left or older is None or deadline.has_passed:
+            return
+        if not is_list_worthwhile(left, older, (before or _newest(page.items, older)) - older):
+            return
+        before = older
+
+
+def _page(
+    api: StackStormApi, after: datetime, before: datetime | None, note: Callable[[str], None]
+) -> Page[RuleEnforcement] | None:
+    """Return a page of the list; None if it cannot be read."""
+    try:
+        page = api.list_enforcements(after, before)
+    except StackStormError as error:
+        if error.is_outage:
+            raise
+        note(f"rule enforcements could not be listed: {error}")
+        return None
+    if page.unreadable:
+        note(f"rule enforcements left out, without a trigger instance: {page.unreadable}")
+    return page
+
+
+def _newest(items: Sequence[RuleEnforcement], otherwise: datetime) -> datetime:
+    moments = [item.enforced_at for item in items if item.enforced_at]
+    return max(moments) if moments else otherwise
+
+
+def is_list_worthwhile(left: Sequence[TriggerInstance], reached: datetime, span: timedelta) -> bool:
+    """Return True if some of the instances can be answered by fewer pages than there are of them.
+
+    Args:
+        left: The instances that are not answered yet, newest first.
+        reached: The moment down to which the list was read.
+        span: How much time the last page covered.
+    """
+    return any(
+        reached - (instance.occurred_at - _SLACK) < span * count
+        for count, instance in enumerate(left, 1)
+    )

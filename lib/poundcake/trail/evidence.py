@@ -1,0 +1,272 @@
+"""Collect what StackStorm and the trail say about open alerts, a batch at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Mapping, Sequence
+
+from sqlalchemy import or_, select
+
+from poundcake.config import Config
+from poundcake.stackstorm import (
+    Execution,
+    RuleEnforcement,
+    StackStormApi,
+    StackStormError,
+    TriggerInstance,
+    workflow_output,
+)
+from poundcake.trail import database
+from poundcake.trail.claims import worked_on
+from poundcake.trail.enforcements import Enforcements, read_enforcements
+from poundcake.trail.read_executions import read_executions
+from poundcake.trail.schema import alerts, cut, links
+from poundcake.trail.sync_round import Deadline, SyncRound
+from poundcake.trail.triggers import read_triggers
+from poundcake.trail.verdict import (
+    NOT_CLAIMED,
+    Clocks,
+    OpenAlert,
+    OwnLink,
+    RuleResult,
+    StartedExecution,
+    is_decided,
+)
+
+REMEDIATE = "poundcake.remediate"
+_PAGE = 100  # what one list of StackStorm's API has
+# Of an alert that is emitted again and again, the newest triggers tell what became of it.
+_NEWEST = 3
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about one alert."""
+
+    instances: Sequence[TriggerInstance] = ()
+    """Its newest triggers, newest first."""
+    results: Sequence[RuleResult] = ()
+    """What each rule made of the newest trigger that it matched; empty while the rules engine is
+    at work."""
+    problem: str = ""
+    """Why StackStorm cannot tell about this alert; empty if it can."""
+    is_deferred: bool = False
+    """There was no time to ask for all of it."""
+
+
+class TrailFacts:
+    """What the trail says about the alerts of a batch: their links, and the claims on them."""
+
+    def __init__(self, sync_round: SyncRound, batch: Sequence[OpenAlert]):
+        self._links: dict[tuple[int, str], OwnLink] = {}
+        self._claims: set[tuple[str, int, int, str]] = set()
+        is_held = or_(links.c.claim.is_not(None), links.c.released_at.is_not(None))
+        own = select(links.c.alert_id, links.c.st2_execution_id, is_held.label("is_held"))
+        claims = (
+            select(alerts.c.episode, alerts.c.attempt, links.c.alert_id, links.c.st2_action_ref)
+            .join(alerts, alerts.c.id == links.c.alert_id)
+            .where(is_held)
+        )
+        with database.reading(sync_round.engine) as connection:
+            for ids in database.batched([alert.id for alert in batch]):
+                for row in connection.execute(own.where(links.c.alert_id.in_(ids))):
+                    link = OwnLink.CLAIMED if row.is_held else OwnLink.UNCLAIMED
+                    self._links[row.alert_id, row.st2_execution_id] = link
+            for episodes in database.batched(sorted({alert.episode for alert in batch})):
+                for row in connection.execute(claims.where(alerts.c.episode.in_(episodes))):
+                    self._claims.add((row.episode, row.attempt, row.alert_id, row.st2_action_ref))
+
+    def link(self, alert: OpenAlert, execution_id: str) -> OwnLink:
+        """Return how an execution is linked to an alert."""
+        return self._links.get((alert.id, execution_id), OwnLink.NONE)
+
+    def has_claim(self, alert: OpenAlert) -> bool:
+        """Return True if an execution claimed the episode through this alert."""
+        return any(alert_id == alert.id for _, _, alert_id, _ in self._claims)
+
+    def claimed_through(self, alert: OpenAlert, workflow: str) -> set[int]:
+        """Return the alerts through which a workflow claimed the attempt at the episode."""
+        name = cut(workflow, links.c.st2_action_ref)
+        return {
+            alert_id
+            for episode, attempt, alert_id, action in self._claims
+            # A claim on an earlier attempt says nothing about what a replay was to do.
+            if episode == alert.episode and attempt >= alert.attempt and action == name
+        }
+
+
+class _CannotTell(Exception):
+    """StackStorm has no answer about one alert; the message says why."""
+
+
+class EvidenceReader:
+    """Asks StackStorm about a batch of alerts, in lists where it can be asked for lists."""
+
+    def __init__(
+        self,
+        sync_round: SyncRound,
+        api: StackStormApi,
+        config: Config,
+        clocks: Clocks,
+        deadline: Deadline,
+    ):
+        self._round = sync_round
+        self._api = api
+        self._config = config
+        self._clocks = clocks
+        self._deadline = deadline
+        self._runs_link_task: dict[str, bool] = {}
+        self._triggers: dict[str, TriggerInstance | None] = {}
+        self._enforcements = Enforcements()
+        self._executions: dict[str, Execution | None] = {}
+
+    def read(
+        self,
+        batch: Sequence[OpenAlert],
+        facts: TrailFacts,
+        seen: Mapping[str, TriggerInstance],
+    ) -> dict[int, Evidence]:
+        """Return the evidence by alert id.
+
+        Args:
+            seen: Trigger instances that were read in this round already.
+
+        Raises:
+            StackStormError: The API is away.
+        """
+        self._read_triggers(batch, seen)
+        self._read_enforcements(batch)
+        self._read_executions(batch, facts)
+        return {alert.id: self._evidence(alert, facts) for alert in batch}
+
+    def _read_triggers(
+        self, batch: Sequence[OpenAlert], seen: Mapping[str, TriggerInstance]
+    ) -> None:
+        wanted = [i for alert in batch for i in alert.trigger_ids[:_NEWEST]]
+        self._triggers.update((i, seen[i]) for i in wanted if i in seen)
+        missing = [i for i in wanted if i not in seen]
+        found = read_triggers(self._api, missing, self._deadline, self._round.note)
+        self._triggers.update(found)
+
+    def _read_enforcements(self, batch: Sequence[OpenAlert]) -> None:
+        decided = []
+        for alert in batch:
+            instances = self._known_instances(alert)
+            if instances and is_decided(instances[0], self._clocks):
+                decided += instances
+        self._enforcements = read_enforcements(self._api, decided, self._deadline, self._round.note)
+
+    def _read_executions(self, batch: Sequence[OpenAlert], facts: TrailFacts) -> None:
+        wanted = []
+        for alert in batch:
+            for enforcement in self._newest_by_rule(self._known_instances(alert)):
+                execution_id = enforcement.execution_id
+                # An execution that claimed the episode explains the alert whatever its state.
+                if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
+                    wanted.append(execution_id)
+        for start in range(0, len(wanted), _PAGE):
+            # One list is always asked for, or no alert would ever be explained.
+            if start and self._deadline.has_passed:
+                break
+            page = wanted[start : start + _PAGE]
+            found = read_executions(self._api, page, self._deadline, self._round.note)
+            self._executions.update(found)
+
+    def _known_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
+        """Return the newest triggers of an alert that could be read, newest first."""
+        found = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST])
+        return sorted((i for i in found if i), key=lambda i: i.occurred_at, reverse=True)
+
+    def _newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
+        """Return what each rule made of the newest trigger that it matched."""
+        by_rule: dict[str, RuleEnforcement] = {}
+        for instance in instances:
+            for enforcement in self._enforcements.found.get(instance.id, []):
+                by_rule.setdefault(enforcement.rule, enforcement)
+        return list(by_rule.values())
+
+    def _evidence(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
+        try:
+            return self._collect(alert, facts)
+        except _CannotTell as problem:
+            return Evidence(problem=str(problem), is_deferred=self._deadline.has_passed)
+
+    def _collect(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
+        if any(i not in self._triggers for i in alert.trigger_ids[:_NEWEST]):
+            raise _CannotTell("its triggers could not be read")
+        instances = self._known_instances(alert)
+        if not instances or not is_decided(instances[0], self._clocks):
+            return Evidence(instances)
+        for instance in instances:
+            if instance.id not in self._enforcements.found:
+                reason = self._enforcements.failed.get(instance.id, "not asked in time")
+                raise _CannotTell(f"the enforcements of trigger {instance.id}: {reason}")
+        results = [
+            self._result(alert, enforcement, facts)
+            for enforcement in self._newest_by_rule(instances)
+        ]
+        return Evidence(instances, results)
+
+    def _result(
+        self, alert: OpenAlert, enforcement: RuleEnforcement, facts: TrailFacts
+    ) -> RuleResult:
+        if not enforcement.execution_id:
+            failure = enforcement.failure_reason or "no reason given"
+            return RuleResult(enforcement.rule, failure=failure)
+        started = self._started(alert, enforcement.execution_id, facts)
+        return RuleResult(enforcement.rule, started)
+
+    def _started(self, alert: OpenAlert, execution_id: str, facts: TrailFacts) -> StartedExecution:
+        link = facts.link(alert, execution_id)
+        if link is OwnLink.CLAIMED:
+            return StartedExecution(execution_id, None, link)
+        if execution_id not in self._executions:
+            raise _CannotTell(f"execution {execution_id} could not be read")
+        execution = self._executions[execution_id]
+        if execution is None:
+            return StartedExecution(execution_id, None, link)
+        workflow = claiming_workflow(execution)
+        claimed_through = facts.claimed_through(alert, workflow)
+        return StartedExecution(
+            execution_id,
+            execution,
+            link,
+            runs_link_task=self._links_itself(execution.action),
+            episode_claimed=bool(claimed_through),
+            claimed_for_alert=alert.id in claimed_through,
+            cooldown_until=self._cooldown_until(alert, execution, workflow),
+        )
+
+    def _links_itself(self, action: str) -> bool:
+        """Return True if an action is a workflow that links itself; asked once for each action."""
+        if action not in self._runs_link_task:
+            try:
+                self._runs_link_task[action] = bool(action) and self._api.runs_link_task(action)
+            except StackStormError as error:
+                if error.is_outage:
+                    raise
+                raise _CannotTell(f"the workflow {action} could not be read: {error}") from None
+        return self._runs_link_task[action]
+
+    def _cooldown_until(
+        self, alert: OpenAlert, execution: Execution, workflow: str
+    ) -> datetime | None:
+        """Return when the cooldown ends that may have refused the execution its claim."""
+        cooldown = timedelta(seconds=self._config.host_cooldown_seconds)
+        if not cooldown or workflow_output(execution.result).get("stage") != NOT_CLAIMED:
+            return None
+        since = self._clocks.database - cooldown
+        with database.reading(self._round.engine) as connection:
+            busy = worked_on(connection, alert.instance, workflow, since)
+        return busy.created_at + cooldown if busy else None
+
+
+def claiming_workflow(execution: Execution) -> str:
+    """Return the name under which an execution claims an episode.
+
+    poundcake.remediate claims under the name of the action that it is given.
+    """
+    if execution.action != REMEDIATE:
+        return execution.action
+    return str((execution.parameters or {}).get("action") or execution.action)

@@ -1,0 +1,313 @@
+"""Find out what became of the alerts that were emitted, and write it to the trail."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from poundcake.config import Config
+from poundcake.stackstorm import CLOCK_ALLOWANCE, Execution, StackStormApi, StackStormError
+from poundcake.trail import database
+from poundcake.trail.claims import ended_at, mirror
+from poundcake.trail.clock import database_now
+from poundcake.trail.evidence import Evidence, EvidenceReader, TrailFacts
+from poundcake.trail.mirror import write_execution
+from poundcake.trail.open_work import unexplained
+from poundcake.trail.outcomes import Explanation
+from poundcake.trail.schema import alerts, api_calls, cut, links
+from poundcake.trail.sync_round import Deadline, SyncRound
+from poundcake.trail.triggers import FoundTriggers, Span, find_triggers, trigger_ids
+from poundcake.trail.verdict import (
+    Clocks,
+    Judgement,
+    OpenAlert,
+    StartedExecution,
+    Verdict,
+    apply_time_limits,
+    judge_alert,
+    judge_execution,
+    judge_missing_trigger,
+)
+
+# How long StackStorm may be asked for triggers, and then for what became of them.
+TRIGGER_SECONDS = 10
+EVIDENCE_SECONDS = 15
+_AT_ONCE = 200
+_IN_ONE_TRANSACTION = 50
+_COLUMNS = (
+    alerts.c.id,
+    alerts.c.episode,
+    alerts.c.attempt,
+    alerts.c.instance,
+    alerts.c.recorded_at,
+    alerts.c.closed_at,
+    alerts.c.checked_at,
+    alerts.c.explanation,
+    alerts.c.explanation_reason,
+    alerts.c.trigger_instances,
+    api_calls.c.request_id,
+)
+
+
+class Explained(NamedTuple):
+    """How many alerts were looked at."""
+
+    explained: int
+    unexplained: int
+
+
+def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) -> Explained:
+    """Explain emitted alerts, the longest not looked at first.
+
+    An alert older than give_up_hours is given up by the round that looks at it, whether or not
+    StackStorm answers.
+
+    Raises:
+        StackStormError: The API is away, or cannot list the triggers. What is known without
+            it was written.
+    """
+    given_up = give_up_overdue(sync_round, config)
+    triggers = find_triggers(sync_round, api, Deadline(TRIGGER_SECONDS))
+    batch = _take_batch(sync_round)
+    try:
+        verdicts = _Explainer(sync_round, api, config).verdicts(batch, triggers)
+    except StackStormError as error:
+        reason = f"StackStorm cannot be asked: {error}"
+        unchanged = {alert.id: Verdict(alert.explanation, reason) for alert in batch}
+        _write_verdicts(sync_round, config, batch, unchanged)
+        raise
+    explained = _write_verdicts(sync_round, config, batch, verdicts)
+    if triggers.failure:
+        raise triggers.failure
+    return Explained(given_up + explained, len(batch) - explained)
+
+
+def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
+    """Give up alerts that a round began to look at when they were older than give_up_hours.
+
+    That round never finished: StackStorm killed it, or its machine failed. So this is done first,
+    and asks StackStorm nothing. An alert whose episode was claimed meanwhile is looked at again.
+
+    Returns:
+        How many were given up.
+    """
+    limit = timedelta(hours=config.give_up_hours)
+    with database.reading(sync_round.engine) as connection:
+        due = database_now(connection) - limit
+        found = _open_alerts(connection, alerts.c.recorded_at < due)
+    overdue = [a for a in found if a.checked_at and a.checked_at > a.recorded_at + limit]
+    facts = TrailFacts(sync_round, overdue)
+    overdue = [alert for alert in overdue if not facts.has_claim(alert)]
+    return _write_verdicts(sync_round, config, overdue, {})
+
+
+def _take_batch(sync_round: SyncRound) -> list[OpenAlert]:
+    """Return the open alerts that this round looks at.
+
+    They are marked as looked at before StackStorm is asked: if it answers one of them in a way
+    that ends the round, the next round looks at others first.
+    """
+    with sync_round.writing() as connection:
+        batch = _open_alerts(connection)
+        connection.execute(
+            update(alerts)
+            .where(alerts.c.id.in_([alert.id for alert in batch]))
+            .values(checked_at=database_now(connection))
+        )
+    return batch
+
+
+def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> list[OpenAlert]:
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+        .where(unexplained(), *conditions)
+        # The longest not looked at first: many that wait must not hold up the others.
+        .order_by(alerts.c.checked_at, alerts.c.id)
+        .limit(_AT_ONCE)
+    )
+    return [
+        OpenAlert(
+            id=row.id,
+            request_id=row.request_id,
+            episode=row.episode or "",
+            attempt=row.attempt,
+            instance=row.instance,
+            recorded_at=row.recorded_at,
+            closed_at=row.closed_at,
+            checked_at=row.checked_at,
+            explanation=Explanation(row.explanation) if row.explanation else None,
+            reason=row.explanation_reason or "",
+            trigger_ids=trigger_ids(row.trigger_instances),
+        )
+        for row in rows
+    ]
+
+
+class _Explainer:
+    """Asks StackStorm about a batch of alerts, and decides."""
+
+    def __init__(self, sync_round: SyncRound, api: StackStormApi, config: Config):
+        self._round = sync_round
+        self._api = api
+        self._config = config
+
+    def verdicts(self, batch: Sequence[OpenAlert], triggers: FoundTriggers) -> dict[int, Verdict]:
+        """Return the verdicts by alert id. An alert that there was no time for is missing.
+
+        Raises:
+            StackStormError: The API is away.
+        """
+        facts = TrailFacts(self._round, batch)
+        verdicts: dict[int, Verdict] = {}
+        asked: list[OpenAlert] = []
+        for alert in batch:
+            # It waits to be emitted again: only its next trigger or a claim changes that.
+            if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
+                verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
+            else:
+                asked.append(alert)
+        if not asked:
+            return verdicts
+        clocks = self._clocks()
+        deadline = Deadline(EVIDENCE_SECONDS)
+        reader = EvidenceReader(self._round, self._api, self._config, clocks, deadline)
+        evidence = reader.read(asked, facts, triggers.seen)
+        judgements = self._judgements(asked, evidence, clocks)
+        for alert in asked:
+            found = evidence[alert.id]
+            if found.problem:
+                self._round.note(f"alert {alert.id}: {found.problem}")
+            if not found.is_deferred:
+                is_unread = may_be_unread(alert, triggers.unread, clocks)
+                verdict = _verdict(alert, found, judgements[alert.id], is_unread, clocks)
+                verdicts[alert.id] = verdict
+        return verdicts
+
+    def _clocks(self) -> Clocks:
+        stackstorm_now = self._api.now()
+        with database.reading(self._round.engine) as connection:
+            return Clocks(database_now(connection), stackstorm_now)
+
+    def _judgements(
+        self, batch: Sequence[OpenAlert], evidence: Mapping[int, Evidence], clocks: Clocks
+    ) -> dict[int, list[Judgement]]:
+        """Judge the executions of each alert, and link those that do not link themselves."""
+        judgements: dict[int, list[Judgement]] = {alert.id: [] for alert in batch}
+        for some in _parts(batch):
+            with self._round.writing() as connection:
+                for alert in some:
+                    for result in evidence[alert.id].results:
+                        if result.started:
+                            found = self._judge(connection, alert, result.started, clocks)
+                            judgements[alert.id].append(found)
+        return judgements
+
+    def _judge(
+        self, connection: Connection, alert: OpenAlert, started: StartedExecution, clocks: Clocks
+    ) -> Judgement:
+        judgement = judge_execution(alert, started, self._config, clocks)
+        if judgement.needs_link and started.execution:
+            if not link_execution(connection, alert, started.execution):
+                # The next round sees what it claimed.
+                return Judgement(None, f"execution {started.id} links itself right now")
+        return judgement
+
+
+def _verdict(
+    alert: OpenAlert,
+    evidence: Evidence,
+    judgements: Sequence[Judgement],
+    may_be_unread: bool,
+    clocks: Clocks,
+) -> Verdict:
+    if evidence.problem:
+        return Verdict(None, f"StackStorm cannot tell: {evidence.problem}")
+    if not evidence.instances:
+        return judge_missing_trigger(alert, may_be_unread, clocks)
+    return judge_alert(evidence.instances, evidence.results, judgements, clocks)
+
+
+def link_execution(connection: Connection, alert: OpenAlert, execution: Execution) -> bool:
+    """Link an execution that does not do so itself; return False if it has just been linked."""
+    now = database_now(connection)
+    try:
+        with connection.begin_nested():
+            since = execution.started_at or now
+            mirror(connection, execution.id, execution.action, "requested", since)
+            connection.execute(
+                links.insert().values(
+                    request_id=alert.request_id,
+                    alert_id=alert.id,
+                    st2_execution_id=execution.id,
+                    st2_action_ref=cut(execution.action, links.c.st2_action_ref),
+                    created_at=now,
+                )
+            )
+            write_execution(connection, execution, now)
+    except IntegrityError:
+        return False
+    return True
+
+
+def may_be_unread(alert: OpenAlert, unread: Span | None, clocks: Clocks) -> bool:
+    """Return True if a trigger of the alert may be among those that were not read."""
+    if unread is None or unread.before is None:
+        return unread is not None
+    # It was emitted after it was recorded. Its age is counted back on StackStorm's clock.
+    earliest = clocks.stackstorm - (clocks.database - alert.recorded_at) - CLOCK_ALLOWANCE
+    return unread.before > earliest
+
+
+def _write_verdicts(
+    sync_round: SyncRound,
+    config: Config,
+    batch: Sequence[OpenAlert],
+    verdicts: Mapping[int, Verdict],
+) -> int:
+    """Write what was decided.
+
+    Args:
+        verdicts: By alert id. An alert that is missing stays as it is, unless it is too old, and
+            is looked at first by the next round.
+
+    Returns:
+        How many alerts are explained now.
+    """
+    explained = 0
+    for some in _parts(batch):
+        with sync_round.writing() as connection:
+            for alert in some:
+                verdict = verdicts.get(alert.id)
+                explained += _write_verdict(connection, config, alert, verdict)
+    return explained
+
+
+def _write_verdict(
+    connection: Connection, config: Config, alert: OpenAlert, decided: Verdict | None
+) -> bool:
+    """Write what was decided about one alert; return True if it is explained now."""
+    now = database_now(connection)
+    verdict = decided or Verdict(alert.explanation, alert.reason)
+    is_retry = verdict.explanation is Explanation.RETRY
+    ended = ended_at(connection, alert) if is_retry else None
+    verdict = apply_time_limits(verdict, alert, ended, config.give_up_hours, now)
+    values: dict[str, Any] = {
+        "explanation": verdict.explanation,
+        "explanation_reason": cut(verdict.reason, alerts.c.explanation_reason),
+        "checked_at": now if decided else alert.checked_at,
+    }
+    if verdict.rules:
+        values["st2_rule_matched"] = cut(verdict.rules, alerts.c.st2_rule_matched)
+    connection.execute(update(alerts).where(alerts.c.id == alert.id, unexplained()).values(values))
+    return verdict.explanation not in (None, Explanation.RETRY)
+
+
+def _parts(batch: Sequence[OpenAlert]) -> Iterator[Sequence[OpenAlert]]:
+    """Return the alerts that are written in one transaction, which must not hold up others."""
+    for start in range(0, len(batch), _IN_ONE_TRANSACTION):
+        yield batch[start : start + _IN_ONE_TRANSACTION]

@@ -1,0 +1,127 @@
+"""Copy the state of open executions from StackStorm into execution_db."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Sequence
+
+from sqlalchemy import Column, select, update
+from sqlalchemy.engine import Connection
+
+from poundcake.stackstorm import (
+    TERMINAL,
+    Execution,
+    ExecutionStatus,
+    StackStormApi,
+    failure_reason,
+    workflow_output,
+)
+from poundcake.trail import database
+from poundcake.trail.clock import database_now
+from poundcake.trail.read_executions import read_executions
+from poundcake.trail.schema import cut, executions, links
+from poundcake.trail.sync_round import Deadline, SyncRound
+
+MIRROR_SECONDS = 15
+"""How long a round may ask StackStorm for executions."""
+_AT_ONCE = 1000
+_PAGE = 100  # what one list of StackStorm's API has
+_LONGEST_TEXT = 4000  # characters of a message, whose column has no length
+
+
+def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: Deadline) -> int:
+    """Update the executions that are open on record, the longest not asked for first.
+
+    Returns:
+        How many were read.
+
+    Raises:
+        StackStormError: The API is away. What was read before is stored.
+    """
+    ids = _open_ids(sync_round)
+    mirrored = 0
+    for start in range(0, len(ids), _PAGE):
+        page = ids[start : start + _PAGE]
+        found = read_executions(api, page, deadline, sync_round.note)
+        _write_page(sync_round, page, found)
+        mirrored += len(found)
+        if deadline.has_passed:
+            break
+    return mirrored
+
+
+def _open_ids(sync_round: SyncRound) -> list[str]:
+    with database.reading(sync_round.engine) as connection:
+        return list(
+            connection.scalars(
+                select(executions.c.id)
+                .where(executions.c.status.not_in(TERMINAL))
+                .order_by(executions.c.synced_at, executions.c.id)
+                .limit(_AT_ONCE)
+            )
+        )
+
+
+def _write_page(
+    sync_round: SyncRound, page: Sequence[str], found: dict[str, Execution | None]
+) -> None:
+    with sync_round.writing() as connection:
+        now = database_now(connection)
+        gone = {"status": "gone", "error": "StackStorm no longer has this execution"}
+        for execution_id in page:
+            execution = found.get(execution_id)
+            if execution:
+                write_execution(connection, execution, now)
+            else:
+                # What could not be read only goes to the end of the queue.
+                values = gone if execution_id in found else {}
+                connection.execute(
+                    update(executions)
+                    .where(executions.c.id == execution_id, executions.c.status.not_in(TERMINAL))
+                    .values(synced_at=now, **values)
+                )
+
+
+def write_execution(connection: Connection, execution: Execution, now: datetime) -> None:
+    """Write what StackStorm says of an execution; one that has ended is never opened again.
+
+    Args:
+        now: The time by the database's clock.
+    """
+    connection.execute(
+        update(executions)
+        .where(executions.c.id == execution.id, executions.c.status.not_in(TERMINAL))
+        .values(synced_at=now, **_columns(execution))
+    )
+    if execution.rule:
+        connection.execute(
+            update(links)
+            .where(links.c.st2_execution_id == execution.id, links.c.st2_rule_ref.is_(None))
+            .values(st2_rule_ref=cut(execution.rule, links.c.st2_rule_ref))
+        )
+
+
+def _columns(execution: Execution) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "end_timestamp": execution.ended_at,
+        "rule": cut(execution.rule, executions.c.rule) or None,
+        "web_url": cut(execution.web_url, executions.c.web_url) or None,
+    }
+    if execution.status:
+        values["status"] = cut(execution.status, executions.c.status)
+    if execution.started_at:
+        values["start_timestamp"] = execution.started_at
+    if execution.is_terminal:
+        for name, value in workflow_output(execution.result).items():
+            is_text = isinstance(value, str)
+            values[name] = _fitting(str(value), executions.c[name]) if is_text else value
+        if execution.status != ExecutionStatus.SUCCEEDED:
+            reason = failure_reason(execution.result)
+            values["error"] = _fitting(reason, executions.c.error) or None
+    return values
+
+
+def _fitting(text: str, column: Column[Any]) -> str:
+    # Lone surrogates, which JSON may escape, are not characters: neither database takes them.
+    clean = text.encode("utf-8", "replace").decode()
+    return clean[: getattr(column.type, "length", None) or _LONGEST_TEXT]

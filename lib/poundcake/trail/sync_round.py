@@ -1,0 +1,163 @@
+"""A round of sync, and the lease that makes sure that only one round writes at a time.
+
+The lease is a row of poundcake_meta: who holds it, and until when by the database's clock. The
+time limit of the action poundcake.sync is shorter than the lease, so that StackStorm has ended a
+round before the next one may take its lease over. A round that runs all the same (its machine
+slept, StackStorm could not kill it) finds its lease taken and writes nothing more.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Iterator, NamedTuple
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from poundcake.errors import PoundCakeError
+from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.trail import database
+from poundcake.trail.clock import database_now
+from poundcake.trail.open_work import SYNCED_AT
+from poundcake.trail.schema import meta
+
+LEASE = timedelta(seconds=180)
+"""How long a round may write. The timeout in actions/sync.yaml is shorter."""
+_ROUND = "sync_round"
+_IS_ROUND = meta.c.name == _ROUND
+_MOST_PROBLEMS = 20
+
+
+class LeaseLostError(PoundCakeError):
+    """Another round has taken over: this one took longer than its lease."""
+
+
+class Deadline:
+    """The end of the time that a step has, by this machine's monotonic clock."""
+
+    def __init__(self, seconds: float):
+        self._end = time.monotonic() + seconds
+
+    @property
+    def has_passed(self) -> bool:
+        """Return True once the time is over."""
+        return time.monotonic() >= self._end
+
+
+class _Holder(NamedTuple):
+    owner: str
+    until: datetime
+
+
+class SyncRound:
+    """One round: what it may write with, and what it could not read.
+
+    Attributes:
+        engine: The tracking database, for reads.
+        problems: What StackStorm answered oddly or not at all, a sentence each. The round goes
+            on without it.
+    """
+
+    def __init__(self, engine: Engine, owner: str):
+        self.engine = engine
+        self.problems: list[str] = []
+        self._owner = owner
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction that only commits if this round still holds its lease.
+
+        Raises:
+            LeaseLostError: Another round has taken over, or the lease has run out.
+        """
+        with database.transaction(self.engine) as connection:
+            holder = _parse(_locked_row(connection))
+            now = database_now(connection)
+            if holder is None or holder.owner != self._owner or now >= holder.until:
+                taken = holder is not None and holder.owner != self._owner
+                other = f": {holder.owner} runs now" if holder and taken else ""
+                raise LeaseLostError(
+                    f"the round took longer than {LEASE.seconds} s and lost its lease{other}"
+                )
+            yield connection
+
+    def note(self, problem: str) -> None:
+        """Remember what could not be read, for the result of the round."""
+        if problem not in self.problems and len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(problem)
+
+    def finish(self) -> None:
+        """Note that the open work was looked at, and let the next round begin."""
+        with self.writing() as connection:
+            now = database_now(connection)
+            write_meta(connection, SYNCED_AT, format_timestamp(now))
+            self._release(connection, now)
+
+    def abandon(self) -> None:
+        """Let the next round begin; the open work still counts as not looked at."""
+        try:
+            with self.writing() as connection:
+                self._release(connection, database_now(connection))
+        except LeaseLostError:
+            pass  # the next round has begun already
+
+    def _release(self, connection: Connection, now: datetime) -> None:
+        # The row stays: a row that is there can be locked.
+        value = f"{self._owner} {format_timestamp(now)}"
+        connection.execute(update(meta).where(_IS_ROUND).values(value=value))
+
+
+def start_round(engine: Engine, owner: str) -> SyncRound | None:
+    """Take the lease and return a round; None while another round is under way.
+
+    Args:
+        engine: The tracking database.
+        owner: Names this round among all: the id of its execution, or a UUID.
+    """
+    for is_last in (False, True):
+        try:
+            with database.transaction(engine) as connection:
+                said = _locked_row(connection)
+                holder, now = _parse(said), database_now(connection)
+                # A lease that lasts longer than any can was made before the clock was set back.
+                if holder and now < holder.until <= now + LEASE:
+                    return None
+                # Not write_meta(): what it finds may be the row of a round that has just begun.
+                value = f"{owner} {format_timestamp(now + LEASE)}"
+                if said is None:
+                    connection.execute(meta.insert().values(name=_ROUND, value=value))
+                else:
+                    connection.execute(update(meta).where(_IS_ROUND).values(value=value))
+            return SyncRound(engine, owner)
+        except IntegrityError:
+            # Another round wrote the row for the first time at this moment.
+            if is_last:
+                raise
+    return None
+
+
+def _locked_row(connection: Connection) -> str | None:
+    """Return what the lease's row says, and keep others from changing it until the commit."""
+    found = connection.scalar(select(meta.c.value).where(_IS_ROUND).with_for_update())
+    return found if found is None else str(found)
+
+
+def _parse(row: str | None) -> _Holder | None:
+    owner, _, until = (row or "").partition(" ")
+    try:
+        moment = parse_timestamp(until)
+    except ValueError:
+        return None
+    return _Holder(owner, moment) if moment else None
+
+
+def write_meta(connection: Connection, name: str, value: str) -> None:
+    """Set a row of poundcake_meta, and make it if there is none."""
+    found = connection.scalar(select(meta.c.name).where(meta.c.name == name))
+    if found is None:
+        connection.execute(meta.insert().values(name=name, value=value))
+    else:
+        connection.execute(update(meta).where(meta.c.name == name).values(value=value))

@@ -1,0 +1,282 @@
+"""Find the StackStorm triggers of open alerts.
+
+StackStorm cannot search trigger instances by their payload, only by time. So each instance of
+poundcake.alert is read once, newest first, and its id is stored with the alert it was emitted for.
+What was not read yet is remembered as a span of time, and read by the next round.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from datetime import datetime, timezone
+from typing import Callable, Mapping, NamedTuple, Sequence
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.engine import Connection
+
+from poundcake.stackstorm import (
+    CLOCK_ALLOWANCE,
+    Page,
+    StackStormApi,
+    StackStormError,
+    TriggerInstance,
+)
+from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.trail import database
+from poundcake.trail.clock import database_now
+from poundcake.trail.open_work import unexplained
+from poundcake.trail.outcomes import Explanation
+from poundcake.trail.schema import alerts, api_calls, meta
+from poundcake.trail.sync_round import Deadline, SyncRound, write_meta
+
+ALERT_TRIGGER = "poundcake.alert"
+_PROGRESS = "sync_triggers"
+_PAGES_AT_ONCE = 100
+_PAGE = 100  # what one list of StackStorm's API has
+# Ids stored with an alert. It is emitted again after a minute at the earliest, and an id that is
+# read again, which CLOCK_ALLOWANCE makes happen, must still be known.
+_IDS_KEPT = 8
+_ID = re.compile(r"[0-9A-Za-z_-]{1,24}\Z", re.ASCII)
+_NONE = "-"
+
+
+class Span(NamedTuple):
+    """A span of StackStorm's time whose triggers have not been read."""
+
+    after: datetime
+    before: datetime | None
+    """None: up to now."""
+
+
+class _Emitted(NamedTuple):
+    """What a trigger was emitted for: the fields of its payload that name the alert."""
+
+    request_id: str
+    episode: str
+    status: str
+
+
+EVERYTHING = Span(datetime(1970, 1, 1, tzinfo=timezone.utc), None)
+
+
+class Progress(NamedTuple):
+    """How far the triggers have been read."""
+
+    newest: datetime | None = None
+    """When the newest trigger occurred that was read."""
+    unread: Span | None = None
+    """Older triggers that were not reached."""
+
+
+class FoundTriggers(NamedTuple):
+    """What a round found."""
+
+    seen: Mapping[str, TriggerInstance]
+    """The instances that were read in this round, by id."""
+    unread: Span | None = None
+    """Where there may be triggers that were not read; None if all were."""
+    failure: StackStormError | None = None
+    """Why they could not be read."""
+
+
+def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline) -> FoundTriggers:
+    """Read the triggers that are new, and store their ids with their alerts.
+
+    What cannot be read stays unread, for the next round: a failure is returned, not raised.
+    """
+    with database.reading(sync_round.engine) as connection:
+        progress = _load(connection)
+        oldest = connection.scalar(select(func.min(alerts.c.recorded_at)).where(unexplained()))
+        now = database_now(connection)
+    if oldest is None:
+        return FoundTriggers({})
+    try:
+        stackstorm_now = api.now()
+    except StackStormError as error:
+        return FoundTriggers({}, EVERYTHING, error)
+    # The alert's age is measured on the database's clock, and counted back on StackStorm's.
+    start = stackstorm_now - (now - oldest) - CLOCK_ALLOWANCE
+    recent, gap = spans_to_read(progress, start, stackstorm_now)
+    reader = _Reader(sync_round, api, deadline, progress.newest)
+    if reader.read(recent, gap) and gap:
+        reader.read(gap, None)
+    return FoundTriggers(reader.seen, reader.unread, reader.failure)
+
+
+def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[Span, Span | None]:
+    """Return the span of recent triggers, and the gap that earlier rounds left.
+
+    Args:
+        start: When the oldest open alert can have been emitted at the earliest.
+        now: StackStorm's time. Progress that lies beyond it is from before its clock was set back.
+    """
+    after = start
+    if progress.newest:
+        after = max(start, min(progress.newest, now) - CLOCK_ALLOWANCE)
+    gap = progress.unread
+    if gap is None or gap.before is None or gap.before <= start:
+        return Span(after, None), None
+    return Span(after, None), Span(max(gap.after, start), gap.before)
+
+
+def merge(newer: Span | None, older: Span | None) -> Span | None:
+    """Return one span that covers both."""
+    if newer is None or older is None:
+        return newer or older
+    open_ended = newer.before is None or older.before is None
+    before = None if open_ended else max(filter(None, (newer.before, older.before)))
+    return Span(min(newer.after, older.after), before)
+
+
+class _Reader:
+    """Reads spans of time page by page, and stores after each page how far it has come."""
+
+    def __init__(
+        self,
+        sync_round: SyncRound,
+        api: StackStormApi,
+        deadline: Deadline,
+        newest: datetime | None,
+    ):
+        self.seen: dict[str, TriggerInstance] = {}
+        self.unread: Span | None = None
+        self.failure: StackStormError | None = None
+        # The ids of this round, newest first, by what they were emitted for.
+        self._ids: dict[_Emitted, list[str]] = defaultdict(list)
+        self._newest = newest
+        self._round = sync_round
+        self._api = api
+        self._deadline = deadline
+        self._pages_left = _PAGES_AT_ONCE
+
+    def read(self, span: Span, gap: Span | None) -> bool:
+        """Read a span, newest first; return True if all of it was read.
+
+        Args:
+            gap: An older span, which stays unread.
+        """
+        left: Span | None = span
+        while left:
+            page = self._page(left)
+            if page is None:
+                break
+            left = Span(span.after, page.older) if page.older else None
+            self._store(page.items, merge(left, gap))
+        self.unread = merge(left, gap)
+        return left is None
+
+    def _page(self, span: Span) -> Page[TriggerInstance] | None:
+        """Return the newest page of a span; None if it cannot be read in this round."""
+        if self._pages_left <= 0 or self._deadline.has_passed:
+            self._round.note("there was no time to read all triggers; the next round goes on")
+            return None
+        self._pages_left -= 1
+        try:
+            page = self._api.list_triggers(ALERT_TRIGGER, span.after, span.before)
+        except StackStormError as error:
+            self.failure = error
+            return None
+        if page.unreadable:
+            self._round.note(f"triggers left out, without id, time or payload: {page.unreadable}")
+        return page
+
+    def _store(self, instances: Sequence[TriggerInstance], unread: Span | None) -> None:
+        for instance in instances:
+            if instance.id not in self.seen:
+                self.seen[instance.id] = instance
+                self._ids[_emitted_for(instance)].append(instance.id)
+        moments = [instance.occurred_at for instance in instances]
+        self._newest = max(moments + ([self._newest] if self._newest else []), default=None)
+        request_ids = {_emitted_for(instance).request_id for instance in instances}
+        with self._round.writing() as connection:
+            self._store_ids(connection, sorted(filter(_is_request_id, request_ids)))
+            write_meta(connection, _PROGRESS, _dump(Progress(self._newest, unread)))
+
+    def _store_ids(self, connection: Connection, request_ids: Sequence[str]) -> None:
+        """Store the ids that were found with the open alerts of some requests."""
+        rows = connection.execute(
+            select(
+                alerts.c.id,
+                alerts.c.episode,
+                alerts.c.status,
+                alerts.c.trigger_instances,
+                api_calls.c.request_id,
+            )
+            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+            # An alert that was given up is open again once an execution claims its episode.
+            .where(
+                api_calls.c.request_id.in_(request_ids),
+                or_(unexplained(), alerts.c.explanation == Explanation.LOST),
+            )
+        ).all()
+        for row in rows:
+            known = trigger_ids(row.trigger_instances)
+            found = self._ids.get(_Emitted(row.request_id, row.episode, row.status), [])
+            if not set(found).issubset(known):
+                ids = found + [i for i in known if i not in found]
+                _write_ids(connection, row.id, ids)
+
+
+def _emitted_for(instance: TriggerInstance) -> _Emitted:
+    payload = instance.payload
+    return _Emitted(*(str(payload.get(name)) for name in _Emitted._fields))
+
+
+def _is_request_id(text: str) -> bool:
+    # Anybody who may emit triggers can emit this one, with whatever payload.
+    return len(text) <= 36 and text.isascii()
+
+
+def _write_ids(connection: Connection, alert_id: int, ids: Sequence[str]) -> None:
+    its_row = alerts.c.id == alert_id
+    value = ",".join([i for i in ids if _ID.match(i)][:_IDS_KEPT])
+    connection.execute(update(alerts).where(its_row).values(trigger_instances=value))
+    # It was emitted again, and the outcome is not known yet.
+    waited = alerts.c.explanation == Explanation.RETRY
+    connection.execute(update(alerts).where(its_row, waited).values(explanation=None))
+
+
+def read_triggers(
+    api: StackStormApi, ids: Sequence[str], deadline: Deadline, note: Callable[[str], None]
+) -> dict[str, TriggerInstance | None]:
+    """Ask StackStorm for trigger instances whose ids are known.
+
+    Returns:
+        The instances by id; None for one that StackStorm does not have. What could not be read,
+        or not in time, is missing.
+
+    Raises:
+        StackStormError: The API is away.
+    """
+    found: dict[str, TriggerInstance | None] = {}
+    for start in range(0, len(ids), _PAGE):
+        if deadline.has_passed:
+            break
+        page = ids[start : start + _PAGE]
+        try:
+            answer = api.get_triggers(page)
+        except StackStormError as error:
+            if error.is_outage:
+                raise
+            note(f"triggers could not be read: {error}")
+            continue
+        found.update((trigger_id, answer.get(trigger_id)) for trigger_id in page)
+    return found
+
+
+def trigger_ids(column: str | None) -> list[str]:
+    """Return the ids that the column trigger_instances holds, newest first."""
+    return column.split(",") if column else []
+
+
+def _load(connection: Connection) -> Progress:
+    said = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
+    moments = [None if word == _NONE else parse_timestamp(word) for word in (said or "").split()]
+    newest, after, before = (*moments, None, None, None)[:3]
+    return Progress(newest, Span(after, before) if after and before else None)
+
+
+def _dump(progress: Progress) -> str:
+    moments = (progress.newest, *(progress.unread or ()))
+    return " ".join(format_timestamp(moment) if moment else _NONE for moment in moments)

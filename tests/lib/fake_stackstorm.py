@@ -1,0 +1,146 @@
+"""A StackStorm in memory, which answers as the API does and counts what it was asked."""
+
+import datetime
+
+from poundcake.stackstorm import (
+    TERMINAL,
+    Execution,
+    Page,
+    RuleEnforcement,
+    StackStormError,
+    TriggerInstance,
+)
+
+UTC = datetime.timezone.utc
+MILLISECOND = datetime.timedelta(milliseconds=1)
+OUTAGE = StackStormError("nobody answers")
+
+
+def refusal(status=500):
+    """An error about one question only."""
+    return StackStormError(f"GET /x: {status} the fault", status)
+
+
+class FakeStackStorm:
+    """StackStormApi. Tests put what happened into it with emit(), enforce() and run().
+
+    Attributes:
+        calls: The questions, as (name of the method, its first argument).
+        errors: What to raise, by the name of a method or by (name, first argument).
+        unlisted: Executions that the list leaves out.
+        clock_offset: How far StackStorm's clock is ahead of ours.
+    """
+
+    page = 100
+
+    def __init__(self):
+        self.calls = []
+        self.errors = {}
+        self.unlisted = set()
+        self.clock_offset = datetime.timedelta(0)
+        self.triggers, self.emitted = {}, 0
+        self.enforcements = []
+        self.executions = {}
+        self.linking = set()
+        self.unreadable = 0
+
+    # -- what happened
+
+    @property
+    def time(self):
+        return datetime.datetime.now(UTC) + self.clock_offset
+
+    def emit(self, alert, request_id, status="processed", seconds=1, payload=()):
+        """A trigger for an alert, so many seconds ago; returns its id."""
+        trigger_id = f"t{self.emitted}"
+        self.emitted += 1
+        payload = {
+            "request_id": request_id,
+            "episode": alert.episode,
+            "status": alert.status,
+            **dict(payload),
+        }
+        occurred_at = self.time - datetime.timedelta(seconds=seconds)
+        self.triggers[trigger_id] = TriggerInstance(trigger_id, status, occurred_at, payload)
+        return trigger_id
+
+    def enforce(self, trigger_id, execution="", reason="", rule="pack.rule"):
+        """A rule that matched a trigger."""
+        trigger = self.triggers.get(trigger_id)
+        at = trigger.occurred_at + MILLISECOND if trigger else self.time
+        self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, at))
+
+    def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **more):
+        """An execution that started so many seconds ago; links=True: it has a link task."""
+        if more.pop("links", False):
+            self.linking.add(action)
+        started_at = self.time - datetime.timedelta(seconds=seconds)
+        self.executions[execution_id] = Execution(
+            id=execution_id,
+            status=status,
+            action=action,
+            rule="pack.rule",
+            started_at=started_at,
+            ended_at=self.time if status in TERMINAL else None,
+            **{"result": {}, **more},
+        )
+
+    # -- the questions
+
+    def _asked(self, name, argument=None):
+        self.calls.append((name, argument))
+        for key in (name, (name, argument)):
+            if key in self.errors:
+                raise self.errors[key]
+
+    def now(self):
+        if "now" in self.errors:
+            raise self.errors["now"]
+        return self.time
+
+    def get_execution(self, execution_id):
+        self._asked("get_execution", execution_id)
+        return self.executions.get(execution_id)
+
+    def get_executions(self, ids):
+        assert len(ids) <= self.page
+        self._asked("get_executions", tuple(ids))
+        found = set(ids) - self.unlisted
+        return {i: e for i, e in self.executions.items() if i in found}
+
+    def list_triggers(self, trigger, after, before):
+        assert trigger == "poundcake.alert"
+        self._asked("list_triggers", before)
+        found = [t for t in self.triggers.values() if _within(t.occurred_at, after, before)]
+        return self._page(found, lambda t: t.occurred_at)
+
+    def get_triggers(self, ids):
+        assert len(ids) <= self.page
+        self._asked("get_triggers", tuple(ids))
+        return {i: self.triggers[i] for i in ids if i in self.triggers}
+
+    def list_enforcements(self, after, before):
+        self._asked("list_enforcements", before)
+        found = [e for e in self.enforcements if _within(e.enforced_at, after, before)]
+        return self._page(found, lambda e: e.enforced_at)
+
+    def get_enforcements(self, trigger_instance_id):
+        self._asked("get_enforcements", trigger_instance_id)
+        return [e for e in self.enforcements if e.trigger_instance_id == trigger_instance_id]
+
+    def runs_link_task(self, action):
+        self._asked("runs_link_task", action)
+        return action in self.linking
+
+    def _page(self, found, moment):
+        items = sorted(found, key=moment, reverse=True)[: self.page]
+        full = len(items) == self.page
+        return Page(items, moment(items[-1]) + MILLISECOND if full else None, self.unreadable)
+
+    def count(self, name):
+        """How often a question was asked."""
+        return sum(asked == name for asked, _ in self.calls)
+
+
+def _within(moment, after, before):
+    return moment > after and (before is None or moment < before)

@@ -1,0 +1,125 @@
+"""What an execution's status and result mean."""
+
+import json
+
+import pytest
+
+from poundcake.stackstorm import (
+    STATUSES,
+    TERMINAL,
+    WAITING,
+    Execution,
+    ExecutionStatus,
+    failure_reason,
+    workflow_output,
+)
+from tests.lib.samples import iso, later
+
+ANSWER = {
+    "id": "e1",
+    "status": "succeeded",
+    "action": {"ref": "pack.flow"},
+    "rule": {"ref": "pack.rule"},
+    "start_timestamp": iso(later(1)),
+    "end_timestamp": iso(later(2.5)),
+    "elapsed_seconds": 1.5,
+    "web_url": "https://st2/e1",
+    "context": {"orquesta": {"task_name": "check"}},
+    "parameters": {"host": "web-1"},
+    "result": {"output": None},
+}
+
+
+def test_an_execution_is_read():
+    assert Execution.parse(ANSWER) == Execution(
+        id="e1",
+        status="succeeded",
+        action="pack.flow",
+        rule="pack.rule",
+        started_at=later(1),
+        ended_at=later(2.5),
+        elapsed_seconds=1.5,
+        web_url="https://st2/e1",
+        task_name="check",
+        parameters={"host": "web-1"},
+        result={"output": None},
+    )
+
+
+@pytest.mark.parametrize("odd", [None, 5.5j, ["x"], {"ref": 5, "orquesta": "x"}])
+def test_odd_and_missing_fields_are_empty(odd):
+    odd_fields = {name: odd for name in ANSWER if name not in ("id", "result", "parameters")}
+    assert Execution.parse({"id": "e1", "parameters": "x", **odd_fields}) == Execution("e1")
+    assert Execution.parse({"id": "e1"}) == Execution("e1")
+    assert Execution.parse({"id": "e1", "start_timestamp": "yesterday"}) == Execution("e1")
+
+
+@pytest.mark.parametrize("answer", [None, [], "e1", {}, {"id": None}, {"id": 5}, {"id": ""}])
+def test_an_answer_without_an_id_is_no_execution(answer):
+    assert Execution.parse(answer) is None
+
+
+def test_the_statuses_are_those_of_stackstorm():
+    """st2common/constants/action.py, LIVEACTION_STATUSES, and `gone`."""
+    assert set(STATUSES) == set(
+        "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
+        " pending pausing paused resuming gone".split()
+    )
+
+
+@pytest.mark.parametrize("status", ExecutionStatus)
+def test_each_status_says_what_it_is(status):
+    assert f"{status}" == str(status) == json.loads(json.dumps(status)) == status.value
+    assert status.is_terminal is (status.value in TERMINAL)
+    assert status.needs_a_person is (status.value in WAITING)
+    assert Execution("e1", status.value).is_terminal is status.is_terminal
+
+
+def test_a_status_of_a_later_stackstorm_is_open():
+    assert not Execution("e1", "hibernating").is_terminal
+
+
+@pytest.mark.parametrize(
+    "result, reason",
+    [
+        (None, ""),
+        ("it broke", "it broke"),
+        (5, "5"),
+        ([], ""),
+        ({}, ""),
+        ({"stderr": "warning\nno route to host\n"}, "no route to host"),
+        ({"error": " ", "stderr": "", "message": "m"}, "m"),
+        ({"errors": [None]}, ""),
+        ({"errors": [{"message": "no database"}]}, "no database"),
+        (
+            {
+                "errors": [
+                    {"task_id": "ping", "message": "failed", "result": {"stderr": "no route"}}
+                ]
+            },
+            "task ping: no route",
+        ),
+        ({"errors": [{"task_id": "ping", "message": "failed"}]}, "task ping: failed"),
+        ({"stderr": "x" * 5000}, "x" * 1000),
+    ],
+)
+def test_why_an_execution_failed(result, reason):
+    assert failure_reason(result) == reason
+
+
+@pytest.mark.parametrize(
+    "output, expected",
+    [
+        (None, {}),
+        ("text", {}),
+        ({"dry_run": True, "stage": "done", "other": 1}, {"dry_run": True, "stage": "done"}),
+        ({"mutated": 1, "verified": None, "message": ["m"]}, {}),
+    ],
+)
+def test_what_a_workflow_reports_of_itself(output, expected):
+    assert workflow_output({"output": output}) == expected
+
+
+@pytest.mark.parametrize("result", [None, 5, "text", []])
+def test_a_result_without_an_output(result):
+    assert workflow_output(result) == {}

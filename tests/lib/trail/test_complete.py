@@ -1,0 +1,60 @@
+"""The requests that wait for nothing any more."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import event
+
+from poundcake.trail import claims, complete
+from poundcake.trail.schema import alerts, executions
+from tests.lib.samples import alert
+from tests.lib.sync_trail import SyncTrail
+
+
+@pytest.fixture
+def trail(engine):
+    return SyncTrail(engine)
+
+
+def test_a_request_is_completed_once_alert_and_execution_have_ended(trail):
+    request_id, (row,) = trail.record(alert())
+    claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
+    trail.stackstorm.run("e1", "running")
+    assert trail.sync().completed == 0
+    trail.change(alerts, explanation="execution")
+    assert trail.sync().completed == 0 and trail.completed == [False]
+    trail.change(executions, status="failed")
+    assert trail.sync().completed == 1 and trail.completed == [True]
+    assert trail.sync().completed == 0
+
+
+def test_a_round_completes_so_many_and_the_next_goes_on(trail, monkeypatch):
+    monkeypatch.setattr(complete, "_AT_ONCE", 2)
+    for n in range(3):
+        trail.record(alert(f"A{n}"))
+    trail.change(alerts, explanation="no_rule")
+    assert [trail.sync().completed for _ in range(3)] == [2, 1, 0]
+
+
+def test_a_request_whose_record_ends_at_this_moment_is_not_completed(trail):
+    """MariaDB lets an UPDATE see a row that its own subquery does not see the alerts of."""
+    trail.record(alert())
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(connection, cursor, statement, *rest):
+        if statement.startswith("INSERT INTO poundcake_alerts"):
+            held.set()
+            assert go_on.wait(20)
+
+    event.listen(trail.engine, "after_cursor_execute", hold)
+    with ThreadPoolExecutor(2) as pool:
+        recording = pool.submit(trail.record, alert(fingerprint="another"))
+        assert held.wait(20)
+        syncing = pool.submit(trail.sync)
+        time.sleep(0.5)  # for what it may wait for now
+        go_on.set()
+        recording.result()
+        assert syncing.result().completed == 0
+    assert trail.completed == [False, False]

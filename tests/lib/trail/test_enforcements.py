@@ -1,0 +1,122 @@
+"""What rules made of triggers, read with few calls."""
+
+from datetime import timedelta
+
+import pytest
+
+from poundcake.stackstorm import RuleEnforcement, StackStormError, TriggerInstance
+from poundcake.trail.enforcements import is_list_worthwhile, read_enforcements
+from poundcake.trail.sync_round import Deadline
+from tests.lib.fake_stackstorm import OUTAGE, FakeStackStorm, refusal
+from tests.lib.samples import NOON, later
+
+
+@pytest.fixture
+def stackstorm():
+    return FakeStackStorm()
+
+
+def triggers(count, gap=0.1, first=0):
+    """So many triggers, each so many seconds after the one before."""
+    return [
+        TriggerInstance(f"t{first}-{n}", "processed", later(first + gap * n), {})
+        for n in range(count)
+    ]
+
+
+def enforce(stackstorm, instances, delay=0.01):
+    for instance in instances:
+        at = instance.occurred_at + timedelta(seconds=delay)
+        found = RuleEnforcement(instance.id, "pack.rule", "e-" + instance.id, "", at)
+        stackstorm.enforcements.append(found)
+
+
+def read(stackstorm, instances, seconds=60):
+    notes = []
+    return read_enforcements(stackstorm, instances, Deadline(seconds), notes.append), notes
+
+
+def test_a_storm_is_answered_by_a_few_pages(stackstorm):
+    storm = triggers(250)
+    enforce(stackstorm, storm)
+    answer, _ = read(stackstorm, storm)
+    assert {i: len(found) for i, found in answer.found.items()} == {t.id: 1 for t in storm}
+    assert len(stackstorm.calls) == 3
+
+
+def test_triggers_that_no_rule_matched_are_answered_too(stackstorm):
+    storm = triggers(50)
+    answer, _ = read(stackstorm, storm)
+    assert answer.found == {t.id: [] for t in storm} and len(stackstorm.calls) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_are_asked_for_one_by_one(stackstorm, count):
+    few = triggers(count)
+    enforce(stackstorm, few)
+    answer, _ = read(stackstorm, few)
+    assert len(answer.found) == count and stackstorm.count("get_enforcements") == count
+    assert stackstorm.count("list_enforcements") == 0
+
+
+def test_an_old_one_among_many_new_ones_is_asked_for_alone(stackstorm):
+    old, new = triggers(1, first=-86400), triggers(150)
+    noise = triggers(2000, gap=40, first=-86000)
+    enforce(stackstorm, old + noise + new)
+    answer, _ = read(stackstorm, old + new)
+    assert len(answer.found) == 151 and answer.found[old[0].id]
+    assert stackstorm.count("get_enforcements") == 1
+    assert stackstorm.count("list_enforcements") < 5
+
+
+def test_other_rules_do_not_make_the_list_longer_than_asking_for_each(stackstorm):
+    wanted, noise = triggers(10, gap=60), triggers(5000, gap=0.12)
+    noise = [
+        TriggerInstance(f"noise{n}", "processed", t.occurred_at, {}) for n, t in enumerate(noise)
+    ]
+    enforce(stackstorm, wanted + noise)
+    answer, _ = read(stackstorm, wanted)
+    assert all(answer.found[t.id] for t in wanted)
+    assert len(stackstorm.calls) <= 11
+
+
+def test_a_list_that_cannot_be_read_leaves_the_single_calls(stackstorm):
+    storm = triggers(20)
+    enforce(stackstorm, storm)
+    stackstorm.errors["list_enforcements"] = refusal()
+    answer, notes = read(stackstorm, storm)
+    assert len(answer.found) == 20 and "the fault" in notes[0]
+
+
+def test_one_that_cannot_be_read_is_told_apart(stackstorm):
+    stackstorm.errors["get_enforcements", "t0-1"] = refusal()
+    answer, _ = read(stackstorm, triggers(3))
+    assert set(answer.found) == {"t0-0", "t0-2"} and "the fault" in answer.failed["t0-1"]
+
+
+@pytest.mark.parametrize("question, count", [("list_enforcements", 9), ("get_enforcements", 2)])
+def test_an_outage_ends_it(stackstorm, question, count):
+    stackstorm.errors[question] = OUTAGE
+    with pytest.raises(StackStormError):
+        read(stackstorm, triggers(count))
+
+
+def test_single_calls_are_bounded(stackstorm):
+    stackstorm.errors["list_enforcements"] = refusal()
+    answer, _ = read(stackstorm, triggers(250))
+    assert len(answer.found) == 100
+    assert read(stackstorm, triggers(250), seconds=0)[0].found == {}
+
+
+@pytest.mark.parametrize(
+    "ages, span, expected",
+    [
+        ([60], 120, True),  # one more page answers it
+        ([600], 60, False),  # ten pages for one
+        ([600] * 20, 60, True),  # ten pages for twenty
+        ([60, 86400], 100, True),  # the first is worth a page
+    ],
+)
+def test_when_another_page_is_worth_its_call(ages, span, expected):
+    left = [TriggerInstance("t", "processed", later(-age), {}) for age in ages]
+    assert is_list_worthwhile(left, NOON, timedelta(seconds=span)) is expected

@@ -1,0 +1,150 @@
+"""The state of open executions in execution_db."""
+
+import pytest
+
+from poundcake.stackstorm import TERMINAL, Execution, StackStormError
+from poundcake.trail import claims, database, mirror, sync_round
+from poundcake.trail.mirror import mirror_open_executions, write_execution
+from poundcake.trail.schema import executions, links
+from poundcake.trail.sync_round import Deadline
+from tests.lib.fake_stackstorm import OUTAGE, refusal
+from tests.lib.samples import NOON, alert
+from tests.lib.sync_trail import SyncTrail
+from tests.lib.trails import STATUSES
+
+FLOW = "pack.workflow"
+
+
+@pytest.fixture
+def trail(engine):
+    """A trail with an execution e1 that claimed the episode of an alert."""
+    found = SyncTrail(engine)
+    request_id, (row,) = found.record(alert())
+    claims.link(engine, request_id, row.episode, FLOW, "e1")
+    return found
+
+
+def open_executions(trail, *ids):
+    with database.transaction(trail.engine) as connection:
+        for execution_id in ids:
+            claims.mirror(connection, execution_id, FLOW, "running", NOON)
+
+
+def run(trail, deadline=None):
+    """The step, as a round does it: (how many it mirrored, what was odd)."""
+    started = sync_round.start_round(trail.engine, "test")
+    try:
+        count = mirror_open_executions(started, trail.stackstorm, deadline or Deadline(60))
+        return count, started.problems
+    finally:
+        started.abandon()
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_each_status(trail, status):
+    trail.stackstorm.run("e1", status)
+    assert run(trail) == (1, [])
+    before = trail.one(executions)
+    assert before.status == status and before.rule == "pack.rule"
+    assert bool(before.end_timestamp) is (status in TERMINAL)
+    assert trail.one(links).st2_rule_ref == "pack.rule"
+    # One that has ended is never opened again.
+    trail.stackstorm.run("e1", "resuming")
+    run(trail)
+    with database.transaction(trail.engine) as connection:
+        write_execution(connection, trail.stackstorm.executions["e1"], NOON)
+    after = trail.one(executions)
+    assert (after == before) is (status in TERMINAL)
+    assert after.status == (status if status in TERMINAL else "resuming")
+
+
+def test_what_a_workflow_reports_of_itself(trail):
+    output = {"dry_run": True, "mutated": False, "stage": "s", "message": "m"}
+    trail.stackstorm.run("e1", result={"output": output}, web_url="https://st2/e1")
+    run(trail)
+    found = trail.one(executions)
+    assert (found.stage, found.message, found.web_url) == ("s", "m", "https://st2/e1")
+    assert (found.dry_run, found.mutated, found.verified) == (True, False, None)
+
+
+def test_an_execution_that_stackstorm_no_longer_has(trail):
+    run(trail)
+    found = trail.one(executions)
+    assert (found.status, found.error) == ("gone", "StackStorm no longer has this execution")
+    asked = len(trail.stackstorm.calls)
+    assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == asked
+
+
+def test_an_execution_that_a_list_leaves_out_is_not_gone(trail):
+    trail.stackstorm.run("e1", "paused")
+    trail.stackstorm.unlisted.add("e1")
+    run(trail)
+    assert trail.one(executions).status == "paused"
+
+
+def test_hostile_results(trail):
+    output = {
+        "dry_run": "yes",
+        "stage": "\ud800" * 200,
+        "message": "{{x}}" * 5000,
+        "mutated": 1,
+        "verified": None,
+    }
+    errors = [{"message": "\udfff<% x %>"}]
+    trail.stackstorm.run("e1", "failed", result={"output": output, "errors": errors})
+    run(trail)
+    found = trail.one(executions)
+    assert found.status == "failed" and found.error == "?<% x %>"
+    assert (found.dry_run, found.mutated, found.verified) == (None, None, None)
+    assert found.message == ("{{x}}" * 5000)[:4000] and found.stage == "?" * 64
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"id": "e1"},
+        {"id": "e1", "status": None, "action": None, "rule": "x", "start_timestamp": "yesterday"},
+        {"id": "e1", "status": ["running"], "result": 5, "end_timestamp": 7, "web_url": {}},
+    ],
+)
+def test_odd_answers_change_nothing(trail, answer):
+    trail.stackstorm.executions["e1"] = Execution.parse(answer)
+    before = trail.one(executions)
+    run(trail)
+    after = trail.one(executions)
+    assert after.status == "running" and after.start_timestamp == before.start_timestamp
+
+
+def test_one_that_cannot_be_read_does_not_hold_up_the_others(trail, monkeypatch):
+    monkeypatch.setattr(mirror, "_PAGE", 2)
+    open_executions(trail, "e0", "e2", "e3")
+    for execution_id in ("e0", "e1", "e2", "e3"):
+        trail.stackstorm.run(execution_id)
+    trail.stackstorm.errors["get_executions", ("e0", "e1")] = refusal()
+    trail.stackstorm.errors["get_execution", "e0"] = StackStormError("late", timed_out=True)
+    count, problems = run(trail)
+    assert count == 3 and len(problems) == 2 and "late" in problems[1]
+    status = {row.id: row.status for row in trail.rows(executions)}
+    assert status == {"e0": "running", "e1": "succeeded", "e2": "succeeded", "e3": "succeeded"}
+
+
+def test_the_next_round_goes_on_where_one_had_no_more_time(trail, monkeypatch):
+    monkeypatch.setattr(mirror, "_PAGE", 1)
+    open_executions(trail, "e2", "e3")
+    for execution_id in ("e1", "e2", "e3"):
+        trail.stackstorm.run(execution_id, "running")
+    trail.stackstorm.errors["get_executions", ("e1",)] = refusal()
+    for _ in range(4):
+        run(trail, Deadline(0))
+    asked = [ids for name, ids in trail.stackstorm.calls if name == "get_executions"]
+    assert asked == [("e1",), ("e2",), ("e3",), ("e1",)]
+
+
+def test_an_outage_is_raised_and_what_was_learnt_stays(trail, monkeypatch):
+    monkeypatch.setattr(mirror, "_PAGE", 1)
+    open_executions(trail, "e2")
+    trail.stackstorm.run("e1")
+    trail.stackstorm.errors["get_executions", ("e2",)] = OUTAGE
+    with pytest.raises(StackStormError, match="nobody answers"):
+        run(trail)
+    assert [row.status for row in trail.rows(executions)] == ["succeeded", "running"]

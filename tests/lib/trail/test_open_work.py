@@ -1,0 +1,48 @@
+"""What still waits for StackStorm."""
+
+import pytest
+
+from poundcake.trail import claims, database
+from poundcake.trail.open_work import open_work
+from poundcake.trail.schema import alerts, executions
+from tests.lib.samples import alert
+from tests.lib.sync_trail import SyncTrail, ago
+from tests.lib.trails import STATUSES
+
+
+@pytest.fixture
+def trail(engine):
+    return SyncTrail(engine)
+
+
+def look(trail):
+    with database.reading(trail.engine) as connection:
+        return open_work(connection)
+
+
+def test_nothing(trail):
+    found = look(trail)
+    assert (found.count, found.moves_by_itself, found.synced_at) == (0, True, None)
+
+
+def test_an_alert_without_an_explanation(trail):
+    trail.record(alert())
+    assert look(trail).count == 1 and look(trail).moves_by_itself
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_an_execution(trail, status):
+    request_id, (row,) = trail.record(alert())
+    claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
+    trail.change(alerts, explanation="execution")
+    trail.change(executions, status=status)
+    found = look(trail)
+    # The request is open until sync completes it.
+    assert found.count == 1
+    assert found.moves_by_itself is (status not in ("pending", "paused", "pausing"))
+
+
+def test_when_it_was_looked_at(trail):
+    trail.sync()
+    found = look(trail)
+    assert ago(60) < found.synced_at <= found.read_at

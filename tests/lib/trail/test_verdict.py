@@ -1,0 +1,200 @@
+"""What became of an alert, decided from facts alone."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from poundcake.config import Config
+from poundcake.stackstorm import Execution, TriggerInstance
+from poundcake.trail.outcomes import Explanation
+from poundcake.trail.verdict import (
+    Clocks,
+    Judgement,
+    OpenAlert,
+    OwnLink,
+    RuleResult,
+    StartedExecution,
+    Verdict,
+    apply_time_limits,
+    judge_alert,
+    judge_execution,
+    judge_missing_trigger,
+)
+from tests.lib.samples import NOON, later
+
+EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation.FAILED
+NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
+# StackStorm's clock is an hour behind: nothing may be compared across.
+CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
+ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
+REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
+REFUSAL = "pack.flow did nothing: cooldown of this host"
+
+
+def execution(status="running", seconds=30, result=None):
+    started_at = CLOCKS.stackstorm - timedelta(seconds=seconds)
+    return Execution("e1", status, "pack.flow", started_at=started_at, result=result)
+
+
+def started(*args, link=OwnLink.NONE, links=True, **facts):
+    found = execution(*args[:2], **{"result": args[2]} if len(args) > 2 else {})
+    return StartedExecution("e1", found, link, runs_link_task=links, **facts)
+
+
+WAITING = (None, "pack.flow was started (e1) and has not linked itself yet")
+HELD = {"episode_claimed": True}
+LINKED = {"link": OwnLink.UNCLAIMED}
+
+
+@pytest.mark.parametrize(
+    "facts, expected",
+    [
+        # Explained by its claim, or by what the trail already has.
+        (started("failed", 30, link=OwnLink.CLAIMED), Judgement(EXECUTION)),
+        (StartedExecution("e1", None), Judgement(EXECUTION)),
+        # A workflow without a link task is linked by sync, and explains the alert at once.
+        (started(links=False), Judgement(EXECUTION, needs_link=True)),
+        (started("failed", links=False), Judgement(EXECUTION, needs_link=True)),
+        (started("failed", links=False, **LINKED), Judgement(EXECUTION)),
+        # One with a link task has a minute to link itself, and ten to claim.
+        (started("running", 59), Judgement(*WAITING)),
+        (started("running", 61), Judgement(*WAITING, True)),
+        (started("running", 599, **LINKED), Judgement(*WAITING)),
+        (
+            started("running", 601, **LINKED),
+            Judgement(RETRY, "execution e1 of pack.flow runs and has not claimed the episode"),
+        ),
+        (started("running", 601, **HELD), Judgement(EXECUTION, needs_link=True)),
+        # Ended without a claim.
+        (started("succeeded"), Judgement(EXECUTION, needs_link=True)),
+        (
+            started("timeout", 5, {"errors": [{"message": "no database"}]}),
+            Judgement(
+                RETRY,
+                "execution e1 of pack.flow ended before it claimed the episode: timeout, no database",
+                True,
+            ),
+        ),
+        (started("failed", 5, **HELD), Judgement(EXECUTION, needs_link=True)),
+        # Refused the claim.
+        (started("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
+        (started("succeeded", 5, REFUSED, claimed_for_alert=True, **HELD), Judgement(EXECUTION)),
+    ],
+)
+def test_an_execution(facts, expected):
+    assert judge_execution(ALERT, facts, Config(), CLOCKS) == expected
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
+def test_an_execution_that_ended_before_its_claim_is_retried(status):
+    found = judge_execution(ALERT, started(status), Config(), CLOCKS)
+    assert found.explanation is RETRY and status in found.reason
+
+
+@pytest.mark.parametrize(
+    "alert, facts, expected",
+    [
+        # The cooldown of its host is over, still lasts, or lasts longer than the alert is kept.
+        (ALERT, {}, RETRY),
+        (ALERT, {"cooldown_until": later(300)}, None),
+        (ALERT, {"cooldown_until": later(3600)}, EXECUTION),
+        (replace(ALERT, closed_at=NOON), {}, EXECUTION),
+        (ALERT, HELD, EXECUTION),
+    ],
+)
+def test_an_execution_that_the_host_cooldown_refused(alert, facts, expected):
+    config = Config(host_cooldown_seconds=600, give_up_hours=1)
+    found = judge_execution(alert, started("succeeded", 5, REFUSED, **facts), config, CLOCKS)
+    assert found == Judgement(expected, REFUSAL)
+
+
+def trigger(status="processed", seconds=5):
+    return TriggerInstance("t1", status, CLOCKS.stackstorm - timedelta(seconds=seconds), {})
+
+
+RAN = RuleResult("pack.ran", StartedExecution("e1", None))
+BROKEN = RuleResult("pack.broken", failure="no such action")
+BROKEN_TEXT = "rule pack.broken could not start its action: no such action"
+OK, WAITS = Judgement(EXECUTION), Judgement(None, "it waits")
+AGAIN = Judgement(RETRY, "it ended")
+
+
+@pytest.mark.parametrize(
+    "instance, results, judgements, expected",
+    [
+        (trigger(), [], [], (NO_RULE, "no rule matched", "")),
+        (trigger(), [BROKEN], [], (FAILED, BROKEN_TEXT, "pack.broken")),
+        (trigger(), [RAN], [OK], (EXECUTION, "", "pack.ran")),
+        (trigger(), [RAN, BROKEN], [OK], (EXECUTION, BROKEN_TEXT, "pack.broken, pack.ran")),
+        (
+            trigger(),
+            [RAN],
+            [Judgement(EXECUTION, REFUSAL)],
+            (EXECUTION, REFUSAL, "pack.ran"),
+        ),
+        (trigger(), [RAN, RAN], [OK, WAITS], (None, "it waits", "pack.ran, pack.ran")),
+        (trigger(), [RAN, RAN], [AGAIN, WAITS], (None, "it waits", "pack.ran, pack.ran")),
+        (trigger(), [RAN], [AGAIN], (RETRY, "it ended", "pack.ran")),
+    ],
+)
+def test_an_alert_whose_trigger_was_processed(instance, results, judgements, expected):
+    assert judge_alert([instance], results, judgements, CLOCKS) == Verdict(*expected)
+
+
+@pytest.mark.parametrize(
+    "status, seconds, expected",
+    [
+        ("pending", 5, None),
+        ("processing", 299, None),
+        ("processing_failed", 5, RETRY),
+        ("pending", 301, RETRY),
+        ("processing", 301, RETRY),
+    ],
+)
+def test_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
+    found = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
+    assert found == (expected, f"StackStorm's rules engine has it: {status}", "")
+
+
+def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
+    assert judge_alert([trigger("processing", 301)], [RAN], [OK], CLOCKS).explanation is EXECUTION
+
+
+@pytest.mark.parametrize(
+    "seconds, unread, before, expected",
+    [
+        (59, False, None, None),
+        (61, False, None, RETRY),
+        (61, True, None, None),
+        (61, True, RETRY, RETRY),
+    ],
+)
+def test_an_alert_whose_trigger_was_not_seen(seconds, unread, before, expected):
+    alert = replace(ALERT, recorded_at=later(-seconds), explanation=before)
+    assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
+
+
+@pytest.mark.parametrize(
+    "explanation, hours, ended_minutes, expected",
+    [
+        (None, 23.9, None, None),
+        (None, 24.1, None, LOST),
+        (RETRY, 24.1, None, LOST),
+        (EXECUTION, 24.1, None, EXECUTION),
+        (RETRY, 3, 9, RETRY),
+        (RETRY, 3, 11, ENDED),
+        (RETRY, 25, 11, ENDED),
+        (None, 3, 11, None),
+    ],
+)
+def test_time_limits(explanation, hours, ended_minutes, expected):
+    alert = replace(ALERT, recorded_at=later(-3600 * hours))
+    ended = later(-60 * ended_minutes) if ended_minutes else None
+    found = apply_time_limits(Verdict(explanation, "why", "pack.rule"), alert, ended, 24, NOON)
+    assert found.explanation is expected and found.rules == "pack.rule"
+    prefix = {
+        LOST: "StackStorm lost it: given up after 24 h. ",
+        ENDED: "the incident ended at 2026-01-14T11:49:00Z; ",
+    }
+    assert found.reason == prefix.get(expected, "") + "why"
