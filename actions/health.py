@@ -16,7 +16,11 @@ class Health(PackAction):
 
     def work(self, format: str = "json") -> dict[str, Any] | str:
         """Return the endpoint's health, or if it cannot be asked, what can be seen from here."""
-        answer = endpoint_client.health(self.settings)
-        if answer is None:
-            answer = health.from_elsewhere(self.settings, self.engine(), self.stackstorm())
+        result = endpoint_client.health(self.settings)
+        if isinstance(result, endpoint_client.Answered):
+            answer = result.document
+        else:
+            answer = health.from_elsewhere(
+                self.settings, self.engine(), self.stackstorm(), str(result)
+            )
         return text.health(answer) if format == "text" else answer

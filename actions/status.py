@@ -21,7 +21,19 @@ class Status(PackAction):
         answer = self.live_view(queries.status, request_id=request_id, web_url=web_url)
         if answer is None:
             # The endpoint may have accepted it, and nobody has recorded it yet.
-            answer = endpoint_client.status(self.settings, request_id)
-        if answer is None:
-            raise TrackingError(f"no request {request_id} is on record")
+            answer = self._pending_status(request_id)
         return text.status(answer) if format == "text" else answer
+
+    def _pending_status(self, request_id: str) -> dict[str, Any]:
+        """Return what the endpoint knows of a request that is not recorded yet.
+
+        Raises:
+            TrackingError: It does not know it, or cannot be asked.
+        """
+        result = endpoint_client.status(self.settings, request_id)
+        if isinstance(result, endpoint_client.Answered):
+            return result.document
+        unknown = f"no request {request_id} is on record"
+        if isinstance(result, endpoint_client.Refused) and result.status == 404:
+            raise TrackingError(unknown)
+        raise TrackingError(f"{unknown}; the endpoint may have it, but {result}")

@@ -1,43 +1,111 @@
-"""The endpoint as actions ask it, for what only it knows: journal, broker, address."""
+"""Ask the endpoint, from an action, for what only it knows: journal, broker, address."""
 
 from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Sequence, Union
 from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 
 from poundcake.config import Config
 
-_TIMEOUT = (2, 8)  # seconds to connect, to answer
+_TIMEOUT = (2, 8)  # seconds to connect, and between two parts of the answer
+_OK, _SERVICE_UNAVAILABLE = 200, 503
 
 
-def status(config: Config, request_id: str) -> dict[str, Any] | None:
-    """What the endpoint knows of a request; None where it knows nothing or cannot be reached."""
-    answer = _get(config, f"/api/v1/status/{quote(request_id, safe='')}")
-    return answer.json() if answer is not None and answer.status_code == 200 else None
+@dataclass(frozen=True)
+class Answered:
+    """The endpoint answered the question.
+
+    Attributes:
+        document: The JSON object that it sent.
+    """
+
+    document: dict[str, Any]
 
 
-def health(config: Config) -> dict[str, Any] | None:
-    """The endpoint's own health; None where it cannot be reached."""
-    answer = _get(config, "/api/v1/health")
-    if answer is None or answer.status_code not in (200, 503):
-        return None
+@dataclass(frozen=True)
+class Refused:
+    """Something answered at the endpoint's URL, but not the question."""
+
+    url: str
+    status: int
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if self.status in (401, 403):
+            hint = "the credentials in this pack's configuration are not those of the endpoint"
+        else:
+            hint = self.detail or "this is not the answer of a PoundCake endpoint"
+        return f"{self.url} answered {self.status} (endpoint_url): {hint}"
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """Nothing answered at the endpoint's URL."""
+
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"no answer from {self.url} (endpoint_url): {self.reason}"
+
+
+Result = Union[Answered, Refused, Unreachable]
+
+
+def status(config: Config, request_id: str) -> Result:
+    """Ask for the trail of a request. Refused with 404 means that the endpoint does not know it."""
+    return _ask(config, f"/api/v1/status/{quote(request_id, safe='')}", "request_id", (_OK,))
+
+
+def health(config: Config) -> Result:
+    """Ask for the endpoint's own health view."""
+    return _ask(config, "/api/v1/health", "components", (_OK, _SERVICE_UNAVAILABLE))
+
+
+def _ask(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
+    """Send a GET request. An answer without `expected_key` comes from somebody else."""
+    url = config.endpoint
     try:
-        found = answer.json()
-    except ValueError:
-        return None
-    return found if "components" in found else None
+        with _session(config) as session:
+            response = session.get(url + path, timeout=_TIMEOUT, allow_redirects=False)
+    # OSError is what requests raises, and what the certificate's file does; ValueError is for a
+    # URL that cannot be one, and for a file without a certificate.
+    except (OSError, ValueError) as error:
+        return Unreachable(url, _reason(error))
+    document = _json_object(response)
+    if response.status_code in statuses and expected_key in document:
+        return Answered(document)
+    return Refused(url, response.status_code, str(document.get("detail", ""))[:300])
 
 
-class _Pinned(HTTPAdapter):
-    """Takes the endpoint's own certificate and no other, whoever has signed it, for whatever name:
-    an action reaches the endpoint by an address that no certificate need have."""
+def _session(config: Config) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # a proxy of the environment must not see the token
+    if config.auth_tokens:
+        session.headers["Authorization"] = f"Bearer {config.auth_tokens[0]}"
+    elif config.basic_auth:
+        user, _, password = config.basic_auth.partition(":")
+        session.auth = HTTPBasicAuth(user.encode(), password.encode())
+    if config.tls_certificate and not config.endpoint_url:
+        session.verify = False  # the adapter checks more
+        session.mount("https://", _PinnedCertificate(config.tls_certificate))
+    return session
 
-    def __init__(self, path: str):
+
+class _PinnedCertificate(HTTPAdapter):
+    """Accepts the endpoint's own certificate and no other, whoever signed it, for whatever name.
+
+    An action reaches the endpoint by an address that its certificate need not have.
+    """
+
+    def __init__(self, path: str) -> None:
         with open(path, encoding="utf-8") as file:
             text = file.read()
         begin, end = text.index("-----BEGIN CERTIFICATE"), text.index("-----END CERTIFICATE")
@@ -50,20 +118,22 @@ class _Pinned(HTTPAdapter):
         super().init_poolmanager(*args, **more)
 
 
-def _get(config: Config, path: str) -> requests.Response | None:
+def _json_object(response: requests.Response) -> dict[str, Any]:
+    """Return the JSON object that a response has, or an empty one."""
     try:
-        # A proxy of the environment is for other hosts than the endpoint's own.
-        with requests.Session() as session:
-            session.trust_env = False
-            if config.auth_tokens:
-                session.headers["Authorization"] = f"Bearer {config.auth_tokens[0]}"
-            elif config.basic_auth:
-                user, _, password = config.basic_auth.partition(":")
-                session.auth = user.encode(), password.encode()
-            if config.tls_certificate and not config.endpoint_url:
-                session.verify = False
-                session.mount("https://", _Pinned(config.tls_certificate))
-            return session.get(config.endpoint + path, timeout=_TIMEOUT)
-    # What requests raises is an OSError.
-    except (OSError, ValueError):
-        return None
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    """Return why a request failed: requests wraps the operating system's reason several times."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{cause.filename}: {cause.strerror}" if cause.filename else cause.strerror
+        cause = cause.__context__
+    if isinstance(error, requests.Timeout):
+        return "it did not answer in time"
+    return str(error)[:300]

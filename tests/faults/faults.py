@@ -120,7 +120,7 @@ def sensor_killed_within_request(share):
 
     def happen(scene):
         delivery = Delivery(scene.load.notifications.new_episodes(1))
-        lines = [f"POST {PATH} HTTP/1.1", "Host: x"]
+        lines = [f"POST {PATH} HTTP/1.1", "Host: 127.0.0.1"]
         headers = dict(delivery.headers, **{"Content-Length": len(delivery.body)})
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()

@@ -1,4 +1,6 @@
-"""Wild requests, a great many of them, at an endpoint in a process of its own."""
+"""Send a great many wild requests to an endpoint in a process of its own, and watch its memory."""
+
+from __future__ import annotations
 
 import argparse
 import collections
@@ -12,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 
 from tests.fuzz.wild import RequestGenerator
 from tests.lib import endpoint_process
@@ -21,16 +24,22 @@ from tests.lib.samples import alert, webhook
 KINDS = {"threads": Unpatched, "eventlet": Patched}
 TOKEN = "the-token"
 GROWTH = 10 << 20  # bytes
+PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _ANSWER = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
-_KEEPING = 16  # requests on a connection before the one that may end it, at most
-_PATIENCE = 60  # seconds for an answer; the endpoint gives up a body after 30
+_MOST_PIPELINED = 16  # requests on a connection before the one that may end it
+_ANSWER_TIME = 60  # seconds; the endpoint gives up on a body after 30
 
 
 class Flood(threading.Thread):
-    """One client. answers: {status: count}; cut: requests whose connection had ended before they
-    were answered; silent: connections on which nothing came in time."""
+    """One client.
+
+    Attributes:
+        answers: How often it got each status.
+        cut: How many requests were not answered because their connection had ended.
+        silent: On how many connections no answer came in time.
+    """
 
     def __init__(self, port, requests, wild, deadline):
         super().__init__(daemon=True)
@@ -49,19 +58,19 @@ class Flood(threading.Thread):
         try:
             while self.sent < self._wanted and time.monotonic() < self._deadline:
                 self._batch()
-        except Exception as error:  # told by whoever waits for it
+        except Exception as error:  # reported by the thread that waits for this one
             self.error = error
         finally:
             self._hang_up()
 
     def _batch(self):
-        count = min(self._wild.random_number(_KEEPING) + 1, self._wanted - self.sent)
+        count = min(self._wild.random_number(_MOST_PIPELINED) + 1, self._wanted - self.sent)
         requests = [self._wild.framed_request() for _ in range(count)]
         if count > 1 and self._wild.random_number(2):
             requests[-1] = self._wild.unframed_request()
         self.sent += count
         if not self._socket:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), _PATIENCE)
+            self._socket = socket.create_connection(("127.0.0.1", self._port), _ANSWER_TIME)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         buffer, before = b"", sum(self.answers.values())
         try:
@@ -77,13 +86,13 @@ class Flood(threading.Thread):
         except socket.timeout:
             self.silent += 1
             self._hang_up()
-        except (OSError, EOFError):  # ended by the endpoint
+        except (OSError, EOFError):  # the endpoint ended the connection
             self._hang_up()
-        # One that is two to the endpoint has two answers.
+        # Bytes that the endpoint reads as two requests have two answers.
         self.cut += max(0, count - (sum(self.answers.values()) - before))
 
     def _answer(self, buffer, head):
-        """Takes one answer from what was received; returns the rest."""
+        """Read one answer, of which `buffer` may be the start. Return what follows it."""
         while True:
             end = buffer.find(b"\r\n\r\n")
             if end >= 0:
@@ -97,7 +106,7 @@ class Flood(threading.Thread):
         return buffer[end + 4 + length :]
 
     def _last(self, buffer):
-        """Takes what there is until the endpoint ends the connection."""
+        """Read answers until the endpoint ends the connection."""
         try:
             while True:
                 buffer += self._receive()
@@ -121,7 +130,7 @@ class Flood(threading.Thread):
 
 
 class Recorder(threading.Thread):
-    """StackStorm's part, outside of the endpoint: records what is announced until it is stopped."""
+    """Records what the endpoint announces, as StackStorm does, until it is stopped."""
 
     def __init__(self, endpoint):
         super().__init__(daemon=True)
@@ -144,7 +153,7 @@ class Recorder(threading.Thread):
                     line = ""
                     if trigger == "poundcake.announce":
                         endpoint_process.record(self._endpoint.config, payload)
-        except Exception as error:  # told by whoever waits for it
+        except Exception as error:  # reported by the thread that waits for this one
             self.error = error
 
     def stop(self):
@@ -153,30 +162,60 @@ class Recorder(threading.Thread):
 
 
 def memory(pid):
-    """The resident memory of a process in bytes."""
+    """Return the resident memory of a process in bytes."""
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def flood(kind, requests, seed=1, clients=4, accepted=0.02, warm_up=1, minutes=600, say=print):
-    """Floods an endpoint of this kind, in ten parts. Its memory may grow by GROWTH after warm_up of
-    them. Returns what was wrong with it, a list of sentences; one is that minutes were not enough.
+@dataclass(frozen=True)
+class Plan:
+    """What to send, and how long it may take.
+
+    Attributes:
+        seed: The requests of one seed are always the same.
+        clients: How many connections at a time.
+        accepted: The share of requests that are meant to be accepted.
+        warm_up: After how many of PARTS its memory may grow by no more than GROWTH.
+        minutes: How long it may take.
+    """
+
+    requests: int
+    seed: int = 1
+    clients: int = 4
+    accepted: float = 0.02
+    warm_up: int = 1
+    minutes: float = 600
+
+
+def flood(kind, plan, say=print):
+    """Flood an endpoint.
+
+    Args:
+        kind: A key of KINDS.
+        plan: What to send.
+        say: Called with each line of the report.
+
+    Returns:
+        What was wrong, as sentences.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-flood-"))
     endpoint = KINDS[kind](folder, auth_tokens=[TOKEN], backlog_limit=10_000_000, log_level="error")
-    endpoint.records = False  # the memory of who does is not the endpoint's
-    # Of glibc's arenas there may be eight a CPU, one for each thread, and what a request leaves
-    # free in one is no use to the others: the endpoint's growth would be lost in theirs.
+    endpoint.records = False  # recording takes memory that is not the endpoint's
+    # glibc may create eight arenas per CPU, and memory that is free in one is of no use to the
+    # others: their growth would hide the endpoint's.
     endpoint.prefix = ["env", "MALLOC_ARENA_MAX=1"]
     recorder = Recorder(endpoint.start())
     recorder.start()
     try:
         endpoint.ready()
-        deadline = time.monotonic() + 60 * minutes
-        problems = _flood(endpoint, requests, seed, clients, accepted, warm_up, deadline, say)
+        run = Run(endpoint, plan)
+        run.send()
+        problems = run.problems()
     finally:
         recorder.stop()
         endpoint.stop()
+    for line in run.report():
+        say("  " + line)
     if recorder.error:
         problems.append(f"the recorder failed: {recorder.error!r}")
     with open(str(folder / "log"), errors="replace") as file:
@@ -184,73 +223,112 @@ def flood(kind, requests, seed=1, clients=4, accepted=0.02, warm_up=1, minutes=6
     if tracebacks:
         problems.append(f"the log has {tracebacks} tracebacks")
     if problems:
-        say(f"left for a look: {folder}")
+        say(f"kept for inspection: {folder}")
     else:
         shutil.rmtree(str(folder))
     return problems
 
 
-def _flood(endpoint, requests, seed, clients, accepted, warm_up, deadline, say):
-    sent = cut = silent = 0
-    answers = collections.Counter()
-    took, marks, problems = 0.0, [], []
-    for part in range(10):
-        wilds = [RequestGenerator(f"{seed}/{part}/{n}", TOKEN, accepted) for n in range(clients)]
+class Run:
+    """One flood of one endpoint."""
+
+    def __init__(self, endpoint, plan):
+        self._endpoint = endpoint
+        self._plan = plan
+        self._deadline = time.monotonic() + 60 * plan.minutes
+        self._sent = self._cut = self._silent = 0
+        self._answers = collections.Counter()
+        self._errors = []
+        self._seconds = 0.0
+        self._memory = []  # after each part
+
+    def send(self):
+        """Send all parts, or fewer if the endpoint ends or the time is up."""
+        for part in range(PARTS):
+            self._send_part(part)
+            if self._endpoint.alive:
+                self._memory.append(memory(self._endpoint.process.pid))
+            has_time = time.monotonic() < self._deadline
+            if not self._endpoint.alive or self._errors or not has_time:
+                return
+
+    def _send_part(self, part):
+        plan = self._plan
         # What was not sent yet goes to the parts and clients that are left.
-        share = (requests - sent) // (10 - part)
-        shares = [share // clients + (n < share % clients) for n in range(clients)]
-        floods = [Flood(endpoint.port, *one, deadline) for one in zip(shares, wilds)]
+        share = (plan.requests - self._sent) // (PARTS - part)
+        floods = []
+        for n in range(plan.clients):
+            wild = RequestGenerator(f"{plan.seed}/{part}/{n}", TOKEN, plan.accepted)
+            own = share // plan.clients + (n < share % plan.clients)
+            floods.append(Flood(self._endpoint.port, own, wild, self._deadline))
         began = time.monotonic()
         for one in floods:
             one.start()
         for one in floods:
             one.join()
-        took += time.monotonic() - began
+        self._seconds += time.monotonic() - began
         for one in floods:
-            sent, cut, silent = sent + one.sent, cut + one.cut, silent + one.silent
-            answers += one.answers
+            self._sent += one.sent
+            self._cut += one.cut
+            self._silent += one.silent
+            self._answers += one.answers
             if one.error:
-                problems.append(f"a client failed: {one.error!r}")
-        if endpoint.alive:
-            marks.append(memory(endpoint.process.pid))
-        if not endpoint.alive or problems or time.monotonic() >= deadline:
-            break
-    if sent < requests:
-        problems.append(f"{sent} of {requests} requests were sent")
-    wrong = {code: count for code, count in answers.items() if code >= 500}
-    if wrong:
-        problems.append(f"answers that are no input's fault: {wrong}")
-    if silent:
-        problems.append(f"{silent} connections were left without an answer")
-    growth = marks[-1] - marks[warm_up - 1] if len(marks) >= warm_up else 0
-    if growth >= GROWTH:
-        problems.append(f"its memory grew by {growth / (1 << 20):.1f} MB")
-    if not endpoint.alive:
-        problems.append("the endpoint has ended")
-    else:
-        last = endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
+                self._errors.append(f"a client failed: {one.error!r}")
+
+    @property
+    def _growth(self):
+        warm_up = self._plan.warm_up
+        return self._memory[-1] - self._memory[warm_up - 1] if len(self._memory) >= warm_up else 0
+
+    def problems(self):
+        """Return what was wrong, as sentences."""
+        found = list(self._errors)
+        wrong = {code: count for code, count in self._answers.items() if code >= 500}
+        if self._sent < self._plan.requests:
+            found.append(f"{self._sent} of {self._plan.requests} requests were sent")
+        if wrong:
+            found.append(f"5xx answers: {wrong}")
+        if self._silent:
+            found.append(f"{self._silent} connections got no answer in time")
+        if self._growth >= GROWTH:
+            found.append(f"its memory grew by {_megabytes(self._growth)} MB")
+        if not self._endpoint.alive:
+            return [*found, "the endpoint has ended"]
+        last = self._endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
         if last.status != 202:
-            problems.append(f"a webhook after it all: {last.status}")
-    for line in (
-        f"{sent} requests in {took:.0f} s, {sent / took:.0f} a second, {clients} clients, seed {seed}",
-        "answers: " + ", ".join("{}: {}".format(*item) for item in sorted(answers.items())),
-        f"cut off by the end of their connection: {cut}",
-        "memory in MB after each tenth: " + " ".join("%.1f" % (m / (1 << 20)) for m in marks),
-        f"its growth: {growth / (1 << 20):.1f} MB",
-    ):
-        say("  " + line)
-    return problems
+            found.append(f"a webhook after the flood was answered {last.status}")
+        return found
+
+    def report(self):
+        """Return what happened, in lines."""
+        rate = self._sent / self._seconds
+        answers = ", ".join(f"{code}: {count}" for code, count in sorted(self._answers.items()))
+        return [
+            f"{self._sent} requests in {self._seconds:.0f} s, {rate:.0f} a second, "
+            f"{self._plan.clients} clients, seed {self._plan.seed}",
+            f"answers: {answers}",
+            f"not answered because their connection had ended: {self._cut}",
+            "memory in MB after each tenth: " + " ".join(map(_megabytes, self._memory)),
+            f"its growth: {_megabytes(self._growth)} MB",
+        ]
+
+
+def _megabytes(size):
+    return f"{size / (1 << 20):.1f}"
 
 
 def main():
     parser = argparse.ArgumentParser("python -m tests.fuzz.flood", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--on", choices=sorted(KINDS), action="append", help="default: both")
-    parser.add_argument("--minutes", type=float, default=60, help="each ends after so many")
+    parser.add_argument("--minutes", type=float, default=60, help="end each flood after this time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=4, help="connections at a time")
     parser.add_argument(
-        "--accepted", type=float, default=0.02, help="share of those that are meant to be accepted"
+        "--accepted",
+        type=float,
+        default=0.02,
+        help="share of requests that are meant to be accepted",
     )
     options = parser.parse_args()
     failed = False
@@ -258,11 +336,13 @@ def main():
         print(f"on {kind}:", flush=True)
         problems = flood(
             kind,
-            options.requests,
-            options.seed,
-            options.clients,
-            options.accepted,
-            minutes=options.minutes,
+            Plan(
+                requests=options.requests,
+                seed=options.seed,
+                clients=options.clients,
+                accepted=options.accepted,
+                minutes=options.minutes,
+            ),
         )
         for problem in problems:
             print("  WRONG: " + problem)

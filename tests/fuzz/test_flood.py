@@ -1,4 +1,6 @@
-"""The short cut of the flood: some thousand requests on each kind of endpoint."""
+"""A short flood: some thousand requests on each kind of endpoint."""
+
+from __future__ import annotations
 
 import os
 
@@ -10,12 +12,12 @@ from tests.fuzz.wild import RequestGenerator
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
 @pytest.mark.parametrize("kind", sorted(flood.KINDS))
-def test_nothing_is_wrong_after_it(kind):
-    # Half of it is for the warm-up: what the endpoint keeps for good it has by then.
-    assert flood.flood(kind, 2000, warm_up=5) == []
+def test_the_endpoint_survives_a_short_flood(kind):
+    # Half of it is warm-up: by then the endpoint has allocated what it keeps.
+    assert flood.flood(kind, flood.Plan(requests=2000, warm_up=5)) == []
 
 
-def test_a_seed_is_always_the_same():
+def test_the_same_seed_makes_the_same_requests():
     one, other, third = RequestGenerator("1"), RequestGenerator("1"), RequestGenerator("2")
     for _ in range(50):
         assert one.framed_request().data == other.framed_request().data

@@ -98,7 +98,7 @@ class Client:
 
 def message(method, path, body=None, version="1.1", **headers):
     """A request's bytes; a header of None is left out."""
-    found = {"Host": "x"}
+    found = {"Host": "127.0.0.1"}
     if body is not None:
         found.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
     found.update({name.replace("_", "-"): value for name, value in headers.items()})

@@ -1,7 +1,7 @@
-"""The endpoint's numbers as Prometheus reads them, on a registry of their own.
+"""The endpoint's metrics, as Prometheus scrapes them, in a registry of their own.
 
-No label takes what a client sends or an alert brings: routes are templates, methods and outcomes
-come from fixed sets, and triggers and components have the pack's own names.
+No label has a value that a client or an alert chooses: routes are templates; methods, outcomes and
+reasons come from fixed sets; triggers and components have the pack's own names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from datetime import datetime, timezone
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Tuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,169 +21,212 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 import poundcake
+from poundcake.endpoint.routes import WEBHOOK_PATH
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail.outcomes import Outcome
 
-WEBHOOK_ROUTE = "/api/v1/webhook"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OUTCOMES = tuple(str(outcome) for outcome in Outcome)
 OTHER = "other"
-OUTCOMES = (
-    Outcome.MALFORMED,
-    Outcome.RESOLVED,
-    Outcome.DUPLICATE,
-    Outcome.COOLDOWN,
-    Outcome.RATE_LIMITED,
-    Outcome.ADMITTED,
-)
-_STATES = ("accepted", "announced", "recorded", "done")
-# {of the journal's health: (what follows poundcake_journal_, help)}
-_JOURNAL = {
+
+_NAMESPACE = "poundcake"
+_JOURNAL_STATES = ("accepted", "announced", "recorded", "done")
+# {key in the journal's health: (name after poundcake_journal_, help)}
+_JOURNAL_GAUGES = {
     "oldest_seconds": ("oldest_waiting_seconds", "How long the oldest waits to be recorded."),
-    "stuck": ("stuck_requests", "Requests that alone cannot be recorded."),
+    "stuck": ("stuck_requests", "Requests that cannot be recorded although others are."),
     "waiting": ("backlog_requests", "Requests that wait to be recorded, without the stuck ones."),
     "backlog_limit": ("backlog_limit_requests", "From how many on webhooks are refused."),
 }
 # Seconds.
 _ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-_KEEP = 1.0
-# Counting a journal of millions takes a while, during which nothing is accepted: with this it takes
-# a twentieth of the time at most, however often somebody asks.
-_KEEP_TIMES = 20
+_HEALTH_AGE = 1.0
+# Counting a journal of millions takes a while, during which nothing is accepted. With this factor
+# it takes a twentieth of the time at most, however often somebody scrapes.
+_HEALTH_AGE_FACTOR = 20
+_MOST_ACCEPT_CHARACTERS = 1024
 
-# A series more for each counter and histogram, which Prometheus makes no use of in this format.
-disable_created_metrics()
+# (open, closed because there were too many, failed TLS handshakes)
+ConnectionCounts = Tuple[int, int, int]
+
+# They double the series of each counter and histogram, and Prometheus does not read them here.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client left it out
 
 
 class Metrics:
-    """What is counted, and how it is at the moment of a scrape.
+    """What is counted, and what is looked up at each scrape.
 
-    health() gives what the health view gives, connections() how many are open, were closed for
-    want of room, and did not come to TLS. All methods may be called from any (green) thread, but
-    from none in native.run_in_native_thread().
+    All methods may be called from any (green) thread, but not from a function that
+    `native.run_in_native_thread` runs.
+
+    Args:
+        health: Returns the health view.
+        connections: Returns how many connections there are.
     """
 
     def __init__(
-        self, health: Callable[[], dict[str, Any]], connections: Callable[[], tuple[int, int, int]]
-    ):
+        self,
+        health: Callable[[], dict[str, Any]],
+        connections: Callable[[], ConnectionCounts],
+    ) -> None:
         self._registry = CollectorRegistry()
-        ours: dict[str, Any] = {"namespace": "poundcake", "registry": self._registry}
-        Info("build", "The running release.", **ours).info(
+        Info("build", "The running release.", namespace=_NAMESPACE, registry=self._registry).info(
             {"version": poundcake.__version__, "python_version": platform.python_version()}
         )
-        self._requests = Counter(
+        self._requests = self._counter(
             "http_requests",
             "HTTP requests answered, by route, method and status code.",
-            ["route", "method", "code"],
-            **ours,
+            "route",
+            "method",
+            "code",
         )
-        self._durations = Histogram(
+        self._durations = self._histogram(
             "http_request_duration_seconds",
             "From the end of a request's header to its answer, by route.",
-            ["route"],
-            buckets=_ANSWER_BUCKETS,
-            **ours,
+            _ANSWER_BUCKETS,
+            "route",
         )
-        self.failed_authentications = Counter(
-            "failed_authentications", "Requests refused for want of a valid credential.", **ours
+        self.failed_authentications = self._counter(
+            "failed_authentications", "Requests refused for missing or invalid credentials."
         )
-        self.alerts_received = Counter(
-            "alerts_received", "Alerts in the requests that were accepted.", **ours
+        self.refused_webhooks = self._counter(
+            "refused_webhooks",
+            "Webhooks answered with 4xx, which Alertmanager does not send again, by reason.",
+            "reason",
         )
-        self._requests_recorded = Counter(
-            "requests_recorded", "Accepted requests seen in the tracking database.", **ours
+        self.alerts_received = self._counter(
+            "alerts_received", "Alerts in the requests that were accepted."
         )
-        self._record_times = Histogram(
+        self._requests_recorded = self._counter(
+            "requests_recorded", "Accepted requests seen in the tracking database."
+        )
+        self._record_times = self._histogram(
             "accept_to_record_seconds",
             "From a request's acceptance until it was seen in the tracking database.",
-            buckets=_RECORD_BUCKETS,
-            **ours,
+            _RECORD_BUCKETS,
         )
-        self._alerts_recorded = Counter(
+        self._alerts_recorded = self._counter(
             "alerts_recorded",
             "Alerts of recorded requests by outcome, counted when the request is first emitted.",
-            ["outcome"],
-            **ours,
+            "outcome",
         )
-        self._alerts_emitted = Counter(
+        self._alerts_emitted = self._counter(
             "alerts_emitted",
             "Alerts handed to StackStorm's rules: first, or again because StackStorm lost them.",
-            ["emission"],
-            **ours,
+            "emission",
         )
-        self._publishes = Counter(
+        self._publishes = self._counter(
             "publishes",
             "Triggers published to RabbitMQ, by trigger and whether it took them.",
-            ["trigger", "result"],
-            **ours,
+            "trigger",
+            "result",
         )
-        self.announcement_misses = Counter(
-            "announcement_misses", "Announcements that were not recorded in time.", **ours
+        self.announcement_misses = self._counter(
+            "announcement_misses", "Announcements that were not recorded in time."
         )
-        self.syncs_asked = Counter(
-            "syncs_asked",
-            "Times that StackStorm was to be asked what became of what is open.",
-            **ours,
+        self.syncs_asked = self._counter(
+            "syncs_asked", "How often a sync with StackStorm was requested."
         )
-        # A rate needs a zero to begin at.
-        self._requests.labels(WEBHOOK_ROUTE, "POST", "202")
-        self._durations.labels(WEBHOOK_ROUTE)
-        for outcome in OUTCOMES:
-            self._alerts_recorded.labels(outcome)
-        for emission in ("first", "again"):
-            self._alerts_emitted.labels(emission)
-        self._registry.register(_Now(health))
-        self._registry.register(_Connections(connections))
+        self._start_from_zero()
+        self._registry.register(_HealthCollector(health))
+        self._registry.register(_ConnectionCollector(connections))
 
-    def answered(self, route: str, method: str, code: int, seconds: float) -> None:
-        """A request was answered. route: the template that its path fits, or OTHER."""
+    def answered(self, route: str, method: str, code: int, seconds: float | None) -> None:
+        """Count a request that was answered.
+
+        Args:
+            route: The template that its path fits, or OTHER.
+            method: As the client wrote it.
+            code: The status of the answer.
+            seconds: How long it took, or None if it never reached the application.
+        """
         method = method if method in METHODS else OTHER
         self._requests.labels(route, method, str(code)).inc()
-        self._durations.labels(route).observe(seconds)
+        if seconds is not None:
+            self._durations.labels(route).observe(seconds)
 
     def recorded(self, received_at: Iterable[datetime]) -> None:
-        """Requests accepted at these times were seen in the tracking database."""
+        """Count requests that were accepted at these times and are now in the database."""
         now = datetime.now(timezone.utc)
         for accepted in received_at:
             self._requests_recorded.inc()
             # The clock may have been set back.
             self._record_times.observe(max(0.0, (now - accepted).total_seconds()))
 
-    def emitted(self, outcomes: dict[str, int], count: int, again: bool) -> None:
-        """A request was emitted, with so many alerts. outcomes: how many of its alerts have
-        each; counted the first time only."""
+    def emitted(self, outcomes: Mapping[str, int], count: int, again: bool) -> None:
+        """Count the emission of a request.
+
+        Args:
+            outcomes: How many of its alerts have each outcome; counted the first time alone.
+            count: How many of its alerts were emitted.
+            again: It was emitted before.
+        """
         self._alerts_emitted.labels("again" if again else "first").inc(count)
         if not again:
             for outcome, number in outcomes.items():
-                outcome = outcome if outcome in OUTCOMES else OTHER
-                self._alerts_recorded.labels(outcome).inc(number)
+                known = str(outcome) if outcome in OUTCOMES else OTHER
+                self._alerts_recorded.labels(known).inc(number)
 
     def published(self, trigger: str, taken: bool) -> None:
-        """A trigger was handed to the broker, which took it or did not."""
+        """Count a trigger that was handed to the broker, which took it or did not."""
         self._publishes.labels(trigger, "ok" if taken else "failed").inc()
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """(the numbers in a format that the Accept header takes, its media type)."""
+        """Return the metrics, and their media type, in a format that the Accept header takes."""
+        # The library repeats the version that is asked for in the media type.
+        if not accept.isascii() or len(accept) > _MOST_ACCEPT_CHARACTERS:
+            accept = ""
         try:
             encode, media_type = choose_encoder(accept)
             return encode(self._registry), media_type
-        # The library compares the version asked for without a look whether it is one.
+        # The library does not check that the version is one.
         except (TypeError, ValueError):
             encode, media_type = choose_encoder("")
             return encode(self._registry), media_type
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace=_NAMESPACE, registry=self._registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            name, text, labels, namespace=_NAMESPACE, registry=self._registry, buckets=buckets
+        )
+
+    def _start_from_zero(self) -> None:
+        """Create the series that are always there: a rate needs a zero to begin at."""
+        self._requests.labels(WEBHOOK_PATH, "POST", "202")
+        self._durations.labels(WEBHOOK_PATH)
+        for outcome in OUTCOMES:
+            self._alerts_recorded.labels(outcome)
+        for emission in ("first", "again"):
+            self._alerts_emitted.labels(emission)
+
+
+class Publisher(Protocol):
+    """What publishes triggers: `bus.Bus`."""
+
+    def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
+        """Publish a trigger, or raise."""
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
 
 
 class CountedBus:
     """A bus whose publishes are counted."""
 
-    def __init__(self, bus: Any, metrics: Metrics):
+    def __init__(self, bus: Publisher, metrics: Metrics) -> None:
         self._bus = bus
         self._metrics = metrics
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """As the bus does it."""
+        """Publish a trigger as the bus does."""
         try:
             self._bus.publish(trigger, payload, trace_tag)
         except Exception:
@@ -192,66 +235,78 @@ class CountedBus:
         self._metrics.published(trigger, True)
 
     def close(self) -> None:
-        """As the bus does it."""
+        """Close the bus."""
         self._bus.close()
 
 
-class _Connections:
-    def __init__(self, connections: Callable[[], tuple[int, int, int]]):
+class _ConnectionCollector(Collector):
+    def __init__(self, connections: Callable[[], ConnectionCounts]) -> None:
         self._connections = connections
 
-    def collect(self) -> Iterable[Metric]:
-        connections, evicted, unsecured = self._connections()
-        yield GaugeMetricFamily("poundcake_connections", "Connections that are open.", connections)
+    def collect(self) -> Iterator[Metric]:
+        is_open, evicted, failed_handshakes = self._connections()
+        yield GaugeMetricFamily("poundcake_connections", "Connections that are open.", is_open)
         yield CounterMetricFamily(
-            "poundcake_connections_evicted", "Connections closed for want of room.", evicted
+            "poundcake_connections_evicted",
+            "Connections closed because there were too many.",
+            evicted,
         )
         yield CounterMetricFamily(
-            "poundcake_failed_handshakes", "Connections that did not come to TLS.", unsecured
+            "poundcake_failed_handshakes", "Failed TLS handshakes.", failed_handshakes
         )
 
 
-class _Now:
-    """What is not counted but looked at, at most once a second."""
+class _HealthCollector(Collector):
+    """What is not counted but looked up in the health view, at most once a second."""
 
-    def __init__(self, health: Callable[[], dict[str, Any]]):
+    def __init__(self, health: Callable[[], dict[str, Any]]) -> None:
         self._health = health
         self._lock = threading.Lock()
-        self._looked: dict[str, Any] = {}
-        self._look_at = 0.0
+        self._last: dict[str, Any] = {}
+        self._stale_at = 0.0
 
-    def collect(self) -> Iterable[Metric]:
-        components = self._look()["components"]
-        down = GaugeMetricFamily(
-            "poundcake_component_down", "1 while the component is down.", labels=["component"]
-        )
-        since = GaugeMetricFamily(
-            "poundcake_component_since_timestamp_seconds",
-            "Since when the component is in its present state.",
-            labels=["component"],
-        )
-        for name, part in components.items():
-            down.add_metric([name], part["state"] == "down")
-            since.add_metric([name], parse_timestamp(part["since"]).timestamp())
-        yield down
-        yield since
+    def collect(self) -> Iterator[Metric]:
+        components = self._recent_health()["components"]
+        yield from _component_metrics(components)
         journal = components["journal"]
-        if "waiting" not in journal:
-            return  # it cannot be read
-        states = GaugeMetricFamily(
-            "poundcake_journal_requests", "Requests in the journal by state.", labels=["state"]
-        )
-        for state in _STATES:
-            states.add_metric([state], journal[state])
-        yield states
-        for key, (name, text) in _JOURNAL.items():
-            yield GaugeMetricFamily("poundcake_journal_" + name, text, journal[key])
+        if "waiting" in journal:  # else it cannot be read
+            yield from _journal_metrics(journal)
 
-    def _look(self) -> dict[str, Any]:
-        with self._lock:  # who comes meanwhile takes what is found
+    def _recent_health(self) -> dict[str, Any]:
+        with self._lock:  # scrapes at the same time share one look
             began = time.monotonic()
-            if began >= self._look_at:
-                self._looked = self._health()
+            if began >= self._stale_at:
+                self._last = self._health()
                 now = time.monotonic()
-                self._look_at = now + max(_KEEP, _KEEP_TIMES * (now - began))
-            return self._looked
+                age = max(_HEALTH_AGE, _HEALTH_AGE_FACTOR * (now - began))
+                self._stale_at = now + age
+            return self._last
+
+
+def _component_metrics(components: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    down = GaugeMetricFamily(
+        "poundcake_component_down", "1 while the component is down.", labels=["component"]
+    )
+    since = GaugeMetricFamily(
+        "poundcake_component_since_timestamp_seconds",
+        "Since when the component is in its present state.",
+        labels=["component"],
+    )
+    for name, component in components.items():
+        down.add_metric([name], component["state"] == "down")
+        changed_at = parse_timestamp(component["since"])
+        if changed_at:
+            since.add_metric([name], changed_at.timestamp())
+    yield down
+    yield since
+
+
+def _journal_metrics(journal: Mapping[str, Any]) -> Iterator[Metric]:
+    states = GaugeMetricFamily(
+        "poundcake_journal_requests", "Requests in the journal by state.", labels=["state"]
+    )
+    for state in _JOURNAL_STATES:
+        states.add_metric([state], journal[state])
+    yield states
+    for key, (name, text) in _JOURNAL_GAUGES.items():
+        yield GaugeMetricFamily(f"poundcake_journal_{name}", text, journal[key])

@@ -159,7 +159,7 @@ class Endpoint:
         try:
             serving.start()
         except RuntimeError:  # no more threads; the next try wants the port again
-            server.server_close()
+            server.close()
             raise
         self._server = server
         how = ", ".join(config.authentication) or "no authentication, loopback only"

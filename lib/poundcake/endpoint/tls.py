@@ -1,178 +1,176 @@
-"""TLS for the endpoint: its certificate, the clients' certificates, and both anew when they change.
+"""TLS for the endpoint: the server side of a connection, and the certificate files.
 
-TLS 1.2 and later, with the ciphers that Python's ssl chooses.
+TLS 1.2 and later, with the ciphers that Python's ssl chooses. Changed files are used without a
+restart.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
 import ssl
 import threading
-import time
-from typing import Any, Callable
+from contextlib import suppress
+from typing import Callable, List, Optional, Tuple, TypeVar
 
 from poundcake.config import TLS_FILES, Config
+from poundcake.endpoint.timed_socket import TimedSocket
 from poundcake.errors import PoundCakeError
 
-# What a client sends first: RFC 8446, section 5.1, a record of the type handshake.
+# The first byte that a TLS client sends: a record of the type handshake (RFC 8446, section 5.1).
 HANDSHAKE = b"\x16"
+_CHUNK = 65536
+
+_Result = TypeVar("_Result")
+# Inode, modification time in nanoseconds and size of each file; None where it is missing.
+_Versions = List[Optional[Tuple[int, int, int]]]
 
 
 class TLSError(PoundCakeError):
-    """A file that TLS needs cannot be used. The message names the key of the configuration."""
+    """A certificate, key or CA file cannot be used. The message names its configuration key."""
 
 
-class Secured:
-    """A server's side of TLS over a connected socket; of a socket's methods those that an HTTP
-    server needs.
+class TLSStream:
+    """The server's side of TLS over a plain connection; a ByteStream.
 
-    The socket is read and written as any other is: the sockets of Python's ssl do not keep a time
-    limit for a whole handshake where eventlet has patched them, and another thread that shuts one
-    down breaks it.
+    TLS runs in memory, between the plain socket and this object. The sockets of Python's ssl do not
+    keep one deadline for a whole handshake under eventlet, and they break if another thread shuts
+    them down.
     """
 
-    def __init__(self, plain: socket.socket, context: ssl.SSLContext):
+    def __init__(self, plain: TimedSocket, context: ssl.SSLContext) -> None:
         self._plain = plain
-        self._seconds = 0.0
-        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    def do_handshake(self, seconds: float) -> bool:
-        """Returns whether the client has shown a certificate, which was verified. Raises OSError,
-        of which ssl.SSLError and socket.timeout are."""
-        self._seconds = seconds
+    def shake_hands(self) -> bool:
+        """Do the handshake.
+
+        Returns:
+            Whether the client proved a certificate of the client CA.
+
+        Raises:
+            OSError: It failed, as `ssl.SSLError`, or was too slow, as `socket.timeout`.
+        """
         try:
-            self._with_more(self._tls.do_handshake)
+            self._retried(self._tls.do_handshake)
         finally:
-            self._flush()  # where it failed, the client is told why
+            self._flush()  # if the handshake failed, this tells the client why
         return bool(self._tls.getpeercert())
 
-    def recv(self, size: int) -> bytes:
-        """At least one byte, at most so many; b'' at the end. Raises OSError."""
+    def expire_in(self, seconds: float) -> None:
+        """Set the deadline for everything that follows, the handshake too."""
+        self._plain.expire_in(seconds)
+
+    def receive(self, size: int) -> bytes:
+        """Return at least one byte, or b"" if the client has sent its last."""
         try:
-            return self._with_more(lambda: self._tls.read(size))
+            return self._retried(lambda: self._tls.read(size))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
-    def sendall(self, data: bytes) -> None:
-        """Raises OSError."""
+    def send(self, data: bytes) -> None:
+        """Send all of `data`."""
         self._tls.write(data)
         self._flush()
 
-    def settimeout(self, seconds: float) -> None:
-        """For each recv as a whole, and for each write of the socket."""
-        self._seconds = seconds
-        self._plain.settimeout(seconds)
+    def linger(self, seconds: float, most_bytes: int) -> None:
+        """Send the closing alert, and discard what still comes for a while."""
+        # It fails because the client's own alert is still to come; ours is written.
+        with suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._flush()
+        self._plain.linger(seconds, most_bytes)
 
-    def shutdown(self, how: int) -> None:
-        """Says that nothing more is sent, if it is not all that ends. Raises OSError."""
-        if how == socket.SHUT_WR:
-            try:
-                self._tls.unwrap()
-            except ssl.SSLError:
-                pass  # the client's own word is still to come
-            self._flush()
-        self._plain.shutdown(how)
-
-    def _with_more(self, step: Callable[[], Any]) -> Any:
-        """What the step returns once enough has come for it. A record that trickles in has the
-        time of one read of a plain socket, not that time for each of its bytes."""
-        deadline = time.monotonic() + self._seconds
+    def _retried(self, step: Callable[[], _Result]) -> _Result:
+        """Return what `step` returns, receiving what it needs until it succeeds."""
         while True:
             try:
                 return step()
             except ssl.SSLWantReadError:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise socket.timeout("too slow") from None
-                self._plain.settimeout(left)
                 self._flush()
-                self._fill()
+                chunk = self._plain.receive(_CHUNK)
+                if chunk:
+                    self._incoming.write(chunk)
+                else:
+                    self._incoming.write_eof()
 
     def _flush(self) -> None:
-        data = self._to_send.read()
+        data = self._outgoing.read()
         if data:
-            self._plain.sendall(data)
-
-    def _fill(self) -> None:
-        chunk = self._plain.recv(65536)
-        if chunk:
-            self._received.write(chunk)
-        else:
-            self._received.write_eof()
+            self._plain.send(data)
 
 
 class Certificates:
-    """The files tls_certificate, tls_key and tls_client_ca, as an SSLContext for each connection.
+    """The certificate, key and client CA files of the configuration, as an `ssl.SSLContext`.
 
-    Raises TLSError at opening where they cannot be used.
+    Raises:
+        TLSError: A file cannot be used at start.
     """
 
-    def __init__(self, config: Config, log: Any):
-        self._config = config
+    def __init__(self, config: Config, log: logging.Logger) -> None:
+        paths = {key: str(getattr(config, key)) for key in TLS_FILES}
+        self._paths = {key: path for key, path in paths.items() if path}
         self._log = log
         self._lock = threading.Lock()
-        self._looked = self._look()
-        self._context = self._load()
+        self._versions = self._current_versions()
+        self._context = _load(self._paths)
 
     def context(self) -> ssl.SSLContext:
-        """The context of the files as they are now; the last that could be used, where these
-        cannot be."""
+        """Return the context of the files as they are now, or of the last that could be used."""
         with self._lock:
-            looked = self._look()
-            if looked != self._looked:
-                self._looked = looked
+            versions = self._current_versions()
+            if versions != self._versions:
+                self._versions = versions
                 try:
-                    self._context = self._load()
-                    self._log.info("TLS: the changed files are in use")
+                    self._context = _load(self._paths)
+                    self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
-                    self._log.error("%s; the files of before stay in use", error)
+                    self._log.error("%s; keeping the previous certificate", error)
             return self._context
 
-    def _files(self) -> dict[str, str]:
-        """The paths by their keys."""
-        paths = {name: getattr(self._config, name) for name in TLS_FILES}
-        return {name: path for name, path in paths.items() if path}
-
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        found: list[tuple[int, int, int] | None] = []
-        for path in self._files().values():
+    def _current_versions(self) -> _Versions:
+        versions: _Versions = []
+        for path in self._paths.values():
             try:
                 status = os.stat(path)
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+                versions.append((status.st_ino, status.st_mtime_ns, status.st_size))
             except OSError:
-                found.append(None)
-        return found
+                versions.append(None)
+        return versions
 
-    def _load(self) -> ssl.SSLContext:
-        config = self._config
-        for name, path in self._files().items():
-            try:
-                open(path, "rb").close()
-            except OSError as error:
-                raise TLSError(f"{name}: cannot read {path}: {error.strerror}") from None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # Of TLS 1.2: work that a client can make a server do for nothing.
-        context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+
+def _load(paths: dict[str, str]) -> ssl.SSLContext:
+    for key, path in paths.items():
         try:
-            # Without a function for it a key with a passphrase would ask the terminal.
-            context.load_cert_chain(config.tls_certificate, config.tls_key, password=lambda: "")
+            open(path, "rb").close()
+        except OSError as error:
+            raise TLSError(f"{key}: cannot read {path}: {error.strerror}") from None
+    certificate, private_key = paths["tls_certificate"], paths["tls_key"]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A client of TLS 1.2 could make the server renegotiate without end.
+    context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+    try:
+        # Without the function, a key with a passphrase would ask for it on the terminal.
+        context.load_cert_chain(certificate, private_key, password=lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        raise TLSError(
+            f"tls_certificate, tls_key: {certificate} and {private_key} are not a certificate and "
+            f"its key in PEM without a passphrase ({_reason(error)})"
+        ) from None
+    client_ca = paths.get("tls_client_ca")
+    if client_ca:
+        try:
+            context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError) as error:
             raise TLSError(
-                f"tls_certificate, tls_key: {config.tls_certificate} and {config.tls_key} are no "
-                "certificate and its key, in PEM and without a passphrase "
-                f"({getattr(error, 'reason', None) or error})"
+                f"tls_client_ca: {client_ca} has no certificate in PEM ({_reason(error)})"
             ) from None
-        if config.tls_client_ca:
-            try:
-                context.load_verify_locations(config.tls_client_ca)
-            except (ssl.SSLError, OSError) as error:
-                raise TLSError(
-                    f"tls_client_ca: {config.tls_client_ca} has no certificate in PEM "
-                    f"({getattr(error, 'reason', None) or error})"
-                ) from None
-            # Who has none may still have another credential.
-            context.verify_mode = ssl.CERT_OPTIONAL
-        return context
+        # A client without a certificate may still have another credential.
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)

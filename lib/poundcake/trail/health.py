@@ -12,7 +12,9 @@ from poundcake.trail.database import DatabaseError
 UNKNOWN, OK, DOWN = "unknown", "ok", "down"
 
 
-def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> dict[str, Any]:
+def from_elsewhere(
+    config: Any, engine: Any, stackstorm: Any, endpoint_problem: str
+) -> dict[str, Any]:
     """The health as an action sees it that cannot reach the endpoint: what only the endpoint
     knows is unknown from this host, the rest is tried."""
     unknown = {"state": UNKNOWN, "since": "", "detail": "unknown from this host"}
@@ -28,7 +30,7 @@ def from_elsewhere(config: Any, engine: Any, stackstorm: Any) -> dict[str, Any]:
     return {
         "status": UNKNOWN,
         "version": __version__,
-        "address": f"no answer from {config.endpoint} (endpoint_url)",
+        "address": endpoint_problem,
         "authentication": ", ".join(config.authentication) or "none",
         "database": database.kind(engine),
         "dry_run": config.dry_run,

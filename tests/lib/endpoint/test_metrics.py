@@ -1,6 +1,11 @@
-"""What the endpoint counts, read as Prometheus reads it: each number moves when what it counts
-happens, and no label takes what a client sends."""
+"""The metrics, read as Prometheus reads them.
 
+Each moves when what it counts happens, and no label has a value that a client chose.
+"""
+
+from __future__ import annotations
+
+import functools
 import json
 import os
 import re
@@ -17,18 +22,20 @@ import poundcake
 from poundcake.endpoint import journal, metrics
 from poundcake.endpoint.metrics import Metrics
 from tests import services
-from tests.lib.endpoint.test_relay import House, wait_for
 from tests.lib.endpoints import KINDS, WAYS
 from tests.lib.samples import alert, later, webhook
+from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
-QUICK = {"endpoint.metrics._KEEP": 0, "endpoint.metrics._KEEP_TIMES": 0}
-CODES = {"200", "202", "400", "401", "404", "405", "411", "413", "415", "503"}
+QUICK = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
+CODES = {
+    *("200", "202", "400", "401", "403", "404", "405", "411", "413", "414", "415", "431", "503")
+}
 
 
-class Numbers:
-    """One scrape."""
+class Scrape:
+    """The samples of one scrape."""
 
     def __init__(self, text, parse=prometheus):
         self.families = list(parse(text.decode()))
@@ -40,7 +47,7 @@ class Numbers:
                 self.samples[key] = sample.value
 
     def get(self, name, **labels):
-        """A sample's value, 0 where there is none; labels that are not given are summed up."""
+        """Return the sum of the samples of this name that have these labels."""
         return sum(
             value
             for (found, has), value in self.samples.items()
@@ -57,11 +64,16 @@ class Numbers:
 def scrape(endpoint):
     answer = endpoint.get("/metrics")
     assert answer.status == 200, answer
-    return Numbers(answer.body)
+    return Scrape(answer.body)
+
+
+def difference(before, after, name, **labels):
+    """Return by how much a sample has grown."""
+    return after.get(name, **labels) - before.get(name, **labels)
 
 
 def reaches(endpoint, condition):
-    """The first scrape of which it is true."""
+    """Return the first scrape for which the condition is true."""
     found = []
 
     def look():
@@ -74,7 +86,7 @@ def reaches(endpoint, condition):
 
 @pytest.fixture(scope="module", params=WAYS)
 def endpoint(request, tmp_path_factory):
-    """One that nobody stops, and that looks anew at every scrape."""
+    """One that no test stops, and that looks its health up at every scrape."""
     found = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
     yield found
     found.stop()
@@ -82,7 +94,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts one as the test wants it."""
+    """A function that starts an endpoint as the test wants it."""
     made = []
 
     def factory(settings=None, way=request.param, journal=True, **config):
@@ -98,6 +110,8 @@ def make(request, tmp_path):
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """A relay that waits for nothing long."""
+    from tests.lib.endpoint.test_relay import House
+
     monkeypatch.setattr("poundcake.endpoint.relay.RECORD_TIME", 0.3)
     monkeypatch.setattr("poundcake.endpoint.relay._EXPLAIN_LOOK", 0.05)
     monkeypatch.setattr("poundcake.endpoint.relay._EMIT_WAIT", (0.1, 0.1))
@@ -107,7 +121,7 @@ def house(tmp_path, monkeypatch):
 
 
 def numbers(counted):
-    return Numbers(counted.text("")[0])
+    return Scrape(counted.text("")[0])
 
 
 class TestFormat:
@@ -115,7 +129,7 @@ class TestFormat:
         answer = endpoint.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=")
         assert answer.headers["cache-control"] == "no-store"
-        found = Numbers(answer.body)
+        found = Scrape(answer.body)
         build = [labels for name, labels in found.samples if name == "poundcake_build_info"]
         assert dict(build[0])["version"] == poundcake.__version__
         assert all(name.startswith("poundcake_") for name, _ in found.samples)
@@ -124,7 +138,7 @@ class TestFormat:
     def test_what_the_client_asks_for(self, endpoint):
         answer = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
-        assert Numbers(answer.body, open_metrics).has("build_info")
+        assert Scrape(answer.body, open_metrics).has("build_info")
 
     @pytest.mark.parametrize(
         "accept",
@@ -145,7 +159,7 @@ class TestFormat:
         answer = endpoint.get("/metrics", Accept=accept)
         assert answer.status == 200
         kind = answer.headers["content-type"]
-        assert Numbers(answer.body, open_metrics if "openmetrics" in kind else prometheus).samples
+        assert Scrape(answer.body, open_metrics if "openmetrics" in kind else prometheus).samples
 
     def test_the_names_are_as_prometheus_wants_them(self, endpoint):
         endpoint.accept(webhook(alert()))
@@ -156,7 +170,7 @@ class TestFormat:
             pytest.skip(str(missing))
         command = [promtool, "check", "metrics"]
         checked = subprocess.run(
-            command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
         assert (checked.returncode, checked.stdout.decode()) == (0, "")
 
@@ -202,7 +216,7 @@ class TestRequests:
         two = json.dumps(webhook(alert(), alert("B"))).encode()
 
         def look():
-            return Numbers(endpoint.get("/metrics", **token).body)
+            return Scrape(endpoint.get("/metrics", **token).body)
 
         for code, method, route, path, body, headers in (
             (202, "POST", hook, hook, two, token),
@@ -214,19 +228,21 @@ class TestRequests:
             (405, "PUT", hook, hook, None, token),
             (404, "GET", a_status + "{request_id}", a_status + UNKNOWN, None, token),
             (404, "GET", "other", "/x", None, token),
+            (400, "POST", hook, hook, two, dict(token, Content_Length="x")),
+            (400, "GET", "other", "x", None, token),
             (200, "HEAD", health, health, None, token),
         ):
             before = look()
             assert endpoint.ask(method, path, body, **headers).status == code
             after = look()
 
-            def moved(name, **labels):
-                return after.get(name, **labels) - before.get(name, **labels)
-
+            moved = functools.partial(difference, before, after)
             asked = {"route": route, "method": method, "code": str(code)}
             assert moved("http_requests_total", **asked) == 1, asked
             looks = 1 if route == "/metrics" else 0
-            assert moved("http_request_duration_seconds_count", route=route) == 1 + looks
+            # What is not a valid request takes no time of the application.
+            timed = code != 400 or (headers is token and path == hook)
+            assert moved("http_request_duration_seconds_count", route=route) == timed + looks
             assert moved("http_requests_total") == 2  # the first look is the other
             assert moved("failed_authentications_total") == (code == 401)
             assert moved("alerts_received_total") == (2 if code == 202 else 0)
@@ -278,7 +294,7 @@ class TestRequests:
         series = barrage(mark)
         text = endpoint.get("/metrics").body.decode()
         assert mark not in text and mark.upper() not in text
-        found = Numbers(text.encode())
+        found = Scrape(text.encode())
         assert found.values("method") <= set(metrics.METHODS) | {"other"}
         assert "other" in found.values("method")
         assert found.values("code") <= CODES
@@ -420,7 +436,7 @@ class TestTheWay:
         house.reaches(request_id, "recorded")
         wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total", emission="first"))
         assert numbers(house.metrics).get("alerts_emitted_total", emission="again") == 0
-        house.set_fate("retry")
+        house.set_explanation("retry")
         wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total", emission="again"))
         found = numbers(house.metrics)
         assert found.get("alerts_emitted_total", emission="first") == 1

@@ -17,7 +17,6 @@ from poundcake.config import load
 from poundcake.endpoint import service as module
 from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.service import Endpoint
-from poundcake.endpoint_client import health, status
 from poundcake.trail import database
 from poundcake.trail.database import DatabaseError
 from tests import services
@@ -654,36 +653,3 @@ class TestInside:
         began = time.monotonic()
         found.stop(0.2)
         assert time.monotonic() - began < 4
-
-
-class TestAskedByActions:
-    def test_health_and_status(self, tmp_path):
-        running = KINDS["threads"](tmp_path, auth_tokens=["the-token"]).start().ready()
-        try:
-            config = load({"port": running.port, "auth_tokens": ["the-token"]})
-            assert health(config)["status"] in ("ok", "degraded")
-            answer = running.post(webhook(), Authorization="Bearer the-token")
-            request_id = answer.json["request_id"]
-            assert status(config, request_id)["request_id"] == request_id
-            assert status(config, "nothing") is None
-            assert status(config, "../../health") is None
-            wrong = load({"port": running.port, "auth_tokens": ["wrong"]})
-            assert health(wrong) is None
-            assert status(wrong, request_id) is None
-        finally:
-            running.stop()
-
-    def test_no_proxy_is_asked(self, tmp_path, monkeypatch):
-        for name in ("no_proxy", "NO_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{services.free_port()}")
-        running = KINDS["threads"](tmp_path).start().ready()
-        try:
-            assert health(load({"port": running.port}))["status"] in ("ok", "degraded")
-        finally:
-            running.stop()
-
-    def test_nobody_there(self):
-        config = load({"port": services.free_port()})
-        assert health(config) is None
-        assert status(config, "x") is None

@@ -1,5 +1,7 @@
 """TLS on the wire: certificates of the endpoint and of clients, changed and broken ones."""
 
+from __future__ import annotations
+
 import os
 import socket
 import ssl
@@ -8,9 +10,9 @@ import time
 import pytest
 import requests
 
-from poundcake import endpoint_client
-from poundcake.config import Config, load
 from tests.lib.certificates import Authority
+from tests.lib.endpoint.framing_corpus import CASES
+from tests.lib.endpoint.wire import statuses
 from tests.lib.endpoints import KINDS, WAYS, message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
@@ -44,12 +46,16 @@ class Secured:
             session.trust_env = False
             return session.get(self.url + path, verify=self.ca, timeout=20, **more)
 
+    def connect(self, context=None):
+        """Return a TLS connection to it."""
+        context = context or ssl.create_default_context(cafile=self.ca)
+        with socket.create_connection(("127.0.0.1", self.running.port), timeout=20) as plain:
+            return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
     def serial(self):
         """The serial number of the certificate that it shows."""
-        context = ssl.create_default_context(cafile=self.ca)
-        with socket.create_connection(("127.0.0.1", self.running.port), timeout=20) as plain:
-            with context.wrap_socket(plain, server_hostname="127.0.0.1") as secured:
-                return secured.getpeercert()["serialNumber"]
+        with self.connect() as secured:
+            return secured.getpeercert()["serialNumber"]
 
     def log(self, caplog):
         """What it has logged so far."""
@@ -109,6 +115,23 @@ class TestCertificate:
             hook = found.url + "/api/v1/webhook"
             assert session.post(hook, json=large, timeout=20).status_code == 202
 
+    def test_requests_are_framed_as_without_it(self, make, files):
+        """Of the corpus, the cases that end their connection."""
+        found = make(**files)
+        for case in [case for case in CASES if len(case.statuses) == 1][::4]:
+            received = b""
+            with found.connect() as secured:
+                try:
+                    secured.sendall(case.data)
+                    while True:
+                        chunk = secured.recv(65536)
+                        received += chunk
+                        if not chunk:
+                            break
+                except OSError:
+                    pass  # the endpoint has ended the connection
+            assert statuses(received) == case.statuses, case.name
+
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
     def test_versions_before_1_2_are_not_spoken(self, make, files):
         found = make(**files)
@@ -117,9 +140,8 @@ class TestCertificate:
         context.set_ciphers("ALL:@SECLEVEL=0")
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
-        with socket.create_connection(("127.0.0.1", found.running.port), timeout=20) as plain:
-            with pytest.raises(ssl.SSLError):
-                context.wrap_socket(plain, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLError):
+            found.connect(context)
         assert answers(found)
 
     def test_a_new_one_is_shown_without_a_restart(self, make, files, authority):
@@ -134,10 +156,10 @@ class TestCertificate:
         with open(files["tls_key"], "w") as file:
             file.write("no key")
         assert found.serial() == before == found.serial()
-        assert found.log(caplog).count("the files of before stay in use") == 1
+        assert found.log(caplog).count("keeping the previous certificate") == 1
         authority.issue("endpoint")
         assert found.serial() != before
-        assert "the changed files are in use" in found.log(caplog)
+        assert "using the changed certificate files" in found.log(caplog)
 
     def test_files_that_come_later(self, make, files, caplog):
         away = files["tls_key"] + ".away"
@@ -167,7 +189,7 @@ class TestWrongClients:
         "sent", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
     )
     def test_what_is_no_handshake_ends(self, make, files, sent):
-        found = make({"endpoint.http_server.HEADER_TIME": 0.5}, **files)
+        found = make({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
         with found.running.client() as client:
             client.send(sent)
             read_all(client)
@@ -175,7 +197,7 @@ class TestWrongClients:
         assert answers(found)
 
     def test_a_handshake_has_its_time_as_a_whole(self, make, files):
-        found = make({"endpoint.http_server.HEADER_TIME": 1.0}, **files)
+        found = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
         with found.running.client() as client:
             client.send(b"\x16\x03\x01\x02\x00")
             with pytest.raises(ConnectionError):
@@ -190,7 +212,10 @@ class TestWrongClients:
     )
     def test_a_record_that_trickles_in_has_the_time_of_what_it_carries(self, make, files, sent):
         found = make(
-            {"endpoint.http_server.HEADER_TIME": 1.0, "endpoint.http_server.BODY_TIME": 1.0},
+            {
+                "endpoint.http_connection.HEADER_TIME": 1.0,
+                "endpoint.http_connection.BODY_TIME": 1.0,
+            },
             **files,
         )
         context = ssl.create_default_context(cafile=found.ca)
@@ -213,7 +238,7 @@ class TestWrongClients:
                     time.sleep(0.1)
 
     def test_who_says_nothing_holds_up_nobody(self, make, files):
-        found = make({"endpoint.http_server.HEADER_TIME": 1.0}, **files)
+        found = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
         silent = [found.running.client() for _ in range(20)]
         try:
             assert answers(found)
@@ -246,10 +271,8 @@ class TestWrongClients:
         running = KINDS["threads"](tmp_path).start()
         try:
             running.ready()
-            context = ssl.create_default_context(cafile=str(authority.certificate))
-            with socket.create_connection(("127.0.0.1", running.port), timeout=20) as plain:
-                with pytest.raises(ssl.SSLError):
-                    context.wrap_socket(plain, server_hostname="127.0.0.1")
+            with pytest.raises(ssl.SSLError):
+                Secured(running, authority.certificate).connect()
             assert running.get(LIVE).status == 200
         finally:
             running.stop()
@@ -312,25 +335,3 @@ class TestAlertmanager:
         wait_for(lambda: len(found.running.entries()) == 1)
         body = found.running.entries()[0][1]
         assert b"HostDown" in body
-
-
-class TestOurOwnActions:
-    """They reach the endpoint at its own address, and know its certificate."""
-
-    def test_the_certificate_is_pinned(self, make, authority, tmp_path):
-        elsewhere = authority.issue("elsewhere", "192.0.2.1")
-        files = dict(zip(("tls_certificate", "tls_key"), elsewhere))
-        config = dict(files, basic_auth="on-call:a-word")
-        found = make(
-            until=lambda found: endpoint_client.health(load(found.running.config)), **config
-        )
-        settings = load(found.running.config)
-        assert endpoint_client.health(settings)["authentication"] == "basic"
-        other, _ = authority.issue("other")
-        config = dict(found.running.config, tls_certificate=other)
-        assert endpoint_client.health(load(config)) is None
-
-    def test_a_certificate_that_cannot_be_read(self, tmp_path):
-        for path in (tmp_path / "none", tmp_path / "empty"):
-            (tmp_path / "empty").write_text("")
-            assert endpoint_client.health(Config(tls_certificate=str(path))) is None

@@ -1,0 +1,203 @@
+"""Serve the requests of one connection, one after the other (RFC 9112).
+
+h11 keeps the state of the connection and writes the responses; `request_head` decides what is a
+request. This module moves the bytes, and bounds the time for each part of an exchange.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+
+import h11
+
+from poundcake.endpoint import request_head
+from poundcake.endpoint.http_messages import (
+    Application,
+    ClientGoneError,
+    FramingError,
+    HTTPRequest,
+    HTTPResponse,
+)
+from poundcake.endpoint.open_connections import Phase, Slot
+from poundcake.endpoint.timed_socket import ByteStream
+
+# Seconds.
+IDLE_TIME = 75  # Alertmanager keeps its connections for the next notification
+HEADER_TIME = 10
+BODY_TIME = 30
+ANSWER_TIME = 30
+LINGER_TIME = 2
+# A body that is refused for its size is on its way already, and its sender has to see the answer.
+LINGER_BYTES = 16 << 20
+_CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who is at the other end of a connection.
+
+    Attributes:
+        host: The IP address.
+        has_certificate: The client proved a certificate of the configured client CA.
+        refusal: Why all of its requests are refused, or an empty string.
+    """
+
+    host: str
+    has_certificate: bool = False
+    refusal: str = ""
+
+
+class HTTPConnection:
+    """One connection of a client."""
+
+    def __init__(
+        self, stream: ByteStream, application: Application, slot: Slot, client: Client
+    ) -> None:
+        self._stream = stream
+        self._application = application
+        self._slot = slot
+        self._client = client
+        self._http = h11.Connection(h11.SERVER, request_head.MAX_HEAD_BYTES)
+        self._received = bytearray()  # and not yet given to h11
+
+    def serve(self) -> None:
+        """Answer requests until the connection ends.
+
+        Raises:
+            OSError: The client went away or was too slow.
+        """
+        while self._serve_request():
+            self._http.start_next_cycle()
+            # Let other green threads run: a client that pipelines may never make this one wait.
+            time.sleep(0)
+
+    def _serve_request(self) -> bool:
+        """Answer the next request. Return whether another may follow."""
+        try:
+            head = self._read_head()
+            if head is None:
+                return False
+            if self._client.refusal:
+                raise FramingError(HTTPStatus.BAD_REQUEST, self._client.refusal, head)
+            request = self._parse(head)
+        except FramingError as error:
+            response = self._application.refuse(error, self._client.host)
+            return self._respond(response, error.method, must_close=True)
+        if not self._slot.enter(Phase.BUSY):
+            return False
+        response = self._application(request)
+        # What is left of a body stands where the next request should begin.
+        has_unread_body = self._http.their_state is h11.SEND_BODY
+        must_close = has_unread_body or self._slot.is_last_request
+        return self._respond(response, request.method, must_close)
+
+    def _read_head(self) -> bytes | None:
+        """Return the head of the next request, or None if the client ended the connection."""
+        received, searched = self._received, 0
+        has_begun = bool(received)
+        self._stream.expire_in(HEADER_TIME if has_begun else IDLE_TIME)
+        while True:
+            # RFC 9112, section 2.2: empty lines in front of a request are ignored.
+            while received.startswith(b"\r\n"):
+                del received[:2]
+            end = 0 if received == b"\r" else request_head.find_end(received, searched)
+            if end:
+                head = bytes(received[:end])
+                del received[:end]
+                return head
+            searched = len(received)
+            chunk = self._stream.receive(request_head.MAX_HEAD_BYTES + 1 - searched)
+            if not chunk:
+                return None
+            if not has_begun:
+                has_begun = True
+                self._stream.expire_in(HEADER_TIME)
+            received += chunk
+
+    def _parse(self, head: bytes) -> HTTPRequest:
+        parsed = request_head.parse(head, self._http)
+        if not parsed.content_length:
+            self._http.next_event()  # the end of a message without a body
+        return HTTPRequest(
+            method=parsed.method,
+            path=parsed.path,
+            query=parsed.query,
+            host=parsed.host,
+            headers=parsed.headers,
+            client_host=self._client.host,
+            has_client_certificate=self._client.has_certificate,
+            body=_Body(self._http, self._stream, self._received, parsed.content_length),
+        )
+
+    def _respond(self, response: HTTPResponse, method: str, must_close: bool) -> bool:
+        """Send a response. Return whether another request may follow; if not, linger."""
+        headers = [
+            *response.headers.items(),
+            ("Date", formatdate(usegmt=True)),
+            ("Content-Length", str(len(response.body))),
+        ]
+        if must_close:
+            headers.append(("Connection", "close"))
+        status = response.status
+        data = self._http.send(
+            h11.Response(status_code=status.value, reason=status.phrase, headers=headers)
+        )
+        if method != "HEAD":
+            data += self._http.send(h11.Data(data=response.body))
+        if not must_close:
+            data += self._http.send(h11.EndOfMessage())
+        self._stream.expire_in(ANSWER_TIME)
+        self._stream.send(data)
+        if self._http.our_state is h11.DONE:
+            return self._slot.enter(Phase.WAITING)
+        if self._slot.enter(Phase.LINGERING):
+            self._stream.linger(LINGER_TIME, LINGER_BYTES)
+        return False
+
+
+class _Body:
+    """The body of one request, and not a byte of the next."""
+
+    def __init__(
+        self, http: h11.Connection, stream: ByteStream, received: bytearray, length: int | None
+    ) -> None:
+        self._http = http
+        self._stream = stream
+        self._received = received
+        self.length = length
+
+    def read(self) -> bytes:
+        try:
+            return self._read()
+        except OSError as error:
+            raise ClientGoneError(str(error)) from None
+
+    def _read(self) -> bytes:
+        self._stream.expire_in(BODY_TIME)
+        if self._http.they_are_waiting_for_100_continue:
+            proceed = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+            self._stream.send(self._http.send(proceed))
+        chunks = []
+        left = self.length or 0
+        while left:
+            chunk = self._take(min(left, _CHUNK))
+            chunks.append(chunk)
+            left -= len(chunk)
+            self._http.receive_data(chunk)
+            self._http.next_event()
+        self._http.next_event()  # the end of the message
+        return b"".join(chunks)
+
+    def _take(self, size: int) -> bytes:
+        """Return at least one byte of the body and at most `size`."""
+        chunk = bytes(self._received[:size])
+        if chunk:
+            del self._received[:size]
+            return chunk
+        chunk = self._stream.receive(size)
+        if not chunk:
+            raise ConnectionResetError("the client ended the connection inside a body")
+        return chunk

@@ -1,0 +1,103 @@
+"""What the HTTP server and the application say to each other: requests, responses, refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Mapping, Protocol
+
+
+class ClientGoneError(OSError):
+    """The client went away or was too slow inside a body. Nobody is left to answer."""
+
+
+class RequestBody(Protocol):
+    """The body of a request. It stays on the wire until somebody reads it."""
+
+    @property
+    def length(self) -> int | None:
+        """Its length in bytes, or None if the request has no Content-Length."""
+
+    def read(self) -> bytes:
+        """Return the whole body. Call it once.
+
+        Raises:
+            ClientGoneError: It did not arrive.
+        """
+
+
+@dataclass(frozen=True)
+class HTTPRequest:
+    """A request whose header is complete and valid.
+
+    Attributes:
+        method: As the client wrote it; methods are case-sensitive.
+        path: As the client wrote it, not percent-decoded. `*` for OPTIONS of the server as a
+            whole, empty for CONNECT.
+        query: What follows the `?`, not decoded.
+        host: The authority that the client asked for: of the target if that is a URL, else the
+            Host field. Empty if an HTTP/1.0 client sent none.
+        headers: By lower-case name. The values of repeated fields are joined with a comma.
+        client_host: The IP address of the client.
+        has_client_certificate: The client proved a certificate of the configured client CA.
+    """
+
+    method: str
+    path: str
+    query: str
+    host: str
+    headers: Mapping[str, str]
+    client_host: str
+    has_client_certificate: bool
+    body: RequestBody
+
+
+@dataclass(frozen=True)
+class HTTPResponse:
+    """A response. The server adds Content-Length, Date and Connection."""
+
+    status: HTTPStatus
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def json(
+        cls, status: HTTPStatus, answer: Any, headers: Mapping[str, str] | None = None
+    ) -> HTTPResponse:
+        """Return a response whose body is `answer` as JSON."""
+        body = json.dumps(answer).encode() + b"\n"
+        return cls(status, body, {"Content-Type": "application/json", **(headers or {})})
+
+
+class FramingError(Exception):
+    """A request that cannot be told from the bytes around it. The connection ends with it.
+
+    Attributes:
+        status: What to answer, always 4xx.
+        detail: What is wrong, in words of ours: nothing that the client sent.
+        method: What stands where the method should, or an empty string.
+        target: What stands where the request target should, or an empty string.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str, head: bytes = b"") -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        self.method = words[0]
+        self.target = words[1] if len(words) > 1 else ""
+
+
+class Application(Protocol):
+    """What the server serves."""
+
+    def __call__(self, request: HTTPRequest) -> HTTPResponse:
+        """Answer a request.
+
+        Raises:
+            ClientGoneError: Its body did not arrive.
+        """
+
+    def refuse(self, error: FramingError, client_host: str) -> HTTPResponse:
+        """Answer what is not a valid request."""

@@ -1,0 +1,181 @@
+"""Parse the head of a request (request line and header) as strictly as RFC 9112 allows.
+
+h11 parses it, but it is a client library too, and lenient where the RFC leaves a choice. A server
+behind a proxy must not read anything that the proxy may have read differently, so this module
+refuses, in front of h11: lines that end with LF alone, continuation lines, and control characters.
+After h11 it refuses what h11 does not look at: other major versions, a missing Host in HTTP/1.2
+and later, a malformed Host, any Transfer-Encoding, and targets of the wrong form.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import h11
+
+from poundcake.endpoint.http_messages import FramingError
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_FIELDS = 100
+
+_END = re.compile(rb"\n\r?\n")
+# Each line begins with a visible character, has no control character but HTAB, and ends with CRLF.
+_LINES = re.compile(rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*\r\n)+\r\n")
+_METHOD_START = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]")
+_LEADING_ZEROS = re.compile(rb"(?i)(\r\ncontent-length:[ \t]*)0+(?=[0-9])")
+# h11 knows lengths of up to 20 digits.
+_HUGE_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*[0-9]{21,}[ \t]*\r\n")
+# RFC 3986, section 3.2, without the user information that RFC 9110 forbids.
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[-A-Za-z0-9._~%!$&'()*+,;=]*)(?::[0-9]*)?\Z")
+_ABSOLUTE_TARGET = re.compile(r"(?i)https?://([^/?]+)([^?]*)(?:\?(.*))?\Z")
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """The parsed head of a request. Fields are described in `HTTPRequest`.
+
+    Attributes:
+        content_length: In bytes, or None if the request says nothing about a body.
+    """
+
+    method: str
+    path: str
+    query: str
+    host: str
+    headers: dict[str, str]
+    content_length: int | None
+
+
+def find_end(received: bytearray, searched: int = 0) -> int:
+    """Return the length of the head that `received` begins with, or 0 if it is not complete.
+
+    Args:
+        received: What has arrived, without empty lines in front.
+        searched: How many of these bytes an earlier call has looked at.
+
+    Raises:
+        FramingError: This will never become a request.
+    """
+    if received and not _METHOD_START.match(received):
+        raise FramingError(HTTPStatus.BAD_REQUEST, "a request begins with its method (RFC 9112)")
+    match = _END.search(received, max(0, searched - 2))
+    end = match.end() if match else 0
+    if end > MAX_HEAD_BYTES or (not end and len(received) > MAX_HEAD_BYTES):
+        line_end = received.find(b"\n", 0, MAX_HEAD_BYTES)
+        raise FramingError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            if line_end >= 0
+            else HTTPStatus.REQUEST_URI_TOO_LONG,
+            f"the request line and the header together may have {MAX_HEAD_BYTES} bytes",
+            bytes(received[: max(0, line_end)]),
+        )
+    return end
+
+
+def parse(head: bytes, connection: h11.Connection) -> RequestHead:
+    """Parse a head and tell `connection` about it, which then knows how the body is framed.
+
+    Raises:
+        FramingError: Another recipient might read these bytes differently, or not at all.
+    """
+    try:
+        _check_lines(head)
+        connection.receive_data(_LEADING_ZEROS.sub(rb"\1", head))
+        event = connection.next_event()
+        if not isinstance(event, h11.Request):
+            raise FramingError(HTTPStatus.BAD_REQUEST, "the request line is missing")
+        return _checked(event)
+    except h11.RemoteProtocolError as error:
+        if error.error_status_hint == HTTPStatus.NOT_IMPLEMENTED:
+            raise _coded(head) from None
+        # What follows a colon in h11's messages is what the client sent.
+        reason = str(error).partition(":")[0].lower()
+        raise FramingError(
+            HTTPStatus.BAD_REQUEST, f"not a valid HTTP/1.1 request (RFC 9112): {reason}", head
+        ) from None
+    except FramingError as error:
+        raise FramingError(error.status, error.detail, head) from None
+
+
+def _check_lines(head: bytes) -> None:
+    if not _LINES.fullmatch(head):
+        raise FramingError(
+            HTTPStatus.BAD_REQUEST,
+            "a line of the header is folded, has a control character, or does not end with CRLF",
+        )
+    if head.count(b"\r\n") - 2 > MAX_FIELDS:
+        raise FramingError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"the header may have {MAX_FIELDS} fields",
+        )
+    if _HUGE_LENGTH.search(_LEADING_ZEROS.sub(rb"\1", head)):
+        raise FramingError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no body of this Content-Length is accepted"
+        )
+
+
+def _checked(request: h11.Request) -> RequestHead:
+    if not request.http_version.startswith(b"1."):
+        raise FramingError(HTTPStatus.BAD_REQUEST, "only HTTP/1.0 and HTTP/1.1 are understood")
+    headers = _joined(request)
+    if "transfer-encoding" in headers:
+        # RFC 9112, section 6.1: with a length beside it, or in HTTP/1.0, somebody may be smuggling.
+        if "content-length" in headers or request.http_version == b"1.0":
+            raise FramingError(
+                HTTPStatus.BAD_REQUEST,
+                "Transfer-Encoding is not allowed beside Content-Length, nor in HTTP/1.0",
+            )
+        raise _coded()
+    host = headers.get("host", "")
+    if "host" not in headers and request.http_version != b"1.0":
+        raise FramingError(HTTPStatus.BAD_REQUEST, "the Host field is missing")
+    if not _AUTHORITY.match(host):
+        raise FramingError(HTTPStatus.BAD_REQUEST, "the Host field is not a host and port")
+    method = request.method.decode("ascii")
+    path, query, target_host = _split_target(method, request.target.decode("ascii"))
+    length = headers.get("content-length")
+    return RequestHead(
+        method=method,
+        path=path,
+        query=query,
+        # RFC 9112, section 3.2.2: the target's own host counts, whatever the Host field says.
+        host=target_host or host,
+        headers=headers,
+        content_length=int(length) if length is not None else None,
+    )
+
+
+def _coded(head: bytes = b"") -> FramingError:
+    return FramingError(
+        HTTPStatus.LENGTH_REQUIRED,
+        "send the body with Content-Length; Transfer-Encoding is not accepted",
+        head,
+    )
+
+
+def _joined(request: h11.Request) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in request.headers:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def _split_target(method: str, target: str) -> tuple[str, str, str]:
+    """Return (path, query, host), the host only if the target names one (RFC 9112, section 3.2)."""
+    if "#" not in target:
+        if target.startswith("/"):
+            path, _, query = target.partition("?")
+            return path, query, ""
+        if method == "OPTIONS" and target == "*":
+            return target, "", ""
+        if method == "CONNECT" and ":" in target and _AUTHORITY.match(target):
+            return "", "", target
+        absolute = _ABSOLUTE_TARGET.match(target)
+        if absolute and _AUTHORITY.match(absolute[1]):
+            return absolute[2] or "/", absolute[3] or "", absolute[1]
+    raise FramingError(
+        HTTPStatus.BAD_REQUEST, "the request target is neither a path nor an http:// URL"
+    )

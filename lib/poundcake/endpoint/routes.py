@@ -1,0 +1,75 @@
+"""Which handler answers which method and path."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Callable, NamedTuple, Sequence
+
+from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
+from poundcake.endpoint.problems import ProblemError
+
+WEBHOOK_PATH = "/api/v1/webhook"
+LIVE_PATH = "/api/v1/health/live"
+_SERVER_METHODS = ("GET", "HEAD", "POST")
+
+# Called with the request and with what the path has for the placeholder of its template.
+Handler = Callable[[HTTPRequest, str], HTTPResponse]
+
+
+class Route(NamedTuple):
+    """A method and a path template, with at most one placeholder, at its end."""
+
+    method: str
+    template: str
+    handler: Handler
+
+    def argument(self, path: str) -> str | None:
+        """Return what the path has for the placeholder, or None if the path does not fit."""
+        prefix, placeholder, _ = self.template.partition("{")
+        if not placeholder:
+            return "" if path == self.template else None
+        return path[len(prefix) :] or None if path.startswith(prefix) else None
+
+    def takes(self, method: str) -> bool:
+        """Whether it answers this method; HEAD is answered as GET is, without the body."""
+        return method == self.method or (method == "HEAD" and self.method == "GET")
+
+
+def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
+    """Answer a request by the handler of its route.
+
+    Raises:
+        ProblemError: There is no such path, or it does not take this method.
+    """
+    if not request.path.startswith("/"):
+        return _answer_without_path(request)
+    fitting = [route for route in routes if route.argument(request.path) is not None]
+    if not fitting:
+        known = ", ".join(f"{route.method} {route.template}" for route in routes)
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"no such path; there are {known}")
+    for route in fitting:
+        if route.takes(request.method):
+            return route.handler(request, route.argument(request.path) or "")
+    raise _wrong_method(request.path, request.method, [route.method for route in fitting])
+
+
+def template(routes: Sequence[Route], path: str) -> str | None:
+    """Return the template that a path fits, without what the client wrote into it."""
+    return next((r.template for r in routes if r.argument(path) is not None), None)
+
+
+def _answer_without_path(request: HTTPRequest) -> HTTPResponse:
+    """Answer OPTIONS of the server as a whole, and refuse CONNECT."""
+    if request.method != "OPTIONS":
+        raise _wrong_method("this endpoint", request.method, _SERVER_METHODS)
+    return HTTPResponse.json(
+        HTTPStatus.OK, {"methods": _SERVER_METHODS}, {"Allow": ", ".join(_SERVER_METHODS)}
+    )
+
+
+def _wrong_method(what: str, method: str, allowed: Sequence[str]) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        f"{what} takes {' and '.join(allowed)}, not {method[:20]}",
+        {"Allow": ", ".join(allowed)},
+    )

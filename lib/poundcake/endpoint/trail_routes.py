@@ -1,0 +1,96 @@
+"""Answer requests for the trail: one request, and the lists."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Callable
+
+from poundcake.config import Config
+from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
+from poundcake.endpoint.problems import ProblemError
+from poundcake.endpoint.query_parameters import PageQuery, parse_page, refuse_parameters
+from poundcake.endpoint.routes import Route
+from poundcake.trail import queries, search
+
+# A page that would be larger has fewer rows, and its `next` goes on after them.
+MAX_PAGE_BYTES = 2 << 20
+_FILTERS = (
+    "since",
+    "until",
+    "severity",
+    "alert_name",
+    "instance",
+    "status",
+    "outcome",
+    "fingerprint",
+    "before",
+)
+_INCIDENT_FILTERS = tuple(name for name in _FILTERS if name != "status")
+# The status of an execution is not one of an alert.
+_EXECUTION_FILTERS = tuple(name for name in _INCIDENT_FILTERS if name != "outcome")
+
+
+class TrailRoutes:
+    """The routes that read the tracking database."""
+
+    def __init__(self, config: Config, service: Service) -> None:
+        self._config = config
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application's list."""
+        return [
+            Route("GET", "/api/v1/status/{request_id}", self._status),
+            Route("GET", "/api/v1/executions/recent", self._recent_requests),
+            Route("GET", "/api/v1/alerts/active", self._active_alerts),
+            Route("GET", "/api/v1/st2/executions", self._executions),
+        ]
+
+    def _status(self, request: HTTPRequest, request_id: str) -> HTTPResponse:
+        refuse_parameters(request.query)
+        answer = self._service.status(request_id.lower())
+        if answer is None:
+            raise ProblemError(HTTPStatus.NOT_FOUND, "no request with this request_id is on record")
+        return HTTPResponse.json(HTTPStatus.OK, answer)
+
+    def _recent_requests(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        page = parse_page(request.query, _FILTERS, 20)
+        return self._page(queries.executions_recent, page, _FILTERS)
+
+    def _active_alerts(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        page = parse_page(request.query, _INCIDENT_FILTERS, 100)
+        stale_after_hours = self._config.stale_after_hours
+        return self._page(
+            queries.alerts_active, page, _INCIDENT_FILTERS, stale_after_hours=stale_after_hours
+        )
+
+    def _executions(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        page = parse_page(request.query, ("status", *_EXECUTION_FILTERS), 20)
+        return self._page(
+            queries.st2_executions,
+            page,
+            _EXECUTION_FILTERS,
+            status=page.texts["status"],
+            web_url=self._config.st2_web_url,
+        )
+
+    def _page(
+        self,
+        view: Callable[..., dict[str, Any]],
+        page: PageQuery,
+        filter_names: tuple[str, ...],
+        **more: Any,
+    ) -> HTTPResponse:
+        """Answer with a page of a list, of at most MAX_PAGE_BYTES unless it is a single row."""
+        filters = search.parse(None, **{name: page.texts[name] for name in filter_names})
+        limit = page.limit
+        while True:
+            answer = self._service.read(
+                view, filters=filters, limit=limit, offset=page.offset, **more
+            )
+            response = HTTPResponse.json(HTTPStatus.OK, answer)
+            size = len(response.body)
+            if size <= MAX_PAGE_BYTES or limit == 1:
+                return response
+            limit = max(1, min(limit // 2, limit * MAX_PAGE_BYTES // size))

@@ -1,0 +1,154 @@
+"""Accept a webhook: check it, put it into the journal, and only then answer 202."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timezone
+from http import HTTPStatus
+from typing import Mapping
+
+from poundcake import alertmanager
+from poundcake.alertmanager import PayloadError, Webhook
+from poundcake.announcement import Request
+from poundcake.config import Config
+from poundcake.endpoint import native
+from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
+from poundcake.endpoint.journal import JournalError
+from poundcake.endpoint.problems import ProblemError
+from poundcake.request_ids import body_sha256
+
+# The headers of a request that are stored. Never one that carries a credential.
+STORED_HEADERS = (
+    "User-Agent",
+    "Content-Type",
+    "Content-Length",
+    "X-Request-ID",
+    "X-Forwarded-For",
+    "Traceparent",
+)
+_MOST_HEADER_CHARACTERS = 1024
+# Parsing a body of this many bytes would stop every green thread for too long.
+_LARGE_BODY = 64 << 10
+
+
+class WebhookReceiver:
+    """Answers POST /api/v1/webhook."""
+
+    def __init__(self, config: Config, service: Service) -> None:
+        self._config = config
+        self._service = service
+
+    def accept(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        """Store a notification in the journal.
+
+        Raises:
+            ProblemError: It cannot be accepted: never (4xx), or not now (503).
+            ClientGoneError: The body did not arrive. There is no answer then, so that Alertmanager
+                tries again; it would not after a 408.
+        """
+        self._check_header(request)
+        self._check_backlog()
+        received_at = datetime.now(timezone.utc)
+        raw = request.body.read()
+        webhook = _parse(raw)
+        stored = Request(
+            request_id="",
+            received_at=received_at,
+            client_host=request.client_host,
+            client_request_id="",
+            method=request.method,
+            path=request.path,
+            headers=_stored_headers(request.headers),
+            body=raw.decode("utf-8-sig"),  # a byte order mark has done its work
+        )
+        alerts = len(webhook.alerts)
+        request_id = self._store(stored, _sender_request_id(request.headers), alerts)
+        self._service.metrics.alerts_received.inc(alerts)
+        return HTTPResponse.json(
+            HTTPStatus.ACCEPTED,
+            {
+                "status": "accepted",
+                "request_id": request_id,
+                "alerts_received": alerts,
+                "message": f"{alerts} alert{'' if alerts == 1 else 's'} on record",
+            },
+            {"X-Request-ID": request_id},
+        )
+
+    def _check_header(self, request: HTTPRequest) -> None:
+        """Raise ProblemError if the header says that the body cannot be used."""
+        length, most = request.body.length, self._config.max_body_bytes
+        if length is None:
+            raise ProblemError(HTTPStatus.LENGTH_REQUIRED, "send the body with Content-Length")
+        if length > most:
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body has {length} bytes, max_body_bytes is {most}: raise it in the pack's "
+                "configuration, or set max_alerts in Alertmanager's webhook_config",
+            )
+        if not _is_json(request.headers.get("content-type", "")):
+            raise ProblemError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "send the body as JSON in UTF-8, with Content-Type: application/json",
+            )
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ProblemError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "send the body as it is, without Content-Encoding",
+            )
+
+    def _check_backlog(self) -> None:
+        journal, limit = self._service.journal, self._config.backlog_limit
+        if journal is None:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, self._service.journal_problem())
+        if journal.backlog >= limit:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{journal.backlog} requests wait to be recorded, and backlog_limit is {limit}",
+            )
+
+    def _store(self, request: Request, wanted_id: str, alerts: int) -> str:
+        journal = self._service.journal
+        if journal is None:  # closed while the body was read
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, self._service.journal_problem())
+        try:
+            request_id = journal.accept(request, wanted_id, body_sha256(request.body), alerts)
+        except JournalError as error:
+            self._service.journal_failed(str(error))
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the journal cannot be written now: {error}"
+            ) from None
+        self._service.accepted()
+        return request_id
+
+
+def _parse(raw: bytes) -> Webhook:
+    try:
+        if len(raw) > _LARGE_BODY:
+            webhook: Webhook = native.run_in_native_thread(alertmanager.parse, raw)
+            return webhook
+        return alertmanager.parse(raw)
+    except PayloadError as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether this is application/json, in UTF-8 if it says in what."""
+    media_type, *parameters = content_type.lower().split(";")
+    charsets = [p.split("=", 1)[1].strip(' "') for p in parameters if "charset=" in p]
+    return media_type.strip() == "application/json" and charsets in ([], ["utf-8"])
+
+
+def _stored_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    values = {name: headers.get(name.lower(), "") for name in STORED_HEADERS}
+    return {name: value[:_MOST_HEADER_CHARACTERS] for name, value in values.items() if value}
+
+
+def _sender_request_id(headers: Mapping[str, str]) -> str:
+    """Return the sender's X-Request-ID if it is a UUID in lower case, else an empty string."""
+    given = headers.get("x-request-id", "")
+    try:
+        return given if len(given) == 36 and str(uuid.UUID(given)) == given else ""
+    except ValueError:
+        return ""

@@ -1,0 +1,41 @@
+"""Running endpoints for the tests of the HTTP side, each on plain threads and under eventlet."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lib.endpoints import KINDS, WAYS
+
+
+@pytest.fixture(scope="session", params=WAYS)
+def endpoint(request, tmp_path_factory):
+    """One without credentials, which no test stops."""
+    folder = tmp_path_factory.mktemp(f"open-{request.param}")
+    running = KINDS[request.param](folder).start().ready()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session", params=WAYS)
+def guarded(request, tmp_path_factory):
+    """One that wants a token, which no test stops."""
+    folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
+    config = {"auth_tokens": ["old-token", "new-token"]}
+    running = KINDS[request.param](folder, **config).start().ready()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=WAYS)
+def make(request, tmp_path):
+    """A function that starts an endpoint as the test wants it."""
+    started = []
+
+    def factory(settings=None, **config):
+        running = KINDS[request.param](tmp_path, settings, **config).start()
+        started.append(running)
+        return running.ready()
+
+    yield factory
+    for running in started:
+        running.stop()

@@ -1,0 +1,74 @@
+"""Which connection is closed when there are too many."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.endpoint.open_connections import OpenConnections, Phase
+
+
+class Opened:
+    """A connection that notes when it is aborted."""
+
+    def __init__(self, connections):
+        self.aborted = 0
+        self.slot = connections.admit(self.abort)
+
+    def abort(self):
+        self.aborted += 1
+
+
+@pytest.fixture
+def full():
+    """Three open connections, which are as many as there may be."""
+    connections = OpenConnections(3)
+    return connections, [Opened(connections) for _ in range(3)]
+
+
+def aborted(opened):
+    return [one.aborted for one in opened]
+
+
+def test_the_one_that_waited_longest_is_closed(full):
+    connections, opened = full
+    opened[0].slot.enter(Phase.BUSY)
+    opened[0].slot.enter(Phase.WAITING)
+    assert Opened(connections).slot
+    assert aborted(opened) == [0, 1, 0]
+    assert (len(connections), connections.evicted) == (3, 1)
+
+
+def test_one_that_lingers_is_closed_first(full):
+    connections, opened = full
+    opened[2].slot.enter(Phase.LINGERING)
+    Opened(connections)
+    assert aborted(opened) == [0, 0, 1]
+
+
+def test_one_that_is_busy_is_never_closed(full):
+    connections, opened = full
+    for one in opened:
+        assert one.slot.enter(Phase.BUSY)
+    assert Opened(connections).slot is None
+    assert aborted(opened) == [0, 0, 0]
+    assert connections.evicted == 1
+
+
+def test_one_that_was_closed_starts_no_request(full):
+    connections, opened = full
+    Opened(connections)
+    assert not opened[0].slot.enter(Phase.BUSY)
+    connections.leave(opened[0].slot)
+    assert len(connections) == 3
+
+
+def test_after_the_stop_no_request_starts_and_those_in_flight_finish(full):
+    connections, opened = full
+    opened[0].slot.enter(Phase.BUSY)
+    connections.stop()
+    assert connections.abort_idle() == 1
+    assert aborted(opened) == [0, 1, 1]
+    assert opened[0].slot.is_last_request
+    assert not opened[1].slot.enter(Phase.BUSY)
+    assert opened[0].slot.enter(Phase.LINGERING)
+    assert connections.abort_idle() == 0

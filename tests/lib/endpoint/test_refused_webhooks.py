@@ -1,0 +1,95 @@
+"""A webhook that is refused is counted, logged and shown: Alertmanager does not send it again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lib.endpoint.wire import exchange
+from tests.lib.endpoints import KINDS, WAYS, message
+from tests.lib.samples import webhook
+from tests.waiting import wait_for
+
+HOOK = "/api/v1/webhook"
+TOKEN = {"Authorization": "Bearer the-token"}
+QUICK = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def endpoint(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refusing-" + request.param)
+    config = {"auth_tokens": ["the-token"], "max_body_bytes": 2000}
+    running = KINDS[request.param](folder, QUICK, **config).start().ready()
+    yield running
+    running.stop()
+
+
+def counted(endpoint, reason):
+    text = endpoint.get("/metrics", **TOKEN).body.decode()
+    name = f'poundcake_refused_webhooks_total{{reason="{reason}"}} '
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
+    return float(line.rpartition(" ")[2])
+
+
+def refused(endpoint):
+    return endpoint.get("/api/v1/health", **TOKEN).json["refused"]
+
+
+@pytest.mark.parametrize(
+    "reason, status, data",
+    [
+        ("unauthenticated", 401, message("POST", HOOK, b"{}")),
+        ("invalid_payload", 400, message("POST", HOOK, b"{", **TOKEN)),
+        ("too_large", 413, message("POST", HOOK, b"x" * 2001, **TOKEN)),
+        ("media_type", 415, message("POST", HOOK, b"{}", Content_Type=None, **TOKEN)),
+        ("no_length", 411, message("POST", HOOK, **TOKEN)),
+        ("no_length", 411, message("POST", HOOK, Transfer_Encoding="chunked", **TOKEN)),
+        ("wrong_method", 405, message("GET", HOOK, **TOKEN)),
+        ("invalid_http", 400, message("POST", HOOK, b"{}", Content_Length="x", **TOKEN)),
+        ("invalid_http", 431, message("POST", HOOK, b"{}", X="x" * 70000, **TOKEN)),
+    ],
+)
+def test_each_reason(endpoint, reason, status, data):
+    before, count = counted(endpoint, reason), refused(endpoint)["count"]
+    assert exchange(endpoint, data).startswith(b"HTTP/1.1 %d " % status)
+    assert counted(endpoint, reason) == before + 1
+    found = refused(endpoint)
+    assert found["count"] == count + 1
+    last = found["last"]
+    assert (last["reason"], last["status"], last["sender"]) == (reason, status, "127.0.0.1")
+    assert last["detail"] and last["refused_at"].endswith("Z")
+
+
+def test_a_page_of_another_site(make):
+    endpoint = make()
+    assert endpoint.post(webhook(), Origin="http://evil.example").status == 403
+    assert refused(endpoint)["last"]["reason"] == "cross_site"
+
+
+def test_what_is_no_refused_webhook(make):
+    endpoint = make()
+    assert endpoint.get("/api/v1/no-such-path").status == 404
+    assert endpoint.get("/api/v1/alerts/active?x=1").status == 400
+    assert endpoint.post(webhook()).status == 202
+    assert refused(endpoint) == {"count": 0, "last": None}
+
+
+def test_our_own_trouble_is_not_a_refusal(make):
+    """Alertmanager sends it again."""
+    endpoint = make(backlog_limit=1)
+    endpoint.set_broker(up=False)
+    wait_for(lambda: endpoint.post(webhook()).status == 503)
+    assert refused(endpoint)["count"] == 0
+
+
+def test_the_log_says_who_and_why_and_not_for_each(tmp_path, caplog):
+    endpoint = KINDS["threads"](tmp_path, max_body_bytes=2000).start().ready()
+    try:
+        for _ in range(5):
+            assert endpoint.post(b"x" * 2001).status == 413
+        assert endpoint.post(b"{}", Content_Type="text/plain").status == 415
+    finally:
+        endpoint.stop()
+    lines = [line for line in caplog.text.splitlines() if "refused a webhook" in line]
+    assert len(lines) == 2
+    assert "127.0.0.1" in lines[0] and "max_body_bytes is 2000" in lines[0]
+    assert "media_type" in lines[1]

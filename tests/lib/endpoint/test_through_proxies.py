@@ -1,0 +1,101 @@
+"""The corpus through real proxies: no client gets or loses an answer by what another sends.
+
+A proxy that reuses its connections to the endpoint sends the requests of several clients on one of
+them. If the two disagreed on where a request ends, the rest of one client's body would become
+another client's request, and its answer another client's answer.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from tests.conftest import start
+from tests.lib.endpoint.framing_corpus import CASES, HOOK, LIVE
+from tests.lib.endpoint.proxies import PROXIES
+from tests.lib.endpoints import Client, InThreads, message
+
+pytestmark = pytest.mark.services
+
+TOKEN = "Bearer the-token"
+# The start of a request. It takes the next one on the connection for its own header or body.
+SWALLOWING_HEADER = b"GET /api/v1/health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Swallowed: "
+SWALLOWING_BODY = (
+    b"POST /api/v1/webhook HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 150\r\n\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory):
+    running = InThreads(tmp_path_factory.mktemp("proxied"), auth_tokens=["the-token"])
+    yield running.start().ready()
+    running.stop()
+
+
+@pytest.fixture(params=["reusing", "not reusing"])
+def reuses(request):
+    return request.param == "reusing"
+
+
+@pytest.fixture(params=sorted(PROXIES))
+def proxy(request, endpoint, reuses):
+    server = start(PROXIES[request.param], endpoint.port, reuses)
+    yield server
+    server.close()
+
+
+def attack(port, data):
+    """Send what a hostile client sends, and leave once something has come back."""
+    with Client(port, timeout=1) as client:
+        try:
+            client.send(data)
+            client.socket.recv(65536)
+            client.socket.settimeout(0.02)
+            while client.socket.recv(65536):
+                pass
+        except OSError:
+            pass  # it has heard enough, or has nothing more to say
+
+
+def attacks(swallowing):
+    """The corpus, and if `swallowing` again with the start of a request in place of SMUGGLED."""
+    for case in CASES:
+        if len(case.data) < 9000:  # no proxy forwards longer headers
+            yield case.data
+            head, separator, _ = case.data.partition(b"GET /smuggled")
+            if swallowing and separator and case.name.startswith(("length", "coding", "field")):
+                yield head + SWALLOWING_HEADER
+            if swallowing and separator and case.name.startswith("length"):
+                yield head + SWALLOWING_BODY
+
+
+def check_bystander(client):
+    """Send two requests as a client that has nothing to do with the attack."""
+    request_id = str(uuid.uuid4())
+    body = json.dumps({"alerts": [], "receiver": request_id}).encode()
+    client.send(message("POST", HOOK, body, Authorization=TOKEN, X_Request_ID=request_id))
+    answer = client.read()
+    assert (answer.status, answer.headers["x-request-id"]) == (202, request_id)
+    client.send(message("GET", LIVE))
+    answer = client.read()
+    assert (answer.status, answer.json) == (200, {"status": "alive"})
+    return request_id, body
+
+
+def test_no_request_is_answered_for_another(proxy, endpoint, reuses):
+    before = {entry[0] for entry in endpoint.entries()}
+    sent = {}
+    for data in attacks(swallowing=reuses):
+        attack(proxy.port, data)
+        with Client(proxy.port) as client:
+            try:
+                request_id, body = check_bystander(client)
+            except (AssertionError, AttributeError, KeyError, OSError) as error:
+                pytest.fail(f"after {data!r}: {error!r}")
+        sent[request_id] = body
+    stored = {entry[0]: entry[1] for entry in endpoint.entries() if entry[0] not in before}
+    # The attacker has no token: what is stored are the bystanders' webhooks, verbatim.
+    assert stored == sent

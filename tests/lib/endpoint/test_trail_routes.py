@@ -1,0 +1,122 @@
+"""The routes of the trail: pages, filters, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.config import Config
+from poundcake.endpoint.http_messages import HTTPRequest
+from poundcake.endpoint.trail_routes import MAX_PAGE_BYTES, TrailRoutes
+from tests.lib.endpoint.problem_documents import check_problem
+
+LISTS = ("/api/v1/executions/recent", "/api/v1/alerts/active", "/api/v1/st2/executions")
+UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/status/" + UNKNOWN,
+        "/api/v1/status/x",
+        "/api/v1/status/%27%3B%20DROP",
+        "/api/v1/status/%00",
+        "/api/v1/status/" + "x" * 50000,
+        "/api/v1/status/a/b",
+    ],
+)
+def test_a_status_of_nothing(endpoint, path):
+    check_problem(endpoint.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    "query, field",
+    [
+        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("limit=", "limit"),
+        ("limit=1.5", "limit"),
+        ("limit=%D9%A1", "limit"),
+        ("limit=" + "9" * 5000, "limit"),
+        ("offset=-1", "offset"),
+        ("offset=1001", "offset"),
+        ("offset=99999999999999999999", "offset"),
+        ("since=yesterday", "since"),
+        ("since=1h&until=2h", "until"),
+        ("before=x", "before"),
+        ("before=2026-01-14T12:00:00Z/e/1/1", "before"),
+        ("before=2026-01-14T12:00:00Z/" + "9" * 19, "before"),
+        ("nonsense=1", "nonsense"),
+        ("LIMIT=1", "LIMIT"),
+        ("limit=1&limit=x", "limit"),
+    ],
+)
+def test_a_query_that_is_wrong_names_its_parameter(endpoint, query, field):
+    for path in LISTS:
+        assert check_problem(endpoint.get(path + "?" + query), 400)["field"] == field
+
+
+@pytest.mark.parametrize("query", ["limit=1", "limit=1000&offset=0", "offset=1000"])
+def test_the_bounds_of_a_page(endpoint, query):
+    for path in LISTS:
+        assert endpoint.get(path + "?" + query).status == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "severity=%27%20OR%201=1",
+        "alert_name=%00",
+        "instance=%ff%fe",
+        "severity=" + "x" * 20000,
+        "alert_name=%25s&instance=%3Ax",
+        "severity=%F0%9F%8D%B0",
+    ],
+)
+def test_a_hostile_filter_finds_nothing(endpoint, query):
+    answer = endpoint.get("/api/v1/alerts/active?" + query)
+    assert (answer.status, answer.json) == (200, {"active_alerts": [], "count": 0})
+
+
+def test_too_many_parameters(endpoint):
+    check_problem(endpoint.get("/api/v1/alerts/active?" + "limit=1&" * 50), 400)
+
+
+class Trail:
+    """A service whose rows all have the same size. asked: the limits that it was asked with."""
+
+    def __init__(self, row_bytes):
+        self.row_bytes = row_bytes
+        self.asked = []
+
+    def read(self, view, filters, limit, offset, **more):
+        self.asked.append(limit)
+        return {"rows": ["x" * self.row_bytes] * limit, "next": f"after {limit}"}
+
+
+def page_of(trail, limit):
+    routes = {route.template: route for route in TrailRoutes(Config(), trail).routes()}
+    request = HTTPRequest("GET", LISTS[0], f"limit={limit}", "", {}, "192.0.2.1", False, None)
+    return routes[LISTS[0]].handler(request, "")
+
+
+class TestPageSize:
+    """Four requests with 10,000 alerts once made a page of 8.8 MB."""
+
+    def test_a_page_that_is_too_large_is_asked_for_again_with_fewer_rows(self):
+        trail = Trail(MAX_PAGE_BYTES // 10)
+        response = page_of(trail, 1000)
+        assert len(response.body) <= MAX_PAGE_BYTES
+        assert trail.asked[0] == 1000 and 1 < trail.asked[-1] <= 10
+        assert f"after {trail.asked[-1]}".encode() in response.body
+
+    def test_a_single_row_is_shown_whatever_its_size(self):
+        trail = Trail(2 * MAX_PAGE_BYTES)
+        assert len(page_of(trail, 4).body) > MAX_PAGE_BYTES
+        assert trail.asked[-1] == 1
+
+    def test_any_other_page_is_asked_for_once(self):
+        trail = Trail(10)
+        page_of(trail, 1000)
+        assert trail.asked == [1000]

@@ -1,0 +1,201 @@
+"""POST /api/v1/webhook: what is accepted, what is refused, and what is stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+
+import pytest
+
+from tests.lib.endpoint.problem_documents import check_problem
+from tests.lib.endpoints import message
+from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
+
+HOOK = "/api/v1/webhook"
+# Fixed: several processes that share the tests must all find the same.
+SOME_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+OTHER_ID = "7c2d9e58-1f4b-4a6d-8e3c-91b5d0a7f213"
+
+
+class TestAccepted:
+    def test_answer(self, endpoint):
+        answer = endpoint.post(webhook(alert(), alert("B")))
+        assert answer.status == 202
+        assert answer.headers["content-type"] == "application/json"
+        found = answer.json
+        assert set(found) == {"status", "request_id", "alerts_received", "message"}
+        assert (found["status"], found["alerts_received"]) == ("accepted", 2)
+        assert str(uuid.UUID(found["request_id"])) == found["request_id"]
+        assert answer.headers["x-request-id"] == found["request_id"]
+        assert found["request_id"] in [entry[0] for entry in endpoint.entries()]
+
+    def test_without_alerts(self, endpoint):
+        answer = endpoint.post({"alerts": []})
+        assert (answer.status, answer.json["alerts_received"]) == (202, 0)
+
+    def test_one_broken_alert_does_not_cost_the_others(self, endpoint):
+        answer = endpoint.post(webhook(alert(), 5, {"labels": 3}))
+        assert (answer.status, answer.json["alerts_received"]) == (202, 3)
+
+    def test_the_body_is_stored_verbatim(self, endpoint):
+        body = '{ "alerts" : [ ],\n "x": "{{ st2kv.system.x }} é \\ud800" }'.encode()
+        request_id = endpoint.accept(body)
+        assert {e[0]: e[1] for e in endpoint.entries()}[request_id] == body
+
+    def test_its_trail(self, endpoint):
+        request_id = endpoint.accept(webhook(alert("Trail")))
+        status = "/api/v1/status/" + request_id
+        wait_for(lambda: endpoint.get(status).json["status"] not in ("accepted", "announced"))
+        alerts = endpoint.get(status).json["alerts"]
+        assert [one["alert_name"] for one in alerts] == ["Trail"]
+        assert endpoint.get("/api/v1/status/" + request_id.upper()).status == 200
+
+    @pytest.mark.parametrize(
+        "media_type",
+        [
+            "application/json",
+            "application/json; charset=utf-8",
+            'Application/JSON;charset="UTF-8"',
+        ],
+    )
+    def test_media_types(self, endpoint, media_type):
+        assert endpoint.post(webhook(), Content_Type=media_type).status == 202
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "headers, hint",
+        [
+            ({"Content_Type": None}, "Content-Type: application/json"),
+            ({"Content_Type": ""}, "Content-Type: application/json"),
+            ({"Content_Type": "text/plain"}, "Content-Type: application/json"),
+            ({"Content_Type": "application/x-www-form-urlencoded"}, "application/json"),
+            ({"Content_Type": "application/json; charset=latin-1"}, "UTF-8"),
+            ({"Content_Type": "application/jsonx"}, "application/json"),
+            ({"Content_Encoding": "gzip"}, "Content-Encoding"),
+        ],
+    )
+    def test_what_is_not_plain_json_is_told_what_is_right(self, endpoint, headers, hint):
+        before = len(endpoint.entries())
+        assert hint in check_problem(endpoint.post(webhook(), **headers), 415)["detail"]
+        assert len(endpoint.entries()) == before
+
+    @pytest.mark.parametrize(
+        "body, field",
+        [
+            (b"", "body"),
+            (b"{", "body"),
+            (b"\xff\xfe", "body"),
+            (b"[]", "body"),
+            (b"null", "body"),
+            (b'{"alerts": [], "x": NaN}', "body"),
+            (b"{}", "alerts"),
+            (b'{"alerts": null}', "alerts"),
+            (b'{"alerts": {}}', "alerts"),
+            (b'{"alerts": [], "status": "{{x}}"}', "status"),
+            (b'{"alerts": [], "receiver": 1}', "receiver"),
+            (b'{"alerts": [], "truncatedAlerts": "x"}', "truncatedAlerts"),
+            (b"[" * 100000, "body"),
+        ],
+    )
+    def test_a_body_that_can_never_be_used_names_its_field(self, endpoint, body, field):
+        before = len(endpoint.entries())
+        found = check_problem(endpoint.post(body), 400)
+        assert found["field"] == field
+        assert field in found["detail"]
+        assert len(endpoint.entries()) == before
+
+    def test_no_length(self, endpoint):
+        found = check_problem(endpoint.ask("POST", HOOK), 411)
+        assert "Content-Length" in found["detail"]
+
+    def test_too_large(self, make):
+        endpoint = make(max_body_bytes=2000)
+        body = json.dumps({"alerts": [], "x": "y"}).encode()
+        assert endpoint.post(body + b" " * (2000 - len(body))).status == 202
+        found = check_problem(endpoint.post(body + b" " * (2001 - len(body))), 413)
+        assert "2000" in found["detail"] and "max_body_bytes" in found["detail"]
+
+
+class TestRequestIDs:
+    def test_a_senders_uuid_is_used(self, endpoint):
+        wanted = str(uuid.uuid4())
+        for _ in range(2):
+            assert endpoint.accept(webhook(), X_Request_ID=wanted) == wanted
+        assert [e[0] for e in endpoint.entries()].count(wanted) == 1
+
+    def test_with_another_body_it_is_only_kept(self, endpoint):
+        wanted = str(uuid.uuid4())
+        endpoint.post(webhook(), X_Request_ID=wanted)
+        other = endpoint.accept(webhook(alert()), X_Request_ID=wanted)
+        assert other != wanted
+        assert {e[0]: e[3] for e in endpoint.entries()}[other] == wanted
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "",
+            "x",
+            "{{ st2kv.system.x }}",
+            SOME_ID.upper(),
+            "{" + SOME_ID + "}",
+            "urn:uuid:" + SOME_ID,
+            SOME_ID.replace("-", ""),
+            SOME_ID + "," + OTHER_ID,
+            "x" * 60000,
+            "é" * 36,
+        ],
+    )
+    def test_anything_else_is_ignored(self, endpoint, given):
+        answer = endpoint.post(webhook(), X_Request_ID=given)
+        assert answer.status == 202
+        found = answer.json["request_id"]
+        assert found != given and str(uuid.UUID(found)) == found
+
+    def test_two_are_ignored(self, endpoint):
+        wanted = str(uuid.uuid4())
+        twice = f"X-Request-ID: {wanted}\r\n" * 2
+        data = message("POST", HOOK, b'{"alerts": []}').replace(b"Host", twice.encode() + b"Host")
+        with endpoint.client() as client:
+            client.send(data)
+            assert client.read().json["request_id"] != wanted
+
+
+class TestStoredHeaders:
+    def test_only_those_on_the_list_are_stored(self, endpoint):
+        secret = "hush-" + str(uuid.uuid4())
+        answer = endpoint.post(
+            webhook(),
+            Authorization="Bearer " + secret,
+            Cookie=secret,
+            Proxy_Authorization=secret,
+            X_Api_Key=secret,
+            User_Agent="Alertmanager/0.25 {{x}}",
+            Traceparent="00-abc",
+            X_Forwarded_For="192.0.2.1",
+        )
+        stored = {e[0]: e[2] for e in endpoint.entries()}[answer.json["request_id"]]
+        assert secret not in stored
+        found = json.loads(stored)
+        assert set(found) == {
+            "User-Agent",
+            "Content-Type",
+            "Content-Length",
+            "X-Forwarded-For",
+            "Traceparent",
+        }
+        assert found["User-Agent"] == "Alertmanager/0.25 {{x}}"
+        folder = endpoint.config["state_dir"]
+        for name in os.listdir(folder):
+            try:
+                with open(os.path.join(folder, name), "rb") as file:
+                    assert secret.encode() not in file.read()
+            except FileNotFoundError:
+                assert name.endswith(("-shm", "-wal"))  # SQLite removes them when it is done
+
+    def test_a_long_one_is_cut(self, endpoint):
+        answer = endpoint.post(webhook(), User_Agent="x" * 50000)
+        stored = {e[0]: e[2] for e in endpoint.entries()}[answer.json["request_id"]]
+        assert len(json.loads(stored)["User-Agent"]) <= 1024

@@ -1,0 +1,33 @@
+"""Send bytes to an endpoint and read what comes back."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+_STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d\d\d) ")
+
+
+def exchange(endpoint, data):
+    """Return all that comes back for these bytes, once the client has nothing more to say."""
+    with endpoint.client() as client:
+        try:
+            client.send(data)
+            client.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has heard enough
+        chunks = []
+        try:
+            while True:
+                chunk = client.socket.recv(65536)
+                if not chunk:
+                    break
+                chunks.append(chunk)
+        except OSError:
+            pass
+        return b"".join(chunks)
+
+
+def statuses(received):
+    """Return the statuses of all answers, in their order."""
+    return tuple(int(status) for status in _STATUS.findall(received))

@@ -1,0 +1,174 @@
+"""What an action learns when it asks the endpoint: an answer, a refusal, or why there is none."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from poundcake import endpoint_client
+from poundcake.config import Config, load
+from poundcake.endpoint_client import Answered, Refused, Unreachable
+from tests import services
+from tests.lib.certificates import Authority
+from tests.lib.endpoints import KINDS
+from tests.lib.samples import webhook
+from tests.waiting import wait_for
+
+UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts an endpoint, without waiting for it."""
+    started = []
+
+    def factory(**config):
+        running = KINDS["threads"](tmp_path, **config).start()
+        started.append(running)
+        return running
+
+    yield factory
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture
+def impostor():
+    """A function that has another server answer: it returns the configuration to ask it with."""
+    servers = []
+
+    def factory(status, body, **headers):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return Config(endpoint_url=f"http://127.0.0.1:{server.server_address[1]}")
+
+    yield factory
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_health_and_status(start):
+    running = start(auth_tokens=["the-token"]).ready()
+    config = load({"port": running.port, "auth_tokens": ["the-token"]})
+    health = endpoint_client.health(config)
+    assert isinstance(health, Answered)
+    assert health.document["status"] in ("ok", "degraded")
+    request_id = running.accept(webhook(), Authorization="Bearer the-token")
+    status = endpoint_client.status(config, request_id)
+    assert isinstance(status, Answered)
+    assert status.document["request_id"] == request_id
+
+
+@pytest.mark.parametrize("request_id", [UNKNOWN, "nothing", "../../health", "a/b?c"])
+def test_a_request_that_the_endpoint_does_not_know(start, request_id):
+    running = start().ready()
+    found = endpoint_client.status(load({"port": running.port}), request_id)
+    assert isinstance(found, Refused) and found.status == 404
+
+
+def test_health_that_is_not_good_is_an_answer(start, tmp_path):
+    (tmp_path / "in-the-way").write_text("")
+    running = start(state_dir=str(tmp_path / "in-the-way" / "state")).ready(journal=False)
+    found = endpoint_client.health(load({"port": running.port}))
+    assert isinstance(found, Answered)
+    assert found.document["status"] == "unavailable"
+
+
+def test_wrong_credentials_are_not_called_no_answer(start):
+    running = start(auth_tokens=["the-token"])
+    running.ready()
+    wrong = load({"port": running.port, "auth_tokens": ["wrong"]})
+    for found in (endpoint_client.health(wrong), endpoint_client.status(wrong, UNKNOWN)):
+        assert isinstance(found, Refused) and found.status == 401
+        assert str(found).startswith(f"http://127.0.0.1:{running.port} answered 401")
+        assert "credentials" in str(found) and "endpoint_url" in str(found)
+        assert "wrong" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "status, body",
+    [
+        (200, b"<html>It works!</html>"),
+        (200, b"null"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, b'"components"'),
+        (200, b""),
+        (200, b"\xff\xfe"),
+        (503, b"<html>Service Unavailable</html>"),
+        (502, b"null"),
+        (404, json.dumps({"detail": None}).encode()),
+        (500, json.dumps({"components": {}, "request_id": ""}).encode()),
+    ],
+)
+def test_what_is_not_the_endpoint_is_never_an_answer(impostor, status, body):
+    config = impostor(status, body)
+    for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
+        assert isinstance(found, Refused) and found.status == status
+        assert f"answered {status}" in str(found)
+
+
+def test_no_redirect_is_followed(impostor):
+    elsewhere = impostor(200, json.dumps({"components": {}}).encode())
+    found = endpoint_client.health(impostor(302, b"", Location=elsewhere.endpoint_url))
+    assert isinstance(found, Refused) and found.status == 302
+
+
+def test_nobody_there():
+    port = services.free_port()
+    config = load({"port": port})
+    for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
+        assert found == Unreachable(f"http://127.0.0.1:{port}", "Connection refused")
+        assert str(found).startswith(f"no answer from http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("url", ["http://nosuch.invalid", "http://127.0.0.1:99999"])
+def test_a_url_that_leads_nowhere(url):
+    found = endpoint_client.health(Config(endpoint_url=url))
+    assert isinstance(found, Unreachable) and found.reason
+
+
+def test_no_proxy_is_asked(start, monkeypatch):
+    """It would see the token."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{services.free_port()}")
+    running = start().ready()
+    assert isinstance(endpoint_client.health(load({"port": running.port})), Answered)
+
+
+class TestCertificate:
+    def test_the_endpoints_own_is_pinned(self, start, tmp_path):
+        authority = Authority(tmp_path)
+        elsewhere = authority.issue("elsewhere", "192.0.2.1")
+        files = dict(zip(("tls_certificate", "tls_key"), elsewhere))
+        running = start(basic_auth="on-call:a-word", **files)
+        config = load(running.config)
+        wait_for(lambda: isinstance(endpoint_client.health(config), Answered))
+        other, _ = authority.issue("other")
+        found = endpoint_client.health(load(dict(running.config, tls_certificate=other)))
+        assert isinstance(found, Unreachable)
+
+    def test_one_that_cannot_be_read(self, tmp_path):
+        missing, empty = tmp_path / "missing", tmp_path / "empty"
+        empty.write_text("")
+        for path in (missing, empty):
+            found = endpoint_client.health(Config(tls_certificate=str(path)))
+            assert isinstance(found, Unreachable)
+        assert str(missing) in endpoint_client.health(Config(tls_certificate=str(missing))).reason
