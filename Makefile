@@ -1,55 +1,61 @@
-# Needs Python 3.8 or later and make, and nothing else. `make help` says what there is.
+# Needs Python 3.8 or later and make, and nothing else. `make help` lists the targets.
 
 PYTHON ?= python3
 # Interpreters for `make test-all`; by default every Python from 3.8 to 3.12 that is found.
 PYTHONS ?=
-# More arguments: `make test TESTS="tests/lib/test_schema.py -k meta"`, `make run ARGS="--port 8001"`.
-# Three processes share the tests, which wait much of the time; TESTS="-n 0 --pdb ..." runs one.
+# More arguments: `make test TESTS="tests/lib/test_config.py -k bounds"`, `make run ARGS="--port 8001"`.
+# Several processes share the tests, which wait much of the time; TESTS="-n 0 --pdb ..." uses one.
 TESTS ?=
 ARGS ?=
-# INSTALL=0: `make test` installs none of the distribution's packages, as root either.
+# INSTALL=0: `make test` installs none of the distribution's packages, even as root.
 INSTALL ?= 1
 export INSTALL
+# The tests start hundreds of Python processes: without compiled files each would compile the pack.
+unexport PYTHONDONTWRITEBYTECODE
 
 REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
 	--no-deps-r standalone/requirements-orquesta.txt
+PYTEST = .venv/bin/python -m pytest -rs -n 4 --dist loadgroup
 
-# The tests elsewhere that make inputs up, which `make fuzz` has do so for longer.
+# The tests elsewhere that make up inputs; `make fuzz` lets them make up more.
 FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py
 
-help: ## What there is
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
-demo: .venv ## See it work: alerts sent to the pack without StackStorm, and the trail they leave
+demo: .venv ## See it work: send alerts to the pack without StackStorm, and show the trail they leave
 	@.venv/bin/python -m standalone.demo $(ARGS)
 
-run: .venv ## The pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
+run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
 	@.venv/bin/python -m standalone $(ARGS)
 
+test-fast: .venv ## The tests while you work, in a minute: no servers, no endpoint in a process of its own
+	@$(PYTEST) -q -m "not services and not processes" $(TESTS)
+
 test: services .venv ## All tests (TESTS="..." for some; INSTALL=0: without installing servers)
-	@.venv/bin/python -m pytest -rs -n 3 --dist loadgroup $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")
 	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)
 
-faults: services .venv ## Processes, broker and database killed under load, and nothing lost (ARGS="--help")
+lint: .venv-lint ## Check format, mistakes, types, imports, and the pack's files against StackStorm's rules
+	@.venv-lint/bin/python scripts/lint.py
+
+faults: services .venv ## Kill processes, broker and database under load; nothing may be lost (ARGS="--help")
 	@.venv/bin/python -m tests.faults $(ARGS)
 
 fuzz: .venv .venv-fuzz ## Wild inputs: parsers, stateful models, schemathesis, a million requests (ARGS="--help")
-	@HYPOTHESIS_PROFILE=fuzz SCHEMATHESIS_EXAMPLES=300 .venv/bin/python -m pytest -rs \
-	-n 4 --dist loadgroup -m "not services" tests/fuzz $(FUZZED) $(TESTS)
+	@HYPOTHESIS_PROFILE=fuzz SCHEMATHESIS_EXAMPLES=300 $(PYTEST) -m "not services" \
+	tests/fuzz $(FUZZED) $(TESTS)
 	@.venv/bin/python -m tests.fuzz.flood --requests 1000000 $(ARGS)
 
-mutate: services .venv ## Each defence broken once, in a copy: whether the tests see it (ARGS="--help")
+mutate: services .venv ## Remove each defence in a copy of the tree: do the tests notice? (ARGS="--help")
 	@.venv/bin/python -m tests.defences $(ARGS)
 
-lint: .venv-lint ## Formatting, mistakes, and every file of the pack against StackStorm's rules
-	@.venv-lint/bin/python scripts/lint.py
-
-bench: .venv ## How long views and records take, short history against long (ARGS="--help")
+bench: .venv ## Measure views and records, with a short history and with a long one (ARGS="--help")
 	@.venv/bin/python -m bench $(ARGS)
 
-live: .venv ## The scenarios against a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
+live: .venv ## Run the scenarios on a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
 	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the address of the API \
 	of a StackStorm with this pack installed, for example https://stackstorm.example/api"; exit 2; }
 	@test -n "$$ST2_API_KEY$$ST2_AUTH_TOKEN" || { echo "make live needs ST2_API_KEY (made by \
@@ -57,15 +63,15 @@ live: .venv ## The scenarios against a live StackStorm (ST2_API_URL and ST2_API_
 	@.venv/bin/python -m pytest -rs tests/scenarios $(TESTS)
 
 clean: ## Remove the environments and what the tools left behind
-	rm -rf .venv .venv-* .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .*_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-# Quick when nothing changed: the script compares the requirements with a stamp.
+# Quick if nothing changed: the script compares the requirements with a stamp.
 .venv:
 	@$(PYTHON) scripts/venv.py .venv $(REQUIREMENTS)
 
 .venv-lint:
-	@$(PYTHON) scripts/venv.py .venv-lint -r requirements-lint.txt
+	@$(PYTHON) scripts/venv.py .venv-lint -r requirements.txt -r requirements-lint.txt
 
 .venv-fuzz:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" && \
@@ -76,4 +82,5 @@ services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all lint fuzz bench live clean services .venv .venv-lint .venv-fuzz
+.PHONY: help demo run test-fast test test-all lint faults fuzz mutate bench live clean services \
+	.venv .venv-lint .venv-fuzz

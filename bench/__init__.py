@@ -1,5 +1,7 @@
 """Measurements of the pack: see README.md in this folder."""
 
+from __future__ import annotations
+
 import os
 import sys
 

@@ -5,6 +5,8 @@
 Ends with 1 where one of them does.
 """
 
+from __future__ import annotations
+
 import subprocess
 import sys
 

@@ -9,6 +9,8 @@ own. With max_connections for all of them, and with the default, under which the
 Ends with 1 where the client's p99 is 100 ms or more, or an answer is not 202.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import http.client

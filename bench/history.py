@@ -11,6 +11,8 @@ notification: 50 groups take turns, one request every 31.5 seconds. Lengths are 
 backwards, so that the end is the same however far back the history goes.
 """
 
+from __future__ import annotations
+
 import argparse
 import glob
 import hashlib

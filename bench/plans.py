@@ -6,6 +6,8 @@ Asks the database for its plan (EXPLAIN; EXPLAIN QUERY PLAN) of every statement 
 Ends with 1 where one of them reads a whole table of the history, or a whole index without a limit.
 """
 
+from __future__ import annotations
+
 import sys
 from contextlib import contextmanager
 

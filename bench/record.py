@@ -8,6 +8,8 @@ StackStorm runs it, and the calls of one request are a sample. A call of `record
 with --process it ends with 1 where the one call takes more than a twentieth of the time.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

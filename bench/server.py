@@ -5,6 +5,8 @@
 runs it until Ctrl-C and says how to connect.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys

@@ -10,6 +10,8 @@ reaches the limit, or where that of all calls of a view is more than twice that 
 In the table, `other_severity` is the severity of another alert: the filters mostly match nothing.
 """
 
+from __future__ import annotations
+
 import os
 import random
 import sys

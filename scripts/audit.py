@@ -1,60 +1,69 @@
-"""Whether a version that the pack's requirements lead to is known to be vulnerable.
+"""Ask the OSV database for known vulnerabilities in the versions that the pack installs.
 
     .venv-lint/bin/python scripts/audit.py
 
-pip-audit asks the OSV database (https://osv.dev), in an environment of its own. Ends with 1 where a
-vulnerability is known, with 3 where it could not be asked; then it says why.
+pip-audit asks the database (https://osv.dev) from an environment of its own. The exit code is 1
+where a vulnerability is known and 3 where the database could not be asked.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
 import urllib.request
+from typing import NamedTuple
 
-SERVICE = "https://api.osv.dev/v1/vulns/OSV-2020-111"
+HOST = "https://api.osv.dev"
+PROBE = f"{HOST}/v1/vulns/OSV-2020-111"
 ENVIRONMENT = ".venv-audit"
-COULD_NOT = 3
+COULD_NOT_ASK = 3
 
 
-def main():
+class Audit(NamedTuple):
+    """The result of an audit: an exit code, and what to tell the reader."""
+
+    code: int
+    report: str
+
+
+def audit() -> Audit:
+    """Audit requirements.txt; the working directory is the root of the project."""
     try:
-        urllib.request.urlopen(SERVICE, timeout=5).close()
+        urllib.request.urlopen(PROBE, timeout=5).close()
     except OSError as error:
-        could_not("{} does not answer ({})".format(SERVICE.split("/v1")[0], error))
+        return Audit(COULD_NOT_ASK, f"{HOST} does not answer ({error})")
     made = run(sys.executable, "scripts/venv.py", ENVIRONMENT, "-r", "requirements-audit.txt")
     if made.returncode:
-        could_not("pip-audit cannot be installed: " + last_line(made))
-    audit = run(
+        return Audit(COULD_NOT_ASK, f"pip-audit cannot be installed: {last_line(made)}")
+    asked = run(
         os.path.join(ENVIRONMENT, "bin", "python"),
         *"-m pip_audit -r requirements.txt -s osv -f json --progress-spinner off".split(),
     )
     try:
-        dependencies = json.loads(audit.stdout)["dependencies"]
+        dependencies = json.loads(asked.stdout)["dependencies"]
     except ValueError:
-        could_not(last_line(audit))
+        return Audit(COULD_NOT_ASK, last_line(asked))
     unknown = [d["name"] for d in dependencies if "skip_reason" in d]
     if not dependencies or unknown:
-        could_not("not found: " + ", ".join(unknown))
-    found = [(d["name"], d["version"], v["id"]) for d in dependencies for v in d["vulns"]]
-    for name, version, id_ in found:
-        print(f"{name} {version}: {id_}")
-    print(f"{len(dependencies)} packages, {len(found)} known vulnerabilities")
-    sys.exit(1 if found else 0)
+        return Audit(COULD_NOT_ASK, f"not found: {', '.join(unknown)}")
+    found = [f"{d['name']} {d['version']}: {v['id']}" for d in dependencies for v in d["vulns"]]
+    summary = f"{len(dependencies)} packages, {len(found)} known vulnerabilities"
+    return Audit(1 if found else 0, "\n".join([*found, summary]))
 
 
-def run(*command):
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command and keep what it prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def last_line(ended):
+def last_line(ended: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line that a command printed to stderr."""
     return (ended.stderr.strip().splitlines() or ["no output"])[-1]
 
 
-def could_not(reason):
-    print(reason)
-    sys.exit(COULD_NOT)
-
-
 if __name__ == "__main__":
-    main()
+    result = audit()
+    print(result.report)
+    sys.exit(result.code)

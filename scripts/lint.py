@@ -1,97 +1,114 @@
-"""Everything `make lint` looks at, in one go: each check runs, and what fails is named at the end.
+"""Run every check of `make lint`, then name those that failed and those that were skipped.
 
 .venv-lint/bin/python scripts/lint.py
 """
 
-import glob
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
 import sys
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
 
-from audit import COULD_NOT
+import audit
 
-QUIET = subprocess.DEVNULL
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("actions", "bench", "lib", "scripts", "sensors", "standalone", "tests")
 
 
-def main():
+class Check(NamedTuple):
+    """A command that ends with 0 where what it checks is right."""
+
+    name: str
+    command: list[str]
+
+
+def main() -> None:
+    """Run all checks, whatever the first ones say."""
     os.chdir(ROOT)
-    python = [sys.executable, "-m"]
-    code = sorted(
-        name
-        for name in ("actions", "bench", "lib", "scripts", "sensors", "standalone", "tests")
-        if os.path.isdir(name)
-    )
-    checks = [
-        ("ruff format", python + ["ruff", "format", "--check", "--diff", "--quiet"] + code),
-        ("ruff check", python + ["ruff", "check", "--quiet"] + code),
-        ("the pack's content", python + ["tests.content"]),
-        ("shell scripts", ["sh", "-n", "scripts/install_services.sh"]),
-        ("shell scripts", ["bash", "-n", ".ci/run"]),
-    ]
-    failed, skipped = [], []
-    checks += [check for check in configurations() if tool_at_hand(check, skipped)]
-    for name, command in checks:
-        if not passes(command):
-            failed.append(name)
-    audit = subprocess.run([sys.executable, "scripts/audit.py"], stdout=subprocess.PIPE, text=True)
-    if audit.returncode == COULD_NOT:
-        skipped.append("known vulnerabilities: " + audit.stdout.strip())
-    elif audit.returncode:
-        print(audit.stdout)
+    checks, skipped = code_checks(), []
+    for check in configuration_checks():
+        if shutil.which(check.command[0]):
+            checks.append(check)
+        else:
+            skipped.append(f"{check.name} ({check.command[0]} is not installed)")
+    failed = [check.name for check in checks if not passes(check)]
+    code, report = audit.audit()
+    if code == audit.COULD_NOT_ASK:
+        skipped.append(f"known vulnerabilities: {report}")
+    elif code:
+        print(report)
         failed.append("known vulnerabilities")
-    if skipped:
-        print("skipped: " + "; ".join(skipped))
+    for name in skipped:
+        print(f"skipped: {name}")
     if failed:
-        sys.exit("lint: failed: " + ", ".join(dict.fromkeys(failed)))
+        sys.exit(f"lint: failed: {', '.join(failed)}")
     print(f"lint: {len(checks)} checks passed, {len(skipped)} skipped")
 
 
-def passes(command):
-    """Quiet where it does."""
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if run.returncode:
-        print(run.stdout.decode(errors="replace"), flush=True)
-    return run.returncode == 0
+def code_checks() -> list[Check]:
+    """Return the checks of the project's own files. Their tools are in this environment."""
+    python = [sys.executable, "-m"]
+    # lint-imports is a program without a module that `python -m` could run.
+    lint_imports = str(Path(sys.executable).with_name("lint-imports"))
+    return [
+        Check("ruff format", [*python, "ruff", "format", "--check", "--diff", "--quiet", *CODE]),
+        Check("ruff check", [*python, "ruff", "check", "--quiet", *CODE]),
+        Check("types", [*python, "mypy", "--no-error-summary"]),
+        Check("imports", [lint_imports]),
+        Check("the pack's content", [*python, "tests.content"]),
+        Check("scripts/install_services.sh", ["sh", "-n", "scripts/install_services.sh"]),
+        Check(".ci/run", ["bash", "-n", ".ci/run"]),
+    ]
 
 
-def configurations():
-    """The example configurations, each by the tool that reads it in earnest."""
-    for name in sorted(glob.glob("etc/alertmanager*.yml")):
-        yield name, ["amtool", "check-config", name]
-    for name in sorted(glob.glob("etc/*rules.yml")):
-        yield name, ["promtool", "check", "rules", name]
-    if os.path.exists("etc/prometheus.yml"):
-        yield (
-            "etc/prometheus.yml",
-            [
-                "promtool",
-                "check",
-                "config",
-                "--syntax-only",
-                "etc/prometheus.yml",
-            ],
-        )
-    for name in sorted(glob.glob("docker-compose*.yml")):
-        yield name, compose() + ["--env-file", "etc/env.example", "-f", name, "config", "-q"]
+def configuration_checks() -> list[Check]:
+    """Return a check for each example configuration, by the program that will read it."""
+    return [
+        *(Check(name, ["amtool", "check-config", name]) for name in files("etc/alertmanager*.yml")),
+        *(Check(name, ["promtool", "check", "rules", name]) for name in files("etc/*rules.yml")),
+        *(
+            Check(name, ["promtool", "check", "config", "--syntax-only", name])
+            for name in files("etc/prometheus.yml")
+        ),
+        *(
+            Check(name, [*compose(), "--env-file", "etc/env.example", "-f", name, "config", "-q"])
+            for name in files("docker-compose*.yml")
+        ),
+    ]
 
 
-def compose():
-    """The plugin of today's docker, or the program of before."""
+def files(pattern: str) -> list[str]:
+    """Return the names that match a pattern, sorted."""
+    return sorted(glob(pattern))
+
+
+def compose() -> list[str]:
+    """Return the command of Docker Compose: docker's plugin, or the older program."""
     plugin = ["docker", "compose"]
-    if shutil.which("docker") and not shutil.which("docker-compose"):
-        if subprocess.call(plugin + ["version"], stdout=QUIET, stderr=QUIET) == 0:
+    if shutil.which("docker"):
+        silent = subprocess.DEVNULL
+        if subprocess.call([*plugin, "version"], stdout=silent, stderr=silent) == 0:
             return plugin
     return ["docker-compose"]
 
 
-def tool_at_hand(check, skipped):
-    name, command = check
-    if shutil.which(command[0]):
-        return True
-    skipped.append(f"{name} ({command[0]} is not installed)")
-    return False
+def passes(check: Check) -> bool:
+    """Run a check and return whether it passes. Its output is printed only where it fails."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["lib", "."])}
+    run = subprocess.run(
+        check.command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if run.returncode:
+        print(f"--- {check.name}\n{run.stdout.decode(errors='replace')}", flush=True)
+    return run.returncode == 0
 
 
 if __name__ == "__main__":

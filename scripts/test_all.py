@@ -3,87 +3,108 @@
     python3 scripts/test_all.py [INTERPRETER...] -- VENV_ARGUMENTS... -- PYTEST_ARGUMENTS...
     python3 scripts/test_all.py --list
 
-Without interpreters: every python3.8 to 3.12 on the PATH, and pyenv's.
-`--list` names those besides the one that runs this.
+Without interpreters it takes every python3.8 to 3.12 on the PATH, and those of pyenv.
+`--list` prints those besides the one that runs this.
 """
 
-import glob
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
 import sys
+from glob import glob
+from typing import Iterator
 
-OLDEST, NEWEST = 8, 12
+MINOR_VERSIONS = range(8, 13)
 
 
-def main():
-    interpreters, venv_arguments, tests = split(sys.argv[1:])
-    only_list = interpreters == ["--list"]
-    if only_list:
-        interpreters = []
-    found = {}
-    for name in interpreters or candidates():
-        version = minor_version(name)
-        if version and OLDEST <= version <= NEWEST:
-            found.setdefault(version, name)
-        elif interpreters:
-            sys.exit(f"{name} is not a Python from 3.{OLDEST} to 3.{NEWEST}")
-    if not found:
-        sys.exit(f"no Python from 3.{OLDEST} on was found")
-    if only_list:
-        found.pop(sys.version_info[1], None)
+def main() -> None:
+    """Do what the command line asks for."""
+    interpreters, venv_arguments, pytest_arguments = split(sys.argv[1:])
+    if interpreters == ["--list"]:
+        found = by_version(candidates())
+        found.pop(sys.version_info.minor, None)
         print("\n".join(found[version] for version in sorted(found)))
         return
+    for name in interpreters:
+        if minor_version(name) not in MINOR_VERSIONS:
+            sys.exit(f"{name} does not run, or is not a Python from 3.8 to 3.12")
+    found = by_version(interpreters or candidates())
+    if not found:
+        sys.exit("no Python from 3.8 to 3.12 was found")
     failed = []
     for version in sorted(found):
-        label = f"3.{version}"
-        directory = ".venv-" + label
-        print("--- Python " + label, flush=True)
-        command = [found[version], "scripts/venv.py", directory] + venv_arguments
-        python = os.path.join(directory, "bin", "python")
-        pytest = [python, "-m", "pytest", "-q", "-m", "not services"] + tests
-        if subprocess.call(command) or subprocess.call(pytest):
-            failed.append(label)
-    print("--- tested on Python " + ", ".join(f"3.{v}" for v in sorted(found)))
+        print(f"--- Python 3.{version}", flush=True)
+        if not passes(found[version], f".venv-3.{version}", venv_arguments, pytest_arguments):
+            failed.append(f"3.{version}")
+    print(f"--- tested on Python {', '.join(f'3.{version}' for version in sorted(found))}")
     if failed:
-        sys.exit("failed on Python " + ", ".join(failed))
+        sys.exit(f"failed on Python {', '.join(failed)}")
 
 
-def split(words):
-    parts = [[]]
+def passes(
+    interpreter: str, directory: str, venv_arguments: list[str], pytest_arguments: list[str]
+) -> bool:
+    """Run the tests with an interpreter and return whether they pass."""
+    if subprocess.call([interpreter, "scripts/venv.py", directory, *venv_arguments]):
+        return False
+    python = os.path.join(directory, "bin", "python")
+    command = [python, "-m", "pytest", "-q", "-m", "not services", *pytest_arguments]
+    return subprocess.call(command) == 0
+
+
+def split(words: list[str]) -> list[list[str]]:
+    """Split the command line at each `--`, into three lists."""
+    parts: list[list[str]] = [[]]
     for word in words:
         if word == "--":
             parts.append([])
         else:
             parts[-1].append(word)
-    return (parts + [[], []])[:3]
+    return [*parts, [], []][:3]
 
 
-def candidates():
-    for version in range(OLDEST, NEWEST + 1):
-        name = f"python3.{version}"
-        for directory in os.environ.get("PATH", "").split(os.pathsep):
-            path = os.path.join(directory, name)
+def by_version(interpreters: list[str] | Iterator[str]) -> dict[int, str]:
+    """Return the first interpreter of each minor version that the pack supports."""
+    found: dict[int, str] = {}
+    for name in interpreters:
+        version = minor_version(name)
+        if version in MINOR_VERSIONS:
+            found.setdefault(version, name)
+    return found
+
+
+def candidates() -> Iterator[str]:
+    """Return the paths that may be interpreters, on the PATH and in pyenv's folder."""
+    directories = os.environ.get("PATH", "").split(os.pathsep)
+    root = ""
+    if shutil.which("pyenv"):
+        root = subprocess.check_output(["pyenv", "root"], text=True).strip()
+    for version in MINOR_VERSIONS:
+        for directory in directories:
+            path = os.path.join(directory, f"python3.{version}")
             if os.access(path, os.X_OK):
                 yield path
-        if shutil.which("pyenv"):
-            root = subprocess.check_output(["pyenv", "root"], universal_newlines=True).strip()
-            for path in sorted(glob.glob(f"{root}/versions/3.{version}.*/bin/python")):
-                yield path
+        if root:
+            yield from sorted(glob(f"{root}/versions/3.{version}.*/bin/python"))
 
 
-def minor_version(interpreter):
-    """None where it does not run, which is what pyenv's shims do for a version not chosen."""
+def minor_version(interpreter: str) -> int:
+    """Return the minor version of a Python 3; 0 if it is none or does not run.
+
+    A shim of pyenv does not run for a version that is not chosen.
+    """
     try:
         answer = subprocess.check_output(
-            [interpreter, "-c", "import sys; print(sys.version_info[:2])"],
+            [interpreter, "-c", "import sys; print(*sys.version_info[:2])"],
             stderr=subprocess.DEVNULL,
-            universal_newlines=True,
+            text=True,
         )
-        major, minor = answer.strip(" ()\n").split(",")
-        return int(minor) if int(major) == 3 else None
+        major, minor = map(int, answer.split())
     except (OSError, ValueError, subprocess.CalledProcessError):
-        return None
+        return 0
+    return minor if major == 3 else 0
 
 
 if __name__ == "__main__":

@@ -1,28 +1,32 @@
-"""Make a virtual environment, and bring it up to date when its requirements change.
+"""Make a virtual environment, or update it when its requirements have changed.
 
     python3 scripts/venv.py .venv -r requirements.txt --no-deps-r more.txt
 
-A second run with nothing changed takes a few hundredths of a second. A requirements file that is
-not there is skipped, and said so.
+A second run with nothing changed takes a few hundredths of a second.
 
-Debian's python3 comes without ensurepip, so pip is looked for in this order, and nothing is ever
-installed outside the environment: ensurepip; a pip wheel of the distribution's; the system's pip;
-the distribution's own package with that wheel, unpacked into a temporary directory (`apt-get
-download`, which needs no root).
+Debian's python3 comes without ensurepip. The script looks for pip in this order, and installs
+nothing outside the environment: ensurepip; a wheel of pip from the distribution; the system's pip;
+the distribution's package with that wheel, unpacked into a temporary directory (`apt-get download`
+needs no root).
 """
 
+from __future__ import annotations
+
 import argparse
-import glob
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from glob import glob
+from importlib.util import find_spec
+from typing import NoReturn, Sequence
 
 DISTRIBUTION_WHEELS = "/usr/share/python-wheels"
 WHEEL_PACKAGES = ("python3-pip-whl", "python-pip-whl")
-HOW_TO = (
+PIP = ("-m", "pip", "--disable-pip-version-check", "-qq", "install")
+NO_PIP = (
     "no pip was found for {python}. Install it, for example on Debian or Ubuntu:\n"
     "    sudo apt-get install python3-venv\n"
     "or on Fedora or RHEL:\n"
@@ -30,7 +34,8 @@ HOW_TO = (
 )
 
 
-def main():
+def main() -> None:
+    """Make or update the environment that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory")
     parser.add_argument("-r", dest="files", action="append", default=[], metavar="FILE")
@@ -40,65 +45,58 @@ def main():
         action="append",
         default=[],
         metavar="FILE",
-        help="installed afterwards and without its dependencies",
+        help="installed last and without its dependencies",
     )
     args = parser.parse_args()
-    if sys.version_info < (3, 8):
-        sys.exit("Python 3.8 or later is needed; this is " + sys.version.split()[0])
+    # This file is what tells an older Python that it is too old.
+    if sys.version_info < (3, 8):  # noqa: UP036
+        fail(f"Python 3.8 or later is needed; this is {sys.version.split()[0]}")
+    update(os.path.abspath(args.directory), args.files, args.bare_files)
 
-    directory = os.path.abspath(args.directory)
-    files = [name for name in args.files if present(name)]
-    bare_files = [name for name in args.bare_files if present(name)]
+
+def update(directory: str, files: list[str], bare_files: list[str]) -> None:
+    """Make the environment, unless its stamp says that it is up to date."""
     python = os.path.join(directory, "bin", "python")
     stamp = os.path.join(directory, ".installed")
     wanted = digest(directory, files, bare_files)
-    if read(stamp) == wanted and runs(python):
+    if os.path.exists(stamp) and read(stamp) == wanted and version_of(python):
         return
-
-    say(f"setting up {args.directory} with Python {sys.version.split()[0]}")
-    if version_of(python) != this_version() or not has_pip(python):
+    say(f"setting up {os.path.relpath(directory)} with Python {sys.version.split()[0]}")
+    if version_of(python) != sys.version.strip() or not has_pip(python):
         create(directory, python)
     if os.path.exists(stamp):
         os.remove(stamp)
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "-qq", "install"]
     if files:
-        check(pip + requirements(files))
+        run([python, *PIP, *requirements(files)])
     if bare_files:
-        check(pip + ["--no-deps"] + requirements(bare_files))
+        run([python, *PIP, "--no-deps", *requirements(bare_files)])
     with open(stamp, "w") as file:
         file.write(wanted)
 
 
-def present(name):
-    if os.path.exists(name):
-        return True
-    say(f"no {name}, skipped")
-    return False
-
-
-def requirements(files):
+def requirements(files: Sequence[str]) -> list[str]:
+    """Return pip's options for requirements files."""
     return [word for name in files for word in ("-r", name)]
 
 
-def digest(directory, files, bare_files):
-    """What the environment was made from: where it lies, the Python, the requirements."""
-    total = hashlib.sha256()
-    total.update("\0".join([directory, sys.version, ""]).encode())
-    for name in files + ["--no-deps"] + bare_files:
-        total.update((read(name) or name).encode())
+def digest(directory: str, files: list[str], bare_files: list[str]) -> str:
+    """Return a digest of all that an environment depends on: place, Python and requirements."""
+    total = hashlib.sha256(f"{directory}\n{sys.version}\n".encode())
+    for name in files:
+        total.update(read(name).encode())
+    total.update(b"--no-deps")
+    for name in bare_files:
+        total.update(read(name).encode())
     return total.hexdigest()
 
 
-def create(directory, python):
-    """An environment with a pip in it, whatever stood there before."""
+def create(directory: str, python: str) -> None:
+    """Create an environment that has pip, in place of what was there before."""
     shutil.rmtree(directory, ignore_errors=True)
-    try:
-        import ensurepip  # noqa: F401
-
-        check([sys.executable, "-m", "venv", directory])
+    if find_spec("ensurepip"):
+        run([sys.executable, "-m", "venv", directory])
         return
-    except ImportError:
-        check([sys.executable, "-m", "venv", "--without-pip", directory])
+    run([sys.executable, "-m", "venv", "--without-pip", directory])
     temporary = tempfile.mkdtemp(prefix="pip-wheel-")
     try:
         found = (
@@ -110,107 +108,114 @@ def create(directory, python):
         shutil.rmtree(temporary, ignore_errors=True)
     if not found:
         shutil.rmtree(directory, ignore_errors=True)
-        sys.exit(HOW_TO.format(python=sys.executable))
+        fail(NO_PIP.format(python=sys.executable))
 
 
-def install_pip_from(wheels, python):
-    """A wheel can be run as it is; older distributions keep pip's parts in wheels of their own."""
-    found = glob.glob(os.path.join(wheels, "*.whl")) if wheels else []
-    if not [name for name in found if os.path.basename(name).startswith("pip-")]:
+def install_pip_from(wheels: str | None, python: str) -> bool:
+    """Install pip with the pip of a folder of wheels; return whether that worked.
+
+    A wheel runs without being installed. Older distributions keep parts of pip in other wheels.
+    """
+    found = glob(os.path.join(wheels, "*.whl")) if wheels else []
+    if not wheels or not any(os.path.basename(name).startswith("pip-") for name in found):
         return False
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(found))
-    command = [python, "-m", "pip", "--disable-pip-version-check", "-qq", "install"]
     for source in (["--upgrade", "pip"], ["--no-index", "--find-links", wheels, "pip"]):
-        words = command + ["--ignore-installed"] + source
-        if subprocess.call(words, env=environment) == 0 and has_pip(python):
+        command = [python, *PIP, "--ignore-installed", *source]
+        if subprocess.call(command, env=environment) == 0 and has_pip(python):
             return True
     return False
 
 
-def install_pip_with_system_pip(python):
-    place = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        universal_newlines=True,
-    ).strip()
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", "install"]
+def install_pip_with_system_pip(python: str) -> bool:
+    """Install pip with the pip of the Python that runs this; return whether that worked."""
     if not succeeds([sys.executable, "-m", "pip", "--version"]):
         return False
-    subprocess.call(command + ["--target", place, "--ignore-installed", "pip"])
+    target = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    ).strip()
+    subprocess.call([sys.executable, *PIP, "--target", target, "--ignore-installed", "pip"])
     return has_pip(python)
 
 
-def download_wheels(temporary):
-    """The distribution's package with pip's wheel, unpacked here and installed nowhere."""
+def download_wheels(temporary: str) -> str | None:
+    """Download the distribution's package of pip's wheel; return the folder of the wheel."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return None
     say("this Python has neither ensurepip nor pip: taking pip's wheel from the distribution")
-    for own_lists in (False, True):
-        options = []
-        if own_lists:  # an image without package lists: fetch them, into our own directory
-            state, cache = os.path.join(temporary, "state"), os.path.join(temporary, "cache")
-            os.makedirs(os.path.join(state, "lists", "partial"))
-            os.makedirs(os.path.join(cache, "archives", "partial"))
-            options = ["-o", "Dir::State=" + state, "-o", "Dir::Cache=" + cache]
-            options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
-            subprocess.call(["apt-get", "-qq"] + options + ["update"])
-        for package in WHEEL_PACKAGES:
-            command = ["apt-get", "-qq"] + options + ["download", package]
-            if succeeds(command, cwd=temporary):
-                for name in glob.glob(os.path.join(temporary, "*.deb")):
-                    check(["dpkg-deb", "-x", name, temporary])
-                return temporary + DISTRIBUTION_WHEELS
+    return fetch_package([], temporary) or fetch_package(own_lists(temporary), temporary)
+
+
+def own_lists(temporary: str) -> list[str]:
+    """Fetch package lists into our own directory, for an image that has none.
+
+    Returns:
+        The options that make apt-get use them.
+    """
+    state, cache = os.path.join(temporary, "state"), os.path.join(temporary, "cache")
+    os.makedirs(os.path.join(state, "lists", "partial"))
+    os.makedirs(os.path.join(cache, "archives", "partial"))
+    options = ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={cache}"]
+    options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+    subprocess.call(["apt-get", "-qq", *options, "update"])
+    return options
+
+
+def fetch_package(options: list[str], temporary: str) -> str | None:
+    """Download and unpack the package with pip's wheel; return the folder of the wheel."""
+    for package in WHEEL_PACKAGES:
+        if succeeds(["apt-get", "-qq", *options, "download", package], cwd=temporary):
+            for name in glob(os.path.join(temporary, "*.deb")):
+                run(["dpkg-deb", "-x", name, temporary])
+            return temporary + DISTRIBUTION_WHEELS
     return None
 
 
-def runs(python):
-    return version_of(python) is not None
-
-
-def version_of(python):
+def version_of(python: str) -> str | None:
+    """Return the version of an interpreter, or None if it does not run."""
     try:
         return subprocess.check_output(
-            [python, "-c", "import sys; print(sys.version)"],
-            stderr=subprocess.DEVNULL,
-            universal_newlines=True,
+            [python, "-c", "import sys; print(sys.version)"], stderr=subprocess.DEVNULL, text=True
         ).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def this_version():
-    return sys.version.strip()
-
-
-def has_pip(python):
+def has_pip(python: str) -> bool:
+    """Return whether an interpreter can import pip."""
     return succeeds([python, "-c", "import pip"])
 
 
-def succeeds(command, cwd=None):
+def succeeds(command: list[str], cwd: str | None = None) -> bool:
+    """Run a command silently; return whether it ran and ended with 0."""
+    silent = subprocess.DEVNULL
     try:
-        return (
-            subprocess.call(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            == 0
-        )
+        return subprocess.call(command, cwd=cwd, stdout=silent, stderr=silent) == 0
     except OSError:
         return False
 
 
-def check(command):
-    status = subprocess.call(command)
-    if status:
-        sys.exit("failed ({}): {}".format(status, " ".join(command)))
+def run(command: list[str]) -> None:
+    """Run a command, and exit where it fails."""
+    code = subprocess.call(command)
+    if code:
+        fail(f"failed ({code}): {' '.join(command)}")
 
 
-def read(name):
-    try:
-        with open(name) as file:
-            return file.read()
-    except OSError:
-        return None
+def read(name: str) -> str:
+    """Return the text of a file."""
+    with open(name) as file:
+        return file.read()
 
 
-def say(text):
-    print("poundcake: " + text, flush=True)
+def say(text: str) -> None:
+    """Print a line that says who prints it."""
+    print(f"poundcake: {text}", flush=True)
+
+
+def fail(text: str) -> NoReturn:
+    """Exit with 1 and a message."""
+    sys.exit(f"poundcake: {text}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""python -m standalone: the pack in one process, without StackStorm."""
+"""python -m standalone: run the pack in one process, without StackStorm."""
+
+from __future__ import annotations
 
 import argparse
 import logging
@@ -9,36 +11,143 @@ import sys
 import tempfile
 import threading
 import time
+import types
+from typing import Any, Callable, Sequence
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-READY_WITHIN = 30
-STOP_WITHIN = 4.0
+PACK = os.path.dirname(HERE)
+READY_SECONDS = 30
+STOP_SECONDS = 4.0
 NOTICE = """\
 poundcake standalone: the pack's own sensor, rules, actions and workflows in one process, without
-StackStorm. For a first look, for development and for tests; nothing here survives its end but
-what the pack itself keeps under %s"""
+StackStorm. For a first look and for development; only what the pack itself stores under
+{place} outlives it."""
 
 
-def arguments():
-    """Return the command line's parser."""
-    parser = argparse.ArgumentParser("python -m standalone", description=__doc__)
-    parser.add_argument("--host", help="where the webhooks come in (default: the pack's config)")
-    parser.add_argument("--port", type=int, help="its port (default: the pack's config)")
+class StandIn:
+    """All parts of StackStorm, wired together. Nothing runs before start()."""
+
+    def __init__(self, options: argparse.Namespace, on_failure: Callable[[str], None]):
+        # Imported here: the path has to be set first, and mistakes in the options show faster.
+        from standalone import broker, rules, sensors, store
+
+        self.options = options
+        self.store = store.Store()
+        parts = self.parts()
+        self.content = self.load_content(parts.Content)
+        self.server = self.make_server(parts.ApiServer)
+        url = self.server.url
+        self.engine = parts.WorkflowEngine(self.content, self.store, url)
+        self.executor = parts.Executor(self.content, self.store, self.engine, url)
+        engine = rules.RulesEngine(self.content, self.store, self.executor)
+        self.consumer = broker.TriggerConsumer(engine)
+        self.server.api = parts.Api(self.content, self.store, self.executor)
+        self.sensors = sensors.SensorContainer(self.content, url, on_failure)
+
+    def parts(self) -> types.SimpleNamespace:
+        """Return the classes to use. The stand-in of the tests has others."""
+        from standalone import api, content, executor, orquesta_engine
+
+        return types.SimpleNamespace(
+            Content=content.Content,
+            ApiServer=api.ApiServer,
+            Api=api.Api,
+            WorkflowEngine=orquesta_engine.WorkflowEngine,
+            Executor=executor.Executor,
+        )
+
+    def load_content(self, content_class: Any) -> Any:
+        """Load the pack that this folder stands in."""
+        return content_class([PACK], self.options.config, overrides_of(self.options))
+
+    def make_server(self, server_class: Any) -> Any:
+        """Open the port of the API."""
+        port = self.options.api_port
+        try:
+            server = server_class(port)
+        except OSError as error:
+            raise OSError(f"API port {port}: {error.strerror}") from None
+        os.environ.update(ST2_API_URL=server.url, ST2_AUTH_TOKEN="standalone")
+        return server
+
+    def start(self, ended: threading.Event) -> None:
+        """Start every part, and say when all of them are ready."""
+        config = next(iter(self.content.configs.values()))
+        print(NOTICE.format(place=config.get("state_dir", "its database")), flush=True)
+        self.consumer.start()
+        threading.Thread(target=self.server.serve_forever, name="api", daemon=True).start()
+        ready = f"API at {self.server.url}"
+        if not self.options.no_sensor:
+            url = self._start_sensors(config, ended)
+            ready = f"webhooks at {url}, {ready}"
+        if not ended.is_set():
+            print(f"ready: {ready}", flush=True)
+
+    def _start_sensors(self, config: dict, ended: threading.Event) -> str:
+        host, port = config.get("host") or "127.0.0.1", config["port"]
+        refuse_taken_port(host, port)
+        self.sensors.start()
+        wait_for_port(host, port, ended)
+        scheme = "https" if config.get("tls_certificate") else "http"
+        return f"{scheme}://{host}:{port}/api/v1/webhook"
+
+    def stop(self) -> None:
+        """Stop the parts in the order of an alert's way, so that nothing new comes in."""
+        self.sensors.stop()
+        self.consumer.stop()
+        self.executor.stop()
+        self.server.shutdown()
+
+
+def arguments(program: str = "python -m standalone") -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(program, description=__doc__)
+    parser.add_argument("--host", help="where webhooks come in (default: the pack's config)")
+    parser.add_argument("--port", type=int, help="their port (default: the pack's config)")
     parser.add_argument("--api-port", type=int, default=9101, help="StackStorm's API; 0 = any")
     parser.add_argument("--state-dir", help="the pack's state_dir (default: a new directory)")
     parser.add_argument("--database", help="the pack's database_url")
     parser.add_argument("--config", metavar="FILE", help="the pack's config, as StackStorm has it")
     parser.add_argument("--broker", metavar="URL", help="RabbitMQ (default: in memory)")
-    parser.add_argument("--pack", metavar="DIR", action="append", default=[], help="another pack")
-    parser.add_argument("--kv", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--no-sensor", action="store_true", help="start no sensor")
     parser.add_argument("--verbose", action="store_true")
     return parser
 
 
-def main(argv=None):
-    """Run until a signal or a failure; returns the exit code."""
-    options = arguments().parse_args(argv)
+def main(options: argparse.Namespace, stand_in_class: type[StandIn] = StandIn) -> int:
+    """Run until a signal or a failure; return the exit code."""
+    set_up(options)
+    ended = threading.Event()
+    signals: list[int] = []
+    reasons: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Not ended.set(): the handler may run while this very thread holds the event's lock.
+        signal.signal(number, lambda number, _: signals.append(number))
+
+    def fail(reason: str) -> None:
+        reasons.append(reason)
+        ended.set()
+
+    try:
+        stand_in = stand_in_class(options, fail)
+    except Exception as error:
+        return refuse(error)
+    try:
+        stand_in.start(ended)
+        while not signals and not ended.wait(0.1):
+            pass
+    except Exception as error:
+        fail(one_line(error))
+    # Decided before the sensors stop: a run() that returns then is no failure.
+    code = refuse(reasons[0]) if reasons else 0
+    stopper = threading.Thread(target=stand_in.stop, daemon=True)
+    stopper.start()
+    stopper.join(STOP_SECONDS)
+    return code
+
+
+def set_up(options: argparse.Namespace) -> None:
+    """Prepare logging, the path and the environment."""
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -50,142 +159,65 @@ def main(argv=None):
         os.environ["STANDALONE_BROKER_URL"] = options.broker
     if not options.state_dir and not options.no_sensor:
         options.state_dir = tempfile.mkdtemp(prefix="poundcake-")
-    ended = threading.Event()
-    asked = []
-    reasons = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Not ended.set(): the handler may run while this very thread holds the event's lock.
-        signal.signal(number, lambda *_: asked.append(True))
-
-    def fail(reason):
-        reasons.append(reason)
-        ended.set()
-
-    try:
-        stand_in = StandIn(options, fail)
-    except Exception as error:
-        return _refuse(error)
-    try:
-        stand_in.start(ended)
-        while not asked and not ended.wait(0.1):
-            pass
-    except Exception as error:
-        fail(_line(error))
-    # A sensor that returns because it is being stopped is no failure.
-    code = _refuse(reasons[0]) if reasons else 0
-    stopper = threading.Thread(target=stand_in.stop, daemon=True)
-    stopper.start()
-    stopper.join(STOP_WITHIN)
-    return code
 
 
-def _line(error):
+def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of the pack's configuration that the command line sets."""
+    names = {"host": "host", "port": "port", "state_dir": "state_dir", "database_url": "database"}
+    return {key: getattr(options, name) for key, name in names.items()}
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise OSError for a taken port: the pack's sensor would wait for it, silently."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"{host} port {port}: {error.strerror or error}") from None
+
+
+def wait_for_port(host: str, port: int, ended: threading.Event) -> None:
+    """Wait until the sensor listens, or until the program ends."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    deadline = time.monotonic() + READY_SECONDS
+    while not ended.wait(0.05):
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                text = f"the sensor does not listen at {host}:{port}: {error}"
+                raise TimeoutError(text) from None
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _refuse(reason):
+def refuse(reason: Exception | str) -> int:
+    """Print why the program ends and return its exit code."""
     if isinstance(reason, Exception):
-        logging.debug("refused", exc_info=reason)
-        reason = _line(reason)
+        logging.getLogger("standalone").debug("refused", exc_info=reason)
+        reason = one_line(reason)
     print(f"standalone: {reason}", file=sys.stderr, flush=True)
     return 1
 
 
-class StandIn:
-    """All parts, wired. Nothing runs before start()."""
-
-    def __init__(self, options, on_failure):
-        # Imported here: the path has to be set first, and a mistake in the arguments shows faster.
-        from standalone.api import Api, ApiServer
-        from standalone.broker import TriggerConsumer
-        from standalone.content import COMPLETION_TRIGGER, Content
-        from standalone.executor import Executor
-        from standalone.orquesta_engine import WorkflowEngine
-        from standalone.rules import RulesEngine
-        from standalone.sensors import SensorContainer
-        from standalone.store import Store
-
-        self.options = options
-        keys = dict(pair.partition("=")[::2] for pair in options.kv)
-        overrides = {name: getattr(options, name) for name in ("host", "port", "state_dir")}
-        overrides["database_url"] = options.database
-        folders = [os.path.dirname(HERE)] + options.pack
-        self.content = Content(folders, options.config, overrides, keys)
-        try:
-            self.server = ApiServer(options.api_port)
-        except OSError as error:
-            raise OSError("API port %d: %s" % (options.api_port, error.strerror))
-        os.environ.update(ST2_API_URL=self.server.url, ST2_AUTH_TOKEN="standalone")
-        self.store = Store()
-        self.store.keys.update(keys)
-        self.engine = WorkflowEngine(self.content, self.store, self.server.url)
-        self.executor = Executor(self.content, self.store, self.engine, self.server.url)
-        self.consumer = TriggerConsumer(RulesEngine(self.content, self.store, self.executor))
-        if any(r["trigger"]["type"] == COMPLETION_TRIGGER for r in self.content.rules.values()):
-            self.executor.emit = self.consumer.emit
-        self.server.api = Api(self.content, self.store, self.executor, self.consumer)
-        self.sensors = SensorContainer(
-            self.content, self.consumer.emit, self.server.url, on_failure
-        )
-
-    def start(self, ended):
-        """Start every part, and say when all of them are ready."""
-        config = next(iter(self.content.configs.values()))
-        print(NOTICE % config.get("state_dir", "its database"), flush=True)
-        self.consumer.start()
-        threading.Thread(target=self.server.serve_forever, name="api", daemon=True).start()
-        ready = f"API at {self.server.url}"
-        if not self.options.no_sensor:
-            address = (config.get("host") or "127.0.0.1", config.get("port"))
-            listens = bool(self.content.sensors and address[1])
-            if listens:
-                self._check_free(address)
-            self.sensors.start()
-            if listens:
-                self._wait_for(address, ended)
-                scheme = "https" if config.get("tls_certificate") else "http"
-                url = "%s://%s:%d/api/v1/webhook" % ((scheme,) + address)
-                ready = f"webhooks at {url}, {ready}"
-        if not ended.is_set():
-            print("ready: " + ready, flush=True)
-
-    @staticmethod
-    def _check_free(address):
-        """Refuse a taken port. The pack's sensor would wait for it, and another be taken for it."""
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                raise OSError("%s port %d: %s" % (*address, error.strerror or error))
-
-    @staticmethod
-    def _wait_for(address, ended):
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
-        until = time.monotonic() + READY_WITHIN
-        while not ended.is_set():
-            try:
-                socket.create_connection((host, address[1]), timeout=1).close()
-                return
-            except OSError as error:
-                if time.monotonic() > until:
-                    raise TimeoutError(
-                        "the sensor does not listen at %s:%d: %s" % (*address, error)
-                    )
-                time.sleep(0.05)
-
-    def stop(self):
-        """Stop in the order of the way of an alert, so that nothing new comes in."""
-        self.sensors.stop()
-        self.consumer.stop()
-        self.executor.stop()
-        self.server.shutdown()
-
-
-if __name__ == "__main__":
-    code = main()
+def run_and_exit(
+    parser: argparse.ArgumentParser,
+    stand_in_class: type[StandIn] = StandIn,
+    words: Sequence[str] | None = None,
+) -> None:
+    """Run the program and end the process, whatever its threads are doing."""
+    code = main(parser.parse_args(words), stand_in_class)
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of the sensor and of pools may still sit in a call; they must not hold up the end.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run_and_exit(arguments())

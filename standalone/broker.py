@@ -1,67 +1,74 @@
 """The way of a trigger: published on StackStorm's exchange, taken by the rules engine."""
 
+from __future__ import annotations
+
 import logging
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from kombu import Consumer, Queue
 from st2common.transport.reactor import TRIGGER_INSTANCE_XCHG
 from st2common.transport.utils import get_connection
 
+from standalone.rules import RulesEngine
+
 LOG = logging.getLogger("standalone.broker")
 QUEUE = Queue("st2.trigger_instances_dispatch.rules_engine", TRIGGER_INSTANCE_XCHG, "#")
 RULES_AT_ONCE = 50
-# RabbitMQ may be restarted under us; the in-memory transport is asked this often.
+# The in-memory transport polls that often. RabbitMQ may be restarted while we wait for it.
 OPTIONS = {"transport_options": {"polling_interval": 0.02}, "connect_timeout": 3}
 
 
 class TriggerConsumer:
     """Takes triggers from the queue, records and acknowledges each, then has it processed."""
 
-    def __init__(self, rules_engine):
+    def __init__(self, rules_engine: RulesEngine):
         self.rules_engine = rules_engine
         self._pool = ThreadPoolExecutor(RULES_AT_ONCE, "rules")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._consume, name="consumer", daemon=True)
 
-    def start(self):
+    def start(self) -> None:
         """Declare the queue, so that nothing published from now on is lost, and consume."""
         with get_connection(connection_kwargs=OPTIONS) as connection:
             QUEUE(connection.default_channel).declare()
         self._thread.start()
 
-    def stop(self):
+    def stop(self) -> None:
         """Take nothing more; what is not acknowledged stays in the broker."""
         self._stopping.set()
         self._pool.shutdown(wait=False)
         self._thread.join(2)
 
-    def emit(self, trigger, payload, trace_context):
-        """Take a trigger without the broker: those of the API and of StackStorm itself."""
-        instance_id = self.rules_engine.take(trigger, payload, trace_context or {})
+    def emit(self, trigger: str, payload: Any, trace_context: dict) -> None:
+        """Take a trigger that did not come by the broker."""
+        instance_id = self.rules_engine.take(trigger, payload, trace_context)
         if instance_id and not self._stopping.is_set():
             self._pool.submit(self.rules_engine.process, instance_id)
-        return instance_id
 
-    def _consume(self):
+    def _consume(self) -> None:
         while not self._stopping.is_set():
             try:
                 with get_connection(connection_kwargs=OPTIONS) as connection:
-                    accept = ["pickle", "json"]
-                    with Consumer(connection, [QUEUE], callbacks=[self._take], accept=accept):
-                        while not self._stopping.is_set():
-                            try:
-                                connection.drain_events(timeout=0.5)
-                            except socket.timeout:
-                                pass
+                    self._drain(connection)
             except Exception as error:
                 LOG.warning("broker: %s; trying again", error)
                 time.sleep(0.5)
 
-    def _take(self, body, message):
-        # Acknowledged whatever comes of it: StackStorm's rules engine loses it then, too.
+    def _drain(self, connection: Any) -> None:
+        accept = ["pickle", "json"]
+        with Consumer(connection, [QUEUE], callbacks=[self._take], accept=accept):
+            while not self._stopping.is_set():
+                try:
+                    connection.drain_events(timeout=0.5)
+                except socket.timeout:
+                    continue
+
+    def _take(self, body: Any, message: Any) -> None:
+        # Acknowledged even if it fails: StackStorm's rules engine loses it then, too.
         try:
             context = body.get("trace_context") or {}
             context = context if isinstance(context, dict) else vars(context)

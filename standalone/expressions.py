@@ -1,16 +1,17 @@
-"""Jinja as StackStorm renders it: the functions it adds, its datastore, parameters and casts."""
+"""Jinja as StackStorm renders it: its filters, its datastore, and the parameters of actions."""
+
+from __future__ import annotations
 
 import ast
 import functools
 import json
-import os
 import re
+from typing import Any, Callable
 
 import jinja2
 import jinja2.meta
 import jinja2.sandbox
 import jsonpath_rw
-import yaml
 
 NONE_MARK = "%*****__%NONE%__*****%"  # StackStorm's own: what `use_none` makes of a null
 
@@ -19,78 +20,37 @@ class ParameterError(ValueError):
     """A parameter cannot be rendered or cast."""
 
 
-def jsonpath(expression, value):
-    """Return every value that a jsonpath expression finds."""
+def jsonpath(expression: str, value: Any) -> list[Any]:
+    """Return every value that a JSONPath expression finds."""
     return [match.value for match in _jsonpath(expression).find(value)]
 
 
 _jsonpath = functools.lru_cache(maxsize=1000)(jsonpath_rw.parse)
 
 
-def to_complex(value):
-    return json.dumps(value)
+def _search(value: Any, pattern: str, ignorecase: bool = False) -> bool:
+    return bool(re.search(pattern, str(value), re.IGNORECASE if ignorecase else 0))
 
 
-def to_json_string(value, indent=None, sort_keys=False):
-    return json.dumps(value, indent=indent, sort_keys=sort_keys, separators=(",", ": "))
+def _match(value: Any, pattern: str, ignorecase: bool = False) -> bool:
+    return bool(re.match(pattern, str(value), re.IGNORECASE if ignorecase else 0))
 
 
-def from_json_string(value):
-    return json.loads(str(value))
-
-
-def to_yaml_string(value):
-    return yaml.safe_dump(value, default_flow_style=False, allow_unicode=True)
-
-
-def from_yaml_string(value):
-    return yaml.safe_load(str(value))
-
-
-def json_escape(value):
-    return json.dumps(value).strip('"')
-
-
-def jsonpath_query(value, query):
-    return jsonpath(query, value) or None
-
-
-def use_none(value):
-    return NONE_MARK if value is None else value
-
-
-def regex_match(value, pattern, ignorecase=False):
-    return bool(re.match(pattern, str(value), re.I if ignorecase else 0))
-
-
-def regex_search(value, pattern, ignorecase=False):
-    return bool(re.search(pattern, str(value), re.I if ignorecase else 0))
-
-
-def regex_replace(value, pattern, replacement, ignorecase=False):
-    return re.sub(pattern, replacement, str(value), flags=re.I if ignorecase else 0)
-
-
-def regex_substring(value, pattern, result_index=0, ignorecase=False):
-    return re.findall(pattern, str(value), re.I if ignorecase else 0)[result_index]
-
-
-def basename(path):
-    return os.path.basename(path)
-
-
-def dirname(path):
-    return os.path.dirname(path)
+def _replace(value: Any, pattern: str, replacement: str, ignorecase: bool = False) -> str:
+    return re.sub(pattern, replacement, str(value), flags=re.IGNORECASE if ignorecase else 0)
 
 
 # Filters of Jinja in rules and parameters, functions of YAQL and Jinja in workflows.
-FUNCTIONS = {
-    function.__name__: function
-    for function in (
-        *(to_complex, to_json_string, from_json_string, to_yaml_string, from_yaml_string),
-        *(json_escape, jsonpath_query, use_none, basename, dirname),
-        *(regex_match, regex_search, regex_replace, regex_substring),
-    )
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "to_complex": lambda value: json.dumps(value),  # noqa: PLW0108 - YAQL reads the signature
+    "to_json_string": lambda value, indent=None: json.dumps(value, indent=indent),
+    "from_json_string": lambda value: json.loads(str(value)),
+    "json_escape": lambda value: json.dumps(value).strip('"'),
+    "jsonpath_query": lambda value, query: jsonpath(query, value) or None,
+    "use_none": lambda value: NONE_MARK if value is None else value,
+    "regex_match": _match,
+    "regex_search": _search,
+    "regex_replace": _replace,
 }
 
 ENVIRONMENT = jinja2.sandbox.SandboxedEnvironment(
@@ -100,84 +60,87 @@ ENVIRONMENT.filters.update(FUNCTIONS)
 
 
 class Datastore:
-    """`st2kv.system` in Jinja: any path of names; what is not stored is the empty string."""
+    """`st2kv.system` in Jinja: any path of names. A missing key is the empty string."""
 
-    def __init__(self, keys, path=""):
+    def __init__(self, keys: dict[str, str], path: str = ""):
         self._keys, self._path = keys, path
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Datastore:
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
 
-    def __getitem__(self, name):
-        return Datastore(self._keys, self._path + "." + name if self._path else name)
+    def __getitem__(self, name: str) -> Datastore:
+        return Datastore(self._keys, f"{self._path}.{name}" if self._path else name)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self._keys.get(self._path, "")
 
 
-def is_template(value):
-    """Say whether StackStorm would render a value."""
+def is_template(value: Any) -> bool:
+    """Return whether StackStorm would render a value."""
     if isinstance(value, (dict, list)):
         value = str(value)
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
-def render_parameters(given, schemas, scope):
-    """Render parameters that may refer to each other and to the scope; defaults count too.
+def render_parameters(given: dict, schemas: dict, scope: dict) -> dict:
+    """Render parameters that may refer to each other and to the scope.
 
-    `given` are the values passed, `schemas` the parameters' schemas by name. Returns every value
-    by name, rendered and not yet cast. A missing or circular reference is a ParameterError.
+    Args:
+        given: the values passed, by name.
+        schemas: the schemas of the parameters, by name; a default counts as a value.
+        scope: what a template may name besides the parameters.
+
+    Returns:
+        Every value by name, rendered and not yet cast.
+
+    Raises:
+        ParameterError: a template names something that is missing or refers to itself.
     """
     sources = {name: schema.get("default") for name, schema in schemas.items()}
-    sources.update(
-        (name, value)
-        for name, value in given.items()
-        if value is not None or sources.get(name) is None
-    )
+    for name, value in given.items():
+        if value is not None or sources.get(name) is None:
+            sources[name] = value
     return _resolve(sources, scope)
 
 
-def render_defaults(values, schemas, scope):
-    """Fill in rendered defaults; the values given are taken as they are, never rendered again."""
+def render_defaults(values: dict, schemas: dict, scope: dict) -> dict:
+    """Add rendered defaults for missing values. The values given are never rendered again."""
     known = {name: value for name, value in values.items() if value is not None}
     sources = {n: s.get("default") for n, s in schemas.items() if n not in known}
-    return dict(values, **dict(known, **_resolve(sources, dict(scope, **known))))
+    return {**values, **known, **_resolve(sources, {**scope, **known})}
 
 
-def render_values(values, scope):
-    """Render values that refer to the scope alone, not to each other."""
-    return {name: _render(name, value, scope.get) for name, value in values.items()}
+def _resolve(sources: dict, scope: dict) -> dict:
+    done: dict[str, Any] = {}
+    in_progress: list[str] = []
 
-
-def _resolve(sources, scope):
-    done, open_names = {}, []
-
-    def value_of(name):
+    def value_of(name: str) -> Any:
         if name in done:
             return done[name]
-        if name in open_names:
+        if name in in_progress:
             raise ParameterError(f"Cyclic dependency found in the following variables: {name}")
         if name not in sources:
             if name in scope:
                 return scope[name]
             raise ParameterError(f'Dependency unsatisfied in variable "{name}"')
-        open_names.append(name)
-        done[name] = _render(name, sources[name], value_of)
-        open_names.pop()
+        in_progress.append(name)
+        done[name] = render(name, sources[name], value_of)
+        in_progress.pop()
         return done[name]
 
     return {name: value_of(name) for name in sources}
 
 
-def _render(name, source, value_of):
+def render(name: str, source: Any, value_of: Callable[[str], Any]) -> Any:
+    """Render one value; `value_of` is asked for what its template names."""
     if not is_template(source):
         return source
     try:
         needs = jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(str(source)))
     except jinja2.TemplateSyntaxError:
-        return source  # StackStorm, too, takes what does not parse for plain text
+        return source  # StackStorm takes what does not parse for plain text
     context = {need: value_of(need) for need in needs}
     try:
         if isinstance(source, str):
@@ -185,24 +148,20 @@ def _render(name, source, value_of):
         template = re.sub(r'"{{([A-z0-9_-]+)}}"', r"{{\1 | to_complex}}", json.dumps(source))
         return json.loads(ENVIRONMENT.from_string(template).render(context))
     except Exception as error:
-        raise ParameterError(f'Failed to render parameter "{name}": {error}')
+        raise ParameterError(f'Failed to render parameter "{name}": {error}') from error
 
 
-def cast(value, schema):
-    """Make a rendered value what the parameter's type says; ValueError where it cannot be."""
+def cast(value: Any, schema: dict) -> Any:
+    """Convert a rendered value to its parameter's type; raise ValueError if that is impossible."""
     kind = schema.get("type")
     value = None if value == NONE_MARK else value
     if value is None or not isinstance(kind, str):
         return value
-    if kind == "integer":
-        return int(value)
-    if kind == "number":
-        return float(value)
-    if kind == "string":
-        if not isinstance(value, str):
-            text = 'Value "%s" must either be a string or None. Got "%s".'
-            raise ValueError(text % (value, type(value).__name__))
-        return value
+    if kind == "string" and not isinstance(value, str):
+        found = type(value).__name__
+        raise ValueError(f'Value "{value}" must either be a string or None. Got "{found}".')
+    if kind in ("integer", "number"):
+        return int(value) if kind == "integer" else float(value)
     if kind == "boolean" and isinstance(value, str):
         return ast.literal_eval(value.capitalize())
     if kind in ("object", "array") and isinstance(value, str):

@@ -1,21 +1,24 @@
-"""Orquesta as this process needs it: importable on Python 3.8 to 3.12, with StackStorm's functions.
+"""Make Orquesta importable on Python 3.8 to 3.12, with StackStorm's functions.
 
 PyPI stops at Orquesta 1.2.0, written for networkx 1 and for Python before 3.9. What it misses is
-put back before it is imported. StackStorm's own is newer and finds nothing to put back.
+put back before it is imported. StackStorm's own is newer and misses nothing.
 """
+
+from __future__ import annotations
 
 import collections
 import collections.abc
 import importlib
 import types
+from typing import Any, Callable
 
 
-def load(functions):
+def load(functions: dict[str, Callable[..., Any]]) -> types.SimpleNamespace:
     """Import Orquesta, with these functions in YAQL and Jinja, and return its parts.
 
     Its evaluators collect the functions once, when they are imported: a second call is too late.
     """
-    for name in ("Mapping", "MutableSequence"):  # they left collections in Python 3.10
+    for name in ("Mapping", "MutableSequence"):  # Python 3.10 moved them
         if not hasattr(collections, name):
             setattr(collections, name, getattr(collections.abc, name))
     _restore_networkx()
@@ -24,24 +27,23 @@ def load(functions):
     parameters = importlib.import_module("orquesta.utils.parameters")
     # Python 3.11 takes a bare inline flag only at the start of a pattern.
     pattern = parameters.REGEX_INLINE_PARAMS
-    parameters.REGEX_INLINE_PARAMS = pattern.replace("(?i)true", "(?i:true)").replace(
-        "(?i)false", "(?i:false)"
-    )
+    for word in ("true", "false"):
+        pattern = pattern.replace(f"(?i){word}", f"(?i:{word})")
+    parameters.REGEX_INLINE_PARAMS = pattern
     return types.SimpleNamespace(
         native=importlib.import_module("orquesta.specs.loader").get_spec_module("native"),
         conducting=importlib.import_module("orquesta.conducting"),
         events=importlib.import_module("orquesta.events"),
         statuses=importlib.import_module("orquesta.statuses"),
         expressions=importlib.import_module("orquesta.expressions.base"),
-        exceptions=importlib.import_module("orquesta.exceptions"),
     )
 
 
-def _restore_networkx():
+def _restore_networkx() -> None:
     networkx = importlib.import_module("networkx")
     views = importlib.import_module("networkx.classes.reportviews")
     if not hasattr(networkx.MultiDiGraph, "node"):
         networkx.MultiDiGraph.node = property(lambda graph: graph.nodes)
     for view in (views.InMultiDegreeView, views.OutMultiDegreeView, views.MultiDegreeView):
         if not hasattr(view, "items"):
-            view.items = lambda self: iter(self)
+            view.items = view.__iter__

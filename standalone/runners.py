@@ -1,110 +1,188 @@
-"""The runners: what executes an action of each runner type and what its result looks like."""
+"""The runners: what executes an action of each runner type, and what its result looks like."""
+
+from __future__ import annotations
 
 import json
 import os
 import signal
 import subprocess
+import sys
 import threading
+from contextlib import suppress
+from typing import Any, Callable, Mapping, NamedTuple
 
-from standalone import expressions
-from standalone.content import read_yaml
-from standalone.store import COMPLETED, new_id
+from standalone.store import new_id
 
-TIMED_OUT = "Action failed to complete in %s seconds"
+HERE = os.path.dirname(os.path.abspath(__file__))
+PYTHON_ACTION = os.path.join(HERE, "python_action.py")
+
+
+class Run(NamedTuple):
+    """What a runner gets to know: the executor, and one execution of an action."""
+
+    executor: Any
+    execution: dict
+    action: dict
+    runner: dict  # the parameters of the runner
+    parameters: dict  # the action's own
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment that StackStorm gives to the processes of an action."""
+        extra = {str(k): str(v) for k, v in (self.runner.get("env") or {}).items()}
+        return {
+            **os.environ,
+            **extra,
+            "ST2_ACTION_PACK_NAME": self.action["pack"],
+            "ST2_ACTION_EXECUTION_ID": self.execution["id"],
+            "ST2_ACTION_API_URL": self.executor.api_url,
+            "ST2_ACTION_AUTH_TOKEN": "standalone",
+            "ST2_API_URL": self.executor.api_url,
+            "ST2_AUTH_TOKEN": "standalone",
+        }
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    timed_out: bool
 
 
 class Commands:
-    """The processes under way, each with its own process group so that all of it can be killed."""
+    """The processes under way, each with a process group so that all of it can be killed."""
 
-    def __init__(self):
-        self._running, self._lock, self._killed = set(), threading.Lock(), False
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._killed = False
 
-    def run(self, arguments, timeout, **options):
-        """Run a command; returns (exit code, stdout, stderr, whether it took too long)."""
+    def run(
+        self,
+        arguments: list[str],
+        timeout: float | None,
+        environment: Mapping[str, str],
+        given: bytes = b"",
+        cwd: str | None = None,
+    ) -> Ended:
+        """Run a command to its end, or to its timeout in seconds."""
         with self._lock:
             if self._killed:
                 raise RuntimeError("stopping")
             process = subprocess.Popen(
                 arguments,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                env=environment,
+                cwd=cwd,
                 start_new_session=True,
-                **options,
             )
             self._running.add(process)
-        late = False
+        timed_out = False
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(given, timeout)
         except subprocess.TimeoutExpired:
-            late = True
-            self._kill(process)
+            timed_out = True
+            kill_group(process.pid)
             out, err = process.communicate()
         finally:
             with self._lock:
                 self._running.discard(process)
-        texts = [stream.decode("utf-8", "replace") for stream in (out, err)]
-        return (-signal.SIGKILL if late else process.returncode, *texts, late)
+        code = -signal.SIGKILL if timed_out else process.returncode
+        return Ended(
+            code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), timed_out
+        )
 
-    def kill(self):
+    def kill(self) -> None:
         """Kill all that run; none starts after this."""
         with self._lock:
             self._killed = True
             for process in self._running:
-                self._kill(process)
-
-    @staticmethod
-    def _kill(process):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+                kill_group(process.pid)
 
 
-def _environment(executor, execution, extra=None):
-    environment = dict(os.environ, **{str(k): str(v) for k, v in (extra or {}).items()})
-    environment.update(
-        ST2_ACTION_PACK_NAME=execution["action"]["pack"],
-        ST2_ACTION_EXECUTION_ID=execution["id"],
-        ST2_ACTION_API_URL=executor.api_url,
-        ST2_ACTION_AUTH_TOKEN="standalone",
-        ST2_API_URL=executor.api_url,
-        ST2_AUTH_TOKEN="standalone",
+def kill_group(pid: int) -> None:
+    """Kill a process with all of its children."""
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(pid, signal.SIGKILL)
+
+
+def python_script(run: Run) -> tuple[str, dict]:
+    """Run a python action in a process of its own."""
+    task, environment = python_task(run)
+    return python_result(
+        run,
+        task["mark"],
+        run.executor.commands.run(
+            [sys.executable, PYTHON_ACTION],
+            run.runner.get("timeout"),
+            environment,
+            json.dumps(task).encode(),
+        ),
     )
-    return environment
 
 
-def python_script(executor, execution, action, runner, parameters):
-    """Run a python action in a process of its own, its parameters and config out of sight."""
-    pack = action["pack"]
-    mark = f"standalone-result-{new_id()}\n"
-    message = {
-        "file": action["file_path"],
-        "config": executor.content.configs.get(pack, {}),
-        "parameters": parameters,
-        "mark": mark,
+def python_task(run: Run) -> tuple[dict, dict[str, str]]:
+    """Return what python_action.py has to know, and its environment.
+
+    Parameters and configuration go by stdin: the process list shows neither.
+    """
+    content, pack = run.executor.content, run.action["pack"]
+    task = {
+        "file": run.action["file_path"],
+        "config": content.configs.get(pack, {}),
+        "parameters": run.parameters,
+        "mark": f"standalone-result-{new_id()}\n",
     }
-    environment = _environment(executor, execution, runner.get("env"))
-    lib = os.path.join(executor.content.packs[pack]["path"], "actions", "lib")
-    environment["PYTHONPATH"] = os.pathsep.join(
-        path for path in (lib, os.environ.get("PYTHONPATH")) if path
-    )
-    timeout = runner.get("timeout")
-    code, out, err, late = executor.forks.run(message, timeout, environment)
-    status, value = None, "None"
+    environment = run.environment()
+    lib = os.path.join(content.packs[pack]["path"], "actions", "lib")
+    paths = [lib, os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return task, environment
+
+
+def python_result(run: Run, mark: str, ended: Ended) -> tuple[str, dict]:
+    """Return the status and the result of a python action that has ended."""
+    status, value, out = None, "None", ended.stdout
     if mark in out:
         before, answer, after = out.split(mark, 2)
-        out, answer = before + after, json.loads(answer)
-        status, value = answer["status"], answer["result"]
-    result = {"stdout": out, "stderr": err, "exit_code": code, "result": value}
-    if late:
-        result["error"] = TIMED_OUT % timeout
-        return "timeout", result
-    return "succeeded" if code == 0 and status is not False else "failed", result
+        out = before + after
+        status, value = json.loads(answer)["status"], json.loads(answer)["result"]
+    result = {"stdout": out, "stderr": ended.stderr, "exit_code": ended.code, "result": value}
+    if ended.timed_out:
+        return "timeout", {**result, **timeout_error(run)}
+    return "succeeded" if ended.code == 0 and status is not False else "failed", result
 
 
-def _typed(text):
-    """Strip what a command printed and, as StackStorm does, take JSON for what it says."""
+def timeout_error(run: Run) -> dict[str, str]:
+    """Return what StackStorm adds to the result of an execution that took too long."""
+    return {"error": f"Action failed to complete in {run.runner.get('timeout')} seconds"}
+
+
+def local_shell(run: Run) -> tuple[str, dict]:
+    """Run a command on this machine, in a shell."""
+    ended = run.executor.commands.run(
+        ["/bin/sh", "-c", run.runner.get("cmd") or ""],
+        run.runner.get("timeout"),
+        run.environment(),
+        cwd=run.runner.get("cwd"),
+    )
+    result = {
+        "failed": ended.code != 0,
+        "succeeded": ended.code == 0,
+        "return_code": ended.code,
+        "stdout": parsed(ended.stdout),
+        "stderr": parsed(ended.stderr),
+    }
+    if ended.timed_out:
+        return "timeout", {**result, **timeout_error(run)}
+    return "succeeded" if ended.code == 0 else "failed", result
+
+
+def parsed(text: str) -> Any:
+    """Return what a command printed; JSON is taken for what it says, as StackStorm does."""
     text = text[:-1] if text.endswith("\n") else text
     try:
         return json.loads(text)
@@ -112,86 +190,21 @@ def _typed(text):
         return text
 
 
-def local_shell(executor, execution, action, runner, parameters):
-    """Run a command here, in a shell."""
-    timeout = runner.get("timeout")
-    code, out, err, late = executor.commands.run(
-        ["/bin/sh", "-c", runner.get("cmd") or ""],
-        timeout,
-        env=_environment(executor, execution, runner.get("env")),
-        cwd=runner.get("cwd"),
-    )
-    result = {"failed": code != 0, "succeeded": code == 0, "return_code": code}
-    result.update(stdout=_typed(out), stderr=_typed(err))
-    if late:
-        result["error"] = TIMED_OUT % timeout
-        return "timeout", result
-    return "succeeded" if code == 0 else "failed", result
-
-
-def remote_shell(executor, execution, action, runner, parameters):
-    """Run a command on each host by the ssh command (StackStorm has an ssh client of its own)."""
-    hosts = [host.strip() for host in runner["hosts"].split(",") if host.strip()]
-    if not hosts:
-        raise ValueError("No hosts specified to run action for action {}.".format(execution["id"]))
-    results = {}
-    for host in hosts:
-        command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
-        command += ["-p", str(runner["port"])] if runner.get("port") else []
-        command += ["-i", runner["private_key"]] if runner.get("private_key") else []
-        command += ["-l", runner["username"]] if runner.get("username") else []
-        line = "cd {} && {}".format(runner["cwd"], runner.get("cmd"))
-        command += ["--", host, f"sudo -n -- sh -c '{line}'" if runner.get("sudo") else line]
-        code, out, err, late = executor.commands.run(command, runner.get("timeout"))
-        result = {"failed": code != 0, "succeeded": code == 0, "timeout": late}
-        result.update(return_code=code, stdout=_typed(out), stderr=_typed(err))
-        if code == 255:  # ssh's own: it never reached the host's shell
-            result["error"] = f"Failed connecting to host {host}. {err.strip()}"
-        results[host] = result
-    if all(result["return_code"] == 255 for result in results.values()):
-        text = "Unable to connect to any one of the hosts: %s.\n\n connect_errors=%s"
-        raise ConnectionError(text % (hosts, json.dumps(results)))
-    if all(result["succeeded"] for result in results.values()):
-        return "succeeded", results
-    return ("timeout" if all(r["timeout"] for r in results.values()) else "failed"), results
-
-
-def inquirer(executor, execution, action, runner, parameters):
-    """Wait for an answer, which comes through the API."""
+def inquirer(run: Run) -> tuple[str, dict]:
+    """Wait for an answer."""
     names = ("schema", "roles", "users", "route", "ttl")
-    return "pending", {name: runner.get(name) for name in names}
+    return "pending", {name: run.runner.get(name) for name in names}
 
 
-def action_chain(executor, execution, action, runner, parameters):
-    """Run a chain's tasks one after the other; it has this thread until the last has ended."""
-    chain = read_yaml(action["file_path"])
-    tasks = {task["name"]: task for task in chain["chain"]}
-    name, status, done = chain.get("default") or chain["chain"][0]["name"], "succeeded", []
-    context = {"user": execution["context"].get("user")}
-    context["parent"] = dict(execution["context"], execution_id=execution["id"])
-    while name:
-        task = tasks[name]
-        given = expressions.render_values(task.get("parameters") or {}, parameters)
-        child = executor.ended(executor.request(task["ref"], given, context))
-        status = child["status"]
-        done.append({"name": name, "execution_id": child["id"], "state": status})
-        done[-1].update(action=task["ref"], result=child["result"])
-        name = task.get("on-success" if status == "succeeded" else "on-failure")
-        if executor.store.executions.get(execution["id"])["status"] in COMPLETED:
-            break  # canceled meanwhile
-    return status, {"tasks": done, "published": {}}
-
-
-def noop(executor, execution, action, runner, parameters):
+def noop(run: Run) -> tuple[str, dict]:
     """Do nothing."""
     return "succeeded", {}
 
 
-RUNNERS = {
-    "action-chain": action_chain,
+Runner = Callable[[Run], "tuple[str, dict]"]
+RUNNERS: dict[str, Runner] = {
     "python-script": python_script,
     "local-shell-cmd": local_shell,
-    "remote-shell-cmd": remote_shell,
     "inquirer": inquirer,
     "noop": noop,
 }

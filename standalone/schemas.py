@@ -1,12 +1,15 @@
 """StackStorm's flavour of JSON Schema: `required: true` stands at the property itself."""
 
+from __future__ import annotations
+
 import copy
+from typing import Any
 
 import jsonschema
 
 
-def draft4(schema, nulls=False):
-    """Return the schema in plain draft 4. With `nulls`, what has no default may also be null."""
+def draft4(schema: dict, nulls: bool = False) -> dict:
+    """Return a schema in plain draft 4. With `nulls`, an optional property may be null."""
     schema = copy.deepcopy(schema)
     schema.pop("required", None)
     properties = schema.get("properties")
@@ -24,18 +27,17 @@ def draft4(schema, nulls=False):
     return schema
 
 
-def check(value, schema, nulls=False):
-    """Raise ValueError with the first fault of a value."""
+def check(value: Any, schema: dict, nulls: bool = False) -> None:
+    """Raise ValueError with the first thing that is wrong with a value."""
     for error in jsonschema.Draft4Validator(draft4(schema, nulls)).iter_errors(value):
-        # The branch of an "or null" that says what was wrong, not the one that wanted null.
-        if error.validator == "anyOf" and error.context:
-            error = error.context[0]
-        where = "".join("{}: ".format(".".join(map(str, error.absolute_path))) or "")
-        raise ValueError((where if error.absolute_path else "") + error.message)
+        # Of an "or null", report the branch that is not null.
+        told = error.context[0] if error.validator == "anyOf" and error.context else error
+        path = ".".join(map(str, told.absolute_path))
+        raise ValueError(f"{path}: {told.message}" if path else told.message)
 
 
-def with_defaults(value, schema):
-    """Return an object with the schema's defaults where a value is missing."""
+def with_defaults(value: dict, schema: dict) -> dict:
+    """Return an object with the schema's defaults in place of missing values."""
     value = dict(value)
     for name, item in schema.get("properties", {}).items():
         if value.get(name) is None and "default" in item:

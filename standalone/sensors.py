@@ -1,75 +1,55 @@
-"""The sensor container: creates the packs' sensors as StackStorm does and runs them in threads."""
+"""The sensor container: creates the pack's sensors as StackStorm does and runs them in threads."""
+
+from __future__ import annotations
 
 import importlib.util
-import inspect
 import logging
 import os
 import sys
 import threading
+from typing import Any, Callable
 
 from st2client.client import Client
 
-from standalone import schemas
+from standalone.content import Content
 
 LOG = logging.getLogger("standalone.sensors")
 
 
 class SensorService:
-    """What StackStorm hands to a sensor."""
+    """What StackStorm hands to a sensor, as far as the pack uses it."""
 
-    def __init__(self, sensor, content, emit, api_url):
-        self._sensor, self._content, self._emit, self._api_url = sensor, content, emit, api_url
+    def __init__(self, ref: str, api_url: str):
+        self._ref, self._api_url = ref, api_url
         self.datastore_service = self
 
-    def get_logger(self, name):
+    def get_logger(self, name: str) -> logging.Logger:
         """Return the logger of one part of the sensor."""
-        return logging.getLogger("SensorWrapper.{}.{}".format(self._sensor["ref"], name))
+        return logging.getLogger(f"SensorWrapper.{self._ref}.{name}")
 
-    def get_api_client(self):
+    def get_api_client(self) -> Any:
         """Return a client of the API."""
         return Client(api_url=self._api_url, token="standalone")
 
-    def dispatch(self, trigger, payload=None, trace_tag=None):
-        """Emit a trigger. As in StackStorm, what is invalid is logged, dropped and not reported."""
-        try:
-            check_payload(self._content, trigger, payload or {})
-        except ValueError as error:
-            LOG.warning("trigger %s is dropped: %s", trigger, error)
-        else:
-            self._emit(trigger, payload or {}, {"trace_tag": trace_tag} if trace_tag else {})
-
-
-def check_payload(content, trigger, payload):
-    """Raise ValueError unless the trigger is known and the payload is as its schema says."""
-    if trigger not in content.triggers:
-        raise ValueError(f'Trigger "{trigger}" is not registered')
-    schemas.check(payload, content.triggers[trigger].get("payload_schema") or {}, nulls=True)
-
 
 class SensorContainer:
-    """All sensors of the packs; the first failure of one is kept and reported."""
+    """The sensors of all packs. The first that fails is reported."""
 
-    def __init__(self, content, emit, api_url, on_failure):
-        self._content, self._emit, self._api_url = content, emit, api_url
-        self._on_failure, self._sensors = on_failure, []
+    def __init__(self, content: Content, api_url: str, on_failure: Callable[[str], None]):
+        self._content, self._api_url, self._on_failure = content, api_url, on_failure
+        self._sensors: list[Any] = []
 
-    def start(self):
-        """Create, set up and run every enabled sensor. An exception of one is the caller's."""
+    def start(self) -> None:
+        """Create, set up and run every enabled sensor."""
         for sensor in self._content.sensors:
-            if not sensor["enabled"]:
-                continue
-            sensor_class = _load(sensor)
-            service = SensorService(sensor, self._content, self._emit, self._api_url)
-            config = self._content.configs[sensor["pack"]]
-            instance = sensor_class(sensor_service=service, config=config)
-            self._sensors.append(instance)
-            instance.setup()
-            arguments = (sensor["ref"], instance)
-            threading.Thread(
-                target=self._run, args=arguments, name=sensor["ref"], daemon=True
-            ).start()
+            if sensor["enabled"]:
+                self._start_sensor(sensor)
 
-    def stop(self):
+    def service_of(self, sensor: dict) -> SensorService:
+        """Return what a sensor is given."""
+        return SensorService(sensor["ref"], self._api_url)
+
+    def stop(self) -> None:
         """Have every sensor clean up."""
         for sensor in self._sensors:
             try:
@@ -77,7 +57,15 @@ class SensorContainer:
             except Exception:
                 LOG.exception("cleanup")
 
-    def _run(self, ref, sensor):
+    def _start_sensor(self, sensor: dict) -> None:
+        config = self._content.configs[sensor["pack"]]
+        instance = load_class(sensor)(sensor_service=self.service_of(sensor), config=config)
+        self._sensors.append(instance)
+        instance.setup()
+        arguments = (sensor["ref"], instance)
+        threading.Thread(target=self._run, args=arguments, name=sensor["ref"], daemon=True).start()
+
+    def _run(self, ref: str, sensor: Any) -> None:
         try:
             sensor.run()
             self._on_failure(f"sensor {ref}: run() returned")
@@ -86,16 +74,14 @@ class SensorContainer:
             self._on_failure(f"sensor {ref}: {type(error).__name__}: {error}")
 
 
-def _load(sensor):
-    name = os.path.splitext(os.path.basename(sensor["file_path"]))[0]
-    folder = os.path.dirname(sensor["file_path"])
+def load_class(sensor: dict) -> Any:
+    """Return the class of a sensor, loaded from its file as StackStorm does it."""
+    folder, file = os.path.split(sensor["file_path"])
     if folder not in sys.path:
         sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(name, sensor["file_path"])
+    spec = importlib.util.spec_from_file_location(os.path.splitext(file)[0], sensor["file_path"])
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)  # not in sys.modules, as in StackStorm
-    found = dict(inspect.getmembers(module, inspect.isclass)).get(sensor["class_name"])
-    if found is None:
-        text = "%s has no class %s"
-        raise ValueError(text % (sensor["file_path"], sensor["class_name"]))
-    return found
+    return getattr(module, sensor["class_name"])

@@ -1,114 +1,127 @@
 """What has happened so far: executions, trigger instances, enforcements and traces, in memory."""
 
+from __future__ import annotations
+
 import binascii
 import copy
-import datetime
-import json
 import os
 import threading
 import time
 from collections import OrderedDict
+from datetime import datetime, timezone
+from typing import Any, Callable
 
 # st2common/constants/action.py
-STATUSES = (
-    "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
-    " pausing paused resuming pending"
-).split()
 COMPLETED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
-LIMIT = 20000
-WEIGHT_LIMIT = 256 * 1024 * 1024  # of what a table was given, as JSON; a message can have 1 MiB
+LIMIT = 20_000  # documents in a table
+
+Document = dict
 
 
-def new_id():
-    """Return an id of 24 hex digits that sorts by time, as MongoDB's do."""
+def new_id() -> str:
+    """Return an id of 24 hex digits that sorts by time, like MongoDB's."""
     return f"{int(time.time()):08x}{binascii.hexlify(os.urandom(8)).decode()}"
 
 
-def timestamp(seconds=None):
-    """Return a moment (default: now) as StackStorm's API writes it."""
-    moment = datetime.datetime.utcfromtimestamp(time.time() if seconds is None else seconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def timestamp() -> str:
+    """Return the present time as StackStorm's API writes it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Table:
-    """Documents by id, oldest first; beyond the limit the oldest finished one is forgotten."""
+    """Documents by id, oldest first. Beyond the limit the oldest finished one is dropped."""
 
-    def __init__(self, lock, limit=LIMIT, finished=lambda document: True):
-        self._documents, self._lock = OrderedDict(), lock
-        self._limit, self._finished = limit, finished
-        self._weights, self._weight = {}, 0
+    def __init__(
+        self,
+        lock: threading.RLock,
+        limit: int = LIMIT,
+        is_finished: Callable[[Document], bool] = lambda document: True,
+    ):
+        self._documents: OrderedDict[str, Document] = OrderedDict()
+        self._lock, self._limit, self._is_finished = lock, limit, is_finished
 
-    def add(self, document):
-        """Keep a document under its id and return it."""
-        weight = len(json.dumps(document, default=str))
+    def add(self, document: Document) -> Document:
+        """Store a document under its id and return it."""
         with self._lock:
             self._documents[document["id"]] = document
-            self._weights[document["id"]] = weight
-            self._weight += weight
-            while len(self._documents) > self._limit or self._weight > WEIGHT_LIMIT:
-                oldest = next((i for i, d in self._documents.items() if self._finished(d)), None)
-                if oldest is None:
-                    break
-                del self._documents[oldest]
-                self._weight -= self._weights.pop(oldest)
+            if len(self._documents) > self._limit:
+                finished = (i for i, d in self._documents.items() if self._is_finished(d))
+                self._documents.pop(next(finished, ""), None)
         return document
 
-    def get(self, id_):
+    def get(self, id_: str | None) -> Any:
         """Return a copy of one document, or None."""
         with self._lock:
-            return copy.deepcopy(self._documents.get(id_))
+            return copy.deepcopy(self._documents.get(id_ or ""))
 
-    def change(self, id_, **values):
-        """Set fields of one document; returns a copy, or None when it is not there."""
+    def change(self, id_: str, **values: Any) -> Any:
+        """Set fields of one document; return a copy, or None if it is not there."""
         with self._lock:
             document = self._documents.get(id_)
             if document is not None:
                 document.update(values)
             return copy.deepcopy(document)
 
-    def select(self, matches=lambda document: True, limit=None, offset=0):
-        """Return (how many match, copies of those from offset on), the newest first."""
+    def append(self, id_: str, field: str, item: Any) -> None:
+        """Add an item to a list of one document, if the document is there."""
+        with self._lock:
+            if id_ in self._documents:
+                self._documents[id_][field].append(item)
+
+    def select(
+        self,
+        matches: Callable[[Document], bool] = lambda document: True,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> tuple[int, list[Document]]:
+        """Return how many documents match, and copies of one page of them, newest first."""
         with self._lock:
             found = [d for d in reversed(self._documents.values()) if matches(d)]
             end = None if limit is None else offset + limit
             return len(found), copy.deepcopy(found[offset:end])
 
-    def count(self, matches):
-        """Return how many documents match."""
-        with self._lock:
-            return sum(1 for document in self._documents.values() if matches(document))
-
 
 class Store:
-    """All tables, under one lock."""
+    """All tables, under one lock, and the datastore's keys."""
 
-    def __init__(self, limit=LIMIT):
+    def __init__(self, limit: int = LIMIT):
         self.lock = threading.RLock()
         self.executions = Table(self.lock, limit, lambda d: d["status"] in COMPLETED)
         self.trigger_instances = Table(self.lock, limit, lambda d: d["status"].startswith("proc"))
         self.enforcements = Table(self.lock, limit)
         self.traces = Table(self.lock, limit)
-        self.keys = {}
-        self._trace_of = {}
+        # By the names of the API.
+        self.tables = {
+            "executions": self.executions,
+            "triggerinstances": self.trigger_instances,
+            "ruleenforcements": self.enforcements,
+            "traces": self.traces,
+        }
+        self.keys: dict[str, str] = {}
+        self._trace_of: OrderedDict[str, str] = OrderedDict()
 
-    def new_trace(self, trace_tag):
-        """Start a trace. Every dispatch with only a tag starts its own, as in StackStorm."""
+    def new_trace(self, trace_tag: str) -> str:
+        """Start a trace and return its id. Like StackStorm, start one for each dispatch."""
         trace = {"id": new_id(), "trace_tag": trace_tag, "start_timestamp": timestamp()}
-        trace.update(uid="trace:{}".format(trace["id"]), action_executions=[], rules=[])
-        return self.traces.add(dict(trace, trigger_instances=[]))["id"]
+        components: dict[str, list] = {
+            "action_executions": [],
+            "rules": [],
+            "trigger_instances": [],
+        }
+        return self.traces.add({**trace, **components, "uid": f"trace:{trace['id']}"})["id"]
 
-    def extend_trace(self, trace_id, kind, object_id, ref, caused_by=None):
+    def extend_trace(
+        self, trace_id: str, kind: str, object_id: str, ref: str, caused_by: dict | None = None
+    ) -> None:
         """Add a trigger instance, a rule or an execution to a trace."""
         component = {"object_id": object_id, "ref": ref, "updated_at": timestamp()}
         with self.lock:
-            trace = self.traces._documents.get(trace_id)
-            if trace is not None:
-                trace[kind].append(dict(component, caused_by=caused_by or {}))
-                self._trace_of[object_id] = trace_id
+            self.traces.append(trace_id, kind, {**component, "caused_by": caused_by or {}})
+            self._trace_of[object_id] = trace_id
             while len(self._trace_of) > 4 * LIMIT:
-                self._trace_of.pop(next(iter(self._trace_of)))
+                self._trace_of.popitem(last=False)
 
-    def trace_of(self, object_id):
+    def trace_of(self, object_id: str) -> str | None:
         """Return the id of the trace that a trigger instance or an execution belongs to."""
         with self.lock:
             return self._trace_of.get(object_id)

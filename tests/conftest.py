@@ -1,8 +1,10 @@
 """Fixtures for every test: databases, a broker and an Alertmanager, each an instance of its own.
 
-They start when the first test asks for them and end with the session. Where a program is missing,
-the tests that need it are skipped and say so.
+They start when the first test asks for them and end with the session. If a program is missing, the
+tests that need it are skipped and say so.
 """
+
+from __future__ import annotations
 
 import os
 
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import services
 
-# How long an example takes says how busy the machine is.
+# No deadline: how long an example takes depends on how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", settings.get_profile("untimed"), max_examples=3000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
@@ -25,35 +27,90 @@ SERVICE_FIXTURES = {
     "rabbitmq_server",
     "rabbitmq_url",
 }
+# Tests in these start processes, or wait long; `make test-fast` leaves them out.
+PROCESS_FILES = (
+    "tests/faults/",
+    "tests/fuzz/",
+    "tests/lib/trail/test_migrations.py",
+    "tests/scenarios/",
+    "tests/standalone/",
+    "tests/test_sensor_alertmanager.py",
+    "tests/test_services.py",
+)
+PROCESS_WORDS = ("kill", "processes", "signals")
+PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
+# These scenarios wait most of the time, so they have a stand-in and a process of their own.
+WAITING_SCENARIOS = ("tests/scenarios/test_hostile_corpus.py", "tests/scenarios/test_statuses.py")
+# Those that take longest come first, so that none is left alone at the end.
+LONGEST_FIRST = ("tests/faults/", "tests/scenarios/", "tests/lib/endpoint/test_service.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
-    """`-m "not services"` leaves out what needs a server, and `--dist loadgroup` keeps
-    together what shares servers: the tests of a file, the scenarios on one kind of database. The
-    longest come first, so that none is left alone at the end."""
+    """Mark the tests by what they need, and sort them for several workers."""
     for item in items:
-        parameters = getattr(item, "callspec", None)
-        parameters = parameters.params if parameters else {}
-        on_mariadb = parameters.get("database_url") == "mariadb"
-        if on_mariadb or SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if needs_services(item):
             item.add_marker("services")
-        file = item.nodeid.split("::")[0]
-        group = file
-        if file.startswith("tests/scenarios/") and "kind" in parameters:
-            group = "scenarios-{}".format(parameters["kind"])
-        item.add_marker(pytest.mark.xdist_group(group))
-    longest = ("tests/scenarios/", "tests/faults/")
-    items.sort(key=lambda item: not item.nodeid.startswith(longest))
+        if starts_processes(item):
+            item.add_marker("processes")
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+def parameters_of(item):
+    """Return the parameters of a test by name."""
+    found = getattr(item, "callspec", None)
+    return found.params if found else {}
+
+
+def needs_services(item):
+    """Return whether a test needs a server. `-m "not services"` leaves it out."""
+    on_mariadb = parameters_of(item).get("database_url") == "mariadb"
+    return on_mariadb or bool(SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())))
+
+
+def starts_processes(item):
+    """Return whether a test starts a process of the pack."""
+    values = [getattr(v, "__name__", v) for v in parameters_of(item).values()]
+    if any(value in PROCESS_PARAMETERS for value in values if isinstance(value, str)):
+        return True
+    name = item.nodeid.partition("::")[2].lower()
+    return item.nodeid.startswith(PROCESS_FILES) or any(word in name for word in PROCESS_WORDS)
+
+
+def group_of(item):
+    """Return which tests run in one process with this one, because they share something.
+
+    Those of a file share fixtures, scenarios a stand-in for each kind of database. The fault suite
+    has a world for each database.
+    """
+    file, _, rest = item.nodeid.partition("::")
+    parameters = parameters_of(item)
+    if file in WAITING_SCENARIOS:
+        return "scenarios-waiting"
+    if file.startswith("tests/scenarios/") and "kind" in parameters:
+        return f"scenarios-{parameters['kind']}"
+    if file == "tests/faults/test_faults.py":
+        return item.nodeid
+    if starts_processes(item) and "::" in rest:
+        return f"{file}::{rest.partition('::')[0]}"
+    return file
+
+
+def rank(nodeid):
+    """Return the place of a test in the order of the session."""
+    places = [i for i, name in enumerate(LONGEST_FIRST) if nodeid.startswith(name)]
+    return places[0] if places else len(LONGEST_FIRST)
 
 
 def pytest_configure(config):
-    if hasattr(config.option, "loadscopereorder"):  # by pytest-xdist, by number instead of length
+    """Keep the order of the groups; pytest-xdist would sort them by the number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 
 
 def start(kind, *args, **kwargs):
-    """A running server, or a skip that says what is missing."""
+    """Start a server, or skip the test and say what is missing."""
     try:
         server = kind(*args, **kwargs)
         server.start()
@@ -71,7 +128,7 @@ def mariadb_server():
 
 @pytest.fixture
 def mariadb(mariadb_server):
-    """The session's MariaDB, up again should the test before have taken it away."""
+    """The session's MariaDB, started again if an earlier test has stopped it."""
     mariadb_server.start()
     return mariadb_server
 
@@ -94,7 +151,7 @@ def rabbitmq_server():
 
 @pytest.fixture
 def rabbitmq(rabbitmq_server):
-    """The session's RabbitMQ, up again should the test before have taken it away."""
+    """The session's RabbitMQ, started again if an earlier test has stopped it."""
     rabbitmq_server.start()
     return rabbitmq_server
 
@@ -121,7 +178,7 @@ def alertmanager():
 
 @pytest.fixture(params=["sqlite", "mariadb"])
 def database_url(request, tmp_path):
-    """The test runs on SQLite and on MariaDB, each time on a fresh database."""
+    """A fresh database; the test runs once on SQLite and once on MariaDB."""
     if request.param == "sqlite":
-        return "sqlite:///{}".format(tmp_path / "tracking.db")
+        return f"sqlite:///{tmp_path / 'tracking.db'}"
     return request.getfixturevalue("mariadb_url")

@@ -1,4 +1,6 @@
-"""The check for known vulnerabilities: what is not known is never called good."""
+"""The audit of known vulnerabilities: what could not be looked up is never called safe."""
+
+from __future__ import annotations
 
 import importlib.util
 import json
@@ -13,7 +15,7 @@ PATH = pathlib.Path(__file__).parent.parent / "scripts" / "audit.py"
 
 @pytest.fixture
 def audit(monkeypatch):
-    """audit(what pip-audit prints): (the code that the check ends with)."""
+    """A function that audits with given output of pip-audit and returns (code, report)."""
     spec = importlib.util.spec_from_file_location("audit", str(PATH))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -21,50 +23,49 @@ def audit(monkeypatch):
     class Answer:
         close = staticmethod(lambda: None)
 
-    def ended(printed, code=0, online=True):
+    def audited(printed, code=0, online=True):
         def ask(*_, **__):
             if not online:
                 raise urllib.error.URLError("no route")
             return Answer()
 
         def run(*command):
-            made = "venv.py" in command[1]
-            out = "" if made else printed
-            return subprocess.CompletedProcess(command, 0 if made else code, out, "went wrong\n")
+            installs = "venv.py" in command[1]
+            out = "" if installs else printed
+            code_of_run = 0 if installs else code
+            return subprocess.CompletedProcess(command, code_of_run, out, "went wrong\n")
 
         monkeypatch.setattr(module.urllib.request, "urlopen", ask)
         monkeypatch.setattr(module, "run", run)
-        with pytest.raises(SystemExit) as caught:
-            module.main()
-        return caught.value.code
+        return module.audit()
 
-    return ended
+    return audited
 
 
-def found(**more):
-    return json.dumps({"dependencies": [dict({"name": "requests", "version": "2.0"}, **more)]})
+def report_of(**more):
+    return json.dumps({"dependencies": [{"name": "requests", "version": "2.0", **more}]})
 
 
-def test_none_is_known(audit, capsys):
-    assert audit(found(vulns=[])) == 0
-    assert "1 packages, 0 known vulnerabilities" in capsys.readouterr().out
+def test_no_known_vulnerability(audit):
+    assert audit(report_of(vulns=[])) == (0, "1 packages, 0 known vulnerabilities")
 
 
-def test_one_is_known(audit, capsys):
-    assert audit(found(vulns=[{"id": "PYSEC-1"}]), 1) == 1
-    assert "requests 2.0: PYSEC-1" in capsys.readouterr().out
+def test_a_known_vulnerability_is_named(audit):
+    code, report = audit(report_of(vulns=[{"id": "PYSEC-1"}]), 1)
+    assert code == 1
+    assert "requests 2.0: PYSEC-1" in report
 
 
-def test_one_that_could_not_be_looked_up(audit, capsys):
-    assert audit(found(skip_reason="not found")) == 3
-    assert "not found: requests" in capsys.readouterr().out
+def test_a_package_that_could_not_be_looked_up(audit):
+    assert audit(report_of(skip_reason="not found")) == (3, "not found: requests")
 
 
 @pytest.mark.parametrize("printed", ["", '{"dependencies": []}'])
-def test_nothing_was_looked_up(audit, printed):
-    assert audit(printed, 1) == 3
+def test_an_audit_without_a_result(audit, printed):
+    assert audit(printed, 1).code == 3
 
 
-def test_offline(audit, capsys):
-    assert audit(found(vulns=[]), online=False) == 3
-    assert "does not answer" in capsys.readouterr().out
+def test_an_audit_offline(audit):
+    code, report = audit(report_of(vulns=[]), online=False)
+    assert code == 3
+    assert "does not answer" in report

@@ -91,14 +91,12 @@ GOOD = {
                 "type": "string",
                 "description": "Which",
                 "required": True,
-                "position": 0,
             },
             "pieces": {
                 "type": "integer",
                 "description": "How many",
                 "default": 8,
                 "minimum": 1,
-                "position": 1,
             },
             "timeout": {"default": 60},
         },
@@ -178,15 +176,6 @@ GOOD = {
         },
         "action": {"ref": "cake.serve", "parameters": {"request_id": "today"}},
     },
-    "aliases/slice.yaml": {
-        "name": "slice",
-        "description": "Cuts from the chat",
-        "action_ref": "cake.slice",
-        "formats": [
-            "slice {{request_id}}",
-            {"display": "slice <id>", "representation": ["slice {{ request_id }} {{pieces=8}}"]},
-        ],
-    },
     "policies/one_knife.yaml": {
         "name": "one_knife",
         "resource_ref": "cake.slice",
@@ -237,7 +226,7 @@ PACK, CONFIG, EXAMPLE = "pack.yaml", "config.schema.yaml", "cake.yaml.example"
 SENSOR, SLICE, SERVE = "sensors/oven.yaml", "actions/slice.yaml", "actions/serve.yaml"
 KNIFE, WORKFLOW, RULE = "actions/knife.yaml", "workflows/serve.yaml", "rules/on_done.yaml"
 DAILY = "rules/daily.yaml"
-ALIAS, POLICY = "aliases/slice.yaml", "policies/one_knife.yaml"
+POLICY = "policies/one_knife.yaml"
 PAYLOAD = "trigger_types/0/payload_schema"
 
 # file, path in it, value, part of the problem
@@ -272,8 +261,6 @@ FAULTS = [
     (SLICE, "entry_point", "slices.py", "not in actions"),
     (SLICE, "parameters/pieces/description", REMOVED, "pieces has no description"),
     (SLICE, "parameters/pieces/type", REMOVED, "pieces has no type"),
-    (SLICE, "parameters/pieces/position", 2, "gap or a double"),
-    (SLICE, "parameters/pieces/position", 0, "gap or a double"),
     (SLICE, "parameters/pieces/default", 0, "default does not fit"),
     (SLICE, "parameters/pieces/require", True, "unknown key 'require'"),
     (SLICE, "parameters/request_id/required", "yes", "not true or false"),
@@ -310,9 +297,6 @@ FAULTS = [
     (DAILY, "trigger/parameters/hour", 24, "trigger.hour 24 is greater than"),
     (DAILY, "trigger/parameters/hours", 3, "trigger Additional properties"),
     (DAILY, "trigger/parameters/timezone", 0, "trigger.timezone 0 is not of type"),
-    (ALIAS, "action_ref", "cake.eat", "no action cake.eat"),
-    (ALIAS, "formats/0", "slice {{ id }}", "has no parameter id"),
-    (ALIAS, "formats/1/representation/0", "slice {{peaces=8}}", "has no parameter peaces"),
     (POLICY, "resource_ref", "cake.eat", "no action cake.eat"),
     (POLICY, "policy_type", "action.mutex", "unknown policy type"),
     (POLICY, "parameters/threshold", 0, "threshold"),

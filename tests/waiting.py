@@ -1,14 +1,16 @@
-"""Waiting for what comes by itself."""
+"""Waiting for what happens by itself."""
+
+from __future__ import annotations
 
 import time
 
 
 def wait_for(look, seconds=60):
-    """What look() gives, as soon as that is something; AssertionError after so many seconds."""
-    until = time.monotonic() + seconds
+    """Return the first true value of look(), or raise AssertionError after some seconds."""
+    deadline = time.monotonic() + seconds
     while True:
         found = look()
         if found:
             return found
-        assert time.monotonic() < until, f"not in {seconds} s"
+        assert time.monotonic() < deadline, f"not in {seconds} s"
         time.sleep(0.02)

@@ -1,5 +1,7 @@
 """The ids of requests, and how a request is told from another with the same id."""
 
+from __future__ import annotations
+
 import hashlib
 import uuid
 

@@ -1,99 +1,162 @@
-"""python -m tests.defences: each defence broken once, in a copy; does what holds it see that?
+"""Remove each defence of the product in a copy of the tree, and report whether its test fails.
 
-A defence is a line of the product and the command that must fail without it. The commands run as
-they are first: what fails anyhow sees nothing.
+The tests run on the unchanged tree first: a test that fails anyhow proves nothing.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
 import pathlib
+import queue
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Iterator, NamedTuple
 
 from tests.defences import delivery, security
-from tests.defences.defence import ROOT
+from tests.defences.defence import Defence
+from tests.defences.mutation import ROOT, MutationError
 
 SECONDS = 600
-LEFT_OUT = (".git", ".venv*", ".hypothesis", ".pytest_cache", "__pycache__")
+LEFT_OUT = (".git", ".venv*", ".hypothesis", ".*_cache", "__pycache__")
 KINDS = {"delivery": delivery.DEFENCES, "security": security.DEFENCES}
 
 
-def main():
-    parser = argparse.ArgumentParser("python -m tests.defences", description=__doc__)
-    parser.add_argument("--kind", choices=sorted(KINDS), action="append", help="default: both")
-    parser.add_argument("--only", default="", help="defences whose name has this in it")
-    parser.add_argument("--log", metavar="DIR", help="where what the commands print is kept")
-    parser.add_argument("--list", action="store_true", help="says which there are, and what holds")
-    options = parser.parse_args()
-    kinds = options.kind or sorted(KINDS)
-    wanted = [d for kind in kinds for d in KINDS[kind] if options.only in d.name]
+class Outcome(NamedTuple):
+    """What a command ended with: its exit code, or why it has none, and its first complaint."""
+
+    code: int | str
+    complaint: str
+
+
+def main() -> int:
+    """Check the defences that the command line names; return the exit code."""
+    options = arguments().parse_args()
+    wanted = [
+        defence
+        for kind in options.kind or sorted(KINDS)
+        for defence in KINDS[kind]
+        if options.only in defence.name
+    ]
     if options.list:
         for defence in wanted:
-            print("{}: {}".format(defence.name, " ".join(defence.test)))
+            print(f"{defence.name}: {' '.join(defence.test)}")
         return 0
     logs = pathlib.Path(options.log or tempfile.mkdtemp(prefix="poundcake-mutate-"))
     logs.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-mutant-"))
-    copy = folder / "tree"
-    shutil.copytree(str(ROOT), str(copy), symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    sound, failures = {}, 0
-    try:
-        for number, defence in enumerate(wanted):
-            command = tuple(defence.test)
-            if command not in sound:
-                sound[command], _ = _run(copy, command, logs / f"{number}-sound.log")
-            verdict, seen = "NOT CAUGHT", ""
-            if sound[command] != 0:
-                verdict = "FAILS UNBROKEN"
-            else:
-                code, seen = _broken(copy, defence, logs / f"{number}-broken.log")
-                verdict = {0: "NOT CAUGHT", 1: "caught"}.get(code, f"ENDED WITH {code}")
-            failures += verdict != "caught"
-            print("{:<15} {}{}".format(verdict, defence.name, seen and ": " + seen), flush=True)
-    finally:
-        shutil.rmtree(str(folder))
+    failures = 0
+    for defence, verdict, complaint in verdicts(wanted, options.jobs, logs):
+        failures += verdict != "caught"
+        print(f"{verdict:<15} {defence.name}{complaint and f': {complaint}'}", flush=True)
     print(f"{len(wanted)} defences, {failures} not caught; the logs are in {logs}")
     return 1 if failures else 0
 
 
-def _broken(copy, defence, log):
-    """(exit code, what the command said was wrong) with the defence broken."""
-    path = copy / defence.file
-    text = path.read_text()
-    if text.count(defence.old) != 1:
-        return f"its text {text.count(defence.old)} times", ""
-    path.write_text(text.replace(defence.old, defence.new))
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser("python -m tests.defences", description=__doc__)
+    parser.add_argument("--kind", choices=sorted(KINDS), action="append", help="default: both")
+    parser.add_argument("--only", default="", help="only defences with this text in their name")
+    parser.add_argument("--jobs", type=int, default=2, help="how many run at once (default: 2)")
+    parser.add_argument("--log", metavar="DIR", help="keep what the commands print in this folder")
+    parser.add_argument("--list", action="store_true", help="list the defences and their tests")
+    return parser
+
+
+@contextmanager
+def copies(count: int) -> Iterator[queue.Queue[pathlib.Path]]:
+    """Make copies of the tree and hand out a queue of those that are free."""
+    folder = tempfile.mkdtemp(prefix="poundcake-mutant-")
+    free: queue.Queue[pathlib.Path] = queue.Queue()
     try:
-        return _run(copy, defence.test, log)
+        for number in range(count):
+            copy = pathlib.Path(folder, str(number))
+            ignored = shutil.ignore_patterns(*LEFT_OUT)
+            shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
+            free.put(copy)
+        yield free
     finally:
-        path.write_text(text)
+        shutil.rmtree(folder)
 
 
-def _run(copy, command, log):
+def verdicts(
+    wanted: list[Defence], jobs: int, logs: pathlib.Path
+) -> Iterator[tuple[Defence, str, str]]:
+    """Check defences; yield each with its verdict and what its test complained of."""
+    with copies(jobs) as free, ThreadPoolExecutor(jobs) as pool:
+
+        def run_unchanged(command: tuple[str, ...]) -> bool:
+            copy = free.get()
+            try:
+                return run(copy, command, logs / log_name("unchanged", *command)).code == 0
+            finally:
+                free.put(copy)
+
+        def run_without(defence: Defence) -> tuple[str, str]:
+            copy = free.get()
+            try:
+                return verdict_on(defence, copy, logs / log_name(defence.name))
+            finally:
+                free.put(copy)
+
+        commands = sorted({defence.test for defence in wanted})
+        sound = dict(zip(commands, pool.map(run_unchanged, commands)))
+        checked = pool.map(
+            lambda d: run_without(d) if sound[d.test] else ("FAILS UNCHANGED", ""), wanted
+        )
+        for defence, (verdict, complaint) in zip(wanted, checked):
+            yield defence, verdict, complaint
+
+
+def verdict_on(defence: Defence, copy: pathlib.Path, log: pathlib.Path) -> tuple[str, str]:
+    """Remove one defence from a copy of the tree and run its test there."""
+    try:
+        path = copy / defence.mutation.file(copy)
+        source = path.read_text()
+        path.write_text(defence.mutation.apply(source))
+    except MutationError as error:
+        return "NOT REMOVED", str(error)
+    try:
+        code, complaint = run(copy, defence.test, log)
+    finally:
+        path.write_text(source)
+    return {0: "NOT CAUGHT", 1: "caught"}.get(code, f"ENDED WITH {code}"), complaint
+
+
+def log_name(*words: str) -> str:
+    """Return the name of a log file for a defence or a command."""
+    return re.sub(r"[^\w.]+", "-", " ".join(words))[-120:]
+
+
+def run(copy: pathlib.Path, command: tuple[str, ...], log: pathlib.Path) -> Outcome:
+    """Run a command in a copy of the tree and keep what it prints in a log."""
     began = time.monotonic()
-    with open(str(log), "w") as file:
+    with open(log, "w") as file:
         process = subprocess.Popen(
             [sys.executable, *command],
-            cwd=str(copy),
-            # What was compiled of a file that is broken for a second would outlast it.
+            cwd=copy,
+            # Bytecode of a changed file would outlast the change.
             env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
         try:
-            code = process.wait(SECONDS)
+            code: int | str = process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
             code = f"no end within {SECONDS} s"
     lines = log.read_text(errors="replace").splitlines()
     marked = [s for s in lines if s.strip().startswith(("PROBLEM", "FAILED", "E  "))]
-    seen = marked[0].strip() if marked else (lines or [""])[-1]
-    return code, f"{seen[:150]} ({time.monotonic() - began:.0f} s)"
+    complaint = marked[0].strip() if marked else (lines or [""])[-1]
+    return Outcome(code, f"{complaint[:150]} ({time.monotonic() - began:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,42 @@
-"""What a defence is, and how the commands that hold it are written."""
+"""What a defence is, and how the commands that guard it are written."""
 
-import pathlib
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import List
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+from tests.defences.mutation import Mutation
 
 
-@dataclass
+@dataclass(frozen=True)
 class Defence:
-    """file: below the root. old: the text that is there exactly once; new: what breaks it.
-    test: what holds it, words for Python, which must end with 0 as it is and with 1 when broken.
+    """A property of the product, the change that removes it, and the test that then fails.
+
+    Args:
+        name: what the product promises.
+        mutation: the change that breaks the promise.
+        test: arguments for Python; the command ends with 0 on the tree as it is and with 1 once
+            the change is made.
     """
 
     name: str
-    file: str
-    old: str
-    new: str
-    test: List[str]
+    mutation: Mutation
+    test: tuple[str, ...]
 
     @property
-    def nodes(self) -> List[str]:
-        """The tests' names for pytest; none where it is another program that holds it."""
+    def nodes(self) -> list[str]:
+        """The ids of the tests for pytest; empty where another program guards the defence."""
         return [word for word in self.test if word.startswith("tests/")]
 
 
-def faults(only, times, database):
-    """Rows of the fault suite."""
+def faults(only: str, times: int, database: str) -> tuple[str, ...]:
+    """Return the command that runs rows of the fault suite."""
     options = ["--only", only, "--times", str(times), "--heal", "75", "--database", database]
-    return ["-m", "tests.faults", *options]
+    return ("-m", "tests.faults", *options)
 
 
-def test(node, only=""):
-    """A test, or those of its variants that have a word in their name."""
-    return ["-m", "pytest", "-q", "-x", node, *(["-k", only] if only else [])]
+def test(node: str, only: str = "") -> tuple[str, ...]:
+    """Return the command that runs a test, or those of its variants that `only` names."""
+    return ("-m", "pytest", "-q", "-x", node, *(["-k", only] if only else []))
 
 
-test.__test__ = False  # pytest would take it for one
+test.__test__ = False  # pytest would take it for a test

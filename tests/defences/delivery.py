@@ -1,59 +1,67 @@
-"""Nothing lost, nothing run twice: held by the fault suite."""
+"""Nothing is lost, nothing runs twice: guarded by rows of the fault suite."""
+
+from __future__ import annotations
 
 from tests.defences.defence import Defence, faults
+from tests.defences.mutation import Edit
 
-JOURNAL, RELAY, BUS = (f"lib/poundcake/endpoint/{name}.py" for name in ("journal", "relay", "bus"))
+JOURNAL = "poundcake.endpoint.journal:Journal."
+RELAY = "poundcake.endpoint.relay:Relay."
+BUS = "poundcake.endpoint.bus:"
+
+# The ids are given out at once and the commit follows a moment later.
+COMMIT_LATER = (
+    "([setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in _1],"
+    " [setattr(a, 'request_id', a.wanted_id) for a in _1],"
+    " threading.Timer(0.1, self._commit, [_1]).start())"
+)
 
 DEFENCES = [
     Defence(
         "the journal's commits are synced to the disk",
-        JOURNAL,
-        'db.execute("PRAGMA synchronous=FULL")',
-        'db.execute("PRAGMA synchronous=OFF")',
+        Edit(
+            JOURNAL + "_connect",
+            "_1.execute('PRAGMA synchronous=FULL')",
+            "_1.execute('PRAGMA synchronous=OFF')",
+        ),
         faults("unsynced writes lost", 3, "sqlite"),
     ),
     Defence(
         "a 202 waits for the journal's commit",
-        JOURNAL,
-        "native.run_in_native_thread(self._commit, batch)",
-        "[setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in batch]\n"
-        "                    [setattr(a, 'request_id', a.wanted_id) for a in batch]\n"
-        "                    threading.Timer(0.1, self._commit, [batch]).start()",
+        Edit(JOURNAL + "accept", "_.run_in_native_thread(self._commit, _1)", COMMIT_LATER),
         faults("as soon as a 202 is read", 3, "sqlite"),
     ),
     Defence(
-        "done is what the far end has told",
-        RELAY,
-        "if not request.open:",
-        "if True:",
+        "an alert is done only once StackStorm has it",
+        Edit(RELAY + "_emit_one", "not _.open", "True"),
         faults("with an alert just taken", 2, "sqlite"),
     ),
     Defence(
-        "what StackStorm lost is emitted again",
-        RELAY,
-        "if again and row.explanation == sync.RETRY",
-        "if False",
+        "an alert that StackStorm lost is emitted again",
+        Edit(RELAY + "_emit_one", "_ and _.explanation == sync.RETRY", "False"),
         faults("with an alert just taken", 1, "sqlite"),
     ),
     Defence(
-        "one claim for an episode and a workflow",
-        "lib/poundcake/trail/migrations/versions/0001_first_tables.py",
-        'Column("claim", String(255), unique=True)',
-        'Column("claim", String(255))',
+        "an episode and a workflow have one claim",
+        Edit(
+            "poundcake.trail.migrations.versions.0001_first_tables",
+            "Column('claim', _1, unique=True)",
+            "Column('claim', _1)",
+        ),
         faults("arrive twice", 3, "mariadb"),
     ),
     Defence(
         "a publish waits for its confirm",
-        BUS,
-        '"confirm_publish": True',
-        '"confirm_publish": False',
+        Edit(
+            BUS + "_stackstorm_connection",
+            "{'confirm_publish': True}",
+            "{'confirm_publish': False}",
+        ),
         faults("webhook cut on its way", 3, "sqlite"),
     ),
     Defence(
         "a message that no queue takes comes back",
-        BUS,
-        "mandatory=True",
-        "mandatory=False",
+        Edit(BUS + "Bus._publish", "mandatory=True", "mandatory=False"),
         faults("queue unbound", 1, "sqlite"),
     ),
 ]

@@ -1,661 +1,579 @@
-"""Nobody gets in, nothing gets evaluated: held by tests of their own."""
+"""Who may post, what may come in, what is evaluated, and which secrets stay inside."""
+
+from __future__ import annotations
 
 from tests.defences.defence import Defence, test
+from tests.defences.mutation import Becomes, Edit, Returns
 
-RECEIVER = "lib/poundcake/endpoint/app.py"
-SERVER = "lib/poundcake/endpoint/http_server.py"
-TLS = "lib/poundcake/endpoint/tls.py"
-CONFIG = "lib/poundcake/config.py"
-INERT = "lib/poundcake/inert.py"
-HOSTS = "lib/poundcake/hosts.py"
-REPORT = "lib/poundcake/remediation/report.py"
-CHECKS = "lib/poundcake/remediation/checks.py"
-ALERTMANAGER = "lib/poundcake/alertmanager.py"
-REMEDIATION = "lib/poundcake/remediation/safety.py"
-DATABASE = "lib/poundcake/trail/database/transactions.py"
-_RECEIVER = "tests/lib/endpoint/test_app.py::"
-_SERVER = "tests/lib/endpoint/test_http_server.py::"
-_TLS = "tests/lib/endpoint/test_tls.py::"
-_CONFIG = "tests/lib/test_config.py::"
-_ALERTMANAGER = "tests/lib/test_alertmanager.py::"
-_REMEDIATION = "tests/lib/remediation/test_remediation.py::"
-_DATABASE = "tests/lib/trail/test_database.py::"
-_ENDPOINT = "tests/lib/endpoint/test_service.py::"
-PACK_ACTION = "actions/pack_action.py"
-HOSTILE = "tests/scenarios/test_hostile_text.py::"
+RECEIVER = "poundcake.endpoint.app:Receiver."
+AUTHENTICATION = "poundcake.endpoint.authentication:Authentication."
+BROWSER_GUARD = "poundcake.endpoint.browser_guard:"
+WEBHOOK = "poundcake.endpoint.webhook:"
+HEAD = "poundcake.endpoint.request_head:"
+CONNECTION = "poundcake.endpoint.http_connection:"
+CONNECTIONS = "poundcake.endpoint.open_connections:OpenConnections."
+SOCKET = "poundcake.endpoint.timed_socket:TimedSocket."
+SERVER = "poundcake.endpoint.http_server:Server."
+TLS = "poundcake.endpoint.tls:"
+CLIENT = "poundcake.endpoint_client:"
+CONFIG = "poundcake.config:"
+ALERTMANAGER = "poundcake.alertmanager:"
+INERT = "poundcake.inert:make_inert"
+RELAY = "poundcake.endpoint.relay:"
+ACTION = "pack_action:PackAction.run"
+HOSTS = "poundcake.hosts:is_host"
+SAFETY = "poundcake.remediation.safety:"
+DATABASE = "poundcake.trail.database:"
+RECORD = "poundcake.trail.record:"
+DECIDE = "poundcake.trail.admission:decide"
 
-# Who may post.
-WHO = [
+APP_TESTS = "tests/lib/endpoint/test_app.py::"
+AUTHENTICATION_TESTS = "tests/lib/endpoint/test_authentication.py::"
+BROWSER_TESTS = "tests/lib/endpoint/test_browser_guard.py::"
+WEBHOOK_TESTS = "tests/lib/endpoint/test_webhook.py::"
+TRAIL_TESTS = "tests/lib/endpoint/test_trail_routes.py::"
+FRAMING_TESTS = "tests/lib/endpoint/test_framing.py::"
+SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
+CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
+TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
+SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
+RELAY_TESTS = "tests/lib/endpoint/test_relay.py::"
+CONFIG_TESTS = "tests/lib/test_config.py::"
+ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
+REMEDIATION_TESTS = "tests/lib/remediation/test_remediation.py::"
+DATABASE_TESTS = "tests/lib/trail/test_database.py::"
+ADMISSION_TESTS = "tests/lib/trail/test_admission.py::"
+RECORD_TESTS = "tests/lib/trail/test_record.py::"
+
+NO_CREDENTIAL = test(
+    AUTHENTICATION_TESTS + "TestTokens::test_nothing_else_is_and_nothing_is_stored",
+)
+CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_that_it_takes_tells_nothing")
+FAILURES = test(
+    AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_what_was_given"
+)
+FRAMING = test(FRAMING_TESTS + "test_every_case_is_answered_as_the_corpus_says", "threads")
+REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_request", "threads")
+MEDIA_TYPES = test(
+    WEBHOOK_TESTS + "TestRefused::test_what_is_not_plain_json_is_told_what_is_right", "threads"
+)
+DELIMITERS = test(ALERTMANAGER_TESTS + "TestInert::test_no_delimiter_survives_anywhere")
+INERT_TRIGGERS = test(RELAY_TESTS + "TestTheWay::test_every_string_is_inert_and_none_is_null")
+REFUSALS = test(REMEDIATION_TESTS + "TestPermit::test_each_refusal_says_why")
+PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_stands")
+
+WHO_MAY_POST = [
     Defence(
-        "whoever asks says who it is",
-        RECEIVER,
-        "if handler != self._live:",
-        "if False:",
-        test(_RECEIVER + "TestTokens::test_anything_else_will_not_and_nothing_is_stored"),
+        "every route but the liveness check wants a credential",
+        Returns(AUTHENTICATION + "check", "None"),
+        NO_CREDENTIAL,
     ),
     Defence(
-        "metrics, too, are for those who have a credential",
-        RECEIVER,
-        "if handler != self._live:",
-        "if handler not in (self._live, self._scrape):",
-        test(_RECEIVER + "TestTokens::test_anything_else_will_not_and_nothing_is_stored"),
+        "the metrics want a credential",
+        Edit(
+            RECEIVER + "_answer", "_1 == LIVE_PATH and _2", "_1 in (LIVE_PATH, '/metrics') and _2"
+        ),
+        NO_CREDENTIAL,
+    ),
+    Defence(
+        "a stranger does not learn which paths and methods there are",
+        Edit(RECEIVER + "_answer", "_1 == LIVE_PATH and _2", "_1 == LIVE_PATH"),
+        test(
+            AUTHENTICATION_TESTS + "TestTokens::test_a_stranger_does_not_learn_what_there_is",
+            "threads",
+        ),
     ),
     Defence(
         "credentials are compared in constant time",
-        RECEIVER,
-        "hmac.compare_digest(given, known) and scheme == way",
-        "given == known and scheme == way",
-        test(_RECEIVER + "TestTokens::test_the_time_that_it_takes_tells_nothing"),
+        Edit(
+            AUTHENTICATION + "_has_credential", "hmac.compare_digest", "__import__('operator').eq"
+        ),
+        CONSTANT_TIME,
     ),
     Defence(
         "all credentials are compared, whichever fits",
-        RECEIVER,
-        "        matches = [\n"
-        "            hmac.compare_digest(given, known) and scheme == way for way, known in "
-        "self._credentials\n"
-        "        ]",
-        "        matches = (\n"
-        "            hmac.compare_digest(given, known) and scheme == way for way, known in "
-        "self._credentials\n"
-        "        )",
-        test(_RECEIVER + "TestTokens::test_the_time_that_it_takes_tells_nothing"),
+        Edit(AUTHENTICATION + "_has_credential", "[_1 for _2, _3 in _4]", "(_1 for _2, _3 in _4)"),
+        CONSTANT_TIME,
     ),
     Defence(
-        "a password is no bearer token",
-        RECEIVER,
-        " and scheme == way for way",
-        " for way",
-        test(_RECEIVER + "TestBasicAuth::test_anything_else_will_not"),
+        "a password is not accepted as a bearer token",
+        Edit(
+            AUTHENTICATION + "_has_credential",
+            "hmac.compare_digest(_1, _2) and _",
+            "hmac.compare_digest(_1, _2)",
+        ),
+        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_nothing_else_is"),
     ),
     Defence(
         "a failed attempt is counted",
-        RECEIVER,
-        "self._station.metrics.failed_authentications.inc()",
-        "pass",
+        Edit(AUTHENTICATION + "check", "_.failed_authentications.inc()", "None"),
+        FAILURES,
+    ),
+    Defence(
+        "a failed attempt is logged without the credential",
+        Edit(AUTHENTICATION + "check", "request.client_host", "request.headers['authorization']"),
+        FAILURES,
+    ),
+    Defence(
+        "failed attempts do not fill the log",
+        Edit(
+            "poundcake.endpoint.rate_limited_logger:RateLimitedLogger.warning", "_1 < _2", "False"
+        ),
+        FAILURES,
+    ),
+    Defence(
+        "without credentials only loopback names are answered",
+        Edit(BROWSER_GUARD + "check_not_from_another_site", "request.host and _", "False"),
+        test(BROWSER_TESTS + "test_a_name_that_leads_here_by_dns_rebinding", "threads"),
+    ),
+    Defence(
+        "without credentials pages of another origin are refused",
+        Returns(BROWSER_GUARD + "_is_own_origin", "True"),
+        test(BROWSER_TESTS + "test_a_page_of_another_origin", "threads"),
+    ),
+    Defence(
+        "a browser does not interpret an answer as another type",
+        Becomes("poundcake.endpoint.app:_SAFETY_HEADERS", "{}"),
         test(
-            _RECEIVER
-            + "TestBasicAuth::test_failures_are_counted_and_logged_once_without_what_was_given"
+            APP_TESTS + "TestRoutes::test_no_answer_is_for_a_browser_to_interpret_or_to_keep",
+            "threads",
         ),
     ),
     Defence(
-        "a failed attempt is logged without what was given",
-        RECEIVER,
-        '"unauthenticated request from %s refused", environ.get("REMOTE_ADDR", "?")',
-        '"unauthenticated request with %s refused", text',
+        "without a credential the endpoint listens on loopback only",
+        Edit(CONFIG + "_check", "not is_loopback(_) and not _", "False"),
+        test(CONFIG_TESTS + "TestLoopback::test_anything_else_does_and_the_error_says_what_to_set"),
+    ),
+    Defence(
+        "ciphertext of StackStorm's datastore is not accepted as a token",
+        Edit(CONFIG + "_check", "_CIPHERTEXT.match(_)", "None"),
+        test(CONFIG_TESTS + "TestTokens::test_ciphertext_is_refused"),
+    ),
+    Defence(
+        "TLS 1.2 or later",
+        Edit(
+            TLS + "_load",
+            "_1.minimum_version = _",
+            "_1.minimum_version = ssl.TLSVersion.TLSv1; _1.set_ciphers('ALL:@SECLEVEL=0')",
+        ),
+        test(TLS_TESTS + "TestCertificate::test_versions_before_1_2_are_not_spoken", "threads"),
+    ),
+    Defence(
+        "a changed certificate is used",
+        Edit(TLS + "Certificates.context", "_ != self._versions", "False"),
+        test(TLS_TESTS + "TestCertificate::test_a_new_one_is_shown_without_a_restart", "threads"),
+    ),
+    Defence(
+        "a broken certificate does not replace a good one",
+        Edit(TLS + "Certificates.context", "TLSError", "ZeroDivisionError"),
+        test(TLS_TESTS + "TestCertificate::test_a_broken_one_does_not_replace_it", "threads"),
+    ),
+    Defence(
+        "only a client certificate of the CA counts as a credential",
+        Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or True"),
         test(
-            _RECEIVER
-            + "TestBasicAuth::test_failures_are_counted_and_logged_once_without_what_was_given"
+            TLS_TESTS + "TestClientCertificates::test_without_one_only_live_is_answered", "threads"
         ),
     ),
     Defence(
-        "failures do not fill the log",
-        "lib/poundcake/endpoint/rate_limited_logger.py",
-        "if now < next_at:",
-        "if False:",
-        test(
-            _RECEIVER
-            + "TestBasicAuth::test_failures_are_counted_and_logged_once_without_what_was_given"
+        "a client certificate is verified",
+        Edit(TLS + "_load", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
+        test(TLS_TESTS + "TestClientCertificates::test_one_of_another_ca_ends_the_connection"),
+    ),
+    Defence(
+        "actions talk only to the endpoint's own certificate",
+        Edit(
+            CLIENT + "_PinnedCertificate.init_poolmanager",
+            "assert_fingerprint=_",
+            "assert_fingerprint=None",
         ),
+        test(CLIENT_TESTS + "TestCertificate::test_the_endpoints_own_is_pinned"),
     ),
     Defence(
-        "without a credential it listens on loopback alone",
-        CONFIG,
-        "open_to_all = not is_loopback(config.host) and not config.authentication",
-        "open_to_all = False",
-        test(_CONFIG + "TestLoopback::test_anything_else_does_and_the_error_says_what_to_set"),
-    ),
-    Defence(
-        "ciphertext of StackStorm's datastore is no token",
-        CONFIG,
-        "if _CIPHERTEXT.match(token):",
-        "if False:",
-        test(_CONFIG + "TestTokens::test_ciphertext_is_refused"),
-    ),
-    Defence(
-        "TLS 1.2 at least",
-        TLS,
-        "context.minimum_version = ssl.TLSVersion.TLSv1_2",
-        "context.minimum_version = ssl.TLSVersion.TLSv1; context.set_ciphers('ALL:@SECLEVEL=0')",
-        test(_TLS + "TestCertificate::test_versions_before_1_2_are_not_spoken", "threads"),
-    ),
-    Defence(
-        "a certificate that has changed is used",
-        TLS,
-        "if looked != self._looked:",
-        "if False:",
-        test(_TLS + "TestCertificate::test_a_new_one_is_shown_without_a_restart", "threads"),
-    ),
-    Defence(
-        "files that are broken replace nothing",
-        TLS,
-        "                except TLSError as error:\n",
-        "                except ZeroDivisionError as error:\n",
-        test(_TLS + "TestCertificate::test_a_broken_one_does_not_replace_it", "threads"),
-    ),
-    Defence(
-        "a client's certificate is one of the CA's",
-        SERVER,
-        "self.certified = secured.do_handshake(HEADER_TIME)",
-        "secured.do_handshake(HEADER_TIME); self.certified = True",
-        test(_TLS + "TestClientCertificates::test_without_one_only_live_is_answered", "threads"),
-    ),
-    Defence(
-        "a client's certificate is verified",
-        TLS,
-        "context.verify_mode = ssl.CERT_OPTIONAL",
-        "context.verify_mode = ssl.CERT_NONE",
-        test(_TLS + "TestClientCertificates::test_one_of_another_ca_ends_the_connection"),
-    ),
-    Defence(
-        "actions talk to the endpoint's own certificate alone",
-        "lib/poundcake/endpoint_client.py",
-        "assert_fingerprint=self._fingerprint, ",
-        "",
-        test(_TLS + "TestOurOwnActions::test_the_certificate_is_pinned", "threads"),
-    ),
-    Defence(
-        "actions hand their token to no proxy",
-        "lib/poundcake/endpoint_client.py",
-        "session.trust_env = False",
-        "session.trust_env = True",
-        test(_ENDPOINT + "TestAskedByActions::test_no_proxy_is_asked"),
+        "actions send their token to no proxy",
+        Edit(CLIENT + "_session", "_1.trust_env = _", "_1.trust_env = True"),
+        test(CLIENT_TESTS + "test_no_proxy_is_asked"),
     ),
 ]
 
-# What may come in.
-BOUNDS = [
+WHAT_MAY_COME_IN = [
     Defence(
-        "a body has a bound",
-        RECEIVER,
-        " or int(length) > self._config.max_body_bytes",
-        "",
-        test(_RECEIVER + "TestWebhook::test_too_large"),
+        "the size of a body is bounded",
+        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > most", "False"),
+        test(WEBHOOK_TESTS + "TestRefused::test_too_large", "threads"),
     ),
     Defence(
         "a body has a length",
-        RECEIVER,
-        "        if not length:\n",
-        "        if False:\n",
-        test(_RECEIVER + "TestWebhook::test_no_length"),
+        Edit(WEBHOOK + "WebhookReceiver._check_header", "length is None", "False"),
+        test(WEBHOOK_TESTS + "TestRefused::test_no_length", "threads"),
     ),
     Defence(
         "a body is not compressed",
-        RECEIVER,
-        'if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":',
-        "if False:",
-        test(_RECEIVER + "TestWebhook::test_other_media_types"),
+        Edit(WEBHOOK + "WebhookReceiver._check_header", "_ != 'identity'", "False"),
+        MEDIA_TYPES,
     ),
     Defence(
-        "a body is JSON in UTF-8",
-        RECEIVER,
-        'if media.strip() not in ("application/json", "") or charset not in ([], ["utf-8"]):',
-        "if False:",
-        test(_RECEIVER + "TestWebhook::test_other_media_types"),
+        "a body is JSON in UTF-8 and says so",
+        Returns(WEBHOOK + "_is_json", "True"),
+        MEDIA_TYPES,
     ),
     Defence(
         "a refused body is not read as the next request",
-        SERVER,
-        "if coded or body.left or self.server.stopping:",
-        "if coded or self.server.stopping:",
+        Edit(CONNECTION + "HTTPConnection._serve_request", "_1 is h11.SEND_BODY", "False"),
+        REFUSED_BODY,
+    ),
+    Defence(
+        "the zeros in front of a length change nothing",
+        Edit(HEAD + "parse", "_LEADING_ZEROS.sub(_1, _2)", "_2"),
+        FRAMING,
+    ),
+    Defence(
+        "folded lines, bare CR or LF and control characters are refused",
+        Edit(HEAD + "_check_lines", "not _LINES.fullmatch(head)", "False"),
+        FRAMING,
+    ),
+    Defence(
+        "a length beyond all bounds is refused as such",
+        Edit(HEAD + "_check_lines", "_HUGE_LENGTH.search(_)", "None"),
+        FRAMING,
+    ),
+    Defence(
+        "the number of header fields is bounded",
+        Becomes(HEAD + "MAX_FIELDS", "1_000_000"),
+        FRAMING,
+    ),
+    Defence(
+        "the size of the header is bounded before authentication",
+        Becomes(HEAD + "MAX_HEAD_BYTES", "1 << 30"),
         test(
-            _SERVER + "TestFraming::test_what_is_left_of_a_refused_body_is_not_the_next_request",
+            FRAMING_TESTS + "test_the_header_is_bounded_before_the_client_says_who_it_is", "threads"
+        ),
+    ),
+    Defence(
+        "no transfer coding is accepted",
+        Edit(HEAD + "_checked", "'transfer-encoding' in headers", "False"),
+        FRAMING,
+    ),
+    Defence(
+        "other major versions are refused",
+        Edit(HEAD + "_checked", "not request.http_version.startswith(_)", "False"),
+        FRAMING,
+    ),
+    Defence(
+        "a missing Host is refused in all later versions",
+        Edit(HEAD + "_checked", "'host' not in headers and _", "False"),
+        FRAMING,
+    ),
+    Defence(
+        "a malformed Host is refused",
+        Edit(HEAD + "_checked", "not _AUTHORITY.match(host)", "False"),
+        FRAMING,
+    ),
+    Defence(
+        "the host of a target counts, and not the Host field",
+        Edit(HEAD + "_checked", "target_host or host", "host"),
+        test(BROWSER_TESTS + "test_the_host_of_a_url_counts", "threads"),
+    ),
+    Defence(
+        "the time for a whole header is bounded",
+        Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
+        test(SERVER_TESTS + "TestSlow::test_all_of_them_are_cut_off", "threads"),
+    ),
+    Defence(
+        "the time to send a whole answer is bounded, on green threads too",
+        Edit(SOCKET + "send", "self._limit()", "self._socket.settimeout(60)"),
+        test(SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_answers_a_bit_at_a_time"),
+    ),
+    Defence(
+        "the time for a whole handshake is bounded",
+        Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
+        test(TLS_TESTS + "TestWrongClients::test_a_handshake_has_its_time_as_a_whole", "threads"),
+    ),
+    Defence(
+        "the number of connections is bounded",
+        Edit(CONNECTIONS + "admit", "len(_) >= self._most", "False"),
+        test(SERVER_TESTS + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
+    ),
+    Defence(
+        "a request in progress is not closed for another",
+        Edit(CONNECTIONS + "admit", "_.phase < Phase.BUSY", "True"),
+        test("tests/lib/endpoint/test_open_connections.py::test_one_that_is_busy_is_never_closed"),
+    ),
+    Defence(
+        "a connection that was refused keeps nobody out",
+        Edit(CONNECTION + "HTTPConnection._respond", "Phase.LINGERING", "Phase.BUSY"),
+        test(
+            SERVER_TESTS + "TestFull::test_clients_without_credentials_shut_out_nobody", "threads"
+        ),
+    ),
+    Defence(
+        "the answer arrives although a large body is on its way",
+        Becomes(CONNECTION + "LINGER_BYTES", "0"),
+        test(
+            SERVER_TESTS
+            + "TestConnections::test_the_answer_arrives_although_a_large_body_is_on_its_way",
             "threads",
         ),
     ),
     Defence(
-        "nor is a body in a coding",
-        SERVER,
-        "if coded or body.left or self.server.stopping:",
-        "if body.left or self.server.stopping:",
-        test(
-            _SERVER + "TestFraming::test_what_is_left_of_a_refused_body_is_not_the_next_request",
-            "threads",
-        ),
+        "plain HTTP on a TLS port is refused",
+        Edit(SERVER + "_secure", "Client(client_host, refusal=_)", "Client(client_host)"),
+        test(TLS_TESTS + "TestWrongClients::test_no_webhook_comes_in_plain", "threads"),
     ),
     Defence(
-        "two lengths are none",
-        SERVER,
-        "broken = len(set(lengths)) > 1 or ",
-        "broken = ",
-        test(
-            _SERVER + "TestFraming::test_what_is_ambiguous_is_refused_and_the_connection_ends",
-            "threads",
-        ),
+        "the backlog is bounded, and checked before a body is read",
+        Edit(WEBHOOK + "WebhookReceiver._check_backlog", "journal.backlog >= limit", "False"),
+        test(SERVICE_TESTS + "TestBounds::test_over_the_backlog_limit_nobody_sends_a_body_in_vain"),
     ),
     Defence(
-        "a length is digits",
-        SERVER,
-        "(length and not (length.isascii() and length.isdigit()))",
-        "False",
-        test(
-            _SERVER + "TestFraming::test_what_is_ambiguous_is_refused_and_the_connection_ends",
-            "threads",
-        ),
+        "the number of alerts in a request is bounded",
+        Edit(ALERTMANAGER + "parse", "len(_) > MOST_ALERTS", "False"),
+        test(ALERTMANAGER_TESTS + "TestBounds::test_alerts_of_a_request"),
     ),
     Defence(
-        "a length and a coding is none",
-        SERVER,
-        "if broken or (coded and lengths):",
-        "if broken:",
-        test(
-            _SERVER + "TestFraming::test_what_is_ambiguous_is_refused_and_the_connection_ends",
-            "threads",
-        ),
+        "the number of labels of an alert is bounded",
+        Edit(ALERTMANAGER + "_oversized", "len(_) > MOST_LABELS", "False"),
+        test(ALERTMANAGER_TESTS + "TestBounds::test_labels_of_an_alert"),
     ),
     Defence(
-        "a header with a line that is none is refused",
-        SERVER,
-        "if self.headers.defects or self.rfile.bare_cr:",
-        "if self.rfile.bare_cr:",
-        test(
-            _SERVER + "TestFraming::test_what_is_ambiguous_is_refused_and_the_connection_ends",
-            "threads",
-        ),
-    ),
-    Defence(
-        "a header with a CR within a line is refused",
-        SERVER,
-        "if self.headers.defects or self.rfile.bare_cr:",
-        "if self.headers.defects:",
-        test(
-            _SERVER + "TestFraming::test_what_is_ambiguous_is_refused_and_the_connection_ends",
-            "threads",
-        ),
-    ),
-    Defence(
-        "no input gets a 5xx",
-        SERVER,
-        "HTTPStatus(code if code < 500 else HTTPStatus.BAD_REQUEST)",
-        "HTTPStatus(code)",
-        test(_SERVER + "TestGarbage", "threads"),
-    ),
-    Defence(
-        "a header has its time as a whole",
-        SERVER,
-        "left = self._deadline - time.monotonic()",
-        "left = self._header_time",
-        test(_SERVER + "TestSlow::test_all_of_them_are_cut_off", "threads"),
-    ),
-    Defence(
-        "a client that does not read its answers has its time",
-        SERVER,
-        "        self._connection.settimeout(BODY_TIME)\n",
-        "        self._connection.settimeout(3600)\n",
-        test(_SERVER + "TestSlow::test_a_client_that_does_not_read_its_answers", "threads"),
-    ),
-    Defence(
-        "a handshake has its time as a whole",
-        TLS,
-        "                left = deadline - time.monotonic()\n",
-        "                left = self._seconds\n",
-        test(_TLS + "TestWrongClients::test_a_handshake_has_its_time_as_a_whole", "threads"),
-    ),
-    Defence(
-        "connections have a bound",
-        SERVER,
-        "if len(self._handlers) <= self._most:",
-        "if True:",
-        test(_SERVER + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
-    ),
-    Defence(
-        "no request under way is closed for another",
-        SERVER,
-        "if not h.busy and h is not handler]",
-        "if h is not handler]",
-        test(_SERVER + "TestFull::test_a_request_under_way_stays", "threads"),
-    ),
-    Defence(
-        "plain HTTP on the port of TLS is no request",
-        SERVER,
-        "            if self.refusal:\n",
-        "            if False:\n",
-        test(_TLS + "TestWrongClients::test_no_webhook_comes_in_plain", "threads"),
-    ),
-    Defence(
-        "what waits has a bound, known before a body is read",
-        RECEIVER,
-        "if journal.backlog >= self._config.backlog_limit:",
-        "if False:",
-        test(_ENDPOINT + "TestBounds::test_over_the_backlog_limit_nobody_sends_a_body_in_vain"),
-    ),
-    Defence(
-        "alerts of a request have a bound",
-        ALERTMANAGER,
-        'if len(data["alerts"]) > MOST_ALERTS:',
-        "if False:",
-        test(_ALERTMANAGER + "TestBounds::test_alerts_of_a_request"),
-    ),
-    Defence(
-        "labels of an alert have a bound",
-        ALERTMANAGER,
-        "if len(labels) > MOST_LABELS:",
-        "if False:",
-        test(_ALERTMANAGER + "TestBounds::test_labels_of_an_alert"),
-    ),
-    Defence(
-        "a label's length has a bound",
-        ALERTMANAGER,
-        "if len(name) > LABEL_NAME or (isinstance(text, str) and len(text) > LABEL_VALUE):",
-        "if False:",
-        test(_ALERTMANAGER + "TestBounds::test_the_length_of_a_label"),
+        "the length of a label is bounded",
+        Edit(ALERTMANAGER + "_oversized", "len(_) > LABEL_NAME or _", "False"),
+        test(ALERTMANAGER_TESTS + "TestBounds::test_the_length_of_a_label"),
     ),
     Defence(
         "a huge number is not computed",
-        ALERTMANAGER,
-        "int(digits) if len(digits) <= _LONGEST_INTEGER else digits",
-        "int(digits)",
-        test(_ALERTMANAGER + "TestRefused::test_huge_integers_take_no_time"),
+        Returns(ALERTMANAGER + "_integer", "int(digits)"),
+        test(ALERTMANAGER_TESTS + "TestRefused::test_huge_integers_take_no_time"),
     ),
     Defence(
-        "NaN is no JSON",
-        ALERTMANAGER,
-        "parse_constant=_refuse_constant",
-        "parse_constant=str",
-        test(_ALERTMANAGER + "TestRefused::test_numbers_that_json_has_not"),
+        "NaN is not JSON",
+        Edit(ALERTMANAGER + "parse", "parse_constant=_", "parse_constant=str"),
+        test(ALERTMANAGER_TESTS + "TestRefused::test_numbers_that_json_has_not"),
     ),
     Defence(
-        "nesting without end is the sender's fault",
-        ALERTMANAGER,
-        "    except RecursionError:\n",
-        "    except ZeroDivisionError:\n",
-        test(_ALERTMANAGER + "TestRefused::test_nesting_is_read_or_refused_however_deep"),
+        "endless nesting is the sender's error",
+        Edit(ALERTMANAGER + "parse", "RecursionError", "ZeroDivisionError"),
+        test(ALERTMANAGER_TESTS + "TestRefused::test_nesting_is_read_or_refused_however_deep"),
     ),
     Defence(
-        "a page of a view has a bound",
-        "lib/poundcake/trail/search.py",
-        "MOST_ROWS = 1000",
-        "MOST_ROWS = 1_000_000",
-        test(_RECEIVER + "TestRoutes::test_a_query_that_is_wrong_names_its_parameter"),
+        "the size of a page is bounded",
+        Becomes("poundcake.trail.search:MOST_ROWS", "1_000_000"),
+        test(TRAIL_TESTS + "test_a_query_that_is_wrong_names_its_parameter", "threads"),
     ),
     Defence(
-        "a sender's id is a UUID or nothing",
-        RECEIVER,
-        'return given if len(given) == 36 and str(uuid.UUID(given)) == given else ""',
-        "return given",
-        test(_RECEIVER + "TestRequestIds::test_anything_else_is_ignored"),
+        "an id from a sender counts only if it is a UUID",
+        Edit(WEBHOOK + "_sender_request_id", "_1 if _2 else ''", "_1"),
+        test(WEBHOOK_TESTS + "TestRequestIDs::test_anything_else_is_ignored", "threads"),
+    ),
+    Defence(
+        "the bytes of a page are bounded",
+        Becomes("poundcake.endpoint.trail_routes:MAX_PAGE_BYTES", "1 << 40"),
+        test(
+            TRAIL_TESTS
+            + "TestPageSize::test_a_page_that_is_too_large_is_asked_for_again_with_fewer_rows"
+        ),
+    ),
+    Defence(
+        "a refused webhook is not silent",
+        Returns("poundcake.endpoint.refused_webhooks:RefusedWebhooks.add", "None"),
+        test("tests/lib/endpoint/test_refused_webhooks.py::test_each_reason", "threads"),
     ),
 ]
 
-# Nothing is evaluated.
-INERT = [
+NOTHING_IS_EVALUATED = [
     Defence(
-        "a brace is no delimiter any more",
-        INERT,
-        'value.replace("{", "{ ").replace("<", "< ")',
-        'value.replace("<", "< ")',
-        test(_ALERTMANAGER + "TestInert::test_no_delimiter_survives_anywhere"),
+        "an opening brace is made harmless", Edit(INERT, "_1.replace('{', _)", "_1"), DELIMITERS
     ),
     Defence(
-        "nor is a lesser-than sign",
-        INERT,
-        'value.replace("{", "{ ").replace("<", "< ")',
-        'value.replace("{", "{ ")',
-        test(_ALERTMANAGER + "TestInert::test_no_delimiter_survives_anywhere"),
+        "a less-than sign is made harmless", Edit(INERT, "_1.replace('<', _)", "_1"), DELIMITERS
     ),
     Defence(
-        "nor are two texts that are joined",
-        INERT,
-        'value.replace("{", "{ ").replace("<", "< ")',
-        'value.replace("{{", "{ {").replace("{%", "{ %").replace("{#", "{ #").replace("<%", "< %")',
-        test(_ALERTMANAGER + "TestInert::test_no_delimiter_comes_of_joining"),
-    ),
-    Defence(
-        "names of labels are text, too",
-        INERT,
-        "{make_inert(k): make_inert(v) for k, v in value.items()}",
-        "{k: make_inert(v) for k, v in value.items()}",
-        test(_ALERTMANAGER + "TestInert::test_no_delimiter_survives_anywhere"),
-    ),
-    Defence(
-        "an alert's trigger carries inert text",
-        "lib/poundcake/endpoint/relay.py",
-        '        return make_inert(\n            {\n                "request_id": self.request_id,\n'
-        '                "episode": row.episode,\n',
-        '        return dict(\n            {\n                "request_id": self.request_id,\n'
-        '                "episode": row.episode,\n',
-        test(
-            "tests/lib/endpoint/test_relay.py::TestTheWay::test_every_string_is_inert_and_none_is_null"
+        "two texts cannot be joined to a delimiter",
+        Edit(
+            INERT,
+            "_1.replace('{', _).replace('<', _)",
+            "_1.replace('{{', '{ {').replace('{%', '{ %').replace('<%', '< %')",
         ),
+        test(ALERTMANAGER_TESTS + "TestInert::test_no_delimiter_comes_of_joining"),
     ),
     Defence(
-        "a webhook's trigger carries inert text",
-        "lib/poundcake/endpoint/relay.py",
-        "    def webhook(self) -> Dict[str, Any]:\n        return make_inert(\n",
-        "    def webhook(self) -> Dict[str, Any]:\n        return dict(\n",
-        test(
-            "tests/lib/endpoint/test_relay.py::TestTheWay::test_every_string_is_inert_and_none_is_null"
-        ),
+        "the names of labels are made inert",
+        Edit(INERT, "{make_inert(_1): _2 for _3, _4 in _5}", "{_1: _2 for _3, _4 in _5}"),
+        DELIMITERS,
     ),
     Defence(
-        "what waits to be recorded travels packed",
-        "lib/poundcake/announcement.py",
-        '"batch": base64.b64encode(packed).decode(),',
-        '"batch": json.dumps(listed),',
+        "the trigger of an alert carries inert text",
+        Edit(RELAY + "_Recorded.alert", "make_inert(_1)", "_1"),
+        INERT_TRIGGERS,
+    ),
+    Defence(
+        "the trigger of a webhook carries inert text",
+        Edit(RELAY + "_Recorded.webhook", "make_inert(_1)", "_1"),
+        INERT_TRIGGERS,
+    ),
+    Defence(
+        "an announcement carries no text that could be evaluated",
+        Edit("poundcake.announcement:pack", "{'batch': _}", "{'batch': '{{ 1 }}'}"),
         test("tests/lib/test_announcement.py::test_its_alphabet_is_inert"),
     ),
     Defence(
-        "an action's result is inert",
-        PACK_ACTION,
-        "return True, make_inert(self.work(**parameters))",
-        "return True, self.work(**parameters)",
-        test(HOSTILE + "test_actions_show_it_inert", "sqlite"),
+        "the result of an action is inert",
+        Edit(ACTION, "make_inert(self.work(**_1))", "self.work(**_1)"),
+        test("tests/scenarios/test_hostile_text.py::test_actions_show_it_inert", "sqlite"),
     ),
     Defence(
-        "an action's refusal is inert",
-        PACK_ACTION,
-        "return False, make_inert(str(error))",
-        "return False, str(error)",
+        "the refusal of an action is inert",
+        Edit(ACTION, "make_inert(str(_1))", "str(_1)"),
         test("tests/test_actions.py::test_a_refusal_is_inert"),
     ),
     Defence(
-        "an action's crash is inert",
-        PACK_ACTION,
-        'return False, make_inert(f"{type(error).__name__}: {str(error)[:300]}")',
-        'return False, f"{type(error).__name__}: {str(error)[:300]}"',
+        "the crash of an action is inert",
+        Edit(ACTION, "make_inert(f'{_1}: {_2}')", "'{{ 1 }}'"),
         test("tests/test_actions.py::test_a_crash_is_a_line_that_is_inert"),
     ),
     Defence(
-        "a rule hands ids to a workflow, not text",
-        "rules/host_down.yaml",
-        '    episode: "{{ trigger.episode }}"',
-        '    episode: "{{ trigger.episode }}"\n    action: "{{ trigger.instance }}"',
-        test("tests/test_pack_content.py::test_the_pack_has_no_problems"),
-    ),
-    Defence(
-        "a workflow evaluates what the pack's own actions return, and nothing else",
-        "workflows/on_host.yaml",
-        "  - host: <% ctx().host %>\n",
-        "  - host: <% task(run).result %>\n",
-        test("tests/test_pack_content.py::test_the_pack_has_no_problems"),
-    ),
-    Defence(
-        "what another pack's action returned is not passed on",
-        REPORT,
-        'if not child["action"]["ref"].startswith("poundcake."):',
-        "if False:",
-        test(_REMEDIATION + "TestReport::test_what_another_packs_action_returned_is_not_passed_on"),
+        "the result of another pack's action is not passed on",
+        Edit("poundcake.remediation.report:_result", "not _.startswith('poundcake.')", "False"),
+        test(
+            REMEDIATION_TESTS
+            + "TestReport::test_what_another_packs_action_returned_is_not_passed_on"
+        ),
     ),
     Defence(
         "a host is a host name or an address",
-        HOSTS,
-        "        return bool(_NAME.match(host))\n",
-        "        return True\n",
-        test(_REMEDIATION + "TestHostOf::test_a_hostile_instance_names_no_host"),
+        Edit(HOSTS, "bool(_NAME.match(_))", "True"),
+        test(REMEDIATION_TESTS + "TestHostOf::test_a_hostile_instance_names_no_host"),
     ),
     Defence(
         "an address has no scope",
-        HOSTS,
-        'if "%" in host:',
-        "if False:",
-        test(_REMEDIATION + "TestHostOf"),
+        Edit(HOSTS, "'%' in _", "False"),
+        test(REMEDIATION_TESTS + "TestHostOf"),
     ),
     Defence(
-        "what is asked whether it is up is a host",
-        CHECKS,
-        "    if not is_host(host):\n        raise",
-        "    if False:\n        raise",
-        test(_REMEDIATION + "TestCheckHost::test_what_is_no_host_is_refused"),
+        "only a host is checked for an answer",
+        Edit("poundcake.remediation.checks:check_host", "not is_host(_)", "False"),
+        test(REMEDIATION_TESTS + "TestCheckHost::test_what_is_no_host_is_refused"),
     ),
     Defence(
-        "only hosts that are allowed are changed",
-        REMEDIATION,
-        "if allowed and not any(",
-        "if False and not any(",
-        test(_REMEDIATION + "TestPermit::test_each_refusal_says_why"),
+        "only allowed hosts are changed",
+        Edit(SAFETY + "_refusal", "_ and not any(_)", "False"),
+        REFUSALS,
     ),
     Defence(
-        "only actions that are allowed are run",
-        REMEDIATION,
-        "if action not in config.allowed_actions:",
-        "if False:",
-        test(_REMEDIATION + "TestPermit::test_each_refusal_says_why"),
+        "only allowed actions are run",
+        Edit(SAFETY + "_forbidden", "_ not in config.allowed_actions", "False"),
+        REFUSALS,
     ),
     Defence(
         "a dry run changes nothing",
-        REMEDIATION,
-        "    elif config.dry_run:\n",
-        "    elif False:\n",
-        test(_REMEDIATION + "TestPermit::test_dry_run_says_what_it_would_run"),
+        Edit(SAFETY + "permit", "_1, _2 = 'dry_run', _", "_1, _2 = 'remediate', ''"),
+        test(REMEDIATION_TESTS + "TestPermit::test_dry_run_says_what_it_would_run"),
     ),
     Defence(
-        "out of the box it is a dry run",
-        CONFIG,
-        "dry_run: bool = True",
-        "dry_run: bool = False",
-        test(_CONFIG + "TestSchema::test_the_defaults_are_the_schemas"),
+        "the default is a dry run",
+        Becomes(CONFIG + "Config.dry_run", "False"),
+        test(CONFIG_TESTS + "TestSchema::test_the_defaults_are_the_schemas"),
     ),
     Defence(
-        "what is shown in a terminal cannot move its cursor",
-        "lib/poundcake/trail/text.py",
-        'return "".join(c if c.isprintable() else " " for c in text)',
-        "return text",
+        "text in a terminal cannot move the cursor",
+        Returns("poundcake.trail.text:_printable", "text"),
         test("tests/lib/trail/test_text.py::test_nothing_in_it_moves_the_cursor_or_forges_a_line"),
     ),
     Defence(
-        "an id stays within its place in a path of StackStorm's API",
-        "lib/poundcake/stackstorm.py",
-        "quote(execution_id, safe='')",
-        "execution_id",
+        "an id stays one segment of a path of StackStorm's API",
+        Returns(
+            "poundcake.stackstorm:StackStorm.execution", "self.get('/executions/' + execution_id)"
+        ),
         test("tests/lib/test_stackstorm.py::test_an_id_stays_in_its_place"),
     ),
 ]
 
-# Secrets.
+ONE_REMEDIATION = [
+    Defence(
+        "an alert that keeps firing starts nothing more",
+        Edit(DECIDE, "_.outcome == ADMITTED", "False"),
+        test(
+            ADMISSION_TESTS
+            + "TestFiring::test_again_is_a_duplicate_that_carries_the_incidents_name"
+        ),
+    ),
+    Defence(
+        "a notification that arrives after its resolve starts nothing",
+        Edit(DECIDE, "resolved_since(_)", "False"),
+        test(ADMISSION_TESTS + "TestFiring::test_late"),
+    ),
+    Defence(
+        "a flapping alert has a cooldown",
+        Returns(RECORD + "AdmissionState._cooling", "None"),
+        test(RECORD_TESTS + "TestOutcomes::test_cooldown", "sqlite"),
+    ),
+    Defence(
+        "an alert name has a limit per hour",
+        Returns(RECORD + "AdmissionState._too_many", "None"),
+        test(RECORD_TESTS + "TestOutcomes::test_rate_limit", "sqlite"),
+    ),
+    Defence(
+        "a host has a cooldown, whichever alert names it",
+        Edit("poundcake.trail.claims:_link", "_ and alert.instance", "False"),
+        test(RECORD_TESTS + "TestHostCooldown::test_of_several_at_once_one_passes", "sqlite"),
+    ),
+]
+
 SECRETS = [
     Defence(
         "no header with a credential is stored",
-        RECEIVER,
-        '    "User-Agent",\n    "Content-Type",',
-        '    "User-Agent",\n    "Authorization",\n    "Content-Type",',
-        test(_RECEIVER + "TestHeaders::test_only_those_on_the_list_are_kept"),
+        Becomes(WEBHOOK + "STORED_HEADERS", "(*_, 'Authorization')"),
+        test(
+            WEBHOOK_TESTS + "TestStoredHeaders::test_only_those_on_the_list_are_stored", "threads"
+        ),
     ),
     Defence(
-        "a database's errors do not show its password",
-        DATABASE,
-        'what = what.replace(str(engine.url.password), "***")',
-        "pass",
-        test(_DATABASE + "TestRefused::test_the_password_is_masked_wherever_it_is"),
+        "the errors of a database do not show its password",
+        Edit(DATABASE + "describe", "_1.replace(_, '***')", "_1"),
+        PASSWORD,
     ),
     Defence(
-        "a database's URL does not show its password",
-        DATABASE,
-        "where = engine.url.render_as_string(hide_password=True)",
-        "where = engine.url.render_as_string(hide_password=False)",
-        test(_DATABASE + "TestRefused::test_the_password_is_masked_wherever_it_is"),
+        "the URL of a database does not show its password",
+        Edit(DATABASE + "describe", "hide_password=_", "hide_password=False"),
+        PASSWORD,
     ),
     Defence(
-        "a database's errors show no row",
-        DATABASE,
-        'what = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__',
-        "what = str(error)",
-        test(_DATABASE + "TestRefused::test_an_error_shows_neither_statement_nor_parameters"),
+        "the errors of a database show no row",
+        Edit(DATABASE + "describe", "' '.join(_) or _", "str(error)"),
+        test(DATABASE_TESTS + "TestRefused::test_an_error_shows_neither_statement_nor_parameters"),
     ),
     Defence(
-        "a configuration that is printed has no secret",
-        CONFIG,
-        'basic_auth: str = field(default="", repr=False)',
-        'basic_auth: str = ""',
-        test(_CONFIG + "TestReferences::test_no_secret_is_printed"),
+        "a configuration that is printed shows no secret",
+        Becomes(CONFIG + "Config.basic_auth", "''"),
+        test(CONFIG_TESTS + "TestReferences::test_no_secret_is_printed"),
     ),
     Defence(
-        "who can read the process list is told of",
-        CONFIG,
-        "literal.append(spec.name)",
-        "pass",
-        test(_CONFIG + "TestReferences::test_literal_secrets_are_named"),
+        "a secret that the process list shows is reported",
+        Edit(CONFIG + "load", "literal.append(_)", "None"),
+        test(CONFIG_TESTS + "TestReferences::test_literal_secrets_are_named"),
     ),
     Defence(
-        "the folder of journal and token is not open to the world",
-        "lib/poundcake/trail/shared_files.py",
-        "os.mkdir(path, 0o770)",
-        "os.mkdir(path, 0o777)",
-        test("tests/lib/trail/test_shared_files.py::test_a_folder_is_not_open_to_the_world"),
+        "the folder of journal and token is closed to other users",
+        Edit(DATABASE + "make_folder", "os.mkdir(_1, _)", "os.mkdir(_1, 0o777)"),
+        test(DATABASE_TESTS + "TestOwners::test_a_folder_is_not_open_to_the_world"),
     ),
     Defence(
-        "a fault of ours is told without what it was",
-        RECEIVER,
-        '"detail": "an error of the endpoint itself; its log has it under the request_id",',
-        '"detail": __import__("traceback").format_exc(),',
-        test(_RECEIVER + "TestOwnTrouble::test_a_fault_of_ours_is_told_without_what_it_was"),
+        "an internal error is answered without its details",
+        Edit(
+            RECEIVER + "__call__",
+            "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, _)",
+            "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, __import__('traceback').format_exc())",
+        ),
+        test(APP_TESTS + "TestOwnTrouble::test_our_fault_is_told_without_what_it_was"),
     ),
     Defence(
         "no metric has a label that a client writes",
-        RECEIVER,
-        "return next(patterns, metrics.OTHER)",
-        "return next(patterns, path)",
+        Edit(RECEIVER + "_finished", "metrics.OTHER", "path"),
         test(
-            "tests/lib/endpoint/test_metrics.py::TestRequests::test_no_label_takes_what_a_client_sends"
+            "tests/lib/endpoint/test_metrics.py::"
+            "TestRequests::test_no_label_takes_what_a_client_sends"
         ),
     ),
 ]
 
-# Remediations without end.
-_ADMISSION, _TRACKING = "tests/lib/trail/test_admission.py::", "tests/lib/trail/test_record.py::"
-ONCE = [
-    Defence(
-        "an alert that fires on starts nothing more",
-        "lib/poundcake/trail/admission.py",
-        "    if incident.outcome == Outcome.ADMITTED:\n",
-        "    if False:\n",
-        test(_ADMISSION + "TestFiring::test_a_repeat_is_a_duplicate_with_the_incidents_episode"),
-    ),
-    Defence(
-        "a notification that comes after its resolve starts nothing",
-        "lib/poundcake/trail/admission.py",
-        "if not superseded and _was_overtaken(starts_at, received_at, situation.resolves):",
-        "if False:",
-        test(_ADMISSION + "TestFiring::test_a_notification_that_its_resolve_overtook_is_late"),
-    ),
-    Defence(
-        "an alert that comes and goes has its cooldown",
-        "lib/poundcake/trail/admission_limits.py",
-        "if not self._cooldown or not last or last + self._cooldown <= self._now:",
-        "if True:",
-        test(
-            _TRACKING + "TestLimits::test_a_cooldown_holds_the_alert_back_until_it_ends", "sqlite"
-        ),
-    ),
-    Defence(
-        "an alert name has its limit an hour",
-        "lib/poundcake/trail/admission_limits.py",
-        "if len(times) - bisect.bisect_right(times, self._now - _HOUR) < self._per_hour:",
-        "if True:",
-        test(
-            _TRACKING + "TestLimits::test_a_rate_limit_holds_further_alerts_of_the_name_back",
-            "sqlite",
-        ),
-    ),
-    Defence(
-        "a host has its cooldown, whatever is wrong with it",
-        "lib/poundcake/trail/claims.py",
-        "    if claimant.host_cooldown and alert.instance:\n",
-        "    if False:\n",
-        test(
-            "tests/lib/trail/test_claims.py::TestHostCooldown"
-            "::test_of_several_at_the_same_time_one_gets_a_claim",
-            "sqlite",
-        ),
-    ),
-]
-
-DEFENCES = WHO + BOUNDS + INERT + ONCE + SECRETS
+DEFENCES = WHO_MAY_POST + WHAT_MAY_COME_IN + NOTHING_IS_EVALUATED + ONE_REMEDIATION + SECRETS

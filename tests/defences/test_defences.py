@@ -1,67 +1,162 @@
-"""The list of defences fits the tree: each text is there once, each test is one."""
+"""The list of defences fits the tree: each change can be made, and each test exists."""
 
-import subprocess
+from __future__ import annotations
+
+import ast
+import functools
 import sys
 
 import pytest
 
 from tests.defences import __main__ as mutate
-from tests.defences.defence import ROOT, Defence
+from tests.defences.defence import Defence
+from tests.defences.mutation import ROOT, Becomes, Edit, MutationError, Returns, find
 
 DEFENCES = [d for kind in sorted(mutate.KINDS) for d in mutate.KINDS[kind]]
 
 
 @pytest.mark.parametrize("defence", DEFENCES, ids=lambda d: d.name)
-def test_its_text_is_there_once(defence):
-    text = (ROOT / defence.file).read_text()
-    assert text.count(defence.old) == 1
-    assert defence.new != defence.old
+def test_the_change_can_be_made(defence):
+    source = (ROOT / defence.mutation.file()).read_text()
+    assert defence.mutation.apply(source) != source
 
 
-def test_no_name_is_given_twice():
+@pytest.mark.parametrize("defence", DEFENCES, ids=lambda d: d.name)
+def test_its_test_exists(defence):
+    for node in defence.nodes:
+        path, *names = node.split("::")
+        find(parsed(path), f"{path}:{'.'.join(names)}")
+
+
+@functools.lru_cache(maxsize=None)
+def parsed(path):
+    return ast.parse((ROOT / path).read_text())
+
+
+def test_names_are_unique():
     names = [d.name for d in DEFENCES]
     assert len(set(names)) == len(names)
 
 
-def test_their_tests_are_there():
-    nodes = sorted({node for d in DEFENCES for node in d.nodes})
-    assert len(nodes) > 30
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *nodes]
-    found = subprocess.run(
-        command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert found.returncode == 0, found.stdout[-2000:]
+SOURCE = """\
+LIMIT = 10
+DELIMITERS = {"open": "Ä {", "close": "}"}
+
+
+class Wall:
+    height: int = 3
+
+    def stands(self, name, *, firm=True):
+        \"\"\"Say whether it stands.\"\"\"
+        é = self.height; over = é > LIMIT
+        if é > 2 and name in ("north", "south"):
+            self.holds(name, firm=True)
+            over = False
+        return over
+"""
+
+
+def changed(mutation):
+    """The lines that differ after a change."""
+    before, after = SOURCE.splitlines(), mutation.apply(SOURCE).splitlines()
+    return [line.strip() for line in after if line not in before]
+
+
+@pytest.mark.parametrize(
+    "mutation, lines",
+    [
+        (Returns("m:Wall.stands", "True"), ["return True"]),
+        (Becomes("m:LIMIT", "_ * 2"), ["LIMIT = (10 * 2)"]),
+        (Becomes("m:Wall.height", "0"), ["height: int = (0)"]),
+        (
+            Edit("m:Wall.stands", "_ > LIMIT", "False"),
+            ["é = self.height; over = (False)"],
+        ),
+        (
+            Edit("m:Wall.stands", "_1 > 2 and _2", "_2 or _1"),
+            ['if (name in ("north", "south") or é):'],
+        ),
+        (Edit("m:Wall.stands", "firm=_", "firm=False"), ["self.holds(name, firm=(False))"]),
+        (Edit("m:Wall.stands", "over = False", "pass"), ["pass"]),
+        (
+            Edit("m:DELIMITERS", "{'open': _1}", "{'open': _1 * 2}"),
+            ['DELIMITERS = {"open": ("Ä {" * 2), "close": "}"}'],
+        ),
+        (Edit("m", "LIMIT = _1", "LIMIT = -_1"), ["LIMIT = -10"]),
+    ],
+)
+def test_a_change_replaces_what_it_names_and_nothing_else(mutation, lines):
+    assert changed(mutation) == lines
+
+
+@pytest.mark.parametrize(
+    "mutation, complaint",
+    [
+        (Returns("m:Wall.falls", "True"), "falls is defined 0 times"),
+        (Returns("m:Fence.stands", "True"), "Fence is defined 0 times"),
+        (Returns("m:LIMIT", "True"), "not a function"),
+        (Becomes("m:Wall", "True"), "not an assignment"),
+        (Becomes("m:LIMIT", "(10)"), None),
+        (Edit("m:Wall.stands", "_ < 2", "True"), "is there 0 times"),
+        (Edit("m:Wall.stands", "_1 > _2", "True"), "is there 2 times"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_an_error(mutation, complaint):
+    if complaint is None:
+        assert mutation.apply(SOURCE) != SOURCE
+        return
+    with pytest.raises(MutationError, match=complaint):
+        mutation.apply(SOURCE)
+
+
+def test_a_module_that_is_gone_is_an_error():
+    with pytest.raises(MutationError, match="no such module"):
+        Returns("poundcake.gone:function", "None").file()
+
+
+LOWERED = Becomes("wall:HIGH", "False")
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A small tree in the place of this one, and what is printed of its defences."""
-    (tmp_path / "wall.py").write_text("HIGH = True\n")
-    (tmp_path / "check.py").write_text("import sys, wall\nsys.exit(not wall.HIGH)\n")
-    monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    """A function that checks one defence of a small tree and returns the exit code."""
+    wall = tmp_path / "tree" / "lib" / "wall.py"
+    wall.parent.mkdir(parents=True)
+    wall.write_text("HIGH = True\n")
+    check = "import sys; sys.path.append('lib'); import wall; sys.exit(not wall.HIGH)\n"
+    (tmp_path / "tree" / "check.py").write_text(check)
+    monkeypatch.setattr(mutate, "ROOT", tmp_path / "tree")
 
-    def run(**changes):
-        given = dict(name="it is high", file="wall.py", old="True", new="False", test=["check.py"])
-        defence = Defence(**{**given, **changes})
+    def run(mutation=LOWERED, test=("check.py",)):
+        defence = Defence("the wall is high", mutation, test)
         monkeypatch.setattr(mutate, "KINDS", {"delivery": [defence]})
         monkeypatch.setattr(sys, "argv", ["mutate", "--log", str(tmp_path / "logs")])
         code = mutate.main()
-        assert (tmp_path / "wall.py").read_text() == "HIGH = True\n"
+        assert wall.read_text() == "HIGH = True\n"
         return code
 
     return run
 
 
 @pytest.mark.parametrize(
-    "changes, code, said",
+    "given, code, said",
     [
-        ({}, 0, "caught          it is high"),
-        ({"new": "1"}, 1, "NOT CAUGHT      it is high"),
-        ({"old": "LOW"}, 1, "ENDED WITH its text 0 times"),
-        ({"test": ["no_such.py"]}, 1, "FAILS UNBROKEN"),
-        ({"test": ["-c", "import sys, wall; sys.exit(0 if wall.HIGH else 2)"]}, 1, "ENDED WITH 2"),
+        ({}, 0, "caught          the wall is high"),
+        ({"mutation": Becomes("wall:HIGH", "1")}, 1, "NOT CAUGHT      the wall is high"),
+        ({"mutation": Becomes("wall:LOW", "1")}, 1, "NOT REMOVED     the wall is high: wall:LOW"),
+        ({"test": ("no_such.py",)}, 1, "FAILS UNCHANGED"),
+        (
+            {
+                "test": (
+                    "-c",
+                    "import sys; sys.exit('True' not in open('lib/wall.py').read() and 2)",
+                )
+            },
+            1,
+            "ENDED WITH 2",
+        ),
     ],
 )
-def test_what_is_said_of_one(tree, capsys, changes, code, said):
-    assert tree(**changes) == code
+def test_the_verdict_on_a_defence(tree, capsys, given, code, said):
+    assert tree(**given) == code
     assert said in capsys.readouterr().out

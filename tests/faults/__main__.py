@@ -1,5 +1,7 @@
 """python -m tests.faults: faults under load, and whether anything was lost or done twice."""
 
+from __future__ import annotations
+
 import argparse
 import pathlib
 import random

@@ -4,6 +4,8 @@ Requests are put in through the endpoint while StackStorm is away. Then it comes
 new ones arrive at a steady rate all the while.
 """
 
+from __future__ import annotations
+
 import argparse
 import http.client
 import json

@@ -1,5 +1,7 @@
 """The faults, each a row of the table."""
 
+from __future__ import annotations
+
 import glob
 import json
 import random
@@ -82,7 +84,8 @@ class Scene:
 class Fault:
     """happen(scene) brings it about once, and ends it. times: how often in the full run, on each
     kind of database. told: whether StackStorm must be told of every webhook all the same.
-    missing: a program that it needs, in words, where the machine lacks it."""
+    missing: a program that it needs, in words, where the machine lacks it.
+    """
 
     name: str
     happen: Callable[[Scene], None]
@@ -293,7 +296,8 @@ def broker_killed(scene):
 
 def broker_cut(trigger, forward):
     """The connection ends when a trigger is on its way. forward: it arrives, its confirm does
-    not."""
+    not.
+    """
 
     def happen(scene):
         patterns = [trigger.encode()]

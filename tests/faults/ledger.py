@@ -1,5 +1,7 @@
 """What must hold once all has healed: what the sender saw against what is on record and done."""
 
+from __future__ import annotations
+
 from collections import Counter
 
 from tests.faults.load import RECEIVER
@@ -115,7 +117,8 @@ class Balance:
     @staticmethod
     def _untold(world):
         """The requests on record that StackStorm was not told of as poundcake.webhook. That is
-        emitted once: it is lost with the rules engine that has it, and never with the broker."""
+        emitted once: it is lost with the rules engine that has it, and never with the broker.
+        """
         calls = world.rows(
             "SELECT request_id FROM poundcake_api_calls WHERE receiver = :r", r=RECEIVER
         )

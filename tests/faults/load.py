@@ -3,6 +3,8 @@
 What was answered 202 is written down; what was not is sent again until it is.
 """
 
+from __future__ import annotations
+
 import hashlib
 import http.client
 import json

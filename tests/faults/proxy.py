@@ -1,5 +1,7 @@
 """A TCP proxy between the pack and a server, which can be told to go wrong."""
 
+from __future__ import annotations
+
 import socket
 import struct
 import threading

@@ -1,5 +1,7 @@
 """Brings the faults about, one after the other, and balances what the sender saw each time."""
 
+from __future__ import annotations
+
 import time
 
 from tests.faults.faults import NO_COMPILER, Scene

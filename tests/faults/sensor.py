@@ -7,6 +7,8 @@ OPTIONS is JSON: `config` (the pack's), `api` (the address of StackStorm's API) 
 The broker is named by STANDALONE_BROKER_URL.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys

@@ -1,5 +1,8 @@
 """The short cut of the fault suite: each kind of fault once, within two minutes. `make faults` is
-all of it."""
+all of it.
+"""
+
+from __future__ import annotations
 
 import pytest
 

@@ -1,5 +1,7 @@
 """The proxy itself: that it passes everything on, and goes wrong where it is told to."""
 
+from __future__ import annotations
+
 import socket
 import threading
 

@@ -3,6 +3,8 @@
 The sensor reaches RabbitMQ, and all of the pack MariaDB, through a proxy each.
 """
 
+from __future__ import annotations
+
 import ctypes
 import http.client
 import json
@@ -174,7 +176,7 @@ class World:
                 STANDALONE_BROKER_URL=through, **(self._shadowing() if shadow else {})
             ),
         )
-        command = [sys.executable, "-u", "-m", "standalone", "--no-sensor"]
+        command = [sys.executable, "-u", "-m", "tests.standin", "--no-sensor"]
         command += ["--api-port", str(api_port), "--broker", direct]
         command += ["--config", str(config_file), "--pack", str(HERE / "pack")]
         self.stackstorm = Process("stackstorm", folder, command, self._environment())

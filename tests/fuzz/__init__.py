@@ -1,5 +1,7 @@
 """Inputs that nobody should send, and whether the pack takes them as it says."""
 
+from __future__ import annotations
+
 import os
 import sys
 

@@ -1,5 +1,7 @@
 """What is recorded in any order, against the rules written down once more, as plainly as possible."""
 
+from __future__ import annotations
+
 import datetime
 import json
 import pathlib

@@ -1,5 +1,7 @@
 """Certificates for tests, valid for an hour."""
 
+from __future__ import annotations
+
 import datetime
 import ipaddress
 

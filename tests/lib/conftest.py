@@ -1,5 +1,8 @@
 """A tracking database for each test. Where StackStorm is not installed, the stand-in's modules take
-the place of its own."""
+the place of its own.
+"""
+
+from __future__ import annotations
 
 import importlib.util
 import os

@@ -6,6 +6,8 @@ in, and `published`, the file that triggers are written to. The broker is down w
 name with .down is there. What is announced is recorded here, but with `records` false.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -32,7 +34,8 @@ from poundcake.trail.record import record_requests  # noqa: E402
 
 class FileBus:
     """A broker that is a file, with a StackStorm behind it that records what is announced, or
-    with somebody else who does."""
+    with somebody else who does.
+    """
 
     def __init__(self, path, config, records=True):
         self.path = path

@@ -1,5 +1,7 @@
 """Endpoints to test: in this process on plain threads, or in one patched as StackStorm does it."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -22,7 +24,8 @@ WAYS = ["threads", "green"]
 
 def bound_by_permissions():
     """What a command begins with so that the permissions of files hold for it, as for any user but
-    root; where that cannot be had the test is skipped."""
+    root; where that cannot be had the test is skipped.
+    """
     if os.geteuid() != 0:
         return []
     command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -207,7 +210,8 @@ class InThreads(Running):
 
 class Patched(Running):
     """The sensor in a process of its own, patched. pack: the folder that it runs from. records:
-    whether StackStorm's stand-in there records what is announced."""
+    whether StackStorm's stand-in there records what is announced.
+    """
 
     patched = True
     records = True

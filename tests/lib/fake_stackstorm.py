@@ -1,5 +1,7 @@
 """A StackStorm in memory, which answers as the API does and counts what it was asked."""
 
+from __future__ import annotations
+
 import datetime
 
 from poundcake.stackstorm import (

@@ -1,5 +1,7 @@
 """Webhooks and requests to test with."""
 
+from __future__ import annotations
+
 import datetime
 import json
 import uuid

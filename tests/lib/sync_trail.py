@@ -1,5 +1,7 @@
 """A trail with a StackStorm beside it, to run rounds of sync on."""
 
+from __future__ import annotations
+
 import datetime
 
 from sqlalchemy import select, update

@@ -1,5 +1,7 @@
 """The payload that carries a list of requests through StackStorm."""
 
+from __future__ import annotations
+
 import base64
 import json
 import re

@@ -1,5 +1,7 @@
 """The ids of requests."""
 
+from __future__ import annotations
+
 import uuid
 
 from poundcake.request_ids import body_sha256, collision_id, replay_id

@@ -1,5 +1,7 @@
 """Trails to read: what was recorded, what ran for it, and the pages of a view."""
 
+from __future__ import annotations
+
 import json
 import threading
 from contextlib import contextmanager

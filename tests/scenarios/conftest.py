@@ -1,14 +1,19 @@
 """One stack for each kind of database, shared by all scenarios; or the live StackStorm.
 
-With ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) set, everything runs there instead: the
-endpoint is POUNDCAKE_URL, its token POUNDCAKE_TOKEN; what is read from the tables themselves is
-read at POUNDCAKE_DATABASE_URL, and StackStorm's logs in the folder POUNDCAKE_LOGS.
+What differs between databases is checked in tests/lib/trail, so most files run on one kind.
+
+With ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) set, everything runs on that StackStorm: the
+endpoint is POUNDCAKE_URL, its token POUNDCAKE_TOKEN. The tables are read at POUNDCAKE_DATABASE_URL,
+and StackStorm's logs in the folder POUNDCAKE_LOGS.
 """
+
+from __future__ import annotations
 
 import uuid
 
 import pytest
 
+from tests import services
 from tests.scenarios import stack as stacks
 
 if stacks.live():
@@ -16,10 +21,36 @@ if stacks.live():
 else:
     KINDS = ["sqlite", pytest.param("mariadb", marks=pytest.mark.services)]
 
+# These run on both kinds.
+ON_BOTH = ("test_one_alert",)
+# These run on MariaDB if it is there: they stop it, or they balance the time of the two.
+ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
+
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]
 
 
-@pytest.fixture(scope="package", params=KINDS)
+def pytest_generate_tests(metafunc):
+    """Choose the kinds of database for a file, unless the file chooses itself."""
+    marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "kind" in metafunc.fixturenames and "kind" not in marked:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = kinds_for(module, metafunc.config.option.markexpr)
+        metafunc.parametrize("kind", kinds, indirect=True, scope="package")
+
+
+def kinds_for(module, markers):
+    """Return what the scenarios of a file run on."""
+    if module in ON_BOTH:
+        return KINDS
+    try:
+        services.program("mariadbd", "mysqld")
+    except services.Missing:
+        return KINDS[:1]
+    on_mariadb = module in ON_MARIADB and "not services" not in markers
+    return KINDS[-1:] if on_mariadb else KINDS[:1]
+
+
+@pytest.fixture(scope="package")
 def kind(request):
     """What the scenarios run on."""
     return request.param
@@ -27,21 +58,21 @@ def kind(request):
 
 @pytest.fixture(scope="package")
 def new_stack(request, kind, tmp_path_factory):
-    """A function that starts a stand-in of its own with a configuration."""
+    """A function that starts another stand-in with a configuration."""
     started, dropped = [], []
 
     def start(config=None, token=""):
-        """config: a dict, or a function that makes it of the database's URL."""
+        """Start one. `config` is a dict, or a function that makes it from the database's URL."""
         folder = tmp_path_factory.mktemp("stack")
         server = None
         if kind == "mariadb":
             server = request.getfixturevalue("mariadb_server")
-            server.start()  # tests of others may have stopped it
+            server.start()  # another test may have stopped it
             name = server.create_database()
             dropped.append((server, name))
             url = server.url(name)
         else:
-            url = "sqlite:///%s" % (folder / "tracking.sqlite")
+            url = f"sqlite:///{folder / 'tracking.sqlite'}"
         config = config(url) if callable(config) else config
         stack = stacks.Standalone(folder, url, config, token)
         stack.mariadb = server
@@ -68,7 +99,7 @@ def stack(request, kind):
 
 @pytest.fixture(scope="package")
 def armed(request, kind, tmp_path_factory):
-    """One that asks for a token and may change something: dry_run is off."""
+    """A stack that wants a token and may change something: dry_run is off."""
     if kind == "live":
         found = request.getfixturevalue("stack")
         if found.get("/health").json()["dry_run"]:
@@ -86,7 +117,7 @@ def armed(request, kind, tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def guarded(request, kind):
-    """One that asks for a token."""
+    """A stack that wants a token."""
     if kind != "live":
         return request.getfixturevalue("armed")
     found = request.getfixturevalue("stack")
@@ -97,7 +128,7 @@ def guarded(request, kind):
 
 @pytest.fixture(scope="package")
 def secret(stack):
-    """A value in the datastore that nothing but its owner may ever get to see."""
+    """A value in the datastore that only its owner may ever see."""
     key = "/keys/poundcake_scenario_secret"
     value = "never-to-be-seen-" + uuid.uuid4().hex
     stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})

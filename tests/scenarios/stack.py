@@ -1,8 +1,10 @@
 """What the scenarios run against: the stand-in, or a live StackStorm with the pack installed.
 
-Both are asked in the same ways and no others: the endpoint by HTTP, StackStorm by its API. What
-differs between them is a fault of the stand-in.
+Scenarios talk to both in the same way: to the endpoint by HTTP, to StackStorm through its API. A
+difference between the two is a fault of the stand-in.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -28,13 +30,13 @@ PAGE = 100
 
 
 class ActionFailed(Exception):
-    """An action did not succeed; the message is what it said, as `st2 run` shows it."""
+    """An action did not succeed. The message is what `st2 run` shows."""
 
 
 class Stack:
     """An endpoint and the StackStorm behind it."""
 
-    def __init__(self, url, api, headers, token="", database="", patience=30):
+    def __init__(self, url, api, headers, token="", database="", patience=90):
         self.url = url.rstrip("/")
         self._api = api
         self._patience = patience
@@ -48,9 +50,9 @@ class Stack:
     # -- the endpoint
 
     def post(self, payload, headers=None, token=True):
-        """Posts a webhook as Alertmanager does.
+        """Post a webhook as Alertmanager does.
 
-        A payload of bytes goes out as it is; one that is iterated over goes out in chunks.
+        A payload of bytes is sent unchanged, an iterator in chunks.
         """
         raw = isinstance(payload, bytes) or hasattr(payload, "__next__")
         body = payload if raw else json.dumps(payload).encode()
@@ -66,31 +68,31 @@ class Stack:
         )
 
     def accepted(self, payload, headers=None):
-        """Posts what must be taken; its request_id."""
+        """Post what must be accepted and return its request_id."""
         answer = self.post(payload, headers)
         assert answer.status_code == 202, answer.text
         return answer.json()["request_id"]
 
     def trail(self, request_id):
-        """The status view at its URL."""
+        """Return the status view, from its URL."""
         answer = self.get("/status/" + request_id)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def trail_when(self, request_id, predicate, timeout=None):
-        """The status view, as soon as it shows what is waited for."""
+        """Return the status view as soon as it shows what the test waits for."""
         return self.wait_until(lambda: self.trail(request_id), predicate, timeout)
 
     def recorded(self, request_id):
-        """The status view, once the request is on record."""
+        """Return the status view once the request is on record."""
         return self.trail_when(request_id, lambda t: t["status"] not in ("accepted", "announced"))
 
     def completed(self, request_id):
-        """The status view, once all is known that there is to know."""
+        """Return the status view once the request is completed."""
         return self.trail_when(request_id, lambda t: t["completed_at"])
 
     def active(self, alert_name):
-        """What is open by that name."""
+        """Return the open alerts of a name."""
         answer = self.get("/alerts/active", alert_name=alert_name)
         assert answer.status_code == 200, answer.text
         return answer.json()["active_alerts"]
@@ -98,7 +100,7 @@ class Stack:
     # -- StackStorm
 
     def api(self, path, method="GET", body=None, **query):
-        """StackStorm's API, as JSON; None for 404."""
+        """Ask StackStorm's API and return its JSON; None for 404."""
         answer = self._st2.request(method, self._api + path, params=query, json=body, timeout=60)
         if answer.status_code == 404:
             return None
@@ -106,7 +108,7 @@ class Stack:
         return answer.json() if answer.content else None
 
     def listed(self, path, **query):
-        """All pages of a list."""
+        """Return all pages of a list."""
         found = []
         while True:
             page = self.api(path, limit=PAGE, offset=len(found), **query)
@@ -115,7 +117,7 @@ class Stack:
                 return found
 
     def execute(self, ref, **parameters):
-        """Runs an action to its end; its execution."""
+        """Run an action to its end and return its execution."""
         started = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
         return self.ended(started["id"])
 
@@ -125,7 +127,7 @@ class Stack:
         )
 
     def run(self, ref, **parameters):
-        """Runs a python action as `st2 run` does; its result."""
+        """Run a python action as `st2 run` does and return its result."""
         execution = self.execute(ref, **parameters)
         result = execution["result"]
         if execution["status"] != "succeeded":
@@ -133,15 +135,15 @@ class Stack:
         return result["result"]
 
     def done(self, note, action="poundcake_scenarios.work"):
-        """How often the scenarios' action was run with that note."""
+        """Return the executions of the scenarios' action with that note."""
         found = self.listed("/executions", action=action, timestamp_gt=self.began)
         return [e for e in found if e["parameters"].get("note") == note]
 
     def fill(self, seconds):
-        """Leaves the action runner no room for another workflow, for so long.
+        """Leave the action runner no room for another workflow for some seconds.
 
-        A chain has one of its places for workflows until its task has ended; StackStorm has 40
-        (actionrunner.workflows_pool_size), and others for all that is no workflow.
+        A chain occupies one of its places for workflows until its task has ended. StackStorm has
+        40 of them (actionrunner.workflows_pool_size), and others for all other actions.
         """
         chain, begun = "poundcake_scenarios.occupies", now()
         for _ in range(40):
@@ -153,7 +155,7 @@ class Stack:
         return self.api("/traces", trace_tag=request_id)
 
     def traced(self, request_id):
-        """The ids of all executions that came of a request."""
+        """Return the ids of all executions that a request led to."""
         return {
             component["object_id"]
             for trace in self.traces(request_id)
@@ -163,9 +165,9 @@ class Stack:
     # -- the tables
 
     def rows(self, statement, **values):
-        """What the tracking tables hold, read past the pack."""
+        """Return rows of the tracking tables, without the pack's code."""
         if not self._database:
-            pytest.skip("the tracking database is not at hand (POUNDCAKE_DATABASE_URL)")
+            pytest.skip("the tracking database is not known (POUNDCAKE_DATABASE_URL)")
         if self._engine is None:
             self._engine = sqlalchemy.create_engine(self._database)
         with self._engine.connect() as connection:
@@ -175,28 +177,28 @@ class Stack:
     # -- its logs
 
     def log(self, after=None):
-        """What it said so far, or since a moment that said_all() gave."""
+        """Return its logs, or what it logged since a moment that said_all() returned."""
         said = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
         return b"\n".join(said).decode("utf-8", "replace")
 
     def said_all(self, text):
-        """The moment from which it says no more of a text, of which it was just made to."""
+        """Return a moment after which it no longer logs a text that a test just caused."""
         while True:
             moment = {path: path.stat().st_size for path in self._logs()}
             if self.live and moment:
-                time.sleep(60)  # the notifier of a busy one tells of an execution a minute late
+                time.sleep(60)  # the notifier of a busy StackStorm is a minute late
             if text not in self.log(moment):
                 return moment
 
     def wait_until(self, look, predicate=bool, timeout=None):
-        """look(), again and again until the predicate holds for what it sees."""
+        """Call look() until the predicate holds for its result, and return that."""
         pause, deadline = 0.05, time.monotonic() + (timeout or self._patience)
         while True:
             seen = look()
             if predicate(seen):
                 return seen
             if time.monotonic() > deadline:
-                raise AssertionError(f"waited in vain; last seen: {short(seen)}")
+                raise AssertionError(f"gave up waiting; last seen: {short(seen)}")
             time.sleep(pause)
             pause = min(pause * 1.3, 0.5)
 
@@ -206,7 +208,7 @@ class Stack:
 
 
 class Standalone(Stack):
-    """The stand-in, in a process of its own, with the scenarios' pack beside poundcake."""
+    """The stand-in, in its own process, with the scenarios' pack beside poundcake."""
 
     live = False
 
@@ -216,7 +218,7 @@ class Standalone(Stack):
         config_file = folder / "poundcake.yaml"
         config_file.write_text(json.dumps(config or {}))  # JSON is YAML
         port = services.free_port()
-        self.command = [sys.executable, "-m", "standalone", "--api-port", "0"]
+        self.command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
         self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
         self.command += ["--config", str(config_file), "--pack", str(PACK)]
         if "database_url" not in (config or {}):
@@ -234,14 +236,14 @@ class Standalone(Stack):
                 stdout=log,
                 stderr=log,
             )
-        self._patience = 30
+        self._patience = 90
         try:
             ready = self.wait_until(self._ready)
         except BaseException:
             self._stop()
             raise
         api = ready.split("API at ")[1].strip()
-        super().__init__("http://127.0.0.1:%d" % port, api, {}, token, database)
+        super().__init__(f"http://127.0.0.1:{port}", api, {}, token, database)
         self.began = now()
 
     def _ready(self):
@@ -266,7 +268,7 @@ class Standalone(Stack):
 
 
 class Live(Stack):
-    """A StackStorm that runs already. The scenarios' pack is installed there when it is not."""
+    """A StackStorm that runs already. The scenarios' pack is installed there if it is missing."""
 
     live = True
 
@@ -285,25 +287,25 @@ class Live(Stack):
         if not self._installed():
             execution = self.execute("packs.install", packs=[PACK.as_uri()])
             assert execution["status"] == "succeeded" and self._installed(), (
-                "the pack of the scenarios, {}, could not be installed from here; install it by "
-                "hand: {}".format(PACK, short(execution["result"]))
+                f"the pack of the scenarios, {PACK}, could not be installed from here; install it "
+                f"by hand: {short(execution['result'])}"
             )
 
     def _installed(self):
-        """Whether each of the pack's files is there as it is here."""
+        """Return whether the files of the pack are the same there as here."""
         found = self.api("/packs/views/files/poundcake_scenarios") or []
         there = {f["file_path"]: f["content"] for f in found}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
         return all(there.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 
     def _logs(self):
-        """Where we are told of them."""
+        """Return the log files, if POUNDCAKE_LOGS names their folder."""
         folder = os.environ.get("POUNDCAKE_LOGS")
         return sorted(pathlib.Path(folder).glob("*.log")) if folder else []
 
 
 def live():
-    """Whether a live StackStorm is to be used."""
+    """Return whether the environment names a live StackStorm."""
     environment = os.environ
     return bool(
         environment.get("ST2_API_URL")
@@ -312,10 +314,10 @@ def live():
 
 
 def session(headers):
-    """A client that no proxy and no .netrc of this machine gets into.
+    """Return a client that ignores the proxies and the .netrc of this machine.
 
-    It waits some seconds for who does not listen, as an endpoint does while its pack is installed
-    again; what may have arrived is never sent twice.
+    It waits some seconds for a port that is closed, as an endpoint's is while its pack is installed
+    again. It never sends twice what may have arrived.
     """
     client = requests.Session()
     client.trust_env = False

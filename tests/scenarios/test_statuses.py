@@ -93,7 +93,7 @@ def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     followed.is_shown_as("pausing")  # until its task has ended
     followed.is_shown_as("paused")
     assert not stack.trail(followed.request_id)["completed_at"]
-    stack.fill(90 if stack.live else 20)
+    stack.fill(90 if stack.live else 40)
     followed.put("resuming")
     fresh = Followed(stack, "ScenarioLasting")
     followed.is_shown_as("resuming")

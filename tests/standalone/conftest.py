@@ -1,41 +1,41 @@
-"""The stand-in as a process of its own, on a pack made of links to one under packs/."""
+"""The stand-in as a process of its own, with the pack in probe/."""
+
+from __future__ import annotations
 
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
+from tests.waiting import wait_for
+
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
 
 
-def make_pack(folder, template="probe", **files):
-    """Lay out a pack with the stand-in inside it; `files` replace or add some, by path."""
-    (folder / "standalone").symlink_to(ROOT / "standalone")
-    for source in sorted((HERE / "packs" / template).rglob("*")):
-        target = folder / source.relative_to(HERE / "packs" / template)
-        if source.is_file() and "__pycache__" not in source.parts:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(source.read_text())
+def make_pack(folder, **files):
+    """Copy the pack with the stand-in inside it; `files` replace or add some, by path."""
+    shutil.copytree(HERE / "probe", folder, dirs_exist_ok=True)
+    for name in ("standalone", "tests"):
+        (folder / name).symlink_to(ROOT / name)
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     return folder
 
 
-def runs(pid):
-    """Whether a process is there and has not ended; nobody may have waited for one that has."""
+def is_running(pid):
+    """Whether a process exists and has not ended; nobody may have waited for it yet."""
     try:
-        with open("/proc/%d/stat" % pid) as file:
+        with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
@@ -44,31 +44,29 @@ def runs(pid):
 class Standalone:
     """A running stand-in and its API."""
 
-    def __init__(self, folder, *options, ready=True):
+    def __init__(self, folder, *options, program="tests.standin"):
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
         environment.pop("PYTHONPATH", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "standalone", "--api-port", "0", *options],
+            [sys.executable, "-m", program, "--api-port", "0", *options],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            universal_newlines=True,
+            text=True,
         )
         self.errors = []
-        self._keeper = threading.Thread(target=self._keep_errors, daemon=True)
-        self._keeper.start()
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        self.api = ""
         self.said = []
-        for line in self.process.stdout if ready else ():
+        for line in self.process.stdout:
             self.said.append(line.strip())
             if line.startswith("ready: "):
                 self.api = line.split("API at ")[1].strip()
                 break
-        else:
-            if ready:
-                raise RuntimeError("not ready: {}".format("".join(self.errors)))
 
-    def _keep_errors(self):
+    def _read_errors(self):
         for line in self.process.stderr:
             self.errors.append(line)
 
@@ -91,52 +89,65 @@ class Standalone:
         assert status == 200, document
         return document
 
-    def run(self, action, context=None, **parameters):
-        """Run an action to its end, or to where it waits; returns its execution."""
-        body = {"action": action, "parameters": parameters, "context": context or {}}
-        status, document = self.call("POST", "/executions", body)
+    def start(self, action, **parameters):
+        """Request an execution and return its id."""
+        status, document = self.call(
+            "POST", "/executions", {"action": action, "parameters": parameters}
+        )
         assert status == 201, document
-        return self.ended(document["id"])
+        return document["id"]
 
-    def ended(self, id_, within=60):
-        until = time.monotonic() + within
-        while time.monotonic() < until:
-            execution = self.get("/executions/" + id_)
-            if execution["status"] in ("succeeded", "failed", "timeout", "canceled"):
-                return execution
-            time.sleep(0.05)
-        raise AssertionError("still {}: {}".format(execution["status"], execution))
+    def run(self, action, **parameters):
+        """Run an action to its end and return its execution."""
+        return self.ended(self.start(action, **parameters))
+
+    def reaches(self, id_, *statuses):
+        """Wait for a status of an execution and return the execution."""
+
+        def reached():
+            execution = self.get(f"/executions/{id_}")
+            return execution if execution["status"] in statuses else None
+
+        return wait_for(reached)
+
+    def ended(self, id_):
+        return self.reaches(id_, "succeeded", "failed", "timeout", "canceled")
 
     def dispatch(self, trigger, payload, tag):
-        """Emit a trigger and return its instance once the rules engine is through with it."""
+        """Emit a trigger and return its instance once the rules engine has processed it."""
         body = {"trigger": trigger, "payload": payload}
         status, document = self.call("POST", "/webhooks/st2", body, {"St2-Trace-Tag": tag})
         assert status == 202, document
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            for trace in self.get("/traces?trace_tag=" + tag):
-                id_ = trace["trigger_instances"][0]["object_id"]
-                instance = self.get("/triggerinstances/" + id_)
-                if instance["status"].startswith("processed"):
-                    return instance
-            time.sleep(0.05)
-        raise AssertionError("not processed")
+
+        def processed():
+            found = self.get("/triggerinstances?status=processed&limit=100")
+            return [i for i in found if tag in self.tags_of(i)]
+
+        return wait_for(processed)[0]
+
+    def tags_of(self, instance):
+        traces = self.get("/traces?limit=100")
+        of_instance = [
+            t
+            for t in traces
+            if any(c["object_id"] == instance["id"] for c in t["trigger_instances"])
+        ]
+        return [trace["trace_tag"] for trace in of_instance]
 
     def enforcements(self, instance):
         return self.get("/ruleenforcements?trigger_instance=" + instance["id"])
 
     def wait(self, seconds=60):
-        """Its exit code, once it has ended by itself and `errors` has all that it said."""
+        """Return its exit code, once `errors` has all that it said."""
         code = self.process.wait(seconds)
-        self._keeper.join(seconds)
+        self._reader.join(seconds)
         return code
 
     def stop(self, number=signal.SIGTERM):
-        """Stop it; returns (exit code, seconds)."""
-        begun = time.monotonic()
+        """Stop it and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(20), time.monotonic() - begun
+        return self.wait(20)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Action chains, which hold one of the runner's places for workflows as long as they last."""
 
+from __future__ import annotations
+
 import pytest
 
 from tests.waiting import wait_for
@@ -25,8 +27,7 @@ def test_a_chain_without_a_task_for_its_failure_fails(standalone):
 
 
 def test_a_canceled_chain_starts_nothing_more(standalone):
-    body = {"action": "probe.chain", "parameters": {"how": "sleep"}}
-    id_ = standalone.call("POST", "/executions", body)[1]["id"]
+    id_ = standalone.start("probe.chain", how="sleep")
     (child,) = wait_for(lambda: standalone.get("/executions/" + id_)["children"])
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
     assert standalone.call("DELETE", "/executions/" + child)[0] == 200

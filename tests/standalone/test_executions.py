@@ -1,11 +1,12 @@
 """Executions of python and shell actions, started through the API as `st2 run` does."""
 
-import threading
+from __future__ import annotations
+
 import time
 
 import pytest
 
-from tests.standalone.conftest import runs
+from tests.standalone.conftest import is_running
 from tests.waiting import wait_for
 
 
@@ -59,7 +60,7 @@ def test_endings_of_a_python_action(standalone, how, status, result, code, error
     assert found["result"] == result and found["exit_code"] == code and error in found["stderr"]
 
 
-def test_what_is_no_json_becomes_text(standalone):
+def test_a_result_that_is_not_json_becomes_text(standalone):
     execution = standalone.run("probe.behave", how="object")
     assert execution["status"] == "succeeded" and "object object" in execution["result"]["result"]
 
@@ -71,7 +72,7 @@ def test_timeout_kills_the_action(standalone, tmp_path):
     assert execution["status"] == "timeout"
     assert execution["result"]["error"] == "Action failed to complete in 4 seconds"
     what, _, pid = path.read_text().split()
-    assert what == "start" and not runs(int(pid))
+    assert what == "start" and not is_running(int(pid))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_parameters_through_the_api_are_rendered(standalone):
     assert shown == "TOP-SECRET open-sesame ."
     raw = standalone.run("probe.show", text="{% raw %}{{ st2kv.system.word }}{% endraw %}")
     assert raw["result"]["result"]["parameters"]["text"] == "{{ st2kv.system.word }}"
-    status, again = standalone.call("POST", "/executions/{}/re_run".format(raw["id"]), {})
+    _, again = standalone.call("POST", "/executions/{}/re_run".format(raw["id"]), {})
     again = standalone.ended(again["id"])
     assert again["result"]["result"]["parameters"]["text"] == "TOP-SECRET"
 
@@ -130,18 +131,10 @@ def test_shell(standalone):
     assert execution["status"] == "timeout" and "1 seconds" in execution["result"]["error"]
 
 
-def test_remote_without_a_host_to_reach(standalone):
-    execution = standalone.run("core.remote", hosts="no-such-host.invalid", cmd="true", timeout=15)
-    assert execution["status"] == "failed" and execution["result"]["error"]
-
-
 def test_one_at_a_time_by_attribute(standalone, tmp_path):
     path = tmp_path / "notes"
     parameters = {"how": "sleep", "seconds": 0.5, "path": str(path)}
-    bodies = [
-        {"action": "probe.behave", "parameters": dict(parameters, host=host)} for host in "aab"
-    ]
-    ids = [standalone.call("POST", "/executions", body)[1]["id"] for body in bodies]
+    ids = [standalone.start("probe.behave", host=host, **parameters) for host in "aab"]
     ended = [standalone.ended(id_) for id_ in ids]
     assert [execution["status"] for execution in ended] == ["succeeded"] * 3
     assert [
@@ -155,25 +148,11 @@ def test_one_at_a_time_by_attribute(standalone, tmp_path):
 def test_cancel(standalone, tmp_path):
     """The action goes on, as under StackStorm, and its end changes nothing."""
     path = tmp_path / "notes"
-    parameters = {"how": "sleep", "seconds": 2, "path": str(path)}
-    body = {"action": "probe.behave", "parameters": parameters}
-    id_ = standalone.call("POST", "/executions", body)[1]["id"]
+    id_ = standalone.start("probe.behave", how="sleep", seconds=2, path=str(path))
     pid = int(wait_for(lambda: path.exists() and path.read_text().split())[2])
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
     assert standalone.get("/executions/" + id_)["status"] == "canceled"
-    wait_for(lambda: not runs(pid))
+    wait_for(lambda: not is_running(pid))
     time.sleep(0.2)
     assert "end" in path.read_text()
     assert standalone.get("/executions/" + id_)["status"] == "canceled"
-
-
-def test_many_at_once(standalone):
-    results = []
-
-    def run(number):
-        results.append(standalone.run("probe.behave", how="value", host="h%d" % number))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(12)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    assert [result["status"] for result in results] == ["succeeded"] * 12

@@ -1,7 +1,8 @@
 """Workflows, driven by the real Orquesta."""
 
+from __future__ import annotations
+
 import json
-import time
 
 import pytest
 
@@ -78,30 +79,14 @@ def test_delay(standalone):
     assert "delayed" in [entry["status"] for entry in child["log"]]
 
 
-def _wait_for(standalone, id_, status):
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        execution = standalone.get("/executions/" + id_)
-        if execution["status"] == status:
-            return execution
-        time.sleep(0.05)
-    raise AssertionError(execution["status"])
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_inquiry_pauses_and_resumes(standalone, wrapped):
     action = "probe.outer" if wrapped else "probe.asks"
     parameters = {"name": "probe.asks"} if wrapped else {}
-    body = {"action": action, "parameters": parameters}
-    id_ = standalone.call("POST", "/executions", body)[1]["id"]
-    _wait_for(standalone, id_, "paused")
-    pending = [
-        inquiry["id"]
-        for inquiry in standalone.get("/inquiries")
-        if standalone.get("/executions/" + inquiry["id"])["status"] == "pending"
-    ]
-    (pending,) = pending
-    url = "/inquiries/" + pending
+    id_ = standalone.start(action, **parameters)
+    standalone.reaches(id_, "paused")
+    (inquiry,) = standalone.get("/executions?action=core.ask&status=pending")
+    url = "/inquiries/" + inquiry["id"]
     assert standalone.call("PUT", url, {"response": {"continue": "perhaps"}})[0] == 400
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 200
     execution = standalone.ended(id_)
@@ -113,29 +98,28 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 400
 
 
-def test_no_status_is_set_that_is_none_and_none_after_the_end(standalone):
-    body = {"action": "probe.asks", "parameters": {}}
-    id_ = standalone.call("POST", "/executions", body)[1]["id"]
-    _wait_for(standalone, id_, "paused")
+def test_an_unknown_status_or_one_after_the_end_is_refused(standalone):
+    id_ = standalone.start("probe.asks")
+    standalone.reaches(id_, "paused")
     assert standalone.call("PUT", "/executions/" + id_, {"status": "paused"})[0] == 200
     code, answer = standalone.call("PUT", "/executions/" + id_, {"status": "waiting"})
     assert code == 400 and "'waiting' is not one of requested, " in answer["faultstring"]
     assert standalone.call("PUT", "/executions/" + id_, {"status": "canceled"})[0] == 200
+    standalone.ended(id_)
     code, answer = standalone.call("PUT", "/executions/" + id_, {"status": "resuming"})
     assert code == 400 and "already in completed state" in answer["faultstring"]
 
 
 def test_only_a_workflow_can_be_paused(standalone):
-    body = {"action": "core.ask", "parameters": {}}
-    id_ = standalone.call("POST", "/executions", body)[1]["id"]
-    _wait_for(standalone, id_, "pending")
+    id_ = standalone.start("core.ask")
+    standalone.reaches(id_, "pending")
     for status in ("paused", "resuming"):
         code, answer = standalone.call("PUT", "/executions/" + id_, {"status": status})
         assert code == 400 and 'not supported by the "inquirer" runner' in answer["faultstring"]
     for method, body in (("DELETE", None), ("PUT", {"status": "canceled"})):
         assert standalone.call(method, "/executions/" + id_, body)[0] == 500
     assert standalone.call("PUT", "/executions/" + id_, {"status": "abandoned"})[0] == 200
-    _wait_for(standalone, id_, "abandoned")
+    standalone.reaches(id_, "abandoned")
 
 
 def test_dynamic_action(standalone):
@@ -161,8 +145,7 @@ def test_static_actions_and_inputs_are_checked_before_any_task(standalone, actio
 def test_alert_text_in_an_input_is_evaluated(standalone):
     """StackStorm's hazard, which the pack has to avoid, is really there."""
     hostile = '<% st2kv("system.word") %>'
-    body = {"action": "probe.hostile", "parameters": {"name": hostile}}
-    execution = standalone.ended(standalone.call("POST", "/executions", body)[1]["id"])
+    execution = standalone.run("probe.hostile", name=hostile)
     assert execution["result"].get("output") == {
         "word": "TOP-SECRET",
         "shown": "TOP-SECRET",
@@ -174,8 +157,7 @@ def test_alert_text_in_an_input_is_evaluated(standalone):
 
 
 def test_cancel(standalone):
-    body = {"action": "probe.outer", "parameters": {"name": "probe.asks"}}
-    id_ = standalone.call("POST", "/executions", body)[1]["id"]
-    _wait_for(standalone, id_, "paused")
+    id_ = standalone.start("probe.outer", name="probe.asks")
+    standalone.reaches(id_, "paused")
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
     assert standalone.ended(id_)["status"] == "canceled"

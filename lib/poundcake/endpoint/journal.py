@@ -211,7 +211,8 @@ class Journal:
 
     def check(self) -> None:
         """Finds out whether what could not be written can be now, without changing anything. Raises
-        JournalError where not."""
+        JournalError where not.
+        """
         if shutil.disk_usage(os.path.dirname(self._path)).free < self._wanted:
             raise JournalError(self.problem)
         self._call(self._write, f"PRAGMA user_version={VERSION}", ())
@@ -339,7 +340,8 @@ class Journal:
 
     def failed(self, now: float, limit: int) -> list[Entry]:
         """Requests whose announcement was not recorded, and whose wait is over: those of one
-        list, oldest first."""
+        list, oldest first.
+        """
         head = self._light(
             "WHERE state = ? AND tries > 0 AND next_at <= ? ORDER BY next_at, id LIMIT 1",
             ACCEPTED,
@@ -357,7 +359,8 @@ class Journal:
 
     def announced(self) -> list[Entry]:
         """Requests that the broker has and the tracking database has not yet shown, without their
-        bodies."""
+        bodies.
+        """
         return self._light("WHERE state = ? ORDER BY id", ANNOUNCED)
 
     def recorded(self, now: float, limit: int) -> list[Entry]:
@@ -369,7 +372,8 @@ class Journal:
     def counts(self) -> dict[str, Any]:
         """{state: how many}, with `stuck` for those that failed alone, and `oldest`: when the
         first of the others that are not recorded was accepted (seconds since the epoch), None
-        where there is none."""
+        where there is none.
+        """
         rows = self._call(
             self._fetch, "SELECT state, count(*) AS n FROM entries GROUP BY state", ()
         )

@@ -4,6 +4,8 @@ StackStorm patches its sensors with eventlet: all threads share one native threa
 SQLite stops them all until it returns.
 """
 
+from __future__ import annotations
+
 import sys
 from typing import Any, Callable
 

@@ -55,7 +55,8 @@ def text(raw: bytes) -> str:
 
 def wait(path: str) -> float:
     """Seconds until a journal may be set aside again: the more of the last day there are, the
-    longer, or a disk that damages each would be filled with them."""
+    longer, or a disk that damages each would be filled with them.
+    """
     ages = [time.time() - report["at"] for report in reports(path)]
     recent = [age for age in ages if 0 <= age < _DAY]
     return _FIRST_WAIT * 4 ** (len(recent) - 1) - min(recent) if recent else 0.0
@@ -143,7 +144,8 @@ def sentence(report: dict[str, Any]) -> str:
 
 def _reader(path: str, new: str, copy: str) -> sqlite3.Connection:
     """Reads the damaged journal. Without a first page nothing is read of the others: it has that
-    of the new one, whose tables begin at the same pages, in a copy then."""
+    of the new one, whose tables begin at the same pages, in a copy then.
+    """
     if _size(path):
         old = _connect(path)
         try:

@@ -63,7 +63,8 @@ _TOLD = timedelta(hours=1)
 
 class Tracking:
     """The tracking database as the endpoint reads it: one read at a time where a read would
-    stop every green thread."""
+    stop every green thread.
+    """
 
     def __init__(self, engine: Engine, create: bool):
         self.engine = engine

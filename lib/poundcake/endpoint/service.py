@@ -96,7 +96,8 @@ class Endpoint:
 
     def _bring_up(self) -> bool:
         """Does what is still missing, and says once why that cannot be. Returns whether all is in
-        place."""
+        place.
+        """
         problems: list[str] = []
         journal_works = False
         try:
@@ -168,7 +169,8 @@ class Endpoint:
 
     def _keep_journal(self) -> bool:
         """Opens the journal, and again where its file is damaged; where it could not be written,
-        finds out whether it can be now. Returns whether it works."""
+        finds out whether it can be now. Returns whether it works.
+        """
         journal = self.journal
         try:
             if journal and journal.damaged:
@@ -249,13 +251,15 @@ class Endpoint:
 
     def read(self, view: Callable, **query: Any) -> Any:
         """A view over the tracking database, with what StackStorm says now. Raises
-        DatabaseError."""
+        DatabaseError.
+        """
         answer = self._tracking.read(lambda connection: view(connection, **query))
         return refresh.refresh_open_executions(self._api, answer) if answer else answer
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """The status view: of what is on record, else of what is in the journal. Raises
-        DatabaseError or JournalError where only the one that cannot be read may know it."""
+        DatabaseError or JournalError where only the one that cannot be read may know it.
+        """
         journal, entry, problem = self.journal, None, ""
         try:
             if journal:
@@ -289,7 +293,8 @@ class Endpoint:
 
     def health(self) -> dict[str, Any]:
         """How the endpoint and all that it needs are. ``status``: ok, degraded (webhooks are
-        taken, something else is wrong) or unavailable."""
+        taken, something else is wrong) or unavailable.
+        """
         journal = self._journal_report()
         relay = self._relay
         components = {"journal": journal}

@@ -86,4 +86,5 @@ class StackStormApi(Protocol):
 
     def not_taken(self, action: str, since: datetime) -> str:
         """Return which process does not take the newest execution of an action; empty if one
-        did."""
+        did.
+        """

@@ -224,7 +224,8 @@ class StackStorm:
 
     def not_taken(self, action: str, since: datetime) -> str:
         """Return which process does not take the newest execution of an action; empty if one
-        did."""
+        did.
+        """
         found = self._newest(action, since)
         process = _TAKEN_BY.get(found.status) if found else None
         if found is None or process is None:

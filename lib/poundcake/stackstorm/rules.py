@@ -57,7 +57,8 @@ class RuleEnforcement:
     @classmethod
     def parse(cls, answer: Any) -> RuleEnforcement | None:
         """Return the enforcement that an answer of the API describes; None if it has no trigger
-        instance."""
+        instance.
+        """
         instance_id = fields.text(answer, "trigger_instance_id")
         if not instance_id:
             return None

@@ -1,5 +1,7 @@
 """The errors of the tracking database. Each message is for a person and contains no secret."""
 
+from __future__ import annotations
+
 from poundcake.errors import PoundCakeError
 
 

@@ -16,7 +16,8 @@ def from_elsewhere(
     config: Any, engine: Any, stackstorm: Any, endpoint_problem: str
 ) -> dict[str, Any]:
     """The health as an action sees it that cannot reach the endpoint: what only the endpoint
-    knows is unknown from this host, the rest is tried."""
+    knows is unknown from this host, the rest is tried.
+    """
     unknown = {"state": UNKNOWN, "since": "", "detail": "unknown from this host"}
     parts = {"journal": dict(unknown), "broker": dict(unknown)}
     for name, check in (

@@ -12,7 +12,8 @@ _MOST_ASKED = 100  # what one page of StackStorm's API has
 
 def refresh_open_executions(stackstorm: StackStorm, answer: dict[str, Any]) -> dict[str, Any]:
     """The view with what StackStorm says now of executions that are open on record; where it
-    cannot be asked, the view says so."""
+    cannot be asked, the view says so.
+    """
     shown = [e for e in _executions_in(answer) if e["status"] not in TERMINAL]
     active = [a for a in answer.get("active_alerts", []) if _is_open(a)]
     ids = sorted({row["st2_execution_id"] for row in shown + active})[:_MOST_ASKED]

@@ -128,7 +128,8 @@ def last_ids(filters: Filters, *columns: Any) -> list[Any]:
 
 def within(filters: Filters, moment: Any, *ids: Any) -> list[Any]:
     """The conditions of the rows within the filters' times that come after the last page. ids: the
-    columns that rows of one moment are told apart by."""
+    columns that rows of one moment are told apart by.
+    """
     conditions = []
     if filters.since:
         conditions.append(moment >= filters.since)
@@ -144,7 +145,8 @@ def within(filters: Filters, moment: Any, *ids: Any) -> list[Any]:
 def look(connection: Connection, filters: Filters) -> Any:
     """(looked, matches): the newest alerts as a subquery of at most DEPTH + 1 rows with id,
     api_call_id, created_at and outcome, and the condition of those that match all filters.
-    `before` has the id of an alert."""
+    `before` has the id of an alert.
+    """
     index, first = BY_TIME, ""
     for name, candidate in _INDEXES:
         if getattr(filters, name):

@@ -9,6 +9,8 @@ a folder with
     while/NAME      what lasts as long as the file is there: see below
 """
 
+from __future__ import annotations
+
 import functools
 import importlib.abc
 import importlib.machinery

@@ -1,5 +1,7 @@
 """Publishing to a real RabbitMQ: what was not taken is an exception, and it recovers by itself."""
 
+from __future__ import annotations
+
 import pickle
 import threading
 import time

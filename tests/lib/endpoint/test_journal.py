@@ -1,5 +1,7 @@
 """What was accepted is on the disk, once, and moves on only as it is told."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -148,7 +150,8 @@ class TestAccept:
 
     def test_one_that_comes_while_a_commit_begins_is_not_forgotten(self, book):
         """A thread may lose its turn between reading the list of those that wait and adding
-        itself to it."""
+        itself to it.
+        """
         others = threading.Event()
 
         class Preempted(list):

@@ -1,5 +1,7 @@
 """Nothing that can be read of a damaged journal is lost, and its file is kept."""
 
+from __future__ import annotations
+
 import os
 import random
 import re

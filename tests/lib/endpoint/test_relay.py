@@ -1,5 +1,7 @@
 """From the journal to StackStorm: each step is taken once the one before is seen to be done."""
 
+from __future__ import annotations
+
 import json
 import logging
 import threading

@@ -1,5 +1,7 @@
 """The endpoint as a whole: whatever is missing is said, and had as soon as it is there."""
 
+from __future__ import annotations
+
 import glob
 import json
 import logging
@@ -66,7 +68,8 @@ def log(caplog, tmp_path):
 @pytest.fixture
 def failed(log):
     """A function that waits until one that was made has said that it will try again, and then
-    for the time of some more tries."""
+    for the time of some more tries.
+    """
 
     def wait():
         wait_for(lambda: "tried again until it works" in log())
@@ -248,7 +251,8 @@ class TestDamage:
 
     def spoil(self, path, pages=0):
         """Overwrites so many pages of entries while an endpoint works on the file; all of it but
-        for its first page with 0."""
+        for its first page with 0.
+        """
         while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             pass  # the endpoint is at it
         sql(path, "PRAGMA user_version = 1")  # makes others forget what they have read
@@ -365,7 +369,8 @@ def small_disk(tmp_path):
 
 class TestDisk:
     """One that is full, or that may not be written, is no reason to lose what was accepted, or to
-    end."""
+    end.
+    """
 
     def check_full(self, endpoint, ids, make_room, word):
         answer = refused(endpoint)

@@ -1,5 +1,7 @@
 """The questions that go to StackStorm's API, and the answers that come back."""
 
+from __future__ import annotations
+
 import http.server
 import json
 import threading
@@ -31,7 +33,8 @@ class Answer:
 @pytest.fixture
 def api():
     """answers: one for each question, or an exception. asked: (path, parameters). fresh: whether
-    a new token was asked for."""
+    a new token was asked for.
+    """
     found = types.SimpleNamespace(answers=[], asked=[], fresh=[])
 
     def get(path, params, **more):

@@ -1,5 +1,7 @@
 """What an execution's status and result mean."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

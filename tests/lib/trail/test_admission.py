@@ -1,5 +1,7 @@
 """Which alert may start a remediation: each outcome with its reason, and all of them in a row."""
 
+from __future__ import annotations
+
 import datetime
 
 import pytest

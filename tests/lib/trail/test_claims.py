@@ -1,5 +1,7 @@
 """Links and claims: at most one execution of a workflow works on an attempt at an episode."""
 
+from __future__ import annotations
+
 import datetime
 
 import pytest

@@ -1,5 +1,7 @@
 """The requests that wait for nothing any more."""
 
+from __future__ import annotations
+
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,7 @@
 """The tracking database: created once, by whoever comes first, and used in transactions."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess

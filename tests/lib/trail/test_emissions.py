@@ -1,5 +1,7 @@
 """Which endpoint emits a request that several endpoints hold."""
 
+from __future__ import annotations
+
 import pytest
 from sqlalchemy import select
 

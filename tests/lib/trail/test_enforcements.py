@@ -1,5 +1,7 @@
 """What rules made of triggers, read with few calls."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 import pytest

@@ -1,5 +1,7 @@
 """What became of emitted alerts, found out in rounds of sync on one StackStorm."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import pytest

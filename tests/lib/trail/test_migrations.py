@@ -1,5 +1,7 @@
 """Migrations from every released schema to today's, whatever interrupts them."""
 
+from __future__ import annotations
+
 import importlib.util
 import multiprocessing
 import os
@@ -516,7 +518,8 @@ class TestKilled:
     @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
     def test_between_any_two_writes(self, engine, todays_shape, made_by, version, least):
         """Each process makes one write more than the one before: the next begins in every state
-        that a kill can leave."""
+        that a kill can leave.
+        """
         limit, state, kills, before = 1, None, 0, None
         if version:
             made_by(version)

@@ -1,5 +1,7 @@
 """The state of open executions in execution_db."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake.stackstorm import TERMINAL, Execution, StackStormError

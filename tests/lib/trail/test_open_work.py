@@ -1,5 +1,7 @@
 """What still waits for StackStorm."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake.trail import claims, database

@@ -1,5 +1,7 @@
 """Purging: requests that ended long ago are deleted whole, and nothing else is."""
 
+from __future__ import annotations
+
 import pathlib
 import subprocess
 import sys
@@ -231,7 +233,8 @@ class TestKept:
 class TestInPieces:
     def history(self, engine):
         """13 requests of one moment and of several, three of which are kept: the first, one in the
-        middle, the last. Requests that are far apart share executions."""
+        middle, the last. Requests that are far apart share executions.
+        """
         sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
         sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
         ended(engine, *sent)

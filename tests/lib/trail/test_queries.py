@@ -1,5 +1,7 @@
 """The reads, in exactly the shapes that the HTTP contract promises."""
 
+from __future__ import annotations
+
 import datetime
 import re
 

@@ -1,5 +1,7 @@
 """Recording: each request once, each incident once, an outcome for each alert."""
 
+from __future__ import annotations
+
 import json
 import re
 import uuid

@@ -1,5 +1,7 @@
 """What StackStorm says now, merged into what is on record."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake import stackstorm

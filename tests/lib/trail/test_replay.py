@@ -1,5 +1,7 @@
 """A replay records a request again. Unforced, it is never a second remediation of an episode."""
 
+from __future__ import annotations
+
 import dataclasses
 import datetime
 import importlib.util

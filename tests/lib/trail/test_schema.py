@@ -1,5 +1,7 @@
 """The tables store and compare the same on both databases."""
 
+from __future__ import annotations
+
 import datetime
 
 import pytest

@@ -3,6 +3,8 @@
 What a view should find is computed here from all rows of the tables, without an index or a bound.
 """
 
+from __future__ import annotations
+
 import itertools
 from datetime import datetime, timedelta
 
@@ -54,7 +56,8 @@ def sample(name, number, status="firing", **more):
 @pytest.fixture
 def history(engine):
     """Alerts of many kinds, several of one moment, not recorded in the order they came in; three
-    workflows for one alert, one execution for three alerts."""
+    workflows for one alert, one execution for three alerts.
+    """
     first = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
     record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
     record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})

@@ -1,5 +1,7 @@
 """The SQL that users have from the first version works to the letter on MariaDB."""
 
+from __future__ import annotations
+
 import subprocess
 from decimal import Decimal
 

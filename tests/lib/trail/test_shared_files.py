@@ -1,5 +1,7 @@
 """Root's actions and the sensor's user share a folder, whichever of them creates it."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 import pwd

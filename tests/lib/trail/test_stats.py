@@ -1,5 +1,7 @@
 """How remediations went: figures that are known by hand."""
 
+from __future__ import annotations
+
 from datetime import datetime, timedelta
 
 import pytest

@@ -1,5 +1,7 @@
 """Rounds of sync: their order, their lease, and what a round costs."""
 
+from __future__ import annotations
+
 import threading
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,5 +1,7 @@
 """The views as a terminal shows them."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake.trail import text

@@ -1,5 +1,7 @@
 """The triggers of open alerts: each is read once, and stored with its alert."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 import pytest

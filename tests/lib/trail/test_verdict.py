@@ -1,5 +1,7 @@
 """What became of an alert, decided from facts alone."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from datetime import timedelta
 

@@ -8,6 +8,8 @@ transactions  read, write, and retry
 batches       statements for many rows at once
 """
 
+from __future__ import annotations
+
 from poundcake.trail.database.batches import batched
 from poundcake.trail.database.engine import open_engine
 from poundcake.trail.database.mariadb import check_size, longest_text

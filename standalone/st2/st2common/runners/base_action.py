@@ -1,5 +1,7 @@
 """Stands in for StackStorm's module of this name where StackStorm is not installed."""
 
+from __future__ import annotations
+
 import abc
 import logging
 

@@ -1,0 +1,1 @@
+"""Stands in for StackStorm's package of this name."""

@@ -1,5 +1,7 @@
 """Stands in for StackStorm's module of this name where StackStorm is not installed."""
 
+from __future__ import annotations
+
 import abc
 
 
@@ -20,16 +22,16 @@ class Sensor(abc.ABC):
 
     @abc.abstractmethod
     def cleanup(self):
-        """Put everything away."""
+        """Release everything."""
 
     @abc.abstractmethod
     def add_trigger(self, trigger):
-        """A trigger of this sensor was created."""
+        """Learn that a trigger of this sensor was added."""
 
     @abc.abstractmethod
     def update_trigger(self, trigger):
-        """A trigger of this sensor was changed."""
+        """Learn that a trigger of this sensor was updated."""
 
     @abc.abstractmethod
     def remove_trigger(self, trigger):
-        """A trigger of this sensor was deleted."""
+        """Learn that a trigger of this sensor was removed."""

@@ -1,5 +1,7 @@
 """When an incident was closed: poundcake_alerts.closed_at."""
 
+from __future__ import annotations
+
 from sqlalchemy import Column, DateTime
 from sqlalchemy.dialects import mysql
 

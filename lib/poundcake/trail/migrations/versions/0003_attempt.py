@@ -1,5 +1,7 @@
 """Which attempt at its episode a row is: poundcake_alerts.attempt."""
 
+from __future__ import annotations
+
 from sqlalchemy import Column, Integer
 
 from poundcake.trail.migrations.changes import add_column

@@ -1,5 +1,7 @@
 """Indexes that the views search by, in place of those that they searched by before."""
 
+from __future__ import annotations
+
 from poundcake.trail.migrations.changes import add_index, drop_index
 
 revision = "0004"

@@ -1,5 +1,7 @@
 """Plain names for what became of an alert; who emits a request; until when an alert is held back."""
 
+from __future__ import annotations
+
 from sqlalchemy import Column, DateTime, String
 from sqlalchemy.dialects import mysql
 

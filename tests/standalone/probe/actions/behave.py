@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import os
 import sys
 import time
@@ -14,12 +16,12 @@ class Behave(Action):
     def run(self, how, host, seconds, path):
         if path:
             with open(path, "a") as stream:
-                stream.write("start %s %d\n" % (host, os.getpid()))
+                stream.write(f"start {host} {os.getpid()}\n")
         if how == "sleep":
             time.sleep(seconds)
             if path:
                 with open(path, "a") as stream:
-                    stream.write("end %s %d\n" % (host, os.getpid()))
+                    stream.write(f"end {host} {os.getpid()}\n")
         if how == "false":
             return False, "no"
         if how == "raise":

@@ -1,0 +1,11 @@
+"""Check the pack in the working directory, or in the one that the command line names."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.content import problems
+
+found = problems(sys.argv[1] if len(sys.argv) > 1 else ".")
+print("\n".join(found) or "the pack's content: no problems")
+sys.exit(bool(found))

@@ -1,0 +1,73 @@
+"""What the Python files of a pack define, read without running them."""
+
+from __future__ import annotations
+
+import ast
+
+
+def parse(path):
+    """Return the syntax tree of a file."""
+    with open(path, encoding="utf-8") as file:
+        return ast.parse(file.read(), path)
+
+
+def classes(path):
+    """Return the classes of a file, each with its methods by name."""
+    return {
+        node.name: {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+        for node in parse(path).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def entry_points(path, folders):
+    """Return the methods of each class that StackStorm would take for the action.
+
+    It takes a class with a `run` method, which may be a base's. Such a base is looked for in the
+    folders, and hands the parameters on to the class's own `work`.
+    """
+    return [
+        methods
+        for name, methods in classes(path).items()
+        if "run" in methods or inherits_run(path, name, folders)
+    ]
+
+
+def inherits_run(path, name, folders):
+    """Return whether a class of a file has its `run` from a base that the file imports."""
+    tree = parse(path)
+    imported = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    bases = [
+        imported.get(getattr(base, "id", None))
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == name
+        for base in node.bases
+    ]
+    for module, original in filter(None, bases):
+        for folder in folders:
+            source = folder.joinpath(*module.split(".")).with_suffix(".py")
+            if source.is_file() and "run" in classes(source).get(original, {}):
+                return True
+    return False
+
+
+def check_signature(methods, parameters):
+    """Yield what does not fit between a class's entry method and an action's parameters."""
+    entry = methods.get("run") or methods.get("work")
+    if entry is None:
+        yield "its class has neither run nor work"
+        return
+    arguments = entry.args
+    positional = [argument.arg for argument in arguments.args[1:]]
+    names = {*positional, *(argument.arg for argument in arguments.kwonlyargs)}
+    if not arguments.kwarg:
+        for name in sorted(parameters - names):
+            yield f"its code does not take the parameter {name}"
+    required = positional[: len(positional) - len(arguments.defaults)]
+    for name in sorted(set(required) - parameters):
+        yield f"its code needs {name}, which is not a parameter"

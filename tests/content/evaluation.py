@@ -1,0 +1,93 @@
+"""Where text that somebody else wrote would be evaluated by StackStorm.
+
+What a command printed, another pack returned or an alert said is evaluated again wherever an
+expression of a workflow names it, and on its way through a rule to a workflow or a command.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tests.content.stackstorm import OWN_RESULT
+
+# Fields of the triggers that hold what an alert said. The pack makes or checks all others.
+ALERT_TEXT = {"alert_name", "severity", "instance", "job", "labels", "receiver", "annotations"}
+
+EXPRESSION = re.compile(r"<%(.*?)%>|\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
+RESULT_CALL = re.compile(r"\bresult\s*\(")
+TASK_CALL = re.compile(r"\btask\s*\(\s*(?:'([^']*)'|\"([^\"]*)\"|([^)]*?))\s*\)(\s*\.\s*status\b)?")
+TRIGGER_FIELD = re.compile(r"\btrigger\b(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])?")
+ACTION_CONTEXT = re.compile(r"\baction_context\b[\w.]*")
+
+
+def expressions(value):
+    """Yield every YAQL or Jinja expression in a value, however deep, keys included."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from expressions(key)
+            yield from expressions(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from expressions(inner)
+    elif isinstance(value, str):
+        for match in EXPRESSION.finditer(value):
+            yield next(group for group in match.groups() if group is not None)
+
+
+def check_workflow(pack, workflow):
+    """Yield the expressions that name a result which this pack's own code did not make."""
+    tasks = workflow.get("tasks") or {}
+    trusted = {
+        name
+        for name, task in tasks.items()
+        if str(task.get("action")).startswith(f"{pack.ref}.")
+        and pack.runner_of(task.get("action")) in OWN_RESULT
+    }
+    for key, value in workflow.items():
+        if key != "tasks":
+            yield from check_text(key, value, None, trusted, tasks)
+    for name, task in tasks.items():
+        for key, value in task.items():
+            # result() is that of the task, and only after it has ended.
+            own = name if key in ("next", "retry") else None
+            yield from check_text(f"task {name}, {key}", value, own, trusted, tasks)
+
+
+def check_text(where, value, own_task, trusted, tasks):
+    """Yield the expressions of one place that name a foreign result."""
+    for expression in expressions(value):
+        if RESULT_CALL.search(expression):
+            if own_task is None:
+                yield f"{where}: result() of no task"
+            elif own_task not in trusted:
+                yield foreign_result(where, own_task, tasks)
+        for call in TASK_CALL.finditer(expression):
+            name = call[1] or call[2] or call[3]
+            if name not in tasks:
+                yield f"{where}: task({name}) names no task here"
+            elif name not in trusted and not call[4]:
+                yield foreign_result(where, name, tasks)
+
+
+def foreign_result(where, task, tasks):
+    """Return the complaint about an expression that names the result of a task."""
+    action = tasks[task].get("action", "a task without action")
+    return (
+        f"{where}: an expression names the result of {action} (task {task}), which is evaluated "
+        "again; let an action of this pack read it through the API"
+    )
+
+
+def check_rule(pack, action, declared):
+    """Yield the parameters of a rule that pass alert text to anything but a python action."""
+    own = (pack.action_of(action.get("ref")) or {}).get("runner_type") == "python-script"
+    for expression in expressions(action.get("parameters")):
+        for match in TRIGGER_FIELD.finditer(ACTION_CONTEXT.sub("", expression)):
+            field = match[1] or match[2]
+            if declared is not None and field is not None and field not in declared:
+                yield f"the trigger has no {field}"
+            if (field is None or field in ALERT_TEXT) and not own:
+                yield (
+                    f"passes {match[0]} to {action.get('ref')}; pass request_id and episode, and "
+                    "let an action of this pack read the rest"
+                )

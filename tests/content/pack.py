@@ -1,0 +1,388 @@
+"""The files of a pack, and the checks of each kind of file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+
+from tests.content import code, evaluation, schemas
+from tests.content.stackstorm import (
+    CORE_ACTIONS,
+    CORE_TRIGGERS,
+    EMAIL,
+    KEYS,
+    OPERATORS,
+    OWN_RESULT,
+    POLICIES,
+    REF,
+    RUNNERS,
+    SEMVER,
+    VERSIONS,
+)
+
+CRITERION = re.compile(r"trigger(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])")
+
+
+def problems(directory):
+    """Return one sentence for each problem of a pack, each beginning with the file."""
+    return Pack(directory).problems
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; the plain loader takes the last one."""
+
+
+def construct_unique_mapping(loader, node):
+    """Construct a mapping, and refuse a key that stands twice."""
+    keys = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in keys:
+            text = f"the key {key!r} comes twice"
+            raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
+        keys.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+UniqueKeyLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct_unique_mapping
+)
+
+
+class Pack:
+    """A pack, read and checked. `problems` has one sentence for each problem."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.problems = []
+        self.metadata = self.load("pack.yaml") or {}
+        self.ref = self.metadata.get("ref") or self.metadata.get("name") or ""
+        self.actions = self.load_named("actions")
+        self.rules = self.load_named("rules")
+        self.workflows = self.load_folder("workflows")
+        self.triggers = {}
+        # Sensors declare the triggers that rules name, so they come first.
+        for check, files in (
+            (self.check_pack, {"pack.yaml": self.metadata}),
+            (self.check_sensor, self.load_folder("sensors")),
+            (self.check_trigger, self.load_folder("triggers")),
+            (self.check_action, self.actions),
+            (self.check_workflow, self.workflows),
+            (self.check_rule, self.rules),
+            (self.check_policy, self.load_folder("policies")),
+            (self.check_config, {"config.schema.yaml": self.load_config_schema()}),
+        ):
+            for file, content in files.items():
+                self.problems += [f"{file}: {text}" for text in check(content)]
+        self.check_example(f"{self.ref}.yaml.example")
+
+    # -- reading
+
+    def load(self, file):
+        """Return the mapping in a file; None, and a problem, if there is none."""
+        try:
+            with open(self.directory / file, encoding="utf-8") as stream:
+                content = yaml.load(stream, Loader=UniqueKeyLoader)
+        except FileNotFoundError:
+            self.problems.append(f"{file}: is not there")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
+        else:
+            if isinstance(content, dict):
+                return content
+            self.problems.append(f"{file}: is not a mapping")
+        return None
+
+    def load_folder(self, folder):
+        """Return the content of each file of a folder, by its path from the pack's root."""
+        loaded = {}
+        path = self.directory / folder
+        for name in sorted(os.listdir(path)) if path.is_dir() else ():
+            file = f"{folder}/{name}"
+            if name.endswith(".yml"):
+                self.problems.append(f"{file}: is called .yml; all others are .yaml")
+            if name.endswith(".yaml"):
+                content = self.load(file)
+                if content is not None:
+                    loaded[file] = content
+        return loaded
+
+    def load_named(self, folder):
+        """Return the same for files that are called what they hold, so that no two can clash."""
+        loaded = self.load_folder(folder)
+        for file, content in loaded.items():
+            name = content.get("name")
+            if name != Path(file).stem:
+                self.problems.append(f"{file}: has the name {name!r} and not {Path(file).stem!r}")
+        return loaded
+
+    def load_config_schema(self):
+        """Return the schema of the configuration."""
+        file = "config.schema.yaml"
+        return (self.load(file) or {}) if (self.directory / file).exists() else {}
+
+    def action_of(self, ref):
+        """Return an action of this pack by its reference, or None."""
+        pack, _, name = str(ref).partition(".")
+        return self.actions.get(f"actions/{name}.yaml") if pack == self.ref else None
+
+    def runner_of(self, ref):
+        """Return the runner of an action of this pack or of core, or None."""
+        return CORE_ACTIONS.get(ref) or (self.action_of(ref) or {}).get("runner_type")
+
+    def check_keys(self, kind, content, required):
+        """Yield keys that StackStorm does not know, and those that it or the reader misses."""
+        for key in content:
+            if key not in KEYS[kind].split():
+                yield f"has the unknown key {key!r}"
+        for key in required:
+            if content.get(key) in (None, ""):
+                yield f"has no {key}"
+        if content.get("pack", self.ref) != self.ref:
+            yield f"belongs to the pack {content['pack']!r}"
+
+    # -- one kind of file after the other
+
+    def check_pack(self, pack):
+        """Check pack.yaml."""
+        yield from self.check_keys("pack", pack, ())
+        for key in ("name", "description", "version", "author", "email"):
+            if not isinstance(pack.get(key), str):
+                yield f"needs {key} as text"
+        for pattern, key, text in (
+            (REF, "ref", "needs a ref of lower-case letters, digits and _"),
+            (SEMVER, "version", "the version is not a semantic version"),
+            (EMAIL, "email", "the email is not an address that StackStorm takes"),
+            (VERSIONS, "stackstorm_version", "stackstorm_version is not like '>=3.8.0, <4.0.0'"),
+        ):
+            if not pattern.match(str(pack.get(key))):
+                yield text
+        versions = pack.get("python_versions", ["3"])
+        if not isinstance(versions, list) or not set(map(repr, versions)) <= {"'2'", "'3'"}:
+            yield 'python_versions can hold "2" and "3", as text, and nothing else'
+
+    def check_sensor(self, sensor):
+        """Check a sensor and the triggers that it declares."""
+        yield from self.check_keys("sensor", sensor, ["class_name", "entry_point", "description"])
+        name = str(sensor.get("entry_point"))
+        path = self.directory / "sensors" / name
+        if os.path.basename(name) != name or not path.exists():
+            yield f"the entry point {name} is not in sensors/"
+        elif sensor.get("class_name") not in code.classes(path):
+            yield f"no class {sensor.get('class_name')} in {name}"
+        for trigger in sensor.get("trigger_types", []):
+            yield from self.check_trigger(trigger)
+
+    def check_trigger(self, trigger):
+        """Check a trigger type."""
+        yield from self.check_keys("trigger", trigger, ["name", "description", "payload_schema"])
+        ref = f"{self.ref}.{trigger.get('name')}"
+        if ref in self.triggers:
+            yield f"declares the trigger {ref} once more"
+        self.triggers[ref] = trigger
+        schema = trigger.get("payload_schema")
+        if schema is not None:
+            where = f"{ref}'s payload_schema"
+            yield from schemas.check_schema(where, schema)
+            if schema.get("type") != "object":
+                yield f"{where} is not of type object"
+
+    def check_action(self, action):
+        """Check an action, its parameters and its code."""
+        yield from self.check_keys("action", action, ["name", "runner_type", "description"])
+        runner = action.get("runner_type")
+        if runner not in RUNNERS:
+            yield f"the runner {runner!r} is not one that this pack uses"
+        for name, schema in action.get("parameters", {}).items():
+            yield from self.check_parameter(name, schema, name in RUNNERS.get(runner, ()))
+        if "output_schema" in action:
+            schema = action["output_schema"]
+            yield from schemas.check_schema("output_schema", schema)
+            if isinstance(schema, dict) and not {"type", "anyOf"} & set(schema):
+                yield "output_schema has neither type nor anyOf, so StackStorm ignores it"
+        elif runner in OWN_RESULT:
+            yield "has no output_schema"
+        if runner in OWN_RESULT:
+            yield from self.check_entry_point(action)
+
+    def check_parameter(self, name, schema, is_of_runner):
+        """Check a parameter of an action."""
+        where = f"the parameter {name}"
+        yield from schemas.check_schema(where, schema)
+        if not isinstance(schema, dict):
+            return
+        if not is_of_runner:
+            if not schema.get("description"):
+                yield f"{where} has no description"
+            if not {"type", "anyOf", "oneOf", "enum"} & set(schema):
+                yield f"{where} has no type"
+        if schema.get("immutable") and "default" not in schema:
+            yield f"{where} is immutable and has no default"
+        if schema.get("required") and "default" in schema:
+            yield f"{where} is required and has a default"
+        yield from schemas.check_default(where, schema)
+
+    def check_entry_point(self, action):
+        """Check that the code of an action is there and fits its parameters."""
+        name = action.get("entry_point")
+        if not isinstance(name, str):
+            yield "has no entry_point"
+            return
+        path = self.directory / "actions" / name
+        if os.path.isabs(name) or os.path.normpath(name) != name or name.startswith(".."):
+            yield f"the entry point {name} is refused at run time"
+        elif not path.is_file():
+            yield f"the entry point {name} is not in actions/"
+        elif self.directory.resolve() not in path.resolve().parents:
+            yield f"the entry point {name} leads out of the pack"
+        elif action["runner_type"] == "orquesta":
+            yield from self.check_inputs(action, name)
+        else:
+            folders = [self.directory / "actions", self.directory / "lib"]
+            found = code.entry_points(path, folders)
+            if len(found) != 1:
+                yield f"its code has {len(found)} classes with a run"
+            else:
+                own = set(action.get("parameters", {})) - set(RUNNERS["python-script"])
+                yield from code.check_signature(found[0], own)
+
+    def check_inputs(self, action, entry_point):
+        """Check the parameters of a workflow's action against the inputs of the workflow."""
+        workflow = self.workflows.get(entry_point)
+        if workflow is None:
+            yield "the workflow is not one of workflows/"
+            return
+        inputs = workflow.get("input", [])
+        with_default = {name for item in inputs if isinstance(item, dict) for name in item}
+        without = {item for item in inputs if not isinstance(item, dict)}
+        parameters = set(action.get("parameters", {}))
+        for name in sorted(without - parameters):
+            yield f"{entry_point} wants the input {name}"
+        for name in sorted(parameters - with_default - without - set(RUNNERS["orquesta"])):
+            yield f"{entry_point} has no input {name}"
+
+    def check_call(self, where, ref, given):
+        """Check a call of an action: it is there, takes what it is given, and misses nothing."""
+        pack = str(ref).partition(".")[0]
+        action = self.action_of(ref)
+        if ref in CORE_ACTIONS:
+            parameters, runner = {}, CORE_ACTIONS[ref]
+        elif action is not None:
+            parameters, runner = action.get("parameters", {}), action.get("runner_type")
+        elif pack in self.metadata.get("dependencies", []):
+            return
+        else:
+            yield f"{where}: there is no action {ref}"
+            return
+        given = given or {}
+        for name in sorted(set(given) - set(RUNNERS.get(runner, ())) - set(parameters)):
+            yield f"{where}: {ref} takes no {name}"
+        for name, schema in sorted(parameters.items()):
+            if name in given and schema.get("immutable"):
+                yield f"{where}: {name} of {ref} is immutable"
+            if name not in given and schema.get("required"):
+                yield f"{where}: {ref} needs {name}"
+
+    def check_workflow(self, workflow):
+        """Check a workflow: its tasks, what they call, and what its expressions name."""
+        yield from self.check_keys("workflow", workflow, ["version", "description", "tasks"])
+        tasks = workflow.get("tasks") or {}
+        for name, task in tasks.items():
+            for text in self.check_keys("task", task, ()):
+                yield f"task {name} {text}"
+            action, given = task.get("action"), task.get("input")
+            dynamic = isinstance(given, str) or evaluation.EXPRESSION.search(str(action))
+            if action and not dynamic:
+                yield from self.check_call(f"task {name}", action, given)
+            for transition in task.get("next", []):
+                for target in targets(transition.get("do")):
+                    if target not in (*tasks, "noop", "fail", "continue", "retry"):
+                        yield f"task {name} goes on to {target}, which is no task"
+        yield from evaluation.check_workflow(self, workflow)
+
+    def check_rule(self, rule):
+        """Check a rule: its trigger, its criteria, its action and what it passes on."""
+        yield from self.check_keys("rule", rule, ["name", "description", "trigger", "action"])
+        if not isinstance(rule.get("enabled"), bool):
+            yield "does not say enabled: true or false, and StackStorm's default is no"
+        if (rule.get("type") or {}).get("ref", "standard") not in ("standard", "backstop"):
+            yield "has an unknown type"
+        trigger = rule.get("trigger") or {}
+        ref = trigger.get("type")
+        if ref in CORE_TRIGGERS:
+            given = trigger.get("parameters") or {}
+            yield from schemas.check_values("trigger", CORE_TRIGGERS[ref], given)
+        elif ref not in self.triggers:
+            yield f"there is no trigger {ref}"
+        declared = self.triggers.get(ref, {}).get("payload_schema", {}).get("properties")
+        for key, criterion in (rule.get("criteria") or {}).items():
+            yield from check_criterion(key, criterion, declared)
+        action = rule.get("action") or {}
+        yield from self.check_call("action", action.get("ref"), action.get("parameters"))
+        yield from evaluation.check_rule(self, action, declared)
+
+    def check_policy(self, policy):
+        """Check a policy."""
+        yield from self.check_keys("policy", policy, ["name", "resource_ref", "policy_type"])
+        ref, kind = policy.get("resource_ref"), policy.get("policy_type")
+        action, given = self.action_of(ref), policy.get("parameters", {})
+        if action is None:
+            yield f"there is no action {ref}"
+        if kind not in POLICIES:
+            yield f"unknown policy type {kind!r}"
+            return
+        for name in sorted(set(given) - POLICIES[kind]):
+            yield f"{kind} takes no {name}"
+        if "threshold" in POLICIES[kind]:
+            threshold = given.get("threshold")
+            if not isinstance(threshold, int) or threshold < 1:
+                yield "needs a threshold of 1 or more"
+            if given.get("action", "delay") not in ("delay", "cancel"):
+                yield "the action is neither delay nor cancel"
+        for name in given.get("attributes", []):
+            if action and name not in action.get("parameters", {}):
+                yield f"{ref} has no parameter {name}"
+
+    def check_config(self, schema):
+        """Check the schema of the configuration."""
+        for name, part in schema.items():
+            yield from schemas.check_schema(name, part)
+            if not isinstance(part, dict):
+                continue
+            if not part.get("description"):
+                yield f"{name} has no description"
+            yield from schemas.check_default(name, part)
+            if part.get("secret") and part.get("type") == "array":
+                yield f"{name}: secret belongs to the items, or the sensor gets ciphertext"
+
+    def check_example(self, file):
+        """Check the example of a configuration."""
+        schema = self.load_config_schema()
+        values = self.load(file) if schema else None
+        if values is not None:
+            found = schemas.check_values("", schema, values)
+            self.problems += [f"{file}: {text}" for text in found]
+
+
+def check_criterion(key, criterion, declared):
+    """Check a criterion of a rule against the fields that its trigger declares."""
+    if not isinstance(criterion, dict) or criterion.get("type") not in OPERATORS:
+        yield f"{key} has no known operator"
+        return
+    if criterion.get("pattern") is None:
+        yield f"{key} needs a pattern, for `exists` too"
+    match = CRITERION.match(key)
+    if not match:
+        yield f"{key} does not begin with trigger."
+    elif declared is not None and (match[1] or match[2]) not in declared:
+        yield f"{key}: the trigger has no {match[1] or match[2]}"
+
+
+def targets(do):
+    """Return the tasks that a transition leads to."""
+    if do is None:
+        return []
+    return [name.strip() for name in do.split(",")] if isinstance(do, str) else do

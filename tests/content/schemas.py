@@ -1,0 +1,102 @@
+"""JSON Schema as StackStorm reads it: draft 4 with `required: true` at each property."""
+
+from __future__ import annotations
+
+import copy
+
+import jsonschema
+
+from tests.content.stackstorm import KEYS
+
+STRUCTURES = ("properties", "patternProperties", "definitions")
+SINGLE = ("items", "additionalProperties", "not")
+LISTS = ("allOf", "anyOf", "oneOf", "items")
+LIST_OF_REQUIRED = (
+    "has a `required` that is not true or false; a list there makes StackStorm drop everything, so "
+    "put `required: true` at each property"
+)
+
+
+def check_schema(where, schema):
+    """Yield what is wrong with a schema, at all of its levels."""
+    if not isinstance(schema, dict):
+        yield f"{where} is not a schema"
+        return
+    wrong = list(wrong_keys(schema))
+    yield from (f"{where} {text}" for text in wrong)
+    for name, inner in inner_schemas(schema):
+        yield from check_schema(f"{where}.{name}", inner)
+    if not wrong:
+        try:
+            jsonschema.Draft4Validator.check_schema(to_draft4(schema))
+        except jsonschema.SchemaError as error:
+            yield f"{where}: {error.message}"
+
+
+def wrong_keys(schema):
+    """Yield what is wrong with the keys of one level."""
+    for key, value in schema.items():
+        if key not in KEYS["schema"].split():
+            yield f"has the unknown key {key!r}"
+        elif key == "required" and not isinstance(value, bool):
+            yield LIST_OF_REQUIRED
+        elif key == "type" and not isinstance(value, str):
+            yield "has a list of types; use anyOf"
+
+
+def check_default(where, schema):
+    """Yield what is wrong with the default of a schema; an expression may be anything."""
+    default = schema.get("default")
+    if default is None or (isinstance(default, str) and "{{" in default):
+        return
+    try:
+        jsonschema.Draft4Validator(to_draft4(schema)).validate(default)
+    except (jsonschema.ValidationError, jsonschema.SchemaError) as error:
+        yield f"{where}: the default does not fit: {error.message}"
+
+
+def check_values(where, properties, values):
+    """Yield what is wrong with a mapping, given the schemas of all keys that it may have."""
+    whole = {"type": "object", "properties": properties, "additionalProperties": False}
+    try:
+        for error in jsonschema.Draft4Validator(to_draft4(whole)).iter_errors(values):
+            place = ".".join([where, *map(str, error.absolute_path)]).strip(".")
+            yield f"{place} {error.message}".strip()
+    except jsonschema.SchemaError:
+        pass  # check_schema() says so
+
+
+def inner_schemas(schema):
+    """Yield the schemas inside of one, each with its name."""
+    for key in STRUCTURES:
+        if isinstance(schema.get(key), dict):
+            yield from schema[key].items()
+    for key in SINGLE:
+        if isinstance(schema.get(key), dict):
+            yield key, schema[key]
+    for key in LISTS:
+        if isinstance(schema.get(key), list):
+            for number, inner in enumerate(schema[key]):
+                yield f"{key}[{number}]", inner
+
+
+def to_draft4(schema):
+    """Return a schema in plain draft 4: the required properties become a list of their object."""
+    schema = copy.deepcopy(schema)
+    for key in ("secret", "immutable", "position", "required"):
+        schema.pop(key, None)
+    for key in STRUCTURES:
+        inner = schema.get(key)
+        if not isinstance(inner, dict):
+            continue
+        required = sorted(n for n, s in inner.items() if isinstance(s, dict) and s.get("required"))
+        if key == "properties" and required:
+            schema["required"] = required
+        schema[key] = {name: to_draft4(part) for name, part in inner.items()}
+    for key in SINGLE:
+        if isinstance(schema.get(key), dict):
+            schema[key] = to_draft4(schema[key])
+    for key in LISTS:
+        if isinstance(schema.get(key), list):
+            schema[key] = [to_draft4(part) for part in schema[key]]
+    return schema

@@ -1,0 +1,45 @@
+"""python -m tests.standin: StackStorm's stand-in for the tests."""
+
+from __future__ import annotations
+
+import types
+
+from standalone.__main__ import PACK, StandIn, arguments, overrides_of, run_and_exit
+
+
+class TestStandIn(StandIn):
+    """The stand-in with everything that tests ask of StackStorm."""
+
+    __test__ = False  # pytest would take it for a test
+
+    def parts(self):
+        """Return the classes to use."""
+        from standalone.api import ApiServer
+        from tests.standin import api, content, engine, executor
+
+        return types.SimpleNamespace(
+            Content=content.Content,
+            ApiServer=ApiServer,
+            Api=api.Api,
+            WorkflowEngine=engine.WorkflowEngine,
+            Executor=executor.Executor,
+        )
+
+    def load_content(self, content_class):
+        """Load the pack, and those that the options name."""
+        options = self.options
+        self.store.keys.update(pair.partition("=")[::2] for pair in options.kv)
+        folders = [PACK, *options.pack]
+        return content_class(folders, options.config, overrides_of(options), self.store.keys)
+
+    def start(self, ended):
+        """Start every part; the API can emit triggers."""
+        self.server.api.consumer = self.consumer
+        super().start(ended)
+
+
+if __name__ == "__main__":
+    parser = arguments("python -m tests.standin")
+    parser.add_argument("--pack", metavar="DIR", action="append", default=[], help="another pack")
+    parser.add_argument("--kv", metavar="NAME=VALUE", action="append", default=[])
+    run_and_exit(parser, TestStandIn)

@@ -1,0 +1,118 @@
+"""What tests do through StackStorm's API besides running and reading."""
+
+from __future__ import annotations
+
+from standalone import api, schemas
+from standalone.api import Answer, ApiError, not_found
+from standalone.store import COMPLETED
+
+# st2common/constants/action.py
+STATUSES = (
+    "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
+    " pausing paused resuming pending"
+).split()
+
+
+class Api(api.Api):
+    """The API, with executions that can be changed, inquiries, the datastore and triggers."""
+
+    consumer = None  # set when the stand-in starts
+
+    def __init__(self, content, store, executor):
+        super().__init__(content, store, executor)
+        self.routes += [
+            ("DELETE", r"executions/([^/]+)", self.cancel),
+            ("PUT", r"executions/([^/]+)", self.change),
+            ("POST", r"executions/([^/]+)/re_run", self.run_again),
+            ("PUT", r"inquiries/([^/]+)", self.respond),
+            ("POST", r"webhooks/st2", self.webhook),
+            ("GET", r"keys/([^/]+)", self.key),
+            ("PUT", r"keys/([^/]+)", self.store_key),
+            ("DELETE", r"keys/([^/]+)", self.delete_key),
+        ]
+
+    def run_again(self, request, id_):
+        """Run an execution again; StackStorm renders the stored parameters once more."""
+        original = self.found(id_)
+        parameters = {**original["parameters"], **((request.body or {}).get("parameters") or {})}
+        context = {"user": "stanley", "re-run": {"ref": id_}}
+        return self.start(original["action"]["ref"], parameters, context)
+
+    def cancel(self, request, id_):
+        """Cancel an execution."""
+        execution = self.found(id_)
+        if execution["status"] == "pending":  # not in LIVEACTION_CANCELABLE_STATES
+            raise ApiError(500, "Failed canceling execution.")
+        try:
+            self.executor.cancel(id_)
+        except ValueError as error:
+            if execution["status"] != "canceled":
+                # A fault that StackStorm answers with 200.
+                raise ApiError(200, str(error)) from error
+        return Answer(200, self.shown(self.found(id_)))
+
+    def change(self, request, id_):
+        """Pause, resume or cancel an execution; any other status is set as it is.
+
+        So does StackStorm (st2api/controllers/v1/actionexecutions.py, put).
+        """
+        status = (request.body or {}).get("status")
+        if status not in STATUSES:
+            raise ApiError(400, f"status: {status!r} is not one of {', '.join(STATUSES)}")
+        if self.found(id_)["status"] in COMPLETED:
+            raise ApiError(400, "Execution is already in completed state.")
+        if status in ("canceling", "canceled"):
+            return self.cancel(request, id_)
+        try:
+            if status in ("pausing", "paused"):
+                self.executor.pause(id_)
+            elif status == "resuming":
+                self.executor.resume(id_)
+            else:
+                self.executor.set_status(id_, status, request.body.get("result"))
+        except ValueError as error:
+            raise ApiError(400, f"Failed updating execution. {error}") from error
+        return Answer(200, self.shown(self.found(id_)))
+
+    def respond(self, request, id_):
+        """Answer an inquiry."""
+        if self.found(id_)["runner"]["name"] != "inquirer":
+            raise not_found("Inquiry", id_)
+        response = (request.body or {}).get("response")
+        try:
+            self.executor.respond(id_, response)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from error
+        return Answer(200, {"id": id_, "response": response})
+
+    def webhook(self, request):
+        """Emit a trigger."""
+        trigger, payload = request.body["trigger"], request.body.get("payload") or {}
+        if trigger not in self.content.triggers:
+            raise ApiError(400, f'Trigger "{trigger}" is not registered')
+        try:
+            schema = self.content.triggers[trigger].get("payload_schema") or {}
+            schemas.check(payload, schema, nulls=True)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from error
+        tag = request.headers.get("St2-Trace-Tag")
+        self.consumer.emit(trigger, payload, {"trace_tag": tag} if tag else {})
+        return Answer(202, request.body)
+
+    def key(self, request, name):
+        """Show a key of the datastore."""
+        if name not in self.store.keys:
+            raise not_found("KeyValuePair", name)
+        document = {"id": name, "name": name, "value": self.store.keys[name]}
+        return Answer(200, {**document, "scope": "st2kv.system"})
+
+    def store_key(self, request, name):
+        """Set a key of the datastore."""
+        self.store.keys[name] = str((request.body or {}).get("value", ""))
+        return self.key(request, name)
+
+    def delete_key(self, request, name):
+        """Delete a key of the datastore."""
+        self.key(request, name)
+        del self.store.keys[name]
+        return Answer(204, None)

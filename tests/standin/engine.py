@@ -1,0 +1,54 @@
+"""Workflows that can be canceled, paused and resumed."""
+
+from __future__ import annotations
+
+from standalone import orquesta_engine
+
+
+class WorkflowEngine(orquesta_engine.WorkflowEngine):
+    """The workflow engine, with what an operator can do to a workflow."""
+
+    def cancel(self, execution_id):
+        """Start no more tasks; the workflow is canceled when those that run have ended."""
+        run = self.runs.get(execution_id)
+        if run is None:
+            return
+        run.conductor.request_workflow_status(self.orquesta.statuses.CANCELED)
+        for child_id in self.store.executions.get(execution_id)["children"]:
+            if child_id in self.runs:
+                self.cancel(child_id)
+            elif self.store.executions.get(child_id)["status"] == "delayed":
+                self.executor.set_status(child_id, "canceled")
+        self.settle(run)
+
+    def pause(self, execution_id, user):
+        """Start no more tasks; the workflow is paused when those that run have ended."""
+        run, statuses = self.runs.get(execution_id), self.orquesta.statuses
+        if run is None or run.conductor.get_workflow_status() != statuses.RUNNING:
+            return
+        run.conductor.request_workflow_status(statuses.PAUSED)
+        self._note(execution_id, paused_by=user)
+        self.settle(run)
+
+    def resume(self, execution_id, user):
+        """Continue a workflow that paused, for an inquiry or on request, and its parents."""
+        run, statuses = self.runs.get(execution_id), self.orquesta.statuses
+        if run is None or run.conductor.get_workflow_status() not in statuses.PAUSE_STATUSES:
+            return
+        run.conductor.request_workflow_status(statuses.RESUMING)
+        run.conductor.request_workflow_status(statuses.RUNNING)
+        self.advance(run)
+        context = self._note(execution_id, resumed_by=user)
+        if "orquesta" not in context:
+            return
+        parent_id, where = context["parent"]["execution_id"], context["orquesta"]
+        self.resume(parent_id, user)
+        if parent_id in self.runs and where.get("item_id") is None:
+            event = self.orquesta.events.ActionExecutionEvent(statuses.RUNNING)
+            conductor = self.runs[parent_id].conductor
+            conductor.update_task_state(where["task_id"], where["task_route"], event)
+
+    def _note(self, execution_id, **more):
+        context = {**self.store.executions.get(execution_id)["context"], **more}
+        self.store.executions.change(execution_id, context=context)
+        return context
