@@ -20,6 +20,7 @@ import urllib.request
 import sqlalchemy
 
 from tests import services
+from tests.faults import injection
 from tests.faults.proxy import Proxy
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -31,24 +32,21 @@ LIBC = ctypes.CDLL(None)
 
 # The waits of the product, shortened: seconds.
 SETTINGS = {
-    "poundcake.endpoint.relay": {
-        "RECORD_TIME": 4,
+    "poundcake.endpoint.retry": {
+        "RECORD_WAIT": 4,
         "STUCK_WAIT": 6,
         "OUTAGE_WAIT": 4,
-        "_EXPLAIN_LOOK": 1,
-        "_EMIT_WAIT": (6, 12),
-        "_SYNC_WAIT": (1, 2),
-        "_SYNC_IDLE": 5,
-        "_RETRY_WAIT": (0.2, 2),
+        "EMIT_WAITS": (6, 12),
+        "REFUSED_WAITS": (0.5, 2),
+        "SYNC_WAITS": (1, 2),
+        "SYNC_IDLE_WAIT": 5,
+        "FAILURE_WAITS": (0.2, 2),
     },
-    "poundcake.trail.sync": {
-        "_LINK_GRACE": 10,
-        "_ARRIVAL_GRACE": 6,
-        "_RULES_GRACE": 15,
-        "_ROUND_TIME": 8,
-    },
+    "poundcake.endpoint.emitter": {"LOOK_WAIT": 1},
+    "poundcake.trail.verdict": {"LINK_GRACE": 10, "ARRIVAL_GRACE": 6, "RULES_GRACE": 15},
+    "poundcake.trail.sync_round": {"LEASE": 8},
     "poundcake.endpoint.bus": {"_TIMEOUT": 2},
-    "poundcake.endpoint.service": {"_RETRY": 0.5},
+    "poundcake.endpoint.supervisor": {"RETRY_SECONDS": 0.5},
 }
 
 
@@ -138,6 +136,7 @@ class World:
     """
 
     def __init__(self, folder, broker, mariadb=None, settings=SETTINGS, shadow=False, **config):
+        injection.check(settings)
         self.folder, self.broker, self.mariadb = folder, broker, mariadb
         self.control = folder / "control"
         for name in ("armed", "hit", "while"):

@@ -1,8 +1,5 @@
 """The journal, told anything in any order, against a list."""
 
-from __future__ import annotations
-
-import datetime
 import pathlib
 import shutil
 import tempfile
@@ -12,35 +9,40 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from poundcake.endpoint import journal
-from poundcake.endpoint.journal import STUCK, Journal
+from poundcake.endpoint import journal_clock
+from poundcake.endpoint.journal import KEEP_DONE, Journal, RequestState
 from poundcake.request_ids import body_sha256
 from tests.lib.samples import NOON, request
 
 IDS = [str(uuid.UUID(int=n)) for n in range(3)]
-STATES = ("accepted", "announced", "recorded", "done")
+WAITING = (RequestState.ACCEPTED, RequestState.ANNOUNCED)
 bodies = st.sampled_from(["{}", '{"alerts": []}', "é🍰\0"])
 
 
-class Entry:
+class Model:
+    """What the journal should have of a request. Waits are in seconds."""
+
     def __init__(self, request_id, body, client_id):
         self.request_id, self.body, self.client_id = request_id, body, client_id
-        self.state, self.tries, self.next_at, self.limit, self.list = "accepted", 0, 0, 0, ""
+        self.state, self.attempts, self.due_at = RequestState.ACCEPTED, 0, 0.0
+        self.limit, self.batch, self.is_stuck = 0, "", False
 
 
-class Book(RuleBasedStateMachine):
-    """Requests in, and on; closed and opened again in between."""
+class Machine(RuleBasedStateMachine):
+    """Requests in, and on; closed and opened again in between. Time passes only as it is told."""
 
     def __init__(self):
         super().__init__()
+        self.now = 1000.0
+        self.real, journal_clock.monotonic = journal_clock.monotonic, lambda: self.now
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
         self.path = str(self.folder / "journal.sqlite")
         self.journal = Journal(self.path)
-        self.entries = []  # in the order of their ids
+        self.models = []  # in the order of their ids
 
     @rule(body=bodies, wanted=st.sampled_from(["", *IDS]))
     def accept(self, body, wanted):
-        known = {entry.request_id: entry for entry in self.entries}
+        known = {model.request_id: model for model in self.models}
         sent = request(body=body, request_id="", received_at=NOON)
         found = self.journal.accept(sent, wanted, body_sha256(body), 1)
         if wanted in known and known[wanted].body == body:
@@ -50,69 +52,67 @@ class Book(RuleBasedStateMachine):
             assert found == wanted
         else:
             assert found not in known and str(uuid.UUID(found)) == found
-        self.entries.append(Entry(found, body, "" if found == wanted else wanted))
+        self.models.append(Model(found, body, "" if found == wanted else wanted))
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1), name=st.sampled_from("xy"))
     def announced(self, picked, name):
-        # The relay announces what is accepted.
-        found = [n for n in self.some(picked) if self.entries[n].state == "accepted"]
+        found = self.some(picked, RequestState.ACCEPTED)
         self.journal.mark_announced(self.ids(found), name)
-        for n in found:
-            self.entries[n].state, self.entries[n].list = "announced", name
+        for model in found:
+            model.state, model.batch = RequestState.ANNOUNCED, name
 
     @rule(
         picked=st.sets(st.integers(0, 3), min_size=1),
         wait=st.integers(0, 3),
-        limit=st.integers(-1, 2),
+        limit=st.integers(0, 2),
+        is_stuck=st.booleans(),
     )
-    def missed(self, picked, wait, limit):
-        found = [n for n in self.some(picked) if self.entries[n].state == "announced"]
-        self.journal.mark_missed(self.ids(found), wait, limit)
-        for n in found:
-            entry = self.entries[n]
-            entry.state, entry.next_at, entry.limit = "accepted", wait, limit
-            entry.tries += 1
+    def missed(self, picked, wait, limit, is_stuck):
+        found = self.some(picked, RequestState.ANNOUNCED)
+        self.journal.mark_missed(self.ids(found), wait, limit, is_stuck)
+        for model in found:
+            model.state, model.due_at = RequestState.ACCEPTED, self.now + wait
+            model.limit, model.is_stuck = limit, is_stuck
+            model.attempts += 1
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1))
     def recorded(self, picked):
-        found = [n for n in self.some(picked) if self.entries[n].state in STATES[:2]]
+        found = self.some(picked, *WAITING)
         self.journal.mark_recorded(self.ids(found))
-        for n in found:
-            entry = self.entries[n]
-            entry.state, entry.tries, entry.next_at, entry.limit = "recorded", 0, 0, 0
+        for model in found:
+            model.state, model.due_at = RequestState.RECORDED, self.now
+            model.attempts, model.limit, model.is_stuck = 0, 0, False
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1), wait=st.integers(0, 3))
-    def looked_at(self, picked, wait):
-        found = [n for n in self.some(picked) if self.entries[n].state == "recorded"]
-        self.journal.look_again(self.ids(found), wait)
-        for n in found:
-            self.entries[n].next_at = wait
+    def postponed(self, picked, wait):
+        found = self.some(picked, RequestState.RECORDED)
+        self.journal.postpone(self.ids(found), wait)
+        for model in found:
+            model.due_at = self.now + wait
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1))
     def done(self, picked):
-        found = [n for n in self.some(picked) if self.entries[n].state == "recorded"]
+        found = self.some(picked, RequestState.RECORDED)
         self.journal.mark_done(self.ids(found))
-        for n in found:
-            self.entries[n].state = "done"
+        for model in found:
+            model.state, model.due_at = RequestState.DONE, self.now + KEEP_DONE
 
     @rule()
     def waits_are_over(self):
         self.journal.clear_waits()
-        for entry in self.entries:
-            if entry.state == "accepted" and entry.tries and entry.limit != STUCK:
-                entry.next_at = 0
+        for model in self.models:
+            if model.state == RequestState.ACCEPTED and model.attempts and not model.is_stuck:
+                model.due_at = self.now
 
-    @rule(at_once=st.booleans())
-    def pruned(self, at_once):
-        kept = journal.KEEP_DONE
-        journal.KEEP_DONE = -datetime.timedelta(days=1) if at_once else kept
-        try:
-            gone = self.journal.prune()
-        finally:
-            journal.KEEP_DONE = kept
-        left = [entry for entry in self.entries if not at_once or entry.state != "done"]
-        assert gone == len(self.entries) - len(left)
-        self.entries = left
+    @rule(seconds=st.sampled_from([1, 2, KEEP_DONE]))
+    def time_passes(self, seconds):
+        self.now += seconds + 0.1  # no wait ends at this very moment
+
+    @rule()
+    def pruned(self):
+        left = [m for m in self.models if m.state != RequestState.DONE or m.due_at > self.now]
+        assert self.journal.prune() == len(self.models) - len(left)
+        self.models = left
 
     @rule()
     def reopened(self):
@@ -121,59 +121,63 @@ class Book(RuleBasedStateMachine):
 
     @invariant()
     def it_has_what_it_was_told(self):
-        for entry in self.entries:
-            found = self.journal.find(entry.request_id)
-            assert found.request.body == entry.body
-            assert found.request.client_request_id == entry.client_id
-            assert (found.state, found.tries, found.next_at, found.list_limit) == (
-                entry.state,
-                entry.tries,
-                entry.next_at,
-                entry.limit,
+        for model in self.models:
+            entry = self.journal.find(model.request_id)
+            (found,) = self.journal.load_requests([entry])
+            assert (found.body, found.client_request_id) == (model.body, model.client_id)
+            assert (entry.state, entry.attempts, entry.batch_limit, entry.is_stuck) == (
+                model.state,
+                model.attempts,
+                model.limit,
+                model.is_stuck,
             )
-        of = {state: [e for e in self.entries if e.state == state] for state in STATES}
-        waiting = of["accepted"] + of["announced"]
-        stuck = [e for e in self.entries if e in waiting and e.limit == STUCK]
+        of = {state: [m for m in self.models if m.state == state] for state in RequestState}
+        waiting = [m for m in self.models if m.state in WAITING]
+        stuck = [m for m in waiting if m.is_stuck]
         assert self.journal.backlog == len(waiting) - len(stuck)
         counts = self.journal.counts()
-        assert {s: counts.get(s, 0) for s in STATES} == {s: len(of[s]) for s in STATES}
-        assert counts["stuck"] == len(stuck)
-        assert (counts["oldest"] is None) == (len(waiting) == len(stuck))
-        assert self.journal.stuck(99) == [e.request_id for e in stuck]
+        assert {s: getattr(counts, s.value) for s in RequestState} == {
+            s: len(of[s]) for s in RequestState
+        }
+        assert counts.stuck == len(stuck)
+        assert self.journal.stuck(99) == [m.request_id for m in stuck]
         assert names(self.journal.fresh(99)) == [
-            e.request_id for e in of["accepted"] if not e.tries
+            m.request_id for m in of[RequestState.ACCEPTED] if not m.attempts
         ]
-        assert names(self.journal.announced()) == [e.request_id for e in of["announced"]]
+        assert names(self.journal.announced()) == [m.request_id for m in of[RequestState.ANNOUNCED]]
 
     @invariant()
     def what_is_due_is_given_out(self):
-        now = 1
-        due = [e for e in self.entries if e.state == "accepted" and e.tries and e.next_at <= now]
-        due.sort(key=lambda entry: entry.next_at)
-        found = names(self.journal.failed(now, 99))
-        same = [e for e in self.entries if due and e.state == "accepted" and e.list == due[0].list]
-        most = abs(due[0].limit) or 99 if due else 0
-        assert found == [e.request_id for e in same][:most]
-        looks = [e for e in self.entries if e.state == "recorded" and e.next_at <= now]
-        looks.sort(key=lambda entry: entry.next_at)
-        assert names(self.journal.recorded(now, 99)) == [e.request_id for e in looks]
+        failed = [m for m in self.models if m.state == RequestState.ACCEPTED and m.attempts]
+        due = [m for m in failed if m.due_at <= self.now]
+        first = min(due, key=lambda m: m.due_at, default=None)
+        same = [m for m in due if (m.batch, m.limit) == (first.batch, first.limit)]
+        most = first.limit or 99 if first else 0
+        assert names(self.journal.failed(99)) == [m.request_id for m in same][:most]
+        looks = [
+            m for m in self.models if m.state == RequestState.RECORDED and m.due_at <= self.now
+        ]
+        looks.sort(key=lambda m: m.due_at)
+        assert names(self.journal.due(99)) == [m.request_id for m in looks]
 
-    def some(self, picked):
-        return [n for n in sorted(picked) if n < len(self.entries)]
+    def some(self, picked, *states):
+        found = [self.models[n] for n in sorted(picked) if n < len(self.models)]
+        return [model for model in found if model.state in states]
 
-    def ids(self, places):
-        return [self.journal.find(self.entries[n].request_id).id for n in places]
+    def ids(self, models):
+        return [self.journal.find(model.request_id).id for model in models]
 
     def teardown(self):
         self.journal.close()
+        journal_clock.monotonic = self.real
         shutil.rmtree(str(self.folder))
 
 
 def names(entries):
-    return [entry.request.request_id for entry in entries]
+    return [entry.request_id for entry in entries]
 
 
-TestBook = Book.TestCase
-TestBook.settings = settings(
+TestJournal = Machine.TestCase
+TestJournal.settings = settings(
     max_examples=settings.default.max_examples // 5, stateful_step_count=30
 )

@@ -12,6 +12,13 @@ import sys
 import pytest
 
 from poundcake.trail import database
+from tests.lib.pipelines import (  # noqa: F401
+    clock,
+    database_path,
+    empty_database,
+    rig,
+    wall_clock,
+)
 from tests.lib.trails import do_not_sync
 
 if importlib.util.find_spec("st2common") is None:

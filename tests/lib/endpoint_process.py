@@ -42,9 +42,12 @@ class FileBus:
         self.config = config
         self.records = records
 
-    def publish(self, trigger, payload, trace_tag):
+    def check(self):
         if os.path.exists(self.path + ".down"):
             raise BusError("the broker is away")
+
+    def publish(self, trigger, payload, trace_tag):
+        self.check()
         with open(self.path, "a") as file:
             file.write(json.dumps([trigger, payload, trace_tag]) + "\n")
         if trigger == "poundcake.announce" and self.records:

@@ -173,13 +173,14 @@ class Running:
             open(path, "w").close()
 
     def entries(self):
-        """[(request_id, body)] of the journal."""
+        """[(request_id, body, headers, client_request_id)] of the journal, oldest first."""
         import sqlite3
 
         path = os.path.join(self.config["state_dir"], "journal.sqlite")
         with sqlite3.connect(path) as connection:
             return connection.execute(
-                "SELECT request_id, body, headers, client_request_id FROM entries ORDER BY id"
+                "SELECT request_id, body, headers, client_request_id FROM requests"
+                " JOIN bodies USING (id) ORDER BY id"
             ).fetchall()
 
 

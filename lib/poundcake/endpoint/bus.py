@@ -1,7 +1,7 @@
-"""The way into StackStorm: triggers published with confirms, so that a loss is an exception.
+"""Publish triggers to StackStorm with confirms, so that a lost trigger is an exception.
 
-StackStorm's own sensor_service.dispatch returns None whether or not the trigger arrived, and
-after one broken connection never works again. Here every publish waits for the broker's word
+StackStorm's own `sensor_service.dispatch` returns None whether or not the trigger arrived, and
+never works again after one broken connection. Here every publish waits for the broker's confirm
 (https://www.rabbitmq.com/docs/confirms), is `mandatory` (a message that no queue takes comes back),
 has a time limit, and opens a new connection after any failure.
 """
@@ -9,61 +9,100 @@ has a time limit, and opens a new connection after any failure.
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from kombu.serialization import dumps
 
 from poundcake.errors import PoundCakeError
 
 _TIMEOUT = 5  # seconds, for the write and for the confirm each
+_CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish under way
 _PERSISTENT = 2
 
 
 class BusError(PoundCakeError):
-    """The broker did not take the trigger."""
+    """The broker did not take a trigger, or cannot be reached."""
+
+
+class Publisher(Protocol):
+    """Something that publishes triggers."""
+
+    def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
+        """Publish a trigger; return once the broker has it on a queue. Raises BusError."""
+
+    def close(self) -> None:
+        """Close the connection without waiting for the broker."""
+
+
+class Broker(Publisher, Protocol):
+    """A publisher that can also be asked whether it reaches the broker."""
+
+    def check(self) -> None:
+        """Return if the broker accepts this client. Raises BusError."""
 
 
 class Bus:
-    """Publishes triggers. May be used from any thread; one publish at a time.
-
-    connect() gives an unconnected kombu Connection; by default the one that StackStorm's own
-    configuration describes.
-    """
+    """Publish triggers from any thread, one at a time."""
 
     def __init__(self, connect: Callable[[], Any] | None = None):
+        """Connect on first use.
+
+        Args:
+            connect: Returns an unconnected kombu Connection; by default the one that
+                StackStorm's own configuration describes.
+        """
         self._connect = connect or _stackstorm_connection
         self._lock = threading.Lock()
         self._connection: Any = None
         self._channel: Any = None
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """Publishes a trigger; returns once the broker has it on a queue. Raises BusError."""
+        """Publish a trigger; return once the broker has it on a queue.
+
+        Raises:
+            BusError: The broker did not take it in time, whatever the reason.
+        """
         with self._lock:
-            # A connection that was idle may have died unseen: its first failure is worth one
-            # new connection.
-            for reused in (self._channel is not None, False):
+            # A connection that was idle may have died unseen, so its first failure is retried
+            # once on a new connection.
+            for is_reused in (self._channel is not None, False):
                 try:
+                    self._open()
                     self._publish(trigger, payload, trace_tag)
                     return
-                # Whatever kombu, amqp or a socket raise: the trigger is not known to be taken.
+                # Whatever kombu, amqp or a socket raises: the trigger is not known to be taken.
                 except Exception as error:
                     self._drop()
-                    if not reused:
-                        what = (str(error).splitlines() or [""])[0]
-                        raise BusError(f"{type(error).__name__}: {what[:200]}") from None
+                    if not is_reused:
+                        raise _bus_error(error) from None
+
+    def check(self) -> None:
+        """Return if the broker accepts this client; the connection is kept for the next publish.
+
+        Raises:
+            BusError: The broker cannot be reached, or refuses the credentials.
+        """
+        with self._lock:
+            try:
+                self._open()
+            except Exception as error:
+                self._drop()
+                raise _bus_error(error) from None
 
     def close(self) -> None:
-        """Ends the connection, without waiting for the broker."""
-        free = self._lock.acquire(timeout=0.5)
-        # A publish that still waits for the broker's word is woken by the end of its socket.
+        """Close the connection without waiting for the broker."""
+        has_lock = self._lock.acquire(timeout=_CLOSE_TIMEOUT)
+        # A publish that still waits for its confirm is woken by the end of its socket.
         self._drop()
-        if free:
+        if has_lock:
             self._lock.release()
 
-    def _publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
+    def _open(self) -> None:
         if self._channel is None:
             self._connection = self._connect()
             self._channel = self._connection.channel()
+
+    def _publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
         content_type, content_encoding, body = dumps(
             _message(trigger, payload, trace_tag), serializer="pickle"
         )
@@ -88,10 +127,15 @@ class Bus:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             try:
-                # close() would wait for the broker's answer; this closes the socket.
+                # close() would wait for the broker's answer; collect() closes the socket.
                 connection.collect()
             except Exception:  # the socket is gone either way
                 pass
+
+
+def _bus_error(error: Exception) -> BusError:
+    text = (str(error).splitlines() or [""])[0]
+    return BusError(f"{type(error).__name__}: {text[:200]}")
 
 
 # What follows knows StackStorm's exchange and its message: st2common/transport/reactor.py.
@@ -106,7 +150,7 @@ def _stackstorm_connection() -> Any:
     )
 
 
-def _exchange() -> str:
+def _exchange() -> Any:
     from st2common.transport.reactor import TRIGGER_INSTANCE_XCHG
 
     return TRIGGER_INSTANCE_XCHG.name
@@ -114,5 +158,5 @@ def _exchange() -> str:
 
 def _message(trigger: str, payload: dict[str, Any], trace_tag: str) -> dict[str, Any]:
     # A dict is what the rules engine itself passes on as a trace context (rules/worker.py), and
-    # needs no class of StackStorm's to be unpickled.
+    # no class of StackStorm's is needed to unpickle it.
     return {"trigger": trigger, "payload": payload, "trace_context": {"trace_tag": trace_tag}}

@@ -1,47 +1,243 @@
-"""The parts that the endpoint depends on: in which state each is, and since when."""
+"""How the endpoint and the parts that it depends on are, as one report."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
+import poundcake
+from poundcake.endpoint.journal import Journal, JournalCounts, JournalError
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
 
-UNKNOWN, OK, DOWN = "unknown", "ok", "down"
+if TYPE_CHECKING:
+    from poundcake.endpoint.installation import Installation
+    from poundcake.endpoint.journal_keeper import JournalKeeper
+    from poundcake.endpoint.pipeline import Pipeline
+
+_NAMED_REQUESTS = 20
+LATE_SECONDS = 120.0
+"""From how long on a request that waits makes the endpoint degraded."""
+
+
+class State(str, Enum):
+    """How a part is."""
+
+    UNKNOWN = "unknown"
+    """It was not used yet."""
+    OK = "ok"
+    DOWN = "down"
+    FULL = "full"
+    """Of the journal alone: backlog_limit is reached."""
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 class Component:
-    """One part: `unknown` until it was first used, then `ok` or `down`, with a sentence."""
+    """A part that the endpoint depends on: its state, since when, and a sentence about it."""
 
-    def __init__(self, log: Any, name: str):
+    def __init__(self, log: logging.Logger, name: str):
         self._log = log
         self.name = name
-        self.state = UNKNOWN
+        self.state = State.UNKNOWN
         self.detail = ""
         self.since = datetime.now(timezone.utc)
 
-    def ok(self, detail: str = "") -> None:
-        """It works. detail: what is still to be said of it."""
-        self._become(OK, detail)
+    def ok(self) -> None:
+        """Note that it works."""
+        self._become(State.OK, "")
 
     def down(self, detail: str) -> None:
-        """It does not work, because of this."""
-        self._become(DOWN, detail)
+        """Note that it does not work, and why."""
+        self._become(State.DOWN, detail)
 
-    def _become(self, state: str, detail: str) -> None:
+    def _become(self, state: State, detail: str) -> None:
         if state != self.state:
             self.since = datetime.now(timezone.utc)
-            if state == DOWN:
+            if state == State.DOWN:
                 self._log.warning("%s: down: %s", self.name, detail)
-            elif self.state == DOWN:
+            elif self.state == State.DOWN:
                 self._log.info("%s: works again", self.name)
         self.state, self.detail = state, detail
 
-    def report(self, **more: Any) -> dict[str, Any]:
-        """{state, since, detail} and what else there is to say."""
-        return {
-            "state": self.state,
-            "since": format_timestamp(self.since),
-            "detail": self.detail,
-            **more,
-        }
+
+class Components:
+    """The parts that requests pass through on their way out of the journal."""
+
+    def __init__(self, log: logging.Logger):
+        self.broker = Component(log, "broker")
+        self.database = Component(log, "database")
+        self.stackstorm = Component(log, "stackstorm")
+
+    def first_down(self) -> Component | None:
+        """Return the part that holds requests up, if one is down."""
+        parts = (self.database, self.broker, self.stackstorm)
+        return next((part for part in parts if part.state == State.DOWN), None)
+
+
+@dataclass
+class ComponentReport:
+    """One part in the report."""
+
+    state: State
+    since: str
+    detail: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON, without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass
+class OutsideReport(ComponentReport):
+    """Broker, database or StackStorm.
+
+    waiting: requests that wait for it. pending: of the database, what waits for the action
+    migrate. stuck: of StackStorm, requests that cannot be recorded.
+    """
+
+    waiting: int = 0
+    pending: str | None = None
+    stuck: list[str] | None = None
+
+
+@dataclass
+class JournalReport(ComponentReport):
+    """The journal. All but set_aside is None while it cannot be read.
+
+    set_aside: the damaged journals in quarantine.
+    """
+
+    waiting: int | None = None
+    backlog_limit: int | None = None
+    oldest_seconds: float | None = None
+    accepted: int | None = None
+    announced: int | None = None
+    recorded: int | None = None
+    done: int | None = None
+    stuck: int | None = None
+    stuck_requests: list[str] | None = None
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class HealthReport:
+    """How the endpoint is. status: ok, degraded (webhooks are taken, something else is wrong) or
+    unavailable."""
+
+    status: str
+    version: str
+    address: str
+    authentication: str
+    database: str
+    dry_run: bool
+    literal_secrets: list[str]
+    components: dict[str, ComponentReport]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        components = {name: part.as_dict() for name, part in self.components.items()}
+        return {**asdict(self), "components": components}
+
+
+def assemble(installation: Installation, address: str) -> HealthReport:
+    """Return the report on an endpoint.
+
+    Args:
+        address: Where it listens, '' while it does not.
+    """
+    config, keeper = installation.config, installation.keeper
+    journal, problems = _journal(keeper, config.backlog_limit)
+    components: dict[str, ComponentReport] = {"journal": journal}
+    if keeper.pipeline:
+        components.update(_outside(keeper.pipeline, journal))
+    return HealthReport(
+        status=_overall(components, problems),
+        version=poundcake.__version__,
+        address=address,
+        authentication=", ".join(config.authentication) or "none",
+        database=database.kind(installation.reader.engine),
+        dry_run=config.dry_run,
+        literal_secrets=list(config.literal_secrets),
+        components=components,
+    )
+
+
+def _journal(keeper: JournalKeeper, backlog_limit: int) -> tuple[JournalReport, list[str]]:
+    """Return how the journal is, and what makes the endpoint degraded, in sentences."""
+    quarantined = keeper.quarantined()
+    set_aside = [report.as_dict() for report in quarantined]
+    journal, problems = keeper.journal, [str(report) for report in quarantined]
+    details: dict[str, Any] = {}
+    if journal:
+        try:
+            counts = journal.counts()
+            details = _journal_details(journal, counts, backlog_limit)
+            problems += _late(counts)
+        except JournalError as error:
+            keeper.failed(str(error))
+    if keeper.pipeline and keeper.pipeline.problem():
+        problems.append(keeper.pipeline.problem())
+    part = keeper.component
+    report = JournalReport(
+        part.state, format_timestamp(part.since), part.detail, set_aside=set_aside, **details
+    )
+    if journal and journal.backlog >= backlog_limit:
+        report.state, report.detail = State.FULL, "backlog_limit is reached"
+    elif report.state == State.OK:
+        report.detail = "; ".join(filter(None, [*problems, keeper.volatile()]))
+    return report, problems
+
+
+def _journal_details(journal: Journal, counts: JournalCounts, backlog_limit: int) -> dict[str, Any]:
+    return {
+        "waiting": journal.backlog,
+        "backlog_limit": backlog_limit,
+        "oldest_seconds": round(counts.oldest_seconds, 1),
+        "accepted": counts.accepted,
+        "announced": counts.announced,
+        "recorded": counts.recorded,
+        "done": counts.done,
+        "stuck": counts.stuck,
+        "stuck_requests": journal.stuck(_NAMED_REQUESTS) if counts.stuck else [],
+    }
+
+
+def _late(counts: JournalCounts) -> list[str]:
+    """Return sentences about requests that wait for too long."""
+    found = []
+    if counts.oldest_seconds > LATE_SECONDS:
+        minutes = counts.oldest_seconds / 60
+        found.append(f"the oldest request has waited {minutes:.0f} min to be recorded")
+    if counts.overdue_seconds > LATE_SECONDS:
+        minutes = counts.overdue_seconds / 60
+        found.append(f"the triggers of recorded requests are {minutes:.0f} min late")
+    return found
+
+
+def _outside(pipeline: Pipeline, journal: JournalReport) -> dict[str, ComponentReport]:
+    """Return how the parts are that requests pass through on their way out of the journal."""
+    parts = pipeline.components
+    broker = _outside_report(parts.broker, journal.accepted)
+    tables = _outside_report(parts.database, journal.waiting)
+    tables.pending = pipeline.pending_migrations or None
+    stackstorm = _outside_report(parts.stackstorm, journal.recorded)
+    stackstorm.stuck = journal.stuck_requests or []
+    return {"broker": broker, "database": tables, "stackstorm": stackstorm}
+
+
+def _outside_report(part: Component, waiting: int | None) -> OutsideReport:
+    return OutsideReport(part.state, format_timestamp(part.since), part.detail, waiting or 0)
+
+
+def _overall(components: dict[str, ComponentReport], problems: list[str]) -> str:
+    journal = components["journal"]
+    if journal.state != State.OK:
+        return "unavailable"
+    is_down = any(part.state == State.DOWN for part in components.values())
+    is_stuck = isinstance(journal, JournalReport) and journal.stuck_requests
+    return "degraded" if is_down or is_stuck or problems else "ok"

@@ -1,563 +1,425 @@
 """What was accepted and how far it has come: a local SQLite file, written before the answer.
 
-    accepted -> announced -> recorded -> done, then pruned after a day
+    accepted -> announced -> recorded -> done, then pruned a day later
 
-Only what is seen at the far end moves an entry on, so a loss anywhere between heals by itself:
-`announced` says that the broker has the request, `recorded` that the tracking database has it,
-`done` that StackStorm has told what became of each of its alerts.
+A request moves on only when the far end was seen to have it, so whatever is lost in between is
+sent again. `journal_schema.RequestState` says what each state means.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import shutil
 import sqlite3
-import threading
-import time
-import uuid
+from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 
 from poundcake.announcement import Request
-from poundcake.endpoint import native, quarantine
-from poundcake.errors import PoundCakeError
-from poundcake.timestamps import format_timestamp, parse_timestamp
-
-VERSION = 1
-ACCEPTED, ANNOUNCED, RECORDED, DONE = "accepted", "announced", "recorded", "done"
-KEEP_DONE = timedelta(days=1)
-# Bytes of bodies that are announced together; what does not fit goes into the next list.
-LIST_BYTES = 4 << 20
-# The list_limit of a request that failed alone while others were recorded.
-STUCK = -1
-
-_TABLES = f"""
-CREATE TABLE entries (
-    id INTEGER PRIMARY KEY,
-    request_id TEXT NOT NULL UNIQUE,
-    received_at TEXT NOT NULL,
-    client_host TEXT NOT NULL,
-    client_request_id TEXT NOT NULL,
-    method TEXT NOT NULL,
-    path TEXT NOT NULL,
-    headers TEXT NOT NULL,
-    body BLOB NOT NULL,
-    sha256 TEXT NOT NULL,
-    alerts INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    state_at REAL NOT NULL,
-    tries INTEGER NOT NULL DEFAULT 0,
-    next_at REAL NOT NULL DEFAULT 0,
-    list_id TEXT NOT NULL DEFAULT '',
-    list_limit INTEGER NOT NULL DEFAULT 0,
-    emit_at REAL NOT NULL DEFAULT 0
-);
-CREATE INDEX ix_entries_state ON entries (state, next_at, id);
-CREATE INDEX ix_entries_stuck ON entries (state) WHERE list_limit < 0;
-PRAGMA user_version = {VERSION};
-"""
-
-# All that an entry has, but for its body.
-_LIGHT = (
-    "id, request_id, received_at, client_host, client_request_id, method, path, headers,"
-    " x'' AS body, sha256, alerts, state, state_at, tries, next_at, list_id, list_limit, emit_at"
+from poundcake.endpoint.group_commit import Acceptance, GroupCommit, NewRow, insert
+from poundcake.endpoint.journal_entry import Entry, entry_of, request_of
+from poundcake.endpoint.journal_file import (
+    JournalError,
+    JournalFile,
+    fetch,
+    in_transaction,
+    save_clock,
 )
+from poundcake.endpoint.journal_schema import COLUMNS, RequestState
+
+T = TypeVar("T")
+
+__all__ = ["Entry", "Journal", "JournalCounts", "JournalError", "RequestState"]
+
+KEEP_DONE = 86400.0  # seconds
+# Bytes of bodies that are loaded together; what does not fit goes into the next batch.
+BATCH_BYTES = 4 << 20
+# Alerts of the requests that are looked at together.
+PAGE_ALERTS = 10_000
+# Requests that are pruned in one transaction, during which nothing is accepted.
+_PRUNED_TOGETHER = 200
+_VARIABLES = 500  # in one statement; SQLite before 3.32 takes 999
+
+_LIGHT = ", ".join(COLUMNS[:6] + COLUMNS[11:])  # without what only the announcement needs
+_WAITING = f"state IN ('{RequestState.ACCEPTED}', '{RequestState.ANNOUNCED}')"
 
 
-class JournalError(PoundCakeError):
-    """The journal cannot be written or read now; nothing was accepted."""
+@dataclass
+class JournalCounts:
+    """How many requests are in each state.
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A request in the journal.
-
-    tries: how often its present step was tried in vain. next_at: when it is tried again (seconds
-    since the epoch). list_limit: how many may be announced together with it, 0 for any number,
-    STUCK for one that goes alone.
-    emit_at: when its alerts may be emitted again, 0 while they never were.
+    stuck: of the accepted and announced ones, those that failed alone. oldest_seconds: how long
+    the oldest of the others has waited to be recorded. overdue_seconds: how long a recorded
+    request has been waiting for its next step to begin.
     """
 
-    id: int
-    request: Request
-    sha256: str
-    alerts: int
-    state: str
-    state_at: float
-    tries: int
-    next_at: float
-    list_id: str
-    list_limit: int
-    emit_at: float
+    accepted: int
+    announced: int
+    recorded: int
+    done: int
+    stuck: int
+    oldest_seconds: float
+    overdue_seconds: float
 
 
-class _Acceptance:
-    def __init__(self, request: Request, wanted_id: str, sha256: str, alerts: int):
-        self.request = request
-        self.wanted_id = wanted_id
-        self.sha256 = sha256
-        self.alerts = alerts
-        self.request_id = ""
-        self.error: Exception | None = None
+class _Slot(NamedTuple):
+    """What the counts are kept by."""
+
+    state: RequestState
+    stuck: bool
 
 
 class Journal:
     """The journal of one endpoint. All methods may be called from any (green) thread.
 
-    damage: what an earlier one found wrong with the file, '' for nothing. Where that or opening it
-    shows that it is damaged, it is set aside, and what can be read of it goes on in a new one.
-
-    Raises JournalError at opening where the folder cannot be used, another process has it, another
-    release wrote it, or too many were set aside of late.
+    All of them raise JournalError if the file cannot be read or written. Waits are in seconds.
     """
 
     def __init__(self, path: str, damage: str = ""):
-        self._path = path
-        # Why it could not be written or read the last time, '' where it could; and whether it is
-        # its file that is damaged, so that only opening it again helps.
-        self.problem = ""
-        self.damaged = False
-        # Bytes that the commit wanted that failed last: a disk with less is full for others, too.
-        self._wanted = 0
-        self._pending: list[_Acceptance] = []
-        # Made after the process was patched, so that green threads wait for it greenly; what runs
-        # under it in a native thread waits for nobody.
-        self._lock = threading.Lock()
-        self._pending_lock = threading.Lock()
-        self._backlog = 0
-        self._lock_file = self._lock_folder()
+        """Open or create the journal; see JournalFile for arguments and errors."""
+        self._file = JournalFile(path, damage)
+        self._group_commit = GroupCommit(self._file, self._added)
         try:
-            native.run_in_native_thread(self._open, damage)
+            (row,) = self._file.run(fetch, "SELECT endpoint_id FROM journal")
+            self.endpoint_id = str(row["endpoint_id"])
+            # Changed only by functions that run on the connection, so by one at a time; it has all
+            # keys from the start, so that others may read it meanwhile.
+            self._counts: Counter[_Slot] = self._file.run(_count_all)
         except BaseException:
-            os.close(self._lock_file)
-            raise
-
-    def _lock_folder(self) -> int:
-        try:
-            file = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-        except OSError as error:
-            raise JournalError(f"{self._path}.lock: {error.strerror}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            raise JournalError(
-                f"{self._path}: another endpoint uses this state_dir; give each its own"
-            ) from None
-        return file
-
-    def _open(self, damage: str) -> None:
-        try:
-            quarantine.finish(self._path)
-            if not damage and quarantine.is_headless(self._path):
-                damage = "it is empty, and its -wal is not"
-            if not damage:
-                try:
-                    self._connect()
-                    return
-                except sqlite3.Error as error:
-                    if not quarantine.is_damage(error):
-                        raise
-                    damage = str(error)
-            if quarantine.wait(self._path) > 0:
-                raise JournalError(
-                    f"{self._path}: {damage}; the one before it was damaged as well, so it stays "
-                    "as it is for a while: look at the disk"
-                )
-            quarantine.replace(self._path, _TABLES, _is_sound, damage)
-            self._connect()
-        except sqlite3.Error as error:
-            raise JournalError(f"{self._path}: {error}") from None
-        except OSError as error:
-            raise JournalError(f"{error.filename or self._path}: {error.strerror}") from None
-
-    def _connect(self) -> None:
-        # SQLite would open it to be read, and leave a -shm that may not be written, either.
-        if os.path.exists(self._path) and not os.access(self._path, os.W_OK):
-            raise JournalError(f"{self._path}: it may not be written")
-        db = sqlite3.connect(self._path, timeout=1, isolation_level=None, check_same_thread=False)
-        try:
-            db.row_factory = sqlite3.Row
-            db.text_factory = quarantine.text
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
-                raise JournalError(
-                    f"{self._path}: written by another release of the pack (version {version}, "
-                    f"this one has {VERSION}); install that release again to work it off"
-                )
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            if version == 0:
-                db.executescript(f"BEGIN; {_TABLES} COMMIT;")
-            db.execute(f"SELECT {_LIGHT} FROM entries LIMIT 0")
-            db.execute(f"PRAGMA user_version={VERSION}")  # whether it can be written
-            self._db = db
-            self._backlog = self._count_backlog()
-        except BaseException:
-            db.close()
+            self._file.close()
             raise
 
     def close(self) -> None:
-        """Waits for the commit under way and closes the file."""
-        with self._lock:
-            try:
-                self._db.close()
-            finally:
-                os.close(self._lock_file)
+        """Wait for the commit under way and close the file."""
+        self._file.close()
 
     def check(self) -> None:
-        """Finds out whether what could not be written can be now, without changing anything. Raises
-        JournalError where not.
-        """
-        if shutil.disk_usage(os.path.dirname(self._path)).free < self._wanted:
-            raise JournalError(self.problem)
-        self._call(self._write, f"PRAGMA user_version={VERSION}", ())
-        self.problem, self._wanted = "", 0
+        """Find out whether what could not be written can be now, without changing anything."""
+        self._file.check()
+
+    @property
+    def problem(self) -> str:
+        """Why the journal could not be written or read the last time, '' if it could."""
+        return self._file.problem
+
+    @property
+    def is_damaged(self) -> bool:
+        """Return True if the file itself is at fault, so that only opening it again helps."""
+        return self._file.is_damaged
 
     @property
     def backlog(self) -> int:
-        """How many requests wait to be recorded, those that are stuck left out."""
-        return self._backlog
-
-    def accept(self, request: Request, wanted_id: str, sha256: str, alerts: int) -> str:
-        """Puts a request on record and returns its request_id, once that is on the disk.
-
-        wanted_id: the sender's own UUID, or ''. The same id with the same body is the same
-        request; with another body it gets a new id. alerts: how many the request brings.
-        Requests that come at the same time share a commit. Raises JournalError.
-        """
-        if self.damaged:
-            raise JournalError(self.problem)
-        acceptance = _Acceptance(request, wanted_id, sha256, alerts)
-        with self._pending_lock:
-            self._pending.append(acceptance)
-        with self._lock:
-            # Whoever gets the lock commits for all that wait; they find their answer there.
-            if not acceptance.request_id and acceptance.error is None:
-                with self._pending_lock:
-                    batch, self._pending = self._pending, []
-                try:
-                    native.run_in_native_thread(self._commit, batch)
-                    self.problem, self._wanted = "", 0
-                # Whatever it is, none of them was accepted, and each has to hear of it.
-                except Exception as error:
-                    failure = self._failed(error)
-                    self._wanted = 65536 + 2 * sum(len(a.request.body) for a in batch)
-                    for waiting in batch:
-                        waiting.error = failure
-        if acceptance.error:
-            raise acceptance.error
-        return acceptance.request_id
-
-    def _commit(self, batch: Sequence[_Acceptance]) -> None:
-        ids = []
-        added = 0
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            for acceptance in batch:
-                request_id, is_new = self._id_for(acceptance)
-                ids.append(request_id)
-                if is_new:
-                    self._insert(acceptance, request_id)
-                    added += 1
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        for acceptance, request_id in zip(batch, ids):
-            acceptance.request_id = request_id
-        self._backlog += added
-
-    def _id_for(self, acceptance: _Acceptance) -> Any:
-        if not acceptance.wanted_id:
-            return str(uuid.uuid4()), True
-        row = self._db.execute(
-            "SELECT sha256 FROM entries WHERE request_id = ?", (acceptance.wanted_id,)
-        ).fetchone()
-        if row is None:
-            return acceptance.wanted_id, True
-        if row["sha256"] == acceptance.sha256:
-            return acceptance.wanted_id, False
-        # Seen with another body before: the same body again, sent by the same proxy with its
-        # fixed header, is a request of its own each time.
-        return str(uuid.uuid4()), True
-
-    def adopt(self, request: Request, sha256: str, alerts: int) -> None:
-        """Takes in a request that was recorded elsewhere, a replay, and has yet to be emitted.
-
-        One that is known stays as it is. Raises JournalError.
-        """
-        if self.find(request.request_id) is None:
-            acceptance = _Acceptance(request, "", sha256, alerts)
-            self._call(self._insert, acceptance, request.request_id, RECORDED)
-
-    def _insert(self, acceptance: _Acceptance, request_id: str, state: str = ACCEPTED) -> None:
-        request = acceptance.request
-        client_id = request.client_request_id or acceptance.wanted_id
-        self._db.execute(
-            "INSERT INTO entries (request_id, received_at, client_host, client_request_id, method,"
-            " path, headers, body, sha256, alerts, state, state_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                request_id,
-                format_timestamp(request.received_at),
-                request.client_host,
-                "" if client_id == request_id else client_id,
-                request.method,
-                request.path,
-                json.dumps(request.headers),
-                request.body.encode(),
-                acceptance.sha256,
-                acceptance.alerts,
-                state,
-                time.time(),
-            ),
+        """How many requests wait to be recorded, without the stuck ones."""
+        return (
+            self._counts[_Slot(RequestState.ACCEPTED, False)]
+            + self._counts[_Slot(RequestState.ANNOUNCED, False)]
         )
 
-    def find(self, request_id: str) -> Entry | None:
-        """The entry of a request; None where it is unknown or pruned."""
-        rows = self._select("WHERE request_id = ?", request_id)
-        return rows[0] if rows else None
+    # -- accepting
 
-    def missing(self, request_ids: Sequence[str]) -> list[str]:
-        """Those of the requests that it does not have, in their order. Raises JournalError."""
+    def accept(self, request: Request, wanted_id: str, sha256: str, alerts: int) -> str:
+        """Store a request durably and return its request_id.
+
+        Requests that arrive at the same time share a commit.
+
+        Args:
+            wanted_id: The sender's own UUID, or ''. The same id with the same body is the same
+                request; with another body it gets a new id.
+            sha256: Of the body.
+            alerts: How many the request brings.
+        """
+        return self._group_commit.accept(Acceptance(request, wanted_id, sha256, alerts))
+
+    def _added(self, count: int) -> None:
+        self._counts[_Slot(RequestState.ACCEPTED, False)] += count
+
+    def import_recorded(self, request: Request, sha256: str, alerts: int) -> None:
+        """Add a request that another process recorded, a replay, so that it is emitted here.
+
+        One that the journal has already stays as it is.
+        """
+        if self.find(request.request_id) is None:
+            row = NewRow(request.request_id, True, self._now(), RequestState.RECORDED)
+            self._file.run(self._import, Acceptance(request, "", sha256, alerts), row)
+
+    def _import(self, connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) -> None:
+        in_transaction(connection, insert, acceptance, row)
+        self._counts[_Slot(RequestState.RECORDED, False)] += 1
+
+    # -- reading
+
+    def find(self, request_id: str) -> Entry | None:
+        """Return the entry of a request; None if it is unknown or pruned."""
+        entries = self._entries("WHERE request_id = ?", request_id)
+        return entries[0] if entries else None
+
+    def unknown(self, request_ids: Sequence[str]) -> list[str]:
+        """Return those of the requests that the journal does not have, in their order."""
         known: set[str] = set()
-        for start in range(0, len(request_ids), 500):
-            some = request_ids[start : start + 500]
+        for some in _chunks(request_ids):
             marks = ",".join("?" * len(some))
-            statement = f"SELECT request_id FROM entries WHERE request_id IN ({marks})"
-            known.update(row["request_id"] for row in self._call(self._fetch, statement, some))
+            statement = f"SELECT request_id FROM requests WHERE request_id IN ({marks})"
+            known.update(row["request_id"] for row in self._file.run(fetch, statement, some))
         return [request_id for request_id in request_ids if request_id not in known]
 
     def fresh(self, limit: int) -> list[Entry]:
-        """Requests never announced, oldest first."""
-        return self._list("WHERE state = ? AND tries = 0 ORDER BY id LIMIT ?", ACCEPTED, limit)
+        """Return requests never announced, oldest first, with at most BATCH_BYTES of bodies."""
+        where = f"WHERE state = '{RequestState.ACCEPTED}' AND due_at = 0 ORDER BY id LIMIT ?"
+        return _within_bytes(self._entries(where, limit))
 
-    def failed(self, now: float, limit: int) -> list[Entry]:
-        """Requests whose announcement was not recorded, and whose wait is over: those of one
-        list, oldest first.
-        """
-        head = self._light(
-            "WHERE state = ? AND tries > 0 AND next_at <= ? ORDER BY next_at, id LIMIT 1",
-            ACCEPTED,
-            now,
+    def failed(self, limit: int) -> list[Entry]:
+        """Return the requests of one failed batch that are due for a retry, oldest first."""
+        where = (
+            f"WHERE state = '{RequestState.ACCEPTED}' AND due_at > 0 AND due_at <= ?"
+            " ORDER BY due_at, id LIMIT 1"
         )
-        if not head:
+        first = self._entries(where, self._now())
+        if not first:
             return []
-        limit = min(limit, abs(head[0].list_limit) or limit)
-        return self._list(
-            "WHERE state = ? AND list_id = ? ORDER BY id LIMIT ?",
-            ACCEPTED,
-            head[0].list_id,
-            limit,
+        limit = min(limit, first[0].batch_limit or limit)
+        where = (
+            f"WHERE batch_id = ? AND batch_limit = ? AND state = '{RequestState.ACCEPTED}'"
+            " AND due_at > 0 AND due_at <= ? ORDER BY id LIMIT ?"
         )
+        batch = self._entries(where, first[0].batch_id, first[0].batch_limit, self._now(), limit)
+        return _within_bytes(batch)
 
     def announced(self) -> list[Entry]:
-        """Requests that the broker has and the tracking database has not yet shown, without their
-        bodies.
-        """
-        return self._light("WHERE state = ? ORDER BY id", ANNOUNCED)
+        """Return the requests that the broker has and the tracking database has not shown yet."""
+        return self._entries(f"WHERE state = '{RequestState.ANNOUNCED}' ORDER BY id")
 
-    def recorded(self, now: float, limit: int) -> list[Entry]:
-        """Recorded requests whose next look is due, without their bodies."""
-        return self._light(
-            "WHERE state = ? AND next_at <= ? ORDER BY next_at, id LIMIT ?", RECORDED, now, limit
+    def due(self, limit: int) -> list[Entry]:
+        """Return recorded requests whose next step is due, with at most PAGE_ALERTS alerts."""
+        where = (
+            f"WHERE state = '{RequestState.RECORDED}' AND due_at <= ? ORDER BY due_at, id LIMIT ?"
         )
+        entries = self._entries(where, self._now(), limit)
+        return _within(entries, [entry.alert_count for entry in entries], PAGE_ALERTS)
 
-    def counts(self) -> dict[str, Any]:
-        """{state: how many}, with `stuck` for those that failed alone, and `oldest`: when the
-        first of the others that are not recorded was accepted (seconds since the epoch), None
-        where there is none.
-        """
-        rows = self._call(
-            self._fetch, "SELECT state, count(*) AS n FROM entries GROUP BY state", ()
+    def load_requests(self, entries: Sequence[Entry]) -> list[Request]:
+        """Return the requests of entries, with their bodies, in the order of the entries."""
+        found: dict[int, Request] = {}
+        for some in _chunks([entry.id for entry in entries]):
+            statement = (
+                "SELECT requests.*, bodies.body FROM requests JOIN bodies USING (id)"
+                f" WHERE id IN ({','.join('?' * len(some))})"
+            )
+            for row in self._file.run(fetch, statement, some):
+                found[row["id"]] = self._readable(request_of, row)
+        return [found[entry.id] for entry in entries if entry.id in found]
+
+    def counts(self) -> JournalCounts:
+        """Return how many requests are in each state, and how long the oldest has waited."""
+        states = Counter({state: 0 for state in RequestState})
+        for slot, number in self._counts.items():
+            states[slot.state] += number
+        now = self._now()
+        oldest = self._file.run(
+            fetch,
+            f"SELECT accepted_at FROM requests INDEXED BY ix_requests_waiting WHERE {_WAITING}"
+            " AND stuck = 0 ORDER BY id LIMIT 1",
         )
-        found: dict[str, Any] = {r["state"]: r["n"] for r in rows}
-        alone = "FROM entries WHERE state IN (:a, :b) AND list_limit < 0"
-        states = {"a": ACCEPTED, "b": ANNOUNCED}
-        found["stuck"] = self._call(self._fetch, f"SELECT count(*) AS n {alone}", states)[0]["n"]
-        # From the indexes alone: reading the rows of a long backlog would hold up who is to accept.
-        oldest = self._call(
-            self._fetch,
-            "SELECT received_at FROM entries WHERE id = (SELECT min(id) FROM entries"
-            f" WHERE state IN (:a, :b) AND id NOT IN (SELECT id {alone}))",
-            states,
+        ((due_at,),) = self._file.run(
+            fetch, f"SELECT min(due_at) FROM requests WHERE state = '{RequestState.RECORDED}'"
         )
-        received_at = parse_timestamp(oldest[0]["received_at"]) if oldest else None
-        found["oldest"] = received_at.timestamp() if received_at else None
-        return found
+        return JournalCounts(
+            accepted=states[RequestState.ACCEPTED],
+            announced=states[RequestState.ANNOUNCED],
+            recorded=states[RequestState.RECORDED],
+            done=states[RequestState.DONE],
+            stuck=sum(number for slot, number in self._counts.items() if slot.stuck),
+            oldest_seconds=max(0.0, now - oldest[0][0]) if oldest else 0.0,
+            overdue_seconds=0.0 if due_at is None else max(0.0, now - due_at),
+        )
 
     def stuck(self, limit: int) -> list[str]:
-        """request_ids of requests that failed alone while others were recorded."""
-        rows = self._call(
-            self._fetch,
-            "SELECT request_id FROM entries WHERE state IN (?, ?) AND list_limit < 0"
-            " ORDER BY id LIMIT ?",
-            (ACCEPTED, ANNOUNCED, limit),
+        """Return the request_ids of requests that failed alone while others were recorded."""
+        statement = (
+            f"SELECT request_id FROM requests WHERE {_WAITING} AND stuck = 1 ORDER BY id LIMIT ?"
         )
-        return [r["request_id"] for r in rows]
+        return [row["request_id"] for row in self._file.run(fetch, statement, (limit,))]
 
-    def mark_announced(self, ids: Sequence[int], list_id: str) -> None:
-        """The broker has taken them, as the list of that name."""
-        self._update(ids, "state = ?, state_at = ?, list_id = ?", ANNOUNCED, time.time(), list_id)
+    # -- moving on
 
-    def mark_missed(self, ids: Sequence[int], next_at: float, list_limit: int) -> None:
-        """They were not recorded in time: to be announced again, at most so many together."""
+    def mark_announced(self, ids: Sequence[int], batch_id: str) -> None:
+        """Note that the broker has taken requests in a batch of that name."""
+        now = self._now()
         self._update(
             ids,
-            "state = ?, state_at = ?, tries = tries + 1, next_at = ?, list_limit = ?",
-            ACCEPTED,
-            time.time(),
-            next_at,
-            list_limit,
+            "state = ?, state_since = ?, due_at = ?, batch_id = ?",
+            (RequestState.ANNOUNCED, now, now, batch_id),
+        )
+
+    def mark_missed(
+        self, ids: Sequence[int], wait: float, batch_limit: int, is_stuck: bool = False
+    ) -> None:
+        """Note that requests were not recorded in time: announce them again after a wait.
+
+        Args:
+            batch_limit: How many of them may be announced together, 0 for any number.
+            is_stuck: Each of them failed alone while others were recorded.
+        """
+        now = self._now()
+        self._update(
+            ids,
+            "state = ?, state_since = ?, attempts = attempts + 1, due_at = ?, batch_limit = ?,"
+            " stuck = ?",
+            (RequestState.ACCEPTED, now, now + wait, batch_limit, int(is_stuck)),
         )
 
     def mark_recorded(self, ids: Sequence[int]) -> None:
-        """They were seen in the tracking database."""
+        """Note that requests were seen in the tracking database."""
+        now = self._now()
         self._update(
             ids,
-            "state = ?, state_at = ?, tries = 0, next_at = 0, list_limit = 0",
-            RECORDED,
-            time.time(),
+            "state = ?, state_since = ?, attempts = 0, due_at = ?, batch_limit = 0, stuck = 0",
+            (RequestState.RECORDED, now, now),
         )
 
-    def mark_emitted(self, ids: Sequence[int], next_at: float, emit_at: float) -> None:
-        """Their triggers were published: look again at next_at, emit again from emit_at."""
-        self._update(ids, "tries = tries + 1, next_at = ?, emit_at = ?", next_at, emit_at)
+    def mark_emitted(self, ids: Sequence[int], look_wait: float, emit_wait: float) -> None:
+        """Note that the triggers of requests were published.
 
-    def look_again(self, ids: Sequence[int], next_at: float) -> None:
-        """Nothing has changed for them; look again then."""
-        self._update(ids, "next_at = ?", next_at)
+        Args:
+            look_wait: Until it is looked whether they are explained.
+            emit_wait: Until those that StackStorm lost may be emitted again.
+        """
+        now = self._now()
+        self._update(
+            ids,
+            "attempts = attempts + 1, due_at = ?, emit_after = ?",
+            (now + look_wait, now + emit_wait),
+        )
+
+    def postpone(self, ids: Sequence[int], wait: float) -> None:
+        """Have the next step of requests wait, and change nothing else about them."""
+        self._update(ids, "due_at = ?", (self._now() + wait,))
 
     def mark_done(self, ids: Sequence[int]) -> None:
-        """It is known what became of each of their alerts."""
-        self._update(ids, "state = ?, state_at = ?", DONE, time.time())
+        """Note that it is known what became of each alert of requests."""
+        now = self._now()
+        self._update(
+            ids, "state = ?, state_since = ?, due_at = ?", (RequestState.DONE, now, now + KEEP_DONE)
+        )
 
     def clear_waits(self) -> None:
-        """What waits to be announced again need not wait any longer, but for what is stuck."""
-        self._call(
-            self._write,
-            "UPDATE entries SET next_at = 0 WHERE state = ? AND tries > 0 AND list_limit >= 0",
-            (ACCEPTED,),
+        """End the waits of all requests that are to be announced again, except the stuck ones."""
+        now = self._now()
+        self._file.write(
+            _execute,
+            f"UPDATE requests SET due_at = ? WHERE state = '{RequestState.ACCEPTED}' AND due_at > ?"
+            " AND stuck = 0",
+            (now, now),
         )
 
     def prune(self) -> int:
-        """Removes what has been done for a day. Returns how many."""
-        before = time.time() - KEEP_DONE.total_seconds()
-        return self._call(
-            self._write,
-            "DELETE FROM entries WHERE id IN"
-            " (SELECT id FROM entries WHERE state = ? AND state_at < ? LIMIT 1000)",
-            (DONE, before),
-        )
+        """Remove requests that have been done for a day, a few at a time.
 
-    def _call(self, function: Callable, *args: Any) -> Any:
-        with self._lock:
-            try:
-                return native.run_in_native_thread(function, *args)
-            except sqlite3.Error as error:
-                raise self._failed(error) from None
+        Returns:
+            How many were removed; 0 means that none are left.
+        """
+        return self._file.run(self._prune, self._now())
 
-    def _failed(self, error: Exception) -> JournalError:
-        self.problem = f"{self._path}: {error}"
-        self.damaged = self.damaged or quarantine.is_damage(error)
-        return JournalError(self.problem)
-
-    def _light(self, where: str, *args: Any) -> list[Entry]:
-        return self._entries(f"SELECT {_LIGHT} FROM entries {where}", args)
-
-    def _list(self, where: str, *args: Any) -> list[Entry]:
-        sizes = self._call(self._fetch, f"SELECT id, length(body) AS n FROM entries {where}", args)
-        ids: list[int] = []
-        left = LIST_BYTES
-        for row in sizes:
-            left -= row["n"]
-            if ids and left < 0:
-                break
-            ids.append(row["id"])
-        return self._select(f"WHERE id IN ({','.join('?' * len(ids))}) ORDER BY id", *ids)
-
-    def _select(self, where: str, *args: Any) -> list[Entry]:
-        return self._entries(f"SELECT * FROM entries {where}", args)
-
-    def _entries(self, statement: str, args: Sequence[Any]) -> list[Entry]:
-        rows = self._call(self._fetch, statement, args)
-        try:
-            return [_entry(row) for row in rows]
-        except (ValueError, TypeError, AttributeError) as error:
-            # SQLite does not see what was overwritten inside of a page.
-            damage = sqlite3.DatabaseError(f"an entry cannot be read: {error}")
-            raise self._failed(damage) from None
-
-    def _fetch(self, statement: str, args: Any) -> list[sqlite3.Row]:
-        return self._db.execute(statement, args).fetchall()
-
-    def _write(self, statement: str, args: Sequence[Any]) -> int:
-        count = self._db.execute(statement, args).rowcount
-        self._backlog = self._count_backlog()
+    def _prune(self, connection: sqlite3.Connection, now: float) -> int:
+        count = in_transaction(connection, _prune, now)
+        self._counts[_Slot(RequestState.DONE, False)] -= count
         return count
 
-    def _update(self, ids: Sequence[int], assignments: str, *args: Any) -> None:
-        if ids:
-            self._call(self._update_rows, ids, assignments, args)
+    def _now(self) -> float:
+        return self._file.clock.now()
 
-    def _update_rows(self, ids: Sequence[int], assignments: str, args: Sequence[Any]) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _entries(self, where: str, *args: object) -> list[Entry]:
+        rows = self._file.run(fetch, f"SELECT {_LIGHT} FROM requests {where}", args)
+        to_monotonic = self._file.clock.to_monotonic
+        return [self._readable(entry_of, row, to_monotonic) for row in rows]
+
+    def _readable(self, convert: Callable[..., T], row: sqlite3.Row, *args: Any) -> T:
         try:
-            self._db.executemany(
-                f"UPDATE entries SET {assignments} WHERE id = ?", [(*args, i) for i in ids]
-            )
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        self._backlog = self._count_backlog()
+            return convert(row, *args)
+        except (ValueError, TypeError, AttributeError) as error:
+            # SQLite does not see what was overwritten inside a page.
+            damage = sqlite3.DatabaseError(f"a request cannot be read: {error}")
+            raise self._file.failed(damage) from None
 
-    def _count_backlog(self) -> int:
-        waiting, alone = self._db.execute(
-            "SELECT (SELECT count(*) FROM entries WHERE state IN (:a, :b)),"
-            " (SELECT count(*) FROM entries WHERE state IN (:a, :b) AND list_limit < 0)",
-            {"a": ACCEPTED, "b": ANNOUNCED},
-        ).fetchone()
-        return waiting - alone
+    def _update(self, ids: Sequence[int], assignments: str, args: Sequence[object]) -> None:
+        for some in _chunks(ids):
+            self._file.run(self._update_some, some, assignments, args)
+
+    def _update_some(
+        self,
+        connection: sqlite3.Connection,
+        ids: Sequence[int],
+        assignments: str,
+        args: Sequence[object],
+    ) -> None:
+        before, after = in_transaction(connection, _update, ids, assignments, args)
+        self._counts.update(after)
+        self._counts.subtract(before)
 
 
-def _entry(row: sqlite3.Row) -> Entry:
-    return Entry(
-        id=row["id"],
-        request=Request(
-            request_id=row["request_id"],
-            received_at=parse_timestamp(row["received_at"]),
-            client_host=row["client_host"],
-            client_request_id=row["client_request_id"],
-            method=row["method"],
-            path=row["path"],
-            headers=json.loads(row["headers"]),
-            body=row["body"].decode(),
-        ),
-        sha256=row["sha256"],
-        alerts=row["alerts"],
-        state=row["state"],
-        state_at=row["state_at"],
-        tries=row["tries"],
-        next_at=row["next_at"],
-        list_id=row["list_id"],
-        list_limit=row["list_limit"],
-        emit_at=row["emit_at"],
+def _update(
+    connection: sqlite3.Connection, ids: Sequence[int], assignments: str, args: Sequence[object]
+) -> tuple[Counter[_Slot], Counter[_Slot]]:
+    """Change requests; return what to count before and after."""
+    where = f"WHERE id IN ({','.join('?' * len(ids))})"
+    values = [arg.value if isinstance(arg, RequestState) else arg for arg in args]
+    before = _count(connection, where, ids)
+    connection.execute(f"UPDATE requests SET {assignments} {where}", [*values, *ids])
+    return before, _count(connection, where, ids)
+
+
+def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Counter[_Slot]:
+    statement = f"SELECT state, stuck, count(*) FROM requests {where} GROUP BY state, stuck"
+    return Counter(
+        {
+            _Slot(RequestState(s), bool(stuck)): n
+            for s, stuck, n in connection.execute(statement, ids)
+        }
     )
 
 
-def _is_sound(row: sqlite3.Row) -> bool:
-    """Whether an entry of a damaged file is as it was written."""
-    try:
-        entry = _entry(row)
-        sha256 = hashlib.sha256(row["body"]).hexdigest()
-        return sha256 == entry.sha256 and entry.state in (ACCEPTED, ANNOUNCED, RECORDED, DONE)
-    except (ValueError, TypeError, AttributeError, IndexError):
-        return False
+def _count_all(connection: sqlite3.Connection) -> Counter[_Slot]:
+    """Count all requests, by indexes alone: a row of the table has much more than its state."""
+    counts = Counter({_Slot(state, stuck): 0 for state in RequestState for stuck in (False, True)})
+    for state, number in connection.execute("SELECT state, count(*) FROM requests GROUP BY state"):
+        counts[_Slot(RequestState(state), False)] = number
+    stuck = f"SELECT state, count(*) FROM requests WHERE {_WAITING} AND stuck = 1 GROUP BY state"
+    for state, number in connection.execute(stuck):
+        counts[_Slot(RequestState(state), True)] = number
+        counts[_Slot(RequestState(state), False)] -= number
+    return counts
+
+
+def _prune(connection: sqlite3.Connection, now: float) -> int:
+    save_clock(connection, now)
+    rows = fetch(
+        connection,
+        f"SELECT id, body_bytes FROM requests WHERE state = '{RequestState.DONE}' AND due_at <= ?"
+        " ORDER BY due_at LIMIT ?",
+        (now, _PRUNED_TOGETHER),
+    )
+    # A body of megabytes takes as long to remove as hundreds of small ones.
+    ids = [row["id"] for row in _within(rows, [row["body_bytes"] for row in rows], BATCH_BYTES)]
+    for table in ("bodies", "requests"):
+        connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(i,) for i in ids])
+    return len(ids)
+
+
+def _execute(connection: sqlite3.Connection, statement: str, args: Sequence[object]) -> None:
+    connection.execute(statement, args)
+
+
+def _within_bytes(entries: list[Entry]) -> list[Entry]:
+    return _within(entries, [entry.body_bytes for entry in entries], BATCH_BYTES)
+
+
+def _within(items: list[Any], sizes: Iterable[int], limit: int) -> list[Any]:
+    """Return as many items, from the first on, as stay within a limit; one in any case."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and total > limit:
+            return items[:count]
+    return items
+
+
+def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), _VARIABLES):
+        yield values[start : start + _VARIABLES]

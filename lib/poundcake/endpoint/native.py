@@ -1,29 +1,43 @@
-"""Calls that block in C, in a process whose threads are green.
+"""Run calls that block in C without stopping the green threads of the sensor process.
 
 StackStorm patches its sensors with eventlet: all threads share one native thread, and a call into
-SQLite stops them all until it returns.
+SQLite, zlib or a large json.loads stops every one of them until it returns.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable
+import threading
+from typing import Any, Callable, TypeVar
+
+T = TypeVar("T")
 
 
 def is_eventlet_patched() -> bool:
-    """Whether eventlet has replaced this process's threads."""
+    """Return True if eventlet has replaced the threads of this process with green ones."""
     patcher = sys.modules.get("eventlet.patcher")
     return bool(patcher and patcher.is_monkey_patched("thread"))
 
 
-def run_in_native_thread(function: Callable, *args: Any) -> Any:
-    """function(*args), in a native thread where the process's own threads are green.
+def run_in_native_thread(function: Callable[..., T], *args: Any) -> T:
+    """Return function(*args), called in a native thread if this process's threads are green.
 
-    The caller holds a lock around it where the function uses what others use: a green lock must
-    not be waited for from within a native thread.
+    Code that runs in the native thread must not wait for a green lock. If the function uses what
+    other threads use, too, hold a lock around this call, or use a `native_lock` inside.
     """
-    if is_eventlet_patched():
-        from eventlet import tpool
+    if not is_eventlet_patched():
+        return function(*args)
+    from eventlet import tpool
 
-        return tpool.execute(function, *args)
-    return function(*args)
+    result: T = tpool.execute(function, *args)
+    return result
+
+
+def native_lock() -> threading.Lock:
+    """Return a lock that code in a native thread may wait for, patched or not."""
+    if not is_eventlet_patched():
+        return threading.Lock()
+    from eventlet import patcher
+
+    lock: threading.Lock = patcher.original("threading").Lock()
+    return lock

@@ -1,9 +1,9 @@
-"""What can still be read of a damaged journal goes on in a new one; the old file is set aside.
+"""Put a damaged journal into quarantine and go on with what plain SQL can still read of it.
 
-journal.sqlite                  the damaged one
-journal.sqlite.salvage          a new one, while it is filled
-journal.sqlite.salvaged-TIME    filled: from here on it counts, whoever is killed
-journal.sqlite.corrupt-TIME     the damaged one, set aside, with its -wal and -shm and a .json
+journal.sqlite                  the damaged file
+journal.sqlite.salvage          a new journal while it is filled
+journal.sqlite.salvaged-TIME    the same, complete: from here on it counts, also after a kill
+journal.sqlite.corrupt-TIME     the damaged file in quarantine, with its -wal and -shm and a report
 """
 
 from __future__ import annotations
@@ -11,212 +11,227 @@ from __future__ import annotations
 import glob
 import json
 import os
-import shutil
 import sqlite3
 import time
 from contextlib import closing
-from typing import Any, Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Callable, Iterator
+
+from poundcake.endpoint import journal_schema
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _DAY = 86400
 _FIRST_WAIT = 60  # seconds
-# Around each id that is still named, others are looked for that are not.
-_REACH = 2000
-_PAGE = 4096
-# Each names all entries, in an order of its own; a scan ends at the first page that is damaged.
-_SCANS = (
-    "SELECT id FROM entries NOT INDEXED ORDER BY id {0}",
-    "SELECT id FROM entries INDEXED BY sqlite_autoindex_entries_1 ORDER BY request_id {0}",
-    "SELECT id FROM entries INDEXED BY ix_entries_state ORDER BY state {0}, next_at {0}, id {0}",
-)
+_MAX_ID = 1 << 62
 _FOREIGN = ("no such ", "already exists", "unsupported file format")
 
 
+@dataclass(frozen=True)
+class Report:
+    """What became of a damaged journal.
+
+    file: where it is now. at: when it was put there (seconds since the epoch). reason: what was
+    wrong with it. saved, lost: requests that go on, and those that the damaged file names without
+    giving their contents. unread_bytes: an estimate.
+    """
+
+    file: str
+    at: float
+    reason: str
+    saved: int
+    lost: int
+    unread_bytes: int
+
+    def as_dict(self) -> dict[str, str | float]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"the journal was damaged ({self.reason}) and is kept as {self.file}; "
+            f"{self.saved} requests go on, {self.lost} are known to be lost, about "
+            f"{self.unread_bytes} bytes could not be read: check the disk, then move the file away"
+        )
+
+
 def is_damage(error: BaseException) -> bool:
-    """Whether the file is damaged or no journal; a disk that is full or fails is neither."""
+    """Return True if an error says that the file is damaged or is no journal.
+
+    A disk that is full or fails is neither.
+    """
     # The driver has this very class for SQLITE_CORRUPT and SQLITE_NOTADB alone.
     if type(error) is sqlite3.DatabaseError:
         return True
     return type(error) is sqlite3.OperationalError and any(s in str(error) for s in _FOREIGN)
 
 
-def is_headless(path: str) -> bool:
-    """Whether the file is empty or gone and its -wal is not, which SQLite would then delete."""
+def has_lost_its_file(path: str) -> bool:
+    """Return True if a journal is empty or gone and its -wal is not.
+
+    SQLite deletes such a -wal as soon as the journal is opened.
+    """
     return not _size(path) and bool(_size(path + "-wal"))
 
 
-def text(raw: bytes) -> str:
-    """A text_factory for which bytes that are no text are damage."""
+def strict_text(raw: bytes) -> str:
+    """Decode a text column; bytes that are not UTF-8 are damage."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise sqlite3.DatabaseError(f"a text cannot be read: {error}") from None
 
 
-def wait(path: str) -> float:
-    """Seconds until a journal may be set aside again: the more of the last day there are, the
-    longer, or a disk that damages each would be filled with them.
+def seconds_until_allowed(path: str) -> float:
+    """Return how long to wait before another journal may be put into quarantine.
+
+    The wait grows with the number of those of the last day, or a disk that damages each of them
+    would be filled.
     """
-    ages = [time.time() - report["at"] for report in reports(path)]
+    ages = [time.time() - report.at for report in reports(path)]
     recent = [age for age in ages if 0 <= age < _DAY]
-    return _FIRST_WAIT * 4 ** (len(recent) - 1) - min(recent) if recent else 0.0
+    return _FIRST_WAIT * 4.0 ** (len(recent) - 1) - min(recent) if recent else 0.0
 
 
-def replace(path: str, tables: str, is_sound: Callable[[sqlite3.Row], bool], reason: str) -> None:
-    """Puts a new journal, with all that can be read of the damaged one, in that one's place.
+def replace(path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool], reason: str) -> None:
+    """Replace a damaged journal by a new one with all that can be read of it.
 
-    tables: the SQL that makes the new one's. is_sound(row): whether an entry is as it was
-    written. reason: what is wrong, for the report. Raises sqlite3.Error and OSError, a full disk
-    for one; the journal is then as it was.
+    Args:
+        clock: The time of the journal's clock if the damaged file does not tell.
+        is_sound: Tells whether a request, read as `journal_schema.select_one` gives it, is as it
+            was written.
+        reason: What is wrong, for the report.
+
+    Raises:
+        sqlite3.Error: The new journal cannot be written, for example because the disk is full;
+            the old one is unchanged.
+        OSError: The same.
     """
-    new, copy, now = path + ".salvage", path + ".copy", time.time()
+    new, now = path + ".salvage", time.time()
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    _remove(new, copy)
-    open(path, "ab").close()  # where only a -wal is left
+    _remove(new)
+    open(path, "ab").close()  # only its -wal may be left
     try:
-        with closing(sqlite3.connect(new, isolation_level=None)) as db:
-            db.execute("PRAGMA journal_mode=OFF")  # nobody sees the file before it is whole
-            db.execute("PRAGMA synchronous=FULL")
-            db.executescript(f"BEGIN; {tables} COMMIT;")
-            with closing(_reader(path, new, copy)) as old:
-                named = _named(old)
-                columns = len(db.execute("SELECT * FROM entries").description)
-                db.execute("BEGIN")
-                db.executemany(
-                    f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * columns)})",
-                    (tuple(row) for row in _rows(old, named) if is_sound(row)),
-                )
-                db.execute("COMMIT")
-                free = old.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE
-            saved = {row[0] for row in db.execute("SELECT id FROM entries")}
+        saved, lost, free = _fill(new, path, clock, is_sound)
         size = _size(path) + _size(path + "-wal")
-        report = {
-            "file": f"{path}.corrupt-{when}",
-            "at": now,
-            "reason": reason,
-            "saved": len(saved),
-            "lost": len(named - saved),
-            "unread_bytes": max(0, size - free - _size(new)) if saved else size,
-        }
-        with open(report["file"] + ".json", "w", encoding="utf-8") as file:
-            json.dump(report, file)
+        report = Report(
+            file=f"{path}.corrupt-{when}",
+            at=now,
+            reason=reason,
+            saved=saved,
+            lost=lost,
+            unread_bytes=max(0, size - free - _size(new)) if saved else size,
+        )
+        with open(report.file + ".json", "w", encoding="utf-8") as file:
+            json.dump(report.as_dict(), file)
         os.rename(new, f"{path}.salvaged-{when}")
     finally:
-        _remove(new, copy)
+        _remove(new)
     finish(path)
 
 
 def finish(path: str) -> None:
-    """Where a new journal is filled: sets the damaged one aside and puts it in its place."""
+    """Complete a replacement that was interrupted: move the damaged journal away and the new one
+    into its place, if there is a complete new one."""
     for salvaged in glob.glob(glob.escape(path) + ".salvaged-*"):
-        aside = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"
+        corrupt = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"
         # The file itself last: the new one would take what is left beside it for its own.
         for suffix in (*_SIDE_FILES, ""):
             if os.path.exists(path + suffix):
-                os.rename(path + suffix, aside + suffix)
+                os.rename(path + suffix, corrupt + suffix)
         os.rename(salvaged, path)
 
 
-def reports(path: str) -> list[dict[str, Any]]:
-    """What became of the journals that were set aside and are still there, oldest first.
-
-    [{file, at, reason, saved, lost, unread_bytes}]: at is seconds since the epoch; saved and lost
-    are entries, lost those that the damaged file still names; unread_bytes is an estimate.
-    """
+def reports(path: str) -> list[Report]:
+    """Return the reports on the journals that are still in quarantine, oldest first."""
     found = []
     for name in sorted(glob.glob(glob.escape(path) + ".corrupt-*Z")):
         try:
             with open(name + ".json", encoding="utf-8") as file:
-                found.append(json.load(file))
-        except (OSError, ValueError):
-            pass  # its report was taken away; whoever did so knows of it
+                found.append(Report(**json.load(file)))
+        except (OSError, ValueError, TypeError):
+            pass  # somebody removed its report and so knows of it
     return found
 
 
-def sentence(report: dict[str, Any]) -> str:
-    """A report for people."""
-    return (
-        f"the journal was damaged ({report['reason']}) and is set aside as {report['file']}; "
-        f"{report['saved']} entries go on, {report['lost']} are known to be lost, about "
-        f"{report['unread_bytes']} bytes could not be read: look at the disk, then move it away"
-    )
+def _fill(
+    new: str, path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool]
+) -> tuple[int, int, int]:
+    """Fill a new journal from a damaged one.
 
-
-def _reader(path: str, new: str, copy: str) -> sqlite3.Connection:
-    """Reads the damaged journal. Without a first page nothing is read of the others: it has that
-    of the new one, whose tables begin at the same pages, in a copy then.
+    Returns:
+        How many requests were saved, how many are lost, and how many bytes of the damaged file
+        were not in use.
     """
-    if _size(path):
-        old = _connect(path)
-        try:
-            old.execute("SELECT id FROM entries LIMIT 0")
-            return old
-        except sqlite3.Error as error:
-            if "no such" in str(error):
-                return old
-            old.close()
-            if not is_damage(error):
-                raise
-    for suffix in ("", "-wal"):
-        if os.path.exists(path + suffix):
-            shutil.copyfile(path + suffix, copy + suffix)
-    with open(new, "rb") as file:
-        first = bytearray(file.read(_PAGE))
-    first[18:20] = b"\2\2"  # it has a -wal (https://www.sqlite.org/fileformat.html)
-    first[24:40] = bytes(16)  # its size is that of the file, and no page is free
-    with open(copy, "r+b" if os.path.exists(copy) else "wb") as file:
-        file.write(first)
-    return _connect(copy)
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=OFF")  # nobody opens the file before it is complete
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN")
+        journal_schema.create(db, clock)
+        if not _size(path):
+            db.execute("COMMIT")
+            return 0, 0, 0
+        with closing(_open(path)) as old:
+            version = _value(old, "PRAGMA user_version")
+            ids: set[int] = set()
+            saved = 0
+            if journal_schema.is_known(version):
+                ids = _ids(old, version)
+                for row in _rows(old, version, ids):
+                    if is_sound(row):
+                        journal_schema.insert(db, tuple(row)[:-1], row["body"])
+                        saved += 1
+            _keep_identity(db, old)
+            free = _value(old, "PRAGMA freelist_count") * _value(old, "PRAGMA page_size")
+        db.execute("COMMIT")
+    return saved, len(ids) - saved, free
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _open(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
-    connection.text_factory = text
+    connection.text_factory = strict_text
     return connection
 
 
-def _named(old: sqlite3.Connection) -> set[int]:
-    """The ids of all entries that the table or an index still names."""
-    found: set[int] = set()
-    for scan in _SCANS:
-        for order in ("ASC", "DESC"):
-            try:
-                found.update(row["id"] for row in old.execute(scan.format(order)))
-            except sqlite3.Error as error:
-                if not is_damage(error):
-                    raise
-    return {i for i in found if isinstance(i, int) and 0 < i < 1 << 62}
+def _value(old: sqlite3.Connection, statement: str) -> int:
+    """Return the one number a statement gives; 0 if the damage hides it."""
+    rows = list(_readable(old, statement))
+    return int(rows[0][0]) if rows else 0
 
 
-def _rows(old: sqlite3.Connection, named: set[int]) -> Iterator[sqlite3.Row]:
-    """All entries that can be read: in a row up to what is damaged, then one by one."""
-    seen: set[int] = set()
+def _ids(old: sqlite3.Connection, version: int) -> set[int]:
+    """Return the ids of all requests that the table or an index still names."""
+    found: set[object] = set()
+    for statement in journal_schema.select_ids(version):
+        found.update(row[0] for row in _readable(old, statement))
+    return {i for i in found if isinstance(i, int) and 0 < i < _MAX_ID}
+
+
+def _rows(old: sqlite3.Connection, version: int, ids: set[int]) -> Iterator[sqlite3.Row]:
+    for i in sorted(ids):
+        yield from _readable(old, journal_schema.select_one(version), i)
+
+
+def _keep_identity(db: sqlite3.Connection, old: sqlite3.Connection) -> None:
+    """Give the new journal the endpoint's id and the clock of the old one."""
+    for row in _readable(old, "SELECT endpoint_id, clock FROM journal"):
+        db.execute("UPDATE journal SET endpoint_id = ?, clock = ?", tuple(row))
+
+
+def _readable(old: sqlite3.Connection, statement: str, *args: object) -> Iterator[sqlite3.Row]:
+    """Yield the rows of a statement up to the first damage."""
     try:
-        for row in old.execute("SELECT * FROM entries NOT INDEXED ORDER BY id"):
-            seen.add(row["id"])
-            yield row
+        yield from old.execute(statement, args)
     except sqlite3.Error as error:
         if not is_damage(error):
             raise
-    next_id = 0
-    for i in sorted(named or {1}):
-        for one in range(max(next_id, i - _REACH), i + _REACH):
-            if one not in seen:
-                try:
-                    yield from old.execute("SELECT * FROM entries WHERE id = ?", (one,))
-                except sqlite3.Error as error:
-                    if not is_damage(error):
-                        raise
-        next_id = i + _REACH
 
 
 def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _remove(*paths: str) -> None:
-    for path in paths:
-        for suffix in (*_SIDE_FILES, ""):
-            if os.path.exists(path + suffix):
-                os.remove(path + suffix)
+def _remove(path: str) -> None:
+    for suffix in (*_SIDE_FILES, ""):
+        if os.path.exists(path + suffix):
+            os.remove(path + suffix)

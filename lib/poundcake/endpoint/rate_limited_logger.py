@@ -1,30 +1,35 @@
-"""Warnings that others can cause as often as they like."""
+"""Log warnings that a client can cause as often as it likes, without filling the log."""
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
-from typing import Any
+from time import monotonic
 
 
 class RateLimitedLogger:
-    """Logs a text at most once in so many seconds, and then how often it was left out."""
+    """Log each text at most once per interval, and say how often it was suppressed."""
 
-    def __init__(self, log: Any, seconds: float = 60):
+    def __init__(self, log: logging.Logger, seconds: float = 60):
         self._log = log
         self._seconds = seconds
         self._lock = threading.Lock()
-        # By text: when it may be logged again, and how often it was not.
+        # {text: (monotonic time from which it may be logged again, how often it was suppressed)}
         self._texts: dict[str, tuple[float, int]] = {}
 
-    def warning(self, text: str, *args: Any) -> None:
-        """text: one of a few; what differs from time to time is in args, as in logging."""
-        now = time.monotonic()
+    def warning(self, text: str, *args: object) -> None:
+        """Log a warning.
+
+        Args:
+            text: A format string as in `logging`, from a fixed set: it is what is limited.
+            args: What differs from one occurrence to the next.
+        """
+        now = monotonic()
         with self._lock:
-            next_at, left_out = self._texts.get(text, (0.0, 0))
+            next_at, suppressed = self._texts.get(text, (0.0, 0))
             if now < next_at:
-                self._texts[text] = next_at, left_out + 1
+                self._texts[text] = next_at, suppressed + 1
                 return
             self._texts[text] = now + self._seconds, 0
-        more = f" (and {left_out} times since this was last logged)" if left_out else ""
+        more = f" (and {suppressed} times since this was last logged)" if suppressed else ""
         self._log.warning(text + "%s", *args, more)

@@ -58,8 +58,11 @@ def around(owner, name, before=None, after=None):
     setattr(owner, name, wrapper)
 
 
+def group_commit(module):
+    around(module.GroupCommit, "_commit", "before commit", "committed")
+
+
 def journal(module):
-    around(module.Journal, "_commit", "before commit", "committed")
     around(module.Journal, "mark_announced", "confirmed", "marked announced")
     around(module.Journal, "mark_recorded", "recorded", "marked recorded")
     around(module.Journal, "mark_emitted", "emitted", "marked emitted")
@@ -109,8 +112,8 @@ def claims(module):
 
 
 def sync(module):
-    around(module, "_explain", after="sync explained")
-    around(module, "_complete", after="sync before commit")
+    around(module, "explain_alerts", after="sync explained")
+    around(module, "complete_requests", after="sync before commit")
     around(module, "sync", after="sync committed")
 
 
@@ -128,6 +131,7 @@ def executor(module):
 
 
 HOOKS = {
+    "poundcake.endpoint.group_commit": group_commit,
     "poundcake.endpoint.journal": journal,
     "poundcake.endpoint.bus": bus,
     "amqp.channel": amqp,

@@ -180,9 +180,10 @@ def test_a_broker_without_memory_is_an_error_in_time(bus, rabbitmq):
 
 def test_a_wrong_password_is_an_error_that_does_not_show_it(rabbitmq):
     bus = Bus(connect_to(f"amqp://nobody:hushword@127.0.0.1:{rabbitmq.port}//"))
-    with pytest.raises(BusError) as caught:
-        bus.publish("poundcake.alert", {}, "t")
-    assert "hushword" not in str(caught.value)
+    for use in (bus.check, lambda: bus.publish("poundcake.alert", {}, "t")):
+        with pytest.raises(BusError) as caught:
+            use()
+        assert "hushword" not in str(caught.value)
 
 
 def test_closing_does_not_wait(bus, rabbitmq):
@@ -198,5 +199,21 @@ def test_nobody_there():
     bus = Bus(connect_to(f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"))
     began = time.monotonic()
     with pytest.raises(BusError):
+        bus.check()
+    with pytest.raises(BusError):
         bus.publish("poundcake.alert", {}, "t")
     assert time.monotonic() - began < 30
+
+
+def test_a_check_publishes_nothing_and_leaves_a_connection_that_works(bus, rabbitmq):
+    bus.check()
+    assert arrived(rabbitmq.url) == []
+    bus.publish("poundcake.alert", {"n": 1}, "t")
+    assert len(arrived(rabbitmq.url)) == 1
+
+
+def test_a_message_that_cannot_be_written_is_an_error_and_the_next_goes(bus, rabbitmq):
+    with pytest.raises(BusError):
+        bus.publish("poundcake.alert", {"n": threading.Lock()}, "t")
+    bus.publish("poundcake.alert", {"n": 2}, "t")
+    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [2]

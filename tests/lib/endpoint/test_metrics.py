@@ -19,10 +19,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 import poundcake
-from poundcake.endpoint import journal, metrics
+from poundcake.endpoint import metrics
 from poundcake.endpoint.metrics import Metrics
 from tests import services
 from tests.lib.endpoints import KINDS, WAYS
+from tests.lib.pipelines import Rig
 from tests.lib.samples import alert, later, webhook
 from tests.waiting import wait_for
 
@@ -108,16 +109,14 @@ def make(request, tmp_path):
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
-    """A relay that waits for nothing long."""
-    from tests.lib.endpoint.test_relay import House
-
-    monkeypatch.setattr("poundcake.endpoint.relay.RECORD_TIME", 0.3)
-    monkeypatch.setattr("poundcake.endpoint.relay._EXPLAIN_LOOK", 0.05)
-    monkeypatch.setattr("poundcake.endpoint.relay._EMIT_WAIT", (0.1, 0.1))
-    found = House(tmp_path)
+def pipeline(tmp_path, database_path, monkeypatch):
+    """One with its thread that waits for nothing long."""
+    monkeypatch.setattr("poundcake.endpoint.retry.RECORD_WAIT", 0.3)
+    monkeypatch.setattr("poundcake.endpoint.emitter.LOOK_WAIT", 0.05)
+    monkeypatch.setattr("poundcake.endpoint.retry.EMIT_WAITS", (0.1, 0.1))
+    found = Rig(tmp_path, database_path)
     yield found
-    found.stop()
+    found.close()
 
 
 def numbers(counted):
@@ -175,7 +174,7 @@ class TestFormat:
         assert (checked.returncode, checked.stdout.decode()) == (0, "")
 
     def test_the_readme_tells_of_each(self, make):
-        endpoint = make({"endpoint.relay._SYNC_WAIT": (0.1, 0.1)})
+        endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
         found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
@@ -315,7 +314,7 @@ class TestRequests:
 
 class TestTheWay:
     def test_from_acceptance_to_the_rules(self, make):
-        endpoint = make({"endpoint.relay._SYNC_WAIT": (0.1, 0.1)})
+        endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         at_first = scrape(endpoint)
         for outcome in metrics.OUTCOMES:  # each is there from the start
             assert ("poundcake_alerts_recorded_total", frozenset({("outcome", outcome)})) in (
@@ -354,7 +353,7 @@ class TestTheWay:
         assert found.get("syncs_asked_total") == syncs
 
     def test_a_broker_that_is_away(self, make):
-        endpoint = make({"endpoint.relay._RETRY_WAIT": (0.05, 0.05)}, backlog_limit=7)
+        endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
         # Health is looked at once a second, the rest is of this moment.
         up = reaches(
@@ -402,7 +401,7 @@ class TestTheWay:
             endpoint.accept(webhook())
         book = endpoint.endpoint.journal
         entries = book.fresh(25)
-        book.mark_missed([e.id for e in entries], time.time() + 600, journal.STUCK)
+        book.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
         found = reaches(endpoint, lambda n: n.get("journal_stuck_requests"))
         assert found.get("journal_stuck_requests") == 25
         assert found.get("journal_backlog_requests") == 5
@@ -410,35 +409,35 @@ class TestTheWay:
     def test_a_journal_that_cannot_be_had(self, make, tmp_path):
         (tmp_path / "in-the-way").write_text("")
         state = str(tmp_path / "in-the-way" / "state")
-        endpoint = make({"endpoint.service._RETRY": 0.2}, journal=False, state_dir=state)
+        endpoint = make({"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state)
         found = reaches(endpoint, lambda n: n.get("component_down", component="journal"))
         assert not found.has("journal_requests")
         (tmp_path / "in-the-way").unlink()
         found = reaches(endpoint, lambda n: n.has("journal_requests"))
         assert found.get("component_down", component="journal") == 0
 
-    def test_a_miss_and_what_is_recorded_late(self, house):
-        house.bus.records = False
-        house.start()
-        request_id = house.accept(alert())
-        wait_for(lambda: numbers(house.metrics).get("announcement_misses_total") >= 1)
-        assert numbers(house.metrics).get("requests_recorded_total") == 0
-        house.bus.records = True
-        house.reaches(request_id, "recorded")
-        wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total"))
-        found = numbers(house.metrics)
+    def test_a_miss_and_what_is_recorded_late(self, pipeline):
+        pipeline.bus.records = False
+        pipeline.start()
+        request_id = pipeline.accept(alert())
+        wait_for(lambda: numbers(pipeline.metrics).get("announcement_misses_total") >= 1)
+        assert numbers(pipeline.metrics).get("requests_recorded_total") == 0
+        pipeline.bus.records = True
+        pipeline.reaches(request_id, "recorded")
+        wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total"))
+        found = numbers(pipeline.metrics)
         assert found.get("requests_recorded_total") == 1
         assert found.get("accept_to_record_seconds_count") == 1
 
-    def test_an_alert_that_was_lost_is_emitted_again(self, house):
-        house.start()
-        request_id = house.accept(alert())
-        house.reaches(request_id, "recorded")
-        wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total", emission="first"))
-        assert numbers(house.metrics).get("alerts_emitted_total", emission="again") == 0
-        house.set_explanation("retry")
-        wait_for(lambda: numbers(house.metrics).get("alerts_emitted_total", emission="again"))
-        found = numbers(house.metrics)
+    def test_an_alert_that_was_lost_is_emitted_again(self, pipeline):
+        pipeline.start()
+        request_id = pipeline.accept(alert())
+        pipeline.reaches(request_id, "recorded")
+        wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="first"))
+        assert numbers(pipeline.metrics).get("alerts_emitted_total", emission="again") == 0
+        pipeline.set_explanation("retry")
+        wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="again"))
+        found = numbers(pipeline.metrics)
         assert found.get("alerts_emitted_total", emission="first") == 1
         assert found.get("alerts_recorded_total") == 1  # again is no other alert
 

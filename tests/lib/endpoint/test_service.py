@@ -1,4 +1,4 @@
-"""The endpoint as a whole: whatever is missing is said, and had as soon as it is there."""
+"""The endpoint as a whole: it says what is missing, and uses it as soon as it is there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ import time
 import pytest
 
 from poundcake.config import load
-from poundcake.endpoint import service as module
+from poundcake.endpoint import filesystem, installation, journal_keeper, service, supervisor
+from poundcake.endpoint.announcer import Announcer
 from poundcake.endpoint.journal import JournalError
+from poundcake.endpoint.journal_schema import VERSION
+from poundcake.endpoint.pipeline import Pipeline
 from poundcake.endpoint.service import Endpoint
 from poundcake.trail import database
 from poundcake.trail.database import DatabaseError
@@ -35,7 +38,7 @@ from tests.lib.endpoints import (
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
-QUICK = {"endpoint.service._RETRY": 0.2}
+QUICK = {"endpoint.supervisor.RETRY_SECONDS": 0.2}
 PAGE = 4096
 
 
@@ -48,6 +51,20 @@ def make(request, tmp_path):
         found = KINDS[request.param](tmp_path, QUICK, **config).start()
         made.append(found)
         return found
+
+    yield factory
+    for found in made:
+        found.stop()
+
+
+@pytest.fixture
+def make_here(tmp_path):
+    """The same, always on plain threads: for what has nothing to do with how threads run."""
+    made = []
+
+    def factory(**config):
+        made.append(InThreads(tmp_path, QUICK, **config).start())
+        return made[-1]
 
     yield factory
     for found in made:
@@ -72,7 +89,7 @@ def failed(log):
     """
 
     def wait():
-        wait_for(lambda: "tried again until it works" in log())
+        wait_for(lambda: "retrying until it works" in log())
         time.sleep(0.5)
 
     return wait
@@ -107,7 +124,7 @@ class TestRecovers:
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
-    def test_the_state_directory_cannot_be_and_then_can(self, make, tmp_path):
+    def test_the_state_directory_cannot_be_made_at_first(self, make, tmp_path):
         """A file is where the folder should be: even root cannot write below it."""
         (tmp_path / "in-the-way").write_text("")
         state = tmp_path / "in-the-way" / "state"
@@ -128,15 +145,15 @@ class TestRecovers:
         endpoint.ready()
         assert endpoint.post(webhook(alert())).status == 202
 
-    def test_another_has_the_state_directory(self, make):
-        first = make().ready()
-        second = make(port=services.free_port()).ready(journal=False)
+    def test_another_endpoint_uses_the_state_directory(self, make_here):
+        first = make_here().ready()
+        second = make_here(port=services.free_port()).ready(journal=False)
         told(second, "another endpoint")
         first.stop()
         second.ready()
 
-    def test_another_releases_journal_is_left_to_that(self, make, tmp_path):
-        endpoint = make().ready()
+    def test_the_journal_of_another_release_is_not_touched(self, make_here, tmp_path):
+        endpoint = make_here().ready()
         request_id = endpoint.accept(webhook())
         endpoint.stop()
         path = tmp_path / "state" / "journal.sqlite"
@@ -144,8 +161,8 @@ class TestRecovers:
         endpoint.start().ready(journal=False)
         told(endpoint, "another release")
         assert "another release" in part(endpoint, "journal")["detail"]
-        assert sql(path, "SELECT request_id FROM entries") == [(request_id,)]
-        sql(path, "PRAGMA user_version = 1")
+        assert sql(path, "SELECT request_id FROM requests") == [(request_id,)]
+        sql(path, f"PRAGMA user_version = {VERSION}")
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
@@ -160,8 +177,10 @@ class TestRecovers:
             {"auth_tokens": ["env:POUNDCAKE_NO_SUCH_VARIABLE"]},
         ],
     )
-    def test_a_configuration_that_cannot_be_used_does_not_end_it(self, make, failed, log, config):
-        endpoint = make(**config)
+    def test_a_configuration_that_cannot_be_used_does_not_end_it(
+        self, make_here, failed, log, config
+    ):
+        endpoint = make_here(**config)
         failed()
         assert "configuration: {}: ".format(*config) in log()
         assert endpoint.alive
@@ -169,13 +188,13 @@ class TestRecovers:
             endpoint.client()
 
     @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 100, "192.0.2.1"])
-    def test_an_address_that_cannot_be_had_does_not_end_it(self, make, failed, host):
-        endpoint = make(host=host, auth_tokens=["t"])
+    def test_an_address_that_cannot_be_used_does_not_end_it(self, make_here, failed, host):
+        endpoint = make_here(host=host, auth_tokens=["t"])
         failed()
         assert endpoint.alive
 
-    def test_the_token_file_comes_later(self, make, failed, tmp_path):
-        endpoint = make(auth_tokens=["file:{}".format(tmp_path / "token")])
+    def test_the_token_file_comes_later(self, make_here, failed, tmp_path):
+        endpoint = make_here(auth_tokens=["file:{}".format(tmp_path / "token")])
         failed()
         (tmp_path / "token").write_text("the-token\n")
         wait_for(lambda: endpoint.alive and self.answers(endpoint))
@@ -232,13 +251,22 @@ class TestRecovers:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
 
 
-def test_a_restart_goes_on_where_the_journal_stood(make):
+def test_the_broker_is_known_before_anything_is_published(make):
+    """U13: it was unknown after every start, until the first request."""
+    endpoint = make().ready()
+    wait_for(lambda: part(endpoint, "broker")["state"] == "ok")
+    assert endpoint.published() == []
+
+
+def test_a_restart_resumes_the_requests_of_the_journal(make, log, caplog):
     endpoint = make().ready()
     endpoint.set_broker(up=False)
     ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
     endpoint.stop()
     endpoint.set_broker(up=True)
-    endpoint.start().ready()
+    with caplog.at_level("INFO"):
+        endpoint.start().ready()
+    assert "resuming 5 requests from the journal" in log()
     for request_id in ids:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
     names = [p["alert_name"] for t, p, _ in endpoint.published() if t == "poundcake.alert"]
@@ -255,7 +283,7 @@ class TestDamage:
         """
         while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             pass  # the endpoint is at it
-        sql(path, "PRAGMA user_version = 1")  # makes others forget what they have read
+        sql(path, f"PRAGMA user_version = {VERSION}")  # makes others forget what they have read
         sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         data = path.read_bytes()
         count = len(data) // PAGE
@@ -265,18 +293,18 @@ class TestDamage:
                 file.seek(page * PAGE)
                 file.write(bytes(PAGE))
 
-    def test_in_the_middle_of_work(self, make, tmp_path, log):
+    def test_damage_while_the_endpoint_works(self, make, tmp_path, log):
         endpoint = make().ready()
         path = tmp_path / "state" / "journal.sqlite"
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
-        self.spoil(path, pages=3)
-        endpoint.set_broker(up=True)  # the relay reads what waits
+        self.spoil(path, pages=1)
+        endpoint.set_broker(up=True)  # the announcer reads what waits
         found = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
         assert (health["status"], health["components"]["journal"]["state"]) == ("degraded", "ok")
-        for word in (found["file"], "{} entries go on".format(found["saved"])):
+        for word in (found["file"], "{} requests go on".format(found["saved"])):
             assert word in health["components"]["journal"]["detail"]
             assert word in log()
         assert os.path.exists(found["file"])
@@ -304,7 +332,7 @@ class TestDamage:
         endpoint.start().ready()  # who looks at it later hears of it as well
         assert part(endpoint, "journal")["set_aside"] == [found]
 
-    def test_again_and_again(self, make, tmp_path):
+    def test_damage_again_and_again(self, make, tmp_path):
         """It is not set aside a second time at once, and everyone is told why."""
         endpoint = make().ready()
         endpoint.set_broker(up=False)
@@ -315,8 +343,8 @@ class TestDamage:
         endpoint.ready()
         before = aside(path)
         self.spoil(path)
-        told(endpoint, "look at the disk")
-        assert "look at the disk" in part(endpoint, "journal")["detail"]
+        told(endpoint, "check the disk")
+        assert "check the disk" in part(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
         assert aside(path) == before and len(before) == 1
         os.remove(before[0])  # the operator has looked
@@ -473,8 +501,8 @@ class TestInside:
 
     @pytest.fixture
     def quick(self, monkeypatch):
-        monkeypatch.setattr(module, "_RETRY", 0.02)
-        monkeypatch.setattr(module, "_TICK", 0.01)
+        monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.02)
+        monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.01)
 
     def run_until(self, found, condition):
         thread = threading.Thread(target=found.run, daemon=True)
@@ -486,8 +514,18 @@ class TestInside:
             found.stop()
             thread.join(10)
 
-    @pytest.mark.parametrize("what", ["load", "Server", "Journal", "Relay"])
-    def test_a_fault_of_ours_does_not_end_it(self, tmp_path, monkeypatch, caplog, quick, what):
+    @pytest.mark.parametrize(
+        "module, what",
+        [
+            (installation, "load"),
+            (service, "Server"),
+            (journal_keeper, "Journal"),
+            (installation, "Pipeline"),
+        ],
+    )
+    def test_a_programming_error_does_not_end_it(
+        self, tmp_path, monkeypatch, caplog, quick, module, what
+    ):
         found, _ = self.start(tmp_path)
         works, tries = getattr(module, what), []
 
@@ -500,22 +538,22 @@ class TestInside:
         monkeypatch.setattr(module, what, fails)
         self.run_until(found, lambda: found.journal and len(tries) == 4)
         assert caplog.text.count("cannot be brought up") == 1  # with its traceback
-        assert caplog.text.count("tried again until it works") == 1
+        assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
-    def test_a_relay_that_cannot_begin_does_not_keep_the_journal(
+    def test_a_pipeline_that_cannot_start_does_not_keep_the_journal(
         self, tmp_path, monkeypatch, quick, error
     ):
         found, _ = self.start(tmp_path)
-        works, tries = module.Relay.start, []
+        works, tries = Pipeline.start, []
 
-        def fails(relay):
+        def fails(pipeline):
             tries.append(1)
             if len(tries) < 4:
                 raise error("can't start new thread")
-            return works(relay)
+            return works(pipeline)
 
-        monkeypatch.setattr(module.Relay, "start", fails)
+        monkeypatch.setattr(Pipeline, "start", fails)
         self.run_until(found, lambda: found.journal)
 
     def test_a_journal_that_failed_is_tried_until_it_works(self, tmp_path, monkeypatch, quick):
@@ -539,7 +577,9 @@ class TestInside:
         )
         assert tries == ["unavailable"] * 4
 
-    def test_what_only_the_journal_may_know_is_not_unknown(self, tmp_path, monkeypatch, quick):
+    def test_a_request_is_not_unknown_while_the_journal_cannot_be_read(
+        self, tmp_path, monkeypatch, quick
+    ):
         found, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
 
@@ -547,7 +587,7 @@ class TestInside:
             raise JournalError("disk I/O error")
 
         def asked():
-            if not found.journal:
+            if not found.journal or not services.accepts_connections(port):
                 return False
             wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
             monkeypatch.setattr(found.journal, "find", fails)
@@ -557,24 +597,57 @@ class TestInside:
 
         self.run_until(found, asked)
 
-    def test_damage_that_the_relay_meets_first(self, tmp_path, monkeypatch, quick):
+    def test_damage_that_the_pipeline_meets_first(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path)
-        works, tries = module.Relay.start, []
+        works, tries = Pipeline.start, []
 
-        def fails(relay):
+        def fails(pipeline):
             tries.append(1)
             if len(tries) == 1:
-                raise relay._journal._failed(sqlite3.DatabaseError("malformed"))
-            return works(relay)
+                file = pipeline._needs.journal._file
+                raise file.failed(sqlite3.DatabaseError("malformed"))
+            return works(pipeline)
 
-        monkeypatch.setattr(module.Relay, "start", fails)
+        monkeypatch.setattr(Pipeline, "start", fails)
         self.run_until(found, lambda: found.journal)
         assert len(aside(tmp_path / "state" / "journal.sqlite")) == 1
 
-    def test_a_state_is_said_once(self, tmp_path, monkeypatch, caplog, quick):
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_thread_that_ended_is_started_again(self, tmp_path, monkeypatch, caplog, quick):
+        """R5: requests waited for a thread that was dead, and health said ok."""
+        found, port = self.start(tmp_path)
+        probe = InThreads(tmp_path, port=port)
+        settle, killed = Announcer.settle, []
+
+        def kill(announcer):
+            if not killed:
+                killed.append(1)
+                raise SystemExit  # as a green thread ends that is killed
+            return settle(announcer)
+
+        monkeypatch.setattr(Announcer, "settle", kill)
+
+        def recorded():
+            if not killed or not services.accepts_connections(port):
+                return False
+            request_id = probe.accept(webhook(alert()))
+            wait_for(lambda: has_status(probe, request_id, "recorded"))
+            return True
+
+        self.run_until(found, recorded)
+        assert "has ended; it is started again" in caplog.text
+
+    def test_a_state_dir_in_memory_is_warned_about_once(self, tmp_path, monkeypatch, caplog, quick):
+        (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
+        monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
+        found, _ = self.start(tmp_path)
+        self.run_until(found, lambda: found.journal and found.health()["status"] == "ok")
+        assert caplog.text.count("is on tmpfs, which a reboot empties") == 1
+
+    def test_a_state_is_logged_once(self, tmp_path, monkeypatch, caplog, quick):
         found, port = self.start(tmp_path)
         tries, listen = [], found._listen
-        monkeypatch.setattr(found, "_listen", lambda: tries.append(1) or listen())
+        monkeypatch.setattr(found, "_listen", lambda *args: tries.append(1) or listen(*args))
         (tmp_path / "state").write_text("")
         with socket.socket() as taken, caplog.at_level("INFO"):
             taken.bind(("127.0.0.1", port))
@@ -591,11 +664,11 @@ class TestInside:
         assert caplog.text.count("webhooks at http") == 1
         assert caplog.text.count("journal: works again") == 1
 
-    def test_tries_are_rarer_and_rarer(self, tmp_path, monkeypatch, quick):
+    def test_retries_become_rarer(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
-            module, "load", lambda config: times.append(time.monotonic()) or load(config)
+            installation, "load", lambda config: times.append(time.monotonic()) or load(config)
         )
         self.run_until(found, lambda: len(times) > 5)
         waits = [later - earlier for earlier, later in zip(times, times[1:])]
@@ -613,18 +686,16 @@ class TestInside:
         )
         return found, given["port"]
 
-    def test_a_webhook_while_it_starts_is_taken_or_refused_and_never_both(
-        self, tmp_path, monkeypatch
-    ):
+    def test_a_webhook_during_the_start_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())
         found, _ = self.start(tmp_path, port=probe.port)
-        relay, answers = module.Relay, []
+        pipeline, answers = installation.Pipeline, []
 
         def late(*args):
             answers.append(probe.post(webhook()))
-            return relay(*args)
+            return pipeline(*args)
 
-        monkeypatch.setattr(module, "Relay", late)
+        monkeypatch.setattr(installation, "Pipeline", late)
         thread = threading.Thread(target=found.run, daemon=True)
         thread.start()
         wait_for(lambda: answers)

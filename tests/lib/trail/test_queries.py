@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from poundcake import stackstorm
 from poundcake.config import Config
-from poundcake.endpoint import service
+from poundcake.endpoint import installation
 from poundcake.endpoint.journal import Journal
 from poundcake.trail import database, queries, text
 from poundcake.trail.record import record_requests
@@ -146,7 +146,7 @@ class TestStatus:
     def test_of_one_that_is_only_in_the_journal(self, tmp_path):
         journal = Journal(str(tmp_path / "j"))
         request_id = journal.accept(request(alert()), "", "hash", 1)
-        found = service._pending_status(journal.find(request_id), "broker: away")
+        found = installation.pending_status(journal.find(request_id), "broker: away")
         journal.close()
         assert [key for key in found if key != "held_up_by"] == STATUS
         assert (found["status"], found["held_up_by"]) == ("accepted", "broker: away")

@@ -1,0 +1,39 @@
+"""Read the alerts to emit, as many at a time as memory allows."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Sequence
+
+from poundcake.endpoint.recorded import RecordedAlert, UnexplainedAlert
+from poundcake.endpoint.tracking_queries import load_alerts
+from poundcake.endpoint.tracking_reader import TrackingReader
+
+LOAD_BYTES = 4 << 20
+"""Of the labels of alerts that are in memory together."""
+
+
+class AlertLoader:
+    """Read alerts in the order in which they are emitted, as many at a time as memory allows."""
+
+    def __init__(self, reader: TrackingReader, wanted: Sequence[UnexplainedAlert]):
+        self._reader = reader
+        self._wanted = deque(wanted)
+        self._loaded: dict[int, RecordedAlert] = {}
+
+    def get(self, alert_id: int) -> RecordedAlert | None:
+        """Return an alert; None if it was purged. Raises DatabaseError."""
+        if alert_id not in self._loaded:
+            while self._wanted and self._wanted[0].id != alert_id:
+                self._wanted.popleft()
+            self._loaded = self._reader.read(load_alerts, self._next_ids())
+        return self._loaded.get(alert_id)
+
+    def _next_ids(self) -> list[int]:
+        ids: list[int] = []
+        left = LOAD_BYTES
+        while self._wanted and (not ids or self._wanted[0].size <= left):
+            alert = self._wanted.popleft()
+            ids.append(alert.id)
+            left -= alert.size
+        return ids

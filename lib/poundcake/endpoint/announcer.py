@@ -1,0 +1,197 @@
+"""Announce accepted requests in batches, and see that they are recorded."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta, timezone
+from time import monotonic
+from typing import Any, Sequence
+
+from poundcake import announcement
+from poundcake.announcement import Request
+from poundcake.endpoint import native, retry
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.journal import Entry
+from poundcake.endpoint.retry import FailedAttempt, Pace
+from poundcake.endpoint.tracking_queries import recorded_ids
+from poundcake.endpoint.triggers import ANNOUNCE
+from poundcake.stackstorm import StackStorm, StackStormError
+
+RECORD = "poundcake.record"
+"""The rule that matches an announcement, and the action that it runs."""
+BATCH_BYTES = 1 << 20
+"""Of an announcement, packed; a larger request is announced alone."""
+POLL_WAITS = (0.05, 0.3)
+"""Seconds between looks into the tracking database: at first and at last."""
+
+
+class Batch:
+    """An announcement that is out: the requests of it that are not recorded yet."""
+
+    def __init__(self, entries: Sequence[Entry], sent_at: float):
+        self.entries = {entry.id: entry for entry in entries}
+        self.size = len(entries)
+        self.sent_at = sent_at
+
+
+class Announcer:
+    """Announce one batch at a time, and announce again what is not recorded in time.
+
+    stuck_reason: why the request that was found stuck last cannot be recorded.
+    """
+
+    def __init__(self, dependencies: Dependencies):
+        """Go on where the journal stands."""
+        self._needs = dependencies
+        self._in_flight: dict[str, Batch] = {}
+        self._pace = Pace()
+        self._poll_wait = POLL_WAITS[0]
+        self._poll_at = 0.0
+        self._failed_first = False
+        self.stuck_reason = ""
+        by_batch: dict[str, list[Entry]] = {}
+        for entry in dependencies.journal.announced():
+            by_batch.setdefault(entry.batch_id, []).append(entry)
+        for batch_id, entries in by_batch.items():
+            self._in_flight[batch_id] = Batch(entries, entries[0].state_since)
+
+    # -- the step that sees what is recorded
+
+    def settle(self) -> float | None:
+        """Find out which announced requests are recorded, and give up on those that are late."""
+        if not self._in_flight:
+            return None
+        left = self._poll_at - monotonic()
+        if left > 0:
+            return left
+        waiting = [e for batch in self._in_flight.values() for e in batch.entries.values()]
+        recorded = self._see_recorded(waiting)
+        for batch_id, batch in list(self._in_flight.items()):
+            for entry in recorded:
+                batch.entries.pop(entry.id, None)
+            if not batch.entries:
+                del self._in_flight[batch_id]
+            elif monotonic() - batch.sent_at > retry.RECORD_WAIT:
+                del self._in_flight[batch_id]
+                self._missed(batch)
+        self._poll_next(POLL_WAITS[0] if recorded else min(self._poll_wait * 1.5, POLL_WAITS[1]))
+        return self._poll_wait if self._in_flight else 0.0
+
+    def _see_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Mark those of the requests that are on record, and return them."""
+        found = self._needs.reader.read(recorded_ids, entries)
+        self._needs.components.database.ok()
+        recorded = [entry for entry in entries if entry.id in found]
+        if recorded:
+            self._needs.journal.mark_recorded([entry.id for entry in recorded])
+            if self._pace.misses:
+                self._needs.journal.clear_waits()
+            self._pace = retry.pace_after_record(self._pace, monotonic())
+            self._needs.components.stackstorm.ok()
+            self._needs.metrics.recorded(entry.received_at for entry in recorded)
+        return recorded
+
+    def _missed(self, batch: Batch) -> None:
+        """Plan the next announcement of a batch that was not recorded in time."""
+        self._needs.metrics.announcement_misses.inc()
+        entries = list(batch.entries.values())
+        plan = retry.plan_missed(self._failed_attempt(entries, batch.size))
+        self._apply(plan, entries)
+        if plan.is_stuck:
+            self.stuck_reason = why_not_recorded(self._needs.stackstorm)
+            return
+        self._needs.reader.forget()
+        self._pace = retry.pace_after_miss(self._pace, monotonic())
+        self._needs.components.stackstorm.down(why_not_recorded(self._needs.stackstorm))
+
+    def _failed_attempt(self, entries: Sequence[Entry], size: int) -> FailedAttempt:
+        # The entry was read before this attempt: its state began with the failure before.
+        first = entries[0]
+        return FailedAttempt(size, first.attempts, self._pace.recorded_at > first.state_since)
+
+    def _apply(self, plan: retry.RetryPlan, entries: Sequence[Entry]) -> None:
+        ids = [entry.id for entry in entries]
+        wait = retry.jittered(plan.wait)
+        self._needs.journal.mark_missed(ids, wait, plan.batch_limit, plan.is_stuck)
+
+    # -- the step that announces
+
+    def announce(self) -> float | None:
+        """Publish the next batch, unless one is still out."""
+        if self._in_flight:
+            return None
+        left = self._pace.next_at - monotonic()
+        if left > 0:
+            return left
+        entries = self._next_batch()
+        if not entries:
+            return None
+        # A failed one may have been recorded late.
+        if entries[0].attempts and self._see_recorded(entries):
+            return 0.0
+        batch_id = str(uuid.uuid4())
+        database_id = self._needs.reader.database_id()
+        requests = self._needs.journal.load_requests(entries)
+        try:
+            payload = pack_within(requests, database_id, batch_id)
+            entries = entries[: payload["count"]]
+            self._needs.bus.publish(ANNOUNCE, payload, batch_id)
+        except Exception as error:
+            self._refused(entries, error)
+            raise
+        self._needs.components.broker.ok()
+        self._pace = retry.pace_after_publish(self._pace)
+        self._needs.journal.mark_announced([entry.id for entry in entries], batch_id)
+        self._in_flight[batch_id] = Batch(entries, monotonic())
+        self._poll_next(POLL_WAITS[0])
+        return self._poll_wait
+
+    def _next_batch(self) -> list[Entry]:
+        """Return a batch of failed or of fresh requests: they take turns, so that neither waits
+        for the other."""
+        self._failed_first = not self._failed_first
+        journal, limit = self._needs.journal, self._pace.batch_requests
+        if self._failed_first:
+            return journal.failed(limit) or journal.fresh(limit)
+        return journal.fresh(limit) or journal.failed(limit)
+
+    def _refused(self, entries: list[Entry], error: Exception) -> None:
+        """Note that a batch could not be published.
+
+        The broker is away, or one of the requests is at fault. The next batch is a single request;
+        if that fails, too, it waits, and the next request gets its turn.
+        """
+        if len(entries) == 1:
+            plan = retry.plan_refused(self._failed_attempt(entries, 1))
+            self._apply(plan, entries)
+            if plan.is_stuck:
+                self.stuck_reason = f"it cannot be published: {error}"
+        self._pace = retry.pace_after_refusal(self._pace)
+
+    def _poll_next(self, wait: float) -> None:
+        self._poll_wait = wait
+        self._poll_at = monotonic() + wait
+
+
+def pack_within(requests: Sequence[Request], database_id: str, batch_id: str) -> dict[str, Any]:
+    """Return the payload of poundcake.announce with as many of the requests, from the first on, as
+    fit into BATCH_BYTES; one in any case."""
+    while True:
+        payload = native.run_in_native_thread(announcement.pack, requests, database_id, batch_id)
+        if len(payload["batch"]) <= BATCH_BYTES or len(requests) == 1:
+            return payload
+        requests = requests[: len(requests) // 2]
+
+
+def why_not_recorded(stackstorm: StackStorm) -> str:
+    """Ask StackStorm why it does not record what is announced; return a sentence."""
+    since = datetime.now(timezone.utc) - timedelta(seconds=2 * retry.RECORD_WAIT)
+    try:
+        reason = (
+            stackstorm.problem_with(RECORD, RECORD)
+            or stackstorm.not_taken(RECORD, since)
+            or stackstorm.last_failure(RECORD, since)
+        )
+    except StackStormError as error:
+        return f"announced requests are not recorded; its API: {error}"
+    return f"announced requests are not recorded: {reason or 'StackStorm gives no reason'}"

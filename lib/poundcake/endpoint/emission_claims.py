@@ -1,0 +1,49 @@
+"""Which requests this endpoint may emit, of those that another endpoint may hold as well."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Sequence
+
+from poundcake.endpoint.tracking_reader import TrackingReader
+from poundcake.trail import emissions
+from poundcake.trail.database import DatabaseError
+
+EXTEND_SECONDS = 200.0
+"""How old a claim may be before it is extended; it expires after 10 minutes."""
+
+
+class EmissionClaims:
+    """The claims that this endpoint holds in the tracking database.
+
+    problem: why none can be made or extended now, '' if they can.
+    """
+
+    def __init__(self, reader: TrackingReader, endpoint_id: str):
+        self._reader = reader
+        self.endpoint_id = endpoint_id
+        self.problem = ""
+        # {request_id: monotonic time of its claim or of the last extension}
+        self._claimed_at: dict[str, float] = {}
+
+    def claim(self, request_ids: Sequence[str]) -> set[str]:
+        """Claim requests, or extend claims on them; return those that may be emitted here now."""
+        now = monotonic()
+        fresh = {i for i in request_ids if self._is_fresh(i, now)}
+        old = [i for i in request_ids if i not in fresh]
+        if not old:
+            return fresh
+        try:
+            granted = self._reader.write(emissions.claim, old, self.endpoint_id)
+        except DatabaseError as error:
+            self.problem = f"requests that another endpoint may emit cannot be claimed: {error}"
+            return fresh
+        self.problem = ""
+        # Those of requests that are done are no longer extended.
+        kept = {i: at for i, at in self._claimed_at.items() if self._is_fresh(i, now)}
+        self._claimed_at = {**kept, **dict.fromkeys(granted, now)}
+        return fresh | granted
+
+    def _is_fresh(self, request_id: str, now: float) -> bool:
+        claimed_at = self._claimed_at.get(request_id)
+        return claimed_at is not None and now - claimed_at < EXTEND_SECONDS

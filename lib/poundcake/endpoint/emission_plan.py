@@ -1,0 +1,55 @@
+"""Decide what of a recorded request is to be published now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, NamedTuple
+
+from poundcake.endpoint import triggers
+from poundcake.endpoint.journal import Entry
+from poundcake.endpoint.recorded import RecordedRequest, Summary, UnexplainedAlert
+
+
+class Item(NamedTuple):
+    """One trigger of a request. row_id: of the alert that it is about, 0 for none."""
+
+    trigger: str
+    row_id: int
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What is to be published of a request now. is_first: also that the request is recorded."""
+
+    entry: Entry
+    request: RecordedRequest
+    is_first: bool
+    alerts: list[UnexplainedAlert]
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if there is nothing to publish."""
+        return not self.is_first and not self.alerts
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        """Yield the triggers to publish, in order."""
+        if self.is_first:
+            yield Item(triggers.WEBHOOK, 0)
+            for limited in summary.limited:
+                yield Item(triggers.LIMIT_REACHED, limited.id)
+        for alert in self.alerts:
+            yield Item(triggers.ALERT, alert.id)
+
+
+def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now: float) -> Emission:
+    """Return what is to be published of a request now (by the monotonic clock)."""
+    is_others = request.emitter not in ("", endpoint_id)
+    if entry.emit_after is None:
+        due = request.unexplained
+    elif entry.emit_after <= now:
+        due = [alert for alert in request.unexplained if alert.is_lost]
+    else:
+        due = []
+    # Another endpoint that claimed the request before has published that it is recorded.
+    is_first = entry.emit_after is None and not (entry.is_shared and is_others)
+    return Emission(entry, request, is_first, due)

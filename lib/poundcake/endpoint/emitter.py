@@ -1,0 +1,229 @@
+"""Emit the triggers of recorded requests, and again those that StackStorm lost.
+
+A request that cannot be emitted waits and is tried again; the others go on. What was published of
+it before the failure is not published again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Callable, Mapping, Sequence
+
+from sqlalchemy.engine import Connection
+
+from poundcake.endpoint import retry, triggers
+from poundcake.endpoint.alert_loader import AlertLoader
+from poundcake.endpoint.bus import BusError
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.emission_claims import EmissionClaims
+from poundcake.endpoint.emission_plan import Emission, Item, plan_emission
+from poundcake.endpoint.journal import Entry, JournalError
+from poundcake.endpoint.recorded import RecordedRequest, Summary
+from poundcake.endpoint.tracking_queries import recorded_ids, recorded_requests, summaries
+from poundcake.trail.database import DatabaseError
+
+PAGE_REQUESTS = 500
+LOOK_WAIT = 5.0
+"""Seconds between looks whether the alerts of a request are explained."""
+_FAILURES_IN_A_ROW = 3
+"""After so many triggers that could not be published, the broker is at fault, not the requests."""
+
+
+@dataclass
+class Attempt:
+    """How far the emission of a request has come.
+
+    sent: what was published of it. is_counted: it was counted, and only the journal does not know
+    yet that it is complete. failures: in a row. error: the last one.
+    """
+
+    sent: set[Item] = field(default_factory=set)
+    is_counted: bool = False
+    failures: int = 0
+    error: str = ""
+
+
+class Emitter:
+    """Publish what recorded requests have for StackStorm's rules."""
+
+    def __init__(
+        self,
+        dependencies: Dependencies,
+        keep_going: Callable[[], bool],
+        emitted: Callable[[], None],
+    ):
+        """Make an emitter.
+
+        Args:
+            keep_going: Called between triggers; False ends the step early.
+            emitted: Called after alerts were published.
+        """
+        self._needs = dependencies
+        self._keep_going = keep_going
+        self._emitted = emitted
+        self._claims = EmissionClaims(dependencies.reader, dependencies.journal.endpoint_id)
+        # {entry id: what was published of a request whose emission is not complete}
+        self._attempts: dict[int, Attempt] = {}
+        self._failures_in_a_row = 0
+
+    def problem(self) -> str:
+        """Return a sentence about requests that cannot be emitted, '' if there are none."""
+        failed = [attempt for attempt in self._attempts.values() if attempt.failures]
+        if not failed:
+            return self._claims.problem
+        requests = "1 request" if len(failed) == 1 else f"{len(failed)} requests"
+        return f"the triggers of {requests} cannot be published: {failed[-1].error}"
+
+    def emit(self) -> float | None:
+        """Emit what is due of one page of recorded requests."""
+        entries = self._needs.journal.due(PAGE_REQUESTS)
+        if not entries:
+            return None
+        requests = self._needs.reader.read(_read_page, entries)
+        self._needs.components.database.ok()
+        missing = [entry for entry in entries if entry.id not in requests]
+        if missing:
+            self._set_back(missing)
+        plans = [
+            plan_emission(entry, requests[entry.id], self._claims.endpoint_id, monotonic())
+            for entry in entries
+            if entry.id in requests
+        ]
+        done = [p.entry for p in plans if p.is_empty and not p.request.unexplained]
+        if done:
+            self._mark_done(done)
+        waiting = [plan for plan in plans if plan.is_empty and plan.request.unexplained]
+        due = [plan for plan in plans if not plan.is_empty]
+        mine = self._claimed([*waiting, *due])
+        others = [plan for plan in due if plan.entry.id not in mine]
+        self._postpone([plan.entry for plan in waiting + others])
+        self._publish([plan for plan in due if plan.entry.id in mine])
+        return 0.0
+
+    def _set_back(self, entries: Sequence[Entry]) -> None:
+        """Announce requests again that the tracking database lacks: it was set back."""
+        self._needs.journal.mark_missed([entry.id for entry in entries], 0.0, 0)
+        self._end_attempts(entries)
+
+    def _mark_done(self, entries: Sequence[Entry]) -> None:
+        self._needs.journal.mark_done([entry.id for entry in entries])
+        self._end_attempts(entries)
+
+    def _postpone(self, entries: Sequence[Entry]) -> None:
+        """Look at requests later that have nothing to publish here now."""
+        self._needs.journal.postpone([entry.id for entry in entries], LOOK_WAIT)
+        self._end_attempts(entries)
+
+    def _end_attempts(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._attempts.pop(entry.id, None)
+
+    def _claimed(self, plans: Sequence[Emission]) -> set[int]:
+        """Return the entry ids of those requests that may be emitted here now."""
+        shared = [plan.request.request_id for plan in plans if plan.entry.is_shared]
+        granted = self._claims.claim(shared)
+        return {
+            plan.entry.id
+            for plan in plans
+            if not plan.entry.is_shared or plan.request.request_id in granted
+        }
+
+    def _publish(self, due: Sequence[Emission]) -> None:
+        """Publish what is due; a request that fails does not hold up the others."""
+        first = [plan.request.call_id for plan in due if plan.is_first]
+        decided = self._needs.reader.read(summaries, first) if first else {}
+        loader = AlertLoader(self._needs.reader, [a for plan in due for a in plan.alerts])
+        self._failures_in_a_row = 0
+        for plan in due:
+            summary = decided.get(plan.request.call_id, Summary())
+            if not self._publish_one(plan, summary, loader):
+                return
+        if self._failures_in_a_row:
+            # Whether it is the broker that is at fault, or the last request.
+            self._needs.broker.check()
+
+    def _publish_one(self, plan: Emission, summary: Summary, loader: AlertLoader) -> bool:
+        """Publish what is left of one request; return False if it had to stop in between."""
+        if plan.entry.is_shared and not self._claims.claim([plan.request.request_id]):
+            return True  # the claim has expired meanwhile; the next look decides
+        attempt = self._attempts.setdefault(plan.entry.id, Attempt())
+        failed: Exception | None = None
+        for item in plan.items(summary):
+            if item in attempt.sent:
+                continue
+            if not self._keep_going():
+                return False
+            try:
+                self._send(item, plan.request, summary, loader)
+                attempt.sent.add(item)
+            except (DatabaseError, JournalError):
+                raise
+            except Exception as error:
+                failed = error
+                self._failures_in_a_row += isinstance(error, BusError)
+                if self._is_broker_down():
+                    break
+        if failed is None:
+            self._complete(plan, attempt, summary)
+            return True
+        self._failed(plan, attempt, failed)
+        if self._is_broker_down():
+            raise failed
+        return True
+
+    def _send(
+        self, item: Item, request: RecordedRequest, summary: Summary, loader: AlertLoader
+    ) -> None:
+        payload: Mapping[str, object]
+        if item.trigger == triggers.WEBHOOK:
+            payload = triggers.webhook_payload(request, summary)
+        elif item.trigger == triggers.LIMIT_REACHED:
+            limited = next(alert for alert in summary.limited if alert.id == item.row_id)
+            payload = triggers.limit_reached_payload(request, limited)
+        else:
+            alert = loader.get(item.row_id)
+            if alert is None:
+                return  # it was purged
+            payload = triggers.alert_payload(request, alert)
+        self._needs.bus.publish(item.trigger, dict(payload), request.request_id)
+        self._needs.components.broker.ok()
+        self._failures_in_a_row = 0
+
+    def _is_broker_down(self) -> bool:
+        return self._failures_in_a_row >= _FAILURES_IN_A_ROW
+
+    def _complete(self, plan: Emission, attempt: Attempt, summary: Summary) -> None:
+        if not attempt.is_counted:
+            self._needs.metrics.emitted(
+                dict(summary.outcomes), len(plan.alerts), again=not plan.is_first
+            )
+            attempt.is_counted = True
+        if not plan.request.unexplained:
+            self._mark_done([plan.entry])
+            return
+        wait = retry.doubled(retry.EMIT_WAITS, plan.entry.attempts)
+        self._needs.journal.mark_emitted([plan.entry.id], LOOK_WAIT, wait)
+        self._attempts.pop(plan.entry.id, None)
+        self._emitted()
+
+    def _failed(self, plan: Emission, attempt: Attempt, error: Exception) -> None:
+        """Have a request wait before it is tried again."""
+        wait = retry.jittered(retry.doubled(retry.REFUSED_WAITS, attempt.failures))
+        attempt.failures += 1
+        attempt.error = str(error) or type(error).__name__
+        self._needs.log.warning(
+            "request %s: its triggers cannot be published, trying again in %.0f s: %s",
+            plan.request.request_id,
+            wait,
+            attempt.error,
+            exc_info=not isinstance(error, BusError),
+        )
+        self._needs.journal.postpone([plan.entry.id], wait)
+
+
+def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:
+    """Return those requests that are on record, by the ids of their entries."""
+    names = recorded_ids(connection, entries)
+    requests = recorded_requests(connection, list(names.values()))
+    return {i: requests[name] for i, name in names.items() if name in requests}

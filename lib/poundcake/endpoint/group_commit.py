@@ -1,0 +1,153 @@
+"""Store requests that arrive at the same time in one commit.
+
+A commit waits for the disk. Each thread adds its request to a list and waits for the lock. The
+thread that gets it commits the whole list; the others then find their request_id in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import uuid
+from dataclasses import dataclass
+from typing import Callable, NamedTuple, Sequence
+
+from poundcake.announcement import Request
+from poundcake.endpoint import journal_schema
+from poundcake.endpoint.journal_file import JournalError, JournalFile, in_transaction
+from poundcake.endpoint.journal_schema import COLUMNS, RequestState
+from poundcake.timestamps import format_timestamp
+
+
+@dataclass
+class Acceptance:
+    """A request that waits to be committed, and then its request_id or the reason why not.
+
+    wanted_id: the sender's own UUID, or ''.
+    """
+
+    request: Request
+    wanted_id: str
+    body_sha256: str
+    alert_count: int
+    request_id: str = ""
+    error: JournalError | None = None
+
+
+class NewRow(NamedTuple):
+    """What the journal adds to a request as it stores it. now: by the journal's clock."""
+
+    request_id: str
+    is_shared: bool
+    now: float
+    state: RequestState = RequestState.ACCEPTED
+
+
+class GroupCommit:
+    """Commit requests to a journal file. May be used by any (green) thread."""
+
+    def __init__(self, file: JournalFile, added: Callable[[int], None]):
+        """Commit to a file.
+
+        Args:
+            added: Called after each commit with the number of new requests.
+        """
+        self._file = file
+        self._added = added
+        self._pending: list[Acceptance] = []
+        self._pending_lock = threading.Lock()
+
+    def accept(self, acceptance: Acceptance) -> str:
+        """Store a request durably and return its request_id. Raises JournalError."""
+        if self._file.is_damaged:
+            raise JournalError(self._file.problem)
+        with self._pending_lock:
+            self._pending.append(acceptance)
+        with self._file.lock:
+            if not acceptance.request_id and acceptance.error is None:
+                self._commit_pending()
+        if acceptance.error:
+            raise acceptance.error
+        if not acceptance.request_id:
+            # The thread that was to commit it was killed.
+            raise JournalError("the commit was interrupted; send the request again")
+        return acceptance.request_id
+
+    def _commit_pending(self) -> None:
+        with self._pending_lock:
+            batch, self._pending = self._pending, []
+        try:
+            self._file.run_locked(self._commit, batch)
+            self._file.succeeded()
+        # Whatever it is, none of them is known to be stored, and each has to hear of it.
+        except Exception as error:
+            failure = self._file.failed(error, sum(len(a.request.body) for a in batch))
+            for waiting in batch:
+                waiting.error = failure
+
+    def _commit(self, connection: sqlite3.Connection, batch: Sequence[Acceptance]) -> None:
+        ids = in_transaction(connection, self._insert_all, batch)
+        for acceptance, (request_id, _) in zip(batch, ids):
+            acceptance.request_id = request_id
+        self._added(sum(is_new for _, is_new in ids))
+
+    def _insert_all(
+        self, connection: sqlite3.Connection, batch: Sequence[Acceptance]
+    ) -> list[tuple[str, bool]]:
+        ids = []
+        for acceptance in batch:
+            request_id, is_new = _id_for(connection, acceptance)
+            if is_new:
+                is_shared = request_id == acceptance.wanted_id
+                insert(
+                    connection, acceptance, NewRow(request_id, is_shared, self._file.clock.now())
+                )
+            ids.append((request_id, is_new))
+        return ids
+
+
+def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) -> None:
+    """Add a request to the journal, inside the caller's transaction."""
+    request = acceptance.request
+    body = request.body.encode()
+    client_id = request.client_request_id or acceptance.wanted_id
+    values = {
+        "id": None,
+        "request_id": row.request_id,
+        "body_sha256": acceptance.body_sha256,
+        "body_bytes": len(body),
+        "alert_count": acceptance.alert_count,
+        "received_at": format_timestamp(request.received_at),
+        "client_host": request.client_host,
+        "client_request_id": "" if client_id == row.request_id else client_id,
+        "method": request.method,
+        "path": request.path,
+        "headers": json.dumps(request.headers),
+        "shared": int(row.is_shared),
+        "accepted_at": row.now,
+        "state": row.state.value,
+        "state_since": row.now,
+        "due_at": 0 if row.state == RequestState.ACCEPTED else row.now,
+        "attempts": 0,
+        "batch_id": "",
+        "batch_limit": 0,
+        "stuck": 0,
+        "emit_after": None,
+    }
+    journal_schema.insert(connection, tuple(values[column] for column in COLUMNS), body)
+
+
+def _id_for(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str, bool]:
+    """Return the request_id of a request, and whether it is a new one."""
+    if not acceptance.wanted_id:
+        return str(uuid.uuid4()), True
+    statement = "SELECT body_sha256 FROM requests WHERE request_id = ?"
+    row = connection.execute(statement, (acceptance.wanted_id,)).fetchone()
+    if row is None:
+        return acceptance.wanted_id, True
+    if row["body_sha256"] == acceptance.body_sha256:
+        return acceptance.wanted_id, False
+    # A proxy with a fixed header sends different bodies under one id: each is a new request, also
+    # if it has the same body as one before.
+    return str(uuid.uuid4()), True

@@ -1,0 +1,147 @@
+"""What a configuration leads to: the tracking database, StackStorm's API, and the journal."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from poundcake.config import Config, load
+from poundcake.endpoint.bus import Broker
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.health import Components
+from poundcake.endpoint.journal import Entry, Journal, JournalError
+from poundcake.endpoint.journal_keeper import JournalKeeper
+from poundcake.endpoint.metrics import CountedBus, Metrics
+from poundcake.endpoint.pipeline import Pipeline
+from poundcake.endpoint.tracking_reader import TrackingReader
+from poundcake.stackstorm import StackStorm
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database, queries, refresh
+from poundcake.trail.database import DatabaseError
+
+VIEW_SECONDS = 5
+"""For one statement: somebody waits for a view."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The parts that a configuration describes, and the views over them."""
+
+    config: Config
+    reader: TrackingReader
+    stackstorm: StackStorm
+    keeper: JournalKeeper
+
+    def read(self, view: Callable[..., Any], **query: Any) -> Any:
+        """Return a view of the tracking database, with what StackStorm says now.
+
+        Raises:
+            DatabaseError: The database cannot be read now.
+        """
+        answer = self.reader.read(lambda connection: view(connection, **query))
+        return refresh.refresh_open_executions(self.stackstorm, answer) if answer else answer
+
+    def status(self, request_id: str) -> dict[str, Any] | None:
+        """Return the status view of a request, recorded or not; None if it is unknown.
+
+        Raises:
+            DatabaseError, JournalError: The one of the two that may know it cannot be read.
+        """
+        entry, problem = self._find(request_id)
+        web_url = self.config.st2_web_url
+        try:
+            answer: dict[str, Any] | None = self.read(
+                queries.status, request_id=request_id, web_url=web_url
+            )
+        except DatabaseError as error:
+            if entry is None:
+                raise
+            return pending_status(entry, f"database: {error}")
+        if answer is None and entry:
+            pipeline = self.keeper.pipeline
+            return pending_status(entry, pipeline.held_up_by(entry) if pipeline else "")
+        if answer is None and problem:
+            raise JournalError(problem)
+        return answer
+
+    def _find(self, request_id: str) -> tuple[Entry | None, str]:
+        """Return the entry of a request, or why it is not known whether there is one."""
+        journal = self.keeper.journal
+        if journal is None:
+            return None, self.keeper.problem()
+        try:
+            return journal.find(request_id), ""
+        except JournalError as error:
+            return None, str(error)
+
+
+def install(
+    pack_config: Any,
+    bus: Broker,
+    connect: Callable[[Config], StackStorm],
+    metrics: Metrics,
+    log: logging.Logger,
+) -> Installation:
+    """Check a configuration and make the parts that it describes; nothing is opened yet.
+
+    Args:
+        pack_config: As StackStorm hands it to the sensor.
+        connect: Returns StackStorm's API for a checked configuration.
+
+    Raises:
+        ConfigError, DatabaseError: The configuration cannot be used.
+    """
+    config = load(pack_config)
+    reader = TrackingReader(
+        database.open_engine(config.tracking_url, VIEW_SECONDS), config.auto_migrate
+    )
+    log.setLevel(config.log_level.upper())
+    _warn_of_literal_secrets(config, log)
+    stackstorm = connect(config)
+
+    def make_pipeline(journal: Journal) -> Pipeline:
+        return Pipeline(
+            Dependencies(
+                journal=journal,
+                reader=reader,
+                bus=CountedBus(bus, metrics),
+                broker=bus,
+                stackstorm=stackstorm,
+                components=Components(log),
+                metrics=metrics,
+                log=log,
+            )
+        )
+
+    return Installation(config, reader, stackstorm, JournalKeeper(config, make_pipeline, log))
+
+
+def _warn_of_literal_secrets(config: Config, log: logging.Logger) -> None:
+    for key in config.literal_secrets:
+        log.warning(
+            "%s stands in the pack's configuration itself, and so on the command line of the "
+            "pack's actions: use file:/path or env:NAME instead",
+            key,
+        )
+
+
+def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
+    """Return the status view of a request that is not recorded yet.
+
+    Args:
+        held_up_by: Why it is not recorded, '' if nothing is wrong.
+    """
+    answer: dict[str, Any] = {
+        "request_id": entry.request_id,
+        "received_at": format_timestamp(entry.received_at),
+        "completed_at": None,
+        "status": entry.state.value,
+        "receiver": "",
+        "truncated_alerts": 0,
+        "alerts": [],
+        "stackstorm_executions": [],
+    }
+    if held_up_by:
+        answer["held_up_by"] = held_up_by
+    return answer

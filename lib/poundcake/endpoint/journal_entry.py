@@ -1,0 +1,104 @@
+"""A request in the journal as the rest of the endpoint sees it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Callable
+
+from poundcake.announcement import Request
+from poundcake.endpoint.journal_schema import RequestState
+from poundcake.timestamps import parse_timestamp
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A request in the journal, without what only its announcement needs.
+
+    state_since: when its state began. attempts: how often its present step has failed. batch_id:
+    of its last announcement. batch_limit: how many requests may be announced together with it, 0
+    for any number. is_stuck: it failed alone while others were recorded. is_shared: another
+    endpoint may hold the same request. emit_after: when its alerts may be emitted again, None if
+    they never were. Times are of the process's monotonic clock.
+    """
+
+    id: int
+    request_id: str
+    body_sha256: str
+    body_bytes: int
+    alert_count: int
+    received_at: datetime
+    state: RequestState
+    state_since: float
+    attempts: int
+    batch_id: str
+    batch_limit: int
+    is_stuck: bool
+    is_shared: bool
+    emit_after: float | None
+
+
+def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
+    """Return a row of `requests` as an Entry.
+
+    Args:
+        to_monotonic: Converts a time of the journal's clock.
+
+    Raises:
+        ValueError, TypeError: It is not as it was written.
+    """
+    emit_after = row["emit_after"]
+    return Entry(
+        id=row["id"],
+        request_id=row["request_id"],
+        body_sha256=row["body_sha256"],
+        body_bytes=row["body_bytes"],
+        alert_count=row["alert_count"],
+        received_at=_received_at(row),
+        state=RequestState(row["state"]),
+        state_since=to_monotonic(row["state_since"]),
+        attempts=row["attempts"],
+        batch_id=row["batch_id"],
+        batch_limit=row["batch_limit"],
+        is_stuck=bool(row["stuck"]),
+        is_shared=bool(row["shared"]),
+        emit_after=None if emit_after is None else to_monotonic(emit_after),
+    )
+
+
+def is_sound(row: sqlite3.Row) -> bool:
+    """Return True if a request of a damaged file is as it was written."""
+    try:
+        entry = entry_of(row, lambda moment: moment + 0.0)
+        headers = json.loads(row["headers"])
+        return sha256(row["body"]).hexdigest() == entry.body_sha256 and isinstance(headers, dict)
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return False
+
+
+def request_of(row: sqlite3.Row) -> Request:
+    """Return a row of `requests` joined with its body as the request that was received.
+
+    Raises:
+        ValueError, TypeError: It is not as it was written.
+    """
+    return Request(
+        request_id=row["request_id"],
+        received_at=_received_at(row),
+        client_host=row["client_host"],
+        client_request_id=row["client_request_id"],
+        method=row["method"],
+        path=row["path"],
+        headers=json.loads(row["headers"]),
+        body=row["body"].decode(),
+    )
+
+
+def _received_at(row: sqlite3.Row) -> datetime:
+    received_at = parse_timestamp(row["received_at"])
+    if received_at is None:
+        raise ValueError("received_at is missing")
+    return received_at

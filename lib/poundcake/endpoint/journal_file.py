@@ -1,0 +1,259 @@
+"""The journal's SQLite file: open it, lock it, bring it up to date, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from typing import Any, Callable, Sequence, TypeVar
+
+from poundcake.endpoint import journal_schema, native, quarantine
+from poundcake.endpoint.journal_clock import MAX_WAIT, JournalClock
+from poundcake.endpoint.journal_entry import is_sound
+from poundcake.endpoint.journal_schema import VERSION, RequestState
+from poundcake.errors import PoundCakeError
+
+T = TypeVar("T")
+
+# Bytes that SQLite may need to write a request, besides its body.
+_WRITE_OVERHEAD = 65536
+
+
+class JournalError(PoundCakeError):
+    """The journal cannot be written or read now; nothing was accepted."""
+
+
+class JournalFile:
+    """The file of one journal. All methods may be called from any (green) thread.
+
+    problem: why it could not be written or read the last time, '' if it could. is_damaged: True
+    if the file itself is at fault, so that only opening it again helps.
+    """
+
+    def __init__(self, path: str, damage: str = ""):
+        """Open or create the journal.
+
+        A damaged file is put into quarantine, and what can be read of it goes on in a new one.
+
+        Args:
+            path: Of the file; its folder must exist.
+            damage: What was found wrong with the file when it was open before, '' for nothing.
+
+        Raises:
+            JournalError: The folder cannot be used, another process has the journal, another
+                release wrote it, or others were put into quarantine a short time ago.
+        """
+        self._path = path
+        self.problem = ""
+        self.is_damaged = False
+        # What the last failed commit needed: a disk with less is still full for others, too.
+        self._needed_bytes = 0
+        # Green threads wait for this lock, so it must be one of the patched kind.
+        self.lock = threading.Lock()
+        # Native threads wait for this one: the native thread of a green thread that was killed
+        # may still be using the connection when the next one comes.
+        self._connection_lock = native.native_lock()
+        self._lock_file = self._lock_folder()
+        try:
+            self._connection, self.clock = native.run_in_native_thread(_open, path, damage)
+        except BaseException:
+            os.close(self._lock_file)
+            raise
+
+    def _lock_folder(self) -> int:
+        try:
+            file = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        except OSError as error:
+            raise JournalError(f"{self._path}.lock: {error.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            raise JournalError(
+                f"{self._path}: another endpoint uses this state_dir; give each its own"
+            ) from None
+        return file
+
+    def close(self) -> None:
+        """Wait for the commit under way and close the file."""
+        with self.lock:
+            try:
+                native.run_in_native_thread(self._close)
+            finally:
+                os.close(self._lock_file)
+
+    def _close(self) -> None:
+        with self._connection_lock:
+            try:
+                save_clock(self._connection, self.clock.now())
+            except sqlite3.Error:
+                pass  # it is closed because it is damaged, or its disk is full
+            self._connection.close()
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Return work(connection, *args). Raises JournalError."""
+        with self.lock:
+            try:
+                return self.run_locked(work, *args)
+            except sqlite3.Error as error:
+                raise self.failed(error) from None
+
+    def write(self, work: Callable[..., T], *args: Any) -> T:
+        """Return work(connection, *args), run in one transaction. Raises JournalError."""
+        result: T = self.run(in_transaction, work, *args)
+        return result
+
+    def run_locked(self, work: Callable[..., T], *args: Any) -> T:
+        """Return work(connection, *args), for a caller that holds `lock`. Raises sqlite3.Error."""
+        result: T = native.run_in_native_thread(self._exclusively, work, *args)
+        return result
+
+    def _exclusively(self, work: Callable[..., T], *args: Any) -> T:
+        with self._connection_lock:
+            return work(self._connection, *args)
+
+    def check(self) -> None:
+        """Find out whether what could not be written can be now, without changing anything.
+
+        Raises:
+            JournalError: It cannot.
+        """
+        if shutil.disk_usage(os.path.dirname(self._path)).free < self._needed_bytes:
+            raise JournalError(self.problem)
+        self.run(_write_nothing)
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """Note that the file could be written."""
+        self.problem, self._needed_bytes = "", 0
+
+    def failed(self, error: BaseException, body_bytes: int = 0) -> JournalError:
+        """Note an error and return it as a JournalError.
+
+        Args:
+            body_bytes: How much the commit that failed was to write.
+        """
+        self.problem = f"{self._path}: {str(error) or type(error).__name__}"
+        self.is_damaged = self.is_damaged or quarantine.is_damage(error)
+        if body_bytes:
+            self._needed_bytes = _WRITE_OVERHEAD + 2 * body_bytes
+        return JournalError(self.problem)
+
+
+def in_transaction(connection: sqlite3.Connection, work: Callable[..., T], *args: Any) -> T:
+    """Return work(connection, *args), committed; nothing of it stays if it raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection, *args)
+        connection.execute("COMMIT")
+        return result
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def save_clock(connection: sqlite3.Connection, now: float) -> None:
+    """Write the time of the journal's clock, from which it goes on after a restart."""
+    connection.execute("UPDATE journal SET clock = ?", (now,))
+
+
+def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
+    try:
+        quarantine.finish(path)
+        if not damage and quarantine.has_lost_its_file(path):
+            damage = "it is empty, and its -wal is not"
+        if not damage:
+            try:
+                return _connect(path)
+            except sqlite3.Error as error:
+                if not quarantine.is_damage(error):
+                    raise
+                damage = str(error)
+        if quarantine.seconds_until_allowed(path) > 0:
+            raise JournalError(
+                f"{path}: {damage}; the one before it was damaged as well, so it stays as it is "
+                "for a while: check the disk"
+            )
+        quarantine.replace(path, time.time(), is_sound, damage)
+        return _connect(path)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: {error}") from None
+    except OSError as error:
+        raise JournalError(f"{error.filename or path}: {error.strerror}") from None
+
+
+def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
+    # SQLite would open it for reading, and leave a -shm that cannot be written, either.
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise JournalError(f"cannot write {path}: permission denied (run: chown st2: {path})")
+    db = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+    try:
+        db.row_factory = sqlite3.Row
+        db.text_factory = quarantine.strict_text
+        version = _check_version(db, path)
+        if version == 0 and fetch(db, "SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise sqlite3.DatabaseError("it is the database of another program")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        if version == 0:
+            in_transaction(db, journal_schema.create, JournalClock().now())
+        elif version < VERSION:
+            in_transaction(db, journal_schema.upgrade)
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return db, _start_clock(db)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _check_version(db: sqlite3.Connection, path: str) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != 0 and not journal_schema.is_known(version):
+        raise JournalError(
+            f"{path}: written by another release of the pack (version {version}, this one has "
+            f"{VERSION}); install that release again until nothing waits in it"
+        )
+    return version
+
+
+def _start_clock(db: sqlite3.Connection) -> JournalClock:
+    """Start the clock where it was saved, and bound all times by what it can have written.
+
+    This also shows whether the file can be written.
+    """
+    row = db.execute("SELECT endpoint_id, clock FROM journal").fetchone()
+    if row is None or not isinstance(row["clock"], (int, float)):
+        raise sqlite3.DatabaseError("the table journal has no row that can be read")
+    clock = JournalClock(row["clock"])
+    in_transaction(db, _bound_times, clock.now())
+    return clock
+
+
+def _bound_times(db: sqlite3.Connection, now: float) -> None:
+    save_clock(db, now)
+    open_states = f"state IN ('{RequestState.ACCEPTED}', '{RequestState.ANNOUNCED}', '{RequestState.RECORDED}')"
+    for column, latest in (
+        ("due_at", now + MAX_WAIT),
+        ("emit_after", now + MAX_WAIT),
+        ("state_since", now),
+        ("accepted_at", now),
+    ):
+        db.execute(
+            f"UPDATE requests SET {column} = ? WHERE {open_states} AND {column} > ?",
+            (latest, latest),
+        )
+
+
+def _write_nothing(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def fetch(
+    connection: sqlite3.Connection, statement: str, args: Sequence[object] = ()
+) -> list[sqlite3.Row]:
+    """Return all rows of a statement."""
+    return connection.execute(statement, args).fetchall()

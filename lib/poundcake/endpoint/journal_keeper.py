@@ -1,0 +1,139 @@
+"""Keep a journal open: open it, open it again after damage, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable
+
+from poundcake.config import Config
+from poundcake.endpoint import quarantine
+from poundcake.endpoint.filesystem import volatile_filesystem
+from poundcake.endpoint.health import Component, State
+from poundcake.endpoint.journal import Journal, JournalError
+from poundcake.endpoint.pipeline import Pipeline
+from poundcake.trail.shared_files import make_folder
+
+STOP_SECONDS = 1.0
+"""For the step under way: the next start takes it up where it was left."""
+
+
+class JournalKeeper:
+    """The journal of an endpoint and the pipeline that empties it, as long as both can be had.
+
+    journal, pipeline: None while the journal is not open; a pipeline stays until there is another.
+    """
+
+    def __init__(
+        self, config: Config, make_pipeline: Callable[[Journal], Pipeline], log: logging.Logger
+    ):
+        self.component = Component(log, "journal")
+        self.journal: Journal | None = None
+        self.pipeline: Pipeline | None = None
+        self._config = config
+        self._make_pipeline = make_pipeline
+        self._log = log
+        # What is wrong with the file, since it was last open.
+        self._damage = ""
+        self._reported: set[str] = set()
+
+    def keep(self) -> bool:
+        """Open the journal if it is not, also after damage, and find out whether one that could
+        not be written can be now. Return True if it works."""
+        try:
+            if self.journal and self.journal.is_damaged:
+                self._drop(self.journal)
+            if self.journal is None:
+                self._open()
+            elif self.journal.problem or self.component.state != State.OK:
+                self.journal.check()
+                self.component.ok()
+        except JournalError as error:
+            self.failed(str(error))
+            return False
+        except OSError as error:
+            self.failed(f"{error.filename}: {error.strerror}")
+            return False
+        self._revive()
+        return True
+
+    def close(self) -> None:
+        """Stop the pipeline and close the journal."""
+        if self.pipeline:
+            self.pipeline.stop(STOP_SECONDS)
+        if self.journal:
+            self.journal.close()
+
+    def accepted(self) -> None:
+        """Go on now: a request was put into the journal."""
+        self.component.ok()
+        if self.pipeline:
+            self.pipeline.wake()
+
+    def problem(self) -> str:
+        """Return why there is no journal."""
+        return f"the journal cannot be opened: {self.component.detail or 'starting'}"
+
+    def failed(self, reason: str) -> None:
+        """Note that the journal could not be written or read."""
+        component = self.component
+        if component.state == State.DOWN and component.detail != reason:
+            self._log.warning("journal: still down: %s", reason)
+        component.down(reason)
+
+    def quarantined(self) -> list[quarantine.Report]:
+        """Return the reports on damaged journals that are still there."""
+        return quarantine.reports(self._config.journal_path)
+
+    def volatile(self) -> str:
+        """Return a warning if the folder does not survive a reboot, otherwise ''."""
+        kind = volatile_filesystem(self._config.state_dir)
+        if not kind:
+            return ""
+        return (
+            f"state_dir {self._config.state_dir} is on {kind}, which a reboot empties: requests "
+            "that wait would be lost; set state_dir to a folder on a disk"
+        )
+
+    def _drop(self, journal: Journal) -> None:
+        self.failed(journal.problem)
+        self.journal = None
+        self._damage = journal.problem
+        if self.pipeline:
+            self.pipeline.stop(STOP_SECONDS)
+        journal.close()
+
+    def _open(self) -> None:
+        make_folder(self._config.state_dir)
+        journal = Journal(self._config.journal_path, self._damage)
+        try:
+            pipeline = self._make_pipeline(journal)
+            pipeline.start()
+        except BaseException:
+            self._damage = journal.problem if journal.is_damaged else ""
+            journal.close()
+            raise
+        self._damage = ""
+        self._say_what_was_found(journal)
+        self.component.ok()
+        self.pipeline = pipeline
+        self.journal = journal
+
+    def _say_what_was_found(self, journal: Journal) -> None:
+        for report in self.quarantined():
+            if report.file not in self._reported:
+                self._reported.add(report.file)
+                self._log.error("%s", report)
+        warning = self.volatile()
+        if warning and warning not in self._reported:
+            self._reported.add(warning)
+            self._log.warning("%s", warning)
+        waiting = journal.backlog
+        if waiting:
+            requests = "1 request" if waiting == 1 else f"{waiting} requests"
+            self._log.info("resuming %s from the journal", requests)
+
+    def _revive(self) -> None:
+        """Start the pipeline's thread again if something has ended it."""
+        if self.pipeline and self.pipeline.worker.is_dead():
+            self._log.error("%s", self.pipeline.worker.problem())
+            self.pipeline.start()

@@ -1,0 +1,177 @@
+"""The tables of the journal, and how those of an older release are upgraded.
+
+Bodies are in a separate table: a request changes its state several times, and none of these reads
+and writes should touch a body, which may have megabytes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from enum import Enum
+
+VERSION = 2
+"""Of the file, in `PRAGMA user_version`. Release 0.2.0 wrote version 1."""
+
+
+class RequestState(str, Enum):
+    """How far a request has come. A request moves on only when the far end was seen to have it."""
+
+    ACCEPTED = "accepted"
+    """It is in the journal: the sender was answered 202."""
+    ANNOUNCED = "announced"
+    """The broker has it, in an announcement of one batch of requests."""
+    RECORDED = "recorded"
+    """The tracking database has it, and its triggers are published or about to be."""
+    DONE = "done"
+    """StackStorm has said what became of each of its alerts."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+# Columns of `requests` in the order of the table. Times (REAL) are seconds of the journal's own
+# clock, see journal_clock; received_at is the wall clock's time for people, in RFC 3339.
+COLUMNS = (
+    "id",
+    "request_id",
+    "body_sha256",
+    "body_bytes",
+    "alert_count",
+    "received_at",
+    "client_host",
+    "client_request_id",
+    "method",
+    "path",
+    "headers",
+    "shared",
+    "accepted_at",
+    "state",
+    "state_since",
+    "due_at",
+    "attempts",
+    "batch_id",
+    "batch_limit",
+    "stuck",
+    "emit_after",
+)
+
+_TABLES = (
+    """
+CREATE TABLE journal (
+    endpoint_id TEXT NOT NULL,
+    clock REAL NOT NULL  -- the time at which it was last saved
+)""",
+    """
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL UNIQUE,
+    body_sha256 TEXT NOT NULL,
+    body_bytes INTEGER NOT NULL,
+    alert_count INTEGER NOT NULL,
+    received_at TEXT NOT NULL,
+    client_host TEXT NOT NULL,
+    client_request_id TEXT NOT NULL,
+    method TEXT NOT NULL,
+    path TEXT NOT NULL,
+    headers TEXT NOT NULL,  -- JSON
+    shared INTEGER NOT NULL,  -- 1: another endpoint may hold the same request
+    accepted_at REAL NOT NULL,
+    state TEXT NOT NULL,
+    state_since REAL NOT NULL,
+    due_at REAL NOT NULL,  -- of the next step; 0 for an accepted request never announced
+    attempts INTEGER NOT NULL,  -- failed ones at the present step
+    batch_id TEXT NOT NULL,  -- of the last announcement
+    batch_limit INTEGER NOT NULL,  -- requests in the next announcement; 0: no limit
+    stuck INTEGER NOT NULL,  -- 1: failed alone while others were recorded
+    emit_after REAL  -- its alerts may be emitted again from then on; NULL: never emitted
+)""",
+    """
+CREATE TABLE bodies (
+    id INTEGER PRIMARY KEY REFERENCES requests (id),
+    body BLOB NOT NULL
+)""",
+    "CREATE INDEX ix_requests_due ON requests (state, due_at, id)",
+    "CREATE INDEX ix_requests_failed ON requests (batch_id, id)"
+    " WHERE state = 'accepted' AND due_at > 0",
+    "CREATE INDEX ix_requests_waiting ON requests (id)"
+    " WHERE state IN ('accepted', 'announced') AND stuck = 0",
+    "CREATE INDEX ix_requests_stuck ON requests (id)"
+    " WHERE state IN ('accepted', 'announced') AND stuck = 1",
+)
+
+# {version of the file: a SELECT that gives its requests as COLUMNS, then the body}
+_SELECTS = {
+    # list_limit was -1 for a stuck request. The file does not say which ids clients chose, so any
+    # request that is not done may be shared. due_at 0 now means "never announced", so an accepted
+    # request that was announced before gets 1, which is long ago as well.
+    1: """
+SELECT id, request_id, sha256 AS body_sha256, length(body) AS body_bytes, alerts AS alert_count,
+    received_at, client_host, client_request_id, method, path, headers,
+    state <> 'done' AS shared,
+    coalesce(min(strftime('%s', received_at) * 1.0, state_at), state_at) AS accepted_at,
+    state, state_at AS state_since,
+    CASE WHEN state = 'done' THEN state_at + 86400 WHEN tries > 0 THEN max(next_at, 1)
+        ELSE next_at END AS due_at,
+    tries AS attempts, list_id AS batch_id, max(list_limit, 0) AS batch_limit,
+    list_limit < 0 AS stuck, nullif(emit_at, 0) AS emit_after, body
+FROM entries""",
+    VERSION: f"SELECT {', '.join(f'requests.{c}' for c in COLUMNS)}, bodies.body"
+    " FROM requests JOIN bodies ON bodies.id = requests.id",
+}
+_TABLE = {1: "entries", VERSION: "requests"}
+
+
+def create(connection: sqlite3.Connection, clock: float) -> None:
+    """Make the tables of an empty file, inside the caller's transaction."""
+    for statement in _TABLES:
+        connection.execute(statement)
+    connection.execute("INSERT INTO journal VALUES (?, ?)", (str(uuid.uuid4()), clock))
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Turn the tables of version 1 into these, inside the caller's transaction."""
+    # Its times were the wall clock's. The journal's clock goes on from the newest: when a state
+    # began, or when a recorded request was to be looked at again, which was every 5 seconds.
+    newest = connection.execute(
+        "SELECT max(CASE WHEN state = 'recorded' THEN max(state_at, next_at) ELSE state_at END)"
+        " FROM entries"
+    ).fetchone()[0]
+    create(connection, newest or 0.0)
+    columns = ", ".join(COLUMNS)
+    connection.execute(f"INSERT INTO bodies SELECT id, body FROM ({_SELECTS[1]})")
+    connection.execute(f"INSERT INTO requests ({columns}) SELECT {columns} FROM ({_SELECTS[1]})")
+    connection.execute("DROP TABLE entries")
+
+
+def insert(connection: sqlite3.Connection, values: tuple[object, ...], body: bytes) -> None:
+    """Add a request with its body, inside the caller's transaction.
+
+    Args:
+        values: In the order of COLUMNS; the id may be None.
+    """
+    marks = ", ".join("?" * len(COLUMNS))
+    cursor = connection.execute(f"INSERT INTO requests VALUES ({marks})", values)
+    connection.execute("INSERT INTO bodies VALUES (?, ?)", (cursor.lastrowid, body))
+
+
+def select_one(version: int) -> str:
+    """Return the SQL that reads one request by its id, as COLUMNS and the body."""
+    return f"SELECT * FROM ({_SELECTS[version]}) WHERE id = ?"
+
+
+def select_ids(version: int) -> list[str]:
+    """Return the SQL of several ways to read all ids: by the table and by an index, each from
+    both ends, so that damage in one of them hides as little as possible."""
+    table = _TABLE[version]
+    ways = (
+        f"SELECT id FROM {table} NOT INDEXED ORDER BY id",
+        f"SELECT id FROM {table} INDEXED BY sqlite_autoindex_{table}_1 ORDER BY request_id",
+    )
+    return [f"{way} {direction}" for way in ways for direction in ("ASC", "DESC")]
+
+
+def is_known(version: int) -> bool:
+    """Return True if this release reads files of that version."""
+    return version in _SELECTS

@@ -1,0 +1,111 @@
+"""The way from the journal to StackStorm: the steps, and the thread that runs them."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from poundcake.endpoint.announcer import Announcer
+from poundcake.endpoint.bus import BusError
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.emitter import Emitter
+from poundcake.endpoint.health import Components, State
+from poundcake.endpoint.journal import Entry, JournalError
+from poundcake.endpoint.replay_importer import ReplayImporter
+from poundcake.endpoint.sync_timer import SyncTimer
+from poundcake.endpoint.worker import Worker
+from poundcake.trail import database
+from poundcake.trail.database import DatabaseError
+
+PRUNE_WAIT = 60.0
+PRUNE_PAUSE = 0.1
+"""Seconds between two transactions that prune, so that requests are accepted in between."""
+MIGRATIONS_WAIT = 30.0
+
+
+class Pipeline:
+    """Move the requests of a journal on until StackStorm has said what became of them.
+
+    pending_migrations: what of the database's migrations waits for an operator, in a sentence; ''
+    for nothing.
+    """
+
+    def __init__(self, dependencies: Dependencies):
+        """Go on where the journal stands, once start() is called."""
+        self._needs = dependencies
+        self.announcer = Announcer(dependencies)
+        self.sync_timer = SyncTimer(dependencies)
+        self.emitter = Emitter(
+            dependencies, lambda: self.worker.keep_going(), self.sync_timer.hurry
+        )
+        self._prune_at = 0.0
+        self._migrations_at = 0.0
+        self.pending_migrations = ""
+        self.worker = Worker(
+            [
+                ("finding the broker", self._find_broker),
+                ("seeing what is recorded", self.announcer.settle),
+                ("announcing", self.announcer.announce),
+                ("importing replays", ReplayImporter(dependencies).import_replays),
+                ("emitting", self.emitter.emit),
+                ("requesting a sync", self.sync_timer.request_sync),
+                ("looking for migrations", self._find_migrations),
+                ("pruning the journal", self._prune),
+            ],
+            self._failed,
+        )
+
+    @property
+    def components(self) -> Components:
+        """The parts that requests pass through."""
+        return self._needs.components
+
+    def start(self) -> None:
+        """Start the thread; start it again if it has ended."""
+        self.worker.start()
+
+    def stop(self, timeout: float) -> None:
+        """Stop after the step under way; wait for that at most `timeout` seconds."""
+        self.worker.stop(timeout)
+        self._needs.bus.close()
+
+    def wake(self) -> None:
+        """Go on now: there is something new in the journal."""
+        self.worker.wake()
+
+    def problem(self) -> str:
+        """Return what is wrong with the thread or with requests, '' for nothing."""
+        return self.worker.problem() or self.emitter.problem()
+
+    def held_up_by(self, entry: Entry) -> str:
+        """Return why a request is not recorded yet, '' if nothing is wrong."""
+        if entry.is_stuck:
+            reason = self.announcer.stuck_reason or "it is tried again every 10 minutes"
+            return f"this request alone cannot be recorded: {reason}"
+        part = self.components.first_down()
+        return f"{part.name}: {part.detail}" if part else ""
+
+    def _failed(self, step: str, error: Exception) -> None:
+        if isinstance(error, BusError):
+            self.components.broker.down(str(error))
+        elif isinstance(error, DatabaseError):
+            self.components.database.down(str(error))
+        elif not isinstance(error, JournalError):  # the endpoint says what is wrong with that
+            self._needs.log.exception("%s failed, trying again", step)
+
+    def _find_broker(self) -> None:
+        """Find out whether the broker is there before there is anything to publish."""
+        if self.components.broker.state == State.UNKNOWN:
+            self._needs.broker.check()
+            self.components.broker.ok()
+
+    def _find_migrations(self) -> None:
+        if monotonic() >= self._migrations_at:
+            self.pending_migrations = self._needs.reader.read(database.pending)
+            self._migrations_at = monotonic() + MIGRATIONS_WAIT
+
+    def _prune(self) -> float | None:
+        if monotonic() < self._prune_at:
+            return None
+        pause = PRUNE_PAUSE if self._needs.journal.prune() else PRUNE_WAIT
+        self._prune_at = monotonic() + pause
+        return pause

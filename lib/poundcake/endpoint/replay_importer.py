@@ -1,0 +1,37 @@
+"""Import replays: actions record them, and an endpoint emits them."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.tracking_queries import load_request, open_replays
+
+LOOK_WAIT = 5.0
+"""Seconds between looks for replays."""
+IMPORTED_TOGETHER = 100
+
+
+class ReplayImporter:
+    """Put replays that wait in the tracking database into the journal, as recorded requests."""
+
+    def __init__(self, dependencies: Dependencies):
+        self._needs = dependencies
+        self._look_at = 0.0
+
+    def import_replays(self) -> float | None:
+        """Import the replays that the journal does not have yet."""
+        left = self._look_at - monotonic()
+        if left > 0:
+            return left
+        journal, reader = self._needs.journal, self._needs.reader
+        unknown = journal.unknown(reader.read(open_replays))
+        self._needs.components.database.ok()
+        for request_id in unknown[:IMPORTED_TOGETHER]:
+            # One at a time: each may have megabytes.
+            found = reader.read(load_request, request_id)
+            if found:
+                journal.import_recorded(*found)
+        wait = 0.0 if len(unknown) > IMPORTED_TOGETHER else LOOK_WAIT
+        self._look_at = monotonic() + wait
+        return wait

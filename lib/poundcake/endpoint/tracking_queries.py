@@ -1,0 +1,223 @@
+"""What the endpoint reads of the tracking database: small functions over a connection."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Sequence
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.engine import Connection, Row
+
+from poundcake.announcement import Request
+from poundcake.endpoint.journal import Entry
+from poundcake.endpoint.recorded import (
+    LimitedAlert,
+    RecordedAlert,
+    RecordedRequest,
+    Summary,
+    UnexplainedAlert,
+)
+from poundcake.request_ids import collision_id
+from poundcake.trail import database
+from poundcake.trail.open_work import unexplained
+from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
+from poundcake.trail.schema import alerts, api_calls
+
+# A limit that nobody has run into for so long is reached again.
+_LIMIT_FORGOTTEN = timedelta(hours=1)
+
+
+def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
+    """Return {entry id: the request_id it is recorded under} of the requests on record."""
+    wanted = {entry.request_id: entry for entry in entries}
+    bodies = _bodies(connection, list(wanted))
+    # Another endpoint may have recorded another body under the same X-Request-ID first.
+    collisions = {
+        collision_id(request_id, entry.body_sha256): entry
+        for request_id, entry in wanted.items()
+        if bodies.get(request_id, entry.body_sha256) != entry.body_sha256
+    }
+    bodies.update(_bodies(connection, list(collisions)))
+    return {
+        entry.id: request_id
+        for request_id, entry in [*wanted.items(), *collisions.items()]
+        if bodies.get(request_id) == entry.body_sha256
+    }
+
+
+def _bodies(connection: Connection, request_ids: Sequence[str]) -> dict[str, str]:
+    """Return {request_id: body_sha256} of the requests on record."""
+    found: dict[str, str] = {}
+    for some in database.batched(request_ids):
+        rows = connection.execute(
+            select(api_calls.c.request_id, api_calls.c.body_sha256).where(
+                api_calls.c.request_id.in_(some)
+            )
+        )
+        found.update({request_id: sha256 for request_id, sha256 in rows})
+    return found
+
+
+def recorded_requests(
+    connection: Connection, request_ids: Sequence[str]
+) -> dict[str, RecordedRequest]:
+    """Return recorded requests by request_id, with their unexplained alerts in order."""
+    found: dict[int, RecordedRequest] = {}
+    for some in database.batched(request_ids):
+        calls = connection.execute(
+            select(
+                api_calls.c.id,
+                api_calls.c.request_id,
+                api_calls.c.receiver,
+                api_calls.c.group_status,
+                api_calls.c.emitter,
+            ).where(api_calls.c.request_id.in_(some))
+        )
+        for call in calls:
+            found[call.id] = RecordedRequest(
+                call_id=call.id,
+                request_id=call.request_id,
+                receiver=call.receiver or "",
+                group_status=call.group_status or "",
+                emitter=call.emitter or "",
+            )
+    for ids in database.batched(list(found)):
+        rows = connection.execute(
+            select(
+                alerts.c.api_call_id,
+                alerts.c.id,
+                func.length(alerts.c.labels),
+                alerts.c.explanation,
+            )
+            .where(alerts.c.api_call_id.in_(ids), alerts.c.outcome.in_(EMITTED), unexplained())
+            .order_by(alerts.c.id)
+        )
+        for call_id, alert_id, size, explanation in rows:
+            is_lost = explanation == Explanation.RETRY
+            found[call_id].unexplained.append(UnexplainedAlert(alert_id, size, is_lost))
+    return {request.request_id: request for request in found.values()}
+
+
+def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
+    """Return what was decided about the alerts of requests, by the id of their rows."""
+    found = {call_id: Summary() for call_id in call_ids}
+    for ids in database.batched(call_ids):
+        counts = connection.execute(
+            select(alerts.c.api_call_id, alerts.c.outcome, func.count())
+            .where(alerts.c.api_call_id.in_(ids))
+            .group_by(alerts.c.api_call_id, alerts.c.outcome)
+        )
+        for call_id, outcome, number in counts:
+            found[call_id].outcomes[outcome] = number
+        for call_id, limited in _limits_reached(connection, ids):
+            found[call_id].limited.append(limited)
+    return found
+
+
+def _limits_reached(
+    connection: Connection, call_ids: Sequence[int]
+) -> list[tuple[int, LimitedAlert]]:
+    """Return (row id of the request, alert) for each name whose limit was reached with it."""
+    rows = connection.execute(
+        select(
+            alerts.c.api_call_id,
+            alerts.c.id,
+            alerts.c.alert_name,
+            alerts.c.severity,
+            alerts.c.instance,
+            alerts.c.episode,
+            alerts.c.reason,
+            alerts.c.held_until,
+            alerts.c.created_at,
+        )
+        .where(alerts.c.api_call_id.in_(call_ids), alerts.c.outcome == Outcome.RATE_LIMITED)
+        .order_by(alerts.c.id)
+    )
+    first: dict[tuple[int, str], Row[tuple[object, ...]]] = {}
+    for row in rows:
+        first.setdefault((row.api_call_id, row.alert_name), row)
+    return [
+        (
+            row.api_call_id,
+            LimitedAlert(
+                id=row.id,
+                alert_name=row.alert_name,
+                severity=row.severity,
+                instance=row.instance,
+                episode=row.episode or "",
+                reason=row.reason,
+                held_until=row.held_until,
+            ),
+        )
+        for row in first.values()
+        if not _was_limited_before(connection, row)
+    ]
+
+
+def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) -> bool:
+    """Return True if the limit of the alert's name was reached already: somebody was told."""
+    return bool(
+        connection.scalar(
+            select(
+                exists().where(
+                    alerts.c.alert_name == row.alert_name,
+                    alerts.c.outcome == Outcome.RATE_LIMITED,
+                    alerts.c.created_at > row.created_at - _LIMIT_FORGOTTEN,
+                    alerts.c.id < row.id,
+                )
+            )
+        )
+    )
+
+
+def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, RecordedAlert]:
+    """Return alerts by id, with all that their trigger has."""
+    found: dict[int, RecordedAlert] = {}
+    for some in database.batched(ids):
+        rows = connection.execute(
+            select(
+                alerts.c.id,
+                alerts.c.alert_name,
+                alerts.c.severity,
+                alerts.c.instance,
+                alerts.c.status,
+                alerts.c.episode,
+                alerts.c.labels,
+                alerts.c.starts_at,
+                alerts.c.ends_at,
+            ).where(alerts.c.id.in_(some))
+        )
+        found.update({row[0]: RecordedAlert(*row) for row in rows})
+    return found
+
+
+def open_replays(connection: Connection) -> list[str]:
+    """Return the request_ids of the replays that are to be emitted."""
+    found = select(api_calls.c.request_id).where(
+        api_calls.c.completed_at.is_(None),
+        api_calls.c.replay_of.is_not(None),
+        exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained()),
+    )
+    return list(connection.scalars(found))
+
+
+def load_request(connection: Connection, request_id: str) -> tuple[Request, str, int] | None:
+    """Return (request, body_sha256, number of alerts) of a recorded request; None if unknown."""
+    row = connection.execute(
+        select(api_calls).where(api_calls.c.request_id == request_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    count = connection.scalar(select(func.count()).where(alerts.c.api_call_id == row.id))
+    request = Request(
+        request_id=row.request_id,
+        received_at=row.created_at,
+        client_host=row.client_host or "",
+        client_request_id="",
+        method=row.method,
+        path=row.path,
+        headers=json.loads(row.headers),
+        body=row.body,
+    )
+    return request, row.body_sha256, count or 0

@@ -1,0 +1,74 @@
+"""Access to the tracking database from the endpoint."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable, TypeVar
+
+from sqlalchemy.engine import Engine
+
+from poundcake.endpoint import native
+from poundcake.trail import database
+
+T = TypeVar("T")
+
+
+class TrackingReader:
+    """Read the tracking database, from any (green) thread.
+
+    On SQLite one call runs at a time, in a native thread: it would stop every green thread.
+    """
+
+    def __init__(self, engine: Engine, create: bool):
+        """Read from an engine.
+
+        Args:
+            create: Whether the tables may be made if there are none yet.
+        """
+        self.engine = engine
+        self._create = create
+        self._database_id = ""
+        self._lock = threading.Lock()
+
+    def read(self, query: Callable[..., T], *args: Any) -> T:
+        """Return query(connection, *args), run in a read transaction.
+
+        Raises:
+            DatabaseError: The database cannot be read now.
+        """
+        self.database_id()
+        result: T = self._call(self._read, query, *args)
+        return result
+
+    def write(self, statement: Callable[..., T], *args: Any) -> T:
+        """Return statement(engine, *args), for the little that an endpoint writes.
+
+        Raises:
+            DatabaseError: The database cannot be written now.
+        """
+        self.database_id()
+        return self._call(statement, self.engine, *args)
+
+    def database_id(self) -> str:
+        """Return the id of the database, whose tables are made if there are none yet.
+
+        Raises:
+            DatabaseError: The database cannot be read now.
+        """
+        if not self._database_id:
+            self._database_id = self._call(database.prepare, self.engine, self._create)
+        return self._database_id
+
+    def forget(self) -> None:
+        """Ask for the id again next time: the database may have been replaced by another."""
+        self._database_id = ""
+
+    def _call(self, function: Callable[..., T], *args: Any) -> T:
+        if self.engine.dialect.name != "sqlite":
+            return function(*args)
+        with self._lock:
+            return native.run_in_native_thread(function, *args)
+
+    def _read(self, query: Callable[..., T], *args: Any) -> T:
+        with database.reading(self.engine) as connection:
+            return query(connection, *args)

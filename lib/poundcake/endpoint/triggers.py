@@ -1,0 +1,120 @@
+"""What a request looks like as triggers: their names and their payloads.
+
+sensors/alertmanager_sensor.yaml describes the payloads to StackStorm. Every string in them is inert
+(see `inert`), and what is missing is an empty string, never null.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Dict, TypedDict
+
+from poundcake.endpoint.recorded import LimitedAlert, RecordedAlert, RecordedRequest, Summary
+from poundcake.inert import make_inert
+from poundcake.timestamps import format_timestamp
+
+ANNOUNCE = "poundcake.announce"
+WEBHOOK = "poundcake.webhook"
+ALERT = "poundcake.alert"
+LIMIT_REACHED = "poundcake.limit_reached"
+SYNC_DUE = "poundcake.sync_due"
+
+
+class WebhookPayload(TypedDict):
+    """Of poundcake.webhook: a request was recorded, with these decisions about its alerts."""
+
+    request_id: str
+    receiver: str
+    group_status: str
+    alerts_received: int
+    outcomes: Dict[str, int]
+
+
+class AlertPayload(TypedDict):
+    """Of poundcake.alert: an alert may be remediated, or was resolved."""
+
+    request_id: str
+    episode: str
+    status: str
+    alert_name: str
+    severity: str
+    instance: str
+    job: str
+    labels: Dict[str, str]
+    receiver: str
+    starts_at: str
+    ends_at: str
+
+
+class LimitReachedPayload(TypedDict):
+    """Of poundcake.limit_reached: no more remediations for an alert name until then."""
+
+    request_id: str
+    alert_name: str
+    severity: str
+    instance: str
+    episode: str
+    reason: str
+    until: str
+
+
+class SyncDuePayload(TypedDict):
+    """Of poundcake.sync_due: how many requests or executions wait for StackStorm."""
+
+    open: int
+
+
+def webhook_payload(request: RecordedRequest, summary: Summary) -> WebhookPayload:
+    """Return the payload of poundcake.webhook."""
+    payload: WebhookPayload = make_inert(
+        WebhookPayload(
+            request_id=request.request_id,
+            receiver=request.receiver,
+            group_status=request.group_status,
+            alerts_received=sum(summary.outcomes.values()),
+            outcomes=dict(summary.outcomes),
+        )
+    )
+    return payload
+
+
+def alert_payload(request: RecordedRequest, alert: RecordedAlert) -> AlertPayload:
+    """Return the payload of poundcake.alert. Raises ValueError if the labels cannot be read."""
+    labels = json.loads(alert.labels)
+    payload: AlertPayload = make_inert(
+        AlertPayload(
+            request_id=request.request_id,
+            episode=alert.episode,
+            status=alert.status,
+            alert_name=alert.alert_name,
+            severity=alert.severity,
+            instance=alert.instance,
+            job=labels.get("job", ""),
+            labels=labels,
+            receiver=request.receiver,
+            starts_at=_text(alert.starts_at),
+            ends_at=_text(alert.ends_at),
+        )
+    )
+    return payload
+
+
+def limit_reached_payload(request: RecordedRequest, alert: LimitedAlert) -> LimitReachedPayload:
+    """Return the payload of poundcake.limit_reached."""
+    payload: LimitReachedPayload = make_inert(
+        LimitReachedPayload(
+            request_id=request.request_id,
+            alert_name=alert.alert_name,
+            severity=alert.severity,
+            instance=alert.instance,
+            episode=alert.episode,
+            reason=alert.reason,
+            until=_text(alert.held_until),
+        )
+    )
+    return payload
+
+
+def _text(moment: datetime | None) -> str:
+    return format_timestamp(moment) if moment else ""

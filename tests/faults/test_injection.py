@@ -1,0 +1,53 @@
+"""A hook or a setting that is misspelt is an error, not a fault that never happens."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults import injection
+from tests.faults.world import HERE, ROOT, SETTINGS
+
+
+def load(tmp_path, settings, code):
+    """Runs code in a process that has the hooks installed and the settings changed."""
+    for name in ("armed", "hit", "while"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    path = [str(HERE / "inject"), str(ROOT / "lib"), str(ROOT), str(ROOT / "standalone" / "st2")]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=str(ROOT),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), FAULTS_DIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        timeout=60,
+    )
+
+
+def test_all_that_the_suite_names_is_there(tmp_path):
+    injection.check(SETTINGS)
+    modules = ", ".join([*injection.hooks(), *SETTINGS])
+    code = f"import {modules}; print(poundcake.endpoint.retry.RECORD_WAIT)"
+    found = load(tmp_path, SETTINGS, code)
+    assert (found.returncode, found.stdout) == (0, "4\n")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"poundcake.endpoint.relay": {}}, {"poundcake.endpoint.retry": {"RECORD_WAITS": 4}}],
+)
+def test_a_misspelt_setting_is_an_error(settings):
+    with pytest.raises(injection.Misspelt, match="relay|RECORD_WAITS"):
+        injection.check(settings)
+
+
+def test_a_misspelt_hook_is_an_error(tmp_path):
+    code = (
+        "import sitecustomize, types; sitecustomize.around(types.SimpleNamespace(), 'gone', 'here')"
+    )
+    found = load(tmp_path, {}, code)
+    assert found.returncode == 1 and "'gone'" in found.stdout

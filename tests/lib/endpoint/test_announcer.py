@@ -1,0 +1,285 @@
+"""Accepted requests are announced in batches until they are seen to be recorded."""
+
+import json
+import random
+
+import pytest
+
+from poundcake.endpoint import announcer, retry
+from poundcake.endpoint.health import State
+from poundcake.endpoint.triggers import ANNOUNCE
+from poundcake.stackstorm import StackStormError
+from poundcake.trail import database
+from poundcake.trail.schema import alerts, api_calls
+from tests.lib.samples import alert
+
+
+def numbered(number):
+    return json.dumps({"alerts": [], "n": number})
+
+
+def accept_numbered(rig, count):
+    return [rig.accept(body=numbered(n)) for n in range(count)]
+
+
+def sizes(rig):
+    return [len(batch) for batch in rig.bus.batches]
+
+
+class TestBatches:
+    def test_requests_that_wait_go_together(self, rig):
+        ids = accept_numbered(rig, 20)
+        rig.advance()
+        assert sizes(rig) == [20]
+        assert {rig.state(i) for i in ids} == {"done"}
+
+    def test_a_batch_has_a_largest_number_of_requests(self, rig, monkeypatch):
+        monkeypatch.setattr(retry, "BATCH_REQUESTS", 8)
+        accept_numbered(rig, 20)
+        rig.advance()
+        assert sizes(rig) == [8, 8, 4]
+
+    def test_a_batch_has_a_largest_size_and_a_larger_request_goes_alone(self, rig, monkeypatch):
+        monkeypatch.setattr(announcer, "BATCH_BYTES", 2000)
+        noise = [
+            "".join(chr(random.randrange(0x4E00, 0x9000)) for _ in range(n))
+            for n in (5000, 100, 100, 100, 5000)
+        ]
+        bodies = [f'{{"alerts": [], "x": "{text}"}}' for text in noise]
+        for body in bodies:
+            rig.accept(body=body)
+        rig.advance()
+        for payload, batch in zip(rig.bus.of(ANNOUNCE), rig.bus.batches):
+            assert len(payload["batch"]) <= 2000 or len(batch) == 1
+        assert [body for batch in rig.bus.batches for body in batch] == bodies
+
+    def test_one_batch_is_out_at_a_time_and_what_arrives_meanwhile_goes_into_the_next(self, rig):
+        rig.bus.records = False
+        rig.accept(body=numbered(0))
+        rig.advance()
+        for number in range(1, 6):
+            rig.accept(body=numbered(number))
+        rig.advance()
+        assert sizes(rig) == [1]
+        rig.bus.records = True
+        rig.bus.record(rig.bus.of(ANNOUNCE)[0])
+        rig.advance()
+        assert sizes(rig) == [1, 5]
+
+    def test_it_carries_the_id_of_the_database(self, rig):
+        rig.accept()
+        rig.advance()
+        (payload,) = rig.bus.of(ANNOUNCE)
+        assert payload["database_id"] == database.prepare(rig.engine)
+
+    def test_nothing_is_announced_without_the_id_of_the_database(self, rig, monkeypatch):
+        def away(engine, create=True):
+            raise database.DatabaseError("away")
+
+        prepare = database.prepare
+        monkeypatch.setattr(database, "prepare", away)
+        request_id = rig.accept(alert())
+        rig.advance()
+        assert (rig.components.database.state, rig.bus.published) == (State.DOWN, [])
+        monkeypatch.setattr(database, "prepare", prepare)
+        rig.advance(60)
+        assert rig.state(request_id) == "recorded"
+        assert rig.components.database.state == State.OK
+
+    def test_a_restart_waits_for_what_was_announced_before(self, rig):
+        rig.bus.records = False
+        ids = [rig.accept(alert("A")), rig.accept(alert("B"))]
+        rig.advance()
+        for payload in rig.bus.of(ANNOUNCE):
+            rig.bus.record(payload)
+        rig.reopen().advance()
+        assert {rig.state(i) for i in ids} == {"recorded"}
+        assert sizes(rig) == [2]
+
+    def test_a_database_that_was_set_back_gets_the_requests_again(self, rig):
+        request_id = rig.accept(alert())
+        rig.advance()
+        with database.transaction(rig.engine) as connection:
+            connection.execute(alerts.delete())
+            connection.execute(api_calls.delete())
+        rig.advance(10)
+        assert sizes(rig) == [1, 1]
+        assert rig.state(request_id) == "recorded"
+
+
+class TestMissed:
+    """A batch that is not recorded in time comes again, later and in halves."""
+
+    def test_the_wait_doubles_and_the_batch_is_halved(self, rig):
+        rig.bus.records = False
+        accept_numbered(rig, 8)
+        rig.advance()
+        rig.advance(31)
+        rig.advance(15)
+        assert sizes(rig) == [8]
+        rig.advance(16)
+        assert sizes(rig) == [8, 8]
+        rig.advance(31)
+        rig.advance(45)
+        assert sizes(rig) == [8, 8]
+        rig.advance(20)
+        assert sizes(rig) == [8, 8, 4]
+        assert rig.components.stackstorm.state == State.DOWN
+        rig.bus.records = True
+        for _ in range(6):
+            rig.advance(61)
+        assert rig.journal.counts().done == 8
+        assert rig.components.stackstorm.state == State.OK
+
+    @pytest.mark.parametrize(
+        "api, reason",
+        [
+            ({"problem": "rule poundcake.record is disabled"}, "is disabled"),
+            ({"failure": "two databases"}, "two databases"),
+            ({"failure": "an old one", "not_taken_by": "stays scheduled"}, "stays scheduled"),
+            ({"error": StackStormError("no route")}, "no route"),
+            ({}, "gives no reason"),
+        ],
+    )
+    def test_the_reason_is_asked_of_stackstorm(self, rig, api, reason):
+        vars(rig.api).update(api)
+        rig.bus.records = False
+        rig.accept()
+        rig.advance()
+        rig.advance(31)
+        assert rig.components.stackstorm.state == State.DOWN
+        assert reason in rig.components.stackstorm.detail
+        assert "not recorded" in rig.components.stackstorm.detail
+
+    def test_a_late_record_is_seen_and_the_request_not_announced_again(self, rig):
+        rig.bus.records = False
+        request_id = rig.accept(alert())
+        rig.advance()
+        rig.advance(31)
+        assert rig.state(request_id) == "accepted"
+        rig.bus.record(rig.bus.of(ANNOUNCE)[0])
+        rig.advance(61)
+        assert rig.state(request_id) == "recorded"
+        assert sizes(rig) == [1]
+
+    def test_a_request_that_cannot_be_recorded_ends_alone_and_is_stuck(self, rig):
+        poison = numbered("poison")
+        rig.bus.poison.add(poison)
+        good = accept_numbered(rig, 3)
+        bad = rig.accept(body=poison)
+        for _ in range(30):
+            rig.advance(31)
+        assert {rig.state(i) for i in good} == {"done"}
+        assert rig.journal.stuck(10) == [bad]
+        assert rig.journal.backlog == 0
+        assert "this request alone" in rig.pipeline.held_up_by(rig.journal.find(bad))
+        rig.bus.poison.clear()
+        for _ in range(2):  # it may be out when that ends
+            rig.advance(601)
+        assert rig.state(bad) == "done"
+        assert rig.journal.counts().stuck == 0
+
+    def test_a_stuck_request_comes_every_ten_minutes_whatever_else_is_recorded(self, rig):
+        poison = numbered("poison")
+        rig.bus.poison.add(poison)
+        rig.accept(body=poison)
+        while not rig.journal.counts().stuck:
+            rig.accept()
+            rig.advance(31)
+        before = sum(poison in batch for batch in rig.bus.batches)
+        for _ in range(18):  # 9 minutes
+            rig.accept()
+            rig.advance(30)
+        assert sum(poison in batch for batch in rig.bus.batches) - before <= 1
+
+    def test_after_an_outage_the_first_record_ends_all_waits(self, rig):
+        rig.bus.records = False
+        ids = accept_numbered(rig, 4)
+        while max(rig.journal.find(i).attempts for i in ids) < 4:  # they wait for minutes
+            rig.advance(31)
+        rig.bus.records = True
+        ids.append(rig.accept())
+        for _ in range(3):
+            rig.advance(31)
+        assert {rig.state(i) for i in ids} == {"done"}
+
+    def test_during_an_outage_announcements_are_rare(self, rig):
+        rig.bus.records = False
+        for _ in range(60):  # 10 minutes
+            rig.accept()
+            rig.advance(10)
+        # Each is out for 30 s, and then nothing is for 30 to 60 s.
+        assert len(sizes(rig)) <= 9
+        rig.bus.records = True
+        for _ in range(3):
+            rig.advance(61)
+        assert rig.journal.backlog == 0
+        assert rig.journal.counts().stuck == 0
+
+
+class TestRefused:
+    """What cannot be published counts as a failed attempt of that request alone."""
+
+    def test_a_broker_that_is_away_costs_nobody_anything(self, rig):
+        rig.bus.is_down = True
+        request_id = rig.accept(alert())
+        rig.advance()
+        assert rig.components.broker.state == State.DOWN
+        assert rig.components.broker.detail == "the broker is away"
+        assert rig.state(request_id) == "accepted"
+        rig.bus.is_down = False
+        rig.advance(3)  # as soon as the broker is asked again
+        assert rig.state(request_id) == "recorded"
+        assert rig.components.broker.state == State.OK
+        assert sizes(rig) == [1]
+
+    def test_after_an_outage_of_the_broker_everything_is_announced_in_few_batches(self, rig):
+        accept_numbered(rig, 100)
+        rig.bus.is_down = True
+        for _ in range(60):  # an hour
+            rig.advance(60)
+        rig.bus.is_down = False
+        for _ in range(10):
+            rig.advance(61)
+        assert rig.journal.counts().done == 100
+        assert len(sizes(rig)) < 30
+
+    @pytest.mark.parametrize("where", [0, 5, 9])
+    def test_a_request_that_the_broker_refuses_does_not_hold_up_the_others(self, rig, where):
+        poison = numbered(where)
+
+        def refuses(trigger, payload):
+            batch = announcer.announcement.unpack(1, payload["batch"]) if "batch" in payload else []
+            return poison in [request.body for request in batch]
+
+        rig.bus.refuses = refuses
+        ids = accept_numbered(rig, 10)
+        bad = ids.pop(where)
+        for _ in range(10):
+            rig.advance(61)
+        assert {rig.state(i) for i in ids} == {"done"}
+        late = rig.accept(body=numbered("late"))
+        rig.advance(31)  # until then the broker seemed to be away
+        assert rig.state(late) == "done"
+        rig.advance(601)
+        assert rig.journal.stuck(10) == [bad]
+        assert "cannot be published: refused" in rig.pipeline.held_up_by(rig.journal.find(bad))
+        later = rig.accept(body=numbered("later"))
+        rig.advance(2)
+        assert rig.state(later) == "done"
+
+    def test_a_request_that_cannot_be_packed_does_not_hold_up_the_others(self, rig, monkeypatch):
+        pack = announcer.announcement.pack
+
+        def fails(requests, *args):
+            if any("poison" in request.body for request in requests):
+                raise RuntimeError("a fault of ours")
+            return pack(requests, *args)
+
+        monkeypatch.setattr(announcer.announcement, "pack", fails)
+        bad = rig.accept(body=numbered("poison"))
+        good = accept_numbered(rig, 3)
+        for _ in range(10):
+            rig.advance(61)
+        assert {rig.state(i) for i in good} == {"done"}
+        assert rig.state(bad) == "accepted"

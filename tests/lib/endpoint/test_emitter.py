@@ -1,0 +1,475 @@
+"""Recorded requests are emitted once, and again only what StackStorm lost."""
+
+import json
+import logging
+
+import pytest
+
+from poundcake.config import Config
+from poundcake.endpoint import alert_loader, emitter, triggers
+from poundcake.endpoint.health import State
+from poundcake.endpoint.journal_file import in_transaction
+from poundcake.endpoint.triggers import ALERT, LIMIT_REACHED, WEBHOOK
+from poundcake.trail import claims, database
+from poundcake.trail.replay import replay_request
+from poundcake.trail.schema import api_calls
+from tests.lib.pipelines import Rig
+from tests.lib.samples import DELIMITERS, alert, later, webhook
+
+
+def names(rig):
+    return [payload["alert_name"] for payload in rig.bus.of(ALERT)]
+
+
+def several(*names, **more):
+    return [alert(name, fingerprint=name, **more) for name in names]
+
+
+class TestTriggers:
+    def test_of_an_alert(self, rig):
+        request_id = rig.accept(alert("HostDown", fingerprint="f"))
+        rig.advance()
+        assert rig.state(request_id) == "recorded"
+        assert [tag for name, _, tag in rig.bus.published if name in (WEBHOOK, ALERT)] == [
+            request_id
+        ] * 2
+        assert rig.bus.of(WEBHOOK) == [
+            {
+                "request_id": request_id,
+                "receiver": "poundcake",
+                "group_status": "firing",
+                "alerts_received": 1,
+                "outcomes": {"admitted": 1},
+            }
+        ]
+        assert rig.bus.of(ALERT) == [
+            {
+                "request_id": request_id,
+                "episode": "f-1768392000000",
+                "status": "firing",
+                "alert_name": "HostDown",
+                "severity": "critical",
+                "instance": "web-1:9100",
+                "job": "",
+                "labels": {
+                    "alertname": "HostDown",
+                    "instance": "web-1:9100",
+                    "severity": "critical",
+                },
+                "receiver": "poundcake",
+                "starts_at": "2026-01-14T12:00:00Z",
+                "ends_at": "",
+            }
+        ]
+        states = {part.state for part in vars(rig.components).values()}
+        assert states == {State.OK}
+
+    def test_a_request_without_alerts_is_done_after_its_webhook(self, rig):
+        request_id = rig.accept()
+        rig.advance()
+        assert rig.state(request_id) == "done"
+        assert (len(rig.bus.of(WEBHOOK)), rig.bus.of(ALERT)) == (1, [])
+
+    def test_a_limit_is_announced_once_until_nobody_has_run_into_it_for_an_hour(self, rig):
+        rig.bus.config = Config(max_remediations_per_hour=1)
+        named = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
+        first = rig.accept(*named[:3])
+        rig.advance()
+        rig.accept(named[3])
+        other = rig.accept(*[alert("B", fingerprint=f) for f in "56"])
+        rig.advance()
+        told = rig.bus.of(LIMIT_REACHED)
+        assert [(p["alert_name"], p["request_id"]) for p in told] == [("A", first), ("B", other)]
+        assert (told[0]["instance"], told[0]["severity"]) == ("i2", "critical")
+        assert told[0]["reason"].startswith("limit of 1 an hour")
+        much_later = later(3 * 3600)
+        late = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
+        rig.accept(*late, received_at=much_later)
+        rig.advance()
+        assert len(rig.bus.of(LIMIT_REACHED)) == 3
+
+    def test_the_end_of_a_limit_is_read_from_its_column(self):
+        limited = triggers.LimitedAlert(1, "A", "", "", "e", "a sentence of 9 words", later(60))
+        request = triggers.RecordedRequest(1, "r", "", "", "")
+        payload = triggers.limit_reached_payload(request, limited)
+        assert payload["until"] == "2026-01-14T12:01:00Z"
+
+    def test_only_admitted_and_resolved_alerts_are_emitted(self, rig):
+        ends = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
+        again = alert("A", fingerprint="a")
+        rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), ends, ends)
+        rig.advance()
+        found = [(p["alert_name"], p["status"]) for p in rig.bus.of(ALERT)]
+        assert sorted(found) == [("A", "firing"), ("B", "firing"), ("B", "resolved")]
+        (payload,) = rig.bus.of(WEBHOOK)
+        assert (payload["alerts_received"], payload["outcomes"]["malformed"]) == (6, 1)
+
+    def test_every_string_is_inert_and_none_is_null(self, rig):
+        text = "{{ st2kv.system.x }}<% ctx() %>{"
+        found = alert(text, fingerprint="f", labels={text: text, "job": text, "severity": text})
+        rig.accept(found, body=json.dumps(webhook(found, receiver=text)))
+        rig.advance()
+        assert rig.bus.of(ALERT)
+
+        def strings(value):
+            if isinstance(value, dict):
+                for key, inner in value.items():
+                    yield from strings(key)
+                    yield from strings(inner)
+            else:
+                yield value
+
+        for _, payload, _ in rig.bus.published:
+            found = list(strings(payload))
+            assert None not in found
+            for one in found:
+                assert not any(d in str(one) for d in DELIMITERS)
+                assert not str(one).endswith(("{", "<"))
+
+    def test_nothing_is_emitted_before_it_is_recorded(self, rig):
+        rig.bus.records = False
+        request_id = rig.accept(alert())
+        rig.advance(5)
+        assert rig.bus.of(ALERT) == rig.bus.of(WEBHOOK) == []
+        assert rig.state(request_id) == "announced"
+
+
+class TestExplained:
+    def test_an_alert_that_stackstorm_lost_is_emitted_again_less_and_less_often(self, rig):
+        request_id = rig.accept(alert())
+        rig.advance()
+        rig.advance(300)
+        assert len(names(rig)) == 1  # nobody has said that it is lost
+        rig.set_explanation("retry")
+        rig.advance(6)
+        assert len(names(rig)) == 2
+        rig.advance(110)
+        assert len(names(rig)) == 2
+        rig.advance(15)
+        assert len(names(rig)) == 3
+        assert len(rig.bus.of(WEBHOOK)) == 1
+        assert rig.bus.of(ALERT)[0] == rig.bus.of(ALERT)[2]
+        rig.set_explanation("no_rule")
+        rig.advance(6)
+        assert rig.state(request_id) == "done"
+
+    @pytest.mark.parametrize("explanation", ["execution", "no_rule", "failed", "lost"])
+    def test_whatever_became_of_its_alerts_a_request_is_done(self, rig, explanation):
+        request_id = rig.accept(alert())
+        rig.advance()
+        rig.set_explanation(explanation)
+        rig.advance(6)
+        assert rig.state(request_id) == "done"
+
+    def test_looking_at_many_open_requests_takes_few_transactions(self, rig):
+        ids = [rig.accept(alert(str(n), fingerprint=str(n))) for n in range(60)]
+        rig.advance()
+        assert {rig.state(i) for i in ids} == {"recorded"}
+        commits = []
+        connection = rig.journal._file._connection
+        connection.set_trace_callback(lambda sql: commits.append(sql == "COMMIT"))
+        rig.advance(6)
+        connection.set_trace_callback(None)
+        assert 1 <= sum(commits) <= 5
+
+
+class TestRefused:
+    """A request that cannot be emitted waits, and the others go on."""
+
+    def test_one_refused_alert_of_a_hundred_costs_the_others_nothing(self, rig):
+        rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "A50"
+        request_id = rig.accept(*several(*[f"A{n}" for n in range(100)]))
+        rig.advance()
+        for _ in range(5):
+            rig.advance(61)
+        assert names(rig) == [f"A{n}" for n in range(100) if n != 50]
+        rig.bus.refuses = lambda trigger, payload: False
+        rig.advance(61)
+        assert names(rig)[99:] == ["A50"]
+        assert len(rig.bus.of(WEBHOOK)) == 1
+        rig.set_explanation("execution")
+        rig.advance(6)
+        assert rig.state(request_id) == "done"
+
+    def test_the_next_requests_are_emitted(self, rig):
+        rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
+        bad = rig.accept(*several("Bad"))
+        good = [rig.accept(*several(f"Good{n}")) for n in range(5)]
+        rig.advance()
+        assert names(rig) == [f"Good{n}" for n in range(5)]
+        # It is not the broker that is at fault.
+        assert rig.components.broker.state == State.OK
+        assert rig.pipeline.problem() == ("the triggers of 1 request cannot be published: refused")
+        rig.accept(*several("Later"))
+        rig.advance(2)
+        assert names(rig)[-1] == "Later"
+        rig.bus.refuses = lambda trigger, payload: False
+        rig.advance(61)
+        assert names(rig)[-1] == "Bad"
+        assert rig.pipeline.problem() == ""
+        assert {rig.state(i) for i in [bad, *good]} == {"recorded"}
+
+    def test_an_emission_that_raises_holds_up_nobody(self, rig, monkeypatch, caplog):
+        payload_of = triggers.alert_payload
+
+        def fails(request, alert):
+            if alert.alert_name == "Bad":
+                raise KeyError("a fault of ours")
+            return payload_of(request, alert)
+
+        monkeypatch.setattr(triggers, "alert_payload", fails)
+        bad = rig.accept(*several("Bad"))
+        rig.accept(*several("Good"))
+        rig.advance()
+        rig.advance(61)
+        assert names(rig) == ["Good"]
+        assert bad in caplog.text and "a fault of ours" in caplog.text
+        monkeypatch.setattr(triggers, "alert_payload", payload_of)
+        rig.advance(61)
+        assert names(rig) == ["Good", "Bad"]
+        assert len(rig.bus.of(WEBHOOK)) == 2
+
+    def test_many_that_fail_in_a_row_are_the_broker(self, rig):
+        rig.bus.refuses = lambda trigger, payload: trigger in (WEBHOOK, ALERT)
+        ids = [rig.accept(*several(str(n))) for n in range(10)]
+        rig.advance()
+        assert rig.components.broker.state == State.DOWN
+        rig.bus.refuses = lambda trigger, payload: False
+        rig.advance(61)
+        assert sorted(names(rig)) == sorted(str(n) for n in range(10))
+        assert rig.components.broker.state == State.OK
+        assert {rig.state(i) for i in ids} == {"recorded"}
+
+    def test_a_broker_that_goes_away_in_the_middle_of_a_request(self, rig):
+        def refuses(trigger, payload):
+            rig.bus.is_down = rig.bus.is_down or payload.get("alert_name") == "A50"
+            return rig.bus.is_down
+
+        rig.bus.refuses = refuses
+        rig.accept(*several(*[f"A{n}" for n in range(100)]))
+        for _ in range(3):
+            rig.advance(31)
+        assert names(rig) == [f"A{n}" for n in range(50)]
+        assert rig.components.broker.state == State.DOWN
+        rig.bus.refuses, rig.bus.is_down = lambda trigger, payload: False, False
+        rig.advance(61)
+        assert names(rig) == [f"A{n}" for n in range(100)]
+        assert len(rig.bus.of(WEBHOOK)) == 1
+
+    def test_a_broker_that_is_away_is_down_also_for_a_single_request(self, rig):
+        rig.bus.records = False
+        rig.accept()  # without alerts: there is nothing open to sync for
+        rig.advance()
+        rig.bus.record(rig.bus.of(triggers.ANNOUNCE)[0])
+        rig.bus.is_down = True
+        rig.advance(2)
+        assert rig.components.broker.state == State.DOWN
+        rig.bus.is_down = False
+        rig.advance(61)
+        assert len(rig.bus.of(WEBHOOK)) == 1
+
+    def test_a_journal_that_cannot_be_written_does_not_make_it_emit_again(self, rig, monkeypatch):
+        request_id = rig.accept(*several("A"))
+        monkeypatch.setattr(rig.journal, "mark_emitted", self.fails)
+        rig.advance()
+        for _ in range(3):
+            rig.advance(31)
+        assert names(rig) == ["A"]
+        assert len(rig.bus.of(WEBHOOK)) == 1
+        monkeypatch.undo()
+        assert rig.journal.find(request_id).emit_after is None
+
+    def fails(self, *args):
+        raise emitter.JournalError("disk I/O error")
+
+
+class TestMemory:
+    def test_labels_are_loaded_a_few_bytes_at_a_time(self, rig, monkeypatch):
+        loaded = []
+        load_alerts = alert_loader.load_alerts
+
+        def counted(connection, ids):
+            found = load_alerts(connection, ids)
+            loaded.append(sum(len(a.labels) for a in found.values()))
+            return found
+
+        monkeypatch.setattr(alert_loader, "load_alerts", counted)
+        monkeypatch.setattr(alert_loader, "LOAD_BYTES", 10_000)
+        large = several(*[f"A{n}" for n in range(30)], labels={"x": "y" * 2000})
+        for start in range(0, 30, 10):
+            rig.accept(*large[start : start + 10])
+        rig.advance()
+        assert names(rig) == [f"A{n}" for n in range(30)]
+        assert len(loaded) >= 6
+        assert max(loaded) <= 10_000
+
+
+class TestReplays:
+    def test_a_replay_is_emitted_whoever_recorded_it(self, rig):
+        request_id = rig.accept(*several("One", "Two"))
+        rig.advance()
+        rig.set_explanation("execution")
+        rig.advance(6)
+        assert rig.state(request_id) == "done"
+        again = replay_request(rig.engine, Config(), request_id)["request_id"]
+        rig.advance(6)
+        assert [p["request_id"] for p in rig.bus.of(ALERT)] == [request_id] * 2 + [again] * 2
+        assert [p["request_id"] for p in rig.bus.of(WEBHOOK)] == [request_id, again]
+        # It is on record: it is not announced, neither now nor after a restart.
+        rig.reopen().advance(6)
+        assert len(rig.bus.batches) == 1
+        assert len(rig.bus.of(ALERT)) == 4
+        rig.set_explanation("execution")
+        rig.advance(6)
+        assert rig.state(again) == "done"
+
+    def test_all_are_emitted_however_many_are_open(self, rig, monkeypatch):
+        monkeypatch.setattr("poundcake.endpoint.replay_importer.IMPORTED_TOGETHER", 1)
+        ids = [rig.accept(*several(name)) for name in "abc"]
+        rig.advance()
+        again = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}
+        rig.advance(6)
+        assert {p["request_id"] for p in rig.bus.of(ALERT)} == again | set(ids)
+
+    def test_one_that_has_nothing_to_do_is_left_alone(self, rig):
+        request_id = rig.accept(alert())
+        rig.advance()
+        # While the first is at work, the replay finds it open.
+        episode = rig.bus.of(ALERT)[0]["episode"]
+        claims.link(rig.engine, request_id, episode, "w", "e1")
+        again = replay_request(rig.engine, Config(), request_id)
+        assert again["outcomes"] == {"duplicate": 1}
+        rig.advance(6)
+        assert rig.journal.find(again["request_id"]) is None
+        assert len(rig.bus.of(ALERT)) == 1
+
+
+class TestTwoEndpoints:
+    """Two endpoints with one tracking database emit each request once."""
+
+    @pytest.fixture
+    def rigs(self, tmp_path, database_path, clock):
+        made = []
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            made.append(Rig(tmp_path / name, database_path, clock).assemble())
+        yield made
+        for rig in made:
+            rig.close()
+
+    def advance(self, rigs, seconds=0.0):
+        for rig in rigs:
+            rig.advance(seconds)
+
+    def emitted(self, rigs, trigger):
+        return [payload["request_id"] for rig in rigs for payload in rig.bus.of(trigger)]
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_a_replay(self, rigs, first):
+        request_id = rigs[0].accept(alert())
+        self.advance(rigs)
+        rigs[0].set_explanation("execution")
+        self.advance(rigs, 6)
+        again = replay_request(rigs[0].engine, Config(), request_id)["request_id"]
+        ordered = rigs if first == 0 else rigs[::-1]
+        for _ in range(5):
+            self.advance(ordered, 6)
+        assert {rig.state(again) for rig in rigs} == {"recorded"}
+        assert self.emitted(rigs, ALERT).count(again) == 1
+        assert self.emitted(rigs, WEBHOOK).count(again) == 1
+        rigs[0].set_explanation("execution")
+        self.advance(rigs, 31)
+        assert {rig.state(again) for rig in rigs} == {"done"}
+        assert self.emitted(rigs, ALERT).count(again) == 1
+
+    @pytest.mark.parametrize("explained", [True, False])
+    def test_a_request_with_one_id_that_reached_both(self, rigs, explained):
+        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        body = json.dumps(webhook(alert()))
+        for rig in rigs:
+            assert rig.accept(alert(), body=body, wanted_id=wanted) == wanted
+        rigs[0].advance()
+        if explained:
+            # Long before the other comes to it.
+            rigs[0].set_explanation("execution")
+            rigs[0].advance(1000)
+        for _ in range(3):
+            self.advance(rigs, 6)
+        assert self.emitted(rigs, ALERT) == self.emitted(rigs, WEBHOOK) == [wanted]
+        rigs[0].set_explanation("execution")
+        self.advance(rigs, 31)
+        assert {rig.state(wanted) for rig in rigs} == {"done"}
+
+    def test_the_other_takes_over_when_the_first_is_gone(self, rigs):
+        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        body = json.dumps(webhook(alert()))
+        for rig in rigs:
+            rig.accept(alert(), body=body, wanted_id=wanted)
+        rigs[0].advance()
+        assert self.emitted(rigs, ALERT) == [wanted]
+        rigs[0].stop()
+        rigs[0].assemble()
+        rigs[1].advance(31)
+        rigs[0].set_explanation("retry")
+        rigs[1].advance(31)
+        assert self.emitted(rigs[1:], ALERT) == []
+        self.expire_claims(rigs[0])
+        rigs[1].advance(31)
+        assert self.emitted(rigs[1:], ALERT) == [wanted]
+        assert self.emitted(rigs, WEBHOOK) == [wanted]
+
+    def test_a_claim_is_extended_while_the_request_is_open(self, rigs):
+        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        body = json.dumps(webhook(alert()))
+        for rig in rigs:
+            rig.accept(alert(), body=body, wanted_id=wanted)
+        rigs[0].advance()
+        for _ in range(4):
+            self.expire_claims(rigs[0])
+            rigs[0].advance(205)
+            rigs[1].advance()
+        assert self.emitted(rigs, ALERT) == [wanted]
+
+    def test_ids_that_the_endpoint_made_need_no_claim(self, rigs):
+        rigs[0].accept(alert())
+        rigs[0].advance()
+        with database.reading(rigs[0].engine) as connection:
+            assert connection.scalars(
+                api_calls.select().with_only_columns(api_calls.c.emitter)
+            ).all() == [None]
+
+    def test_a_request_of_release_0_2_0_may_be_shared(self, rigs):
+        """Its journal does not say who chose the id."""
+        request_id = rigs[0].accept(alert())
+        rigs[0].journal._file.run(
+            in_transaction, lambda db: db.execute("UPDATE requests SET shared = 1")
+        )
+        rigs[0].advance()
+        assert self.emitted(rigs, ALERT) == [request_id]
+
+    def test_a_database_that_cannot_be_written_holds_up_only_the_shared_ones(
+        self, rigs, monkeypatch
+    ):
+        def read_only(*args):
+            raise database.DatabaseError("read-only")
+
+        monkeypatch.setattr("poundcake.trail.emissions.claim", read_only)
+        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        rigs[0].accept(*several("Shared"), wanted_id=wanted)
+        rigs[0].accept(*several("Own"))
+        rigs[0].advance()
+        assert names(rigs[0]) == ["Own"]
+        assert "cannot be claimed: read-only" in rigs[0].pipeline.problem()
+        monkeypatch.undo()
+
+    def expire_claims(self, rig):
+        with database.transaction(rig.engine) as connection:
+            connection.execute(api_calls.update().values(emitter_until=later(0)))
+
+
+def test_a_request_that_fails_is_logged_with_when_it_is_tried_again(rig, caplog):
+    rig.bus.refuses = lambda trigger, payload: trigger == ALERT
+    request_id = rig.accept(alert())
+    with caplog.at_level(logging.WARNING):
+        rig.advance()
+    assert f"request {request_id}: its triggers cannot be published, trying again in" in caplog.text

@@ -1,0 +1,216 @@
+"""The health report: what is said of each part, and when the endpoint is degraded."""
+
+import logging
+
+import pytest
+
+from poundcake.config import Config
+from poundcake.endpoint import filesystem, health, worker
+from poundcake.endpoint.health import Component, State
+from poundcake.endpoint.installation import Installation
+from poundcake.endpoint.journal import JournalError
+from poundcake.endpoint.journal_keeper import JournalKeeper
+from tests.lib.samples import alert
+
+LOG = logging.getLogger("health")
+
+
+@pytest.fixture
+def installation(rig, tmp_path):
+    """One around a rig that is driven by hand."""
+    config = Config(state_dir=str(tmp_path), backlog_limit=5)
+    keeper = JournalKeeper(config, None, LOG)
+    keeper.journal, keeper.pipeline = rig.journal, rig.pipeline
+    keeper.component.ok()
+    return Installation(config, rig.reader, rig.api, keeper)
+
+
+def report(installation):
+    return health.assemble(installation, "http://127.0.0.1:8000").as_dict()
+
+
+def journal_of(installation):
+    return report(installation)["components"]["journal"]
+
+
+def test_all_is_well(rig, installation):
+    rig.accept(alert())
+    rig.advance()
+    found = report(installation)
+    since = {name: part.pop("since") for name, part in found["components"].items()}
+    assert all(text.endswith("Z") for text in since.values())
+    assert found == {
+        "status": "ok",
+        "version": found["version"],
+        "address": "http://127.0.0.1:8000",
+        "authentication": "none",
+        "database": "SQLite",
+        "dry_run": True,
+        "literal_secrets": [],
+        "components": {
+            "journal": {
+                "state": "ok",
+                "detail": "",
+                "waiting": 0,
+                "backlog_limit": 5,
+                "oldest_seconds": 0,
+                "accepted": 0,
+                "announced": 0,
+                "recorded": 1,
+                "done": 0,
+                "stuck": 0,
+                "stuck_requests": [],
+                "set_aside": [],
+            },
+            "broker": {"state": "ok", "detail": "", "waiting": 0},
+            "database": {"state": "ok", "detail": "", "waiting": 0},
+            "stackstorm": {"state": "ok", "detail": "", "waiting": 1, "stuck": []},
+        },
+    }
+
+
+def test_a_part_that_is_down_degrades(rig, installation):
+    rig.advance()
+    rig.components.stackstorm.down("the rule is disabled")
+    assert report(installation)["status"] == "degraded"
+
+
+def test_what_waits_for_migrate_is_said_of_the_database(rig, installation):
+    rig.pipeline.pending_migrations = "run st2 run poundcake.migrate"
+    assert report(installation)["components"]["database"]["pending"].startswith("run st2 run")
+    assert report(installation)["status"] == "ok"
+
+
+def test_a_full_journal_is_unavailable(rig, installation):
+    for _ in range(5):
+        rig.accept()
+    found = report(installation)
+    assert (found["status"], found["components"]["journal"]["state"]) == ("unavailable", "full")
+
+
+def test_a_journal_that_cannot_be_read_is_unavailable_and_says_why(
+    rig, installation, monkeypatch, caplog
+):
+    def fails():
+        raise JournalError("disk I/O error")
+
+    monkeypatch.setattr(rig.journal, "counts", fails)
+    found = report(installation)
+    assert found["status"] == "unavailable"
+    assert found["components"]["journal"]["detail"] == "disk I/O error"
+    assert "waiting" not in found["components"]["journal"]
+    assert "journal: down: disk I/O error" in caplog.text
+
+
+class TestWatchdog:
+    """R5: it said ok with requests waiting and the thread that moves them on dead or hung."""
+
+    def test_a_request_that_waits_for_more_than_two_minutes(self, rig, installation, clock):
+        rig.accept(alert())
+        clock.offset += 119
+        assert report(installation)["status"] == "ok"
+        clock.offset += 2
+        assert report(installation)["status"] == "degraded"
+        clock.offset += 180
+        detail = journal_of(installation)["detail"]
+        assert detail == "the oldest request has waited 5 min to be recorded"
+        rig.advance()
+        assert report(installation)["status"] == "ok"
+
+    @pytest.mark.parametrize("hours", [-5, 5])
+    def test_a_wall_clock_that_steps_makes_nothing_late(self, rig, installation, wall_clock, hours):
+        rig.accept(alert())
+        wall_clock.offset = hours * 3600
+        assert 0 <= journal_of(installation)["oldest_seconds"] < 60
+        assert report(installation)["status"] == "ok"
+
+    def test_triggers_that_are_late(self, rig, installation, clock):
+        rig.accept(alert())
+        rig.advance()
+        clock.offset += 130
+        assert "are 2 min late" in journal_of(installation)["detail"]
+        assert report(installation)["status"] == "degraded"
+        rig.advance()
+        assert report(installation)["status"] == "ok"
+
+    def test_a_thread_that_is_dead(self, rig, installation, monkeypatch):
+        monkeypatch.setattr(rig.pipeline.worker, "is_dead", lambda: True)
+        assert report(installation)["status"] == "degraded"
+        assert "has ended" in journal_of(installation)["detail"]
+
+    def test_a_thread_that_hangs(self, rig, installation, clock):
+        rig.pipeline.worker._step = "emitting"
+        rig.pipeline.worker.keep_going()
+        assert report(installation)["status"] == "ok"
+        clock.offset += worker.HUNG_SECONDS + 1
+        assert report(installation)["status"] == "degraded"
+        assert "has hung for 12" in journal_of(installation)["detail"]
+
+    def test_a_request_whose_triggers_cannot_be_published(self, rig, installation):
+        rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
+        rig.accept(alert("Bad"))
+        rig.advance()
+        rig.accept(alert("Good", fingerprint="g"))
+        rig.advance()
+        assert report(installation)["status"] == "degraded"
+        assert "the triggers of 1 request cannot" in journal_of(installation)["detail"]
+
+
+class TestVolatile:
+    """R11: a state_dir in memory was not warned about."""
+
+    @pytest.fixture
+    def mounts(self, tmp_path, monkeypatch):
+        def write(*lines):
+            (tmp_path / "mounts").write_text("".join(f"x {line} rw 0 0\n" for line in lines))
+            monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
+
+        return write
+
+    def test_it_is_said_and_does_not_degrade(self, rig, installation, tmp_path, mounts):
+        mounts("/ ext4", f"{tmp_path} tmpfs")
+        assert f"state_dir {tmp_path} is on tmpfs" in journal_of(installation)["detail"]
+        assert report(installation)["status"] == "ok"
+
+    @pytest.mark.parametrize(
+        "lines, path, kind",
+        [
+            (["/ ext4", "/run tmpfs"], "/run/poundcake", "tmpfs"),
+            (["/ ext4", "/run tmpfs"], "/run", "tmpfs"),
+            (["/ ext4", "/run tmpfs"], "/running", ""),
+            (["/ ramfs"], "/opt", "ramfs"),
+            (["/ overlay"], "/opt", ""),
+            (["/ ext4", "/run tmpfs", "/run/disk xfs"], "/run/disk/x", ""),
+            (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last one covers the first
+            (["/ ext4", "/with\\040space tmpfs"], "/with space/x", "tmpfs"),
+            (["/ ext4", "/ä tmpfs"], "/ä/x", "tmpfs"),
+            (["nonsense"], "/opt", ""),
+            ([], "/opt", ""),
+        ],
+    )
+    def test_the_innermost_mount_decides(self, mounts, lines, path, kind):
+        mounts(*lines)
+        assert filesystem.volatile_filesystem(path) == kind
+
+    def test_a_system_that_does_not_say(self, monkeypatch):
+        monkeypatch.setattr(filesystem, "_MOUNTS", "/nonexistent")
+        assert filesystem.volatile_filesystem("/opt") == ""
+
+
+class TestComponent:
+    def test_a_state_is_logged_once_and_has_a_beginning(self, caplog):
+        part = Component(LOG, "broker")
+        assert part.state == State.UNKNOWN
+        with caplog.at_level("INFO"):
+            part.ok()
+            since = part.since
+            part.ok()
+            assert part.since == since
+            part.down("away")
+            part.down("still away")
+            assert (part.state, part.detail) == (State.DOWN, "still away")
+            part.ok()
+        assert [r.getMessage() for r in caplog.records] == [
+            "broker: down: away",
+            "broker: works again",
+        ]

@@ -1,0 +1,139 @@
+"""The steps together, and in their thread; and that no clock stops them."""
+
+import pytest
+
+from poundcake.endpoint import retry
+from poundcake.endpoint.health import State
+from poundcake.endpoint.triggers import ALERT, ANNOUNCE, SYNC_DUE
+from poundcake.trail import database
+from tests.lib.pipelines import Rig
+from tests.lib.samples import alert
+from tests.waiting import wait_for
+
+HOURS = [-5, 5]
+
+
+class TestThread:
+    @pytest.fixture
+    def rig(self, tmp_path, database_path, monkeypatch):
+        monkeypatch.setattr(retry, "FAILURE_WAITS", (0.01, 0.05))
+        found = Rig(tmp_path, database_path)
+        yield found
+        found.close()
+
+    def test_a_request_is_announced_recorded_and_emitted(self, rig):
+        rig.start()
+        request_id = rig.accept(alert())
+        wait_for(lambda: rig.bus.of(ALERT))
+        rig.reaches(request_id, "recorded")
+
+    def test_a_broker_that_comes_back_is_enough(self, rig):
+        rig.bus.is_down = True
+        rig.start()
+        request_id = rig.accept(alert())
+        wait_for(lambda: rig.components.broker.state == State.DOWN)
+        rig.bus.is_down = False
+        rig.reaches(request_id, "recorded")
+        wait_for(lambda: rig.components.broker.state == State.OK)
+
+
+class TestBroker:
+    def test_it_is_known_at_the_start_without_a_request(self, rig):
+        """U13: it was unknown until the first request came."""
+        rig.advance()
+        assert rig.components.broker.state == State.OK
+        assert rig.bus.published == []
+
+    def test_also_that_it_is_away(self, rig):
+        rig.bus.is_down = True
+        rig.advance()
+        assert rig.components.broker.state == State.DOWN
+
+
+class TestDatabase:
+    def test_it_goes_away_and_comes_back(self, rig, monkeypatch):
+        def away(*args):
+            raise database.DatabaseError("away")
+
+        monkeypatch.setattr(rig.reader, "_read", away)
+        request_id = rig.accept(alert())
+        rig.advance()
+        assert (rig.components.database.state, rig.components.database.detail) == ("down", "away")
+        monkeypatch.undo()
+        assert rig.state(request_id) == "announced"
+
+    def test_what_waits_for_migrate_is_known(self, rig, monkeypatch):
+        monkeypatch.setattr(database, "pending", lambda bind: "run st2 run poundcake.migrate")
+        rig.advance()
+        assert rig.pipeline.pending_migrations == "run st2 run poundcake.migrate"
+        monkeypatch.setattr(database, "pending", lambda bind: "")
+        rig.advance(31)
+        assert rig.pipeline.pending_migrations == ""
+
+
+class TestWallClock:
+    """R4: a wall clock that steps by hours neither stops anything nor makes everything due."""
+
+    @pytest.mark.parametrize("hours", HOURS)
+    def test_requests_are_announced_emitted_and_synced_as_before(self, rig, wall_clock, hours):
+        first = rig.accept(alert("A", fingerprint="a"))
+        rig.advance()
+        wall_clock.offset = hours * 3600
+        second = rig.accept(alert("B", fingerprint="b"))
+        before = len(rig.bus.of(SYNC_DUE))
+        rig.advance(6)
+        assert rig.state(second) == "recorded"
+        assert [p["alert_name"] for p in rig.bus.of(ALERT)] == ["A", "B"]
+        assert len(rig.bus.of(SYNC_DUE)) > before
+        rig.set_explanation("retry")
+        rig.advance(6)
+        assert len(rig.bus.of(ALERT)) == 2  # it is not an hour later
+        rig.advance(61)
+        assert len(rig.bus.of(ALERT)) == 4
+        rig.set_explanation("execution")
+        rig.advance(6)
+        assert {rig.state(first), rig.state(second)} == {"done"}
+
+    @pytest.mark.parametrize("hours", HOURS)
+    def test_a_batch_that_is_not_recorded_is_missed_at_its_time(self, rig, wall_clock, hours):
+        rig.bus.records = False
+        rig.accept(alert())
+        rig.advance()
+        wall_clock.offset = hours * 3600
+        rig.advance(20)
+        assert rig.metrics.announcement_misses._value.get() == 0
+        rig.advance(15)
+        assert rig.metrics.announcement_misses._value.get() == 1
+        assert len(rig.bus.of(ANNOUNCE)) == 1
+        rig.advance(31)
+        assert len(rig.bus.of(ANNOUNCE)) == 2
+
+    @pytest.mark.parametrize("hours", HOURS)
+    def test_waits_are_kept_over_a_restart(self, rig, wall_clock, hours):
+        rig.accept(alert("A", fingerprint="a"))
+        rig.advance()
+        rig.set_explanation("retry")
+        for _ in range(6):  # 60, 120, ... s: the next wait is half an hour
+            rig.advance(3600)
+        emitted = len(rig.bus.of(ALERT))
+        wall_clock.offset = hours * 3600
+        rig.reopen().advance()
+        rig.advance(600)
+        assert len(rig.bus.of(ALERT)) == emitted
+        for _ in range(6):
+            rig.advance(600)
+        assert len(rig.bus.of(ALERT)) == emitted + 1
+
+    @pytest.mark.parametrize("hours", HOURS)
+    def test_what_was_announced_before_a_restart_is_missed_at_its_time(
+        self, rig, wall_clock, hours
+    ):
+        rig.bus.records = False
+        rig.accept(alert())
+        rig.advance()
+        wall_clock.offset = hours * 3600
+        rig.reopen().advance(1)
+        assert len(rig.bus.of(ANNOUNCE)) == 1
+        rig.advance(40)
+        rig.advance(40)
+        assert len(rig.bus.of(ANNOUNCE)) == 2

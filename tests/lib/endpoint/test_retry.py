@@ -1,0 +1,105 @@
+"""When retries run and how much they take on: pure functions, case by case."""
+
+import pytest
+
+from poundcake.endpoint import retry
+from poundcake.endpoint.retry import FailedAttempt, Pace, RetryPlan, SyncSeen
+from tests.lib.samples import NOON, later
+
+FOREVER = 100_000
+
+
+@pytest.mark.parametrize(
+    "times, wait", [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (FOREVER, 3600)]
+)
+def test_waits_double_up_to_the_longest(times, wait):
+    assert retry.doubled((60.0, 3600.0), times) == wait
+
+
+def test_jitter_only_shortens():
+    waits = {retry.jittered(100.0) for _ in range(200)}
+    assert 90 <= min(waits) < max(waits) <= 100
+
+
+@pytest.mark.parametrize(
+    "size, attempts, others_recorded, plan",
+    [
+        # A first miss keeps the batch together, later ones halve it and double the wait.
+        (8, 0, False, RetryPlan(30, 8, False)),
+        (8, 1, False, RetryPlan(60, 4, False)),
+        (4, 2, False, RetryPlan(120, 2, False)),
+        (2, 3, False, RetryPlan(240, 1, False)),
+        (1, 4, False, RetryPlan(480, 1, False)),
+        (1, 5, False, RetryPlan(600, 1, False)),
+        (1, FOREVER, False, RetryPlan(600, 1, False)),
+        # What was recorded meanwhile shows that it is the batch; a single request is then stuck.
+        (8, 3, True, RetryPlan(240, 4, False)),
+        (1, 0, True, RetryPlan(30, 1, False)),
+        (1, 1, True, RetryPlan(600, 1, True)),
+        (1, FOREVER, True, RetryPlan(600, 1, True)),
+    ],
+)
+def test_a_batch_that_was_not_recorded(size, attempts, others_recorded, plan):
+    assert retry.plan_missed(FailedAttempt(size, attempts, others_recorded)) == plan
+
+
+@pytest.mark.parametrize(
+    "attempts, others_recorded, plan",
+    [
+        (0, False, RetryPlan(1, 0, False)),  # it may have been the broker
+        (0, True, RetryPlan(1, 0, False)),
+        (1, False, RetryPlan(2, 1, False)),
+        (9, False, RetryPlan(60, 1, False)),
+        (1, True, RetryPlan(600, 1, True)),
+    ],
+)
+def test_a_request_that_cannot_be_published(attempts, others_recorded, plan):
+    assert retry.plan_refused(FailedAttempt(1, attempts, others_recorded)) == plan
+
+
+def test_while_nothing_is_recorded_announcements_are_rare():
+    pace, pauses = Pace(), []
+    for _ in range(4):
+        pace = retry.pace_after_miss(pace, now=1000.0)
+        pauses.append(pace.next_at - 1000.0)
+    assert pauses == [30, 60, 60, 60]
+    pace = retry.pace_after_record(pace, now=2000.0)
+    assert (pace.misses, pace.next_at, pace.recorded_at) == (0, 0.0, 2000.0)
+
+
+def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_again():
+    pace = retry.pace_after_refusal(Pace())
+    sizes = []
+    for _ in range(11):
+        sizes.append(pace.batch_requests)
+        pace = retry.pace_after_publish(pace)
+    assert sizes == [1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
+
+
+@pytest.mark.parametrize(
+    "seen, synced_at, claimed_age, elapsed, age",
+    [
+        # The first look has only what the clocks say, which is not taken for more than a wait.
+        (None, None, 0, 0, float("inf")),
+        (None, NOON, 40, 0, 40),
+        (None, NOON, -7200, 0, 0),
+        # Unchanged: what counts is the time that passed here.
+        (SyncSeen(NOON, 10), NOON, -7200, 5, 15),
+        (SyncSeen(NOON, 10), NOON, 7200, 5, 15),
+        # Changed: it ended since the last look, whatever the clocks say.
+        (SyncSeen(NOON, 10), later(5), 3, 5, 3),
+        (SyncSeen(NOON, 10), later(5), -7200, 5, 0),
+        (SyncSeen(NOON, 10), later(5), 7200, 5, 5),
+    ],
+)
+def test_how_long_ago_sync_was_whatever_the_clocks_say(seen, synced_at, claimed_age, elapsed, age):
+    assert retry.see_sync(seen, synced_at, claimed_age, elapsed) == SyncSeen(synced_at, age)
+
+
+def test_syncs_become_rarer():
+    waits = [retry.SYNC_WAITS[0]]
+    while waits[-1] < retry.SYNC_WAITS[1]:
+        waits.append(retry.next_sync_wait(waits[-1]))
+    assert waits[:3] == [5.0, 7.5, 11.25] and waits[-1] == 60.0
+    assert retry.sync_wait(5.0, moves_by_itself=True) == 5.0
+    assert retry.sync_wait(5.0, moves_by_itself=False) == 600.0

@@ -1,0 +1,96 @@
+"""StackStorm is asked what became of what is open, while anything is."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import insert
+
+from poundcake.endpoint import retry
+from poundcake.endpoint.triggers import SYNC_DUE
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
+from poundcake.trail.schema import meta
+from tests.lib.samples import alert
+
+
+def set_synced(rig, moment):
+    with database.transaction(rig.engine) as connection:
+        connection.execute(meta.delete().where(meta.c.name == "synced_at"))
+        connection.execute(insert(meta).values(name="synced_at", value=format_timestamp(moment)))
+
+
+def syncs(rig):
+    return len(rig.bus.of(SYNC_DUE))
+
+
+def test_nothing_open_needs_no_sync(rig):
+    rig.advance()
+    rig.accept()
+    for _ in range(10):
+        rig.advance(61)
+    assert syncs(rig) == 0
+
+
+def test_syncs_follow_an_emission_and_end_with_what_is_open(rig):
+    rig.accept(alert())
+    rig.advance()
+    rig.advance(6)
+    assert rig.bus.of(SYNC_DUE)[0] == {"open": 1}
+    rig.advance(8)
+    before = syncs(rig)
+    assert before >= 2
+    rig.set_explanation("no_rule")
+    rig.advance(61)
+    asked = syncs(rig)
+    for _ in range(5):
+        rig.advance(61)
+    assert syncs(rig) == asked
+
+
+def test_they_become_rarer_up_to_a_minute_and_frequent_again_after_an_emission(rig):
+    rig.accept(alert())
+    for _ in range(40):
+        rig.advance(15)
+    before = syncs(rig)
+    for _ in range(20):
+        rig.advance(30)
+    assert 8 <= syncs(rig) - before <= 11
+    rig.accept(alert("Another", fingerprint="x"))
+    before = syncs(rig)
+    for _ in range(4):
+        rig.advance(5)
+    assert syncs(rig) - before >= 2
+
+
+def test_what_waits_for_people_is_asked_about_rarely(rig, monkeypatch):
+    rig.accept(alert())
+    rig.advance()
+    monkeypatch.setattr(retry, "sync_wait", lambda wait, moves: retry.SYNC_IDLE_WAIT)
+    before = syncs(rig)
+    for _ in range(60):
+        rig.advance(60)
+    assert 5 <= syncs(rig) - before <= 7
+
+
+def test_a_sync_that_another_endpoint_asked_for_counts(rig):
+    rig.accept(alert())
+    rig.advance()
+    rig.advance(300)
+    before = syncs(rig)
+    for _ in range(20):
+        set_synced(rig, datetime.now(timezone.utc))
+        rig.advance(3)
+    assert syncs(rig) - before <= 2
+
+
+@pytest.mark.parametrize("hours", [-3, -0.01, 0.01, 3, 24 * 120])
+def test_a_clock_elsewhere_that_is_wrong_does_not_stop_it(rig, hours):
+    """R4: a runner's clock ahead of ours made its last round look as if it lay in the future."""
+    rig.accept(alert())
+    rig.advance()
+    set_synced(rig, datetime.now(timezone.utc) + timedelta(hours=hours))
+    rig.advance()
+    before = syncs(rig)
+    for _ in range(10):
+        rig.advance(30)
+    assert syncs(rig) - before >= 4

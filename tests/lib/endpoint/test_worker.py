@@ -1,0 +1,130 @@
+"""One thread runs the steps, whatever they raise, and says whether it lives."""
+
+import threading
+
+import pytest
+
+from poundcake.endpoint import retry, worker
+from poundcake.endpoint.worker import Worker
+from tests.waiting import wait_for
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(retry, "FAILURE_WAITS", (0.01, 0.02))
+    monkeypatch.setattr(worker, "IDLE_WAIT", 0.01)
+
+
+@pytest.fixture
+def make():
+    """A function that starts a worker with steps by name; failures are in worker.seen."""
+    made = []
+
+    def factory(**steps):
+        seen = []
+        found = Worker(list(steps.items()), lambda name, error: seen.append((name, str(error))))
+        found.seen = seen
+        made.append(found)
+        found.start()
+        return found
+
+    yield factory
+    for found in made:
+        found.stop(5)
+
+
+def test_a_step_that_fails_is_tried_again_and_the_others_run(make, quick):
+    ran = {"bad": 0, "good": 0}
+
+    def bad():
+        ran["bad"] += 1
+        if ran["bad"] < 3:
+            raise ValueError("a fault")
+
+    def good():
+        ran["good"] += 1
+
+    found = make(bad=bad, good=good)
+    wait_for(lambda: ran["bad"] > 3 and ran["good"] > 3)
+    assert found.seen == [("bad", "a fault")] * 2
+
+
+def test_failures_in_a_row_make_the_waits_longer(clock, monkeypatch):
+    monkeypatch.setattr(retry, "jittered", lambda wait: wait)
+    waits = []
+
+    def fails():
+        raise ValueError
+
+    found = Worker([("fails", fails)], lambda *_: None)
+    for _ in range(8):
+        waits.append(found._run_step(found._steps[0]))
+        assert found._run_step(found._steps[0]) > 0  # not before its wait is over
+        clock.offset += waits[-1]
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_waking_runs_the_steps_at_once(make, monkeypatch):
+    monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
+    ran = []
+    found = make(step=lambda: ran.append(1))
+    wait_for(lambda: ran)
+    found.wake()
+    wait_for(lambda: len(ran) > 1)
+
+
+def test_stopping_does_not_wait_for_the_next_run(make, monkeypatch):
+    monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
+    found = make(step=lambda: None)
+    found.stop(60)
+    assert not found._thread.is_alive()
+    assert not found.is_dead()  # nobody is to start it again
+    assert found.problem() == ""
+
+
+def test_a_step_is_told_to_end_early(make):
+    left = threading.Event()
+
+    def step():
+        while found.keep_going():
+            pass
+        left.set()
+
+    found = Worker([("step", step)], lambda *_: None)
+    found.start()
+    found.stop(60)
+    assert left.is_set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_dead_and_can_be_started_again(make, quick):
+    ran = []
+
+    def step():
+        ran.append(1)
+        if len(ran) == 1:
+            raise SystemExit  # as a green thread that is killed ends
+
+    found = make(step=step)
+    wait_for(found.is_dead)
+    assert "has ended" in found.problem()
+    found.start()
+    wait_for(lambda: len(ran) > 2)
+    assert not found.is_dead() and found.problem() == ""
+
+
+def test_a_thread_that_hangs_is_named_with_its_step(make, clock):
+    hangs, entered = threading.Event(), threading.Event()
+
+    def step():
+        entered.set()
+        hangs.wait(60)
+
+    found = make(emitting=step)
+    assert entered.wait(60)
+    assert found.problem() == ""
+    clock.offset += worker.HUNG_SECONDS + 1
+    assert "has hung for 12" in found.problem() and "emitting" in found.problem()
+    found.keep_going()  # it shows progress
+    assert found.problem() == ""
+    hangs.set()

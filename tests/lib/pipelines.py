@@ -1,0 +1,275 @@
+"""A journal, a tracking database and the pipeline between them, driven by hand or by its thread.
+
+By hand nothing waits: advance() moves the monotonic clock of the endpoint's modules on and runs
+each step until nothing happens any more.
+"""
+
+import logging
+import shutil
+import time
+
+import pytest
+from sqlalchemy import update
+
+from poundcake import announcement
+from poundcake.config import Config
+from poundcake.endpoint import (
+    announcer,
+    emission_claims,
+    emitter,
+    journal_clock,
+    pipeline,
+    replay_importer,
+    sync_timer,
+    triggers,
+    worker,
+)
+from poundcake.endpoint.bus import BusError
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.health import Components
+from poundcake.endpoint.journal import Journal
+from poundcake.endpoint.metrics import CountedBus, Metrics
+from poundcake.endpoint.pipeline import Pipeline
+from poundcake.endpoint.tracking_reader import TrackingReader
+from poundcake.request_ids import body_sha256
+from poundcake.trail import database
+from poundcake.trail.record import record_requests
+from poundcake.trail.schema import alerts, api_calls
+from tests.lib.samples import later, request
+from tests.waiting import wait_for
+
+LOG = logging.getLogger("pipeline")
+TIMED = (
+    announcer,
+    emission_claims,
+    emitter,
+    journal_clock,
+    pipeline,
+    replay_importer,
+    sync_timer,
+    worker,
+)
+
+
+class Clock:
+    """The monotonic clock of the endpoint's modules, which a test may move on."""
+
+    def __init__(self, monkeypatch):
+        self.offset = 0.0
+        for module in TIMED:
+            monkeypatch.setattr(module, "monotonic", self)
+
+    def __call__(self):
+        return time.monotonic() + self.offset
+
+
+class Broker:
+    """A broker with a StackStorm behind it that records what is announced.
+
+    published: (trigger, payload, trace tag). refuses(trigger, payload): whether it takes none such.
+    poison: bodies that make a whole announcement fail.
+    """
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.config = Config()
+        self.published = []
+        self.is_down = False
+        self.refuses = lambda trigger, payload: False
+        self.records = True
+        self.poison = set()
+
+    def publish(self, trigger, payload, trace_tag):
+        if self.is_down or self.refuses(trigger, payload):
+            raise BusError("the broker is away" if self.is_down else "refused")
+        self.published.append((trigger, payload, trace_tag))
+        if trigger == triggers.ANNOUNCE and self.records:
+            self.record(payload)
+
+    def check(self):
+        if self.is_down:
+            raise BusError("the broker is away")
+
+    def close(self):
+        pass
+
+    def record(self, payload):
+        """Record what was announced, as the action would."""
+        requests = announcement.unpack(payload["version"], payload["batch"])
+        if not self.poison & {r.body for r in requests}:
+            record_requests(self.engine, self.config, requests, payload["database_id"])
+
+    def of(self, trigger):
+        """The payloads of a trigger."""
+        return [payload for name, payload, _ in list(self.published) if name == trigger]
+
+    @property
+    def batches(self):
+        """The bodies of each announcement."""
+        return [
+            [r.body for r in announcement.unpack(p["version"], p["batch"])]
+            for p in self.of(triggers.ANNOUNCE)
+        ]
+
+
+class API:
+    """A StackStorm that is asked why it records nothing."""
+
+    problem, failure, not_taken_by, error = "", "", "", None
+
+    def problem_with(self, rule, action):
+        if self.error:
+            raise self.error
+        return self.problem
+
+    def last_failure(self, action, since):
+        return self.failure
+
+    def not_taken(self, action, since):
+        return self.not_taken_by
+
+
+class Rig:
+    """A journal in a folder, a tracking database in another, and the pipeline between them."""
+
+    def __init__(self, folder, database_path, clock=None):
+        self.clock = clock
+        self.engine = database.open_engine(f"sqlite:///{database_path}")
+        self.path = str(folder / "journal.sqlite")
+        self.journal = Journal(self.path)
+        self.bus = Broker(self.engine)
+        self.api = API()
+        down = {"state": "down", "since": "2026-01-14T12:00:00Z"}
+        self.metrics = Metrics(lambda: {"components": {"journal": down}}, lambda: (0, 0, 0))
+        self.pipeline = None
+
+    def assemble(self):
+        """Make the pipeline, without its thread."""
+        self.reader = TrackingReader(self.engine, True)
+        self.pipeline = Pipeline(
+            Dependencies(
+                journal=self.journal,
+                reader=self.reader,
+                bus=CountedBus(self.bus, self.metrics),
+                broker=self.bus,
+                stackstorm=self.api,
+                components=Components(LOG),
+                metrics=self.metrics,
+                log=LOG,
+            )
+        )
+        return self
+
+    @property
+    def components(self):
+        return self.pipeline.components
+
+    # -- by hand
+
+    def advance(self, seconds=0.0):
+        """Let time pass, then run all steps until nothing happens any more."""
+        self.clock.offset += seconds
+        before = None
+        for _ in range(100):
+            after = (len(self.bus.published), self.states())
+            if after == before:
+                return
+            before = after
+            for step in self.pipeline.worker._steps:
+                self.pipeline.worker._run_step(step)
+            self.clock.offset += announcer.POLL_WAITS[1]
+        raise AssertionError("it does not come to rest")
+
+    def states(self):
+        """{request_id: state} of all requests."""
+        rows = self.journal._file.run(
+            lambda db: db.execute("SELECT request_id, state FROM requests").fetchall()
+        )
+        return {row[0]: row[1] for row in rows}
+
+    # -- by its thread
+
+    def start(self):
+        self.assemble().pipeline.start()
+        return self
+
+    def stop(self):
+        if self.pipeline:
+            self.pipeline.stop(5)
+        self.pipeline = None
+
+    def reaches(self, request_id, state, seconds=60):
+        wait_for(lambda: self.state(request_id) == state, seconds)
+
+    # -- what is in it
+
+    def accept(self, *found, body=None, wanted_id="", **more):
+        """Put a request into the journal; its id."""
+        sent = request(*found, body=body, **more)
+        request_id = self.journal.accept(sent, wanted_id, body_sha256(sent.body), len(found))
+        if self.pipeline:
+            self.pipeline.wake()
+        return request_id
+
+    def state(self, request_id):
+        return self.journal.find(request_id).state
+
+    def set_explanation(self, explanation):
+        """Have StackStorm say what became of all alerts."""
+        with database.transaction(self.engine) as connection:
+            connection.execute(update(alerts).values(explanation=explanation))
+            if explanation not in (None, "retry"):
+                connection.execute(update(api_calls).values(completed_at=later(60)))
+
+    def reopen(self):
+        """Restart the endpoint: the journal is opened again, and nothing in memory survives."""
+        self.stop()
+        self.journal.close()
+        self.journal = Journal(self.path)
+        return self.assemble()
+
+    def close(self):
+        self.stop()
+        self.journal.close()
+        self.engine.dispose()
+
+
+class WallClock:
+    """The time of day, which a test sets."""
+
+    def __init__(self, monkeypatch):
+        self._real, self.offset = time.time, 0.0
+        monkeypatch.setattr(time, "time", lambda: self._real() + self.offset)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """The path of a tracking database with its tables, to be copied: all revisions take a while."""
+    path = tmp_path_factory.mktemp("empty") / "tracking.sqlite"
+    engine = database.open_engine(f"sqlite:///{path}")
+    database.prepare(engine)
+    engine.dispose()  # writes what is in its -wal
+    return path
+
+
+@pytest.fixture
+def database_path(empty_database, tmp_path):
+    return shutil.copy(str(empty_database), str(tmp_path / "tracking.sqlite"))
+
+
+@pytest.fixture
+def rig(tmp_path, database_path, clock):
+    """One that is driven by hand."""
+    found = Rig(tmp_path, database_path, clock).assemble()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def wall_clock(monkeypatch):
+    return WallClock(monkeypatch)
