@@ -2,7 +2,7 @@
 
     python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-Ends with 1 where one of them does.
+Ends with 1 if one of them does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import sys
 from bench import history
 
 
-def main():
+def main() -> None:
+    """Run each measurement in a process of its own."""
     history.options(__doc__).parse_args()
     commands = [
-        ["bench.views"] + sys.argv[1:],
-        ["bench.plans"] + sys.argv[1:],
+        ["bench.views", *sys.argv[1:]],
+        ["bench.plans", *sys.argv[1:]],
         ["bench.record"],
         ["bench.record", "--process"],
         ["bench.connections"],
@@ -25,7 +26,7 @@ def main():
     failed = []
     for command in commands:
         print("== " + " ".join(command), flush=True)
-        if subprocess.call([sys.executable, "-m"] + command):
+        if subprocess.call([sys.executable, "-m", *command]):
             failed.append(command[0])
     if failed:
         sys.exit("over a limit: " + ", ".join(dict.fromkeys(failed)))

@@ -1,12 +1,13 @@
-"""How long a healthy client waits while others hold connections and say little.
+"""How long a healthy client waits while others hold connections and send little.
 
     python -m bench.connections [--idle 1000] [--slow 200] [--samples 1000]
 
 The endpoint runs as StackStorm runs it, in a process that eventlet has patched, and on plain
-threads. The idle have had an answer and keep their connection; half of the slow send a header, half
-a body, a byte every half second. The client posts webhooks, half of them on connections of their
-own. With max_connections for all of them, and with the default, under which the longest idle go.
-Ends with 1 where the client's p99 is 100 ms or more, or an answer is not 202.
+threads. The idle clients have had an answer and keep their connection. Half of the slow ones send
+a header, half a body, a byte every half second. The client that is measured posts webhooks, half
+of them on connections of their own. Measured with max_connections for all of them, and with the
+default, under which the connections that are idle for the longest are closed. Ends with 1 if the
+client's p99 is 100 ms or more, or an answer is not 202.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any, Callable, Iterator, Sequence
 
 from poundcake.config import Config
 from tests.lib.endpoints import Patched, Unpatched, message
 from tests.lib.samples import alert, webhook
 
 MOST_MS = 100
-HOOK = "/api/v1/webhook"
+WEBHOOK = "/api/v1/webhook"
 LIVE = "/api/v1/health/live"
 TYPE = {"Content-Type": "application/json"}
 
 
-def main():
+def main() -> None:
+    """Measure both kinds of process, each with both limits."""
     parser = argparse.ArgumentParser("python -m bench.connections", description=__doc__)
     parser.add_argument("--idle", type=int, default=1000)
     parser.add_argument("--slow", type=int, default=200)
@@ -42,7 +45,7 @@ def main():
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     over = False
-    print("{:<40}{:>10}{:>10}{:>10}".format("milliseconds", "p50", "p99", "most"))
+    print(f"{'milliseconds':<40}{'p50':>10}{'p99':>10}{'most':>10}")
     for kind, name in ((Patched, "eventlet"), (Unpatched, "threads")):
         for limit in (options.idle + options.slow + 100, Config.max_connections):
             with tempfile.TemporaryDirectory() as folder:
@@ -50,12 +53,11 @@ def main():
                 try:
                     endpoint.ready()
                     label = f"{name}, max_connections {limit}"
-                    alone = measure(endpoint, options.samples)
-                    show(label + ", alone", alone)
-                    with crowd(endpoint, options.idle, options.slow) as still_open:
+                    report(label + ", alone", measure(endpoint, options.samples))
+                    with crowd(endpoint, options.idle, options.slow) as count_open:
                         among = measure(endpoint, options.samples)
-                        show(label + ", among them", among)
-                        print(f"  of the others {still_open()} are still open")
+                        report(label + ", among them", among)
+                        print(f"  of the others {count_open()} are still open")
                     over = over or p99(among) >= MOST_MS
                 finally:
                     endpoint.stop()
@@ -63,8 +65,8 @@ def main():
 
 
 @contextlib.contextmanager
-def crowd(endpoint, idle, slow):
-    """So many connections of each kind; yields a function that counts those still open."""
+def crowd(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
+    """Hold connections of both kinds, and yield a function that counts those still open."""
     clients, ended = [], threading.Event()
     try:
         for _ in range(idle):
@@ -72,22 +74,21 @@ def crowd(endpoint, idle, slow):
             client.send(message("GET", LIVE))
             assert client.read().status == 200
             clients.append(client)
-        length = "100000"
         slow_ones = [endpoint.client() for _ in range(slow)]
         clients += slow_ones
         for number, client in enumerate(slow_ones):
             if number % 2:
-                client.send(message("POST", HOOK, b"", Content_Length=length))
+                client.send(message("POST", WEBHOOK, b"", Content_Length="100000"))
             else:
                 client.send(b"POST /api/v1/webhook HTTP/1.1\r\nX-Slow: ")
 
-        def drip():
+        def send_slowly() -> None:
             while not ended.wait(0.5):
                 for client in slow_ones:
                     with contextlib.suppress(OSError):
                         client.send(b"x")
 
-        threading.Thread(target=drip, daemon=True).start()
+        threading.Thread(target=send_slowly, daemon=True).start()
         yield lambda: sum(is_open(client) for client in clients)
     finally:
         ended.set()
@@ -95,18 +96,19 @@ def crowd(endpoint, idle, slow):
             client.socket.close()
 
 
-def is_open(client):
+def is_open(client: Any) -> bool:
+    """Return True if the endpoint has not closed the connection."""
     client.socket.setblocking(False)
     try:
-        return client.socket.recv(1) != b""
+        return bool(client.socket.recv(1) != b"")
     except BlockingIOError:
         return True
     except OSError:
         return False
 
 
-def measure(endpoint, samples):
-    """Milliseconds of each webhook, to its whole answer."""
+def measure(endpoint: Any, samples: int) -> list[float]:
+    """Return the milliseconds of each webhook, to the end of its answer."""
     body = json.dumps(webhook(alert())).encode()
     kept = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20)
     found = []
@@ -114,7 +116,7 @@ def measure(endpoint, samples):
         own = number % 2
         client = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20) if own else kept
         began = time.perf_counter()
-        client.request("POST", HOOK, body, TYPE)
+        client.request("POST", WEBHOOK, body, TYPE)
         answer = client.getresponse()
         answer.read()
         found.append((time.perf_counter() - began) * 1000)
@@ -126,15 +128,15 @@ def measure(endpoint, samples):
     return found
 
 
-def p99(found):
+def p99(found: Sequence[float]) -> float:
+    """Return the 99th percentile."""
     return statistics.quantiles(found, n=100)[98]
 
 
-def show(label, found):
-    print(
-        f"{label:<40}{statistics.median(found):>10.1f}{p99(found):>10.1f}{max(found):>10.1f}",
-        flush=True,
-    )
+def report(label: str, found: Sequence[float]) -> None:
+    """Print a line."""
+    figures = f"{statistics.median(found):>10.1f}{p99(found):>10.1f}{max(found):>10.1f}"
+    print(f"{label:<40}{figures}", flush=True)
 
 
 if __name__ == "__main__":

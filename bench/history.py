@@ -6,9 +6,8 @@ The same seed and the same end make the same rows, and a shorter history is the 
 longer one: the alerts of an hour, the open incidents and the shares of names, outcomes and
 statuses do not depend on the length.
 
-500 places, ten to a group, each have one incident after another. A group is one Alertmanager
-notification: 50 groups take turns, one request every 31.5 seconds. Lengths are drawn from the end
-backwards, so that the end is the same however far back the history goes.
+500 places, ten to a group, have one incident after another each; see bench.incidents. A group is
+one Alertmanager notification: 50 groups take turns, one request every 31.5 seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import glob
 import hashlib
 import json
 import os
-import random
 import sqlite3
 import sys
 import tempfile
@@ -28,39 +26,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from itertools import chain, islice
+from typing import Callable, Iterator, NamedTuple, Sequence
 
-from sqlalchemy import create_engine, func, inspect, select
+from sqlalchemy import Connection, Table, create_engine, func, inspect, select
 from sqlalchemy.engine import make_url
 
+from bench import incidents
+from bench.incidents import GROUPS, PER_REQUEST, SEED, SMALLEST, Incident, Value, Values, as_stored
 from bench.server import BUFFER_POOL, MariaDB
-from poundcake.alertmanager import episode_name, fingerprint
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import schema
 from tests.services import Missing
 
-SEED = 20
-# 10 million alerts are a year.
-INTERVAL = timedelta(seconds=31.536)
-GROUPS = 50
-PER_REQUEST = 10
-# Of the 50 groups, those that bundle one alert name; the others bundle a cluster's alerts.
-NAMED = 25
-SMALLEST = 10_000
 # Requests in one transaction.
 AT_ONCE = 1000
-
-SERVICES = (
-    "Host Disk Memory Cpu Network Postgres Redis Kafka Nginx Api Checkout Search Mail Dns Backup "
-    "Certificate Queue Storage Scheduler Cache"
-).split()
-PROBLEMS = "Down LatencyHigh ErrorsHigh Full Saturated Lagging Flapping Degraded Stuck Slow".split()
-NAMES = [service + problem for problem in PROBLEMS for service in SERVICES]
-INSTANCES = 5000
-WORKFLOWS = ["poundcake.host_down", "poundcake.disk_cleanup", "poundcake.service_restart"]
-OTHER_WORKFLOW = "operations.notify"
-
-STATUSES = ["succeeded", "failed", "timeout", "canceled", "abandoned"]
-STATUS_WEIGHTS = [93, 6, 0.5, 0.3, 0.2]
 
 CALLS = (
     "id request_id method path headers body status_code created_at completed_at client_host "
@@ -68,10 +47,8 @@ CALLS = (
 ).split()
 ALERTS = (
     "id api_call_id position fingerprint alert_name severity instance labels annotations "
-    "generator_url status starts_at ends_at created_at recorded_at episode outcome reason explanation "
-    "explanation_reason checked_at st2_rule_matched open_fingerprint last_seen_at notifications "
-    "closed_at attempt"
-).split()
+    "generator_url status starts_at created_at recorded_at"
+).split() + [*incidents.Decided._fields, "attempt"]
 LINKS = (
     "id request_id alert_id st2_execution_id st2_rule_ref st2_action_ref created_at claim"
 ).split()
@@ -88,373 +65,158 @@ TABLES = [
 HEADERS = json.dumps({"User-Agent": "Alertmanager/0.27.0", "Content-Type": "application/json"})
 
 
-def stored(moment):
-    """A moment as both databases take it."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
+class Rows(NamedTuple):
+    """The rows of one request, a list for each of TABLES."""
+
+    calls: list[Values]
+    alerts: list[Values]
+    executions: list[Values]
+    links: list[Values]
 
 
-def digest(*what):
-    return hashlib.sha256(repr((SEED,) + what).encode()).hexdigest()
+Write = Callable[[Connection, Table, Sequence[str], Sequence[Values]], None]
 
 
-def request_id(number):
-    return str(uuid.UUID(digest("request", number)[:32], version=4))
-
-
-def workflow_of(name):
-    return WORKFLOWS[NAMES.index(name) % len(WORKFLOWS)]
-
-
-class Incident:
-    """One incident: how its notifications went, from the first (0) to the last.
-
-    place: 0 to 499. number: counted back from the newest of the place, which is open. opened: its
-    first notification, counted back from the group's newest. length: its notifications, with the
-    resolve.
-    """
-
-    def __init__(self, place, number, opened, length, end):
-        draw = random.Random(f"{SEED}-{place}-{number}")
-        self.group, self.position = divmod(place, PER_REQUEST)
-        self.end, self.opened, self.length = end, opened, length
-        self.open = number == 0
-        if self.group < NAMED:
-            rank = self.group
-        else:
-            # Frequent names are much more frequent than rare ones.
-            rank = int(len(NAMES) ** draw.random()) - 1
-        self.name = NAMES[rank]
-        # No two places share an instance, so that no two incidents of one fingerprint overlap.
-        host = place + GROUPS * PER_REQUEST * draw.randrange(INSTANCES // (GROUPS * PER_REQUEST))
-        service = SERVICES[rank % len(SERVICES)].lower()
-        self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
-        self.severity = ["warning", "critical", "warning", "info", "warning", "critical"][rank % 6]
-        if draw.random() < 0.001 or place == GROUPS * PER_REQUEST - 1 and self.open:
-            self.severity = "page"
-        labels = {
-            "alertname": self.name,
-            "cluster": f"fra{host % 4 + 1}",
-            "environment": "production",
-            "instance": self.instance,
-            "job": service,
-            "prometheus": f"monitoring/prometheus-{host % 2}",
-            "severity": self.severity,
-            "team": "team-" + service,
-        }
-        self.fingerprint = fingerprint(labels)
-        self.labels = json.dumps(labels)
-        self.annotations = json.dumps(
-            {
-                "summary": f"{self.name} on {self.instance}",
-                "description": f"{self.name} has been seen on {self.instance} for more than 5 minutes, the value is "
-                f"{draw.uniform(1, 100):.1f}.",
-                "runbook_url": "https://runbooks.example/" + self.name.lower(),
-            }
-        )
-        self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))
-        self.episode = episode_name(self.fingerprint, self.starts_at)
-        self.starts = stored(self.starts_at)
-        self.draw = draw
-        self._plan(draw)
-        self.fragment = json.dumps(
-            {
-                "fingerprint": self.fingerprint,
-                "labels": {"alertname": self.name, "instance": self.instance},
-                "startsAt": format_timestamp(self.starts_at),
-            }
-        )[1:]
-
-    def _plan(self, draw):
-        firing = self.length - (not self.open)
-        # How often it is refused before it is admitted, if it ever is.
-        self.refused = draw.randint(1, 4) if draw.random() < 0.15 else 0
-        self.refusal = draw.choice(["cooldown", "cooldown", "rate_limited"])
-        self.refused = min(self.refused, firing)
-        # One notification in a few incidents cannot be read, or says what is not so.
-        self.odd, self.oddity = None, draw.choice(["malformed", "nothing open", "nothing open"])
-        if firing > self.refused + 2 and draw.random() < 0.25:
-            self.odd = draw.randrange(self.refused + 1, firing - 1)
-        self.firing = firing
-        self.duplicate = f"duplicate of {request_id(self.request(self.refused))}"
-
-    def request(self, nth):
-        """The number of the request of the nth notification, counted back from the newest."""
-        return (self.opened - nth) * GROUPS + self.group
-
-    def received_at(self, nth):
-        return received_at(self.request(nth), self.end)
-
-    def row(self, nth, created_at):
-        """The nth notification: (status, what the rest of its row of poundcake_alerts is).
-
-        created_at: when it came, as it is stored.
-        """
-        if nth == self.odd:
-            return self._odd(created_at)
-        if nth == self.firing:
-            holder = self.refused if self.refused < self.firing else 0
-            checked = stored(self.received_at(nth) + timedelta(seconds=12))
-            return "resolved", (
-                created_at,
-                self.episode,
-                "resolved",
-                f"ends the incident of {request_id(self.request(holder))}",
-                "no_rule",
-                "no rule matched",
-                checked,
-                None,
-                None,
-                created_at,
-                1,
-                None,
-            )
-        if nth < self.refused:
-            return "firing", self._refused(nth, created_at)
-        if nth == self.refused:
-            return "firing", self._admitted(nth)
-        return "firing", (
-            None,
-            self.episode,
-            "duplicate",
-            self.duplicate,
-            "none",
-            None,
-            None,
-            None,
-            None,
-            created_at,
-            1,
-            None,
-        )
-
-    def _odd(self, created_at):
-        if self.oddity == "malformed":
-            reason = "alerts[{}].endsAt: an RFC 3339 time is expected, such as 2026-01-14T12:00:00Z"
-            status, name, reason = "firing", "malformed", reason.format(self.position)
-        else:
-            status, name, reason = "resolved", "duplicate", "nothing open"
-        ends_at = created_at if status == "resolved" else None
-        rest = (ends_at, None, name, reason, "none", None, None, None, None, created_at, 1, None)
-        return status, rest
-
-    def _refused(self, nth, created_at):
-        until = format_timestamp(self.received_at(self.refused))
-        reason = f"cooldown until {until}"
-        if self.refusal == "rate_limited":
-            reason = f"limit of 100 an hour for this alert name until {until}"
-        opens, last_seen, seen, closed = None, created_at, 1, None
-        if nth == 0:
-            # The later refusals are its repeats.
-            seen = self.refused
-            last_seen = stored(self.received_at(self.refused - 1))
-            if self.refused < self.length:
-                closed = stored(self.received_at(self.refused))
-            elif self.open:
-                opens = self.fingerprint
-        return (
-            None,
-            self.episode,
-            self.refusal,
-            reason,
-            "none",
-            None,
-            None,
-            None,
-            opens,
-            last_seen,
-            seen,
-            closed,
-        )
-
-    def _admitted(self, nth):
-        reason = "new incident"
-        if nth:
-            reason = "first notification after {}".format(self.refusal.replace("_", " "))
-        return (
-            None,
-            self.episode,
-            "admitted",
-            reason,
-            "execution",
-            "",
-            stored(self.received_at(nth) + timedelta(seconds=self.draw.uniform(5, 15))),
-            workflow_of(self.name),
-            self.fingerprint if self.open else None,
-            stored(self.received_at(self.firing - 1)),
-            self.firing - nth - (self.odd is not None),
-            None if self.open else stored(self.received_at(self.firing)),
-        )
-
-    def runs(self):
-        """The executions for the admitted row: [(id, workflow, claim, row of execution_db)]."""
-        number = self.request(self.refused)
-        came = self.received_at(self.refused)
-        workflows = [(workflow_of(self.name), f"{self.episode}|{workflow_of(self.name)}")]
-        if self.draw.random() < 0.01:
-            workflows.append((OTHER_WORKFLOW, None))
-        # A few of the newest are not through yet.
-        running = number < 3 * GROUPS and self.position == 0
-        made = []
-        for workflow, claim in workflows:
-            name = digest("execution", number, self.position, workflow)[:16]
-            row = self._run(name, workflow, came, running)
-            made.append((row[0], workflow, claim, row))
-        return made
-
-    def _run(self, name, workflow, came, running):
-        status = self.draw.choices(STATUSES, STATUS_WEIGHTS)[0]
-        dry_run = self.draw.random() < 0.3
-        seconds = self.draw.expovariate(1 / 40)
-        started = came + timedelta(seconds=self.draw.uniform(1, 4))
-        ended = started + timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
-        # MongoDB's ObjectId begins with the second it was made in: neighbours in time are
-        # neighbours in an index.
-        execution_id = f"{int(started.timestamp()):08x}{name}"
-        host = self.instance.partition(":")[0]
-        error, stage, message, flags = None, None, None, (None, None, None)
-        if running:
-            status, ended = "running", None
-        elif status == "succeeded":
-            flags = (dry_run, not dry_run, not dry_run)
-            stage = "done"
-            message = f"{self.name} on {host}: 3 of 3 checks passed"
-        else:
-            error = f"{workflow} on {host}: {status}"
-            if status == "failed":
-                flags = (dry_run, False, False)
-                stage, message = "unreachable", f"{host} does not answer on port 22"
-        return (
-            execution_id,
-            workflow,
-            status,
-            stored(started),
-            stored(ended) if ended else None,
-            workflow,
-            error,
-            *flags,
-            stage,
-            message,
-            "https://st2.example/#/history/" + execution_id,
-            stored((ended or started) + timedelta(seconds=5)),
-        )
-
-
-def received_at(number, end):
-    """When a request came: number 0 at the end, each a little off the beat."""
-    return end - INTERVAL * number - timedelta(milliseconds=number * 7919 % 3000)
-
-
-def incidents(place, notifications, end):
-    """The incidents of one place within so many notifications, the oldest first."""
-    draw = random.Random(f"{SEED}-{place}")
-    # The open one began within the shortest history.
-    lengths = [draw.randint(1, SMALLEST // PER_REQUEST // GROUPS - 1)]
-    covered = lengths[0]
-    while covered < notifications:
-        lengths.append(draw.randint(3, 60))
-        covered += lengths[-1]
-    for number in reversed(range(len(lengths))):
-        yield Incident(place, number, covered - 1, lengths[number], end)
-        covered -= lengths[number]
-
-
-def rows(alerts, end):
-    """The rows of each request, the oldest first: one list for each of TABLES."""
+def rows(alerts: int, end: datetime) -> Iterator[Rows]:
+    """Yield the rows of each request of a history, the oldest first."""
     calls = alerts // PER_REQUEST
     notifications = calls // GROUPS
-    places = [incidents(place, notifications, end) for place in range(GROUPS * PER_REQUEST)]
+    places = [
+        incidents.incidents_of(place, notifications, end) for place in range(GROUPS * PER_REQUEST)
+    ]
     current = [next(place) for place in places]
-    link_id = 0
+    links = 0
     for number in reversed(range(calls)):
         notification, group = divmod(number, GROUPS)
-        call_id = calls - number
-        came = received_at(number, end)
-        created_at = stored(came)
-        recorded_at = stored(came + timedelta(milliseconds=400 + number * 31 % 900))
-        own_id = request_id(number)
-        completed_at = recorded_at
-        alert_rows, link_rows, execution_rows, fragments = [], [], [], []
+        first = group * PER_REQUEST
+        for place in range(first, first + PER_REQUEST):
+            if current[place].opened - notification == current[place].length:
+                current[place] = next(places[place])
+        request = _Request(number, calls - number, end, links)
         for position in range(PER_REQUEST):
-            place = group * PER_REQUEST + position
-            incident = current[place]
-            nth = incident.opened - notification
-            if nth == incident.length:
-                incident = current[place] = next(places[place])
-                nth = 0
-            alert_id = (call_id - 1) * PER_REQUEST + position + 1
-            status, (ends_at, *rest) = incident.row(nth, created_at)
-            fragments.append('{"status": "' + status + '", ' + incident.fragment)
-            alert_rows.append(
-                (
-                    alert_id,
-                    call_id,
-                    position,
-                    incident.fingerprint,
-                    incident.name,
-                    incident.severity,
-                    incident.instance,
-                    incident.labels,
-                    incident.annotations,
-                    "http://prometheus.example/graph?g0.expr=up",
-                    status,
-                    incident.starts,
-                    ends_at,
-                    created_at,
-                    recorded_at,
-                    *rest,
-                    1,
-                )
+            request.add(position, current[first + position], notification)
+        links = request.links
+        yield request.rows()
+
+
+class _Request:
+    """One request as its alerts are added to it.
+
+    Args:
+        number: Counted back from the end of the history.
+        call_id: The id of its row.
+        links: How many links the requests before it have.
+    """
+
+    def __init__(self, number: int, call_id: int, end: datetime, links: int) -> None:
+        received = incidents.received_at(number, end)
+        recorded = received + timedelta(milliseconds=400 + number * 31 % 900)
+        self._number = number
+        self._call_id = call_id
+        self._request_id = incidents.request_id(number)
+        self._created_at, self._recorded_at = as_stored(received), as_stored(recorded)
+        # None while something that ran for it has not ended.
+        self._completed_at: str | None = self._recorded_at
+        self._fragments: list[str] = []
+        self._rows = Rows([], [], [], [])
+        self.links = links
+
+    def add(self, position: int, incident: Incident, notification: int) -> None:
+        """Add the alert of one place.
+
+        Args:
+            notification: Counted back from the newest of the group.
+        """
+        alert_id = (self._call_id - 1) * PER_REQUEST + position + 1
+        status, decided = incident.notification(incident.opened - notification, self._created_at)
+        self._fragments.append('{"status": "' + status + '", ' + incident.fragment)
+        self._rows.alerts.append(
+            (
+                alert_id,
+                self._call_id,
+                position,
+                incident.fingerprint,
+                incident.name,
+                incident.severity,
+                incident.instance,
+                incident.labels,
+                incident.annotations,
+                "http://prometheus.example/graph?g0.expr=up",
+                status,
+                incident.starts,
+                self._created_at,
+                self._recorded_at,
+                *decided,
+                1,
             )
-            if rest[1] == "resolved" and completed_at is not None:
-                completed_at = max(completed_at, rest[5])
-            if rest[1] == "admitted":
-                for execution_id, workflow, claim, execution in incident.runs():
-                    link_id += 1
-                    execution_rows.append(execution)
-                    link_rows.append(
-                        (
-                            link_id,
-                            own_id,
-                            alert_id,
-                            execution_id,
-                            workflow,
-                            workflow,
-                            execution[3],
-                            claim,
-                        )
-                    )
-                    ended = execution[4] and execution[-1]
-                    if completed_at is not None:
-                        completed_at = ended and max(completed_at, ended)
-        body = '{{"version": "4", "receiver": "poundcake", "status": "firing", "alerts": [{}]}}'
-        body = body.format(", ".join(fragments))
-        sha256 = hashlib.sha256(body.encode()).hexdigest()
-        call = (
-            call_id,
-            own_id,
-            "POST",
-            "/api/v1/webhook",
-            HEADERS,
-            body,
-            202,
-            created_at,
-            completed_at,
-            f"192.0.2.{1 + number % 3}",
-            "poundcake",
-            f'{{}}/{{team=~".+"}}:{{group="{group}"}}',
-            "firing",
-            0,
-            sha256[::-1],
-            sha256,
         )
-        yield [call], alert_rows, execution_rows, link_rows
+        if decided.outcome == "resolved":
+            self._complete_not_before(decided.checked_at)
+        if decided.outcome == "admitted":
+            for run in incident.runs():
+                self._link(alert_id, run)
+
+    def _link(self, alert_id: int, run: incidents.Run) -> None:
+        self.links += 1
+        started_at, ended_at, synced_at = run.row[3], run.row[4], run.row[-1]
+        self._rows.executions.append(run.row)
+        self._rows.links.append(
+            (
+                self.links,
+                self._request_id,
+                alert_id,
+                run.execution_id,
+                run.workflow,
+                run.workflow,
+                started_at,
+                run.claim,
+            )
+        )
+        self._complete_not_before(str(synced_at) if ended_at else None)
+
+    def _complete_not_before(self, moment: str | None) -> None:
+        if self._completed_at is not None:
+            self._completed_at = max(self._completed_at, moment) if moment else None
+
+    def rows(self) -> Rows:
+        """Return the rows, once all alerts are added."""
+        alerts = ", ".join(self._fragments)
+        body = (
+            f'{{"version": "4", "receiver": "poundcake", "status": "firing", "alerts": [{alerts}]}}'
+        )
+        sha256 = hashlib.sha256(body.encode()).hexdigest()
+        self._rows.calls.append(
+            (
+                self._call_id,
+                self._request_id,
+                "POST",
+                "/api/v1/webhook",
+                HEADERS,
+                body,
+                202,
+                self._created_at,
+                self._completed_at,
+                f"192.0.2.{1 + self._number % 3}",
+                "poundcake",
+                f'{{}}/{{team=~".+"}}:{{group="{self._number % GROUPS}"}}',
+                "firing",
+                0,
+                sha256[::-1],
+                sha256,
+            )
+        )
+        return self._rows
 
 
-def build(url, alerts, end):
-    """Makes the tables in an empty database and fills them. url: SQLAlchemy's."""
+def build(url: str, alerts: int, end: datetime) -> None:
+    """Make the tables in an empty database, and fill them.
+
+    Args:
+        url: SQLAlchemy's.
+        alerts: How many the history has.
+    """
     mariadb = make_url(url).get_backend_name() == "mysql"
     engine = create_engine(url, connect_args={"local_infile": True} if mariadb else {})
-    write = load if mariadb else insert
     started = time.monotonic()
     with engine.connect() as connection:
         if not mariadb:
@@ -462,43 +224,23 @@ def build(url, alerts, end):
             connection.exec_driver_sql("PRAGMA synchronous = OFF")
             connection.exec_driver_sql("PRAGMA cache_size = -500000")
         schema.metadata.create_all(connection)
-        # Many times quicker than row by row.
-        later = {
-            t: sorted(t.indexes, key=lambda i: i.name) for t in (schema.api_calls, schema.alerts)
-        }
-        for indexes in later.values():
-            for index in indexes:
+        for table in (schema.api_calls, schema.alerts):
+            for index in table.indexes:
                 index.drop(connection)
         connection.commit()
-        made = rows(alerts, end)
-        # The requests of a transaction are written while those of the next are made up.
-        with ThreadPoolExecutor(1) as writer:
-            writing = writer.submit(int)
-            for some in iter(lambda: list(islice(made, AT_ONCE)), []):
-                writing.result()
-                writing = writer.submit(write_all, connection, write, some)
-            writing.result()
+        _fill(connection, load if mariadb else insert, rows(alerts, end))
         print(f"{alerts:,} alerts written after {time.monotonic() - started:.0f} s")
-        for table, indexes in later.items():
-            if mariadb:
-                # All in one reading of the table.
-                added = ", ".join(
-                    "ADD INDEX {} ({})".format(i.name, ", ".join(c.name for c in i.columns))
-                    for i in indexes
-                )
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} {added}")
-            else:
-                for index in indexes:
-                    index.create(connection)
-        connection.execute(
-            schema.meta.insert(),
-            [
-                {"name": "schema", "value": str(schema.VERSION)},
-                {"name": "indexes", "value": str(schema.INDEX_REVISIONS[-1])},
-                {"name": "database_id", "value": str(uuid.UUID(digest("database")[:32]))},
-                {"name": "history", "value": _wanted(alerts, end)},
-            ],
-        )
+        # Many times quicker than to keep them while the rows are written.
+        for table in (schema.api_calls, schema.alerts):
+            _make_indexes(connection, table, mariadb)
+        digest = incidents.seeded_digest("database")[:32]
+        described = [
+            {"name": "schema", "value": str(schema.VERSION)},
+            {"name": "indexes", "value": str(schema.INDEX_REVISIONS[-1])},
+            {"name": "database_id", "value": str(uuid.UUID(digest))},
+            {"name": "history", "value": _description(alerts, end)},
+        ]
+        connection.execute(schema.meta.insert(), described)
         connection.commit()
         if mariadb:
             names = ", ".join(table.name for table, _ in TABLES)
@@ -507,11 +249,42 @@ def build(url, alerts, end):
     print(f"indexes made, {time.monotonic() - started:.0f} s in all", flush=True)
 
 
-@contextmanager
-def open_histories(chosen, sizes=None):
-    """{size: URL} of the histories that the options choose, built where they are not there yet.
+def _fill(connection: Connection, write: Write, made: Iterator[Rows]) -> None:
+    # The requests of a transaction are written while those of the next are made up.
+    with ThreadPoolExecutor(1) as writer:
+        writing = None
+        for some in iter(lambda: list(islice(made, AT_ONCE)), []):
+            if writing:
+                writing.result()
+            writing = writer.submit(_write_all, connection, write, some)
+        if writing:
+            writing.result()
 
-    A context: the MariaDB in the directory runs as long. sizes: those wanted, both by default.
+
+def _make_indexes(connection: Connection, table: Table, mariadb: bool) -> None:
+    indexes = sorted(table.indexes, key=lambda index: str(index.name))
+    if not mariadb:
+        for index in indexes:
+            index.create(connection)
+        return
+    # All in one pass over the table.
+    added = ", ".join(
+        f"ADD INDEX {index.name} ({', '.join(column.name for column in index.columns)})"
+        for index in indexes
+    )
+    connection.exec_driver_sql(f"ALTER TABLE {table.name} {added}")
+
+
+@contextmanager
+def open_histories(
+    chosen: argparse.Namespace, sizes: Sequence[int] = ()
+) -> Iterator[dict[int, str]]:
+    """Yield the URLs, by size, of the histories that the options choose; build what is missing.
+
+    The MariaDB of the directory runs as long as the context lasts.
+
+    Args:
+        sizes: Those that are wanted; by default both.
     """
     directory = os.path.abspath(chosen.directory)
     os.makedirs(directory, exist_ok=True)
@@ -524,7 +297,7 @@ def open_histories(chosen, sizes=None):
             print(f"MariaDB {server.version()}, buffer pool {BUFFER_POOL}")
         else:
             print(f"SQLite {sqlite3.sqlite_version}")
-        end = _end(directory)
+        end = _end_of_histories(directory)
         wanted = sizes or [chosen.small, chosen.large]
         yield {alerts: _history(directory, server, alerts, end) for alerts in wanted}
     finally:
@@ -532,23 +305,27 @@ def open_histories(chosen, sizes=None):
             server.close()
 
 
-def _end(directory):
-    """When the histories of a directory end: when the first of them was built."""
+def _end_of_histories(directory: str) -> datetime:
+    """Return when the histories of a directory end: when the first of them was built."""
     path = os.path.join(directory, "end")
     if not os.path.exists(path):
         with open(path, "w") as file:
             file.write(format_timestamp(datetime.now(timezone.utc).replace(microsecond=0)))
     with open(path) as file:
-        return parse_timestamp(file.read())
+        end = parse_timestamp(file.read())
+    if end is None:
+        sys.exit(f"{path} is empty: delete it")
+    return end
 
 
-def _history(directory, server, size, end):
+def _history(directory: str, server: MariaDB | None, size: int, end: datetime) -> str:
+    """Return the URL of a history, which is built if it is missing."""
     name = f"poundcake_{size}"
     path = os.path.join(directory, name + ".db")
     url = server.url(name) if server else "sqlite:///" + path
     if server:
         server.execute(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4")
-    if not _is_there(url, _wanted(size, end)):
+    if not _is_built(url, _description(size, end)):
         print(f"building a history of {size:,} alerts", flush=True)
         if server:
             server.drop_database(name)
@@ -560,26 +337,26 @@ def _history(directory, server, size, end):
     return url
 
 
-def _wanted(size, end):
+def _description(size: int, end: datetime) -> str:
     return f"{size} alerts, seed {SEED}, end {format_timestamp(end)}"
 
 
-def _is_there(url, wanted):
-    """Whether the database has this history, whole and with the tables of this release."""
+def _is_built(url: str, wanted: str) -> bool:
+    """Return True if the database has this history, whole and with the tables of this release."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:
             if not inspect(connection).has_table(schema.meta.name):
                 return False
-            rows = connection.execute(select(schema.meta.c.name, schema.meta.c.value))
-            found = {name: value for name, value in rows}
+            found = connection.execute(select(schema.meta.c.name, schema.meta.c.value))
+            meta = {name: value for name, value in found}
     finally:
         engine.dispose()
-    return found.get("history") == wanted and found["schema"] == str(schema.VERSION)
+    return meta.get("history") == wanted and meta["schema"] == str(schema.VERSION)
 
 
-def options(description):
-    """The options that the tools of this folder share."""
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that the tools of this folder share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -589,51 +366,55 @@ def options(description):
         help="where the histories are kept (default: %(default)s)",
     )
     parser.add_argument(
-        "--mariadb", action="store_true", help="on a MariaDB of its own instead of SQLite"
+        "--mariadb", action="store_true", help="use a private MariaDB instead of SQLite"
     )
     for name, default in (("small", SMALLEST), ("large", 1_000_000)):
         parser.add_argument(
-            "--" + name, type=size, default=default, help="alerts (default: %(default)s)"
+            "--" + name, type=parse_size, default=default, help="alerts (default: %(default)s)"
         )
     return parser
 
 
-def size(text):
-    """A number of alerts, from the command line."""
+def parse_size(text: str) -> int:
+    """Return a number of alerts that the command line names."""
     number = int(text) if text.isdigit() else 0
     if number < SMALLEST or number % SMALLEST:
-        raise argparse.ArgumentTypeError(f"a multiple of {SMALLEST} is expected")
+        raise argparse.ArgumentTypeError(f"must be a multiple of {SMALLEST}")
     return number
 
 
-def write_all(connection, write, requests):
+def _write_all(connection: Connection, write: Write, requests: Sequence[Rows]) -> None:
     for (table, columns), lists in zip(TABLES, zip(*requests)):
         write(connection, table, columns, list(chain.from_iterable(lists)))
     connection.commit()
 
 
-def insert(connection, table, columns, made):
-    statement = "INSERT INTO {} ({}) VALUES ({})".format(
-        table.name, ", ".join(columns), ", ".join("?" * len(columns))
-    )
-    connection.exec_driver_sql(statement, made)
+def insert(
+    connection: Connection, table: Table, columns: Sequence[str], made: Sequence[Values]
+) -> None:
+    """Write rows with INSERT."""
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(made))
 
 
-def load(connection, table, columns, made):
-    """Several times quicker than INSERT, which the driver writes value by value."""
+def load(
+    connection: Connection, table: Table, columns: Sequence[str], made: Sequence[Values]
+) -> None:
+    """Write rows with LOAD DATA: several times quicker than INSERT, of which the driver writes
+    every value.
+    """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as file:
         for row in made:
-            file.write("\t".join(map(field, row)) + "\n")
+            file.write("\t".join(map(as_load_data_field, row)) + "\n")
         file.flush()
         connection.exec_driver_sql(
-            "LOAD DATA LOCAL INFILE '{}' INTO TABLE {} CHARACTER SET utf8mb4 ({})".format(
-                file.name, table.name, ", ".join(columns)
-            )
+            f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE {table.name} CHARACTER SET utf8mb4 "
+            f"({', '.join(columns)})"
         )
 
 
-def field(value):
-    """As LOAD DATA reads it."""
+def as_load_data_field(value: Value) -> str:
+    """Return a value as LOAD DATA reads it."""
     if value is None:
         return "\\N"
     if isinstance(value, str):
@@ -644,7 +425,8 @@ def field(value):
     return str(int(value))
 
 
-def main():
+def main() -> None:
+    """Build the histories, and print how many rows their tables have."""
     chosen = options(__doc__).parse_args()
     with open_histories(chosen) as urls:
         for alerts in sorted(urls):

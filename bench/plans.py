@@ -1,17 +1,18 @@
-"""That no view reads a table of the history from end to end.
+"""Check that no view reads a table of the history from end to end.
 
     python -m bench.plans [--directory DIRECTORY] [--mariadb] [--large 1000000]
 
 Asks the database for its plan (EXPLAIN; EXPLAIN QUERY PLAN) of every statement that the views send.
-Ends with 1 where one of them reads a whole table of the history, or a whole index without a limit.
+Ends with 1 if one of them reads a whole table of the history, or a whole index without a limit.
 """
 
 from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from typing import Any, Iterator, List, Tuple
 
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, Row, event
 
 from bench import history, views
 from poundcake.trail import database
@@ -27,13 +28,18 @@ SORTS = ("USE TEMP B-TREE FOR ORDER BY", "USE TEMP B-TREE FOR GROUP BY")
 # Calls of each view: what is asked for may change the plan.
 SAMPLES = 20
 
+# SQL and its parameters.
+Statements = List[Tuple[str, Any]]
+
 
 @contextmanager
-def statements(engine):
-    """A list that takes up each SELECT that is sent to the engine's database: (SQL, parameters)."""
-    sent = []
+def sent_selects(engine: Engine) -> Iterator[Statements]:
+    """Yield a list to which each SELECT is added that is sent to the engine's database."""
+    sent: Statements = []
 
-    def remember(connection, cursor, statement, parameters, context, executemany):
+    def remember(
+        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> None:
         if statement.startswith("SELECT"):
             sent.append((statement, parameters))
 
@@ -44,11 +50,11 @@ def statements(engine):
         event.remove(engine, "before_cursor_execute", remember)
 
 
-def full_scans(connection, statement, parameters):
-    """The lines of a statement's plan that read a whole table of the history, as text.
+def full_scans(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    """Return the lines of a statement's plan that read a whole table of the history.
 
-    A whole index is as bad, unless a LIMIT ends the reading early: which it does where the rows
-    need not be sorted first.
+    A whole index is as bad, unless a LIMIT ends the reading early, which it does if the rows need
+    not be sorted first.
     """
     limited = "LIMIT" in statement
     if connection.dialect.name == "sqlite":
@@ -65,32 +71,34 @@ def full_scans(connection, statement, parameters):
     return [
         f"{row.table}: type {row.type}, key {row.key}, {row.rows} rows, {row.Extra}"
         for row in plan
-        if row.table in HISTORY
-        and (
-            row.type == "ALL"
-            or row.type == "index"
-            and not (limited and "filesort" not in row.Extra and "temporary" not in row.Extra)
-        )
+        if row.table in HISTORY and _is_full_scan(row, limited)
     ]
 
 
-def main():
+def _is_full_scan(row: Row[Any], limited: bool) -> bool:
+    """Return True if a line of MariaDB's plan reads a whole table, or a whole index to its end."""
+    ends_early = limited and "filesort" not in row.Extra and "temporary" not in row.Extra
+    return row.type == "ALL" or row.type == "index" and not ends_early
+
+
+def main() -> None:
+    """Check the plans of all views on the long history."""
     chosen = history.options(__doc__).parse_args()
     with history.open_histories(chosen, [chosen.large]) as urls:
         engine = database.open_engine(urls[chosen.large])
         failed, asked = set(), 0
         with database.reading(engine) as connection:
             drawn = views.samples(connection, SAMPLES)
-            for what, prepare in views.cases().items():
-                with statements(engine) as sent:
+            for name, prepare in views.cases().items():
+                with sent_selects(engine) as sent:
                     for sample in drawn:
                         prepare(connection, sample)()
                 asked += len(sent)
                 for statement, parameters in sent:
                     for line in full_scans(connection, statement, parameters):
-                        if (what, statement, line) not in failed:
-                            print(f"{what}: {line}\n{statement}\n{parameters}\n")
-                            failed.add((what, statement, line))
+                        if (name, statement, line) not in failed:
+                            print(f"{name}: {line}\n{statement}\n{parameters}\n")
+                            failed.add((name, statement, line))
     print(f"{asked} plans of {len(views.cases())} views")
     if failed:
         sys.exit(f"{len(failed)} of them read a whole table")

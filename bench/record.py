@@ -1,11 +1,11 @@
-"""A list of requests recorded in one call of `record`, against one call for each.
+"""A list of requests recorded in one call of `record`, against a call for each.
 
     python -m bench.record [--process] [--requests 1000]
 
-On a fresh SQLite and a fresh MariaDB of its own, with durable commits as in use. In one process it
-compares the work alone; with --process each call is the action in a process of its own, as
-StackStorm runs it, and the calls of one request are a sample. A call of `record` is the latter:
-with --process it ends with 1 where the one call takes more than a twentieth of the time.
+On a fresh SQLite and a fresh private MariaDB, with durable commits as in production. Without
+--process it compares the work alone; with --process each call is the action in a process of its
+own, as StackStorm runs it, and the calls for one request are a sample. It then ends with 1 if the
+one call takes more than a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from typing import Any, Callable, Iterator, Sequence
 
-from bench import history
+from bench import history, incidents
 from bench.server import MariaDB
 from poundcake import announcement
 from poundcake.announcement import Request
@@ -33,40 +35,43 @@ TIMES = 20
 SAMPLE = 50
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+# Records requests, and returns {"outcomes": {outcome: alerts}}.
+Record = Callable[[Sequence[Request]], Any]
 
-def requests(count):
-    """The newest requests of the history, ten alerts each, as the journal announces them."""
+
+def requests(count: int) -> list[Request]:
+    """Return the newest requests of the history, ten alerts each, as the journal announces them."""
     end = datetime.now(timezone.utc)
     found = []
-    for (call,), alerts, _, _ in history.rows(history.SMALLEST, end):
-        call = dict(zip(history.CALLS, call))
+    for made in history.rows(incidents.SMALLEST, end):
+        call: dict[str, Any] = dict(zip(history.CALLS, made.calls[0]))
         found.append(
             Request(
                 request_id=call["request_id"],
-                received_at=_moment(call["created_at"]),
+                received_at=_parse_stored(call["created_at"]),
                 client_host=call["client_host"],
                 client_request_id="",
                 method=call["method"],
                 path=call["path"],
                 headers=json.loads(call["headers"]),
-                body=json.dumps(_webhook(call, alerts)),
+                body=json.dumps(_webhook(call, made.alerts)),
             )
         )
     return found[-count:]
 
 
-def _webhook(call, rows):
+def _webhook(call: dict[str, Any], alerts: Sequence[incidents.Values]) -> dict[str, Any]:
     listed = []
-    for row in rows:
-        row = dict(zip(history.ALERTS, row))
+    for values in alerts:
+        row: dict[str, Any] = dict(zip(history.ALERTS, values))
         ends_at = row["ends_at"]
         listed.append(
             {
                 "status": row["status"],
                 "labels": json.loads(row["labels"]),
                 "annotations": json.loads(row["annotations"]),
-                "startsAt": _moment(row["starts_at"]).isoformat(),
-                "endsAt": _moment(ends_at).isoformat() if ends_at else "0001-01-01T00:00:00Z",
+                "startsAt": _parse_stored(row["starts_at"]).isoformat(),
+                "endsAt": _parse_stored(ends_at).isoformat() if ends_at else "0001-01-01T00:00:00Z",
                 "generatorURL": row["generator_url"],
                 "fingerprint": row["fingerprint"],
             }
@@ -81,36 +86,29 @@ def _webhook(call, rows):
     }
 
 
-def _moment(text):
+def _parse_stored(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=timezone.utc)
 
 
-class InProcess:
-    """tracking.record on an engine that is open."""
-
-    def __init__(self, url):
-        self.engine = database.open_engine(url)
-        database.prepare(self.engine)
-
-    def __call__(self, some):
-        return record_requests(self.engine, Config(), some)
+def in_process(url: str) -> Record:
+    """Return record_requests() on an engine that is open."""
+    engine = database.open_engine(url)
+    database.prepare(engine)
+    return lambda some: record_requests(engine, Config(), some)
 
 
-class AsAction:
-    """The action poundcake.record, each time a new process."""
+def as_action(url: str) -> Record:
+    """Return the action poundcake.record, which is a new process for each call."""
+    engine = database.open_engine(url)
+    database_id = database.prepare(engine)
+    engine.dispose()
+    mark = "bench-result\n"
 
-    def __init__(self, url):
-        self.url = url
-        engine = database.open_engine(url)
-        self.database_id = database.prepare(engine)
-        engine.dispose()
-
-    def __call__(self, some):
-        mark = "bench-result\n"
+    def record(some: Sequence[Request]) -> Any:
         task = {
             "file": os.path.join(ROOT, "actions", "record.py"),
-            "config": {"database_url": self.url},
-            "parameters": announcement.pack(some, self.database_id),
+            "config": {"database_url": url},
+            "parameters": announcement.pack(some, database_id),
             "mark": mark,
         }
         run = subprocess.run(
@@ -126,52 +124,62 @@ class AsAction:
         )
         answer = json.loads(run.stdout.decode().split(mark)[1])
         if not answer["status"]:
-            sys.exit("record failed: {}".format(answer["result"]))
+            sys.exit(f"record failed: {answer['result']}")
         return answer["result"]
+
+    return record
 
 
 @contextmanager
-def sqlite():
-    """A context: a function that gives the URL of a fresh database."""
+def sqlite() -> Iterator[Callable[[], str]]:
+    """Yield a function that returns the URL of a fresh database."""
     with tempfile.TemporaryDirectory(prefix="poundcake-") as directory:
         names = iter(range(100))
         yield lambda: f"sqlite:///{directory}/{next(names)}.db"
 
 
 @contextmanager
-def mariadb():
-    """The same on a MariaDB of its own."""
+def mariadb() -> Iterator[Callable[[], str]]:
+    """Yield a function that returns the URL of a fresh database on a private MariaDB."""
     with tempfile.TemporaryDirectory(prefix="poundcake-") as directory:
-        os.chmod(directory, 0o755)  # the server runs under an account of its own
+        os.chmod(directory, 0o755)  # the server runs under another account
         try:
             server = MariaDB(os.path.join(directory, "mariadb"))
         except Missing as missing:
             sys.exit(str(missing))
         try:
-            yield lambda: server.url(server.create_database())
+            yield lambda: str(server.url(server.create_database()))
         finally:
             server.close()
 
 
-def compare(fresh, kind, some, sample):
-    """(seconds of one call, seconds of a call for each, of which `sample` were made)."""
-    once = kind(fresh())
+def compare(
+    fresh: Callable[[], str], kind: Callable[[str], Record], some: Sequence[Request], sample: int
+) -> tuple[float, float]:
+    """Return the seconds of one call for all requests, and of a call for each.
+
+    Args:
+        fresh: Returns the URL of a fresh database.
+        kind: Returns what records into a database.
+        sample: How many calls are made for one request each.
+    """
+    record = kind(fresh())
     started = time.perf_counter()
-    whole = once(some)
+    whole = record(some)
     one = time.perf_counter() - started
-    each = kind(fresh())
+    record = kind(fresh())
     started = time.perf_counter()
-    outcomes = {}
+    outcomes: Counter[str] = Counter()
     for request in some[:sample]:
-        for outcome, times in each([request])["outcomes"].items():
-            outcomes[outcome] = outcomes.get(outcome, 0) + times
+        outcomes.update(record([request])["outcomes"])
     many = (time.perf_counter() - started) * len(some) / sample
     if sample == len(some) and outcomes != whole["outcomes"]:
-        sys.exit("not the same: {} and {}".format(whole["outcomes"], outcomes))
+        sys.exit(f"not the same: {whole['outcomes']} and {dict(outcomes)}")
     return one, many
 
 
-def main():
+def main() -> None:
+    """Compare on both databases."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -179,28 +187,23 @@ def main():
     parser.add_argument("--requests", type=int, default=1000, help="at most 1000 (%(default)s)")
     chosen = parser.parse_args()
     if not 1 <= chosen.requests <= 1000:
-        parser.error("--requests: 1 to 1000 are expected")
+        parser.error("--requests must be 1 to 1000")
     some = requests(chosen.requests)
-    kind = AsAction if chosen.process else InProcess
+    kind = as_action if chosen.process else in_process
     sample = min(SAMPLE, len(some)) if chosen.process else len(some)
+    sampled = "" if sample == len(some) else f" (from {sample} of them)"
     missed = False
-    for name, place in (("SQLite", sqlite), ("MariaDB", mariadb)):
-        with place() as fresh:
+    for name, database_of in (("SQLite", sqlite), ("MariaDB", mariadb)):
+        with database_of() as fresh:
             one, many = compare(fresh, kind, some, sample)
         missed |= chosen.process and many < TIMES * one
         print(
-            "{}: {} requests in one call {:.2f} s, a call for each {:.1f} s{}: {:.1f} times".format(
-                name,
-                len(some),
-                one,
-                many,
-                "" if sample == len(some) else f" (from {sample} of them)",
-                many / one,
-            ),
+            f"{name}: {len(some)} requests in one call {one:.2f} s, a call for each {many:.1f} s"
+            f"{sampled}: {many / one:.1f} times",
             flush=True,
         )
     if missed:
-        sys.exit(f"{TIMES} times are expected")
+        sys.exit(f"should be {TIMES} times at least")
 
 
 if __name__ == "__main__":

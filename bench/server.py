@@ -1,8 +1,8 @@
-"""A MariaDB of the benchmark's own, whose data stays from one run to the next.
+"""A private MariaDB for the measurements, whose data stays from one run to the next.
 
     python -m bench.server DIRECTORY
 
-runs it until Ctrl-C and says how to connect.
+runs it until Ctrl-C and prints how to connect.
 """
 
 from __future__ import annotations
@@ -10,28 +10,30 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import FrameType
 
 from tests import services
 
-# Half of the machine's memory: MariaDB's advice for a host of its own is up to 80 %.
+# Half of the machine's memory: MariaDB's advice for a machine of its own is up to 80 %.
 BUFFER_POOL = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2 >> 20}M"
 LOG_FILE = "1G"
 
 
 class MariaDB(services.MariaDB):
-    """The tests' server with the data in a directory that is given, and more memory."""
+    """The tests' server with more memory, and its data in a directory that is given."""
 
     start_seconds = 300  # it may have to recover from its log
     stop_seconds = 300
 
-    def __init__(self, directory):
+    def __init__(self, directory: str) -> None:
         self.directory = os.path.abspath(directory)
         os.makedirs(self.directory, exist_ok=True)
         self.process = None
         self.account = None
         self.prepare()
 
-    def prepare(self):
+    def prepare(self) -> None:
+        """Start the server on the data of the directory, which is made if it is missing."""
         if not os.path.exists(self.path("password")):
             super().prepare()
             with open(os.open(self.path("password"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
@@ -45,12 +47,14 @@ class MariaDB(services.MariaDB):
             self.account = services.account_of("mysql", "nobody")
         self.start()
 
-    def command(self):
-        return super().command() + [
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [
+            *super().command(),
             "--innodb-buffer-pool-size=" + BUFFER_POOL,
             "--innodb-log-file-size=" + LOG_FILE,
-            # As MariaDB comes, which the tests' server is not: what is committed is on the disk,
-            # and what is not in the buffer pool is read from it.
+            # MariaDB's defaults, which the tests' server turns off: what is committed is on the
+            # disk, and what is not in the buffer pool is read from it.
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-flush-method=O_DIRECT",
             "--innodb-doublewrite=ON",
@@ -58,34 +62,38 @@ class MariaDB(services.MariaDB):
             "--innodb-sort-buffer-size=64M",
         ]
 
-    def version(self):
+    def version(self) -> str:
+        """Return the server's version."""
         import pymysql
 
         connection = pymysql.connect(unix_socket=self.path("sock"), user="root", ssl_disabled=True)
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT VERSION()")
-                return cursor.fetchone()[0]
+                return str(cursor.fetchone()[0])
         finally:
             connection.close()
 
-    def close(self):
-        """The end of the server. Its data stays."""
+    def close(self) -> None:
+        """Stop the server. Its data stays."""
         self.stop()
 
 
-def interrupted(*_):
+def interrupt(signal_number: int, frame: FrameType | None) -> None:
+    """End the server as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
-def main():
+def main() -> None:
+    """Run the server of a directory."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGTERM, interrupt)
     server = MariaDB(sys.argv[1])
     try:
         print("URL: " + server.url("DATABASE"), flush=True)
-        server.process.wait()
+        if server.process:
+            server.process.wait()
     except KeyboardInterrupt:
         pass
     finally:

@@ -2,16 +2,17 @@
 
     python -m bench.views [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-Each view with each of its filters is called on an open connection, in turn on the short and on the
-long history, so that what else the machine does meets both. What is asked for is drawn from the
-history, and every page has the view's default size. Ends with 1 where a p99 on the long history
-reaches the limit, or where that of all calls of a view is more than twice that on the short one.
+Each view is called with each of its filters on an open connection, in turn on the short and on the
+long history, so that other work of the machine slows down both. What is asked for is drawn from
+the history, and every page has the view's default size. Ends with 1 if a p99 on the long history
+reaches the limit, or if that of all calls of a view is more than twice that on the short one.
 
 In the table, `other_severity` is the severity of another alert: the filters mostly match nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import sys
@@ -20,14 +21,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Callable, Dict, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
-from bench import history
+from bench import history, incidents
 from poundcake.trail import database, queries, search, stats
 from poundcake.trail.schema import alerts, api_calls, executions, links
-from poundcake.trail.search import Filters
+from poundcake.trail.search import ALERT_FILTERS, Cursor, Filters
 
 LIMIT_MS = 50
 MOST_TIMES = 2
@@ -36,8 +37,7 @@ WARM_UP = 20
 # Seconds for one line. What takes longer is over the limit anyway.
 LONGEST = 60
 
-TEXTS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
-SINGLE = [(name,) for name in TEXTS]
+SINGLE = [(name,) for name in ALERT_FILTERS]
 TIMES = [("since",), ("until",), ("since", "until")]
 TOGETHER = [
     ("alert_name", "instance"),
@@ -54,27 +54,39 @@ TOGETHER = [
     ("outcome", "since"),
 ]
 RARE = {"severity": "page"}
-# A day has more in it where the history is longer than that: these are not compared.
+# A longer history has more in a day than a short one that lasts less: these are not compared.
 OTHER_RANGES = ("stats, a day",)
+
+# A view as JSON.
+Answer = Dict[str, Any]
+Call = Callable[[], Any]
+# Milliseconds of the calls on the short, and of those on the long history.
+Times = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Sample:
     """What one call asks for.
 
-    alert, other: two rows of poundcake_alerts, with request_id. link: a link, with the episode of
-    its alert and the status and start of its execution. end: of the history.
+    Attributes:
+        alert: A row of poundcake_alerts, with request_id.
+        other: Another one.
+        link: A link, with the episode of its alert, and status and start of its execution.
+        end: When the history ends.
+        offset: How many rows to skip.
     """
 
-    alert: Any
-    other: Any
-    link: Any
+    alert: Row[Any]
+    other: Row[Any]
+    link: Row[Any]
     end: datetime
     offset: int
 
-    def filters(self, names, **fixed):
-        """Filters of these names that the alert matches."""
-        values = dict(fixed)
+    def filters(
+        self, names: Sequence[str], before: Cursor | None = None, severity: str = ""
+    ) -> Filters:
+        """Return filters of these names that the alert matches, and those that are given."""
+        values: dict[str, Any] = {"before": before, "severity": severity}
         for name in names:
             if name == "since":
                 values[name] = self.alert.created_at - timedelta(hours=1)
@@ -87,7 +99,10 @@ class Sample:
         return Filters(**values)
 
 
-VIEWS = {
+Prepare = Callable[[Connection, Sample], Call]
+"""Prepares a call of a view, and returns it."""
+
+LISTS: dict[str, Callable[[Connection, Filters], Answer]] = {
     "executions_recent": queries.executions_recent,
     "why": queries.why,
     "alerts_active": lambda connection, filters: queries.alerts_active(connection, 24, filters),
@@ -95,12 +110,9 @@ VIEWS = {
 }
 
 
-def cases():
-    """{what: function of a connection and a sample}: every view with its filters.
-
-    The function prepares a call, and returns it.
-    """
-    found = {
+def cases() -> dict[str, Prepare]:
+    """Return every view with its filters, by the name of its line."""
+    found: dict[str, Prepare] = {
         "status": lambda c, s: partial(queries.status, c, s.alert.request_id),
         "get_alert": lambda c, s: partial(queries.alert_of, c, s.link.request_id, s.link.episode),
         "executions_recent offset": lambda c, s: partial(
@@ -117,50 +129,50 @@ def cases():
         "stats, an hour": lambda c, s: _stats(c, s, timedelta(hours=1)),
         "stats, a day": lambda c, s: _stats(c, s, stats.DEFAULT_RANGE),
         "stats, a day alert_name": lambda c, s: _stats(
-            c, s, stats.DEFAULT_RANGE, alert_name=s.alert.alert_name
+            c, s, stats.DEFAULT_RANGE, s.alert.alert_name
         ),
     }
-
-    def add(view, names, **fixed):
-        labels = names + tuple("{}={}".format(*item) for item in fixed.items())
-        further = "before" in names
-        rest = tuple(name for name in names if name != "before")
-        found[" ".join((view,) + labels)] = lambda c, s: partial(
-            VIEWS[view], c, (_further if further else _first)(view, c, s, rest, fixed)
-        )
-
     for view in ("executions_recent", "st2_executions"):
-        for names in [(), ("before",)] + TIMES + SINGLE + TOGETHER:
-            add(view, names)
-        add(view, (), **RARE)
-    for names in TIMES[2:] + SINGLE + TOGETHER:
-        add("why", names)
-    add("why", (), **RARE)
-    for names in [(), ("before",), ("since",)] + SINGLE + TOGETHER[:2] + [("severity", "since")]:
-        add("alerts_active", names)
+        for names in [(), ("before",), *TIMES, *SINGLE, *TOGETHER]:
+            found[" ".join((view, *names))] = _list(view, names)
+    for names in [*TIMES[2:], *SINGLE, *TOGETHER]:
+        found[" ".join(("why", *names))] = _list("why", names)
+    for names in [(), ("before",), ("since",), *SINGLE, *TOGETHER[:2], ("severity", "since")]:
+        found[" ".join(("alerts_active", *names))] = _list("alerts_active", names)
+    for view in ("executions_recent", "st2_executions", "why"):
+        found[f"{view} severity={RARE['severity']}"] = _list(view, (), **RARE)
     return found
 
 
-def _first(view, connection, sample, names, fixed):
-    return sample.filters(names, **fixed)
+def _list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
+    """Return how a list is called with these filters. With `before` it is a page further back."""
+    others = [name for name in names if name != "before"]
+
+    def prepare(connection: Connection, sample: Sample) -> Call:
+        before = _cursor(connection, view, sample, others) if "before" in names else None
+        filters = sample.filters(others, before, severity)
+        return partial(LISTS[view], connection, filters)
+
+    return prepare
 
 
-def _further(view, connection, sample, names, fixed):
-    """The page after the one that ends at the sample's alert, or the last one there is."""
-    page = VIEWS[view](connection, sample.filters(names + ("until",), **fixed))
-    before = search.parse(before=page.get("next", "")).before
-    return sample.filters(names, before=before, **fixed)
+def _cursor(
+    connection: Connection, view: str, sample: Sample, names: Sequence[str]
+) -> Cursor | None:
+    """Return where the page ends that begins at the sample's alert; None if it is the last."""
+    page = LISTS[view](connection, sample.filters([*names, "until"]))
+    return search.parse(before=page.get("next", "")).before
 
 
-def _stats(connection, sample, long, **filters):
-    since = sample.end - long
-    return partial(stats.stats, connection, Filters(since=since, until=sample.end, **filters), 15)
+def _stats(connection: Connection, sample: Sample, long: timedelta, alert_name: str = "") -> Call:
+    filters = Filters(since=sample.end - long, until=sample.end, alert_name=alert_name)
+    return partial(stats.stats, connection, filters, 15)
 
 
-def samples(connection, count):
-    """So many Samples of a history, the same in every run."""
-    draw = random.Random(history.SEED)
-    found = _rows(
+def samples(connection: Connection, count: int) -> list[Sample]:
+    """Return Samples of a history, the same in every run."""
+    draw = random.Random(incidents.SEED)
+    found = _draw_rows(
         connection,
         draw,
         2 * count,
@@ -169,7 +181,7 @@ def samples(connection, count):
         ),
         alerts.c.id,
     )
-    linked = _rows(
+    linked = _draw_rows(
         connection,
         draw,
         count,
@@ -185,29 +197,32 @@ def samples(connection, count):
     ]
 
 
-def _rows(connection, draw, count, statement, row_id):
-    """So many rows, each drawn from all; ids go up from 1 without a gap."""
-    last = connection.scalar(select(func.max(row_id)))
+def _draw_rows(
+    connection: Connection, draw: random.Random, count: int, statement: Select[Any], row_id: Any
+) -> list[Row[Any]]:
+    """Return rows, each drawn from all; ids go up from 1 without a gap."""
+    last = connection.scalar(select(func.max(row_id))) or 1
     ids = [draw.randint(1, last) for _ in range(count)]
-    rows = {}
+    rows: dict[int, Row[Any]] = {}
     for some in database.batched(ids):
         rows.update({row.id: row for row in connection.execute(statement.where(row_id.in_(some)))})
     return [rows[i] for i in ids]
 
 
-def timed(call):
-    """Milliseconds."""
+def measure_ms(call: Call) -> float:
+    """Return how many milliseconds a call takes."""
     started = time.perf_counter()
     call()
     return (time.perf_counter() - started) * 1000
 
 
-def percentile(values, share):
-    """By nearest rank."""
+def percentile(values: Sequence[float], share: int) -> float:
+    """Return the percentile by the nearest rank."""
     return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
 
 
-def main():
+def main() -> None:
+    """Measure all views on both histories."""
     parser = history.options(__doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="default: %(default)s")
     parser.add_argument("--only", default="", help="views whose line begins so")
@@ -225,49 +240,69 @@ def main():
         sys.exit(f"{failed} of the measurements are over the limit")
 
 
-def measure(sides, sizes, chosen):
-    """Prints a line for each case; how many are over the limit."""
+def measure(
+    sides: Sequence[tuple[Connection, list[Sample]]],
+    sizes: Sequence[int],
+    chosen: argparse.Namespace,
+) -> int:
+    """Print a line for each case, and return how many are over the limit.
+
+    Args:
+        sides: The short and the long history.
+    """
+    small, large = sizes
     print(
-        "{:,} and {:,} alerts; milliseconds of {} calls each; p99 is to be under {} ms, and that "
-        "of a view at most {} times".format(*sizes, chosen.samples, LIMIT_MS, MOST_TIMES)
+        f"{small:,} and {large:,} alerts; milliseconds of {chosen.samples} calls each; p99 is to "
+        f"be under {LIMIT_MS} ms, and that of a view at most {MOST_TIMES} times"
     )
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
-    print("{:54} {:>17} {:>17} {:>6}".format("", "p50", "p99", "times"))
+    print(f"{'':54} {'p50':>17} {'p99':>17} {'times':>6}")
     failed = 0
-    by_view = {}
-    for what, prepare in cases().items():
-        if not what.startswith(chosen.only):
+    by_view: dict[str, list[list[float]]] = {}
+    for name, prepare in cases().items():
+        if not name.startswith(chosen.only):
             continue
-        took = [[], []]
-        started = time.monotonic()
-        for i in range(chosen.samples + WARM_UP):
-            if i > WARM_UP and time.monotonic() - started > LONGEST:
-                break
-            for (connection, drawn), times in zip(sides, took):
-                times.append(timed(prepare(connection, drawn[i])))
-        calls = len(took[0]) - WARM_UP
-        if calls < chosen.samples:
-            what += f", cut short after {calls} calls"
-            failed += 1
-        failed += report(what, [times[WARM_UP:] for times in took])
-        if not what.startswith(OTHER_RANGES):
-            found = by_view.setdefault(what.split()[0], [[], []])
-            for all_times, times in zip(found, took):
-                all_times += times[WARM_UP:]
+        took = _time_case(sides, prepare, chosen.samples)
+        calls = len(took[0])
+        cut_short = calls < chosen.samples
+        label = f"{name}, cut short after {calls} calls" if cut_short else name
+        failed += cut_short + report(label, took)
+        if not name.startswith(OTHER_RANGES):
+            of_view = by_view.setdefault(name.split()[0], [[], []])
+            for all_times, times in zip(of_view, took):
+                all_times += times
     print("\nAll calls of a view together:")
     return failed + sum(report(view, took, MOST_TIMES) for view, took in by_view.items())
 
 
-def report(what, took, most_times=None):
-    """Prints a line; whether it is over a limit. most_times: of the two p99, None for any."""
-    halves = [percentile(times, 50) for times in took]
-    slowest = [percentile(times, 99) for times in took]
-    ratio = slowest[1] / slowest[0]
-    over = [f"over {LIMIT_MS} ms"] if slowest[1] >= LIMIT_MS else []
+def _time_case(
+    sides: Sequence[tuple[Connection, list[Sample]]], prepare: Prepare, count: int
+) -> list[list[float]]:
+    """Return the milliseconds of the calls on each side; fewer than `count` if they take long."""
+    took: list[list[float]] = [[], []]
+    started = time.monotonic()
+    for i in range(count + WARM_UP):
+        if i > WARM_UP and time.monotonic() - started > LONGEST:
+            break
+        for (connection, drawn), times in zip(sides, took):
+            times.append(measure_ms(prepare(connection, drawn[i])))
+    return [times[WARM_UP:] for times in took]
+
+
+def report(label: str, took: Times, most_times: int | None = None) -> bool:
+    """Print a line, and return True if it is over a limit.
+
+    Args:
+        most_times: How many times the short history's p99 the long one's may be; None for any.
+    """
+    short_half, long_half = [percentile(times, 50) for times in took]
+    short, long = [percentile(times, 99) for times in took]
+    ratio = long / short
+    over = [f"over {LIMIT_MS} ms"] if long >= LIMIT_MS else []
     if most_times and ratio > most_times:
         over.append(f"over {most_times} times")
-    line = "{:54} {:8.2f} {:8.2f} {:8.2f} {:8.2f} {:6.2f} {}"
-    print(line.format(what, *halves, *slowest, ratio, ", ".join(over)).rstrip(), flush=True)
+    figures = f"{short_half:8.2f} {long_half:8.2f} {short:8.2f} {long:8.2f} {ratio:6.2f}"
+    print(f"{label:54} {figures} {', '.join(over)}".rstrip(), flush=True)
     return bool(over)
 
 

@@ -4,6 +4,8 @@ A process that never loads a module says nothing of a hook or a setting that nam
 this a misspelt one would only make a fault never happen.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import pathlib
@@ -26,7 +28,8 @@ def hooks():
 
 def check(settings):
     """Raises Misspelt where a module of the hooks, or a module or name of the settings, is not
-    there. The hooks themselves check their functions as they are installed."""
+    there. The hooks themselves check their functions as they are installed.
+    """
     for folder in ("lib", "standalone/st2"):
         path = str(INJECT.parents[3] / folder)
         if path not in sys.path:

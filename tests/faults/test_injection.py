@@ -1,5 +1,7 @@
 """A hook or a setting that is misspelt is an error, not a fault that never happens."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess

@@ -1,5 +1,7 @@
 """The journal, told anything in any order, against a list."""
 
+from __future__ import annotations
+
 import pathlib
 import shutil
 import tempfile

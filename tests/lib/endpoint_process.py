@@ -69,7 +69,7 @@ def record(config, announced):
 class NoStackStorm:
     """A StackStorm that knows nothing."""
 
-    def executions(self, ids):
+    def get_executions(self, ids):
         return {}
 
     def problem_with(self, rule, action):

@@ -4,6 +4,8 @@ By hand nothing waits: advance() moves the monotonic clock of the endpoint's mod
 each step until nothing happens any more.
 """
 
+from __future__ import annotations
+
 import logging
 import shutil
 import time

@@ -172,11 +172,11 @@ def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
 @pytest.mark.parametrize(
     "path, query, says",
     [
-        ("/executions/recent", {"since": "yesterday"}, "since: a time such as"),
-        ("/executions/recent", {"outcome": "good"}, "outcome: one of admitted, "),
-        ("/executions/recent", {"status": "broken"}, "status: one of firing, resolved"),
-        ("/alerts/active", {"before": "x"}, "before: the `next` of the page before"),
-        ("/alerts/active", {"since": "1h", "until": "2h"}, "until: a moment after since"),
+        ("/executions/recent", {"since": "yesterday"}, "since: must be a time such as"),
+        ("/executions/recent", {"outcome": "good"}, "outcome: must be one of admitted, "),
+        ("/executions/recent", {"status": "broken"}, "status: must be one of firing, resolved"),
+        ("/alerts/active", {"before": "x"}, "before: must be the `next` of the previous page"),
+        ("/alerts/active", {"since": "1h", "until": "2h"}, "until: must be later than since"),
         ("/st2/executions", {"offset": "1001"}, "offset: a whole number from 0 to 1000"),
     ],
 )

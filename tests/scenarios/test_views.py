@@ -120,6 +120,7 @@ def test_alerts_active(stack, shown):
                 "st2_workflow": "poundcake_scenarios.linked",
                 "st2_execution_id": execution["st2_execution_id"],
                 "remediation_status": "succeeded",
+                "st2_execution_status": "succeeded",
             }
         ],
         "count": 1,

@@ -148,7 +148,8 @@ class Announcer:
 
     def _next_batch(self) -> list[Entry]:
         """Return a batch of failed or of fresh requests: they take turns, so that neither waits
-        for the other."""
+        for the other.
+        """
         self._failed_first = not self._failed_first
         journal, limit = self._needs.journal, self._pace.batch_requests
         if self._failed_first:
@@ -175,7 +176,8 @@ class Announcer:
 
 def pack_within(requests: Sequence[Request], database_id: str, batch_id: str) -> dict[str, Any]:
     """Return the payload of poundcake.announce with as many of the requests, from the first on, as
-    fit into BATCH_BYTES; one in any case."""
+    fit into BATCH_BYTES; one in any case.
+    """
     while True:
         payload = native.run_in_native_thread(announcement.pack, requests, database_id, batch_id)
         if len(payload["batch"]) <= BATCH_BYTES or len(requests) == 1:

@@ -127,7 +127,8 @@ class JournalReport(ComponentReport):
 @dataclass
 class HealthReport:
     """How the endpoint is. status: ok, degraded (webhooks are taken, something else is wrong) or
-    unavailable."""
+    unavailable.
+    """
 
     status: str
     version: str

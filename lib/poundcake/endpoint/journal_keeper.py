@@ -38,7 +38,8 @@ class JournalKeeper:
 
     def keep(self) -> bool:
         """Open the journal if it is not, also after damage, and find out whether one that could
-        not be written can be now. Return True if it works."""
+        not be written can be now. Return True if it works.
+        """
         try:
             if self.journal and self.journal.is_damaged:
                 self._drop(self.journal)

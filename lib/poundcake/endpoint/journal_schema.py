@@ -163,7 +163,8 @@ def select_one(version: int) -> str:
 
 def select_ids(version: int) -> list[str]:
     """Return the SQL of several ways to read all ids: by the table and by an index, each from
-    both ends, so that damage in one of them hides as little as possible."""
+    both ends, so that damage in one of them hides as little as possible.
+    """
     table = _TABLE[version]
     ways = (
         f"SELECT id FROM {table} NOT INDEXED ORDER BY id",

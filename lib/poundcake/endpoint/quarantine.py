@@ -131,7 +131,8 @@ def replace(path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool], re
 
 def finish(path: str) -> None:
     """Complete a replacement that was interrupted: move the damaged journal away and the new one
-    into its place, if there is a complete new one."""
+    into its place, if there is a complete new one.
+    """
     for salvaged in glob.glob(glob.escape(path) + ".salvaged-*"):
         corrupt = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"
         # The file itself last: the new one would take what is left beside it for its own.

@@ -63,7 +63,8 @@ class FailedAttempt:
 @dataclass(frozen=True)
 class RetryPlan:
     """When the requests of a failed batch are announced again, and how many together (0: any
-    number). is_stuck: the batch is one request that fails while others do not."""
+    number). is_stuck: the batch is one request that fails while others do not.
+    """
 
     wait: float
     batch_limit: int

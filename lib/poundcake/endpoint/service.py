@@ -64,7 +64,8 @@ class Endpoint:
 
     def _bring_up(self) -> list[str]:
         """Do what is still missing; return what is in the way ('' for the journal, which says so
-        itself)."""
+        itself).
+        """
         if self._installation is None:
             try:
                 self._installation = install(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol, Sequence
 
 from poundcake.remediation.stage import Stage
+from poundcake.stackstorm import Execution
 
 _OWN_ACTIONS = "poundcake."
 _SUCCEEDED = "succeeded"
@@ -20,8 +21,8 @@ _FAILED = "failed"
 class Executions(Protocol):
     """Where the executions of a workflow's tasks come from."""
 
-    def children(self, execution_id: str) -> Sequence[dict[str, Any]]:
-        """Return the executions that a workflow's tasks started, as StackStorm's API has them."""
+    def get_children(self, execution_id: str) -> Sequence[Execution]:
+        """Return the executions that a workflow's tasks started."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         stackstorm: The StackStorm API.
         execution_id: The workflow's execution.
     """
-    tasks = _Tasks(stackstorm.children(execution_id))
+    tasks = _Tasks(stackstorm.get_children(execution_id))
     checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
     ending = _ending(tasks)
     return Report(
@@ -69,10 +70,10 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
 class _Tasks:
     """The executions of a workflow's tasks, by the task's name."""
 
-    def __init__(self, executions: Sequence[dict[str, Any]]):
-        self._by_name = {_task_name(execution): execution for execution in executions}
+    def __init__(self, executions: Sequence[Execution]):
+        self._by_name = {execution.task_name: execution for execution in executions}
 
-    def execution(self, task: str) -> dict[str, Any] | None:
+    def execution(self, task: str) -> Execution | None:
         """Return a task's execution, or None if the task did not run."""
         return self._by_name.get(task)
 
@@ -82,11 +83,11 @@ class _Tasks:
         It is empty if the task did not run or failed, or if its action belongs to another pack.
         """
         execution = self._by_name.get(task)
-        if not execution or execution.get("status") != _SUCCEEDED:
+        if not execution or execution.status != _SUCCEEDED:
             return {}
-        if not execution["action"]["ref"].startswith(_OWN_ACTIONS):
+        if not execution.action.startswith(_OWN_ACTIONS):
             return {}
-        result = execution.get("result")
+        result = execution.result
         returned = result.get("result") if isinstance(result, dict) else None
         return returned if isinstance(returned, dict) else {}
 
@@ -129,10 +130,10 @@ def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) ->
 
 
 def _ending_after_change(
-    permission: dict[str, Any], change: dict[str, Any], check: dict[str, Any]
+    permission: dict[str, Any], change: Execution, check: dict[str, Any]
 ) -> _Ending:
-    if change["status"] != _SUCCEEDED:
-        message = f"{change['action']['ref']} ended as {change['status']}"
+    if change.status != _SUCCEEDED:
+        message = f"{change.action} ended as {change.status}"
         return _Ending(False, Stage.REMEDIATE, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
@@ -142,8 +143,3 @@ def _ending_after_change(
         return _Ending(True, Stage.DONE, message, mutated=True, verified=True)
     message = f"{host} still does not answer after {seconds} s"
     return _Ending(False, Stage.VERIFY, message, mutated=True)
-
-
-def _task_name(execution: dict[str, Any]) -> str:
-    orquesta = (execution.get("context") or {}).get("orquesta") or {}
-    return str(orquesta.get("task_name", ""))

@@ -16,6 +16,7 @@ from poundcake.stackstorm.rules import RuleEnforcement, TriggerInstance
 from poundcake.timestamps import format_timestamp
 
 LINK = "poundcake.link"
+_BEFORE_ALL = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
 """How far the clocks of StackStorm's hosts may be apart."""
 # Who moves an execution on. After RabbitMQ was away they may have no consumer any more.
@@ -134,8 +135,9 @@ class StackStorm:
 
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""
-        parsed = (Execution.parse(child) for child in self.children(execution_id))
-        return [child for child in parsed if child]
+        listed = self._list("/executions", parent=execution_id)
+        children = [child for child in map(Execution.parse, listed) if child]
+        return sorted(children, key=lambda child: child.started_at or _BEFORE_ALL)
 
     def _newest(self, action: str, since: datetime, **query: str) -> Execution | None:
         found = self.get(
@@ -234,19 +236,6 @@ class StackStorm:
             f"execution {found.id} of {action} stays {found.status}: "
             f"st2ctl restart-component {process}"
         )
-
-    # -- raw answers, for callers that read the JSON themselves
-
-    def executions(self, ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
-        """Return the answers by id; None for those that the list does not have."""
-        found: dict[str, dict[str, Any] | None] = {i: None for i in ids}
-        found.update({e["id"]: e for e in self._executions(ids) if e["id"] in found})
-        return found
-
-    def children(self, execution_id: str) -> list[dict[str, Any]]:
-        """Return the answers about the executions of a workflow's tasks, oldest first."""
-        found = self._list("/executions", parent=execution_id)
-        return sorted(found, key=lambda child: child.get("start_timestamp") or "")
 
 
 def in_action(config: Config) -> StackStorm:

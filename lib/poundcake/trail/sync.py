@@ -11,7 +11,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 from poundcake.config import Config
 from poundcake.stackstorm import StackStormApi
@@ -19,21 +19,7 @@ from poundcake.trail import database
 from poundcake.trail.complete import complete_requests
 from poundcake.trail.explain import explain_alerts
 from poundcake.trail.mirror import MIRROR_SECONDS, mirror_open_executions
-from poundcake.trail.open_work import last_synced, open_work
-from poundcake.trail.open_work import unexplained as open_alerts
-from poundcake.trail.outcomes import Explanation
 from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, start_round
-from poundcake.trail.triggers import ALERT_TRIGGER
-
-__all__ = [
-    "ALERT_TRIGGER",
-    "RETRY",
-    "SyncCounts",
-    "last_synced",
-    "open_alerts",
-    "still_open",
-    "sync",
-]
 
 
 @dataclass
@@ -110,13 +96,3 @@ def _run_steps(
     counts.problems = tuple(sync_round.problems)
     if first_error:
         raise first_error
-
-
-# For endpoint/relay.py, until it reads trail.open_work and trail.outcomes itself.
-RETRY = Explanation.RETRY
-
-
-def still_open(connection: Connection) -> tuple[int, bool]:
-    """Return the first two fields of open_work()."""
-    found = open_work(connection)
-    return found.count, found.moves_by_itself

@@ -1,184 +1,182 @@
-"""The views as text that reads well in a terminal."""
+"""The views as text for a terminal.
+
+Everything in a view that a sender or a host may have written is cleaned before it is laid out, so
+that it stays within its place.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Lines of a table; columns as wide as they need to be."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [
-        max([len(heading)] + [len(row[i]) for row in cells]) for i, heading in enumerate(headings)
+    """Return the lines of a table whose columns are as wide as they need to be.
+
+    Args:
+        headings: One for each column.
+        rows: The cells of each row; None leaves a cell empty.
+    """
+    lines = [[heading.upper() for heading in headings]]
+    lines += [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
     ]
-    lines = [[heading.upper() for heading in headings]] + cells
-    return ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
 
 
 def status(answer: dict[str, Any]) -> str:
-    """The trail of one request."""
-    lines = [
-        f"request {answer['request_id']}: {answer['status']}",
-        f"received {answer['received_at']} by {answer['receiver'] or 'no receiver named'}"
-        + (f", completed {answer['completed_at']}" if answer["completed_at"] else ""),
-    ]
+    """Return the trail of one request."""
+    answer = _cleaned(answer)
+    receiver = answer["receiver"]
+    received = f"received {answer['received_at']} by {receiver or 'an unnamed receiver'}"
+    completed = f", completed {answer['completed_at']}" if answer["completed_at"] else ""
+    lines = [f"request {answer['request_id']}: {answer['status']}", received + completed]
     if answer["truncated_alerts"]:
-        lines.append(f"Alertmanager left out {answer['truncated_alerts']} alerts of this group")
-    if answer.get("replay_of"):
-        lines.append(f"replay of {answer['replay_of']}")
-    for key in ("error", "held_up_by", "stackstorm"):
+        left_out = counted(answer["truncated_alerts"], "alert")
+        lines.append(f"Alertmanager left out {left_out} of this group")
+    for key in ("replay_of", "error", "held_up_by", "stackstorm"):
         if answer.get(key):
             lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
-    lines.append("")
     if answer["alerts"]:
-        lines += table(
-            ("alert", "severity", "instance", "status", "outcome", "reason"),
-            [
-                (
-                    a["alert_name"],
-                    a["severity"],
-                    a["instance"],
-                    a["status"],
-                    a["outcome"],
-                    a["reason"],
-                )
-                for a in answer["alerts"]
-            ],
-        )
+        columns = ("alert_name", "severity", "instance", "status", "outcome", "reason")
+        cells = [[alert[column] for column in columns] for alert in answer["alerts"]]
+        lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
-        lines.append("no alerts on record for it")
-    lines += ["", *_executions(answer["stackstorm_executions"])]
-    return _text(lines)
+        lines += ["", "no alerts on record for it"]
+    return _text([*lines, "", *_executions(answer["stackstorm_executions"])])
+
+
+def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not executions:
+        return ["nothing ran for it"]
+    columns = ("st2_execution_id", "st2_workflow", "st2_rule", "status", "duration_seconds")
+    headings = ("execution", "workflow", "rule", "status", "seconds", "message")
+    return table(headings, [[e[name] for name in (*columns, "message")] for e in executions])
 
 
 def why(answer: dict[str, Any]) -> str:
-    """From an alert to what was done for it, episode by episode."""
+    """Return what was done for an alert, episode by episode."""
+    answer = _cleaned(answer)
     if not answer["episodes"]:
-        found = "not among the newest alerts" if answer.get("next") else "no such alert on record"
-        return _text([found, *_more(answer)])
+        found_later = "none of the newest alerts matches"
+        none = found_later if answer.get("next") else "no such alert on record"
+        return _text([none, *_footer(answer)])
     lines: list[str] = []
     for episode in answer["episodes"]:
-        name = f"{episode['alert_name']}  {episode['instance']}".strip()
-        lines += [f"{name}  {episode['severity']}".strip() + f"  {_course(episode)}"]
-        if episode["episode"]:
-            lines.append(f"  episode {episode['episode']}")
-        for alert in episode["alerts"]:
-            lines.append(
-                f"  {alert['received_at']}  {alert['status']}: {alert['outcome']}"
-                + (f", {alert['reason']}" if alert["reason"] else "")
-            )
-            lines.append(f"    request {alert['request_id']}")
-        for execution in episode["stackstorm_executions"]:
-            seconds = execution["duration_seconds"]
-            lines.append(
-                f"  {execution['st2_workflow']} ({execution['st2_execution_id']}): "
-                f"{execution['status']}"
-                + (f" after {seconds} s" if seconds is not None else "")
-                + (f", {execution['message']}" if execution["message"] else "")
-            )
-        if not episode["stackstorm_executions"]:
-            lines.append("  nothing was run for it")
-        lines.append("")
-    return _text([*lines, _count(answer, "count", "episodes"), *_more(answer)])
+        lines += [*_episode(episode), ""]
+    return _text([*lines, _total(answer, "count", "episode"), *_footer(answer)])
 
 
-def _course(episode: dict[str, Any]) -> str:
-    seen = f"seen {episode['notifications']} times" if episode["notifications"] > 1 else "seen once"
+def _episode(episode: Mapping[str, Any]) -> list[str]:
+    named = [episode[name] for name in ("alert_name", "instance", "severity") if episode[name]]
+    lines = ["  ".join([*named, _course(episode)])]
+    if episode["episode"]:
+        lines.append(f"  episode {episode['episode']}")
+    for alert in episode["alerts"]:
+        reason = f", {alert['reason']}" if alert["reason"] else ""
+        lines.append(f"  {alert['received_at']}  {alert['status']}: {alert['outcome']}{reason}")
+        lines.append(f"    request {alert['request_id']}")
+    if episode.get("alerts_left_out"):
+        lines.append(f"  {counted(episode['alerts_left_out'], 'more notification')}")
+    for execution in episode["stackstorm_executions"]:
+        seconds, message = execution["duration_seconds"], execution["message"]
+        lines.append(
+            f"  {execution['st2_workflow']} ({execution['st2_execution_id']}): "
+            f"{execution['status']}"
+            + (f" after {seconds} s" if seconds is not None else "")
+            + (f", {message}" if message else "")
+        )
+    if not episode["stackstorm_executions"]:
+        lines.append("  nothing ran for it")
+    return lines
+
+
+def _course(episode: Mapping[str, Any]) -> str:
+    """Return how an episode went: since when it fires, or how it ended, and how often it came."""
+    times = episode["notifications"]
+    seen = f"seen {times} times" if times > 1 else "seen once"
     if episode["state"] == "firing":
         return f"firing since {episode['starts_at']}, {seen}, last at {episode['last_seen_at']}"
     if episode["state"]:
         ended = f" at {episode['ends_at']}" if episode["ends_at"] else ""
         return f"{episode['state']}{ended}, began at {episode['starts_at']}, {seen}"
-    return "no incident"
+    return "not an incident"
 
 
 def stats(answer: dict[str, Any]) -> str:
-    """How remediations went."""
+    """Return how remediations went."""
+    answer = _cleaned(answer)
     lines = [f"{answer['since']} to {answer['until']}"]
-    columns = ("count", "succeeded", "failed", "running", "other", "not_cleared")
-    columns += ("success_rate", "mean_seconds", "p95_seconds")
+    figures = ["count", "succeeded", "failed", "running", "other", "not_cleared"]
+    figures += ["success_rate", "mean_seconds", "p95_seconds"]
     for key, rows in (("workflow", answer["workflows"]), ("alert_name", answer["alerts"])):
-        headings = [name.replace("_", " ") for name in (key, *columns)]
-        lines += ["", *table(headings, [[row[name] for name in (key, *columns)] for row in rows])]
+        headings = [name.replace("_", " ") for name in (key, *figures)]
+        lines += ["", *table(headings, [[row[name] for name in (key, *figures)] for row in rows])]
     if not answer["workflows"]:
-        lines += ["", "nothing was run for an alert in that time"]
+        lines += ["", "nothing ran for an alert in that time"]
     return _text(lines)
 
 
 def executions_recent(answer: dict[str, Any]) -> str:
-    """The newest requests."""
-    rows = []
+    """Return the newest requests with their alerts."""
+    answer = _cleaned(answer)
+    rows: list[Sequence[Any]] = []
     for call in answer["executions"]:
-        for alert in call["alerts"] or [{}]:
-            rows.append(
-                (
-                    call["received_at"],
-                    call["request_id"],
-                    call["status"],
-                    alert.get("alert_name"),
-                    alert.get("instance"),
-                    alert.get("status"),
-                    alert.get("outcome"),
-                    alert.get("st2_workflow") or alert.get("reason"),
-                )
-            )
+        request = (call["received_at"], call["request_id"], call["status"])
+        for alert in call["alerts"]:
+            named = [alert[name] for name in ("alert_name", "instance", "status", "outcome")]
+            rows.append([*request, *named, alert["st2_workflow"] or alert["reason"]])
+        if call.get("alerts_left_out"):
+            more = counted(call["alerts_left_out"], "more alert")
+            rows.append([*request, more, "", "", "", ""])
+        elif not call["alerts"]:
+            rows.append([*request, "", "", "", "", ""])
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
-    count = _count(answer, "total", "requests on record")
-    return _text([*table(headings, rows), "", count, *_more(answer)])
+    total = f"{_total(answer, 'total', 'request')} on record"
+    return _text([*table(headings, rows), "", total, *_footer(answer)])
 
 
 def alerts_active(answer: dict[str, Any]) -> str:
-    """The open incidents."""
+    """Return the open incidents."""
+    answer = _cleaned(answer)
     if not answer["count"]:
         return _text(["no active alerts"])
+    columns = ("starts_at", "alert_name", "severity", "instance", "notifications", "st2_workflow")
     rows = [
-        (
-            a["starts_at"],
-            a["alert_name"],
-            a["severity"],
-            a["instance"],
-            a["notifications"],
-            a["st2_workflow"],
-            a["remediation_status"],
-            a["episode"] + (" (stale)" if a["stale"] else ""),
-        )
-        for a in answer["active_alerts"]
+        [
+            *[incident[column] for column in columns],
+            incident["remediation_status"],
+            incident["episode"] + (" (stale)" if incident["stale"] else ""),
+        ]
+        for incident in answer["active_alerts"]
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
-    return _text([*table(headings, rows), "", f"{answer['count']} active", *_more(answer)])
+    return _text([*table(headings, rows), "", f"{answer['count']} active", *_footer(answer)])
 
 
 def st2_executions(answer: dict[str, Any]) -> str:
-    """The executions that alerts led to."""
+    """Return the executions that alerts led to."""
+    answer = _cleaned(answer)
+    columns = ("triggered_at", "st2_execution_id", "st2_workflow", "status", "duration_seconds")
     rows = [
-        (
-            e["triggered_at"],
-            e["st2_execution_id"],
-            e["st2_workflow"],
-            e["status"],
-            e["duration_seconds"],
-            e["alert"]["name"],
-            e["alert"]["instance"],
-            e["request_id"],
-        )
-        for e in answer["st2_executions"]
+        [
+            *[execution[column] for column in columns],
+            execution["alert"]["name"],
+            execution["alert"]["instance"],
+            execution["request_id"],
+        ]
+        for execution in answer["st2_executions"]
     ]
-    headings = (
-        "triggered",
-        "execution",
-        "workflow",
-        "status",
-        "seconds",
-        "alert",
-        "instance",
-        "request",
-    )
-    count = _count(answer, "count", "executions")
-    return _text([*table(headings, rows), "", count, *_more(answer)])
+    headings = ["triggered", "execution", "workflow", "status", "seconds"]
+    headings += ["alert", "instance", "request"]
+    total = _total(answer, "count", "execution")
+    return _text([*table(headings, rows), "", total, *_footer(answer)])
 
 
 def health(answer: dict[str, Any]) -> str:
-    """How the endpoint and its parts are."""
+    """Return how the endpoint is, and all that it depends on."""
+    answer = _cleaned(answer)
+    components = answer["components"]
     lines = [
         f"PoundCake {answer['version']}: {answer['status']}",
         f"endpoint {answer['address'] or 'not listening'}, authentication "
@@ -190,60 +188,51 @@ def health(answer: dict[str, Any]) -> str:
         ("part", "state", "since", "waiting", "detail"),
         [
             (name, part["state"], part["since"], part.get("waiting", ""), part["detail"])
-            for name, part in answer["components"].items()
+            for name, part in components.items()
         ],
     )
-    for request_id in answer["components"].get("journal", {}).get("stuck_requests", []):
+    for request_id in components.get("journal", {}).get("stuck_requests", []):
         lines.append(f"stuck: request {request_id} cannot be recorded; its status says why")
-    pending = answer["components"].get("database", {}).get("pending")
+    pending = components.get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
     for key in answer.get("literal_secrets", []):
-        lines.append(f"{key} stands in the configuration itself: use file:/path or env:NAME")
+        lines.append(f"{key} is written in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
 
 
-def _count(answer: dict[str, Any], key: str, what: str) -> str:
-    return f"{'at least ' if answer.get('at_least') else ''}{answer[key]} {what}"
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: "1 alert", "2 alerts"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _more(answer: dict[str, Any]) -> list[str]:
-    lines = [f"further back: before={answer['next']}"] if answer.get("next") else []
+def _total(answer: Mapping[str, Any], key: str, noun: str) -> str:
+    return f"{'at least ' if answer.get('at_least') else ''}{counted(answer[key], noun)}"
+
+
+def _footer(answer: Mapping[str, Any]) -> list[str]:
+    """Return how to get the next page, and what StackStorm could not be asked."""
+    lines = [f"more: before={answer['next']}"] if answer.get("next") else []
     if answer.get("stackstorm"):
         lines.append(f"stackstorm: {answer['stackstorm']}")
     return lines
 
 
-def _executions(executions: list[dict[str, Any]]) -> list[str]:
-    if not executions:
-        return ["nothing was run"]
-    return table(
-        ("execution", "workflow", "rule", "status", "seconds", "message"),
-        [
-            (
-                e["st2_execution_id"],
-                e["st2_workflow"],
-                e["st2_rule"],
-                e["status"],
-                e["duration_seconds"],
-                e["message"],
-            )
-            for e in executions
-        ],
-    )
+def _cleaned(value: Any) -> Any:
+    """Return a view in which no text can move the cursor, begin a line or draw a column.
+
+    `st2 run` prints a backslash and an n as a line break: backslashes become slashes.
+    """
+    if isinstance(value, str):
+        printable = "".join(c if c.isprintable() else " " for c in value.replace("\\", "/"))
+        return " ".join(printable.split())
+    if isinstance(value, dict):
+        return {key: _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return value
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    # A control character would move the terminal's cursor.
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _text(lines: list[str]) -> str:
-    # `st2 run` puts the first line of a text off the grid of the others.
-    return "\n" + "\n".join(_printable(line) for line in lines)
+def _text(lines: Sequence[str]) -> str:
+    # `st2 run` prints "result: " before the first line, which would move it out of its column.
+    return "\n" + "\n".join(lines)

@@ -1,5 +1,7 @@
 """Accepted requests are announced in batches until they are seen to be recorded."""
 
+from __future__ import annotations
+
 import json
 import random
 

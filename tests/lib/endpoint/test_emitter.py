@@ -1,5 +1,7 @@
 """Recorded requests are emitted once, and again only what StackStorm lost."""
 
+from __future__ import annotations
+
 import json
 import logging
 

@@ -1,5 +1,7 @@
 """The health report: what is said of each part, and when the endpoint is degraded."""
 
+from __future__ import annotations
+
 import logging
 
 import pytest

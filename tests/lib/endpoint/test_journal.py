@@ -1,5 +1,7 @@
 """An accepted request is on the disk, once, and changes its state only when it is told to."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 import shutil
@@ -157,7 +159,8 @@ class TestAccept:
 
     def test_a_request_that_arrives_while_a_commit_begins_is_stored(self, journal):
         """A thread may lose its turn between reading the list of those that wait and adding
-        itself to it."""
+        itself to it.
+        """
         others = threading.Event()
 
         class Preempted(list):

@@ -465,6 +465,9 @@ class TestMetrics:
             clock[0] += takes
             return {"components": {"journal": DOWN}}
 
+        # Other tests of this file run with an endpoint that keeps no answer.
+        monkeypatch.setattr(metrics, "_HEALTH_AGE", 1.0)
+        monkeypatch.setattr(metrics, "_HEALTH_AGE_FACTOR", 20)
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
         counted = Metrics(health, lambda: (0, 0, 0))
         for _ in range(50):

@@ -1,5 +1,7 @@
 """The steps together, and in their thread; and that no clock stops them."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake.endpoint import retry

@@ -1,5 +1,7 @@
 """A warning that a client can cause is logged once a minute, with how often it was left out."""
 
+from __future__ import annotations
+
 import logging
 
 from poundcake.endpoint import rate_limited_logger

@@ -1,5 +1,7 @@
 """When retries run and how much they take on: pure functions, case by case."""
 
+from __future__ import annotations
+
 import pytest
 
 from poundcake.endpoint import retry

@@ -1,5 +1,7 @@
 """StackStorm is asked what became of what is open, while anything is."""
 
+from __future__ import annotations
+
 from datetime import datetime, timedelta, timezone
 
 import pytest

@@ -1,5 +1,7 @@
 """One thread runs the steps, whatever they raise, and says whether it lives."""
 
+from __future__ import annotations
+
 import threading
 
 import pytest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poundcake.remediation.report import build_report
+from poundcake.stackstorm import Execution
 
 
 class Executions:
@@ -17,9 +18,9 @@ class Executions:
     def __init__(self, **tasks):
         self.tasks = tasks
 
-    def children(self, execution_id):
+    def get_children(self, execution_id):
         assert execution_id == "the-workflow"
-        return [self._execution(task, given) for task, given in self.tasks.items()]
+        return [Execution.parse(self._execution(task, given)) for task, given in self.tasks.items()]
 
     @staticmethod
     def _execution(task, given):

@@ -1,11 +1,13 @@
-"""What StackStorm says now, merged into what is on record."""
+"""The open executions of a view, updated from StackStorm."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 
 from poundcake import stackstorm
-from poundcake.stackstorm import StackStormError
+from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, queries, refresh
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert
@@ -23,23 +25,35 @@ DONE = {
 
 
 class StackStorm:
-    """StackStorm as a view asks it."""
+    """The StackStorm API, as a view asks it; without executions it is unavailable."""
 
     def __init__(self, found=None):
         self.found = found
         self.asked = []
 
-    def executions(self, ids):
+    def get_executions(self, ids):
         self.asked.append(list(ids))
         if self.found is None:
             raise StackStormError("no route")
-        return {i: self.found.get(i) for i in ids}
+        answers = {i: self.found.get(i) for i in ids}
+        return {i: Execution.parse({"id": i, **found}) for i, found in answers.items() if found}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """The path of an empty tracking database."""
+    path = tmp_path_factory.mktemp("tables") / "tracking.db"
+    prepared = database.open_engine(f"sqlite:///{path}")
+    database.prepare(prepared)
+    prepared.dispose()
+    return path
 
 
 @pytest.fixture
-def engine(tmp_path):
-    found = database.open_engine("sqlite:///{}".format(tmp_path / "tracking.db"))
-    database.prepare(found)
+def engine(tables, tmp_path):
+    """An engine on SQLite: StackStorm is asked the same, whatever the database is."""
+    shutil.copy(tables, tmp_path / "tracking.db")
+    found = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
     yield found
     found.dispose()
 
@@ -53,7 +67,7 @@ def open_one(engine):
 
 
 def answers(engine, request_id):
-    """(view, its execution) of each that StackStorm is asked for."""
+    """Yield each view that shows the open execution, and its row there."""
     trail = view(engine, queries.status, request_id)
     listed = view(engine, queries.st2_executions)
     asked = view(engine, queries.why, Filters(alert_name="HostDown"))
@@ -62,7 +76,7 @@ def answers(engine, request_id):
     yield asked, asked["episodes"][0]["stackstorm_executions"][0]
 
 
-def test_what_is_open_is_asked_for(engine, open_one):
+def test_open_executions_are_updated(engine, open_one):
     for answer, execution in answers(engine, open_one):
         keys = list(execution)
         assert refresh.refresh_open_executions(StackStorm({"e1": DONE}), answer) is answer
@@ -74,13 +88,15 @@ def test_what_is_open_is_asked_for(engine, open_one):
             assert (execution["message"], execution["ended_at"]) == ("up", "2026-01-14T12:00:12Z")
 
 
-def test_the_state_of_an_active_alert(engine, open_one):
+def test_the_remediation_of_an_incident_is_updated(engine, open_one):
     dry = dict(DONE, result={"output": {"dry_run": True, "mutated": False}})
     for found, state in ((DONE, "succeeded"), (dry, f"succeeded ({DRY_RUN})")):
         answer = refresh.refresh_open_executions(
             StackStorm({"e1": found}), view(engine, queries.alerts_active, 24)
         )
-        assert answer["active_alerts"][0]["remediation_status"] == state
+        (incident,) = answer["active_alerts"]
+        assert incident["remediation_status"] == state
+        assert incident["st2_execution_status"] == "succeeded"
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -113,20 +129,68 @@ def test_only_what_is_open_is_asked_for(engine, open_one, status):
         assert stackstorm_now.asked == ([] if status in stackstorm.TERMINAL else [["e1"]])
 
 
-def test_each_is_asked_for_once_and_not_too_many(engine, open_one):
+def test_each_is_asked_for_once(engine, open_one):
     stackstorm_now = StackStorm({})
     trail = view(engine, queries.status, open_one)
     trail["stackstorm_executions"] *= 2
     refresh.refresh_open_executions(stackstorm_now, trail)
     assert stackstorm_now.asked == [["e1"]]
+
+
+@pytest.fixture
+def many(engine, open_one):
+    """A page of 250 open executions, the one that is shown first with the greatest id."""
     (one,) = view(engine, queries.st2_executions)["st2_executions"]
-    many = [dict(one, st2_execution_id=f"e{n}") for n in range(250)]
-    stackstorm_now = StackStorm({})
-    refresh.refresh_open_executions(stackstorm_now, {"st2_executions": many})
-    assert [len(ids) for ids in stackstorm_now.asked] == [100]
+    return {"st2_executions": [dict(one, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
 
-def test_a_remediation_that_changed_nothing_says_so(engine, open_one):
+def test_all_that_are_shown_are_updated(many):
+    stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
+    refresh.refresh_open_executions(stackstorm_now, many)
+    assert {row["status"] for row in many["st2_executions"]} == {"succeeded"}
+    # One page of StackStorm's API has 100.
+    assert [len(ids) for ids in stackstorm_now.asked] == [100, 100, 50]
+    assert "stackstorm" not in many
+
+
+def test_incidents_that_are_shown_are_updated(engine, open_one):
+    (one,) = view(engine, queries.alerts_active, 24)["active_alerts"]
+    answer = {"active_alerts": [dict(one, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]}
+    stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
+    refresh.refresh_open_executions(stackstorm_now, answer)
+    assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}
+
+
+def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
+    monkeypatch.setattr(refresh, "_MOST_SECONDS", -1)
+    refresh.refresh_open_executions(
+        StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many
+    )
+    updated = [row["status"] for row in many["st2_executions"]]
+    assert updated == ["succeeded"] * 100 + ["running"] * 150
+    assert many["stackstorm"].startswith(
+        "150 of 250 open executions are shown as of the last sync: its API took longer than"
+    )
+
+
+def test_a_failure_after_the_first_page_leaves_what_was_answered(many):
+    stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
+    answer = stackstorm_now.executions
+
+    def fail_later(ids):
+        if stackstorm_now.asked:
+            raise StackStormError("no route")
+        return answer(ids)
+
+    stackstorm_now.executions = fail_later
+    refresh.refresh_open_executions(stackstorm_now, many)
+    assert many["st2_executions"][0]["status"] == "succeeded"
+    assert many["stackstorm"] == (
+        "150 of 250 open executions are shown as of the last sync: no route"
+    )
+
+
+def test_a_dry_run_is_noted(engine, open_one):
     output = {"dry_run": True, "mutated": False, "message": "would run x"}
     trail = view(engine, queries.status, open_one)
     refresh.refresh_open_executions(
@@ -135,12 +199,10 @@ def test_a_remediation_that_changed_nothing_says_so(engine, open_one):
     assert trail["stackstorm_executions"][0]["message"] == DRY_RUN + ". would run x"
 
 
-def test_stackstorm_away_is_said(engine, open_one):
+def test_an_unavailable_stackstorm_is_noted(engine, open_one):
     for answer, execution in answers(engine, open_one):
         refresh.refresh_open_executions(StackStorm(), answer)
-        assert answer["stackstorm"] == (
-            "cannot be asked now, the state is as of the last sync: no route"
-        )
+        assert answer["stackstorm"] == ("open executions are shown as of the last sync: no route")
         assert execution["status"] == "running"
 
 

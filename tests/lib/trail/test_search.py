@@ -1,402 +1,22 @@
-"""Filters, and the bounded search: what a view finds is what the tables have, on one page or many.
-
-What a view should find is computed here from all rows of the tables, without an index or a bound.
-"""
+"""Filters and cursors, as people and URLs write them."""
 
 from __future__ import annotations
 
-import itertools
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import select
 
-from poundcake.trail import database, queries, search
-from poundcake.trail.outcomes import EMITTED
-from poundcake.trail.schema import alerts, api_calls, executions, links
-from poundcake.trail.search import FilterError, Filters
-from tests.lib.samples import NOON, UTC, alert, iso, later
-from tests.lib.trails import episode, pages, ran, record, view
-
-TEXTS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
-
-
-def active(connection, **query):
-    return queries.alerts_active(connection, 24, **query)
-
-
-def listed(execution):
-    alert = execution["alert"]
-    return execution["st2_execution_id"], alert["name"], alert["instance"]
-
-
-# The view, the key of its list and of its count, and what tells its rows apart.
-VIEWS = {
-    "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
-    "active": (active, "active_alerts", "count", lambda a: a["episode"]),
-    "executions": (queries.st2_executions, "st2_executions", "count", listed),
-    "why": (queries.why, "episodes", "count", lambda e: e["episode"] or e["alerts"][0]["id"]),
-}
-
-
-def sample(name, number, status="firing", **more):
-    return alert(
-        name,
-        status,
-        fingerprint=f"{name}{number}",
-        ends_at=later(50) if status == "resolved" else None,
-        labels={
-            "instance": f"web-{number}",
-            "severity": "critical" if number % 2 else "warning",
-        },
-        **more,
-    )
-
-
-@pytest.fixture
-def history(engine):
-    """Alerts of many kinds, several of one moment, not recorded in the order they came in; three
-    workflows for one alert, one execution for three alerts.
-    """
-    first = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
-    record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
-    record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
-    for name in ("B1", "B2", "A1"):
-        ran(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
-    resolved = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
-    ended = record(engine, *resolved, received_at=later(120))
-    last = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
-    record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
-    record(engine, sample("B", 1, "resolved"), received_at=later(180))
-    for number, workflow in enumerate(("x.one", "x.two", "x.three")):
-        ran(engine, first, episode("A2"), f"one{number}", workflow)
-    ran(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
-    ran(engine, ended, episode("A1"), "three", "x.one", status="failed")
-
-
-def expected(engine, filters):
-    """By view what it has for the filters, newest first."""
-    with database.reading(engine) as connection:
-        found = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
-        linked = connection.execute(
-            select(
-                links.c.id,
-                links.c.alert_id,
-                links.c.st2_execution_id,
-                executions.c.start_timestamp,
-                alerts.c.alert_name,
-                alerts.c.instance,
-            )
-            .join(executions, executions.c.id == links.c.st2_execution_id)
-            .join(alerts, alerts.c.id == links.c.alert_id)
-        ).all()
-
-    def within(moment):
-        since, until = filters.since or NOON, filters.until or later(10**6)
-        return since <= moment < until
-
-    rows = [
-        row
-        for row in sorted(found, key=lambda row: (row.created_at, row.id), reverse=True)
-        if all(getattr(filters, n) in ("", getattr(row, n)) for n in TEXTS)
-        and within(row.created_at)
-    ]
-    if any(getattr(filters, name) for name in TEXTS):
-        order = [row.id for row in rows if row.outcome in EMITTED]
-        linked = [link for link in linked if link.alert_id in order]
-        linked.sort(key=lambda link: (order.index(link.alert_id), -link.id))
-    else:
-        linked = [link for link in linked if within(link.start_timestamp)]
-        linked.sort(
-            key=lambda link: (link.start_timestamp, link.st2_execution_id, link.id), reverse=True
-        )
-    return {
-        "recent": list(dict.fromkeys(row.request_id for row in rows)),
-        "active": [row.episode for row in rows if row.open_fingerprint],
-        "executions": [(link.st2_execution_id, link.alert_name, link.instance) for link in linked],
-        "why": list(dict.fromkeys(row.episode or row.id for row in rows)),
-    }
-
-
-def combinations():
-    named = [
-        {},
-        {"alert_name": "A"},
-        {"instance": "web-1"},
-        {"fingerprint": "B2"},
-        {"alert_name": "B", "instance": "web-2"},
-    ]
-    times = [{}, {"since": later(30), "until": later(120)}]
-    for some, severity, status, outcome, time in itertools.product(
-        named, ("", "critical"), ("", "firing", "resolved"), ("", "admitted"), times
-    ):
-        yield Filters(severity=severity, status=status, outcome=outcome, **some, **time)
-    yield from (Filters(outcome=outcome) for outcome in search.OUTCOMES)
-    yield from (Filters(since=later(60)), Filters(until=later(60)), Filters(since=later(999)))
-
-
-A_FEW = [
-    Filters(),
-    Filters(alert_name="A"),
-    Filters(severity="critical"),
-    Filters(outcome="admitted"),
-    Filters(status="resolved"),
-    Filters(instance="web-2", status="firing"),
-    Filters(fingerprint="A1"),
-    Filters(alert_name="B", outcome="duplicate"),
-    Filters(since=later(30), until=later(180)),
-    Filters(severity="warning", until=later(180)),
-]
-
-
-class TestFilters:
-    def test_each_alone_and_together(self, engine, history):
-        seen = set()
-        for filters in combinations():
-            wanted = expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
-                answer = view(engine, function, filters=filters)
-                found = [row_name(row) for row in answer[rows]]
-                assert (found, answer[count]) == (wanted[name], len(found)), (name, filters)
-                assert "next" not in answer and "at_least" not in answer
-                seen.update((name, len(found) > 1) for _ in found)
-        assert len(seen) == 8  # of each view one row, and several
-
-    def test_an_execution_by_its_status_and_its_alert(self, engine, history):
-        for status, filters, wanted in (
-            ("failed", Filters(), [("three", "A", "web-1")]),
-            ("failed", Filters(alert_name="A", severity="critical"), [("three", "A", "web-1")]),
-            ("failed", Filters(alert_name="B"), []),
-            ("succeeded", Filters(fingerprint="A1"), [("many", "A", "web-1")]),
-            ("succeeded", Filters(since=later(20), until=later(185)), 3),
-            ("succeeded", Filters(since=later(185)), [("two", "D", "web-1")]),
-        ):
-            answer = view(engine, queries.st2_executions, status=status, filters=filters)
-            found = [listed(row) for row in answer["st2_executions"]]
-            assert wanted in (found, len(found)), (status, filters)
-            assert answer["count"] == len(found)
-
-    @pytest.mark.parametrize("status", ["Failed", "failed ", "%", "firing"])
-    @pytest.mark.parametrize("filters", [Filters(), Filters(alert_name="A")])
-    def test_a_status_that_no_execution_has(self, engine, status, filters):
-        with pytest.raises(search.FilterError, match="^status: one of requested, .*gone is exp"):
-            view(engine, queries.st2_executions, status=status, filters=filters)
-
-    @pytest.mark.parametrize("field", ["severity", "alert_name", "instance"])
-    def test_a_text_matches_exactly(self, engine, field):
-        label = {"alert_name": "alertname"}.get(field, field)
-        texts = ["Up", "up", "up ", " up", "u%", "%", "_p", "u\u0308p", "\xfcp", "u", "\U0001f370"]
-        sent = [alert(fingerprint=f"f{n}", labels={label: text}) for n, text in enumerate(texts)]
-        request_id = record(engine, *sent)
-        for number in range(len(texts)):
-            ran(engine, request_id, episode(f"f{number}"), f"e{number}")
-        for number, text in enumerate(texts):
-            filters = search.parse(**{field: text})
-            for function in (active, queries.why):
-                answer = view(engine, function, filters=filters)
-                assert answer["count"] == 1, text
-                (row,) = answer.get("active_alerts") or answer["episodes"]
-                assert row["episode"] == episode(f"f{number}")
-            assert view(engine, queries.executions_recent, filters=filters)["total"] == 1
-            (execution,) = view(engine, queries.st2_executions, filters=filters)["st2_executions"]
-            assert execution["st2_execution_id"] == f"e{number}"
-        for text in ("UP", "up  ", "*", ".*", "p", "'", "up' OR '1'='1", "\\", "\x00", "{{", "%s"):
-            filters = search.parse(**{field: text})
-            for function, _, count, _ in VIEWS.values():
-                assert view(engine, function, filters=filters)[count] == 0, text
-
-    def test_a_fingerprint_matches_exactly(self, engine):
-        record(engine, alert(fingerprint="Ab_-1"), alert(fingerprint="ab_-1"))
-        for text, count in (("Ab_-1", 1), ("AB_-1", 0), ("Ab%", 0), ("Ab_-1 ", 0)):
-            for function in (active, queries.why):
-                filters = search.parse(fingerprint=text)
-                assert view(engine, function, filters=filters)["count"] == count
-
-    def test_a_text_longer_than_its_column_finds_what_was_cut(self, engine):
-        long = {"alert_name": "\xe9" * 300, "severity": "\U0001f370" * 70, "instance": "i" * 256}
-        labels = {name.replace("alert_name", "alertname"): text for name, text in long.items()}
-        record(engine, alert(fingerprint="f", labels=labels), alert(labels={"severity": "i"}))
-        for name, text in long.items():
-            for function in (active, queries.why):
-                answer = view(engine, function, filters=search.parse(**{name: text}))
-                assert answer["count"] == 1
-                assert (
-                    view(engine, function, filters=search.parse(**{name: text[:9]}))["count"] == 0
-                )
-        record(engine, alert("lone \ud800", fingerprint="g"))
-        found = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
-        assert found["active_alerts"][0]["fingerprint"] == "g"
-
-    def test_moments_that_no_webhook_had(self, engine, history):
-        for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
-            filters = search.parse(since=since, until=until)
-            for function, _, count, _ in VIEWS.values():
-                everything = view(engine, function, filters=Filters())[count]
-                assert view(engine, function, filters=filters)[count] == everything > 0
-
-    def test_an_empty_database(self, engine):
-        for function, rows, count, _ in VIEWS.values():
-            for filters in A_FEW + [Filters(fingerprint="x", since=NOON, until=later(1))]:
-                assert view(engine, function, filters=filters) == {rows: [], count: 0}
-            assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
-                rows: [],
-                count: 0,
-            }
-
-
-class TestPages:
-    @pytest.mark.parametrize("limit", [1, 3])
-    def test_each_row_once_and_newest_first(self, engine, history, limit):
-        for filters in A_FEW:
-            wanted = expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
-                left = list(wanted[name])
-                for page in pages(engine, function, filters=filters, limit=limit):
-                    found = [row_name(row) for row in page[rows]]
-                    assert found == left[:limit], (name, filters)
-                    del left[:limit]
-                    assert ("next" in page) == bool(left)
-                assert left == []
-
-    def test_by_offset(self, engine, history):
-        for filters in A_FEW:
-            wanted = expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
-                total = len(wanted[name])
-                for offset in range(0, total + 3, 2):
-                    page = view(engine, function, filters=filters, limit=2, offset=offset)
-                    found = [row_name(row) for row in page[rows]]
-                    assert found == wanted[name][offset : offset + 2], (name, filters)
-                    assert page[count] == total
-                    assert ("next" in page) == (offset + 2 < total)
-
-    def test_what_comes_in_between_moves_nothing(self, engine, history):
-        new = 0
-        for filters in A_FEW[:6]:
-            for name, (function, rows, _, row_name) in VIEWS.items():
-                wanted = expected(engine, filters)[name]
-                found = []
-                for number, page in enumerate(pages(engine, function, filters=filters, limit=2)):
-                    found += [row_name(row) for row in page[rows]]
-                    if number:
-                        continue
-                    # All that is open is heard of again, and something new comes and runs.
-                    new += 1
-                    again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
-                    moment = later(1000 + new)
-                    request_id = record(
-                        engine, *again, alert(fingerprint=str(new)), received_at=moment
-                    )
-                    start = iso(moment)
-                    ran(engine, request_id, episode(new), str(new), start_timestamp=start)
-                assert found == wanted, (name, filters)
-
-    def test_what_comes_while_a_page_is_read_moves_nothing(self, engine, history, monkeypatch):
-        look = search.look
-        filters = Filters(alert_name="A")
-        wanted = expected(engine, filters)["why"]
-
-        def look_late(*args):
-            monkeypatch.setattr(search, "look", look)
-            record(engine, sample("A", 3), received_at=later(500))
-            return look(*args)
-
-        monkeypatch.setattr(search, "look", look_late)
-        found = []
-        for page in pages(engine, queries.why, filters=filters, limit=1):
-            found += [VIEWS["why"][3](row) for row in page["episodes"]]
-        assert found == wanted
-
-    def test_a_page_may_begin_anew_for_what_is_heard_of_again(self, engine, history):
-        filters = Filters(alert_name="A")
-        newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
-        (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
-        record(engine, sample("A", int(oldest[1])), received_at=later(500))
-        found = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
-        assert found == episode(oldest)
-
-    def test_until_does_not_hide_what_was_heard_of_later(self, engine):
-        record(engine, sample("A", 1), received_at=later(0))
-        record(engine, sample("A", 2), received_at=later(10))
-        record(engine, sample("A", 1), received_at=later(100))
-        filters = Filters(alert_name="A", until=later(50))
-        found = []
-        for page in pages(engine, queries.why, filters=filters, limit=1):
-            found += [one["episode"] for one in page["episodes"]]
-        assert found == [episode("A2"), episode("A1")]
-
-
-class TestBound:
-    @pytest.fixture(params=[(1, 1), (4, 3)])
-    def bound(self, request, monkeypatch):
-        depth, most_rows = request.param
-        monkeypatch.setattr(search, "DEPTH", depth)
-        monkeypatch.setattr(search, "MOST_ROWS", most_rows)
-        monkeypatch.setattr(queries, "_LOOKED_AT_WHY", most_rows)
-
-    def test_next_leads_on_until_all_is_found(self, engine, history, bound):
-        for filters, limit in itertools.product(A_FEW, (1, 50)):
-            wanted = expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
-                found = []
-                for number, page in enumerate(
-                    pages(engine, function, filters=filters, limit=limit)
-                ):
-                    if number == 0:
-                        few = page[count] < len(wanted[name])
-                        assert page.get("at_least", False) or not few
-                        assert page[count] <= len(wanted[name])
-                    assert len(page[rows]) <= limit
-                    found += [row_name(row) for row in page[rows]]
-                assert found == wanted[name], (name, filters, limit)
-
-    def test_a_count_says_that_it_is_a_lower_bound(self, engine, monkeypatch):
-        for n in range(8):
-            request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
-            ran(engine, request_id, episode(f"f{n}"), f"e{n}")
-        by_name = Filters(alert_name="HostDown")
-        for depth, at_least in ((5, True), (8, False)):
-            monkeypatch.setattr(search, "DEPTH", depth)
-            monkeypatch.setattr(search, "MOST_ROWS", depth)
-            monkeypatch.setattr(queries, "_LOOKED_AT_WHY", depth)
-            for filters in (Filters(), by_name):
-                for name, (function, _, count, _) in VIEWS.items():
-                    if name == "active":
-                        continue  # the open incidents are counted all
-                    answer = view(engine, function, filters=filters, limit=1)
-                    assert answer.get("at_least", False) == at_least, (name, filters)
-                    assert answer[count] in ((5, 6) if at_least else (8,))
-                    assert "next" in answer
-        monkeypatch.setattr(search, "MOST_ROWS", 5)
-        monkeypatch.setattr(queries, "_LOOKED_AT_WHY", 5)
-        for function in (queries.why, queries.st2_executions):
-            answer = view(engine, function, filters=by_name)
-            assert (answer["count"], answer["at_least"]) == (5, True)
-
-    def test_a_search_that_ends_within_a_request_goes_on_there(self, engine, monkeypatch):
-        monkeypatch.setattr(search, "DEPTH", 3)
-        wanted = []
-        for n in range(12):
-            # The search comes to a request's last alert first.
-            sent = [alert("A", fingerprint=f"a{n}")]
-            sent += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
-            if n % 2:
-                sent.append(alert("A", fingerprint=f"c{n}"))
-            wanted.insert(0, record(engine, *sent, received_at=later(n)))
-        filters = Filters(severity="critical", alert_name="A")
-        monkeypatch.setattr(search, "_INDEXES", search._INDEXES[-1:])
-        for limit in (1, 20):
-            found = []
-            for page in pages(engine, queries.executions_recent, filters=filters, limit=limit):
-                found += [call["request_id"] for call in page["executions"]]
-            assert found == wanted
+from poundcake.trail import search
+from poundcake.trail.search import ALERT_FILTERS, Cursor, FilterError, Filters
+from tests.lib.samples import NOON, UTC, later
 
 
 class TestParse:
-    def test_nothing(self):
+    def test_no_filters(self):
         assert search.parse() == search.parse(since="", severity="", before=" ") == Filters()
-        assert not Filters(since=NOON, until=NOON, before=(NOON, ("1",))).of_alerts
-        assert all(Filters(**{name: "x"}).of_alerts for name in TEXTS)
+        assert Filters(since=NOON, until=NOON, before=Cursor.of(NOON, 1)).of_alerts == {}
+        for name in ALERT_FILTERS:
+            assert search.parse(**{name: "firing" if name == "status" else "resolved"}).of_alerts
 
     @pytest.mark.parametrize(
         "text, found",
@@ -415,10 +35,10 @@ class TestParse:
         ],
     )
     @pytest.mark.parametrize("field", ["since", "until"])
-    def test_a_time_or_how_long_ago(self, field, text, found):
+    def test_time_or_age(self, field, text, found):
         assert getattr(search.parse(NOON, **{field: text}), field) == found
 
-    def test_ago_is_from_now(self):
+    def test_an_age_is_counted_back_from_now(self):
         before = datetime.now(UTC)
         found = search.parse(since="1h").since + timedelta(hours=1)
         assert before <= found <= datetime.now(UTC)
@@ -450,18 +70,18 @@ class TestParse:
         ],
     )
     @pytest.mark.parametrize("field", ["since", "until"])
-    def test_no_time(self, field, text):
+    def test_what_is_not_a_time(self, field, text):
         with pytest.raises(FilterError) as raised:
             search.parse(**{field: text})
         assert raised.value.field == field
-        assert str(raised.value).startswith(field + ": a time such as 2026-01-14T12:00:00Z, or how")
+        assert str(raised.value).startswith(field + ": must be a time such as 2026-01-14T12:00:00Z")
 
     @pytest.mark.parametrize(
         "since, until",
         [("1h", "1h"), ("1h", "2h"), ("2026-01-14T12:00:00Z", "2026-01-14T11:00:00Z")],
     )
-    def test_until_comes_after_since(self, since, until):
-        with pytest.raises(FilterError, match="^until: a moment after since") as raised:
+    def test_until_must_be_later_than_since(self, since, until):
+        with pytest.raises(FilterError, match="^until: must be later than since$") as raised:
             search.parse(since=since, until=until)
         assert raised.value.field == "until"
 
@@ -469,19 +89,24 @@ class TestParse:
         "field, known",
         [("status", ("firing", "resolved")), ("outcome", search.OUTCOMES)],
     )
-    def test_one_of_a_few(self, field, known):
+    def test_one_of_the_known_values(self, field, known):
         for text in known:
             assert getattr(search.parse(**{field: text}), field) == text
         for text in ("x", known[0].upper(), known[0] + " ", "%", known[0] + "," + known[1]):
             with pytest.raises(FilterError) as raised:
                 search.parse(**{field: text})
-            assert str(raised.value) == "{}: one of {} is expected".format(field, ", ".join(known))
+            assert str(raised.value) == f"{field}: must be one of {', '.join(known)}"
 
-    @pytest.mark.parametrize("ids", [(1,), (1, 2), ("67ab-_F",)])
-    def test_a_place_comes_back(self, ids):
-        for moment in (NOON, later(0.000001)):
-            found = search.parse(before=search.place(moment, *ids)).before
-            assert found == (moment, tuple(map(str, ids)))
+
+class TestCursor:
+    @pytest.mark.parametrize("ids", [(1,), (1, 2), ("67ab-_F", 3)])
+    @pytest.mark.parametrize("moment", [NOON, later(0.000001)])
+    def test_parsed_as_it_was_formatted(self, moment, ids):
+        cursor = Cursor.of(moment, *ids)
+        assert search.parse(before=f" {cursor.format()} ").before == cursor
+
+    def test_format(self):
+        assert Cursor.of(NOON, "e1", 5).format() == "2026-01-14T12:00:00Z/e1/5"
 
     @pytest.mark.parametrize(
         "text",
@@ -498,28 +123,17 @@ class TestParse:
             "90m/5",
         ],
     )
-    def test_no_place(self, text):
+    def test_what_is_not_a_cursor(self, text):
         with pytest.raises(FilterError) as raised:
             search.parse(before=text)
         assert raised.value.field == "before"
-        assert str(raised.value) == "before: the `next` of the page before is expected"
+        assert str(raised.value) == "before: must be the `next` of the previous page"
 
-    def test_the_place_of_another_view(self, engine, history):
-        for function, before in (
-            (queries.executions_recent, ("one0",)),
-            (queries.executions_recent, (1, 1)),
-            (queries.executions_recent, ("9" * 19,)),
-            (active, ("one0",)),
-            (active, (1, 1)),
-            (queries.why, (1,)),
-            (queries.why, (1, "one0")),
-            (queries.why, (1, 1, 1)),
-            (queries.st2_executions, ("one0",)),
-            (queries.st2_executions, ("one0", "one0")),
-        ):
-            filters = search.parse(before=search.place(NOON, *before))
-            with pytest.raises(FilterError, match="^before: it is the `next` of another view$"):
-                view(engine, function, filters=filters)
-        filters = search.parse(before=search.place(NOON, "one0", 1), alert_name="A")
-        with pytest.raises(FilterError, match="^before"):
-            view(engine, queries.st2_executions, filters=filters)
+    def test_ids(self):
+        assert Cursor.of(NOON, 1, 2).row_ids(2) == [1, 2]
+        assert Cursor.of(NOON, "e1", 2).execution_and_row_id() == ("e1", 2)
+
+    @pytest.mark.parametrize("ids", [(), ("one0",), (1, 1), ("9" * 19,), ("\u0661",)])
+    def test_ids_of_another_view(self, ids):
+        with pytest.raises(FilterError, match="^before: this is the `next` of another view$"):
+            Cursor.of(NOON, *ids).row_ids(1)

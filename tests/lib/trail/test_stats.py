@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import event, select
 
+from poundcake.timestamps import parse_timestamp
 from poundcake.trail import database, search, stats, text
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.search import Filters
@@ -188,7 +189,7 @@ def test_a_day_is_the_range_that_nobody_asked_for(engine):
         ran(engine, request_id, episode(name), name, name, **times)
     found = ask(engine, Filters())
     assert sorted(row["workflow"] for row in found["workflows"]) == ["day", "new"]
-    since, until = (search.parse_timestamp(found[name]) for name in ("since", "until"))
+    since, until = (parse_timestamp(found[name]) for name in ("since", "until"))
     assert until - since == timedelta(days=1) and until >= now
     assert sorted(by_workflow(engine, search.parse(since="2d"))) == ["day", "new", "old", "older"]
     assert sorted(by_workflow(engine, search.parse(until="24h"))) == ["old", "older"]
@@ -244,7 +245,7 @@ def test_an_empty_range(engine):
     for _ in range(2):
         found = ask(engine, Filters(since=later(-60), until=NOON))
         assert (found["workflows"], found["alerts"]) == ([], [])
-        assert "nothing was run" in text.stats(found)
+        assert "nothing ran" in text.stats(found)
         ran(engine, record(engine, alert(fingerprint="f")), episode("f"))
 
 

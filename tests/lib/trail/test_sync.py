@@ -10,7 +10,7 @@ import yaml
 from sqlalchemy import select
 
 from poundcake.stackstorm import StackStormError, client
-from poundcake.trail import claims, database, explain, mirror, sync, sync_round
+from poundcake.trail import claims, database, explain, mirror, open_work, sync_round
 from poundcake.trail.schema import alerts, executions, links, meta
 from poundcake.trail.sync import SyncCounts
 from tests.lib.fake_stackstorm import OUTAGE, refusal
@@ -28,7 +28,7 @@ def trail(engine):
 
 def synced_at(trail):
     with database.reading(trail.engine) as connection:
-        return sync.last_synced(connection)
+        return open_work.last_synced(connection)
 
 
 def test_the_whole_way_of_an_alert(trail):

@@ -6,7 +6,8 @@ import pytest
 
 from poundcake.trail import text
 
-HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00"
+# `st2 run` prints a backslash and an n in a text as a line break, and drops a backslash and an r.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\\r\\nline\u2028x"
 
 
 def alert(**more):
@@ -168,7 +169,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("found", TEXTS)
-def test_it_starts_on_a_line_of_its_own(found):
+def test_starts_on_a_line_of_its_own(found):
     assert found.startswith("\n") and not found.startswith("\n\n")
     assert not found.endswith("\n")
     assert all(line == line.rstrip() for line in found.split("\n"))
@@ -201,9 +202,9 @@ def test_it_starts_on_a_line_of_its_own(found):
         ),
     ],
 )
-def test_nothing_in_it_moves_the_cursor_or_forges_a_line(found):
-    plain = found("harmless")
-    hostile = found(HOSTILE)
+def test_nothing_moves_the_cursor_or_forges_a_line(found):
+    plain = as_st2_prints(found("harmless"))
+    hostile = as_st2_prints(found(HOSTILE))
     assert "harmless" in plain and "forged line" in hostile
     for character in hostile:
         assert character == "\n" or character.isprintable()
@@ -211,23 +212,33 @@ def test_nothing_in_it_moves_the_cursor_or_forges_a_line(found):
     assert "\nforged" not in hostile
 
 
-def test_a_status_names_what_there_is_to_know():
+def as_st2_prints(shown):
+    """Return a text as st2client's strutil.unescape() changes it."""
+    return shown.replace("\\n", "\n").replace("\\r", "\r").replace('\\"', '"')
+
+
+def test_a_label_cannot_draw_columns():
+    spaced = alert(alert_name="HostDown   web-1  resolved")
+    assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced]))
+
+
+def test_a_status_has_what_is_known():
     found = text.status(
         status(truncated_alerts=22, error="the error", completed_at="2026-01-14T12:01:00Z")
     )
     for word in ("22", "the error", "2026-01-14T12:01:00Z", "HostDown", "poundcake.host_down"):
         assert word in found
-    assert "nothing was run" in text.status(status(stackstorm_executions=[]))
+    assert "nothing ran for it" in text.status(status(stackstorm_executions=[]))
     assert "no alerts" in text.status(status(alerts=[]))
 
 
 def test_why_says_why_nothing_ran():
     assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
-    assert "nothing was run for it" in why(episode())
+    assert "nothing ran for it" in why(episode())
     assert "no such alert" in why()
 
 
-def test_why_tells_the_course_of_an_episode():
+def test_why_shows_the_course_of_an_episode():
     assert why(
         episode(
             alerts=[
@@ -250,8 +261,8 @@ def test_why_tells_the_course_of_an_episode():
         "  poundcake.host_down (e): succeeded after 1.5 s, done",
         "  poundcake.host_down (e): running, done",
         "",
-        "at least 1 episodes",
-        "further back: before=2026-01-14T12:00:00Z/5/9",
+        "at least 1 episode",
+        "more: before=2026-01-14T12:00:00Z/5/9",
     ]
 
 
@@ -263,10 +274,10 @@ def test_why_tells_the_course_of_an_episode():
             "resolved at 2026-01-14T12:40:00Z, began at 2026-01-14T12:00:00Z, seen once",
         ),
         ({"state": "superseded"}, "superseded, began at 2026-01-14T12:00:00Z, seen 2 times"),
-        ({"state": ""}, "no incident"),
+        ({"state": ""}, "not an incident"),
     ],
 )
-def test_why_tells_how_an_episode_ended(more, course):
+def test_why_shows_how_an_episode_ended(more, course):
     heading = why(episode(**more)).split("\n")[1]
     assert heading == "HostDown  web-1  critical  " + course
 
@@ -279,8 +290,8 @@ def test_stats_have_each_figure_in_its_column():
         (number,) = [n for n, line in enumerate(lines) if line.startswith(name)]
         assert lines[number].split() == (name + " " + headings + " P95 SECONDS").split()
         assert lines[number + 1].split() == [row, "5", "3", "1", "1", "0", "2", "0.75", "1.5"]
-    assert "nothing was run" not in "".join(lines)
-    assert "nothing was run" in text.stats(stats(workflows=[], alerts=[]))
+    assert "nothing ran" not in "".join(lines)
+    assert "nothing ran" in text.stats(stats(workflows=[], alerts=[]))
 
 
 @pytest.mark.parametrize(
@@ -304,28 +315,68 @@ def test_stats_have_each_figure_in_its_column():
         ),
     ],
 )
-def test_a_list_says_how_much_there_is_and_how_to_go_on(show, plain, at_least):
+def test_a_list_says_how_many_rows_there_are_and_how_to_go_on(show, plain, at_least):
     assert show({}).split("\n")[-1] == plain
-    lines = show({"next": "PLACE", "stackstorm": "away"}).split("\n")
-    assert lines[-3:] == [plain, "further back: before=PLACE", "stackstorm: away"]
+    lines = show({"next": "CURSOR", "stackstorm": "away"}).split("\n")
+    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: away"]
     if at_least:
         assert show({"at_least": True}).split("\n")[-1] == "at least " + plain
 
 
-def test_nothing_on_a_page_is_not_nothing_at_all():
+def test_an_empty_page_is_not_an_empty_list():
     assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
     shown = text.alerts_active({"active_alerts": [], "count": 3})
     assert "3 active" in shown and "no active" not in shown
     assert why().split("\n")[1:] == ["no such alert on record"]
-    assert why(at_least=True, next="PLACE").split("\n")[1:] == [
-        "not among the newest alerts",
-        "further back: before=PLACE",
+    assert why(at_least=True, next="CURSOR").split("\n")[1:] == [
+        "none of the newest alerts matches",
+        "more: before=CURSOR",
     ]
 
 
 def test_a_replay_names_what_it_repeats():
-    assert "replay of q" in text.status(status(replay_of="q"))
+    assert "replay of: q" in text.status(status(replay_of="q"))
     assert "replay" not in text.status(status())
+
+
+@pytest.mark.parametrize(
+    "show, one, two",
+    [
+        (
+            lambda n: text.status(status(truncated_alerts=n)),
+            "Alertmanager left out 1 alert of this group",
+            "Alertmanager left out 2 alerts of this group",
+        ),
+        (
+            lambda n: text.executions_recent({"executions": [], "total": n}),
+            "1 request on record",
+            "2 requests on record",
+        ),
+        (
+            lambda n: text.st2_executions({"st2_executions": [], "count": n}),
+            "1 execution",
+            "2 executions",
+        ),
+        (lambda n: why(episode(), count=n), "1 episode", "2 episodes"),
+        (
+            lambda n: why(episode(alerts_left_out=n)),
+            "  1 more notification",
+            "  2 more notifications",
+        ),
+    ],
+)
+def test_one_and_two(show, one, two):
+    assert one in show(1).split("\n")
+    assert two in show(2).split("\n")
+
+
+def test_what_is_left_out_is_counted():
+    assert "  5 more notifications" in why(episode(notifications=9, alerts_left_out=5)).split("\n")
+    assert "more" not in why(episode(notifications=1))
+    large = call(alert_count=3, alerts_left_out=2)
+    first, rest = text.executions_recent({"executions": [large], "total": 1}).split("\n")[2:4]
+    assert "HostDown" in first
+    assert rest.split() == ["2026-01-14T12:00:00Z", "r", "completed", "2", "more", "alerts"]
 
 
 def test_a_table_keeps_its_columns():

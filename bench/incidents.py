@@ -1,0 +1,342 @@
+"""Made-up incidents: how each was notified, decided and remediated.
+
+Everything is drawn from a fixed seed, so that the same incident is the same in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import uuid
+from datetime import datetime, timedelta
+from typing import Iterator, NamedTuple, Tuple, Union
+
+from poundcake.alertmanager import episode_name, fingerprint
+from poundcake.timestamps import format_timestamp
+
+SEED = 20
+# 10 million alerts are a year.
+INTERVAL = timedelta(seconds=31.536)
+# 500 places, ten to a group, have one incident after another each.
+GROUPS = 50
+PER_REQUEST = 10
+# So many groups bundle the alerts of one name, as Alertmanager does; the others bundle the alerts
+# of a cluster.
+GROUPS_OF_ONE_NAME = 25
+SMALLEST = 10_000
+
+SERVICES = (
+    "Host Disk Memory Cpu Network Postgres Redis Kafka Nginx Api Checkout Search Mail Dns Backup "
+    "Certificate Queue Storage Scheduler Cache"
+).split()
+PROBLEMS = "Down LatencyHigh ErrorsHigh Full Saturated Lagging Flapping Degraded Stuck Slow".split()
+NAMES = [service + problem for problem in PROBLEMS for service in SERVICES]
+SEVERITIES = ["warning", "critical", "warning", "info", "warning", "critical"]
+INSTANCES = 5000
+WORKFLOWS = ["poundcake.host_down", "poundcake.disk_cleanup", "poundcake.service_restart"]
+OTHER_WORKFLOW = "operations.notify"
+
+STATUSES = ["succeeded", "failed", "timeout", "canceled", "abandoned"]
+STATUS_WEIGHTS = [93, 6, 0.5, 0.3, 0.2]
+
+# A value as both databases take it; times are text.
+Value = Union[str, int, float, bool, None]
+Values = Tuple[Value, ...]
+
+
+class Decided(NamedTuple):
+    """What was decided about one alert, and what became of it: columns of poundcake_alerts."""
+
+    ends_at: str | None = None
+    episode: str | None = None
+    outcome: str = ""
+    reason: str = ""
+    explanation: str = "none"
+    explanation_reason: str | None = None
+    checked_at: str | None = None
+    st2_rule_matched: str | None = None
+    open_fingerprint: str | None = None
+    last_seen_at: str = ""
+    notifications: int = 1
+    closed_at: str | None = None
+
+
+class Run(NamedTuple):
+    """An execution for an alert. `row` is its row of execution_db."""
+
+    execution_id: str
+    workflow: str
+    claim: str | None
+    row: Values
+
+
+class Incident:
+    """One incident and its notifications, from the first, number 0, to the last.
+
+    Args:
+        place: Where it is, 0 to 499. Each place has one incident after another.
+        number: Counted back from the newest incident of the place, which is open.
+        opened: Its first notification, counted back from the newest of its group.
+        length: How many notifications it has, with the resolve.
+        end: When the history ends.
+    """
+
+    def __init__(self, place: int, number: int, opened: int, length: int, end: datetime) -> None:
+        draw = random.Random(f"{SEED}-{place}-{number}")
+        self.group, self.position = divmod(place, PER_REQUEST)
+        self.end, self.opened, self.length = end, opened, length
+        self.is_open = number == 0
+        if self.group < GROUPS_OF_ONE_NAME:
+            rank = self.group
+        else:
+            # Frequent names are much more frequent than rare ones.
+            rank = int(len(NAMES) ** draw.random()) - 1
+        self.name = NAMES[rank]
+        # No two places share an instance, so that no two incidents of one fingerprint overlap.
+        host = place + GROUPS * PER_REQUEST * draw.randrange(INSTANCES // (GROUPS * PER_REQUEST))
+        service = SERVICES[rank % len(SERVICES)].lower()
+        self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
+        self.severity = SEVERITIES[rank % len(SEVERITIES)]
+        if draw.random() < 0.001 or place == GROUPS * PER_REQUEST - 1 and self.is_open:
+            self.severity = "page"
+        self._describe(draw, host, service)
+        self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))
+        self.episode = episode_name(self.fingerprint, self.starts_at)
+        self.starts = as_stored(self.starts_at)
+        self._draw = draw
+        self._plan(draw)
+        labels = {"alertname": self.name, "instance": self.instance}
+        starts_at = format_timestamp(self.starts_at)
+        fields = {"fingerprint": self.fingerprint, "labels": labels, "startsAt": starts_at}
+        # What its alerts have in common in the body of a request.
+        self.fragment = json.dumps(fields)[1:]
+
+    def _describe(self, draw: random.Random, host: int, service: str) -> None:
+        labels = {
+            "alertname": self.name,
+            "cluster": f"fra{host % 4 + 1}",
+            "environment": "production",
+            "instance": self.instance,
+            "job": service,
+            "prometheus": f"monitoring/prometheus-{host % 2}",
+            "severity": self.severity,
+            "team": "team-" + service,
+        }
+        self.fingerprint = fingerprint(labels)
+        self.labels = json.dumps(labels)
+        self.annotations = json.dumps(
+            {
+                "summary": f"{self.name} on {self.instance}",
+                "description": f"{self.name} has been seen on {self.instance} for more than 5 "
+                f"minutes, the value is {draw.uniform(1, 100):.1f}.",
+                "runbook_url": "https://runbooks.example/" + self.name.lower(),
+            }
+        )
+
+    def _plan(self, draw: random.Random) -> None:
+        """Draw which of its notifications are refused, and which cannot be read."""
+        self.firing = self.length - (not self.is_open)
+        # How often it is refused before it is admitted, if it ever is.
+        self.refused = draw.randint(1, 4) if draw.random() < 0.15 else 0
+        self.refusal = draw.choice(["cooldown", "cooldown", "rate_limited"])
+        self.refused = min(self.refused, self.firing)
+        # In a few incidents one notification is malformed, or resolves what is not open.
+        self.odd: int | None = None
+        self.oddity = draw.choice(["malformed", "nothing open", "nothing open"])
+        if self.firing > self.refused + 2 and draw.random() < 0.25:
+            self.odd = draw.randrange(self.refused + 1, self.firing - 1)
+
+    def request(self, nth: int) -> int:
+        """Return the number of the request of the nth notification, counted back from the end."""
+        return (self.opened - nth) * GROUPS + self.group
+
+    def received_at(self, nth: int) -> datetime:
+        """Return when the nth notification was received."""
+        return received_at(self.request(nth), self.end)
+
+    def notification(self, nth: int, created_at: str) -> tuple[str, Decided]:
+        """Return the status of the nth notification, and what was decided about it.
+
+        Args:
+            created_at: When it was received, as it is stored.
+        """
+        if nth == self.odd:
+            return self._odd(created_at)
+        if nth == self.firing:
+            return "resolved", self._resolved(nth, created_at)
+        if nth < self.refused:
+            return "firing", self._refused(nth, created_at)
+        if nth == self.refused:
+            return "firing", self._admitted(nth)
+        return "firing", Decided(
+            episode=self.episode,
+            outcome="duplicate",
+            reason=f"duplicate of {request_id(self.request(self.refused))}",
+            last_seen_at=created_at,
+        )
+
+    def _odd(self, created_at: str) -> tuple[str, Decided]:
+        if self.oddity == "malformed":
+            reason = (
+                f"alerts[{self.position}].endsAt: an RFC 3339 time is expected, such as "
+                "2026-01-14T12:00:00Z"
+            )
+            return "firing", Decided(outcome="malformed", reason=reason, last_seen_at=created_at)
+        return "resolved", Decided(
+            ends_at=created_at, outcome="duplicate", reason="nothing open", last_seen_at=created_at
+        )
+
+    def _resolved(self, nth: int, created_at: str) -> Decided:
+        opened_by = self.refused if self.refused < self.firing else 0
+        return Decided(
+            ends_at=created_at,
+            episode=self.episode,
+            outcome="resolved",
+            reason=f"ends the incident of {request_id(self.request(opened_by))} brought",
+            explanation="no_rule",
+            explanation_reason="no rule matched",
+            checked_at=as_stored(self.received_at(nth) + timedelta(seconds=12)),
+            last_seen_at=created_at,
+        )
+
+    def _refused(self, nth: int, created_at: str) -> Decided:
+        until = format_timestamp(self.received_at(self.refused))
+        reason = f"cooldown until {until}"
+        if self.refusal == "rate_limited":
+            reason = f"limit of 100 an hour for this alert name until {until}"
+        refused = Decided(
+            episode=self.episode, outcome=self.refusal, reason=reason, last_seen_at=created_at
+        )
+        if nth > 0:
+            return refused
+        # The first one opens the incident, and counts the later refusals.
+        last_seen = as_stored(self.received_at(self.refused - 1))
+        refused = refused._replace(notifications=self.refused, last_seen_at=last_seen)
+        if self.refused < self.length:
+            return refused._replace(closed_at=as_stored(self.received_at(self.refused)))
+        return refused._replace(open_fingerprint=self.fingerprint) if self.is_open else refused
+
+    def _admitted(self, nth: int) -> Decided:
+        reason = "new incident"
+        if nth:
+            reason = f"first notification after {self.refusal.replace('_', ' ')}"
+        checked_at = self.received_at(nth) + timedelta(seconds=self._draw.uniform(5, 15))
+        return Decided(
+            episode=self.episode,
+            outcome="admitted",
+            reason=reason,
+            explanation="execution",
+            explanation_reason="",
+            checked_at=as_stored(checked_at),
+            st2_rule_matched=workflow_of(self.name),
+            open_fingerprint=self.fingerprint if self.is_open else None,
+            last_seen_at=as_stored(self.received_at(self.firing - 1)),
+            notifications=self.firing - nth - (self.odd is not None),
+            closed_at=None if self.is_open else as_stored(self.received_at(self.firing)),
+        )
+
+    def runs(self) -> list[Run]:
+        """Return the executions for the notification that was admitted."""
+        number = self.request(self.refused)
+        received = self.received_at(self.refused)
+        workflow = workflow_of(self.name)
+        claims: list[tuple[str, str | None]] = [(workflow, f"{self.episode}|{workflow}")]
+        if self._draw.random() < 0.01:
+            claims.append((OTHER_WORKFLOW, None))
+        # A few of the newest have not ended.
+        running = number < 3 * GROUPS and self.position == 0
+        found = []
+        for workflow, claim in claims:
+            digest = seeded_digest("execution", number, self.position, workflow)[:16]
+            execution_id, row = self._execution(digest, workflow, received, running)
+            found.append(Run(execution_id, workflow, claim, row))
+        return found
+
+    def _execution(
+        self, digest: str, workflow: str, received: datetime, running: bool
+    ) -> tuple[str, Values]:
+        """Return an execution's id and its row of execution_db."""
+        status = self._draw.choices(STATUSES, STATUS_WEIGHTS)[0]
+        dry_run = self._draw.random() < 0.3
+        seconds = self._draw.expovariate(1 / 40)
+        started = received + timedelta(seconds=self._draw.uniform(1, 4))
+        took = timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
+        ended = None if running else started + took
+        # MongoDB's ObjectId begins with the second it was made in: neighbours in time are
+        # neighbours in an index.
+        execution_id = f"{int(started.timestamp()):08x}{digest}"
+        host = self.instance.partition(":")[0]
+        error = stage = message = None
+        flags: tuple[bool | None, bool | None, bool | None] = (None, None, None)
+        if running:
+            status = "running"
+        elif status == "succeeded":
+            flags = (dry_run, not dry_run, not dry_run)
+            stage = "done"
+            message = f"{self.name} on {host}: 3 of 3 checks passed"
+        else:
+            error = f"{workflow} on {host}: {status}"
+            if status == "failed":
+                flags = (dry_run, False, False)
+                stage, message = "unreachable", f"{host} does not answer on port 22"
+        return execution_id, (
+            execution_id,
+            workflow,
+            status,
+            as_stored(started),
+            as_stored(ended) if ended else None,
+            workflow,
+            error,
+            *flags,
+            stage,
+            message,
+            "https://st2.example/#/history/" + execution_id,
+            as_stored((ended or started) + timedelta(seconds=5)),
+        )
+
+
+def incidents_of(place: int, notifications: int, end: datetime) -> Iterator[Incident]:
+    """Yield the incidents of one place, the oldest first.
+
+    Args:
+        notifications: How many the place has in the whole history.
+
+    Lengths are drawn from the end backwards, so that the end of a history is the same however far
+    back it goes.
+    """
+    draw = random.Random(f"{SEED}-{place}")
+    # The open one began within the shortest history.
+    lengths = [draw.randint(1, SMALLEST // PER_REQUEST // GROUPS - 1)]
+    covered = lengths[0]
+    while covered < notifications:
+        lengths.append(draw.randint(3, 60))
+        covered += lengths[-1]
+    for number in reversed(range(len(lengths))):
+        yield Incident(place, number, covered - 1, lengths[number], end)
+        covered -= lengths[number]
+
+
+def received_at(number: int, end: datetime) -> datetime:
+    """Return when a request was received: number 0 at the end, each a little off the beat."""
+    return end - INTERVAL * number - timedelta(milliseconds=number * 7919 % 3000)
+
+
+def request_id(number: int) -> str:
+    """Return the id of a request, counted back from the end."""
+    return str(uuid.UUID(seeded_digest("request", number)[:32], version=4))
+
+
+def workflow_of(name: str) -> str:
+    """Return the workflow that the rule for an alert name starts."""
+    return WORKFLOWS[NAMES.index(name) % len(WORKFLOWS)]
+
+
+def seeded_digest(*parts: str | int) -> str:
+    """Return a hexadecimal digest of the seed and these parts."""
+    return hashlib.sha256(repr((SEED,) + parts).encode()).hexdigest()
+
+
+def as_stored(moment: datetime) -> str:
+    """Return a time as both databases take it."""
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")

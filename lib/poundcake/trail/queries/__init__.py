@@ -1,0 +1,97 @@
+"""The reads of the trail: what fired, what ran for it, whether it helped, and why not.
+
+Runs in actions and in the sensor process; imports nothing of the endpoint. Each view is a module of
+its own, which returns typed rows:
+
+| view | URL | module |
+|---|---|---|
+| status | /api/v1/status/{request_id} | request_status |
+| executions_recent | /api/v1/executions/recent | requests |
+| alerts_active | /api/v1/alerts/active | incidents |
+| st2_executions | /api/v1/st2/executions | executions |
+| why | | episodes |
+| alert_of (the action get_alert) | | alert |
+
+`bounded_search` is what the lists share, `rows` what they show. The functions here
+return the views as their URLs answer them, ready for JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from poundcake.trail.queries.alert import alert_details
+from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
+from poundcake.trail.queries.executions import linked_executions
+from poundcake.trail.queries.incidents import open_incidents
+from poundcake.trail.queries.page import Page
+from poundcake.trail.queries.request_status import request_trail
+from poundcake.trail.queries.requests import recent_requests
+from poundcake.trail.search import Filters
+
+__all__ = [
+    "Page",
+    "alert_of",
+    "alerts_active",
+    "executions_recent",
+    "st2_executions",
+    "status",
+    "why",
+]
+
+
+def status(connection: Connection, request_id: str, web_url: str = "") -> dict[str, Any] | None:
+    """Return the whole trail of one request, or None if it is not on record."""
+    trail = request_trail(connection, request_id, web_url)
+    return trail.as_json() if trail else None
+
+
+def executions_recent(
+    connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
+) -> dict[str, Any]:
+    """Return the newest requests; with filters of alerts, those with an alert that matches."""
+    return recent_requests(connection, filters, limit, offset).as_json("executions", "total")
+
+
+def alerts_active(
+    connection: Connection,
+    stale_after_hours: int,
+    filters: Filters = Filters(),
+    limit: int = 100,
+    offset: int = 0,
+) -> dict[str, Any]:
+    """Return the open incidents, newest first."""
+    page = open_incidents(connection, stale_after_hours, filters, limit, offset)
+    return page.as_json("active_alerts", "count")
+
+
+def st2_executions(
+    connection: Connection,
+    status: str = "",
+    filters: Filters = Filters(),
+    limit: int = 20,
+    offset: int = 0,
+    web_url: str = "",
+) -> dict[str, Any]:
+    """Return the StackStorm executions that alerts led to, those that started last first."""
+    page = linked_executions(connection, status, filters, limit, offset, web_url)
+    return page.as_json("st2_executions", "count")
+
+
+def why(
+    connection: Connection,
+    filters: Filters,
+    limit: int = DEFAULT_LIMIT,
+    offset: int = 0,
+    web_url: str = "",
+) -> dict[str, Any]:
+    """Return the episodes of the alerts that match, the one heard of last first."""
+    return find_episodes(connection, filters, limit, offset, web_url).as_json("episodes", "count")
+
+
+def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
+    """Return one alert with its labels and annotations, or None if it is not on record."""
+    details = alert_details(connection, request_id, episode)
+    return details.as_json() if details else None

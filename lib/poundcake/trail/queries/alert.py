@@ -1,0 +1,77 @@
+"""One alert with all that its sender said of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from poundcake.trail.claims import ended_at
+from poundcake.trail.outcomes import EMITTED
+from poundcake.trail.queries.rows import format_optional
+from poundcake.trail.schema import alerts, api_calls
+
+
+@dataclass(frozen=True)
+class AlertDetails:
+    """An alert as its sender wrote it, for the workflow that works on it.
+
+    Attributes:
+        incident_ended_at: When the incident that it opened ended; None while it is open.
+    """
+
+    request_id: str
+    episode: str
+    fingerprint: str
+    status: str
+    outcome: str
+    alert_name: str
+    severity: str
+    instance: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    generator_url: str
+    receiver: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    incident_ended_at: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the action get_alert answers it."""
+        times = ("starts_at", "ends_at", "incident_ended_at")
+        return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
+
+
+def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:
+    """Return an episode's alert in a request, or None if it is not on record."""
+    row = connection.execute(
+        select(alerts, api_calls.c.request_id, api_calls.c.receiver)
+        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+        .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
+        # One payload may name an episode twice; the alert that was emitted is the one meant.
+        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return AlertDetails(
+        request_id=row.request_id,
+        episode=row.episode,
+        fingerprint=row.fingerprint,
+        status=row.status,
+        outcome=row.outcome,
+        alert_name=row.alert_name,
+        severity=row.severity,
+        instance=row.instance,
+        labels=json.loads(row.labels),
+        annotations=json.loads(row.annotations),
+        generator_url=row.generator_url or "",
+        receiver=row.receiver or "",
+        starts_at=row.starts_at,
+        ends_at=row.ends_at,
+        incident_ended_at=ended_at(connection, row),
+    )

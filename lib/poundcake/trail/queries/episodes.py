@@ -1,0 +1,338 @@
+"""From an alert to what was done for it: episode by episode, the one heard of last first.
+
+An episode is one occurrence of one label set; see poundcake.trail.admission.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple, Sequence
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.engine import Connection
+
+from poundcake.alertmanager import FIRING
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
+from poundcake.trail.outcomes import EMITTED, Outcome
+from poundcake.trail.queries import bounded_search
+from poundcake.trail.queries.bounded_search import candidates, time_filters
+from poundcake.trail.queries.page import Page
+from poundcake.trail.queries.rows import (
+    AlertRow,
+    Execution,
+    alerts_by_id,
+    executions_of_alerts,
+    format_optional,
+    matched_rule,
+)
+from poundcake.trail.schema import alerts
+from poundcake.trail.search import Cursor, Filters
+
+DEFAULT_LIMIT = 10
+# How many notifications that match an answer is made of.
+_MOST_NOTIFICATIONS = 40
+# Of one episode are shown its newest notifications, and the newest of those that changed
+# something.
+_SHOWN = 3
+_CHANGING = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
+
+
+@dataclass(frozen=True)
+class Notification:
+    """One alert of an episode, as one request brought it."""
+
+    row: AlertRow
+    st2_rule: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the view's URL answers it."""
+        return {
+            "request_id": self.row.request_id,
+            "received_at": format_timestamp(self.row.received_at),
+            "id": self.row.id,
+            "status": self.row.status,
+            "outcome": self.row.outcome,
+            "reason": self.row.full_reason,
+            "st2_rule": self.st2_rule,
+        }
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode and all that ran for it.
+
+    Attributes:
+        name: Empty for an alert that belongs to no episode, such as a malformed one.
+        state: `firing`, `resolved`, `superseded` by a later episode, or empty if it never was an
+            incident.
+        last_seen_at: When the newest notification was received.
+        notifications: How many firing notifications were received.
+        shown: The notifications that are shown, oldest first: the first, those that changed
+            something, and the newest of the repetitions.
+        left_out: How many of `notifications` are not among `shown`.
+    """
+
+    name: str
+    fingerprint: str
+    alert_name: str
+    severity: str
+    instance: str
+    state: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    last_seen_at: datetime
+    notifications: int
+    shown: list[Notification]
+    executions: list[Execution]
+    left_out: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the view's URL answers it."""
+        answer: dict[str, Any] = {
+            "episode": self.name,
+            "fingerprint": self.fingerprint,
+            "alert_name": self.alert_name,
+            "severity": self.severity,
+            "instance": self.instance,
+            "state": self.state,
+            "starts_at": format_optional(self.starts_at),
+            "ends_at": format_optional(self.ends_at),
+            "last_seen_at": format_timestamp(self.last_seen_at),
+            "notifications": self.notifications,
+            "alerts": [notification.as_json() for notification in self.shown],
+            "stackstorm_executions": [execution.as_json() for execution in self.executions],
+        }
+        if self.left_out:
+            answer["alerts_left_out"] = self.left_out
+        return answer
+
+
+class _Match(NamedTuple):
+    """A notification that matches the filters."""
+
+    id: int
+    received_at: datetime
+    episode: str | None
+
+
+class _Search(NamedTuple):
+    """The newest notifications that match the filters.
+
+    Attributes:
+        matches: At most _MOST_NOTIFICATIONS, newest first.
+        newest_id: The id of the newest alert when the first page was read. Later ones are left
+            out, so that an episode that is heard of again keeps its place while someone pages.
+        rest: Where the search goes on after the matches; None if these are all.
+    """
+
+    matches: list[_Match]
+    newest_id: int
+    rest: Cursor | None
+
+
+def find_episodes(
+    connection: Connection,
+    filters: Filters,
+    limit: int = DEFAULT_LIMIT,
+    offset: int = 0,
+    web_url: str = "",
+) -> Page[Episode]:
+    """Return the episodes of the alerts that match, the one heard of last first.
+
+    The total counts the episodes of the newest notifications that match.
+
+    Args:
+        web_url: StackStorm's web UI, for links to the executions.
+    """
+    found = _search(connection, filters)
+    groups: dict[str | int, list[_Match]] = {}
+    for match in found.matches:
+        groups.setdefault(match.episode or match.id, []).append(match)
+    if filters.before:
+        newest = [group[0] for group in groups.values() if group[0].episode]
+        for name in _on_earlier_pages(connection, filters, filters.before, newest):
+            del groups[name]
+    end = offset + limit
+    page = list(groups.values())[offset:end]
+    following = found.rest
+    if len(groups) > end:
+        last = page[-1][0]
+        following = Cursor.of(last.received_at, last.id, found.newest_id)
+    shown = _episodes(connection, page, web_url)
+    return Page(shown, len(groups), found.rest is not None, following)
+
+
+def _search(connection: Connection, filters: Filters) -> _Search:
+    if filters.before:
+        alert_id, newest_id = filters.before.row_ids(2)
+        searched = candidates(filters, (filters.before.moment, alert_id))
+    else:
+        newest_id = connection.scalar(select(func.max(alerts.c.id))) or 0
+        searched = candidates(filters)
+    scanned = searched.count(connection)
+    moment, row_id = searched.rows.c.created_at, searched.rows.c.id
+    newest = (
+        select(row_id)
+        .where(searched.matches, row_id <= newest_id)
+        .order_by(moment.desc(), row_id.desc())
+        .limit(_MOST_NOTIFICATIONS + 1)
+        .subquery("newest")
+    )
+    matches = [
+        _Match(*row)
+        for row in connection.execute(
+            select(alerts.c.id, alerts.c.created_at, alerts.c.episode)
+            .join(newest, newest.c.id == alerts.c.id)
+            .order_by(alerts.c.created_at.desc(), alerts.c.id.desc())
+        )
+    ]
+    rest = None
+    if len(matches) > _MOST_NOTIFICATIONS:
+        last = matches[_MOST_NOTIFICATIONS - 1]
+        rest = Cursor.of(last.received_at, last.id, newest_id)
+    elif scanned > bounded_search.DEPTH:
+        rest = searched.cursor_of_oldest(connection, newest_id)
+    return _Search(matches[:_MOST_NOTIFICATIONS], newest_id, rest)
+
+
+def _on_earlier_pages(
+    connection: Connection, filters: Filters, before: Cursor, matches: Sequence[_Match]
+) -> set[str]:
+    """Return the episodes, of those of the matches, that an earlier page showed.
+
+    Those have a newer alert that matches. Only the next one of the same fingerprint is looked at:
+    with it either the same episode goes on, or another has begun. If a late one lies between, its
+    episode is shown twice.
+    """
+    alert_id, newest_id = before.row_ids(2)
+    later = alerts.alias("later")
+    conditions = time_filters(replace(filters, since=None), later.c.created_at)
+    conditions += [
+        later.c[name] == filters.of_alerts[name]
+        for name in ("severity", "status", "outcome")
+        if name in filters.of_alerts
+    ]
+    next_one = (
+        select(later.c.id)
+        .where(
+            later.c.fingerprint == alerts.c.fingerprint,
+            later.c.created_at >= before.moment,
+            or_(later.c.created_at > before.moment, later.c.id >= alert_id),
+            later.c.id <= newest_id,
+            *conditions,
+        )
+        .order_by(later.c.created_at, later.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    names = {match.episode for match in matches}
+    following = connection.scalars(
+        select(next_one).where(alerts.c.id.in_([match.id for match in matches]))
+    )
+    ids = [row_id for row_id in following if row_id is not None]
+    shown = connection.scalars(select(alerts.c.episode).where(alerts.c.id.in_(ids)))
+    return {name for name in shown if name in names}
+
+
+def _episodes(
+    connection: Connection, groups: Sequence[Sequence[_Match]], web_url: str
+) -> list[Episode]:
+    """Return the episodes of groups of notifications, each group newest first."""
+    newest = {
+        row.id: row
+        for row in alerts_by_id(
+            connection, [match.id for group in groups for match in group[:_SHOWN]]
+        )
+    }
+    changes = _changes(connection, [group[0].episode for group in groups if group[0].episode])
+    shown: list[list[AlertRow]] = []
+    for group in groups:
+        changing = changes.get(group[0].episode or "", [])
+        repeated = [newest[match.id] for match in group[:_SHOWN] if match.id in newest]
+        rows = {row.id: row for row in changing[:_SHOWN] + repeated + changing[-1:]}
+        shown.append(sorted(rows.values(), key=lambda row: (row.received_at, row.id)))
+    executions = executions_of_alerts(
+        connection, [row.id for rows in shown for row in rows], web_url
+    )
+    return [
+        _episode(rows, changes.get(rows[0].episode or "", rows), executions)
+        for rows in shown
+        if rows
+    ]
+
+
+def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[AlertRow]]:
+    """Return by episode the notifications that changed something, newest first.
+
+    A cooldown that is repeated changes nothing: the incident that it opened counts it.
+    """
+    changed = or_(
+        alerts.c.outcome.in_(EMITTED),
+        alerts.c.open_fingerprint.is_not(None),
+        alerts.c.closed_at.is_not(None),
+    )
+    found: dict[str, list[AlertRow]] = {}
+    for some in database.batched(names):
+        ids = connection.scalars(
+            select(alerts.c.id).where(
+                alerts.c.episode.in_(some), alerts.c.outcome.in_(_CHANGING), changed
+            )
+        ).all()
+        for row in alerts_by_id(connection, ids):
+            found.setdefault(row.episode or "", []).append(row)
+    return found
+
+
+def _episode(
+    shown: list[AlertRow], changes: list[AlertRow], executions: Sequence[Execution]
+) -> Episode:
+    """Return one episode.
+
+    Args:
+        shown: The notifications to show, oldest first.
+        changes: Those that changed something, newest first; `shown` if the alert has no episode.
+        executions: Of these alerts and of others.
+    """
+    first = shown[0]
+    ids = {row.id for row in shown}
+    own = [execution for execution in executions if execution.alert_id in ids]
+    opened = [row for row in changes if row.status == FIRING]
+    resolved = [row for row in changes if row.outcome == Outcome.RESOLVED]
+    notifications = sum(row.notifications for row in opened) or len(shown)
+    return Episode(
+        name=first.episode or "",
+        fingerprint=first.fingerprint,
+        alert_name=first.alert_name,
+        severity=first.severity,
+        instance=first.instance,
+        state=_state(changes, resolved),
+        starts_at=(opened or shown)[-1].starts_at,
+        ends_at=resolved[0].ends_at if resolved else None,
+        last_seen_at=max(row.last_seen_at for row in shown),
+        notifications=notifications,
+        shown=[
+            Notification(row, matched_rule(row, [e for e in own if e.alert_id == row.id]))
+            for row in shown
+        ],
+        executions=own,
+        left_out=notifications - _counted(shown, opened) if opened else 0,
+    )
+
+
+def _state(changes: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> str:
+    if any(row.open_fingerprint for row in changes):
+        return "firing"
+    if resolved:
+        return "resolved"
+    return "superseded" if any(row.closed_at for row in changes) else ""
+
+
+def _counted(shown: Sequence[AlertRow], opened: Sequence[AlertRow]) -> int:
+    """Return how many of the notifications that an episode's incidents counted are shown.
+
+    A firing notification that came after the last that an incident counted was late.
+    """
+    last_counted = max(row.last_seen_at for row in opened)
+    return sum(row.status == FIRING and row.received_at <= last_counted for row in shown)

@@ -1,0 +1,199 @@
+"""The StackStorm executions that alerts led to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple, Sequence
+
+from sqlalchemy import Select, Subquery, select
+from sqlalchemy.engine import Connection
+
+from poundcake.stackstorm import STATUSES
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
+from poundcake.trail.queries import bounded_search
+from poundcake.trail.queries.bounded_search import (
+    candidates,
+    rows_after,
+    time_filters,
+    unindexed,
+)
+from poundcake.trail.queries.page import Page
+from poundcake.trail.queries.rows import Execution, executions_by_link
+from poundcake.trail.schema import alerts, executions, links
+from poundcake.trail.search import MOST_ROWS, Cursor, Filters, require_one_of
+
+_STARTED_AT, _EXECUTION_ID, _LINK_ID = executions.c.start_timestamp, executions.c.id, links.c.id
+
+
+class _Alert(NamedTuple):
+    """What the list says of an alert."""
+
+    alert_name: str
+    severity: str
+    instance: str
+
+
+@dataclass(frozen=True)
+class ListedExecution:
+    """One execution in the list, and the alert that led to it."""
+
+    execution: Execution
+    alert: _Alert
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the view's URL answers it."""
+        execution = self.execution
+        return {
+            "request_id": execution.request_id,
+            "st2_execution_id": execution.st2_execution_id,
+            "st2_workflow": execution.st2_workflow,
+            "st2_rule": execution.st2_rule,
+            "status": execution.status,
+            "triggered_at": format_timestamp(execution.started_at or execution.linked_at),
+            "duration_seconds": execution.duration_seconds,
+            "url": execution.url,
+            "alert": {
+                "name": self.alert.alert_name,
+                "severity": self.alert.severity,
+                "instance": self.alert.instance,
+            },
+        }
+
+
+def linked_executions(
+    connection: Connection,
+    status: str = "",
+    filters: Filters = Filters(),
+    limit: int = 20,
+    offset: int = 0,
+    web_url: str = "",
+) -> Page[ListedExecution]:
+    """Return the executions that alerts led to, those that started last first.
+
+    Args:
+        status: Of the execution, as StackStorm calls it; empty for any.
+        filters: Of its alert, and the times between which it started. An execution that was linked
+            to several alerts has a row for each.
+        web_url: StackStorm's web UI, for links to the executions.
+
+    Raises:
+        FilterError: No execution can have this status.
+    """
+    require_one_of("status", status, STATUSES)
+    end = offset + limit
+    ids, rest = _find(connection, status, filters, max(end, MOST_ROWS) + 1)
+    page = ids[offset:end]
+    found = executions_by_link(connection, page, web_url)
+    by_id = _alerts(connection, [execution.alert_id for execution in found.values()])
+    # A purge may delete some of them while the page is read.
+    shown = [
+        ListedExecution(found[link_id], by_id[found[link_id].alert_id])
+        for link_id in page
+        if link_id in found and found[link_id].alert_id in by_id
+    ]
+    more = len(ids) > end and shown
+    return Page(
+        shown,
+        min(len(ids), MOST_ROWS),
+        len(ids) > MOST_ROWS or rest is not None,
+        _cursor(shown[-1].execution) if more else rest,
+    )
+
+
+def _alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert]:
+    columns = [alerts.c[name] for name in _Alert._fields]
+    found: dict[int, _Alert] = {}
+    for some in database.batched(ids):
+        for row_id, *values in connection.execute(
+            select(alerts.c.id, *columns).where(alerts.c.id.in_(some))
+        ):
+            found[row_id] = _Alert(*values)
+    return found
+
+
+def _find(
+    connection: Connection, status: str, filters: Filters, most: int
+) -> tuple[Sequence[int], Cursor | None]:
+    """Find the links to executions that match, newest first, at most `most`.
+
+    With filters of alerts, the executions of all matching alerts are searched if those are few,
+    and the newest executions if not.
+
+    Returns:
+        The ids of the links, and where the search goes on if it ended before the history did.
+    """
+    rest = None
+    statement = _of_few_alerts(connection, status, filters) if filters.of_alerts else None
+    if statement is None:
+        # The execution that the last page ended with may have no further links.
+        depth = bounded_search.DEPTH if filters.of_alerts else most
+        newest = _newest(status, filters, depth + 1)
+        statement = _links_of(newest, filters)
+        rest = _cursor_after(connection, newest, depth) if filters.of_alerts else None
+    order = list(statement.selected_columns)
+    if filters.before:
+        after = (filters.before.moment, *filters.before.execution_and_row_id())
+        statement = statement.where(*rows_after(order, after))
+    ids = statement.with_only_columns(order[-1]).order_by(*[column.desc() for column in order])
+    return connection.scalars(ids.limit(most)).all(), rest
+
+
+def _cursor(execution: Execution) -> Cursor:
+    started_at = execution.started_at or execution.linked_at
+    return Cursor.of(started_at, execution.st2_execution_id, execution.link_id)
+
+
+def _of_few_alerts(
+    connection: Connection, status: str, filters: Filters
+) -> Select[tuple[datetime, str, int]] | None:
+    """Return the executions of all alerts that match; None if there may be more than DEPTH."""
+    found = candidates(replace(filters, since=None, until=None))
+    if found.count(connection) > bounded_search.DEPTH:
+        return None
+    statement = (
+        select(_STARTED_AT, _EXECUTION_ID, _LINK_ID)
+        .select_from(found.rows)
+        .join(links, links.c.alert_id == found.rows.c.id)
+        .join(executions, _EXECUTION_ID == links.c.st2_execution_id)
+        .where(found.matches, *time_filters(filters, _STARTED_AT))
+    )
+    return statement.where(unindexed(executions.c.status) == status) if status else statement
+
+
+def _newest(status: str, filters: Filters, count: int) -> Subquery:
+    """Return the executions that started last within the filters' times, at most `count`."""
+    newest = select(_STARTED_AT, _EXECUTION_ID).where(*time_filters(filters, _STARTED_AT))
+    if status:
+        newest = newest.where(executions.c.status == status)
+    if filters.before:
+        # Included itself: it may have links that the last page did not show.
+        execution_id, _ = filters.before.execution_and_row_id()
+        after = (filters.before.moment, execution_id + "\0")
+        newest = newest.where(*rows_after((_STARTED_AT, _EXECUTION_ID), after))
+    return newest.order_by(_STARTED_AT.desc(), _EXECUTION_ID.desc()).limit(count).subquery("newest")
+
+
+def _links_of(newest: Subquery, filters: Filters) -> Select[tuple[datetime, str, int]]:
+    """Return the links of these executions to alerts that match."""
+    statement = select(newest.c.start_timestamp, newest.c.id, _LINK_ID).join(
+        links, links.c.st2_execution_id == newest.c.id
+    )
+    if filters.of_alerts:
+        statement = statement.join(alerts, alerts.c.id == links.c.alert_id).where(
+            *[unindexed(alerts.c[name]) == value for name, value in filters.of_alerts.items()]
+        )
+    return statement
+
+
+def _cursor_after(connection: Connection, newest: Subquery, depth: int) -> Cursor | None:
+    """Return the cursor that goes on after these executions; None if they are all there are."""
+    started_at, execution_id = newest.c.start_timestamp, newest.c.id
+    last = connection.execute(
+        select(started_at, execution_id)
+        .order_by(started_at.desc(), execution_id.desc())
+        .offset(depth)
+        .limit(1)
+    ).one_or_none()
+    return Cursor.of(*last, 0) if last else None

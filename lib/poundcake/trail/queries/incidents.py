@@ -1,0 +1,121 @@
+"""The open incidents, with the state of their remediation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from sqlalchemy import Subquery, false, func, select
+from sqlalchemy.engine import Connection
+
+from poundcake.alertmanager import RESOLVED
+from poundcake.timestamps import format_timestamp
+from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
+from poundcake.trail.queries.page import Page, page_of
+from poundcake.trail.queries.rows import (
+    AlertRow,
+    Execution,
+    alerts_by_id,
+    executions_of_alerts,
+    format_optional,
+)
+from poundcake.trail.schema import alerts
+from poundcake.trail.search import Cursor, Filters
+
+_NO_LIMIT = (1 << 63) - 1
+# The filters that ix_poundcake_alerts_by_open contains.
+_IN_INDEX = ("severity", "alert_name", "instance")
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An open incident.
+
+    Attributes:
+        row: The alert that opened it.
+        is_stale: Whether nothing has been heard of it for longer than stale_after_hours.
+        execution: The newest execution that the alert led to.
+    """
+
+    row: AlertRow
+    is_stale: bool
+    execution: Execution | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the view's URL answers it."""
+        row, execution = self.row, self.execution
+        return {
+            "fingerprint": row.fingerprint,
+            "episode": row.episode,
+            "alert_name": row.alert_name,
+            "severity": row.severity,
+            "instance": row.instance,
+            "starts_at": format_optional(row.starts_at),
+            "last_seen_at": format_timestamp(row.last_seen_at),
+            "notifications": row.notifications,
+            "stale": self.is_stale,
+            "request_id": row.request_id,
+            "st2_workflow": execution.st2_workflow if execution else "",
+            "st2_execution_id": execution.st2_execution_id if execution else "",
+            "remediation_status": (
+                execution.noted_status if execution else row.full_reason or row.outcome
+            ),
+            "st2_execution_status": execution.status if execution else "",
+        }
+
+
+def open_incidents(
+    connection: Connection,
+    stale_after_hours: int,
+    filters: Filters = Filters(),
+    limit: int = 100,
+    offset: int = 0,
+) -> Page[Incident]:
+    """Return the open incidents, newest first."""
+    page = _find(connection, filters, limit, offset)
+    rows = alerts_by_id(connection, page.rows)
+    newest = {
+        execution.alert_id: execution
+        for execution in executions_of_alerts(connection, [row.id for row in rows])
+    }
+    stale_before = datetime.now(timezone.utc) - timedelta(hours=stale_after_hours)
+    return page.with_rows(
+        [Incident(row, row.last_seen_at < stale_before, newest.get(row.id)) for row in rows]
+    )
+
+
+def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
+    """Return the ids of the alerts that opened incidents. All that are open are counted."""
+    wanted = filters.of_alerts
+    opened = _opened(wanted.get("fingerprint", ""))
+    moment, row_id = opened.c.created_at, opened.c.id
+    conditions = time_filters(filters, moment)
+    conditions += [opened.c[name] == wanted[name] for name in _IN_INDEX if name in wanted]
+    if filters.before:
+        (last_id,) = filters.before.row_ids(1)
+        conditions += rows_after((moment, row_id), (filters.before.moment, last_id))
+    if wanted.get("status") == RESOLVED:
+        conditions.append(false())
+    statement = select(row_id, moment).where(*conditions)
+    if "outcome" in wanted:
+        statement = statement.join(alerts, alerts.c.id == row_id).where(
+            unindexed(alerts.c.outcome) == wanted["outcome"]
+        )
+    total = connection.scalar(select(func.count()).select_from(statement.subquery("matching"))) or 0
+    found = connection.execute(
+        statement.order_by(moment.desc(), row_id.desc()).limit(limit + 1).offset(offset)
+    ).all()
+    page = page_of(found, limit, total, lambda row: Cursor.of(row.created_at, row.id))
+    return page.with_rows([row.id for row in page.rows])
+
+
+def _opened(fingerprint: str) -> Subquery:
+    """Return the alerts that opened incidents, with what the index of those has of them."""
+    is_open = alerts.c.open_fingerprint > ""  # SQLite enters no index by IS NOT NULL
+    if fingerprint:
+        is_open = alerts.c.open_fingerprint == fingerprint
+    columns = [alerts.c[name] for name in ("id", "created_at", *_IN_INDEX)]
+    # The limit keeps SQLite from merging the subquery into the statement: it would enter the whole
+    # history by a time or a severity, to find the few that are open.
+    return select(*columns).where(is_open).limit(_NO_LIMIT).subquery("opened")

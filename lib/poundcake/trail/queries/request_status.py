@@ -1,0 +1,135 @@
+"""The whole trail of one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from poundcake.timestamps import format_timestamp
+from poundcake.trail.outcomes import Explanation
+from poundcake.trail.queries.rows import (
+    AlertRow,
+    Execution,
+    by_alert,
+    executions_of_alerts,
+    first_workflow,
+    format_optional,
+    matched_rule,
+    request_state,
+    select_alerts,
+)
+from poundcake.trail.schema import alerts, api_calls
+
+_REQUEST_COLUMNS = [
+    api_calls.c[name]
+    for name in (
+        *("id", "request_id", "created_at", "completed_at", "receiver", "truncated_alerts"),
+        *("replay_of", "client_request_id", "error"),
+    )
+]
+
+
+@dataclass(frozen=True)
+class RequestAlert:
+    """One alert of the request, and the executions that it led to."""
+
+    row: AlertRow
+    executions: list[Execution]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the view's URL answers it."""
+        row = self.row
+        return {
+            "id": row.id,
+            "fingerprint": row.fingerprint,
+            "episode": row.episode or "",
+            "alert_name": row.alert_name,
+            "severity": row.severity,
+            "instance": row.instance,
+            "status": row.status,
+            "outcome": row.outcome,
+            "reason": row.full_reason,
+            "starts_at": format_optional(row.starts_at),
+            "ends_at": format_optional(row.ends_at),
+            "st2_rule": matched_rule(row, self.executions),
+            "st2_workflow": first_workflow(self.executions),
+        }
+
+
+@dataclass(frozen=True)
+class RequestTrail:
+    """A request, its alerts in their order in the payload, and all that ran for them.
+
+    Attributes:
+        status: How far it has come, see rows.request_state.
+        truncated_alerts: How many alerts Alertmanager left out of the notification.
+        replay_of: The request that it repeats.
+        client_request_id: The id that its sender gave, where another request has that id.
+        error: Why it could not be recorded.
+    """
+
+    request_id: str
+    received_at: datetime
+    completed_at: datetime | None
+    status: str
+    receiver: str
+    truncated_alerts: int
+    alerts: list[RequestAlert]
+    executions: list[Execution]
+    replay_of: str = ""
+    client_request_id: str = ""
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the trail as the view's URL answers it."""
+        answer: dict[str, Any] = {
+            "request_id": self.request_id,
+            "received_at": format_timestamp(self.received_at),
+            "completed_at": format_optional(self.completed_at),
+            "status": self.status,
+            "receiver": self.receiver,
+            "truncated_alerts": self.truncated_alerts,
+            "alerts": [alert.as_json() for alert in self.alerts],
+            "stackstorm_executions": [execution.as_json() for execution in self.executions],
+        }
+        for name in ("replay_of", "client_request_id", "error"):
+            if getattr(self, name):
+                answer[name] = getattr(self, name)
+        return answer
+
+
+def request_trail(
+    connection: Connection, request_id: str, web_url: str = ""
+) -> RequestTrail | None:
+    """Return the trail of a request, or None if it is not on record."""
+    call = connection.execute(
+        select(*_REQUEST_COLUMNS).where(api_calls.c.request_id == request_id)
+    ).one_or_none()
+    if call is None:
+        return None
+    found = select_alerts(connection, alerts.c.api_call_id, [call.id])
+    found.sort(key=lambda row: row.position)
+    executions = executions_of_alerts(connection, [row.id for row in found], web_url)
+    own = by_alert(executions)
+    return RequestTrail(
+        request_id=call.request_id,
+        received_at=call.created_at,
+        completed_at=call.completed_at,
+        status=request_state(
+            call.error,
+            any(row.explanation == Explanation.LOST for row in found),
+            call.completed_at,
+            bool(executions),
+        ),
+        receiver=call.receiver or "",
+        truncated_alerts=call.truncated_alerts,
+        alerts=[RequestAlert(row, own.get(row.id, [])) for row in found],
+        executions=executions,
+        replay_of=call.replay_of or "",
+        client_request_id=call.client_request_id or "",
+        error=call.error or "",
+    )

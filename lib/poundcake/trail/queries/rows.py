@@ -1,0 +1,283 @@
+"""What the views have in common: alerts and the StackStorm executions that they led to.
+
+Texts are as they were received. Whoever hands them to StackStorm makes them inert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, Sequence
+
+from sqlalchemy import ColumnElement, Row, select
+from sqlalchemy.engine import Connection
+
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
+from poundcake.trail.schema import alerts, api_calls, executions, links
+
+DRY_RUN_NOTE = "dry run: nothing was changed"
+
+
+class AlertRow(NamedTuple):
+    """One alert of one notification, without the fields that a sender can make a megabyte long.
+
+    The fields are columns of poundcake_alerts, except for `received_at`, its created_at, and
+    `request_id`, that of its request.
+    """
+
+    id: int
+    api_call_id: int
+    position: int
+    request_id: str
+    received_at: datetime
+    fingerprint: str
+    episode: str | None
+    alert_name: str
+    severity: str
+    instance: str
+    status: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    outcome: str
+    reason: str
+    explanation: str | None
+    explanation_reason: str | None
+    st2_rule_matched: str | None
+    open_fingerprint: str | None
+    last_seen_at: datetime
+    notifications: int
+    closed_at: datetime | None
+
+    @property
+    def full_reason(self) -> str:
+        """Why it was decided so, and what became of it in StackStorm."""
+        return join_reasons(self.reason, self.explanation_reason)
+
+
+_RENAMED = {"request_id": api_calls.c.request_id, "received_at": alerts.c.created_at}
+_ALERT_COLUMNS = [
+    _RENAMED[name] if name in _RENAMED else alerts.c[name] for name in AlertRow._fields
+]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A StackStorm execution that an alert led to, as the last sync saw it.
+
+    An execution that was linked to several alerts is one of these for each.
+
+    Attributes:
+        st2_workflow: The action that it runs.
+        linked_at: When it was linked to the alert.
+        status: As StackStorm calls it; `gone` if StackStorm has deleted it, `unknown` if it was
+            never seen.
+        message: What the workflow reported, or why it failed.
+        url: Its page in StackStorm's web UI; empty if that is not known.
+    """
+
+    link_id: int
+    request_id: str
+    alert_id: int
+    st2_execution_id: str
+    st2_workflow: str
+    st2_rule: str
+    linked_at: datetime
+    status: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    dry_run: bool | None
+    mutated: bool | None
+    verified: bool | None
+    stage: str
+    message: str
+    url: str
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it took; None while it has not ended."""
+        if not self.started_at or not self.ended_at:
+            return None
+        return round((self.ended_at - self.started_at).total_seconds(), 3)
+
+    @property
+    def noted_status(self) -> str:
+        """Its status, with a note if it was a dry run."""
+        return status_with_note(self.status, self.dry_run, self.mutated)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the views of one request and of episodes show it."""
+        return {
+            "st2_execution_id": self.st2_execution_id,
+            "st2_workflow": self.st2_workflow,
+            "st2_rule": self.st2_rule,
+            "alert_id": self.alert_id,
+            "status": self.status,
+            "started_at": format_optional(self.started_at),
+            "ended_at": format_optional(self.ended_at),
+            "duration_seconds": self.duration_seconds,
+            "dry_run": self.dry_run,
+            "mutated": self.mutated,
+            "verified": self.verified,
+            "stage": self.stage,
+            "message": message_with_note(self.message, self.dry_run, self.mutated),
+            "url": self.url,
+        }
+
+
+_EXECUTION_COLUMNS = (
+    links.c.id,
+    links.c.request_id,
+    links.c.alert_id,
+    links.c.st2_execution_id,
+    links.c.st2_rule_ref,
+    links.c.st2_action_ref,
+    links.c.created_at,
+    executions.c.action,
+    executions.c.status,
+    executions.c.start_timestamp,
+    executions.c.end_timestamp,
+    executions.c.rule,
+    executions.c.error,
+    executions.c.dry_run,
+    executions.c.mutated,
+    executions.c.verified,
+    executions.c.stage,
+    executions.c.message,
+    executions.c.web_url,
+)
+
+
+def alerts_by_id(connection: Connection, ids: Sequence[int]) -> list[AlertRow]:
+    """Return the alerts with these ids, newest first."""
+    return sorted(
+        select_alerts(connection, alerts.c.id, ids),
+        key=lambda row: (row.received_at, row.id),
+        reverse=True,
+    )
+
+
+def select_alerts(
+    connection: Connection, column: ColumnElement[int], values: Sequence[int]
+) -> list[AlertRow]:
+    """Return the alerts of which a column has one of the values, in no order."""
+    found: list[AlertRow] = []
+    for some in database.batched(values):
+        rows = connection.execute(
+            select(*_ALERT_COLUMNS)
+            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+            .where(column.in_(some))
+        )
+        found += [AlertRow(*row) for row in rows]
+    return found
+
+
+def executions_of_alerts(
+    connection: Connection, alert_ids: Sequence[int], web_url: str = ""
+) -> list[Execution]:
+    """Return the executions that alerts led to, in the order in which they were linked.
+
+    Args:
+        web_url: StackStorm's web UI, for links to the executions; empty if it is not configured.
+    """
+    return _executions(connection, links.c.alert_id, alert_ids, web_url)
+
+
+def executions_by_link(
+    connection: Connection, link_ids: Sequence[int], web_url: str = ""
+) -> dict[int, Execution]:
+    """Return executions by the id of the link between each and its alert."""
+    found = _executions(connection, links.c.id, link_ids, web_url)
+    return {execution.link_id: execution for execution in found}
+
+
+def _executions(
+    connection: Connection, column: ColumnElement[int], values: Sequence[int], web_url: str
+) -> list[Execution]:
+    found: list[Execution] = []
+    for some in database.batched(values):
+        rows = connection.execute(
+            select(*_EXECUTION_COLUMNS)
+            .outerjoin(executions, executions.c.id == links.c.st2_execution_id)
+            .where(column.in_(some))
+        )
+        found += [_execution(row, web_url) for row in rows]
+    return sorted(found, key=lambda execution: execution.link_id)
+
+
+def _execution(row: Row[Any], web_url: str) -> Execution:
+    return Execution(
+        link_id=row.id,
+        request_id=row.request_id,
+        alert_id=row.alert_id,
+        st2_execution_id=row.st2_execution_id,
+        st2_workflow=row.st2_action_ref or row.action or "",
+        st2_rule=row.st2_rule_ref or row.rule or "",
+        linked_at=row.created_at,
+        status=row.status or "unknown",
+        started_at=row.start_timestamp,
+        ended_at=row.end_timestamp,
+        dry_run=row.dry_run,
+        mutated=row.mutated,
+        verified=row.verified,
+        stage=row.stage or "",
+        message=row.message or row.error or "",
+        url=_url(web_url, row.st2_execution_id) or row.web_url or "",
+    )
+
+
+def _url(web_url: str, execution_id: str) -> str:
+    return f"{web_url.rstrip('/')}/#/history/{execution_id}" if web_url else ""
+
+
+def by_alert(found: Sequence[Execution]) -> dict[int, list[Execution]]:
+    """Return executions by the id of their alert."""
+    grouped: dict[int, list[Execution]] = {}
+    for execution in found:
+        grouped.setdefault(execution.alert_id, []).append(execution)
+    return grouped
+
+
+def first_workflow(found: Sequence[Execution]) -> str:
+    """Return the workflow of the first execution that names one, or an empty text."""
+    return next((e.st2_workflow for e in found if e.st2_workflow), "")
+
+
+def matched_rule(alert: AlertRow, found: Sequence[Execution]) -> str:
+    """Return the rule that matched an alert, as sync or its executions know it, or ''."""
+    return alert.st2_rule_matched or next((e.st2_rule for e in found if e.st2_rule), "")
+
+
+def join_reasons(reason: str, explanation_reason: str | None) -> str:
+    """Return why an alert was decided so, and what became of it in StackStorm."""
+    return "; ".join(filter(None, (reason, explanation_reason)))
+
+
+def request_state(
+    error: str | None, has_lost_alert: bool, completed_at: datetime | None, has_executions: bool
+) -> str:
+    """Return how far a request on record has come: failed, lost, completed, running, recorded."""
+    if error:
+        return "failed"
+    if has_lost_alert:
+        return "lost"
+    if completed_at:
+        return "completed"
+    return "running" if has_executions else "recorded"
+
+
+def status_with_note(status: str, dry_run: bool | None, mutated: bool | None) -> str:
+    """Return the status of a remediation, with a note if it was a dry run."""
+    return f"{status} ({DRY_RUN_NOTE})" if dry_run and not mutated else status
+
+
+def message_with_note(message: str, dry_run: bool | None, mutated: bool | None) -> str:
+    """Return the message of a remediation, after a note if it was a dry run."""
+    if dry_run and not mutated:
+        return f"{DRY_RUN_NOTE}. {message}" if message else DRY_RUN_NOTE
+    return message
+
+
+def format_optional(moment: datetime | None) -> str | None:
+    """Return a time as the views write it; None if there is none."""
+    return format_timestamp(moment) if moment else None

@@ -1,0 +1,18 @@
+"""The status of a request that is in the journal and not recorded yet."""
+
+from __future__ import annotations
+
+from poundcake.endpoint.installation import pending_status
+from poundcake.endpoint.journal import Journal
+from tests.lib.samples import alert, request
+from tests.lib.trail.queries.test_request_status import STATUS_KEYS
+
+
+def test_it_has_the_shape_of_the_status_on_record(tmp_path):
+    journal = Journal(str(tmp_path / "j"))
+    request_id = journal.accept(request(alert()), "", "hash", 1)
+    found = pending_status(journal.find(request_id), "broker: away")
+    journal.close()
+    assert [key for key in found if key != "held_up_by"] == STATUS_KEYS
+    assert (found["status"], found["held_up_by"]) == ("accepted", "broker: away")
+    assert (found["request_id"], found["received_at"]) == (request_id, "2026-01-14T12:00:00Z")

@@ -1,0 +1,33 @@
+"""One alert with all that its sender said of it."""
+
+from __future__ import annotations
+
+from poundcake.config import Config
+from poundcake.trail import queries
+from poundcake.trail.replay import replay_request
+from tests.lib.samples import alert, iso, later
+from tests.lib.trails import episode, record, view
+
+
+def test_labels_and_annotations_are_verbatim(engine):
+    hostile = "{{ st2kv.system.x }} <% x %>"
+    sent = alert(fingerprint="f", labels={"x": hostile}, annotations={"s": hostile})
+    request_id = record(engine, sent)
+    found = view(engine, queries.alert_of, request_id, episode("f"))
+    assert found["labels"]["x"] == found["annotations"]["s"] == hostile
+    assert list(found)[:5] == ["request_id", "episode", "fingerprint", "status", "outcome"]
+    assert (found["starts_at"], found["ends_at"]) == ("2026-01-14T12:00:00Z", None)
+    assert view(engine, queries.alert_of, request_id, "x") is None
+    assert view(engine, queries.alert_of, "x", episode("f")) is None
+
+
+def test_it_says_when_its_incident_ended(engine):
+    request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
+    found = [view(engine, queries.alert_of, request_id, episode("f"))]
+    # A replay takes the incident over, which does not end it.
+    replay_request(engine, Config(), request_id)
+    found.append(view(engine, queries.alert_of, request_id, episode("f")))
+    ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
+    record(engine, ends, received_at=later(65))
+    found.append(view(engine, queries.alert_of, request_id, episode("f")))
+    assert [one["incident_ended_at"] for one in found] == [None, None, iso(later(65))]

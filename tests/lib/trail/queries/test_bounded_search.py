@@ -1,0 +1,408 @@
+"""The filters and the pages of all list views.
+
+What a view should find is computed here from all rows of the tables, without an index or a bound.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from sqlalchemy import select
+
+from poundcake.trail import database, queries, search
+from poundcake.trail.queries import bounded_search, episodes
+from poundcake.trail.queries import executions as executions_view
+from poundcake.trail.schema import alerts, api_calls, executions, links
+from poundcake.trail.search import Cursor, FilterError, Filters
+from tests.lib.samples import NOON, alert, iso, later
+from tests.lib.trails import episode, pages, ran, record, view
+
+
+def active(connection, **query):
+    return queries.alerts_active(connection, 24, **query)
+
+
+def listed(execution):
+    alert = execution["alert"]
+    return execution["st2_execution_id"], alert["name"], alert["instance"]
+
+
+# The view, the key of its list and of its count, and what tells its rows apart.
+VIEWS = {
+    "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
+    "active": (active, "active_alerts", "count", lambda a: a["episode"]),
+    "executions": (queries.st2_executions, "st2_executions", "count", listed),
+    "why": (queries.why, "episodes", "count", lambda e: e["episode"] or e["alerts"][0]["id"]),
+}
+
+
+def sample(name, number, status="firing", **more):
+    return alert(
+        name,
+        status,
+        fingerprint=f"{name}{number}",
+        ends_at=later(50) if status == "resolved" else None,
+        labels={
+            "instance": f"web-{number}",
+            "severity": "critical" if number % 2 else "warning",
+        },
+        **more,
+    )
+
+
+@pytest.fixture
+def history(engine):
+    """Alerts of many kinds, several of one moment, not recorded in the order in which they were
+    received; three workflows for one alert, one execution for three alerts.
+    """
+    first = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
+    record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
+    record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
+    for name in ("B1", "B2", "A1"):
+        ran(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
+    resolved = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
+    ended = record(engine, *resolved, received_at=later(120))
+    last = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
+    record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
+    record(engine, sample("B", 1, "resolved"), received_at=later(180))
+    for number, workflow in enumerate(("x.one", "x.two", "x.three")):
+        ran(engine, first, episode("A2"), f"one{number}", workflow)
+    ran(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
+    ran(engine, ended, episode("A1"), "three", "x.one", status="failed")
+
+
+def expected(engine, filters):
+    """Return what each view has for the filters, newest first."""
+    with database.reading(engine) as connection:
+        found = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
+        linked = connection.execute(
+            select(
+                links.c.id,
+                links.c.alert_id,
+                links.c.st2_execution_id,
+                executions.c.start_timestamp,
+                alerts.c.alert_name,
+                alerts.c.instance,
+            )
+            .join(executions, executions.c.id == links.c.st2_execution_id)
+            .join(alerts, alerts.c.id == links.c.alert_id)
+        ).all()
+
+    def in_range(moment):
+        since, until = filters.since or NOON, filters.until or later(10**6)
+        return since <= moment < until
+
+    named = [r for r in found if all(getattr(r, n) == v for n, v in filters.of_alerts.items())]
+    named.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    rows = [row for row in named if in_range(row.created_at)]
+    ids = {row.id for row in named}
+    linked = [link for link in linked if link.alert_id in ids and in_range(link.start_timestamp)]
+    linked.sort(
+        key=lambda link: (link.start_timestamp, link.st2_execution_id, link.id), reverse=True
+    )
+    return {
+        "recent": list(dict.fromkeys(row.request_id for row in rows)),
+        "active": [row.episode for row in rows if row.open_fingerprint],
+        "executions": [(link.st2_execution_id, link.alert_name, link.instance) for link in linked],
+        "why": list(dict.fromkeys(row.episode or row.id for row in rows)),
+    }
+
+
+def combinations():
+    named = [
+        {},
+        {"alert_name": "A"},
+        {"instance": "web-1"},
+        {"fingerprint": "B2"},
+        {"alert_name": "B", "instance": "web-2"},
+    ]
+    kinds = [
+        {},
+        {"severity": "critical"},
+        {"status": "firing", "outcome": "admitted"},
+        {"severity": "critical", "status": "resolved"},
+        {"severity": "critical", "outcome": "admitted"},
+    ]
+    times = [{}, {"since": later(30), "until": later(120)}]
+    for some, kind, time in itertools.product(named, kinds, times):
+        yield Filters(**some, **kind, **time)
+    yield from (Filters(outcome=outcome) for outcome in search.OUTCOMES)
+    yield from (Filters(since=later(60)), Filters(until=later(60)), Filters(since=later(999)))
+
+
+A_FEW = [
+    Filters(),
+    Filters(alert_name="A"),
+    Filters(severity="critical"),
+    Filters(outcome="admitted"),
+    Filters(status="resolved"),
+    Filters(instance="web-2", status="firing"),
+    Filters(fingerprint="A1"),
+    Filters(alert_name="B", outcome="duplicate"),
+    Filters(since=later(30), until=later(180)),
+    Filters(severity="warning", until=later(180)),
+]
+
+
+class TestFilters:
+    def test_each_alone_and_together(self, engine, history):
+        seen = set()
+        for filters in combinations():
+            wanted = expected(engine, filters)
+            for name, (function, rows, count, row_name) in VIEWS.items():
+                answer = view(engine, function, filters=filters)
+                found = [row_name(row) for row in answer[rows]]
+                assert (found, answer[count]) == (wanted[name], len(found)), (name, filters)
+                assert "next" not in answer and "at_least" not in answer
+                seen.update((name, len(found) > 1) for _ in found)
+        assert len(seen) == 8  # of each view one row, and several
+
+    def test_an_execution_by_its_status_and_its_alert(self, engine, history):
+        for status, filters, wanted in (
+            ("failed", Filters(), [("three", "A", "web-1")]),
+            ("failed", Filters(alert_name="A", severity="critical"), [("three", "A", "web-1")]),
+            ("failed", Filters(alert_name="B"), []),
+            ("succeeded", Filters(fingerprint="A1"), [("many", "A", "web-1")]),
+            ("succeeded", Filters(since=later(20), until=later(185)), 3),
+            ("succeeded", Filters(since=later(185)), [("two", "D", "web-1")]),
+        ):
+            answer = view(engine, queries.st2_executions, status=status, filters=filters)
+            found = [listed(row) for row in answer["st2_executions"]]
+            assert wanted in (found, len(found)), (status, filters)
+            assert answer["count"] == len(found)
+
+    @pytest.mark.parametrize("status", ["Failed", "failed ", "%", "firing"])
+    @pytest.mark.parametrize("filters", [Filters(), Filters(alert_name="A")])
+    def test_a_status_that_no_execution_has(self, engine, status, filters):
+        with pytest.raises(FilterError, match="^status: must be one of requested, .*gone$"):
+            view(engine, queries.st2_executions, status=status, filters=filters)
+
+    @pytest.mark.parametrize("field", ["severity", "alert_name", "instance"])
+    def test_a_text_matches_exactly(self, engine, field):
+        label = {"alert_name": "alertname"}.get(field, field)
+        texts = ["Up", "up", "up ", " up", "u%", "%", "_p", "u\u0308p", "\xfcp", "u", "\U0001f370"]
+        sent = [alert(fingerprint=f"f{n}", labels={label: text}) for n, text in enumerate(texts)]
+        request_id = record(engine, *sent)
+        for number in range(len(texts)):
+            ran(engine, request_id, episode(f"f{number}"), f"e{number}")
+        for number, text in enumerate(texts):
+            filters = search.parse(**{field: text})
+            for function in (active, queries.why):
+                answer = view(engine, function, filters=filters)
+                assert answer["count"] == 1, text
+                (row,) = answer.get("active_alerts") or answer["episodes"]
+                assert row["episode"] == episode(f"f{number}")
+            assert view(engine, queries.executions_recent, filters=filters)["total"] == 1
+            (execution,) = view(engine, queries.st2_executions, filters=filters)["st2_executions"]
+            assert execution["st2_execution_id"] == f"e{number}"
+        for text in ("UP", "up  ", "*", ".*", "p", "'", "up' OR '1'='1", "\\", "\x00", "{{", "%s"):
+            filters = search.parse(**{field: text})
+            for function, _, count, _ in VIEWS.values():
+                assert view(engine, function, filters=filters)[count] == 0, text
+
+    def test_a_fingerprint_matches_exactly(self, engine):
+        record(engine, alert(fingerprint="Ab_-1"), alert(fingerprint="ab_-1"))
+        for text, count in (("Ab_-1", 1), ("AB_-1", 0), ("Ab%", 0), ("Ab_-1 ", 0)):
+            for function in (active, queries.why):
+                filters = search.parse(fingerprint=text)
+                assert view(engine, function, filters=filters)["count"] == count
+
+    def test_a_text_longer_than_its_column_finds_what_was_cut(self, engine):
+        long = {"alert_name": "\xe9" * 300, "severity": "\U0001f370" * 70, "instance": "i" * 256}
+        labels = {name.replace("alert_name", "alertname"): text for name, text in long.items()}
+        record(engine, alert(fingerprint="f", labels=labels), alert(labels={"severity": "i"}))
+        for name, text in long.items():
+            for function in (active, queries.why):
+                answer = view(engine, function, filters=search.parse(**{name: text}))
+                assert answer["count"] == 1
+                assert (
+                    view(engine, function, filters=search.parse(**{name: text[:9]}))["count"] == 0
+                )
+        record(engine, alert("lone \ud800", fingerprint="g"))
+        found = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
+        assert found["active_alerts"][0]["fingerprint"] == "g"
+
+    def test_moments_that_no_webhook_had(self, engine, history):
+        for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
+            filters = search.parse(since=since, until=until)
+            for function, _, count, _ in VIEWS.values():
+                everything = view(engine, function, filters=Filters())[count]
+                assert view(engine, function, filters=filters)[count] == everything > 0
+
+    def test_an_empty_database(self, engine):
+        for function, rows, count, _ in VIEWS.values():
+            for filters in A_FEW + [Filters(fingerprint="x", since=NOON, until=later(1))]:
+                assert view(engine, function, filters=filters) == {rows: [], count: 0}
+            assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
+                rows: [],
+                count: 0,
+            }
+
+
+class TestPages:
+    @pytest.mark.parametrize("limit", [1, 3])
+    def test_each_row_once_and_newest_first(self, engine, history, limit):
+        for filters in A_FEW:
+            wanted = expected(engine, filters)
+            for name, (function, rows, count, row_name) in VIEWS.items():
+                left = list(wanted[name])
+                for page in pages(engine, function, filters=filters, limit=limit):
+                    found = [row_name(row) for row in page[rows]]
+                    assert found == left[:limit], (name, filters)
+                    del left[:limit]
+                    assert ("next" in page) == bool(left)
+                assert left == []
+
+    def test_by_offset(self, engine, history):
+        for filters in A_FEW:
+            wanted = expected(engine, filters)
+            for name, (function, rows, count, row_name) in VIEWS.items():
+                total = len(wanted[name])
+                for offset in range(0, total + 3, 2):
+                    page = view(engine, function, filters=filters, limit=2, offset=offset)
+                    found = [row_name(row) for row in page[rows]]
+                    assert found == wanted[name][offset : offset + 2], (name, filters)
+                    assert page[count] == total
+                    assert ("next" in page) == (offset + 2 < total)
+
+    def test_what_comes_in_between_moves_nothing(self, engine, history):
+        new = 0
+        for filters in A_FEW[:6]:
+            for name, (function, rows, _, row_name) in VIEWS.items():
+                wanted = expected(engine, filters)[name]
+                found = []
+                for number, page in enumerate(pages(engine, function, filters=filters, limit=2)):
+                    found += [row_name(row) for row in page[rows]]
+                    if number:
+                        continue
+                    # All that is open is heard of again, and something new comes and runs.
+                    new += 1
+                    again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
+                    moment = later(1000 + new)
+                    request_id = record(
+                        engine, *again, alert(fingerprint=str(new)), received_at=moment
+                    )
+                    start = iso(moment)
+                    ran(engine, request_id, episode(new), str(new), start_timestamp=start)
+                assert found == wanted, (name, filters)
+
+    def test_what_comes_while_a_page_is_read_moves_nothing(self, engine, history, monkeypatch):
+        candidates = episodes.candidates
+        filters = Filters(alert_name="A")
+        wanted = expected(engine, filters)["why"]
+
+        def record_before_search(*args):
+            monkeypatch.setattr(episodes, "candidates", candidates)
+            record(engine, sample("A", 3), received_at=later(500))
+            return candidates(*args)
+
+        monkeypatch.setattr(episodes, "candidates", record_before_search)
+        found = []
+        for page in pages(engine, queries.why, filters=filters, limit=1):
+            found += [VIEWS["why"][3](row) for row in page["episodes"]]
+        assert found == wanted
+
+    def test_a_page_may_begin_anew_for_what_is_heard_of_again(self, engine, history):
+        filters = Filters(alert_name="A")
+        newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
+        (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
+        record(engine, sample("A", int(oldest[1])), received_at=later(500))
+        found = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
+        assert found == episode(oldest)
+
+    def test_until_does_not_hide_what_was_heard_of_later(self, engine):
+        record(engine, sample("A", 1), received_at=later(0))
+        record(engine, sample("A", 2), received_at=later(10))
+        record(engine, sample("A", 1), received_at=later(100))
+        filters = Filters(alert_name="A", until=later(50))
+        found = []
+        for page in pages(engine, queries.why, filters=filters, limit=1):
+            found += [one["episode"] for one in page["episodes"]]
+        assert found == [episode("A2"), episode("A1")]
+
+
+class TestBound:
+    @pytest.fixture(params=[(1, 1), (4, 3)])
+    def bound(self, request, monkeypatch):
+        depth, most_rows = request.param
+        monkeypatch.setattr(bounded_search, "DEPTH", depth)
+        monkeypatch.setattr(executions_view, "MOST_ROWS", most_rows)
+        monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", most_rows)
+
+    def test_next_leads_on_until_all_is_found(self, engine, history, bound):
+        for filters, limit in itertools.product(A_FEW, (1, 50)):
+            wanted = expected(engine, filters)
+            for name, (function, rows, count, row_name) in VIEWS.items():
+                found = []
+                for number, page in enumerate(
+                    pages(engine, function, filters=filters, limit=limit)
+                ):
+                    if number == 0:
+                        few = page[count] < len(wanted[name])
+                        assert page.get("at_least", False) or not few
+                        assert page[count] <= len(wanted[name])
+                    assert len(page[rows]) <= limit
+                    found += [row_name(row) for row in page[rows]]
+                assert found == wanted[name], (name, filters, limit)
+
+    def test_a_count_says_that_it_is_a_lower_bound(self, engine, monkeypatch):
+        for n in range(8):
+            request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
+            ran(engine, request_id, episode(f"f{n}"), f"e{n}")
+        by_name = Filters(alert_name="HostDown")
+        for depth, at_least in ((5, True), (8, False)):
+            monkeypatch.setattr(bounded_search, "DEPTH", depth)
+            monkeypatch.setattr(executions_view, "MOST_ROWS", depth)
+            monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", depth)
+            for filters in (Filters(), by_name):
+                for name, (function, _, count, _) in VIEWS.items():
+                    if name == "active":
+                        continue  # the open incidents are counted all
+                    answer = view(engine, function, filters=filters, limit=1)
+                    assert answer.get("at_least", False) == at_least, (name, filters)
+                    assert answer[count] in ((5, 6) if at_least else (8,))
+                    assert "next" in answer
+        monkeypatch.setattr(executions_view, "MOST_ROWS", 5)
+        monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", 5)
+        for function in (queries.why, queries.st2_executions):
+            answer = view(engine, function, filters=by_name)
+            assert (answer["count"], answer["at_least"]) == (5, True)
+
+    def test_a_search_that_ends_within_a_request_goes_on_there(self, engine, monkeypatch):
+        monkeypatch.setattr(bounded_search, "DEPTH", 3)
+        wanted = []
+        for n in range(12):
+            # The search comes to a request's last alert first.
+            sent = [alert("A", fingerprint=f"a{n}")]
+            sent += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
+            if n % 2:
+                sent.append(alert("A", fingerprint=f"c{n}"))
+            wanted.insert(0, record(engine, *sent, received_at=later(n)))
+        filters = Filters(severity="critical", alert_name="A")
+        monkeypatch.setattr(bounded_search, "_INDEXED", ("severity",))
+        for limit in (1, 20):
+            found = []
+            for page in pages(engine, queries.executions_recent, filters=filters, limit=limit):
+                found += [call["request_id"] for call in page["executions"]]
+            assert found == wanted
+
+    @pytest.mark.parametrize(
+        "function, ids",
+        [
+            (queries.executions_recent, ("one0",)),
+            (queries.executions_recent, (1, 1)),
+            (active, ("one0",)),
+            (active, (1, 1)),
+            (queries.why, (1,)),
+            (queries.why, (1, "one0")),
+            (queries.why, (1, 1, 1)),
+            (queries.st2_executions, ("one0",)),
+            (queries.st2_executions, ("one0", "one0")),
+        ],
+    )
+    @pytest.mark.parametrize("query", [{}, {"alert_name": "A"}])
+    def test_the_cursor_of_another_view(self, engine, function, ids, query):
+        filters = Filters(before=Cursor.of(NOON, *ids), **query)
+        with pytest.raises(FilterError, match="^before: this is the `next` of another view$"):
+            view(engine, function, filters=filters)

@@ -1,0 +1,243 @@
+"""From an alert to what was done for it, episode by episode."""
+
+from __future__ import annotations
+
+from poundcake.config import Config
+from poundcake.trail import database, queries, text
+from poundcake.trail.queries import episodes
+from poundcake.trail.record import record_requests
+from poundcake.trail.schema import alerts
+from poundcake.trail.search import Filters
+from tests.lib.samples import alert, iso, later, request
+from tests.lib.trail.queries.test_request_status import EXECUTION_KEYS
+from tests.lib.trails import episode, pages, ran, record, view
+
+EPISODE_KEYS = (
+    "episode fingerprint alert_name severity instance state starts_at ends_at last_seen_at"
+    " notifications alerts stackstorm_executions"
+).split()
+NOTIFICATION_KEYS = "request_id received_at id status outcome reason st2_rule".split()
+
+
+def why(engine, name="HostDown", **query):
+    return view(engine, queries.why, Filters(alert_name=name), **query)["episodes"]
+
+
+def lines(one):
+    return text.why({"episodes": [one], "count": 1}).split("\n")
+
+
+def test_shape(engine, trail):
+    found = view(engine, queries.why, Filters(alert_name="New"), web_url="https://st2.example")
+    assert list(found) == ["episodes", "count"]
+    assert found["count"] == 1
+    (one,) = found["episodes"]
+    assert list(one) == EPISODE_KEYS
+    assert [list(notification) for notification in one["alerts"]] == [NOTIFICATION_KEYS]
+    assert [list(execution) for execution in one["stackstorm_executions"]] == [EXECUTION_KEYS]
+    assert one["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
+
+
+def test_from_the_alert_to_what_was_done(engine, trail):
+    (one,) = why(engine, "New")
+    (notification,) = one.pop("alerts")
+    (execution,) = one.pop("stackstorm_executions")
+    assert one == {
+        "episode": episode("new"),
+        "fingerprint": "new",
+        "alert_name": "New",
+        "severity": "critical",
+        "instance": "web-1:9100",
+        "state": "firing",
+        "starts_at": "2026-01-14T12:00:00Z",
+        "ends_at": None,
+        "last_seen_at": "2026-01-14T12:01:00Z",
+        "notifications": 1,
+    }
+    assert notification == {
+        "request_id": trail,
+        "received_at": "2026-01-14T12:01:00Z",
+        "id": execution["alert_id"],
+        "status": "firing",
+        "outcome": "admitted",
+        "reason": "new incident",
+        "st2_rule": "poundcake.host_down",
+    }
+    assert (execution["st2_execution_id"], execution["status"]) == ("e1", "succeeded")
+
+
+def test_resolved_episode(engine, trail):
+    (one,) = why(engine, "Old")
+    assert (one["state"], one["ends_at"]) == ("resolved", "2026-01-14T12:00:30Z")
+    assert (one["notifications"], one["last_seen_at"]) == (2, "2026-01-14T12:01:00Z")
+    assert [a["outcome"] for a in one["alerts"]] == ["admitted", "duplicate", "resolved"]
+    first, second, _ = one["alerts"]
+    assert second["reason"] == "duplicate of " + first["request_id"]
+    assert one["stackstorm_executions"] == []
+
+
+def test_the_episode_heard_of_last_comes_first(engine):
+    for n in range(3):
+        record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
+    record(engine, alert(fingerprint="f1"), received_at=later(60))
+    assert [one["fingerprint"] for one in why(engine)] == ["f1", "f2", "f0"]
+
+
+def test_superseded_episode(engine):
+    record(engine, alert(fingerprint="f"))
+    record(engine, alert(fingerprint="f", starts_at=later(600)), received_at=later(600))
+    new, old = why(engine)
+    assert (new["state"], old["state"], old["ends_at"]) == ("firing", "superseded", None)
+    assert new["alerts"][0]["reason"] == "new incident, supersedes " + old["episode"]
+
+
+def test_an_alert_without_an_episode_is_listed_by_itself(engine):
+    record(engine, {"labels": {"alertname": "HostDown"}, "status": "?"})
+    for n in (1, 2):
+        resolve = alert(fingerprint="f", status="resolved", ends_at=later(n))
+        record(engine, resolve, received_at=later(n))
+    found = why(engine)
+    assert [(one["episode"], one["state"]) for one in found] == [("", "")] * 3
+    assert [one["alerts"][0]["reason"] for one in found[:2]] == ["nothing open"] * 2
+    assert "alerts[0].status" in found[2]["alerts"][0]["reason"]
+    assert [one["notifications"] for one in found] == [1] * 3
+
+
+def test_why_nothing_ran(engine):
+    resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
+    record(engine, resolve, received_at=later(1))
+    record(engine, alert("Late", fingerprint="late"), received_at=later(2))
+    reason = why(engine, "Late")[0]["alerts"][0]["reason"]
+    assert reason == "late: its resolve is already on record"
+
+    config = Config(max_remediations_per_hour=1)
+    sent = [alert("Many", fingerprint=f) for f in ("m1", "m2")]
+    record(engine, *sent, config=config)
+    (notification,) = why(engine, "Many")[0]["alerts"]
+    assert (notification["outcome"], notification["reason"]) == (
+        "rate_limited",
+        "limit of 1 an hour for this alert name until 2026-01-14T13:00:00Z",
+    )
+
+    config = Config(cooldown_seconds=3600)
+    record(engine, alert("Cool", fingerprint="c"), config=config)
+    record(
+        engine,
+        alert("Cool", fingerprint="c", status="resolved", ends_at=later(9)),
+        alert("Cool", fingerprint="c", starts_at=later(60)),
+        received_at=later(60),
+        config=config,
+    )
+    cooling, ended = why(engine, "Cool")
+    (notification,) = cooling["alerts"]
+    assert (notification["outcome"], notification["reason"]) == (
+        "cooldown",
+        "cooldown until 2026-01-14T13:00:00Z",
+    )
+    assert (cooling["state"], ended["state"]) == ("firing", "resolved")
+
+    record(engine, alert("Nobody", fingerprint="n"))
+    with database.transaction(engine) as connection:
+        connection.execute(
+            alerts.update()
+            .where(alerts.c.fingerprint == "n")
+            .values(explanation="no_rule", explanation_reason="no rule matched")
+        )
+    reason = why(engine, "Nobody")[0]["alerts"][0]["reason"]
+    assert reason == "new incident; no rule matched"
+
+
+def test_incident_that_waited_for_its_cooldown(engine):
+    config = Config(cooldown_seconds=100)
+    record(engine, alert(fingerprint="f"), config=config)
+    resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
+    record(engine, resolve, received_at=later(10), config=config)
+    again = alert(fingerprint="f", starts_at=later(20))
+    for seconds in (30, 40, 90, 110, 120):
+        record(engine, again, received_at=later(seconds), config=config)
+    one = why(engine)[0]
+    # The first, and the newest of the others.
+    assert [a["outcome"] for a in one["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
+    assert one["alerts"][2]["reason"] == "first notification after cooldown"
+    assert (one["state"], one["notifications"]) == ("firing", 5)
+    assert one["alerts_left_out"] == 1
+    assert "  1 more notification" in lines(one)
+    assert (one["starts_at"], one["last_seen_at"]) == (iso(later(20)), iso(later(120)))
+
+
+def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
+    first = record(engine, alert(fingerprint="f"))
+    ran(engine, first, episode("f"))
+    again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
+    record_requests(engine, Config(), again)
+    for seconds in (None, 60):
+        if seconds:
+            resolve = alert(fingerprint="f", status="resolved", ends_at=later(55))
+            record(engine, resolve, received_at=later(seconds))
+        (one,) = why(engine)
+        outcomes = [a["outcome"] for a in one["alerts"]]
+        assert len(outcomes) < 10
+        last = "resolved" if seconds else "duplicate"
+        assert (outcomes[0], outcomes[-1]) == ("admitted", last)
+        assert set(outcomes[1:-1]) == {"duplicate"}
+        assert one["alerts"][-2]["request_id"] in {r.request_id for r in again[-2:]}
+        assert one["notifications"] == 31
+        firing = [a for a in one["alerts"] if a["status"] == "firing"]
+        assert one["alerts_left_out"] == 31 - len(firing)
+        assert f"  {31 - len(firing)} more notifications" in lines(one)
+        assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
+
+
+def test_a_notification_that_came_after_the_resolve_is_not_of_those_counted(engine):
+    for n in range(6):
+        record(engine, alert(fingerprint="f"), received_at=later(n))
+    resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
+    record(engine, resolve, received_at=later(10))
+    record(engine, alert(fingerprint="f"), received_at=later(11))
+    (one,) = why(engine)
+    received = [a["received_at"] for a in one["alerts"] if a["outcome"] != "resolved"]
+    assert received == [iso(later(0)), iso(later(5)), iso(later(11))]
+    assert (one["notifications"], one["alerts_left_out"]) == (6, 4)
+
+
+def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
+    monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", 20)
+    quiet = [request(alert(fingerprint="quiet"), received_at=later(n)) for n in range(8)]
+    record_requests(engine, Config(), quiet)
+    noise = [
+        request(alert(fingerprint=f), received_at=later(n))
+        for f, n in [("other", 9)] + [("noisy", n) for n in range(10, 40)]
+    ]
+    # Nothing more is admitted: each notification of the noisy one is rate-limited again.
+    record_requests(engine, Config(max_remediations_per_hour=1), noise)
+    for until, number in ((later(12), 1), (None, 2)):
+        found = []
+        filters = Filters(alert_name="HostDown", until=until)
+        walked = list(pages(engine, queries.why, filters=filters))
+        found = [one for page in walked for one in page["episodes"]]
+        assert len(walked) == number
+        assert [one["fingerprint"] for one in found] == ["noisy", "other", "quiet"]
+        assert [one["state"] for one in found] == ["firing"] * 3
+        assert [one["notifications"] for one in found] == [30, 1, 8]
+        assert found[2]["alerts"][0]["outcome"] == "admitted"
+
+
+def test_a_page_ends_between_two_episodes_of_a_request(engine):
+    sent = [alert(fingerprint=f) for f in ("f1", "f2", "f3")]
+    request_id = record(engine, *sent, received_at=later(1))
+    record(engine, alert(fingerprint="f0"))
+    found = []
+    for page in pages(engine, queries.why, filters=Filters(alert_name="HostDown"), limit=1):
+        (one,) = page["episodes"]
+        found.append((one["fingerprint"], one["alerts"][0]["request_id"] == request_id))
+    assert found == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
+
+
+def test_notifications_are_in_the_order_in_which_they_were_received(engine):
+    record(engine, alert(fingerprint="f"), received_at=later(10))
+    record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
+    record(engine, alert(fingerprint="g"), received_at=later(7))
+    found = why(engine)
+    assert [one["fingerprint"] for one in found] == ["f", "g"]
+    received = [a["received_at"] for a in found[0]["alerts"]]
+    assert received == [iso(later(5)), iso(later(10))]

@@ -1,0 +1,69 @@
+"""The StackStorm executions that alerts led to."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.trail import queries, search
+from poundcake.trail.search import Filters
+from tests.lib.samples import alert, iso, later
+from tests.lib.trails import ran, record, view
+
+EXECUTION_KEYS = (
+    "request_id st2_execution_id st2_workflow st2_rule status triggered_at duration_seconds url"
+    " alert"
+).split()
+
+
+def listed(engine, **query):
+    return view(engine, queries.st2_executions, **query)
+
+
+def ids(answer):
+    return [execution["st2_execution_id"] for execution in answer["st2_executions"]]
+
+
+def test_shape(engine, trail):
+    found = listed(engine, web_url="https://st2.example")
+    assert list(found) == ["st2_executions", "count"]
+    (one,) = found["st2_executions"]
+    assert list(one) == EXECUTION_KEYS
+    assert one["alert"] == {"name": "New", "severity": "critical", "instance": "web-1:9100"}
+    assert one["url"] == "https://st2.example/#/history/e1"
+    assert one["triggered_at"] == "2026-01-14T12:00:10Z"
+
+
+def test_by_status_and_by_offset(engine):
+    for number, status in enumerate(["succeeded", "failed", "succeeded"]):
+        name = f"f{number}"
+        request_id = record(engine, alert(fingerprint=name))
+        ran(engine, request_id, name + "-1768392000000", "e" + name, status=status)
+    found = listed(engine, status="succeeded")
+    assert (ids(found), found["count"]) == (["ef2", "ef0"], 2)
+    found = listed(engine, limit=1, offset=1)
+    assert (ids(found), found["count"]) == (["ef1"], 3)
+    assert listed(engine, status="gone")["count"] == 0
+
+
+@pytest.mark.parametrize("depth", [1000, 2])
+@pytest.mark.parametrize("filters", [Filters(), Filters(severity="critical")])
+def test_sorted_by_the_time_that_is_shown(engine, monkeypatch, filters, depth):
+    """Neither the order in which alerts came nor that in which executions were linked counts."""
+    monkeypatch.setattr("poundcake.trail.queries.bounded_search.DEPTH", depth)
+    for name, received, started in (("a", 0, 100), ("b", 1, 50), ("c", 2, 70)):
+        request_id = record(engine, alert(fingerprint=name), received_at=later(received))
+        ran(engine, request_id, f"{name}-1768392000000", name, start_timestamp=iso(later(started)))
+    found, before = [], ""
+    while True:
+        page = listed(
+            engine,
+            filters=Filters(severity=filters.severity, before=search.parse(before=before).before),
+            limit=1,
+        )
+        found += page["st2_executions"]
+        before = page.get("next", "")
+        if not before:
+            break
+    assert [execution["triggered_at"] for execution in found] == [
+        iso(later(started)) for started in (100, 70, 50)
+    ]

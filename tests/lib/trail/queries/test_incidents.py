@@ -1,0 +1,86 @@
+"""The open incidents."""
+
+from __future__ import annotations
+
+import datetime
+
+from poundcake.config import Config
+from poundcake.trail import queries
+from poundcake.trail.record import record_requests
+from poundcake.trail.search import Filters
+from tests.lib.samples import UTC, alert, later, request
+from tests.lib.trails import WORKFLOW, ran, record, view
+
+INCIDENT_KEYS = (
+    "fingerprint episode alert_name severity instance starts_at last_seen_at notifications stale"
+    " request_id st2_workflow st2_execution_id remediation_status st2_execution_status"
+).split()
+
+
+def active(engine, *args, stale_after_hours=24, **query):
+    return view(engine, queries.alerts_active, stale_after_hours, *args, **query)
+
+
+def names(answer):
+    return [incident["alert_name"] for incident in answer["active_alerts"]]
+
+
+def test_shape(engine, trail):
+    found = active(engine)
+    assert list(found) == ["active_alerts", "count"]
+    assert found["count"] == 1
+    (one,) = found["active_alerts"]
+    assert list(one) == INCIDENT_KEYS
+    assert (one["fingerprint"], one["episode"]) == ("new", "new-1768392000000")
+    assert (one["st2_execution_id"], one["st2_workflow"]) == ("e1", WORKFLOW)
+    assert (one["request_id"], one["remediation_status"]) == (trail, "succeeded")
+    assert one["st2_execution_status"] == "succeeded"
+
+
+def test_the_newest_execution_is_shown(engine, trail):
+    more = {"status": "running", "end_timestamp": None}
+    ran(engine, trail, "new-1768392000000", "e2", "operations.notify", **more)
+    (one,) = active(engine)["active_alerts"]
+    assert (one["st2_execution_id"], one["st2_workflow"]) == ("e2", "operations.notify")
+    assert (one["remediation_status"], one["st2_execution_status"]) == ("running", "running")
+
+
+def test_filters_and_pages(engine):
+    for name, severity in (("A", "critical"), ("B", "warning"), ("a", "critical")):
+        record(engine, alert(name, labels={"severity": severity}))
+    assert names(active(engine)) == ["a", "B", "A"]
+    for query, expected in (
+        ({"severity": "critical"}, ["a", "A"]),
+        ({"alert_name": "A"}, ["A"]),
+        ({"alert_name": "A", "severity": "warning"}, []),
+        ({"instance": "web-1:9100"}, ["a", "B", "A"]),
+        ({"instance": "web-1"}, []),
+        ({"alert_name": "%"}, []),
+    ):
+        found = active(engine, Filters(**query))
+        assert (names(found), found["count"]) == (expected, len(expected))
+    found = active(engine, limit=1, offset=1)
+    assert (names(found), found["count"]) == (["B"], 3)
+
+
+def test_an_incident_that_nothing_is_heard_of_is_stale(engine):
+    now = datetime.datetime.now(UTC)
+    record(engine, alert("Fresh"), received_at=now - datetime.timedelta(minutes=50))
+    record(engine, alert("Stale"), received_at=now - datetime.timedelta(minutes=70))
+    found = active(engine, stale_after_hours=1)["active_alerts"]
+    stale = {incident["alert_name"]: incident["stale"] for incident in found}
+    assert stale == {"Fresh": False, "Stale": True}
+
+
+def test_the_reason_that_nothing_runs_is_shown(engine):
+    config = Config(max_remediations_per_hour=1)
+    record_requests(engine, config, [request(alert("A"), alert("A", labels={"x": "y"}))])
+    found = active(engine)["active_alerts"]
+    assert any("limit of 1" in incident["remediation_status"] for incident in found)
+    assert {incident["st2_execution_status"] for incident in found} == {""}
+
+
+def test_a_resolve_ends_an_incident(engine):
+    record(engine, alert())
+    record(engine, alert(status="resolved", ends_at=later(9)), received_at=later(10))
+    assert active(engine) == {"active_alerts": [], "count": 0}

@@ -1,0 +1,113 @@
+"""The whole trail of one request, in the shape that the HTTP contract promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.trail import database, queries
+from poundcake.trail.schema import alerts
+from tests.lib.samples import alert, later
+from tests.lib.trails import WORKFLOW, ran, record, view
+
+STATUS_KEYS = (
+    "request_id received_at completed_at status receiver truncated_alerts alerts"
+    " stackstorm_executions"
+).split()
+ALERT_KEYS = (
+    "id fingerprint episode alert_name severity instance status outcome reason starts_at ends_at"
+    " st2_rule st2_workflow"
+).split()
+EXECUTION_KEYS = (
+    "st2_execution_id st2_workflow st2_rule alert_id status started_at ended_at duration_seconds"
+    " dry_run mutated verified stage message url"
+).split()
+
+
+def test_shape(engine, trail):
+    found = view(engine, queries.status, trail, web_url="https://st2.example/")
+    assert list(found) == STATUS_KEYS
+    assert [list(alert) for alert in found["alerts"]] == [ALERT_KEYS] * 4
+    assert [list(execution) for execution in found["stackstorm_executions"]] == [EXECUTION_KEYS]
+
+
+def test_content(engine, trail):
+    found = view(engine, queries.status, trail, web_url="https://st2.example/")
+    assert found["request_id"] == trail
+    assert found["received_at"] == "2026-01-14T12:01:00Z"
+    assert (found["receiver"], found["truncated_alerts"]) == ("poundcake", 22)
+    outcomes = [alert["outcome"] for alert in found["alerts"]]
+    assert outcomes == ["admitted", "duplicate", "resolved", "malformed"]
+    new, _, old, broken = found["alerts"]
+    assert (new["st2_workflow"], new["st2_rule"]) == (WORKFLOW, "poundcake.host_down")
+    assert (new["starts_at"], new["ends_at"]) == ("2026-01-14T12:00:00Z", None)
+    assert old["ends_at"] == "2026-01-14T12:00:30Z"
+    assert "alerts[3].status" in broken["reason"]
+    assert all(alert["reason"] for alert in found["alerts"])
+    (execution,) = found["stackstorm_executions"]
+    assert execution == {
+        "st2_execution_id": "e1",
+        "st2_workflow": WORKFLOW,
+        "st2_rule": "poundcake.host_down",
+        "alert_id": new["id"],
+        "status": "succeeded",
+        "started_at": "2026-01-14T12:00:10Z",
+        "ended_at": "2026-01-14T12:00:12.500000Z",
+        "duration_seconds": 2.5,
+        "dry_run": False,
+        "mutated": True,
+        "verified": True,
+        "stage": "done",
+        "message": "web-1 answers",
+        "url": "https://st2.example/#/history/e1",
+    }
+
+
+@pytest.mark.parametrize("request_id", ["", "nothing", "\x00", "'", "x" * 50000])
+def test_unknown_request(engine, request_id):
+    assert view(engine, queries.status, request_id) is None
+
+
+def test_dry_run_is_noted_beside_the_status(engine):
+    request_id = record(engine, alert(fingerprint="f"))
+    output = {"dry_run": True, "mutated": False, "message": "would run x"}
+    ran(engine, request_id, "f-1768392000000", result={"output": output})
+    (found,) = view(engine, queries.status, request_id)["stackstorm_executions"]
+    assert found["message"] == "dry run: nothing was changed. would run x"
+    (active,) = view(engine, queries.alerts_active, 24)["active_alerts"]
+    assert active["remediation_status"] == "succeeded (dry run: nothing was changed)"
+    assert active["st2_execution_status"] == "succeeded"
+
+
+@pytest.mark.parametrize("body, status", [("no json", "failed"), ('{"alerts": []}', "completed")])
+def test_request_that_is_complete_once_it_is_recorded(engine, body, status):
+    found = view(engine, queries.status, record(engine, body=body))
+    assert found["status"] == status
+    assert found["completed_at"]
+    assert ("error" in found) == (status == "failed")
+
+
+def test_request_that_waits(engine):
+    request_id = record(engine, alert(fingerprint="f"))
+    assert view(engine, queries.status, request_id)["status"] == "recorded"
+    ran(engine, request_id, "f-1768392000000", status="running", end_timestamp=None)
+    found = view(engine, queries.status, request_id)
+    assert found["status"] == "running"
+    assert found["stackstorm_executions"][0]["duration_seconds"] is None
+
+
+@pytest.mark.parametrize("count", [1, 25])
+def test_request_with_an_alert_that_stackstorm_lost(engine, count):
+    request_id = record(engine, *[alert(fingerprint=f"f{n}") for n in range(count)])
+    with database.transaction(engine) as connection:
+        last = alerts.c.fingerprint == f"f{count - 1}"
+        connection.execute(alerts.update().where(last).values(explanation="lost"))
+    assert view(engine, queries.status, request_id)["status"] == "lost"
+    (listed,) = view(engine, queries.executions_recent)["executions"]
+    assert listed["status"] == "lost"
+
+
+def test_second_body_under_one_id_names_the_senders_id(engine):
+    first = record(engine, alert("A"))
+    record(engine, alert("B"), request_id=first, received_at=later(1))
+    second = view(engine, queries.executions_recent)["executions"][0]["request_id"]
+    assert view(engine, queries.status, second)["client_request_id"] == first

@@ -1,0 +1,91 @@
+"""The newest requests, and how much of each a page shows."""
+
+from __future__ import annotations
+
+import json
+
+from poundcake.trail import queries
+from poundcake.trail.queries import requests
+from poundcake.trail.search import Filters
+from tests.lib.samples import alert, later
+from tests.lib.trails import WORKFLOW, episode, ran, record, view
+
+REQUEST_KEYS = "request_id received_at status alert_count st2_execution_count alerts".split()
+ALERT_KEYS = "id alert_name severity instance status outcome reason st2_workflow".split()
+
+
+def recent(engine, **query):
+    return view(engine, queries.executions_recent, **query)["executions"]
+
+
+def test_shape(engine, trail):
+    found = view(engine, queries.executions_recent)
+    assert list(found) == ["executions", "total"]
+    assert found["total"] == 2
+    for request in found["executions"]:
+        assert list(request) == REQUEST_KEYS
+        assert {tuple(alert) for alert in request["alerts"]} == {tuple(ALERT_KEYS)}
+    newest = found["executions"][0]
+    assert newest["request_id"] == trail
+    assert (newest["alert_count"], newest["st2_execution_count"]) == (4, 1)
+    assert newest["alerts"][0]["st2_workflow"] == WORKFLOW
+
+
+def test_pages_by_offset(engine):
+    ids = [record(engine, alert(), received_at=later(n)) for n in range(5)]
+    shown = []
+    for offset in range(0, 6, 2):
+        found = view(engine, queries.executions_recent, limit=2, offset=offset)
+        assert found["total"] == 5
+        shown += [request["request_id"] for request in found["executions"]]
+    assert shown == ids[::-1]
+
+
+def test_requests_of_one_moment_are_in_the_order_of_their_record(engine):
+    ids = [record(engine) for _ in range(5)]
+    assert [request["request_id"] for request in recent(engine)] == ids[::-1]
+
+
+class TestLargeRequests:
+    """A request may have 10,000 alerts: a page shows some of them and counts the others."""
+
+    def alerts(self, count):
+        return [alert(f"Alert{n}", fingerprint=f"f{n}") for n in range(count)]
+
+    def names(self, request):
+        return [alert["alert_name"] for alert in request["alerts"]]
+
+    def test_the_first_alerts_are_shown_and_the_others_counted(self, engine):
+        record(engine, *self.alerts(50))
+        (found,) = recent(engine)
+        assert self.names(found) == [f"Alert{n}" for n in range(20)]
+        assert (found["alert_count"], found["alerts_left_out"]) == (50, 30)
+
+    def test_the_alert_by_which_it_was_found_is_shown(self, engine):
+        record(engine, *self.alerts(50))
+        (found,) = recent(engine, filters=Filters(alert_name="Alert33"))
+        assert self.names(found) == [f"Alert{n}" for n in range(20)] + ["Alert33"]
+        assert found["alerts_left_out"] == 29
+        (found,) = recent(engine, filters=Filters(alert_name="Alert3"))
+        assert len(self.names(found)) == 20
+
+    def test_executions_of_alerts_that_are_not_shown_count(self, engine):
+        request_id = record(engine, *self.alerts(50))
+        ran(engine, request_id, episode("f0"), "first")
+        ran(engine, request_id, episode("f40"), "last", status="running", end_timestamp=None)
+        (found,) = recent(engine)
+        assert (found["st2_execution_count"], found["status"]) == (2, "running")
+
+    def test_a_page_of_many_requests_shows_fewer_alerts_of_each(self, engine, monkeypatch):
+        monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 7)
+        for _ in range(3):
+            record(engine, *self.alerts(5))
+        assert [len(request["alerts"]) for request in recent(engine)] == [2, 2, 2]
+        assert [len(request["alerts"]) for request in recent(engine, limit=1)] == [5]
+        monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 2)
+        assert [request["alerts_left_out"] for request in recent(engine)] == [4, 4, 4]
+
+    def test_the_bytes_of_a_page_do_not_grow_with_its_requests(self, engine):
+        for _ in range(4):
+            record(engine, *self.alerts(400))
+        assert len(json.dumps(recent(engine))) < 30_000

@@ -1,0 +1,79 @@
+"""What all views have in common."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import event
+
+from poundcake import stackstorm
+from poundcake.trail import queries, text
+from poundcake.trail.schema import executions
+from poundcake.trail.search import Filters
+from tests.lib.samples import alert, iso, later
+from tests.lib.trails import STATUSES, episode, ran, record, view
+
+
+def test_each_status_of_stackstorm_in_each_view(engine):
+    request_id = record(engine, *[alert(fingerprint=status) for status in STATUSES])
+    for status in STATUSES:
+        end = iso(later(12.5)) if status in stackstorm.TERMINAL else None
+        ran(engine, request_id, episode(status), "e-" + status, status=status, end_timestamp=end)
+    trail = view(engine, queries.status, request_id)
+    listed = view(engine, queries.st2_executions)
+    active = view(engine, queries.alerts_active, 24)
+    asked = view(engine, queries.why, Filters(alert_name="HostDown"), limit=len(STATUSES))
+    for rows in (
+        trail["stackstorm_executions"],
+        listed["st2_executions"],
+        [e for one in asked["episodes"] for e in one["stackstorm_executions"]],
+    ):
+        found = {row["st2_execution_id"]: row for row in rows}
+        for status in STATUSES:
+            row = found["e-" + status]
+            ended = status in ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
+            assert (row["status"], row["duration_seconds"]) == (status, 2.5 if ended else None)
+    for status in STATUSES:
+        for filters in (Filters(), Filters(severity="critical")):
+            found = view(engine, queries.st2_executions, status=status, filters=filters)
+            assert [e["st2_execution_id"] for e in found["st2_executions"]] == ["e-" + status]
+    for key in ("remediation_status", "st2_execution_status"):
+        found = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
+        assert found == {status: status for status in STATUSES}
+    for shown in (text.status(trail), text.st2_executions(listed), text.why(asked)):
+        lines = [re.split(r"[^\w-]+", line) for line in shown.split("\n")]
+        for status in STATUSES:
+            (line,) = [line for line in lines if "e-" + status in line]
+            assert status in line
+    lines = [line.split() for line in text.alerts_active(active).split("\n")]
+    for status in STATUSES:
+        (line,) = [line for line in lines if episode(status) in line]
+        assert status in line
+
+
+def test_empty_database(engine):
+    assert view(engine, queries.status, "x") is None
+    assert view(engine, queries.executions_recent) == {"executions": [], "total": 0}
+    assert view(engine, queries.alerts_active, 24) == {"active_alerts": [], "count": 0}
+    assert view(engine, queries.st2_executions) == {"st2_executions": [], "count": 0}
+    assert view(engine, queries.why, Filters()) == {"episodes": [], "count": 0}
+    assert view(engine, queries.alert_of, "x", "x") is None
+
+
+def test_no_list_reads_a_column_that_can_be_a_megabyte_long(engine, trail):
+    sent = []
+    event.listen(engine, "before_cursor_execute", lambda c, r, text, *more: sent.append(text))
+    view(engine, queries.executions_recent)
+    view(engine, queries.executions_recent, Filters(alert_name="New"))
+    view(engine, queries.alerts_active, 24)
+    view(engine, queries.st2_executions)
+    view(engine, queries.why, Filters(alert_name="New"))
+    view(engine, queries.status, trail)
+    assert len(sent) > 10
+    for statement in sent:
+        assert not re.search("body|headers|labels|annotations|generator_url", statement)
+
+
+def test_the_statuses_that_end_an_execution_fit_their_column():
+    assert len("abandoned") <= executions.c.status.type.length
+    assert set(stackstorm.TERMINAL) >= {"succeeded", "failed", "timeout", "abandoned", "canceled"}

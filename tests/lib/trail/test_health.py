@@ -1,0 +1,69 @@
+"""The health as an action sees it without the endpoint."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake import __version__
+from poundcake.config import Config
+from poundcake.stackstorm import StackStormError
+from poundcake.trail import database, health, text
+
+
+class StackStorm:
+    """The StackStorm API; without an answer it is unavailable."""
+
+    def __init__(self, answer=None):
+        self.answer = answer
+
+    def get(self, path):
+        if self.answer is None:
+            raise StackStormError("no route")
+        return self.answer
+
+
+@pytest.fixture
+def engine(tmp_path):
+    found = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
+    yield found
+    found.dispose()
+
+
+def test_what_works_is_tried_and_the_rest_unknown(engine):
+    database.prepare(engine)
+    found = health.from_elsewhere(Config(auth_tokens=("t",)), engine, StackStorm({}))
+    states = {name: part["state"] for name, part in found["components"].items()}
+    assert states == {
+        "journal": "unknown",
+        "broker": "unknown",
+        "database": "ok",
+        "stackstorm": "ok",
+    }
+    assert found["components"]["journal"]["detail"] == "unknown from this host"
+    assert {**found, "components": None} == {
+        "status": "unknown",
+        "version": __version__,
+        "address": "no answer from http://127.0.0.1:8000 (endpoint_url)",
+        "authentication": "bearer",
+        "database": "SQLite",
+        "dry_run": True,
+        "literal_secrets": [],
+        "components": None,
+    }
+    assert "journal" in text.health(found)
+
+
+def test_what_does_not_work_says_why(engine):
+    found = health.from_elsewhere(Config(), engine, StackStorm(), "it answered 401")
+    parts = found["components"]
+    assert found["address"] == "it answered 401"
+    assert parts["stackstorm"] == {"state": "down", "since": "", "detail": "no route"}
+    assert parts["database"]["state"] == "down"
+    assert "poundcake.migrate" in parts["database"]["detail"]
+
+
+def test_a_migration_that_waits(engine, monkeypatch):
+    database.prepare(engine)
+    monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
+    found = health.from_elsewhere(Config(), engine, StackStorm({}))["components"]["database"]
+    assert found == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}
