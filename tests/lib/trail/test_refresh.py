@@ -175,14 +175,14 @@ def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
 
 def test_a_failure_after_the_first_page_leaves_what_was_answered(many):
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
-    answer = stackstorm_now.executions
+    answer = stackstorm_now.get_executions
 
     def fail_later(ids):
         if stackstorm_now.asked:
             raise StackStormError("no route")
         return answer(ids)
 
-    stackstorm_now.executions = fail_later
+    stackstorm_now.get_executions = fail_later
     refresh.refresh_open_executions(stackstorm_now, many)
     assert many["st2_executions"][0]["status"] == "succeeded"
     assert many["stackstorm"] == (
