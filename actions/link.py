@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pack_action import PackAction
 from poundcake.trail import claims, database
 
@@ -16,9 +14,9 @@ class Link(PackAction):
 
     def work(
         self, request_id: str, episode: str, workflow: str, execution_id: str
-    ) -> dict[str, Any]:
+    ) -> claims.LinkResult:
         """Return whether the execution has the claim, and if not, why."""
-        linked: dict[str, Any] = database.retry_while_unavailable(
+        return database.retry_while_unavailable(
             lambda: claims.link(
                 self.engine(),
                 request_id,
@@ -29,4 +27,3 @@ class Link(PackAction):
             ),
             _RETRY_SECONDS,
         )
-        return linked

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pack_action import PackAction
 from poundcake import announcement
-from poundcake.trail.record import record_requests
+from poundcake.trail.record import RecordCounts, record_requests
 
 
 class Record(PackAction):
@@ -14,7 +12,7 @@ class Record(PackAction):
 
     def work(
         self, version: int, database_id: str, batch: str, announcement_id: str = "", count: int = 0
-    ) -> dict[str, Any]:
+    ) -> RecordCounts:
         """Return how many requests were recorded, known already or failed, and the outcomes.
 
         announcement_id and count are for people who read the execution.

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass
-from typing import Callable, Tuple
+from typing import Callable
 
 from amqp.exceptions import NotFound
 from kombu import Connection
@@ -90,7 +90,7 @@ class Fault:
     name: str
     happen: Callable[[Scene], None]
     times: int
-    on: Tuple[str, ...] = BOTH
+    on: tuple[str, ...] = BOTH
     told: bool = False
     missing: str = ""
 

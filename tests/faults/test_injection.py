@@ -25,7 +25,7 @@ def load(tmp_path, settings, code):
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), FAULTS_DIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         timeout=60,
     )
 

@@ -5,6 +5,7 @@ The sensor reaches RabbitMQ, and all of the pack MariaDB, through a proxy each.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import json
@@ -250,10 +251,8 @@ class World:
             return False
 
     def disarm(self, station):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             (self.control / "armed" / station).unlink()
-        except FileNotFoundError:
-            pass
 
     def begin(self, name, text=""):
         """What the hooks know by that name lasts until end(name)."""

@@ -245,7 +245,8 @@ def first_workflow(found: Sequence[Execution]) -> str:
 
 def matched_rule(alert: AlertRow, found: Sequence[Execution]) -> str:
     """Return the rule that matched an alert, as sync or its executions know it, or ''."""
-    return alert.st2_rule_matched or next((e.st2_rule for e in found if e.st2_rule), "")
+    rules = [alert.st2_rule_matched or "", *(execution.st2_rule for execution in found)]
+    return next((rule for rule in rules if rule), "")
 
 
 def join_reasons(reason: str, explanation_reason: str | None) -> str:
