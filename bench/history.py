@@ -45,12 +45,10 @@ CALLS = (
     "id request_id method path headers body status_code created_at completed_at client_host "
     "receiver group_key group_status truncated_alerts delivery_key body_sha256"
 ).split()
-ALERTS = [
-    *"id api_call_id position fingerprint alert_name severity instance labels annotations "
-    "generator_url status starts_at created_at recorded_at".split(),
-    *incidents.Decided._fields,
-    "attempt",
-]
+ALERTS = (
+    "id api_call_id position fingerprint alert_name severity instance labels annotations "
+    "generator_url status starts_at created_at recorded_at"
+).split() + [*incidents.Decided._fields, "attempt"]
 LINKS = (
     "id request_id alert_id st2_execution_id st2_rule_ref st2_action_ref created_at claim"
 ).split()
@@ -351,7 +349,7 @@ def _is_built(url: str, wanted: str) -> bool:
             if not inspect(connection).has_table(schema.meta.name):
                 return False
             found = connection.execute(select(schema.meta.c.name, schema.meta.c.value))
-            meta = dict(found)
+            meta = {name: value for name, value in found}
     finally:
         engine.dispose()
     return meta.get("history") == wanted and meta["schema"] == str(schema.VERSION)

@@ -98,7 +98,7 @@ class Incident:
         service = SERVICES[rank % len(SERVICES)].lower()
         self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
         self.severity = SEVERITIES[rank % len(SEVERITIES)]
-        if draw.random() < 0.001 or (place == GROUPS * PER_REQUEST - 1 and self.is_open):
+        if draw.random() < 0.001 or place == GROUPS * PER_REQUEST - 1 and self.is_open:
             self.severity = "page"
         self._describe(draw, host, service)
         self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))
@@ -334,7 +334,7 @@ def workflow_of(name: str) -> str:
 
 def seeded_digest(*parts: str | int) -> str:
     """Return a hexadecimal digest of the seed and these parts."""
-    return hashlib.sha256(repr((SEED, *parts)).encode()).hexdigest()
+    return hashlib.sha256(repr((SEED,) + parts).encode()).hexdigest()
 
 
 def as_stored(moment: datetime) -> str:

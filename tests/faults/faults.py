@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Tuple
 
 from amqp.exceptions import NotFound
 from kombu import Connection
@@ -90,7 +90,7 @@ class Fault:
     name: str
     happen: Callable[[Scene], None]
     times: int
-    on: tuple[str, ...] = BOTH
+    on: Tuple[str, ...] = BOTH
     told: bool = False
     missing: str = ""
 

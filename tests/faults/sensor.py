@@ -20,9 +20,9 @@ if __name__ == "__main__":
 
         eventlet.monkey_patch(os=True, select=True, socket=True, thread=True, time=True)
 
-import atexit
-import logging
-import runpy
+import atexit  # noqa: E402
+import logging  # noqa: E402
+import runpy  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

@@ -25,7 +25,7 @@ def load(tmp_path, settings, code):
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), FAULTS_DIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        universal_newlines=True,
         timeout=60,
     )
 

@@ -22,14 +22,14 @@ if __name__ == "__main__":
     sys.path[:1] = [ROOT, os.path.join(OPTIONS["pack"], "lib")]
     sys.path.append(os.path.join(ROOT, "standalone", "st2"))
 
-import importlib
-import logging
+import importlib  # noqa: E402
+import logging  # noqa: E402
 
-from poundcake import announcement
-from poundcake.config import load
-from poundcake.endpoint.bus import BusError
-from poundcake.trail import database
-from poundcake.trail.record import record_requests
+from poundcake import announcement  # noqa: E402
+from poundcake.config import load  # noqa: E402
+from poundcake.endpoint.bus import BusError  # noqa: E402
+from poundcake.trail import database  # noqa: E402
+from poundcake.trail.record import record_requests  # noqa: E402
 
 
 class FileBus:

@@ -30,7 +30,7 @@ def bound_by_permissions():
         return []
     command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     try:
-        subprocess.run([*command, "true"], check=True)
+        subprocess.run(command + ["true"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"root may write anywhere, and does not get rid of that: {error}")
     return command
@@ -230,7 +230,7 @@ class Patched(Running):
         }
         self.log = open(str(self.folder / "log"), "ab")
         self.process = subprocess.Popen(
-            [*self.prefix, sys.executable, endpoint_process.__file__, json.dumps(options)],
+            self.prefix + [sys.executable, endpoint_process.__file__, json.dumps(options)],
             stdout=self.log,
             stderr=self.log,
         )

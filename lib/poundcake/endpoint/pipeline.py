@@ -34,7 +34,9 @@ class Pipeline:
         self._needs = dependencies
         self.announcer = Announcer(dependencies)
         self.sync_timer = SyncTimer(dependencies)
-        self.emitter = Emitter(dependencies, self.worker.keep_going, self.sync_timer.hurry)
+        self.emitter = Emitter(
+            dependencies, lambda: self.worker.keep_going(), self.sync_timer.hurry
+        )
         self._prune_at = 0.0
         self._migrations_at = 0.0
         self.pending_migrations = ""
@@ -88,7 +90,7 @@ class Pipeline:
         elif isinstance(error, DatabaseError):
             self.components.database.down(str(error))
         elif not isinstance(error, JournalError):  # the endpoint says what is wrong with that
-            self._needs.log.error("%s failed, trying again", step)
+            self._needs.log.exception("%s failed, trying again", step)
 
     def _find_broker(self) -> None:
         """Find out whether the broker is there before there is anything to publish."""

@@ -55,7 +55,7 @@ def _bodies(connection: Connection, request_ids: Sequence[str]) -> dict[str, str
                 api_calls.c.request_id.in_(some)
             )
         )
-        found.update(dict(rows))
+        found.update({request_id: sha256 for request_id, sha256 in rows})
     return found
 
 

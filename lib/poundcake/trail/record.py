@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Callable, Sequence, TypedDict
+from typing import Callable, Dict, Sequence, TypedDict
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
@@ -45,7 +45,7 @@ class RecordCounts(TypedDict):
     recorded: int
     known: int
     failed: int
-    outcomes: dict[str, int]
+    outcomes: Dict[str, int]
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Sequence, TypedDict
+from typing import Any, Dict, Sequence, TypedDict
 
 from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection, Engine
@@ -33,7 +33,7 @@ class ReplayResult(TypedDict):
 
     request_id: str
     replay_of: str
-    outcomes: dict[str, int]
+    outcomes: Dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _read_result(connection: Connection, request_id: str) -> tuple[str, dict[str
         .where(alerts.c.api_call_id == call_id)
         .group_by(alerts.c.outcome)
     )
-    return error or "", dict(rows)
+    return error or "", {outcome: count for outcome, count in rows}
 
 
 class ReplayState(AdmissionState):

@@ -571,11 +571,9 @@ class TestInside:
                 monkeypatch.setattr(found.journal, "check", check)
                 found.journal_failed("full")
                 return True
-            return None
 
         self.run_until(
-            found,
-            lambda: tries or (broken() and wait_for(lambda: found.health()["status"] == "ok")),
+            found, lambda: tries or broken() and wait_for(lambda: found.health()["status"] == "ok")
         )
         assert tries == ["unavailable"] * 4
 

@@ -149,7 +149,7 @@ class TestReplay:
     SENT = Original("first", later(60), "admitted", OPEN.episode, NOON)
 
     def choose(self, alert, incident, work=Work(), limit=None, force=False, original=SENT):
-        done = dict.fromkeys((OPEN.episode, original.episode), work)
+        done = {episode: work for episode in (OPEN.episode, original.episode)}
         return decide_replay(alert, original, Situation(incident, SKEW, (), limit), done, force)
 
     @pytest.mark.parametrize("incident", [OPEN, HELD])

@@ -254,7 +254,7 @@ class TestServerSettings:
         server = services_server(StatementReplication)
         try:
             url = server.url(server.create_database())
-            for _attempt in range(2):
+            for attempt in range(2):
                 assert "binlog_format is STATEMENT" in error_of(url)
                 assert "set binlog_format = MIXED" in error_of(url)
             with pytest.raises(DatabaseError, match="set binlog_format = MIXED"):
@@ -268,7 +268,7 @@ class StatementReplication(services.MariaDB):
     """A server with a binary log of statements."""
 
     def command(self):
-        return [*super().command(), "--log-bin=binlog", "--binlog-format=STATEMENT"]
+        return super().command() + ["--log-bin=binlog", "--binlog-format=STATEMENT"]
 
 
 def services_server(kind):

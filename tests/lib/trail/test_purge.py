@@ -183,7 +183,7 @@ class TestKept:
         ids="-".join,
     )
     def test_a_claim_on_an_episode_that_is_not_over_is_kept(self, engine, values):
-        claimed, again, _unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
+        claimed, again, unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
         worked(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
         change(

@@ -132,7 +132,7 @@ def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id)
     server = ["--no-defaults", "-h" + url.host, f"-P{url.port}"]
     account = ["-u" + url.username, "-p" + url.password, url.database]
     shown = subprocess.run(
-        [program, *server, *account, "-e", RECENT_EXECUTIONS],
+        [program] + server + account + ["-e", RECENT_EXECUTIONS],
         check=True,
         stdout=subprocess.PIPE,
         timeout=60,

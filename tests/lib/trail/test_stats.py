@@ -64,8 +64,8 @@ def test_its_shape(engine):
     found = ask(engine)
     assert list(found) == ["since", "until", "workflows", "alerts"]
     assert (found["since"], found["until"]) == ("2026-01-14T12:00:00Z", "2026-01-15T12:00:00Z")
-    assert [list(row) for row in found["workflows"]] == [["workflow", *ROW]]
-    assert [list(row) for row in found["alerts"]] == [["alert_name", *ROW]]
+    assert [list(row) for row in found["workflows"]] == [["workflow"] + ROW]
+    assert [list(row) for row in found["alerts"]] == [["alert_name"] + ROW]
 
 
 def test_each_status_counts_once_and_as_what_it_is(engine):

@@ -266,7 +266,7 @@ def _read_meta(connection: Connection) -> dict[str, str]:
 
 
 def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
-    return dict(connection.execute(statement))
+    return {name: value for name, value in connection.execute(statement)}
 
 
 def _stamps(connection: Connection) -> set[str]:

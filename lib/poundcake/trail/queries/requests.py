@@ -304,7 +304,7 @@ def _totals(connection: Connection, calls: Sequence[Row[Any]]) -> dict[int, _Tot
             .where(links.c.request_id.in_([call.request_id for call in some]))
             .group_by(links.c.request_id)
         )
-        started = dict(counts)
+        started = {request_id: count for request_id, count in counts}
         request_ids = {call.id: call.request_id for call in some}
         for call_id, count, lost in connection.execute(
             select(alerts.c.api_call_id, func.count(), func.max(is_lost))

@@ -232,7 +232,7 @@ class TestFilters:
 
     def test_an_empty_database(self, engine):
         for function, rows, count, _ in VIEWS.values():
-            for filters in [*A_FEW, Filters(fingerprint="x", since=NOON, until=later(1))]:
+            for filters in A_FEW + [Filters(fingerprint="x", since=NOON, until=later(1))]:
                 assert view(engine, function, filters=filters) == {rows: [], count: 0}
             assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
                 rows: [],
@@ -245,7 +245,7 @@ class TestPages:
     def test_each_row_once_and_newest_first(self, engine, history, limit):
         for filters in A_FEW:
             wanted = expected(engine, filters)
-            for name, (function, rows, _count, row_name) in VIEWS.items():
+            for name, (function, rows, count, row_name) in VIEWS.items():
                 left = list(wanted[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
                     found = [row_name(row) for row in page[rows]]

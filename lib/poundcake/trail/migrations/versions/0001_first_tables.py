@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, Dict
 
 from alembic import op
 from sqlalchemy import (
@@ -32,7 +32,7 @@ _Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 _Id = BigInteger().with_variant(Integer, "sqlite")
 _Long = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 # MariaDB's default collation takes 'HostDown' for 'hostdown', and utf8mb4_bin 'a' for 'a '.
-_options: dict[str, Any] = {
+_options: Dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_nopad_bin",
