@@ -98,7 +98,7 @@ class Incident:
         service = SERVICES[rank % len(SERVICES)].lower()
         self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
         self.severity = SEVERITIES[rank % len(SEVERITIES)]
-        if draw.random() < 0.001 or place == GROUPS * PER_REQUEST - 1 and self.is_open:
+        if draw.random() < 0.001 or (place == GROUPS * PER_REQUEST - 1 and self.is_open):
             self.severity = "page"
         self._describe(draw, host, service)
         self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))

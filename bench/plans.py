@@ -78,7 +78,7 @@ def full_scans(connection: Connection, statement: str, parameters: Any) -> list[
 def _is_full_scan(row: Row[Any], limited: bool) -> bool:
     """Return True if a line of MariaDB's plan reads a whole table, or a whole index to its end."""
     ends_early = limited and "filesort" not in row.Extra and "temporary" not in row.Extra
-    return row.type == "ALL" or row.type == "index" and not ends_early
+    return row.type == "ALL" or (row.type == "index" and not ends_early)
 
 
 def main() -> None:

@@ -270,7 +270,7 @@ def measure(
         if not name.startswith(OTHER_RANGES):
             of_view = by_view.setdefault(name.split()[0], [[], []])
             for all_times, times in zip(of_view, took):
-                all_times += times
+                all_times.extend(times)
     print("\nAll calls of a view together:")
     return failed + sum(report(view, took, MOST_TIMES) for view, took in by_view.items())
 

@@ -47,7 +47,7 @@ class Sender:
         number = self._count % 200
         alert = {
             "status": "firing",
-            "labels": {"alertname": "Drill", "instance": "host-%d" % number, "job": "node"},
+            "labels": {"alertname": "Drill", "instance": f"host-{number}", "job": "node"},
             "annotations": {"summary": "x" * 200},
             "startsAt": "2024-05-01T10:00:00Z",
             "endsAt": "0001-01-01T00:00:00Z",
@@ -92,7 +92,8 @@ def drill(kind, broker, mariadb, count, say):
         world.close()
     cuts = statistics.quantiles(sender.seconds, n=100)
     say(
-        f"{kind:<8} {count:>8} {count / put_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f} {len(sender.seconds):>9} {1000 * cuts[49]:>7.1f} {1000 * cuts[98]:>7.1f} {displaced:>10}"
+        f"{kind:<8} {count:>8} {count / put_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f}"
+        f" {len(sender.seconds):>9} {1000 * cuts[49]:>7.1f} {1000 * cuts[98]:>7.1f} {displaced:>10}"
     )
     problems = []
     if cuts[98] > P99_SECONDS:
@@ -103,7 +104,7 @@ def drill(kind, broker, mariadb, count, say):
 
 
 def _put(port, count):
-    senders = [Sender(port, "old-%d" % i) for i in range(SENDERS)]
+    senders = [Sender(port, f"old-{i}") for i in range(SENDERS)]
 
     def send(sender):
         for _ in range(count // SENDERS):

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass
-from typing import Callable, Tuple
+from typing import Callable
 
 from amqp.exceptions import NotFound
 from kombu import Connection
@@ -82,7 +82,9 @@ class Scene:
 
 @dataclass
 class Fault:
-    """happen(scene) brings it about once, and ends it. times: how often in the full run, on each
+    """A fault. happen(scene) causes it once, and ends it.
+
+    times: how often in the full run, on each
     kind of database. told: whether StackStorm must be told of every webhook all the same.
     missing: a program that it needs, in words, where the machine lacks it.
     """
@@ -90,7 +92,7 @@ class Fault:
     name: str
     happen: Callable[[Scene], None]
     times: int
-    on: Tuple[str, ...] = BOTH
+    on: tuple[str, ...] = BOTH
     told: bool = False
     missing: str = ""
 
@@ -295,9 +297,7 @@ def broker_killed(scene):
 
 
 def broker_cut(trigger, forward):
-    """The connection ends when a trigger is on its way. forward: it arrives, its confirm does
-    not.
-    """
+    """The connection ends with a trigger on its way. forward: it arrives, its confirm does not."""
 
     def happen(scene):
         patterns = [trigger.encode()]
@@ -445,8 +445,8 @@ def database_deadlocks(scene):
     def write(order):
         while not ended.is_set():
             try:
-                with scene.world.engine.connect() as connection:
-                    connection = connection.execution_options(isolation_level="READ COMMITTED")
+                with scene.world.engine.connect() as plain:
+                    connection = plain.execution_options(isolation_level="READ COMMITTED")
                     with connection.begin():
                         for way in order:
                             connection.exec_driver_sql(statement.format(way))

@@ -27,8 +27,9 @@ def hooks():
 
 
 def check(settings):
-    """Raises Misspelt where a module of the hooks, or a module or name of the settings, is not
-    there. The hooks themselves check their functions as they are installed.
+    """Raise Misspelt if a module of the hooks, or a module or name of the settings, is missing.
+
+    The hooks themselves check their functions when they are installed.
     """
     for folder in ("lib", "standalone/st2"):
         path = str(INJECT.parents[3] / folder)

@@ -49,7 +49,8 @@ class Balance:
             most = count if with_id[sha256] else tries[sha256]
             if not count <= of_body[sha256] <= most:
                 self.problems.append(
-                    f"a body that was answered {count} times in {tries[sha256]} tries is on record {of_body[sha256]} times"
+                    f"a body that was answered {count} times in {tries[sha256]} tries is recorded"
+                    f" {of_body[sha256]} times"
                 )
         strange = set(of_body) - set(tries)
         if strange:
@@ -116,8 +117,10 @@ class Balance:
 
     @staticmethod
     def _untold(world):
-        """The requests on record that StackStorm was not told of as poundcake.webhook. That is
-        emitted once: it is lost with the rules engine that has it, and never with the broker.
+        """Return the recorded requests that StackStorm was not told of as poundcake.webhook.
+
+        That trigger is emitted once: it is lost with the rules engine that has it, and never with
+        the broker.
         """
         calls = world.rows(
             "SELECT request_id FROM poundcake_api_calls WHERE receiver = :r", r=RECEIVER

@@ -13,8 +13,10 @@ _DRAIN_SECONDS = 5
 
 
 class Trip:
-    """What ends a connection: so many bytes in one direction, or patterns seen there in this
-    order, each in a chunk of its own.
+    """What ends a connection.
+
+    It is so many bytes in one direction, or patterns seen there in this order, each in its own
+    chunk.
 
     forward: whether the chunk with the last pattern is passed on; the connection is cut then when
     the other side answers, which shows that all of it arrived. `sprung` is set at the cut; it

@@ -110,4 +110,4 @@ class Run:
         try:
             wait_for(lambda: not self.world.busy(), self._heal_seconds, "all is done")
         except Failed:
-            raise Failed(f"not healed within {self._heal_seconds} s: {self.world.busy()}")
+            raise Failed(f"not healed within {self._heal_seconds} s: {self.world.busy()}") from None

@@ -20,9 +20,9 @@ if __name__ == "__main__":
 
         eventlet.monkey_patch(os=True, select=True, socket=True, thread=True, time=True)
 
-import atexit  # noqa: E402
-import logging  # noqa: E402
-import runpy  # noqa: E402
+import atexit
+import logging
+import runpy
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

@@ -1,6 +1,4 @@
-"""The short cut of the fault suite: each kind of fault once, within two minutes. `make faults` is
-all of it.
-"""
+"""The short form of the fault suite: each kind of fault once. `make faults` runs all of it."""
 
 from __future__ import annotations
 

@@ -25,8 +25,9 @@ def load(tmp_path, settings, code):
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), FAULTS_DIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         timeout=60,
+        check=False,
     )
 
 

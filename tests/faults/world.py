@@ -95,7 +95,7 @@ class Process:
                 stderr=log,
                 start_new_session=True,
                 # Whatever ends the suite ends it too.
-                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
             )
 
     def signal(self, number):
@@ -150,7 +150,7 @@ class World:
             self._database = mariadb.create_database()
             self.database_proxy = Proxy(mariadb.port)
             url = mariadb.url(self._database)
-            own_url = url.replace(":%d/" % mariadb.port, ":%d/" % self.database_proxy.port)
+            own_url = url.replace(f":{mariadb.port}/", f":{self.database_proxy.port}/")
         else:
             own_url = url = "sqlite:///{}".format(folder / "tracking.sqlite")
         self.engine = sqlalchemy.create_engine(

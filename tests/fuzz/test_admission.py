@@ -1,4 +1,4 @@
-"""What is recorded in any order, against the rules written down once more, as plainly as possible."""
+"""Record alerts in any order, and compare with the rules written down a second time, plainly."""
 
 from __future__ import annotations
 

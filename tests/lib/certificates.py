@@ -28,7 +28,7 @@ class Authority:
 
     def _make(self, name, address="127.0.0.1", ca=False):
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.utcnow()
+        now = datetime.datetime.now(datetime.timezone.utc)
         alternative = x509.IPAddress(ipaddress.ip_address(address))
         certificate = (
             x509.CertificateBuilder()

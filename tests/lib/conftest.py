@@ -1,5 +1,6 @@
-"""A tracking database for each test. Where StackStorm is not installed, the stand-in's modules take
-the place of its own.
+"""A tracking database for each test.
+
+If StackStorm is not installed, the modules of the stand-in take the place of its own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
 
 OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
-imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder that the pack is
-in, and `published`, the file that triggers are written to. The broker is down while a file of that
-name with .down is there. What is announced is recorded here, but with `records` false.
+imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
+that the pack is in, and `published`, the file that triggers are written to. The broker is down
+while a file of that name with .down is there. What is announced is recorded here, unless `records`
+is false.
 """
 
 from __future__ import annotations
@@ -22,20 +23,18 @@ if __name__ == "__main__":
     sys.path[:1] = [ROOT, os.path.join(OPTIONS["pack"], "lib")]
     sys.path.append(os.path.join(ROOT, "standalone", "st2"))
 
-import importlib  # noqa: E402
-import logging  # noqa: E402
+import importlib
+import logging
 
-from poundcake import announcement  # noqa: E402
-from poundcake.config import load  # noqa: E402
-from poundcake.endpoint.bus import BusError  # noqa: E402
-from poundcake.trail import database  # noqa: E402
-from poundcake.trail.record import record_requests  # noqa: E402
+from poundcake import announcement
+from poundcake.config import load
+from poundcake.endpoint.bus import BusError
+from poundcake.trail import database
+from poundcake.trail.record import record_requests
 
 
 class FileBus:
-    """A broker that is a file, with a StackStorm behind it that records what is announced, or
-    with somebody else who does.
-    """
+    """A broker that is a file. A StackStorm behind it, or the test, records what is announced."""
 
     def __init__(self, path, config, records=True):
         self.path = path

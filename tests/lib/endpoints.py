@@ -23,8 +23,9 @@ WAYS = ["threads", "green"]
 
 
 def bound_by_permissions():
-    """What a command begins with so that the permissions of files hold for it, as for any user but
-    root; where that cannot be had the test is skipped.
+    """Return the prefix of a command for which file permissions hold, although root runs it.
+
+    The test is skipped if there is none.
     """
     if os.geteuid() != 0:
         return []
@@ -210,8 +211,10 @@ class InThreads(Running):
 
 
 class Patched(Running):
-    """The sensor in a process of its own, patched. pack: the folder that it runs from. records:
-    whether StackStorm's stand-in there records what is announced.
+    """The sensor in its own process, patched by eventlet.
+
+    pack: the folder that it runs from. records: whether the stand-in there records what is
+    announced.
     """
 
     patched = True

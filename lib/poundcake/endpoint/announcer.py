@@ -147,8 +147,9 @@ class Announcer:
         return self._poll_wait
 
     def _next_batch(self) -> list[Entry]:
-        """Return a batch of failed or of fresh requests: they take turns, so that neither waits
-        for the other.
+        """Return the next batch.
+
+        Failed and fresh requests take turns, so that neither waits for the other.
         """
         self._failed_first = not self._failed_first
         journal, limit = self._needs.journal, self._pace.batch_requests
@@ -175,8 +176,9 @@ class Announcer:
 
 
 def pack_within(requests: Sequence[Request], database_id: str, batch_id: str) -> dict[str, Any]:
-    """Return the payload of poundcake.announce with as many of the requests, from the first on, as
-    fit into BATCH_BYTES; one in any case.
+    """Return the payload of poundcake.announce with the first requests that fit.
+
+    They have at most BATCH_BYTES together. The first request is in it whatever its size.
     """
     while True:
         payload = native.run_in_native_thread(announcement.pack, requests, database_id, batch_id)

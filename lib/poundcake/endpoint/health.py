@@ -126,8 +126,9 @@ class JournalReport(ComponentReport):
 
 @dataclass
 class HealthReport:
-    """How the endpoint is. status: ok, degraded (webhooks are taken, something else is wrong) or
-    unavailable.
+    """The health of the endpoint.
+
+    `status` is `ok`, `degraded` (webhooks are accepted, something else is wrong) or `unavailable`.
     """
 
     status: str

@@ -208,7 +208,7 @@ class Journal:
 
     def counts(self) -> JournalCounts:
         """Return how many requests are in each state, and how long the oldest has waited."""
-        states = Counter({state: 0 for state in RequestState})
+        states = Counter(dict.fromkeys(RequestState, 0))
         for slot, number in self._counts.items():
             states[slot.state] += number
         now = self._now()

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: open it, lock it, bring it up to date, and say what is wrong with it."""
+"""The journal's SQLite file: open it, lock it, bring it up to date, and report its errors."""
 
 from __future__ import annotations
 
@@ -235,7 +235,12 @@ def _start_clock(db: sqlite3.Connection) -> JournalClock:
 
 def _bound_times(db: sqlite3.Connection, now: float) -> None:
     save_clock(db, now)
-    open_states = f"state IN ('{RequestState.ACCEPTED}', '{RequestState.ANNOUNCED}', '{RequestState.RECORDED}')"
+    open_states = "state IN ({})".format(
+        ", ".join(
+            f"'{state}'"
+            for state in (RequestState.ACCEPTED, RequestState.ANNOUNCED, RequestState.RECORDED)
+        )
+    )
     for column, latest in (
         ("due_at", now + MAX_WAIT),
         ("emit_after", now + MAX_WAIT),

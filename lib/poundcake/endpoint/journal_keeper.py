@@ -37,8 +37,12 @@ class JournalKeeper:
         self._reported: set[str] = set()
 
     def keep(self) -> bool:
-        """Open the journal if it is not, also after damage, and find out whether one that could
-        not be written can be now. Return True if it works.
+        """Open the journal if it is not open, and check whether it can be written.
+
+        A damaged journal is replaced first.
+
+        Returns:
+            True if the journal works.
         """
         try:
             if self.journal and self.journal.is_damaged:

@@ -162,8 +162,10 @@ def select_one(version: int) -> str:
 
 
 def select_ids(version: int) -> list[str]:
-    """Return the SQL of several ways to read all ids: by the table and by an index, each from
-    both ends, so that damage in one of them hides as little as possible.
+    """Return several statements that each read all ids.
+
+    They read by the table and by an index, each from both ends, so that damage in one of them hides
+    as few ids as possible.
     """
     table = _TABLE[version]
     ways = (

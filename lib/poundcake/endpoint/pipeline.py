@@ -34,9 +34,8 @@ class Pipeline:
         self._needs = dependencies
         self.announcer = Announcer(dependencies)
         self.sync_timer = SyncTimer(dependencies)
-        self.emitter = Emitter(
-            dependencies, lambda: self.worker.keep_going(), self.sync_timer.hurry
-        )
+        # The worker that the emitter keeps going is made last, of the steps.
+        self.emitter = Emitter(dependencies, self._keep_going, self.sync_timer.hurry)
         self._prune_at = 0.0
         self._migrations_at = 0.0
         self.pending_migrations = ""
@@ -90,7 +89,10 @@ class Pipeline:
         elif isinstance(error, DatabaseError):
             self.components.database.down(str(error))
         elif not isinstance(error, JournalError):  # the endpoint says what is wrong with that
-            self._needs.log.exception("%s failed, trying again", step)
+            self._needs.log.error("%s failed, trying again", step, exc_info=error)
+
+    def _keep_going(self) -> bool:
+        return self.worker.keep_going()
 
     def _find_broker(self) -> None:
         """Find out whether the broker is there before there is anything to publish."""

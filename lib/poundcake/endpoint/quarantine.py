@@ -130,8 +130,9 @@ def replace(path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool], re
 
 
 def finish(path: str) -> None:
-    """Complete a replacement that was interrupted: move the damaged journal away and the new one
-    into its place, if there is a complete new one.
+    """Complete a replacement that was interrupted.
+
+    If there is a complete new journal, move the damaged one away and the new one into its place.
     """
     for salvaged in glob.glob(glob.escape(path) + ".salvaged-*"):
         corrupt = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"

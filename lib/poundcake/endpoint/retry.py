@@ -62,8 +62,10 @@ class FailedAttempt:
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """When the requests of a failed batch are announced again, and how many together (0: any
-    number). is_stuck: the batch is one request that fails while others do not.
+    """When the requests of a failed batch are announced again, and how many together.
+
+    A size of 0 means any number. `is_stuck` is true if the batch is one request that fails while
+    others do not.
     """
 
     wait: float

@@ -63,8 +63,10 @@ class Endpoint:
         self._supervisor.ask_stop()
 
     def _bring_up(self) -> list[str]:
-        """Do what is still missing; return what is in the way ('' for the journal, which says so
-        itself).
+        """Start the parts that do not run yet.
+
+        Returns:
+            What is in the way; an empty string for the journal, which reports that itself.
         """
         if self._installation is None:
             try:

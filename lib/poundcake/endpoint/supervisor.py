@@ -20,7 +20,7 @@ TICK_SECONDS = 0.2
 class Supervisor:
     """Call a function that brings up what is missing, again and again until stopped."""
 
-    def __init__(self, bring_up: Callable[[], "list[str]"], log: logging.Logger):
+    def __init__(self, bring_up: Callable[[], list[str]], log: logging.Logger):
         """Make a supervisor.
 
         Args:

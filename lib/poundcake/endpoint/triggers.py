@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Dict, TypedDict
+from typing import TypedDict
 
 from poundcake.endpoint.recorded import LimitedAlert, RecordedAlert, RecordedRequest, Summary
 from poundcake.inert import make_inert
@@ -28,7 +28,7 @@ class WebhookPayload(TypedDict):
     receiver: str
     group_status: str
     alerts_received: int
-    outcomes: Dict[str, int]
+    outcomes: dict[str, int]
 
 
 class AlertPayload(TypedDict):
@@ -41,7 +41,7 @@ class AlertPayload(TypedDict):
     severity: str
     instance: str
     job: str
-    labels: Dict[str, str]
+    labels: dict[str, str]
     receiver: str
     starts_at: str
     ends_at: str

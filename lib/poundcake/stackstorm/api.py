@@ -85,6 +85,4 @@ class StackStormApi(Protocol):
         """Return why the newest failed execution of an action failed; empty if none did."""
 
     def not_taken(self, action: str, since: datetime) -> str:
-        """Return which process does not take the newest execution of an action; empty if one
-        did.
-        """
+        """Return which process did not take the newest execution of an action; empty if one did."""

@@ -225,9 +225,7 @@ class StackStorm:
         return failure_reason(found.result) if found else ""
 
     def not_taken(self, action: str, since: datetime) -> str:
-        """Return which process does not take the newest execution of an action; empty if one
-        did.
-        """
+        """Return which process did not take the newest execution of an action; empty if one did."""
         found = self._newest(action, since)
         process = _TAKEN_BY.get(found.status) if found else None
         if found is None or process is None:

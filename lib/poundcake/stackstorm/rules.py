@@ -56,9 +56,7 @@ class RuleEnforcement:
 
     @classmethod
     def parse(cls, answer: Any) -> RuleEnforcement | None:
-        """Return the enforcement that an answer of the API describes; None if it has no trigger
-        instance.
-        """
+        """Return the enforcement in an answer of the API; None if it has no trigger instance."""
         instance_id = fields.text(answer, "trigger_instance_id")
         if not instance_id:
             return None

@@ -44,6 +44,7 @@ class AlertBatch:
 
     @property
     def firing(self) -> list[Alert]:
+        """Return the alerts of the request that fire."""
         return [alert for alert in self.alerts if alert.status == alertmanager.FIRING]
 
 
@@ -58,9 +59,11 @@ class StoredIncident:
     closed_at: datetime | None = None
 
     def close(self, at: datetime) -> None:
+        """End the incident at a time."""
         self.closed_at = at
 
     def count_notification(self, at: datetime) -> None:
+        """Count a notification that was received at a time."""
         # A request that was held up comes after others that were received later.
         self.last_seen_at = max(self.last_seen_at, at)
         self.new_notifications += 1
@@ -74,9 +77,11 @@ class NewIncident:
     row: AlertRow
 
     def close(self, at: datetime) -> None:
+        """End the incident at a time."""
         self.row.open_fingerprint, self.row.closed_at = None, at
 
     def count_notification(self, at: datetime) -> None:
+        """Count a notification that was received at a time."""
         self.row.last_seen_at = max(self.row.last_seen_at, at)
         self.row.notifications += 1
 

@@ -70,10 +70,14 @@ class AlertOfEpisode(Protocol):
     """What ended_at() needs of a row of poundcake_alerts."""
 
     @property
-    def episode(self) -> str: ...
+    def episode(self) -> str:
+        """Return the id of the episode."""
+        ...
 
     @property
-    def closed_at(self) -> datetime | None: ...
+    def closed_at(self) -> datetime | None:
+        """Return when the episode ended; None while it is open."""
+        ...
 
 
 @dataclass(frozen=True)

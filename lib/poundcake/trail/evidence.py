@@ -96,7 +96,7 @@ class TrailFacts:
         }
 
 
-class _CannotTell(Exception):
+class _UnknownError(Exception):
     """StackStorm has no answer about one alert; the message says why."""
 
 
@@ -189,19 +189,19 @@ class EvidenceReader:
     def _evidence(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
         try:
             return self._collect(alert, facts)
-        except _CannotTell as problem:
+        except _UnknownError as problem:
             return Evidence(problem=str(problem), is_deferred=self._deadline.has_passed)
 
     def _collect(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
         if any(i not in self._triggers for i in alert.trigger_ids[:_NEWEST]):
-            raise _CannotTell("its triggers could not be read")
+            raise _UnknownError("its triggers could not be read")
         instances = self._known_instances(alert)
         if not instances or not is_decided(instances[0], self._clocks):
             return Evidence(instances)
         for instance in instances:
             if instance.id not in self._enforcements.found:
                 reason = self._enforcements.failed.get(instance.id, "not asked in time")
-                raise _CannotTell(f"the enforcements of trigger {instance.id}: {reason}")
+                raise _UnknownError(f"the enforcements of trigger {instance.id}: {reason}")
         results = [
             self._result(alert, enforcement, facts)
             for enforcement in self._newest_by_rule(instances)
@@ -222,7 +222,7 @@ class EvidenceReader:
         if link is OwnLink.CLAIMED:
             return StartedExecution(execution_id, None, link)
         if execution_id not in self._executions:
-            raise _CannotTell(f"execution {execution_id} could not be read")
+            raise _UnknownError(f"execution {execution_id} could not be read")
         execution = self._executions[execution_id]
         if execution is None:
             return StartedExecution(execution_id, None, link)
@@ -246,7 +246,7 @@ class EvidenceReader:
             except StackStormError as error:
                 if error.is_outage:
                     raise
-                raise _CannotTell(f"the workflow {action} could not be read: {error}") from None
+                raise _UnknownError(f"the workflow {action} could not be read: {error}") from None
         return self._runs_link_task[action]
 
     def _cooldown_until(

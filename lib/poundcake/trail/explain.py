@@ -211,10 +211,10 @@ class _Explainer:
         self, connection: Connection, alert: OpenAlert, started: StartedExecution, clocks: Clocks
     ) -> Judgement:
         judgement = judge_execution(alert, started, self._config, clocks)
-        if judgement.needs_link and started.execution:
-            if not link_execution(connection, alert, started.execution):
-                # The next round sees what it claimed.
-                return Judgement(None, f"execution {started.id} links itself right now")
+        execution = started.execution if judgement.needs_link else None
+        if execution and not link_execution(connection, alert, execution):
+            # The next round sees what it claimed.
+            return Judgement(None, f"execution {started.id} links itself right now")
         return judgement
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Callable, Dict, Sequence, TypedDict
+from typing import Callable, Sequence, TypedDict
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
@@ -28,8 +28,8 @@ from poundcake.trail.outcomes import EMITTED, Outcome
 from poundcake.trail.rows import AlertRow, CallRow, alert_row, call_row
 from poundcake.trail.schema import alerts, api_calls
 
-# How many characters a row may have for each of the body, at most: a character of a nested object is
-# written as two escapes, whose backslashes are escaped again.
+# How many characters a row may have for each of the body, at most: a character of a nested object
+# is written as two escapes, whose backslashes are escaped again.
 _LARGEST_EXPANSION = 32
 
 StateFactory = Callable[[Connection, Config, AlertBatch], AdmissionState]
@@ -45,7 +45,7 @@ class RecordCounts(TypedDict):
     recorded: int
     known: int
     failed: int
-    outcomes: Dict[str, int]
+    outcomes: dict[str, int]
 
 
 @dataclass
@@ -66,6 +66,7 @@ class Counts:
         )
 
     def as_dict(self) -> RecordCounts:
+        """Return the counts as the action returns them."""
         return RecordCounts(
             recorded=self.recorded,
             known=self.known,
@@ -91,6 +92,7 @@ class NewRequest:
 
     @property
     def alerts(self) -> list[Alert]:
+        """Return the alerts of the request; none if its body is no webhook."""
         return self.webhook.alerts if self.webhook else []
 
 
@@ -103,6 +105,7 @@ class DecidedRequest:
 
     @property
     def is_emitted(self) -> bool:
+        """Return True if an alert of the request is emitted."""
         return any(row.outcome in EMITTED for row in self.rows)
 
 

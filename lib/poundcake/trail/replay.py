@@ -6,7 +6,7 @@ import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Dict, Sequence, TypedDict
+from typing import Any, Sequence, TypedDict
 
 from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection, Engine
@@ -33,7 +33,7 @@ class ReplayResult(TypedDict):
 
     request_id: str
     replay_of: str
-    outcomes: Dict[str, int]
+    outcomes: dict[str, int]
 
 
 @dataclass(frozen=True)

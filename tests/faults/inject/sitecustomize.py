@@ -156,8 +156,9 @@ class Loader(importlib.abc.Loader):
         self._loader.exec_module(module)
         for name, value in self._settings.items():
             if isinstance(getattr(module, name), timedelta):
-                value = timedelta(seconds=value)
-            setattr(module, name, value)
+                setattr(module, name, timedelta(seconds=value))
+            else:
+                setattr(module, name, value)
         HOOKS.get(module.__name__, lambda module: None)(module)
 
 

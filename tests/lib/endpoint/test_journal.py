@@ -158,9 +158,7 @@ class TestAccept:
         assert all(journal.find(i) for i in ids)
 
     def test_a_request_that_arrives_while_a_commit_begins_is_stored(self, journal):
-        """A thread may lose its turn between reading the list of those that wait and adding
-        itself to it.
-        """
+        """A thread may pause between reading the list of waiting requests and joining it."""
         others = threading.Event()
 
         class Preempted(list):
@@ -311,7 +309,8 @@ class TestProcesses:
     def test_an_accepted_request_survives_a_kill(self, way, path):
         child = process(
             way,
-            "journal = Journal(sys.argv[1])\nsay(accept(journal, 'durable'))\nthreading.Event().wait(60)",
+            "journal = Journal(sys.argv[1])\nsay(accept(journal, 'durable'))\n"
+            "threading.Event().wait(60)",
             path,
         )
         request_id = child.stdout.readline().strip()

@@ -91,7 +91,7 @@ def names(path):
 
 
 def roots(path):
-    """{table or index: its first page}"""
+    """Return {table or index: its first page}."""
     connection = sqlite3.connect(path)
     found = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
     connection.close()

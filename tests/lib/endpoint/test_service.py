@@ -84,9 +84,7 @@ def log(caplog, tmp_path):
 
 @pytest.fixture
 def failed(log):
-    """A function that waits until one that was made has said that it will try again, and then
-    for the time of some more tries.
-    """
+    """Return a function that waits until the log announces a retry, and then for some more."""
 
     def wait():
         wait_for(lambda: "retrying until it works" in log())
@@ -275,12 +273,10 @@ def test_a_restart_resumes_the_requests_of_the_journal(make, log, caplog):
 
 
 class TestDamage:
-    """What SQLite can read of a damaged journal goes on; tests/lib/endpoint/test_quarantine.py has which."""
+    """What SQLite can read of a damaged journal is kept; test_quarantine.py says what that is."""
 
     def spoil(self, path, pages=0):
-        """Overwrites so many pages of entries while an endpoint works on the file; all of it but
-        for its first page with 0.
-        """
+        """Overwrite that many pages of entries while an endpoint uses the file; 0: all but one."""
         while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             pass  # the endpoint is at it
         sql(path, f"PRAGMA user_version = {VERSION}")  # makes others forget what they have read
@@ -389,16 +385,14 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount).returncode != 0:
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("a file system can be mounted by root alone, and not everywhere")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class TestDisk:
-    """One that is full, or that may not be written, is no reason to lose what was accepted, or to
-    end.
-    """
+    """A disk that is full or read-only loses nothing that was accepted, and ends no process."""
 
     def check_full(self, endpoint, ids, make_room, word):
         answer = refused(endpoint)
@@ -571,9 +565,11 @@ class TestInside:
                 monkeypatch.setattr(found.journal, "check", check)
                 found.journal_failed("full")
                 return True
+            return False
 
         self.run_until(
-            found, lambda: tries or broken() and wait_for(lambda: found.health()["status"] == "ok")
+            found,
+            lambda: tries or (broken() and wait_for(lambda: found.health()["status"] == "ok")),
         )
         assert tries == ["unavailable"] * 4
 

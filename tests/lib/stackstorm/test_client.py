@@ -32,8 +32,10 @@ class Answer:
 
 @pytest.fixture
 def api():
-    """answers: one for each question, or an exception. asked: (path, parameters). fresh: whether
-    a new token was asked for.
+    """Return a fake of the API.
+
+    answers: one for each question, or an exception. asked: (path, parameters). fresh: whether a new
+    token was asked for.
     """
     found = types.SimpleNamespace(answers=[], asked=[], fresh=[])
 

@@ -149,7 +149,7 @@ class TestReplay:
     SENT = Original("first", later(60), "admitted", OPEN.episode, NOON)
 
     def choose(self, alert, incident, work=Work(), limit=None, force=False, original=SENT):
-        done = {episode: work for episode in (OPEN.episode, original.episode)}
+        done = dict.fromkeys((OPEN.episode, original.episode), work)
         return decide_replay(alert, original, Situation(incident, SKEW, (), limit), done, force)
 
     @pytest.mark.parametrize("incident", [OPEN, HELD])
@@ -289,8 +289,8 @@ notifications = st.lists(
 @given(notifications, st.sampled_from([0, 100, 400]))
 def test_any_sequence_goes_by_the_rules(sequence, cooldown):
     reference, recorded = Reference(cooldown), OneFingerprint(cooldown)
-    for now, (status, start, end) in enumerate(sequence):
-        now *= 60
+    for minute, (status, start, end) in enumerate(sequence):
+        now = minute * 60
         alert = Alert(
             0, status=status, starts_at=later(start), ends_at=later(end), fingerprint="fp"
         )

@@ -254,7 +254,7 @@ class TestServerSettings:
         server = services_server(StatementReplication)
         try:
             url = server.url(server.create_database())
-            for attempt in range(2):
+            for _ in range(2):
                 assert "binlog_format is STATEMENT" in error_of(url)
                 assert "set binlog_format = MIXED" in error_of(url)
             with pytest.raises(DatabaseError, match="set binlog_format = MIXED"):

@@ -59,7 +59,7 @@ def engine(database_url):
 
 @pytest.fixture
 def made_by(engine):
-    """made_by(3) makes the tables as a release with that revision did."""
+    """Return a function that makes the tables as a release with a revision did."""
 
     def make(version):
         tables._upgrade(engine, version, 30, lambda line: None)
@@ -131,8 +131,8 @@ RENAMED = {"fate": "explanation", "fate_reason": "explanation_reason"}
 def assert_kept(before, after):
     for name in before:
         assert len(after[name]) == len(before[name]) > 0
-        for old, new in zip(before[name], after[name]):
-            old = {RENAMED.get(column, column): value for column, value in old.items()}
+        for row, new in zip(before[name], after[name]):
+            old = {RENAMED.get(column, column): value for column, value in row.items()}
             assert {column: new[column] for column in old} == old
 
 
@@ -196,7 +196,7 @@ ONLY_TABLES = ("0005", "5", None)
 
 @pytest.fixture
 def spawn():
-    """spawn(code, url, given) runs it in a process of its own, which ends with the test."""
+    """Return a function of (code, url, given) that runs code in a process of its own."""
     processes = []
 
     def start(code, url, given=""):
@@ -517,9 +517,7 @@ class TestKilled:
     @on_mariadb
     @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
     def test_between_any_two_writes(self, engine, todays_shape, made_by, version, least):
-        """Each process makes one write more than the one before: the next begins in every state
-        that a kill can leave.
-        """
+        """Each process makes one write more, so the next one begins in every state of a kill."""
         limit, state, kills, before = 1, None, 0, None
         if version:
             made_by(version)
@@ -639,10 +637,11 @@ class TestProcesses:
         code = (
             "import eventlet;"
             "eventlet.monkey_patch(os=True, select=True, socket=True, thread=True, time=True);"
-            "import sys; from poundcake.trail import database; from poundcake.endpoint import native;"
+            "import sys; from poundcake.trail import database;"
+            "from poundcake.endpoint import native;"
             "engine = database.open_engine(sys.argv[1]);"
-            "native.run_in_native_thread(database.prepare, engine) if database.kind(engine) == 'SQLite'"
-            " else database.prepare(engine);"
+            "native.run_in_native_thread(database.prepare, engine)"
+            " if database.kind(engine) == 'SQLite' else database.prepare(engine);"
             "print(database.prepare(engine, create=False))"
         )
         # Eventlet may warn of its own age first.

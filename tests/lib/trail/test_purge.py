@@ -183,7 +183,7 @@ class TestKept:
         ids="-".join,
     )
     def test_a_claim_on_an_episode_that_is_not_over_is_kept(self, engine, values):
-        claimed, again, unclaimed = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
+        claimed, again, _ = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
         worked(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
         change(
@@ -232,8 +232,9 @@ class TestKept:
 
 class TestInPieces:
     def history(self, engine):
-        """13 requests of one moment and of several, three of which are kept: the first, one in the
-        middle, the last. Requests that are far apart share executions.
+        """Record 13 requests, of which the first, one in the middle and the last are kept.
+
+        Some are of one moment. Requests that are far apart share executions.
         """
         sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
         sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))

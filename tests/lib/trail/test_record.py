@@ -203,7 +203,7 @@ class TestText:
             assert (counts["recorded"], counts["failed"]) == (2, 1)
             call = rows(engine, api_calls)[1]
             assert re.match(f"{what}: .* max_allowed_packet is 4194304: raise it", call.error)
-            assert 0 < len(call.body) and big.body.startswith(call.body)
+            assert len(call.body) > 0 and big.body.startswith(call.body)
             assert record(engine, *sent)["known"] == 3
         finally:
             mariadb.execute(f"SET GLOBAL max_allowed_packet = {16 << 20}")

@@ -405,7 +405,7 @@ class TestFailed:
         record(engine, firing("B"))
         found = replay(engine, failed, force)
         assert found["outcomes"] == {"admitted": 1, "duplicate": 1}
-        first, second = rows(engine, found["request_id"])
+        first, _ = rows(engine, found["request_id"])
         assert (first.reason, first.open_fingerprint, first.attempt) == ("new incident", "A", 1)
         assert call(engine, found["request_id"]).replay_of == failed
         assert call(engine, failed).error == "a fault"

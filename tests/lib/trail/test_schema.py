@@ -75,22 +75,22 @@ def test_a_time_is_stored_to_the_microsecond_and_read_as_utc(engine, moment):
 
 def test_a_fingerprint_has_one_open_incident(engine):
     def row(position, open_fingerprint):
-        return dict(
-            api_call_id=1,
-            position=position,
-            fingerprint="f",
-            alert_name="",
-            severity="",
-            instance="",
-            labels="{}",
-            annotations="{}",
-            status="firing",
-            created_at=NOON,
-            recorded_at=NOON,
-            outcome="admitted",
-            reason="",
-            open_fingerprint=open_fingerprint,
-        )
+        return {
+            "api_call_id": 1,
+            "position": position,
+            "fingerprint": "f",
+            "alert_name": "",
+            "severity": "",
+            "instance": "",
+            "labels": "{}",
+            "annotations": "{}",
+            "status": "firing",
+            "created_at": NOON,
+            "recorded_at": NOON,
+            "outcome": "admitted",
+            "reason": "",
+            "open_fingerprint": open_fingerprint,
+        }
 
     with engine.begin() as connection:
         connection.execute(
@@ -108,12 +108,10 @@ def test_a_fingerprint_has_one_open_incident(engine):
         )
         for position, fingerprint in enumerate([None, None, "f", "F"]):
             connection.execute(schema.alerts.insert().values(**row(position, fingerprint)))
-    with pytest.raises(sqlalchemy.exc.IntegrityError):
-        with engine.begin() as connection:
-            connection.execute(schema.alerts.insert().values(**row(9, "f")))
-    with pytest.raises(sqlalchemy.exc.IntegrityError):
-        with engine.begin() as connection:
-            connection.execute(schema.alerts.insert().values(**row(0, None)))
+    with pytest.raises(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(schema.alerts.insert().values(**row(9, "f")))
+    with pytest.raises(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(schema.alerts.insert().values(**row(0, None)))
 
 
 @pytest.mark.parametrize(

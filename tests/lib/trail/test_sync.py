@@ -206,9 +206,8 @@ class TestLease:
     def test_a_round_whose_lease_ran_out_writes_nothing(self, trail):
         late = sync_round.start_round(trail.engine, "late")
         self.expire(trail)
-        with pytest.raises(sync_round.LeaseLostError):
-            with late.writing():
-                pass
+        with pytest.raises(sync_round.LeaseLostError), late.writing():
+            pass
         late.abandon()
         assert sync_round.start_round(trail.engine, "next")
 

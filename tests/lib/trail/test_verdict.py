@@ -74,7 +74,8 @@ LINKED = {"link": OwnLink.UNCLAIMED}
             started("timeout", 5, {"errors": [{"message": "no database"}]}),
             Judgement(
                 RETRY,
-                "execution e1 of pack.flow ended before it claimed the episode: timeout, no database",
+                "execution e1 of pack.flow ended before it claimed the episode: timeout,"
+                " no database",
                 True,
             ),
         ),

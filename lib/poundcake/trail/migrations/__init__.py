@@ -35,6 +35,7 @@ class Step:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields as an action returns them."""
         return asdict(self)
 
 

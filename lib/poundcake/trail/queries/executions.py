@@ -156,7 +156,7 @@ def _of_few_alerts(
         select(_STARTED_AT, _EXECUTION_ID, _LINK_ID)
         .select_from(found.rows)
         .join(links, links.c.alert_id == found.rows.c.id)
-        .join(executions, _EXECUTION_ID == links.c.st2_execution_id)
+        .join(executions, links.c.st2_execution_id == _EXECUTION_ID)
         .where(found.matches, *time_filters(filters, _STARTED_AT))
     )
     return statement.where(unindexed(executions.c.status) == status) if status else statement

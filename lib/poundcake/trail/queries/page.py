@@ -11,15 +11,17 @@ from poundcake.trail.search import Cursor
 class JsonRow(Protocol):
     """A row that a view can answer with."""
 
-    def as_json(self) -> dict[str, Any]: ...
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as JSON has it."""
+        ...
 
 
-RowT = TypeVar("RowT", covariant=True)
+RowT_co = TypeVar("RowT_co", covariant=True)
 OtherT = TypeVar("OtherT")
 
 
 @dataclass(frozen=True)
-class Page(Generic[RowT]):
+class Page(Generic[RowT_co]):
     """The rows of one page, newest first.
 
     Attributes:
@@ -29,7 +31,7 @@ class Page(Generic[RowT]):
         next: The cursor of the next page; None on the last one.
     """
 
-    rows: Sequence[RowT]
+    rows: Sequence[RowT_co]
     total: int
     at_least: bool = False
     next: Cursor | None = None

@@ -53,8 +53,9 @@ def sample(name, number, status="firing", **more):
 
 @pytest.fixture
 def history(engine):
-    """Alerts of many kinds, several of one moment, not recorded in the order in which they were
-    received; three workflows for one alert, one execution for three alerts.
+    """Record alerts of many kinds, several of one moment, not in the order they were received.
+
+    One alert has three workflows, and one execution has three alerts.
     """
     first = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
     record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
@@ -245,7 +246,7 @@ class TestPages:
     def test_each_row_once_and_newest_first(self, engine, history, limit):
         for filters in A_FEW:
             wanted = expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
+            for name, (function, rows, _, row_name) in VIEWS.items():
                 left = list(wanted[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
                     found = [row_name(row) for row in page[rows]]

@@ -22,6 +22,7 @@ NEW = {
 
 
 def upgrade() -> None:
+    """Bring the tables to this revision."""
     # The new ones first, so that the views are never without.
     for name, columns in NEW.items():
         add_index(f"ix_{ALERTS}_{name}", ALERTS, *columns)

@@ -1,4 +1,4 @@
-"""Plain names for what became of an alert; who emits a request; until when an alert is held back."""
+"""Plain names for the outcome of an alert; who emits a request; how long an alert is held."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ALERTS, CALLS = "poundcake_alerts", "poundcake_api_calls"
 
 
 def upgrade() -> None:
+    """Bring the tables to this revision."""
     moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     rename_column(ALERTS, "fate", "explanation", String(16))
     rename_column(ALERTS, "fate_reason", "explanation_reason", String(512))
