@@ -11,7 +11,7 @@ from typing import Any, Sequence, TypedDict
 from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from poundcake.alertmanager import Alert
+from poundcake.alertmanager import RESOLVED, Alert
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import replay_id
@@ -165,14 +165,17 @@ class ReplayState(AdmissionState):
         episodes = {alert.episode for alert in self._originals.values() if alert.episode}
         self._work = _read_work(connection, sorted(episodes | self.open_episodes()))
         self._admitted: set[str] = set()
+        self._came_at: datetime = original.created_at
 
-    def decide(self, alert: Alert, received_at: datetime) -> Decision:
+    def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
         """Decide about the next alert of the replay."""
         original = self._originals.get(alert.position)
         if alert.problem or original is None or original.outcome == Outcome.MALFORMED:
-            return super().decide(alert, received_at)
+            # A resolve only ends what it could have ended when it came.
+            is_resolve = alert.status == RESOLVED
+            return super().decide(alert, self._came_at if is_resolve else received_at, receiver)
         decision = admission.decide_replay(
-            alert, original, self.situation(alert), self._work, self._force
+            alert, original, self.situation(alert, receiver), self._work, self._force
         )
         if decision.outcome != Outcome.ADMITTED:
             return decision
@@ -185,6 +188,9 @@ class ReplayState(AdmissionState):
             )
         self._admitted.add(decision.episode)
         return decision
+
+    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+        return self._came_at if alert.position in self._originals else received_at
 
 
 def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:

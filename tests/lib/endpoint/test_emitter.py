@@ -57,6 +57,7 @@ class TestTriggers:
                     "alertname": "HostDown",
                     "instance": "web-1:9100",
                     "severity": "critical",
+                    "id": "f",
                 },
                 "receiver": "poundcake",
                 "starts_at": "2026-01-14T12:00:00Z",

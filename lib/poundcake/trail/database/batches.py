@@ -34,9 +34,11 @@ def bind_params(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
 
 @functools.lru_cache(maxsize=ROWS)
 def close_statement(count: int) -> Update:
-    """Return the UPDATE that closes incidents. Each row has an id and its closed_at."""
+    """Return the UPDATE that closes incidents. Each has an id, closed_at, ended_by."""
     return _update_alerts(count).values(
-        open_fingerprint=None, closed_at=_value_of_each(count, "closed_at")
+        open_fingerprint=None,
+        closed_at=_value_of_each(count, "closed_at"),
+        ended_by=_value_of_each(count, "ended_by"),
     )
 
 
@@ -44,10 +46,11 @@ def close_statement(count: int) -> Update:
 def count_statement(count: int) -> Update:
     """Return the UPDATE that counts notifications of open incidents.
 
-    Each row has an id, its last_seen_at, and the notifications to be added.
+    Each row has an id, its last_seen_at and sender_starts_at, and the notifications to be added.
     """
     return _update_alerts(count).values(
         last_seen_at=_value_of_each(count, "last_seen_at"),
+        sender_starts_at=_value_of_each(count, "sender_starts_at"),
         notifications=alerts.c.notifications + _value_of_each(count, "notifications"),
     )
 

@@ -105,9 +105,9 @@ def test_an_alert_without_an_episode_is_listed_by_itself(engine):
 
 def test_why_nothing_ran(engine):
     resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
-    record(engine, resolve, received_at=later(1))
-    record(engine, alert("Late", fingerprint="late"), received_at=later(2))
-    reason = why(engine, "Late")[0]["alerts"][0]["reason"]
+    record(engine, resolve, received_at=later(2))
+    record(engine, alert("Late", fingerprint="late"), received_at=later(1))
+    reason = why(engine, "Late")[-1]["alerts"][0]["reason"]
     assert reason == "late: its resolve is already on record"
 
     config = Config(max_remediations_per_hour=1)
@@ -188,11 +188,11 @@ def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
         assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
 
 
-def test_a_notification_that_came_after_the_resolve_is_not_of_those_counted(engine):
+def test_a_notification_that_the_resolve_overtook_is_not_of_those_counted(engine):
     for n in range(6):
         record(engine, alert(fingerprint="f"), received_at=later(n))
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
-    record(engine, resolve, received_at=later(10))
+    record(engine, resolve, received_at=later(12))
     record(engine, alert(fingerprint="f"), received_at=later(11))
     (one,) = why(engine)
     received = [a["received_at"] for a in one["alerts"] if a["outcome"] != "resolved"]
