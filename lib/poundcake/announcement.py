@@ -39,7 +39,10 @@ class Request:
 
 
 def pack(
-    requests: Sequence[Request], database_id: str, announcement_id: str | None = None
+    requests: Sequence[Request],
+    database_id: str,
+    announcement_id: str | None = None,
+    clock_offset_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Return the payload of poundcake.announce.
 
@@ -48,6 +51,8 @@ def pack(
         database_id: The tracking database that the endpoint reads. `record` refuses to write
             another one.
         announcement_id: The name of the announcement; a new one by default.
+        clock_offset_seconds: By how much the clock that says when they were received is ahead of
+            the database's; 0 if that is not known.
     """
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
@@ -56,6 +61,7 @@ def pack(
         "announcement_id": announcement_id or str(uuid.uuid4()),
         "database_id": database_id,
         "count": len(listed),
+        "clock_offset_seconds": clock_offset_seconds,
         "batch": base64.b64encode(packed).decode(),
     }
 

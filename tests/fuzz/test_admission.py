@@ -219,6 +219,7 @@ class Recording(RuleBasedStateMachine):
     )
     def a_list_is_recorded(self, drawn, minutes):
         """It waited for some minutes, or another clock is ahead by ten hours."""
+        self.now += 1  # no two lists come within the same millisecond
         received = self.now - 60 * minutes
         sent = [(one, self.request(one, received - one["delay"])) for one in drawn]
         with database_time(moment(self.now)):
@@ -247,7 +248,7 @@ class Recording(RuleBasedStateMachine):
                     .order_by(alerts.c.position)
                 ).all()
             outcomes = [(row.outcome, row.episode) for row in rows]
-            assert outcomes == expected, json.dumps(json.loads(each.body)["alerts"])
+            assert outcomes == expected, (outcomes, expected, json.loads(each.body)["alerts"])
             assert all(row.reason for row in rows)
         requests = [each for _, each in sent]
         self.known += requests
@@ -289,7 +290,7 @@ class Recording(RuleBasedStateMachine):
             )
             for key, one in (self.rules.open.items() if hasattr(self, "rules") else ())
         ]
-        assert sorted(open_rows, key=str) == sorted(expected, key=str)
+        assert sorted(open_rows, key=str) == sorted(expected, key=str), (open_rows, expected)
 
     def request(self, drawn, received):
         found = []

@@ -18,6 +18,7 @@ class Dependencies:
     """The journal, the ways out of it, and where it is noted how they are.
 
     bus: publishes, and counts what it publishes. broker: the same, asked whether it is there.
+    expire_stale_hours: see the configuration.
     """
 
     journal: Journal
@@ -28,3 +29,4 @@ class Dependencies:
     components: Components
     metrics: Metrics
     log: logging.Logger
+    expire_stale_hours: int = 0

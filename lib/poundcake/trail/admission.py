@@ -254,8 +254,9 @@ def _decide_repeat(
     refire = _judge_refire(alert, received_at, situation.resolves)
     if refire:
         outcome, reason = refire
-        is_unconfirmed = outcome == Outcome.UNCONFIRMED
-        takes_over = is_unconfirmed and incident.outcome != Outcome.UNCONFIRMED
+        # What was only observed would wait for another notification, however long that takes.
+        is_new = incident.outcome == Outcome.OBSERVED
+        takes_over = is_new and outcome == Outcome.UNCONFIRMED
         return Decision(
             outcome,
             reason,

@@ -120,8 +120,7 @@ class AdmissionState:
         self._resolves = _read_resolves(
             connection, batch.firing, batch.received_at - admission.REFIRE_GRACE
         )
-        self._episodes = self.open_episodes()
-        self._episodes |= _read_episodes(connection, self._possible_names(batch))
+        self._episodes = self._read_episodes(connection, batch)
         self._limits = AdmissionLimits(config, batch.now)
         self._limits.read(connection, batch.firing, batch.received_at)
 
@@ -185,15 +184,21 @@ class AdmissionState:
         plain = _ESCAPED.sub(r"\1", receiver)
         return not self._receivers or not self._receivers.isdisjoint((receiver, plain))
 
-    def _possible_names(self, batch: AlertBatch) -> set[str]:
-        """Return the names that new episodes of these alerts would get first."""
-        names = set()
+    def _read_episodes(self, connection: Connection, batch: AlertBatch) -> set[str]:
+        """Return the names on record that new episodes of these alerts may not get."""
+        known = self.open_episodes()
+        by_start: set[str] = set()
+        by_receipt: dict[str, str] = {}
         for alert, received_at in batch.received:
             if alert.status == alertmanager.FIRING:
                 starts_at = admission.first_start(alert, received_at)
-                names.add(alertmanager.episode_name(alert.fingerprint, starts_at))
+                name = alertmanager.episode_name(alert.fingerprint, starts_at)
+                by_start.add(name)
+                by_receipt[name] = alertmanager.episode_name(alert.fingerprint, received_at)
         # Most notifications repeat an incident: nothing is named for them.
-        return names - self.open_episodes()
+        ended = _read_episodes(connection, by_start - known)
+        others = _read_episodes(connection, {by_receipt[name] for name in ended})
+        return known | ended | others
 
     def write_changes(self, connection: Connection) -> None:
         """Update the rows of the incidents that were closed or seen again."""
