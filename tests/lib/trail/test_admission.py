@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,12 +20,11 @@ from poundcake.trail.admission import (
     decide,
     decide_confirmed,
     decide_replay,
-    earliest,
 )
 from poundcake.trail.outcomes import EMITTED, Outcome
 from tests.lib.samples import NOON, UTC, later
+from tests.lib.trail.one_fingerprint import SKEW, OneFingerprint
 
-SKEW = datetime.timedelta(seconds=120)
 START = 1768392000000  # NOON, in ms
 
 
@@ -437,49 +435,6 @@ class Reference:
         return "cooldown" if cools else "admitted"
 
 
-class OneFingerprint:
-    """The least that keeps what decide() asks for."""
-
-    def __init__(self, cooldown):
-        self.cooldown = cooldown
-        self.incident = None
-        self.resolves = []
-        self.admitted_at = None
-        self.episodes = set()
-
-    def decide(self, alert, now, may_start):
-        cools = self.admitted_at is not None and now < self.admitted_at + self.cooldown
-        limit = Limit(Outcome.COOLDOWN, "until later", later(now)) if cools else None
-        situation = Situation(
-            self.incident, SKEW, self.resolves, limit, may_start, self.episodes.copy()
-        )
-        found = decide(alert, later(now), situation)
-        before, is_new = self.incident, found.opens and found.episode not in self.episodes
-        if found.closes:
-            assert before is not None
-            self.incident = None
-        if found.opens:
-            assert self.incident is None
-            # No two incidents have one name.
-            assert is_new or (before and before.episode == found.episode)
-            self.episodes.add(found.episode)
-            self.incident = OpenIncident(
-                "r", found.episode, found.starts_at, found.outcome, later(now), alert.starts_at
-            )
-        continues = before and found.episode == before.episode
-        if self.incident and alert.status == "firing" and continues:
-            self.incident = replace(
-                self.incident,
-                last_seen_at=max(before.last_seen_at, later(now)),
-                sender_starts_at=earliest(before.sender_starts_at, alert.starts_at),
-            )
-        if found.outcome == "admitted":
-            self.admitted_at = now
-        if alert.status == "resolved":
-            self.resolves.append(Resolve(alert.ends_at, later(now)))
-        return found
-
-
 times = st.none() | st.integers(0, 1000)
 notifications = st.lists(
     st.tuples(
@@ -508,6 +463,6 @@ def test_any_sequence_goes_by_the_rules(sequence, cooldown):
             ends_at=None if end is None else later(end),
             fingerprint="fp",
         )
-        found = recorded.decide(alert, now, may_start)
+        found = recorded.decide(alert, later(now), later(now), may_start)
         assert found.outcome == reference.expected(status, start, end, now, may_start)
         assert (recorded.incident is None) == (reference.open is None)

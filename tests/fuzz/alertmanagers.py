@@ -1,0 +1,585 @@
+"""A simulation of Prometheus servers, clustered Alertmanagers and the network to PoundCake.
+
+Everything happens in memory, in the order of a queue of events, and follows from the seed. One
+label set is played, in a group with another alert that comes and goes ("noise"). Times are seconds;
+those of Simulation are of the database's clock, and each machine adds the offset of its own clock.
+
+What is modelled of Alertmanager 0.25 to 0.34: Alert.Merge and Alerts.Put (types, provider/mem), the
+timers of an aggregation group (dispatch), WaitStage, DedupStage and RetryStage (notify), and the
+notification log with its merge by timestamp (nflog). Of Prometheus: FiredAt, ResolvedAt and
+ValidUntil of an alert, the resend delay, and resolved alerts sent for 15 min (rules).
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+MINUTE, HOUR = 60, 3600
+RESEND = MINUTE  # --rules.alert.resend-delay
+RESOLVED_RETENTION = 15 * MINUTE
+PEER_TIMEOUT = 15  # --cluster.peer-timeout
+ALERT, NOISE = "alert", "noise"
+
+
+@dataclass
+class Plan:
+    """What one seed plays.
+
+    Attributes:
+        storm: For how long things go wrong.
+        calm: For how long, after that, everything works and nothing changes any more.
+        active: When the expression of the alert is true: (from, to).
+        noise: When the other alert of the group is active.
+        long_retries: A failed notification is tried again for the group interval, not for 60 s.
+        without: Fields that the sender leaves out: "startsAt", "endsAt".
+    """
+
+    seed: int
+    prometheus: int = 1
+    alertmanagers: int = 1
+    storm: float = 2 * HOUR
+    calm: float = HOUR
+    interval: float = 15
+    group_wait: float = 10
+    group_interval: float = 300
+    repeat_interval: float = HOUR
+    retry_for: float = 60
+    active: list[tuple[float, float]] = field(default_factory=list)
+    noise: list[tuple[float, float]] = field(default_factory=list)
+    prometheus_offsets: list[float] = field(default_factory=list)
+    alertmanager_offsets: list[float] = field(default_factory=list)
+    endpoint_offsets: list[float] = field(default_factory=list)
+    latency: float = 1
+    without: tuple[str, ...] = ()
+
+    @property
+    def end(self):
+        return self.storm + self.calm
+
+
+def make_plan(seed, rng):
+    """Draw what a seed plays."""
+    plan = Plan(seed, rng.choice([1, 2, 2]), rng.choice([1, 2, 2, 2]))
+    plan.interval = rng.choice([15, 30, 60])
+    plan.group_wait = rng.choice([0, 10, 30])
+    plan.group_interval = rng.choice([30, 60, 300, 300])
+    plan.repeat_interval = rng.choice([300, 900, HOUR])
+    plan.retry_for = rng.choice([60, 60, plan.group_interval])
+    plan.storm = rng.choice([30, 60, 120]) * MINUTE
+    # Long enough for the next notification of what changed last.
+    plan.calm = plan.repeat_interval + 2 * plan.group_interval + 20 * MINUTE
+    plan.latency = rng.choice([0.1, 1, 5])
+    plan.without = rng.choice([(), (), (), (), ("startsAt",), ("endsAt",), ("startsAt", "endsAt")])
+    scale = rng.choice([30, 120, 600, 1800])
+    plan.active = draw_intervals(rng, plan.storm, scale, rng.choice([20, 60, 300, 1200]))
+    if rng.random() < 0.4:
+        # At the end it is active.
+        plan.active.append((plan.storm - rng.uniform(0, 600), plan.end + HOUR))
+    if rng.random() < 0.3:
+        plan.noise = draw_intervals(rng, plan.storm, 600, 600)
+    site = rng.choice([0, 0, -90, 90, -7 * HOUR, 7 * HOUR, rng.uniform(-HOUR, HOUR)])
+    among = rng.choice([0, 0, 0.5, 0.5, 5, 90])
+    apart = rng.choice([0, 0, 0, 0, 0, 0, 3 * HOUR])
+    plan.alertmanager_offsets = [site + rng.uniform(-among, among) for _ in range(2)]
+    plan.prometheus_offsets = [site + rng.uniform(-among, among) for _ in range(2)]
+    if apart:
+        plan.prometheus_offsets[rng.randrange(2)] += rng.choice([-apart, apart])
+    plan.endpoint_offsets = [rng.choice([0, 30, -90, 5 * HOUR, -5 * HOUR]) for _ in range(2)]
+    return plan
+
+
+def draw_intervals(rng, end, active, inactive):
+    found, now = [], rng.uniform(0, 300)
+    while True:
+        now += rng.expovariate(1 / inactive) + 1
+        until = now + rng.expovariate(1 / active) + 1
+        if until > end - 600:
+            return found
+        found.append((now, until))
+        now = until
+
+
+def is_within(intervals, now):
+    return any(start <= now < end for start, end in intervals)
+
+
+class Clockwork:
+    """The queue of events and the timeline."""
+
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.timeline = []
+        self._queue = []
+        self._count = 0
+
+    def after(self, delay, work, *args):
+        self._count += 1
+        heapq.heappush(self._queue, (self.now + delay, self._count, work, args))
+
+    def run(self, until):
+        queue = self._queue
+        while queue and queue[0][0] <= until:
+            self.now, _, work, args = heapq.heappop(queue)
+            work(*args)
+        self.now = until
+
+    def say(self, who, text, *args):
+        self.timeline.append((self.now, who, text, args))
+
+    def readable(self):
+        return "\n".join(
+            f"{hms(now)}  {who:<8} {text.format(*map(readable, args))}"
+            for now, who, text, args in self.timeline
+        )
+
+
+def hms(seconds):
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    return f"{sign}{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{seconds % 60:06.3f}"
+
+
+def readable(value):
+    return hms(value) if isinstance(value, float) else value
+
+
+class Prometheus:
+    """One server: evaluates the rule and sends the alert to every Alertmanager."""
+
+    def __init__(self, world, number):
+        self.world, self.name = world, f"prom-{number}"
+        self.offset = world.plan.prometheus_offsets[number]
+        self.is_up = True
+        self.restarts = 0
+        self.unreachable = set()  # Alertmanagers that it cannot reach
+        self._forget()
+        world.after(world.rng.uniform(0, world.plan.interval), self.evaluate)
+
+    def _forget(self):
+        self.fired_at = self.resolved_at = self.sent_at = None
+
+    def evaluate(self):
+        world = self.world
+        world.after(world.plan.interval, self.evaluate)
+        if not self.is_up:
+            return
+        own = world.now + self.offset
+        if is_within(world.plan.active, world.now):
+            if self.fired_at is None or self.resolved_at is not None:
+                world.say(self.name, "the alert fires, startsAt {}", own)
+                self.fired_at, self.resolved_at, self.sent_at = own, None, None
+        elif self.fired_at is not None and self.resolved_at is None:
+            world.say(self.name, "the alert is resolved, endsAt {}", own)
+            self.resolved_at, self.sent_at = own, None
+        if self.resolved_at is not None and own - self.resolved_at > RESOLVED_RETENTION:
+            self._forget()
+        if self.fired_at is not None and (self.sent_at is None or own - self.sent_at >= RESEND):
+            self.sent_at = own
+            self.send(own)
+
+    def send(self, own):
+        ends_at = self.resolved_at
+        if ends_at is None:
+            ends_at = own + 4 * max(self.world.plan.interval, RESEND)
+        for alertmanager in self.world.alertmanagers:
+            if alertmanager not in self.unreachable:
+                delay = self.world.rng.uniform(0.01, 0.5)
+                self.world.after(delay, alertmanager.put, self.fired_at, ends_at)
+
+    def stop(self, seconds):
+        if self.is_up:
+            self.world.say(self.name, "restarts, takes {} s", round(seconds))
+            self.is_up = False
+            self.restarts += 1
+            self._forget()
+            self.world.after(seconds, self.start)
+
+    def start(self):
+        self.is_up = True
+        self.world.say(self.name, "is up")
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """An entry of the notification log."""
+
+    at: float  # by the clock of the Alertmanager that made it
+    logged_at: float  # by the clock of the simulation
+    firing: frozenset[str]
+    resolved: frozenset[str]
+
+
+@dataclass
+class Notification:
+    """A request that PoundCake accepted, with what is true about it.
+
+    Attributes:
+        flushed_at: When its content was true.
+        received_at: When it was accepted.
+        recorded_at: When it was recorded; None until then.
+    """
+
+    number: int
+    sender: Alertmanager
+    status: str
+    starts_at: float | None
+    ends_at: float | None
+    flushed_at: float
+    received_at: float
+    endpoint: int
+    recorded_at: float | None = None
+
+    def __str__(self):
+        return f"#{self.number} {self.status} of {self.sender.name}, as of {hms(self.flushed_at)}"
+
+
+class Alertmanager:
+    """One peer of the cluster: an alert, its group, and the notification log."""
+
+    def __init__(self, world, number):
+        self.world, self.number, self.name = world, number, f"am-{number}"
+        self.offset = world.plan.alertmanager_offsets[number]
+        self.is_up = True
+        self.log = None  # the LogEntry of the group
+        self.intervals = []  # [from, to] in which it held the alert active; the last may grow
+        # What no receiver can make up for: see test_simulation.py.
+        self.restarts = 0
+        self.lost_entries = 0
+        self.ghosts = 0
+        self._forget()
+        self.tick_noise()
+
+    def _forget(self):
+        self.starts_at = self.ends_at = self.changed_at = None
+        self.is_grouped = False
+        self.group = None  # identifies the timer of the group
+        self.has_flushed = self.is_busy = self.is_due = False
+        self.attempts = 0  # at the notification under way
+        self.under_way = None
+
+    @property
+    def clock(self):
+        return self.world.now + self.offset
+
+    @property
+    def is_active(self):
+        """Return True if /api/v2/alerts lists the alert as active."""
+        return bool(self.intervals) and self.intervals[-1][1] > self.world.now
+
+    # The alert
+
+    def put(self, starts_at, ends_at):
+        """Take an alert from Prometheus."""
+        if not self.is_up:
+            return
+        own, world = self.clock, self.world
+        was_active, resolved = self.is_active, ends_at <= own
+        if self.starts_at is not None and (
+            self.starts_at < ends_at < self.ends_at or self.starts_at < starts_at < self.ends_at
+        ):  # they overlap: Alert.Merge
+            starts_at = min(starts_at, self.starts_at)
+            if resolved:
+                # The newer one is resolved: it stands, but for a later end of a resolved old one.
+                if self.ends_at <= own:
+                    ends_at = max(ends_at, self.ends_at)
+            else:
+                ends_at = max(ends_at, self.ends_at)
+        until = ends_at - self.offset
+        if until > world.now:
+            if was_active:
+                self.intervals[-1][1] = until
+            else:
+                world.say(self.name, "active, startsAt {} endsAt {}", starts_at, ends_at)
+                self.intervals.append([world.now, until])
+        elif was_active:
+            world.say(self.name, "resolved, startsAt {} endsAt {}", starts_at, ends_at)
+            self.intervals[-1][1] = world.now
+        self.starts_at, self.ends_at, self.changed_at = starts_at, ends_at, world.now
+        self.is_grouped = True
+        self._make_group(starts_at)
+
+    # The group
+
+    def tick_noise(self):
+        world = self.world
+        for start, end in world.plan.noise:
+            for moment in (start, end):
+                world.after(moment + world.rng.uniform(0, 2), self._take_noise)
+
+    def _take_noise(self):
+        if self.is_up:
+            self._make_group(self.clock)
+
+    def _make_group(self, starts_at):
+        plan = self.world.plan
+        is_old = starts_at + plan.group_wait < self.clock
+        if self.group is None:
+            self.has_flushed = False
+            self._set_timer(0 if is_old else plan.group_wait)
+        elif not self.has_flushed and is_old and not self.is_busy:
+            self._set_timer(0)
+
+    def _set_timer(self, delay):
+        self.group = object()
+        self.world.after(delay, self._timer, self.group)
+
+    def _timer(self, group):
+        if group is not self.group:
+            return
+        if self.is_busy:
+            self.is_due = True
+            return
+        self.is_due = False
+        self._set_timer(self.world.plan.group_interval)
+        self.flush()
+
+    def flush(self):
+        """Begin a notification with what the group contains now."""
+        world = self.world
+        self.has_flushed = self.is_busy = True
+        is_firing = self.is_grouped and self.ends_at > self.clock
+        firing, resolved = set(), set()
+        if self.is_grouped:
+            (firing if is_firing else resolved).add(ALERT)
+        if is_within(world.plan.noise, world.now):
+            firing.add(NOISE)
+        elif self.log and NOISE in self.log.firing:
+            resolved.add(NOISE)
+        sent = Notification(
+            0,
+            self,
+            "firing" if is_firing else "resolved",
+            self.starts_at,
+            None if is_firing else self.ends_at,
+            world.now,
+            0,
+            0,
+        )
+        peer = next((p for p in world.alertmanagers if p is not self), None)
+        position = self.number if peer and peer.is_up and not world.is_split else 0
+        wait = PEER_TIMEOUT * position
+        deadline = world.now + max(world.plan.retry_for, 10) + wait
+        content = (sent, frozenset(firing), frozenset(resolved), self.changed_at, deadline)
+        self.under_way = content
+        world.after(wait, self._deduplicate, content)
+
+    def _deduplicate(self, content):
+        if content is not self.under_way:
+            return
+        _, firing, resolved, _, _ = content
+        if self._is_needed(firing, resolved):
+            self.attempts = 0
+            self._post(content)
+        else:
+            self._finish(content, was_sent=False)
+
+    def _is_needed(self, firing, resolved):
+        """Return DedupStage.needsUpdate."""
+        entry = self.log
+        if entry is None:
+            return bool(firing)
+        if not firing <= entry.firing:
+            return True
+        if not firing:
+            return bool(entry.firing)
+        if not resolved <= entry.resolved:
+            return True
+        return entry.at < self.clock - self.world.plan.repeat_interval
+
+    def _post(self, content):
+        if content is not self.under_way:
+            return
+        world, rng = self.world, self.world.rng
+        sent, firing, resolved, _, _ = content
+        self.attempts += 1
+        if ALERT not in firing | resolved:
+            world.after(0.1, self._answered, content, True)
+            return
+        if world.now < world.outages.get(self, 0):
+            world.after(rng.uniform(0, 5), self._answered, content, False)
+            return
+        latency = rng.uniform(0.01, world.plan.latency)
+        is_lossy = world.now < world.lossy_until
+        if is_lossy and rng.random() < 0.1:
+            # It gives up waiting, and the request arrives all the same.
+            latency += rng.uniform(0, 15)
+            world.after(latency, world.accept, sent)
+            world.after(min(latency, 10), self._answered, content, False)
+            return
+        world.after(latency, world.accept, sent)
+        is_lost = is_lossy and rng.random() < 0.5
+        answered = latency + (rng.uniform(0, 10) if is_lost else 0.01)
+        world.after(answered, self._answered, content, not is_lost)
+
+    def _answered(self, content, is_ok):
+        if content is not self.under_way:
+            return
+        if is_ok:
+            self._finish(content, was_sent=True)
+            return
+        wait = min(0.5 * 1.5 ** (self.attempts - 1), 60) * self.world.rng.uniform(0.5, 1.5)
+        deadline = content[4]
+        if self.world.now + wait < deadline:
+            self.world.after(wait, self._post, content)
+            return
+        self.world.say(self.name, "gives up on a notification: {}", content[0].status)
+        # A copy may have been accepted whose answer was lost.
+        self.ghosts += 1
+        self._end_flush()
+
+    def _finish(self, content, was_sent):
+        _, firing, resolved, changed_at, _ = content
+        if was_sent:
+            if self.log and self.log.at > self.clock:
+                self.lost_entries += 1  # the peer's clock is ahead: nflog.Log changes nothing
+            else:
+                self.log = LogEntry(self.clock, self.world.now, firing, resolved)
+                self.gossip()
+        if ALERT in resolved and self.changed_at == changed_at:
+            self.is_grouped = False
+        if not self.is_grouped and not is_within(self.world.plan.noise, self.world.now):
+            self.group = None
+        self._end_flush()
+
+    def _end_flush(self):
+        self.under_way, self.is_busy = None, False
+        if self.is_due and self.group:
+            self._timer(self.group)
+
+    # The cluster
+
+    def gossip(self):
+        world = self.world
+        for peer in world.alertmanagers:
+            if peer is not self and not world.is_split and self.log:
+                world.after(world.rng.uniform(0.01, 0.5), peer.merge, self.log)
+
+    def merge(self, entry):
+        """Take an entry of the peer's notification log."""
+        if not self.is_up or self.world.is_split or (self.log and self.log.at >= entry.at):
+            return
+        if self.log and self.log.logged_at > entry.logged_at:
+            self.lost_entries += 1  # the peer's clock is ahead
+        self.log = entry
+
+    def stop(self, seconds, keeps_log):
+        if not self.is_up:
+            return
+        self.world.say(self.name, "restarts, takes {} s", round(seconds))
+        if self.is_active:
+            self.intervals[-1][1] = self.world.now
+        self.is_up = False
+        self.restarts += 1
+        self._forget()
+        if not keeps_log:
+            self.log = None
+        self.world.after(seconds, self.start)
+
+    def start(self):
+        self.world.say(self.name, "is up")
+        self.is_up = True
+        for peer in self.world.alertmanagers:
+            peer.gossip()
+
+
+class World(Clockwork):
+    """All the machines but PoundCake's, and what goes wrong between them.
+
+    accept(sent) is called with each notification that reaches PoundCake.
+    """
+
+    def __init__(self, seed, plan=None):
+        super().__init__(seed)
+        self.plan = plan or make_plan(seed, self.rng)
+        self.is_split = False  # the peers do not hear each other
+        self.outages = {}  # until when an Alertmanager cannot reach PoundCake
+        self.lossy_until = 0.0  # until when responses get lost
+        self.forgetful_until = 0.0  # until when announcements get lost
+        self.alertmanagers = []
+        for number in range(self.plan.alertmanagers):
+            self.alertmanagers.append(Alertmanager(self, number))
+        self.prometheus = [Prometheus(self, n) for n in range(self.plan.prometheus)]
+        self.plan_faults()
+
+    def accept(self, sent):
+        raise NotImplementedError
+
+    def plan_faults(self):
+        rng = self.rng
+        kinds = (
+            self.restart_prometheus,
+            self.cut_prometheus,
+            self.restart_alertmanager,
+            self.split,
+            self.cut_poundcake,
+            self.lose_responses,
+            self.lose_announcements,
+        )
+        chosen = rng.sample(kinds, rng.randint(0, len(kinds)))
+        for kind in chosen:
+            for _ in range(rng.randint(1, 4)):
+                seconds = min(rng.expovariate(1 / rng.choice([20, 120, 600])) + 1, 1800)
+                latest = self.plan.storm - seconds - 60
+                if latest > 0:
+                    self.after(rng.uniform(0, latest), kind, seconds)
+
+    def restart_prometheus(self, seconds):
+        self.rng.choice(self.prometheus).stop(seconds)
+
+    def restart_alertmanager(self, seconds):
+        self.rng.choice(self.alertmanagers).stop(seconds, self.rng.random() < 0.8)
+
+    def cut_prometheus(self, seconds):
+        server, peer = self.rng.choice(self.prometheus), self.rng.choice(self.alertmanagers)
+        self.say(server.name, "cannot reach {} for {} s", peer.name, round(seconds))
+        server.unreachable.add(peer)
+        self.after(seconds, server.unreachable.discard, peer)
+
+    def split(self, seconds):
+        if not self.is_split:
+            self.say("cluster", "the peers do not hear each other for {} s", round(seconds))
+            self.is_split = True
+            self.after(seconds, self.join)
+
+    def join(self):
+        self.say("cluster", "the peers hear each other again")
+        self.is_split = False
+        for peer in self.alertmanagers:
+            peer.gossip()
+
+    def cut_poundcake(self, seconds):
+        peer = self.rng.choice(self.alertmanagers)
+        self.say(peer.name, "cannot reach PoundCake for {} s", round(seconds))
+        self.outages[peer] = self.now + seconds
+
+    def lose_responses(self, seconds):
+        self.say("network", "loses responses for {} s", round(seconds))
+        self.lossy_until = self.now + seconds
+
+    def lose_announcements(self, seconds):
+        self.say("broker", "loses announcements for {} s", round(seconds))
+        self.forgetful_until = self.now + seconds
+
+    # The truth
+
+    def is_active(self):
+        return any(peer.is_active for peer in self.alertmanagers)
+
+    def was_active(self, since, until):
+        """Return True if an Alertmanager held the alert active at some time in between."""
+        return any(
+            start <= until and end > since
+            for peer in self.alertmanagers
+            for start, end in peer.intervals
+        )
+
+    def was_inactive(self, since, until):
+        """Return True if, at some time in between, no Alertmanager held the alert active."""
+        spans = sorted(span for peer in self.alertmanagers for span in peer.intervals)
+        for start, end in spans:
+            if start > since:
+                break
+            since = max(since, end)
+        return since < until

@@ -1,0 +1,274 @@
+"""PoundCake in the simulation of alertmanagers.py, and what must be true of what it shows and starts.
+
+Requests are accepted by two endpoints, announced in batches, perhaps late and out of order, and
+decided by the real functions of poundcake.trail.admission.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from poundcake.alertmanager import Alert
+from poundcake.announcement import Request
+from poundcake.trail import record
+from poundcake.trail.outcomes import EndedBy, Outcome
+from tests.fuzz.alertmanagers import MINUTE, World
+from tests.lib.samples import later
+from tests.lib.trail.one_fingerprint import SKEW, OneFingerprint
+
+GRACE = 90
+"""For how long after a resolve a firing copy may be stale, as documented."""
+UNCONFIRMED_AT_MOST = 10 * MINUTE
+"""An incident that stays is decided within this time: CONFIRM_AFTER and some rounds of sync."""
+TIE = 0.1
+"""What two endpoints receive within this time may be taken to have come in either order."""
+
+
+class Violation(AssertionError):
+    """Something is not as promised; the message is the timeline."""
+
+
+class Simulation(World):
+    """One seed. run_all() raises Violation, or counts in `seen` what it saw."""
+
+    def __init__(self, seed, plan=None):
+        super().__init__(seed, plan)
+        self.state = OneFingerprint()
+        self.received = []
+        self.seen = Counter()
+        self.waiting = ([], [])  # by endpoint: what it has yet to announce
+        self.unrecorded = 0
+        self.opening = None  # the notification and the alert that opened the open incident
+        self.last_firing = {}  # by Alertmanager: the last one received, of those on record
+        self.resolves = []  # on record
+        self.admitted = None  # the last notification admitted
+        self.last_confirmed = False
+        # How well the endpoints know by how much their clocks are ahead.
+        self.errors = [self.rng.choice([0, self.rng.uniform(-0.04, 0.04)]) for _ in range(2)]
+        self.after(self.rng.uniform(0, MINUTE), self.sync)
+
+    def run_all(self):
+        try:
+            self.run(self.plan.end)
+            while self.unrecorded:
+                self.run(self.now + 1)
+            self.check_the_end()
+        except AssertionError as error:
+            raise Violation(self.report(str(error))) from error
+        return self.seen
+
+    def report(self, problem):
+        shown = {name: value for name, value in vars(self.plan).items() if name != "noise"}
+        plan = "  ".join(f"{name}={value}" for name, value in shown.items())
+        return f"seed {self.plan.seed}: {problem}\n{plan}\n{self.readable()}\n{problem}"
+
+    # The endpoints
+
+    def accept(self, sent):
+        note = replace(
+            sent,
+            number=len(self.received) + 1,
+            received_at=self.now,
+            endpoint=self.rng.randrange(2),
+        )
+        self.received.append(note)
+        self.unrecorded += 1
+        self.say("received", "{}, startsAt {} endsAt {}", note, note.starts_at, note.ends_at)
+        waiting = self.waiting[note.endpoint]
+        waiting.append(note)
+        self.after(self.rng.uniform(0.01, 1), self.announce, note.endpoint)
+
+    def announce(self, endpoint):
+        waiting = self.waiting[endpoint]
+        if not waiting:
+            return
+        batch = list(waiting)
+        waiting.clear()
+        if self.now < self.forgetful_until and self.rng.random() < 0.6:
+            for note in batch:  # each is announced again by itself
+                self.after(self.rng.uniform(20, 200), self.announce_again, note)
+            return
+        self.after(self.rng.uniform(0.05, 3), self.record, endpoint, batch)
+
+    def announce_again(self, note):
+        self.waiting[note.endpoint].append(note)
+        self.announce(note.endpoint)
+
+    # Recording
+
+    def record(self, endpoint, batch):
+        offset = self.plan.endpoint_offsets[endpoint]
+        now = later(self.now)
+        requests = [
+            Request(str(n), later(note.received_at + offset), "", "", "POST", "/", {}, "")
+            for n, note in enumerate(batch)
+        ]
+        measured = later(offset + self.errors[endpoint]) - later(0)
+        for request in record._by_database_clock(requests, measured, now):
+            note = batch[int(request.request_id)]
+            alert = self.alert(note)
+            before = self.state.incident
+            found = self.state.decide(alert, request.received_at, now)
+            self.say("recorded", "#{}: {}, {}", note.number, found.outcome, found.reason)
+            self.seen[found.outcome.value] += 1
+            note.recorded_at = self.now
+            self.unrecorded -= 1
+            self.note_recorded(note)
+            if found.opens:
+                self.opening = note, alert
+                assert found.starts_at <= request.received_at, "it begins after it was received"
+            if found.outcome == Outcome.ADMITTED:
+                self.judge_admission(note, found, before)
+        self.check()
+
+    def alert(self, note):
+        without = self.plan.without
+        starts_at = None if "startsAt" in without else later(note.starts_at)
+        ends_at = None if note.ends_at is None or "endsAt" in without else later(note.ends_at)
+        return Alert(
+            0, status=note.status, starts_at=starts_at, ends_at=ends_at, fingerprint="fp"
+        )
+
+    def note_recorded(self, note):
+        if note.status == "resolved":
+            self.resolves.append(note)
+            return
+        last = self.last_firing.get(note.sender)
+        if last is None or last.received_at < note.received_at:
+            self.last_firing[note.sender] = note
+
+    def sync(self):
+        self.after(MINUTE, self.sync)
+        if self.opening:
+            note, alert = self.opening
+            incident = self.state.incident
+            found = self.state.confirm(alert, later(self.now))
+            if found:
+                self.say("sync", "{}, {}", found.outcome, found.reason)
+                self.seen["confirmed"] += 1
+                self.judge_confirmation(note)
+                self.admitted = note
+            elif incident and incident.outcome == Outcome.UNCONFIRMED:
+                waited = (later(self.now) - self.state.opened_at).total_seconds()
+                assert waited < UNCONFIRMED_AT_MOST, "it stays unconfirmed"
+        self.check()
+
+    # What must be true
+
+    def judge_admission(self, note, found, before):
+        """Check that an alert was rightly admitted when its notification was recorded."""
+        resolves = [
+            r
+            for r in self.resolves
+            if r.flushed_at >= note.flushed_at
+            and not self.is_tie(r, note)
+            and self.is_same_occurrence(note, r)
+        ]
+        overtaking = [r for r in resolves if r.received_at > note.received_at]
+        assert not overtaking, f"#{note.number} is late and was admitted"
+        if resolves and not self.was_active(note.received_at, self.now):
+            last = max(r.received_at for r in resolves)
+            is_slow = note.received_at - last >= GRACE
+            self.seen["a copy came after the grace"] += is_slow
+            assert is_slow, f"#{note.number} is a stale copy and was admitted"
+        previous, self.admitted = self.admitted, note
+        if previous is None:
+            return
+        if found.ended_by == EndedBy.SUPERSEDED:
+            self.seen["superseded"] += 1
+            is_later = later(note.starts_at) - later(previous.starts_at) > SKEW
+            assert is_later, f"#{note.number} supersedes #{previous.number}, one occurrence"
+            return
+        if self.was_inactive(previous.flushed_at, note.flushed_at):
+            return
+        between = [r for r in self.resolves if r.received_at < note.received_at + TIE]
+        assert between, f"#{note.number} and #{previous.number} are one occurrence"
+        last = max(r.received_at for r in between)
+        is_new = not any(self.is_same_occurrence(note, r) for r in between)
+        assert note.received_at - last >= GRACE - TIE or is_new, (
+            f"#{note.number} was admitted without that it stayed for {GRACE} s"
+        )
+        self.seen["admitted again, after a resolve of a peer"] += 1
+
+    def judge_confirmation(self, note):
+        """Check that an unconfirmed incident was rightly admitted."""
+        if self.was_active(note.received_at, self.now):
+            return
+        excuse = self.excuse()
+        self.seen[f"a stale copy was confirmed: {excuse}"] += 1
+        assert excuse, f"#{note.number} was a stale copy and was confirmed"
+
+    def check(self):
+        """Check what is shown now."""
+        shown = self.state.incident is not None
+        last_resolve = max((r.received_at for r in self.resolves), default=-1.0)
+        for peer in self.alertmanagers:
+            firing = self.last_firing.get(peer)
+            if peer.is_active and firing and firing.flushed_at >= peer.intervals[-1][0]:
+                has_ended = last_resolve > firing.received_at - TIE
+                assert shown or has_ended, f"{peer.name} has notified (#{firing.number}): not shown"
+        if shown and self.has_ended():
+            last = self.received[-1]
+            assert self.ends_an_earlier_one(last), f"shown after its resolve #{last.number}"
+            self.seen["shown after a resolve of an earlier occurrence"] += 1
+
+    def has_ended(self):
+        """Return True if nothing is active, and the last that was received says so."""
+        if self.unrecorded or not self.received or self.is_active():
+            return False
+        last = self.received[-1]
+        if last.status != "resolved":
+            return False
+        if any(n.status == "firing" and self.is_tie(n, last) for n in self.received[-5:]):
+            return False
+        began = [peer.intervals[-1][0] for peer in self.alertmanagers if peer.intervals]
+        return all(start <= last.flushed_at for start in began)
+
+    def check_the_end(self):
+        """Check that all is well after a time in which nothing went wrong."""
+        shown = self.state.incident is not None
+        if not self.is_active():
+            excuse = self.excuse() if shown else ""
+            self.seen[f"stale at the end: {excuse}"] += shown
+            assert not shown or excuse, "shown at the end, and nothing is active"
+            return
+        self.seen["active at the end"] += 1
+        held = [p for p in self.alertmanagers if p.is_active]
+        long_since = self.now - self.plan.calm
+        if len(held) == len(self.alertmanagers) and all(
+            p.intervals[-1][0] < long_since for p in held
+        ):
+            excuse = self.excuse() if not shown else ""
+            self.seen[f"hidden at the end: {excuse}"] += not shown
+            assert shown or excuse, "not shown at the end, and all hold it active"
+            assert not shown or self.state.incident.outcome == Outcome.ADMITTED, "never admitted"
+
+    def excuse(self):
+        """Return what happened that no receiver can make up for; empty for nothing."""
+        peers = self.alertmanagers
+        if any(p.restarts for p in peers):
+            return "an Alertmanager restarted"
+        if any(p.lost_entries for p in peers):
+            return "the clocks of the peers differ"
+        if any(p.ghosts for p in peers):
+            return "an Alertmanager gave up"
+        if self.unrecorded:
+            return "a request waits to be recorded"
+        if self.received and self.ends_an_earlier_one(self.received[-1]):
+            return "the last resolve names an end before the start"
+        return ""
+
+    def ends_an_earlier_one(self, resolve):
+        """Return True if a resolve ended before the last start that Alertmanager has named."""
+        if self.plan.without or resolve.status != "resolved":
+            return False
+        return resolve.ends_at < max(n.starts_at for n in self.last_firing.values())
+
+    def is_same_occurrence(self, firing, resolve):
+        return bool(self.plan.without) or resolve.ends_at >= firing.starts_at
+
+    @staticmethod
+    def is_tie(one, other):
+        return abs(one.received_at - other.received_at) < TIE
+
