@@ -440,7 +440,11 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "the crash of an action is inert",
-        Edit(ACTION, "make_inert(f'{_1}: {_2}')", "'{{ 1 }}'"),
+        Edit(
+            ACTION,
+            "make_inert(f'{_1}: {_2}')",
+            "__import__('traceback').format_exc().splitlines()[-1]",
+        ),
         test(ACTION_TESTS + "test_a_crash_is_one_inert_line_without_a_traceback"),
     ),
     Defence(
