@@ -187,7 +187,7 @@ class Config:
     tls_key: str = _string(check=_absolute_path)
     tls_client_ca: str = _string(check=_absolute_path)
     # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
-    max_body_bytes: int = _integer(1 << 20, 1024, 7 << 20)
+    max_body_bytes: int = _integer(7 << 20, 1024, 7 << 20)
     max_connections: int = _integer(512, 1, 65_536)
     backlog_limit: int = _integer(100_000, 1, 10_000_000)
     dry_run: bool = _boolean(True)

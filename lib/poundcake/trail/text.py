@@ -196,6 +196,14 @@ def health(answer: dict[str, Any]) -> str:
     pending = components.get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
+    refused = answer.get("refused") or {}
+    if refused.get("last"):
+        last = refused["last"]
+        lines.append(
+            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager does"
+            f" not send again; the last at {last['refused_at']} from {last['sender']}:"
+            f" {last['status']}, {last['detail']}"
+        )
     for key in answer.get("literal_secrets", []):
         lines.append(f"{key} is written in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
