@@ -108,10 +108,12 @@ class TestTriggers:
 
     def test_every_string_is_inert_and_none_is_null(self, rig):
         text = "{{ st2kv.system.x }}<% ctx() %>{"
-        found = alert(text, fingerprint="f", labels={text: text, "job": text, "severity": text})
-        rig.accept(found, body=json.dumps(webhook(found, receiver=text)))
+        rig.bus.config = Config(max_remediations_per_hour=1)
+        labels = {text: text, "job": text, "severity": text, "instance": text}
+        both = [alert(text, fingerprint=f, labels=labels) for f in "12"]
+        rig.accept(*both, body=json.dumps(webhook(*both, receiver=text)))
         rig.advance()
-        assert rig.bus.of(ALERT)
+        assert [len(rig.bus.of(name)) for name in (WEBHOOK, ALERT, LIMIT_REACHED)] == [1, 1, 1]
 
         def strings(value):
             if isinstance(value, dict):
