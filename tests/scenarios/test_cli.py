@@ -110,3 +110,6 @@ def test_each_documented_command_works(stack, st2, recorded):
         for command, execution_id in started.items():
             execution = stack.ended(execution_id)
             assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
+            if command.startswith("run poundcake.replay "):
+                # What it emitted is worked on as well.
+                stack.completed(execution["result"]["result"]["request_id"])
