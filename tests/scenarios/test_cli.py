@@ -27,7 +27,7 @@ DOCUMENTS = [
 ]
 # Other commands in the documents change what the rest of the scenarios need.
 COMMAND = re.compile(
-    r"\bst2 ((?:run poundcake\.|trace list|rule list|sensor list)[^`\n|#]*)",
+    r"\bst2 ((?:run poundcake\.|execution get|trace list|rule list|sensor list)[^`\n|#]*)",
 )
 EXECUTION = re.compile(r"st2 execution get (\w+)")
 
@@ -66,10 +66,16 @@ def st2(stack, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def recorded(stack):
-    """Return the request_id and the episode of an alert that a workflow has worked on."""
+    """Return the ids of an alert that a workflow has worked on, by their placeholders."""
     request_id = stack.accepted(notification(alert("ScenarioLinked")))
-    (shown,) = stack.completed(request_id)["alerts"]
-    return {"REQUEST_ID": request_id, "EPISODE": shown["episode"]}
+    trail = stack.completed(request_id)
+    (shown,) = trail["alerts"]
+    (execution,) = trail["stackstorm_executions"]
+    return {
+        "REQUEST_ID": request_id,
+        "EPISODE": shown["episode"],
+        "EXECUTION_ID": execution["st2_execution_id"],
+    }
 
 
 def _filled_in(command, values):
@@ -104,3 +110,6 @@ def test_each_documented_command_works(stack, st2, recorded):
         for command, execution_id in started.items():
             execution = stack.ended(execution_id)
             assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
+            if command.startswith("run poundcake.replay "):
+                # What it emitted is worked on as well.
+                stack.completed(execution["result"]["result"]["request_id"])
