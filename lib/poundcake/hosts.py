@@ -128,9 +128,9 @@ def refusal_of_target(host: str) -> str:
 def refusal_of_address(address: IPAddress) -> str:
     """Return why no action may have this address as its target, or an empty string."""
     if address.is_loopback:
-        return f"{address} is a loopback address, which is StackStorm's own machine"
+        return f"{address} is a loopback address of the machine on which StackStorm runs"
     if address.is_unspecified or address in _THIS_NETWORK:
-        return f"{address} is the unspecified address, which is StackStorm's own machine"
+        return f"{address} is the unspecified address of the machine on which StackStorm runs"
     if address.is_link_local:
         return f"{address} is a link-local address, which names no host for certain"
     if address.is_multicast or address == _BROADCAST:

@@ -92,7 +92,7 @@ def _decide(
         if alert.status != FIRING:
             refusal = "the alert is resolved"
         elif target is None and (needs_host or config.allowed_hosts):
-            refusal = "the alert's instance names no host"
+            refusal = "the instance of the alert names no host"
         else:
             refusal = refusal_of_target
     if action:

@@ -71,8 +71,8 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"instance": ""}, "linux.service", {}, "the alert's instance names no host"),
-        ({"instance": "$(reboot)"}, "linux.service", {}, "the alert's instance names no host"),
+        ({"instance": ""}, "linux.service", {}, "the instance of the alert names no host"),
+        ({"instance": "$(reboot)"}, "linux.service", {}, "the instance of the alert names no host"),
         (
             {},
             "linux.service",
@@ -138,8 +138,11 @@ def test_a_host_is_the_same_in_each_spelling(instance):
     "instance, why",
     [
         ("localhost:9100", "localhost is the machine on which StackStorm runs"),
-        ("127.0.0.1", "127.0.0.1 is a loopback address, which is StackStorm's own machine"),
-        ("[::ffff:127.0.0.1]:1", "127.0.0.1 is a loopback address, which is StackStorm's own"),
+        ("127.0.0.1", "127.0.0.1 is a loopback address of the machine on which StackStorm runs"),
+        (
+            "[::ffff:127.0.0.1]:1",
+            "127.0.0.1 is a loopback address of the machine on which StackStorm runs",
+        ),
         ("0.0.0.0", "0.0.0.0 is the unspecified address"),
         ("169.254.169.254", "169.254.169.254 is a link-local address"),
         (socket.gethostname(), "is the machine on which StackStorm runs"),
