@@ -18,10 +18,10 @@ TLS = "poundcake.endpoint.tls:"
 CLIENT = "poundcake.endpoint_client:"
 CONFIG = "poundcake.config:"
 ALERTMANAGER = "poundcake.alertmanager:"
-INERT = "poundcake.inert:make_inert"
-RELAY = "poundcake.endpoint.relay:"
+LOOKALIKES = "poundcake.inert:_LOOKALIKES"
 ACTION = "pack_action:PackAction.run"
-HOSTS = "poundcake.hosts:is_host"
+HOSTS = "poundcake.hosts:canonical_host"
+CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
 DATABASE = "poundcake.trail.database:"
 RECORD = "poundcake.trail.record:"
@@ -37,10 +37,15 @@ SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
 CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
 TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
 SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
-RELAY_TESTS = "tests/lib/endpoint/test_relay.py::"
+EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
 CONFIG_TESTS = "tests/lib/test_config.py::"
 ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
-REMEDIATION_TESTS = "tests/lib/remediation/test_remediation.py::"
+INERT_TESTS = "tests/lib/test_inert.py::"
+PARAMETER_TESTS = "tests/lib/test_inert_in_parameters.py::"
+HOSTS_TESTS = "tests/lib/test_hosts.py::"
+CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
+REPORT_TESTS = "tests/lib/remediation/test_report.py::"
+SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
 DATABASE_TESTS = "tests/lib/trail/test_database.py::"
 ADMISSION_TESTS = "tests/lib/trail/test_admission.py::"
 RECORD_TESTS = "tests/lib/trail/test_record.py::"
@@ -57,9 +62,10 @@ REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_re
 MEDIA_TYPES = test(
     WEBHOOK_TESTS + "TestRefused::test_what_is_not_plain_json_is_told_what_is_right", "threads"
 )
-DELIMITERS = test(ALERTMANAGER_TESTS + "TestInert::test_no_delimiter_survives_anywhere")
-INERT_TRIGGERS = test(RELAY_TESTS + "TestTheWay::test_every_string_is_inert_and_none_is_null")
-REFUSALS = test(REMEDIATION_TESTS + "TestPermit::test_each_refusal_says_why")
+INERT_TEXT = test(INERT_TESTS + "test_no_string_anywhere_keeps_a_character_that_means_something")
+INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_none_is_null")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_says_why")
+HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_names_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_stands")
 
 WHO_MAY_POST = [
@@ -382,33 +388,57 @@ WHAT_MAY_COME_IN = [
 
 NOTHING_IS_EVALUATED = [
     Defence(
-        "an opening brace is made harmless", Edit(INERT, "_1.replace('{', _)", "_1"), DELIMITERS
+        "an opening brace is made harmless",
+        Edit(LOOKALIKES, "'{'", "'x'"),
+        INERT_TEXT,
     ),
     Defence(
-        "a less-than sign is made harmless", Edit(INERT, "_1.replace('<', _)", "_1"), DELIMITERS
+        "a less-than sign is made harmless",
+        Edit(LOOKALIKES, "'<'", "'x'"),
+        INERT_TEXT,
     ),
     Defence(
-        "two texts cannot be joined to a delimiter",
-        Edit(
-            INERT,
-            "_1.replace('{', _).replace('<', _)",
-            "_1.replace('{{', '{ {').replace('{%', '{ %').replace('<%', '< %')",
-        ),
-        test(ALERTMANAGER_TESTS + "TestInert::test_no_delimiter_comes_of_joining"),
+        "a quote cannot end the JSON text of a nested parameter",
+        Edit(LOOKALIKES, "'\"'", "'x'"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a backslash cannot begin an escape sequence in a nested parameter",
+        Edit(LOOKALIKES, "'\\\\'", "'x'"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a line break cannot stop a rule",
+        Edit("poundcake.inert:_inert_text", "printable(_1)", "_1"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a text cannot become a null",
+        Edit("poundcake.inert:_inert_text", "_ASTERISK_BEFORE_ANOTHER.sub(_, _1)", "_1"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
     ),
     Defence(
         "the names of labels are made inert",
-        Edit(INERT, "{make_inert(_1): _2 for _3, _4 in _5}", "{_1: _2 for _3, _4 in _5}"),
-        DELIMITERS,
+        Edit(
+            "poundcake.inert:make_inert",
+            "{_1[_2]: _3 for _4, _5 in _6}",
+            "{_2: _3 for _4, _5 in _6}",
+        ),
+        INERT_TEXT,
+    ),
+    Defence(
+        "no label takes the name of another",
+        Edit("poundcake.inert:_inert_keys", "_[_] in _", "False"),
+        test(INERT_TESTS + "test_no_other_key_can_take_the_name_of_one_that_is_inert"),
     ),
     Defence(
         "the trigger of an alert carries inert text",
-        Edit(RELAY + "_Recorded.alert", "make_inert(_1)", "_1"),
+        Edit("poundcake.endpoint.triggers:alert_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
         "the trigger of a webhook carries inert text",
-        Edit(RELAY + "_Recorded.webhook", "make_inert(_1)", "_1"),
+        Edit("poundcake.endpoint.triggers:webhook_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
@@ -418,66 +448,93 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "the result of an action is inert",
-        Edit(ACTION, "make_inert(self.work(**_1))", "self.work(**_1)"),
-        test("tests/scenarios/test_hostile_text.py::test_actions_show_it_inert", "sqlite"),
+        Edit(ACTION, "make_lines_inert(_1) if _2 else make_inert(_1)", "_1"),
+        test("tests/test_actions.py::test_a_result_is_inert"),
     ),
     Defence(
-        "the refusal of an action is inert",
+        "the error of an action is inert",
         Edit(ACTION, "make_inert(str(_1))", "str(_1)"),
-        test("tests/test_actions.py::test_a_refusal_is_inert"),
+        test("tests/test_actions.py::test_an_error_is_inert"),
     ),
     Defence(
         "the crash of an action is inert",
         Edit(ACTION, "make_inert(f'{_1}: {_2}')", "'{{ 1 }}'"),
-        test("tests/test_actions.py::test_a_crash_is_a_line_that_is_inert"),
+        test("tests/test_actions.py::test_a_crash_is_one_inert_line_without_a_traceback"),
     ),
     Defence(
         "the result of another pack's action is not passed on",
-        Edit("poundcake.remediation.report:_result", "not _.startswith('poundcake.')", "False"),
-        test(
-            REMEDIATION_TESTS
-            + "TestReport::test_what_another_packs_action_returned_is_not_passed_on"
-        ),
+        Edit("poundcake.remediation.report:_Tasks.result", "not _.startswith(_)", "False"),
+        test(REPORT_TESTS + "test_what_an_action_of_another_pack_returned_is_not_passed_on"),
     ),
     Defence(
         "a host is a host name or an address",
-        Edit(HOSTS, "bool(_NAME.match(_))", "True"),
-        test(REMEDIATION_TESTS + "TestHostOf::test_a_hostile_instance_names_no_host"),
+        Edit(HOSTS, "_1 if _NAME.match(_1) else ''", "_1"),
+        HOSTILE_HOST,
+    ),
+    Defence(
+        "a number is no host name",
+        Edit(HOSTS, "_ENDS_IN_A_NUMBER.match(_)", "False"),
+        HOSTILE_HOST,
     ),
     Defence(
         "an address has no scope",
-        Edit(HOSTS, "'%' in _", "False"),
-        test(REMEDIATION_TESTS + "TestHostOf"),
+        Edit("poundcake.hosts:_ipv6", "'%' in _", "False"),
+        HOSTILE_HOST,
+    ),
+    Defence(
+        "a wildcard of allowed_hosts stays within one label",
+        Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
+        test(HOSTS_TESTS + "test_a_pattern_contains_hosts"),
+    ),
+    Defence(
+        "StackStorm's own machine is no target",
+        Returns("poundcake.hosts:refusal_of_target", "''"),
+        test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
+    ),
+    Defence(
+        "no name that resolves to StackStorm's own machine is a target",
+        Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
+        test(CHECKS_TESTS + "test_nor_by_a_name_that_resolves_to_its_own_address"),
     ),
     Defence(
         "only a host is checked for an answer",
-        Edit("poundcake.remediation.checks:check_host", "not is_host(_)", "False"),
-        test(REMEDIATION_TESTS + "TestCheckHost::test_what_is_no_host_is_refused"),
+        Edit(CHECKS + "check_host", "canonical_host(_1)", "_1"),
+        test(CHECKS_TESTS + "test_an_invalid_host_is_refused"),
+    ),
+    Defence(
+        "a host whose name does not resolve does not count as down",
+        Edit(CHECKS + "_try_all", "TcpState.UNRESOLVABLE", "TcpState.NO_ANSWER"),
+        test(CHECKS_TESTS + "test_a_name_server_that_fails_is_no_silence_of_the_host"),
+    ),
+    Defence(
+        "a host that refuses a connection does not count as down",
+        Edit(CHECKS + "_try_all", "TcpState.REFUSED", "TcpState.NO_ANSWER"),
+        test(CHECKS_TESTS + "test_the_best_of_all_ports_counts"),
     ),
     Defence(
         "only allowed hosts are changed",
-        Edit(SAFETY + "_refusal", "_ and not any(_)", "False"),
+        Edit(SAFETY + "_refusal_of_target", "not is_host_in(_, _)", "False"),
         REFUSALS,
     ),
     Defence(
         "only allowed actions are run",
-        Edit(SAFETY + "_forbidden", "_ not in config.allowed_actions", "False"),
+        Edit(SAFETY + "_refusal_of_action", "_ not in config.allowed_actions", "False"),
         REFUSALS,
     ),
     Defence(
         "a dry run changes nothing",
-        Edit(SAFETY + "permit", "_1, _2 = 'dry_run', _", "_1, _2 = 'remediate', ''"),
-        test(REMEDIATION_TESTS + "TestPermit::test_dry_run_says_what_it_would_run"),
+        Edit(SAFETY + "_decide", "(Stage.DRY_RUN, _)", "(Stage.REMEDIATE, '')"),
+        test(SAFETY_TESTS + "test_a_dry_run_says_what_it_would_run"),
     ),
     Defence(
         "the default is a dry run",
         Becomes(CONFIG + "Config.dry_run", "False"),
-        test(CONFIG_TESTS + "TestSchema::test_the_defaults_are_the_schemas"),
+        test(CONFIG_TESTS + "TestSchema::test_defaults"),
     ),
     Defence(
         "text in a terminal cannot move the cursor",
-        Returns("poundcake.trail.text:_printable", "text"),
-        test("tests/lib/trail/test_text.py::test_nothing_in_it_moves_the_cursor_or_forges_a_line"),
+        Returns("poundcake.inert:one_line", "text"),
+        test("tests/lib/trail/test_text.py::test_nothing_moves_the_cursor_or_forges_a_line"),
     ),
     Defence(
         "an id stays one segment of a path of StackStorm's API",
