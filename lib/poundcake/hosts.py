@@ -29,6 +29,7 @@ _HIGHEST_PORT = 65_535
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
 _PORT_OF_SCHEME = {"http": 80, "https": 443}
 _ANY = "*"
+_PATTERN_OF_NAMES = re.compile(r"[a-z0-9_.*?\[\]!-]+\Z")
 
 
 class HostPort(NamedTuple):
@@ -112,6 +113,16 @@ def is_host_in(host: str, patterns: Iterable[str]) -> bool:
     return any(_contains(pattern.strip().lower(), host) for pattern in patterns)
 
 
+def check_pattern(pattern: str) -> None:
+    """Raise ValueError if `is_host_in` could never find a host in the pattern."""
+    pattern = pattern.strip().lower()
+    if not _PATTERN_OF_NAMES.match(pattern) and _network_of(pattern) is None:
+        raise ValueError(
+            "must contain host names, in which * stands for a part of one label, addresses, or "
+            "networks such as 10.0.0.0/8, each without a port"
+        )
+
+
 def refusal_of_target(host: str) -> str:
     """Return why no action may have this host as its target, or an empty string.
 
@@ -120,7 +131,7 @@ def refusal_of_target(host: str) -> str:
     address = address_of(host)
     if address:
         return refusal_of_address(address)
-    if host == "localhost" or host.endswith(".localhost") or host in _own_names():
+    if host == "localhost" or host.endswith(".localhost") or _is_own_name(host):
         return f"{host} is the machine on which StackStorm runs"
     return ""
 
@@ -178,24 +189,31 @@ def _contains(pattern: str, host: str) -> bool:
         return True
     address = address_of(host)
     is_of_names = any("a" <= character <= "z" for character in pattern)
-    if address is not None:
-        try:
-            return address in ipaddress.ip_network(pattern, strict=False)
-        except ValueError:
-            pass  # a name, or an address with wildcards
+    network = _network_of(pattern)
+    if network is not None:
+        return address is not None and address in network
     if is_of_names == (address is not None):
         return False
     labels, of_pattern = host.split("."), pattern.rstrip(".").split(".")
     return len(labels) == len(of_pattern) and all(map(fnmatch.fnmatchcase, labels, of_pattern))
 
 
-def _own_names() -> set[str]:
-    """Return the names of this machine: its host name, that with its domain, and the first label.
+def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return the network that a pattern is, a single address included, or None."""
+    try:
+        return ipaddress.ip_network(pattern, strict=False)
+    except ValueError:
+        return None
 
-    The short name counts only as a whole: ``stackstorm`` does not refuse ``stackstorm.other.org``.
-    """
-    names = {canonical_host(socket.gethostname()), canonical_host(socket.getfqdn())}
-    return names | {name.partition(".")[0] for name in names if name}
+
+def _is_own_name(host: str) -> bool:
+    """Return True if a host is this machine's name, with its domain or without one."""
+    own = canonical_host(socket.gethostname())
+    short = own.partition(".")[0]
+    if host in (own, short):
+        return True
+    # Finding the domain may ask a name server, so it is done only where it can matter.
+    return host.partition(".")[0] == short and host == canonical_host(socket.getfqdn())
 
 
 def _is_own(address: IPAddress) -> bool:

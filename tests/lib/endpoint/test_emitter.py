@@ -52,6 +52,7 @@ class TestTriggers:
                 "alert_name": "HostDown",
                 "severity": "critical",
                 "instance": "web-1:9100",
+                "host": "web-1",
                 "job": "",
                 "labels": {
                     "alertname": "HostDown",
@@ -127,6 +128,22 @@ class TestTriggers:
             for one in found:
                 assert not any(d in str(one) for d in DELIMITERS)
                 assert not set(str(one)) & set("{}<>\"'\\\n")
+
+    @pytest.mark.parametrize(
+        "instance, host",
+        [
+            ("HTTP://WEB-1.example.org.:9100/metrics", "web-1.example.org"),
+            ("[::ffff:192.0.2.7]:9100", "192.0.2.7"),
+            ("web-1,db-1", ""),
+            ("$(reboot)", ""),
+            ("2130706433", ""),
+            ("", ""),
+        ],
+    )
+    def test_the_host_is_canonical_or_empty(self, rig, instance, host):
+        rig.accept(alert(labels={"instance": instance}))
+        rig.advance()
+        assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
 
     def test_nothing_is_emitted_before_it_is_recorded(self, rig):
         rig.bus.records = False
