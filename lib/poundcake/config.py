@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from poundcake import secret_references
 from poundcake.errors import PoundCakeError
+from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -164,6 +165,11 @@ def _token(value: str) -> None:
         raise ValueError("must contain visible ASCII characters only (RFC 6750)")
 
 
+def _host_pattern(value: str) -> None:
+    _not_empty(value)
+    check_pattern(value)
+
+
 def _user_and_password(value: str) -> None:
     user, _, password = value.partition(":")
     if not (user and password and value.isprintable()):
@@ -191,7 +197,7 @@ class Config:
     max_connections: int = _integer(512, 1, 65_536)
     backlog_limit: int = _integer(100_000, 1, 10_000_000)
     dry_run: bool = _boolean(True)
-    allowed_hosts: tuple[str, ...] = _strings()
+    allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     cooldown_seconds: int = _integer(0, 0, 604_800)
     host_cooldown_seconds: int = _integer(0, 0, 86_400)

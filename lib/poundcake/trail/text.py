@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
+from poundcake.inert import one_line
+
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return the lines of a table whose columns are as wide as they need to be.
@@ -200,8 +202,8 @@ def health(answer: dict[str, Any]) -> str:
     if refused.get("last"):
         last = refused["last"]
         lines.append(
-            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager does"
-            f" not send again; the last at {last['refused_at']} from {last['sender']}:"
+            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager"
+            f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
             f" {last['status']}, {last['detail']}"
         )
     for key in answer.get("literal_secrets", []):
@@ -227,13 +229,9 @@ def _footer(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _cleaned(value: Any) -> Any:
-    """Return a view in which no text can move the cursor, begin a line or draw a column.
-
-    `st2 run` prints a backslash and an n as a line break: backslashes become slashes.
-    """
+    """Return a view in which no text can move the cursor, begin a line or draw a column."""
     if isinstance(value, str):
-        printable = "".join(c if c.isprintable() else " " for c in value.replace("\\", "/"))
-        return " ".join(printable.split())
+        return one_line(value)
     if isinstance(value, dict):
         return {key: _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):
