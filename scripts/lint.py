@@ -60,6 +60,7 @@ def code_checks() -> list[Check]:
         Check("types", [*python, "mypy", "--no-error-summary"]),
         Check("imports", [lint_imports]),
         Check("the pack's content", [*python, "tests.content"]),
+        Check("rules", [sys.executable, "scripts/check_rules.py", "rules"]),
         Check("scripts/install_services.sh", ["sh", "-n", "scripts/install_services.sh"]),
         Check(".ci/run", ["bash", "-n", ".ci/run"]),
     ]

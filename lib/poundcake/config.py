@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from poundcake import secret_references
 from poundcake.errors import PoundCakeError
+from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
@@ -170,6 +171,11 @@ def _token(value: str) -> None:
         raise ValueError("must contain visible ASCII characters only (RFC 6750)")
 
 
+def _host_pattern(value: str) -> None:
+    _not_empty(value)
+    check_pattern(value)
+
+
 def _user_and_password(value: str) -> None:
     user, _, password = value.partition(":")
     if not (user and password and value.isprintable()):
@@ -193,11 +199,11 @@ class Config:
     tls_key: str = _string(check=_absolute_path)
     tls_client_ca: str = _string(check=_absolute_path)
     # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
-    max_body_bytes: int = _integer(1 << 20, 1024, 7 << 20)
+    max_body_bytes: int = _integer(7 << 20, 1024, 7 << 20)
     max_connections: int = _integer(512, 1, 65_536)
     backlog_limit: int = _integer(100_000, 1, 10_000_000)
     dry_run: bool = _boolean(True)
-    allowed_hosts: tuple[str, ...] = _strings()
+    allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _identity_source)

@@ -5,22 +5,20 @@ from __future__ import annotations
 from tests.defences.defence import Defence, faults
 from tests.defences.mutation import Edit
 
-JOURNAL = "poundcake.endpoint.journal:Journal."
-RELAY = "poundcake.endpoint.relay:Relay."
 BUS = "poundcake.endpoint.bus:"
 
 # The ids are given out at once and the commit follows a moment later.
 COMMIT_LATER = (
     "([setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in _1],"
     " [setattr(a, 'request_id', a.wanted_id) for a in _1],"
-    " threading.Timer(0.1, self._commit, [_1]).start())"
+    " threading.Timer(0.1, self._file.run, [self._commit, _1]).start())"
 )
 
 DEFENCES = [
     Defence(
         "the journal's commits are synced to the disk",
         Edit(
-            JOURNAL + "_connect",
+            "poundcake.endpoint.journal_file:_connect",
             "_1.execute('PRAGMA synchronous=FULL')",
             "_1.execute('PRAGMA synchronous=OFF')",
         ),
@@ -28,17 +26,25 @@ DEFENCES = [
     ),
     Defence(
         "a 202 waits for the journal's commit",
-        Edit(JOURNAL + "accept", "_.run_in_native_thread(self._commit, _1)", COMMIT_LATER),
+        Edit(
+            "poundcake.endpoint.group_commit:GroupCommit._commit_pending",
+            "_.run_locked(self._commit, _1)",
+            COMMIT_LATER,
+        ),
         faults("as soon as a 202 is read", 3, "sqlite"),
     ),
     Defence(
         "an alert is done only once StackStorm has it",
-        Edit(RELAY + "_emit_one", "not _.open", "True"),
+        Edit(
+            "poundcake.endpoint.emitter:Emitter._complete",
+            "not plan.request.unexplained",
+            "True",
+        ),
         faults("with an alert just taken", 2, "sqlite"),
     ),
     Defence(
         "an alert that StackStorm lost is emitted again",
-        Edit(RELAY + "_emit_one", "_ and _.explanation == sync.RETRY", "False"),
+        Edit("poundcake.endpoint.emission_plan:plan_emission", "_.is_lost", "False"),
         faults("with an alert just taken", 1, "sqlite"),
     ),
     Defence(

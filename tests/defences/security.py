@@ -18,14 +18,15 @@ TLS = "poundcake.endpoint.tls:"
 CLIENT = "poundcake.endpoint_client:"
 CONFIG = "poundcake.config:"
 ALERTMANAGER = "poundcake.alertmanager:"
-INERT = "poundcake.inert:make_inert"
-RELAY = "poundcake.endpoint.relay:"
+LOOKALIKES = "poundcake.inert:_LOOKALIKES"
+TRIGGERS = "poundcake.endpoint.triggers:"
 ACTION = "pack_action:PackAction.run"
-HOSTS = "poundcake.hosts:is_host"
+HOSTS = "poundcake.hosts:canonical_host"
+CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
-DATABASE = "poundcake.trail.database:"
-RECORD = "poundcake.trail.record:"
-DECIDE = "poundcake.trail.admission:decide"
+DESCRIBE = "poundcake.trail.database.transactions:describe"
+ADMISSION = "poundcake.trail.admission:"
+LIMITS = "poundcake.trail.admission_limits:AdmissionLimits."
 
 APP_TESTS = "tests/lib/endpoint/test_app.py::"
 AUTHENTICATION_TESTS = "tests/lib/endpoint/test_authentication.py::"
@@ -37,10 +38,16 @@ SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
 CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
 TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
 SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
-RELAY_TESTS = "tests/lib/endpoint/test_relay.py::"
+EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
 CONFIG_TESTS = "tests/lib/test_config.py::"
 ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
-REMEDIATION_TESTS = "tests/lib/remediation/test_remediation.py::"
+INERT_TESTS = "tests/lib/test_inert.py::"
+PARAMETER_TESTS = "tests/lib/test_inert_in_parameters.py::"
+HOSTS_TESTS = "tests/lib/test_hosts.py::"
+CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
+REPORT_TESTS = "tests/lib/remediation/test_report.py::"
+SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
+ACTION_TESTS = "tests/test_actions.py::"
 DATABASE_TESTS = "tests/lib/trail/test_database.py::"
 ADMISSION_TESTS = "tests/lib/trail/test_admission.py::"
 RECORD_TESTS = "tests/lib/trail/test_record.py::"
@@ -57,10 +64,11 @@ REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_re
 MEDIA_TYPES = test(
     WEBHOOK_TESTS + "TestRefused::test_what_is_not_plain_json_is_told_what_is_right", "threads"
 )
-DELIMITERS = test(ALERTMANAGER_TESTS + "TestInert::test_no_delimiter_survives_anywhere")
-INERT_TRIGGERS = test(RELAY_TESTS + "TestTheWay::test_every_string_is_inert_and_none_is_null")
-REFUSALS = test(REMEDIATION_TESTS + "TestPermit::test_each_refusal_says_why")
-PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_stands")
+INERT_TEXT = test(INERT_TESTS + "test_no_string_anywhere_keeps_a_character_that_means_something")
+INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_none_is_null")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_says_why")
+HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_names_no_host")
+PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_is")
 
 WHO_MAY_POST = [
     Defence(
@@ -141,12 +149,16 @@ WHO_MAY_POST = [
     ),
     Defence(
         "without a credential the endpoint listens on loopback only",
-        Edit(CONFIG + "_check", "not is_loopback(_) and not _", "False"),
-        test(CONFIG_TESTS + "TestLoopback::test_anything_else_does_and_the_error_says_what_to_set"),
+        Edit(CONFIG + "_check_authentication", "not is_loopback(_) and not _", "False"),
+        test(
+            CONFIG_TESTS
+            + "TestLoopback"
+            + "::test_any_other_address_needs_credentials_and_the_error_says_what_to_set"
+        ),
     ),
     Defence(
         "ciphertext of StackStorm's datastore is not accepted as a token",
-        Edit(CONFIG + "_check", "_CIPHERTEXT.match(_)", "None"),
+        Edit(CONFIG + "_token", "_CIPHERTEXT.match(_)", "None"),
         test(CONFIG_TESTS + "TestTokens::test_ciphertext_is_refused"),
     ),
     Defence(
@@ -327,33 +339,33 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the number of alerts in a request is bounded",
-        Edit(ALERTMANAGER + "parse", "len(_) > MOST_ALERTS", "False"),
-        test(ALERTMANAGER_TESTS + "TestBounds::test_alerts_of_a_request"),
+        Edit(ALERTMANAGER + "_list_of_alerts", "len(_) > MAX_ALERTS", "False"),
+        test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_alerts"),
     ),
     Defence(
         "the number of labels of an alert is bounded",
-        Edit(ALERTMANAGER + "_oversized", "len(_) > MOST_LABELS", "False"),
-        test(ALERTMANAGER_TESTS + "TestBounds::test_labels_of_an_alert"),
+        Edit(ALERTMANAGER + "_check_size", "len(_) > MAX_LABELS", "False"),
+        test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_labels"),
     ),
     Defence(
         "the length of a label is bounded",
-        Edit(ALERTMANAGER + "_oversized", "len(_) > LABEL_NAME or _", "False"),
-        test(ALERTMANAGER_TESTS + "TestBounds::test_the_length_of_a_label"),
+        Edit(ALERTMANAGER + "_check_size", "len(_) > MAX_LABEL_NAME or _", "False"),
+        test(ALERTMANAGER_TESTS + "TestLimits::test_the_length_of_a_label"),
     ),
     Defence(
         "a huge number is not computed",
         Returns(ALERTMANAGER + "_integer", "int(digits)"),
-        test(ALERTMANAGER_TESTS + "TestRefused::test_huge_integers_take_no_time"),
+        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_huge_integers_cost_no_time"),
     ),
     Defence(
         "NaN is not JSON",
-        Edit(ALERTMANAGER + "parse", "parse_constant=_", "parse_constant=str"),
-        test(ALERTMANAGER_TESTS + "TestRefused::test_numbers_that_json_has_not"),
+        Edit(ALERTMANAGER + "_decode", "parse_constant=_", "parse_constant=str"),
+        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
     ),
     Defence(
         "endless nesting is the sender's error",
         Edit(ALERTMANAGER + "parse", "RecursionError", "ZeroDivisionError"),
-        test(ALERTMANAGER_TESTS + "TestRefused::test_nesting_is_read_or_refused_however_deep"),
+        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_read_or_refused"),
     ),
     Defence(
         "the size of a page is bounded",
@@ -382,33 +394,62 @@ WHAT_MAY_COME_IN = [
 
 NOTHING_IS_EVALUATED = [
     Defence(
-        "an opening brace is made harmless", Edit(INERT, "_1.replace('{', _)", "_1"), DELIMITERS
+        "an opening brace is made harmless",
+        Edit(LOOKALIKES, "'{'", "'x'"),
+        INERT_TEXT,
     ),
     Defence(
-        "a less-than sign is made harmless", Edit(INERT, "_1.replace('<', _)", "_1"), DELIMITERS
+        "a less-than sign is made harmless",
+        Edit(LOOKALIKES, "'<'", "'x'"),
+        INERT_TEXT,
     ),
     Defence(
-        "two texts cannot be joined to a delimiter",
-        Edit(
-            INERT,
-            "_1.replace('{', _).replace('<', _)",
-            "_1.replace('{{', '{ {').replace('{%', '{ %').replace('<%', '< %')",
-        ),
-        test(ALERTMANAGER_TESTS + "TestInert::test_no_delimiter_comes_of_joining"),
+        "a quote cannot end the JSON text of a nested parameter",
+        Edit(LOOKALIKES, "'\"'", "'x'"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a backslash cannot begin an escape sequence in a nested parameter",
+        Edit(LOOKALIKES, "'\\\\'", "'x'"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a line break cannot stop a rule",
+        Edit("poundcake.inert:_inert_text", "printable(_1)", "_1"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a text cannot become a null",
+        Edit("poundcake.inert:_inert_text", "_ASTERISK_BEFORE_ANOTHER.sub(_, _1)", "_1"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
     ),
     Defence(
         "the names of labels are made inert",
-        Edit(INERT, "{make_inert(_1): _2 for _3, _4 in _5}", "{_1: _2 for _3, _4 in _5}"),
-        DELIMITERS,
+        Edit(
+            "poundcake.inert:make_inert",
+            "{_1[_2]: _3 for _4, _5 in _6}",
+            "{_2: _3 for _4, _5 in _6}",
+        ),
+        INERT_TEXT,
+    ),
+    Defence(
+        "no label takes the name of another",
+        Edit("poundcake.inert:_inert_keys", "_[_] in _", "False"),
+        test(INERT_TESTS + "test_no_other_key_can_take_the_name_of_one_that_is_inert"),
     ),
     Defence(
         "the trigger of an alert carries inert text",
-        Edit(RELAY + "_Recorded.alert", "make_inert(_1)", "_1"),
+        Edit(TRIGGERS + "alert_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
         "the trigger of a webhook carries inert text",
-        Edit(RELAY + "_Recorded.webhook", "make_inert(_1)", "_1"),
+        Edit(TRIGGERS + "webhook_payload", "make_inert(_1)", "_1"),
+        INERT_TRIGGERS,
+    ),
+    Defence(
+        "the trigger of a reached limit carries inert text",
+        Edit(TRIGGERS + "limit_reached_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
@@ -418,104 +459,154 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "the result of an action is inert",
-        Edit(ACTION, "make_inert(self.work(**_1))", "self.work(**_1)"),
-        test("tests/scenarios/test_hostile_text.py::test_actions_show_it_inert", "sqlite"),
+        Edit(ACTION, "make_lines_inert(_1) if _2 else make_inert(_1)", "_1"),
+        test(ACTION_TESTS + "test_a_result_is_inert"),
     ),
     Defence(
-        "the refusal of an action is inert",
+        "the error of an action is inert",
         Edit(ACTION, "make_inert(str(_1))", "str(_1)"),
-        test("tests/test_actions.py::test_a_refusal_is_inert"),
+        test(ACTION_TESTS + "test_an_error_is_inert"),
     ),
     Defence(
         "the crash of an action is inert",
-        Edit(ACTION, "make_inert(f'{_1}: {_2}')", "'{{ 1 }}'"),
-        test("tests/test_actions.py::test_a_crash_is_a_line_that_is_inert"),
+        Edit(
+            ACTION,
+            "make_inert(f'{_1}: {_2}')",
+            "__import__('traceback').format_exc().splitlines()[-1]",
+        ),
+        test(ACTION_TESTS + "test_a_crash_is_one_inert_line_without_a_traceback"),
     ),
     Defence(
         "the result of another pack's action is not passed on",
-        Edit("poundcake.remediation.report:_result", "not _.startswith('poundcake.')", "False"),
+        Edit(
+            "poundcake.remediation.report:_Tasks.result",
+            "not _.startswith(_OWN_ACTIONS)",
+            "False",
+        ),
         test(
-            REMEDIATION_TESTS
-            + "TestReport::test_what_another_packs_action_returned_is_not_passed_on"
+            "tests/lib/remediation/test_report.py::"
+            "test_what_an_action_of_another_pack_returned_is_not_passed_on"
         ),
     ),
     Defence(
         "a host is a host name or an address",
-        Edit(HOSTS, "bool(_NAME.match(_))", "True"),
-        test(REMEDIATION_TESTS + "TestHostOf::test_a_hostile_instance_names_no_host"),
+        Edit(HOSTS, "_1 if _NAME.match(_1) else ''", "_1"),
+        HOSTILE_HOST,
+    ),
+    Defence(
+        "a number is no host name",
+        Edit(HOSTS, "_ENDS_IN_A_NUMBER.match(_)", "False"),
+        HOSTILE_HOST,
     ),
     Defence(
         "an address has no scope",
-        Edit(HOSTS, "'%' in _", "False"),
-        test(REMEDIATION_TESTS + "TestHostOf"),
+        Edit("poundcake.hosts:_ipv6", "'%' in _", "False"),
+        HOSTILE_HOST,
+    ),
+    Defence(
+        "a wildcard of allowed_hosts stays within one label",
+        Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
+        test(HOSTS_TESTS + "test_a_pattern_contains_hosts"),
+    ),
+    Defence(
+        "StackStorm's own machine is no target",
+        Returns("poundcake.hosts:refusal_of_target", "''"),
+        test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
+    ),
+    Defence(
+        "no name that resolves to StackStorm's own machine is a target",
+        Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
+        test(CHECKS_TESTS + "test_nor_by_a_name_that_resolves_to_its_own_address"),
     ),
     Defence(
         "only a host is checked for an answer",
-        Edit("poundcake.remediation.checks:check_host", "not is_host(_)", "False"),
-        test(REMEDIATION_TESTS + "TestCheckHost::test_what_is_no_host_is_refused"),
+        Edit(CHECKS + "check_host", "canonical_host(_1)", "_1"),
+        test(CHECKS_TESTS + "test_an_invalid_host_is_refused"),
+    ),
+    Defence(
+        "a host whose name does not resolve does not count as down",
+        Edit(CHECKS + "_try_all", "TcpState.UNRESOLVABLE", "TcpState.NO_ANSWER"),
+        test(CHECKS_TESTS + "test_a_name_server_that_fails_is_no_silence_of_the_host"),
+    ),
+    Defence(
+        "a host that refuses a connection does not count as down",
+        Edit(CHECKS + "_try_all", "TcpState.REFUSED", "TcpState.NO_ANSWER"),
+        test(CHECKS_TESTS + "test_the_best_of_all_ports_counts"),
     ),
     Defence(
         "only allowed hosts are changed",
-        Edit(SAFETY + "_refusal", "_ and not any(_)", "False"),
+        Edit(SAFETY + "_refusal_of_target", "not is_host_in(_, _)", "False"),
         REFUSALS,
     ),
     Defence(
         "only allowed actions are run",
-        Edit(SAFETY + "_forbidden", "_ not in config.allowed_actions", "False"),
+        Edit(SAFETY + "_refusal_of_action", "_ not in config.allowed_actions", "False"),
         REFUSALS,
     ),
     Defence(
         "a dry run changes nothing",
-        Edit(SAFETY + "permit", "_1, _2 = 'dry_run', _", "_1, _2 = 'remediate', ''"),
-        test(REMEDIATION_TESTS + "TestPermit::test_dry_run_says_what_it_would_run"),
+        Edit(SAFETY + "_decide", "(Stage.DRY_RUN, _)", "(Stage.REMEDIATE, '')"),
+        test(SAFETY_TESTS + "test_a_dry_run_says_what_it_would_run"),
     ),
     Defence(
         "the default is a dry run",
-        Becomes(CONFIG + "Config.dry_run", "False"),
-        test(CONFIG_TESTS + "TestSchema::test_the_defaults_are_the_schemas"),
+        Becomes(CONFIG + "Config.dry_run", "_boolean(False)"),
+        test(CONFIG_TESTS + "TestSchema::test_defaults"),
     ),
     Defence(
         "text in a terminal cannot move the cursor",
-        Returns("poundcake.trail.text:_printable", "text"),
-        test("tests/lib/trail/test_text.py::test_nothing_in_it_moves_the_cursor_or_forges_a_line"),
+        Returns("poundcake.inert:one_line", "text"),
+        test("tests/lib/trail/test_text.py::test_nothing_moves_the_cursor_or_forges_a_line"),
     ),
     Defence(
         "an id stays one segment of a path of StackStorm's API",
         Returns(
-            "poundcake.stackstorm:StackStorm.execution", "self.get('/executions/' + execution_id)"
+            "poundcake.stackstorm.client:StackStorm._execution",
+            "self.get('/executions/' + execution_id)",
         ),
-        test("tests/lib/test_stackstorm.py::test_an_id_stays_in_its_place"),
+        test(
+            "tests/lib/stackstorm/test_client.py::TestAsking::test_an_id_cannot_name_another_path"
+        ),
     ),
 ]
 
 ONE_REMEDIATION = [
     Defence(
         "an alert that keeps firing starts nothing more",
-        Edit(DECIDE, "_.outcome == ADMITTED", "False"),
+        Edit(ADMISSION + "_decide_repeat", "_.outcome == Outcome.ADMITTED", "False"),
         test(
-            ADMISSION_TESTS
-            + "TestFiring::test_again_is_a_duplicate_that_carries_the_incidents_name"
+            ADMISSION_TESTS + "TestFiring::test_a_repeat_is_a_duplicate_with_the_incidents_episode"
         ),
     ),
     Defence(
         "a notification that arrives after its resolve starts nothing",
-        Edit(DECIDE, "resolved_since(_)", "False"),
-        test(ADMISSION_TESTS + "TestFiring::test_late"),
+        Returns(ADMISSION + "_was_overtaken", "False"),
+        test(ADMISSION_TESTS + "TestFiring::test_a_notification_that_its_resolve_overtook_is_late"),
     ),
     Defence(
         "a flapping alert has a cooldown",
-        Returns(RECORD + "AdmissionState._cooling", "None"),
-        test(RECORD_TESTS + "TestOutcomes::test_cooldown", "sqlite"),
+        Returns(LIMITS + "_cooldown_of", "None"),
+        test(
+            RECORD_TESTS + "TestLimits::test_a_cooldown_holds_the_alert_back_until_it_ends",
+            "sqlite",
+        ),
     ),
     Defence(
         "an alert name has a limit per hour",
-        Returns(RECORD + "AdmissionState._too_many", "None"),
-        test(RECORD_TESTS + "TestOutcomes::test_rate_limit", "sqlite"),
+        Returns(LIMITS + "_rate_limit_of", "None"),
+        test(
+            RECORD_TESTS + "TestLimits::test_a_rate_limit_holds_further_alerts_of_the_name_back",
+            "sqlite",
+        ),
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_link", "_ and alert.instance", "False"),
-        test(RECORD_TESTS + "TestHostCooldown::test_of_several_at_once_one_passes", "sqlite"),
+        Edit("poundcake.trail.claims:_why_not", "_ and alert.instance", "False"),
+        test(
+            "tests/lib/trail/test_claims.py::"
+            "TestHostCooldown::test_of_several_at_the_same_time_one_gets_a_claim",
+            "sqlite",
+        ),
     ),
 ]
 
@@ -529,33 +620,33 @@ SECRETS = [
     ),
     Defence(
         "the errors of a database do not show its password",
-        Edit(DATABASE + "describe", "_1.replace(_, '***')", "_1"),
+        Edit(DESCRIBE, "_1.replace(_, '***')", "_1"),
         PASSWORD,
     ),
     Defence(
         "the URL of a database does not show its password",
-        Edit(DATABASE + "describe", "hide_password=_", "hide_password=False"),
+        Edit(DESCRIBE, "hide_password=_", "hide_password=False"),
         PASSWORD,
     ),
     Defence(
         "the errors of a database show no row",
-        Edit(DATABASE + "describe", "' '.join(_) or _", "str(error)"),
+        Edit(DESCRIBE, "' '.join(_) or _", "str(error)"),
         test(DATABASE_TESTS + "TestRefused::test_an_error_shows_neither_statement_nor_parameters"),
     ),
     Defence(
         "a configuration that is printed shows no secret",
-        Becomes(CONFIG + "Config.basic_auth", "''"),
-        test(CONFIG_TESTS + "TestReferences::test_no_secret_is_printed"),
+        Becomes(CONFIG + "Config.basic_auth", "_string(check=_user_and_password)"),
+        test(CONFIG_TESTS + "TestSecrets::test_no_secret_is_printed"),
     ),
     Defence(
         "a secret that the process list shows is reported",
-        Edit(CONFIG + "load", "literal.append(_)", "None"),
-        test(CONFIG_TESTS + "TestReferences::test_literal_secrets_are_named"),
+        Edit(CONFIG + "load", "_is_literal(_)", "False"),
+        test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),
     Defence(
         "the folder of journal and token is closed to other users",
-        Edit(DATABASE + "make_folder", "os.mkdir(_1, _)", "os.mkdir(_1, 0o777)"),
-        test(DATABASE_TESTS + "TestOwners::test_a_folder_is_not_open_to_the_world"),
+        Edit("poundcake.trail.shared_files:make_folder", "os.mkdir(_1, _)", "os.mkdir(_1, 0o777)"),
+        test("tests/lib/trail/test_shared_files.py::test_a_folder_is_not_open_to_the_world"),
     ),
     Defence(
         "an internal error is answered without its details",

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -211,6 +212,11 @@ class TestIdentity:
         assert len({self.fingerprint(wanted, url) for url in urls}) == 2
         # A sender without one is told apart by its labels alone.
         assert self.fingerprint(wanted, None) == self.fingerprint()
+
+    def test_a_reader_that_needs_none_gets_none(self):
+        body = json.dumps(webhook(alert())).encode()
+        (with_it,), (without,) = parse(body).alerts, parse(body, None).alerts
+        assert replace(without, fingerprint=with_it.fingerprint) == with_it
 
     def test_no_label_can_pretend_to_be_an_external_url(self):
         wanted = Identity(with_external_url=True)

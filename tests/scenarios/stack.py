@@ -222,7 +222,9 @@ class Standalone(Stack):
         self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
         self.command += ["--config", str(config_file), "--pack", str(PACK)]
         if "database_url" not in (config or {}):
-            self.command += ["--database", database]
+            # Not the URL: the process list would show its password, and one scenario looks there.
+            (folder / "database_url").write_text(database)
+            self.command += ["--database", f"file:{folder / 'database_url'}"]
         if (config or {}).get("log_level") == "debug":
             self.command += ["--verbose"]
         own = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}

@@ -165,7 +165,7 @@ def check(secrets, where, text):
 def test_no_secret_is_in_the_process_list(used):
     stack, _, processes, _ = used
     # It has seen the process that gets the configuration: the stand-in, or an action's if live.
-    known = b"link.py" if stack.live else b"standalone"
+    known = b"link.py" if stack.live else b"tests.standin"
     assert any(known in line for line in processes.seen)
     assert not processes.found, processes.found[0]
 

@@ -10,7 +10,7 @@ from typing import Mapping
 
 from poundcake.alertmanager import Alert, Webhook
 from poundcake.announcement import Request
-from poundcake.hosts import host_and_port
+from poundcake.hosts import host_or_empty
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import Decision
 from poundcake.trail.outcomes import EMITTED, EndedBy, Explanation, Outcome
@@ -137,7 +137,6 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         received_at: When its request was received.
         now: The database's time.
     """
-    host = host_and_port(alert.instance)
     return AlertRow(
         position=alert.position,
         fingerprint=alert.fingerprint,
@@ -164,7 +163,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         held_until=decision.held_until,
         sender_fingerprint=cut(alert.sender_fingerprint, alerts.c.sender_fingerprint) or None,
         sender_starts_at=alert.starts_at,
-        host=cut(host.host, alerts.c.host) if host else "",
+        host=cut(host_or_empty(alert.labels), alerts.c.host),
         notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
+from poundcake.inert import one_line
 from poundcake.timestamps import parse_timestamp
 
 
@@ -261,6 +262,14 @@ def health(answer: dict[str, Any]) -> str:
     pending = components.get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
+    refused = answer.get("refused") or {}
+    if refused.get("last"):
+        last = refused["last"]
+        lines.append(
+            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager"
+            f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
+            f" {last['status']}, {last['detail']}"
+        )
     for key in answer.get("literal_secrets", []):
         lines.append(f"{key} is written in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
@@ -284,13 +293,9 @@ def _footer(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _cleaned(value: Any) -> Any:
-    """Return a view in which no text can move the cursor, begin a line or draw a column.
-
-    `st2 run` prints a backslash and an n as a line break: backslashes become slashes.
-    """
+    """Return a view in which no text can move the cursor, begin a line or draw a column."""
     if isinstance(value, str):
-        printable = "".join(c if c.isprintable() else " " for c in value.replace("\\", "/"))
-        return " ".join(printable.split())
+        return one_line(value)
     if isinstance(value, dict):
         return {key: _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):

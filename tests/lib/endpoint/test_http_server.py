@@ -269,9 +269,11 @@ class TestFull:
     def test_clients_without_credentials_shut_out_nobody(self, make):
         """They are refused and then linger. That once counted as a request in flight."""
         endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token"])
-        refused = [endpoint.client() for _ in range(4)]
+        refused = []
         try:
-            for client in refused:
+            for _ in range(4):
+                client = endpoint.client()
+                refused.append(client)
                 client.send(message("POST", HOOK, b"", Content_Length="1000"))
                 assert client.read().status == 401
             for _ in range(6):

@@ -173,11 +173,11 @@ class TestFormat:
         )
         assert (checked.returncode, checked.stdout.decode()) == (0, "")
 
-    def test_the_readme_tells_of_each(self, make):
+    def test_the_page_names_each(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
         found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
-        with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
             told = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
         assert told == {
             family.name + ("_total" if family.type == "counter" else "")

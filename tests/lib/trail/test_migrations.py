@@ -31,7 +31,8 @@ from tests.waiting import wait_for
 ROOT = str(pathlib.Path(__file__).resolve().parents[3])
 LIB = os.path.join(ROOT, "lib")
 # Release 0.1.0 made 1, 0.2.0 made 4, or 3 on a long history whose indexes wait for `migrate`.
-EARLIER = (1, 2, 3, 4)
+# Release 0.3.0 made 5.
+EARLIER = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
     [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
@@ -89,12 +90,16 @@ def scalar(engine, statement):
 
 def fill(engine):
     """Rows in every table, with nothing that the first revision has no column for."""
+    columns = {
+        found["name"] for found in sqlalchemy.inspect(engine).get_columns("poundcake_alerts")
+    }
+    explanation = "fate" if "fate" in columns else "explanation"
     noon = "'2026-01-14 12:00:00.123456'"
     calls = "id, request_id, method, path, headers, body, status_code, created_at, body_sha256"
     alerts = (
         "id, api_call_id, position, fingerprint, alert_name, severity, instance, labels,"
         " annotations, status, created_at, recorded_at, outcome, reason, open_fingerprint,"
-        " notifications, fate, fate_reason"
+        f" notifications, {explanation}, {explanation}_reason"
     )
     links = "id, request_id, alert_id, st2_execution_id, created_at, claim"
     run(

@@ -1,4 +1,7 @@
-"""The SQL that users have from the first version works to the letter on MariaDB."""
+"""The SQL that users have from the first version works to the letter on MariaDB.
+
+docs/QUERIES.md has it, too, and some more.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from poundcake.trail import database
-from tests import services
+from tests import documents, services
 from tests.lib.samples import alert, iso, later
 from tests.lib.trails import episode, ran, record
 
@@ -45,6 +48,8 @@ SELECT COUNT(*) as total, st2_action_ref
 FROM poundcake_st2_execution_link
 GROUP BY st2_action_ref;
 """
+
+STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 
 
 @pytest.fixture
@@ -140,3 +145,28 @@ def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id)
     heading, *rows = shown.splitlines()
     assert heading == "total\tst2_action_ref"
     assert sorted(rows) == ["1\tx.clean", "2\tpoundcake.host_down", "2\tx.tell"]
+
+
+def numbered(statements):
+    return [pytest.param(text, id=f"statement-{n}") for n, text in enumerate(statements, 1)]
+
+
+@pytest.mark.parametrize("statement", numbered([AUDIT_TRAIL, SUCCESS_RATES, RECENT_EXECUTIONS]))
+def test_the_page_has_it(statement):
+    assert statement.lstrip() in STATEMENTS
+
+
+@pytest.mark.parametrize("statement", numbered(STATEMENTS))
+def test_each_statement_of_the_page_works(statement, mariadb_url, request_id):
+    names, _ = ask(mariadb_url, statement)
+    assert names
+
+
+@pytest.mark.parametrize(
+    "statement", numbered(text for text in STATEMENTS if "TIMESTAMPDIFF" not in text)
+)
+def test_all_but_one_works_on_sqlite_as_well(statement, tmp_path):
+    engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.sqlite")
+    record(engine, alert("HostDown", fingerprint="a"))
+    with database.reading(engine) as connection:
+        assert connection.exec_driver_sql(statement).keys()

@@ -152,6 +152,17 @@ def health(**more):
     return found
 
 
+def refused(detail, count=1):
+    last = {
+        "reason": "too_large",
+        "status": 413,
+        "detail": detail,
+        "sender": "127.0.0.1",
+        "refused_at": "2026-01-14T12:00:00Z",
+    }
+    return {"count": count, "last": last}
+
+
 TEXTS = [
     text.status(status()),
     text.status(status(alerts=[], stackstorm_executions=[])),
@@ -202,6 +213,7 @@ def test_starts_on_a_line_of_its_own(found):
         lambda h: text.health(
             health(components={"broker": {"state": "down", "since": "", "detail": h}})
         ),
+        lambda h: text.health(health(refused=refused(h))),
     ],
 )
 def test_nothing_moves_the_cursor_or_forges_a_line(found):
@@ -438,3 +450,10 @@ def test_what_is_left_out_is_counted():
 def test_a_table_keeps_its_columns():
     lines = text.table(("a", "long heading"), [("wide cell", None), ("", 5)])
     assert lines == ["A          LONG HEADING", "wide cell", "           5"]
+
+
+def test_health_shows_the_webhook_that_was_refused_last():
+    assert "refused" not in text.health(health(refused={"count": 0, "last": None}))
+    shown = text.health(health(refused=refused("the body has 9 bytes", 2)))
+    assert "refused: 2 webhooks since the start" in shown
+    assert "from 127.0.0.1: 413, the body has 9 bytes" in shown

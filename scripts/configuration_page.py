@@ -1,0 +1,74 @@
+"""Write the table of keys in docs/CONFIGURATION.md from config.schema.yaml.
+
+.venv/bin/python scripts/configuration_page.py
+
+Everything above the marker in the page is written by hand and kept.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Mapping
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "CONFIGURATION.md"
+SCHEMA = ROOT / "config.schema.yaml"
+MARKER = (
+    "<!-- The rest is generated from config.schema.yaml. "
+    "To write it again: .venv/bin/python scripts/configuration_page.py -->\n"
+)
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def updated(page: str) -> str:
+    """Return the page with the table as config.schema.yaml has the keys now.
+
+    Raises:
+        ValueError: The page has no marker.
+    """
+    by_hand, marker, _ = page.partition(MARKER)
+    if not marker:
+        raise ValueError(f"{PAGE}: the marker is missing, a line with: {MARKER.strip()}")
+    return f"{by_hand}{marker}\n{table(SCHEMA)}"
+
+
+def table(schema: Path) -> str:
+    """Return the keys of a configuration schema as a table in Markdown, a line for each key."""
+    keys = yaml.safe_load(schema.read_text(encoding="utf-8"))
+    lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
+    lines += [row(name, key) for name, key in keys.items()]
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, key: Mapping[str, Any]) -> str:
+    """Return the line of one key."""
+    secret = key.get("secret") or key.get("items", {}).get("secret")
+    kind = f"{type_of(key)}, secret" if secret else type_of(key)
+    description = " ".join(key["description"].split()).replace("|", "\\|")
+    return f"| `{name}` | {kind} | {default_of(key)} | {description} |"
+
+
+def type_of(key: Mapping[str, Any]) -> str:
+    """Return the type of a key's value."""
+    if key["type"] == "array":
+        return f"list of {key['items']['type']}s"
+    return str(key["type"])
+
+
+def default_of(key: Mapping[str, Any]) -> str:
+    """Return the default of a key, as YAML has it; "none" for an empty text or list."""
+    default = key.get("default")
+    if default in (None, "", []):
+        return "none"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The documents of the project, and what is inside them."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/*/README.md")]
+    + [ROOT / "bench" / "README.md"]
+)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def name(path):
+    """Return the name of a document in messages and in the names of tests."""
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path, language):
+    """Return the code blocks of a document in this language."""
+    return [text for lang, text in _BLOCK.findall(_read(path)) if lang == language]
+
+
+def links(path):
+    """Return the targets of a document's links, without those in code."""
+    return _LINK.findall(_without_code(path))
+
+
+def anchors(path):
+    """Return what a link into the document may name after the #, as GitHub makes it."""
+    found = set()
+    for heading in _HEADING.findall(_without_code(path)):
+        plain = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+        found.add(plain.replace(" ", "-"))
+    return found
+
+
+def code(path):
+    """Return what stands between single backticks in a document."""
+    return re.findall(r"`([^`\n]+)`", _BLOCK.sub("", _read(path)))
+
+
+def _without_code(path):
+    return re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", _read(path)))
+
+
+def _read(path):
+    return path.read_text(encoding="utf-8")

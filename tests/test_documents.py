@@ -1,0 +1,107 @@
+"""What the documents say exists, and their snippets are right as written.
+
+tests/scenarios/test_cli.py runs their `st2` commands.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+from st2client.shell import Shell
+
+from tests import documents
+from tests.documents import DOCUMENTS, ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # st2client's
+
+CONFIG = "# /opt/stackstorm/configs/poundcake.yaml\n"
+MODULE = re.compile(r"(?:endpoint|trail|remediation|stackstorm)(?:\.[A-Za-z_]+)+\Z")
+# A file of the pack or of the tests, and a function in it.
+PLACE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
+OF_DEVELOPERS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
+
+
+def each(language):
+    """Return the blocks in this language as parameters, named after their document."""
+    return [
+        pytest.param(text, id=f"{documents.name(path)}-{number}")
+        for path in DOCUMENTS
+        for number, text in enumerate(documents.blocks(path, language), 1)
+    ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=documents.name)
+def test_each_link_leads_somewhere(path):
+    for link in documents.links(path):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in documents.anchors(target), link
+
+
+def test_each_page_is_linked_from_the_readme():
+    linked = set(documents.links(ROOT / "README.md"))
+    assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= linked
+
+
+def test_the_readme_is_a_front_page():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("text", each("sh"))
+def test_the_shell_understands_each_snippet(text):
+    subprocess.run(["sh", "-n"], input=text.encode(), check=True)
+
+
+@pytest.mark.parametrize("text", each("sh"))
+def test_the_st2_client_understands_each_command(text):
+    parser = Shell().parser
+    for line in text.splitlines():
+        if line.startswith("st2 "):
+            parser.parse_args(shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize("text", each("yaml"))
+def test_each_yaml_snippet_can_be_read(text):
+    assert yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", [p for p in each("yaml") if p.values[0].startswith(CONFIG)])
+def test_each_configuration_has_keys_that_exist(text):
+    schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
+    assert set(yaml.safe_load(text)) <= set(schema)
+
+
+@pytest.mark.parametrize("path", OF_DEVELOPERS, ids=documents.name)
+def test_each_module_that_is_named_exists(path):
+    names = [text for text in documents.code(path) if MODULE.match(text)]
+    for text in names:
+        first, *rest = text.split(".")
+        # Of `endpoint.native.run_in_native_thread` the last part is a function.
+        places = [ROOT / "lib" / "poundcake" / first]
+        places += [places[0].joinpath(*rest[:n]) for n in range(1, len(rest) + 1)]
+        *_, last = [p for p in places if p.is_dir() or p.with_suffix(".py").exists()]
+        assert last != places[0], f"{text}: no such module"
+        if last != places[-1]:
+            module = last / "__init__.py" if last.is_dir() else last.with_suffix(".py")
+            assert rest[-1] in module.read_text(encoding="utf-8"), f"{text}: not in {module}"
+
+
+@pytest.mark.parametrize("path", OF_DEVELOPERS, ids=documents.name)
+def test_each_file_and_test_that_is_named_exists(path):
+    for text in documents.code(path):
+        match = PLACE.match(text)
+        if not match or "NNNN" in text or "NAME" in text:
+            continue
+        file, function = match.groups()
+        found = [p for p in (ROOT / file, ROOT / "lib" / "poundcake" / file) if p.exists()]
+        assert found, f"{text}: no such file"
+        if function:
+            assert f"def {function}(" in found[0].read_text(encoding="utf-8"), text
