@@ -94,7 +94,7 @@ class Rules:
     def fire(self, key, start, now, may_start):
         one = self.open.get(key)
         has_starts = one and None not in (start, one["sender"])
-        if has_starts and start - max(one["start"], one["sender"]) > SKEW:
+        if has_starts and start - one["sender"] > SKEW:
             return self.begin(key, start, now, may_start, None)
         if one is None:
             return self.begin(key, start, now, may_start, self.doubt(key, start, now))
@@ -151,8 +151,8 @@ class Rules:
         if one and one["episode"] == episode:
             one["notifications"] += 1
             one["heard"] = max(one["heard"], now)
-            known = [moment for moment in (one["sender"], start) if moment is not None]
-            one["sender"] = min(known, default=None)
+            if one["sender"] is None:
+                one["sender"] = start
 
     def limited(self, key):
         now = self.clock

@@ -41,7 +41,7 @@ class OpenIncident:
         starts_at: When it began; never after its first notification was received.
         outcome: What was decided about the alert that opened it.
         last_seen_at: When its last notification was received.
-        sender_starts_at: The earliest startsAt of its notifications; None if none had one.
+        sender_starts_at: The first startsAt that its notifications named; None if none did.
         acknowledged_by: Who acknowledged it; empty for nobody.
     """
 
@@ -223,18 +223,11 @@ def first_start(alert: Alert, received_at: datetime) -> datetime:
     return min(alert.starts_at or received_at, received_at)
 
 
-def earliest(one: datetime | None, other: datetime | None) -> datetime | None:
-    """Return the earlier of two times, of which either may be unknown."""
-    known = [moment for moment in (one, other) if moment]
-    return min(known, default=None)
-
-
 def _belongs_to(alert: Alert, incident: OpenIncident, skew: timedelta) -> bool:
     if alert.starts_at is None or incident.sender_starts_at is None:
         return True
-    # Of two Prometheus servers the second may have posted an earlier start than the one that the
-    # incident was opened with.
-    return alert.starts_at - max(incident.starts_at, incident.sender_starts_at) <= skew
+    # Not with incident.starts_at: for a sender whose clock is ahead, that is by the database's.
+    return alert.starts_at - incident.sender_starts_at <= skew
 
 
 def _decide_repeat(

@@ -232,7 +232,10 @@ def _heard_of(
         incident,
         # A request that was held up comes after others that were received later.
         last_seen_at=max(incident.last_seen_at, at),
-        sender_starts_at=admission.earliest(incident.sender_starts_at, sender_starts_at),
+        # Never replaced: of two Prometheus servers, or in a late copy, an earlier one may come. The
+        # next notification with the first start would seem to begin anew, and a late resolve of
+        # the occurrence before would seem to end this one.
+        sender_starts_at=incident.sender_starts_at or sender_starts_at,
     )
 
 

@@ -75,7 +75,7 @@ class OneFingerprint:
             self.incident = replace(
                 self.incident,
                 last_seen_at=max(before.last_seen_at, heard_at),
-                sender_starts_at=admission.earliest(before.sender_starts_at, alert.starts_at),
+                sender_starts_at=before.sender_starts_at or alert.starts_at,
             )
         if found.outcome == Outcome.ADMITTED:
             self.admitted_at = now

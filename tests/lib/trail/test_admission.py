@@ -92,10 +92,22 @@ class TestFiring:
         ahead = incident(sender_starts_at=later(10**6))
         assert choose(firing(start), ahead).outcome == "duplicate"
 
-    def test_the_later_of_two_starts_goes_on_belonging_to_the_incident(self):
-        """Two Prometheus servers: the earlier start was seen second."""
-        found = choose(firing(NOON), incident(sender_starts_at=later(-900)))
-        assert found.outcome == "duplicate"
+    @pytest.mark.parametrize("ahead", [0, 3600, -3600])
+    def test_the_start_that_an_incident_was_opened_with_never_supersedes_it(self, ahead):
+        """A peer names an earlier start in between, and the clocks there may be an hour ahead."""
+        recorded = OneFingerprint()
+        for seconds, start in ((0, 0), (60, -900), (120, 0), (180, 120)):
+            received_at = later(seconds)
+            recorded.decide(firing(later(start + ahead)), received_at, received_at)
+        assert len(recorded.episodes) == 1
+        found = recorded.decide(firing(later(120.001 + ahead)), later(240), later(240))
+        assert found.ended_by == "superseded"
+
+    def test_a_late_copy_does_not_make_a_late_resolve_end_the_next_occurrence(self):
+        recorded = OneFingerprint()
+        for second, alert in enumerate([firing(later(600)), firing(), resolved(later(60))], 700):
+            found = recorded.decide(alert, later(second), later(second))
+        assert found.reason.startswith("ended before")
 
     def test_a_start_beyond_the_skew_supersedes(self):
         found = choose(firing(later(120.000001)), OPEN, received_at=later(200))
@@ -372,7 +384,7 @@ class Reference:
 
     def __init__(self, cooldown):
         self.cooldown = cooldown
-        self.open = None  # {start, first start of the sender, outcome, heard}
+        self.open = None  # {start, first start named, outcome, heard}
         self.resolves = []  # (end, received)
         self.last_admitted = None
 
@@ -394,7 +406,7 @@ class Reference:
     def fires(self, start, end, now, may_start):
         one = self.open
         has_starts = one and None not in (start, one["sender"])
-        if has_starts and start > max(one["start"], one["sender"]) + 120:
+        if has_starts and start > one["sender"] + 120:
             one = None  # the next occurrence
         if one is None:
             outcome = self.outcome(start, now, may_start, doubt=self.open is None)
@@ -416,8 +428,8 @@ class Reference:
     def heard(self, start, now):
         one = self.open
         one["heard"] = max(one["heard"], now)
-        if start is not None:
-            one["sender"] = start if one["sender"] is None else min(one["sender"], start)
+        if one["sender"] is None:
+            one["sender"] = start
 
     def outcome(self, start, now, may_start, doubt, is_open=False):
         same = [

@@ -414,8 +414,8 @@ class TestOutcomes:
         }.get(start)
 
     @on_sqlite
-    def test_the_earliest_start_of_an_incident_is_kept(self, engine):
-        for second, start in enumerate([None, later(-60), later(-300), later(-200)]):
+    def test_the_first_start_that_an_incident_was_given_is_kept(self, engine):
+        for second, start in enumerate([None, later(-300), later(-600), later(-200)]):
             record(engine, request(alert(starts_at=start), received_at=later(second)))
         assert outcomes(engine) == ["admitted"] + ["duplicate"] * 3
         assert rows(engine)[0].sender_starts_at == later(-300)
