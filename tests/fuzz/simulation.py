@@ -1,4 +1,4 @@
-"""PoundCake in the simulation of alertmanagers.py, and what must be true of what it shows and starts.
+"""PoundCake in the simulation of alertmanagers.py, and what must hold of what it shows and starts.
 
 Requests are accepted by two endpoints, announced in batches, perhaps late and out of order, and
 decided by the real functions of poundcake.trail.admission.

@@ -148,8 +148,8 @@ alerts = Table(
     Column("trigger_instances", String(255)),
     # The fingerprint that the sender gave, if `fingerprint` is another one. It decides nothing.
     Column("sender_fingerprint", String(64)),
-    # The first startsAt that the notifications of the incident named, by the sender's clock; NULL if
-    # none did.
+    # The first startsAt that the notifications of the incident named, by the sender's clock; NULL
+    # if none did.
     Column("sender_starts_at", UtcDateTime),
     # The host that the alert is about, in one spelling; empty if it names none.
     Column("host", String(255), nullable=False, default="", server_default=""),

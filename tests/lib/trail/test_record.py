@@ -426,6 +426,17 @@ class TestOutcomes:
         record(engine, request(ends, received_at=later(60)))
         assert outcomes(engine)[-1] == "resolved"
 
+    @on_sqlite
+    @pytest.mark.parametrize("at_once", [False, True])
+    def test_no_episode_has_the_name_of_a_late_duplicate(self, engine, at_once):
+        """Whether or not both are in one list."""
+        record(engine, request(alert(status="resolved", ends_at=later(1)), received_at=later(10)))
+        late, refire = (request(alert(), received_at=later(second)) for second in (5, 100))
+        for requests in [[late, refire]] if at_once else [[late], [refire]]:
+            record(engine, *requests)
+        assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
+        assert rows(engine)[1].episode != rows(engine)[2].episode
+
     def test_times_are_those_of_the_databases_clock(self, engine):
         """Two endpoints whose clocks are 10 min apart: the slow one's resolve ends the incident."""
         firing = request(alert(), received_at=later(600))
