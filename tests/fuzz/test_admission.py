@@ -94,9 +94,7 @@ class Rules:
     def fire(self, key, start, now, may_start):
         one = self.open.get(key)
         has_starts = one and None not in (start, one["sender"])
-        if has_starts and start - one["sender"] > SKEW:
-            return self.begin(key, start, now, may_start, None)
-        if one is None:
+        if one is None or (has_starts and start - one["sender"] > SKEW):
             return self.begin(key, start, now, may_start, self.doubt(key, start, now))
         outcome = "duplicate"
         if one["outcome"] != "admitted":

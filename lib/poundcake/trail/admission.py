@@ -273,7 +273,7 @@ def _decide_repeat(
 def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
     starts_at = first_start(alert, received_at)
     superseded = situation.incident
-    refire = None if superseded else _judge_refire(alert, received_at, situation.resolves)
+    refire = _judge_refire(alert, received_at, situation.resolves)
     if refire and refire[0] == Outcome.DUPLICATE:
         return Decision(*refire, episode_name(alert.fingerprint, starts_at), starts_at)
     outcome, reason, limit = Outcome.ADMITTED, "new incident", situation.limit

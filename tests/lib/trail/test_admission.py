@@ -103,6 +103,27 @@ class TestFiring:
         found = recorded.decide(firing(later(120.001 + ahead)), later(240), later(240))
         assert found.ended_by == "superseded"
 
+    def test_what_supersedes_an_unconfirmed_incident_may_be_a_stale_copy_as_well(self):
+        """One peer has an old start, the other one says that the new occurrence has ended."""
+        recorded = OneFingerprint()
+        outcomes = [
+            recorded.decide(alert, later(second), later(second)).outcome
+            for second, alert in (
+                (600, firing(later(600))),
+                (630, resolved(later(630))),
+                (640, firing(NOON)),
+                (660, firing(later(600))),
+                (720, firing(later(600))),
+            )
+        ]
+        assert outcomes == ["admitted", "resolved", "unconfirmed", "unconfirmed", "admitted"]
+        late = recorded.decide(resolved(later(730)), later(730), later(730))
+        assert late.outcome == "resolved"
+
+    def test_what_was_overtaken_by_its_resolve_supersedes_nothing(self):
+        found = choose(firing(later(500)), OPEN, [Resolve(later(600), later(61))])
+        assert (found.outcome, found.opens, found.closes) == ("duplicate", False, False)
+
     def test_a_late_copy_does_not_make_a_late_resolve_end_the_next_occurrence(self):
         recorded = OneFingerprint()
         for second, alert in enumerate([firing(later(600)), firing(), resolved(later(60))], 700):
@@ -409,7 +430,7 @@ class Reference:
         if has_starts and start > one["sender"] + 120:
             one = None  # the next occurrence
         if one is None:
-            outcome = self.outcome(start, now, may_start, doubt=self.open is None)
+            outcome = self.outcome(start, now, may_start)
             if outcome != "duplicate":
                 begins = now if start is None else min(start, now)
                 self.open = {"start": begins, "sender": start, "outcome": outcome, "heard": now}
@@ -417,7 +438,7 @@ class Reference:
             outcome = "duplicate"
             self.heard(start, now)
         else:
-            outcome = self.outcome(start, now, may_start, doubt=True, is_open=True)
+            outcome = self.outcome(start, now, may_start, is_open=True)
             self.heard(start, now)
             if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
                 one["outcome"] = outcome
@@ -431,11 +452,11 @@ class Reference:
         if one["sender"] is None:
             one["sender"] = start
 
-    def outcome(self, start, now, may_start, doubt, is_open=False):
+    def outcome(self, start, now, may_start, is_open=False):
         same = [
             received
             for end, received in self.resolves
-            if doubt and (start is None or end is None or end >= start)
+            if start is None or end is None or end >= start
         ]
         if not (is_open and not may_start) and any(received > now for received in same):
             return "duplicate"
