@@ -187,11 +187,22 @@ class Simulation(World):
         ]
         assert between, f"#{note.number} and #{previous.number} are one occurrence"
         last = max(r.received_at for r in between)
-        is_new = not any(self.is_same_occurrence(note, r) for r in between)
+        is_new = note.starts_at > previous.starts_at and not any(
+            self.is_same_occurrence(note, r) for r in between
+        )
+        if not is_new and self.has_close_occurrences(note):
+            # They count as one incident, which the resolve of the first one may end.
+            self.seen["admitted again, with occurrences within the skew"] += 1
+            return
         assert note.received_at - last >= GRACE - TIE or is_new, (
             f"#{note.number} was admitted without that it stayed for {GRACE} s"
         )
         self.seen["admitted again, after a resolve of a peer"] += 1
+
+    def has_close_occurrences(self, note):
+        """Return True if an occurrence began less than SKEW before that of a notification."""
+        began = [note.starts_at - other.starts_at for other in self.received]
+        return any(0 < seconds <= SKEW for seconds in began)
 
     def judge_confirmation(self, note):
         """Check that an unconfirmed incident was rightly admitted."""

@@ -1,0 +1,133 @@
+"""Play Prometheus and Alertmanager against admission, and break its rules to see that this shows.
+
+What is shown stale, because no receiver can know better, is listed in README.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from poundcake.alertmanager import episode_name
+from poundcake.trail import admission, record
+from tests.fuzz.simulation import Simulation, Violation
+
+# `make fuzz` plays 10,000 seeds; SIMULATION_SEEDS=38 or 0-10000 plays those.
+SEEDS = {"fuzz": "0-10000"}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), "0-200")
+ENOUGH = 600
+"""Seeds within which each broken rule is noticed."""
+
+
+def chosen_seeds():
+    first, _, last = os.environ.get("SIMULATION_SEEDS", SEEDS).partition("-")
+    return range(int(first), int(last or int(first) + 1))
+
+
+def test_admission_is_right():
+    seen, seeds = Counter(), chosen_seeds()
+    for seed in seeds:
+        seen += Simulation(seed).run_all()
+    print(*sorted(seen.items()), sep="\n")
+    if len(seeds) >= 50:  # the simulation simulates something
+        for name in ("admitted", "resolved", "duplicate", "unconfirmed", "confirmed", "superseded"):
+            assert seen[name] >= len(seeds) // 50, name
+
+
+def test_one_seed_always_plays_the_same():
+    played = [Simulation(7) for _ in range(2)]
+    assert played[0].run_all() == played[1].run_all()
+    assert played[0].readable() == played[1].readable()
+    assert played[0].readable() != Simulation(8).readable()
+
+
+def test_a_violation_names_the_seed_and_tells_what_happened(monkeypatch):
+    monkeypatch.setattr(admission, "REFIRE_GRACE", datetime.timedelta(0))
+    with pytest.raises(Violation) as caught:
+        for seed in range(ENOUGH):
+            Simulation(seed).run_all()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"seed {seed}: {lines[-1]}"
+    assert any("recorded #1: admitted, new incident" in line for line in lines)
+
+
+decide_resolve = admission._decide_resolve
+judge_refire = admission._judge_refire
+belongs_to = admission._belongs_to
+by_database_clock = record._by_database_clock
+FOREVER = datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
+
+
+def resolve_whenever_received(alert, received_at, incident):
+    return decide_resolve(alert, FOREVER, incident)
+
+
+def resolve_of_any_occurrence(alert, received_at, incident):
+    return decide_resolve(alert, received_at, incident and replace(incident, sender_starts_at=None))
+
+
+def resolve_by_our_clock(alert, received_at, incident):
+    known = incident and replace(incident, sender_starts_at=incident.starts_at)
+    return decide_resolve(alert, received_at, known)
+
+
+def refire_by_our_clock(alert, received_at, resolves):
+    ends = [replace(r, ends_at=r.received_at) for r in resolves]
+    return judge_refire(replace(alert, starts_at=received_at), received_at, ends)
+
+
+def refire_without_late_ones(alert, received_at, resolves):
+    return judge_refire(alert, received_at, [r for r in resolves if r.received_at <= received_at])
+
+
+def refire_of_any_occurrence(alert, received_at, resolves):
+    return judge_refire(replace(alert, starts_at=None), received_at, resolves)
+
+
+def supersede_by_our_clock(alert, incident, skew):
+    return belongs_to(alert, replace(incident, sender_starts_at=incident.starts_at), skew)
+
+
+def start_of_the_sender(alert, received_at):
+    return alert.starts_at or received_at
+
+
+def name_by_start(fingerprint, starts_at, received_at, known):
+    return episode_name(fingerprint, starts_at)
+
+
+def unmeasured_clock(requests, offset, now):
+    return by_database_clock(requests, datetime.timedelta(0), now)
+
+
+BROKEN = {
+    "resolves by the order of recording": (admission, "_decide_resolve", resolve_whenever_received),
+    "resolves of any occurrence": (admission, "_decide_resolve", resolve_of_any_occurrence),
+    "ends compared with our clock": (admission, "_decide_resolve", resolve_by_our_clock),
+    "refires compared with our clock": (admission, "_judge_refire", refire_by_our_clock),
+    "starts compared with our clock": (admission, "_belongs_to", supersede_by_our_clock),
+    "no grace": (admission, "REFIRE_GRACE", datetime.timedelta(0)),
+    "half the grace": (admission, "REFIRE_GRACE", datetime.timedelta(seconds=30)),
+    "confirmed at once": (admission, "CONFIRM_AFTER", datetime.timedelta(0)),
+    "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
+    "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
+    "late duplicates": (admission, "_judge_refire", refire_without_late_ones),
+    "starts in the future": (admission, "first_start", start_of_the_sender),
+    "names used again": (admission, "_new_name", name_by_start),
+    "endpoints' own clocks": (record, "_by_database_clock", unmeasured_clock),
+}
+
+
+@pytest.mark.parametrize("rule", sorted(BROKEN))
+def test_a_broken_rule_is_noticed(rule, monkeypatch):
+    monkeypatch.setattr(*BROKEN[rule])
+    for seed in range(ENOUGH):
+        try:
+            Simulation(seed).run_all()
+        except Violation as violation:
+            print(seed, str(violation).splitlines()[-1])
+            return
+    raise AssertionError(f"{rule}: nothing was noticed in {ENOUGH} seeds")
