@@ -168,6 +168,7 @@ class AdmissionState:
                 row.sender_starts_at,
             )
             self._open[alert.fingerprint] = NewIncident(incident, row)
+        if decision.episode:
             self._episodes.add(decision.episode)
         if decision.outcome == Outcome.ADMITTED:
             self._limits.count(alert)
