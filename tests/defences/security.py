@@ -364,7 +364,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the size of a page is bounded",
-        Becomes("poundcake.trail.search:MOST_ROWS", "1_000_000"),
+        Becomes("poundcake.trail.search:MAX_ROWS", "1_000_000"),
         test(TRAIL_TESTS + "test_a_query_that_is_wrong_names_its_parameter", "threads"),
     ),
     Defence(
