@@ -61,7 +61,7 @@ class AlertmanagerSensor(Sensor):
         try:
             signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
         except ValueError:
-            # Not in the main thread, where no container but a test or standalone calls cleanup().
+            # Not in the main thread, as in standalone, which calls cleanup() itself.
             self._endpoint.run()
             return
         self._endpoint.run()

@@ -51,7 +51,7 @@ class JournalCounts:
         accepted: Requests in this state, as are `announced`, `recorded` and `done`.
         stuck: The accepted and announced requests that failed alone while others were recorded.
         oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
-        overdue_seconds: How long the next step of a recorded request is overdue, at most.
+        overdue_seconds: How long the next step of a recorded request is overdue, for the worst one.
     """
 
     accepted: int
