@@ -211,7 +211,7 @@ WHO_MAY_POST = [
 WHAT_MAY_COME_IN = [
     Defence(
         "the size of a body is bounded",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > most", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > max_length", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_too_large", "threads"),
     ),
     Defence(
@@ -303,7 +303,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the number of connections is bounded",
-        Edit(CONNECTIONS + "admit", "len(_) >= self._most", "False"),
+        Edit(CONNECTIONS + "admit", "len(_) >= self._limit", "False"),
         test(SERVER_TESTS + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
     ),
     Defence(
@@ -369,7 +369,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the size of a page is bounded",
-        Becomes("poundcake.trail.search:MOST_ROWS", "1_000_000"),
+        Becomes("poundcake.trail.search:MAX_ROWS", "1_000_000"),
         test(TRAIL_TESTS + "test_a_query_that_is_wrong_names_its_parameter", "threads"),
     ),
     Defence(
@@ -635,7 +635,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_why_not", "_ and alert.instance", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.instance", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestHostCooldown::test_of_several_at_the_same_time_one_gets_a_claim",

@@ -519,4 +519,4 @@ def test_a_request_that_fails_is_logged_with_when_it_is_tried_again(rig, caplog)
     request_id = rig.accept(alert())
     with caplog.at_level(logging.WARNING):
         rig.advance()
-    assert f"request {request_id}: its triggers cannot be published, trying again in" in caplog.text
+    assert f"request {request_id}: its triggers cannot be published, retrying in" in caplog.text
