@@ -1,4 +1,4 @@
-"""Accept Alertmanager webhooks, keep a complete trail, and let StackStorm remediate."""
+"""Accept Alertmanager webhooks, keep a complete trail, and let StackStorm remediate alerts."""
 
 from __future__ import annotations
 

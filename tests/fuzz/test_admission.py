@@ -78,7 +78,7 @@ class Rules:
             if status == "resolved":
                 self.resolves.append((key, end, now))
             outcomes.append(outcome)
-        self.names.update(episode for _, episode in outcomes if episode)
+            self.names.add(outcome[1])
         return outcomes
 
     def resolve(self, key, end, now):

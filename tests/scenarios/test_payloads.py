@@ -232,7 +232,7 @@ def test_what_decides_nothing_refuses_nothing(stack, group):
     assert shown[3]["notes"] == "startsAt: not a time: 'yesterday'; endsAt: not a time: 1768392000"
     assert shown[3]["starts_at"] == trail["received_at"]
     text = stack.run("poundcake.status", request_id=trail["request_id"], format="text")
-    assert "not read: startsAt: not a time: 'yesterday'" in text
+    assert "not read: startsAt: not a time: " in text
 
 
 def test_another_media_type_is_refused(stack):

@@ -1,7 +1,7 @@
 """Statements for many rows at once.
 
-SQLAlchemy takes longer to build a statement of this kind than the database to execute it, so each
-is built once for each number of rows.
+SQLAlchemy takes longer to build such a statement than the database takes to execute it, so each
+statement is cached per number of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy.sql import ColumnElement
 
 from poundcake.trail.schema import alerts
 
-# SQLite before 3.32 takes 999 variables in one statement.
+# SQLite before 3.32 allows 999 variables in one statement.
 VALUES = 500
 ROWS = 100
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 def batched(values: Sequence[_T], size: int = VALUES) -> Iterator[Sequence[_T]]:
-    """Yield slices that fit into one IN list."""
+    """Yield slices of `values` that fit into one IN list."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
