@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Callable
 
 from st2common.runners.base_action import Action
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from poundcake.stackstorm import StackStorm
+    from poundcake.trail.audit import Actor
 
 # Modules that not every action needs are imported where they are used: each action is a process of
 # its own, and SQLAlchemy alone takes longer to load than most of them take to work.
@@ -59,6 +61,12 @@ class PackAction(Action):
         from poundcake.trail import database
 
         return database.open_engine(self.settings.tracking_url)
+
+    def actor(self, st2_user: str) -> Actor:
+        """Return who runs this action, for the audit."""
+        from poundcake.trail.audit import Actor
+
+        return Actor(st2_user, os.environ.get("ST2_ACTION_EXECUTION_ID", ""))
 
     def view(self, view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database, which is created if auto_migrate is on."""

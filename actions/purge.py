@@ -9,6 +9,9 @@ from poundcake.trail import purge
 class Purge(PackAction):
     """Run poundcake.purge."""
 
-    def work(self, older_than_days: int | None = None, dry_run: bool = False) -> purge.PurgeResult:
+    def work(
+        self, older_than_days: int | None = None, dry_run: bool = False, st2_user: str = ""
+    ) -> purge.PurgeResult:
         """Return how many rows were deleted, or would be."""
-        return purge.purge(self.engine(), self.settings, older_than_days, dry_run)
+        actor = self.actor(st2_user)
+        return purge.purge(self.engine(), self.settings, older_than_days, dry_run, actor)

@@ -11,11 +11,19 @@ class Record(PackAction):
     """Run poundcake.record."""
 
     def work(
-        self, version: int, database_id: str, batch: str, announcement_id: str = "", count: int = 0
+        self,
+        version: int,
+        database_id: str,
+        batch: str,
+        announcement_id: str = "",
+        count: int = 0,
+        clock_offset_seconds: float = 0.0,
     ) -> RecordCounts:
         """Return how many requests were recorded, known already or failed, and the outcomes.
 
         announcement_id and count are for people who read the execution.
         """
         requests = announcement.unpack(version, batch)
-        return record_requests(self.engine(), self.settings, requests, database_id)
+        return record_requests(
+            self.engine(), self.settings, requests, database_id, clock_offset_seconds
+        )

@@ -12,9 +12,13 @@ from poundcake.trail import claims
 class Release(PackAction):
     """Run poundcake.release."""
 
-    def work(self, episode: str, workflow: str = "", force: bool = False) -> dict[str, Any]:
+    def work(
+        self, episode: str, workflow: str = "", force: bool = False, st2_user: str = ""
+    ) -> dict[str, Any]:
         """Return the claims that were released."""
-        released = claims.release(self.engine(), episode, workflow, force, self._statuses)
+        released = claims.release(
+            self.engine(), episode, workflow, force, self._statuses, self.actor(st2_user)
+        )
         return {"released": released, "count": len(released)}
 
     def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pack_action import PackAction
 from poundcake.trail import database
 from poundcake.trail.replay import ReplayResult, replay_request
@@ -15,12 +13,15 @@ _RETRY_SECONDS = 45
 class Replay(PackAction):
     """Run poundcake.replay."""
 
-    def work(self, request_id: str, force: bool = False, execution_id: str = "") -> ReplayResult:
+    def work(
+        self, request_id: str, force: bool = False, execution_id: str = "", st2_user: str = ""
+    ) -> ReplayResult:
         """Return the new request_id, and how many alerts got which outcome."""
         # A connection that breaks during a commit does not tell whether the replay is on record.
         # The next attempt finds it there by the id of the execution.
-        asking = execution_id or os.environ.get("ST2_ACTION_EXECUTION_ID", "")
+        actor = self.actor(st2_user)
+        asking = execution_id or actor.execution_id
         return database.retry_while_unavailable(
-            lambda: replay_request(self.engine(), self.settings, request_id, force, asking),
+            lambda: replay_request(self.engine(), self.settings, request_id, force, asking, actor),
             _RETRY_SECONDS,
         )

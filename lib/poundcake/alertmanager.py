@@ -1,8 +1,9 @@
 """Read the payload of an Alertmanager webhook into typed objects.
 
 The format is that of https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
-Other senders (vmalert, Grafana, relays) write it with fields left out, so a missing field is never
-an error. What a field that cannot be read does to the payload is the table `ON_ERROR`.
+Other senders (vmalert, Grafana, relays) write it with fields left out or of another type, so only
+what PoundCake decides by can be an error. What a field that cannot be read does to the payload is
+the table `ON_ERROR`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 from poundcake.errors import PoundCakeError
 from poundcake.timestamps import format_timestamp, parse_timestamp
@@ -30,11 +31,15 @@ MAX_LABEL_NAME = 1_024
 MAX_LABEL_VALUE = 16_384
 """Characters of a label's value."""
 
-_FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+_DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Longer integers stay text: converting one takes quadratic time, and the groupKey of a version "3"
 # sender is an integer of more than 64 bits.
 _MAX_INTEGER_DIGITS = 18
+
+# Characters of an unreadable value that a note quotes, and of all notes of an alert.
+_QUOTED = 80
+_NOTES = 1_000
 
 _Object = Dict[str, Any]
 
@@ -44,26 +49,27 @@ class OnError(Enum):
 
     REFUSE_REQUEST = "refuse the whole request with the field's name"
     REFUSE_ALERT = "record the alert as malformed, and process the others"
+    NOTE = "treat the field as missing, and keep its value in the alert's notes"
     IGNORE = "treat the field as missing"
 
 
 ON_ERROR = {
     "alerts": OnError.REFUSE_REQUEST,
-    "status": OnError.REFUSE_REQUEST,
-    "receiver": OnError.REFUSE_REQUEST,
-    "truncatedAlerts": OnError.REFUSE_REQUEST,
+    "status": OnError.IGNORE,
+    "receiver": OnError.IGNORE,
+    "externalURL": OnError.IGNORE,
+    "truncatedAlerts": OnError.IGNORE,
     "alerts[].labels": OnError.REFUSE_ALERT,
-    "alerts[].annotations": OnError.REFUSE_ALERT,
     "alerts[].status": OnError.REFUSE_ALERT,
-    "alerts[].startsAt": OnError.REFUSE_ALERT,
-    "alerts[].endsAt": OnError.REFUSE_ALERT,
+    "alerts[].annotations": OnError.NOTE,
+    "alerts[].startsAt": OnError.NOTE,
+    "alerts[].endsAt": OnError.NOTE,
+    "alerts[].generatorURL": OnError.NOTE,
     "alerts[].fingerprint": OnError.IGNORE,
-    "alerts[].generatorURL": OnError.IGNORE,
 }
-"""For each field that has a type, what happens if its value is of another type or out of bounds.
+"""For each field that has a type, what happens if its value cannot be read.
 
-Alertmanager never repeats a request that was refused, so only what makes the payload as a whole
-useless refuses it.
+Alertmanager never repeats a request that was refused, so what decides nothing refuses nothing.
 """
 
 
@@ -80,6 +86,16 @@ class PayloadError(PoundCakeError):
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What makes two alerts the same one: their labels, and where configured their sender."""
+
+    ignored_labels: frozenset[str] = frozenset()
+    """Names of labels that are no part of it."""
+    with_external_url: bool = False
+    """The notification's externalURL is part of it: two Alertmanagers may have equal labels."""
+
+
+@dataclass(frozen=True)
 class Alert:
     """One alert of a notification."""
 
@@ -88,12 +104,17 @@ class Alert:
     status: str = ""
     """FIRING or RESOLVED; anything else only if there is a problem."""
     labels: dict[str, str] = field(default_factory=dict)
+    """Without those whose value is empty, which Prometheus counts as absent."""
     annotations: dict[str, str] = field(default_factory=dict)
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     generator_url: str = ""
     fingerprint: str = ""
-    """The sender's, or Alertmanager's own fingerprint of the labels if that is unusable."""
+    """What the alert is told from others by: see fingerprint() and Identity."""
+    sender_fingerprint: str = ""
+    """The fingerprint that the sender gave, if that is another one. It decides nothing."""
+    notes: str = ""
+    """What could not be read and decides nothing, in one line; empty if there is nothing."""
     problem: str = ""
     """Why the alert is malformed, or empty. Begins with the field."""
 
@@ -121,6 +142,7 @@ class Webhook:
     receiver: str = ""
     group_key: str = ""
     group_status: str = ""
+    """FIRING, RESOLVED, or what else the sender calls it."""
     truncated_alerts: int = 0
     """Alerts that the sender left out because of its max_alerts."""
 
@@ -139,11 +161,13 @@ class Webhook:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def parse(body: bytes) -> Webhook:
+def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
     """Read the body of a webhook.
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
+        identity: What the fingerprints of the alerts are made of. With None the alerts have none,
+            and are read in half the time.
 
     Returns:
         The notification. An alert that cannot be used is among its alerts, with a ``problem``.
@@ -152,22 +176,30 @@ def parse(body: bytes) -> Webhook:
         PayloadError: The request as a whole can never be used.
     """
     try:
-        return _webhook(_decode(body))
+        return _webhook(_decode(body), identity)
     except RecursionError:
         raise PayloadError("body", "nested too deeply") from None
 
 
-def fingerprint(labels: dict[str, str]) -> str:
-    """Return Alertmanager's own fingerprint of a label set, 16 hex digits.
+def fingerprint(labels: Mapping[str, str], source: str = "") -> str:
+    """Return the fingerprint of a label set, 16 hex digits.
 
     FNV-1a (64 bit) over the labels sorted by name, ``name 0xff value 0xff`` each:
-    LabelSet.Fingerprint of prometheus/common, model/labelset.go and model/fnv.go.
+    LabelSet.Fingerprint of prometheus/common, model/labelset.go and model/fnv.go. Without a source
+    it is the one that Alertmanager gives the alert.
+
+    Args:
+        labels: Labels whose value is not empty.
+        source: What else tells the label set from equal ones; empty for nothing.
     """
-    digest = 0xCBF29CE484222325
+    # An empty name with an empty value is no label that a set can have.
+    parts = ["", "", source] if source else []
     for name in sorted(labels):
-        for part in (name, labels[name]):
-            for byte in part.encode("utf-8", "surrogatepass") + b"\xff":
-                digest = ((digest ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+        parts += [name, labels[name]]
+    digest = 0xCBF29CE484222325
+    for part in parts:
+        for byte in part.encode("utf-8", "surrogatepass") + b"\xff":
+            digest = ((digest ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
     return f"{digest:016x}"
 
 
@@ -180,66 +212,77 @@ class _Fields:
     """Reads the fields of one JSON object, and does what ON_ERROR says about those it cannot read.
 
     Attributes:
-        problems: What is wrong with an alert, as ``field: message``.
+        problems: Why an alert is malformed, as ``field: message``.
+        notes: What of an alert cannot be read and is treated as missing.
     """
 
     def __init__(self, data: _Object, position: int | None = None):
         """Read a notification, or the alert at a position in it."""
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self._data = data
         self._where = "" if position is None else f"alerts[{position}]."
         self._table_prefix = "" if position is None else "alerts[]."
 
     def fail(self, name: str, message: str, key: str = "") -> None:
         """Note that a field, or one key of it, cannot be used."""
-        where = f"{self._where}{name}.{key}" if key else self._where + name
+        field_name = f"{name}.{key}" if key else name
         effect = ON_ERROR[self._table_prefix + name]
         if effect is OnError.REFUSE_REQUEST:
-            raise PayloadError(where, message)
+            raise PayloadError(self._where + field_name, message)
         if effect is OnError.REFUSE_ALERT:
-            self.problems.append(f"{where}: {message}")
+            self.problems.append(f"{self._where}{field_name}: {message}")
+        if effect is OnError.NOTE:
+            self.note(field_name, message)
+
+    def note(self, name: str, message: str) -> None:
+        """Note what is odd about a field and decides nothing."""
+        self.notes.append(f"{name}: {message}")
 
     def text(self, name: str) -> str:
-        """Return a string; an empty one if the field is missing or unreadable."""
+        """Return a text; an empty one if the field is missing or unreadable."""
         value = self._data.get(name)
-        if isinstance(value, str):
-            return value
-        if value is not None:
-            self.fail(name, f"must be a string, not {_kind(value)}")
-        return ""
+        if value is None:
+            return ""
+        if isinstance(value, (list, dict)):
+            self.fail(name, f"not a text: {_quoted(value)}")
+            return ""
+        return _as_text(value)
 
     def count(self, name: str) -> int:
-        """Return a whole number from 0; 0 if the field is missing or unreadable."""
-        value = self._data.get(name) or 0
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            self.fail(name, "must be a whole number from 0")
+        """Return a whole number from 0, which may be text; 0 if it is missing or unreadable."""
+        value = self._data.get(name)
+        text = "" if value is None else _as_text(value)
+        if not _DIGITS.match(text):
+            self.fail(name, "not a whole number")
             return 0
-        return value
+        return int(text)
 
     def timestamp(self, name: str) -> datetime | None:
         """Return a moment; None if the field is missing or unreadable."""
+        value = self._data.get(name)
         try:
-            return parse_timestamp(self._data.get(name))
-        except ValueError as error:
-            self.fail(name, str(error))
+            return parse_timestamp(value)
+        except ValueError:
+            self.fail(name, f"not a time: {_quoted(value)}")
             return None
 
-    def texts(self, name: str, required: bool = False) -> dict[str, str]:
-        """Return an object of strings; empty if the field is missing or is no object.
+    def texts(self, name: str) -> dict[str, str]:
+        """Return an object of texts; empty if the field is missing or is no object.
 
-        Values of another type are kept as JSON text, so that the trail shows what was sent.
+        Numbers and booleans become text, null counts as absent, and a list or an object is kept as
+        JSON, with a note.
         """
         value = self._data.get(name)
-        if value is None and not required:
+        if value is None:
             return {}
         if not isinstance(value, dict):
-            found = f"not {_kind(value)}" if name in self._data else "and is missing"
-            self.fail(name, f"must be an object of strings, {found}")
+            self.fail(name, f"not an object: {_quoted(value)}")
             return {}
         for key, text in value.items():
-            if not isinstance(text, str):
-                self.fail(name, f"must be a string, not {_kind(text)}", key)
-        return {key: _as_text(text) for key, text in value.items()}
+            if isinstance(text, (list, dict)):
+                self.note(f"{name}.{_shown(key)}", "not a text, kept as JSON")
+        return {key: _as_text(text) for key, text in value.items() if text is not None}
 
 
 def _decode(body: bytes) -> _Object:
@@ -258,19 +301,19 @@ def _decode(body: bytes) -> _Object:
     return data
 
 
-def _webhook(data: _Object) -> Webhook:
+def _webhook(data: _Object, identity: Identity | None) -> Webhook:
     fields = _Fields(data)
     alerts = _list_of_alerts(fields, data)
-    status = fields.text("status")
-    if status not in ("", FIRING, RESOLVED):
-        fields.fail("status", f"must be {FIRING} or {RESOLVED}, not {status[:40]!r}")
-        status = ""
+    group_status = _normal_status(fields.text("status"))
+    external_url = fields.text("externalURL")
     group_key = data.get("groupKey")
+    source = external_url if identity and identity.with_external_url else ""
+    reader = _AlertReader(group_status, identity.ignored_labels if identity else None, source)
     return Webhook(
-        alerts=[_alert(position, alert, status) for position, alert in enumerate(alerts)],
+        alerts=[reader.read(position, alert) for position, alert in enumerate(alerts)],
         receiver=fields.text("receiver"),
         group_key="" if group_key is None else _as_text(group_key),
-        group_status=status,
+        group_status=group_status,
         truncated_alerts=fields.count("truncatedAlerts"),
     )
 
@@ -290,28 +333,70 @@ def _list_of_alerts(fields: _Fields, data: _Object) -> list[Any]:
     return alerts
 
 
-def _alert(position: int, data: Any, group_status: str) -> Alert:
-    if not isinstance(data, dict):
-        problem = f"alerts[{position}]: must be an object, not {_kind(data)}"
-        return Alert(position, problem=problem)
-    fields = _Fields(data, position)
-    labels = fields.texts("labels", required=True)
-    _check_size(fields, labels)
-    return Alert(
-        position=position,
-        labels=labels,
-        annotations=fields.texts("annotations"),
-        status=_status(fields, data, group_status),
-        starts_at=fields.timestamp("startsAt"),
-        ends_at=fields.timestamp("endsAt"),
-        generator_url=fields.text("generatorURL"),
-        fingerprint=_usable_fingerprint(fields) or fingerprint(labels),
-        problem="; ".join(fields.problems),
-    )
+@dataclass(frozen=True)
+class _AlertReader:
+    """Reads the alerts of one notification.
+
+    Attributes:
+        group_status: The status of an alert that has none.
+        ignored_labels: See Identity; None if no fingerprint is needed.
+        source: What tells the notification's label sets from equal ones; empty for nothing.
+    """
+
+    group_status: str
+    ignored_labels: frozenset[str] | None
+    source: str
+
+    def read(self, position: int, data: Any) -> Alert:
+        if not isinstance(data, dict):
+            problem = f"alerts[{position}]: must be an object, not {_kind(data)}"
+            return Alert(position, problem=problem)
+        fields = _Fields(data, position)
+        labels = {name: value for name, value in fields.texts("labels").items() if value}
+        _check_labels(fields, labels)
+        own_fingerprint = self._fingerprint(labels)
+        given = fields.text("fingerprint")
+        alert = Alert(
+            position=position,
+            labels=labels,
+            annotations=fields.texts("annotations"),
+            status=self._status(fields, data),
+            starts_at=fields.timestamp("startsAt"),
+            ends_at=fields.timestamp("endsAt"),
+            generator_url=fields.text("generatorURL"),
+            fingerprint=own_fingerprint,
+            sender_fingerprint="" if given == own_fingerprint else given,
+        )
+        return replace(
+            alert,
+            problem="; ".join(fields.problems),
+            notes="; ".join(fields.notes)[:_NOTES],
+        )
+
+    def _fingerprint(self, labels: dict[str, str]) -> str:
+        ignored = self.ignored_labels
+        if ignored is None:
+            return ""
+        own = {name: value for name, value in labels.items() if name not in ignored}
+        return fingerprint(own, self.source)
+
+    def _status(self, fields: _Fields, data: _Object) -> str:
+        value = data.get("status")
+        status = self.group_status
+        if value is not None and value != "":
+            status = _normal_status(_as_text(value))
+        if status not in (FIRING, RESOLVED):
+            fields.fail("status", f"must be {FIRING} or {RESOLVED}, not {_quoted(status)}")
+        return status
 
 
-def _check_size(fields: _Fields, labels: dict[str, str]) -> None:
-    """Refuse label sets far beyond any of Prometheus's, which would slow every view down."""
+def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
+    """Refuse an alert without labels, and label sets far beyond any of Prometheus's.
+
+    Those would slow every view down.
+    """
+    if not labels and not fields.problems:
+        fields.fail("labels", "there is none with a value")
     if len(labels) > MAX_LABELS:
         fields.fail("labels", f"{len(labels)} labels, the limit is {MAX_LABELS}")
     for name, value in labels.items():
@@ -320,23 +405,25 @@ def _check_size(fields: _Fields, labels: dict[str, str]) -> None:
             fields.fail("labels", f"too long, the limit is {limits}", name[:40])
 
 
-def _status(fields: _Fields, data: _Object, group_status: str) -> str:
-    status = data.get("status")
-    if status is None or status == "":
-        status = group_status
-    if status not in (FIRING, RESOLVED):
-        fields.fail("status", f"must be {FIRING} or {RESOLVED}")
-    return _as_text(status)
-
-
-def _usable_fingerprint(fields: _Fields) -> str:
-    """Return the sender's fingerprint, or an empty string if it is not safe as part of a name."""
-    given = fields.text("fingerprint")
-    return given if _FINGERPRINT.match(given) else ""
+def _normal_status(text: str) -> str:
+    """Return FIRING or RESOLVED for any spelling of them, and other texts as they are."""
+    status = text.strip().lower()
+    return status if status in (FIRING, RESOLVED) else text
 
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(value: Any) -> str:
+    """Return the beginning of a value as one line in which everything can be seen."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
+
+
+def _shown(key: str) -> str:
+    """Return the beginning of a key, in which everything can be seen."""
+    return key[:40] if key.isprintable() else _quoted(key[:40])
 
 
 def _integer(digits: str) -> int | str:

@@ -51,7 +51,10 @@ class Request:
 
 
 def pack(
-    requests: Sequence[Request], database_id: str, announcement_id: str | None = None
+    requests: Sequence[Request],
+    database_id: str,
+    announcement_id: str | None = None,
+    clock_offset_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Return the payload of poundcake.announce.
 
@@ -60,6 +63,8 @@ def pack(
         database_id: The id of the tracking database that the endpoint reads. `record` refuses to
             write to a different one.
         announcement_id: The id of the announcement; a new one by default.
+        clock_offset_seconds: By how much the clock behind `received_at` is ahead of the database's
+            clock; 0 if that is not known.
     """
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
@@ -68,6 +73,7 @@ def pack(
         "announcement_id": announcement_id or str(uuid.uuid4()),
         "database_id": database_id,
         "count": len(listed),
+        "clock_offset_seconds": clock_offset_seconds,
         "batch": base64.b64encode(packed).decode(),
     }
 

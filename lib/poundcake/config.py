@@ -18,6 +18,7 @@ from poundcake.errors import PoundCakeError
 from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
+IDENTITY_SOURCES = ("none", "external_url")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _Value = Union[bool, int, str, Tuple[str, ...]]
@@ -154,6 +155,11 @@ def _log_level(value: str) -> None:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
 
 
+def _identity_source(value: str) -> None:
+    if value not in IDENTITY_SOURCES:
+        raise ValueError(f"must be one of {', '.join(IDENTITY_SOURCES)}")
+
+
 def _token(value: str) -> None:
     _not_empty(value)
     if _CIPHERTEXT.match(value):
@@ -199,12 +205,16 @@ class Config:
     dry_run: bool = _boolean(True)
     allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
+    ignored_labels: tuple[str, ...] = _strings()
+    identity_source: str = _string("none", _identity_source)
+    receivers: tuple[str, ...] = _strings()
     cooldown_seconds: int = _integer(0, 0, 604_800)
     host_cooldown_seconds: int = _integer(0, 0, 86_400)
     max_remediations_per_hour: int = _integer(100, 0, 100_000)
     episode_skew_seconds: int = _integer(120, 0, 86_400)
     give_up_hours: int = _integer(24, 1, 720)
     stale_after_hours: int = _integer(24, 1, 8760)
+    expire_stale_hours: int = _integer(0, 0, 8760)
     not_cleared_minutes: int = _integer(15, 1, 10_080)
     retention_days: int = _integer(90, 1, 36_500)
     auto_migrate: bool = _boolean(True)

@@ -30,3 +30,13 @@ def replay_id(request_id: str, execution_id: str) -> str:
     and finds its own replay already recorded.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), f"replayed by {execution_id}"))
+
+
+def confirmation_id(request_id: str, position: int) -> str:
+    """Return the id of the request that admits an unconfirmed alert of another request.
+
+    Args:
+        request_id: The request that contained the alert.
+        position: The alert's position in it.
+    """
+    return str(uuid.uuid5(uuid.UUID(request_id), f"admitted alert {position}"))

@@ -344,12 +344,12 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the number of labels of an alert is bounded",
-        Edit(ALERTMANAGER + "_check_size", "len(_) > MAX_LABELS", "False"),
+        Edit(ALERTMANAGER + "_check_labels", "len(_) > MAX_LABELS", "False"),
         test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_labels"),
     ),
     Defence(
         "the length of a label is bounded",
-        Edit(ALERTMANAGER + "_check_size", "len(_) > MAX_LABEL_NAME or _", "False"),
+        Edit(ALERTMANAGER + "_check_labels", "len(_) > MAX_LABEL_NAME or _", "False"),
         test(ALERTMANAGER_TESTS + "TestLimits::test_the_length_of_a_label"),
     ),
     Defence(
@@ -580,8 +580,42 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a notification that arrives after its resolve starts nothing",
-        Returns(ADMISSION + "_was_overtaken", "False"),
-        test(ADMISSION_TESTS + "TestFiring::test_a_notification_that_its_resolve_overtook_is_late"),
+        Returns(ADMISSION + "_judge_refire", "None"),
+        test(ADMISSION_TESTS + "TestFiring::test_what_a_resolve_on_record_makes_of_it"),
+    ),
+    Defence(
+        "a sender's fingerprint does not make two alerts one",
+        Edit(
+            ALERTMANAGER + "_AlertReader.read", "fingerprint=own_fingerprint", "fingerprint=given"
+        ),
+        test(
+            ALERTMANAGER_TESTS
+            + "TestIdentity::test_three_instances_under_one_fingerprint_of_a_relay_are_three_alerts"
+        ),
+    ),
+    Defence(
+        "a delayed resolve does not close a newer incident",
+        Edit(ADMISSION + "_decide_resolve", "received_at < _", "False"),
+        test(
+            ADMISSION_TESTS
+            + "TestResolved::test_one_that_came_before_the_last_notification_does_not"
+        ),
+    ),
+    Defence(
+        "a receiver that is not listed starts nothing",
+        Edit(ADMISSION + "_decide_new", "not situation.may_start", "False"),
+        test(
+            ADMISSION_TESTS + "TestFiring::test_a_receiver_that_may_not_start_anything_is_observed"
+        ),
+    ),
+    Defence(
+        "nothing is started for an acknowledged incident",
+        Returns("poundcake.trail.claims:_acknowledged_by", "''"),
+        test(
+            "tests/lib/trail/test_interventions.py::TestAcknowledge"
+            "::test_a_workflow_that_is_about_to_begin_is_refused",
+            "sqlite",
+        ),
     ),
     Defence(
         "a flapping alert has a cooldown",

@@ -91,7 +91,7 @@ class Balance:
 
     def _check_refused(self, world):
         """What was not admitted started nothing, and its row says why."""
-        refused = "a.outcome IN ('resolved', 'duplicate', 'cooldown', 'rate_limited')"
+        refused = "a.outcome NOT IN ('admitted', 'malformed')"
         silent = world.rows(
             "SELECT count(*) FROM poundcake_alerts a WHERE a.reason = '' AND " + refused
         )

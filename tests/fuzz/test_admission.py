@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import select
 
+from poundcake import alertmanager
 from poundcake.config import Config
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
@@ -21,15 +22,16 @@ from tests.lib.samples import NOON, alert, iso, request
 from tests.lib.trails import database_time, do_not_sync
 
 SKEW = 120
-LATE = 600
+GRACE = 90
 HOUR = 3600
 # Two of them have one name.
-FINGERPRINTS = {"fp-a": "HostDown", "fp-b": "HostDown", "fp-c": "DiskFull"}
+NAMES = {"id-a": "HostDown", "id-b": "HostDown", "id-c": "DiskFull"}
+RECEIVERS = ("may-start", "only-observes")
 # Minutes from now, few of them, so that one start comes often and each bound is met exactly.
 moments = st.sampled_from([None, -60, -15, -11, -10, -3, -2, -1, 0, 0, 1, 2])
 drawn_alerts = st.fixed_dictionaries(
     {
-        "fingerprint": st.sampled_from(sorted(FINGERPRINTS)),
+        "id": st.sampled_from(sorted(NAMES)),
         "status": st.sampled_from(["firing", "firing", "resolved", None, "?"]),
         "starts": moments,
         "ends": moments,
@@ -38,6 +40,9 @@ drawn_alerts = st.fixed_dictionaries(
 drawn_requests = st.fixed_dictionaries(
     {
         "group_status": st.sampled_from(["firing", "resolved"]),
+        "receiver": st.sampled_from((RECEIVERS[0], *RECEIVERS)),
+        # Some came earlier than the others of their list.
+        "delay": st.sampled_from([0, 0, 0, 60, 100]),
         "alerts": st.lists(drawn_alerts, max_size=3),
     }
 )
@@ -48,13 +53,14 @@ class Rules:
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
-        self.open = {}  # fingerprint: {start, episode, admitted, notifications}
-        self.resolves = []  # (fingerprint, end, came)
-        self.admitted = []  # (fingerprint, name, when by the database's clock)
+        self.open = {}  # id: {start, sender, heard, episode, outcome, notifications}
+        self.resolves = []  # (id, end, came)
+        self.admitted = []  # (id, name, when by the database's clock)
+        self.names = set()  # of episodes on record
         self.clock = 0  # the database's
 
-    def request(self, found, now):
-        """[(outcome, episode)] of a request's alerts: (fingerprint, status, start, end)."""
+    def request(self, found, now, may_start):
+        """[(outcome, episode)] of a request's alerts: (id, status, start, end)."""
         outcomes, seen = [], {}
         for key, status, start, end in found:
             if status not in ("firing", "resolved"):
@@ -63,72 +69,111 @@ class Rules:
             if (key, status, start) in seen:
                 outcome = ("duplicate", seen[key, status, start])
                 if status == "firing":
-                    self.seen_again(key, outcome[1])
+                    self.heard(key, outcome[1], start, now)
             elif status == "resolved":
-                outcome = self.resolve(key, end)
+                outcome = self.resolve(key, end, now)
             else:
-                outcome = self.fire(key, start, now)
+                outcome = self.fire(key, start, now, may_start)
             seen.setdefault((key, status, start), outcome[1])
             if status == "resolved":
-                self.resolves.append((key, now if end is None else end, now))
+                self.resolves.append((key, end, now))
             outcomes.append(outcome)
+            self.names.add(outcome[1])
         return outcomes
 
-    def resolve(self, key, end):
-        incident = self.open.get(key)
-        if incident is None or (end is not None and end < incident["start"]):
+    def resolve(self, key, end, now):
+        one = self.open.get(key)
+        if one is None or now < one["heard"]:
+            return "duplicate", None
+        if end is not None and one["sender"] is not None and end < one["sender"]:
             return "duplicate", None
         del self.open[key]
-        return "resolved", incident["episode"]
+        silent = one["outcome"] in ("unconfirmed", "observed")
+        return one["outcome"] if silent else "resolved", one["episode"]
 
-    def fire(self, key, start, now):
-        incident = self.open.get(key)
-        if incident:
-            start = incident["start"] if start is None else start
-            if start - incident["start"] <= SKEW:
-                if incident["admitted"]:
-                    self.seen_again(key, incident["episode"])
-                    return "duplicate", incident["episode"]
-                refused = self.refused(key)
-                if refused:
-                    self.seen_again(key, incident["episode"])
-                    return refused, incident["episode"]
-                incident.update(admitted=True, notifications=1)
-                self.admitted.append((key, FINGERPRINTS[key], self.clock))
-                return "admitted", incident["episode"]
-        else:
-            start = now if start is None else start
-            for other, end, came in self.resolves:
-                if other == key and end >= start and came >= max(start, now - LATE):
-                    return "duplicate", self.name(key, start)
-        refused = self.refused(key)
-        episode = self.name(key, start)
+    def fire(self, key, start, now, may_start):
+        one = self.open.get(key)
+        has_starts = one and None not in (start, one["sender"])
+        if has_starts and start - max(one["start"], one["sender"]) > SKEW:
+            return self.begin(key, start, now, may_start, None)
+        if one is None:
+            return self.begin(key, start, now, may_start, self.doubt(key, start, now))
+        outcome = "duplicate"
+        if one["outcome"] != "admitted":
+            outcome = "observed"
+            if may_start:
+                outcome = self.doubt(key, start, now) or self.limited(key) or "admitted"
+        if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
+            # Another row takes the incident over.
+            one.update(outcome=outcome, notifications=0)
+        self.heard(key, one["episode"], start, now)
+        if outcome == "admitted":
+            self.admitted.append((key, NAMES[key], self.clock))
+        return outcome, one["episode"]
+
+    def begin(self, key, start, now, may_start, doubt):
+        begins = now if start is None else min(start, now)
+        episode = self.name(key, begins)
+        if doubt == "duplicate":
+            return "duplicate", episode
+        while episode in self.names:
+            episode, now = self.name(key, now), now + 0.001
+        now = round(now)
+        outcome = doubt or self.limited(key) or "admitted"
+        if not may_start:
+            outcome = "observed"
         self.open[key] = {
-            "start": start,
+            "start": begins,
+            "sender": start,
+            "heard": now,
             "episode": episode,
-            "admitted": not refused,
+            "outcome": outcome,
             "notifications": 1,
         }
-        if not refused:
-            self.admitted.append((key, FINGERPRINTS[key], self.clock))
-        return refused or "admitted", episode
+        self.names.add(episode)
+        if outcome == "admitted":
+            self.admitted.append((key, NAMES[key], self.clock))
+        return outcome, episode
 
-    def seen_again(self, key, episode):
-        incident = self.open.get(key)
-        if incident and incident["episode"] == episode:
-            incident["notifications"] += 1
+    def doubt(self, key, start, now):
+        """What a resolve on record makes of a firing notification; None for nothing."""
+        same = [
+            came
+            for other, end, came in self.resolves
+            if other == key and (start is None or end is None or end >= start)
+        ]
+        if any(came > now for came in same):
+            return "duplicate"
+        return "unconfirmed" if any(now - came < GRACE for came in same) else None
 
-    def refused(self, key):
+    def heard(self, key, episode, start, now):
+        one = self.open.get(key)
+        if one and one["episode"] == episode:
+            one["notifications"] += 1
+            one["heard"] = max(one["heard"], now)
+            known = [moment for moment in (one["sender"], start) if moment is not None]
+            one["sender"] = min(known, default=None)
+
+    def limited(self, key):
         now = self.clock
         if any(k == key and now < when + self.cooldown for k, _, when in self.admitted):
             return "cooldown"
-        of_name = [w for _, n, w in self.admitted if n == FINGERPRINTS[key] and w > now - HOUR]
+        of_name = [w for _, n, w in self.admitted if n == NAMES[key] and w > now - HOUR]
         return "rate_limited" if self.limit and len(of_name) >= self.limit else ""
 
     @staticmethod
     def name(key, start):
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-        return f"{key}-{int((moment(start) - epoch).total_seconds()) * 1000}"
+        return f"{identity(key)}-{round((moment(start) - epoch).total_seconds() * 1000)}"
+
+
+def made(key):
+    """The labels of an alert, of which the identity is made."""
+    return alert(NAMES[key], labels={"id": key})
+
+
+def identity(key):
+    return alertmanager.fingerprint(made(key)["labels"])
 
 
 def moment(seconds):
@@ -157,7 +202,11 @@ class Recording(RuleBasedStateMachine):
 
     @initialize(cooldown=st.sampled_from([0, 180, 180]), limit=st.sampled_from([0, 1, 3, 100]))
     def configure(self, cooldown, limit):
-        self.config = Config(cooldown_seconds=cooldown, max_remediations_per_hour=limit)
+        self.config = Config(
+            cooldown_seconds=cooldown,
+            max_remediations_per_hour=limit,
+            receivers=RECEIVERS[:1],
+        )
         self.rules = Rules(cooldown, limit)
 
     @rule(minutes=st.sampled_from([1, 2, 3, 3, 11, 60]))
@@ -170,33 +219,38 @@ class Recording(RuleBasedStateMachine):
     )
     def a_list_is_recorded(self, drawn, minutes):
         """It waited for some minutes, or another clock is ahead by ten hours."""
+        self.now += 1  # no two lists come within the same millisecond
         received = self.now - 60 * minutes
-        requests = [self.request(one, received) for one in drawn]
+        sent = [(one, self.request(one, received - one["delay"])) for one in drawn]
         with database_time(moment(self.now)):
-            counts = record_requests(self.engine, self.config, requests)
-        assert (counts["recorded"], counts["known"], counts["failed"]) == (len(requests), 0, 0)
-        for one, sent in zip(drawn, requests):
+            counts = record_requests(self.engine, self.config, [each for _, each in sent])
+        assert (counts["recorded"], counts["known"], counts["failed"]) == (len(sent), 0, 0)
+        sent.sort(key=lambda pair: min(received - pair[0]["delay"], self.now))
+        for one, each in sent:
+            written = received - one["delay"]
             found = [
                 (
-                    a["fingerprint"],
+                    a["id"],
                     a["status"] or one["group_status"],
-                    None if a["starts"] is None else received + 60 * a["starts"],
-                    None if a["ends"] is None else received + 60 * a["ends"],
+                    None if a["starts"] is None else written + 60 * a["starts"],
+                    None if a["ends"] is None else written + 60 * a["ends"],
                 )
                 for a in one["alerts"]
             ]
             self.rules.clock = self.now
-            expected = self.rules.request(found, received)
+            came = min(written, self.now)
+            expected = self.rules.request(found, came, one["receiver"] == RECEIVERS[0])
             with database.reading(self.engine) as connection:
                 rows = connection.execute(
                     select(alerts)
                     .join(api_calls)
-                    .where(api_calls.c.request_id == sent.request_id)
+                    .where(api_calls.c.request_id == each.request_id)
                     .order_by(alerts.c.position)
                 ).all()
             outcomes = [(row.outcome, row.episode) for row in rows]
-            assert outcomes == expected, json.dumps(json.loads(sent.body)["alerts"])
+            assert outcomes == expected, (outcomes, expected, json.loads(each.body)["alerts"])
             assert all(row.reason for row in rows)
+        requests = [each for _, each in sent]
         self.known += requests
 
     @rule(data=st.data())
@@ -212,22 +266,47 @@ class Recording(RuleBasedStateMachine):
             rows = connection.execute(
                 select(alerts).where(alerts.c.open_fingerprint.is_not(None))
             ).all()
-        open_rows = [(r.open_fingerprint, r.episode, r.starts_at, r.notifications) for r in rows]
-        assert sorted(open_rows) == sorted(
-            (key, one["episode"], moment(one["start"]), one["notifications"])
+        open_rows = [
+            (
+                row.open_fingerprint,
+                row.episode,
+                row.starts_at,
+                row.outcome,
+                row.notifications,
+                row.last_seen_at,
+                row.sender_starts_at,
+            )
+            for row in rows
+        ]
+        expected = [
+            (
+                identity(key),
+                one["episode"],
+                moment(one["start"]),
+                one["outcome"],
+                one["notifications"],
+                moment(one["heard"]),
+                None if one["sender"] is None else moment(one["sender"]),
+            )
             for key, one in (self.rules.open.items() if hasattr(self, "rules") else ())
-        )
+        ]
+        assert sorted(open_rows, key=str) == sorted(expected, key=str), (open_rows, expected)
 
     def request(self, drawn, received):
         found = []
         for one in drawn["alerts"]:
-            made = alert(FINGERPRINTS[one["fingerprint"]], fingerprint=one["fingerprint"])
-            made["status"] = one["status"]
+            sent = made(one["id"])
+            sent["status"] = one["status"]
             for name, field in (("starts", "startsAt"), ("ends", "endsAt")):
                 minutes = one[name]
-                made[field] = None if minutes is None else iso(moment(received + 60 * minutes))
-            found.append(made)
-        return request(*found, status=drawn["group_status"], received_at=moment(received))
+                sent[field] = None if minutes is None else iso(moment(received + 60 * minutes))
+            found.append(sent)
+        return request(
+            *found,
+            status=drawn["group_status"],
+            receiver=drawn["receiver"],
+            received_at=moment(received),
+        )
 
     def teardown(self):
         self.engine.dispose()

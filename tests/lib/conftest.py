@@ -20,11 +20,18 @@ from tests.lib.pipelines import (  # noqa: F401
     rig,
     wall_clock,
 )
+from tests.lib.samples import readable_fingerprint
 from tests.lib.trails import do_not_sync
 
 if importlib.util.find_spec("st2common") is None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.append(os.path.join(root, "standalone", "st2"))
+
+
+@pytest.fixture(autouse=True)
+def readable_fingerprints(monkeypatch):
+    """Let a test name an alert: its label `id` is its fingerprint."""
+    monkeypatch.setattr("poundcake.alertmanager.fingerprint", readable_fingerprint)
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,9 @@ def record(config, announced):
     checked = load(config)
     engine = database.open_engine(checked.tracking_url)
     requests = announcement.unpack(announced["version"], announced["batch"])
-    record_requests(engine, checked, requests, announced["database_id"])
+    record_requests(
+        engine, checked, requests, announced["database_id"], announced["clock_offset_seconds"]
+    )
     engine.dispose()
 
 

@@ -99,7 +99,8 @@ class Broker:
         """Record what was announced, as the action would."""
         requests = announcement.unpack(payload["version"], payload["batch"])
         if not self.poison & {r.body for r in requests}:
-            record_requests(self.engine, self.config, requests, payload["database_id"])
+            offset = payload["clock_offset_seconds"]
+            record_requests(self.engine, self.config, requests, payload["database_id"], offset)
 
     def of(self, trigger):
         """The payloads of a trigger."""

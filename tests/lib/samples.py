@@ -6,6 +6,7 @@ import datetime
 import json
 import uuid
 
+from poundcake import alertmanager
 from poundcake.announcement import Request
 
 UTC = datetime.timezone.utc
@@ -32,6 +33,14 @@ def as_inert(value):
     return [as_inert(inner) for inner in value] if isinstance(value, list) else value
 
 
+_fingerprint = alertmanager.fingerprint
+
+
+def readable_fingerprint(labels, source=""):
+    """Return the label `id` of a label set that has one, and otherwise its fingerprint."""
+    return labels.get("id") or _fingerprint(labels, source)
+
+
 def later(seconds):
     return NOON + datetime.timedelta(seconds=seconds)
 
@@ -41,8 +50,14 @@ def iso(moment):
 
 
 def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more):
-    """One alert as Alertmanager writes it; labels and whatever else may be given."""
+    """One alert as Alertmanager writes it; labels and whatever else may be given.
+
+    One with a fingerprint has a label `id` as well: without it, it would be the same alert as all
+    others of its name. Tests find it under that fingerprint, see readable_fingerprint().
+    """
     labels = {"alertname": name, "instance": "web-1:9100", "severity": "critical"}
+    if more.get("fingerprint"):
+        labels["id"] = more["fingerprint"]
     labels.update(more.pop("labels", {}))
     found = {
         "status": status,

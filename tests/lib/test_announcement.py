@@ -36,8 +36,16 @@ def test_requests_are_unpacked_as_they_were_packed(sent):
 
 
 def test_the_payload_has_the_fields_of_the_trigger():
-    payload = announcement.pack([request()], "the-database", "the-announcement")
-    assert sorted(payload) == ["announcement_id", "batch", "count", "database_id", "version"]
+    payload = announcement.pack([request()], "the-database", "the-announcement", 1.5)
+    assert sorted(payload) == [
+        "announcement_id",
+        "batch",
+        "clock_offset_seconds",
+        "count",
+        "database_id",
+        "version",
+    ]
+    assert payload["clock_offset_seconds"] == 1.5
     assert payload["database_id"] == "the-database"
     assert payload["announcement_id"] == "the-announcement"
 

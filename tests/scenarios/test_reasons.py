@@ -29,10 +29,10 @@ def sent(stack):
     send("repeat", fires, "duplicate", "duplicate of " + first)
     send("end", resolved(fires), "resolved", f"ends the incident of {first}")
     send("ended again", resolved(fires), "duplicate", "nothing open")
-    send("late", fires, "duplicate", "late: its resolve is already on record")
+    send("unconfirmed", fires, "unconfirmed", "fires * s after its resolve*")
     again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])
     again.update(labels=fires["labels"], startsAt=ago(2))
-    send("again", again, "admitted", "new incident")
+    send("again", again, "admitted", "new incident, supersedes *")
 
     moved = alert("ScenarioUnmatched", minutes=50)
     send("unmatched", moved, "admitted", "new incident; no rule matched")
@@ -60,12 +60,12 @@ def fits(reason, pattern):
     return fnmatch.fnmatchcase(reason.replace("[", "("), pattern.replace("[", "("))
 
 
-@pytest.mark.parametrize(
-    "case",
-    "new|repeat|end|ended again|late|again|unmatched|superseding|old end|missing|malformed".split(
-        "|"
-    ),
+CASES = (
+    "new|repeat|end|ended again|unconfirmed|again|unmatched|superseding|old end|missing|malformed"
 )
+
+
+@pytest.mark.parametrize("case", CASES.split("|"))
 def test_each_reason_is_shown_in_status_and_in_why(stack, sent, case):
     request_id, _, outcome, reason = sent[case]
     (shown,) = stack.trail_when(

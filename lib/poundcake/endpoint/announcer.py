@@ -140,7 +140,8 @@ class Announcer:
         database_id = self._needs.reader.database_id()
         requests = self._needs.journal.load_requests(entries)
         try:
-            payload = pack_within(requests, database_id, batch_id)
+            offset = self._needs.reader.clock_offset()
+            payload = pack_within(requests, database_id, batch_id, offset)
             entries = entries[: payload["count"]]
             self._needs.bus.publish(ANNOUNCE, payload, batch_id)
         except Exception as error:
@@ -182,13 +183,17 @@ class Announcer:
         self._poll_at = monotonic() + wait
 
 
-def pack_within(requests: Sequence[Request], database_id: str, batch_id: str) -> dict[str, Any]:
+def pack_within(
+    requests: Sequence[Request], database_id: str, batch_id: str, clock_offset: float
+) -> dict[str, Any]:
     """Return the payload of poundcake.announce with as many of the first requests as fit.
 
     The packed payload has at most BATCH_BYTES, unless the first request alone is larger.
     """
     while True:
-        payload = native.run_in_native_thread(announcement.pack, requests, database_id, batch_id)
+        payload: dict[str, Any] = native.run_in_native_thread(
+            announcement.pack, requests, database_id, batch_id, clock_offset
+        )
         if len(payload["batch"]) <= BATCH_BYTES or len(requests) == 1:
             return payload
         requests = requests[: len(requests) // 2]

@@ -26,6 +26,7 @@ class Dependencies:
         components: The state of the broker, the database and StackStorm.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
+        expire_stale_hours: As in the configuration.
     """
 
     journal: Journal
@@ -36,3 +37,4 @@ class Dependencies:
     components: Components
     metrics: Metrics
     log: logging.Logger
+    expire_stale_hours: int = 0

@@ -116,6 +116,7 @@ def install(
                 components=Components(log),
                 metrics=metrics,
                 log=log,
+                expire_stale_hours=config.expire_stale_hours,
             )
         )
 

@@ -6,9 +6,10 @@ import json
 from datetime import timedelta
 from typing import Sequence
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import case, exists, func, select
 from sqlalchemy.engine import Connection, Row
 
+from poundcake.alertmanager import RESOLVED
 from poundcake.announcement import Request
 from poundcake.endpoint.journal import Entry
 from poundcake.endpoint.recorded import (
@@ -185,7 +186,12 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
                 alerts.c.episode,
                 alerts.c.labels,
                 alerts.c.starts_at,
-                alerts.c.ends_at,
+                # A resolve without an endsAt ended when it was received.
+                func.coalesce(
+                    alerts.c.ends_at,
+                    case((alerts.c.status == RESOLVED, alerts.c.created_at)),
+                    type_=alerts.c.ends_at.type,
+                ),
             ).where(alerts.c.id.in_(some))
         )
         found.update({row[0]: RecordedAlert(*row) for row in rows})

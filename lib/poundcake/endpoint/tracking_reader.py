@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import Any, Callable, TypeVar
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from poundcake.endpoint import native
-from poundcake.trail import database
+from poundcake.trail import clock, database
+
+CLOCK_WAIT = 30.0
+"""Seconds between two comparisons of the clocks."""
 
 T = TypeVar("T")
 
@@ -29,6 +33,8 @@ class TrackingReader:
         self._create = create
         self._database_id = ""
         self._lock = threading.Lock()
+        self._clock_offset = 0.0
+        self._compared_at: float | None = None
 
     def read(self, query: Callable[..., T], *args: Any) -> T:
         """Return query(connection, *args), run in a read transaction.
@@ -59,6 +65,18 @@ class TrackingReader:
             self._database_id = self._call(database.prepare, self.engine, self._create)
         return self._database_id
 
+    def clock_offset(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of the database's.
+
+        It is measured beside other reads. SQLite's clock is that of this machine.
+
+        Raises:
+            DatabaseError: It was not measured yet, and the database cannot be read now.
+        """
+        if self._compared_at is None and self.engine.dialect.name != "sqlite":
+            self.read(lambda connection: None)
+        return self._clock_offset
+
     def forget(self) -> None:
         """Ask for the id again next time: the database may have been replaced by another."""
         self._database_id = ""
@@ -71,4 +89,17 @@ class TrackingReader:
 
     def _read(self, query: Callable[..., T], *args: Any) -> T:
         with database.reading(self.engine) as connection:
+            self._compare_clocks(connection)
             return query(connection, *args)
+
+    def _compare_clocks(self, connection: Connection) -> None:
+        now = monotonic()
+        if self._compared_at is not None and now - self._compared_at < CLOCK_WAIT:
+            return
+        if self.engine.dialect.name == "sqlite":
+            return
+        before = clock.local_now()
+        there = clock.database_now(connection)
+        here = before + (clock.local_now() - before) / 2
+        self._clock_offset = round((here - there).total_seconds(), 6)
+        self._compared_at = now

@@ -126,9 +126,9 @@ class WebhookReceiver:
 def _parse(raw: bytes) -> Webhook:
     try:
         if len(raw) > _LARGE_BODY:
-            webhook: Webhook = native.run_in_native_thread(alertmanager.parse, raw)
+            webhook: Webhook = native.run_in_native_thread(alertmanager.parse, raw, None)
             return webhook
-        return alertmanager.parse(raw)
+        return alertmanager.parse(raw, None)
     except PayloadError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
 

@@ -1,8 +1,11 @@
 """Decide which alert may start a remediation, and why another one may not.
 
 An episode is one occurrence of one label set, named ``<fingerprint>-<startsAt in ms>`` when it is
-first admitted. Alertmanager moves startsAt (of an HA pair of Prometheus servers, one posts an
-earlier one), so an alert belongs to the open incident of its fingerprint, whatever start it names.
+first seen. Alertmanager moves startsAt (of an HA pair of Prometheus servers, one posts an earlier
+one), so an alert belongs to the open incident of its fingerprint, whatever start it names.
+
+Two clocks never meet here. When something was received is said by the database's clock; startsAt
+and endsAt are by the sender's, and are compared only with each other.
 
 Everything here is a pure function of what is on record. AdmissionState reads and updates that.
 """
@@ -11,32 +14,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Mapping, Sequence
+from typing import Container, Mapping, Sequence
 
 from poundcake.alertmanager import FIRING, Alert, episode_name
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.outcomes import Outcome
+from poundcake.trail.outcomes import EndedBy, Outcome
 
-# How long a notification may be on its way. One that comes later than its resolve by more was not
-# overtaken by it.
 LATE = timedelta(minutes=10)
+"""How long after the end of an incident a workflow may still begin to work on it."""
+REFIRE_GRACE = timedelta(seconds=90)
+"""For how long after a resolve a firing notification may be a stale copy.
+
+The peers of an Alertmanager cluster wait 15 s for each peer before them, and a notification that
+failed is repeated for up to a minute.
+"""
+CONFIRM_AFTER = timedelta(minutes=5)
+"""An unconfirmed incident without another resolve counts as confirmed after so long."""
+_SILENT = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
 
 
 @dataclass(frozen=True)
 class OpenIncident:
-    """The open incident of a fingerprint: the row of poundcake_alerts that opened it."""
+    """The open incident of a fingerprint, as the row of poundcake_alerts that opened it has it.
+
+    Attributes:
+        starts_at: When it began; never after its first notification was received.
+        outcome: What was decided about the alert that opened it.
+        last_seen_at: When its last notification was received.
+        sender_starts_at: The earliest startsAt of its notifications; None if none had one.
+        acknowledged_by: Who acknowledged it; empty for nobody.
+    """
 
     request_id: str
     episode: str
     starts_at: datetime
     outcome: str
+    last_seen_at: datetime
+    sender_starts_at: datetime | None = None
+    acknowledged_by: str = ""
 
 
 @dataclass(frozen=True)
 class Resolve:
-    """A resolve on record: when the alert ended, and when the request with it was received."""
+    """A resolve on record: its endsAt, if it has one, and when it was received."""
 
-    ends_at: datetime
+    ends_at: datetime | None
     received_at: datetime
 
 
@@ -56,14 +78,18 @@ class Situation:
     Attributes:
         incident: Its open incident.
         skew: How much later an alert may start and still belong to the open incident.
-        resolves: Its resolves of the last LATE.
+        resolves: Its resolves, from REFIRE_GRACE before the alert was received.
         limit: The cooldown or rate limit that applies to it now.
+        may_start: Notifications of the alert's receiver may start a remediation.
+        known_episodes: Names that episodes on record have.
     """
 
     incident: OpenIncident | None = None
     skew: timedelta = timedelta(0)
     resolves: Sequence[Resolve] = ()
     limit: Limit | None = None
+    may_start: bool = True
+    known_episodes: Container[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -75,8 +101,10 @@ class Decision:
         reason: Why, in one line.
         episode: The episode that the alert belongs to; empty if it belongs to none.
         starts_at: When the episode began.
-        closes: The open incident ends with this alert.
-        opens: The alert's row becomes the open incident.
+        closes: The row that opened the incident is closed by this alert.
+        opens: The alert's row becomes the open incident. If it also closes one of the same episode,
+            it takes that over.
+        ended_by: How the incident ended that it closes; None if it is taken over.
         attempt: Which attempt at its episode it is, from 1.
         held_until: When the cooldown or rate limit ends that holds it back.
     """
@@ -87,6 +115,7 @@ class Decision:
     starts_at: datetime | None = None
     closes: bool = False
     opens: bool = False
+    ended_by: EndedBy | None = None
     attempt: int = 1
     held_until: datetime | None = None
 
@@ -122,9 +151,9 @@ def decide(alert: Alert, received_at: datetime, situation: Situation) -> Decisio
         return Decision(Outcome.MALFORMED, alert.problem)
     incident = situation.incident
     if alert.status != FIRING:
-        return _decide_resolve(alert, incident)
+        return _decide_resolve(alert, received_at, incident)
     if incident and _belongs_to(alert, incident, situation.skew):
-        return _decide_repeat(alert, incident, situation.limit)
+        return _decide_repeat(alert, received_at, incident, situation)
     return _decide_new(alert, received_at, situation)
 
 
@@ -144,17 +173,17 @@ def decide_replay(
     incident = situation.incident
     if alert.status != FIRING:
         # What it ended itself cannot be the incident that is open now.
-        is_newer = incident and incident.starts_at > original.received_at
-        if incident and (is_newer or original.outcome == Outcome.RESOLVED):
+        has_ended_one = original.outcome in (Outcome.RESOLVED, *_SILENT)
+        if incident and (has_ended_one or original.received_at < incident.last_seen_at):
             return Decision(
                 Outcome.DUPLICATE,
-                f"{why}: the open incident is a later one",
+                f"{why}: the open incident was heard of later",
                 starts_at=alert.starts_at,
             )
-        return _decide_resolve(alert, incident)
+        return _decide_resolve(alert, original.received_at, incident)
     if incident and _belongs_to(alert, incident, situation.skew):
         done = work.get(incident.episode, Work())
-        return _replay_open(alert, incident, done, why, None if force else situation.limit, force)
+        return _replay_open(alert, incident, done, why, situation, force)
     if not force:
         return Decision(
             Outcome.DUPLICATE,
@@ -167,21 +196,77 @@ def decide_replay(
     return Decision(Outcome.ADMITTED, why, original.episode, original.starts_at, attempt=attempt)
 
 
+def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
+    """Decide about an unconfirmed incident that no resolve has ended for CONFIRM_AFTER."""
+    limit = situation.limit
+    outcome, reason = Outcome.ADMITTED, "no resolve for 5 min after it was unconfirmed"
+    if limit:
+        outcome, reason = limit.outcome, limit.reason
+    if not situation.may_start:
+        outcome, reason = Outcome.OBSERVED, _NO_START
+    return Decision(
+        outcome,
+        reason,
+        incident.episode,
+        incident.starts_at,
+        closes=True,
+        opens=True,
+        held_until=limit.held_until if limit and situation.may_start else None,
+    )
+
+
+_NO_START = "its receiver is not one of those that may start a remediation (receivers)"
+
+
+def first_start(alert: Alert, received_at: datetime) -> datetime:
+    """Return when an alert began as far as that can be believed: not after it was received."""
+    return min(alert.starts_at or received_at, received_at)
+
+
+def earliest(one: datetime | None, other: datetime | None) -> datetime | None:
+    """Return the earlier of two times, of which either may be unknown."""
+    known = [moment for moment in (one, other) if moment]
+    return min(known, default=None)
+
+
 def _belongs_to(alert: Alert, incident: OpenIncident, skew: timedelta) -> bool:
-    starts_at = alert.starts_at or incident.starts_at
-    return starts_at - incident.starts_at <= skew
+    if alert.starts_at is None or incident.sender_starts_at is None:
+        return True
+    # Of two Prometheus servers the second may have posted an earlier start than the one that the
+    # incident was opened with.
+    return alert.starts_at - max(incident.starts_at, incident.sender_starts_at) <= skew
 
 
-def _decide_repeat(alert: Alert, incident: OpenIncident, limit: Limit | None) -> Decision:
-    starts_at = alert.starts_at or incident.starts_at
+def _decide_repeat(
+    alert: Alert, received_at: datetime, incident: OpenIncident, situation: Situation
+) -> Decision:
+    starts_at = first_start(alert, received_at)
     if incident.outcome == Outcome.ADMITTED:
         return Decision(
             Outcome.DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at
         )
-    # It is open, but nothing was started for it yet: this may be the first notification after its
-    # cooldown.
-    if limit:
-        return _held_back(limit, incident.episode, starts_at)
+    # It is open, but nothing was started for it yet: this may be the notification that does.
+    if not situation.may_start:
+        return Decision(Outcome.OBSERVED, _NO_START, incident.episode, starts_at)
+    if incident.acknowledged_by:
+        reason = f"acknowledged by {incident.acknowledged_by}"
+        return Decision(Outcome(incident.outcome), reason, incident.episode, starts_at)
+    refire = _judge_refire(alert, received_at, situation.resolves)
+    if refire:
+        outcome, reason = refire
+        # What was only observed would wait for another notification, however long that takes.
+        is_new = incident.outcome == Outcome.OBSERVED
+        takes_over = is_new and outcome == Outcome.UNCONFIRMED
+        return Decision(
+            outcome,
+            reason,
+            incident.episode,
+            incident.starts_at if takes_over else starts_at,
+            closes=takes_over,
+            opens=takes_over,
+        )
+    if situation.limit:
+        return _held_back(situation.limit, incident.episode, starts_at)
     return Decision(
         Outcome.ADMITTED,
         f"first notification after {incident.outcome.replace('_', ' ')}",
@@ -193,67 +278,123 @@ def _decide_repeat(alert: Alert, incident: OpenIncident, limit: Limit | None) ->
 
 
 def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
-    starts_at = alert.starts_at or received_at
-    episode = episode_name(alert.fingerprint, starts_at)
+    starts_at = first_start(alert, received_at)
     superseded = situation.incident
-    if not superseded and _was_overtaken(starts_at, received_at, situation.resolves):
-        return Decision(
-            Outcome.DUPLICATE, "late: its resolve is already on record", episode, starts_at
-        )
-    began = f"new incident, supersedes {superseded.episode}" if superseded else "new incident"
-    limit = situation.limit
+    refire = None if superseded else _judge_refire(alert, received_at, situation.resolves)
+    if refire and refire[0] == Outcome.DUPLICATE:
+        return Decision(*refire, episode_name(alert.fingerprint, starts_at), starts_at)
+    outcome, reason, limit = Outcome.ADMITTED, "new incident", situation.limit
+    if superseded:
+        reason = f"new incident, supersedes {superseded.episode}"
+    if limit:
+        outcome, reason = limit.outcome, limit.reason
+    if refire:
+        outcome, reason = refire
+    if not situation.may_start:
+        outcome, reason = Outcome.OBSERVED, _NO_START
     return Decision(
-        limit.outcome if limit else Outcome.ADMITTED,
-        limit.reason if limit else began,
-        episode,
+        outcome,
+        reason,
+        _new_name(alert.fingerprint, starts_at, received_at, situation.known_episodes),
         starts_at,
         closes=bool(superseded),
         opens=True,
-        held_until=limit.held_until if limit else None,
+        ended_by=EndedBy.SUPERSEDED if superseded else None,
+        held_until=limit.held_until if limit and outcome == limit.outcome else None,
     )
 
 
-def _was_overtaken(starts_at: datetime, received_at: datetime, resolves: Sequence[Resolve]) -> bool:
-    """Return whether a resolve of the same occurrence was received before this notification."""
-    # A resolve that claims to end in the future counts up to the moment at which it was received.
-    # One of long ago did not overtake this notification: Alertmanager resolves what it does not
-    # hear of, and the same alert, with the same start, fires again once Prometheus is back.
-    oldest = max(starts_at, received_at - LATE)
-    return any(r.ends_at >= starts_at and r.received_at >= oldest for r in resolves)
+def _new_name(
+    fingerprint: str, starts_at: datetime, received_at: datetime, known: Container[str]
+) -> str:
+    """Return a name for a new episode that no other one has."""
+    name = episode_name(fingerprint, starts_at)
+    while name in known:
+        # It fires again with the start of an episode that has ended.
+        name = episode_name(fingerprint, received_at)
+        received_at += timedelta(milliseconds=1)
+    return name
 
 
-def _decide_resolve(alert: Alert, incident: OpenIncident | None) -> Decision:
+def _judge_refire(
+    alert: Alert, received_at: datetime, resolves: Sequence[Resolve]
+) -> tuple[Outcome, str] | None:
+    """Decide whether a firing notification comes after a resolve of the same occurrence.
+
+    Returns:
+        An outcome and the reason; None if no resolve casts doubt on it.
+    """
+    received = [r.received_at for r in resolves if _is_same_occurrence(alert, r)]
+    last = max(received, default=None)
+    if last is None or received_at - last >= REFIRE_GRACE:
+        return None
+    if last > received_at:
+        return Outcome.DUPLICATE, "late: its resolve is already on record"
+    seconds = int((received_at - last).total_seconds())
+    return Outcome.UNCONFIRMED, (
+        f"fires {seconds} s after its resolve, which a stale copy does as well; waits for another "
+        "notification, or for 5 min without a resolve"
+    )
+
+
+def _is_same_occurrence(alert: Alert, resolve: Resolve) -> bool:
+    if alert.starts_at is None or resolve.ends_at is None:
+        return True
+    return resolve.ends_at >= alert.starts_at
+
+
+def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident | None) -> Decision:
     if not incident:
         return Decision(Outcome.DUPLICATE, "nothing open", starts_at=alert.starts_at)
-    if alert.ends_at and alert.ends_at < incident.starts_at:
+    if received_at < incident.last_seen_at:
         return Decision(
             Outcome.DUPLICATE,
-            f"ended before {incident.episode} began at {format_timestamp(incident.starts_at)}",
+            f"{incident.episode} was heard of after this was received",
             starts_at=alert.starts_at,
         )
+    began = incident.sender_starts_at
+    if alert.ends_at and began and alert.ends_at < began:
+        return Decision(
+            Outcome.DUPLICATE,
+            f"ended before {incident.episode} began at {format_timestamp(began)}",
+            starts_at=alert.starts_at,
+        )
+    outcome, kind = Outcome.RESOLVED, "the incident"
+    if incident.outcome in _SILENT:
+        # Rules have not heard of it, so they are not told of its end.
+        outcome, kind = Outcome(incident.outcome), f"the {incident.outcome} incident"
     return Decision(
-        Outcome.RESOLVED,
-        f"ends the incident of {incident.request_id}",
+        outcome,
+        f"ends {kind} of {incident.request_id}",
         incident.episode,
         alert.starts_at or incident.starts_at,
         closes=True,
+        ended_by=EndedBy.RESOLVE,
     )
 
 
 def _replay_open(
-    alert: Alert, incident: OpenIncident, done: Work, why: str, limit: Limit | None, force: bool
+    alert: Alert,
+    incident: OpenIncident,
+    done: Work,
+    why: str,
+    situation: Situation,
+    force: bool,
 ) -> Decision:
     """Decide about a replayed alert whose incident is open: the replay takes it over."""
     starts_at = alert.starts_at or incident.starts_at
-    if done.claimed_by and not force:
+    refused = "" if force else _why_not_replayed(incident, done)
+    if refused:
         return Decision(
             Outcome.DUPLICATE,
-            f"{why}: {done.claimed_by} has worked on this episode; force=true runs it again",
+            f"{why}: {refused}; force=true runs it again",
             incident.episode,
             starts_at,
         )
-    if limit:
-        return _held_back(limit, incident.episode, starts_at)
+    if not situation.may_start and not force:
+        return Decision(Outcome.OBSERVED, f"{why}: {_NO_START}", incident.episode, starts_at)
+    if situation.limit and not force:
+        return _held_back(situation.limit, incident.episode, starts_at)
     return Decision(
         Outcome.ADMITTED,
         why,
@@ -264,6 +405,12 @@ def _replay_open(
         # If nobody has claimed it, an execution of the last attempt may still be about to.
         attempt=done.attempt + 1 if done.claimed_by else done.attempt,
     )
+
+
+def _why_not_replayed(incident: OpenIncident, done: Work) -> str:
+    if incident.acknowledged_by:
+        return f"acknowledged by {incident.acknowledged_by}"
+    return f"{done.claimed_by} has worked on this episode" if done.claimed_by else ""
 
 
 def _held_back(limit: Limit, episode: str, starts_at: datetime) -> Decision:

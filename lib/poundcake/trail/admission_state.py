@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Sequence, Union
+from typing import Collection, NamedTuple, Sequence, Union
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
@@ -23,9 +24,18 @@ from poundcake.trail.database.batches import (
     close_statement,
     count_statement,
 )
-from poundcake.trail.outcomes import Outcome
+from poundcake.trail.outcomes import EndedBy, Outcome
 from poundcake.trail.rows import AlertRow
 from poundcake.trail.schema import alerts, api_calls
+
+_ESCAPED = re.compile(r"\\(.)")
+
+
+class ReceivedAlert(NamedTuple):
+    """An alert that can be decided, and when its request was received."""
+
+    alert: Alert
+    received_at: datetime
 
 
 @dataclass(frozen=True)
@@ -33,18 +43,23 @@ class AlertBatch:
     """The alerts of a list of requests that can be decided.
 
     Attributes:
-        alerts: All of them that are not malformed.
-        received_at: When the first of the requests was received, by the endpoint's clock.
+        received: All of them that are not malformed; at least one request was received.
+        received_at: When the first of the requests was received.
         now: The database's time.
     """
 
-    alerts: Sequence[Alert]
+    received: Sequence[ReceivedAlert]
     received_at: datetime
     now: datetime
 
     @property
+    def alerts(self) -> list[Alert]:
+        """Return the alerts."""
+        return [one.alert for one in self.received]
+
+    @property
     def firing(self) -> list[Alert]:
-        """Return the alerts of the request that fire."""
+        """Return the alerts that fire."""
         return [alert for alert in self.alerts if alert.status == alertmanager.FIRING]
 
 
@@ -54,18 +69,17 @@ class StoredIncident:
 
     incident: OpenIncident
     alert_id: int
-    last_seen_at: datetime
     new_notifications: int = 0
     closed_at: datetime | None = None
+    ended_by: EndedBy | None = None
 
-    def close(self, at: datetime) -> None:
-        """End the incident at a time."""
-        self.closed_at = at
+    def close(self, at: datetime, ended_by: EndedBy | None) -> None:
+        """Close the row at a time."""
+        self.closed_at, self.ended_by = at, ended_by
 
-    def count_notification(self, at: datetime) -> None:
-        """Count a notification that was received at a time."""
-        # A request that was held up comes after others that were received later.
-        self.last_seen_at = max(self.last_seen_at, at)
+    def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
+        """Count a notification that was received at a time, with the startsAt that it names."""
+        self.incident = _heard_of(self.incident, at, sender_starts_at)
         self.new_notifications += 1
 
 
@@ -76,13 +90,15 @@ class NewIncident:
     incident: OpenIncident
     row: AlertRow
 
-    def close(self, at: datetime) -> None:
-        """End the incident at a time."""
-        self.row.open_fingerprint, self.row.closed_at = None, at
+    def close(self, at: datetime, ended_by: EndedBy | None) -> None:
+        """Close the row at a time."""
+        self.row.open_fingerprint, self.row.closed_at, self.row.ended_by = None, at, ended_by
 
-    def count_notification(self, at: datetime) -> None:
-        """Count a notification that was received at a time."""
-        self.row.last_seen_at = max(self.row.last_seen_at, at)
+    def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
+        """Count a notification that was received at a time, with the startsAt that it names."""
+        self.incident = _heard_of(self.incident, at, sender_starts_at)
+        self.row.last_seen_at = self.incident.last_seen_at
+        self.row.sender_starts_at = self.incident.sender_starts_at
         self.row.notifications += 1
 
 
@@ -97,20 +113,22 @@ class AdmissionState:
 
     def __init__(self, connection: Connection, config: Config, batch: AlertBatch):
         self._skew = timedelta(seconds=config.episode_skew_seconds)
+        self._receivers = frozenset(config.receivers)
         self._now = batch.now
         self._stored = _read_incidents(connection, batch.alerts)
         self._open: dict[str, AnyIncident] = dict(self._stored)
         self._resolves = _read_resolves(
-            connection, batch.firing, batch.received_at - admission.LATE
+            connection, batch.firing, batch.received_at - admission.REFIRE_GRACE
         )
+        self._episodes = self._read_episodes(connection, batch)
         self._limits = AdmissionLimits(config, batch.now)
         self._limits.read(connection, batch.firing, batch.received_at)
 
-    def decide(self, alert: Alert, received_at: datetime) -> Decision:
+    def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
         """Decide about the next alert. Call apply() with the result before the one after it."""
-        return admission.decide(alert, received_at, self.situation(alert))
+        return admission.decide(alert, received_at, self.situation(alert, receiver))
 
-    def situation(self, alert: Alert) -> Situation:
+    def situation(self, alert: Alert, receiver: str) -> Situation:
         """Return what is on record about the label set of the next alert."""
         held = self._open.get(alert.fingerprint)
         return Situation(
@@ -118,6 +136,8 @@ class AdmissionState:
             self._skew,
             self._resolves[alert.fingerprint],
             self._limits.limit(alert) if alert.status == alertmanager.FIRING else None,
+            self._may_start(receiver),
+            self._episodes,
         )
 
     def open_episodes(self) -> set[str]:
@@ -127,30 +147,75 @@ class AdmissionState:
     def apply(self, request_id: str, alert: Alert, decision: Decision, row: AlertRow) -> None:
         """Take over what was decided about an alert, whose row is going to be inserted."""
         received_at = row.created_at
+        row.last_seen_at = self._heard_at(alert, received_at)
         held = self._open.get(alert.fingerprint)
         if held and decision.closes:
-            held.close(received_at)
+            held.close(received_at, decision.ended_by)
             del self._open[alert.fingerprint]
         elif held and _is_notification(alert, decision, held.incident):
-            held.count_notification(received_at)
+            held.count_notification(row.last_seen_at, alert.starts_at)
         if decision.opens and row.starts_at:
-            incident = OpenIncident(request_id, decision.episode, row.starts_at, decision.outcome)
+            if held and held.incident.episode == decision.episode:
+                taken = _heard_of(held.incident, row.last_seen_at, alert.starts_at)
+                row.last_seen_at = taken.last_seen_at
+                row.sender_starts_at = taken.sender_starts_at
+            incident = OpenIncident(
+                request_id,
+                decision.episode,
+                row.starts_at,
+                decision.outcome,
+                row.last_seen_at,
+                row.sender_starts_at,
+            )
             self._open[alert.fingerprint] = NewIncident(incident, row)
+        if decision.episode:
+            self._episodes.add(decision.episode)
         if decision.outcome == Outcome.ADMITTED:
             self._limits.count(alert)
-        if alert.status == alertmanager.RESOLVED and row.ends_at:
-            self._resolves[alert.fingerprint].append(Resolve(row.ends_at, received_at))
+        if alert.status == alertmanager.RESOLVED:
+            self._resolves[alert.fingerprint].append(Resolve(alert.ends_at, received_at))
+
+    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+        """Return when the sender said what is recorded at a time."""
+        return received_at
+
+    def _may_start(self, receiver: str) -> bool:
+        # Alertmanager escapes the characters of a receiver's name that mean something in a regular
+        # expression (template.Data of notify/util.go).
+        plain = _ESCAPED.sub(r"\1", receiver)
+        return not self._receivers or not self._receivers.isdisjoint((receiver, plain))
+
+    def _read_episodes(self, connection: Connection, batch: AlertBatch) -> set[str]:
+        """Return the names on record that new episodes of these alerts may not get."""
+        known = self.open_episodes()
+        by_start: set[str] = set()
+        by_receipt: dict[str, str] = {}
+        for alert, received_at in batch.received:
+            if alert.status == alertmanager.FIRING:
+                starts_at = admission.first_start(alert, received_at)
+                name = alertmanager.episode_name(alert.fingerprint, starts_at)
+                by_start.add(name)
+                by_receipt[name] = alertmanager.episode_name(alert.fingerprint, received_at)
+        # Most notifications repeat an incident: nothing is named for them.
+        ended = _read_episodes(connection, by_start - known)
+        others = _read_episodes(connection, {by_receipt[name] for name in ended})
+        return known | ended | others
 
     def write_changes(self, connection: Connection) -> None:
         """Update the rows of the incidents that were closed or seen again."""
         stored = self._stored.values()
-        closed = [{"id": s.alert_id, "closed_at": s.closed_at} for s in stored if s.closed_at]
+        closed = [
+            {"id": s.alert_id, "closed_at": s.closed_at, "ended_by": s.ended_by}
+            for s in stored
+            if s.closed_at
+        ]
         for some in batched(closed, ROWS):
             connection.execute(close_statement(len(some)), bind_params(some))
         seen = [
             {
                 "id": s.alert_id,
-                "last_seen_at": s.last_seen_at,
+                "last_seen_at": s.incident.last_seen_at,
+                "sender_starts_at": s.incident.sender_starts_at,
                 "notifications": s.new_notifications,
             }
             for s in stored
@@ -158,6 +223,18 @@ class AdmissionState:
         ]
         for some in batched(seen, ROWS):
             connection.execute(count_statement(len(some)), bind_params(some))
+
+
+def _heard_of(
+    incident: OpenIncident, at: datetime, sender_starts_at: datetime | None
+) -> OpenIncident:
+    """Return an incident of which another notification was received."""
+    return replace(
+        incident,
+        # A request that was held up comes after others that were received later.
+        last_seen_at=max(incident.last_seen_at, at),
+        sender_starts_at=admission.earliest(incident.sender_starts_at, sender_starts_at),
+    )
 
 
 def _is_notification(alert: Alert, decision: Decision, incident: OpenIncident) -> bool:
@@ -177,14 +254,24 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
                 alerts.c.starts_at,
                 alerts.c.outcome,
                 alerts.c.last_seen_at,
+                alerts.c.sender_starts_at,
+                alerts.c.acknowledged_by,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
             .where(alerts.c.open_fingerprint.in_(some))
             .with_for_update()
         )
         for row in rows:
-            incident = OpenIncident(row.request_id, row.episode, row.starts_at, row.outcome)
-            found[row.open_fingerprint] = StoredIncident(incident, row.id, row.last_seen_at)
+            incident = OpenIncident(
+                row.request_id,
+                row.episode,
+                row.starts_at,
+                row.outcome,
+                row.last_seen_at,
+                row.sender_starts_at,
+                row.acknowledged_by or "",
+            )
+            found[row.open_fingerprint] = StoredIncident(incident, row.id)
     return found
 
 
@@ -207,4 +294,12 @@ def _read_resolves(
         )
         for fingerprint, ends_at, received_at in rows:
             found[fingerprint].append(Resolve(ends_at, received_at))
+    return found
+
+
+def _read_episodes(connection: Connection, names: Collection[str]) -> set[str]:
+    """Return those of the names that episodes on record have."""
+    found: set[str] = set()
+    for some in batched(sorted(names)):
+        found.update(connection.scalars(select(alerts.c.episode).where(alerts.c.episode.in_(some))))
     return found

@@ -19,6 +19,7 @@ from sqlalchemy.sql import ColumnElement
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import admission, clock, database
+from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
@@ -160,6 +161,7 @@ def release(
     workflow: str = "",
     force: bool = False,
     statuses: StatusLookup | None = None,
+    actor: Actor = NOBODY,
 ) -> list[ReleasedClaim]:
     """Release the claims on an episode, for one workflow or for all of them.
 
@@ -173,6 +175,7 @@ def release(
             then work on the episode at the same time.
         statuses: Asks StackStorm for the current statuses of executions that are recorded as open,
             because the record may be out of date.
+        actor: Who releases them, for the audit.
 
     Raises:
         TrackingError: An execution that holds one of the claims has not ended. Nothing was
@@ -191,10 +194,14 @@ def release(
             .where(links.c.id.in_([row.id for row in held]))
             .values(claim=None, released_at=clock.database_now(connection))
         )
-    return [
-        ReleasedClaim(st2_execution_id=row.st2_execution_id, st2_workflow=row.st2_action_ref)
-        for row in held
-    ]
+        released = [
+            ReleasedClaim(st2_execution_id=row.st2_execution_id, st2_workflow=row.st2_action_ref)
+            for row in held
+        ]
+        if released:
+            details = {"released": released, "force": force}
+            write_entry(connection, "release", actor, episode, details=details)
+    return released
 
 
 def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
@@ -306,6 +313,9 @@ def _refusal_reason(
             "ended without doing its work, release the claim with `st2 run poundcake.release "
             f"episode={claimant.episode}`"
         )
+    acknowledged_by = _acknowledged_by(connection, claimant.episode)
+    if acknowledged_by:
+        return f"acknowledged by {acknowledged_by}"
     ended = ended_at(connection, alert)
     if ended and now - ended > admission.LATE:
         return (
@@ -315,6 +325,18 @@ def _refusal_reason(
     if claimant.host_cooldown and alert.instance:
         return _host_cooldown(connection, claimant, alert.instance, now)
     return ""
+
+
+def _acknowledged_by(connection: Connection, episode: str) -> str:
+    """Return who acknowledged the open incident of an episode; empty for nobody."""
+    found = connection.scalar(
+        select(alerts.c.acknowledged_by).where(
+            alerts.c.episode == episode,
+            alerts.c.open_fingerprint.is_not(None),
+            alerts.c.acknowledged_at.is_not(None),
+        )
+    )
+    return found or ""
 
 
 def _host_cooldown(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.engine import Connection
@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from poundcake.stackstorm import TERMINAL, WAITING
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail.clock import database_now
-from poundcake.trail.outcomes import Explanation
+from poundcake.trail.outcomes import Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, executions, meta
 
 SYNCED_AT = "synced_at"
@@ -24,8 +24,8 @@ class OpenWork:
     """The requests and executions that wait for StackStorm.
 
     Attributes:
-        count: The number of open requests or of open executions, whichever is larger; at most
-            1000.
+        count: The number of open requests, of open executions, or of incidents that only sync
+            moves on, whichever is largest; at most 1000.
         moves_by_itself: Some of them can proceed without a person. False if all of them are
             pending or paused.
         synced_at: When a round of sync last finished, by the database's clock.
@@ -38,27 +38,53 @@ class OpenWork:
     read_at: datetime | None = None
 
 
-def open_work(connection: Connection) -> OpenWork:
-    """Return the requests and executions that wait for StackStorm now."""
+def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
+    """Return what waits for StackStorm, or for a round of sync, now.
+
+    Args:
+        expire_stale_hours: As in the configuration; 0 if no incident expires.
+    """
+    now = database_now(connection)
     statuses = connection.scalars(
         select(executions.c.status).where(executions.c.status.not_in(TERMINAL)).limit(_MAX_COUNT)
     ).all()
     requests = connection.scalars(
         select(api_calls.c.id).where(api_calls.c.completed_at.is_(None)).limit(_MAX_COUNT)
     ).all()
+    # Unconfirmed incidents are admitted by sync, stale ones closed.
+    for_sync = list(connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT)))
+    if expire_stale_hours:
+        stale = alerts.c.last_seen_at < now - timedelta(hours=expire_stale_hours)
+        for_sync += connection.scalars(
+            select(alerts.c.id).where(is_open(), stale).limit(_MAX_COUNT)
+        )
     waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
-        count=max(len(statuses), len(requests)),
-        moves_by_itself=waits is not None or not only_people,
+        count=max(len(statuses), len(requests), len(for_sync)),
+        moves_by_itself=waits is not None or bool(for_sync) or not only_people,
         synced_at=last_synced(connection),
-        read_at=database_now(connection),
+        read_at=now,
     )
 
 
 def unexplained() -> ColumnElement[bool]:
     """Return the condition for alerts that are not explained yet."""
     return or_(alerts.c.explanation.is_(None), alerts.c.explanation == Explanation.RETRY)
+
+
+def is_open() -> ColumnElement[bool]:
+    """Return the condition of the alerts whose row is an open incident."""
+    return alerts.c.open_fingerprint > ""  # SQLite enters no index by IS NOT NULL
+
+
+def unconfirmed() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of unconfirmed incidents that nobody has acknowledged."""
+    return (
+        alerts.c.outcome == Outcome.UNCONFIRMED,
+        alerts.c.open_fingerprint.is_not(None),
+        alerts.c.acknowledged_at.is_(None),
+    )
 
 
 def last_synced(connection: Connection) -> datetime | None:

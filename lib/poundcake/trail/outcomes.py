@@ -31,12 +31,31 @@ class Outcome(_StringEnum):
     """It opened an incident, but the same alert was admitted less than cooldown_seconds ago."""
     RATE_LIMITED = "rate_limited"
     """It opened an incident, but its name reached max_remediations_per_hour."""
+    OBSERVED = "observed"
+    """Its receiver may not start a remediation: it opened, continued or ended an incident for
+    which nothing was started."""
+    UNCONFIRMED = "unconfirmed"
+    """It fires shortly after its resolve, or ended an incident that did. Nothing is started until
+    it is heard of again, or for five minutes not."""
     MALFORMED = "malformed"
     """It cannot be parsed; the reason names the field."""
 
 
 EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
 """The outcomes that are emitted to StackStorm's rules as the trigger poundcake.alert."""
+
+
+class EndedBy(_StringEnum):
+    """How an incident ended (column `ended_by`)."""
+
+    RESOLVE = "resolve"
+    """A notification said that its alert was resolved."""
+    SUPERSEDED = "superseded"
+    """Its alert began again without that its end was heard of."""
+    CLOSED = "closed"
+    """A person closed it: poundcake.close."""
+    EXPIRED = "expired"
+    """Nothing was heard of it for expire_stale_hours."""
 
 
 class Explanation(_StringEnum):

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Collection, NamedTuple, Sequence, TypedDict
+from typing import Any, Collection, Mapping, NamedTuple, Sequence, TypedDict
 
 from sqlalchemy import Column, Row, Select, delete, func, or_, select
 from sqlalchemy.engine import Connection, Engine
@@ -18,9 +18,10 @@ from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, database
+from poundcake.trail.audit import NOBODY, Actor, change_details, write_entry
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.open_work import unexplained
-from poundcake.trail.schema import alerts, api_calls, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, executions, links
 
 MAX_DAYS = 36_500
 # Maximum rows of one transaction. A request with more alerts is deleted in its own transaction.
@@ -54,6 +55,26 @@ class PurgeResult(TypedDict):
     kept: int
 
 
+class _AuditOfPurge:
+    """The entry of the audit about a purge, which counts more with each page.
+
+    Attributes:
+        counts: The rows that were deleted until now, and the requests that stay.
+    """
+
+    def __init__(self, actor: Actor, days: int):
+        self.counts: Counter[str] = Counter()
+        self._actor = actor
+        self._days = days
+        self._id = 0
+
+    def write(self, connection: Connection, page: Mapping[str, int]) -> None:
+        """Write what was deleted until now, and with the page of this transaction."""
+        details = {**(self.counts + Counter(page)), "older_than_days": self._days}
+        if not self._id or not change_details(connection, self._id, "purge", details):
+            self._id = write_entry(connection, "purge", self._actor, details=details)
+
+
 class _Cursor(NamedTuple):
     """The last request of a page, after which the next page begins."""
 
@@ -62,7 +83,11 @@ class _Cursor(NamedTuple):
 
 
 def purge(
-    engine: Engine, config: Config, older_than_days: int | None = None, dry_run: bool = False
+    engine: Engine,
+    config: Config,
+    older_than_days: int | None = None,
+    dry_run: bool = False,
+    actor: Actor = NOBODY,
 ) -> PurgeResult:
     """Delete requests that were received and completed more than a number of days ago.
 
@@ -81,6 +106,7 @@ def purge(
         config: The configuration.
         older_than_days: 1 to 36500; by default the configuration's retention_days.
         dry_run: Count the rows that would be deleted, and delete nothing.
+        actor: Who purges, for the audit. Audit entries that are as old are deleted, too.
 
     Raises:
         PurgeError: `older_than_days` is out of range, or a clock is wrong. Nothing was deleted.
@@ -92,16 +118,18 @@ def purge(
     database.prepare(engine, create=config.auto_migrate)
     before = _check_clocks(engine, timedelta(days=days))
     total: Counter[str] = Counter()
+    entry = _AuditOfPurge(actor, days)
     cursor: _Cursor | None = None
     while True:
         started = time.monotonic()
         page = database.retry_while_unavailable(
-            partial(_purge_page, engine, before, cursor, dry_run), _RETRY_SECONDS
+            partial(_purge_page, engine, before, cursor, None if dry_run else entry), _RETRY_SECONDS
         )
         if page is None:
             break
         counts, cursor = page
         total.update(counts)
+        entry.counts.update(counts)
         if not dry_run:
             # Let other writers have their turn: SQLite's lock has no queue.
             time.sleep(min(time.monotonic() - started, 1))
@@ -155,13 +183,20 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
 
 
 def _purge_page(
-    engine: Engine, before: datetime, after: _Cursor | None, dry_run: bool
+    engine: Engine, before: datetime, after: _Cursor | None, entry: _AuditOfPurge | None
 ) -> tuple[dict[str, int], _Cursor] | None:
     """Purge the next page of requests.
+
+    Args:
+        engine: The tracking database.
+        before: Everything older is deleted.
+        after: Where the page begins; None for the first one.
+        entry: Where it is noted what was deleted; None to delete nothing.
 
     Returns:
         The number of deleted rows and the end of the page; None if there was no request left.
     """
+    dry_run = entry is None
     with (database.reading if dry_run else database.transaction)(engine) as connection:
         page = _read_page(connection, before, after, lock=not dry_run)
         if not page:
@@ -187,6 +222,9 @@ def _purge_page(
             _delete(connection, executions.c.id, ended)
             _delete(connection, alerts.c.api_call_id, old)
             _delete(connection, api_calls.c.id, old)
+        if entry:
+            connection.execute(delete(audit).where(audit.c.at < before))
+            entry.write(connection, counts)
     return counts, cursor
 
 

@@ -7,8 +7,8 @@ the same as if the requests were recorded one after the other.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Callable, Sequence, TypedDict
 
 from sqlalchemy import select
@@ -16,13 +16,13 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from poundcake import alertmanager
-from poundcake.alertmanager import Alert, PayloadError, Webhook
+from poundcake.alertmanager import Alert, Identity, PayloadError, Webhook
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import body_sha256, collision_id
 from poundcake.trail import clock, database
 from poundcake.trail.admission import Decision
-from poundcake.trail.admission_state import AdmissionState, AlertBatch
+from poundcake.trail.admission_state import AdmissionState, AlertBatch, ReceivedAlert
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.outcomes import EMITTED, Outcome
 from poundcake.trail.rows import AlertRow, CallRow, alert_row, call_row
@@ -110,18 +110,24 @@ class DecidedRequest:
 
 
 def record_requests(
-    engine: Engine, config: Config, requests: Sequence[Request], database_id: str = ""
+    engine: Engine,
+    config: Config,
+    requests: Sequence[Request],
+    database_id: str = "",
+    clock_offset_seconds: float = 0.0,
 ) -> RecordCounts:
     """Record a list of requests with an outcome for each of their alerts, in one transaction.
 
-    Recording a request again changes nothing. A request that cannot be recorded gets its row with
-    the error and without alerts, and does not keep the others from being recorded.
+    They are recorded in the order in which they were received. Recording a request again changes
+    nothing. A request that cannot be recorded gets its row with the error and without alerts, and
+    does not keep the others from being recorded.
 
     Args:
         engine: The tracking database.
         config: The limits of admission.
         requests: The requests, as they were announced.
         database_id: The tracking database that the endpoint reads, if it is known.
+        clock_offset_seconds: By how much the endpoint's clock is ahead of the database's.
 
     Raises:
         DatabaseError: Nothing was written: the database is unavailable, or the endpoint reads
@@ -134,12 +140,34 @@ def record_requests(
             f"{own_id} ({engine.url.render_as_string(hide_password=True)}): set database_url to "
             "one MariaDB for both, or put state_dir where both see it"
         )
-    return database.retry_deadlocks(lambda: _record_all(engine, config, requests))
+    offset = timedelta(seconds=clock_offset_seconds)
+    return database.retry_deadlocks(lambda: _record_all(engine, config, requests, offset))
 
 
-def _record_all(engine: Engine, config: Config, requests: Sequence[Request]) -> RecordCounts:
+def _record_all(
+    engine: Engine, config: Config, requests: Sequence[Request], offset: timedelta
+) -> RecordCounts:
     with database.transaction(engine) as connection:
-        return record_safely(connection, config, requests).as_dict()
+        dated = _by_database_clock(requests, offset, clock.database_now(connection))
+        return record_safely(connection, config, dated).as_dict()
+
+
+def _by_database_clock(
+    requests: Sequence[Request], offset: timedelta, now: datetime
+) -> list[Request]:
+    """Return requests in the order in which they were received, by the database's clock.
+
+    Args:
+        offset: By how much the clock is ahead that said when they were received.
+        now: The database's time.
+    """
+    dated = [
+        # A clock that was set back since then says that a request will be received. It would seem
+        # newer than whatever is received until that time.
+        replace(request, received_at=min(request.received_at - offset, now))
+        for request in requests
+    ]
+    return sorted(dated, key=lambda request: request.received_at)
 
 
 def record_safely(
@@ -196,8 +224,9 @@ def _record_list(
     counts = Counts(known=len(requests) - len(new))
     if not new:
         return counts
+    identity = Identity(frozenset(config.ignored_labels), config.identity_source == "external_url")
     for request in new:
-        _parse(request, error)
+        _parse(request, error, identity)
     now = clock.database_now(connection)
     state = make_state(connection, config, _batch(new, now))
     decided = [DecidedRequest(request, _decide(state, request, now)) for request in new]
@@ -233,19 +262,26 @@ def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[N
     return new
 
 
-def _parse(new: NewRequest, error: str) -> None:
+def _parse(new: NewRequest, error: str, identity: Identity) -> None:
     """Read the payload of a request, unless it is recorded without its alerts."""
     if error:
         new.error = error
         return
     try:
-        new.webhook = alertmanager.parse(new.request.body.encode("utf-8", "surrogatepass"))
+        new.webhook = alertmanager.parse(
+            new.request.body.encode("utf-8", "surrogatepass"), identity
+        )
     except PayloadError as problem:
         new.error = f"the payload cannot be read: {problem}"
 
 
 def _batch(new: Sequence[NewRequest], now: datetime) -> AlertBatch:
-    readable = [alert for one in new for alert in one.alerts if not alert.problem]
+    readable = [
+        ReceivedAlert(alert, one.request.received_at)
+        for one in new
+        for alert in one.alerts
+        if not alert.problem
+    ]
     return AlertBatch(readable, min(one.request.received_at for one in new), now)
 
 
@@ -253,12 +289,13 @@ def _decide(state: AdmissionState, new: NewRequest, now: datetime) -> list[Alert
     """Decide about the alerts of a request, and return their rows."""
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
+    receiver = new.webhook.receiver if new.webhook else ""
     for alert in new.alerts:
         key = (alert.fingerprint, alert.status, alert.starts_at)
         if key in episodes and not alert.problem:
             decision = Decision(Outcome.DUPLICATE, f"duplicate of {new.request_id}", episodes[key])
         else:
-            decision = state.decide(alert, new.request.received_at)
+            decision = state.decide(alert, new.request.received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
         row = alert_row(alert, decision, new.request.received_at, now)

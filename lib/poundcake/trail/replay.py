@@ -11,13 +11,14 @@ from typing import Any, Sequence, TypedDict
 from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from poundcake.alertmanager import Alert
+from poundcake.alertmanager import RESOLVED, Alert
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import replay_id
 from poundcake.trail import admission, clock, database
 from poundcake.trail.admission import Decision, Original, Work
 from poundcake.trail.admission_state import AdmissionState, AlertBatch
+from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.record import record_safely
@@ -44,11 +45,13 @@ class _Replay:
         request_id: The request to replay.
         force: Work again on what was worked on or has ended.
         execution_id: The execution that asks; empty if it is not known.
+        actor: Who asks, for the audit.
     """
 
     request_id: str
     force: bool
     execution_id: str
+    actor: Actor
 
     def new_id(self) -> str:
         """Return the id of the new request, which belongs to the execution if there is one."""
@@ -58,7 +61,12 @@ class _Replay:
 
 
 def replay_request(
-    engine: Engine, config: Config, request_id: str, force: bool = False, execution_id: str = ""
+    engine: Engine,
+    config: Config,
+    request_id: str,
+    force: bool = False,
+    execution_id: str = "",
+    actor: Actor = NOBODY,
 ) -> ReplayResult:
     """Record a request again, in a request of its own that names it as replay_of.
 
@@ -73,13 +81,14 @@ def replay_request(
         force: Work again on what was worked on or has ended, whatever a limit says.
         execution_id: The execution that asks. It replays a request once, however often it asks:
             it does not learn whether a transaction was committed that broke off.
+        actor: Who asks, for the audit.
 
     Raises:
         TrackingError: The request is not on record, or cannot be recorded this time either.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=config.auto_migrate)
-    replay = _Replay(request_id, force, execution_id)
+    replay = _Replay(request_id, force, execution_id, actor)
     return database.retry_deadlocks(lambda: _replay(engine, config, replay))
 
 
@@ -87,7 +96,7 @@ def _replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
     with database.transaction(engine) as connection:
         original = _read_original(connection, replay.request_id)
         request = _copy(original, replay.new_id(), clock.database_now(connection))
-        record_safely(
+        counts = record_safely(
             connection,
             config,
             [request],
@@ -97,6 +106,9 @@ def _replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
             replay.request_id,
         )
         error, outcomes = _read_result(connection, request.request_id)
+        if not counts.known:
+            details = {"request_id": request.request_id, "force": replay.force}
+            write_entry(connection, "replay", replay.actor, replay.request_id, details=details)
     if error:
         raise TrackingError(
             f"request_id: {replay.request_id} cannot be recorded: {error} (its replay is on record "
@@ -165,14 +177,17 @@ class ReplayState(AdmissionState):
         episodes = {alert.episode for alert in self._originals.values() if alert.episode}
         self._work = _read_work(connection, sorted(episodes | self.open_episodes()))
         self._admitted: set[str] = set()
+        self._came_at: datetime = original.created_at
 
-    def decide(self, alert: Alert, received_at: datetime) -> Decision:
+    def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
         """Decide about the next alert of the replay."""
         original = self._originals.get(alert.position)
         if alert.problem or original is None or original.outcome == Outcome.MALFORMED:
-            return super().decide(alert, received_at)
+            # A resolve only ends what it could have ended when it came.
+            is_resolve = alert.status == RESOLVED
+            return super().decide(alert, self._came_at if is_resolve else received_at, receiver)
         decision = admission.decide_replay(
-            alert, original, self.situation(alert), self._work, self._force
+            alert, original, self.situation(alert, receiver), self._work, self._force
         )
         if decision.outcome != Outcome.ADMITTED:
             return decision
@@ -185,6 +200,9 @@ class ReplayState(AdmissionState):
             )
         self._admitted.add(decision.episode)
         return decision
+
+    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+        return self._came_at if alert.position in self._originals else received_at
 
 
 def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Mapping
 
-from poundcake import alertmanager
 from poundcake.alertmanager import Alert, Webhook
 from poundcake.announcement import Request
+from poundcake.hosts import host_or_empty
+from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import Decision
-from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
+from poundcake.trail.outcomes import EMITTED, EndedBy, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, storable
 
 # json.dumps makes a new encoder at each call.
@@ -74,6 +75,11 @@ class AlertRow:
     closed_at: datetime | None
     attempt: int
     held_until: datetime | None
+    sender_fingerprint: str | None
+    sender_starts_at: datetime | None
+    host: str
+    notes: str | None
+    ended_by: EndedBy | None = None
     api_call_id: int = 0
 
 
@@ -113,7 +119,7 @@ def call_row(
         client_host=cut(request.client_host, api_calls.c.client_host),
         receiver=cut(webhook.receiver, api_calls.c.receiver) if webhook else None,
         group_key=storable(webhook.group_key) if webhook else None,
-        group_status=webhook.group_status if webhook else None,
+        group_status=cut(webhook.group_status, api_calls.c.group_status) if webhook else None,
         truncated_alerts=webhook.truncated_alerts if webhook else 0,
         delivery_key=webhook.delivery_key if webhook else None,
         body_sha256=sha256,
@@ -128,12 +134,9 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
     Args:
         alert: The alert as it was sent.
         decision: What was decided about it.
-        received_at: When its request was received, by the endpoint's clock.
+        received_at: When its request was received.
         now: The database's time.
     """
-    ends_at = alert.ends_at
-    if alert.status != alertmanager.FIRING and ends_at is None:
-        ends_at = received_at
     return AlertRow(
         position=alert.position,
         fingerprint=alert.fingerprint,
@@ -145,7 +148,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         generator_url=storable(alert.generator_url)[:_URL_LENGTH],
         status=cut(alert.status, alerts.c.status),
         starts_at=decision.starts_at or alert.starts_at,
-        ends_at=ends_at,
+        ends_at=alert.ends_at,
         created_at=received_at,
         recorded_at=now,
         episode=decision.episode or None,
@@ -158,7 +161,18 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         closed_at=None,
         attempt=decision.attempt,
         held_until=decision.held_until,
+        sender_fingerprint=cut(alert.sender_fingerprint, alerts.c.sender_fingerprint) or None,
+        sender_starts_at=alert.starts_at,
+        host=cut(host_or_empty(alert.labels), alerts.c.host),
+        notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
     )
+
+
+def _notes(alert: Alert, received_at: datetime) -> str:
+    notes = [alert.notes] if alert.notes else []
+    if alert.starts_at and alert.starts_at > received_at:
+        notes.append(f"startsAt: in the future when received: {format_timestamp(alert.starts_at)}")
+    return "; ".join(notes)
 
 
 def _json(texts: Mapping[str, str]) -> str:

@@ -1,8 +1,9 @@
 """The tables. One definition for MariaDB 10.6+ and SQLite.
 
 ``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` are the trail,
-``execution_db`` mirrors the StackStorm executions that it names, and ``poundcake_meta`` says which
-database this is. All times are UTC with microseconds.
+``execution_db`` mirrors the StackStorm executions that it names, ``poundcake_audit`` says what
+people did to it, and ``poundcake_meta`` which database this is. All times are UTC with
+microseconds.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions. Every writer needs it.
-VERSION = 5
+VERSION = 6
 # The revisions there that only build indexes. Nothing needs them, but the views are slow without
 # them, and building them on a long history takes long: they wait until the tables are ready.
 INDEX_REVISIONS = (4,)
+# {table: the revision that made it}, of those that the first one did not make.
+LATER_TABLES = {"poundcake_audit": 6}
 
 metadata = MetaData()
 
@@ -92,6 +95,8 @@ api_calls = Table(
     # emissions.py.
     Column("emitter", String(36)),
     Column("emitter_until", UtcDateTime),
+    # The name of the credential that the sender used; empty if it needed none.
+    Column("credential", String(64), nullable=False, default="", server_default=""),
     Index("ix_poundcake_api_calls_created", "created_at", "id"),
     Index("ix_poundcake_api_calls_completed", "completed_at", "id"),
     **_options,
@@ -141,6 +146,25 @@ alerts = Table(
     Column("held_until", UtcDateTime),
     # Ids of the StackStorm triggers that were emitted for it, newest first, separated by commas.
     Column("trigger_instances", String(255)),
+    # The fingerprint that the sender gave, if `fingerprint` is another one. It decides nothing.
+    Column("sender_fingerprint", String(64)),
+    # The earliest startsAt that the notifications of the incident carried, by the sender's clock;
+    # NULL if none did.
+    Column("sender_starts_at", UtcDateTime),
+    # The host that the alert is about, in one spelling; empty if it names none.
+    Column("host", String(255), nullable=False, default="", server_default=""),
+    # What of the alert could not be read and decided nothing, in one line.
+    Column("notes", String(1024)),
+    # How the incident that this row opened ended: see outcomes.EndedBy. NULL while it is open, and
+    # if a later row has taken it over.
+    Column("ended_by", String(16)),
+    # Who said, of the open incident, that nothing is to be started for it.
+    Column("acknowledged_at", UtcDateTime),
+    Column("acknowledged_by", String(255)),
+    Column("acknowledged_comment", String(1024)),
+    # Who closed it by hand.
+    Column("closed_by", String(255)),
+    Column("closed_comment", String(1024)),
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
@@ -206,6 +230,25 @@ executions = Table(
     Column("synced_at", UtcDateTime),
     Index("ix_execution_db_by_status", "status", "start_timestamp", "id"),
     Index("ix_execution_db_start", "start_timestamp", "id"),
+    **_options,
+)
+
+audit = Table(
+    "poundcake_audit",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    # acknowledge, close, release, replay or purge.
+    Column("action", String(64), nullable=False),
+    Column("st2_user", String(255), nullable=False),
+    Column("execution_id", String(64), nullable=False),
+    # The episode, the request_id or nothing, as the action says.
+    Column("target", String(255), nullable=False),
+    Column("comment", Text, nullable=False),
+    # JSON: what the action did.
+    Column("details", Text, nullable=False),
+    Index("ix_poundcake_audit_target", "target", "id"),
+    Index("ix_poundcake_audit_at", "at", "id"),
     **_options,
 )
 

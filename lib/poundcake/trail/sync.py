@@ -17,6 +17,8 @@ from poundcake.config import Config
 from poundcake.stackstorm import StackStormApi
 from poundcake.trail import database
 from poundcake.trail.complete import complete_requests
+from poundcake.trail.confirm import admit_unconfirmed
+from poundcake.trail.expire import expire_incidents
 from poundcake.trail.explain import explain_alerts
 from poundcake.trail.mirror import MIRROR_SECONDS, mirror_open_executions
 from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, start_round
@@ -34,6 +36,10 @@ class SyncCounts:
     """Alerts that were looked at and stay open."""
     completed: int = 0
     """Requests that were completed."""
+    confirmed: int = 0
+    """Unconfirmed incidents that were decided."""
+    expired: int = 0
+    """Incidents that were closed because nothing was heard of them."""
     problems: tuple[str, ...] = ()
     """What could not be read, a sentence each."""
 
@@ -44,6 +50,8 @@ class SyncCounts:
 
 def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCounts:
     """Run one round: mirror open executions, explain emitted alerts, complete requests.
+
+    It also admits unconfirmed incidents and closes stale ones, where that is due.
 
     The steps do not depend on each other: one that fails does not stop the next. Each is bounded,
     and the next round goes on where this one stopped.
@@ -84,8 +92,14 @@ def _run_steps(
     def complete() -> None:
         counts.completed = complete_requests(sync_round)
 
+    def confirm() -> None:
+        counts.confirmed = admit_unconfirmed(sync_round, config)
+
+    def expire() -> None:
+        counts.expired = expire_incidents(sync_round, config)
+
     first_error: Exception | None = None
-    for step in (mirror, explain, complete):
+    for step in (mirror, explain, complete, confirm, expire):
         try:
             step()
         except LeaseLostError:

@@ -6,9 +6,11 @@ break the layout.
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
 from poundcake.inert import one_line
+from poundcake.timestamps import parse_timestamp
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -45,6 +47,10 @@ def status(answer: dict[str, Any]) -> str:
         lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
         lines += ["", "no alerts on record for it"]
+    for alert in answer["alerts"]:
+        for remark in _remarks(alert):
+            lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
+    lines += _audit(answer)
     return _text([*lines, "", *_executions(answer["stackstorm_executions"])])
 
 
@@ -56,8 +62,14 @@ def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(headings, [[e[name] for name in (*columns, "message")] for e in executions])
 
 
-def why(answer: dict[str, Any]) -> str:
-    """Format what was done for an alert, episode by episode."""
+def why(answer: dict[str, Any], now: datetime | None = None) -> str:
+    """Format what was done for an alert, episode by episode.
+
+    Args:
+        answer: The view.
+        now: The time from which ages are counted; the current time by default.
+    """
+    now = now or datetime.now(timezone.utc)
     answer = _cleaned(answer)
     if not answer["episodes"]:
         found_later = "none of the newest alerts matches"
@@ -65,19 +77,21 @@ def why(answer: dict[str, Any]) -> str:
         return _text([none, *_footer(answer)])
     lines: list[str] = []
     for episode in answer["episodes"]:
-        lines += [*_episode(episode), ""]
+        lines += [*_episode(episode, now), ""]
     return _text([*lines, _total(answer, "count", "episode"), *_footer(answer)])
 
 
-def _episode(episode: Mapping[str, Any]) -> list[str]:
+def _episode(episode: Mapping[str, Any], now: datetime) -> list[str]:
     named = [episode[name] for name in ("alert_name", "instance", "severity") if episode[name]]
-    lines = ["  ".join([*named, _summary(episode)])]
+    lines = ["  ".join([*named, _summary(episode, now)])]
     if episode["episode"]:
         lines.append(f"  episode {episode['episode']}")
     for alert in episode["alerts"]:
         reason = f", {alert['reason']}" if alert["reason"] else ""
         lines.append(f"  {alert['received_at']}  {alert['status']}: {alert['outcome']}{reason}")
         lines.append(f"    request {alert['request_id']}")
+        if alert.get("notes"):
+            lines.append(f"    not read: {alert['notes']}")
     if episode.get("alerts_left_out"):
         lines.append(f"  {counted(episode['alerts_left_out'], 'more notification')}")
     for execution in episode["stackstorm_executions"]:
@@ -90,15 +104,55 @@ def _episode(episode: Mapping[str, Any]) -> list[str]:
         )
     if not episode["stackstorm_executions"]:
         lines.append("  nothing ran for it")
+    lines += [f"  {remark}" for remark in _remarks(episode)]
+    lines += [f"  {line}" for line in _audit(episode)]
     return lines
 
 
-def _summary(episode: Mapping[str, Any]) -> str:
+def _remarks(shown: Mapping[str, Any]) -> list[str]:
+    """Return who acknowledged or closed an incident, how it ended, and what was unreadable."""
+    remarks = []
+    for done, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
+        if shown.get(f"{done}_by"):
+            why_done = f": {shown[comment]}" if shown.get(comment) else ""
+            remarks.append(f"{done} by {shown[f'{done}_by']}{why_done}")
+    if shown.get("ended_by") == "expired":
+        remarks.append("expired: nothing was heard of it for expire_stale_hours")
+    if shown.get("notes"):
+        remarks.append(f"not read: {shown['notes']}")
+    return remarks
+
+
+def _audit(shown: Mapping[str, Any]) -> list[str]:
+    """Return a line for each thing that people did."""
+    lines = []
+    for entry in shown.get("audit", ()):
+        undone = " (undone)" if entry["details"].get("undo") else ""
+        comment = f": {entry['comment']}" if entry["comment"] else ""
+        who = entry["st2_user"] or "somebody"
+        lines.append(f"{entry['at']}  {entry['action']}{undone} by {who}{comment}")
+    return lines
+
+
+def _age(moment: str, now: datetime) -> str:
+    """Return how long ago something was: "12 min ago"."""
+    then = parse_timestamp(moment)
+    seconds = max(0, int((now - then).total_seconds())) if then else 0
+    for unit, size, up_to in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
+        if seconds < up_to:
+            return f"{seconds // size} {unit} ago"
+    return f"{counted(seconds // 86400, 'day')} ago"
+
+
+def _summary(episode: Mapping[str, Any], now: datetime) -> str:
     """Return a summary of an episode: its state, its times, and how often it was seen."""
     times = episode["notifications"]
     seen = f"seen {times} times" if times > 1 else "seen once"
     if episode["state"] == "firing":
-        return f"firing since {episode['starts_at']}, {seen}, last at {episode['last_seen_at']}"
+        outcome = episode.get("outcome", "").replace("_", " ")
+        firing = f"firing ({outcome})" if outcome else "firing"
+        heard = f"last heard {_age(episode['last_seen_at'], now)}"
+        return f"{firing} since {episode['starts_at']}, {seen}, {heard}"
     if episode["state"]:
         ended = f" at {episode['ends_at']}" if episode["ends_at"] else ""
         return f"{episode['state']}{ended}, began at {episode['starts_at']}, {seen}"
@@ -127,7 +181,11 @@ def executions_recent(answer: dict[str, Any]) -> str:
         request = (call["received_at"], call["request_id"], call["status"])
         for alert in call["alerts"]:
             named = [alert[name] for name in ("alert_name", "instance", "status", "outcome")]
-            rows.append([*request, *named, alert["st2_workflow"] or alert["reason"]])
+            what_ran = alert["st2_workflow"] or alert["reason"]
+            for done in ("acknowledged_by", "ended_by"):
+                if alert.get(done):
+                    what_ran += f"; {done.replace('_', ' ')} {alert[done]}"
+            rows.append([*request, *named, what_ran])
         if call.get("alerts_left_out"):
             more = counted(call["alerts_left_out"], "more alert")
             rows.append([*request, more, "", "", "", ""])
@@ -147,13 +205,19 @@ def alerts_active(answer: dict[str, Any]) -> str:
     rows = [
         [
             *[incident[column] for column in columns],
-            incident["remediation_status"],
+            _incident_state(incident),
             incident["episode"] + (" (stale)" if incident["stale"] else ""),
         ]
         for incident in answer["active_alerts"]
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
     return _text([*table(headings, rows), "", f"{answer['count']} active", *_footer(answer)])
+
+
+def _incident_state(incident: Mapping[str, Any]) -> str:
+    acknowledged = incident.get("acknowledged_by")
+    state = str(incident["remediation_status"])
+    return f"acknowledged by {acknowledged}; {state}" if acknowledged else state
 
 
 def st2_executions(answer: dict[str, Any]) -> str:

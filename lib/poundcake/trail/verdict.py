@@ -65,6 +65,7 @@ class OpenAlert:
     instance: str
     recorded_at: datetime
     closed_at: datetime | None = None
+    is_acknowledged: bool = False
     checked_at: datetime | None = None
     explanation: Explanation | None = None
     reason: str = ""
@@ -193,7 +194,8 @@ def _judge_refused(
     """Decide about an execution that was refused the claim on the episode."""
     if started.claimed_for_alert:
         return Judgement(Explanation.EXECUTION)  # the link shows what became of the alert
-    if not config.host_cooldown_seconds or alert.closed_at or started.episode_claimed:
+    is_over = bool(alert.closed_at) or alert.is_acknowledged
+    if not config.host_cooldown_seconds or is_over or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, reason)
     if started.cooldown_until is None:
         return Judgement(Explanation.RETRY, reason)

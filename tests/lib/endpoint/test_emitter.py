@@ -6,15 +6,19 @@ import json
 import logging
 
 import pytest
+from sqlalchemy import select, update
 
 from poundcake.config import Config
 from poundcake.endpoint import alert_loader, emitter, triggers
 from poundcake.endpoint.health import State
 from poundcake.endpoint.journal_file import in_transaction
-from poundcake.endpoint.triggers import ALERT, LIMIT_REACHED, WEBHOOK
+from poundcake.endpoint.triggers import ALERT, LIMIT_REACHED, SYNC_DUE, WEBHOOK
 from poundcake.trail import claims, database
+from poundcake.trail.confirm import METHOD
 from poundcake.trail.replay import replay_request
-from poundcake.trail.schema import api_calls
+from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.sync import sync
+from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.pipelines import Rig
 from tests.lib.samples import DELIMITERS, alert, later, webhook
 
@@ -58,6 +62,7 @@ class TestTriggers:
                     "alertname": "HostDown",
                     "instance": "web-1:9100",
                     "severity": "critical",
+                    "id": "f",
                 },
                 "receiver": "poundcake",
                 "starts_at": "2026-01-14T12:00:00Z",
@@ -402,6 +407,27 @@ class TestTwoEndpoints:
         self.advance(rigs, 31)
         assert {rig.state(again) for rig in rigs} == {"done"}
         assert self.emitted(rigs, ALERT).count(again) == 1
+
+    def test_an_unconfirmed_incident_that_sync_admits(self, rigs):
+        ends = alert(status="resolved", ends_at=later(60))
+        rigs[0].accept(alert())
+        rigs[0].accept(ends, received_at=later(70))
+        rigs[1].accept(alert(), received_at=later(80))
+        self.advance(rigs)
+        assert rigs[0].bus.of(SYNC_DUE)[-1]["open"] >= 1
+        rigs[0].set_explanation("execution")
+        with database.transaction(rigs[0].engine) as connection:
+            connection.execute(update(alerts).values(recorded_at=later(80)))
+        sync(rigs[0].engine, Config(), FakeStackStorm())
+        with database.reading(rigs[0].engine) as connection:
+            (admitted,) = connection.execute(
+                select(api_calls).where(api_calls.c.method == METHOD)
+            ).all()
+        for _ in range(5):
+            self.advance(rigs, 6)
+        assert self.emitted(rigs, ALERT).count(admitted.request_id) == 1
+        told = [p for rig in rigs for p in rig.bus.of(ALERT)][-1]
+        assert (told["status"], told["episode"][-13:]) == ("firing", "1768392080000")
 
     @pytest.mark.parametrize("explained", [True, False])
     def test_a_request_with_one_id_that_reached_both(self, rigs, explained):

@@ -166,13 +166,12 @@ class TestExecutions:
         assert started.rows(links) == [] and started.completed == [True]
 
     def test_one_whose_episode_was_worked_on_before_says_so(self, trail):
-        """Alertmanager resolved what it heard nothing of, and fires it again with its old start."""
-        start = ago(3000)
-        first, (row,) = trail.record(alert(starts_at=start), seconds=3000)
-        link(trail, first, row, "e1")
-        trail.record(alert(status="resolved", starts_at=start, ends_at=ago(2000)), seconds=2000)
-        second, (row,) = trail.record(alert(starts_at=start), seconds=60)
+        """Between a replay and its workflow, the workflow of the original has begun at last."""
+        first, (original,) = trail.record(alert(), seconds=3000)
+        second = replay_request(trail.engine, Config(), first)["request_id"]
+        row = trail.rows(alerts)[-1]
         assert row.outcome == "admitted"
+        link(trail, first, original, "e1")
         refused = link(trail, second, row, "e2")
         assert not refused["claimed"]
         output = {"output": {"stage": "not_claimed", "message": refused["reason"]}}

@@ -31,7 +31,8 @@ from tests.waiting import wait_for
 ROOT = str(pathlib.Path(__file__).resolve().parents[3])
 LIB = os.path.join(ROOT, "lib")
 # Release 0.1.0 made 1, 0.2.0 made 4, or 3 on a long history whose indexes wait for `migrate`.
-EARLIER = (1, 2, 3, 4)
+# Release 0.3.0 made 5.
+EARLIER = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
     [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
@@ -89,12 +90,16 @@ def scalar(engine, statement):
 
 def fill(engine):
     """Rows in every table, with nothing that the first revision has no column for."""
+    columns = {
+        found["name"] for found in sqlalchemy.inspect(engine).get_columns("poundcake_alerts")
+    }
+    explanation = "fate" if "fate" in columns else "explanation"
     noon = "'2026-01-14 12:00:00.123456'"
     calls = "id, request_id, method, path, headers, body, status_code, created_at, body_sha256"
     alerts = (
         "id, api_call_id, position, fingerprint, alert_name, severity, instance, labels,"
         " annotations, status, created_at, recorded_at, outcome, reason, open_fingerprint,"
-        " notifications, fate, fate_reason"
+        f" notifications, {explanation}, {explanation}_reason"
     )
     links = "id, request_id, alert_id, st2_execution_id, created_at, claim"
     run(
@@ -114,7 +119,7 @@ def fill(engine):
 
 def rows(engine):
     """Of every table but alembic_version and poundcake_meta, as mappings."""
-    names = sorted(set(schema.metadata.tables) - {"poundcake_meta"})
+    names = sorted(set(schema.metadata.tables) - {"poundcake_meta", *schema.LATER_TABLES})
     with engine.connect() as connection:
         return {
             name: [
@@ -190,8 +195,8 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0004", "0005", "5", "4")
-ONLY_TABLES = ("0005", "5", None)
+NEWEST = ("0004", "0006", "6", "4")
+ONLY_TABLES = ("0006", "6", None)
 
 
 @pytest.fixture
@@ -243,9 +248,11 @@ class TestFromEveryRelease:
         assert database.prepare(engine) == database_id
         after = rows(engine)
         assert_kept(before, after)
-        assert {(row["attempt"], row["closed_at"]) for row in after["poundcake_alerts"]} == {
-            (1, None)
+        new = ("attempt", "closed_at", "sender_starts_at", "host", "ended_by", "acknowledged_at")
+        assert {tuple(row[name] for name in new) for row in after["poundcake_alerts"]} == {
+            (1, None, None, "", None, None)
         }
+        assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
         assert shape(engine) == todays_shape
         assert versions(engine) == NEWEST
         assert database.pending(engine) == ""
@@ -256,7 +263,7 @@ class TestFromEveryRelease:
         lines = []
         made_by(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0004"]
+        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004"]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
@@ -265,7 +272,7 @@ class TestFromEveryRelease:
 
     def test_migrate_creates_the_tables_of_an_empty_database(self, engine, todays_shape):
         steps = database.migrate(engine, lambda line: None)
-        assert [step.revision for step in steps] == ["0001", "0002", "0003", "0005", "0004"]
+        assert [step.revision for step in steps] == ["0001", "0002", "0003", "0005", "0006", "0004"]
         assert shape(engine) == todays_shape
         assert database.prepare(engine, create=False)
 
@@ -278,7 +285,9 @@ class TestFromEveryRelease:
         assert shape(engine) == todays_shape
 
     @on_sqlite
-    @pytest.mark.parametrize("version, expected", [(3, ["0005", "0004"]), (4, ["0005"])])
+    @pytest.mark.parametrize(
+        "version, expected", [(3, ["0005", "0006", "0004"]), (4, ["0005", "0006"])]
+    )
     def test_a_backup_without_alembics_table_is_upgraded(self, engine, made_by, version, expected):
         made_by(version)
         run(engine, "DROP TABLE alembic_version")
@@ -309,7 +318,8 @@ class TestLongHistory:
         statements = []
         event.listen(Engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
         database.prepare(engine)
-        assert not [s for s in statements if "INDEX" in s and not s.startswith("PRAGMA")]
+        built = [s for s in statements if "INDEX" in s and not s.startswith("PRAGMA")]
+        assert all("ON poundcake_audit" in statement for statement in built)
         assert versions(engine) == ONLY_TABLES
         assert_kept(before, rows(engine))
         request_id = record(engine, alert(fingerprint="new"))
@@ -370,7 +380,7 @@ class TestWithoutAutoMigrate:
     def test_earlier_tables_are_refused_and_left(self, engine, made_by, version):
         made_by(version)
         before = shape(engine)
-        expected = f"schema {version}, this release needs 5: run `st2 run poundcake.migrate`"
+        expected = f"schema {version}, this release needs 6: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(
@@ -576,7 +586,7 @@ class TestTwoAtTheSameTime:
             other.dispose()
             server.drop_database(name)
         told = first.communicate("\n" * 50, timeout=120)[0]
-        assert told.endswith("done 0001 0002 0003 0005 0004\n")
+        assert told.endswith("done 0001 0002 0003 0005 0006 0004\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
@@ -598,7 +608,7 @@ class TestTwoAtTheSameTime:
             # The server gives up for the first, and the second comes as far.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
         told = second.communicate(timeout=120)[0]
-        assert told.endswith("done 0002 0003 0005 0004\n"), told
+        assert told.endswith("done 0002 0003 0005 0006 0004\n"), told
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
@@ -659,7 +669,7 @@ def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0004"], []):
+    for revisions in (["0005", "0006", "0004"], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

@@ -6,7 +6,7 @@ import pytest
 
 from poundcake.trail import claims, database
 from poundcake.trail.open_work import open_work
-from poundcake.trail.schema import alerts, executions
+from poundcake.trail.schema import alerts, api_calls, executions
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
 from tests.lib.trails import STATUSES
@@ -42,6 +42,14 @@ def test_an_execution(trail, status):
     # The request is open until sync completes it.
     assert found.count == 1
     assert found.moves_by_itself is (status not in ("pending", "paused", "pausing"))
+
+
+@pytest.mark.parametrize("acknowledged, count", [(None, 1), (ago(1), 0)])
+def test_an_unconfirmed_incident_that_sync_may_admit(trail, acknowledged, count):
+    trail.record(alert(), seconds=50)
+    trail.change(alerts, outcome="unconfirmed", explanation="none", acknowledged_at=acknowledged)
+    trail.change(api_calls, completed_at=ago(1))
+    assert (look(trail).count, look(trail).moves_by_itself) == (count, True)
 
 
 def test_when_it_was_looked_at(trail):

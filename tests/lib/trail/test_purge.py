@@ -474,7 +474,10 @@ class TestRefused:
     @on_sqlite
     def test_a_request_from_the_future_is_not_a_recent_one(self, engine):
         """An endpoint's clock was ahead, and tells nothing about the database's."""
-        ended(engine, fired(), fired("Ahead", NOW + timedelta(days=400)))
+        ended(engine, fired(), fired("Ahead"))
+        # Until 0.3.0 such a time was recorded as it was.
+        ahead = api_calls.c.body.contains("Ahead")
+        change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
         change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
         with pytest.raises(PurgeError, match="no request would be left"):
             run(engine)

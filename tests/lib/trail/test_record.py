@@ -310,35 +310,219 @@ class TestOutcomes:
     def test_a_notification_that_its_resolve_overtook_is_late(self, engine):
         ends = alert(status="resolved", ends_at=later(60))
         record(engine, request(ends, received_at=later(70)))
-        record(engine, request(alert(), received_at=later(80)))
+        record(engine, request(alert(), received_at=later(69)), now=later(80))
         record(engine, request(alert(starts_at=later(61)), received_at=later(90)))
         assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
         assert rows(engine)[1].reason.startswith("late")
 
-    @on_sqlite
-    def test_a_resolve_with_an_end_in_the_future_does_not_make_the_next_alert_late(self, engine):
-        ends = alert(status="resolved", ends_at=later(10**8))
-        record(engine, request(alert()), request(ends, received_at=later(70)))
-        record(engine, request(alert(starts_at=later(100)), received_at=later(110)))
-        assert outcomes(engine) == ["admitted", "resolved", "admitted"]
+    def test_what_fires_shortly_after_its_resolve_waits_to_be_confirmed(self, engine):
+        """It is a stale copy of another Alertmanager, or Prometheus was away and is back."""
+        record(engine, request(alert()))
+        ends = alert(status="resolved", ends_at=later(60))
+        record(engine, request(ends, received_at=later(70)))
+        for seconds in (80, 159.9):
+            record(engine, request(alert(), received_at=later(seconds)))
+        assert outcomes(engine)[2:] == ["unconfirmed"] * 2
+        (held,) = open_incidents(engine)
+        assert (held.outcome, held.notifications, held.last_seen_at) == (
+            "unconfirmed",
+            2,
+            later(159.9),
+        )
+        record(engine, request(alert(), received_at=later(160)))
+        assert rows(engine)[-1].reason == "first notification after unconfirmed"
+        first, _, unconfirmed, _, admitted = rows(engine)
+        assert [row.id for row in open_incidents(engine)] == [admitted.id]
+        assert (unconfirmed.closed_at, unconfirmed.ended_by) == (later(160), None)
+        # The workflow that worked on the first occurrence may work on this one.
+        assert admitted.episode == unconfirmed.episode == f"{first.fingerprint}-1768392080000"
+        assert admitted.starts_at == NOON
 
     @on_sqlite
-    def test_a_resolve_of_long_ago_makes_no_notification_late(self, engine):
+    def test_the_resolve_of_a_peer_closes_an_unconfirmed_incident_silently(self, engine):
+        ends = alert(status="resolved", ends_at=later(60))
+        record(engine, request(alert()))
+        record(engine, request(ends, received_at=later(70)))
+        record(engine, request(alert(), received_at=later(80)))
+        record(engine, request(ends, received_at=later(90)))
+        closing = rows(engine)[-1]
+        assert (closing.outcome, closing.status) == ("unconfirmed", "resolved")
+        assert closing.explanation == "none"
+        assert rows(engine, api_calls)[-1].completed_at
+        assert open_incidents(engine) == []
+        assert [row.ended_by for row in rows(engine)] == ["resolve", None, "resolve", None]
+
+    @on_sqlite
+    def test_what_fires_long_after_its_resolve_is_another_episode(self, engine):
         """Alertmanager resolves what it does not hear of, and fires it again with its old start."""
         sent = [
             request(alert(), received_at=later(60)),
             request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),
-            request(alert(), received_at=later(700)),
-            request(alert(), received_at=later(3600)),
+            request(alert(), received_at=later(690)),
         ]
         assert [record(engine, one)["outcomes"] for one in sent] == [
             {"admitted": 1},
             {"resolved": 1},
-            {"duplicate": 1},
             {"admitted": 1},
         ]
-        # It keeps its name, so that a workflow that has worked on it does not do so again.
-        assert len({row.episode for row in rows(engine)}) == 1
+        first, _, second = rows(engine)
+        assert (first.starts_at, second.starts_at) == (NOON, NOON)
+        assert second.episode == f"{first.fingerprint}-{1768392000000 + 690_000}" != first.episode
+
+    def test_requests_are_decided_in_the_order_in_which_they_came(self, engine):
+        """A delayed resolve does not close a newer incident, in one list or in several."""
+        ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
+        again = request(alert(starts_at=later(100)), received_at=later(110))
+        record(engine, request(alert()))
+        record(engine, again, ends)
+        assert [row.outcome for row in rows(engine)] == ["admitted", "resolved", "admitted"]
+        assert [row.starts_at for row in open_incidents(engine)] == [later(100)]
+
+    @on_sqlite
+    def test_a_resolve_that_came_before_the_last_notification_closes_nothing(self, engine):
+        ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
+        record(engine, request(alert()))
+        record(engine, request(alert(), received_at=later(80)))
+        record(engine, ends, now=later(90))
+        assert outcomes(engine) == ["admitted", "duplicate", "duplicate"]
+        assert rows(engine)[-1].reason.endswith("was heard of after this was received")
+        assert len(open_incidents(engine)) == 1
+
+    def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):
+        """A firing alert without startsAt, and a resolve from a clock that is 90 s behind."""
+        record(engine, request(alert(starts_at=None)))
+        ends = alert(status="resolved", starts_at=None, ends_at=later(-30))
+        record(engine, request(ends, received_at=later(60)))
+        assert outcomes(engine) == ["admitted", "resolved"]
+        assert [row.ended_by for row in rows(engine)] == ["resolve", None]
+
+    @on_sqlite
+    @pytest.mark.parametrize("start", ["soon", None, "2999-01-01T00:00:00Z"])
+    def test_a_start_that_cannot_be_believed_is_when_it_was_received(self, engine, start):
+        sent = alert(startsAt=start)
+        ends = dict(sent, status="resolved", endsAt=start or "")
+        for seconds in (0, 600):
+            record(engine, request(sent, received_at=later(seconds)))
+        record(engine, request(ends, received_at=later(700)))
+        assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
+        first = rows(engine)[0]
+        assert (first.starts_at, first.episode[-13:]) == (NOON, "1768392000000")
+        assert first.notes == {
+            "soon": "startsAt: not a time: 'soon'",
+            None: None,
+            "2999-01-01T00:00:00Z": "startsAt: in the future when received: 2999-01-01T00:00:00Z",
+        }.get(start)
+
+    @on_sqlite
+    def test_the_earliest_start_of_an_incident_is_kept(self, engine):
+        for second, start in enumerate([None, later(-60), later(-300), later(-200)]):
+            record(engine, request(alert(starts_at=start), received_at=later(second)))
+        assert outcomes(engine) == ["admitted"] + ["duplicate"] * 3
+        assert rows(engine)[0].sender_starts_at == later(-300)
+        ends = alert(status="resolved", ends_at=later(-301))
+        record(engine, request(ends, received_at=later(60)))
+        assert rows(engine)[-1].reason.startswith("ended before")
+        ends["endsAt"] = alert(ends_at=later(-300))["endsAt"]
+        record(engine, request(ends, received_at=later(60)))
+        assert outcomes(engine)[-1] == "resolved"
+
+    def test_times_are_those_of_the_databases_clock(self, engine):
+        """Two endpoints whose clocks are 10 min apart: the slow one's resolve ends the incident."""
+        firing = request(alert(), received_at=later(600))
+        ends = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
+        for sent, offset in ((firing, 600), (ends, -300)):
+            with database_time(later(90)):
+                record_requests(engine, Config(), [sent], clock_offset_seconds=offset)
+        assert [row.created_at for row in rows(engine)] == [NOON, later(60)]
+        assert outcomes(engine) == ["admitted", "resolved"]
+
+    @on_sqlite
+    def test_a_request_is_never_received_in_the_future(self, engine):
+        record(engine, request(alert(), received_at=later(7200)), now=later(10))
+        record(engine, request(alert(status="resolved"), received_at=later(60)))
+        assert outcomes(engine) == ["admitted", "resolved"]
+        assert rows(engine, api_calls)[0].created_at == later(10)
+
+    @on_sqlite
+    @pytest.mark.parametrize(
+        "receivers, first", [((), "admitted"), (("restart-team",), "observed")]
+    )
+    def test_a_receiver_that_may_not_start_anything_is_only_observed(
+        self, engine, receivers, first
+    ):
+        for second, receiver in enumerate(["audit-team", "audit-team", "restart-team", "audit"]):
+            sent = request(alert(), receiver=receiver, received_at=later(second))
+            record(engine, sent, receivers=receivers)
+        assert outcomes(engine)[0] == first
+        if receivers:
+            assert outcomes(engine) == ["observed", "observed", "admitted", "duplicate"]
+            assert rows(engine)[2].reason == "first notification after observed"
+            assert "receivers" in rows(engine)[0].reason
+        assert len(open_incidents(engine)) == 1
+        ends = request(alert(status="resolved"), receiver="audit-team", received_at=later(9))
+        record(engine, ends, receivers=receivers)
+        assert (outcomes(engine)[-1], open_incidents(engine)) == ("resolved", [])
+
+    @on_sqlite
+    def test_an_incident_that_was_only_observed_ends_without_a_trigger(self, engine):
+        record(engine, request(alert(), receiver="audit"), receivers=("restart",))
+        ends = request(alert(status="resolved"), receiver="restart", received_at=later(9))
+        record(engine, ends, receivers=("restart",))
+        assert outcomes(engine) == ["observed", "observed"]
+        assert [row.explanation for row in rows(engine)] == ["none", "none"]
+        assert open_incidents(engine) == []
+
+    @on_sqlite
+    @pytest.mark.parametrize("name", ["web.hook", "web\\.hook", "a+b"])
+    def test_a_receiver_is_named_as_in_alertmanagers_configuration(self, engine, name):
+        r"""Alertmanager sends it as a regular expression: ``web\\.hook``."""
+        sent = request(alert(), receiver=re.sub(r"([.+\\])", r"\\\1", name))
+        record(engine, sent, receivers=(name,))
+        assert outcomes(engine) == ["admitted"]
+
+    @on_sqlite
+    def test_a_stale_copy_to_a_receiver_that_may_start_is_not_confirmed_by_another(self, engine):
+        config = {"receivers": ("restart",)}
+        record(engine, request(alert(), receiver="restart"), **config)
+        ends = alert(status="resolved", ends_at=later(60))
+        record(engine, request(ends, receiver="restart", received_at=later(60)), **config)
+        for second, receiver in ((70, "audit"), (80, "restart"), (90, "audit"), (150, "restart")):
+            sent = request(alert(), receiver=receiver, received_at=later(second))
+            record(engine, sent, **config)
+        assert outcomes(engine)[2:] == ["observed", "unconfirmed", "observed", "admitted"]
+
+    def test_ignored_labels_and_the_external_url(self, engine):
+        sent = [alert(labels={"pod": pod}) for pod in ("a", "b")]
+        record(engine, request(*sent), ignored_labels=("pod",))
+        assert outcomes(engine) == ["admitted", "duplicate"]
+        config = {"ignored_labels": ("pod",), "identity_source": "external_url"}
+        for url in ("http://a", "http://b"):
+            record(engine, request(sent[0], externalURL=url), **config)
+        assert outcomes(engine)[2:] == ["admitted", "admitted"]
+        ends = alert(status="resolved", labels={"pod": "c"})
+        record(engine, request(ends, externalURL="http://a", received_at=later(5)), **config)
+        assert outcomes(engine)[-1] == "resolved"
+        assert len(open_incidents(engine)) == 2
+
+    @on_sqlite
+    def test_three_instances_under_one_fingerprint_of_a_relay(self, engine):
+        sent = [
+            dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1dc6a0b7e94d52")
+            for n in range(3)
+        ]
+        record(engine, request(*sent))
+        record(engine, request(dict(sent[2], status="resolved"), received_at=later(9)))
+        assert outcomes(engine) == ["admitted"] * 3 + ["resolved"]
+        assert {row.instance for row in open_incidents(engine)} == {"pay-0", "pay-1"}
+        assert {row.sender_fingerprint for row in rows(engine)} == {"3f1dc6a0b7e94d52"}
+        assert {row.host for row in rows(engine)} == {"pay-0", "pay-1", "pay-2"}
+
+    @on_sqlite
+    def test_an_empty_label_does_not_make_another_alert(self, engine):
+        record(engine, request(alert(labels={"team": ""})))
+        record(engine, request(alert(status="resolved"), received_at=later(9)))
+        assert outcomes(engine) == ["admitted", "resolved"]
+        assert "team" not in json.loads(rows(engine)[0].labels)
 
     @on_sqlite
     def test_a_later_start_supersedes_the_open_incident(self, engine):
@@ -620,7 +804,11 @@ class TestLists:
                 connection.execute(api_calls.delete())
         parts = [(sent[:first], later(900)), (sent[first:], later(1200))]
         found = [record(in_lists, *part, now=now, **config) for part, now in parts if part]
-        expected = [record(singly, one, now=now, **config) for part, now in parts for one in part]
+        expected = [
+            record(singly, one, now=now, **config)
+            for part, now in parts
+            for one in sorted(part, key=lambda request: request.received_at)
+        ]
         assert self.contents(in_lists) == self.contents(singly)
         for count in ("recorded", "known", "failed"):
             assert sum(f[count] for f in found) == sum(e[count] for e in expected)
@@ -656,7 +844,7 @@ class TestLists:
         ends = alert(status="resolved", ends_at=later(700), **one)
         record(engine, request(alert(**one)))
         record(engine, request(ends, alert(**one), ends, received_at=later(60)))
-        assert outcomes(engine)[1:] == ["resolved", "admitted", "duplicate"]
+        assert outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
         (held,) = open_incidents(engine)
         assert held.notifications == 1
 

@@ -227,23 +227,49 @@ def test_a_resolve_does_not_close_a_later_incident(engine):
 
 
 @on_sqlite
-def test_a_resolve_that_was_overtaken_closes_its_incident(engine):
+def test_a_resolve_does_not_close_an_incident_that_was_heard_of_after_it_came(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(), minutes=15)
-    assert rows(engine)[-1].open_fingerprint == "A"
-    assert replay(engine, ended)["outcomes"] == {"resolved": 1}
-    assert rows(engine)[1].closed_at == rows(engine)[2].created_at
+    assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
+    assert rows(engine)[-1].reason == f"replay of {ended}: the open incident was heard of later"
+    assert rows(engine)[1].open_fingerprint == "A"
 
 
 @on_sqlite
-def test_a_replayed_resolve_makes_no_notification_late(engine):
+def test_a_resolve_that_could_not_be_recorded_ends_what_it_could_have_ended(engine, monkeypatch):
+    record(engine, firing(), minutes=59)
+    with monkeypatch.context() as broken:
+        broken.setattr(admission, "decide", None)
+        ended = record(engine, resolved(), minutes=29)
+    assert call(engine, ended).error
+    record(engine, firing("B"), minutes=59)
+    assert replay(engine, ended)["outcomes"] == {"resolved": 1}
+    with monkeypatch.context() as broken:
+        broken.setattr(admission, "decide", None)
+        ended = record(engine, resolved("B"), minutes=29)
+    record(engine, firing("B"), minutes=15)
+    assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
+
+
+@on_sqlite
+def test_a_replay_is_no_notification(engine):
+    """A resolve that came before the replay, and is recorded after it, ends the incident."""
+    first = record(engine, firing(), minutes=59)
+    replay(engine, first)
+    assert rows(engine)[-1].last_seen_at == ago(59)
+    record(engine, resolved(), minutes=1)
+    assert rows(engine)[-1].outcome == "resolved"
+
+
+@on_sqlite
+def test_a_replayed_resolve_casts_no_doubt_on_the_next_notification(engine):
     first = record(engine, firing())
     ended = record(engine, resolved(), minutes=29)
     replay(engine, ended)
     # Prometheus is heard again, with the old start.
     again = request(firing(), received_at=datetime.datetime.now(UTC))
     assert record_requests(engine, Config(), [again])["outcomes"] == {"admitted": 1}
-    assert rows(engine)[-1].episode == rows(engine, first)[0].episode
+    assert rows(engine)[-1].episode != rows(engine, first)[0].episode
 
 
 @on_sqlite

@@ -79,6 +79,8 @@ def test_nothing_open_asks_nothing(trail):
         "explained": 0,
         "unexplained": 0,
         "completed": 0,
+        "confirmed": 0,
+        "expired": 0,
         "problems": [],
     }
     assert trail.stackstorm.calls == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poundcake.trail import text
+from tests.lib.samples import later
 
 # `st2 run` prints a backslash and an n in a text as a line break, and drops a backslash and an r.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\\r\\nline\u2028x"
@@ -46,7 +47,8 @@ def episode(**more):
 
 
 def why(*episodes, **more):
-    return text.why(dict({"episodes": list(episodes), "count": len(episodes)}, **more))
+    answer = dict({"episodes": list(episodes), "count": len(episodes)}, **more)
+    return text.why(answer, later(3 * 3600 + 1800 + 59))
 
 
 def execution(**more):
@@ -244,6 +246,60 @@ def test_a_status_has_what_is_known():
     assert "no alerts" in text.status(status(alerts=[]))
 
 
+@pytest.mark.parametrize(
+    "seconds, age",
+    [
+        (-5, "0 s ago"),
+        (89, "89 s ago"),
+        (90, "1 min ago"),
+        (5399, "89 min ago"),
+        (5400, "1 h ago"),
+        (129_599, "35 h ago"),
+        (129_600, "1 day ago"),
+        (864_000, "10 days ago"),
+    ],
+)
+def test_why_says_when_an_alert_was_last_heard_of(seconds, age):
+    answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
+    assert f"last heard {age}\n" in text.why(answer, later(seconds))
+
+
+def test_what_people_did_is_shown():
+    entry = {
+        "at": "2026-01-14T12:00:00Z",
+        "action": "acknowledge",
+        "st2_user": "anna",
+        "execution_id": "e",
+        "target": "f-1",
+        "comment": "the disk\nis on order",
+        "details": {"undo": True},
+    }
+    more = {
+        "acknowledged_by": "anna",
+        "acknowledged_comment": "the disk is on order",
+        "notes": "startsAt: not a time: 'x'",
+    }
+    done = {"ended_by": "closed", "closed_by": "ben", "closed_comment": "gone"}
+    shown = why(episode(audit=[entry], outcome="unconfirmed", **more, **done))
+    for line in (
+        "firing (unconfirmed) since",
+        "\n  acknowledged by anna: the disk is on order\n",
+        "\n  closed by ben: gone\n",
+        "\n  not read: startsAt: not a time: 'x'\n",
+        "\n  2026-01-14T12:00:00Z  acknowledge (undone) by anna: the disk is on order\n",
+    ):
+        assert line in shown
+    assert "expired: nothing was heard of it" in why(episode(ended_by="expired"))
+    shown = text.status(status(audit=[entry], alerts=[alert(**more)]))
+    assert "HostDown web-1: acknowledged by anna: the disk is on order\n" in shown
+    assert "acknowledge (undone) by anna" in shown
+    shown = text.alerts_active({"active_alerts": [active(**more)], "count": 1})
+    assert "acknowledged by anna; running" in shown
+    row = alert(ended_by="expired", st2_workflow="")
+    recent = text.executions_recent({"executions": [call(alerts=[row])], "total": 1})
+    assert "ended by expired" in recent
+
+
 def test_why_says_why_nothing_ran():
     assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
     assert "nothing ran for it" in why(episode())
@@ -263,8 +319,8 @@ def test_why_shows_the_course_of_an_episode():
         next="2026-01-14T12:00:00Z/5/9",
     ).split("\n") == [
         "",
-        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times, last at"
-        " 2026-01-14T12:30:00Z",
+        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times, last heard"
+        " 3 h ago",
         "  episode f-1",
         "  2026-01-14T12:00:00Z  firing: admitted, new incident",
         "    request r",

@@ -34,9 +34,14 @@ def bind_params(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
 
 @functools.lru_cache(maxsize=ROWS)
 def close_statement(count: int) -> Update:
-    """Return the UPDATE that closes incidents, with parameters id and closed_at for each row."""
+    """Return the UPDATE that closes incidents.
+
+    Its parameters for each row are id, closed_at and ended_by.
+    """
     return _update_alerts(count).values(
-        open_fingerprint=None, closed_at=_value_of_each(count, "closed_at")
+        open_fingerprint=None,
+        closed_at=_value_of_each(count, "closed_at"),
+        ended_by=_value_of_each(count, "ended_by"),
     )
 
 
@@ -44,10 +49,12 @@ def close_statement(count: int) -> Update:
 def count_statement(count: int) -> Update:
     """Return the UPDATE that counts notifications of open incidents.
 
-    Its parameters for each row are id, last_seen_at, and notifications, the number to add.
+    Its parameters for each row are id, last_seen_at, sender_starts_at, and notifications, the
+    number to add.
     """
     return _update_alerts(count).values(
         last_seen_at=_value_of_each(count, "last_seen_at"),
+        sender_starts_at=_value_of_each(count, "sender_starts_at"),
         notifications=alerts.c.notifications + _value_of_each(count, "notifications"),
     )
 

@@ -268,16 +268,18 @@ def _read_meta(connection: Connection) -> dict[str, str]:
         if not missing:
             raise
     stamps = _stamps(connection)
-    found = max(stamps, default="")
-    if schema.meta.name not in missing:
-        found = _pairs(connection, _ALL_META).get("schema", "")
-    if found:
+    has_meta = schema.meta.name not in missing
+    found = _pairs(connection, _ALL_META) if has_meta else {}
+    # Alembic has a name for each of two branches: that of the tables is not always the greater.
+    version = int(found.get("schema") or max(stamps, default="") or 0)
+    missing = {name for name in missing if version >= schema.LATER_TABLES.get(name, 1)}
+    if missing:
         raise DatabaseError(
-            f"the tracking database says that it has schema {int(found)}, and lacks "
+            f"the tracking database says that it has schema {version}, and lacks "
             f"{', '.join(sorted(missing))}: restore all tables from one backup, or drop the "
             "remaining ones (alembic_version is one of them) to start with an empty database"
         )
-    return {}
+    return found if version else {}
 
 
 def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:

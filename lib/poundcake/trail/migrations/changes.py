@@ -6,8 +6,17 @@ import time
 from typing import Any
 
 from alembic import context, op
-from sqlalchemy import Column, inspect
+from sqlalchemy import Column, Table, inspect
 from sqlalchemy.types import TypeEngine
+
+
+def create_table(table: Table) -> None:
+    """Create a table with its indexes."""
+    connection = op.get_bind()
+    table.create(connection, checkfirst=True)
+    # One that was killed may have left the table without them.
+    for index in table.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def add_column(table: str, column: Column[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
+from poundcake.alertmanager import RESOLVED
 from poundcake.trail.claims import ended_at
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
@@ -75,6 +76,6 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
         generator_url=row.generator_url or "",
         receiver=row.receiver or "",
         starts_at=row.starts_at,
-        ends_at=row.ends_at,
+        ends_at=row.ends_at or (row.created_at if row.status == RESOLVED else None),
         incident_ended_at=ended_at(connection, row),
     )

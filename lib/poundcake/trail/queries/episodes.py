@@ -5,9 +5,9 @@ An episode is one occurrence of one label set; see poundcake.trail.admission.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.engine import Connection
@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 from poundcake.alertmanager import FIRING
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.outcomes import EMITTED, Outcome
+from poundcake.trail.audit import AuditEntry, entries_of
+from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import candidates, time_filters
 from poundcake.trail.queries.page import Page
@@ -25,6 +26,7 @@ from poundcake.trail.queries.rows import (
     alerts_by_id,
     executions_of_alerts,
     format_optional,
+    incident_remarks,
     matched_rule,
 )
 from poundcake.trail.schema import alerts
@@ -48,7 +50,7 @@ class Notification:
 
     def as_json(self) -> dict[str, Any]:
         """Return the notification as JSON, as the view's URL returns it."""
-        return {
+        answer = {
             "request_id": self.row.request_id,
             "received_at": format_timestamp(self.row.received_at),
             "id": self.row.id,
@@ -57,6 +59,9 @@ class Notification:
             "reason": self.row.full_reason,
             "st2_rule": self.st2_rule,
         }
+        if self.row.notes:
+            answer["notes"] = self.row.notes
+        return answer
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,12 @@ class Episode:
         name: The id of the episode, '' for an alert without one, such as a malformed alert.
         fingerprint: The fingerprint of its label set.
         alert_name: From the alert, as are `severity` and `instance`.
-        state: `firing`, `resolved`, `superseded` by a later episode, or '' if it never was an
-            incident.
+        state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
+            `expired`, or '' if it never was an incident.
         starts_at: When the alert began to fire.
         ends_at: When the alert ended, or None if it did not.
+        opened: The alert whose row is or was the open incident, or None if it never was one.
+        audit: What people did to it, and to the requests that are shown, oldest first.
         last_seen_at: When the newest notification was received.
         notifications: The number of firing notifications that were received.
         shown: The notifications to show, oldest first: the first one, those that changed
@@ -92,6 +99,8 @@ class Episode:
     shown: list[Notification]
     executions: list[Execution]
     left_out: int = 0
+    opened: AlertRow | None = None
+    audit: list[AuditEntry] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the episode as JSON, as the view's URL returns it."""
@@ -111,6 +120,12 @@ class Episode:
         }
         if self.left_out:
             answer["alerts_left_out"] = self.left_out
+        if self.opened:
+            answer.update(incident_remarks(self.opened))
+            if self.opened.outcome != Outcome.ADMITTED:
+                answer["outcome"] = self.opened.outcome
+        if self.audit:
+            answer["audit"] = [entry.as_json() for entry in self.audit]
         return answer
 
 
@@ -265,11 +280,19 @@ def _episodes(
     executions = executions_of_alerts(
         connection, [row.id for rows in shown for row in rows], web_url
     )
+    by_target = entries_of(
+        connection, [name for rows in shown for row in rows for name in _targets(row)]
+    )
     return [
-        _episode(rows, changes.get(rows[0].episode or "", rows), executions)
+        _episode(rows, changes.get(rows[0].episode or "", rows), executions, by_target)
         for rows in shown
         if rows
     ]
+
+
+def _targets(row: AlertRow) -> tuple[str, ...]:
+    """Return what somebody may have done something to: the episode, or the request."""
+    return (row.episode or "", row.request_id)
 
 
 def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[AlertRow]]:
@@ -296,7 +319,10 @@ def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[Ale
 
 
 def _episode(
-    shown: list[AlertRow], changes: list[AlertRow], executions: Sequence[Execution]
+    shown: list[AlertRow],
+    changes: list[AlertRow],
+    executions: Sequence[Execution],
+    audit: Mapping[str, Sequence[AuditEntry]],
 ) -> Episode:
     """Return one episode.
 
@@ -305,12 +331,15 @@ def _episode(
         changes: The notifications that changed something, newest first; equal to `shown` if the
             alert has no episode.
         executions: The executions of these alerts, and of others.
+        audit: What people did, by target.
     """
     first = shown[0]
     ids = {row.id for row in shown}
     own = [execution for execution in executions if execution.alert_id in ids]
     opened = [row for row in changes if row.status == FIRING]
     resolved = [row for row in changes if row.outcome == Outcome.RESOLVED]
+    incidents = [row for row in opened if row.open_fingerprint or row.closed_at]
+    targets = {name for row in shown for name in _targets(row)}
     notifications = sum(row.notifications for row in opened) or len(shown)
     return Episode(
         name=first.episode or "",
@@ -318,9 +347,9 @@ def _episode(
         alert_name=first.alert_name,
         severity=first.severity,
         instance=first.instance,
-        state=_state(changes, resolved),
+        state=_state(changes, resolved, incidents),
         starts_at=(opened or shown)[-1].starts_at,
-        ends_at=resolved[0].ends_at if resolved else None,
+        ends_at=_ended_at(incidents, resolved),
         last_seen_at=max(row.last_seen_at for row in shown),
         notifications=notifications,
         shown=[
@@ -329,15 +358,34 @@ def _episode(
         ],
         executions=own,
         left_out=notifications - _counted(shown, opened) if opened else 0,
+        opened=incidents[0] if incidents else None,
+        audit=sorted(
+            (entry for name in targets for entry in audit.get(name, ())), key=lambda one: one.at
+        ),
     )
 
 
-def _state(changes: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> str:
+def _state(
+    changes: Sequence[AlertRow], resolved: Sequence[AlertRow], incidents: Sequence[AlertRow]
+) -> str:
     if any(row.open_fingerprint for row in changes):
         return "firing"
+    ended_by = next((row.ended_by for row in incidents if row.ended_by), None)
+    if ended_by:
+        return "resolved" if ended_by == EndedBy.RESOLVE else ended_by
+    # Release 0.2.0 did not write how an incident ended.
     if resolved:
         return "resolved"
     return "superseded" if any(row.closed_at for row in changes) else ""
+
+
+def _ended_at(incidents: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> datetime | None:
+    if resolved:
+        return resolved[0].sender_ended_at
+    last = incidents[0] if incidents else None
+    if last is None or last.ended_by in (None, EndedBy.SUPERSEDED):
+        return None  # it is open, or nobody knows when it ended
+    return last.closed_at
 
 
 def _counted(shown: Sequence[AlertRow], opened: Sequence[AlertRow]) -> int:

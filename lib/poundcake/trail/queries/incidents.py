@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.outcomes import Outcome
 from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
 from poundcake.trail.queries.page import Page, page_of
 from poundcake.trail.queries.rows import (
@@ -19,6 +20,7 @@ from poundcake.trail.queries.rows import (
     alerts_by_id,
     executions_of_alerts,
     format_optional,
+    incident_remarks,
 )
 from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
@@ -45,7 +47,7 @@ class Incident:
     def as_json(self) -> dict[str, Any]:
         """Return the incident as JSON, as the view's URL returns it."""
         row, execution = self.row, self.execution
-        return {
+        answer = {
             "fingerprint": row.fingerprint,
             "episode": row.episode,
             "alert_name": row.alert_name,
@@ -62,7 +64,11 @@ class Incident:
                 execution.noted_status if execution else row.full_reason or row.outcome
             ),
             "st2_execution_status": execution.status if execution else "",
+            **incident_remarks(row),
         }
+        if row.outcome != Outcome.ADMITTED:
+            answer["outcome"] = row.outcome
+        return answer
 
 
 def open_incidents(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.audit import AuditEntry, entries_of
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries.rows import (
     AlertRow,
@@ -18,6 +19,7 @@ from poundcake.trail.queries.rows import (
     executions_of_alerts,
     first_workflow,
     format_optional,
+    incident_remarks,
     matched_rule,
     request_state,
     select_alerts,
@@ -43,7 +45,7 @@ class RequestAlert:
     def as_json(self) -> dict[str, Any]:
         """Return the alert as JSON, as the view's URL returns it."""
         row = self.row
-        return {
+        answer = {
             "id": row.id,
             "fingerprint": row.fingerprint,
             "episode": row.episode or "",
@@ -54,10 +56,14 @@ class RequestAlert:
             "outcome": row.outcome,
             "reason": row.full_reason,
             "starts_at": format_optional(row.starts_at),
-            "ends_at": format_optional(row.ends_at),
+            "ends_at": format_optional(row.sender_ended_at),
             "st2_rule": matched_rule(row, self.executions),
             "st2_workflow": first_workflow(self.executions),
+            **incident_remarks(row),
         }
+        if row.notes:
+            answer["notes"] = row.notes
+        return answer
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class RequestTrail:
         replay_of: The request that it replays.
         client_request_id: The id that its sender chose, if another request has that id.
         error: Why it could not be recorded.
+        audit: What people did to it and to the episodes of its alerts, oldest first.
     """
 
     request_id: str
@@ -89,6 +96,7 @@ class RequestTrail:
     replay_of: str = ""
     client_request_id: str = ""
     error: str = ""
+    audit: list[AuditEntry] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the trail as JSON, as the view's URL returns it."""
@@ -105,6 +113,8 @@ class RequestTrail:
         for name in ("replay_of", "client_request_id", "error"):
             if getattr(self, name):
                 answer[name] = getattr(self, name)
+        if self.audit:
+            answer["audit"] = [entry.as_json() for entry in self.audit]
         return answer
 
 
@@ -138,4 +148,11 @@ def request_trail(
         replay_of=call.replay_of or "",
         client_request_id=call.client_request_id or "",
         error=call.error or "",
+        audit=_audit(connection, request_id, found),
     )
+
+
+def _audit(connection: Connection, request_id: str, found: Sequence[AlertRow]) -> list[AuditEntry]:
+    by_target = entries_of(connection, [request_id, *(row.episode or "" for row in found)])
+    entries = [entry for of_target in by_target.values() for entry in of_target]
+    return sorted(entries, key=lambda entry: entry.at)

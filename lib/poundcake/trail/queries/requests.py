@@ -46,6 +46,8 @@ class _AlertRow(NamedTuple):
     reason: str
     explanation: str | None
     explanation_reason: str | None
+    ended_by: str | None
+    acknowledged_by: str | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class RequestAlert:
 
     def as_json(self) -> dict[str, Any]:
         """Return the alert as JSON, as the view's URL returns it."""
-        return {
+        answer = {
             "id": self.row.id,
             "alert_name": self.row.alert_name,
             "severity": self.row.severity,
@@ -67,6 +69,10 @@ class RequestAlert:
             "reason": join_reasons(self.row.reason, self.row.explanation_reason),
             "st2_workflow": self.st2_workflow,
         }
+        for name in ("ended_by", "acknowledged_by"):
+            if getattr(self.row, name):
+                answer[name] = getattr(self.row, name)
+        return answer
 
 
 @dataclass(frozen=True)

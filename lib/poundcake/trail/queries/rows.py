@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Sequence
 from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.engine import Connection
 
+from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.schema import alerts, api_calls, executions, links
@@ -48,11 +49,39 @@ class AlertRow(NamedTuple):
     last_seen_at: datetime
     notifications: int
     closed_at: datetime | None
+    notes: str | None
+    ended_by: str | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    acknowledged_comment: str | None
+    closed_by: str | None
+    closed_comment: str | None
+
+    @property
+    def sender_ended_at(self) -> datetime | None:
+        """When the alert ended: a resolve without an endsAt ended when it was received."""
+        return self.ends_at or (self.received_at if self.status == RESOLVED else None)
 
     @property
     def full_reason(self) -> str:
         """The reason for the outcome, and what became of the alert in StackStorm."""
         return join_reasons(self.reason, self.explanation_reason)
+
+
+def incident_remarks(row: AlertRow) -> dict[str, Any]:
+    """Return how the incident that an alert opened ended, and what people said of it.
+
+    What there is nothing of is left out.
+    """
+    remarks = {
+        "ended_by": row.ended_by,
+        "closed_by": row.closed_by,
+        "closed_comment": row.closed_comment,
+        "acknowledged_by": row.acknowledged_by,
+        "acknowledged_at": format_optional(row.acknowledged_at),
+        "acknowledged_comment": row.acknowledged_comment,
+    }
+    return {name: text for name, text in remarks.items() if text}
 
 
 _RENAMED = {"request_id": api_calls.c.request_id, "received_at": alerts.c.created_at}

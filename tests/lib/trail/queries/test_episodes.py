@@ -91,6 +91,41 @@ def test_superseded_episode(engine):
     assert new["alerts"][0]["reason"] == "new incident, supersedes " + old["episode"]
 
 
+def test_unconfirmed_observed_and_expired_episodes(engine):
+    ends = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
+    record(engine, ends, received_at=later(1))
+    record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
+    one = why(engine, "Stale")[0]
+    assert (one["state"], one["outcome"]) == ("firing", "unconfirmed")
+    assert "firing (unconfirmed) since" in lines(one)[1]
+    record(engine, ends, received_at=later(3))
+    one = why(engine, "Stale")[0]
+    assert (one["state"], one["ended_by"]) == ("resolved", "resolve")
+    assert one["ends_at"] == iso(later(3))
+
+    record(engine, alert("Seen", startsAt="soon"), config=Config(receivers=("x",)))
+    (one,) = why(engine, "Seen")
+    assert (one["state"], one["outcome"]) == ("firing", "observed")
+    assert one["alerts"][0]["notes"] == "startsAt: not a time: 'soon'"
+    with database.transaction(engine) as connection:
+        connection.execute(
+            alerts.update()
+            .where(alerts.c.alert_name == "Seen")
+            .values(open_fingerprint=None, closed_at=later(60), ended_by="expired")
+        )
+    (one,) = why(engine, "Seen")
+    assert (one["state"], one["ends_at"]) == ("expired", iso(later(60)))
+
+
+def test_a_resolve_without_an_end_ended_when_it_was_received(engine):
+    record(engine, alert(fingerprint="f"))
+    ends = alert(fingerprint="f", status="resolved", ends_at=None)
+    request_id = record(engine, ends, received_at=later(60))
+    assert why(engine)[0]["ends_at"] == iso(later(60))
+    (shown,) = view(engine, queries.status, request_id)["alerts"]
+    assert shown["ends_at"] == iso(later(60))
+
+
 def test_an_alert_without_an_episode_is_listed_by_itself(engine):
     record(engine, {"labels": {"alertname": "HostDown"}, "status": "?"})
     for n in (1, 2):
@@ -105,9 +140,9 @@ def test_an_alert_without_an_episode_is_listed_by_itself(engine):
 
 def test_why_nothing_ran(engine):
     resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
-    record(engine, resolve, received_at=later(1))
-    record(engine, alert("Late", fingerprint="late"), received_at=later(2))
-    reason = why(engine, "Late")[0]["alerts"][0]["reason"]
+    record(engine, resolve, received_at=later(2))
+    record(engine, alert("Late", fingerprint="late"), received_at=later(1))
+    reason = why(engine, "Late")[-1]["alerts"][0]["reason"]
     assert reason == "late: its resolve is already on record"
 
     config = Config(max_remediations_per_hour=1)
@@ -188,11 +223,11 @@ def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
         assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
 
 
-def test_a_notification_that_came_after_the_resolve_is_not_of_those_counted(engine):
+def test_a_notification_that_the_resolve_overtook_is_not_of_those_counted(engine):
     for n in range(6):
         record(engine, alert(fingerprint="f"), received_at=later(n))
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
-    record(engine, resolve, received_at=later(10))
+    record(engine, resolve, received_at=later(12))
     record(engine, alert(fingerprint="f"), received_at=later(11))
     (one,) = why(engine)
     received = [a["received_at"] for a in one["alerts"] if a["outcome"] != "resolved"]

@@ -1,0 +1,20 @@
+"""End an open incident whose resolve does not come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pack_action import PackAction
+from poundcake.trail import search
+from poundcake.trail.interventions import IncidentChange, close
+
+
+class Close(PackAction):
+    """Run poundcake.close."""
+
+    def work(
+        self, comment: str, episode: str = "", st2_user: str = "", **filters: Any
+    ) -> IncidentChange:
+        """Return the incident and its state."""
+        found = search.parse(**filters)
+        return close(self.engine(), self.actor(st2_user), comment, episode.strip(), found)

@@ -1,0 +1,119 @@
+"""Who did what to the trail by hand: the table poundcake_audit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Mapping, Sequence
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
+
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import clock, database
+from poundcake.trail.schema import audit, cut, storable
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who runs an action: a user of StackStorm, in an execution."""
+
+    st2_user: str = ""
+    execution_id: str = ""
+
+
+NOBODY = Actor()
+"""For callers that are not an action of StackStorm."""
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One thing that somebody did.
+
+    Attributes:
+        action: acknowledge, close, release, replay or purge.
+        target: The episode or the request_id that it was done to; empty if it was neither.
+        details: What exactly was done.
+    """
+
+    at: datetime
+    action: str
+    st2_user: str
+    execution_id: str
+    target: str
+    comment: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the views show it."""
+        return {
+            "at": format_timestamp(self.at),
+            "action": self.action,
+            "st2_user": self.st2_user,
+            "execution_id": self.execution_id,
+            "target": self.target,
+            "comment": self.comment,
+            "details": self.details,
+        }
+
+
+def write_entry(
+    connection: Connection,
+    action: str,
+    actor: Actor,
+    target: str = "",
+    comment: str = "",
+    details: Mapping[str, Any] | None = None,
+) -> int:
+    """Note what an actor does, in the transaction that does it, and return the entry's id."""
+    entry = connection.execute(
+        audit.insert().values(
+            at=clock.database_now(connection),
+            action=action,
+            st2_user=cut(actor.st2_user, audit.c.st2_user),
+            execution_id=cut(actor.execution_id, audit.c.execution_id),
+            target=cut(target, audit.c.target),
+            comment=storable(comment),
+            details=json.dumps(details or {}),
+        )
+    )
+    assert entry.inserted_primary_key is not None
+    return int(entry.inserted_primary_key[0])
+
+
+def change_details(
+    connection: Connection, entry_id: int, action: str, details: Mapping[str, Any]
+) -> bool:
+    """Replace the details of an entry, for what is done in several transactions.
+
+    Returns:
+        False if there is no such entry: its transaction was not committed.
+    """
+    changed = connection.execute(
+        update(audit)
+        .where(audit.c.id == entry_id, audit.c.action == action)
+        .values(details=json.dumps(details))
+    )
+    return changed.rowcount > 0
+
+
+def entries_of(connection: Connection, targets: Sequence[str]) -> dict[str, list[AuditEntry]]:
+    """Return what was done to episodes and requests, by target, oldest first."""
+    found: dict[str, list[AuditEntry]] = {}
+    for some in database.batched(sorted({target for target in targets if target})):
+        rows = connection.execute(
+            select(audit).where(audit.c.target.in_(some)).order_by(audit.c.id)
+        )
+        for row in rows:
+            entry = AuditEntry(
+                row.at,
+                row.action,
+                row.st2_user,
+                row.execution_id,
+                row.target,
+                row.comment,
+                json.loads(row.details),
+            )
+            found.setdefault(row.target, []).append(entry)
+    return found

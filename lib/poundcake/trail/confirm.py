@@ -1,0 +1,102 @@
+"""Admit the unconfirmed incidents that no resolve has ended for five minutes.
+
+A round of sync does it, because no notification may come: Alertmanager repeats an alert only after
+its repeat interval. Each is admitted by a request of its own, as a replay is: an endpoint finds it
+in the database, and emits it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, select
+from sqlalchemy.engine import Connection
+
+from poundcake.alertmanager import Alert
+from poundcake.announcement import Request
+from poundcake.config import Config
+from poundcake.request_ids import confirmation_id
+from poundcake.trail import admission, clock, database
+from poundcake.trail.admission import Decision
+from poundcake.trail.admission_state import AdmissionState
+from poundcake.trail.open_work import unconfirmed
+from poundcake.trail.outcomes import Outcome
+from poundcake.trail.record import record_safely
+from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.sync_round import SyncRound
+
+METHOD = "ADMIT"
+"""The method of a request that admits an unconfirmed incident."""
+_AT_ONCE = 50
+_CALL_COLUMNS = [api_calls.c[name] for name in ("request_id", "path", "headers", "body")]
+
+
+def admit_unconfirmed(sync_round: SyncRound, config: Config) -> int:
+    """Admit what has been unconfirmed for CONFIRM_AFTER, unless a person acknowledged it.
+
+    Returns:
+        How many incidents were decided.
+    """
+    with database.reading(sync_round.engine) as connection:
+        due = clock.database_now(connection) - admission.CONFIRM_AFTER
+        ids = connection.scalars(
+            select(alerts.c.id)
+            .where(
+                *unconfirmed(),
+                # Not when it was received: a resolve may be waiting beside it to be recorded.
+                alerts.c.recorded_at <= due,
+            )
+            .order_by(alerts.c.id)
+            .limit(_AT_ONCE)
+        ).all()
+    for alert_id in ids:
+        with sync_round.writing() as connection:
+            _admit(connection, config, alert_id)
+    return len(ids)
+
+
+def _admit(connection: Connection, config: Config, alert_id: int) -> None:
+    row = connection.execute(
+        select(alerts.c.position, *_CALL_COLUMNS)
+        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+        .where(alerts.c.id == alert_id)
+    ).one_or_none()
+    if row is not None:
+        request = _request(row, connection)
+        record_safely(connection, config, [request], _ConfirmationState, row.request_id)
+
+
+def _request(row: Row[Any], connection: Connection) -> Request:
+    """Return a request with one of the alerts of another one."""
+    payload = json.loads(row.body)
+    payload["alerts"] = [payload["alerts"][row.position]]
+    return Request(
+        # The same for every round that tries it: it is recorded once.
+        request_id=confirmation_id(row.request_id, row.position),
+        received_at=clock.database_now(connection),
+        client_host="",
+        client_request_id="",
+        method=METHOD,
+        path=row.path,
+        headers=json.loads(row.headers),
+        body=json.dumps(payload),
+    )
+
+
+class _ConfirmationState(AdmissionState):
+    """What the only alert of a request is decided by that confirms its incident."""
+
+    def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
+        """Decide about the incident of the alert, which may have ended at this moment."""
+        situation = self.situation(alert, receiver)
+        incident = situation.incident
+        if incident is None or incident.outcome != Outcome.UNCONFIRMED:
+            return Decision(Outcome.DUPLICATE, "nothing is unconfirmed any more")
+        return admission.decide_confirmed(incident, situation)
+
+    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+        """Return when the sender was heard of: this request is not its own."""
+        held = self._open.get(alert.fingerprint)
+        return held.incident.last_seen_at if held else received_at

@@ -1,0 +1,43 @@
+"""Close the incidents of which nothing was heard for expire_stale_hours."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import select, update
+
+from poundcake.config import Config
+from poundcake.trail import clock, database
+from poundcake.trail.open_work import is_open
+from poundcake.trail.outcomes import EndedBy
+from poundcake.trail.schema import alerts
+from poundcake.trail.sync_round import SyncRound
+
+_AT_ONCE = 1000
+
+
+def expire_incidents(sync_round: SyncRound, config: Config) -> int:
+    """Close stale incidents, if the configuration asks for it.
+
+    Returns:
+        How many were closed.
+    """
+    if not config.expire_stale_hours:
+        return 0
+    closed = 0
+    with database.reading(sync_round.engine) as connection:
+        now = clock.database_now(connection)
+        is_stale = (
+            is_open(),
+            alerts.c.last_seen_at < now - timedelta(hours=config.expire_stale_hours),
+        )
+        ids = connection.scalars(select(alerts.c.id).where(*is_stale).limit(_AT_ONCE)).all()
+    for some in database.batched(ids):
+        with sync_round.writing() as connection:
+            # A notification may have come meanwhile.
+            closed += connection.execute(
+                update(alerts)
+                .where(alerts.c.id.in_(some), *is_stale)
+                .values(open_fingerprint=None, closed_at=now, ended_by=EndedBy.EXPIRED)
+            ).rowcount
+    return closed

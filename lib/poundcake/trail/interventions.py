@@ -1,0 +1,163 @@
+"""What a person may say about an open incident: that it is taken care of, or that it is over."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import clock, database
+from poundcake.trail.audit import Actor, write_entry
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.open_work import is_open
+from poundcake.trail.outcomes import EndedBy
+from poundcake.trail.schema import alerts, cut
+from poundcake.trail.search import Filters
+
+_NAMED = 5
+_FILTERS = ("alert_name", "instance", "severity", "fingerprint")
+
+
+class IncidentChange(TypedDict):
+    """The result of the actions poundcake.acknowledge and poundcake.close.
+
+    state: acknowledged, firing (an acknowledgement was taken back) or closed. by: who did it.
+    """
+
+    episode: str
+    alert_name: str
+    instance: str
+    state: str
+    by: str
+    at: str
+
+
+def acknowledge(
+    engine: Engine,
+    actor: Actor,
+    episode: str = "",
+    filters: Filters = Filters(),
+    comment: str = "",
+    undo: bool = False,
+) -> IncidentChange:
+    """Note that somebody takes care of an open incident: nothing new is started for it.
+
+    What has begun to work on it goes on.
+
+    Args:
+        engine: The tracking database.
+        actor: Who says so.
+        episode: The incident; empty if the filters name it.
+        filters: Of its alert. Exactly one open incident must match.
+        comment: Why; may be empty.
+        undo: Take the acknowledgement back.
+
+    Raises:
+        TrackingError: Not exactly one open incident is meant, or there is nothing to take back.
+        DatabaseError: The database is unavailable.
+    """
+    database.prepare(engine, create=False)
+    with database.transaction(engine) as connection:
+        row = _find(connection, episode, filters)
+        if undo and row.acknowledged_at is None:
+            raise TrackingError(f"{row.episode} is not acknowledged")
+        now = clock.database_now(connection)
+        _change(
+            connection,
+            row,
+            acknowledged_at=None if undo else now,
+            acknowledged_by=None if undo else _name(actor),
+            acknowledged_comment=None if undo else cut(comment, alerts.c.acknowledged_comment),
+        )
+        write_entry(connection, "acknowledge", actor, row.episode, comment, {"undo": undo})
+        return _result(row, "firing" if undo else "acknowledged", actor, format_timestamp(now))
+
+
+def close(
+    engine: Engine, actor: Actor, comment: str, episode: str = "", filters: Filters = Filters()
+) -> IncidentChange:
+    """End an open incident whose resolve does not come.
+
+    If its alert still fires, its next notification opens another one.
+
+    Args:
+        engine: The tracking database.
+        actor: Who says so.
+        comment: Why.
+        episode: The incident; empty if the filters name it.
+        filters: Of its alert. Exactly one open incident must match.
+
+    Raises:
+        TrackingError: Not exactly one open incident is meant, or the comment is empty.
+        DatabaseError: The database is unavailable.
+    """
+    if not comment.strip():
+        raise TrackingError("comment: say why the incident is closed")
+    database.prepare(engine, create=False)
+    with database.transaction(engine) as connection:
+        row = _find(connection, episode, filters)
+        now = clock.database_now(connection)
+        _change(
+            connection,
+            row,
+            open_fingerprint=None,
+            closed_at=now,
+            ended_by=EndedBy.CLOSED,
+            closed_by=_name(actor),
+            closed_comment=cut(comment, alerts.c.closed_comment),
+        )
+        write_entry(connection, "close", actor, row.episode, comment)
+        return _result(row, "closed", actor, format_timestamp(now))
+
+
+def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
+    """Lock and return the row of the open incident that is meant."""
+    wanted = filters.of_alerts
+    conditions = [alerts.c[name] == wanted[name] for name in _FILTERS if name in wanted]
+    if episode:
+        conditions.append(alerts.c.episode == episode)
+    if not conditions:
+        raise TrackingError("name the incident: episode=EPISODE, or alert_name, instance, …")
+    found = connection.execute(
+        select(
+            alerts.c.id,
+            alerts.c.episode,
+            alerts.c.alert_name,
+            alerts.c.instance,
+            alerts.c.acknowledged_at,
+        )
+        .where(is_open(), *conditions)
+        .order_by(alerts.c.id)
+        .limit(_NAMED + 1)
+        .with_for_update()
+    ).all()
+    if not found:
+        raise TrackingError("no open incident matches")
+    if len(found) > 1:
+        named = ", ".join(row.episode for row in found[:_NAMED])
+        more = " and others" if len(found) > _NAMED else ""
+        raise TrackingError(
+            f"more than one open incident matches; pass episode= with one of {named}{more}"
+        )
+    return found[0]
+
+
+def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
+    connection.execute(update(alerts).where(alerts.c.id == row.id).values(**values))
+
+
+def _name(actor: Actor) -> str:
+    return cut(actor.st2_user or "somebody", alerts.c.acknowledged_by)
+
+
+def _result(row: Row[Any], state: str, actor: Actor, at: str) -> IncidentChange:
+    return IncidentChange(
+        episode=row.episode,
+        alert_name=row.alert_name,
+        instance=row.instance,
+        state=state,
+        by=_name(actor),
+        at=at,
+    )

@@ -1,0 +1,139 @@
+"""Unconfirmed incidents are admitted by a round of sync, once."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from poundcake.config import Config
+from poundcake.endpoint.tracking_queries import open_replays
+from poundcake.trail import database
+from poundcake.trail.confirm import METHOD, admit_unconfirmed
+from poundcake.trail.record import record_requests
+from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.sync_round import start_round
+from tests.lib.samples import alert, request
+from tests.lib.sync_trail import SyncTrail, ago
+from tests.lib.trails import on_sqlite
+
+
+@pytest.fixture
+def trail(engine):
+    return SyncTrail(engine)
+
+
+def refire(trail, seconds, **more):
+    """Record that an alert fires 10 s after its resolve, so many seconds ago."""
+    sent = alert(starts_at=ago(5000), **more)
+    ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    trail.record(sent, seconds=4000)
+    trail.record(ends, seconds=seconds + 10)
+    request_id, rows = trail.record(alert("First"), sent, seconds=seconds)
+    assert rows[1].outcome == "unconfirmed"
+    return request_id, rows[1]
+
+
+def open_rows(trail, name="HostDown"):
+    return [r for r in trail.rows(alerts) if r.open_fingerprint and r.alert_name == name]
+
+
+@pytest.mark.parametrize("seconds, outcome", [(290, "unconfirmed"), (301, "admitted")])
+def test_it_is_admitted_after_five_minutes(trail, seconds, outcome):
+    _, unconfirmed = refire(trail, seconds)
+    assert trail.sync().confirmed == (outcome == "admitted")
+    assert trail.sync().confirmed == 0
+    (row,) = open_rows(trail)
+    assert row.outcome == outcome
+    assert row.episode == unconfirmed.episode
+
+
+def test_it_is_admitted_by_a_request_of_its_own(trail):
+    request_id, unconfirmed = refire(trail, 400)
+    trail.sync()
+    call = trail.rows(api_calls)[-1]
+    assert (call.method, call.replay_of, call.completed_at) == (METHOD, request_id, None)
+    (body,) = json.loads(call.body)["alerts"]
+    assert body["labels"]["alertname"] == "HostDown"
+    (row,) = open_rows(trail)
+    assert (row.api_call_id, row.position, row.explanation) == (call.id, 0, None)
+    assert row.starts_at == unconfirmed.starts_at
+    # Nothing was heard of it since: a resolve that came meanwhile ends it.
+    assert row.last_seen_at == unconfirmed.last_seen_at
+    with database.reading(trail.engine) as connection:
+        assert open_replays(connection) == [call.request_id]
+    before = trail.rows(alerts)[-2]
+    assert (before.closed_at, before.ended_by) == (row.created_at, None)
+
+
+def test_a_resolve_that_came_before_it_was_admitted_ends_it(trail):
+    refire(trail, 400)
+    trail.sync()
+    _, (row,) = trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
+    assert row.outcome == "resolved"
+    assert open_rows(trail) == []
+
+
+@on_sqlite
+def test_one_that_a_resolve_has_ended_is_not_admitted(trail):
+    refire(trail, 400)
+    trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
+    assert trail.sync().confirmed == 0
+    assert open_rows(trail) == []
+
+
+@on_sqlite
+def test_one_that_a_person_has_acknowledged_is_not_admitted(trail):
+    _, row = refire(trail, 400)
+    trail.change(alerts, alerts.c.id == row.id, acknowledged_at=ago(1), acknowledged_by="anna")
+    assert trail.sync().confirmed == 0
+    trail.change(alerts, alerts.c.id == row.id, acknowledged_at=None, acknowledged_by=None)
+    assert trail.sync().confirmed == 1
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "config, outcome",
+    [({"cooldown_seconds": 7200}, "cooldown"), ({"receivers": ["x"]}, "observed")],
+)
+def test_limits_and_receivers_apply(trail, config, outcome):
+    refire(trail, 400)
+    config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+    assert trail.sync(**config).confirmed == 1
+    assert [row.outcome for row in open_rows(trail)] == [outcome]
+    assert trail.rows(api_calls)[-1].completed_at
+    assert trail.sync(**config).confirmed == 0
+
+
+@on_sqlite
+def test_identity_and_numbers_of_any_length_survive(trail):
+    """The body is read again as the webhook was."""
+    refire(trail, 400, labels={"port": 8080, "n": 10**30})
+    assert trail.sync().confirmed == 1
+    assert [row.outcome for row in open_rows(trail)] == ["admitted"]
+
+
+def test_a_notification_at_the_same_moment_admits_it_once(trail, database_url):
+    _, unconfirmed = refire(trail, 400)
+    sent = [
+        request(dict(alert(), startsAt=alert(starts_at=ago(5000))["startsAt"])) for _ in range(3)
+    ]
+    sent = [type(one)(**{**vars(one), "received_at": ago(1)}) for one in sent]
+
+    def notify(one):
+        return record_requests(trail.engine, Config(), [one])
+
+    def confirm(_):
+        return admit_unconfirmed(start_round(trail.engine, "o"), Config())
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(notify, one) for one in sent] + [pool.submit(confirm, None)]
+        for each in running:
+            each.result()
+    admitted = [
+        row
+        for row in trail.rows(alerts)
+        if row.outcome == "admitted" and row.episode == unconfirmed.episode
+    ]
+    assert len(admitted) == len(open_rows(trail)) == 1

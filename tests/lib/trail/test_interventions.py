@@ -1,0 +1,270 @@
+"""What people say about open incidents, and what is noted of it."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select
+
+from poundcake.config import Config
+from poundcake.trail import claims, database, queries, search
+from poundcake.trail.audit import Actor
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.interventions import acknowledge, close
+from poundcake.trail.purge import purge
+from poundcake.trail.record import record_requests
+from poundcake.trail.replay import replay_request
+from poundcake.trail.schema import alerts, audit
+from poundcake.trail.search import Filters
+from tests.lib.samples import NOON, alert, later, request
+from tests.lib.sync_trail import ago
+from tests.lib.trails import WORKFLOW, database_time, episode, on_sqlite, record, view
+
+ANNA = Actor("anna", "e-anna")
+F = episode("f")
+
+
+def rows(engine, table=alerts):
+    with database.reading(engine) as connection:
+        return connection.execute(select(table).order_by(table.c.id)).all()
+
+
+def entries(engine):
+    return [
+        (
+            row.action,
+            row.st2_user,
+            row.execution_id,
+            row.target,
+            row.comment,
+            json.loads(row.details),
+        )
+        for row in rows(engine, audit)
+    ]
+
+
+class TestAcknowledge:
+    def test_it_is_on_the_incident_and_in_the_audit(self, engine):
+        record(engine, alert(fingerprint="f"))
+        with database_time(later(60)):
+            found = acknowledge(engine, ANNA, F, comment="the disk is on order")
+        assert found == {
+            "episode": F,
+            "alert_name": "HostDown",
+            "instance": "web-1:9100",
+            "state": "acknowledged",
+            "by": "anna",
+            "at": "2026-01-14T12:01:00Z",
+        }
+        (row,) = rows(engine)
+        assert (row.acknowledged_at, row.acknowledged_by) == (later(60), "anna")
+        assert (row.acknowledged_comment, row.open_fingerprint) == ("the disk is on order", "f")
+        assert entries(engine) == [
+            ("acknowledge", "anna", "e-anna", F, "the disk is on order", {"undo": False})
+        ]
+        assert rows(engine, audit)[0].at == later(60)
+
+    def test_nothing_new_is_started_until_it_is_taken_back(self, engine):
+        config = Config(cooldown_seconds=60)
+        record(engine, alert(fingerprint="f"), config=config)
+        ends = alert(fingerprint="f", status="resolved", ends_at=later(5))
+        record(engine, ends, received_at=later(10), config=config)
+        again = alert(fingerprint="f", starts_at=later(20))
+        record(engine, again, received_at=later(30), config=config)
+        held = rows(engine)[-1]
+        assert held.outcome == "cooldown"
+        acknowledge(engine, ANNA, held.episode)
+        record(engine, again, received_at=later(100), config=config)
+        late = rows(engine)[-1]
+        assert (late.outcome, late.reason) == ("cooldown", "acknowledged by anna")
+        assert acknowledge(engine, ANNA, held.episode, undo=True)["state"] == "firing"
+        record(engine, again, received_at=later(101), config=config)
+        assert rows(engine)[-1].outcome == "admitted"
+        assert [entry[5]["undo"] for entry in entries(engine)] == [False, True]
+
+    def test_a_workflow_that_is_about_to_begin_is_refused(self, engine):
+        request_id = record(engine, alert(fingerprint="f"))
+        acknowledge(engine, ANNA, F)
+        found = claims.link(engine, request_id, F, WORKFLOW, "e1")
+        assert (found["claimed"], found["reason"]) == (False, "acknowledged by anna")
+        acknowledge(engine, ANNA, F, undo=True)
+        assert claims.link(engine, request_id, F, WORKFLOW, "e1")["claimed"]
+
+    @on_sqlite
+    def test_a_workflow_that_has_begun_keeps_its_claim(self, engine):
+        request_id = record(engine, alert(fingerprint="f"))
+        claims.link(engine, request_id, F, WORKFLOW, "e1")
+        acknowledge(engine, ANNA, F)
+        assert claims.link(engine, request_id, F, WORKFLOW, "e1")["claimed"]
+
+    @on_sqlite
+    def test_a_forced_replay_takes_it_back(self, engine):
+        request_id = record(engine, alert(fingerprint="f"))
+        acknowledge(engine, ANNA, F)
+        assert replay_request(engine, Config(), request_id)["outcomes"] == {"duplicate": 1}
+        found = replay_request(engine, Config(), request_id, force=True)
+        assert found["outcomes"] == {"admitted": 1}
+        assert claims.link(engine, found["request_id"], F, WORKFLOW, "e1")["claimed"]
+
+    @on_sqlite
+    def test_the_resolve_ends_it_all_the_same(self, engine):
+        record(engine, alert(fingerprint="f"))
+        acknowledge(engine, ANNA, F)
+        record(engine, alert(fingerprint="f", status="resolved"), received_at=later(9))
+        assert (rows(engine)[-1].outcome, rows(engine)[0].ended_by) == ("resolved", "resolve")
+        with pytest.raises(TrackingError, match="no open incident matches"):
+            acknowledge(engine, ANNA, F, undo=True)
+
+    @on_sqlite
+    def test_what_is_not_acknowledged_cannot_be_taken_back(self, engine):
+        record(engine, alert(fingerprint="f"))
+        with pytest.raises(TrackingError, match="is not acknowledged"):
+            acknowledge(engine, ANNA, F, undo=True)
+        assert entries(engine) == []
+
+
+class TestWhichIncident:
+    @on_sqlite
+    @pytest.mark.parametrize(
+        "filters, problem",
+        [
+            ({"alert_name": "HostDown"}, "more than one open incident matches.*f1-17.*, f2-17"),
+            ({"alert_name": "Nothing"}, "no open incident matches"),
+            ({}, "name the incident"),
+            ({"status": "firing"}, "name the incident"),
+        ],
+    )
+    def test_it_must_be_exactly_one(self, engine, filters, problem):
+        record(engine, alert(fingerprint="f1"), alert(fingerprint="f2"))
+        with pytest.raises(TrackingError, match=problem):
+            close(engine, ANNA, "gone", filters=Filters(**filters))
+        assert all(row.open_fingerprint for row in rows(engine))
+
+    @on_sqlite
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            {"fingerprint": "f2"},
+            {"alert_name": "B"},
+            {"instance": "db-1", "severity": "critical"},
+        ],
+    )
+    def test_filters_name_it(self, engine, filters):
+        record(engine, alert("A", fingerprint="f1"))
+        record(engine, alert("B", fingerprint="f2", labels={"instance": "db-1"}))
+        assert close(engine, ANNA, "gone", filters=search.parse(**filters))["alert_name"] == "B"
+
+    @on_sqlite
+    def test_an_episode_that_has_ended_is_none(self, engine):
+        record(engine, alert(fingerprint="f"))
+        close(engine, ANNA, "gone", F)
+        with pytest.raises(TrackingError, match="no open incident matches"):
+            close(engine, ANNA, "gone", F)
+
+
+class TestClose:
+    def test_it_ends_the_incident(self, engine):
+        record(engine, alert(fingerprint="f"))
+        with database_time(later(60)):
+            found = close(engine, ANNA, "decommissioned", F)
+        assert (found["state"], found["by"]) == ("closed", "anna")
+        (row,) = rows(engine)
+        assert (row.open_fingerprint, row.closed_at, row.ended_by) == (None, later(60), "closed")
+        assert (row.closed_by, row.closed_comment) == ("anna", "decommissioned")
+        assert entries(engine) == [("close", "anna", "e-anna", F, "decommissioned", {})]
+
+    @on_sqlite
+    def test_its_alert_may_open_another(self, engine):
+        record(engine, alert(fingerprint="f"))
+        close(engine, ANNA, "gone", F)
+        record(engine, alert(fingerprint="f"), received_at=later(9))
+        first, second = rows(engine)
+        assert (second.outcome, second.reason) == ("admitted", "new incident")
+        assert second.episode != first.episode
+
+    @on_sqlite
+    @pytest.mark.parametrize("comment", ["", "  "])
+    def test_it_needs_a_comment(self, engine, comment):
+        record(engine, alert(fingerprint="f"))
+        with pytest.raises(TrackingError, match="comment"):
+            close(engine, ANNA, comment, F)
+        assert rows(engine)[0].open_fingerprint
+
+    def test_a_notification_at_the_same_moment(self, engine):
+        record(engine, alert(fingerprint="f"))
+        with ThreadPoolExecutor(2) as pool:
+            again = pool.submit(
+                record_requests, engine, Config(), [request(alert(fingerprint="f"))]
+            )
+            closed = pool.submit(close, engine, ANNA, "gone", F)
+            assert (again.result()["recorded"], closed.result()["state"]) == (1, "closed")
+        assert len([row for row in rows(engine) if row.open_fingerprint]) <= 1
+
+
+class TestAudit:
+    def test_release_replay_and_purge_are_noted_too(self, engine):
+        old = record(engine, alert("Old"), received_at=ago(86400 * 50))
+        sent = request(alert(fingerprint="f"), received_at=ago(5))
+        record_requests(engine, Config(), [sent])
+        name = rows(engine)[-1].episode
+        claims.link(engine, sent.request_id, name, WORKFLOW, "e1")
+        claims.release(engine, name, force=True, actor=ANNA)
+        replayed = replay_request(engine, Config(), sent.request_id, False, "e-anna", ANNA)
+        replay_request(engine, Config(), sent.request_id, False, "e-anna", ANNA)
+        with database.transaction(engine) as connection:
+            connection.execute(
+                alerts.update()
+                .where(alerts.c.alert_name == "Old")
+                .values(open_fingerprint=None, explanation="no_rule")
+            )
+        with database.transaction(engine) as connection:
+            connection.exec_driver_sql(
+                "UPDATE poundcake_api_calls SET completed_at = created_at"
+                f" WHERE request_id = '{old}'"
+            )
+        assert purge(engine, Config(), 30, dry_run=True, actor=ANNA)["requests"] == 1
+        assert purge(engine, Config(), 30, actor=ANNA)["requests"] == 1
+        found = entries(engine)
+        assert [entry[:4] for entry in found] == [
+            ("release", "anna", "e-anna", name),
+            ("replay", "anna", "e-anna", sent.request_id),
+            ("purge", "anna", "e-anna", ""),
+        ]
+        assert found[0][5]["released"][0]["st2_execution_id"] == "e1"
+        assert found[1][5] == {"request_id": replayed["request_id"], "force": False}
+        assert (found[2][5]["requests"], found[2][5]["older_than_days"]) == (1, 30)
+        (shown,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
+        assert [entry["action"] for entry in shown["audit"]] == ["release", "replay"]
+        trail = view(engine, queries.status, sent.request_id)
+        assert [entry["action"] for entry in trail["audit"]] == ["release", "replay"]
+        assert trail["audit"][0]["st2_user"] == "anna"
+
+    @on_sqlite
+    def test_a_purge_deletes_old_entries(self, engine):
+        record(engine, alert(fingerprint="f"))
+        with database_time(NOON):
+            acknowledge(engine, ANNA, F)
+        record(engine, alert("Young"), received_at=ago(5))
+        purge(engine, Config(), 30, actor=ANNA)
+        assert [entry[0] for entry in entries(engine)] == ["purge"]
+
+    @on_sqlite
+    def test_the_views_show_who_did_what(self, engine):
+        request_id = record(engine, alert(fingerprint="f"))
+        acknowledge(engine, ANNA, F, comment="on it")
+        (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
+        assert (incident["acknowledged_by"], incident["acknowledged_comment"]) == ("anna", "on it")
+        close(engine, ANNA, "gone", F)
+        (shown,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
+        assert (shown["state"], shown["ended_by"], shown["closed_by"]) == (
+            "closed",
+            "closed",
+            "anna",
+        )
+        assert shown["ends_at"]
+        (one,) = view(engine, queries.status, request_id)["alerts"]
+        assert (one["ended_by"], one["acknowledged_by"]) == ("closed", "anna")
+        (recent,) = view(engine, queries.executions_recent)["executions"]
+        assert recent["alerts"][0]["ended_by"] == "closed"

@@ -1,0 +1,53 @@
+"""Notifications of several Alertmanager receivers about one alert."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios.notifications import alert, name_of, notification, resolved
+
+
+@pytest.fixture(scope="module")
+def choosy(kind, request):
+    """Return a stack on which one receiver alone may start a remediation."""
+    if kind == "live":
+        found = request.getfixturevalue("stack")
+        config = found.api("/configs/poundcake") or {"values": {}}
+        if config["values"].get("receivers") != ["restart.team"]:
+            pytest.skip("live: receivers is not [restart.team] there")
+        return found
+    return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
+
+
+def test_only_a_listed_receiver_starts_a_remediation_whoever_comes_first(choosy):
+    """Case A27."""
+    firing = alert("ScenarioLinked")
+
+    def outcome(receiver, one=firing):
+        request_id = choosy.accepted(notification(one, receiver=receiver))
+        (shown,) = choosy.recorded(request_id)["alerts"]
+        return shown["outcome"]
+
+    assert [outcome("audit-team") for _ in range(2)] == ["observed"] * 2
+    (active,) = choosy.active(name_of(firing))
+    assert (active["outcome"], active["notifications"]) == ("observed", 2)
+    # Alertmanager sends the name as a regular expression.
+    assert outcome("restart\\.team") == "admitted"
+    assert outcome("audit-team") == outcome("restart\\.team") == "duplicate"
+    (active,) = choosy.active(name_of(firing))
+    choosy.completed(active["request_id"])
+    assert len(choosy.done(active["episode"])) == 1
+    assert outcome("audit-team", resolved(firing)) == "resolved"
+    assert choosy.active(name_of(firing)) == []
+
+
+def test_without_a_list_any_receiver_starts_it(stack):
+    """Case A27."""
+    firing = alert("ScenarioUnmatched")
+    outcomes = []
+    for receiver in ("audit-team", "restart.team"):
+        request_id = stack.accepted(notification(firing, receiver=receiver))
+        outcomes.append(stack.recorded(request_id)["alerts"][0]["outcome"])
+    if stack.live and "observed" in outcomes:
+        pytest.skip("live: receivers is set there")
+    assert outcomes == ["admitted", "duplicate"]
