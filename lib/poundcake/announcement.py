@@ -26,7 +26,10 @@ class AnnouncementError(PoundCakeError):
 
 @dataclass(frozen=True)
 class Request:
-    """One accepted request, unchanged except that only known headers are kept."""
+    """One accepted request, unchanged except that only known headers are kept.
+
+    credential: the name of the one that its sender used, '' if it needed none.
+    """
 
     request_id: str
     received_at: datetime
@@ -36,6 +39,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: str
+    credential: str = ""
 
 
 def pack(

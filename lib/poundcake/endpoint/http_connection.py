@@ -41,12 +41,13 @@ class Client:
 
     Attributes:
         host: The IP address.
-        has_certificate: The client proved a certificate of the configured client CA.
+        certificate_name: Of the certificate of the configured client CA that the client proved,
+            or empty.
         refusal: Why all of its requests are refused, or an empty string.
     """
 
     host: str
-    has_certificate: bool = False
+    certificate_name: str = ""
     refusal: str = ""
 
 
@@ -128,7 +129,7 @@ class HTTPConnection:
             host=parsed.host,
             headers=parsed.headers,
             client_host=self._client.host,
-            has_client_certificate=self._client.has_certificate,
+            certificate_name=self._client.certificate_name,
             body=_Body(self._http, self._stream, self._received, parsed.content_length),
         )
 

@@ -40,7 +40,10 @@ class HTTPRequest:
             Host field. Empty if an HTTP/1.0 client sent none.
         headers: By lower-case name. The values of repeated fields are joined with a comma.
         client_host: The IP address of the client.
-        has_client_certificate: The client proved a certificate of the configured client CA.
+        certificate_name: Of the certificate of the configured client CA that the client proved,
+            or empty.
+        credential: The name of the credential that allows the request, once it was authenticated;
+            empty if it needs none.
     """
 
     method: str
@@ -49,8 +52,9 @@ class HTTPRequest:
     host: str
     headers: Mapping[str, str]
     client_host: str
-    has_client_certificate: bool
+    certificate_name: str
     body: RequestBody
+    credential: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from poundcake.timestamps import parse_timestamp
 class Entry:
     """A request in the journal, without what only its announcement needs.
 
-    state_since: when its state began. attempts: how often its present step has failed. batch_id:
-    of its last announcement. batch_limit: how many requests may be announced together with it, 0
-    for any number. is_stuck: it failed alone while others were recorded. is_shared: another
-    endpoint may hold the same request. emit_after: when its alerts may be emitted again, None if
-    they never were. Times are of the process's monotonic clock.
+    state_since: when its state began.
+    attempts: how often its present step has failed. batch_id: of its last announcement.
+    batch_limit: how many requests may be announced together with it, 0 for any number. is_stuck:
+    it failed alone while others were recorded. is_shared: another endpoint may hold the same
+    request. emit_after: when its alerts may be emitted again, None if they never were. Times are
+    of the process's monotonic clock. credential: the name of the one that its sender used.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Entry:
     is_stuck: bool
     is_shared: bool
     emit_after: float | None
+    credential: str
 
 
 def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
@@ -66,6 +68,7 @@ def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
         is_stuck=bool(row["stuck"]),
         is_shared=bool(row["shared"]),
         emit_after=None if emit_after is None else to_monotonic(emit_after),
+        credential=row["credential"],
     )
 
 
@@ -94,6 +97,7 @@ def request_of(row: sqlite3.Row) -> Request:
         path=row["path"],
         headers=json.loads(row["headers"]),
         body=row["body"].decode(),
+        credential=row["credential"],
     )
 
 

@@ -34,7 +34,7 @@ def status(answer: dict[str, Any]) -> str:
     if answer["truncated_alerts"]:
         left_out = counted(answer["truncated_alerts"], "alert")
         lines.append(f"Alertmanager left out {left_out} of this group")
-    for key in ("replay_of", "error", "held_up_by", "stackstorm"):
+    for key in ("credential", "replay_of", "error", "held_up_by", "stackstorm"):
         if answer.get(key):
             lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
     if answer["alerts"]:
@@ -200,8 +200,8 @@ def health(answer: dict[str, Any]) -> str:
     if refused.get("last"):
         last = refused["last"]
         lines.append(
-            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager does"
-            f" not send again; the last at {last['refused_at']} from {last['sender']}:"
+            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager"
+            f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
             f" {last['status']}, {last['detail']}"
         )
     for key in answer.get("literal_secrets", []):
