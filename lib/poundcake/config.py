@@ -1,7 +1,7 @@
-"""The pack's configuration: the keys of config.schema.yaml as one checked object.
+"""The pack's configuration: the keys of config.schema.yaml as one validated object.
 
-Each key has its default and what it accepts in one place, the fields of `Config`. A test keeps them
-equal to config.schema.yaml, which StackStorm checks a configuration with when it is registered.
+The fields of `Config` define the default and the accepted values of each key. A test keeps them
+equal to config.schema.yaml, with which StackStorm validates a configuration when it is registered.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from poundcake import credentials, secret_references
 from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
+from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -28,21 +29,21 @@ _Check = Callable[[str], None]
 
 
 class ConfigError(PoundCakeError):
-    """A key of the configuration that cannot be used. The message begins with the key."""
+    """A key of the configuration has an invalid value. The message begins with the key."""
 
 
-# -- what a key accepts
+# -- the types of keys
 
 
 class _Kind(Protocol):
-    """What one key accepts."""
+    """The type of a key: parses and checks its values."""
 
     @property
     def secret(self) -> bool:
-        """Whether the key is a secret, which may be a reference."""
+        """Whether the key is a secret, whose value may be a reference."""
 
     def read(self, value: Any) -> _Value:
-        """Return the checked value. Raises ValueError, with what the value must be."""
+        """Return the parsed value. Raises ValueError with a message such as "must be a string"."""
 
     def is_literal(self, value: Any) -> bool:
         """Return True if a value that was read contains a secret itself, and not a reference."""
@@ -78,7 +79,7 @@ class _Integer(_Public):
 
 @dataclass(frozen=True)
 class _String:
-    """A string. An empty one means "not set" if that is the default, and is not checked then."""
+    """A string. If the default is '', an empty value means "not set" and is not checked."""
 
     check: _Check | None
     may_be_empty: bool
@@ -149,7 +150,7 @@ def _key(default: _Default, kind: _Kind) -> _Default:
     return field(default=default, repr=not kind.secret, metadata={"kind": kind})
 
 
-# -- checks of strings; each raises ValueError, with what the value must be
+# -- checks of strings; each raises ValueError with a message such as "must be an absolute path"
 
 
 def _not_empty(value: str) -> None:
@@ -189,12 +190,17 @@ def _token(value: str) -> None:
     credentials.check_token(value)
 
 
+def _host_pattern(value: str) -> None:
+    _not_empty(value)
+    check_pattern(value)
+
+
 # -- the keys
 
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration with its defaults. Secrets are resolved, and are not in its repr()."""
+    """The configuration with defaults. Secrets are resolved, and left out of repr()."""
 
     database_url: str = _string(check=_database_url, secret=True)
     state_dir: str = _string("/opt/stackstorm/exports/poundcake", _absolute_path)
@@ -206,12 +212,12 @@ class Config:
     tls_certificate: str = _string(check=_absolute_path)
     tls_key: str = _string(check=_absolute_path)
     tls_client_ca: str = _string(check=_absolute_path)
-    # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
+    # PyMySQL escapes each quote with a second byte, and MariaDB's max_allowed_packet is 16 MiB.
     max_body_bytes: int = _integer(7 << 20, 1024, 7 << 20)
     max_connections: int = _integer(512, 1, 65_536)
     backlog_limit: int = _integer(100_000, 1, 10_000_000)
     dry_run: bool = _boolean(True)
-    allowed_hosts: tuple[str, ...] = _strings()
+    allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     cooldown_seconds: int = _integer(0, 0, 604_800)
     host_cooldown_seconds: int = _integer(0, 0, 86_400)
@@ -229,7 +235,7 @@ class Config:
     st2_api_key: str = _string(secret=True)
 
     literal_secrets: tuple[str, ...] = ()
-    """Not a key: the secret keys whose value the configuration itself contains."""
+    """Not a key: the secret keys that contain the secret itself instead of a reference."""
 
     @property
     def all_credentials(self) -> tuple[Credential, ...]:
@@ -266,7 +272,7 @@ class Config:
 
     @property
     def endpoint(self) -> str:
-        """The URL at which actions reach the endpoint, without a slash at the end."""
+        """The URL at which actions reach the endpoint, without a trailing slash."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if self.tls_certificate else "http"
@@ -280,15 +286,15 @@ SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
 
 
 def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
-    """Check what StackStorm hands a sensor or an action as the pack's configuration.
+    """Validate the configuration that StackStorm passes to a sensor or an action.
 
     Args:
-        pack_config: The keys that are set; None and null values mean the default. Keys that the
-            schema does not know are ignored.
+        pack_config: The keys that are set; None and null values mean the default. Keys that are
+            not in the schema are ignored.
         without: Keys that the caller does not need. Their secrets need not be readable here.
 
     Raises:
-        ConfigError: A key, or two together, cannot be used.
+        ConfigError: A key, or a combination of keys, has an invalid value.
     """
     given = {
         name: value
@@ -305,7 +311,7 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
 
 
 def is_loopback(host: str) -> bool:
-    """Return True if the address can be reached from this machine alone."""
+    """Return True if the address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

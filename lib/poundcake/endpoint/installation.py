@@ -1,4 +1,4 @@
-"""What a configuration leads to: the tracking database, StackStorm's API, and the journal."""
+"""Build the parts of an endpoint from its configuration: database, StackStorm's API, journal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from poundcake.trail import database, queries, refresh
 from poundcake.trail.database import DatabaseError
 
 VIEW_SECONDS = 5
-"""For one statement: somebody waits for a view."""
+"""Time limit of one statement. It is short because somebody waits for the view."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Installation:
     keeper: JournalKeeper
 
     def read(self, view: Callable[..., Any], **query: Any) -> Any:
-        """Return a view of the tracking database, with what StackStorm says now.
+        """Return a view of the tracking database, with open executions refreshed from StackStorm.
 
         Raises:
             DatabaseError: The database cannot be read now.
@@ -46,7 +46,8 @@ class Installation:
         """Return the status view of a request, recorded or not; None if it is unknown.
 
         Raises:
-            DatabaseError, JournalError: The one of the two that may know it cannot be read.
+            DatabaseError: The journal does not know it and the tracking database cannot be read.
+            JournalError: The tracking database does not know it and the journal cannot be read.
         """
         entry, problem = self._find(request_id)
         web_url = self.config.st2_web_url
@@ -66,7 +67,7 @@ class Installation:
         return answer
 
     def _find(self, request_id: str) -> tuple[Entry | None, str]:
-        """Return the entry of a request, or why it is not known whether there is one."""
+        """Return the journal's entry of a request, and why the journal could not be read or ''."""
         journal = self.keeper.journal
         if journal is None:
             return None, self.keeper.problem()
@@ -83,14 +84,18 @@ def install(
     metrics: Metrics,
     log: logging.Logger,
 ) -> Installation:
-    """Check a configuration and make the parts that it describes; nothing is opened yet.
+    """Check a configuration and create the parts that it describes, without opening any of them.
 
     Args:
-        pack_config: As StackStorm hands it to the sensor.
-        connect: Returns StackStorm's API for a checked configuration.
+        pack_config: The configuration that StackStorm passes to the sensor.
+        bus: Publishes triggers.
+        connect: Returns a client of StackStorm's API for a checked configuration.
+        metrics: The endpoint's metrics.
+        log: The endpoint's logger.
 
     Raises:
-        ConfigError, DatabaseError: The configuration cannot be used.
+        ConfigError: The configuration is invalid.
+        DatabaseError: The database URL cannot be used.
     """
     config = load(pack_config)
     reader = TrackingReader(
@@ -120,8 +125,8 @@ def install(
 def _warn_of_literal_secrets(config: Config, log: logging.Logger) -> None:
     for key in config.literal_secrets:
         log.warning(
-            "%s stands in the pack's configuration itself, and so on the command line of the "
-            "pack's actions: use file:/path or env:NAME instead",
+            "%s is a literal secret in the pack's configuration, so it is visible on the command "
+            "line of the pack's actions: use file:/path or env:NAME instead",
             key,
         )
 
@@ -130,6 +135,7 @@ def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
     """Return the status view of a request that is not recorded yet.
 
     Args:
+        entry: The journal's entry of the request.
         held_up_by: Why it is not recorded, '' if nothing is wrong.
     """
     answer: dict[str, Any] = {

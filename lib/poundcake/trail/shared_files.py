@@ -16,7 +16,7 @@ _OTHERS = stat.S_IRWXO
 
 
 def make_folder(path: str) -> None:
-    """Create a folder, and the folders above it, for the owner of the one that exists."""
+    """Create a folder and its missing parents, owned by the owner of the first existing parent."""
     if path and not os.path.isdir(path):
         make_folder(os.path.dirname(path))
         try:
@@ -54,9 +54,9 @@ def close_to_others(path: str) -> None:
 
 
 def give_to_owner_of_folder(path: str) -> None:
-    """Give what root created to the owner of the folder that it is in.
+    """Change the owner of a file that root created to the owner of its folder.
 
-    SQLite gives -wal and -shm to the owner of the database, but not while root creates it.
+    SQLite creates -wal and -shm with the owner of the database, but not while root creates it.
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         folder = os.stat(os.path.dirname(path) or ".")
