@@ -38,6 +38,7 @@ class Request:
         path: The path of the URL.
         headers: The known headers, by name.
         body: The body.
+        credential: The name of the credential that its sender used, '' if it needed none.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: str
+    credential: str = ""
 
 
 def pack(

@@ -173,6 +173,15 @@ class Running:
         else:
             open(path, "w").close()
 
+    def credentials(self):
+        """The names of the credentials that the journal has, oldest request first."""
+        import sqlite3
+
+        path = os.path.join(self.config["state_dir"], "journal.sqlite")
+        with sqlite3.connect(path) as connection:
+            found = connection.execute("SELECT credential FROM requests ORDER BY id")
+            return [row[0] for row in found]
+
     def entries(self):
         """[(request_id, body, headers, client_request_id)] of the journal, oldest first."""
         import sqlite3

@@ -12,12 +12,27 @@ import yaml
 
 from poundcake import config
 from poundcake.config import Config, ConfigError, load
+from poundcake.credentials import Credential, Kind, Scope
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
 KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets"}
 TLS_FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
+LONG = "a-secret-that-is-long"
 INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
+
+
+def has_secret(spec):
+    """Whether a key of the schema, or anything in it, is marked as secret."""
+    nested = [spec.get("items", {}), *spec.get("properties", {}).values()]
+    return bool(spec.get("secret")) or any(has_secret(one) for one in nested if one)
+
+
+def given_as(key, secret):
+    """A value of a secret key with this secret in it."""
+    if key == "credentials":
+        return [{"name": "one", "scope": "both", "token": secret}]
+    return [secret] if key == "auth_tokens" else secret
 
 
 def error_of(**given):
@@ -62,14 +77,18 @@ class TestSchema:
         assert SCHEMA["log_level"]["enum"] == list(config.LOG_LEVELS)
 
     def test_secrets(self):
-        secret = {
-            key
-            for key, spec in SCHEMA.items()
-            if spec.get("secret") or spec.get("items", {}).get("secret")
-        }
+        secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
         # Declared on the array itself, StackStorm would hand the sensor ciphertext.
-        assert "secret" not in SCHEMA["auth_tokens"]
+        for key in ("auth_tokens", "credentials"):
+            assert "secret" not in SCHEMA[key]
+        entry = SCHEMA["credentials"]["items"]
+        assert all(entry["properties"][kind.value]["secret"] for kind in Kind)
+
+    def test_credentials_have_the_scopes_and_keys_of_the_code(self):
+        properties = SCHEMA["credentials"]["items"]["properties"]
+        assert properties["scope"]["enum"] == [scope.value for scope in Scope]
+        assert set(properties) == {"name", "scope", *(kind.value for kind in Kind)}
 
     def test_the_example_is_accepted(self):
         given = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
@@ -131,6 +150,8 @@ class TestTypes:
             {"st2_web_url": "http://[bad"},
             {"st2_api_url": "st2.example"},
             {"st2_api_url": "http://[bad"},
+            {"endpoint_url": "https://on-call:hush@poundcake.example"},
+            {"st2_api_url": "https://hush@st2.example/api/v1"},
             {"database_url": "postgresql://x/y"},
             {"database_url": "mysql://u:p@h/d"},
             {"database_url": "/tmp/x.db"},
@@ -150,20 +171,28 @@ class TestSecrets:
         assert found.literal_secrets == ()
 
     def test_each_entry_of_a_list_is_resolved(self, monkeypatch):
-        monkeypatch.setenv("THE_TOKEN", "abc ")
-        found = load({"auth_tokens": ["env:THE_TOKEN", "literal"]})
-        assert found.auth_tokens == ("abc", "literal")
+        monkeypatch.setenv("THE_TOKEN", "a-token-of-the-environment ")
+        found = load({"auth_tokens": ["env:THE_TOKEN", "a-literal-token-1"]})
+        assert found.auth_tokens == ("a-token-of-the-environment", "a-literal-token-1")
         assert found.literal_secrets == ("auth_tokens",)
 
     @pytest.mark.parametrize("key", config.SECRETS)
     def test_a_reference_that_leads_nowhere_names_the_key(self, key):
         reference = "file:/no/such/file"
-        error = error_of(**{key: [reference] if key == "auth_tokens" else reference})
-        assert error == f"{key}: cannot read /no/such/file: no such file or directory"
+        error = error_of(**{key: given_as(key, reference)})
+        entry = "entry 1 (one): token: " if key == "credentials" else ""
+        assert error == f"{key}: {entry}cannot read /no/such/file: no such file or directory"
+
+    @pytest.mark.parametrize("key", config.SECRETS)
+    @pytest.mark.parametrize("reference", ["FILE:/a-path-of-16-characters", "env: A_LONG_VARIABLE"])
+    def test_a_misspelt_reference_is_not_taken_for_the_secret(self, key, reference):
+        error = error_of(**{key: given_as(key, reference)})
+        right = "file:/path" if "path" in reference else "env:NAME"
+        assert error.endswith(f"must be {right}, in lower case and without a space")
 
     def test_keys_that_are_not_needed_are_not_read(self):
-        given = {"auth_tokens": ["file:/no/such/file"], "host": "0.0.0.0"}
-        assert load(given, without=("auth_tokens", "basic_auth")).auth_tokens == ()
+        given = {key: given_as(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
+        assert load({**given, "host": "0.0.0.0"}, config.CREDENTIAL_KEYS).all_credentials == ()
 
     @pytest.mark.parametrize("key", sorted(KEYS - set(config.SECRETS)))
     def test_only_secrets_can_be_references(self, key, monkeypatch):
@@ -175,8 +204,9 @@ class TestSecrets:
     def test_literal_secrets_are_named(self):
         found = load(
             {
-                "auth_tokens": ["a"],
-                "basic_auth": "a:b",
+                "auth_tokens": [LONG],
+                "basic_auth": "a:" + LONG,
+                "credentials": given_as("credentials", LONG),
                 "st2_api_key": "b",
                 "database_url": "sqlite:////x",
             }
@@ -186,8 +216,9 @@ class TestSecrets:
     def test_no_secret_is_printed(self):
         found = load(
             {
-                "auth_tokens": ["hush-token"],
-                "basic_auth": "hush-user:hush-word",
+                "auth_tokens": ["hush-token-that-is-long"],
+                "basic_auth": "hush-user:hush-word-that-is-long",
+                "credentials": given_as("credentials", "hush-token-that-is-another"),
                 "st2_api_key": "hush-key",
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
@@ -197,16 +228,23 @@ class TestSecrets:
 
     @pytest.mark.parametrize("key", config.SECRETS)
     def test_no_secret_is_in_an_error(self, key):
-        for value in ("hush hush", "hush\n1", "hüsh", "A" * 5 + "hush://"):
+        for value in (
+            "hush hush",
+            "hush\n1",
+            "hüsh",
+            "A" * 5 + "hush://",
+            "FILE:hush",
+            "env: hush",
+        ):
             try:
-                load({key: [value] if key == "auth_tokens" else value})
+                load({key: given_as(key, value)})
             except ConfigError as error:
                 assert "hush" not in str(error)
 
 
 class TestTokens:
     def test_ciphertext_is_refused(self):
-        error = error_of(auth_tokens=["good", "0123456789ABCDEF" * 6])
+        error = error_of(auth_tokens=[LONG, "0123456789ABCDEF" * 6])
         assert error.startswith("auth_tokens: contains ciphertext")
 
     def test_ciphertext_from_a_file_is_refused(self, tmp_path):
@@ -214,7 +252,7 @@ class TestTokens:
         assert "ciphertext" in error_of(auth_tokens=[f"file:{tmp_path}/t"])
 
     @pytest.mark.parametrize(
-        "token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/="]
+        "token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/=Ab3-._~+/="]
     )
     def test_tokens_that_only_look_like_ciphertext_are_accepted(self, token):
         assert load({"auth_tokens": [token]}).auth_tokens == (token,)
@@ -224,8 +262,110 @@ class TestTokens:
         assert error_of(auth_tokens=[token]).startswith("auth_tokens: must contain visible ASCII")
 
 
+class TestLength:
+    """What can be guessed is refused."""
+
+    @pytest.mark.parametrize("secret, is_accepted", [("x" * 15, False), ("x" * 16, True)])
+    def test_a_secret_has_16_characters(self, secret, is_accepted):
+        for key, value in (
+            ("auth_tokens", [secret]),
+            ("basic_auth", "a-long-user-name:" + secret),
+            ("credentials", [{"name": "a", "scope": "read", "token": secret}]),
+            ("credentials", [{"name": "a", "scope": "read", "basic": "on-call:" + secret}]),
+            ("credentials", [{"name": "a", "scope": "post", "hmac_sha256": secret}]),
+        ):
+            if is_accepted:
+                assert load({key: value}).authentication
+            else:
+                assert "must have at least 16 characters" in error_of(**{key: value})
+
+
+class TestCredentials:
+    """Named credentials with a scope."""
+
+    def test_all_ways_to_write_one(self, tmp_path):
+        (tmp_path / "secret").write_text("the-secret-of-grafana\n")
+        given = [
+            {"name": "am", "scope": "post", "token": LONG},
+            {"name": "on-call.2", "scope": "both", "basic": "on-call:" + LONG},
+            {"name": "grafana", "scope": "post", "hmac_sha256": f"file:{tmp_path}/secret"},
+        ]
+        found = load({"credentials": given, "auth_tokens": [LONG, LONG], "basic_auth": "u:" + LONG})
+        assert found.all_credentials == (
+            Credential("auth_tokens[1]", Scope.BOTH, Kind.TOKEN, LONG),
+            Credential("auth_tokens[2]", Scope.BOTH, Kind.TOKEN, LONG),
+            Credential("basic_auth", Scope.BOTH, Kind.BASIC, "u:" + LONG),
+            Credential("am", Scope.POST, Kind.TOKEN, LONG),
+            Credential("on-call.2", Scope.BOTH, Kind.BASIC, "on-call:" + LONG),
+            Credential("grafana", Scope.POST, Kind.HMAC, "the-secret-of-grafana"),
+        )
+        assert found.authentication == ["bearer", "basic", "hmac"]
+
+    @pytest.mark.parametrize(
+        "entry, error",
+        [
+            ({"scope": "reads"}, "entry 2 (two): scope: must be one of post, read, both"),
+            ({"scope": None}, "entry 2 (two): scope: must be one of post, read, both"),
+            ({"scope": ["post"]}, "entry 2 (two): scope: must be one of post, read, both"),
+            (
+                {"basic": "u:" + LONG},
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has "
+                "token and basic",
+            ),
+            (
+                {"token": None},
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has none",
+            ),
+            ({"token": ""}, "entry 2 (two): token: must not be empty"),
+            ({"token": 5}, "entry 2 (two): token: must be a string"),
+            ({"token": "two words, many characters"}, "entry 2 (two): token: must contain visible"),
+            ({"token": "AB" * 64}, "entry 2 (two): token: contains ciphertext"),
+            ({"token": None, "basic": LONG}, "entry 2 (two): basic: must be user:password"),
+            (
+                {"token": None, "hmac_sha256": " ", "scope": "post"},
+                "entry 2 (two): hmac_sha256: must not be empty",
+            ),
+            (
+                {"token": None, "hmac_sha256": LONG, "scope": "both"},
+                "entry 2 (two): scope: must be post for hmac_sha256",
+            ),
+            ({"secret": LONG}, "entry 2 (two): unknown key secret: the keys are name, scope"),
+            ({"name": "one"}, "the name one is used twice"),
+            ({"name": None}, "entry 2: name: must have letters"),
+            ({"name": ""}, "entry 2: name: must have letters"),
+            ({"name": "a b"}, "entry 2: name: must have letters"),
+            ({"name": "auth_tokens[1]"}, "entry 2: name: must have letters"),
+            ({"name": "CN=one"}, "entry 2: name: must have letters"),
+            ({"name": "a" * 65}, "entry 2: name: must have letters"),
+            ({"name": "a\n"}, "entry 2: name: must have letters"),
+        ],
+    )
+    def test_an_entry_that_cannot_be_used_is_named(self, entry, error):
+        one = {"name": "one", "scope": "both", "token": LONG + "-1"}
+        two = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
+        found = error_of(credentials=[one, two])
+        assert found.startswith("credentials: " + error)
+        assert LONG not in found
+
+    @pytest.mark.parametrize("entry", [None, "a", 5, ["a"]])
+    def test_an_entry_is_a_mapping(self, entry):
+        assert error_of(credentials=[entry]).startswith("credentials: entry 1: must have name")
+
+    def test_the_name_of_basic_auth_is_taken(self):
+        entry = {"name": "basic_auth", "scope": "read", "token": LONG}
+        assert load({"credentials": [entry]}).all_credentials[0].name == "basic_auth"
+        error = error_of(credentials=[entry], basic_auth="u:" + LONG)
+        assert error.startswith("credentials: the name basic_auth is used twice")
+
+    def test_one_is_enough_to_open_the_endpoint_to_other_machines(self):
+        entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG}
+        assert load({"host": "0.0.0.0", "credentials": [entry]}).host == "0.0.0.0"
+
+
 class TestBasicAuth:
-    @pytest.mark.parametrize("value", ["on-call:a word", "u:p:p", "ü:pässword"])
+    @pytest.mark.parametrize(
+        "value", ["on-call:a word and another", "u:p:p" + LONG, "ü:a pässword that is long"]
+    )
     def test_user_and_password_are_accepted(self, value):
         assert load({"basic_auth": value}).basic_auth == value
 
@@ -267,9 +407,9 @@ class TestLoopback:
     def test_any_other_address_needs_credentials_and_the_error_says_what_to_set(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
-        assert "set auth_tokens, basic_auth or tls_client_ca" in error
-        assert load({"host": host, "auth_tokens": ["t"]}).host == host
-        assert load({"host": host, "basic_auth": "u:p"}).host == host
+        assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error
+        assert load({"host": host, "auth_tokens": [LONG]}).host == host
+        assert load({"host": host, "basic_auth": "u:" + LONG}).host == host
         assert load(dict(TLS_FILES, host=host)).host == host
         with pytest.raises(ConfigError):  # TLS alone encrypts, and lets everybody in
             load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})

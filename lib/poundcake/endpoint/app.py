@@ -14,6 +14,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from poundcake.config import Config
+from poundcake.credentials import Scope
 from poundcake.endpoint import browser_guard, metrics, openapi, routes
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.authentication import Authentication
@@ -58,10 +59,14 @@ class Receiver:
         self._service = service
         self._log = log
         self._ways_to_authenticate = config.authentication
-        self._authentication = Authentication(config, service.metrics, log)
+        self._has_scopes = any(c.scope != Scope.BOTH for c in config.all_credentials)
+        webhook = WebhookReceiver(config, service)
+        self._authentication = Authentication(
+            config, service.metrics, log, webhook.check_before_body
+        )
         self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
         self.routes = [
-            Route("POST", WEBHOOK_PATH, WebhookReceiver(config, service).accept),
+            Route("POST", WEBHOOK_PATH, webhook.accept),
             *TrailRoutes(config, service).routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
@@ -84,6 +89,8 @@ class Receiver:
             response = problem.response(request_id)
             if request.path == WEBHOOK_PATH and problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 reason = RefusalReason.of_status(problem.status)
+                if reason is RefusalReason.CROSS_SITE and self._ways_to_authenticate:
+                    reason = RefusalReason.WRONG_SCOPE
                 self._note_refusal(reason, problem, request.client_host)
         except ClientGoneError:
             raise
@@ -107,7 +114,8 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
-            self._authentication.check(request)
+            needed = routes.needed_scope(request.path)
+            request = self._authentication.authenticate(request, needed)
             if not self._ways_to_authenticate:
                 browser_guard.check_not_from_another_site(request)
         try:
@@ -143,7 +151,8 @@ class Receiver:
         return HTTPResponse.json(HTTPStatus.OK, {"status": "alive"})
 
     def _describe(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        return HTTPResponse.json(HTTPStatus.OK, openapi.description(self._ways_to_authenticate))
+        description = openapi.description(self._ways_to_authenticate, self._has_scopes)
+        return HTTPResponse.json(HTTPStatus.OK, description)
 
     def _scrape(self, request: HTTPRequest, _: str) -> HTTPResponse:
         text, media_type = self._service.metrics.text(request.headers.get("accept", ""))

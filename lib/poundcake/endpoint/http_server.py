@@ -157,7 +157,7 @@ class Server:
                 refusal = "this port speaks TLS: use https://"
                 return plain, Client(client_host, refusal=refusal)
             secured = TLSStream(plain, self._certificates.context())
-            return secured, Client(client_host, has_certificate=secured.shake_hands())
+            return secured, Client(client_host, certificate_name=secured.shake_hands())
         except OSError as error:
             with self._lock:
                 self.failed_handshakes += 1

@@ -149,6 +149,8 @@ def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
         "alerts": [],
         "stackstorm_executions": [],
     }
+    if entry.credential:
+        answer["credential"] = entry.credential
     if held_up_by:
         answer["held_up_by"] = held_up_by
     return answer
