@@ -6,17 +6,20 @@ equal to config.schema.yaml, which StackStorm checks a configuration with when i
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Protocol, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 from urllib.parse import urlsplit
 
 from poundcake import secret_references
 from poundcake.errors import PoundCakeError
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
+ANY_HOST = "*"
+"""The entry of allowed_hosts that allows every host."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _Value = Union[bool, int, str, Tuple[str, ...]]
@@ -28,7 +31,7 @@ _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
 class ConfigError(PoundCakeError):
-    """A key of the configuration that cannot be used. The message begins with the key."""
+    """A key of the configuration that cannot be used. The message names it, and what is right."""
 
 
 # -- what a key accepts
@@ -94,8 +97,11 @@ class _Strings:
     secret: bool = False
 
     def read(self, value: Any) -> _Value:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        if not isinstance(value, (list, tuple)):
             raise ValueError("must be a list of strings")
+        for position, entry in enumerate(value, start=1):
+            if not isinstance(entry, str):
+                raise ValueError(f"must be a list of strings, and entry {position} is none")
         item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
         return tuple(str(item.read(v)) for v in value)
 
@@ -193,8 +199,8 @@ class Config:
     dry_run: bool = _boolean(True)
     allowed_hosts: tuple[str, ...] = _strings()
     allowed_actions: tuple[str, ...] = _strings()
-    cooldown_seconds: int = _integer(0, 0, 604_800)
-    host_cooldown_seconds: int = _integer(0, 0, 86_400)
+    cooldown_seconds: int = _integer(300, 0, 604_800)
+    host_cooldown_seconds: int = _integer(1800, 0, 86_400)
     max_remediations_per_hour: int = _integer(100, 0, 100_000)
     episode_skew_seconds: int = _integer(120, 0, 86_400)
     give_up_hours: int = _integer(24, 1, 720)
@@ -210,6 +216,16 @@ class Config:
 
     literal_secrets: tuple[str, ...] = ()
     """Not a key: the secret keys whose value the configuration itself contains."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is accepted and probably not meant, in sentences."""
+        if self.dry_run or self.allowed_hosts:
+            return []
+        return [
+            "dry_run is false and allowed_hosts is empty, so no host may be changed: list the "
+            'hosts in allowed_hosts, or "*" for any (before 0.3.0, an empty list meant any)'
+        ]
 
     @property
     def authentication(self) -> list[str]:
@@ -250,17 +266,19 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     """Check what StackStorm hands a sensor or an action as the pack's configuration.
 
     Args:
-        pack_config: The keys that are set; None and null values mean the default. Keys that the
-            schema does not know are ignored.
+        pack_config: The keys that are set; None and null values mean the default.
         without: Keys that the caller does not need. Their secrets need not be readable here.
 
     Raises:
-        ConfigError: A key, or two together, cannot be used.
+        ConfigError: A key is unknown, or it, or two together, cannot be used.
     """
+    # StackStorm checks only the keys of the schema when it registers a configuration: a misspelt
+    # one would silently leave the default in force.
+    refuse_unknown_keys(pack_config or {}, _KINDS)
     given = {
         name: value
         for name, value in (pack_config or {}).items()
-        if name in _KINDS and name not in without and value is not None
+        if name not in without and value is not None
     }
     values = {name: _read(name, value) for name, value in given.items()}
     literal = [name for name, value in given.items() if _KINDS[name].secret and _is_literal(value)]
@@ -269,6 +287,27 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     if not {"auth_tokens", "basic_auth"} & set(without):
         _check_authentication(config)
     return config
+
+
+def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: str = "") -> None:
+    """Refuse a mapping of the configuration that has a key nobody knows.
+
+    Args:
+        given: The mapping.
+        known: The keys that it may have.
+        place: Where the mapping stands, for instance `limits`; empty for the top level.
+
+    Raises:
+        ConfigError: Names the first unknown key, and the nearest known one.
+    """
+    names = sorted(known)
+    for key in given:
+        if key in names:
+            continue
+        prefix = f"{place}." if place else ""
+        nearest = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown key {prefix}{key}; {hint}")
 
 
 def is_loopback(host: str) -> bool:

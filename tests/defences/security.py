@@ -480,6 +480,16 @@ NOTHING_IS_EVALUATED = [
         REFUSALS,
     ),
     Defence(
+        "without allowed hosts none is changed",
+        Returns(SAFETY + "_refusal_of_any_host", "''"),
+        test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
+    ),
+    Defence(
+        "a misspelt key is refused",
+        Returns(CONFIG + "refuse_unknown_keys", "None"),
+        test(CONFIG_TESTS + "TestUnknownKeys::test_the_nearest_known_key_is_named"),
+    ),
+    Defence(
         "only allowed actions are run",
         Edit(SAFETY + "_refusal_of_action", "_ not in config.allowed_actions", "False"),
         REFUSALS,

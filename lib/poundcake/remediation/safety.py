@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from poundcake.alertmanager import FIRING
-from poundcake.config import Config
+from poundcake.config import ANY_HOST, Config
 from poundcake.hosts import HostPort, host_and_port
 from poundcake.remediation.stage import Stage
 
@@ -79,14 +79,17 @@ def _decide(
     if action or needs_host:
         refusal = _refusal_of_host(config, alert, target, needs_host)
     if action:
-        refusal = refusal or _refusal_of_action(config, action)
+        refusal = refusal or _refusal_of_action(config, action) or _refusal_of_any_host(config)
     if refusal:
         return Stage.REFUSED, refusal
     if not action:
         stage = Stage.DRY_RUN if config.dry_run else Stage.EVIDENCE
         return stage, "the rule names no action, so nothing would be changed"
     if config.dry_run:
-        return Stage.DRY_RUN, f"would run {action} for {target.host if target else 'the alert'}"
+        would = f"would run {action} for {target.host if target else 'the alert'}"
+        if not config.allowed_hosts:
+            would += ", but allowed_hosts is empty: with dry_run: false it allows no host"
+        return Stage.DRY_RUN, would
     return Stage.REMEDIATE, ""
 
 
@@ -96,13 +99,21 @@ def _refusal_of_host(
     """Return why the alert's host may not be changed, or an empty string."""
     if alert.status != FIRING:
         return "the alert is resolved"
-    if target is None and (needs_host or config.allowed_hosts):
+    is_limited = bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
+    if target is None and (needs_host or is_limited):
         return "the alert's instance names no host"
     host = target.host if target else ""
     patterns = config.allowed_hosts
-    if patterns and not any(fnmatch.fnmatchcase(host.lower(), p.lower()) for p in patterns):
+    if is_limited and not any(fnmatch.fnmatchcase(host.lower(), p.lower()) for p in patterns):
         return f"allowed_hosts does not contain {host}"
     return ""
+
+
+def _refusal_of_any_host(config: Config) -> str:
+    """Return why nothing may be changed on any host, or an empty string."""
+    if config.allowed_hosts or config.dry_run:
+        return ""
+    return 'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'
 
 
 def _refusal_of_action(config: Config, action: str) -> str:

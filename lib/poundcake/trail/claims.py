@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from poundcake.stackstorm import TERMINAL
+from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import admission, clock, database
 from poundcake.trail.clock import format_deadline
@@ -216,6 +216,8 @@ def worked_on(
 ) -> HostClaim | None:
     """Return the workflow's last claim on an alert of a host, if it made one.
 
+    The claim of an execution that succeeded and reported that it changed nothing does not count.
+
     Args:
         connection: A transaction.
         instance: The instance that an alert names; any instance of the same host counts.
@@ -225,6 +227,7 @@ def worked_on(
     found = connection.execute(
         select(links.c.st2_execution_id, links.c.created_at)
         .join(alerts, alerts.c.id == links.c.alert_id)
+        .join(executions, executions.c.id == links.c.st2_execution_id)
         .where(
             _is_of_host(instance),
             # The index of instances has these; nothing older is emitted any more.
@@ -233,6 +236,12 @@ def worked_on(
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
             links.c.created_at > since,
+            # One that has not ended, was canceled or failed may have changed something all the
+            # same: the output of a workflow that was cut short is what it had published before.
+            or_(
+                executions.c.mutated.is_not(False),
+                executions.c.status != ExecutionStatus.SUCCEEDED,
+            ),
         )
         .order_by(links.c.created_at.desc())
         .limit(1)

@@ -200,8 +200,8 @@ def health(answer: dict[str, Any]) -> str:
     if refused.get("last"):
         last = refused["last"]
         lines.append(
-            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager does"
-            f" not send again; the last at {last['refused_at']} from {last['sender']}:"
+            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager"
+            f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
             f" {last['status']}, {last['detail']}"
         )
     for key in answer.get("literal_secrets", []):
