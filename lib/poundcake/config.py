@@ -25,6 +25,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _Value = Union[bool, int, str, Tuple[str, ...]]
 _Default = TypeVar("_Default", bool, int, str, Tuple[str, ...])
 _Check = Callable[[str], None]
+_USER_IN_URL = re.compile(r"//[^/]*@")
 # What StackStorm's datastore makes of a value (AES, upper-case hex). A sensor gets it instead of
 # the value if the schema declares `secret` on an array and not on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
@@ -218,6 +219,14 @@ class Config:
     """Not a key: the secret keys whose value the configuration itself contains."""
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Every key that is not a secret with its value, ready for JSON.
+
+        A user and a password in a URL are left out.
+        """
+        return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    @property
     def warnings(self) -> list[str]:
         """What is accepted and probably not meant, in sentences."""
         if self.dry_run or self.allowed_hosts:
@@ -260,6 +269,11 @@ _KINDS: dict[str, _Kind] = {
     spec.name: spec.metadata["kind"] for spec in fields(Config) if "kind" in spec.metadata
 }
 SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
+
+
+def changed_keys(before: Config, after: Config) -> list[str]:
+    """Return the names of the keys whose values differ."""
+    return [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
 
 
 def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
@@ -316,6 +330,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _shown(value: _Value) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return _USER_IN_URL.sub("//", value) if isinstance(value, str) else value
 
 
 def _read(name: str, value: Any) -> Any:

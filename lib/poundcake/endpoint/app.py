@@ -56,12 +56,16 @@ class Receiver:
     ) -> None:
         self._service = service
         self._log = log
-        self._ways_to_authenticate = config.authentication
-        self._authentication = Authentication(config, service.metrics, log)
         self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Use another configuration from the next request on."""
+        self._ways_to_authenticate = config.authentication
+        self._authentication = Authentication(config, self._service.metrics, self._log)
         self.routes = [
-            Route("POST", WEBHOOK_PATH, WebhookReceiver(config, service).accept),
-            *TrailRoutes(config, service).routes(),
+            Route("POST", WEBHOOK_PATH, WebhookReceiver(config, self._service).accept),
+            *TrailRoutes(config, self._service).routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),
@@ -106,8 +110,9 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
-            self._authentication.check(request)
-            if not self._ways_to_authenticate:
+            authentication = self._authentication  # one of them, while it is replaced
+            authentication.check(request)
+            if not authentication.is_required:
                 browser_guard.check_not_from_another_site(request)
         try:
             return routes.answer(self.routes, request)

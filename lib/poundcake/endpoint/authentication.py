@@ -28,6 +28,11 @@ class Authentication:
         if config.basic_auth:
             self._credentials.append(("basic", config.basic_auth.encode()))
 
+    @property
+    def is_required(self) -> bool:
+        """Whether there is a way to authenticate, so that every request must."""
+        return bool(self._ways)
+
     def check(self, request: HTTPRequest) -> None:
         """Raise ProblemError unless the request has a valid credential or none is configured."""
         if not self._ways or request.has_client_certificate or self._has_credential(request):

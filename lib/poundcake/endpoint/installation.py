@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from poundcake.config import Config, load
+from sqlalchemy.engine import Engine
+
+from poundcake.config import Config
 from poundcake.endpoint.bus import Broker
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.health import Components
@@ -77,28 +79,18 @@ class Installation:
 
 
 def install(
-    pack_config: Any,
+    config: Config,
     bus: Broker,
-    connect: Callable[[Config], StackStorm],
+    stackstorm: StackStorm,
     metrics: Metrics,
     log: logging.Logger,
 ) -> Installation:
-    """Check a configuration and make the parts that it describes; nothing is opened yet.
-
-    Args:
-        pack_config: As StackStorm hands it to the sensor.
-        connect: Returns StackStorm's API for a checked configuration.
+    """Make the parts that a configuration describes; nothing is opened yet.
 
     Raises:
-        ConfigError, DatabaseError: The configuration cannot be used.
+        DatabaseError: The configuration's database_url cannot be used.
     """
-    config = load(pack_config)
-    reader = TrackingReader(
-        database.open_engine(config.tracking_url, VIEW_SECONDS), config.auto_migrate
-    )
-    log.setLevel(config.log_level.upper())
-    _warn_of_literal_secrets(config, log)
-    stackstorm = connect(config)
+    reader = TrackingReader(open_engine(config), config.auto_migrate)
 
     def make_pipeline(journal: Journal) -> Pipeline:
         return Pipeline(
@@ -117,7 +109,16 @@ def install(
     return Installation(config, reader, stackstorm, JournalKeeper(config, make_pipeline, log))
 
 
-def _warn_of_literal_secrets(config: Config, log: logging.Logger) -> None:
+def open_engine(config: Config) -> Engine:
+    """Return an engine of the tracking database for views. Raises DatabaseError."""
+    return database.open_engine(config.tracking_url, VIEW_SECONDS)
+
+
+def log_as_configured(config: Config, log: logging.Logger) -> None:
+    """Set how much is logged, and log what is accepted and probably not meant."""
+    log.setLevel(config.log_level.upper())
+    for warning in config.warnings:
+        log.warning("%s", warning)
     for key in config.literal_secrets:
         log.warning(
             "%s stands in the pack's configuration itself, and so on the command line of the "

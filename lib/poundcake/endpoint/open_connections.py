@@ -37,16 +37,20 @@ class Slot:
         """Record what the connection does from now on.
 
         Returns:
-            Whether it may: not if it was evicted, nor start a request once the server stops.
+            Whether it may: not if it was evicted, nor wait for or start a request once the server
+            stops.
         """
         return self._connections.enter(self, phase)
 
 
 class OpenConnections:
-    """The open connections, at most `most` of them. Safe to use from any thread."""
+    """The open connections, at most `most` of them. Safe to use from any thread.
+
+    most: may be changed at any time; connections above it are closed as new ones come.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._lock = threading.Lock()
         self._slots: set[Slot] = set()
         self.stopping = False
@@ -70,7 +74,7 @@ class OpenConnections:
         """
         slot, victim = Slot(self, abort), None
         with self._lock:
-            if len(self._slots) >= self._most:
+            if len(self._slots) >= self.most:
                 self.evicted += 1
                 idle = [other for other in self._slots if other.phase < Phase.BUSY]
                 if not idle:
@@ -86,7 +90,7 @@ class OpenConnections:
     def enter(self, slot: Slot, phase: Phase) -> bool:
         """Record what a connection does from now on; see `Slot.enter`."""
         with self._lock:
-            if slot not in self._slots or (self.stopping and phase is Phase.BUSY):
+            if slot not in self._slots or (self.stopping and phase is not Phase.LINGERING):
                 return False
             slot.phase, slot.since = phase, time.monotonic()
             return True

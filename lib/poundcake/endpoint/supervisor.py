@@ -32,6 +32,7 @@ class Supervisor:
         # A plain flag, because a signal handler sets it: it may run while this very thread holds
         # the lock of an Event.
         self._is_stopping = False
+        self._is_woken = False
         self._ended = threading.Event()
         self._logged: list[str] = []
 
@@ -40,9 +41,10 @@ class Supervisor:
         wait = RETRY_SECONDS
         try:
             while not self._is_stopping:
+                self._is_woken = False
                 wait = RETRY_SECONDS if self._is_up() else min(wait * 2, 10 * RETRY_SECONDS)
                 until = monotonic() + wait
-                while not self._is_stopping and monotonic() < until:
+                while not (self._is_stopping or self._is_woken) and monotonic() < until:
                     time.sleep(TICK_SECONDS)
         finally:
             shut_down()
@@ -51,6 +53,10 @@ class Supervisor:
     def ask_stop(self) -> None:
         """Have run() end; for a signal handler, which must not wait for anything."""
         self._is_stopping = True
+
+    def wake(self) -> None:
+        """Call the function now, from any thread: there is something new."""
+        self._is_woken = True
 
     def stop(self, timeout: float) -> None:
         """Have run() end; wait for that at most `timeout` seconds."""

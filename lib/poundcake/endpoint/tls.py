@@ -104,6 +104,9 @@ class TLSStream:
 class Certificates:
     """The certificate, key and client CA files of the configuration, as an `ssl.SSLContext`.
 
+    Attributes:
+        problem: Why the files cannot be used as they are now; empty if they can.
+
     Raises:
         TLSError: A file cannot be used at start.
     """
@@ -115,6 +118,7 @@ class Certificates:
         self._lock = threading.Lock()
         self._versions = self._current_versions()
         self._context = _load(self._paths)
+        self.problem = ""
 
     def context(self) -> ssl.SSLContext:
         """Return the context of the files as they are now, or of the last that could be used."""
@@ -124,9 +128,11 @@ class Certificates:
                 self._versions = versions
                 try:
                     self._context = _load(self._paths)
+                    self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
-                    self._log.error("%s; keeping the previous certificate", error)
+                    self.problem = f"{error}; keeping the previous certificate"
+                    self._log.error("%s", self.problem)
             return self._context
 
     def _current_versions(self) -> _Versions:

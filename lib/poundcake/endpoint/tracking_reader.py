@@ -59,6 +59,13 @@ class TrackingReader:
             self._database_id = self._call(database.prepare, self.engine, self._create)
         return self._database_id
 
+    def use(self, engine: Engine, create: bool) -> None:
+        """Read from another engine from now on; reads under way end on the one before."""
+        before, self.engine, self._create = self.engine, engine, create
+        if engine is not before:
+            self.forget()
+            before.dispose()
+
     def forget(self) -> None:
         """Ask for the id again next time: the database may have been replaced by another."""
         self._database_id = ""

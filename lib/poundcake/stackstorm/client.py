@@ -250,13 +250,18 @@ def in_action(config: Config) -> StackStorm:
     return StackStorm(connect)
 
 
-def in_sensor(config: Config, sensor_service: Any) -> StackStorm:
+def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> StackStorm:
     """Return the API as the sensor asks it.
 
     The token in a sensor's environment ends after a day; the datastore service makes a new one.
+
+    Args:
+        current_config: Returns the configuration, which may change while the sensor runs.
+        sensor_service: As StackStorm hands it to the sensor.
     """
 
     def connect(fresh: bool) -> Any:
+        config = current_config()
         if config.st2_api_key:
             return _client(config, os.environ.get("ST2_API_URL") or "", None)
         service = sensor_service.datastore_service
