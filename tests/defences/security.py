@@ -37,6 +37,7 @@ SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
 CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
 TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
 SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
+RECONFIGURATION_TESTS = "tests/lib/endpoint/test_reconfiguration.py::"
 EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
 CONFIG_TESTS = "tests/lib/test_config.py::"
 ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
@@ -483,6 +484,24 @@ NOTHING_IS_EVALUATED = [
         "without allowed hosts none is changed",
         Returns(SAFETY + "_refusal_of_any_host", "''"),
         test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
+    ),
+    Defence(
+        "a token that was taken out is refused on open connections",
+        Edit("poundcake.endpoint.service:Endpoint._apply", "self._receiver.configure(_)", "None"),
+        test(
+            RECONFIGURATION_TESTS
+            + "TestChanges::test_a_new_token_is_valid_and_an_old_one_is_not_on_open_connections_too",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a configuration that cannot be used changes nothing",
+        Edit("poundcake.endpoint.service:Endpoint._apply", "self._replace_server(_, _, _)", "None"),
+        test(
+            RECONFIGURATION_TESTS
+            + "TestWhatCannotBeUsed::test_a_port_that_is_taken_until_it_is_free",
+            "threads",
+        ),
     ),
     Defence(
         "a misspelt key is refused",
