@@ -490,7 +490,7 @@ NOTHING_IS_EVALUATED = [
         Edit("poundcake.endpoint.service:Endpoint._apply", "self._receiver.configure(_)", "None"),
         test(
             RECONFIGURATION_TESTS
-            + "TestChanges::test_a_new_token_is_valid_and_an_old_one_is_not_on_open_connections_too",
+            + "TestChanges::test_a_token_that_was_taken_out_is_refused_on_open_connections",
             "threads",
         ),
     ),

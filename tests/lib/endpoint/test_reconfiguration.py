@@ -71,9 +71,7 @@ class TestChanges:
         said = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
         assert log().count(said) == 1
 
-    def test_a_new_token_is_valid_and_an_old_one_is_not_on_open_connections_too(
-        self, make, tmp_path
-    ):
+    def test_a_token_that_was_taken_out_is_refused_on_open_connections(self, make, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("token-one")
         found = make("token-one", auth_tokens=[f"file:{secret}"], basic_auth="u:p")
