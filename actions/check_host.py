@@ -12,5 +12,5 @@ class CheckHost(PackAction):
     """Run poundcake.check_host."""
 
     def work(self, host: str, port: int = 0, wait: int = 0) -> dict[str, Any]:
-        """Return whether the host answers, on which port, and how long the check took."""
+        """Return the state of the host, the port that told it, and how long the check took."""
         return checks.check_host(host, checks.ports_to_check(port), wait).as_dict()

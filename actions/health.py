@@ -20,7 +20,7 @@ class Health(PackAction):
         if isinstance(result, endpoint_client.Answered):
             answer = health.with_differences(result.document, self.settings)
         else:
-            answer = health.from_elsewhere(
+            answer = health.without_endpoint(
                 self.settings, self.engine(), self.stackstorm(), str(result)
             )
         return text.health(answer) if format == "text" else answer

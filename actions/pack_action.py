@@ -8,7 +8,7 @@ from st2common.runners.base_action import Action
 
 from poundcake import config
 from poundcake.errors import PoundCakeError
-from poundcake.inert import make_inert
+from poundcake.inert import make_inert, make_lines_inert
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -40,11 +40,14 @@ class PackAction(Action):
     def run(self, **parameters: Any) -> tuple[bool, Any]:
         """Return whether the action succeeded, and its result or the error in one line.
 
-        StackStorm evaluates results again, so they are made inert.
+        StackStorm evaluates results again, so they are made inert. A result that is a text is a
+        view for people: its line breaks are the pack's own and stay.
         """
         try:
             self.settings = config.load(self.config, self.unneeded_keys)
-            return True, make_inert(self.work(**parameters))
+            result = self.work(**parameters)
+            is_text = isinstance(result, str)
+            return True, make_lines_inert(result) if is_text else make_inert(result)
         except PoundCakeError as error:
             return False, make_inert(str(error))
         # A traceback would show everyone who can read the execution what was in the variables.

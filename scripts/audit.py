@@ -1,9 +1,9 @@
-"""Ask the OSV database for known vulnerabilities in the versions that the pack installs.
+"""Query the OSV database for known vulnerabilities in the versions that the pack installs.
 
     .venv-lint/bin/python scripts/audit.py
 
-pip-audit asks the database (https://osv.dev) from an environment of its own. The exit code is 1
-where a vulnerability is known and 3 where the database could not be asked.
+pip-audit queries the database (https://osv.dev) from its own environment. The exit code is 1 if a
+vulnerability is known, and 3 if the database could not be queried.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ COULD_NOT_ASK = 3
 
 
 class Audit(NamedTuple):
-    """The result of an audit: an exit code, and what to tell the reader."""
+    """The result of an audit: an exit code, and a report for people."""
 
     code: int
     report: str
 
 
 def audit() -> Audit:
-    """Audit requirements.txt; the working directory is the root of the project."""
+    """Audit requirements.txt. The working directory must be the root of the project."""
     try:
         urllib.request.urlopen(PROBE, timeout=5).close()
     except OSError as error:
@@ -54,7 +54,7 @@ def audit() -> Audit:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command and keep what it prints."""
+    """Run a command and capture its output."""
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

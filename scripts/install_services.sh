@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the servers that the tests start instances of, from the distribution's packages: only as
-# root, only what is missing, never with INSTALL=0. Nothing that it installs is started, and nothing
-# that runs is touched: tests start their own, with their own ports and data.
+# Install the servers that tests use, from the distribution's packages. It does so only as root, only
+# if they are missing, and never with INSTALL=0. It starts no service and touches no running server:
+# tests start private instances, with their own ports and data.
 #
 #     sh scripts/install_services.sh [--dry-run]
 set -eu
@@ -29,7 +29,7 @@ skipping() {
 [ "${INSTALL:-1}" != 0 ] || skipping "INSTALL=0"
 has apt-get || skipping "no apt-get here"
 
-# The server's package brings a service and a database in /var/lib/mysql; its core is the programs.
+ # The server's package brings a service and a database in /var/lib/mysql; its core is the programs.
 packages_for() {
     case $1 in
     MariaDB) echo mariadb-server-core mariadb-client-core ;;
@@ -45,7 +45,7 @@ for name in $missing; do packages="$packages $(packages_for "$name")"; done
 echo "poundcake: installing$packages with apt-get, for the tests; no service is started, INSTALL=0 prevents it"
 [ "${1:-}" != --dry-run ] || exit 0
 
-# invoke-rc.d and deb-systemd-invoke ask this file; 101 means no.
+# invoke-rc.d and deb-systemd-invoke run this file before they start a service; 101 forbids it.
 restore() {
     if grep -qsF "$MARK" "$POLICY"; then rm -f "$POLICY"; fi
     if [ -e "$POLICY.poundcake" ]; then mv -f "$POLICY.poundcake" "$POLICY"; fi
@@ -53,7 +53,7 @@ restore() {
 trap restore EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-restore # what a run that was killed may have left
+restore # clean up after a run that was killed
 if [ -e "$POLICY" ]; then mv "$POLICY" "$POLICY.poundcake"; fi
 printf '#!/bin/sh\n%s\nexit 101\n' "$MARK" >"$POLICY"
 chmod 755 "$POLICY"

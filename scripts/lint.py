@@ -1,4 +1,4 @@
-"""Run every check of `make lint`, then name those that failed and those that were skipped.
+"""Run every check of `make lint`, then list the failed and the skipped checks.
 
 .venv-lint/bin/python scripts/lint.py
 """
@@ -20,14 +20,14 @@ CODE = ("actions", "bench", "lib", "scripts", "sensors", "standalone", "tests")
 
 
 class Check(NamedTuple):
-    """A command that ends with 0 where what it checks is right."""
+    """A command that exits with 0 if the check passes."""
 
     name: str
     command: list[str]
 
 
 def main() -> None:
-    """Run all checks, whatever the first ones say."""
+    """Run all checks, even if some of them fail."""
     os.chdir(ROOT)
     checks, skipped = code_checks(), []
     for check in configuration_checks():
@@ -50,9 +50,9 @@ def main() -> None:
 
 
 def code_checks() -> list[Check]:
-    """Return the checks of the project's own files. Their tools are in this environment."""
+    """Return the checks of the project's code. Their tools are in this environment."""
     python = [sys.executable, "-m"]
-    # lint-imports is a program without a module that `python -m` could run.
+    # lint-imports has no module that `python -m` could run.
     lint_imports = str(Path(sys.executable).with_name("lint-imports"))
     return [
         Check("ruff format", [*python, "ruff", "format", "--check", "--diff", "--quiet", *CODE]),
@@ -60,13 +60,14 @@ def code_checks() -> list[Check]:
         Check("types", [*python, "mypy", "--no-error-summary"]),
         Check("imports", [lint_imports]),
         Check("the pack's content", [*python, "tests.content"]),
+        Check("rules", [sys.executable, "scripts/check_rules.py", "rules"]),
         Check("scripts/install_services.sh", ["sh", "-n", "scripts/install_services.sh"]),
         Check(".ci/run", ["bash", "-n", ".ci/run"]),
     ]
 
 
 def configuration_checks() -> list[Check]:
-    """Return a check for each example configuration, by the program that will read it."""
+    """Return a check for each example configuration, by the program that reads it."""
     return [
         *(Check(name, ["amtool", "check-config", name]) for name in files("etc/alertmanager*.yml")),
         *(Check(name, ["promtool", "check", "rules", name]) for name in files("etc/*rules.yml")),
@@ -82,7 +83,7 @@ def configuration_checks() -> list[Check]:
 
 
 def files(pattern: str) -> list[str]:
-    """Return the names that match a pattern, sorted."""
+    """Return the file names that match a pattern, sorted."""
     return sorted(glob(pattern))
 
 
@@ -97,7 +98,7 @@ def compose() -> list[str]:
 
 
 def passes(check: Check) -> bool:
-    """Run a check and return whether it passes. Its output is printed only where it fails."""
+    """Run a check and return True if it passes. Print its output only if it fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["lib", "."])}
     run = subprocess.run(
         check.command,

@@ -1,10 +1,10 @@
-"""Run the tests that need no server on every Python found, each in an environment of its own.
+"""Run the tests that need no server on every Python found, each in its own environment.
 
     python3 scripts/test_all.py [INTERPRETER...] -- VENV_ARGUMENTS... -- PYTEST_ARGUMENTS...
     python3 scripts/test_all.py --list
 
-Without interpreters it takes every python3.8 to 3.12 on the PATH, and those of pyenv.
-`--list` prints those besides the one that runs this.
+Without interpreters it uses every python3.8 to 3.12 on the PATH, and those of pyenv. `--list`
+prints them, except for the version that runs this script.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MINOR_VERSIONS = range(8, 13)
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Parse the command line and run the tests, or list the interpreters."""
     interpreters, venv_arguments, pytest_arguments = split(sys.argv[1:])
     if interpreters == ["--list"]:
         found = by_version(candidates())
@@ -46,7 +46,7 @@ def main() -> None:
 def passes(
     interpreter: str, directory: str, venv_arguments: list[str], pytest_arguments: list[str]
 ) -> bool:
-    """Run the tests with an interpreter and return whether they pass."""
+    """Run the tests with an interpreter. Return True if they pass."""
     if subprocess.call([interpreter, "scripts/venv.py", directory, *venv_arguments]):
         return False
     python = os.path.join(directory, "bin", "python")
@@ -76,7 +76,7 @@ def by_version(interpreters: list[str] | Iterator[str]) -> dict[int, str]:
 
 
 def candidates() -> Iterator[str]:
-    """Return the paths that may be interpreters, on the PATH and in pyenv's folder."""
+    """Yield the paths of possible interpreters, on the PATH and in pyenv's folder."""
     directories = os.environ.get("PATH", "").split(os.pathsep)
     root = ""
     if shutil.which("pyenv"):
@@ -91,9 +91,9 @@ def candidates() -> Iterator[str]:
 
 
 def minor_version(interpreter: str) -> int:
-    """Return the minor version of a Python 3; 0 if it is none or does not run.
+    """Return the minor version of a Python 3, or 0 if it does not run or is not one.
 
-    A shim of pyenv does not run for a version that is not chosen.
+    A pyenv shim fails for a version that is not selected.
     """
     try:
         answer = subprocess.check_output(

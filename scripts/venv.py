@@ -1,13 +1,13 @@
-"""Make a virtual environment, or update it when its requirements have changed.
+"""Create a virtual environment, or update it if its requirements have changed.
 
     python3 scripts/venv.py .venv -r requirements.txt --no-deps-r more.txt
 
-A second run with nothing changed takes a few hundredths of a second.
+If nothing has changed, a run takes a few hundredths of a second.
 
-Debian's python3 comes without ensurepip. The script looks for pip in this order, and installs
-nothing outside the environment: ensurepip; a wheel of pip from the distribution; the system's pip;
-the distribution's package with that wheel, unpacked into a temporary directory (`apt-get download`
-needs no root).
+Debian's python3 comes without ensurepip, so the script looks for pip in this order: ensurepip; a
+pip wheel of the distribution; the system's pip; the distribution's package with that wheel,
+unpacked into a temporary directory (`apt-get download` needs no root). It installs nothing outside
+the environment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NO_PIP = (
 
 
 def main() -> None:
-    """Make or update the environment that the command line names."""
+    """Create or update the environment that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory")
     parser.add_argument("-r", dest="files", action="append", default=[], metavar="FILE")
@@ -48,14 +48,14 @@ def main() -> None:
         help="installed last and without its dependencies",
     )
     args = parser.parse_args()
-    # This file is what tells an older Python that it is too old.
+    # This file has to run on older Pythons, to say that they are too old.
     if sys.version_info < (3, 8):  # noqa: UP036
         fail(f"Python 3.8 or later is needed; this is {sys.version.split()[0]}")
     update(os.path.abspath(args.directory), args.files, args.bare_files)
 
 
 def update(directory: str, files: list[str], bare_files: list[str]) -> None:
-    """Make the environment, unless its stamp says that it is up to date."""
+    """Create or update the environment, unless its stamp says that it is up to date."""
     python = os.path.join(directory, "bin", "python")
     stamp = os.path.join(directory, ".installed")
     wanted = digest(directory, files, bare_files)
@@ -80,7 +80,7 @@ def requirements(files: Sequence[str]) -> list[str]:
 
 
 def digest(directory: str, files: list[str], bare_files: list[str]) -> str:
-    """Return a digest of all that an environment depends on: place, Python and requirements."""
+    """Return a digest of everything that an environment depends on: path, Python, requirements."""
     total = hashlib.sha256(f"{directory}\n{sys.version}\n".encode())
     for name in files:
         total.update(read(name).encode())
@@ -91,7 +91,7 @@ def digest(directory: str, files: list[str], bare_files: list[str]) -> str:
 
 
 def create(directory: str, python: str) -> None:
-    """Create an environment that has pip, in place of what was there before."""
+    """Create an environment with pip. An existing one is deleted first."""
     shutil.rmtree(directory, ignore_errors=True)
     if find_spec("ensurepip"):
         run([sys.executable, "-m", "venv", directory])
@@ -112,7 +112,7 @@ def create(directory: str, python: str) -> None:
 
 
 def install_pip_from(wheels: str | None, python: str) -> bool:
-    """Install pip with the pip of a folder of wheels; return whether that worked.
+    """Install pip with a pip wheel from a folder. Return True if that worked.
 
     A wheel runs without being installed. Older distributions keep parts of pip in other wheels.
     """
@@ -128,7 +128,7 @@ def install_pip_from(wheels: str | None, python: str) -> bool:
 
 
 def install_pip_with_system_pip(python: str) -> bool:
-    """Install pip with the pip of the Python that runs this; return whether that worked."""
+    """Install pip with the pip of the Python that runs this. Return True if that worked."""
     if not succeeds([sys.executable, "-m", "pip", "--version"]):
         return False
     target = subprocess.check_output(
@@ -139,7 +139,7 @@ def install_pip_with_system_pip(python: str) -> bool:
 
 
 def download_wheels(temporary: str) -> str | None:
-    """Download the distribution's package of pip's wheel; return the folder of the wheel."""
+    """Download the distribution's package with pip's wheel. Return the folder of the wheel."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return None
     say("this Python has neither ensurepip nor pip: taking pip's wheel from the distribution")
@@ -147,7 +147,7 @@ def download_wheels(temporary: str) -> str | None:
 
 
 def own_lists(temporary: str) -> list[str]:
-    """Fetch package lists into our own directory, for an image that has none.
+    """Fetch package lists into the temporary directory, for an image without lists.
 
     Returns:
         The options that make apt-get use them.
@@ -162,7 +162,7 @@ def own_lists(temporary: str) -> list[str]:
 
 
 def fetch_package(options: list[str], temporary: str) -> str | None:
-    """Download and unpack the package with pip's wheel; return the folder of the wheel."""
+    """Download and unpack the package with pip's wheel. Return the folder of the wheel."""
     for package in WHEEL_PACKAGES:
         if succeeds(["apt-get", "-qq", *options, "download", package], cwd=temporary):
             for name in glob(os.path.join(temporary, "*.deb")):
@@ -182,12 +182,12 @@ def version_of(python: str) -> str | None:
 
 
 def has_pip(python: str) -> bool:
-    """Return whether an interpreter can import pip."""
+    """Return True if an interpreter can import pip."""
     return succeeds([python, "-c", "import pip"])
 
 
 def succeeds(command: list[str], cwd: str | None = None) -> bool:
-    """Run a command silently; return whether it ran and ended with 0."""
+    """Run a command silently. Return True if it ran and exited with 0."""
     silent = subprocess.DEVNULL
     try:
         return subprocess.call(command, cwd=cwd, stdout=silent, stderr=silent) == 0
@@ -196,7 +196,7 @@ def succeeds(command: list[str], cwd: str | None = None) -> bool:
 
 
 def run(command: list[str]) -> None:
-    """Run a command, and exit where it fails."""
+    """Run a command, and exit if it fails."""
     code = subprocess.call(command)
     if code:
         fail(f"failed ({code}): {' '.join(command)}")
@@ -209,7 +209,7 @@ def read(name: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line that says who prints it."""
+    """Print a line with the prefix "poundcake: "."""
     print(f"poundcake: {text}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The sensor that runs the webhook endpoint. All it does is in lib/poundcake."""
+"""The sensor that runs the webhook endpoint. Its code is in lib/poundcake."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ sys.path.insert(0, os.path.join(_PACK, "lib"))
 def _load_own_typing_extensions() -> None:
     """Import the typing_extensions of the pack's own virtual environment.
 
-    On a sensor's path StackStorm's site-packages come before the pack's own, and the
-    typing_extensions of StackStorm 3.8.1 is older than SQLAlchemy 2 needs.
+    On a sensor's path, StackStorm's site-packages come before the pack's own, and the
+    typing_extensions of StackStorm 3.8.1 is too old for SQLAlchemy 2.
     """
     if "typing_extensions" in sys.modules:
         return
@@ -25,7 +25,7 @@ def _load_own_typing_extensions() -> None:
     try:
         import typing_extensions  # noqa: F401
     except ImportError:
-        pass  # SQLAlchemy does without it on a newer Python, or says what it lacks
+        pass  # a newer Python does not need it; otherwise SQLAlchemy's import fails with a reason
     finally:
         del sys.path[: len(own)]
 
@@ -40,7 +40,7 @@ from poundcake.stackstorm import in_sensor  # noqa: E402
 
 
 class AlertmanagerSensor(Sensor):
-    """Runs the endpoint for as long as StackStorm's sensor container wants it to."""
+    """Run the endpoint until StackStorm's sensor container stops it."""
 
     def __init__(self, sensor_service: Any, config: dict[str, Any] | None = None) -> None:
         super().__init__(sensor_service=sensor_service, config=config)
@@ -53,20 +53,20 @@ class AlertmanagerSensor(Sensor):
         )
 
     def setup(self) -> None:
-        """Do nothing: the endpoint prepares itself, and tries again what fails."""
+        """Do nothing: the endpoint sets itself up in run(), and retries what fails."""
 
     def run(self) -> None:
         """Run the endpoint until the process is told to stop."""
-        # The container stops a sensor with SIGTERM, and StackStorm's wrapper calls cleanup() only
+        # The container stops a sensor with SIGTERM, but StackStorm's wrapper calls cleanup() only
         # when the process exits normally.
         try:
             signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
         except ValueError:
-            # Not in the main thread: whoever runs the sensor there calls cleanup() itself.
+            # Not in the main thread, as in standalone, which calls cleanup() itself.
             self._endpoint.run()
             return
         self._endpoint.run()
-        # The container does not restart a sensor that exits with 0, whoever stopped it.
+        # The container never restarts a sensor that exits with 0, even if somebody else stopped it.
         sys.exit(128 + signal.SIGTERM)
 
     def cleanup(self) -> None:

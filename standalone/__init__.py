@@ -1,6 +1,6 @@
 """Run the pack's own files in one process, without StackStorm.
 
-It takes the place of StackStorm's sensor container, rules engine, scheduler, action runner and
-workflow engine, and of the part of its API that the pack and the `st2` command use. It is for a
-first look and for development, never for production. tests/standin adds what only tests need.
+It replaces StackStorm's sensor container, rules engine, scheduler, action runner and workflow
+engine, and the part of its API that the pack and the `st2` command use. It is for a first look and
+for development, never for production. tests/standin adds what only tests need.
 """

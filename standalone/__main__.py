@@ -20,15 +20,15 @@ READY_SECONDS = 30
 STOP_SECONDS = 4.0
 NOTICE = """\
 poundcake standalone: the pack's own sensor, rules, actions and workflows in one process, without
-StackStorm. For a first look and for development; only what the pack itself stores under
-{place} outlives it."""
+StackStorm. For a first look and for development. Only what the pack itself stores under
+{place} is kept."""
 
 
 class StandIn:
-    """All parts of StackStorm, wired together. Nothing runs before start()."""
+    """All parts of the stand-in, wired together. Nothing runs before start()."""
 
     def __init__(self, options: argparse.Namespace, on_failure: Callable[[str], None]):
-        # Imported here: the path has to be set first, and mistakes in the options show faster.
+        # Imported here, because the path has to be set first, and to report wrong options sooner.
         from standalone import broker, rules, sensors, store
 
         self.options = options
@@ -45,7 +45,7 @@ class StandIn:
         self.sensors = sensors.SensorContainer(self.content, url, on_failure)
 
     def parts(self) -> types.SimpleNamespace:
-        """Return the classes to use. The stand-in of the tests has others."""
+        """Return the classes to use. The stand-in of the tests overrides some."""
         from standalone import api, content, executor, orquesta_engine
 
         return types.SimpleNamespace(
@@ -57,7 +57,7 @@ class StandIn:
         )
 
     def load_content(self, content_class: Any) -> Any:
-        """Load the pack that this folder stands in."""
+        """Load the pack that contains this folder."""
         return content_class([PACK], self.options.config, overrides_of(self.options))
 
     def make_server(self, server_class: Any) -> Any:
@@ -71,7 +71,7 @@ class StandIn:
         return server
 
     def start(self, ended: threading.Event) -> None:
-        """Start every part, and say when all of them are ready."""
+        """Start every part, and print a line when all of them are ready."""
         config = next(iter(self.content.configs.values()))
         print(NOTICE.format(place=config.get("state_dir", "its database")), flush=True)
         self.consumer.start()
@@ -92,7 +92,7 @@ class StandIn:
         return f"{scheme}://{host}:{port}/api/v1/webhook"
 
     def stop(self) -> None:
-        """Stop the parts in the order of an alert's way, so that nothing new comes in."""
+        """Stop the parts in the order in which an alert passes them, so that no work is added."""
         self.sensors.stop()
         self.consumer.stop()
         self.executor.stop()
@@ -102,26 +102,26 @@ class StandIn:
 def arguments(program: str = "python -m standalone") -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(program, description=__doc__)
-    parser.add_argument("--host", help="where webhooks come in (default: the pack's config)")
-    parser.add_argument("--port", type=int, help="their port (default: the pack's config)")
-    parser.add_argument("--api-port", type=int, default=9101, help="StackStorm's API; 0 = any")
+    parser.add_argument("--host", help="address for webhooks (default: the pack's config)")
+    parser.add_argument("--port", type=int, help="port for webhooks (default: the pack's config)")
+    parser.add_argument("--api-port", type=int, default=9101, help="port of the API; 0 = any")
     parser.add_argument("--state-dir", help="the pack's state_dir (default: a new directory)")
     parser.add_argument("--database", help="the pack's database_url")
-    parser.add_argument("--config", metavar="FILE", help="the pack's config, as StackStorm has it")
+    parser.add_argument("--config", metavar="FILE", help="the pack's config, as for StackStorm")
     parser.add_argument("--broker", metavar="URL", help="RabbitMQ (default: in memory)")
-    parser.add_argument("--no-sensor", action="store_true", help="start no sensor")
+    parser.add_argument("--no-sensor", action="store_true", help="do not start the sensor")
     parser.add_argument("--verbose", action="store_true")
     return parser
 
 
 def main(options: argparse.Namespace, stand_in_class: type[StandIn] = StandIn) -> int:
-    """Run until a signal or a failure; return the exit code."""
+    """Run until a signal or a failure. Return the exit code."""
     set_up(options)
     ended = threading.Event()
     signals: list[int] = []
     reasons: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Not ended.set(): the handler may run while this very thread holds the event's lock.
+        # Not ended.set(): the handler may run while its own thread holds the event's lock.
         signal.signal(number, lambda number, _: signals.append(number))
 
     def fail(reason: str) -> None:
@@ -138,7 +138,7 @@ def main(options: argparse.Namespace, stand_in_class: type[StandIn] = StandIn) -
             pass
     except Exception as error:
         fail(one_line(error))
-    # Decided before the sensors stop: a run() that returns then is no failure.
+    # Decided before the sensors stop: a run() that returns after that is not a failure.
     code = refuse(reasons[0]) if reasons else 0
     stopper = threading.Thread(target=stand_in.stop, daemon=True)
     stopper.start()
@@ -153,7 +153,7 @@ def set_up(options: argparse.Namespace) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("SensorWrapper").setLevel(logging.INFO)
-    # Last on the path: where StackStorm is installed its own modules are used.
+    # Last on the path, so that an installed StackStorm takes precedence.
     sys.path.append(os.path.join(HERE, "st2"))
     if options.broker:
         os.environ["STANDALONE_BROKER_URL"] = options.broker
@@ -168,7 +168,7 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def refuse_taken_port(host: str, port: int) -> None:
-    """Raise OSError for a taken port: the pack's sensor would wait for it, silently."""
+    """Raise OSError if a port is taken. The pack's sensor would only log it and wait."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -215,7 +215,7 @@ def run_and_exit(
     code = main(parser.parse_args(words), stand_in_class)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of the sensor and of pools may still sit in a call; they must not hold up the end.
+    # Threads of the sensor and of pools may be blocked in a call, and must not delay the exit.
     os._exit(code)
 
 

@@ -21,7 +21,7 @@ LOG = logging.getLogger("standalone.api")
 MASK = "********"
 MAX_PAGE = 100
 ALWAYS = ("id", "action", "runner")  # include_attributes cannot leave these out
-# By kind: the parameters that a list takes, each with what it is compared with.
+# {kind: {parameter of the list: returns the value of a document to compare it with}}
 FILTERS: dict[str, dict[str, Callable[[Document], str | None]]] = {
     "executions": {
         "action": lambda execution: execution["action"]["ref"],
@@ -38,7 +38,7 @@ FILTERS: dict[str, dict[str, Callable[[Document], str | None]]] = {
     },
     "traces": {"trace_tag": lambda trace: trace["trace_tag"]},
 }
-# The time that timestamp_gt and timestamp_lt are about.
+# The field that timestamp_gt and timestamp_lt filter on.
 TIMES = {
     "executions": "start_timestamp",
     "triggerinstances": "occurrence_time",
@@ -47,7 +47,7 @@ TIMES = {
 
 
 class ApiError(Exception):
-    """An answer other than a success."""
+    """A response other than a success."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)
@@ -56,7 +56,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks for."""
+    """A request to the API."""
 
     query: dict[str, str] = field(default_factory=dict)
     body: Any = None
@@ -65,7 +65,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the client gets; `total` counts the documents of a list, on all of its pages."""
+    """A response of the API. `total` is the number of documents on all pages of a list."""
 
     status: int
     document: Any
@@ -73,12 +73,12 @@ class Answer:
 
 
 def not_found(kind: str, id_: str) -> ApiError:
-    """Return StackStorm's answer for something that is not there."""
+    """Return StackStorm's error for something that does not exist."""
     return ApiError(404, f"{kind} with id or reference {id_!r} not found")
 
 
 class Api:
-    """Answers requests with the method of the first route that matches."""
+    """Answer requests with the handler of the first route that matches."""
 
     def __init__(self, content: Content, store: Store, executor: Executor):
         self.content, self.store, self.executor = content, store, executor
@@ -106,10 +106,10 @@ class Api:
             raise ApiError(405, "Method not allowed")
         raise ApiError(404, f"standalone's API has no {path}")
 
-    # -- what has happened
+    # -- executions and what led to them
 
     def listed(self, request: Request, kind: str) -> Answer:
-        """List executions, or what led to them: one page, newest first."""
+        """List one page of executions, triggers, enforcements or traces, newest first."""
         query = request.query
         ids = [i for i in query.get("id", "").split(",") if i]
         in_time = between(query, TIMES.get(kind, ""))
@@ -139,7 +139,7 @@ class Api:
         return Answer(200, trace)
 
     def shown(self, execution: Document, query: Mapping[str, str] | None = None) -> Document:
-        """Return an execution as the API shows it: secrets masked, with the fields asked for."""
+        """Return an execution as the API shows it: with secrets masked and fields selected."""
         query = query or {}
         if execution["status"] in COMPLETED:
             ended = dateutil.parser.parse(execution["end_timestamp"])
@@ -169,7 +169,7 @@ class Api:
         return Answer(200, self.shown(self.found(id_), request.query))
 
     def children(self, request: Request, id_: str) -> Answer:
-        """List the executions below one, level by level."""
+        """List the descendants of an execution, level by level."""
         level, found = self.found(id_)["children"], []
         depth = int(request.query.get("depth", -1))
         while level and depth != 0:
@@ -243,7 +243,7 @@ class Api:
         return Answer(200, public(document))
 
     def action_view(self, request: Request, view: str, id_: str) -> Answer:
-        """Show an action with the parameters of its runner, or its code."""
+        """Show an action with the parameters of its runner, or its entry point."""
         action = self.named("actions", id_)
         parameters = self.content.parameters_of(action)
         if view == "overview":
@@ -257,12 +257,12 @@ class Api:
 
 
 def public(document: Document) -> Document:
-    """Return a piece of content without what only this process knows of it."""
+    """Return a piece of content without the paths of this machine."""
     return {k: v for k, v in document.items() if k not in ("file_path", "path")}
 
 
 def number(query: Mapping[str, str], name: str, default: int) -> int:
-    """Return a number of a query."""
+    """Return a number from a query."""
     try:
         return max(0, int(query.get(name, default)))
     except ValueError:
@@ -270,7 +270,7 @@ def number(query: Mapping[str, str], name: str, default: int) -> int:
 
 
 def between(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
-    """Return a test of a time of a document against the bounds in a query."""
+    """Return a function that checks the time of a document against the bounds in a query."""
     prefix = "enforced_at" if name == "enforced_at" else "timestamp"
     after, before = (canonical_time(query.get(f"{prefix}_{end}")) for end in ("gt", "lt"))
     return lambda document: (
@@ -279,7 +279,7 @@ def between(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
 
 
 def canonical_time(text: str | None) -> str | None:
-    """Return a time of a query as documents have it."""
+    """Return a time from a query in the format of documents."""
     if not text:
         return None
     try:
@@ -291,7 +291,7 @@ def canonical_time(text: str | None) -> str | None:
 
 
 class ApiServer(http.server.ThreadingHTTPServer):
-    """Serves the API on a loopback port; any token is accepted."""
+    """Serve the API on a loopback port. Any token is accepted."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -342,5 +342,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return Answer(500, {"faultstring": f"Internal Server Error: {error!r}"})
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Log a request where the program's own log lines go."""
+        """Log a request with the program's own logger."""
         LOG.debug(format, *arguments)

@@ -1,4 +1,4 @@
-"""The way of a trigger: published on StackStorm's exchange, taken by the rules engine."""
+"""Consume triggers that were published on StackStorm's exchange, for the rules engine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from standalone.rules import RulesEngine
 LOG = logging.getLogger("standalone.broker")
 QUEUE = Queue("st2.trigger_instances_dispatch.rules_engine", TRIGGER_INSTANCE_XCHG, "#")
 RULES_AT_ONCE = 50
-# The in-memory transport polls that often. RabbitMQ may be restarted while we wait for it.
+# How often the in-memory transport polls, and a limit in case RabbitMQ is restarting. In seconds.
 OPTIONS = {"transport_options": {"polling_interval": 0.02}, "connect_timeout": 3}
 
 
 class TriggerConsumer:
-    """Takes triggers from the queue, records and acknowledges each, then has it processed."""
+    """Take triggers from the queue, record and acknowledge each, then process it."""
 
     def __init__(self, rules_engine: RulesEngine):
         self.rules_engine = rules_engine
@@ -32,19 +32,19 @@ class TriggerConsumer:
         self._thread = threading.Thread(target=self._consume, name="consumer", daemon=True)
 
     def start(self) -> None:
-        """Declare the queue, so that nothing published from now on is lost, and consume."""
+        """Declare the queue, so that no later trigger is lost, and start to consume it."""
         with get_connection(connection_kwargs=OPTIONS) as connection:
             QUEUE(connection.default_channel).declare()
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing more; what is not acknowledged stays in the broker."""
+        """Stop consuming. Triggers that are not acknowledged stay in the broker."""
         self._stopping.set()
         self._pool.shutdown(wait=False)
         self._thread.join(2)
 
     def emit(self, trigger: str, payload: Any, trace_context: dict) -> None:
-        """Take a trigger that did not come by the broker."""
+        """Process a trigger that did not come through the broker."""
         instance_id = self.rules_engine.take(trigger, payload, trace_context)
         if instance_id and not self._stopping.is_set():
             self._pool.submit(self.rules_engine.process, instance_id)
@@ -55,7 +55,7 @@ class TriggerConsumer:
                 with get_connection(connection_kwargs=OPTIONS) as connection:
                     self._drain(connection)
             except Exception as error:
-                LOG.warning("broker: %s; trying again", error)
+                LOG.warning("broker: %s; retrying", error)
                 time.sleep(0.5)
 
     def _drain(self, connection: Any) -> None:
@@ -68,7 +68,7 @@ class TriggerConsumer:
                     continue
 
     def _take(self, body: Any, message: Any) -> None:
-        # Acknowledged even if it fails: StackStorm's rules engine loses it then, too.
+        # Acknowledged even if it fails, because StackStorm's rules engine loses it too.
         try:
             context = body.get("trace_context") or {}
             context = context if isinstance(context, dict) else vars(context)

@@ -1,7 +1,7 @@
 """The files of a pack: actions, rules, triggers, sensors and configuration, by reference.
 
-`make lint` checks them against StackStorm's rules (tests/content.py). Here only what this process
-cannot run is refused.
+`make lint` checks them against StackStorm's rules (tests/content). This module only refuses what
+this process cannot run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class ContentError(Exception):
-    """A file of a pack that cannot be read, or that uses what this process does not have."""
+    """A file of a pack that cannot be read, or that needs an unsupported feature."""
 
 
 def id_of(ref: str) -> str:
@@ -29,7 +29,7 @@ def id_of(ref: str) -> str:
 
 
 def read_yaml(path: str) -> Any:
-    """Return what a YAML file holds; raise ContentError with the place of a mistake."""
+    """Return the content of a YAML file. Raise ContentError with the position of a mistake."""
     try:
         with open(path, encoding="utf-8") as stream:
             return yaml.safe_load(stream)
@@ -38,14 +38,14 @@ def read_yaml(path: str) -> Any:
 
 
 class Content:
-    """Everything that the packs bring, by reference.
+    """The content of all packs, by reference.
 
     Args:
-        folders: the packs; the first is the one that `config_file` and `overrides` belong to.
-        config_file: its configuration, or None for the defaults.
-        overrides: values that replace those of the configuration unless they are None.
-        keys: the datastore, which a configuration may refer to.
-        catalogues: YAML files with runner types and actions of StackStorm's own.
+        folders: The folders of the packs. `config_file` and `overrides` belong to the first one.
+        config_file: Its configuration, or None for the defaults.
+        overrides: Values that replace those of the configuration unless they are None.
+        keys: The datastore, which a configuration may refer to.
+        catalogues: YAML files with StackStorm's own runner types and actions.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Content:
 
 
 def documents(folder: str, kind: str) -> Iterator[tuple[str, dict]]:
-    """Return the path and the content of each YAML file of one kind in a pack."""
+    """Yield the path and the content of each YAML file of one kind in a pack."""
     for path in sorted(glob.glob(os.path.join(folder, kind, "*.y*ml"))):
         document = read_yaml(path)
         if not isinstance(document, dict):

@@ -1,8 +1,8 @@
 """python -m standalone.demo: one alert from its first notification to its end, and its trail.
 
-Starts the pack standalone on free ports, sends it a firing alert, the same notification again and
-its resolve, as Alertmanager would, and prints what an operator would ask for. The exit code is 0
-if the trail is as it has to be.
+It starts the pack standalone on free ports, sends a firing alert, the same notification again, and
+the resolve, as Alertmanager would. Then it prints the views that an operator would use. The exit
+code is 0 if the trail is as expected.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from datetime import datetime, timezone
 from typing import Any, Callable
 
 PACK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# A name that never resolves (RFC 6761): the host of the demo belongs to nobody.
+# A name that never resolves (RFC 6761), so that the demo touches nobody's host.
 LABELS = {
     "alertname": "HostDown",
     "instance": "db1.example.invalid:9100",
     "severity": "critical",
     "job": "node",
 }
-SECONDS = 60  # for each step
+STEP_SECONDS = 60
 
 
 class DemoError(Exception):
-    """The demo did not go as it has to."""
+    """The demo did not go as expected."""
 
 
 class Demo:
-    """The pack, running standalone, and what is asked of it."""
+    """The pack, running standalone, and the requests to it."""
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -64,7 +64,7 @@ class Demo:
         wait_for("standalone", is_ready)
 
     def run(self, command: list[str], log: str = os.devnull) -> subprocess.Popen:
-        """Start a program that ends with the demo."""
+        """Start a program that stop() ends."""
         with open(log, "wb") as output:
             process = subprocess.Popen(command, cwd=PACK, stdout=output, stderr=output)
         self._processes.append(process)
@@ -96,7 +96,7 @@ class Demo:
         return execution["result"]["result"]
 
     def recorded(self, outcome: str) -> Any:
-        """Return the first request on record with an alert of that outcome, or None."""
+        """Return the first recorded request with an alert of that outcome, or None."""
         url = self.webhook_url.replace("webhook", "executions/recent?limit=100")
         for request in reversed(call(url)["executions"]):
             if request["alerts"] and request["alerts"][0]["outcome"] == outcome:
@@ -114,13 +114,13 @@ class Demo:
         return text.strip("\n")
 
     def executions(self, request: dict) -> list[str]:
-        """Return how each execution of a request ended."""
+        """Return the status of each execution of a request."""
         answer = self.action("status", request_id=request["request_id"])
         return [execution["status"] for execution in answer["stackstorm_executions"]]
 
 
 class Sender:
-    """Posts what Alertmanager would."""
+    """Post the notifications that Alertmanager would send."""
 
     def __init__(self, demo: Demo):
         self._demo, self._starts_at = demo, now()
@@ -132,7 +132,7 @@ class Sender:
     repeat = fire
 
     def resolve(self) -> None:
-        """Post its end."""
+        """Post the resolve."""
         self._post("resolved", now())
 
     def _post(self, status: str, ends_at: str) -> None:
@@ -144,7 +144,7 @@ class Sender:
 
 
 def main() -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo. Return the exit code."""
     folder = tempfile.mkdtemp(prefix="poundcake-demo-")
     demo = Demo(folder)
     try:
@@ -161,7 +161,7 @@ def main() -> int:
 
 
 def show(demo: Demo, sender: Sender) -> None:
-    """Take one alert through its life and print its trail."""
+    """Play one alert from firing to resolved, and print its trail."""
     say("\n1. The alert fires. Its workflow runs.")
     sender.fire()
     first = wait_for("the remediation", lambda: demo.completed("admitted"))
@@ -188,41 +188,41 @@ def show(demo: Demo, sender: Sender) -> None:
 
 def wait_for(what: str, check: Callable[[], Any]) -> Any:
     """Return the first true value of check(), or raise DemoError after a minute."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + STEP_SECONDS
     while True:
         found = check()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise DemoError(f"waited {SECONDS} s for {what}")
+            raise DemoError(f"waited {STEP_SECONDS} s for {what}")
         time.sleep(0.2)
 
 
 def say(text: str) -> None:
-    """Print a text at once."""
+    """Print a text without buffering."""
     print(text, flush=True)
 
 
 def expect(fact: bool, what: str) -> None:
-    """Raise DemoError unless something is as expected."""
+    """Raise DemoError unless a fact is true."""
     if not fact:
         raise DemoError(f"expected: {what}")
 
 
 def now() -> str:
-    """Return the present time as Prometheus writes it."""
+    """Return the current time in Prometheus's format."""
     return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def free_port() -> int:
-    """Return a port that is free."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def call(url: str, data: Any = None) -> Any:
-    """Return the JSON that a URL answers with; `data` makes it a POST."""
+    """Return the JSON response of a URL. With `data`, send a POST."""
     request = urllib.request.Request(url, headers={"Content-Type": "application/json"})
     if data is not None:
         request.data = json.dumps(data).encode()

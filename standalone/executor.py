@@ -1,4 +1,4 @@
-"""Executions: how they are requested, run and ended."""
+"""Create executions, run them, and record how they end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from standalone.store import COMPLETED, Store, new_id, timestamp
 
 LOG = logging.getLogger("standalone.executions")
 PYTHON_ACTIONS_AT_ONCE = 8
-WORKFLOWS_AT_ONCE = 40  # StackStorm's own default: actionrunner.workflows_pool_size
+WORKFLOWS_AT_ONCE = 40  # StackStorm's default, actionrunner.workflows_pool_size
 SHOWN_OF_ACTION = ("id", "ref", "name", "pack", "uid", "runner_type")
 
 
@@ -29,7 +29,7 @@ BY_HAND = Origin()
 
 
 class Executor:
-    """StackStorm's action service, scheduler and action runner."""
+    """Replaces StackStorm's action service, scheduler and action runner."""
 
     runners = runners.RUNNERS
     workflow_runners = ("orquesta",)
@@ -46,7 +46,7 @@ class Executor:
         self._stopping = False
 
     def stop(self) -> None:
-        """Start nothing more and kill what runs."""
+        """Start no more executions, and kill those that run."""
         self._stopping = True
         self.commands.kill()
         for pool in self._pools.values():
@@ -64,18 +64,18 @@ class Executor:
         """Create an execution and start it after `delay` seconds.
 
         Args:
-            ref: the action.
-            given: its parameters. Templates in them are rendered, as StackStorm does it.
-            context: what the execution keeps of where it comes from.
-            origin: the rule and trigger instance, whose payload is `trigger` in templates.
-            delay: seconds.
+            ref: The reference of the action.
+            given: The parameters. Templates in them are rendered, as in StackStorm.
+            context: The context of the execution, which says where it comes from.
+            origin: The rule and the trigger instance, whose payload is `trigger` in templates.
+            delay: Seconds to wait.
 
         Returns:
             The id of the execution.
 
         Raises:
-            ValueError: the action or its parameters are wrong. A parameter that does not render
-                leaves a failed execution behind, as in StackStorm.
+            ValueError: The action does not exist, or its parameters are invalid. If a parameter
+                cannot be rendered, a failed execution is created as well, as in StackStorm.
         """
         action = self.content.actions.get(ref)
         if action is None:
@@ -136,7 +136,7 @@ class Executor:
         return execution_id
 
     def _trace(self, execution: dict, trace_context: dict, origin: Origin) -> None:
-        """Add an execution to the trace of what caused it, or to a new one."""
+        """Add an execution to the trace of its cause, or to a new trace."""
         caused_by: dict = {}
         trace_id = trace_context.get("id_")
         if origin.rule and origin.trigger_instance:
@@ -158,7 +158,7 @@ class Executor:
         result: dict | None = None,
         context: dict | None = None,
     ) -> None:
-        """Move an execution on. One that has ended stays as it is."""
+        """Change the status of an execution, unless it has ended."""
         with self.store.lock:
             execution = self.store.executions.get(execution_id)
             if execution is None or execution["status"] in COMPLETED:
@@ -215,7 +215,7 @@ class Executor:
             self.set_status(execution_id, status, result)
 
     def _final_parameters(self, action: dict, execution: dict) -> tuple[dict, dict]:
-        """Return the runner's and the action's parameters, each declared one with a value."""
+        """Return the parameters of the runner and of the action, with defaults."""
         parameter_schemas = self.content.parameters_of(action)
         scope = self._scope(action, execution["context"])
         values = expressions.render_defaults(execution["parameters"], parameter_schemas, scope)
@@ -226,7 +226,7 @@ class Executor:
 
 
 def live_parameters(given: dict, values: dict, parameter_schemas: dict) -> dict:
-    """Return what an execution keeps: the parameters passed, and defaults that are templates."""
+    """Return the parameters to store: those that were passed, and defaults with templates."""
     live = {n: expressions.cast(values[n], parameter_schemas.get(n, {})) for n in given}
     for name, schema in parameter_schemas.items():
         is_template = expressions.is_template(schema.get("default"))
@@ -236,7 +236,7 @@ def live_parameters(given: dict, values: dict, parameter_schemas: dict) -> dict:
 
 
 def validate(action: dict, live: dict, parameter_schemas: dict) -> None:
-    """Raise ValueError if an action does not take these parameters, or is disabled."""
+    """Raise ValueError if an action is disabled or does not take these parameters."""
     if not action["enabled"]:
         raise ValueError(f'Unable to execute. Action "{action["ref"]}" is disabled.')
     schema = {"type": "object", "properties": parameter_schemas, "additionalProperties": False}

@@ -1,4 +1,4 @@
-"""Jinja as StackStorm renders it: its filters, its datastore, and the parameters of actions."""
+"""Render Jinja like StackStorm: with its filters, its datastore, and the parameters of actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jinja2.meta
 import jinja2.sandbox
 import jsonpath_rw
 
-NONE_MARK = "%*****__%NONE%__*****%"  # StackStorm's own: what `use_none` makes of a null
+NONE_MARK = "%*****__%NONE%__*****%"  # StackStorm's: `use_none` replaces a null with it
 
 
 class ParameterError(ValueError):
@@ -40,7 +40,7 @@ def _replace(value: Any, pattern: str, replacement: str, ignorecase: bool = Fals
     return re.sub(pattern, replacement, str(value), flags=re.IGNORECASE if ignorecase else 0)
 
 
-# Filters of Jinja in rules and parameters, functions of YAQL and Jinja in workflows.
+# Jinja filters in rules and parameters; YAQL and Jinja functions in workflows.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "to_complex": lambda value: json.dumps(value),  # noqa: PLW0108 - YAQL reads the signature
     "to_json_string": lambda value, indent=None: json.dumps(value, indent=indent),
@@ -60,7 +60,7 @@ ENVIRONMENT.filters.update(FUNCTIONS)
 
 
 class Datastore:
-    """`st2kv.system` in Jinja: any path of names. A missing key is the empty string."""
+    """`st2kv.system` in Jinja: any path of names. A missing key renders as an empty string."""
 
     def __init__(self, keys: dict[str, str], path: str = ""):
         self._keys, self._path = keys, path
@@ -78,7 +78,7 @@ class Datastore:
 
 
 def is_template(value: Any) -> bool:
-    """Return whether StackStorm would render a value."""
+    """Return True if StackStorm would render a value."""
     if isinstance(value, (dict, list)):
         value = str(value)
     return isinstance(value, str) and ("{{" in value or "{%" in value)
@@ -88,15 +88,15 @@ def render_parameters(given: dict, schemas: dict, scope: dict) -> dict:
     """Render parameters that may refer to each other and to the scope.
 
     Args:
-        given: the values passed, by name.
-        schemas: the schemas of the parameters, by name; a default counts as a value.
-        scope: what a template may name besides the parameters.
+        given: The values that were passed, by name.
+        schemas: The schemas of the parameters, by name. A default counts as a value.
+        scope: The names that templates may use besides the parameters.
 
     Returns:
-        Every value by name, rendered and not yet cast.
+        All values by name, rendered but not cast.
 
     Raises:
-        ParameterError: a template names something that is missing or refers to itself.
+        ParameterError: A template refers to itself, or to a name that does not exist.
     """
     sources = {name: schema.get("default") for name, schema in schemas.items()}
     for name, value in given.items():
@@ -106,7 +106,7 @@ def render_parameters(given: dict, schemas: dict, scope: dict) -> dict:
 
 
 def render_defaults(values: dict, schemas: dict, scope: dict) -> dict:
-    """Add rendered defaults for missing values. The values given are never rendered again."""
+    """Add rendered defaults for missing values. Given values are not rendered again."""
     known = {name: value for name, value in values.items() if value is not None}
     sources = {n: s.get("default") for n, s in schemas.items() if n not in known}
     return {**values, **known, **_resolve(sources, {**scope, **known})}
@@ -134,13 +134,13 @@ def _resolve(sources: dict, scope: dict) -> dict:
 
 
 def render(name: str, source: Any, value_of: Callable[[str], Any]) -> Any:
-    """Render one value; `value_of` is asked for what its template names."""
+    """Render one value. `value_of` returns the values of the names in its template."""
     if not is_template(source):
         return source
     try:
         needs = jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(str(source)))
     except jinja2.TemplateSyntaxError:
-        return source  # StackStorm takes what does not parse for plain text
+        return source  # StackStorm treats an invalid template as plain text
     context = {need: value_of(need) for need in needs}
     try:
         if isinstance(source, str):
@@ -152,7 +152,7 @@ def render(name: str, source: Any, value_of: Callable[[str], Any]) -> Any:
 
 
 def cast(value: Any, schema: dict) -> Any:
-    """Convert a rendered value to its parameter's type; raise ValueError if that is impossible."""
+    """Convert a rendered value to its parameter's type. Raise ValueError if that fails."""
     kind = schema.get("type")
     value = None if value == NONE_MARK else value
     if value is None or not isinstance(kind, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 
-# As in StackStorm, a null on the left raises in the comparisons of text. The rule then fails.
+# As in StackStorm, text comparisons raise if the left side is null, and the rule fails.
 OPERATORS = {
     "matchwildcard": fnmatch.fnmatch,
     "matchregex": lambda value, pattern: re.match(pattern, value, re.DOTALL) is not None,

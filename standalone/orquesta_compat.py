@@ -1,7 +1,8 @@
 """Make Orquesta importable on Python 3.8 to 3.12, with StackStorm's functions.
 
-PyPI stops at Orquesta 1.2.0, written for networkx 1 and for Python before 3.9. What it misses is
-put back before it is imported. StackStorm's own is newer and misses nothing.
+The newest Orquesta on PyPI is 1.2.0, which was written for networkx 1 and Python before 3.9. This
+module restores what it needs before importing it. StackStorm's own Orquesta is newer and needs no
+changes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any, Callable
 
 
 def load(functions: dict[str, Callable[..., Any]]) -> types.SimpleNamespace:
-    """Import Orquesta, with these functions in YAQL and Jinja, and return its parts.
+    """Import Orquesta, with these functions in YAQL and Jinja, and return its modules.
 
-    Its evaluators collect the functions once, when they are imported: a second call is too late.
+    Only the first call has an effect: the evaluators collect the functions when they are imported.
     """
     for name in ("Mapping", "MutableSequence"):  # Python 3.10 moved them
         if not hasattr(collections, name):
@@ -25,7 +26,7 @@ def load(functions: dict[str, Callable[..., Any]]) -> types.SimpleNamespace:
     catalog = importlib.import_module("orquesta.expressions.functions.base").load()
     catalog.update(functions)
     parameters = importlib.import_module("orquesta.utils.parameters")
-    # Python 3.11 takes a bare inline flag only at the start of a pattern.
+    # Python 3.11 allows a bare inline flag only at the start of a pattern.
     pattern = parameters.REGEX_INLINE_PARAMS
     for word in ("true", "false"):
         pattern = pattern.replace(f"(?i){word}", f"(?i:{word})")

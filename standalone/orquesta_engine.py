@@ -1,6 +1,6 @@
-"""The workflow engine: drives workflows with Orquesta's conductor, as StackStorm does.
+"""The workflow engine, which runs workflows with Orquesta's conductor, as StackStorm does.
 
-Only one thread touches the conductors, and takes one event after the other.
+A single thread uses the conductors, and handles one event after the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from standalone.content import Content
 from standalone.store import COMPLETED, Store, new_id
 
 LOG = logging.getLogger("standalone.workflows")
-# Where Orquesta's schema has the properties of a task.
+# The path of the properties of a task in Orquesta's schema.
 TASK_SCHEMA = r"properties.tasks.patternProperties.^\w+$.properties."
 KINDS_OF_FINDINGS = {"contents": "content", "expressions": "expression", "semantics": "semantic"}
 
@@ -37,7 +37,7 @@ class WorkflowRun:
 
 
 class WorkflowEngine:
-    """Starts workflows and takes them further whenever one of their children has changed."""
+    """Start workflows, and advance them whenever one of their children has changed."""
 
     def __init__(self, content: Content, store: Store, api_url: str):
         self.content, self.store, self.api_url = content, store, api_url
@@ -47,7 +47,7 @@ class WorkflowEngine:
         self._events = ThreadPoolExecutor(1, "workflows")
 
     def post(self, handler: Callable[..., None], *arguments: Any) -> Future[None]:
-        """Have a handler called by the engine's thread."""
+        """Call a handler in the engine's thread."""
         return self._events.submit(self._guard, handler, *arguments)
 
     def stop(self) -> None:
@@ -62,7 +62,7 @@ class WorkflowEngine:
             LOG.exception("%s%r", handler.__name__, arguments[:1])
 
     def _st2kv(self) -> Callable[..., Any]:
-        """Return st2kv() for workflows. YAQL wants a plain function: it reads the signature."""
+        """Return st2kv() for workflows: a plain function, because YAQL reads its signature."""
         keys = self.store.keys
 
         def st2kv(context: Any, key: str, default: Any = KeyError, decrypt: bool = False) -> Any:
@@ -74,7 +74,7 @@ class WorkflowEngine:
         return st2kv
 
     def start(self, execution_id: str, parameters: dict) -> None:
-        """Begin a workflow, or fail it before its first task if its definition is wrong."""
+        """Start a workflow, or fail it before its first task if its definition is invalid."""
         execution = self.store.executions.get(execution_id)
         action = self.content.actions[execution["action"]["ref"]]
         st2 = {
@@ -108,7 +108,7 @@ class WorkflowEngine:
             self._end(execution_id, "failed", {"error": str(error), "output": None})
 
     def inspect(self, spec: Any, context: dict) -> list[dict]:
-        """Return what is wrong with a workflow: Orquesta's findings, then actions and inputs."""
+        """Return the errors of a workflow: Orquesta's findings, and wrong actions and inputs."""
         errors = []
         for kind, entries in spec.inspect(app_ctx=context, raise_exception=False).items():
             for entry in entries:
@@ -122,7 +122,7 @@ class WorkflowEngine:
         return sorted(errors, key=lambda error: (error["type"], error["schema_path"] or ""))
 
     def _inspect_task(self, task: Any) -> Iterator[tuple[str, str]]:
-        """Return what is wrong with the action or the input of a task: (which of them, why)."""
+        """Yield the errors of a task: (`action` or `input`, what is wrong)."""
         ref, given = getattr(task, "action", None), getattr(task, "input", None) or {}
         evaluators = self.orquesta.expressions.get_evaluators().values()
         if not ref or any(e.has_expressions(ref) for e in evaluators):
@@ -138,7 +138,7 @@ class WorkflowEngine:
                 yield "input", f'Action "{ref}" has unexpected input "{name}".'
 
     def child_changed(self, child_id: str) -> None:
-        """Tell a workflow that one of its children has ended, or waits."""
+        """Pass the new status of a child to its workflow, and advance the workflow."""
         child = self.store.executions.get(child_id)
         run = self.runs.get(child["context"]["parent"]["execution_id"])
         if run is None:
@@ -161,7 +161,7 @@ class WorkflowEngine:
             self._fail(run, error, where["task_id"], where["task_route"])
 
     def advance(self, run: WorkflowRun) -> None:
-        """Start every task that is next, until none is."""
+        """Start the next tasks, until there are none."""
         while True:
             tasks = run.conductor.get_next_tasks()
             for task in tasks:
@@ -186,7 +186,7 @@ class WorkflowEngine:
             run.conductor.update_task_state(task["id"], task["route"], event)
 
     def _request(self, run: WorkflowRun, task: dict) -> None:
-        """Start the executions of a task; one without an action has succeeded already."""
+        """Start the executions of a task. A task without an action succeeds at once."""
         key, itemized = (task["id"], task["route"]), task["spec"].has_items()
         record = run.tasks.get(key)
         if record is None or not itemized or None not in record.items:
@@ -200,7 +200,7 @@ class WorkflowEngine:
             if request["action"] not in self.content.actions:
                 raise ValueError(f'Unable to find action "{request["action"]}".')
             item, limit = request.get("item_id"), task.get("concurrency")
-            # Of items that run a few at a time only the first few are delayed.
+            # With a concurrency limit, only the first items are delayed.
             is_delayed = not (itemized and limit and item >= limit)
             self.executor.request(
                 request["action"],
@@ -216,7 +216,7 @@ class WorkflowEngine:
         self.settle(run)
 
     def settle(self, run: WorkflowRun) -> None:
-        """Write the conductor's status to the execution, with the output once it has ended."""
+        """Write the conductor's status to the execution, and the output once it has ended."""
         conductor, statuses = run.conductor, self.orquesta.statuses
         result = None
         if conductor.get_workflow_status() in statuses.COMPLETED_STATUSES:

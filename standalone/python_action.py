@@ -1,7 +1,7 @@
-"""Run one python action: the main program of its process.
+"""Run one Python action. This is the main program of its process.
 
-Reads {file, config, parameters, mark} as JSON from stdin, and writes what the action returned to
-stdout, between two marks.
+It reads {file, config, parameters, mark} as JSON from stdin, and writes the action's return value
+to stdout, between two marks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ActionService:
-    """What StackStorm hands to an action: here, a client of the API."""
+    """The service that StackStorm passes to an action: here, a client of the API."""
 
     def __init__(self) -> None:
         self.datastore_service = self
@@ -30,7 +30,7 @@ class ActionService:
 
 
 def load_action_class(path: str) -> Any:
-    """Return the action class of a file: the first by name that is defined there and has run()."""
+    """Return the action class of a file: its first class, by name, that has a run() method."""
     name = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

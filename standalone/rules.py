@@ -1,4 +1,4 @@
-"""The rules engine: which rules a trigger instance matches, and what they start."""
+"""The rules engine, which starts the actions of the rules that match a trigger instance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG = logging.getLogger("standalone.rules")
 
 
 class RulesEngine:
-    """Takes trigger instances and enforces the rules that match."""
+    """Store trigger instances, and enforce the rules that match them."""
 
     def __init__(self, content: Content, store: Store, executor: Executor):
         self.content, self.store, self.executor = content, store, executor
@@ -25,7 +25,7 @@ class RulesEngine:
     def take(self, trigger: str, payload: Any, trace_context: dict) -> str | None:
         """Store a trigger instance and return its id. An unknown trigger is logged and dropped."""
         if trigger not in self.content.triggers:
-            LOG.error("no trigger %s: its instance is dropped", trigger)
+            LOG.error("no trigger %s: dropping its instance", trigger)
             return None
         instance = {
             "id": new_id(),
@@ -41,7 +41,7 @@ class RulesEngine:
         return instance["id"]
 
     def process(self, instance_id: str) -> None:
-        """Enforce every rule that matches; the instance ends processed or processing_failed."""
+        """Enforce every rule that matches, then set processed or processing_failed."""
         instances = self.store.trigger_instances
         instance = instances.change(instance_id, status="processing")
         try:
@@ -53,7 +53,7 @@ class RulesEngine:
             instances.change(instance_id, status="processing_failed")
 
     def matching(self, instance: dict) -> list[dict]:
-        """Return the enabled rules that match; backstop rules only if no other rule does."""
+        """Return the enabled rules that match, or backstop rules if no other rule matches."""
         trigger = instance["trigger"]
         rules = [r for r in self.content.rules.values() if r["trigger"]["type"] == trigger]
         enabled = [rule for rule in rules if rule["enabled"]]

@@ -1,4 +1,4 @@
-"""The runners: what executes an action of each runner type, and what its result looks like."""
+"""The runners, which execute an action of each runner type and return its result."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ PYTHON_ACTION = os.path.join(HERE, "python_action.py")
 
 
 class Run(NamedTuple):
-    """What a runner gets to know: the executor, and one execution of an action."""
+    """The arguments of a runner: the executor, and one execution of an action.
+
+    Attributes:
+        executor: The executor.
+        execution: The execution.
+        action: Its action.
+        runner: The parameters of the runner.
+        parameters: The action's own parameters.
+    """
 
     executor: Any
     execution: dict
     action: dict
-    runner: dict  # the parameters of the runner
-    parameters: dict  # the action's own
+    runner: dict
+    parameters: dict
 
     def environment(self) -> dict[str, str]:
         """Return the environment that StackStorm gives to the processes of an action."""
@@ -42,7 +50,7 @@ class Run(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a process ended."""
+    """The result of a process."""
 
     code: int
     stdout: str
@@ -51,7 +59,7 @@ class Ended(NamedTuple):
 
 
 class Commands:
-    """The processes under way, each with a process group so that all of it can be killed."""
+    """The running processes, each in its own process group, so that all of it can be killed."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -66,7 +74,7 @@ class Commands:
         given: bytes = b"",
         cwd: str | None = None,
     ) -> Ended:
-        """Run a command to its end, or to its timeout in seconds."""
+        """Run a command until it ends, or kill it after `timeout` seconds."""
         with self._lock:
             if self._killed:
                 raise RuntimeError("stopping")
@@ -96,7 +104,7 @@ class Commands:
         )
 
     def kill(self) -> None:
-        """Kill all that run; none starts after this."""
+        """Kill all running processes. No process starts after this."""
         with self._lock:
             self._killed = True
             for process in self._running:
@@ -105,12 +113,12 @@ class Commands:
 
 def kill_group(pid: int) -> None:
     """Kill a process with all of its children."""
-    with suppress(ProcessLookupError):  # it has ended
+    with suppress(ProcessLookupError):  # it has already ended
         os.killpg(pid, signal.SIGKILL)
 
 
 def python_script(run: Run) -> tuple[str, dict]:
-    """Run a python action in a process of its own."""
+    """Run a Python action in its own process."""
     task, environment = python_task(run)
     return python_result(
         run,
@@ -125,9 +133,9 @@ def python_script(run: Run) -> tuple[str, dict]:
 
 
 def python_task(run: Run) -> tuple[dict, dict[str, str]]:
-    """Return what python_action.py has to know, and its environment.
+    """Return the input of python_action.py, and its environment.
 
-    Parameters and configuration go by stdin: the process list shows neither.
+    Parameters and configuration are passed on stdin, so that the process list does not show them.
     """
     content, pack = run.executor.content, run.action["pack"]
     task = {
@@ -144,7 +152,7 @@ def python_task(run: Run) -> tuple[dict, dict[str, str]]:
 
 
 def python_result(run: Run, mark: str, ended: Ended) -> tuple[str, dict]:
-    """Return the status and the result of a python action that has ended."""
+    """Return the status and the result of a Python action that has ended."""
     status, value, out = None, "None", ended.stdout
     if mark in out:
         before, answer, after = out.split(mark, 2)
@@ -157,7 +165,7 @@ def python_result(run: Run, mark: str, ended: Ended) -> tuple[str, dict]:
 
 
 def timeout_error(run: Run) -> dict[str, str]:
-    """Return what StackStorm adds to the result of an execution that took too long."""
+    """Return what StackStorm adds to the result of an execution that timed out."""
     return {"error": f"Action failed to complete in {run.runner.get('timeout')} seconds"}
 
 
@@ -182,7 +190,7 @@ def local_shell(run: Run) -> tuple[str, dict]:
 
 
 def parsed(text: str) -> Any:
-    """Return what a command printed; JSON is taken for what it says, as StackStorm does."""
+    """Return the output of a command, parsed if it is JSON, as StackStorm does."""
     text = text[:-1] if text.endswith("\n") else text
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""StackStorm's flavour of JSON Schema: `required: true` stands at the property itself."""
+"""StackStorm's flavour of JSON Schema, in which `required: true` is part of the property."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jsonschema
 
 
 def draft4(schema: dict, nulls: bool = False) -> dict:
-    """Return a schema in plain draft 4. With `nulls`, an optional property may be null."""
+    """Convert a schema to plain draft 4. With `nulls`, optional properties may be null."""
     schema = copy.deepcopy(schema)
     schema.pop("required", None)
     properties = schema.get("properties")
@@ -28,12 +28,12 @@ def draft4(schema: dict, nulls: bool = False) -> dict:
 
 
 def check(value: Any, schema: dict, nulls: bool = False) -> None:
-    """Raise ValueError with the first thing that is wrong with a value."""
+    """Raise ValueError with the first error of a value."""
     for error in jsonschema.Draft4Validator(draft4(schema, nulls)).iter_errors(value):
-        # Of an "or null", report the branch that is not null.
-        told = error.context[0] if error.validator == "anyOf" and error.context else error
-        path = ".".join(map(str, told.absolute_path))
-        raise ValueError(f"{path}: {told.message}" if path else told.message)
+        # For "anyOf: [schema, null]", report the error of the schema.
+        cause = error.context[0] if error.validator == "anyOf" and error.context else error
+        path = ".".join(map(str, cause.absolute_path))
+        raise ValueError(f"{path}: {cause.message}" if path else cause.message)
 
 
 def with_defaults(value: dict, schema: dict) -> dict:

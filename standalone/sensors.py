@@ -1,4 +1,4 @@
-"""The sensor container: creates the pack's sensors as StackStorm does and runs them in threads."""
+"""The sensor container, which creates the sensors like StackStorm and runs them in threads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOG = logging.getLogger("standalone.sensors")
 
 
 class SensorService:
-    """What StackStorm hands to a sensor, as far as the pack uses it."""
+    """The service that StackStorm passes to a sensor, as far as the pack uses it."""
 
     def __init__(self, ref: str, api_url: str):
         self._ref, self._api_url = ref, api_url
         self.datastore_service = self
 
     def get_logger(self, name: str) -> logging.Logger:
-        """Return the logger of one part of the sensor."""
+        """Return a logger for the sensor."""
         return logging.getLogger(f"SensorWrapper.{self._ref}.{name}")
 
     def get_api_client(self) -> Any:
@@ -34,7 +34,7 @@ class SensorService:
 
 
 class SensorContainer:
-    """The sensors of all packs. The first that fails is reported."""
+    """The sensors of all packs. A sensor that fails is reported to `on_failure`."""
 
     def __init__(self, content: Content, api_url: str, on_failure: Callable[[str], None]):
         self._content, self._api_url, self._on_failure = content, api_url, on_failure
@@ -48,11 +48,11 @@ class SensorContainer:
                 self._start_sensor(sensor)
 
     def service_of(self, sensor: dict) -> SensorService:
-        """Return what a sensor is given."""
+        """Return the service of a sensor."""
         return SensorService(sensor["ref"], self._api_url)
 
     def stop(self) -> None:
-        """Have every sensor clean up."""
+        """Call cleanup() of every sensor."""
         for sensor in self._sensors:
             try:
                 sensor.cleanup()
@@ -93,7 +93,7 @@ def provide_configs(content: Content) -> None:
 
 
 def load_class(sensor: dict) -> Any:
-    """Return the class of a sensor, loaded from its file as StackStorm does it."""
+    """Return the class of a sensor, loaded from its file as StackStorm does."""
     folder, file = os.path.split(sensor["file_path"])
     if folder not in sys.path:
         sys.path.append(folder)

@@ -1,4 +1,4 @@
-"""What has happened so far: executions, trigger instances, enforcements and traces, in memory."""
+"""Store executions, trigger instances, enforcements and traces in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 # st2common/constants/action.py
 COMPLETED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
-LIMIT = 20_000  # documents in a table
+LIMIT = 20_000  # maximum documents in a table
 
 Document = dict
 
@@ -24,12 +24,12 @@ def new_id() -> str:
 
 
 def timestamp() -> str:
-    """Return the present time as StackStorm's API writes it."""
+    """Return the current time in the format of StackStorm's API."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Table:
-    """Documents by id, oldest first. Beyond the limit the oldest finished one is dropped."""
+    """Documents by id, oldest first. Above the limit, the oldest finished one is dropped."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Table:
             return copy.deepcopy(self._documents.get(id_ or ""))
 
     def change(self, id_: str, **values: Any) -> Any:
-        """Set fields of one document; return a copy, or None if it is not there."""
+        """Set fields of a document. Return a copy, or None if it does not exist."""
         with self._lock:
             document = self._documents.get(id_)
             if document is not None:
@@ -63,7 +63,7 @@ class Table:
             return copy.deepcopy(document)
 
     def append(self, id_: str, field: str, item: Any) -> None:
-        """Add an item to a list of one document, if the document is there."""
+        """Add an item to a list in a document, if the document exists."""
         with self._lock:
             if id_ in self._documents:
                 self._documents[id_][field].append(item)
@@ -74,7 +74,7 @@ class Table:
         limit: int | None = None,
         offset: int = 0,
     ) -> tuple[int, list[Document]]:
-        """Return how many documents match, and copies of one page of them, newest first."""
+        """Return the number of matching documents, and copies of one page, newest first."""
         with self._lock:
             found = [d for d in reversed(self._documents.values()) if matches(d)]
             end = None if limit is None else offset + limit
@@ -82,7 +82,7 @@ class Table:
 
 
 class Store:
-    """All tables, under one lock, and the datastore's keys."""
+    """All tables, with one lock, and the keys of the datastore."""
 
     def __init__(self, limit: int = LIMIT):
         self.lock = threading.RLock()
@@ -90,7 +90,7 @@ class Store:
         self.trigger_instances = Table(self.lock, limit, lambda d: d["status"].startswith("proc"))
         self.enforcements = Table(self.lock, limit)
         self.traces = Table(self.lock, limit)
-        # By the names of the API.
+        # By their names in the API.
         self.tables = {
             "executions": self.executions,
             "triggerinstances": self.trigger_instances,
@@ -101,7 +101,7 @@ class Store:
         self._trace_of: OrderedDict[str, str] = OrderedDict()
 
     def new_trace(self, trace_tag: str) -> str:
-        """Start a trace and return its id. Like StackStorm, start one for each dispatch."""
+        """Start a trace and return its id. As in StackStorm, each dispatch has its own."""
         trace = {"id": new_id(), "trace_tag": trace_tag, "start_timestamp": timestamp()}
         components: dict[str, list] = {
             "action_executions": [],

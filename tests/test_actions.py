@@ -12,7 +12,7 @@ from poundcake.errors import PoundCakeError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOSTILE = "{{ st2kv.system.x }} <% ctx() %>"
-INERT = "{ {  st2kv.system.x }} < % ctx() %>"
+INERT = "(( st2kv.system.x )) ‹% ctx() %›"
 
 
 @pytest.fixture
@@ -36,6 +36,10 @@ def run_action(monkeypatch):
 def test_a_result_is_inert(run_action):
     found = run_action(lambda self: {HOSTILE: [HOSTILE, 1, None]})
     assert found == (True, {INERT: [INERT, 1, None]})
+
+
+def test_a_text_keeps_its_lines_and_is_inert(run_action):
+    assert run_action(lambda self: f"one\n{HOSTILE}") == (True, f"one\n{INERT}")
 
 
 def test_an_error_is_inert(run_action):

@@ -1,5 +1,5 @@
-"""Accept Alertmanager webhooks, keep a complete trail, and let StackStorm remediate."""
+"""Accept Alertmanager webhooks, keep a complete trail, and let StackStorm remediate alerts."""
 
 from __future__ import annotations
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

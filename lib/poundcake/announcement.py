@@ -1,7 +1,8 @@
-"""The payload of the trigger poundcake.announce: a list of requests to be recorded.
+"""The payload of the trigger poundcake.announce: a list of requests to record.
 
-It is base64 of zlib of JSON. Its alphabet contains no delimiter of a template, so StackStorm finds
-nothing to evaluate in it, even when an operator runs the execution again.
+The list is JSON, compressed with zlib and encoded in base64. The base64 alphabet contains no
+template delimiters, so StackStorm finds nothing to evaluate in it, even when an operator re-runs
+the execution.
 """
 
 from __future__ import annotations
@@ -26,7 +27,18 @@ class AnnouncementError(PoundCakeError):
 
 @dataclass(frozen=True)
 class Request:
-    """One accepted request, unchanged except that only known headers are kept."""
+    """An accepted request. Only known headers are kept; everything else is unchanged.
+
+    Attributes:
+        request_id: The id that the sender was given.
+        received_at: When it was received.
+        client_host: The IP address of the client.
+        client_request_id: The id that the sender chose, if another request has that id.
+        method: The HTTP method.
+        path: The path of the URL.
+        headers: The known headers, by name.
+        body: The body.
+    """
 
     request_id: str
     received_at: datetime
@@ -45,9 +57,9 @@ def pack(
 
     Args:
         requests: The requests to announce.
-        database_id: The tracking database that the endpoint reads. `record` refuses to write
-            another one.
-        announcement_id: The name of the announcement; a new one by default.
+        database_id: The id of the tracking database that the endpoint reads. `record` refuses to
+            write to a different one.
+        announcement_id: The id of the announcement; a new one by default.
     """
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
@@ -64,7 +76,7 @@ def unpack(version: int, batch: str) -> list[Request]:
     """Return the requests of an announcement.
 
     Raises:
-        AnnouncementError: Another release packed the batch, or it is damaged.
+        AnnouncementError: The batch was packed by another release, or is damaged.
     """
     if version != VERSION:
         raise AnnouncementError(

@@ -1,7 +1,7 @@
-"""The pack's configuration: the keys of config.schema.yaml as one checked object.
+"""The pack's configuration: the keys of config.schema.yaml as one validated object.
 
-Each key has its default and what it accepts in one place, the fields of `Config`. A test keeps them
-equal to config.schema.yaml, which StackStorm checks a configuration with when it is registered.
+The fields of `Config` define the default and the accepted values of each key. A test keeps them
+equal to config.schema.yaml, with which StackStorm validates a configuration when it is registered.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from poundcake import secret_references
 from poundcake.errors import PoundCakeError
+from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 ANY_HOST = "*"
@@ -25,28 +26,29 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _Value = Union[bool, int, str, Tuple[str, ...]]
 _Default = TypeVar("_Default", bool, int, str, Tuple[str, ...])
 _Check = Callable[[str], None]
+# The user and password of a URL, with the slashes before them.
 _USER_IN_URL = re.compile(r"//[^/]*@")
-# What StackStorm's datastore makes of a value (AES, upper-case hex). A sensor gets it instead of
-# the value if the schema declares `secret` on an array and not on its items.
+# A value that StackStorm's datastore encrypted (AES, upper-case hex). A sensor gets the ciphertext
+# if the schema declares `secret` on an array instead of on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
 class ConfigError(PoundCakeError):
-    """A key of the configuration that cannot be used. The message names it, and what is right."""
+    """A key is unknown or has an invalid value. The message names it, and what is right."""
 
 
-# -- what a key accepts
+# -- the types of keys
 
 
 class _Kind(Protocol):
-    """What one key accepts."""
+    """The type of a key: parses and checks its values."""
 
     @property
     def secret(self) -> bool:
-        """Whether the key is a secret, which may be a reference."""
+        """Whether the key is a secret, whose value may be a reference."""
 
     def read(self, value: Any) -> _Value:
-        """Return the checked value. Raises ValueError, with what the value must be."""
+        """Return the parsed value. Raises ValueError with a message such as "must be a string"."""
 
 
 class _Boolean:
@@ -73,7 +75,7 @@ class _Integer:
 
 @dataclass(frozen=True)
 class _String:
-    """A string. An empty one means "not set" if that is the default, and is not checked then."""
+    """A string. If the default is '', an empty value means "not set" and is not checked."""
 
     check: _Check | None
     may_be_empty: bool
@@ -127,7 +129,7 @@ def _key(default: _Default, kind: _Kind) -> _Default:
     return field(default=default, repr=not kind.secret, metadata={"kind": kind})
 
 
-# -- checks of strings; each raises ValueError, with what the value must be
+# -- checks of strings; each raises ValueError with a message such as "must be an absolute path"
 
 
 def _not_empty(value: str) -> None:
@@ -171,6 +173,11 @@ def _token(value: str) -> None:
         raise ValueError("must contain visible ASCII characters only (RFC 6750)")
 
 
+def _host_pattern(value: str) -> None:
+    _not_empty(value)
+    check_pattern(value)
+
+
 def _user_and_password(value: str) -> None:
     user, _, password = value.partition(":")
     if not (user and password and value.isprintable()):
@@ -182,7 +189,7 @@ def _user_and_password(value: str) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration with its defaults. Secrets are resolved, and are not in its repr()."""
+    """The configuration with defaults. Secrets are resolved, and left out of repr()."""
 
     database_url: str = _string(check=_database_url, secret=True)
     state_dir: str = _string("/opt/stackstorm/exports/poundcake", _absolute_path)
@@ -193,12 +200,12 @@ class Config:
     tls_certificate: str = _string(check=_absolute_path)
     tls_key: str = _string(check=_absolute_path)
     tls_client_ca: str = _string(check=_absolute_path)
-    # PyMySQL writes each quote as two bytes, and MariaDB's max_allowed_packet is 16 MiB.
+    # PyMySQL escapes each quote with a second byte, and MariaDB's max_allowed_packet is 16 MiB.
     max_body_bytes: int = _integer(7 << 20, 1024, 7 << 20)
     max_connections: int = _integer(512, 1, 65_536)
     backlog_limit: int = _integer(100_000, 1, 10_000_000)
     dry_run: bool = _boolean(True)
-    allowed_hosts: tuple[str, ...] = _strings()
+    allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     cooldown_seconds: int = _integer(300, 0, 604_800)
     host_cooldown_seconds: int = _integer(1800, 0, 86_400)
@@ -216,7 +223,7 @@ class Config:
     st2_api_key: str = _string(secret=True)
 
     literal_secrets: tuple[str, ...] = ()
-    """Not a key: the secret keys whose value the configuration itself contains."""
+    """Not a key: the secret keys that contain the secret itself instead of a reference."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -238,7 +245,7 @@ class Config:
 
     @property
     def authentication(self) -> list[str]:
-        """The ways in which a client can authenticate; one of them is enough."""
+        """The kinds of credentials that clients can use; one of them is enough."""
         ways = {
             "bearer": self.auth_tokens,
             "basic": self.basic_auth,
@@ -258,7 +265,7 @@ class Config:
 
     @property
     def endpoint(self) -> str:
-        """The URL at which actions reach the endpoint, without a slash at the end."""
+        """The URL at which actions reach the endpoint, without a trailing slash."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if self.tls_certificate else "http"
@@ -277,14 +284,14 @@ def changed_keys(before: Config, after: Config) -> list[str]:
 
 
 def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
-    """Check what StackStorm hands a sensor or an action as the pack's configuration.
+    """Validate the configuration that StackStorm passes to a sensor or an action.
 
     Args:
         pack_config: The keys that are set; None and null values mean the default.
         without: Keys that the caller does not need. Their secrets need not be readable here.
 
     Raises:
-        ConfigError: A key is unknown, or it, or two together, cannot be used.
+        ConfigError: A key is unknown, or a key or a combination of keys has an invalid value.
     """
     # StackStorm checks only the keys of the schema when it registers a configuration: a misspelt
     # one would silently leave the default in force.
@@ -325,7 +332,7 @@ def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: s
 
 
 def is_loopback(host: str) -> bool:
-    """Return True if the address can be reached from this machine alone."""
+    """Return True if the address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -346,7 +353,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _is_literal(value: str | Sequence[str]) -> bool:
-    """Return True if a secret, or one of a list, stands in the configuration itself."""
+    """Return True if a secret, or one in a list of secrets, is not a reference."""
     values = [value] if isinstance(value, str) else value
     return any(v.strip() and not secret_references.is_reference(v.strip()) for v in values)
 

@@ -1,4 +1,4 @@
-"""Ask the endpoint, from an action, for what only it knows: journal, broker, address."""
+"""Query the endpoint from an action, for what only it knows: journal, broker, address."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from requests.auth import HTTPBasicAuth
 
 from poundcake.config import Config
 
-_TIMEOUT = (2, 8)  # seconds to connect, and between two parts of the answer
+_TIMEOUT = (2, 8)  # seconds to connect, and between two chunks of the response
 _OK, _SERVICE_UNAVAILABLE = 200, 503
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The endpoint answered the question.
+    """The endpoint answered.
 
     Attributes:
-        document: The JSON object that it sent.
+        document: The JSON object in the response.
     """
 
     document: dict[str, Any]
@@ -31,7 +31,13 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something answered at the endpoint's URL, but not the question."""
+    """The endpoint refused the request, or another server answered at its URL.
+
+    Attributes:
+        url: The endpoint's URL.
+        status: The HTTP status of the response.
+        detail: The explanation in the response, '' if there is none.
+    """
 
     url: str
     status: int
@@ -47,7 +53,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unreachable:
-    """Nothing answered at the endpoint's URL."""
+    """Nothing answered at the endpoint's URL.
+
+    Attributes:
+        url: The endpoint's URL.
+        reason: Why the request failed.
+    """
 
     url: str
     reason: str
@@ -60,23 +71,23 @@ Result = Union[Answered, Refused, Unreachable]
 
 
 def status(config: Config, request_id: str) -> Result:
-    """Ask for the trail of a request. Refused with 404 means that the endpoint does not know it."""
-    return _ask(config, f"/api/v1/status/{quote(request_id, safe='')}", "request_id", (_OK,))
+    """Return the trail of a request. A Refused with status 404 means that it is unknown."""
+    return _get(config, f"/api/v1/status/{quote(request_id, safe='')}", "request_id", (_OK,))
 
 
 def health(config: Config) -> Result:
-    """Ask for the endpoint's own health view."""
-    return _ask(config, "/api/v1/health", "components", (_OK, _SERVICE_UNAVAILABLE))
+    """Return the endpoint's own health view."""
+    return _get(config, "/api/v1/health", "components", (_OK, _SERVICE_UNAVAILABLE))
 
 
-def _ask(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
-    """Send a GET request. An answer without `expected_key` comes from somebody else."""
+def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
+    """Send a GET request. A response without `expected_key` does not come from an endpoint."""
     url = config.endpoint
     try:
         with _session(config) as session:
             response = session.get(url + path, timeout=_TIMEOUT, allow_redirects=False)
-    # OSError is what requests raises, and what the certificate's file does; ValueError is for a
-    # URL that cannot be one, and for a file without a certificate.
+    # requests and the certificate's file raise OSError. An invalid URL and a file without a
+    # certificate raise ValueError.
     except (OSError, ValueError) as error:
         return Unreachable(url, _reason(error))
     document = _json_object(response)
@@ -87,22 +98,22 @@ def _ask(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
 
 def _session(config: Config) -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # a proxy of the environment must not see the token
+    session.trust_env = False  # a proxy from the environment must not see the token
     if config.auth_tokens:
         session.headers["Authorization"] = f"Bearer {config.auth_tokens[0]}"
     elif config.basic_auth:
         user, _, password = config.basic_auth.partition(":")
         session.auth = HTTPBasicAuth(user.encode(), password.encode())
     if config.tls_certificate and not config.endpoint_url:
-        session.verify = False  # the adapter checks more
+        session.verify = False  # the adapter pins the certificate instead
         session.mount("https://", _PinnedCertificate(config.tls_certificate))
     return session
 
 
 class _PinnedCertificate(HTTPAdapter):
-    """Accepts the endpoint's own certificate and no other, whoever signed it, for whatever name.
+    """Accept only the endpoint's own certificate, whatever its issuer and names.
 
-    An action reaches the endpoint by an address that its certificate need not have.
+    The address by which an action reaches the endpoint need not be in the certificate.
     """
 
     def __init__(self, path: str) -> None:
@@ -119,7 +130,7 @@ class _PinnedCertificate(HTTPAdapter):
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:
-    """Return the JSON object that a response has, or an empty one."""
+    """Return the JSON object in a response, or an empty one."""
     try:
         found = response.json()
     except ValueError:
@@ -128,7 +139,7 @@ def _json_object(response: requests.Response) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a request failed: requests wraps the operating system's reason several times."""
+    """Return why a request failed. requests wraps the operating system's error several times."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OSError) and cause.strerror:

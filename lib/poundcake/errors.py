@@ -6,6 +6,6 @@ from __future__ import annotations
 class PoundCakeError(Exception):
     """An error that a person can act on.
 
-    The message is one line, says what happened and what to do next, and contains no secret:
-    actions return it as their result, and the endpoint logs it.
+    The message is one line, says what happened and what to do next, and contains no secrets.
+    Actions return it as their result, and the endpoint logs it.
     """

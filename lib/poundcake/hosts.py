@@ -1,23 +1,42 @@
-"""Read the host and the port that an alert's ``instance`` label names."""
+"""Read the host that an alert names, in the one form by which all of the pack knows it.
+
+Anybody who can create a metric writes the label that names the host. The canonical host is what
+counts for locks, cooldowns and permissions, and the only part of the label that an action may get.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import re
-from typing import NamedTuple
+import socket
+from typing import Iterable, Mapping, NamedTuple, Union
+
+IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+HOST_LABEL = "instance"
+"""The label that names an alert's host."""
 
 # RFC 1123, section 2.1, and underscores, which some hosts have in their name all the same.
-_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
+# The C library takes 127.1, 2130706433, 0x7f.1 and 0177.0.0.1 for addresses. So a name whose last
+# label is a number is none (as in the URL standard of WHATWG).
+_ENDS_IN_A_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\Z")
+_DECIMAL_OCTETS = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _HIGHEST_PORT = 65_535
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
+_PORT_OF_SCHEME = {"http": 80, "https": 443}
+_ANY = "*"
+_PATTERN_OF_NAMES = re.compile(r"[a-z0-9_.*?\[\]!-]+\Z")
 
 
 class HostPort(NamedTuple):
     """A host and, where one is named, its port."""
 
     host: str
-    """A host name or an IP address without brackets: safe as an argument of a command."""
+    """A canonical host: safe as an argument of a command."""
     port: int = 0
     """1 to 65535, or 0 if no port is named."""
 
@@ -27,45 +46,186 @@ class HostPort(NamedTuple):
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def host_and_port(instance: str) -> HostPort | None:
-    """Return the host and port of an ``instance`` label, or None if it names no usable host.
+def canonical_host(text: str) -> str:
+    """Return the canonical form of a host, or '' if the text is no host name and no IP address.
 
-    Anybody who can create a metric writes this label. Only a valid host name or IP address comes
-    back, because it becomes an argument of actions that connect to it or run a command on it.
+    Names are in lower case and have no dot at the end. An IPv6 address has its shortest form, and
+    one that stands for an IPv4 address (``::ffff:192.0.2.7``) becomes that address. Other spellings
+    of an IPv4 address than four decimal numbers are refused.
 
     Args:
-        instance: ``web-1``, ``web-1:9100``, ``192.0.2.7:9100``, ``2001:db8::7`` or
-            ``[2001:db8::7]:9100``. An empty port after the colon counts as none.
+        text: A host without port, brackets or scope.
     """
-    parts = _split(instance)
+    if not text.isascii():  # the Kelvin sign has a k as its lower case
+        return ""
+    if ":" in text:
+        address = _ipv6(text)
+        return str(address) if address else ""
+    name = text.lower()
+    name = name[:-1] if name.endswith(".") else name
+    if _ENDS_IN_A_NUMBER.match(name):
+        return name if _is_ipv4(name) else ""
+    return name if _NAME.match(name) else ""
+
+
+def host_and_port(instance: str) -> HostPort | None:
+    """Return the host and port that an ``instance`` label names, or None if it names no host.
+
+    Args:
+        instance: ``web-1``, ``web-1:9100``, ``192.0.2.7:9100``, ``2001:db8::7``,
+            ``[2001:db8::7]:9100`` or a URL, ``http://web-1:9100/metrics``. An empty port counts as
+            none; that of an http or https URL is the scheme's. A URL with a user is refused.
+    """
+    url = _URL.match(instance)
+    parts = _split(url.group(2) if url else instance)
     if parts is None:
         return None
-    host, port = parts
-    if port and not (_PORT.match(port) and 0 < int(port) <= _HIGHEST_PORT):
+    host, port = canonical_host(parts[0]), parts[1]
+    if not host or (port and not (_PORT.match(port) and 0 < int(port) <= _HIGHEST_PORT)):
         return None
-    return HostPort(host, int(port or 0)) if is_host(host) else None
+    of_scheme = _PORT_OF_SCHEME.get(url.group(1).lower(), 0) if url else 0
+    return HostPort(host, int(port) if port else of_scheme)
 
 
-def is_host(text: str) -> bool:
-    """Return True if the text is a valid host name or IP address, without a port or brackets."""
+def host_or_empty(labels: Mapping[str, str], host_label: str = HOST_LABEL) -> str:
+    """Return the canonical host that an alert's labels name, or '' if they name none."""
+    found = host_and_port(labels.get(host_label, ""))
+    return found.host if found else ""
+
+
+def address_of(host: str) -> IPAddress | None:
+    """Return the IP address that a canonical host is, or None if it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_host_in(host: str, patterns: Iterable[str]) -> bool:
+    """Return True if one of the patterns contains a canonical host.
+
+    Args:
+        host: A canonical host.
+        patterns: ``*`` for any host; a network in CIDR notation or an address; or a name in which
+            ``*``, ``?`` and ``[…]`` stand for characters of one label. A pattern without a letter
+            (``10.0.0.*``) contains addresses only.
+    """
+    return any(_contains(pattern.strip().lower(), host) for pattern in patterns)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise ValueError if `is_host_in` could never find a host in the pattern."""
+    pattern = pattern.strip().lower()
+    if not _PATTERN_OF_NAMES.match(pattern) and _network_of(pattern) is None:
+        raise ValueError(
+            "must contain host names, in which * stands for a part of one label, addresses, or "
+            "networks such as 10.0.0.0/8, each without a port"
+        )
+
+
+def refusal_of_target(host: str) -> str:
+    """Return why no action may have this host as its target, or an empty string.
+
+    A name is compared with that of this machine; it is not resolved.
+    """
+    address = address_of(host)
+    if address:
+        return refusal_of_address(address)
+    if host == "localhost" or host.endswith(".localhost") or _is_own_name(host):
+        return f"{host} is the machine on which StackStorm runs"
+    return ""
+
+
+def refusal_of_address(address: IPAddress) -> str:
+    """Return why no action may have this address as its target, or an empty string."""
+    if address.is_loopback:
+        return f"{address} is a loopback address of the machine on which StackStorm runs"
+    if address.is_unspecified or address in _THIS_NETWORK:
+        return f"{address} is the unspecified address of the machine on which StackStorm runs"
+    if address.is_link_local:
+        return f"{address} is a link-local address, which names no host for certain"
+    if address.is_multicast or address == _BROADCAST:
+        return f"{address} is an address of several hosts"
+    if _is_own(address):
+        return f"{address} is an address of the machine on which StackStorm runs"
+    return ""
+
+
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+_BROADCAST = ipaddress.ip_address("255.255.255.255")
+
+
+def _ipv6(text: str) -> IPAddress | None:
     # From Python 3.9 on, ipaddress accepts any text as the scope of an IPv6 address.
     if "%" in text:
-        return False
+        return None
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.IPv6Address(text)
     except ValueError:
-        return bool(_NAME.match(text))
-    return True
+        return None
+    return address.ipv4_mapped or address
 
 
-def _split(instance: str) -> tuple[str, str] | None:
+def _is_ipv4(text: str) -> bool:
+    # Python 3.8 accepts octets with leading zeros, which are octal numbers to the C library.
+    return bool(_DECIMAL_OCTETS.match(text)) and all(int(octet) <= 255 for octet in text.split("."))
+
+
+def _split(authority: str) -> tuple[str, str] | None:
     """Return host and port as texts that are not checked yet, or None if brackets are misused."""
-    if instance.startswith("["):
-        host, bracket, rest = instance[1:].partition("]")
+    if authority.startswith("["):
+        host, bracket, rest = authority[1:].partition("]")
         if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             return None
         return host, rest[1:]
-    if instance.count(":") == 1:
-        host, _, port = instance.partition(":")
+    if authority.count(":") == 1:
+        host, _, port = authority.partition(":")
         return host, port
-    return instance, ""  # a name without a port, or an IPv6 address without brackets
+    return authority, ""  # a name without a port, or an IPv6 address without brackets
+
+
+def _contains(pattern: str, host: str) -> bool:
+    if pattern == _ANY:
+        return True
+    address = address_of(host)
+    is_of_names = any("a" <= character <= "z" for character in pattern)
+    network = _network_of(pattern)
+    if network is not None:
+        return address is not None and address in network
+    if is_of_names == (address is not None):
+        return False
+    labels, of_pattern = host.split("."), pattern.rstrip(".").split(".")
+    return len(labels) == len(of_pattern) and all(map(fnmatch.fnmatchcase, labels, of_pattern))
+
+
+def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return the network that a pattern is, a single address included, or None."""
+    try:
+        return ipaddress.ip_network(pattern, strict=False)
+    except ValueError:
+        return None
+
+
+def _is_own_name(host: str) -> bool:
+    """Return True if a host is this machine's name, with its domain or without one."""
+    own = canonical_host(socket.gethostname())
+    short = own.partition(".")[0]
+    if host in (own, short):
+        return True
+    # Finding the domain may ask a name server, so it is done only where it can matter.
+    return host.partition(".")[0] == short and host == canonical_host(socket.getfqdn())
+
+
+def _is_own(address: IPAddress) -> bool:
+    """Return True if an interface of this machine has the address.
+
+    Connecting a UDP socket sends nothing. It makes the kernel choose the address to send from, and
+    for an address of its own that is the address itself.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            return bool(probe.getsockname()[0] == str(address))
+    except OSError:
+        return False  # no route to it

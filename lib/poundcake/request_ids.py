@@ -1,4 +1,4 @@
-"""The ids of requests, and how a request is told from another with the same id."""
+"""Derive the ids of requests, and distinguish requests that have the same id."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def body_sha256(body: str) -> str:
 
 
 def collision_id(request_id: str, sha256: str) -> str:
-    """Return the id under which a request is recorded whose own id another body has taken.
+    """Return the id under which to record a request if its own id belongs to a different body.
 
-    It depends on nothing but the id and the body, so every attempt to record the request comes to
-    the same id.
+    It depends only on the id and the body, so every attempt to record the request derives the same
+    id.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), sha256))
 
 
 def replay_id(request_id: str, execution_id: str) -> str:
-    """Return the id of the replay of a request that an execution makes.
+    """Return the id of a replay of a request by an execution.
 
-    An execution whose work is repeated, because nobody knows whether it was committed, comes to
-    the same id and finds its own replay on record.
+    If the execution repeats its work because the commit may have failed, it derives the same id
+    and finds its own replay already recorded.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), f"replayed by {execution_id}"))

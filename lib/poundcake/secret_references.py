@@ -1,7 +1,7 @@
-"""Read secrets that the configuration names as ``file:/path`` or ``env:NAME``.
+"""Read secrets that the configuration references as ``file:/path`` or ``env:NAME``.
 
 StackStorm passes a pack's configuration to its actions on the command line, where ``ps`` shows it.
-A reference keeps the secret itself out of there.
+A reference keeps the secret itself off the command line.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _ENVIRONMENT = "env:"
 
 
 def is_reference(value: str) -> bool:
-    """Return True if the value says where a secret is, False if it is the secret itself."""
+    """Return True if the value is a reference to a secret, False if it is the secret itself."""
     return value.startswith((_FILE, _ENVIRONMENT))
 
 
 def resolve(value: str) -> str:
-    """Return the secret that a reference leads to; a value that is no reference as it is.
+    """Return the secret that a reference points to. Any other value is returned unchanged.
 
     Raises:
         ValueError: The file or the environment variable is missing, unreadable or empty. The

@@ -1,4 +1,4 @@
-"""Read RFC 3339 timestamps as senders write them, and write them in one form."""
+"""Parse RFC 3339 timestamps in all their forms, and format them in one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ _RFC3339 = re.compile(
     r"(?:[Zz]|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))\Z",
     re.ASCII,
 )
-# Go writes its zero time as year 1. Alertmanager sends it for "not set".
+# Go's zero time is in year 1. Alertmanager sends it for "not set".
 _ZERO_YEARS = ("0000", "0001")
 
 
 def parse_timestamp(text: object) -> datetime | None:
-    """Return an RFC 3339 timestamp, with any offset and any number of decimals, in UTC.
+    """Parse an RFC 3339 timestamp with any offset and any number of decimals, and return it in UTC.
 
-    ``datetime.fromisoformat`` cannot do this before Python 3.11: it refuses ``Z`` and nine
-    decimals. Decimals beyond microseconds are cut off. A leap second (RFC 3339, section 5.7)
+    ``datetime.fromisoformat`` cannot do this before Python 3.11: it rejects ``Z`` and nine
+    decimals. Decimals beyond microseconds are truncated. A leap second (RFC 3339, section 5.7)
     becomes the second before it.
 
     Args:
         text: A value from a payload, of any type.
 
     Returns:
-        The moment, or None if the value is missing (null or an empty string) or is Go's zero time.
+        The time, or None if the value is missing (null or an empty string) or is Go's zero time.
 
     Raises:
-        ValueError: The value is not a timestamp, or names a moment that does not exist.
+        ValueError: The value is not a timestamp, or is a time that does not exist.
     """
     if text is None or text == "":
         return None
@@ -44,7 +44,7 @@ def parse_timestamp(text: object) -> datetime | None:
 
 
 def format_timestamp(moment: datetime) -> str:
-    """Return the moment as ISO 8601 in UTC with ``Z``, the form of every answer and trigger."""
+    """Return a time as ISO 8601 in UTC with ``Z``, as in every response and trigger."""
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 

@@ -1,6 +1,6 @@
 """Changes to the source of one named function, class attribute or constant.
 
-A change names what it changes ("poundcake.hosts:is_host") and never a line or its layout. It
+A change names what it changes ("poundcake.hosts:canonical_host") and never a line or its layout. It
 replaces text in the source file, so that every way to load the file sees the change. A name or an
 expression that is not there, or is there twice, raises MutationError.
 """

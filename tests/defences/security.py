@@ -18,10 +18,11 @@ TLS = "poundcake.endpoint.tls:"
 CLIENT = "poundcake.endpoint_client:"
 CONFIG = "poundcake.config:"
 ALERTMANAGER = "poundcake.alertmanager:"
-INERT = "poundcake.inert:make_inert"
+LOOKALIKES = "poundcake.inert:_LOOKALIKES"
 TRIGGERS = "poundcake.endpoint.triggers:"
 ACTION = "pack_action:PackAction.run"
-HOSTS = "poundcake.hosts:is_host"
+HOSTS = "poundcake.hosts:canonical_host"
+CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
 DESCRIBE = "poundcake.trail.database.transactions:describe"
 ADMISSION = "poundcake.trail.admission:"
@@ -42,7 +43,10 @@ EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
 CONFIG_TESTS = "tests/lib/test_config.py::"
 ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
 INERT_TESTS = "tests/lib/test_inert.py::"
+PARAMETER_TESTS = "tests/lib/test_inert_in_parameters.py::"
 HOSTS_TESTS = "tests/lib/test_hosts.py::"
+CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
+REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
 ACTION_TESTS = "tests/test_actions.py::"
 DATABASE_TESTS = "tests/lib/trail/test_database.py::"
@@ -61,9 +65,10 @@ REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_re
 MEDIA_TYPES = test(
     WEBHOOK_TESTS + "TestRefused::test_what_is_not_plain_json_is_told_what_is_right", "threads"
 )
-DELIMITERS = test(INERT_TESTS + "test_no_string_anywhere_keeps_a_delimiter")
+INERT_TEXT = test(INERT_TESTS + "test_no_string_anywhere_keeps_a_character_that_means_something")
 INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_none_is_null")
 REFUSALS = test(SAFETY_TESTS + "test_a_refusal_says_why")
+HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_names_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_is")
 
 WHO_MAY_POST = [
@@ -207,7 +212,7 @@ WHO_MAY_POST = [
 WHAT_MAY_COME_IN = [
     Defence(
         "the size of a body is bounded",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > most", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > max_length", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_too_large", "threads"),
     ),
     Defence(
@@ -299,7 +304,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the number of connections is bounded",
-        Edit(CONNECTIONS + "admit", "len(_) >= self._most", "False"),
+        Edit(CONNECTIONS + "admit", "len(_) >= self.limit", "False"),
         test(SERVER_TESTS + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
     ),
     Defence(
@@ -365,7 +370,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the size of a page is bounded",
-        Becomes("poundcake.trail.search:MOST_ROWS", "1_000_000"),
+        Becomes("poundcake.trail.search:MAX_ROWS", "1_000_000"),
         test(TRAIL_TESTS + "test_a_query_that_is_wrong_names_its_parameter", "threads"),
     ),
     Defence(
@@ -390,24 +395,48 @@ WHAT_MAY_COME_IN = [
 
 NOTHING_IS_EVALUATED = [
     Defence(
-        "an opening brace is made harmless", Edit(INERT, "_1.replace('{', _)", "_1"), DELIMITERS
+        "an opening brace is made harmless",
+        Edit(LOOKALIKES, "'{'", "'x'"),
+        INERT_TEXT,
     ),
     Defence(
-        "a less-than sign is made harmless", Edit(INERT, "_1.replace('<', _)", "_1"), DELIMITERS
+        "a less-than sign is made harmless",
+        Edit(LOOKALIKES, "'<'", "'x'"),
+        INERT_TEXT,
     ),
     Defence(
-        "two texts cannot be joined to a delimiter",
-        Edit(
-            INERT,
-            "_1.replace('{', _).replace('<', _)",
-            "_1.replace('{{', '{ {').replace('{%', '{ %').replace('<%', '< %')",
-        ),
-        test(INERT_TESTS + "test_joined_texts_make_no_delimiter"),
+        "a quote cannot end the JSON text of a nested parameter",
+        Edit(LOOKALIKES, "'\"'", "'x'"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a backslash cannot begin an escape sequence in a nested parameter",
+        Edit(LOOKALIKES, "'\\\\'", "'x'"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a line break cannot stop a rule",
+        Edit("poundcake.inert:_inert_text", "printable(_1)", "_1"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+    ),
+    Defence(
+        "a text cannot become a null",
+        Edit("poundcake.inert:_inert_text", "_ASTERISK_BEFORE_ANOTHER.sub(_, _1)", "_1"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
     ),
     Defence(
         "the names of labels are made inert",
-        Edit(INERT, "{make_inert(_1): _2 for _3, _4 in _5}", "{_1: _2 for _3, _4 in _5}"),
-        DELIMITERS,
+        Edit(
+            "poundcake.inert:make_inert",
+            "{_1[_2]: _3 for _4, _5 in _6}",
+            "{_2: _3 for _4, _5 in _6}",
+        ),
+        INERT_TEXT,
+    ),
+    Defence(
+        "no label takes the name of another",
+        Edit("poundcake.inert:_inert_keys", "_[_] in _", "False"),
+        test(INERT_TESTS + "test_no_other_key_can_take_the_name_of_one_that_is_inert"),
     ),
     Defence(
         "the trigger of an alert carries inert text",
@@ -431,7 +460,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "the result of an action is inert",
-        Edit(ACTION, "make_inert(self.work(**_1))", "self.work(**_1)"),
+        Edit(ACTION, "make_lines_inert(_1) if _2 else make_inert(_1)", "_1"),
         test(ACTION_TESTS + "test_a_result_is_inert"),
     ),
     Defence(
@@ -462,22 +491,52 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "a host is a host name or an address",
-        Edit(HOSTS, "bool(_NAME.match(_))", "True"),
-        test(HOSTS_TESTS + "test_a_hostile_instance_names_no_host"),
+        Edit(HOSTS, "_1 if _NAME.match(_1) else ''", "_1"),
+        HOSTILE_HOST,
+    ),
+    Defence(
+        "a number is no host name",
+        Edit(HOSTS, "_ENDS_IN_A_NUMBER.match(_)", "False"),
+        HOSTILE_HOST,
     ),
     Defence(
         "an address has no scope",
-        Edit(HOSTS, "'%' in _", "False"),
-        test(HOSTS_TESTS + "test_a_host_has_neither_port_nor_brackets_nor_scope"),
+        Edit("poundcake.hosts:_ipv6", "'%' in _", "False"),
+        HOSTILE_HOST,
+    ),
+    Defence(
+        "a wildcard of allowed_hosts stays within one label",
+        Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
+        test(HOSTS_TESTS + "test_a_pattern_contains_hosts"),
+    ),
+    Defence(
+        "StackStorm's own machine is no target",
+        Returns("poundcake.hosts:refusal_of_target", "''"),
+        test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
+    ),
+    Defence(
+        "no name that resolves to StackStorm's own machine is a target",
+        Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
+        test(CHECKS_TESTS + "test_nor_by_a_name_that_resolves_to_its_own_address"),
     ),
     Defence(
         "only a host is checked for an answer",
-        Edit("poundcake.remediation.checks:check_host", "not is_host(_)", "False"),
-        test("tests/lib/remediation/test_checks.py::test_an_invalid_host_is_refused"),
+        Edit(CHECKS + "check_host", "canonical_host(_1)", "_1"),
+        test(CHECKS_TESTS + "test_an_invalid_host_is_refused"),
+    ),
+    Defence(
+        "a host whose name does not resolve does not count as down",
+        Edit(CHECKS + "_try_all", "TcpState.UNRESOLVABLE", "TcpState.NO_ANSWER"),
+        test(CHECKS_TESTS + "test_a_name_server_that_fails_is_no_silence_of_the_host"),
+    ),
+    Defence(
+        "a host that refuses a connection does not count as down",
+        Edit(CHECKS + "_try_all", "TcpState.REFUSED", "TcpState.NO_ANSWER"),
+        test(CHECKS_TESTS + "test_the_best_of_all_ports_counts"),
     ),
     Defence(
         "only allowed hosts are changed",
-        Edit(SAFETY + "_refusal_of_host", "_ and not any(_)", "False"),
+        Edit(SAFETY + "_refusal_of_target", "not is_host_in(_, _)", "False"),
         REFUSALS,
     ),
     Defence(
@@ -525,7 +584,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "text in a terminal cannot move the cursor",
-        Edit("poundcake.trail.text:_cleaned", "_1 if _.isprintable() else _", "_1"),
+        Returns("poundcake.inert:one_line", "text"),
         test("tests/lib/trail/test_text.py::test_nothing_moves_the_cursor_or_forges_a_line"),
     ),
     Defence(
@@ -571,7 +630,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_why_not", "_ and alert.instance", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.instance", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestHostCooldown::test_of_several_at_the_same_time_one_gets_a_claim",

@@ -42,7 +42,7 @@ SETTINGS = {
         "SYNC_IDLE_WAIT": 5,
         "FAILURE_WAITS": (0.2, 2),
     },
-    "poundcake.endpoint.emitter": {"LOOK_WAIT": 1},
+    "poundcake.endpoint.emitter": {"RECHECK_WAIT": 1},
     "poundcake.trail.verdict": {"LINK_GRACE": 10, "ARRIVAL_GRACE": 6, "RULES_GRACE": 15},
     "poundcake.trail.sync_round": {"LEASE": 8},
     "poundcake.endpoint.bus": {"_TIMEOUT": 2},

@@ -77,7 +77,7 @@ class NoStackStorm:
     def last_failure(self, action, since):
         return ""
 
-    def not_taken(self, action, since):
+    def stuck_execution(self, action, since):
         return ""
 
 

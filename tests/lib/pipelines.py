@@ -127,7 +127,7 @@ class API:
     def last_failure(self, action, since):
         return self.failure
 
-    def not_taken(self, action, since):
+    def stuck_execution(self, action, since):
         return self.not_taken_by
 
 

@@ -12,6 +12,24 @@ UTC = datetime.timezone.utc
 NOON = datetime.datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
 # All that StackStorm's Jinja and YAQL take for the beginning of something.
 DELIMITERS = ("{{", "{%", "{#", "<%")
+_SUBSTITUTES = {"{": "(", "}": ")", "<": "‹", ">": "›", '"': "”", "'": "’", "\\": "/"}
+
+
+def as_inert(value):
+    """Return what a trigger and the result of an action have where the tables have this value."""
+    if isinstance(value, str):
+        following = [*value[1:], ""]
+        return "".join(
+            "∗"
+            if character == after == "*"
+            else _SUBSTITUTES.get(character, character)
+            if character.isprintable()
+            else " "
+            for character, after in zip(value, following)
+        )
+    if isinstance(value, dict):
+        return {as_inert(key): as_inert(inner) for key, inner in value.items()}
+    return [as_inert(inner) for inner in value] if isinstance(value, list) else value
 
 
 def later(seconds):

@@ -173,6 +173,15 @@ class TestTypes:
     def test_a_list_contains_strings_that_are_not_empty(self, key, value):
         assert error_of(**{key: value}).startswith(key + ": ")
 
+    @pytest.mark.parametrize("pattern", ["web-1:9100", "10.0.0.0/33", "http://x", "a b", "web/8"])
+    def test_an_allowed_host_that_no_host_can_be_is_refused(self, pattern):
+        error = error_of(allowed_hosts=["*", pattern])
+        assert error.startswith("allowed_hosts: must contain host names")
+
+    def test_allowed_hosts_are_names_addresses_and_networks(self):
+        patterns = ("*", "WEB-[12].*.org.", "10.0.0.*", "10.0.0.0/8", "2001:DB8::/32", "::1")
+        assert load({"allowed_hosts": list(patterns)}).allowed_hosts == patterns
+
     @pytest.mark.parametrize("given", [None, {}])
     def test_without_keys_everything_has_its_default(self, given):
         assert load(given) == Config()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poundcake.hosts import HostPort, host_and_port, is_host
+from poundcake import hosts
+from poundcake.hosts import HostPort, canonical_host, host_and_port, host_or_empty, is_host_in
 
 HOSTILE = [
     "",
@@ -37,14 +41,33 @@ HOSTILE = [
     "host\\",
     "{{st2kv.system.x}}",
     "<% st2kv(x) %>",
-    "http://web-1",
+    "http://user@web-1/",
+    "http://web-1;reboot/",
+    "http:///metrics",
+    "http://web-1:99999/",
+    "://web-1",
     "web-.example",
     ".web",
-    "web.",
+    "web..",
+    ".",
     "web..x",
     "größe",
     "web\x00",
     "ѡeb",
+    "\u212aube-1",
+    "127.1",
+    "0x7f.1",
+    "0x7f000001",
+    "0X7F.0.0.1",
+    "2130706433",
+    "010.0.0.1",
+    "0177.0.0.1",
+    "10.0.0.01",
+    "10.0.0.256",
+    "1.2.3.4.5",
+    "127.0.0.1.5",
+    "web.0x",
+    "٧.٧.٧.٧",
     "a" * 64,
     "a." * 127 + "a",
     "fe80::1%eth0;reboot",
@@ -79,6 +102,21 @@ HOSTILE = [
         ("[2001:db8::7]:9100", "2001:db8::7", 9100),
         ("[::1]", "::1", 0),
         ("[::1]:", "::1", 0),
+        ("WEB-1.Example.ORG.:9100", "web-1.example.org", 9100),
+        ("web-1.", "web-1", 0),
+        ("::ffff:192.0.2.7", "192.0.2.7", 0),
+        ("[::FFFF:c000:0207]:9100", "192.0.2.7", 9100),
+        ("2001:DB8:0:0:0:0:0:7", "2001:db8::7", 0),
+        ("[2001:0db8::0007]:9100", "2001:db8::7", 9100),
+        ("10.0.0.attacker.net", "10.0.0.attacker.net", 0),
+        ("0x7f.1.example.org", "0x7f.1.example.org", 0),
+        ("http://web-1:9100/metrics", "web-1", 9100),
+        ("HTTPS://Web-1.example.org./health?x=[1]#y", "web-1.example.org", 443),
+        ("http://web-1", "web-1", 80),
+        ("http://[2001:db8::7]:9100/", "2001:db8::7", 9100),
+        ("tcp://db-1:5432", "db-1", 5432),
+        ("tcp://db-1", "db-1", 0),
+        ("http://web-1/x y\n$(reboot)", "web-1", 80),
     ],
 )
 def test_an_instance_names_a_host_and_perhaps_a_port(instance, host, port):
@@ -108,6 +146,98 @@ def test_an_ipv6_address_stands_in_brackets_before_a_port(host, bracketed):
     assert host_and_port(f"{found.bracketed_host}:9100") == found
 
 
-@pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", ""])
+@pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", "http://web-1", ""])
 def test_a_host_has_neither_port_nor_brackets_nor_scope(text):
-    assert not is_host(text)
+    assert canonical_host(text) == ""
+
+
+@given(st.text(alphabet="aB1.:-_[]/x", max_size=20))
+def test_a_canonical_host_is_its_own_canonical_form(text):
+    found = host_and_port(text)
+    if found is not None:
+        assert canonical_host(found.host) == found.host
+        assert host_and_port(found.bracketed_host) == HostPort(found.host)
+
+
+def test_no_host_of_labels_is_an_empty_text():
+    assert host_or_empty({"instance": "Web-1.:9100"}) == "web-1"
+    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}) == ""
+    assert host_or_empty({"instance": "", "node": "WEB-2"}, "node") == "web-2"
+    assert host_or_empty({}) == ""
+
+
+@pytest.mark.parametrize(
+    "pattern, inside, outside",
+    [
+        ("*", ["web-1", "a.b.c", "10.0.0.1", "2001:db8::1"], []),
+        ("web-*", ["web-1", "web-"], ["web", "web-1.example.org", "db-web-1"]),
+        ("WEB-*.Example.org.", ["web-1.example.org"], ["web-1.a.example.org", "web-1.example"]),
+        ("*.example.org", ["web-1.example.org"], ["example.org", "a.b.example.org"]),
+        ("*.*", [], ["a.b", "a", "10.0"]),
+        ("web-?", ["web-1"], ["web-12", "web-."]),
+        ("web-[12]", ["web-1"], ["web-3"]),
+        ("10.0.0.*", ["10.0.0.7"], ["10.0.1.7", "10.0.0.attacker.net", "10.0.0.attacker"]),
+        ("10.0.0.7", ["10.0.0.7"], ["10.0.0.70", "10.0.0.7.example"]),
+        ("10.0.0.0/8", ["10.0.0.7", "10.255.255.255"], ["11.0.0.1", "2001:db8::1", "web-1"]),
+        ("10.1.2.3/8", ["10.0.0.7"], ["11.0.0.1"]),
+        ("2001:DB8::/32", ["2001:db8::7"], ["2001:db9::7", "10.0.0.1"]),
+        ("2001:db8:0::7", ["2001:db8::7"], ["2001:db8::8"]),
+        ("10.0.0.0/33", [], ["10.0.0.7", "10.0.0.0"]),
+        ("", [], ["web-1"]),
+        (" web-1 ", ["web-1"], []),
+    ],
+)
+def test_a_pattern_contains_hosts(pattern, inside, outside):
+    assert [host for host in inside if not is_host_in(host, [pattern])] == []
+    assert [host for host in outside if is_host_in(host, [pattern])] == []
+
+
+def test_one_of_several_patterns_is_enough():
+    assert is_host_in("web-1", ["db-*", "web-*"])
+    assert not is_host_in("web-1", [])
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        "host, why",
+        [
+            ("localhost", "is the machine on which StackStorm runs"),
+            ("web-1.localhost", "is the machine on which StackStorm runs"),
+            ("127.0.0.1", "is a loopback address"),
+            ("127.9.9.9", "is a loopback address"),
+            ("::1", "is a loopback address"),
+            ("0.0.0.0", "is the unspecified address"),
+            ("0.1.2.3", "is the unspecified address"),
+            ("::", "is the unspecified address"),
+            ("169.254.169.254", "is a link-local address"),
+            ("fe80::1", "is a link-local address"),
+            ("224.0.0.1", "is an address of several hosts"),
+            ("ff02::1", "is an address of several hosts"),
+            ("255.255.255.255", "is an address of several hosts"),
+        ],
+    )
+    def test_an_address_that_is_no_other_host_is_refused(self, host, why):
+        assert hosts.refusal_of_target(host).startswith(f"{host} {why}")
+
+    @pytest.mark.parametrize("host", ["web-1", "192.0.2.77", "2001:db8::7", "localhost.example"])
+    def test_another_host_is_not(self, host):
+        assert hosts.refusal_of_target(host) == ""
+
+    def test_this_machine_is_refused_by_each_of_its_names(self, monkeypatch):
+        monkeypatch.setattr(socket, "gethostname", lambda: "StackStorm")
+        monkeypatch.setattr(socket, "getfqdn", lambda: "stackstorm.example.org")
+        for name in ("stackstorm", "stackstorm.example.org"):
+            why = f"{name} is the machine on which StackStorm runs"
+            assert hosts.refusal_of_target(name) == why
+        for name in ("stackstorm.other.org", "stackstorm-2"):
+            assert hosts.refusal_of_target(name) == ""
+
+    def test_this_machine_is_refused_by_its_address(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.77", 9))
+            except OSError:
+                pytest.skip("this machine has no route, so no address but loopback")
+            own = ipaddress.ip_address(probe.getsockname()[0])
+        why = f"{own} is an address of the machine on which StackStorm runs"
+        assert hosts.refusal_of_address(own) == why

@@ -1,26 +1,27 @@
-"""No text that was made inert can become an expression of Jinja or YAQL."""
+"""No text that was made inert can become code, end a string, forge a line or change its length."""
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from poundcake.inert import make_inert
-from tests.lib.samples import DELIMITERS
+from poundcake.inert import make_inert, make_lines_inert, one_line
+from tests.lib.samples import DELIMITERS, as_inert
 
-hostile_texts = st.text(alphabet="{%#<}>ab ", max_size=8) | st.text(max_size=8)
+hostile_texts = st.text(alphabet="{%#<}>\"'\\*_NOE\n\r\u2028ab ", max_size=8) | st.text(max_size=8)
 json_values = st.recursive(
     hostile_texts | st.integers() | st.none() | st.booleans(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_texts, inner, max_size=3),
     max_leaves=8,
 )
-
-
-def has_delimiter(text):
-    return any(delimiter in text for delimiter in DELIMITERS)
+# What StackStorm's filter use_none makes of a null, and its casts take for one.
+NONE_MARK = "%*****__%NONE%__*****%"
+FORBIDDEN = "{}<>\"'\\"
 
 
 def strings_in(value):
@@ -38,36 +39,94 @@ def strings_in(value):
 
 @given(json_values)
 @example([{delimiter: delimiter} for delimiter in DELIMITERS])
-def test_no_string_anywhere_keeps_a_delimiter(value):
-    assert not any(has_delimiter(text) for text in strings_in(make_inert(value)))
+@example({NONE_MARK: NONE_MARK})
+def test_no_string_anywhere_keeps_a_character_that_means_something(value):
+    for text in strings_in(make_inert(value)):
+        assert not set(text) & set(FORBIDDEN)
+        assert text.isprintable()
+        assert NONE_MARK not in text
 
 
 @given(st.lists(hostile_texts, min_size=2, max_size=4))
 @example(["{", "{", "<", "%"])
-def test_joined_texts_make_no_delimiter(texts):
+@example(["%*****__%NONE", "%__*****%"])
+@example(["%**", "***__%NONE%__*****%"])
+def test_joined_texts_mean_nothing_either(texts):
     for order in itertools.permutations(make_inert(texts)):
-        assert not has_delimiter("".join(order))
+        joined = "".join(order)
+        assert not any(delimiter in joined for delimiter in DELIMITERS)
+        assert NONE_MARK not in joined
+
+
+@given(hostile_texts)
+def test_a_text_keeps_its_length_and_everything_harmless(text):
+    inert = make_inert(text)
+    assert len(inert) == len(text)
+    for before, after in zip(text, inert):
+        assert before == after or before in FORBIDDEN + "*" or not before.isprintable()
+
+
+@pytest.mark.parametrize(
+    "text, inert",
+    [
+        ("/orders/{orderId}", "/orders/(orderId)"),
+        ("<none>", "‹none›"),
+        ('it\'s "x"', "it’s ”x”"),
+        ("C:\\temp", "C:/temp"),
+        ("one\ntwo\r\n\tthree", "one two   three"),
+        ("a\u2028b\u202ec\x1b[31m\u200b\x00", "a b c [31m  "),
+        ("a\ud800b", "a b"),
+        ("/var/**/*.log", "/var/∗*/*.log"),
+        (NONE_MARK, "%∗∗∗∗*__%NONE%__∗∗∗∗*%"),
+        ("Größe 溫度 🔥 95% of [a, b] @x $(id) `id` | ; & #", None),
+        ("", None),
+    ],
+)
+def test_each_character_has_one_substitute(text, inert):
+    assert make_inert(text) == (text if inert is None else inert)
+    assert as_inert(text) == make_inert(text)  # the tests' own statement of the same
 
 
 @given(json_values)
-def test_text_without_delimiter_characters_is_unchanged(value):
-    if not any("{" in text or "<" in text for text in strings_in(value)):
-        assert make_inert(value) == value
+def test_what_is_inert_stays_as_it_is(value):
+    once = make_inert(value)
+    assert make_inert(once) == once
+
+
+@given(hostile_texts)
+def test_a_text_cannot_end_the_string_in_which_it_stands(text):
+    inert = make_inert(text)
+    assert json.loads('{"host": "' + inert + '"}') == {"host": inert}
+    assert ast.literal_eval("{'host': '" + inert + "'}") == {"host": inert}
 
 
 @given(st.dictionaries(hostile_texts, st.integers(), max_size=5))
+@example({"{": 1, "(": 2, "(_": 3})
 def test_two_keys_stay_two(value):
-    assert len(make_inert(value)) == len(value)
+    inert = make_inert(value)
+    assert list(inert.values()) == list(value.values())
 
 
-def test_it_stays_inert_when_serialized_and_joined():
-    value = make_inert({"{": ["{", {"<": "%"}], "a": "{"})
-    assert not has_delimiter(json.dumps(value, separators=(",", ":")).replace('{"', ""))
+def test_no_other_key_can_take_the_name_of_one_that_is_inert():
+    assert make_inert({"{a}": "theirs", "(a)": "mine"}) == {"(a)_": "theirs", "(a)": "mine"}
 
 
 def test_a_tuple_becomes_a_list():
-    assert make_inert(("{",)) == ["{ "]
+    assert make_inert(("{",)) == ["("]
 
 
-def test_a_lone_surrogate_becomes_a_question_mark():
-    assert make_inert("a\ud800b") == "a?b"
+def test_the_lines_of_a_view_stay_and_nothing_else():
+    assert make_lines_inert('a  "b"\n{\u2028}\r') == "a  ”b”\n( ) "
+
+
+@pytest.mark.parametrize(
+    "forged",
+    ["a\nb", "a\rb", "a\r\nb", "a\u2028b", "a\u2029b", "a\x85b", "a\x0bb", "a\x0cb", "a\u202eb"]
+    + ["a\x1bb", "a\x9bb", "a\u200bb", "a\u2066b", "a\ufeffb", "a\ud800b", "a\tb", "a   b"],
+)
+def test_a_text_is_one_line_of_a_view(forged):
+    assert one_line(f" {forged} ") == "a b"
+
+
+def test_st2_run_finds_no_line_break_to_print():
+    assert one_line("a\\nb") == "a/nb"

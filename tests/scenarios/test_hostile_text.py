@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.lib.samples import as_inert as inert
 from tests.scenarios.notifications import alert, notification, unique
 
 KEY = "poundcake_scenario_secret"
@@ -30,11 +31,6 @@ TEXTS = {
     "dots.and-dashes/and {{ names }}": "a name that is no attribute path",
     f"{{{{ st2kv.system.{KEY} }}}}": "in the name itself",
 }
-
-
-def inert(text):
-    """Return the text as triggers and results contain it: without whole delimiters."""
-    return text.replace("{", "{ ").replace("<", "< ")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests.lib.samples import as_inert
 from tests.scenarios.notifications import ago, alert, name_of, notification, resolved
 
 LIMIT = 100  # max_remediations_per_hour, without any configuration
@@ -75,9 +76,9 @@ def test_each_reason_is_shown_in_status_and_in_why(stack, sent, case):
     asked = stack.run("poundcake.why", fingerprint=shown["fingerprint"])
     alerts = [a for e in asked["episodes"] for a in e["alerts"]]
     (same,) = [a for a in alerts if a["request_id"] == request_id]
-    assert (same["outcome"], same["reason"]) == (outcome, shown["reason"])
+    assert (same["outcome"], same["reason"]) == (outcome, as_inert(shown["reason"]))
     text = stack.run("poundcake.why", fingerprint=shown["fingerprint"], format="text")
-    assert shown["reason"] in text and request_id in text
+    assert as_inert(shown["reason"]) in text and request_id in text
 
 
 def test_alerts_of_one_name_beyond_the_hourly_limit_are_rate_limited(stack):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lib.samples import as_inert as inert
 from tests.scenarios.notifications import alert, name_of, notification
 from tests.scenarios.stack import ActionFailed
 
@@ -16,15 +17,6 @@ def shown(stack):
     plain = alert("ScenarioLinked", labels={"severity": "page"})
     odd = alert("ScenarioUnmatched", labels={"instance": "<b>{odd}</b>", "severity": "{"})
     return stack.completed(stack.accepted(notification(plain, odd)))
-
-
-def inert(value):
-    """Return what an action returns where its URL answers this value."""
-    if isinstance(value, str):
-        return value.replace("{", "{ ").replace("<", "< ")
-    if isinstance(value, dict):
-        return {inert(k): inert(v) for k, v in value.items()}
-    return [inert(v) for v in value] if isinstance(value, list) else value
 
 
 def lines(text):

@@ -151,7 +151,11 @@ if __name__ == "__main__":
     root = os.path.dirname(os.path.dirname(here))
     # The modules of the tests are not on an action's path.
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
-    sys.path.insert(0, os.path.join(root, "standalone"))
+    sys.path.insert(0, root)
+    from tests.standin import network
+
+    network.install()
+    sys.path[0] = os.path.join(root, "standalone")
     import python_action
 
     python_action.run(serve())

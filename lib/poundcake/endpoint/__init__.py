@@ -6,9 +6,14 @@ green ones. A call that blocks in C must go through `native.run_in_native_thread
 May import: `poundcake.remediation`, `poundcake.trail` and the modules directly in `poundcake`.
 Nothing outside this package may import it, except the sensor.
 
-The way of a request: `app` answers 202 once `journal` has it on the disk. `announcer` publishes it
-for the action `poundcake.record` and sees it recorded; `emitter` then publishes what rules match
-on; `sync_timer` has StackStorm asked what became of that. `pipeline` puts these steps together,
-`worker` runs them, `retry` says when each is tried again. `service` brings all of it up and keeps
-it up.
+The path of a request:
+
+1. `app` answers 202 once `journal` has written the request to disk.
+2. `announcer` publishes the request for the action `poundcake.record`, and polls the tracking
+   database until it is recorded.
+3. `emitter` publishes the triggers that rules match.
+4. `sync_timer` requests a sync, which asks StackStorm for the outcome.
+
+`pipeline` defines these steps, `worker` runs them, and `retry` decides when a failed step is
+retried. `service` starts everything and restarts what fails.
 """

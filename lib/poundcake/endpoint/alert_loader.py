@@ -10,7 +10,7 @@ from poundcake.endpoint.tracking_queries import load_alerts
 from poundcake.endpoint.tracking_reader import TrackingReader
 
 LOAD_BYTES = 4 << 20
-"""Of the labels of alerts that are in memory together."""
+"""Maximum bytes of labels in memory at the same time."""
 
 
 class AlertLoader:
@@ -22,7 +22,7 @@ class AlertLoader:
         self._loaded: dict[int, RecordedAlert] = {}
 
     def get(self, alert_id: int) -> RecordedAlert | None:
-        """Return an alert; None if it was purged. Raises DatabaseError."""
+        """Return an alert, or None if it was purged. Raises DatabaseError."""
         if alert_id not in self._loaded:
             while self._wanted and self._wanted[0].id != alert_id:
                 self._wanted.popleft()

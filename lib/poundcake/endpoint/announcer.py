@@ -1,4 +1,4 @@
-"""Announce accepted requests in batches, and see that they are recorded."""
+"""Announce accepted requests in batches, and retry until they are recorded."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from poundcake.endpoint.triggers import ANNOUNCE
 from poundcake.stackstorm import StackStorm, StackStormError
 
 RECORD = "poundcake.record"
-"""The rule that matches an announcement, and the action that it runs."""
+"""The rule that matches an announcement and the action that it runs; both have this name."""
 BATCH_BYTES = 1 << 20
-"""Of an announcement, packed; a larger request is announced alone."""
+"""Maximum size of a packed announcement. A larger request is announced alone."""
 POLL_WAITS = (0.05, 0.3)
-"""Seconds between looks into the tracking database: at first and at last."""
+"""Shortest and longest wait between polls of the tracking database, in seconds."""
 
 
 class Batch:
-    """An announcement that is out: the requests of it that are not recorded yet."""
+    """An announcement in flight.
+
+    Attributes:
+        entries: Its requests that are not recorded yet, by entry id.
+        size: How many requests it was sent with.
+        sent_at: Monotonic time at which it was published.
+    """
 
     def __init__(self, entries: Sequence[Entry], sent_at: float):
         self.entries = {entry.id: entry for entry in entries}
@@ -35,13 +41,14 @@ class Batch:
 
 
 class Announcer:
-    """Announce one batch at a time, and announce again what is not recorded in time.
+    """Announce one batch at a time, and announce requests again that are not recorded in time.
 
-    stuck_reason: why the request that was found stuck last cannot be recorded.
+    Attributes:
+        stuck_reason: Why the most recent stuck request cannot be recorded.
     """
 
     def __init__(self, dependencies: Dependencies):
-        """Go on where the journal stands."""
+        """Resume with the batches that the journal has as announced."""
         self._needs = dependencies
         self._in_flight: dict[str, Batch] = {}
         self._pace = Pace()
@@ -55,17 +62,17 @@ class Announcer:
         for batch_id, entries in by_batch.items():
             self._in_flight[batch_id] = Batch(entries, entries[0].state_since)
 
-    # -- the step that sees what is recorded
+    # -- the step that polls for recorded requests
 
     def settle(self) -> float | None:
-        """Find out which announced requests are recorded, and give up on those that are late."""
+        """Find out which announced requests are recorded, and plan a retry for late batches."""
         if not self._in_flight:
             return None
         left = self._poll_at - monotonic()
         if left > 0:
             return left
         waiting = [e for batch in self._in_flight.values() for e in batch.entries.values()]
-        recorded = self._see_recorded(waiting)
+        recorded = self._mark_recorded(waiting)
         for batch_id, batch in list(self._in_flight.items()):
             for entry in recorded:
                 batch.entries.pop(entry.id, None)
@@ -77,8 +84,8 @@ class Announcer:
         self._poll_next(POLL_WAITS[0] if recorded else min(self._poll_wait * 1.5, POLL_WAITS[1]))
         return self._poll_wait if self._in_flight else 0.0
 
-    def _see_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Mark those of the requests that are on record, and return them."""
+    def _mark_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Mark the requests that are in the tracking database as recorded, and return them."""
         found = self._needs.reader.read(recorded_ids, entries)
         self._needs.components.database.ok()
         recorded = [entry for entry in entries if entry.id in found]
@@ -105,7 +112,7 @@ class Announcer:
         self._needs.components.stackstorm.down(why_not_recorded(self._needs.stackstorm))
 
     def _failed_attempt(self, entries: Sequence[Entry], size: int) -> FailedAttempt:
-        # The entry was read before this attempt: its state began with the failure before.
+        # The entry was read before this attempt, so state_since is when the last one failed.
         first = entries[0]
         return FailedAttempt(size, first.attempts, self._pace.recorded_at > first.state_since)
 
@@ -117,7 +124,7 @@ class Announcer:
     # -- the step that announces
 
     def announce(self) -> float | None:
-        """Publish the next batch, unless one is still out."""
+        """Publish the next batch, unless one is still in flight."""
         if self._in_flight:
             return None
         left = self._pace.next_at - monotonic()
@@ -126,8 +133,8 @@ class Announcer:
         entries = self._next_batch()
         if not entries:
             return None
-        # A failed one may have been recorded late.
-        if entries[0].attempts and self._see_recorded(entries):
+        # A batch that missed its deadline may have been recorded since.
+        if entries[0].attempts and self._mark_recorded(entries):
             return 0.0
         batch_id = str(uuid.uuid4())
         database_id = self._needs.reader.database_id()
@@ -158,10 +165,10 @@ class Announcer:
         return journal.fresh(limit) or journal.failed(limit)
 
     def _refused(self, entries: list[Entry], error: Exception) -> None:
-        """Note that a batch could not be published.
+        """Plan the retry of a batch that could not be published.
 
-        The broker is away, or one of the requests is at fault. The next batch is a single request;
-        if that fails, too, it waits, and the next request gets its turn.
+        Either the broker is down or one of the requests cannot be published. The next batch is a
+        single request. If that fails as well, it backs off and the next request is tried.
         """
         if len(entries) == 1:
             plan = retry.plan_refused(self._failed_attempt(entries, 1))
@@ -176,9 +183,9 @@ class Announcer:
 
 
 def pack_within(requests: Sequence[Request], database_id: str, batch_id: str) -> dict[str, Any]:
-    """Return the payload of poundcake.announce with the first requests that fit.
+    """Return the payload of poundcake.announce with as many of the first requests as fit.
 
-    They have at most BATCH_BYTES together. The first request is in it whatever its size.
+    The packed payload has at most BATCH_BYTES, unless the first request alone is larger.
     """
     while True:
         payload = native.run_in_native_thread(announcement.pack, requests, database_id, batch_id)
@@ -188,12 +195,12 @@ def pack_within(requests: Sequence[Request], database_id: str, batch_id: str) ->
 
 
 def why_not_recorded(stackstorm: StackStorm) -> str:
-    """Ask StackStorm why it does not record what is announced; return a sentence."""
+    """Ask StackStorm why announced requests are not recorded, and return a sentence."""
     since = datetime.now(timezone.utc) - timedelta(seconds=2 * retry.RECORD_WAIT)
     try:
         reason = (
             stackstorm.problem_with(RECORD, RECORD)
-            or stackstorm.not_taken(RECORD, since)
+            or stackstorm.stuck_execution(RECORD, since)
             or stackstorm.last_failure(RECORD, since)
         )
     except StackStormError as error:

@@ -1,7 +1,8 @@
 """The endpoint as a web application: authenticate, find the route, answer.
 
-Alertmanager tries again after a 5xx alone and drops a notification on any 4xx (notify/util.go,
-Retrier). So 4xx is for what can never succeed, and 503 for a state of our own that will pass.
+Alertmanager retries a notification only after a 5xx, and drops it on any 4xx (notify/util.go,
+Retrier). So the endpoint answers 4xx only if a retry cannot succeed, and 503 for a temporary
+failure of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from poundcake.trail.search import FilterError
 
 __all__ = ["Receiver", "Service"]
 
-# On every answer: nothing here is for a browser to interpret or to keep.
+# Sent with every response: a browser must neither guess the content type nor cache it.
 _SAFETY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -41,10 +42,10 @@ class Receiver:
     """The application that the HTTP server serves.
 
     Args:
-        config: What is accepted, and from whom.
-        service: The endpoint that it belongs to.
-        log: Where failures and refusals are logged.
-        refused_webhooks: Where refused webhooks are counted; a new one by default.
+        config: The pack's configuration.
+        service: The endpoint that the application belongs to.
+        log: The logger for failures and refusals.
+        refused_webhooks: The counter of refused webhooks; a new one by default.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Receiver:
         """Answer a request.
 
         Raises:
-            ClientGoneError: Its body did not arrive.
+            ClientGoneError: The body did not arrive.
         """
         began = time.monotonic()
         request_id = str(uuid.uuid4())
@@ -90,7 +91,7 @@ class Receiver:
                 self._note_refusal(reason, problem, request.client_host)
         except ClientGoneError:
             raise
-        # Our fault: Alertmanager must send the notification again.
+        # A bug in the endpoint: answer 503, so that Alertmanager sends the notification again.
         except Exception:
             self._log.exception("request %s failed", request_id)
             response = ProblemError(
@@ -100,7 +101,7 @@ class Receiver:
         return self._finished(response, request.method, request.path, time.monotonic() - began)
 
     def refuse(self, error: FramingError, client_host: str) -> HTTPResponse:
-        """Answer what is not a valid request."""
+        """Return the response to bytes that are not a valid request."""
         problem = ProblemError(error.status, error.detail)
         path = error.target.partition("?")[0]
         if path == WEBHOOK_PATH:

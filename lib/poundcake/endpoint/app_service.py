@@ -1,4 +1,4 @@
-"""What the web application needs of the endpoint that it belongs to."""
+"""The interface of the endpoint that its web application uses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class RequestJournal(Protocol):
 
     @property
     def backlog(self) -> int:
-        """How many requests wait to be recorded."""
+        """Number of requests that wait to be recorded."""
 
     def accept(self, request: Request, wanted_id: str, sha256: str, alerts: int) -> str:
         """Store a request durably and return its request_id.
 
         Args:
             request: The request; its request_id is not set yet.
-            wanted_id: The sender's own request id, a UUID, or an empty string.
-            sha256: Of the body, as `request_ids.body_sha256` computes it.
-            alerts: How many alerts it has.
+            wanted_id: The request id that the sender chose, a UUID, or an empty string.
+            sha256: The hash of the body, from `request_ids.body_sha256`.
+            alerts: The number of alerts in the request.
 
         Raises:
             JournalError: Nothing was stored.
@@ -34,23 +34,23 @@ class Service(Protocol):
 
     @property
     def metrics(self) -> Metrics:
-        """Where requests are counted."""
+        """The endpoint's metrics."""
 
     @property
     def journal(self) -> RequestJournal | None:
         """The journal, or None while it cannot be opened."""
 
     def journal_problem(self) -> str:
-        """Return why there is no journal."""
+        """Return why the journal is not open."""
 
     def journal_failed(self, reason: str) -> None:
-        """Take note that the journal could not be written."""
+        """Note that the journal could not be written."""
 
     def accepted(self) -> None:
-        """Take note that a request was stored in the journal."""
+        """Note that a request was stored in the journal."""
 
     def read(self, view: Callable[..., dict[str, Any]], **query: Any) -> dict[str, Any]:
-        """Return what `view(connection, **query)` returns for the tracking database.
+        """Return `view(connection, **query)`, run on the tracking database.
 
         Raises:
             DatabaseError: The tracking database cannot be read.
@@ -60,8 +60,8 @@ class Service(Protocol):
         """Return the trail of a request, or None if it is unknown.
 
         Raises:
-            DatabaseError: The tracking database, which may know it, cannot be read.
-            JournalError: The journal, which may know it, cannot be read.
+            DatabaseError: The journal does not know it and the tracking database cannot be read.
+            JournalError: The tracking database does not know it and the journal cannot be read.
         """
 
     def health(self) -> dict[str, Any]:

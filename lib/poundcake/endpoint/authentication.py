@@ -1,4 +1,4 @@
-"""Who may send a request: bearer tokens, basic authentication and client certificates."""
+"""Authenticate requests: bearer tokens, basic authentication and client certificates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 
-# The ways of Config.authentication that have a scheme in HTTP; a client certificate has none.
+# The entries of Config.authentication with an HTTP scheme; a client certificate has none.
 _SCHEMES = ("bearer", "basic")
 
 
 class Authentication:
-    """The credentials of the configuration, any one of which is enough."""
+    """Check requests against the configured credentials, any one of which is enough."""
 
     def __init__(self, config: Config, metrics: Metrics, log: logging.Logger) -> None:
         self._metrics = metrics
@@ -57,7 +57,7 @@ class Authentication:
                 given = base64.b64decode(given, validate=True)
             except ValueError:
                 given = b""
-        # Compare with every credential, each in constant time, so that the time tells nothing.
+        # Compare with every credential, each in constant time, so that timing reveals nothing.
         matches = [
             hmac.compare_digest(given, known) and scheme == known_scheme
             for known_scheme, known in self._credentials

@@ -1,9 +1,9 @@
-"""Refuse requests that a web page makes through the browser of somebody on this machine.
+"""Refuse requests that a web page makes through a browser on this machine.
 
-Without credentials the endpoint listens on loopback alone, but a browser there is on loopback too.
-A page can post to it (cross-site request forgery), and a page whose name its owner points at
-127.0.0.1 can read the answers as well (DNS rebinding). The first shows in the Origin field, the
-second in the Host field; a page can set neither.
+Without credentials the endpoint listens on loopback only, but a browser on the same machine can
+reach loopback too. Any page can post to it (cross-site request forgery), and a page whose domain
+resolves to 127.0.0.1 can also read the responses (DNS rebinding). The Origin field reveals the
+first and the Host field the second; a page can set neither.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?
 
 
 def check_not_from_another_site(request: HTTPRequest) -> None:
-    """Raise ProblemError if a page of another site may be behind the request.
+    """Raise ProblemError if the request may come from a page of another site.
 
-    For an endpoint without credentials only: elsewhere a page does not have them.
+    Only an endpoint without credentials needs this check: a page does not know the credentials.
     """
-    # HTTP/1.0 clients may send no Host. No browser does that.
+    # An HTTP/1.0 client may omit Host; a browser never does.
     if request.host and not is_loopback(_host_name(request.host)):
         raise ProblemError(
             HTTPStatus.FORBIDDEN,

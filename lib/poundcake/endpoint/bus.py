@@ -1,9 +1,9 @@
-"""Publish triggers to StackStorm with confirms, so that a lost trigger is an exception.
+"""Publish triggers to StackStorm with publisher confirms, so that a lost trigger raises an error.
 
 StackStorm's own `sensor_service.dispatch` returns None whether or not the trigger arrived, and
-never works again after one broken connection. Here every publish waits for the broker's confirm
-(https://www.rabbitmq.com/docs/confirms), is `mandatory` (a message that no queue takes comes back),
-has a time limit, and opens a new connection after any failure.
+stops working for good after one broken connection. Here every publish waits for the broker's
+confirm (https://www.rabbitmq.com/docs/confirms), is `mandatory` (the broker returns a message that
+no queue takes), has a time limit, and reconnects after any failure.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from kombu.serialization import dumps
 from poundcake.errors import PoundCakeError
 
 _PACK = "poundcake"
-_TIMEOUT = 5  # seconds, for the write and for the confirm each
-_CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish under way
+_TIMEOUT = 5  # seconds, once for the write and once for the confirm
+_CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish in progress
 _PERSISTENT = 2
 
 
 class BusError(PoundCakeError):
-    """The broker did not take a trigger, or cannot be reached."""
+    """The broker did not accept a trigger, or is unreachable."""
 
 
 class Publisher(Protocol):
@@ -36,7 +36,7 @@ class Publisher(Protocol):
 
 
 class Broker(Publisher, Protocol):
-    """A publisher that can also be asked whether it reaches the broker."""
+    """A publisher that can also check its connection to the broker."""
 
     def check(self) -> None:
         """Return if the broker accepts this client. Raises BusError."""
@@ -61,17 +61,18 @@ class Bus:
         """Publish a trigger; return once the broker has it on a queue.
 
         Raises:
-            BusError: The broker did not take it in time, whatever the reason.
+            BusError: The broker did not confirm it in time, or the publish failed.
         """
         with self._lock:
-            # A connection that was idle may have died unseen, so its first failure is retried
-            # once on a new connection.
+            # An idle connection may have died unnoticed, so a failure on it is retried once on a
+            # new connection.
             for is_reused in (self._channel is not None, False):
                 try:
                     self._open()
                     self._publish(trigger, payload, trace_tag)
                     return
-                # Whatever kombu, amqp or a socket raises: the trigger is not known to be taken.
+                # kombu, amqp and sockets raise many types. After any of them, the broker may not
+                # have the trigger.
                 except Exception as error:
                     self._drop()
                     if not is_reused:
@@ -93,7 +94,7 @@ class Bus:
     def close(self) -> None:
         """Close the connection without waiting for the broker."""
         has_lock = self._lock.acquire(timeout=_CLOSE_TIMEOUT)
-        # A publish that still waits for its confirm is woken by the end of its socket.
+        # Closing the socket wakes a publish that still waits for its confirm.
         self._drop()
         if has_lock:
             self._lock.release()
@@ -154,7 +155,7 @@ def _bus_error(error: Exception) -> BusError:
     return BusError(f"{type(error).__name__}: {text[:200]}")
 
 
-# What follows knows StackStorm's exchange and its message: st2common/transport/reactor.py.
+# The exchange, routing key and message format of StackStorm: st2common/transport/reactor.py.
 _ROUTING_KEY = "trigger_instance"
 
 
@@ -173,6 +174,6 @@ def _exchange() -> Any:
 
 
 def _message(trigger: str, payload: dict[str, Any], trace_tag: str) -> dict[str, Any]:
-    # A dict is what the rules engine itself passes on as a trace context (rules/worker.py), and
-    # no class of StackStorm's is needed to unpickle it.
+    # The rules engine itself passes the trace context as a dict (rules/worker.py), and a dict
+    # unpickles without any StackStorm class.
     return {"trigger": trigger, "payload": payload, "trace_context": {"trace_tag": trace_tag}}

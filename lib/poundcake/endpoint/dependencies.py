@@ -1,4 +1,4 @@
-"""What the steps that move requests on work with."""
+"""The objects that the steps of the pipeline share."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from poundcake.stackstorm import StackStorm
 
 @dataclass(frozen=True)
 class Dependencies:
-    """The journal, the ways out of it, and where it is noted how they are.
+    """The objects that the steps of the pipeline share.
 
-    bus: publishes, and counts what it publishes. broker: the same, asked whether it is there.
+    Attributes:
+        journal: The requests and their states.
+        reader: The connection to the tracking database.
+        bus: Publishes triggers and counts them in `metrics`.
+        broker: The same broker without counting, used to check the connection.
+        stackstorm: The client of StackStorm's API.
+        components: The state of the broker, the database and StackStorm.
+        metrics: The endpoint's metrics.
+        log: The endpoint's logger.
     """
 
     journal: Journal

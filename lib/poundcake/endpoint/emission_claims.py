@@ -1,4 +1,4 @@
-"""Which requests this endpoint may emit, of those that another endpoint may hold as well."""
+"""Claim requests that another endpoint may also hold, so that only one endpoint emits them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from poundcake.trail import emissions
 from poundcake.trail.database import DatabaseError
 
 EXTEND_SECONDS = 200.0
-"""How old a claim may be before it is extended; it expires after 10 minutes."""
+"""Age at which a claim is extended; it expires after 10 minutes."""
 
 
 class EmissionClaims:
     """The claims that this endpoint holds in the tracking database.
 
-    problem: why none can be made or extended now, '' if they can.
+    Attributes:
+        problem: Why the last attempt to claim or extend failed, '' if it did not.
     """
 
     def __init__(self, reader: TrackingReader, endpoint_id: str):
         self._reader = reader
         self.endpoint_id = endpoint_id
         self.problem = ""
-        # {request_id: monotonic time of its claim or of the last extension}
+        # {request_id: monotonic time at which its claim was made or last extended}
         self._claimed_at: dict[str, float] = {}
 
     def claim(self, request_ids: Sequence[str]) -> set[str]:
-        """Claim requests, or extend claims on them; return those that may be emitted here now."""
+        """Claim requests or extend their claims. Return those that this endpoint may emit now."""
         now = monotonic()
         fresh = {i for i in request_ids if self._is_fresh(i, now)}
         old = [i for i in request_ids if i not in fresh]
@@ -39,7 +40,7 @@ class EmissionClaims:
             self.problem = f"requests that another endpoint may emit cannot be claimed: {error}"
             return fresh
         self.problem = ""
-        # Those of requests that are done are no longer extended.
+        # Drop old claims that were not extended: their requests are done.
         kept = {i: at for i, at in self._claimed_at.items() if self._is_fresh(i, now)}
         self._claimed_at = {**kept, **dict.fromkeys(granted, now)}
         return fresh | granted

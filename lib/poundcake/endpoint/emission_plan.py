@@ -1,4 +1,4 @@
-"""Decide what of a recorded request is to be published now."""
+"""Decide which triggers of a recorded request to publish now."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from poundcake.endpoint.recorded import RecordedRequest, Summary, UnexplainedAle
 
 
 class Item(NamedTuple):
-    """One trigger of a request. row_id: of the alert that it is about, 0 for none."""
+    """One trigger of a request.
+
+    Attributes:
+        trigger: The reference of the trigger.
+        row_id: The row id of the alert that it is about, 0 for none.
+    """
 
     trigger: str
     row_id: int
@@ -19,7 +24,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Emission:
-    """What is to be published of a request now. is_first: also that the request is recorded."""
+    """The triggers of a request to publish now.
+
+    Attributes:
+        entry: The request in the journal.
+        request: The request in the tracking database.
+        is_first: Publish the triggers of the request itself too, not only those of its alerts.
+        alerts: The alerts to emit.
+    """
 
     entry: Entry
     request: RecordedRequest
@@ -42,7 +54,14 @@ class Emission:
 
 
 def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now: float) -> Emission:
-    """Return what is to be published of a request now (by the monotonic clock)."""
+    """Return what to publish of a request now.
+
+    Args:
+        entry: The request in the journal.
+        request: The request in the tracking database.
+        endpoint_id: The id of this endpoint.
+        now: The monotonic time.
+    """
     is_others = request.emitter not in ("", endpoint_id)
     if entry.emit_after is None:
         due = request.unexplained
@@ -50,6 +69,6 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         due = [alert for alert in request.unexplained if alert.is_lost]
     else:
         due = []
-    # Another endpoint that claimed the request before has published that it is recorded.
+    # An endpoint that claimed the request earlier has published its first triggers.
     is_first = entry.emit_after is None and not (entry.is_shared and is_others)
     return Emission(entry, request, is_first, due)

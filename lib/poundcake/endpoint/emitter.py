@@ -1,7 +1,7 @@
-"""Emit the triggers of recorded requests, and again those that StackStorm lost.
+"""Emit the triggers of recorded requests, and emit those again that StackStorm lost.
 
-A request that cannot be emitted waits and is tried again; the others go on. What was published of
-it before the failure is not published again.
+A request that cannot be emitted backs off and is retried without holding up the others. The retry
+skips the triggers that were already published.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ from poundcake.endpoint.tracking_queries import recorded_ids, recorded_requests,
 from poundcake.trail.database import DatabaseError
 
 PAGE_REQUESTS = 500
-LOOK_WAIT = 5.0
-"""Seconds between looks whether the alerts of a request are explained."""
-_FAILURES_IN_A_ROW = 3
-"""After so many triggers that could not be published, the broker is at fault, not the requests."""
+RECHECK_WAIT = 5.0
+"""Seconds between checks whether the alerts of a request are explained."""
+_MAX_FAILURES_IN_A_ROW = 3
+"""After this many failed publishes in a row, the broker is taken to be down."""
 
 
 @dataclass
 class Attempt:
-    """How far the emission of a request has come.
+    """The progress of an emission that is not complete.
 
-    sent: what was published of it. is_counted: it was counted, and only the journal does not know
-    yet that it is complete. failures: in a row. error: the last one.
+    Attributes:
+        sent: The triggers that were published.
+        is_counted: All triggers were published and counted in the metrics; only the journal has
+            not been updated.
+        failures: Failed attempts in a row.
+        error: The error of the last failed attempt.
     """
 
     sent: set[Item] = field(default_factory=set)
@@ -45,7 +49,7 @@ class Attempt:
 
 
 class Emitter:
-    """Publish what recorded requests have for StackStorm's rules."""
+    """Publish the triggers of recorded requests."""
 
     def __init__(
         self,
@@ -53,17 +57,18 @@ class Emitter:
         keep_going: Callable[[], bool],
         emitted: Callable[[], None],
     ):
-        """Make an emitter.
+        """Create an emitter.
 
         Args:
-            keep_going: Called between triggers; False ends the step early.
+            dependencies: The objects that the steps of the pipeline share.
+            keep_going: Called between triggers; the step ends early if it returns False.
             emitted: Called after alerts were published.
         """
         self._needs = dependencies
         self._keep_going = keep_going
         self._emitted = emitted
         self._claims = EmissionClaims(dependencies.reader, dependencies.journal.endpoint_id)
-        # {entry id: what was published of a request whose emission is not complete}
+        # {entry id: progress of an emission that is not complete}
         self._attempts: dict[int, Attempt] = {}
         self._failures_in_a_row = 0
 
@@ -76,7 +81,7 @@ class Emitter:
         return f"the triggers of {requests} cannot be published: {failed[-1].error}"
 
     def emit(self) -> float | None:
-        """Emit what is due of one page of recorded requests."""
+        """Emit the due triggers of one page of recorded requests."""
         entries = self._needs.journal.due(PAGE_REQUESTS)
         if not entries:
             return None
@@ -84,7 +89,7 @@ class Emitter:
         self._needs.components.database.ok()
         missing = [entry for entry in entries if entry.id not in requests]
         if missing:
-            self._set_back(missing)
+            self._announce_again(missing)
         plans = [
             plan_emission(entry, requests[entry.id], self._claims.endpoint_id, monotonic())
             for entry in entries
@@ -101,8 +106,11 @@ class Emitter:
         self._publish([plan for plan in due if plan.entry.id in mine])
         return 0.0
 
-    def _set_back(self, entries: Sequence[Entry]) -> None:
-        """Announce requests again that the tracking database lacks: it was set back."""
+    def _announce_again(self, entries: Sequence[Entry]) -> None:
+        """Announce requests again that the tracking database no longer has.
+
+        An operator may have restored the database from an older backup.
+        """
         self._needs.journal.mark_missed([entry.id for entry in entries], 0.0, 0)
         self._end_attempts(entries)
 
@@ -111,8 +119,8 @@ class Emitter:
         self._end_attempts(entries)
 
     def _postpone(self, entries: Sequence[Entry]) -> None:
-        """Look at requests later that have nothing to publish here now."""
-        self._needs.journal.postpone([entry.id for entry in entries], LOOK_WAIT)
+        """Check requests again later that have nothing to publish here now."""
+        self._needs.journal.postpone([entry.id for entry in entries], RECHECK_WAIT)
         self._end_attempts(entries)
 
     def _end_attempts(self, entries: Sequence[Entry]) -> None:
@@ -120,7 +128,7 @@ class Emitter:
             self._attempts.pop(entry.id, None)
 
     def _claimed(self, plans: Sequence[Emission]) -> set[int]:
-        """Return the entry ids of those requests that may be emitted here now."""
+        """Return the entry ids of the requests that this endpoint may emit now."""
         shared = [plan.request.request_id for plan in plans if plan.entry.is_shared]
         granted = self._claims.claim(shared)
         return {
@@ -130,7 +138,7 @@ class Emitter:
         }
 
     def _publish(self, due: Sequence[Emission]) -> None:
-        """Publish what is due; a request that fails does not hold up the others."""
+        """Publish the due triggers. A request that fails does not hold up the others."""
         first = [plan.request.call_id for plan in due if plan.is_first]
         decided = self._needs.reader.read(summaries, first) if first else {}
         loader = AlertLoader(self._needs.reader, [a for plan in due for a in plan.alerts])
@@ -140,13 +148,13 @@ class Emitter:
             if not self._publish_one(plan, summary, loader):
                 return
         if self._failures_in_a_row:
-            # Whether it is the broker that is at fault, or the last request.
+            # Find out whether the broker or the last request is at fault.
             self._needs.broker.check()
 
     def _publish_one(self, plan: Emission, summary: Summary, loader: AlertLoader) -> bool:
-        """Publish what is left of one request; return False if it had to stop in between."""
+        """Publish the remaining triggers of one request. Return False if it was interrupted."""
         if plan.entry.is_shared and not self._claims.claim([plan.request.request_id]):
-            return True  # the claim has expired meanwhile; the next look decides
+            return True  # the claim has expired since; the next check decides
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
         failed: Exception | None = None
         for item in plan.items(summary):
@@ -191,7 +199,7 @@ class Emitter:
         self._failures_in_a_row = 0
 
     def _is_broker_down(self) -> bool:
-        return self._failures_in_a_row >= _FAILURES_IN_A_ROW
+        return self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW
 
     def _complete(self, plan: Emission, attempt: Attempt, summary: Summary) -> None:
         if not attempt.is_counted:
@@ -203,17 +211,17 @@ class Emitter:
             self._mark_done([plan.entry])
             return
         wait = retry.doubled(retry.EMIT_WAITS, plan.entry.attempts)
-        self._needs.journal.mark_emitted([plan.entry.id], LOOK_WAIT, wait)
+        self._needs.journal.mark_emitted([plan.entry.id], RECHECK_WAIT, wait)
         self._attempts.pop(plan.entry.id, None)
         self._emitted()
 
     def _failed(self, plan: Emission, attempt: Attempt, error: Exception) -> None:
-        """Have a request wait before it is tried again."""
+        """Log a failed attempt and schedule the next one."""
         wait = retry.jittered(retry.doubled(retry.REFUSED_WAITS, attempt.failures))
         attempt.failures += 1
         attempt.error = str(error) or type(error).__name__
         self._needs.log.warning(
-            "request %s: its triggers cannot be published, trying again in %.0f s: %s",
+            "request %s: its triggers cannot be published, retrying in %.0f s: %s",
             plan.request.request_id,
             wait,
             attempt.error,
@@ -223,7 +231,7 @@ class Emitter:
 
 
 def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:
-    """Return those requests that are on record, by the ids of their entries."""
+    """Return the requests that are recorded, by the ids of their entries."""
     names = recorded_ids(connection, entries)
     requests = recorded_requests(connection, list(names.values()))
     return {i: requests[name] for i, name in names.items() if name in requests}

@@ -1,4 +1,4 @@
-"""Tell whether a folder survives a reboot."""
+"""Find out whether the contents of a folder survive a reboot."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _MOUNTS = "/proc/self/mounts"
 
 
 def volatile_filesystem(path: str) -> str:
-    """Return the kind of file system a path is on if it is kept in memory only, otherwise ''."""
+    """Return the type of a path's file system if it is kept in memory only, otherwise ''."""
     kind = _filesystem(os.path.realpath(path))
     return kind if kind in _VOLATILE else ""
 
 
 def _filesystem(path: str) -> str:
-    """Return the type of the file system that a path is on; '' if the system does not say."""
+    """Return the type of the file system that a path is on, '' if it is unknown."""
     found, longest = "", -1
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:

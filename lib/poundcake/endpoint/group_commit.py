@@ -1,7 +1,7 @@
 """Store requests that arrive at the same time in one commit.
 
 A commit waits for the disk. Each thread adds its request to a list and waits for the lock. The
-thread that gets it commits the whole list; the others then find their request_id in it.
+thread that gets the lock commits the whole list and sets the request_id of every request in it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from poundcake.timestamps import format_timestamp
 
 @dataclass
 class Acceptance:
-    """A request that waits to be committed, and then its request_id or the reason why not.
+    """A request that waits to be committed, and the result.
 
-    wanted_id: the sender's own UUID, or ''.
+    Attributes:
+        request: The request to store.
+        wanted_id: The request id that the sender chose, a UUID, or ''.
+        body_sha256: The hash of the body.
+        alert_count: The number of alerts in the request.
+        request_id: The id under which it was stored, '' until then.
+        error: Why it was not stored.
     """
 
     request: Request
@@ -36,7 +42,14 @@ class Acceptance:
 
 
 class NewRow(NamedTuple):
-    """What the journal adds to a request as it stores it. now: by the journal's clock."""
+    """The values that the journal adds to a request.
+
+    Attributes:
+        request_id: The id under which the request is stored.
+        is_shared: Another endpoint may hold the same request.
+        now: The time of the journal's clock.
+        state: The first state of the request.
+    """
 
     request_id: str
     is_shared: bool
@@ -48,9 +61,10 @@ class GroupCommit:
     """Commit requests to a journal file. May be used by any (green) thread."""
 
     def __init__(self, file: JournalFile, added: Callable[[int], None]):
-        """Commit to a file.
+        """Create a group commit for a file.
 
         Args:
+            file: The file to write to.
             added: Called after each commit with the number of new requests.
         """
         self._file = file
@@ -70,7 +84,7 @@ class GroupCommit:
         if acceptance.error:
             raise acceptance.error
         if not acceptance.request_id:
-            # The thread that was to commit it was killed.
+            # The thread that took this request into its batch was killed.
             raise JournalError("the commit was interrupted; send the request again")
         return acceptance.request_id
 
@@ -80,7 +94,7 @@ class GroupCommit:
         try:
             self._file.run_locked(self._commit, batch)
             self._file.succeeded()
-        # Whatever it is, none of them is known to be stored, and each has to hear of it.
+        # After any error, no request of the batch is known to be stored: fail all of them.
         except Exception as error:
             failure = self._file.failed(error, sum(len(a.request.body) for a in batch))
             for waiting in batch:
@@ -139,7 +153,7 @@ def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) 
 
 
 def _id_for(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str, bool]:
-    """Return the request_id of a request, and whether it is a new one."""
+    """Return the request_id of a request, and whether the request is new."""
     if not acceptance.wanted_id:
         return str(uuid.uuid4()), True
     statement = "SELECT body_sha256 FROM requests WHERE request_id = ?"
@@ -148,6 +162,6 @@ def _id_for(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str
         return acceptance.wanted_id, True
     if row["body_sha256"] == acceptance.body_sha256:
         return acceptance.wanted_id, False
-    # A proxy with a fixed header sends different bodies under one id: each is a new request, also
-    # if it has the same body as one before.
+    # A proxy with a fixed header sends different bodies under one id. Each of them is a new
+    # request, even if an earlier one had the same body.
     return str(uuid.uuid4()), True

@@ -1,4 +1,4 @@
-"""How the endpoint and the parts that it depends on are, as one report."""
+"""Report the health of the endpoint and of the components that it depends on."""
 
 from __future__ import annotations
 
@@ -18,27 +18,34 @@ if TYPE_CHECKING:
     from poundcake.endpoint.journal_keeper import JournalKeeper
     from poundcake.endpoint.pipeline import Pipeline
 
-_NAMED_REQUESTS = 20
+_MAX_STUCK_LISTED = 20
 LATE_SECONDS = 120.0
-"""From how long on a request that waits makes the endpoint degraded."""
+"""A request that waits for longer than this makes the endpoint degraded."""
 
 
 class State(str, Enum):
-    """How a part is."""
+    """The state of a component."""
 
     UNKNOWN = "unknown"
-    """It was not used yet."""
+    """The endpoint has not used it yet."""
     OK = "ok"
     DOWN = "down"
     FULL = "full"
-    """Of the journal alone: backlog_limit is reached."""
+    """The backlog_limit is reached; only the journal has this state."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
 class Component:
-    """A part that the endpoint depends on: its state, since when, and a sentence about it."""
+    """A component that the endpoint depends on.
+
+    Attributes:
+        name: Its name in health reports and logs.
+        state: Whether it works.
+        since: When it entered this state.
+        detail: Why it does not work, '' if it does.
+    """
 
     def __init__(self, log: logging.Logger, name: str):
         self._log = log
@@ -48,11 +55,11 @@ class Component:
         self.since = datetime.now(timezone.utc)
 
     def ok(self) -> None:
-        """Note that it works."""
+        """Note that the component works."""
         self._become(State.OK, "")
 
     def down(self, detail: str) -> None:
-        """Note that it does not work, and why."""
+        """Note that the component does not work, and why."""
         self._become(State.DOWN, detail)
 
     def _become(self, state: State, detail: str) -> None:
@@ -66,7 +73,7 @@ class Component:
 
 
 class Components:
-    """The parts that requests pass through on their way out of the journal."""
+    """The components that requests pass through after the journal."""
 
     def __init__(self, log: logging.Logger):
         self.broker = Component(log, "broker")
@@ -74,30 +81,32 @@ class Components:
         self.stackstorm = Component(log, "stackstorm")
 
     def first_down(self) -> Component | None:
-        """Return the part that holds requests up, if one is down."""
+        """Return the component that holds requests up, or None if none is down."""
         parts = (self.database, self.broker, self.stackstorm)
         return next((part for part in parts if part.state == State.DOWN), None)
 
 
 @dataclass
 class ComponentReport:
-    """One part in the report."""
+    """A component in the report."""
 
     state: State
     since: str
     detail: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON, without what is not known."""
+        """Return the report as JSON, without unknown values."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass
-class OutsideReport(ComponentReport):
-    """Broker, database or StackStorm.
+class DownstreamReport(ComponentReport):
+    """The report on the broker, the database or StackStorm.
 
-    waiting: requests that wait for it. pending: of the database, what waits for the action
-    migrate. stuck: of StackStorm, requests that cannot be recorded.
+    Attributes:
+        waiting: The number of requests that wait for the component.
+        pending: For the database, the migrations that wait for the action migrate.
+        stuck: For StackStorm, the requests that cannot be recorded.
     """
 
     waiting: int = 0
@@ -107,9 +116,16 @@ class OutsideReport(ComponentReport):
 
 @dataclass
 class JournalReport(ComponentReport):
-    """The journal. All but set_aside is None while it cannot be read.
+    """The report on the journal. Every number is None while the journal cannot be read.
 
-    set_aside: the damaged journals in quarantine.
+    Attributes:
+        waiting: Requests that wait to be recorded, without the stuck ones.
+        backlog_limit: The limit of `waiting`, from the configuration.
+        oldest_seconds: How long the oldest of them has waited.
+        accepted: Requests in this state, as are `announced`, `recorded` and `done`.
+        stuck: Requests that cannot be recorded although others are.
+        stuck_requests: The request ids of the first stuck requests.
+        set_aside: The damaged journals in quarantine.
     """
 
     waiting: int | None = None
@@ -142,7 +158,16 @@ class ConfigurationReport:
 class HealthReport:
     """The health of the endpoint.
 
-    `status` is `ok`, `degraded` (webhooks are accepted, something else is wrong) or `unavailable`.
+    Attributes:
+        status: `ok`, `degraded` (webhooks are accepted, but something else is wrong) or
+            `unavailable`.
+        version: The running release.
+        address: The URL that the endpoint listens on, '' while it does not listen.
+        authentication: The accepted kinds of credentials, or `none`.
+        database: The kind of tracking database.
+        dry_run: Whether workflows only report what they would change.
+        literal_secrets: The configuration keys that contain a secret instead of a reference.
+        components: The report on each component, by name.
     """
 
     status: str
@@ -164,11 +189,11 @@ class HealthReport:
 def assemble(
     installation: Installation, address: str, applied_at: datetime, config_problem: str = ""
 ) -> HealthReport:
-    """Return the report on an endpoint.
+    """Return the health report of an endpoint.
 
     Args:
-        installation: Its parts.
-        address: Where it listens, '' while it does not.
+        installation: The parts of the endpoint.
+        address: The URL that it listens on, '' while it does not listen.
         applied_at: Since when its configuration is in force.
         config_problem: Why a newer configuration is not in force, '' if there is none.
     """
@@ -176,7 +201,7 @@ def assemble(
     journal, problems = _journal(keeper, config.backlog_limit)
     components: dict[str, ComponentReport] = {"journal": journal}
     if keeper.pipeline:
-        components.update(_outside(keeper.pipeline, journal))
+        components.update(_downstream(keeper.pipeline, journal))
     return HealthReport(
         status=_overall(components, [*problems, *filter(None, [config_problem])]),
         version=poundcake.__version__,
@@ -193,7 +218,7 @@ def assemble(
 
 
 def _journal(keeper: JournalKeeper, backlog_limit: int) -> tuple[JournalReport, list[str]]:
-    """Return how the journal is, and what makes the endpoint degraded, in sentences."""
+    """Return the report on the journal, and a sentence for each problem that means degraded."""
     quarantined = keeper.quarantined()
     set_aside = [report.as_dict() for report in quarantined]
     journal, problems = keeper.journal, [str(report) for report in quarantined]
@@ -228,12 +253,12 @@ def _journal_details(journal: Journal, counts: JournalCounts, backlog_limit: int
         "recorded": counts.recorded,
         "done": counts.done,
         "stuck": counts.stuck,
-        "stuck_requests": journal.stuck(_NAMED_REQUESTS) if counts.stuck else [],
+        "stuck_requests": journal.stuck(_MAX_STUCK_LISTED) if counts.stuck else [],
     }
 
 
 def _late(counts: JournalCounts) -> list[str]:
-    """Return sentences about requests that wait for too long."""
+    """Return a sentence for each kind of request that has waited too long."""
     found = []
     if counts.oldest_seconds > LATE_SECONDS:
         minutes = counts.oldest_seconds / 60
@@ -244,19 +269,19 @@ def _late(counts: JournalCounts) -> list[str]:
     return found
 
 
-def _outside(pipeline: Pipeline, journal: JournalReport) -> dict[str, ComponentReport]:
-    """Return how the parts are that requests pass through on their way out of the journal."""
+def _downstream(pipeline: Pipeline, journal: JournalReport) -> dict[str, ComponentReport]:
+    """Return the reports on the components that requests pass through after the journal."""
     parts = pipeline.components
-    broker = _outside_report(parts.broker, journal.accepted)
-    tables = _outside_report(parts.database, journal.waiting)
+    broker = _downstream_report(parts.broker, journal.accepted)
+    tables = _downstream_report(parts.database, journal.waiting)
     tables.pending = pipeline.pending_migrations or None
-    stackstorm = _outside_report(parts.stackstorm, journal.recorded)
+    stackstorm = _downstream_report(parts.stackstorm, journal.recorded)
     stackstorm.stuck = journal.stuck_requests or []
     return {"broker": broker, "database": tables, "stackstorm": stackstorm}
 
 
-def _outside_report(part: Component, waiting: int | None) -> OutsideReport:
-    return OutsideReport(part.state, format_timestamp(part.since), part.detail, waiting or 0)
+def _downstream_report(part: Component, waiting: int | None) -> DownstreamReport:
+    return DownstreamReport(part.state, format_timestamp(part.since), part.detail, waiting or 0)
 
 
 def _overall(components: dict[str, ComponentReport], problems: list[str]) -> str:

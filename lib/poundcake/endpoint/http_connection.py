@@ -1,7 +1,7 @@
 """Serve the requests of one connection, one after the other (RFC 9112).
 
-h11 keeps the state of the connection and writes the responses; `request_head` decides what is a
-request. This module moves the bytes, and bounds the time for each part of an exchange.
+h11 tracks the state of the connection and writes the responses; `request_head` parses and checks
+requests. This module moves the bytes and limits the time for each part of an exchange.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ HEADER_TIME = 10
 BODY_TIME = 30
 ANSWER_TIME = 30
 LINGER_TIME = 2
-# A body that is refused for its size is on its way already, and its sender has to see the answer.
+# A body that is refused for its size is already in transit. If the server closed the connection
+# without reading it, the sender would see a reset instead of the response.
 LINGER_BYTES = 16 << 20
 _CHUNK = 65536
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who is at the other end of a connection.
+    """The client of a connection.
 
     Attributes:
         host: The IP address.
-        has_certificate: The client proved a certificate of the configured client CA.
+        has_certificate: The client authenticated with a certificate of the configured client CA.
         refusal: Why all of its requests are refused, or an empty string.
     """
 
@@ -61,7 +62,7 @@ class HTTPConnection:
         self._slot = slot
         self._client = client
         self._http = h11.Connection(h11.SERVER, request_head.MAX_HEAD_BYTES)
-        self._received = bytearray()  # and not yet given to h11
+        self._received = bytearray()  # bytes not yet passed to h11
 
     def serve(self) -> None:
         """Answer requests until the connection ends.
@@ -71,11 +72,11 @@ class HTTPConnection:
         """
         while self._serve_request():
             self._http.start_next_cycle()
-            # Let other green threads run: a client that pipelines may never make this one wait.
+            # Let other green threads run: with a client that pipelines, this one may never block.
             time.sleep(0)
 
     def _serve_request(self) -> bool:
-        """Answer the next request. Return whether another may follow."""
+        """Answer the next request. Return True if another may follow."""
         try:
             head = self._read_head()
             if head is None:
@@ -89,7 +90,7 @@ class HTTPConnection:
         if not self._slot.enter(Phase.BUSY):
             return False
         response = self._application(request)
-        # What is left of a body stands where the next request should begin.
+        # The unread rest of a body would be parsed as the next request.
         has_unread_body = self._http.their_state is h11.SEND_BODY
         must_close = has_unread_body or self._slot.is_last_request
         return self._respond(response, request.method, must_close)
@@ -133,7 +134,7 @@ class HTTPConnection:
         )
 
     def _respond(self, response: HTTPResponse, method: str, must_close: bool) -> bool:
-        """Send a response. Return whether another request may follow; if not, linger."""
+        """Send a response. Return True if another request may follow; if not, linger first."""
         headers = [
             *response.headers.items(),
             ("Date", formatdate(usegmt=True)),
@@ -159,7 +160,7 @@ class HTTPConnection:
 
 
 class _Body:
-    """The body of one request, and not a byte of the next."""
+    """The body of one request. It never reads into the next request."""
 
     def __init__(
         self, http: h11.Connection, stream: ByteStream, received: bytearray, length: int | None

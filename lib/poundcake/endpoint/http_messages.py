@@ -1,4 +1,4 @@
-"""What the HTTP server and the application say to each other: requests, responses, refusals."""
+"""The messages between the HTTP server and the application: requests, responses, refusals."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Mapping, Protocol
 
 
 class ClientGoneError(OSError):
-    """The client went away or was too slow inside a body. Nobody is left to answer."""
+    """The client disconnected or was too slow while sending a body, so no response is sent."""
 
 
 class RequestBody(Protocol):
-    """The body of a request. It stays on the wire until somebody reads it."""
+    """The body of a request. It is not received until the application reads it."""
 
     @property
     def length(self) -> int | None:
         """Its length in bytes, or None if the request has no Content-Length."""
 
     def read(self) -> bytes:
-        """Return the whole body. Call it once.
+        """Return the whole body. May be called only once.
 
         Raises:
-            ClientGoneError: It did not arrive.
+            ClientGoneError: The body did not arrive.
         """
 
 
@@ -36,11 +36,13 @@ class HTTPRequest:
         path: As the client wrote it, not percent-decoded. `*` for OPTIONS of the server as a
             whole, empty for CONNECT.
         query: What follows the `?`, not decoded.
-        host: The authority that the client asked for: of the target if that is a URL, else the
-            Host field. Empty if an HTTP/1.0 client sent none.
+        host: The authority that the client asked for: from the target if that is a URL, otherwise
+            from the Host field. Empty if an HTTP/1.0 client sent none.
         headers: By lower-case name. The values of repeated fields are joined with a comma.
         client_host: The IP address of the client.
-        has_client_certificate: The client proved a certificate of the configured client CA.
+        has_client_certificate: The client authenticated with a certificate of the configured
+            client CA.
+        body: The body, not received yet.
     """
 
     method: str
@@ -71,13 +73,13 @@ class HTTPResponse:
 
 
 class FramingError(Exception):
-    """A request that cannot be told from the bytes around it. The connection ends with it.
+    """A request whose boundaries cannot be determined. The connection is closed after it.
 
     Attributes:
-        status: What to answer, always 4xx.
-        detail: What is wrong, in words of ours: nothing that the client sent.
-        method: What stands where the method should, or an empty string.
-        target: What stands where the request target should, or an empty string.
+        status: The status to answer, always 4xx.
+        detail: What is wrong. Never contains anything that the client sent.
+        method: The first word of the request line, where the method belongs, or ''.
+        target: The second word of the request line, where the target belongs, or ''.
     """
 
     def __init__(self, status: HTTPStatus, detail: str, head: bytes = b"") -> None:
@@ -90,14 +92,14 @@ class FramingError(Exception):
 
 
 class Application(Protocol):
-    """What the server serves."""
+    """The interface of an application that the server can serve."""
 
     def __call__(self, request: HTTPRequest) -> HTTPResponse:
         """Answer a request.
 
         Raises:
-            ClientGoneError: Its body did not arrive.
+            ClientGoneError: The body did not arrive.
         """
 
     def refuse(self, error: FramingError, client_host: str) -> HTTPResponse:
-        """Answer what is not a valid request."""
+        """Return the response to bytes that are not a valid request."""

@@ -1,7 +1,7 @@
 """The HTTP server: a thread for each connection, over plain TCP or TLS.
 
-It uses threads and sockets alone, so it runs on plain threads, and on green ones in a process that
-eventlet has patched. StackStorm patches its sensors today and is moving away from that.
+It uses only threads and sockets, so it runs on native threads, and on green threads in a process
+that eventlet has patched. StackStorm patches its sensors today and is moving away from that.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _STOP_TICK = 0.02
 
 
 class Server:
-    """Serves an application until it is stopped.
+    """Serve an application until the server is stopped.
 
     Args:
         host: The address to listen on, an IP address or a name.
         port: The port to listen on.
         application: Answers the requests.
-        max_connections: How many connections may be open; fewer if the process may not open that
-            many files.
-        log: Where failures are logged.
-        certificates: Makes it a TLS server.
-        predecessor: The server before this one, which is about to be stopped. If it listens at the
-            same address, its listening socket is taken over, so that no connection is refused.
+        max_connections: The limit of open connections, lowered to what the process's limit of
+            open files allows.
+        log: The logger for failures.
+        certificates: The certificates of a TLS server; None for plain HTTP.
+        predecessor: The server that this one replaces. If it listens on the same address, its
+            listening socket is taken over, so that no connection is refused.
 
     Raises:
         OSError: The address is taken or does not exist.
-        UnicodeError: `host` is not a possible name.
+        UnicodeError: `host` cannot be a host name.
     """
 
     def __init__(
@@ -68,32 +68,32 @@ class Server:
         self.certificates = certificates
         self._open = OpenConnections(_allowed_connections(max_connections))
         self._lock = threading.Lock()
-        # On how many connections the TLS handshake failed.
+        # The number of connections whose TLS handshake failed.
         self.failed_handshakes = 0
         self.bound_to = (host, port)
         self._successor: Server | None = None
         if predecessor and predecessor.bound_to == self.bound_to:
-            # A copy: two green threads must not wait for the same file.
+            # A copy, because two green threads must not wait for the same file descriptor.
             self._listener: socket.socket = predecessor._listener.dup()
             predecessor._successor = self
         else:
             self._listener = _listen(host, port)
-        # Where it listens, as a URL without a slash at the end.
+        # The URL that it listens on, without a trailing slash.
         self.address = _url("https" if certificates else "http", self._listener)
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """Number of open connections."""
         return len(self._open)
 
     @property
     def evicted(self) -> int:
-        """How many connections were closed because there were too many."""
+        """Number of connections that were closed because there were too many."""
         return self._open.evicted
 
-    def limit_connections(self, most: int) -> None:
-        """Change how many connections may be open."""
-        self._open.most = _allowed_connections(most)
+    def limit_connections(self, limit: int) -> None:
+        """Change the limit of open connections."""
+        self._open.limit = _allowed_connections(limit)
 
     def serve(self) -> None:
         """Accept connections until `stop()` is called."""
@@ -102,15 +102,16 @@ class Server:
             self._listener.close()  # the successor has a copy
 
     def _accept_connections(self) -> None:
-        while not self._open.stopping:
+        while not self._open.is_stopping:
             try:
                 connected, address = self._listener.accept()
             except socket.timeout:
                 continue
             except OSError as error:
-                if self._open.stopping:
+                if self._open.is_stopping:
                     return
-                # The process may be out of files: connections that end free some.
+                # The process may have reached its limit of open files. Connections that end free
+                # some.
                 self._rate_limited_log.warning("cannot accept a connection: %s", error)
                 time.sleep(_RETRY_WAIT)
                 continue
@@ -119,7 +120,7 @@ class Server:
 
     def close(self) -> None:
         """Stop listening."""
-        # close() alone leaves it listening while another thread waits in accept().
+        # With close() alone, the socket keeps listening while another thread waits in accept().
         _shut_down(self._listener)
         self._listener.close()
 
@@ -127,7 +128,7 @@ class Server:
         """Take no new requests, and let those in flight finish.
 
         Args:
-            timeout: How long to wait for them, in seconds.
+            timeout: How long to wait for the requests in flight, in seconds.
         """
         self._open.stop()
         if not self._successor:
@@ -214,6 +215,6 @@ def _allowed_connections(wanted: int) -> int:
 
 
 def _shut_down(sock: socket.socket) -> None:
-    """Wake the thread that waits for a socket, with the news that it has ended."""
-    with suppress(OSError):  # it has ended already
+    """Shut down a socket, which wakes the thread that waits for it."""
+    with suppress(OSError):  # it is already closed
         sock.shutdown(socket.SHUT_RDWR)

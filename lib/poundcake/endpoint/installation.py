@@ -1,4 +1,4 @@
-"""What a configuration leads to: the tracking database, StackStorm's API, and the journal."""
+"""Build the parts of an endpoint from its configuration: database, StackStorm's API, journal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from poundcake.trail import database, queries, refresh
 from poundcake.trail.database import DatabaseError
 
 VIEW_SECONDS = 5
-"""For one statement: somebody waits for a view."""
+"""Time limit of one statement. It is short because somebody waits for the view."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Installation:
     keeper: JournalKeeper
 
     def read(self, view: Callable[..., Any], **query: Any) -> Any:
-        """Return a view of the tracking database, with what StackStorm says now.
+        """Return a view of the tracking database, with open executions refreshed from StackStorm.
 
         Raises:
             DatabaseError: The database cannot be read now.
@@ -48,7 +48,8 @@ class Installation:
         """Return the status view of a request, recorded or not; None if it is unknown.
 
         Raises:
-            DatabaseError, JournalError: The one of the two that may know it cannot be read.
+            DatabaseError: The journal does not know it and the tracking database cannot be read.
+            JournalError: The tracking database does not know it and the journal cannot be read.
         """
         entry, problem = self._find(request_id)
         web_url = self.config.st2_web_url
@@ -68,7 +69,7 @@ class Installation:
         return answer
 
     def _find(self, request_id: str) -> tuple[Entry | None, str]:
-        """Return the entry of a request, or why it is not known whether there is one."""
+        """Return the journal's entry of a request, and why the journal could not be read or ''."""
         journal = self.keeper.journal
         if journal is None:
             return None, self.keeper.problem()
@@ -85,10 +86,17 @@ def install(
     metrics: Metrics,
     log: logging.Logger,
 ) -> Installation:
-    """Make the parts that a configuration describes; nothing is opened yet.
+    """Create the parts that a configuration describes, without opening any of them.
+
+    Args:
+        config: The configuration.
+        bus: Publishes triggers.
+        stackstorm: StackStorm's API.
+        metrics: The endpoint's metrics.
+        log: The endpoint's logger.
 
     Raises:
-        DatabaseError: The configuration's database_url cannot be used.
+        DatabaseError: The database URL cannot be used.
     """
     reader = TrackingReader(open_engine(config), config.auto_migrate)
 
@@ -121,8 +129,8 @@ def log_as_configured(config: Config, log: logging.Logger) -> None:
         log.warning("%s", warning)
     for key in config.literal_secrets:
         log.warning(
-            "%s stands in the pack's configuration itself, and so on the command line of the "
-            "pack's actions: use file:/path or env:NAME instead",
+            "%s is a literal secret in the pack's configuration, so it is visible on the command "
+            "line of the pack's actions: use file:/path or env:NAME instead",
             key,
         )
 
@@ -131,6 +139,7 @@ def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
     """Return the status view of a request that is not recorded yet.
 
     Args:
+        entry: The journal's entry of the request.
         held_up_by: Why it is not recorded, '' if nothing is wrong.
     """
     answer: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""What was accepted and how far it has come: a local SQLite file, written before the answer.
+"""Store accepted requests and their progress in a local SQLite file, before they are answered.
 
     accepted -> announced -> recorded -> done, then pruned a day later
 
-A request moves on only when the far end was seen to have it, so whatever is lost in between is
-sent again. `journal_schema.RequestState` says what each state means.
+A request enters the next state only once the receiving side is known to have it, so a request that
+is lost on the way is sent again. `journal_schema.RequestState` describes each state.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ T = TypeVar("T")
 __all__ = ["Entry", "Journal", "JournalCounts", "JournalError", "RequestState"]
 
 KEEP_DONE = 86400.0  # seconds
-# Bytes of bodies that are loaded together; what does not fit goes into the next batch.
+# Maximum bytes of bodies that are loaded at the same time.
 BATCH_BYTES = 4 << 20
-# Alerts of the requests that are looked at together.
+# Maximum alerts of the requests of one page of due().
 PAGE_ALERTS = 10_000
-# Requests that are pruned in one transaction, during which nothing is accepted.
-_PRUNED_TOGETHER = 200
-_VARIABLES = 500  # in one statement; SQLite before 3.32 takes 999
+# Maximum requests that are pruned in one transaction, during which nothing is accepted.
+_PRUNE_BATCH = 200
+_MAX_VARIABLES = 500  # in one statement; SQLite before 3.32 allows 999
 
-_LIGHT = ", ".join(COLUMNS[:6] + COLUMNS[11:])  # without what only the announcement needs
+# All columns except those that only the announcement needs.
+_ENTRY_COLUMNS = ", ".join(COLUMNS[:6] + COLUMNS[11:])
 _WAITING = f"state IN ('{RequestState.ACCEPTED}', '{RequestState.ANNOUNCED}')"
 
 
@@ -46,9 +47,11 @@ _WAITING = f"state IN ('{RequestState.ACCEPTED}', '{RequestState.ANNOUNCED}')"
 class JournalCounts:
     """How many requests are in each state.
 
-    stuck: of the accepted and announced ones, those that failed alone. oldest_seconds: how long
-    the oldest of the others has waited to be recorded. overdue_seconds: how long a recorded
-    request has been waiting for its next step to begin.
+    Attributes:
+        accepted: Requests in this state, as are `announced`, `recorded` and `done`.
+        stuck: The accepted and announced requests that failed alone while others were recorded.
+        oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
+        overdue_seconds: How long the next step of a recorded request is overdue, for the worst one.
     """
 
     accepted: int
@@ -60,8 +63,8 @@ class JournalCounts:
     overdue_seconds: float
 
 
-class _Slot(NamedTuple):
-    """What the counts are kept by."""
+class _CountKey(NamedTuple):
+    """The key by which requests are counted."""
 
     state: RequestState
     stuck: bool
@@ -70,7 +73,7 @@ class _Slot(NamedTuple):
 class Journal:
     """The journal of one endpoint. All methods may be called from any (green) thread.
 
-    All of them raise JournalError if the file cannot be read or written. Waits are in seconds.
+    Every method raises JournalError if the file cannot be read or written. Waits are in seconds.
     """
 
     def __init__(self, path: str, damage: str = ""):
@@ -80,37 +83,37 @@ class Journal:
         try:
             (row,) = self._file.run(fetch, "SELECT endpoint_id FROM journal")
             self.endpoint_id = str(row["endpoint_id"])
-            # Changed only by functions that run on the connection, so by one at a time; it has all
-            # keys from the start, so that others may read it meanwhile.
-            self._counts: Counter[_Slot] = self._file.run(_count_all)
+            # Changed only by functions that run on the connection, so by one thread at a time. It
+            # has all keys from the start, so that other threads may read it at any time.
+            self._counts: Counter[_CountKey] = self._file.run(_count_all)
         except BaseException:
             self._file.close()
             raise
 
     def close(self) -> None:
-        """Wait for the commit under way and close the file."""
+        """Wait for the commit in progress and close the file."""
         self._file.close()
 
     def check(self) -> None:
-        """Find out whether what could not be written can be now, without changing anything."""
+        """Raise JournalError if the journal still cannot be written. Changes nothing."""
         self._file.check()
 
     @property
     def problem(self) -> str:
-        """Why the journal could not be written or read the last time, '' if it could."""
+        """Why the last write or read failed, '' if it did not."""
         return self._file.problem
 
     @property
     def is_damaged(self) -> bool:
-        """Return True if the file itself is at fault, so that only opening it again helps."""
+        """Return True if the file is damaged, so that it has to be opened again to be replaced."""
         return self._file.is_damaged
 
     @property
     def backlog(self) -> int:
-        """How many requests wait to be recorded, without the stuck ones."""
+        """Number of requests that wait to be recorded, without the stuck ones."""
         return (
-            self._counts[_Slot(RequestState.ACCEPTED, False)]
-            + self._counts[_Slot(RequestState.ANNOUNCED, False)]
+            self._counts[_CountKey(RequestState.ACCEPTED, False)]
+            + self._counts[_CountKey(RequestState.ANNOUNCED, False)]
         )
 
     # -- accepting
@@ -121,20 +124,21 @@ class Journal:
         Requests that arrive at the same time share a commit.
 
         Args:
-            wanted_id: The sender's own UUID, or ''. The same id with the same body is the same
-                request; with another body it gets a new id.
-            sha256: Of the body.
-            alerts: How many the request brings.
+            request: The request to store.
+            wanted_id: The request id that the sender chose, a UUID, or ''. The same id with the
+                same body is the same request; with a different body it gets a new id.
+            sha256: The hash of the body.
+            alerts: The number of alerts in the request.
         """
         return self._group_commit.accept(Acceptance(request, wanted_id, sha256, alerts))
 
     def _added(self, count: int) -> None:
-        self._counts[_Slot(RequestState.ACCEPTED, False)] += count
+        self._counts[_CountKey(RequestState.ACCEPTED, False)] += count
 
     def import_recorded(self, request: Request, sha256: str, alerts: int) -> None:
-        """Add a request that another process recorded, a replay, so that it is emitted here.
+        """Import a replay that another process recorded, so that this endpoint emits it.
 
-        One that the journal has already stays as it is.
+        Does nothing if the journal already has the request.
         """
         if self.find(request.request_id) is None:
             row = NewRow(request.request_id, True, self._now(), RequestState.RECORDED)
@@ -142,17 +146,17 @@ class Journal:
 
     def _import(self, connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) -> None:
         in_transaction(connection, insert, acceptance, row)
-        self._counts[_Slot(RequestState.RECORDED, False)] += 1
+        self._counts[_CountKey(RequestState.RECORDED, False)] += 1
 
     # -- reading
 
     def find(self, request_id: str) -> Entry | None:
-        """Return the entry of a request; None if it is unknown or pruned."""
+        """Return the entry of a request, or None if it is unknown or pruned."""
         entries = self._entries("WHERE request_id = ?", request_id)
         return entries[0] if entries else None
 
     def unknown(self, request_ids: Sequence[str]) -> list[str]:
-        """Return those of the requests that the journal does not have, in their order."""
+        """Return the request_ids that the journal does not have, in the same order."""
         known: set[str] = set()
         for some in _chunks(request_ids):
             marks = ",".join("?" * len(some))
@@ -161,7 +165,7 @@ class Journal:
         return [request_id for request_id in request_ids if request_id not in known]
 
     def fresh(self, limit: int) -> list[Entry]:
-        """Return requests never announced, oldest first, with at most BATCH_BYTES of bodies."""
+        """Return requests that were never announced, oldest first, up to BATCH_BYTES of bodies."""
         where = f"WHERE state = '{RequestState.ACCEPTED}' AND due_at = 0 ORDER BY id LIMIT ?"
         return _within_bytes(self._entries(where, limit))
 
@@ -183,11 +187,11 @@ class Journal:
         return _within_bytes(batch)
 
     def announced(self) -> list[Entry]:
-        """Return the requests that the broker has and the tracking database has not shown yet."""
+        """Return the requests that were published and are not known to be recorded."""
         return self._entries(f"WHERE state = '{RequestState.ANNOUNCED}' ORDER BY id")
 
     def due(self, limit: int) -> list[Entry]:
-        """Return recorded requests whose next step is due, with at most PAGE_ALERTS alerts."""
+        """Return recorded requests whose next step is due, up to PAGE_ALERTS alerts."""
         where = (
             f"WHERE state = '{RequestState.RECORDED}' AND due_at <= ? ORDER BY due_at, id LIMIT ?"
         )
@@ -237,10 +241,10 @@ class Journal:
         )
         return [row["request_id"] for row in self._file.run(fetch, statement, (limit,))]
 
-    # -- moving on
+    # -- changing states
 
     def mark_announced(self, ids: Sequence[int], batch_id: str) -> None:
-        """Note that the broker has taken requests in a batch of that name."""
+        """Note that the broker accepted requests as the batch `batch_id`."""
         now = self._now()
         self._update(
             ids,
@@ -251,11 +255,13 @@ class Journal:
     def mark_missed(
         self, ids: Sequence[int], wait: float, batch_limit: int, is_stuck: bool = False
     ) -> None:
-        """Note that requests were not recorded in time: announce them again after a wait.
+        """Note that requests were not recorded in time, and schedule another announcement.
 
         Args:
+            ids: The ids of the entries.
+            wait: Seconds until they may be announced again.
             batch_limit: How many of them may be announced together, 0 for any number.
-            is_stuck: Each of them failed alone while others were recorded.
+            is_stuck: Whether each of them failed alone while others were recorded.
         """
         now = self._now()
         self._update(
@@ -266,7 +272,7 @@ class Journal:
         )
 
     def mark_recorded(self, ids: Sequence[int]) -> None:
-        """Note that requests were seen in the tracking database."""
+        """Note that requests were found in the tracking database."""
         now = self._now()
         self._update(
             ids,
@@ -274,33 +280,34 @@ class Journal:
             (RequestState.RECORDED, now, now),
         )
 
-    def mark_emitted(self, ids: Sequence[int], look_wait: float, emit_wait: float) -> None:
+    def mark_emitted(self, ids: Sequence[int], recheck_wait: float, emit_wait: float) -> None:
         """Note that the triggers of requests were published.
 
         Args:
-            look_wait: Until it is looked whether they are explained.
-            emit_wait: Until those that StackStorm lost may be emitted again.
+            ids: The ids of the entries.
+            recheck_wait: Seconds until it is checked whether their alerts are explained.
+            emit_wait: Seconds until alerts that StackStorm lost may be emitted again.
         """
         now = self._now()
         self._update(
             ids,
             "attempts = attempts + 1, due_at = ?, emit_after = ?",
-            (now + look_wait, now + emit_wait),
+            (now + recheck_wait, now + emit_wait),
         )
 
     def postpone(self, ids: Sequence[int], wait: float) -> None:
-        """Have the next step of requests wait, and change nothing else about them."""
+        """Delay the next step of requests without changing their state."""
         self._update(ids, "due_at = ?", (self._now() + wait,))
 
     def mark_done(self, ids: Sequence[int]) -> None:
-        """Note that it is known what became of each alert of requests."""
+        """Note that the outcome of every alert of the requests is known."""
         now = self._now()
         self._update(
             ids, "state = ?, state_since = ?, due_at = ?", (RequestState.DONE, now, now + KEEP_DONE)
         )
 
     def clear_waits(self) -> None:
-        """End the waits of all requests that are to be announced again, except the stuck ones."""
+        """Make all requests that wait for another announcement due now, except the stuck ones."""
         now = self._now()
         self._file.write(
             _execute,
@@ -310,23 +317,23 @@ class Journal:
         )
 
     def prune(self) -> int:
-        """Remove requests that have been done for a day, a few at a time.
+        """Remove a batch of requests that have been done for a day.
 
         Returns:
-            How many were removed; 0 means that none are left.
+            How many were removed; 0 means that none are left to prune.
         """
         return self._file.run(self._prune, self._now())
 
     def _prune(self, connection: sqlite3.Connection, now: float) -> int:
         count = in_transaction(connection, _prune, now)
-        self._counts[_Slot(RequestState.DONE, False)] -= count
+        self._counts[_CountKey(RequestState.DONE, False)] -= count
         return count
 
     def _now(self) -> float:
         return self._file.clock.now()
 
     def _entries(self, where: str, *args: object) -> list[Entry]:
-        rows = self._file.run(fetch, f"SELECT {_LIGHT} FROM requests {where}", args)
+        rows = self._file.run(fetch, f"SELECT {_ENTRY_COLUMNS} FROM requests {where}", args)
         to_monotonic = self._file.clock.to_monotonic
         return [self._readable(entry_of, row, to_monotonic) for row in rows]
 
@@ -334,7 +341,7 @@ class Journal:
         try:
             return convert(row, *args)
         except (ValueError, TypeError, AttributeError) as error:
-            # SQLite does not see what was overwritten inside a page.
+            # SQLite does not notice data that was overwritten within a page.
             damage = sqlite3.DatabaseError(f"a request cannot be read: {error}")
             raise self._file.failed(damage) from None
 
@@ -356,8 +363,8 @@ class Journal:
 
 def _update(
     connection: sqlite3.Connection, ids: Sequence[int], assignments: str, args: Sequence[object]
-) -> tuple[Counter[_Slot], Counter[_Slot]]:
-    """Change requests; return what to count before and after."""
+) -> tuple[Counter[_CountKey], Counter[_CountKey]]:
+    """Update requests. Return their counts before and after."""
     where = f"WHERE id IN ({','.join('?' * len(ids))})"
     values = [arg.value if isinstance(arg, RequestState) else arg for arg in args]
     before = _count(connection, where, ids)
@@ -365,25 +372,27 @@ def _update(
     return before, _count(connection, where, ids)
 
 
-def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Counter[_Slot]:
+def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Counter[_CountKey]:
     statement = f"SELECT state, stuck, count(*) FROM requests {where} GROUP BY state, stuck"
     return Counter(
         {
-            _Slot(RequestState(s), bool(stuck)): n
+            _CountKey(RequestState(s), bool(stuck)): n
             for s, stuck, n in connection.execute(statement, ids)
         }
     )
 
 
-def _count_all(connection: sqlite3.Connection) -> Counter[_Slot]:
-    """Count all requests, by indexes alone: a row of the table has much more than its state."""
-    counts = Counter({_Slot(state, stuck): 0 for state in RequestState for stuck in (False, True)})
+def _count_all(connection: sqlite3.Connection) -> Counter[_CountKey]:
+    """Count all requests using only indexes, because the rows of the table are large."""
+    counts = Counter(
+        {_CountKey(state, stuck): 0 for state in RequestState for stuck in (False, True)}
+    )
     for state, number in connection.execute("SELECT state, count(*) FROM requests GROUP BY state"):
-        counts[_Slot(RequestState(state), False)] = number
+        counts[_CountKey(RequestState(state), False)] = number
     stuck = f"SELECT state, count(*) FROM requests WHERE {_WAITING} AND stuck = 1 GROUP BY state"
     for state, number in connection.execute(stuck):
-        counts[_Slot(RequestState(state), True)] = number
-        counts[_Slot(RequestState(state), False)] -= number
+        counts[_CountKey(RequestState(state), True)] = number
+        counts[_CountKey(RequestState(state), False)] -= number
     return counts
 
 
@@ -393,9 +402,9 @@ def _prune(connection: sqlite3.Connection, now: float) -> int:
         connection,
         f"SELECT id, body_bytes FROM requests WHERE state = '{RequestState.DONE}' AND due_at <= ?"
         " ORDER BY due_at LIMIT ?",
-        (now, _PRUNED_TOGETHER),
+        (now, _PRUNE_BATCH),
     )
-    # A body of megabytes takes as long to remove as hundreds of small ones.
+    # Removing a body of several MiB takes as long as removing hundreds of small ones.
     ids = [row["id"] for row in _within(rows, [row["body_bytes"] for row in rows], BATCH_BYTES)]
     for table in ("bodies", "requests"):
         connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(i,) for i in ids])
@@ -411,7 +420,7 @@ def _within_bytes(entries: list[Entry]) -> list[Entry]:
 
 
 def _within(items: list[Any], sizes: Iterable[int], limit: int) -> list[Any]:
-    """Return as many items, from the first on, as stay within a limit; one in any case."""
+    """Return the longest prefix of items whose sizes stay within a limit, but at least one item."""
     total = 0
     for count, size in enumerate(sizes):
         total += size
@@ -421,5 +430,5 @@ def _within(items: list[Any], sizes: Iterable[int], limit: int) -> list[Any]:
 
 
 def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), _VARIABLES):
-        yield values[start : start + _VARIABLES]
+    for start in range(0, len(values), _MAX_VARIABLES):
+        yield values[start : start + _MAX_VARIABLES]

@@ -1,9 +1,9 @@
-"""The clock by which the journal writes down when something is due.
+"""The journal's own clock, which decides what is due.
 
-People and NTP set the wall clock, sometimes by hours. If it decided what is due, a step back would
-stop every retry for as long, and a step forward would make everything due at once. So the journal
-has its own clock: it runs with the monotonic clock while the process runs, is saved in the file,
-and continues from there after a restart.
+People and NTP step the wall clock, sometimes by hours. If the wall clock decided what is due, a
+step back would stop every retry for that long, and a step forward would make everything due at
+once. So the journal has its own clock: it follows the monotonic clock while the process runs, is
+saved in the file, and continues from the saved time after a restart.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import time
 from time import monotonic
 
 MAX_DOWNTIME = 60.0
-"""How much of the time without a process counts, in seconds, whatever the wall clock says."""
+"""Maximum time between two processes that the clock counts, in seconds.
+
+The wall clock measures this time, and it may have been stepped.
+"""
 MAX_WAIT = 3600.0
-"""The longest wait that is ever written to the journal, in seconds."""
+"""Longest wait that is written to the journal, in seconds."""
 
 
 class JournalClock:
-    """A clock in seconds that never steps. It starts at the wall clock's time."""
+    """A clock in seconds that is never stepped. A new one starts at the wall clock's time."""
 
     def __init__(self, saved: float | None = None):
         """Start the clock.
 
         Args:
-            saved: Its time when it was last saved; None for a new journal.
+            saved: The time at which it was last saved, or None for a new journal.
         """
         start = time.time()
         if saved is not None:
@@ -36,5 +39,5 @@ class JournalClock:
         return monotonic() + self._offset
 
     def to_monotonic(self, moment: float) -> float:
-        """Return a time of this clock as a time of the process's monotonic clock."""
+        """Convert a time of this clock to a time of the process's monotonic clock."""
         return moment - self._offset

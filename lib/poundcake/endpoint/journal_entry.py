@@ -1,4 +1,4 @@
-"""A request in the journal as the rest of the endpoint sees it."""
+"""Convert the rows of the journal to the types that the rest of the endpoint uses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,25 @@ from poundcake.timestamps import parse_timestamp
 
 @dataclass(frozen=True)
 class Entry:
-    """A request in the journal, without what only its announcement needs.
+    """A request in the journal, without the columns that only its announcement needs.
 
-    state_since: when its state began. attempts: how often its present step has failed. batch_id:
-    of its last announcement. batch_limit: how many requests may be announced together with it, 0
-    for any number. is_stuck: it failed alone while others were recorded. is_shared: another
-    endpoint may hold the same request. emit_after: when its alerts may be emitted again, None if
-    they never were. Times are of the process's monotonic clock.
+    Times are in seconds of the process's monotonic clock, except `received_at`.
+
+    Attributes:
+        id: The row id.
+        request_id: The id that the sender was given.
+        body_sha256: The hash of the body.
+        body_bytes: The size of the body.
+        alert_count: The number of alerts in the request.
+        received_at: When it was received, by the wall clock.
+        state: How far it has come.
+        state_since: When it entered its state.
+        attempts: Failed attempts at the current step.
+        batch_id: The id of its last announcement, '' if it was never announced.
+        batch_limit: How many requests may be announced together with it, 0 for any number.
+        is_stuck: It failed alone while others were recorded.
+        is_shared: Another endpoint may hold the same request.
+        emit_after: When its alerts may be emitted again, None if they were never emitted.
     """
 
     id: int
@@ -45,10 +57,12 @@ def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
     """Return a row of `requests` as an Entry.
 
     Args:
-        to_monotonic: Converts a time of the journal's clock.
+        row: The row.
+        to_monotonic: Converts a time of the journal's clock to the monotonic clock.
 
     Raises:
-        ValueError, TypeError: It is not as it was written.
+        ValueError: The row is damaged.
+        TypeError: The row is damaged.
     """
     emit_after = row["emit_after"]
     return Entry(
@@ -69,8 +83,8 @@ def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
     )
 
 
-def is_sound(row: sqlite3.Row) -> bool:
-    """Return True if a request of a damaged file is as it was written."""
+def is_intact(row: sqlite3.Row) -> bool:
+    """Return True if a row of a damaged file is intact."""
     try:
         entry = entry_of(row, lambda moment: moment + 0.0)
         headers = json.loads(row["headers"])
@@ -80,10 +94,11 @@ def is_sound(row: sqlite3.Row) -> bool:
 
 
 def request_of(row: sqlite3.Row) -> Request:
-    """Return a row of `requests` joined with its body as the request that was received.
+    """Return a row of `requests`, joined with its body, as the request that was received.
 
     Raises:
-        ValueError, TypeError: It is not as it was written.
+        ValueError: The row is damaged.
+        TypeError: The row is damaged.
     """
     return Request(
         request_id=row["request_id"],

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: open it, lock it, bring it up to date, and report its errors."""
+"""Open, lock and upgrade the journal's SQLite file, and report its errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Callable, Sequence, TypeVar
 
 from poundcake.endpoint import journal_schema, native, quarantine
 from poundcake.endpoint.journal_clock import MAX_WAIT, JournalClock
-from poundcake.endpoint.journal_entry import is_sound
+from poundcake.endpoint.journal_entry import is_intact
 from poundcake.endpoint.journal_schema import VERSION, RequestState
 from poundcake.errors import PoundCakeError
 
@@ -23,38 +23,42 @@ _WRITE_OVERHEAD = 65536
 
 
 class JournalError(PoundCakeError):
-    """The journal cannot be written or read now; nothing was accepted."""
+    """The journal cannot be written or read at the moment; nothing was accepted."""
 
 
 class JournalFile:
     """The file of one journal. All methods may be called from any (green) thread.
 
-    problem: why it could not be written or read the last time, '' if it could. is_damaged: True
-    if the file itself is at fault, so that only opening it again helps.
+    Attributes:
+        lock: Held while the connection is in use.
+        clock: The journal's clock.
+        problem: Why the last write or read failed, '' if it did not.
+        is_damaged: The file is damaged, so it has to be opened again to be replaced.
     """
 
     def __init__(self, path: str, damage: str = ""):
         """Open or create the journal.
 
-        A damaged file is put into quarantine, and what can be read of it goes on in a new one.
+        A damaged file is put into quarantine, and a new one continues with the requests that can
+        still be read.
 
         Args:
-            path: Of the file; its folder must exist.
-            damage: What was found wrong with the file when it was open before, '' for nothing.
+            path: The path of the file; its folder must exist.
+            damage: The damage that was found when the file was last open, '' for none.
 
         Raises:
-            JournalError: The folder cannot be used, another process has the journal, another
-                release wrote it, or others were put into quarantine a short time ago.
+            JournalError: The folder cannot be used, another process has the journal open, another
+                release wrote it, or too many damaged files went into quarantine recently.
         """
         self._path = path
         self.problem = ""
         self.is_damaged = False
-        # What the last failed commit needed: a disk with less is still full for others, too.
+        # What the last failed commit needed. With less free space the disk still counts as full.
         self._needed_bytes = 0
-        # Green threads wait for this lock, so it must be one of the patched kind.
+        # Green threads wait for this lock, so it must be a patched one.
         self.lock = threading.Lock()
-        # Native threads wait for this one: the native thread of a green thread that was killed
-        # may still be using the connection when the next one comes.
+        # Native threads wait for this one: if a green thread was killed, its native thread may
+        # still be using the connection when the next one starts.
         self._connection_lock = native.native_lock()
         self._lock_file = self._lock_folder()
         try:
@@ -78,7 +82,7 @@ class JournalFile:
         return file
 
     def close(self) -> None:
-        """Wait for the commit under way and close the file."""
+        """Wait for the commit in progress and close the file."""
         with self.lock:
             try:
                 native.run_in_native_thread(self._close)
@@ -90,7 +94,7 @@ class JournalFile:
             try:
                 save_clock(self._connection, self.clock.now())
             except sqlite3.Error:
-                pass  # it is closed because it is damaged, or its disk is full
+                pass  # the file is damaged or the disk is full
             self._connection.close()
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
@@ -116,10 +120,11 @@ class JournalFile:
             return work(self._connection, *args)
 
     def check(self) -> None:
-        """Find out whether what could not be written can be now, without changing anything.
+        """Check that the file can be written, without changing anything.
 
         Raises:
-            JournalError: It cannot.
+            JournalError: It cannot be written, or the disk is still too full for the write that
+                failed last.
         """
         if shutil.disk_usage(os.path.dirname(self._path)).free < self._needed_bytes:
             raise JournalError(self.problem)
@@ -127,14 +132,15 @@ class JournalFile:
         self.succeeded()
 
     def succeeded(self) -> None:
-        """Note that the file could be written."""
+        """Note that a write succeeded."""
         self.problem, self._needed_bytes = "", 0
 
     def failed(self, error: BaseException, body_bytes: int = 0) -> JournalError:
         """Note an error and return it as a JournalError.
 
         Args:
-            body_bytes: How much the commit that failed was to write.
+            error: What was raised.
+            body_bytes: The bytes of bodies that the failed commit would have written.
         """
         self.problem = f"{self._path}: {str(error) or type(error).__name__}"
         self.is_damaged = self.is_damaged or quarantine.is_damage(error)
@@ -144,7 +150,7 @@ class JournalFile:
 
 
 def in_transaction(connection: sqlite3.Connection, work: Callable[..., T], *args: Any) -> T:
-    """Return work(connection, *args), committed; nothing of it stays if it raises."""
+    """Return work(connection, *args), run in one transaction that is rolled back if it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = work(connection, *args)
@@ -157,14 +163,14 @@ def in_transaction(connection: sqlite3.Connection, work: Callable[..., T], *args
 
 
 def save_clock(connection: sqlite3.Connection, now: float) -> None:
-    """Write the time of the journal's clock, from which it goes on after a restart."""
+    """Save the time of the journal's clock, which continues from it after a restart."""
     connection.execute("UPDATE journal SET clock = ?", (now,))
 
 
 def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
     try:
         quarantine.finish(path)
-        if not damage and quarantine.has_lost_its_file(path):
+        if not damage and quarantine.has_orphaned_wal(path):
             damage = "it is empty, and its -wal is not"
         if not damage:
             try:
@@ -175,10 +181,10 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
                 damage = str(error)
         if quarantine.seconds_until_allowed(path) > 0:
             raise JournalError(
-                f"{path}: {damage}; the one before it was damaged as well, so it stays as it is "
-                "for a while: check the disk"
+                f"{path}: {damage}; the journal before it was damaged too, so this one is not "
+                "replaced yet: check the disk"
             )
-        quarantine.replace(path, time.time(), is_sound, damage)
+        quarantine.replace(path, time.time(), is_intact, damage)
         return _connect(path)
     except sqlite3.Error as error:
         raise JournalError(f"{path}: {error}") from None
@@ -187,7 +193,7 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
 
 
 def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
-    # SQLite would open it for reading, and leave a -shm that cannot be written, either.
+    # SQLite would open it read-only and leave a -shm file that cannot be written either.
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise JournalError(f"cannot write {path}: permission denied (run: chown st2: {path})")
     db = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
@@ -215,25 +221,25 @@ def _check_version(db: sqlite3.Connection, path: str) -> int:
     if version != 0 and not journal_schema.is_known(version):
         raise JournalError(
             f"{path}: written by another release of the pack (version {version}, this one has "
-            f"{VERSION}); install that release again until nothing waits in it"
+            f"{VERSION}); install that release again until no request waits in it"
         )
     return version
 
 
 def _start_clock(db: sqlite3.Connection) -> JournalClock:
-    """Start the clock where it was saved, and bound all times by what it can have written.
+    """Start the clock at the saved time, and cap all times at what that clock can have written.
 
-    This also shows whether the file can be written.
+    This also fails if the file cannot be written.
     """
     row = db.execute("SELECT endpoint_id, clock FROM journal").fetchone()
     if row is None or not isinstance(row["clock"], (int, float)):
         raise sqlite3.DatabaseError("the table journal has no row that can be read")
     clock = JournalClock(row["clock"])
-    in_transaction(db, _bound_times, clock.now())
+    in_transaction(db, _cap_times, clock.now())
     return clock
 
 
-def _bound_times(db: sqlite3.Connection, now: float) -> None:
+def _cap_times(db: sqlite3.Connection, now: float) -> None:
     save_clock(db, now)
     open_states = "state IN ({})".format(
         ", ".join(

@@ -1,4 +1,4 @@
-"""Keep a journal open: open it, open it again after damage, and say what is wrong with it."""
+"""Open the journal, reopen it after damage, and report what is wrong with it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from poundcake.endpoint.pipeline import Pipeline
 from poundcake.trail.shared_files import make_folder
 
 STOP_SECONDS = 1.0
-"""For the step under way: the next start takes it up where it was left."""
+"""How long to wait for the pipeline's current step; the next start resumes it."""
 
 
 class JournalKeeper:
-    """The journal of an endpoint and the pipeline that empties it, as long as both can be had.
+    """Owns the journal of an endpoint and the pipeline that processes it.
 
-    journal, pipeline: None while the journal is not open; a pipeline stays until there is another.
+    Attributes:
+        component: The state of the journal, for the health view.
+        journal: The open journal, or None while it cannot be opened.
+        pipeline: The pipeline of the journal, or None before the journal was first opened. It is
+            kept after a damaged journal is closed, until the next one is open.
     """
 
     def __init__(
@@ -32,17 +36,17 @@ class JournalKeeper:
         self._config = config
         self._make_pipeline = make_pipeline
         self._log = log
-        # What is wrong with the file, since it was last open.
+        # The damage that was found when the file was last open.
         self._damage = ""
         self._reported: set[str] = set()
 
     def keep(self) -> bool:
-        """Open the journal if it is not open, and check whether it can be written.
+        """Open the journal if it is not open, and check that it can be written.
 
         A damaged journal is replaced first.
 
         Returns:
-            True if the journal works.
+            Whether the journal works.
         """
         try:
             if self.journal and self.journal.is_damaged:
@@ -58,7 +62,7 @@ class JournalKeeper:
         except OSError as error:
             self.failed(f"{error.filename}: {error.strerror}")
             return False
-        self._revive()
+        self._restart_worker()
         return True
 
     def close(self) -> None:
@@ -69,13 +73,13 @@ class JournalKeeper:
             self.journal.close()
 
     def accepted(self) -> None:
-        """Go on now: a request was put into the journal."""
+        """Wake the pipeline: a request was added to the journal."""
         self.component.ok()
         if self.pipeline:
             self.pipeline.wake()
 
     def problem(self) -> str:
-        """Return why there is no journal."""
+        """Return why the journal is not open."""
         return f"the journal cannot be opened: {self.component.detail or 'starting'}"
 
     def failed(self, reason: str) -> None:
@@ -86,7 +90,7 @@ class JournalKeeper:
         component.down(reason)
 
     def quarantined(self) -> list[quarantine.Report]:
-        """Return the reports on damaged journals that are still there."""
+        """Return the reports on the damaged journals that are still in quarantine."""
         return quarantine.reports(self._config.journal_path)
 
     def volatile(self) -> str:
@@ -96,7 +100,7 @@ class JournalKeeper:
             return ""
         return (
             f"state_dir {self._config.state_dir} is on {kind}, which a reboot empties: requests "
-            "that wait would be lost; set state_dir to a folder on a disk"
+            "that still wait would be lost; set state_dir to a folder on a disk"
         )
 
     def _drop(self, journal: Journal) -> None:
@@ -118,12 +122,12 @@ class JournalKeeper:
             journal.close()
             raise
         self._damage = ""
-        self._say_what_was_found(journal)
+        self._log_findings(journal)
         self.component.ok()
         self.pipeline = pipeline
         self.journal = journal
 
-    def _say_what_was_found(self, journal: Journal) -> None:
+    def _log_findings(self, journal: Journal) -> None:
         for report in self.quarantined():
             if report.file not in self._reported:
                 self._reported.add(report.file)
@@ -137,8 +141,8 @@ class JournalKeeper:
             requests = "1 request" if waiting == 1 else f"{waiting} requests"
             self._log.info("resuming %s from the journal", requests)
 
-    def _revive(self) -> None:
-        """Start the pipeline's thread again if something has ended it."""
+    def _restart_worker(self) -> None:
+        """Start the pipeline's thread again if it has died."""
         if self.pipeline and self.pipeline.worker.is_dead():
             self._log.error("%s", self.pipeline.worker.problem())
             self.pipeline.start()

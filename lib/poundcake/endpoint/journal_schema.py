@@ -1,7 +1,7 @@
-"""The tables of the journal, and how those of an older release are upgraded.
+"""The tables of the journal, and the upgrade of those of an older release.
 
-Bodies are in a separate table: a request changes its state several times, and none of these reads
-and writes should touch a body, which may have megabytes.
+Bodies are in a separate table because they can be several MiB. A request changes its state several
+times, and those reads and writes should not touch the body.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ import uuid
 from enum import Enum
 
 VERSION = 2
-"""Of the file, in `PRAGMA user_version`. Release 0.2.0 wrote version 1."""
+"""Version of the file, stored in `PRAGMA user_version`. Release 0.2.0 wrote version 1."""
 
 
 class RequestState(str, Enum):
-    """How far a request has come. A request moves on only when the far end was seen to have it."""
+    """How far a request has come.
+
+    A request enters the next state only once the receiving side is known to have it.
+    """
 
     ACCEPTED = "accepted"
-    """It is in the journal: the sender was answered 202."""
+    """The journal has it, and the sender was answered 202."""
     ANNOUNCED = "announced"
-    """The broker has it, in an announcement of one batch of requests."""
+    """The broker has it, in the announcement of a batch of requests."""
     RECORDED = "recorded"
     """The tracking database has it, and its triggers are published or about to be."""
     DONE = "done"
-    """StackStorm has said what became of each of its alerts."""
+    """StackStorm has reported the outcome of each of its alerts."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
 # Columns of `requests` in the order of the table. Times (REAL) are seconds of the journal's own
-# clock, see journal_clock; received_at is the wall clock's time for people, in RFC 3339.
+# clock, see journal_clock; received_at is the wall clock's time in RFC 3339, for people.
 COLUMNS = (
     "id",
     "request_id",
@@ -79,12 +82,12 @@ CREATE TABLE requests (
     accepted_at REAL NOT NULL,
     state TEXT NOT NULL,
     state_since REAL NOT NULL,
-    due_at REAL NOT NULL,  -- of the next step; 0 for an accepted request never announced
-    attempts INTEGER NOT NULL,  -- failed ones at the present step
-    batch_id TEXT NOT NULL,  -- of the last announcement
-    batch_limit INTEGER NOT NULL,  -- requests in the next announcement; 0: no limit
+    due_at REAL NOT NULL,  -- when the next step is due; 0: accepted and never announced
+    attempts INTEGER NOT NULL,  -- failed attempts at the current step
+    batch_id TEXT NOT NULL,  -- id of the last announcement
+    batch_limit INTEGER NOT NULL,  -- most requests in its next announcement; 0: no limit
     stuck INTEGER NOT NULL,  -- 1: failed alone while others were recorded
-    emit_after REAL  -- its alerts may be emitted again from then on; NULL: never emitted
+    emit_after REAL  -- when its alerts may be emitted again; NULL: never emitted
 )""",
     """
 CREATE TABLE bodies (
@@ -100,11 +103,11 @@ CREATE TABLE bodies (
     " WHERE state IN ('accepted', 'announced') AND stuck = 1",
 )
 
-# {version of the file: a SELECT that gives its requests as COLUMNS, then the body}
+# {version of the file: a SELECT of its requests, with COLUMNS and then the body}
 _SELECTS = {
-    # list_limit was -1 for a stuck request. The file does not say which ids clients chose, so any
-    # request that is not done may be shared. due_at 0 now means "never announced", so an accepted
-    # request that was announced before gets 1, which is long ago as well.
+    # list_limit was -1 for a stuck request. Version 1 did not store which ids clients chose, so
+    # any request that is not done may be shared. due_at 0 now means "never announced", so an
+    # accepted request that was announced before gets 1, which is long past too.
     1: """
 SELECT id, request_id, sha256 AS body_sha256, length(body) AS body_bytes, alerts AS alert_count,
     received_at, client_host, client_request_id, method, path, headers,
@@ -123,7 +126,7 @@ _TABLE = {1: "entries", VERSION: "requests"}
 
 
 def create(connection: sqlite3.Connection, clock: float) -> None:
-    """Make the tables of an empty file, inside the caller's transaction."""
+    """Create the tables in an empty file, inside the caller's transaction."""
     for statement in _TABLES:
         connection.execute(statement)
     connection.execute("INSERT INTO journal VALUES (?, ?)", (str(uuid.uuid4()), clock))
@@ -131,9 +134,9 @@ def create(connection: sqlite3.Connection, clock: float) -> None:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Turn the tables of version 1 into these, inside the caller's transaction."""
-    # Its times were the wall clock's. The journal's clock goes on from the newest: when a state
-    # began, or when a recorded request was to be looked at again, which was every 5 seconds.
+    """Upgrade the tables of version 1, inside the caller's transaction."""
+    # Version 1 used the wall clock. The journal's clock continues from the newest time: when a
+    # state began, or when a recorded request was due for its next check, every 5 seconds.
     newest = connection.execute(
         "SELECT max(CASE WHEN state = 'recorded' THEN max(state_at, next_at) ELSE state_at END)"
         " FROM entries"
@@ -149,7 +152,9 @@ def insert(connection: sqlite3.Connection, values: tuple[object, ...], body: byt
     """Add a request with its body, inside the caller's transaction.
 
     Args:
-        values: In the order of COLUMNS; the id may be None.
+        connection: A connection to the journal.
+        values: The values in the order of COLUMNS; the id may be None.
+        body: The body.
     """
     marks = ", ".join("?" * len(COLUMNS))
     cursor = connection.execute(f"INSERT INTO requests VALUES ({marks})", values)
@@ -157,15 +162,15 @@ def insert(connection: sqlite3.Connection, values: tuple[object, ...], body: byt
 
 
 def select_one(version: int) -> str:
-    """Return the SQL that reads one request by its id, as COLUMNS and the body."""
+    """Return a SELECT of one request by its id, with COLUMNS and the body."""
     return f"SELECT * FROM ({_SELECTS[version]}) WHERE id = ?"
 
 
 def select_ids(version: int) -> list[str]:
-    """Return several statements that each read all ids.
+    """Return several statements that each select all ids.
 
-    They read by the table and by an index, each from both ends, so that damage in one of them hides
-    as few ids as possible.
+    They read the table and an index, each from both ends, so that damage in one place hides as few
+    ids as possible.
     """
     table = _TABLE[version]
     ways = (
@@ -176,5 +181,5 @@ def select_ids(version: int) -> list[str]:
 
 
 def is_known(version: int) -> bool:
-    """Return True if this release reads files of that version."""
+    """Return True if this release can read files of that version."""
     return version in _SELECTS

@@ -1,7 +1,7 @@
-"""The endpoint's metrics, as Prometheus scrapes them, in a registry of their own.
+"""The endpoint's Prometheus metrics, in their own registry.
 
-No label has a value that a client or an alert chooses: routes are templates; methods, outcomes and
-reasons come from fixed sets; triggers and components have the pack's own names.
+No client or alert can choose the value of a label: routes are templates; methods, outcomes and
+reasons come from fixed sets; triggers and components are named by the pack.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ _NAMESPACE = "poundcake"
 _JOURNAL_STATES = ("accepted", "announced", "recorded", "done")
 # {key in the journal's health: (name after poundcake_journal_, help)}
 _JOURNAL_GAUGES = {
-    "oldest_seconds": ("oldest_waiting_seconds", "How long the oldest waits to be recorded."),
+    "oldest_seconds": ("oldest_waiting_seconds", "Age of the oldest request not recorded yet."),
     "stuck": ("stuck_requests", "Requests that cannot be recorded although others are."),
     "waiting": ("backlog_requests", "Requests that wait to be recorded, without the stuck ones."),
-    "backlog_limit": ("backlog_limit_requests", "From how many on webhooks are refused."),
+    "backlog_limit": ("backlog_limit_requests", "Backlog at which webhooks are refused."),
 }
 # Seconds.
 _ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _HEALTH_AGE = 1.0
-# Counting a journal of millions takes a while, during which nothing is accepted. With this factor
-# it takes a twentieth of the time at most, however often somebody scrapes.
+# Counting a journal with millions of requests takes a while, and nothing is accepted during it.
+# This factor limits it to a twentieth of the time, however often somebody scrapes.
 _HEALTH_AGE_FACTOR = 20
-_MOST_ACCEPT_CHARACTERS = 1024
+_MAX_ACCEPT_CHARACTERS = 1024
 
 # (open, closed because there were too many, failed TLS handshakes)
 ConnectionCounts = Tuple[int, int, int]
 
-# They double the series of each counter and histogram, and Prometheus does not read them here.
+# The _created series double the number of series, and nothing reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client left it out
 
 
 class Metrics:
-    """What is counted, and what is looked up at each scrape.
+    """The metrics that are counted, and those that are looked up at each scrape.
 
     All methods may be called from any (green) thread, but not from a function that
     `native.run_in_native_thread` runs.
 
     Args:
         health: Returns the health view.
-        connections: Returns how many connections there are.
+        connections: Returns the numbers of connections.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Metrics:
         )
         self._durations = self._histogram(
             "http_request_duration_seconds",
-            "From the end of a request's header to its answer, by route.",
+            "Time from the end of a request's header to its response, by route.",
             _ANSWER_BUCKETS,
             "route",
         )
@@ -106,7 +106,7 @@ class Metrics:
         )
         self._record_times = self._histogram(
             "accept_to_record_seconds",
-            "From a request's acceptance until it was seen in the tracking database.",
+            "Time from accepting a request until it was seen in the tracking database.",
             _RECORD_BUCKETS,
         )
         self._alerts_recorded = self._counter(
@@ -139,10 +139,10 @@ class Metrics:
         """Count a request that was answered.
 
         Args:
-            route: The template that its path fits, or OTHER.
-            method: As the client wrote it.
-            code: The status of the answer.
-            seconds: How long it took, or None if it never reached the application.
+            route: The template that its path matches, or OTHER.
+            method: The method as the client wrote it.
+            code: The status of the response.
+            seconds: How long the request took, or None if it never reached the application.
         """
         method = method if method in METHODS else OTHER
         self._requests.labels(route, method, str(code)).inc()
@@ -150,7 +150,7 @@ class Metrics:
             self._durations.labels(route).observe(seconds)
 
     def recorded(self, received_at: Iterable[datetime]) -> None:
-        """Count requests that were accepted at these times and are now in the database."""
+        """Count requests that were found in the tracking database, received at these times."""
         now = datetime.now(timezone.utc)
         for accepted in received_at:
             self._requests_recorded.inc()
@@ -161,9 +161,9 @@ class Metrics:
         """Count the emission of a request.
 
         Args:
-            outcomes: How many of its alerts have each outcome; counted the first time alone.
+            outcomes: How many of its alerts have each outcome. Counted on the first emission only.
             count: How many of its alerts were emitted.
-            again: It was emitted before.
+            again: Whether it was emitted before.
         """
         self._alerts_emitted.labels("again" if again else "first").inc(count)
         if not again:
@@ -172,18 +172,18 @@ class Metrics:
                 self._alerts_recorded.labels(known).inc(number)
 
     def published(self, trigger: str, taken: bool) -> None:
-        """Count a trigger that was handed to the broker, which took it or did not."""
+        """Count a trigger that was published, and whether the broker accepted it."""
         self._publishes.labels(trigger, "ok" if taken else "failed").inc()
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics, and their media type, in a format that the Accept header takes."""
-        # The library repeats the version that is asked for in the media type.
-        if not accept.isascii() or len(accept) > _MOST_ACCEPT_CHARACTERS:
+        """Return the metrics and their media type, in a format that the Accept header allows."""
+        # The library copies the requested version into the media type.
+        if not accept.isascii() or len(accept) > _MAX_ACCEPT_CHARACTERS:
             accept = ""
         try:
             encode, media_type = choose_encoder(accept)
             return encode(self._registry), media_type
-        # The library does not check that the version is one.
+        # The library does not check that the requested version is valid.
         except (TypeError, ValueError):
             encode, media_type = choose_encoder("")
             return encode(self._registry), media_type
@@ -199,7 +199,7 @@ class Metrics:
         )
 
     def _start_from_zero(self) -> None:
-        """Create the series that are always there: a rate needs a zero to begin at."""
+        """Create the series that must always exist: rate() misses a first increase without a 0."""
         self._requests.labels(WEBHOOK_PATH, "POST", "202")
         self._durations.labels(WEBHOOK_PATH)
         for outcome in OUTCOMES:
@@ -209,7 +209,7 @@ class Metrics:
 
 
 class Publisher(Protocol):
-    """What publishes triggers: `bus.Bus`."""
+    """The interface of `bus.Bus`."""
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
         """Publish a trigger, or raise."""
@@ -219,14 +219,14 @@ class Publisher(Protocol):
 
 
 class CountedBus:
-    """A bus whose publishes are counted."""
+    """A bus that counts what it publishes."""
 
     def __init__(self, bus: Publisher, metrics: Metrics) -> None:
         self._bus = bus
         self._metrics = metrics
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """Publish a trigger as the bus does."""
+        """Publish a trigger, and count whether the broker accepted it."""
         try:
             self._bus.publish(trigger, payload, trace_tag)
         except Exception:
@@ -257,7 +257,7 @@ class _ConnectionCollector(Collector):
 
 
 class _HealthCollector(Collector):
-    """What is not counted but looked up in the health view, at most once a second."""
+    """Collect the metrics that come from the health view, which is read at most once a second."""
 
     def __init__(self, health: Callable[[], dict[str, Any]]) -> None:
         self._health = health
@@ -269,11 +269,11 @@ class _HealthCollector(Collector):
         components = self._recent_health()["components"]
         yield from _component_metrics(components)
         journal = components["journal"]
-        if "waiting" in journal:  # else it cannot be read
+        if "waiting" in journal:  # missing if the journal cannot be read
             yield from _journal_metrics(journal)
 
     def _recent_health(self) -> dict[str, Any]:
-        with self._lock:  # scrapes at the same time share one look
+        with self._lock:  # simultaneous scrapes share one health view
             began = time.monotonic()
             if began >= self._stale_at:
                 self._last = self._health()
@@ -289,7 +289,7 @@ def _component_metrics(components: Mapping[str, Mapping[str, Any]]) -> Iterator[
     )
     since = GaugeMetricFamily(
         "poundcake_component_since_timestamp_seconds",
-        "Since when the component is in its present state.",
+        "When the component entered its current state.",
         labels=["component"],
     )
     for name, component in components.items():

@@ -22,8 +22,9 @@ def is_eventlet_patched() -> bool:
 def run_in_native_thread(function: Callable[..., T], *args: Any) -> T:
     """Return function(*args), called in a native thread if this process's threads are green.
 
-    Code that runs in the native thread must not wait for a green lock. If the function uses what
-    other threads use, too, hold a lock around this call, or use a `native_lock` inside.
+    Code that runs in the native thread must not wait for a green lock. If the function uses
+    objects that other threads also use, hold a lock around this call, or use a `native_lock`
+    inside it.
     """
     if not is_eventlet_patched():
         return function(*args)
@@ -34,7 +35,7 @@ def run_in_native_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 def native_lock() -> threading.Lock:
-    """Return a lock that code in a native thread may wait for, patched or not."""
+    """Return a lock that native threads may wait for, whether or not the process is patched."""
     if not is_eventlet_patched():
         return threading.Lock()
     from eventlet import patcher

@@ -1,4 +1,4 @@
-"""Which connections are open, and which of them is closed when there are too many."""
+"""Track the open connections, and choose one to evict when there are too many."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Callable
 
 
 class Phase(IntEnum):
-    """What a connection is doing. The lowest is the first to be closed."""
+    """What a connection is doing. Connections in the lowest phase are evicted first."""
 
     LINGERING = 0
-    """Its last answer is sent; what the client still sends is discarded."""
+    """Its last response was sent; anything the client still sends is discarded."""
     WAITING = 1
-    """It has not sent a whole header: it is idle, slow, or in its TLS handshake."""
+    """It has not sent a complete header: it is idle, slow, or in the TLS handshake."""
     BUSY = 2
-    """A request is being answered. Such a connection is never closed for another."""
+    """A request is being answered. A busy connection is never evicted."""
 
 
 class Slot:
-    """The place that one open connection takes among all."""
+    """One of the limited number of places for open connections."""
 
     def __init__(self, connections: OpenConnections, abort: Callable[[], None]) -> None:
         self._connections = connections
@@ -30,31 +30,32 @@ class Slot:
 
     @property
     def is_last_request(self) -> bool:
-        """Whether the connection has to end after the request that it is answering."""
-        return self._connections.stopping
+        """Return True if the connection has to close after its current request."""
+        return self._connections.is_stopping
 
     def enter(self, phase: Phase) -> bool:
-        """Record what the connection does from now on.
+        """Set the phase of the connection.
 
         Returns:
-            Whether it may: not if it was evicted, nor wait for or start a request once the server
-            stops.
+            False if the connection was evicted, or would wait for or start a request while the
+            server stops.
         """
         return self._connections.enter(self, phase)
 
 
 class OpenConnections:
-    """The open connections, at most `most` of them. Safe to use from any thread.
+    """The open connections, at most `limit` of them. Safe to use from any thread.
 
-    most: may be changed at any time; connections above it are closed as new ones come.
+    Attributes:
+        limit: May be changed at any time. Connections above it are closed as new ones arrive.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._lock = threading.Lock()
         self._slots: set[Slot] = set()
-        self.stopping = False
-        # How many connections were closed because there were too many.
+        self.is_stopping = False
+        # The number of connections that were closed because there were too many.
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -63,24 +64,24 @@ class OpenConnections:
     def admit(self, abort: Callable[[], None]) -> Slot | None:
         """Admit a connection.
 
-        If there are too many, the one that has lingered longest is closed, else the one that has
-        waited longest. If all others are busy, the new one is not admitted.
+        If there are too many, evict the connection that has lingered longest, or if none lingers,
+        the one that has waited longest. If all are busy, do not admit the new one.
 
         Args:
-            abort: Ends the connection; called from another thread.
+            abort: Closes the connection; called from another thread.
 
         Returns:
-            Its slot, or None if it was not admitted.
+            The slot of the connection, or None if it was not admitted.
         """
         slot, victim = Slot(self, abort), None
         with self._lock:
-            if len(self._slots) >= self.most:
+            if len(self._slots) >= self.limit:
                 self.evicted += 1
                 idle = [other for other in self._slots if other.phase < Phase.BUSY]
                 if not idle:
                     return None
                 victim = min(idle, key=lambda other: (other.phase, other.since))
-                # Its thread takes a moment to end, and it must not be chosen again meanwhile.
+                # Its thread takes a moment to end, and must not be chosen again until then.
                 self._slots.remove(victim)
             self._slots.add(slot)
         if victim:
@@ -88,9 +89,9 @@ class OpenConnections:
         return slot
 
     def enter(self, slot: Slot, phase: Phase) -> bool:
-        """Record what a connection does from now on; see `Slot.enter`."""
+        """Set the phase of a connection; see `Slot.enter`."""
         with self._lock:
-            if slot not in self._slots or (self.stopping and phase is not Phase.LINGERING):
+            if slot not in self._slots or (self.is_stopping and phase is not Phase.LINGERING):
                 return False
             slot.phase, slot.since = phase, time.monotonic()
             return True
@@ -103,10 +104,10 @@ class OpenConnections:
     def stop(self) -> None:
         """Let no connection start another request."""
         with self._lock:
-            self.stopping = True
+            self.is_stopping = True
 
     def abort_idle(self) -> int:
-        """Abort every connection that answers no request. Return how many do."""
+        """Abort every connection that is not busy. Return the number of busy connections."""
         with self._lock:
             slots = list(self._slots)
         idle = [slot for slot in slots if slot.phase < Phase.BUSY]

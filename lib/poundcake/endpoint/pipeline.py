@@ -1,4 +1,4 @@
-"""The way from the journal to StackStorm: the steps, and the thread that runs them."""
+"""The pipeline from the journal to StackStorm: the steps, and the thread that runs them."""
 
 from __future__ import annotations
 
@@ -18,31 +18,36 @@ from poundcake.trail.database import DatabaseError
 
 PRUNE_WAIT = 60.0
 PRUNE_PAUSE = 0.1
-"""Seconds between two transactions that prune, so that requests are accepted in between."""
+"""Seconds between two pruning transactions, so that requests are accepted in between."""
 MIGRATIONS_WAIT = 30.0
 
 
 class Pipeline:
-    """Move the requests of a journal on until StackStorm has said what became of them.
+    """Process the requests of a journal until StackStorm has reported their outcome.
 
-    pending_migrations: what of the database's migrations waits for an operator, in a sentence; ''
-    for nothing.
+    Attributes:
+        announcer: The step that announces requests.
+        sync_timer: The step that requests a sync.
+        emitter: The step that publishes the triggers of recorded requests.
+        worker: The thread that runs the steps.
+        pending_migrations: A sentence about the database migrations that wait for an operator, ''
+            if there are none.
     """
 
     def __init__(self, dependencies: Dependencies):
-        """Go on where the journal stands, once start() is called."""
+        """Create a pipeline. start() resumes the requests that the journal has."""
         self._needs = dependencies
         self.announcer = Announcer(dependencies)
         self.sync_timer = SyncTimer(dependencies)
-        # The worker that the emitter keeps going is made last, of the steps.
-        self.emitter = Emitter(dependencies, self._keep_going, self.sync_timer.hurry)
+        # The emitter reports its progress to the worker, which does not exist yet.
+        self.emitter = Emitter(dependencies, self._keep_going, self.sync_timer.sync_soon)
         self._prune_at = 0.0
         self._migrations_at = 0.0
         self.pending_migrations = ""
         self.worker = Worker(
             [
-                ("finding the broker", self._find_broker),
-                ("seeing what is recorded", self.announcer.settle),
+                ("checking the broker", self._check_broker),
+                ("polling for recorded requests", self.announcer.settle),
                 ("announcing", self.announcer.announce),
                 ("importing replays", ReplayImporter(dependencies).import_replays),
                 ("emitting", self.emitter.emit),
@@ -55,30 +60,30 @@ class Pipeline:
 
     @property
     def components(self) -> Components:
-        """The parts that requests pass through."""
+        """The components that requests pass through after the journal."""
         return self._needs.components
 
     def start(self) -> None:
-        """Start the thread; start it again if it has ended."""
+        """Start the thread, or restart it if it has died."""
         self.worker.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop after the step under way; wait for that at most `timeout` seconds."""
+        """Stop after the current step; wait for it at most `timeout` seconds."""
         self.worker.stop(timeout)
         self._needs.bus.close()
 
     def wake(self) -> None:
-        """Go on now: there is something new in the journal."""
+        """Run the steps now: there is a new request in the journal."""
         self.worker.wake()
 
     def problem(self) -> str:
-        """Return what is wrong with the thread or with requests, '' for nothing."""
+        """Return what is wrong with the thread or with requests, '' if nothing is."""
         return self.worker.problem() or self.emitter.problem()
 
     def held_up_by(self, entry: Entry) -> str:
         """Return why a request is not recorded yet, '' if nothing is wrong."""
         if entry.is_stuck:
-            reason = self.announcer.stuck_reason or "it is tried again every 10 minutes"
+            reason = self.announcer.stuck_reason or "it is retried every 10 minutes"
             return f"this request alone cannot be recorded: {reason}"
         part = self.components.first_down()
         return f"{part.name}: {part.detail}" if part else ""
@@ -88,14 +93,14 @@ class Pipeline:
             self.components.broker.down(str(error))
         elif isinstance(error, DatabaseError):
             self.components.database.down(str(error))
-        elif not isinstance(error, JournalError):  # the endpoint says what is wrong with that
-            self._needs.log.error("%s failed, trying again", step, exc_info=error)
+        elif not isinstance(error, JournalError):  # the journal keeper reports those
+            self._needs.log.error("%s failed, retrying", step, exc_info=error)
 
     def _keep_going(self) -> bool:
         return self.worker.keep_going()
 
-    def _find_broker(self) -> None:
-        """Find out whether the broker is there before there is anything to publish."""
+    def _check_broker(self) -> None:
+        """Check the connection to the broker before there is anything to publish."""
         if self.components.broker.state == State.UNKNOWN:
             self._needs.broker.check()
             self.components.broker.ok()

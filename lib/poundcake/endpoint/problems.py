@@ -1,4 +1,4 @@
-"""ProblemError documents (RFC 9457): how the endpoint says why it refuses a request."""
+"""Problem documents (RFC 9457), which tell a client why its request was refused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from poundcake.endpoint.http_messages import HTTPResponse
 
 
 class ProblemError(Exception):
-    """A request that is refused. Alertmanager retries 5xx alone and drops a notification on 4xx.
+    """A request that is refused.
+
+    Alertmanager retries a notification only after a 5xx, and drops it on any 4xx.
 
     Args:
-        status: 4xx for what can never succeed, 503 for a state of our own that will pass.
-        detail: What is wrong and what would be right.
-        headers: More headers of the answer.
-        field: The field or parameter that is wrong, if it is one.
+        status: 4xx if a retry cannot succeed, 503 for a temporary failure of the endpoint.
+        detail: What is wrong and what to do instead.
+        headers: Additional headers of the response.
+        field: The field or parameter that is wrong, '' if it is not about one.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class ProblemError(Exception):
         self.field = field
 
     def response(self, request_id: str) -> HTTPResponse:
-        """Return the answer to the request that has this id in the log."""
+        """Return the response to the request that has this id in the log."""
         document = {
             "type": "about:blank",
             "title": self.status.phrase,

@@ -1,8 +1,8 @@
-"""Put a damaged journal into quarantine and go on with what plain SQL can still read of it.
+"""Put a damaged journal into quarantine, and salvage the requests that plain SQL can still read.
 
 journal.sqlite                  the damaged file
-journal.sqlite.salvage          a new journal while it is filled
-journal.sqlite.salvaged-TIME    the same, complete: from here on it counts, also after a kill
+journal.sqlite.salvage          the new journal while it is filled
+journal.sqlite.salvaged-TIME    the complete new journal; it replaces the old one even after a kill
 journal.sqlite.corrupt-TIME     the damaged file in quarantine, with its -wal and -shm and a report
 """
 
@@ -28,11 +28,15 @@ _FOREIGN = ("no such ", "already exists", "unsupported file format")
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a damaged journal.
+    """The report on a damaged journal.
 
-    file: where it is now. at: when it was put there (seconds since the epoch). reason: what was
-    wrong with it. saved, lost: requests that go on, and those that the damaged file names without
-    giving their contents. unread_bytes: an estimate.
+    Attributes:
+        file: The path of the damaged file in quarantine.
+        at: When it was put there, in seconds since the epoch.
+        reason: What was wrong with it.
+        saved: The number of requests that were salvaged.
+        lost: The number of requests whose id was found but whose contents were unreadable.
+        unread_bytes: An estimate of the bytes that could not be read.
     """
 
     file: str
@@ -47,34 +51,36 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
+        saved = "1 request was saved" if self.saved == 1 else f"{self.saved} requests were saved"
         return (
-            f"the journal was damaged ({self.reason}) and is kept as {self.file}; "
-            f"{self.saved} requests go on, {self.lost} are known to be lost, about "
+            f"the journal was damaged ({self.reason}) and is kept as {self.file}; {saved}, "
+            f"{self.lost} {'is' if self.lost == 1 else 'are'} known to be lost, about "
             f"{self.unread_bytes} bytes could not be read: check the disk, then move the file away"
         )
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return True if an error says that the file is damaged or is no journal.
+    """Return True if an error means that the file is damaged or is not a journal.
 
-    A disk that is full or fails is neither.
+    A disk that is full or failing is not damage of the file.
     """
-    # The driver has this very class for SQLITE_CORRUPT and SQLITE_NOTADB alone.
+    # The driver raises exactly this class, not a subclass, only for SQLITE_CORRUPT and
+    # SQLITE_NOTADB.
     if type(error) is sqlite3.DatabaseError:
         return True
     return type(error) is sqlite3.OperationalError and any(s in str(error) for s in _FOREIGN)
 
 
-def has_lost_its_file(path: str) -> bool:
-    """Return True if a journal is empty or gone and its -wal is not.
+def has_orphaned_wal(path: str) -> bool:
+    """Return True if a journal is empty or missing while its -wal file is not empty.
 
-    SQLite deletes such a -wal as soon as the journal is opened.
+    SQLite would delete that -wal file as soon as the journal is opened.
     """
     return not _size(path) and bool(_size(path + "-wal"))
 
 
 def strict_text(raw: bytes) -> str:
-    """Decode a text column; bytes that are not UTF-8 are damage."""
+    """Decode a text column. Bytes that are not UTF-8 mean that the file is damaged."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -82,36 +88,36 @@ def strict_text(raw: bytes) -> str:
 
 
 def seconds_until_allowed(path: str) -> float:
-    """Return how long to wait before another journal may be put into quarantine.
+    """Return how many seconds to wait before another journal may be put into quarantine.
 
-    The wait grows with the number of those of the last day, or a disk that damages each of them
-    would be filled.
+    The wait grows with the number of damaged journals of the last day. Otherwise a failing disk
+    would soon be full of them.
     """
     ages = [time.time() - report.at for report in reports(path)]
     recent = [age for age in ages if 0 <= age < _DAY]
     return _FIRST_WAIT * 4.0 ** (len(recent) - 1) - min(recent) if recent else 0.0
 
 
-def replace(path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool], reason: str) -> None:
-    """Replace a damaged journal by a new one with all that can be read of it.
+def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], reason: str) -> None:
+    """Replace a damaged journal with a new one that has every request that can still be read.
 
     Args:
-        clock: The time of the journal's clock if the damaged file does not tell.
-        is_sound: Tells whether a request, read as `journal_schema.select_one` gives it, is as it
-            was written.
+        path: The path of the damaged journal.
+        clock: The time of the journal's clock, in case the damaged file has lost it.
+        is_intact: Returns True if a row of `journal_schema.select_one` is intact.
         reason: What is wrong, for the report.
 
     Raises:
-        sqlite3.Error: The new journal cannot be written, for example because the disk is full;
-            the old one is unchanged.
-        OSError: The same.
+        sqlite3.Error: The new journal cannot be written, for example because the disk is full.
+            The old one is unchanged.
+        OSError: As for sqlite3.Error.
     """
     new, now = path + ".salvage", time.time()
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     _remove(new)
-    open(path, "ab").close()  # only its -wal may be left
+    open(path, "ab").close()  # the file may be missing, with only its -wal left
     try:
-        saved, lost, free = _fill(new, path, clock, is_sound)
+        saved, lost, free = _fill(new, path, clock, is_intact)
         size = _size(path) + _size(path + "-wal")
         report = Report(
             file=f"{path}.corrupt-{when}",
@@ -132,11 +138,12 @@ def replace(path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool], re
 def finish(path: str) -> None:
     """Complete a replacement that was interrupted.
 
-    If there is a complete new journal, move the damaged one away and the new one into its place.
+    If there is a complete new journal, move the damaged one away and put the new one in its place.
     """
     for salvaged in glob.glob(glob.escape(path) + ".salvaged-*"):
         corrupt = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"
-        # The file itself last: the new one would take what is left beside it for its own.
+        # Move the file itself last. Otherwise, after a kill, the new journal would use the side
+        # files of the old one.
         for suffix in (*_SIDE_FILES, ""):
             if os.path.exists(path + suffix):
                 os.rename(path + suffix, corrupt + suffix)
@@ -151,18 +158,17 @@ def reports(path: str) -> list[Report]:
             with open(name + ".json", encoding="utf-8") as file:
                 found.append(Report(**json.load(file)))
         except (OSError, ValueError, TypeError):
-            pass  # somebody removed its report and so knows of it
+            pass  # an operator removed the report, and so knows about it
     return found
 
 
 def _fill(
-    new: str, path: str, clock: float, is_sound: Callable[[sqlite3.Row], bool]
+    new: str, path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool]
 ) -> tuple[int, int, int]:
     """Fill a new journal from a damaged one.
 
     Returns:
-        How many requests were saved, how many are lost, and how many bytes of the damaged file
-        were not in use.
+        The number of saved requests, of lost requests, and of unused bytes in the damaged file.
     """
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=OFF")  # nobody opens the file before it is complete
@@ -179,7 +185,7 @@ def _fill(
             if journal_schema.is_known(version):
                 ids = _ids(old, version)
                 for row in _rows(old, version, ids):
-                    if is_sound(row):
+                    if is_intact(row):
                         journal_schema.insert(db, tuple(row)[:-1], row["body"])
                         saved += 1
             _keep_identity(db, old)
@@ -196,13 +202,13 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _value(old: sqlite3.Connection, statement: str) -> int:
-    """Return the one number a statement gives; 0 if the damage hides it."""
+    """Return the single number that a statement selects, or 0 if it cannot be read."""
     rows = list(_readable(old, statement))
     return int(rows[0][0]) if rows else 0
 
 
 def _ids(old: sqlite3.Connection, version: int) -> set[int]:
-    """Return the ids of all requests that the table or an index still names."""
+    """Return the ids of all requests that can still be found in the table or an index."""
     found: set[object] = set()
     for statement in journal_schema.select_ids(version):
         found.update(row[0] for row in _readable(old, statement))
@@ -215,7 +221,7 @@ def _rows(old: sqlite3.Connection, version: int, ids: set[int]) -> Iterator[sqli
 
 
 def _keep_identity(db: sqlite3.Connection, old: sqlite3.Connection) -> None:
-    """Give the new journal the endpoint's id and the clock of the old one."""
+    """Copy the endpoint's id and the clock from the old journal to the new one."""
     for row in _readable(old, "SELECT endpoint_id, clock FROM journal"):
         db.execute("UPDATE journal SET endpoint_id = ?, clock = ?", tuple(row))
 

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 from poundcake.endpoint.problems import ProblemError
 from poundcake.trail import search
 
-_MOST_PARAMETERS = 20
-_MOST_CHARACTERS = 1024
+_MAX_PARAMETERS = 20
+_MAX_CHARACTERS = 1024
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class PageQuery:
     """The parameters of one page of a list.
 
     Attributes:
-        texts: The text parameters by name; those that are not given are empty.
+        limit: The maximum number of rows.
+        offset: How many rows to skip.
+        texts: The text parameters by name; missing ones are empty.
     """
 
     limit: int
@@ -28,31 +30,36 @@ class PageQuery:
 
 
 def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> PageQuery:
-    """Parse the query of a list, which takes `limit`, `offset` and these text parameters.
+    """Parse the query of a list.
+
+    Args:
+        query: The query string.
+        text_names: The text parameters that the list takes besides `limit` and `offset`.
+        default_limit: The limit if the query has none.
 
     Raises:
-        ProblemError: A parameter is unknown, or is not a number of the right size.
+        ProblemError: A parameter is unknown, or `limit` or `offset` is out of range.
     """
     given = _parse(query, ["limit", "offset", *text_names])
     return PageQuery(
-        limit=_whole_number(given, "limit", default_limit, 1, search.MOST_ROWS),
-        offset=_whole_number(given, "offset", 0, 0, search.MOST_OFFSET),
-        texts={name: given.get(name, "")[:_MOST_CHARACTERS] for name in text_names},
+        limit=_whole_number(given, "limit", default_limit, 1, search.MAX_ROWS),
+        offset=_whole_number(given, "offset", 0, 0, search.MAX_OFFSET),
+        texts={name: given.get(name, "")[:_MAX_CHARACTERS] for name in text_names},
     )
 
 
 def refuse_parameters(query: str) -> None:
-    """Raise ProblemError if there is a parameter: this route takes none."""
+    """Raise ProblemError if the query has any parameter."""
     _parse(query, [])
 
 
 def _parse(query: str, known: Sequence[str]) -> dict[str, str]:
-    """Return the parameters by name; of one that is repeated, the last."""
+    """Return the parameters by name. If one is repeated, the last value wins."""
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError:
         raise ProblemError(
-            HTTPStatus.BAD_REQUEST, f"the query has more than {_MOST_PARAMETERS} parameters"
+            HTTPStatus.BAD_REQUEST, f"the query has more than {_MAX_PARAMETERS} parameters"
         ) from None
     for name, _ in pairs:
         if name not in known:
@@ -64,13 +71,15 @@ def _parse(query: str, known: Sequence[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _whole_number(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+def _whole_number(
+    given: dict[str, str], name: str, default: int, minimum: int, maximum: int
+) -> int:
     text = given.get(name, str(default))
     is_number = text.isascii() and text.isdigit() and len(text) <= 10
-    if not is_number or not least <= int(text) <= most:
+    if not is_number or not minimum <= int(text) <= maximum:
         raise ProblemError(
             HTTPStatus.BAD_REQUEST,
-            f"{name}: a whole number from {least} to {most} is expected",
+            f"{name}: a whole number from {minimum} to {maximum} is expected",
             field=name,
         )
     return int(text)

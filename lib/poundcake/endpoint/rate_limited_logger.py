@@ -8,7 +8,7 @@ from time import monotonic
 
 
 class RateLimitedLogger:
-    """Log each text at most once per interval, and say how often it was suppressed."""
+    """Log each text at most once per interval, with the number of times it was suppressed."""
 
     def __init__(self, log: logging.Logger, seconds: float = 60):
         self._log = log
@@ -21,8 +21,9 @@ class RateLimitedLogger:
         """Log a warning.
 
         Args:
-            text: A format string as in `logging`, from a fixed set: it is what is limited.
-            args: What differs from one occurrence to the next.
+            text: A format string as in `logging`. It must come from a fixed set, because the limit
+                applies to each format string.
+            args: The values for the format string, which may differ each time.
         """
         now = monotonic()
         with self._lock:

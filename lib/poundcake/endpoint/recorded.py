@@ -1,4 +1,4 @@
-"""Recorded requests and their alerts, as far as the endpoint reads them back to emit them."""
+"""The data of recorded requests and alerts that the endpoint needs to emit them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from datetime import datetime
 
 @dataclass
 class RecordedRequest:
-    """A request as the tracking database has it.
+    """A request in the tracking database.
 
-    call_id: of its row. emitter: the endpoint that has claimed to emit it, '' for none.
-    unexplained: its alerts that were or are to be emitted and of which StackStorm has not said
-    what became of them.
+    Attributes:
+        call_id: The id of its row.
+        request_id: The id that the sender was given.
+        receiver: The receiver of Alertmanager's notification.
+        group_status: The status of the notification's alert group.
+        emitter: The id of the endpoint that has claimed it, '' if none has.
+        unexplained: Its alerts to emit, and its emitted alerts whose outcome StackStorm has not
+            reported yet.
     """
 
     call_id: int
@@ -26,7 +31,13 @@ class RecordedRequest:
 
 @dataclass(frozen=True)
 class UnexplainedAlert:
-    """The alert of a row. size: of its labels. is_lost: StackStorm lost it, emit it again."""
+    """An alert that is to be emitted or whose outcome is not known yet.
+
+    Attributes:
+        id: The id of its row.
+        size: The size of its labels.
+        is_lost: StackStorm lost it, so it has to be emitted again.
+    """
 
     id: int
     size: int
@@ -35,7 +46,7 @@ class UnexplainedAlert:
 
 @dataclass(frozen=True)
 class RecordedAlert:
-    """An alert as the tracking database has it. labels: JSON."""
+    """An alert in the tracking database. `labels` is JSON text."""
 
     id: int
     alert_name: str
@@ -50,7 +61,7 @@ class RecordedAlert:
 
 @dataclass(frozen=True)
 class LimitedAlert:
-    """The alert with which its name reached max_remediations_per_hour."""
+    """The alert that made its name reach max_remediations_per_hour."""
 
     id: int
     alert_name: str
@@ -63,7 +74,12 @@ class LimitedAlert:
 
 @dataclass
 class Summary:
-    """What was decided about the alerts of a request. limited: one alert for each name."""
+    """What was decided about the alerts of a request.
+
+    Attributes:
+        outcomes: The number of alerts by outcome.
+        limited: For each name that reached its limit, the first alert that was held back.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     limited: list[LimitedAlert] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Keep account of the webhooks that were refused: Alertmanager does not send them again."""
+"""Count and log the webhooks that were refused, which Alertmanager does not send again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poundcake.timestamps import format_timestamp
 
 
 class RefusalReason(str, Enum):
-    """Why a webhook was refused; the label `reason` of the metric."""
+    """Why a webhook was refused: the values of the metric's label `reason`."""
 
     INVALID_HTTP = "invalid_http"
     INVALID_PAYLOAD = "invalid_payload"
@@ -29,12 +29,12 @@ class RefusalReason(str, Enum):
 
     @classmethod
     def of_status(cls, status: HTTPStatus) -> RefusalReason:
-        """Return the reason for which the application answers a webhook with this status."""
+        """Return the reason that makes the application answer a webhook with this status."""
         return _OF_STATUS.get(status, cls.INVALID_HTTP)
 
     @classmethod
     def of_framing(cls, status: HTTPStatus) -> RefusalReason:
-        """Return the reason for which a webhook with broken framing has this status."""
+        """Return the reason that makes the server answer a malformed request with this status."""
         return cls.INVALID_HTTP if status == HTTPStatus.BAD_REQUEST else cls.of_status(status)
 
 
@@ -54,9 +54,11 @@ class RefusedWebhook:
     """One webhook that was refused.
 
     Attributes:
-        status: What it was answered with, a 4xx.
-        detail: What its sender was told.
-        sender: The IP address that it came from.
+        reason: Why it was refused.
+        status: The status of the response, always 4xx.
+        detail: The explanation that the sender was given.
+        sender: The IP address that the webhook came from.
+        refused_at: When it was refused.
     """
 
     reason: RefusalReason
@@ -67,7 +69,7 @@ class RefusedWebhook:
 
 
 class RefusedWebhooks:
-    """Counts refused webhooks, logs them, and remembers the last. Safe to use from any thread."""
+    """Count and log refused webhooks, and keep the last one. Safe to use from any thread."""
 
     def __init__(self, metrics: Metrics, log: logging.Logger) -> None:
         self._counter = metrics.refused_webhooks
@@ -76,16 +78,16 @@ class RefusedWebhooks:
         self._count = 0
         self._last: RefusedWebhook | None = None
         for reason in RefusalReason:
-            self._counter.labels(reason.value)  # a rate needs a zero to begin at
+            self._counter.labels(reason.value)  # rate() needs the series to start at 0
 
     def add(self, reason: RefusalReason, status: HTTPStatus, detail: str, sender: str) -> None:
-        """Take note of a webhook that was refused just now."""
+        """Count and log a webhook that was just refused."""
         refused = RefusedWebhook(reason, status, detail, sender, datetime.now(timezone.utc))
         with self._lock:
             self._count += 1
             self._last = refused
         self._counter.labels(reason.value).inc()
-        # A text for each reason, so that one that is frequent does not hide the others.
+        # One format string per reason, so that a frequent reason does not suppress the others.
         self._log.warning(
             f"refused a webhook ({reason.value}), and Alertmanager does not send it again: "
             "answered %s to %s: %s",
@@ -96,11 +98,11 @@ class RefusedWebhooks:
 
     @property
     def last(self) -> RefusedWebhook | None:
-        """The webhook that was refused last, or None."""
+        """The last webhook that was refused, or None."""
         return self._last
 
     def report(self) -> dict[str, Any]:
-        """Return what the health view shows: how many since the start, and the last."""
+        """Return the health view's section: the count since the start, and the last one."""
         with self._lock:
             count, last = self._count, self._last
         if last is None:

@@ -1,10 +1,10 @@
 """Parse the head of a request (request line and header) as strictly as RFC 9112 allows.
 
-h11 parses it, but it is a client library too, and lenient where the RFC leaves a choice. A server
-behind a proxy must not read anything that the proxy may have read differently, so this module
-refuses, in front of h11: lines that end with LF alone, continuation lines, and control characters.
-After h11 it refuses what h11 does not look at: other major versions, a missing Host in HTTP/1.2
-and later, a malformed Host, any Transfer-Encoding, and targets of the wrong form.
+h11 does the parsing, but it also serves clients and is lenient where the RFC leaves a choice. A
+server behind a proxy must refuse anything that the proxy may have read differently. So this module
+refuses, before h11: lines that end with LF only, continuation lines, and control characters.
+After h11, it refuses what h11 does not check: other major versions, a missing Host in HTTP/1.2
+and later, a malformed Host, any Transfer-Encoding, and malformed targets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _END = re.compile(rb"\n\r?\n")
 _LINES = re.compile(rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*\r\n)+\r\n")
 _METHOD_START = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]")
 _LEADING_ZEROS = re.compile(rb"(?i)(\r\ncontent-length:[ \t]*)0+(?=[0-9])")
-# h11 knows lengths of up to 20 digits.
+# h11 accepts lengths of up to 20 digits.
 _HUGE_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*[0-9]{21,}[ \t]*\r\n")
 # RFC 3986, section 3.2, without the user information that RFC 9110 forbids.
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[-A-Za-z0-9._~%!$&'()*+,;=]*)(?::[0-9]*)?\Z")
@@ -34,10 +34,10 @@ _ABSOLUTE_TARGET = re.compile(r"(?i)https?://([^/?]+)([^?]*)(?:\?(.*))?\Z")
 
 @dataclass(frozen=True)
 class RequestHead:
-    """The parsed head of a request. Fields are described in `HTTPRequest`.
+    """The parsed head of a request. See `HTTPRequest` for the other attributes.
 
     Attributes:
-        content_length: In bytes, or None if the request says nothing about a body.
+        content_length: The length of the body in bytes, or None if the request does not state it.
     """
 
     method: str
@@ -49,14 +49,14 @@ class RequestHead:
 
 
 def find_end(received: bytearray, searched: int = 0) -> int:
-    """Return the length of the head that `received` begins with, or 0 if it is not complete.
+    """Return the length of the head at the start of `received`, or 0 if it is not complete.
 
     Args:
-        received: What has arrived, without empty lines in front.
-        searched: How many of these bytes an earlier call has looked at.
+        received: The bytes that have arrived, without leading empty lines.
+        searched: How many of these bytes an earlier call has already searched.
 
     Raises:
-        FramingError: This will never become a request.
+        FramingError: These bytes can never become a valid request.
     """
     if received and not _METHOD_START.match(received):
         raise FramingError(HTTPStatus.BAD_REQUEST, "a request begins with its method (RFC 9112)")
@@ -75,7 +75,7 @@ def find_end(received: bytearray, searched: int = 0) -> int:
 
 
 def parse(head: bytes, connection: h11.Connection) -> RequestHead:
-    """Parse a head and tell `connection` about it, which then knows how the body is framed.
+    """Parse a head, and pass it to `connection`, which needs it to read the body.
 
     Raises:
         FramingError: Another recipient might read these bytes differently, or not at all.
@@ -89,8 +89,8 @@ def parse(head: bytes, connection: h11.Connection) -> RequestHead:
         return _checked(event)
     except h11.RemoteProtocolError as error:
         if error.error_status_hint == HTTPStatus.NOT_IMPLEMENTED:
-            raise _coded(head) from None
-        # What follows a colon in h11's messages is what the client sent.
+            raise _transfer_encoding_error(head) from None
+        # In h11's messages, the text after a colon comes from the client.
         reason = str(error).partition(":")[0].lower()
         raise FramingError(
             HTTPStatus.BAD_REQUEST, f"not a valid HTTP/1.1 request (RFC 9112): {reason}", head
@@ -121,13 +121,13 @@ def _checked(request: h11.Request) -> RequestHead:
         raise FramingError(HTTPStatus.BAD_REQUEST, "only HTTP/1.0 and HTTP/1.1 are understood")
     headers = _joined(request)
     if "transfer-encoding" in headers:
-        # RFC 9112, section 6.1: with a length beside it, or in HTTP/1.0, somebody may be smuggling.
+        # RFC 9112, section 6.1: with Content-Length, or in HTTP/1.0, it may be request smuggling.
         if "content-length" in headers or request.http_version == b"1.0":
             raise FramingError(
                 HTTPStatus.BAD_REQUEST,
                 "Transfer-Encoding is not allowed beside Content-Length, nor in HTTP/1.0",
             )
-        raise _coded()
+        raise _transfer_encoding_error()
     host = headers.get("host", "")
     if "host" not in headers and request.http_version != b"1.0":
         raise FramingError(HTTPStatus.BAD_REQUEST, "the Host field is missing")
@@ -140,14 +140,14 @@ def _checked(request: h11.Request) -> RequestHead:
         method=method,
         path=path,
         query=query,
-        # RFC 9112, section 3.2.2: the target's own host counts, whatever the Host field says.
+        # RFC 9112, section 3.2.2: the host in the target overrides the Host field.
         host=target_host or host,
         headers=headers,
         content_length=int(length) if length is not None else None,
     )
 
 
-def _coded(head: bytes = b"") -> FramingError:
+def _transfer_encoding_error(head: bytes = b"") -> FramingError:
     return FramingError(
         HTTPStatus.LENGTH_REQUIRED,
         "send the body with Content-Length; Transfer-Encoding is not accepted",
@@ -164,7 +164,7 @@ def _joined(request: h11.Request) -> dict[str, str]:
 
 
 def _split_target(method: str, target: str) -> tuple[str, str, str]:
-    """Return (path, query, host), the host only if the target names one (RFC 9112, section 3.2)."""
+    """Return (path, query, host) of a target, with host '' if it has none (RFC 9112, 3.2)."""
     if "#" not in target:
         if target.startswith("/"):
             path, _, query = target.partition("?")

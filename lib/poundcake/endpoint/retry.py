@@ -1,12 +1,12 @@
-"""Plan retries: when a step runs again, and how much it may take on then.
+"""Plan retries: when to run a step again, and with how many requests.
 
-Pure functions on small values; who calls them keeps the time and the journal. Durations are in
-seconds.
+These are pure functions on small values; the callers keep the time and the journal. Durations are
+in seconds.
 
-An announcement that is not recorded in time comes again after a doubled wait, halved after its
-second miss, so that one request that cannot be recorded ends alone and is called stuck. While
-nothing at all is recorded, announcements are rare: RabbitMQ keeps every copy, and each is executed
-later.
+An announcement that is not recorded in time is retried with a doubled wait. From its second
+failure on, the batch is also halved, so that a request that cannot be recorded ends up alone and
+is marked `stuck`. While nothing at all is recorded, announcements are rare, because RabbitMQ keeps
+every copy and StackStorm later executes each of them.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 BATCH_REQUESTS = 500
-"""Requests in one announcement, at most."""
+"""Maximum number of requests in one announcement."""
 RECORD_WAIT = 30.0
-"""How long an announcement may take to be recorded before it is announced again."""
+"""How long an announcement may take to be recorded before it is retried."""
 STUCK_WAIT = 600.0
-"""Between announcements of a stuck request, and the longest wait of any other."""
+"""Wait between announcements of a stuck request, and the longest wait of any other request."""
 OUTAGE_WAIT = 60.0
-"""The longest pause between announcements while nothing is recorded."""
+"""Longest wait between announcements while nothing is recorded."""
 EMIT_WAITS = (60.0, 3600.0)
-"""Before alerts that StackStorm lost are emitted again: the first wait and the longest."""
+"""First and longest wait before alerts that StackStorm lost are emitted again."""
 REFUSED_WAITS = (1.0, 60.0)
-"""Before what could not be published is tried again: the first wait and the longest."""
+"""First and longest wait before a failed publish is retried."""
 FAILURE_WAITS = (1.0, 30.0)
-"""Before a step that failed as a whole runs again: the first and the longest."""
+"""First and longest wait before a step that failed as a whole is retried."""
 SYNC_WAITS = (5.0, 60.0)
-"""Between rounds of sync while something moves: after an emission, and at last."""
+"""Wait between rounds of sync: after an emission, and the longest while open work progresses."""
 SYNC_IDLE_WAIT = 600.0
-"""Between rounds of sync while everything waits for people."""
+"""Wait between rounds of sync while all open work waits for people."""
 
-_MOST_DOUBLINGS = 16
+_MAX_DOUBLINGS = 16
 
 
 def doubled(waits: tuple[float, float], times: int) -> float:
     """Return the first of two waits, doubled `times` times, but not more than the second."""
-    return min(waits[0] * 2.0 ** min(times, _MOST_DOUBLINGS), waits[1])
+    return min(waits[0] * 2.0 ** min(times, _MAX_DOUBLINGS), waits[1])
 
 
 def jittered(wait: float) -> float:
-    """Return a wait shortened by up to a tenth, so that not all retries come at one moment."""
+    """Return a wait shortened by up to a tenth, so that retries do not all run at once."""
     return wait * random.uniform(0.9, 1.0)
 
 
@@ -51,8 +51,10 @@ def jittered(wait: float) -> float:
 class FailedAttempt:
     """A batch whose announcement failed.
 
-    size: how many requests were announced together. attempts: earlier failures of the first of
-    them. others_recorded: whether other requests were recorded since that one failed last.
+    Attributes:
+        size: The number of requests in the batch.
+        attempts: Earlier failures of its first request.
+        others_recorded: Whether other requests were recorded since that request last failed.
     """
 
     size: int
@@ -62,10 +64,12 @@ class FailedAttempt:
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """When the requests of a failed batch are announced again, and how many together.
+    """How to announce the requests of a failed batch again.
 
-    A size of 0 means any number. `is_stuck` is true if the batch is one request that fails while
-    others do not.
+    Attributes:
+        wait: Seconds until the next announcement.
+        batch_limit: How many of them may be announced together, 0 for any number.
+        is_stuck: The batch is a single request that fails while others are recorded.
     """
 
     wait: float
@@ -84,8 +88,8 @@ def plan_missed(failed: FailedAttempt) -> RetryPlan:
 def plan_refused(failed: FailedAttempt) -> RetryPlan:
     """Plan the retry of a single request whose announcement could not be published.
 
-    The first failure says little, because the broker may have been away; after the second the
-    request goes alone.
+    The first failure may only mean that the broker was down. After the second, the request is
+    announced alone.
     """
     if _is_stuck(failed):
         return RetryPlan(STUCK_WAIT, 1, True)
@@ -101,9 +105,11 @@ def _is_stuck(failed: FailedAttempt) -> bool:
 class Pace:
     """How fast requests may be announced. Times are of the monotonic clock.
 
-    next_at: when the next announcement may go out. misses: announcements that were not recorded in
-    time since anything was last recorded. batch_limit: how many requests the next one may carry.
-    recorded_at: when anything was last recorded.
+    Attributes:
+        next_at: When the next announcement may be published.
+        misses: Announcements that missed their deadline since a request was last recorded.
+        batch_limit: How many requests the next announcement may contain, 0 for no limit.
+        recorded_at: When a request was last recorded.
     """
 
     next_at: float = 0.0
@@ -113,7 +119,7 @@ class Pace:
 
     @property
     def batch_requests(self) -> int:
-        """How many requests the next announcement may carry."""
+        """Maximum number of requests in the next announcement."""
         return min(self.batch_limit or BATCH_REQUESTS, BATCH_REQUESTS)
 
 
@@ -124,55 +130,60 @@ def pace_after_miss(pace: Pace, now: float) -> Pace:
 
 
 def pace_after_record(pace: Pace, now: float) -> Pace:
-    """Return the pace after requests were seen to be recorded: nothing has to wait any more."""
+    """Return the pace after requests were recorded: the next announcement may go out at once."""
     return replace(pace, misses=0, next_at=0.0 if pace.misses else pace.next_at, recorded_at=now)
 
 
 def pace_after_refusal(pace: Pace) -> Pace:
-    """Return the pace after the broker did not take a batch: try with a single request."""
+    """Return the pace after a failed publish: the next announcement has a single request."""
     return replace(pace, batch_limit=1)
 
 
 def pace_after_publish(pace: Pace) -> Pace:
-    """Return the pace after the broker took a batch: the next may be twice as large."""
+    """Return the pace after a successful publish: the next announcement may be twice as large."""
     limit = 2 * pace.batch_limit
     return replace(pace, batch_limit=limit if limit < BATCH_REQUESTS else 0)
 
 
 @dataclass(frozen=True)
-class SyncSeen:
-    """What was last seen of sync. age: how long ago its last round ended, by our own count."""
+class ObservedSync:
+    """When the last round of sync ended.
+
+    Attributes:
+        synced_at: Its end by the clock of the host that ran it, or None if there was no round.
+        age: How long ago it ended, by the monotonic clock of this process.
+    """
 
     synced_at: datetime | None
     age: float
 
 
-def see_sync(
-    seen: SyncSeen | None, synced_at: datetime | None, claimed_age: float, elapsed: float
-) -> SyncSeen:
-    """Return how long ago the last round of sync ended, whatever the clocks of other hosts say.
+def observe_sync(
+    seen: ObservedSync | None, synced_at: datetime | None, claimed_age: float, elapsed: float
+) -> ObservedSync:
+    """Return how long ago the last round of sync ended, even if the hosts' clocks disagree.
 
     Args:
-        seen: What was seen at the last look, None at the first.
-        synced_at: When a round last ended, by the clock of the host that wrote it.
-        claimed_age: How long ago that is by the clock of the reader.
-        elapsed: Since the last look, by the monotonic clock.
+        seen: The result of the previous call, or None for the first.
+        synced_at: When a round last ended, by the clock of the host that ran it.
+        claimed_age: How long ago that was, by the clock of the database.
+        elapsed: Seconds since the previous call, by the monotonic clock.
     """
     if synced_at is None:
-        return SyncSeen(None, float("inf"))
+        return ObservedSync(None, float("inf"))
     if seen is None:
-        return SyncSeen(synced_at, max(0.0, claimed_age))
+        return ObservedSync(synced_at, max(0.0, claimed_age))
     if seen.synced_at == synced_at:
-        return SyncSeen(synced_at, seen.age + elapsed)
-    # It ended between the two looks.
-    return SyncSeen(synced_at, min(max(0.0, claimed_age), elapsed))
+        return ObservedSync(synced_at, seen.age + elapsed)
+    # The round ended between the two calls.
+    return ObservedSync(synced_at, min(max(0.0, claimed_age), elapsed))
 
 
 def sync_wait(wait: float, moves_by_itself: bool) -> float:
-    """Return the pause between two rounds of sync."""
+    """Return the wait between two rounds of sync."""
     return wait if moves_by_itself else SYNC_IDLE_WAIT
 
 
 def next_sync_wait(wait: float) -> float:
-    """Return the pause after the next round, which is longer the longer nothing is emitted."""
+    """Return the wait after the next round. It grows for as long as nothing is emitted."""
     return min(wait * 1.5, SYNC_WAITS[1])

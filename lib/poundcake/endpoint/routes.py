@@ -1,4 +1,4 @@
-"""Which handler answers which method and path."""
+"""Find the handler for a method and path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEBHOOK_PATH = "/api/v1/webhook"
 LIVE_PATH = "/api/v1/health/live"
 _SERVER_METHODS = ("GET", "HEAD", "POST")
 
-# Called with the request and with what the path has for the placeholder of its template.
+# Called with the request and the part of the path that matches the template's placeholder.
 Handler = Callable[[HTTPRequest, str], HTTPResponse]
 
 
@@ -24,22 +24,22 @@ class Route(NamedTuple):
     handler: Handler
 
     def argument(self, path: str) -> str | None:
-        """Return what the path has for the placeholder, or None if the path does not fit."""
+        """Return the part of the path that matches the placeholder, None if it does not match."""
         prefix, placeholder, _ = self.template.partition("{")
         if not placeholder:
             return "" if path == self.template else None
         return path[len(prefix) :] or None if path.startswith(prefix) else None
 
     def takes(self, method: str) -> bool:
-        """Whether it answers this method; HEAD is answered as GET is, without the body."""
+        """Return True if the route answers this method. A GET route also answers HEAD."""
         return method == self.method or (method == "HEAD" and self.method == "GET")
 
 
 def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
-    """Answer a request by the handler of its route.
+    """Return the response of the route that matches a request.
 
     Raises:
-        ProblemError: There is no such path, or it does not take this method.
+        ProblemError: No route has this path, or none of them takes this method.
     """
     if not request.path.startswith("/"):
         return _answer_without_path(request)
@@ -54,12 +54,12 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
 
 
 def template(routes: Sequence[Route], path: str) -> str | None:
-    """Return the template that a path fits, without what the client wrote into it."""
+    """Return the template that a path matches, or None."""
     return next((r.template for r in routes if r.argument(path) is not None), None)
 
 
 def _answer_without_path(request: HTTPRequest) -> HTTPResponse:
-    """Answer OPTIONS of the server as a whole, and refuse CONNECT."""
+    """Answer `OPTIONS *`, and refuse CONNECT."""
     if request.method != "OPTIONS":
         raise _wrong_method("this endpoint", request.method, _SERVER_METHODS)
     return HTTPResponse.json(

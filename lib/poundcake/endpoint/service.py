@@ -1,4 +1,4 @@
-"""The endpoint as a whole: HTTP server, journal and pipeline, brought up and kept up."""
+"""The whole endpoint: start HTTP server, journal and pipeline, and keep them running."""
 
 from __future__ import annotations
 
@@ -30,16 +30,19 @@ from poundcake.stackstorm import StackStorm
 from poundcake.trail.database import DatabaseError
 
 STOP_SECONDS = 2.0
-"""For requests under way. With all else it takes less than the 5 seconds that StackStorm's
-container gives a sensor."""
-# Whoever has connected under one of these keys must connect again when it changes.
+"""How long to wait for requests in flight.
+
+The whole shutdown has to fit in the 5 seconds that StackStorm's container gives a sensor.
+"""
+# Clients that connected under one of these keys must connect again when it changes.
 _SERVER_KEYS = ("host", "port", *TLS_FILES)
 
 
 class ListenError(PoundCakeError):
-    """The configured address cannot be listened at.
+    """The endpoint cannot listen on the configured address.
 
-    is_taken: whether somebody listens there.
+    Attributes:
+        is_taken: Whether another socket listens there.
     """
 
     def __init__(self, config: Config, error: Exception) -> None:
@@ -49,7 +52,7 @@ class ListenError(PoundCakeError):
 
 
 class Endpoint:
-    """Take webhooks and see to it that each is recorded."""
+    """Accept webhooks, and process each of them until its outcome is known."""
 
     def __init__(
         self,
@@ -59,16 +62,16 @@ class Endpoint:
         log: logging.Logger,
         registered_config: Callable[[], Any] | None = None,
     ):
-        """Make an endpoint that does nothing until run() is called.
+        """Create an endpoint. It does nothing until run() is called.
 
         Args:
-            pack_config: As StackStorm hands it to the sensor.
+            pack_config: The configuration that StackStorm passes to the sensor.
             bus: Publishes triggers.
-            stackstorm: Returns StackStorm's API, given a function that returns the configuration
-                in force.
-            log: Where everything is logged.
+            stackstorm: Returns a client of StackStorm's API, given a function that returns the
+                configuration in force.
+            log: The endpoint's logger.
             registered_config: Returns the configuration that is registered now, and may raise
-                anything; by default `pack_config`, of which only files can change.
+                anything. Without it, `pack_config` is used, of which only files can change.
         """
         self._bus = bus
         self._connect = stackstorm
@@ -85,29 +88,29 @@ class Endpoint:
         self.metrics = Metrics(self.health, self._connections)
 
     def run(self) -> None:
-        """Serve until stop() is called, whatever is missing at the start."""
+        """Serve until stop() is called. Parts that cannot start are retried."""
         self._watcher.start()
         self._supervisor.run(self._shut_down)
 
     def stop(self, timeout: float = 4.5) -> None:
-        """Take no new request, finish those under way, close the journal."""
+        """Refuse new requests, finish those in flight, and close the journal."""
         self._supervisor.stop(timeout)
 
     def ask_stop(self) -> None:
-        """Have run() end; for a signal handler, which must not wait for anything."""
+        """Make run() return, without waiting for it; safe to call in a signal handler."""
         self._supervisor.ask_stop()
 
     def _bring_up(self) -> list[str]:
-        """Start the parts that do not run yet.
+        """Start the parts that are not running yet.
 
         Returns:
-            What is in the way; an empty string for the journal, which reports that itself.
+            A sentence for each problem; an empty string for the journal, which logs its own.
         """
         problems = self._configure()
         if self._installation is None:
             return problems
-        # The journal first: a client that finds the port open can post. The port is opened without
-        # a journal, too, so that the health view can say what is wrong.
+        # Open the journal first, so that a client that finds the port open can post. Open the port
+        # even without a journal, so that the health view can report what is wrong.
         try:
             if not self._installation.keeper.keep():
                 problems.append("")
@@ -224,7 +227,7 @@ class Endpoint:
         serving = threading.Thread(target=server.serve, name="poundcake-server", daemon=True)
         try:
             serving.start()
-        except RuntimeError:  # no more threads; the next try needs the port again
+        except RuntimeError:  # no more threads; close the port, or the next attempt fails
             server.close()
             raise
         self._server, self._receiver = server, receiver
@@ -240,13 +243,13 @@ class Endpoint:
         self._log.info("stopped")
 
     def _connections(self) -> tuple[int, int, int]:
-        """Return how many connections are open, were evicted, and failed in TLS's handshake."""
+        """Return the numbers of open connections, evicted ones, and failed TLS handshakes."""
         server = self._server
         if server is None:
             return 0, 0, 0
         return server.connections, server.evicted, server.failed_handshakes
 
-    # -- what the application asks; it is served once there is an installation
+    # -- the interface for the web application, which starts only after the installation exists
 
     @property
     def _installed(self) -> Installation:
@@ -256,15 +259,15 @@ class Endpoint:
 
     @property
     def journal(self) -> Journal | None:
-        """The journal; None while there is none."""
+        """The journal, or None while it cannot be opened."""
         return self._installation.keeper.journal if self._installation else None
 
     def accepted(self) -> None:
-        """Go on now: a request was put into the journal."""
+        """Wake the pipeline: a request was added to the journal."""
         self._installed.keeper.accepted()
 
     def journal_problem(self) -> str:
-        """Return why there is no journal."""
+        """Return why the journal is not open."""
         return self._installed.keeper.problem()
 
     def journal_failed(self, reason: str) -> None:
@@ -279,12 +282,13 @@ class Endpoint:
         """Return the status view of a request, None if it is unknown.
 
         Raises:
-            DatabaseError, JournalError: The one of the two that may know it cannot be read.
+            DatabaseError: The journal does not know it and the tracking database cannot be read.
+            JournalError: The tracking database does not know it and the journal cannot be read.
         """
         return self._installed.status(request_id)
 
     def health(self) -> dict[str, Any]:
-        """Return how the endpoint and all that it needs are."""
+        """Return the health view of the endpoint."""
         address = self._server.address if self._server else ""
         certificates = self._server.certificates if self._server else None
         problems = [self._config_problem, certificates.problem if certificates else ""]

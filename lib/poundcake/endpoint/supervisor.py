@@ -1,7 +1,7 @@
-"""Bring something up and keep it up, for as long as the sensor lives.
+"""Start the endpoint and keep it running for as long as the sensor lives.
 
-StackStorm starts a sensor that ended only twice again, so nothing here ends by itself: what cannot
-be had is logged once and tried again.
+StackStorm restarts a sensor that has exited only twice. So the endpoint never exits because of an
+error: it logs each problem once and retries.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from time import monotonic
 from typing import Callable
 
 RETRY_SECONDS = 1.0
-"""Between looks; doubled after each that found something missing, up to ten times as long."""
+"""Wait between two checks. It doubles after each failure, up to ten times this value."""
 TICK_SECONDS = 0.2
 
 
 class Supervisor:
-    """Call a function that brings up what is missing, again and again until stopped."""
+    """Repeatedly call a function that starts whatever is not running, until stopped."""
 
     def __init__(self, bring_up: Callable[[], list[str]], log: logging.Logger):
-        """Make a supervisor.
+        """Create a supervisor.
 
         Args:
-            bring_up: Does what is still missing and returns what is in the way, a sentence each;
-                nothing if all is in place. A sentence that is empty is not logged.
+            bring_up: Starts the parts that are not running, and returns a sentence for each
+                problem; an empty list if everything runs. Empty sentences are not logged.
+            log: The logger for problems.
         """
         self._bring_up = bring_up
         self._log = log
-        # A plain flag, because a signal handler sets it: it may run while this very thread holds
-        # the lock of an Event.
+        # A plain flag, not an Event, because a signal handler sets it: the handler may run while
+        # its own thread holds the lock of the Event.
         self._is_stopping = False
         self._is_woken = False
         self._ended = threading.Event()
@@ -51,7 +52,7 @@ class Supervisor:
             self._ended.set()
 
     def ask_stop(self) -> None:
-        """Have run() end; for a signal handler, which must not wait for anything."""
+        """Make run() return, without waiting for it; safe to call in a signal handler."""
         self._is_stopping = True
 
     def wake(self) -> None:
@@ -59,15 +60,15 @@ class Supervisor:
         self._is_woken = True
 
     def stop(self, timeout: float) -> None:
-        """Have run() end; wait for that at most `timeout` seconds."""
+        """Make run() return, and wait for it at most `timeout` seconds."""
         self.ask_stop()
         self._ended.wait(timeout)
 
     def _is_up(self) -> bool:
-        """Bring up what is missing; log once what is in the way. Return True if nothing is."""
+        """Start the missing parts and log each new problem. Return True if everything runs."""
         try:
             problems = self._bring_up()
-        # A fault of ours; there may be none at the next try, and ending helps nobody.
+        # A bug. The next attempt may succeed, and exiting would not help anybody.
         except Exception as error:
             problems = [f"{type(error).__name__}: {error}"]
             if problems[0] not in self._logged:

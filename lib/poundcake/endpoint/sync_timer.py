@@ -1,4 +1,4 @@
-"""Have StackStorm asked what became of what is open, while anything is."""
+"""Request a sync, which asks StackStorm for outcomes, while any alert or execution is open."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from time import monotonic
 
 from poundcake.endpoint import retry
 from poundcake.endpoint.dependencies import Dependencies
-from poundcake.endpoint.retry import SyncSeen
+from poundcake.endpoint.retry import ObservedSync
 from poundcake.endpoint.triggers import SYNC_DUE, SyncDuePayload
 from poundcake.trail.open_work import OpenWork, open_work
 
 
 class SyncTimer:
-    """Publish poundcake.sync_due: soon after an emission, then less and less often."""
+    """Publish poundcake.sync_due soon after an emission, then at growing intervals."""
 
     def __init__(self, dependencies: Dependencies):
         self._needs = dependencies
         self._wait = retry.SYNC_WAITS[0]
-        self._look_at = 0.0
-        self._seen: SyncSeen | None = None
+        self._check_at = 0.0
+        self._seen: ObservedSync | None = None
         self._seen_at = 0.0
 
-    def hurry(self) -> None:
-        """Begin with short waits again: something was emitted."""
+    def sync_soon(self) -> None:
+        """Return to short waits, because alerts were emitted."""
         self._wait = retry.SYNC_WAITS[0]
-        self._look_at = min(self._look_at, monotonic() + self._wait)
+        self._check_at = min(self._check_at, monotonic() + self._wait)
 
     def request_sync(self) -> float | None:
-        """Publish the trigger if something is open and the last round of sync is long ago."""
-        left = self._look_at - monotonic()
+        """Publish the trigger if work is open and the last round of sync was long enough ago."""
+        left = self._check_at - monotonic()
         if left > 0:
             return left
         work = self._needs.reader.read(open_work)
         self._needs.components.database.ok()
-        seen = self._see(work)
+        seen = self._observe(work)
         if not work.count:
-            self._look_at = monotonic() + retry.SYNC_WAITS[0]
+            self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
         wait = retry.sync_wait(self._wait, work.moves_by_itself)
         left = wait - seen.age
@@ -47,14 +47,14 @@ class SyncTimer:
             self._needs.components.broker.ok()
             self._wait = retry.next_sync_wait(self._wait)
             left = wait
-        self._look_at = monotonic() + left
+        self._check_at = monotonic() + left
         return left
 
-    def _see(self, work: OpenWork) -> SyncSeen:
+    def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()
         age = 0.0
         if work.synced_at and work.read_at:
             age = (work.read_at - work.synced_at).total_seconds()
-        seen = retry.see_sync(self._seen, work.synced_at, age, now - self._seen_at)
+        seen = retry.observe_sync(self._seen, work.synced_at, age, now - self._seen_at)
         self._seen, self._seen_at = seen, now
         return seen

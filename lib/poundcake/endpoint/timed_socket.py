@@ -1,6 +1,6 @@
 """A connected socket whose reads and writes share one deadline.
 
-A time limit for each read alone lets a client hold a connection for ever, a byte at a time.
+With a time limit per read, a client could hold a connection forever by sending a byte at a time.
 """
 
 from __future__ import annotations
@@ -13,66 +13,67 @@ _CHUNK = 65536
 
 
 class ByteStream(Protocol):
-    """A connection to a client, plain or TLS. Every method may raise OSError.
+    """A connection to a client, plain or TLS.
 
-    It raises `socket.timeout`, which is an OSError, once the deadline has passed.
+    Every method may raise OSError, and raises `socket.timeout`, a subclass, once the deadline has
+    passed.
     """
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline for everything that follows."""
+        """Set the deadline for all calls that follow."""
 
     def receive(self, size: int) -> bytes:
-        """Return at least one byte and at most `size`, or b"" if the client has sent its last."""
+        """Return 1 to `size` bytes, or b"" if the client has closed its side."""
 
     def send(self, data: bytes) -> None:
         """Send all of `data`."""
 
-    def linger(self, seconds: float, most_bytes: int) -> None:
-        """Say that nothing more comes, and discard what the client still sends."""
+    def linger(self, seconds: float, max_bytes: int) -> None:
+        """Close the sending side, and discard what the client still sends."""
 
 
 class TimedSocket:
-    """A plain connection: the ByteStream over a connected socket."""
+    """A ByteStream over a plain socket."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._deadline = 0.0
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline for everything that follows."""
+        """Set the deadline for all calls that follow."""
         self._deadline = time.monotonic() + seconds
 
     def peek(self) -> bytes:
-        """Return the first byte that arrives, and leave it to be received."""
+        """Return the next byte without consuming it."""
         self._limit()
         return self._socket.recv(1, socket.MSG_PEEK)
 
     def receive(self, size: int) -> bytes:
-        """Return at least one byte, or b"" if the client has sent its last."""
+        """Return 1 to `size` bytes, or b"" if the client has closed its side."""
         self._limit()
         return self._socket.recv(size)
 
     def send(self, data: bytes) -> None:
         """Send all of `data`."""
-        # Not sendall: under eventlet each part of the data would have the whole time.
+        # Not sendall(): under eventlet, the timeout would apply to each chunk separately.
         rest = memoryview(data)
         while rest:
             self._limit()
             rest = rest[self._socket.send(rest) :]
 
-    def linger(self, seconds: float, most_bytes: int) -> None:
-        """Discard what still comes for a while, before the socket is closed.
+    def linger(self, seconds: float, max_bytes: int) -> None:
+        """Close the sending side, and discard what the client still sends for a while.
 
         Closing a socket that has unread data resets the connection, and the client may lose the
-        answer that it was just sent (RFC 9112, section 9.6).
+        response that it was just sent (RFC 9112, section 9.6).
         """
         self._socket.shutdown(socket.SHUT_WR)
         self.expire_in(seconds)
-        while most_bytes > 0:
+        while max_bytes > 0:
             chunk = self.receive(_CHUNK)
             if not chunk:
                 return
-            most_bytes -= len(chunk)
+            max_bytes -= len(chunk)
 
     def _limit(self) -> None:
         left = self._deadline - time.monotonic()

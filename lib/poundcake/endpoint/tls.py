@@ -17,12 +17,12 @@ from poundcake.config import TLS_FILES, Config
 from poundcake.endpoint.timed_socket import TimedSocket
 from poundcake.errors import PoundCakeError
 
-# The first byte that a TLS client sends: a record of the type handshake (RFC 8446, section 5.1).
+# The first byte that a TLS client sends: the record type "handshake" (RFC 8446, section 5.1).
 HANDSHAKE = b"\x16"
 _CHUNK = 65536
 
 _Result = TypeVar("_Result")
-# Inode, modification time in nanoseconds and size of each file; None where it is missing.
+# Inode, modification time in nanoseconds and size of each file; None if the file is missing.
 _Versions = List[Optional[Tuple[int, int, int]]]
 
 
@@ -31,7 +31,7 @@ class TLSError(PoundCakeError):
 
 
 class TLSStream:
-    """The server's side of TLS over a plain connection; a ByteStream.
+    """A ByteStream with the server side of TLS over a plain connection.
 
     TLS runs in memory, between the plain socket and this object. The sockets of Python's ssl do not
     keep one deadline for a whole handshake under eventlet, and they break if another thread shuts
@@ -47,23 +47,25 @@ class TLSStream:
         """Do the handshake.
 
         Returns:
-            Whether the client proved a certificate of the client CA.
+            Whether the client authenticated with a certificate of the client CA.
 
         Raises:
-            OSError: It failed, as `ssl.SSLError`, or was too slow, as `socket.timeout`.
+            ssl.SSLError: The handshake failed.
+            socket.timeout: The client was too slow.
+            OSError: The connection was lost.
         """
         try:
             self._retried(self._tls.do_handshake)
         finally:
-            self._flush()  # if the handshake failed, this tells the client why
+            self._flush()  # if the handshake failed, this sends the alert with the reason
         return bool(self._tls.getpeercert())
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline for everything that follows, the handshake too."""
+        """Set the deadline for all calls that follow, including the handshake."""
         self._plain.expire_in(seconds)
 
     def receive(self, size: int) -> bytes:
-        """Return at least one byte, or b"" if the client has sent its last."""
+        """Return 1 to `size` bytes, or b"" if the client has closed its side."""
         try:
             return self._retried(lambda: self._tls.read(size))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -74,16 +76,16 @@ class TLSStream:
         self._tls.write(data)
         self._flush()
 
-    def linger(self, seconds: float, most_bytes: int) -> None:
-        """Send the closing alert, and discard what still comes for a while."""
-        # It fails because the client's own alert is still to come; ours is written.
+    def linger(self, seconds: float, max_bytes: int) -> None:
+        """Send the closing alert, and discard what the client still sends for a while."""
+        # unwrap() writes our alert, then raises because the client's alert has not arrived yet.
         with suppress(ssl.SSLError):
             self._tls.unwrap()
         self._flush()
-        self._plain.linger(seconds, most_bytes)
+        self._plain.linger(seconds, max_bytes)
 
     def _retried(self, step: Callable[[], _Result]) -> _Result:
-        """Return what `step` returns, receiving what it needs until it succeeds."""
+        """Return step(), receiving more data and retrying for as long as it needs some."""
         while True:
             try:
                 return step()
@@ -108,7 +110,7 @@ class Certificates:
         problem: Why the files cannot be used as they are now; empty if they can.
 
     Raises:
-        TLSError: A file cannot be used at start.
+        TLSError: A file cannot be used when the endpoint starts.
     """
 
     def __init__(self, config: Config, log: logging.Logger) -> None:
@@ -121,7 +123,7 @@ class Certificates:
         self.problem = ""
 
     def context(self) -> ssl.SSLContext:
-        """Return the context of the files as they are now, or of the last that could be used."""
+        """Return the context for the current files, or the previous one if they are unusable."""
         with self._lock:
             versions = self._current_versions()
             if versions != self._versions:
@@ -155,10 +157,10 @@ def _load(paths: dict[str, str]) -> ssl.SSLContext:
     certificate, private_key = paths["tls_certificate"], paths["tls_key"]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A client of TLS 1.2 could make the server renegotiate without end.
+    # With TLS 1.2, a client could make the server renegotiate endlessly.
     context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
     try:
-        # Without the function, a key with a passphrase would ask for it on the terminal.
+        # Without a password function, OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(certificate, private_key, password=lambda: "")
     except (ssl.SSLError, OSError) as error:
         raise TLSError(

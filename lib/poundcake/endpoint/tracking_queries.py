@@ -1,4 +1,4 @@
-"""What the endpoint reads of the tracking database: small functions over a connection."""
+"""The endpoint's queries on the tracking database."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from poundcake.trail.open_work import unexplained
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls
 
-# A limit that nobody has run into for so long is reached again.
-_LIMIT_FORGOTTEN = timedelta(hours=1)
+# If no alert was held back for this long, the next one counts as reaching the limit again.
+_LIMIT_RESET = timedelta(hours=1)
 
 
 def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
-    """Return {entry id: the request_id it is recorded under} of the requests on record."""
+    """Return {entry id: the request_id under which it is recorded} for the recorded requests."""
     wanted = {entry.request_id: entry for entry in entries}
     bodies = _bodies(connection, list(wanted))
-    # Another endpoint may have recorded another body under the same X-Request-ID first.
+    # Another endpoint may already have recorded a different body under the same X-Request-ID.
     collisions = {
         collision_id(request_id, entry.body_sha256): entry
         for request_id, entry in wanted.items()
@@ -47,7 +47,7 @@ def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, 
 
 
 def _bodies(connection: Connection, request_ids: Sequence[str]) -> dict[str, str]:
-    """Return {request_id: body_sha256} of the requests on record."""
+    """Return {request_id: body_sha256} for the recorded requests."""
     found: dict[str, str] = {}
     for some in database.batched(request_ids):
         rows = connection.execute(
@@ -62,7 +62,7 @@ def _bodies(connection: Connection, request_ids: Sequence[str]) -> dict[str, str
 def recorded_requests(
     connection: Connection, request_ids: Sequence[str]
 ) -> dict[str, RecordedRequest]:
-    """Return recorded requests by request_id, with their unexplained alerts in order."""
+    """Return recorded requests by request_id, each with its unexplained alerts in row order."""
     found: dict[int, RecordedRequest] = {}
     for some in database.batched(request_ids):
         calls = connection.execute(
@@ -100,7 +100,7 @@ def recorded_requests(
 
 
 def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
-    """Return what was decided about the alerts of requests, by the id of their rows."""
+    """Return what was decided about the alerts of requests, by the requests' row ids."""
     found = {call_id: Summary() for call_id in call_ids}
     for ids in database.batched(call_ids):
         counts = connection.execute(
@@ -118,7 +118,7 @@ def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summ
 def _limits_reached(
     connection: Connection, call_ids: Sequence[int]
 ) -> list[tuple[int, LimitedAlert]]:
-    """Return (row id of the request, alert) for each name whose limit was reached with it."""
+    """Return (row id of the request, first limited alert) for each name that reached its limit."""
     rows = connection.execute(
         select(
             alerts.c.api_call_id,
@@ -156,14 +156,14 @@ def _limits_reached(
 
 
 def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) -> bool:
-    """Return True if the limit of the alert's name was reached already: somebody was told."""
+    """Return True if the name's limit was already reached, so that the trigger was emitted."""
     return bool(
         connection.scalar(
             select(
                 exists().where(
                     alerts.c.alert_name == row.alert_name,
                     alerts.c.outcome == Outcome.RATE_LIMITED,
-                    alerts.c.created_at > row.created_at - _LIMIT_FORGOTTEN,
+                    alerts.c.created_at > row.created_at - _LIMIT_RESET,
                     alerts.c.id < row.id,
                 )
             )
@@ -172,7 +172,7 @@ def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) ->
 
 
 def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, RecordedAlert]:
-    """Return alerts by id, with all that their trigger has."""
+    """Return alerts by id, with everything that their triggers contain."""
     found: dict[int, RecordedAlert] = {}
     for some in database.batched(ids):
         rows = connection.execute(
@@ -193,7 +193,7 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
 
 
 def open_replays(connection: Connection) -> list[str]:
-    """Return the request_ids of the replays that are to be emitted."""
+    """Return the request_ids of replays that are still to be emitted."""
     found = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),
         api_calls.c.replay_of.is_not(None),
@@ -203,7 +203,7 @@ def open_replays(connection: Connection) -> list[str]:
 
 
 def load_request(connection: Connection, request_id: str) -> tuple[Request, str, int] | None:
-    """Return (request, body_sha256, number of alerts) of a recorded request; None if unknown."""
+    """Return (request, body_sha256, number of alerts) of a recorded request, None if unknown."""
     row = connection.execute(
         select(api_calls).where(api_calls.c.request_id == request_id)
     ).one_or_none()

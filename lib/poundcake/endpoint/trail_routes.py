@@ -1,4 +1,4 @@
-"""Answer requests for the trail: one request, and the lists."""
+"""Answer requests for the trail of one request and for the lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poundcake.endpoint.query_parameters import PageQuery, parse_page, refuse_pa
 from poundcake.endpoint.routes import Route
 from poundcake.trail import queries, search
 
-# A page that would be larger has fewer rows, and its `next` goes on after them.
+# A page that would be larger has fewer rows; its `next` continues after them.
 MAX_PAGE_BYTES = 2 << 20
 _FILTERS = (
     "since",
@@ -27,7 +27,7 @@ _FILTERS = (
     "before",
 )
 _INCIDENT_FILTERS = tuple(name for name in _FILTERS if name != "status")
-# The status of an execution is not one of an alert.
+# An execution's own status is a separate parameter, and executions have no outcome.
 _EXECUTION_FILTERS = tuple(name for name in _INCIDENT_FILTERS if name != "outcome")
 
 
@@ -39,7 +39,7 @@ class TrailRoutes:
         self._service = service
 
     def routes(self) -> list[Route]:
-        """Return the routes, for the application's list."""
+        """Return the routes."""
         return [
             Route("GET", "/api/v1/status/{request_id}", self._status),
             Route("GET", "/api/v1/executions/recent", self._recent_requests),
@@ -82,7 +82,7 @@ class TrailRoutes:
         filter_names: tuple[str, ...],
         **more: Any,
     ) -> HTTPResponse:
-        """Answer with a page of a list, of at most MAX_PAGE_BYTES unless it is a single row."""
+        """Return a page of a list, with at most MAX_PAGE_BYTES unless it is a single row."""
         filters = search.parse(None, **{name: page.texts[name] for name in filter_names})
         limit = page.limit
         while True:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TypedDict
 
 from poundcake.endpoint.recorded import LimitedAlert, RecordedAlert, RecordedRequest, Summary
+from poundcake.hosts import host_or_empty
 from poundcake.inert import make_inert
 from poundcake.timestamps import format_timestamp
 
@@ -40,6 +41,7 @@ class AlertPayload(TypedDict):
     alert_name: str
     severity: str
     instance: str
+    host: str
     job: str
     labels: dict[str, str]
     receiver: str
@@ -90,6 +92,7 @@ def alert_payload(request: RecordedRequest, alert: RecordedAlert) -> AlertPayloa
             alert_name=alert.alert_name,
             severity=alert.severity,
             instance=alert.instance,
+            host=host_or_empty(labels),
             job=labels.get("job", ""),
             labels=labels,
             receiver=request.receiver,

@@ -1,4 +1,4 @@
-"""Accept a webhook: check it, put it into the journal, and only then answer 202."""
+"""Accept a webhook: check it, store it in the journal, and only then answer 202."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.problems import ProblemError
 from poundcake.request_ids import body_sha256
 
-# The headers of a request that are stored. Never one that carries a credential.
+# The request headers that are stored. Never add one that carries credentials.
 STORED_HEADERS = (
     "User-Agent",
     "Content-Type",
@@ -27,13 +27,13 @@ STORED_HEADERS = (
     "X-Forwarded-For",
     "Traceparent",
 )
-_MOST_HEADER_CHARACTERS = 1024
-# Parsing a body of this many bytes would stop every green thread for too long.
+_MAX_HEADER_CHARACTERS = 1024
+# Parsing a larger body would block the other green threads for too long.
 _LARGE_BODY = 64 << 10
 
 
 class WebhookReceiver:
-    """Answers POST /api/v1/webhook."""
+    """The handler of POST /api/v1/webhook."""
 
     def __init__(self, config: Config, service: Service) -> None:
         self._config = config
@@ -43,9 +43,9 @@ class WebhookReceiver:
         """Store a notification in the journal.
 
         Raises:
-            ProblemError: It cannot be accepted: never (4xx), or not now (503).
-            ClientGoneError: The body did not arrive. There is no answer then, so that Alertmanager
-                tries again; it would not after a 408.
+            ProblemError: It can never be accepted (4xx), or cannot be accepted now (503).
+            ClientGoneError: The body did not arrive. No response is sent, so that Alertmanager
+                retries; after a 408 it would not.
         """
         self._check_header(request)
         self._check_backlog()
@@ -60,7 +60,7 @@ class WebhookReceiver:
             method=request.method,
             path=request.path,
             headers=_stored_headers(request.headers),
-            body=raw.decode("utf-8-sig"),  # a byte order mark has done its work
+            body=raw.decode("utf-8-sig"),  # without a byte order mark
         )
         alerts = len(webhook.alerts)
         request_id = self._store(stored, _sender_request_id(request.headers), alerts)
@@ -77,15 +77,15 @@ class WebhookReceiver:
         )
 
     def _check_header(self, request: HTTPRequest) -> None:
-        """Raise ProblemError if the header says that the body cannot be used."""
-        length, most = request.body.length, self._config.max_body_bytes
+        """Raise ProblemError if the header shows that the body cannot be accepted."""
+        length, max_length = request.body.length, self._config.max_body_bytes
         if length is None:
             raise ProblemError(HTTPStatus.LENGTH_REQUIRED, "send the body with Content-Length")
-        if length > most:
+        if length > max_length:
             raise ProblemError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body has {length} bytes, max_body_bytes is {most}: raise it in the pack's "
-                "configuration, or set max_alerts in Alertmanager's webhook_config",
+                f"the body has {length} bytes, max_body_bytes is {max_length}: raise it in the "
+                "pack's configuration, or set max_alerts in Alertmanager's webhook_config",
             )
         if not _is_json(request.headers.get("content-type", "")):
             raise ProblemError(
@@ -134,7 +134,7 @@ def _parse(raw: bytes) -> Webhook:
 
 
 def _is_json(content_type: str) -> bool:
-    """Whether this is application/json, in UTF-8 if it says in what."""
+    """Return True for application/json in UTF-8, with or without a charset parameter."""
     media_type, *parameters = content_type.lower().split(";")
     charsets = [p.split("=", 1)[1].strip(' "') for p in parameters if "charset=" in p]
     return media_type.strip() == "application/json" and charsets in ([], ["utf-8"])
@@ -142,11 +142,11 @@ def _is_json(content_type: str) -> bool:
 
 def _stored_headers(headers: Mapping[str, str]) -> dict[str, str]:
     values = {name: headers.get(name.lower(), "") for name in STORED_HEADERS}
-    return {name: value[:_MOST_HEADER_CHARACTERS] for name, value in values.items() if value}
+    return {name: value[:_MAX_HEADER_CHARACTERS] for name, value in values.items() if value}
 
 
 def _sender_request_id(headers: Mapping[str, str]) -> str:
-    """Return the sender's X-Request-ID if it is a UUID in lower case, else an empty string."""
+    """Return the sender's X-Request-ID if it is a lower-case UUID, otherwise an empty string."""
     given = headers.get("x-request-id", "")
     try:
         return given if len(given) == 36 and str(uuid.UUID(given)) == given else ""

@@ -1,4 +1,4 @@
-"""Run the steps that move requests on, in one thread that nothing ends."""
+"""Run the steps of the pipeline in one thread that survives every error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from typing import Callable, Optional, Sequence
 from poundcake.endpoint import retry
 
 Step = Callable[[], Optional[float]]
-"""Does what is due, and returns in how many seconds it wants to run again; None: when asked."""
+"""Does the work that is due. Returns the seconds until it wants to run again, None for no wish."""
 
 IDLE_WAIT = 1.0
 HUNG_SECONDS = 120.0
-"""A step that shows no progress for so long hangs: every call inside has a shorter time limit."""
+"""A step without progress for this long counts as hung; each of its calls has a shorter limit."""
 
 
 @dataclass
 class _Scheduled:
-    """A step, how often it failed in a row, and until when it waits for that reason."""
+    """A step and its state.
+
+    Attributes:
+        name: The step, for log lines, as in "emitting".
+        run: The function to call.
+        failures: Failed runs in a row.
+        waits_until: Monotonic time of the next attempt after a failure.
+    """
 
     name: str
     run: Step
@@ -28,42 +35,42 @@ class _Scheduled:
 
 
 class Worker:
-    """Run steps one after the other, again and again; a step that fails waits and runs again."""
+    """Run steps one after the other in a loop. A step that fails is retried after a backoff."""
 
     def __init__(self, steps: Sequence[tuple[str, Step]], failed: Callable[[str, Exception], None]):
-        """Make a worker that does not run yet.
+        """Create a worker that is not running yet.
 
         Args:
-            steps: Name and function of each; each has its own wait after failures.
-            failed: Called with the name of a step and what it raised.
+            steps: The name and function of each step. Each step has its own backoff.
+            failed: Called with the name of a step and the exception that it raised.
         """
         self._steps = [_Scheduled(name, run) for name, run in steps]
         self._failed = failed
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
-        # The step under way, and when it last showed progress; '' between steps.
+        # The current step ('' between steps), and when it last made progress.
         self._step = ""
         self._progress_at = 0.0
 
     def start(self) -> None:
-        """Start the thread, or another one if it has ended."""
+        """Start the thread, or a new one if it has died."""
         self._thread = threading.Thread(target=self._run, name="poundcake-worker", daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop after the step under way; wait for that at most `timeout` seconds."""
+        """Stop after the current step; wait for it at most `timeout` seconds."""
         self._is_stopping = True
         self._wake.set()
         if self._thread:
             self._thread.join(timeout)
 
     def wake(self) -> None:
-        """Run the steps now: there is something new."""
+        """Run the steps now instead of waiting."""
         self._wake.set()
 
     def keep_going(self) -> bool:
-        """Note the progress of the step that calls this; return False if it should end early."""
+        """Note that the current step makes progress. Return False if it should end early."""
         self._progress_at = monotonic()
         return not self._is_stopping
 
@@ -74,12 +81,12 @@ class Worker:
     def problem(self) -> str:
         """Return what is wrong with the thread, in a sentence; '' if it works."""
         if self.is_dead():
-            return "the thread that announces and emits requests has ended; it is started again"
+            return "the thread that announces and emits requests has died; it is being restarted"
         step, seconds = self._step, monotonic() - self._progress_at
         if step and seconds > HUNG_SECONDS and not self._is_stopping:
             return (
                 f"the thread that announces and emits requests has hung for {seconds:.0f} s "
-                f"({step}); if that goes on, restart the sensor container"
+                f"({step}); if this persists, restart the sensor container"
             )
         return ""
 
@@ -106,7 +113,7 @@ class Worker:
             wanted = step.run()
             step.failures = 0
             return wanted
-        # Whatever goes wrong with one step must not end the thread that retries it.
+        # No error of a step may end the thread that has to retry it.
         except Exception as error:
             self._failed(step.name, error)
         finally:

@@ -1,13 +1,16 @@
-"""Check whether a host can be reached."""
+"""Check by TCP whether a host answers."""
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import socket
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Sequence
+from enum import Enum
+from typing import Any, NamedTuple, Sequence
 
-from poundcake.hosts import is_host
+from poundcake.hosts import canonical_host, refusal_of_address, refusal_of_target
 from poundcake.remediation.errors import RemediationError
 
 CONNECT_TIMEOUT = 3.0
@@ -15,27 +18,47 @@ CONNECT_TIMEOUT = 3.0
 
 _SSH_PORT = 22
 _RETRY_PAUSE = 1  # seconds
+_SILENCE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN)
+
+
+class TcpState(str, Enum):
+    """What a check by TCP found. Only NO_ANSWER is a reason to change anything."""
+
+    ANSWERS = "answers"
+    """A connection was accepted."""
+    REFUSED = "refused"
+    """The host refused a connection, so it is up, and accepted none."""
+    NO_ANSWER = "no_answer"
+    """Every attempt on every address and port timed out, or a router said the host is not there."""
+    UNRESOLVABLE = "unresolvable"
+    """The name has no address, or no name server could be asked. It says nothing of the host."""
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 @dataclass(frozen=True)
-class ReachabilityResult:
+class TcpResult:
     """What a check of a host found."""
 
-    reachable: bool
+    state: TcpState
     port: int
-    """The port that answered, or 0 if none did."""
+    """The port that answered or refused, or 0."""
     seconds: float
     """How long the check took."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.check_host."""
-        return asdict(self)
+        return {**asdict(self), "state": str(self.state)}
 
 
-def check_host(host: str, ports: Sequence[int], wait: float) -> ReachabilityResult:
+class _Found(NamedTuple):
+    state: TcpState
+    port: int = 0
+
+
+def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
     """Check by TCP whether a host answers on any of the ports.
-
-    A refused connection counts as an answer: the host is up.
 
     Args:
         host: A host name or an IP address.
@@ -43,16 +66,21 @@ def check_host(host: str, ports: Sequence[int], wait: float) -> ReachabilityResu
         wait: Seconds for which to try again while none answers; 0 tries each port once.
 
     Raises:
-        RemediationError: The host is neither a valid host name nor an IP address.
+        RemediationError: The host is no valid host name or IP address, it is StackStorm's own
+            machine, or this machine could not try to reach it.
     """
-    if not is_host(host):
+    canonical = canonical_host(host)
+    if not canonical:
         raise RemediationError("host: must be a host name or an IP address")
+    refusal = refusal_of_target(canonical)
+    if refusal:
+        raise RemediationError(f"host: {refusal}")
     started = time.monotonic()
     while True:
-        port = next((port for port in ports if _answers(host, port)), 0)
+        found = _try_all(canonical, ports)
         elapsed = time.monotonic() - started
-        if port or elapsed >= wait:
-            return ReachabilityResult(bool(port), port, round(elapsed, 3))
+        if found.state is TcpState.ANSWERS or elapsed >= wait:
+            return TcpResult(found.state, found.port, round(elapsed, 3))
         time.sleep(_RETRY_PAUSE)
 
 
@@ -61,11 +89,46 @@ def ports_to_check(port: int) -> list[int]:
     return [_SSH_PORT] + ([port] if port not in (0, _SSH_PORT) else [])
 
 
-def _answers(host: str, port: int) -> bool:
+def _try_all(host: str, ports: Sequence[int]) -> _Found:
+    """Try each port on each address, and return the best that was found."""
+    addresses = _resolve(host)
+    if not addresses:
+        return _Found(TcpState.UNRESOLVABLE)
+    refused_port, timed_out, local_error = 0, False, ""
+    for port in ports:
+        for address in addresses:
+            try:
+                socket.create_connection((address, port), timeout=CONNECT_TIMEOUT).close()
+                return _Found(TcpState.ANSWERS, port)
+            except (ConnectionRefusedError, ConnectionResetError):
+                refused_port = refused_port or port
+            except OSError as error:
+                # Anything else, such as ENETUNREACH, EPERM or EMFILE, is a fault of this machine,
+                # and the host may be well.
+                is_silence = isinstance(error, socket.timeout) or error.errno in _SILENCE
+                timed_out = timed_out or is_silence
+                local_error = local_error or str(error)
+    if refused_port:
+        return _Found(TcpState.REFUSED, refused_port)
+    if timed_out:
+        return _Found(TcpState.NO_ANSWER)
+    raise RemediationError(f"{host} could not be checked from this machine: {local_error}")
+
+
+def _resolve(host: str) -> list[str]:
+    """Return the host's addresses; none if it has none or no name server could be asked.
+
+    Raises:
+        RemediationError: One of them is StackStorm's own, or no address of one host.
+    """
     try:
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return True
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for text in addresses:
+        # A link-local address comes with its scope: fe80::1%eth0.
+        refusal = refusal_of_address(ipaddress.ip_address(text.partition("%")[0]))
+        if refusal:
+            raise RemediationError(f"host: {host} resolves to {text}: {refusal}")
+    return addresses

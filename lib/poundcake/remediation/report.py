@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol, Sequence
 
+from poundcake.remediation.checks import TcpState
 from poundcake.remediation.stage import Stage
 from poundcake.stackstorm import Execution
 
@@ -116,17 +117,23 @@ def _ending(tasks: _Tasks) -> _Ending:
 
 
 def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
-    host = permission.get("host", "")
-    if check.get("reachable"):
-        message = f"{host} answers on port {check['port']}"
-        return _Ending(True, Stage.EVIDENCE, message, verified=True)
-    if permission["may_change"] and not check:
-        message = "the host could not be checked; its task says why"
-        return _Ending(False, Stage.EVIDENCE, message)
+    found = _found(permission, check)
+    if check.get("state") == TcpState.ANSWERS:
+        return _Ending(True, Stage.EVIDENCE, found, verified=True)
+    if permission["may_change"]:
+        if not check:
+            message = "the host could not be checked; its task says why"
+            return _Ending(False, Stage.EVIDENCE, message)
+        # The workflow goes on only if there is no answer: a host that refuses is up, and a name
+        # without an address says nothing of its host.
+        return _Ending(False, Stage.EVIDENCE, f"{found}, so nothing was changed")
     stage = Stage(permission["stage"])
     expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
-    found = f"{host} does not answer; " if check else ""
-    return _Ending(expected, stage, found + permission["message"])
+    message = f"{found}; {permission['message']}" if found else permission["message"]
+    is_down = check.get("state") == TcpState.NO_ANSWER
+    if stage is Stage.DRY_RUN and permission["action"] and check and not is_down:
+        message = f"{found}, so nothing would be changed"
+    return _Ending(expected, stage, message)
 
 
 def _ending_after_change(
@@ -138,8 +145,25 @@ def _ending_after_change(
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
     host, seconds = permission.get("host", ""), check.get("seconds", 0)
-    if check.get("reachable"):
+    if check.get("state") == TcpState.ANSWERS:
         message = f"{host} answers again after {seconds} s"
         return _Ending(True, Stage.DONE, message, mutated=True, verified=True)
-    message = f"{host} still does not answer after {seconds} s"
+    if check.get("state") == TcpState.NO_ANSWER:
+        message = f"{host} still does not answer after {seconds} s"
+    else:
+        message = f"{_found(permission, check)} after {seconds} s"
     return _Ending(False, Stage.VERIFY, message, mutated=True)
+
+
+def _found(permission: dict[str, Any], check: dict[str, Any]) -> str:
+    """Return what a check of the host found, or an empty string if it was not checked."""
+    host, port, state = permission.get("host", ""), check.get("port", 0), check.get("state")
+    if state == TcpState.ANSWERS:
+        return f"{host} answers on port {port}"
+    if state == TcpState.REFUSED:
+        return f"{host} is up and refuses connections on port {port}"
+    if state == TcpState.UNRESOLVABLE:
+        return f"the name {host} could not be resolved"
+    if state == TcpState.NO_ANSWER:
+        return f"{host} does not answer"
+    return ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
-from poundcake.hosts import HostPort, host_and_port
+from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
 from poundcake.remediation.stage import Stage
 
 _ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
@@ -32,6 +31,10 @@ class Permission:
 
     target: HostPort | None
     """The host that the alert names, or None."""
+    may_check: bool
+    """Whether the host may be connected to: it is allowed, and not StackStorm's own machine."""
+    action: str
+    """The action that would make the change; empty for evidence only."""
     dry_run: bool
     stage: Stage
     """REMEDIATE if it may; otherwise the stage with which the remediation ends."""
@@ -48,7 +51,9 @@ class Permission:
         return {
             "host": self.target.host if self.target else "",
             "port": self.target.port if self.target else 0,
+            "may_check": self.may_check,
             "may_change": self.may_change,
+            "action": self.action,
             "dry_run": self.dry_run,
             "stage": str(self.stage),
             "message": self.message,
@@ -66,18 +71,30 @@ def permit(config: Config, alert: AlertState, action: str, needs_host: bool = Tr
             usable host is refused.
     """
     target = host_and_port(alert.instance)
-    stage, message = _decide(config, alert, target, action, needs_host)
-    return Permission(target, config.dry_run, stage, message)
+    refusal = _refusal_of_target(config, target)
+    stage, message = _decide(config, alert, target, action, needs_host, refusal)
+    may_check = target is not None and not refusal
+    return Permission(target, may_check, action, config.dry_run, stage, message)
 
 
 def _decide(
-    config: Config, alert: AlertState, target: HostPort | None, action: str, needs_host: bool
+    config: Config,
+    alert: AlertState,
+    target: HostPort | None,
+    action: str,
+    needs_host: bool,
+    refusal_of_target: str,
 ) -> tuple[Stage, str]:
     if action and alert.incident_ended_at:
         return Stage.ENDED, f"the incident ended at {alert.incident_ended_at}"
     refusal = ""
     if action or needs_host:
-        refusal = _refusal_of_host(config, alert, target, needs_host)
+        if alert.status != FIRING:
+            refusal = "the alert is resolved"
+        elif target is None and (needs_host or _names_hosts(config)):
+            refusal = "the instance of the alert names no host"
+        else:
+            refusal = refusal_of_target
     if action:
         refusal = refusal or _refusal_of_action(config, action) or _refusal_of_any_host(config)
     if refusal:
@@ -93,20 +110,18 @@ def _decide(
     return Stage.REMEDIATE, ""
 
 
-def _refusal_of_host(
-    config: Config, alert: AlertState, target: HostPort | None, needs_host: bool
-) -> str:
-    """Return why the alert's host may not be changed, or an empty string."""
-    if alert.status != FIRING:
-        return "the alert is resolved"
-    is_limited = bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
-    if target is None and (needs_host or is_limited):
-        return "the alert's instance names no host"
-    host = target.host if target else ""
-    patterns = config.allowed_hosts
-    if is_limited and not any(fnmatch.fnmatchcase(host.lower(), p.lower()) for p in patterns):
-        return f"allowed_hosts does not contain {host}"
-    return ""
+def _refusal_of_target(config: Config, target: HostPort | None) -> str:
+    """Return why the host that an alert names may be neither changed nor checked, or ''."""
+    if target is None:
+        return ""
+    if config.allowed_hosts and not is_host_in(target.host, config.allowed_hosts):
+        return f"allowed_hosts does not contain {target.host}"
+    return refusal_of_target(target.host)
+
+
+def _names_hosts(config: Config) -> bool:
+    """Return True if only some hosts are allowed, so that an alert without a host is refused."""
+    return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 
 
 def _refusal_of_any_host(config: Config) -> str:

@@ -13,7 +13,7 @@ class Stage(str, Enum):
     ALERT = "alert"
     """The alert could not be read from the tracking database."""
     EVIDENCE = "evidence"
-    """It checked the host and changed nothing: the host answers, or the rule names no action."""
+    """It changed nothing, because the rule names no action or the host is not down for certain."""
     ENDED = "ended"
     """The incident was over before anything was changed."""
     REFUSED = "refused"
@@ -23,7 +23,7 @@ class Stage(str, Enum):
     REMEDIATE = "remediate"
     """The action that makes the change. As the end: that action failed."""
     VERIFY = "verify"
-    """The action succeeded, and the host still does not answer."""
+    """The action succeeded, and the host does not accept connections again."""
     DONE = "done"
     """The action succeeded and, where that was checked, the host answers again."""
 

@@ -1,6 +1,6 @@
-"""The StackStorm API: what the pack asks it, and what the answers mean.
+"""A client of StackStorm's API, and the meaning of its responses.
 
-`StackStormApi` is the interface, `in_action()` and `in_sensor()` return what implements it.
+`StackStormApi` is the interface; `in_action()` and `in_sensor()` return the implementation.
 """
 
 from __future__ import annotations

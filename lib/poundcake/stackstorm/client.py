@@ -18,11 +18,13 @@ from poundcake.timestamps import format_timestamp
 LINK = "poundcake.link"
 _BEFORE_ALL = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
-"""How far the clocks of StackStorm's hosts may be apart."""
-# Who moves an execution on. After RabbitMQ was away they may have no consumer any more.
-_TAKEN_BY = {"requested": "st2scheduler", "scheduled": "st2actionrunner"}
-_PAGE = 100  # api.max_page_size, of which only administrators get more
-# Seconds to connect, and to wait for the answer. Somebody waits for a view of the endpoint.
+"""Maximum difference between the clocks of StackStorm's hosts."""
+# {status: the process that picks up such an execution}. After an outage of RabbitMQ, that process
+# may have lost its consumer.
+_PICKED_UP_BY = {"requested": "st2scheduler", "scheduled": "st2actionrunner"}
+_PAGE = 100  # api.max_page_size; only administrators may ask for more
+# Seconds to connect, and to wait for the response. A sensor waits less, because somebody waits for
+# a view of the endpoint.
 _ACTION_TIMEOUT = (3, 15)
 _SENSOR_TIMEOUT = (1, 3)
 
@@ -30,32 +32,32 @@ Item = TypeVar("Item")
 
 
 class StackStorm:
-    """The API, as StackStormApi describes it.
+    """The implementation of StackStormApi over HTTP.
 
     Args:
         connect: Returns an st2client Client; connect(True) returns one with a new token.
-        timeout: Seconds to connect, and seconds to wait for an answer.
+        timeout: Seconds to connect, and seconds to wait for a response.
     """
 
     def __init__(self, connect: Callable[[bool], Any], timeout: tuple[int, int] = _ACTION_TIMEOUT):
         self._connect = connect
         self._timeout = timeout
-        # StackStorm's clock minus this host's monotonic one, in seconds; None before an answer.
+        # StackStorm's clock minus this host's monotonic clock, in seconds; None before a response.
         self._clock: float | None = None
 
     def now(self) -> datetime:
-        """Return the time by StackStorm's clock, as its answers say."""
+        """Return the time by StackStorm's clock, from the Date header of its responses."""
         if self._clock is None:
             self.get("/rules", limit=1, include_attributes="id")
-        if self._clock is None:  # a proxy leaves the Date header out
+        if self._clock is None:  # a proxy removes the Date header
             return datetime.now(timezone.utc)
         return datetime.fromtimestamp(self._clock + time.monotonic(), timezone.utc)
 
     def get(self, path: str, **params: Any) -> Any:
-        """Return what a path below /v1 answers, as JSON; None for 404.
+        """Return the JSON response of a path below /v1, or None for 404.
 
         Raises:
-            StackStormError: It cannot be asked, or answers with another error.
+            StackStormError: The API cannot be reached, or responds with another error.
         """
         response = None
         for fresh in (False, True):
@@ -66,15 +68,15 @@ class StackStorm:
         if response.status_code == 404:
             return None
         if response.status_code >= 400:
-            fault = f"GET {path}: {response.status_code} {_fault(response)}"
-            raise StackStormError(fault, response.status_code)
+            message = f"GET {path}: {response.status_code} {_error_text(response)}"
+            raise StackStormError(message, response.status_code)
         try:
             return response.json()
         except ValueError:
             return response.text
 
     def _send(self, path: str, params: Mapping[str, Any], fresh: bool) -> Any:
-        """Return the response. With fresh, ask for a new token first."""
+        """Return the response. With `fresh`, request a new token first."""
         try:
             client = self._connect(fresh)
             response = client.executions.client.get(
@@ -84,8 +86,8 @@ class StackStorm:
                 token=client.token or os.environ.get("ST2_AUTH_TOKEN"),
                 api_key=client.api_key,
             )
-        # requests, st2client and, in a sensor, the making of a token: whatever it is, StackStorm
-        # could not be asked.
+        # requests, st2client and, in a sensor, the creation of a token raise many types. All of
+        # them mean that the request failed.
         except Exception as error:
             text = f"{type(error).__name__}: {_first_line(error)}"
             raise StackStormError(text, timed_out=_is_read_timeout(error)) from None
@@ -94,15 +96,15 @@ class StackStorm:
 
     def _set_clock(self, response: Any) -> None:
         try:
-            said = parsedate_to_datetime(response.headers["Date"])
+            date = parsedate_to_datetime(response.headers["Date"])
         except (AttributeError, KeyError, TypeError, ValueError):
             return
-        self._clock = said.timestamp() - time.monotonic()
+        self._clock = date.timestamp() - time.monotonic()
 
     # -- executions
 
     def get_execution(self, execution_id: str) -> Execution | None:
-        """Return one execution; None if StackStorm does not have it, or the id is not valid."""
+        """Return an execution, or None if StackStorm does not have it or the id is invalid."""
         return Execution.parse(self._execution(execution_id))
 
     def _execution(self, execution_id: str) -> Any:
@@ -114,7 +116,7 @@ class StackStorm:
             raise
 
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
-        """Return executions by id, those that the list has."""
+        """Return executions by id, without those that the API's list lacks."""
         parsed = (Execution.parse(found) for found in self._executions(ids))
         return {execution.id: execution for execution in parsed if execution}
 
@@ -155,16 +157,16 @@ class StackStorm:
     def list_triggers(
         self, trigger: str, after: datetime, before: datetime | None
     ) -> Page[TriggerInstance]:
-        """Return the newest instances of a trigger between two moments, newest first."""
+        """Return the newest instances of a trigger between two times, newest first."""
         window = _window("timestamp", after, before)
         answer = self._list("/triggerinstances", trigger=trigger, **window)
         found = [TriggerInstance.parse(item) for item in answer]
-        # StackStorm keeps these times in milliseconds.
+        # StackStorm stores these times in milliseconds.
         step = timedelta(milliseconds=1)
         return _page(found, before, step, lambda instance: instance.occurred_at)
 
     def get_triggers(self, ids: Sequence[str]) -> Mapping[str, TriggerInstance]:
-        """Return trigger instances by id, those that StackStorm has."""
+        """Return trigger instances by id, without those that StackStorm does not have."""
         found: dict[str, TriggerInstance] = {}
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
@@ -175,14 +177,14 @@ class StackStorm:
         return found
 
     def list_enforcements(self, after: datetime, before: datetime | None) -> Page[RuleEnforcement]:
-        """Return the newest enforcements of all rules between two moments, newest first."""
+        """Return the newest enforcements of all rules between two times, newest first."""
         answer = self._list("/ruleenforcements", **_window("enforced_at", after, before))
         found = [RuleEnforcement.parse(item) for item in answer]
         step = timedelta(microseconds=1)
         return _page(found, before, step, lambda enforcement: enforcement.enforced_at)
 
     def get_enforcements(self, trigger_instance_id: str) -> list[RuleEnforcement]:
-        """Return what each rule made of a trigger instance."""
+        """Return the rule enforcements of a trigger instance."""
         answer = self._list("/ruleenforcements", trigger_instance=trigger_instance_id)
         parsed = (RuleEnforcement.parse(item) for item in answer)
         return [found for found in parsed if found]
@@ -195,7 +197,7 @@ class StackStorm:
 
     def runs_link_task(self, action: str) -> bool:
         """Return True if an action is a workflow with a task that runs poundcake.link."""
-        import yaml  # StackStorm ships it; only sync needs it
+        import yaml  # part of StackStorm; imported here because only sync needs it
 
         try:
             text = self.get(f"/actions/views/entry_point/{quote(action, safe='')}")
@@ -204,12 +206,12 @@ class StackStorm:
         except StackStormError as error:
             if error.is_outage or error.timed_out:
                 raise
-            return False  # an action without an entry point is answered with an error
+            return False  # the API responds with an error for an action without an entry point
         except (yaml.YAMLError, TypeError, KeyError, AttributeError):
             return False  # not an Orquesta workflow
 
     def problem_with(self, rule: str, action: str) -> str:
-        """Return why a rule cannot start its action; empty if nothing is in the way."""
+        """Return why a rule cannot start its action, '' if nothing prevents it."""
         for kind, ref in (("rules", rule), ("actions", action)):
             found = self.get(f"/{kind}/{ref}")
             if not found:
@@ -220,14 +222,14 @@ class StackStorm:
         return ""
 
     def last_failure(self, action: str, since: datetime) -> str:
-        """Return why the newest failed execution of an action failed; empty if none did."""
+        """Return why the newest failed execution of an action failed, '' if none failed."""
         found = self._newest(action, since, status="failed")
         return failure_reason(found.result) if found else ""
 
-    def not_taken(self, action: str, since: datetime) -> str:
-        """Return which process did not take the newest execution of an action; empty if one did."""
+    def stuck_execution(self, action: str, since: datetime) -> str:
+        """Return a sentence if no process picked up the newest execution of an action, else ''."""
         found = self._newest(action, since)
-        process = _TAKEN_BY.get(found.status) if found else None
+        process = _PICKED_UP_BY.get(found.status) if found else None
         if found is None or process is None:
             return ""
         return (
@@ -237,7 +239,7 @@ class StackStorm:
 
 
 def in_action(config: Config) -> StackStorm:
-    """Return the API as an action asks it: with the token that its execution was given."""
+    """Return the client for an action, which uses the token of its execution."""
     clients: list[Any] = []
 
     def connect(fresh: bool) -> Any:
@@ -251,13 +253,13 @@ def in_action(config: Config) -> StackStorm:
 
 
 def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> StackStorm:
-    """Return the API as the sensor asks it.
+    """Return the client for the sensor.
 
-    The token in a sensor's environment ends after a day; the datastore service makes a new one.
+    The token in a sensor's environment expires after a day; the datastore service creates new ones.
 
     Args:
         current_config: Returns the configuration, which may change while the sensor runs.
-        sensor_service: As StackStorm hands it to the sensor.
+        sensor_service: The service that StackStorm passes to the sensor.
     """
 
     def connect(fresh: bool) -> Any:
@@ -295,15 +297,21 @@ def _page(
 ) -> Page[Item]:
     """Return a page of the entries that could be read.
 
-    Pages follow each other by time, because an offset gets slower the deeper it is. `step` is the
-    resolution of StackStorm's times: the next page begins with those of the oldest moment, again.
+    The next page begins at a time, not at an offset, because large offsets are slow.
+
+    Args:
+        found: The parsed entries; None for one that could not be read.
+        before: The end of the time range that was requested.
+        step: The resolution of StackStorm's times. The next page repeats the entries of the oldest
+            time, because this page may not have all of them.
+        time_of: Returns the time of an entry.
     """
     items = [item for item in found if item is not None]
     older = None
     moments = [moment for moment in map(time_of, items) if moment]
     if len(found) >= _PAGE and moments:
         older = min(moments) + step
-        if before and older >= before:  # a whole page of one moment
+        if before and older >= before:  # all entries of the page have the same time
             older = before - step
     return Page(items, older, len(found) - len(items))
 
@@ -311,11 +319,11 @@ def _page(
 def _is_read_timeout(error: Exception) -> bool:
     from requests.exceptions import ReadTimeout
 
-    # A timeout in the middle of an answer is a ConnectionError to requests.
+    # requests reports a timeout in the middle of a response as a ConnectionError.
     return isinstance(error, ReadTimeout) or "Read timed out" in str(error)
 
 
-def _fault(response: Any) -> str:
+def _error_text(response: Any) -> str:
     try:
         return _first_line(response.json()["faultstring"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""An execution as StackStorm's API describes it, and what its status and result mean."""
+"""Executions of StackStorm's API, and the meaning of their statuses and results."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, Mapping, Union
 
 from poundcake.stackstorm import fields
 
-_LONGEST_REASON = 1000  # characters
+_MAX_REASON = 1000  # characters
 
 
 class ExecutionStatus(str, Enum):
-    """The status of an execution: StackStorm's fourteen, and `gone`, which is the pack's own.
+    """The status of an execution: StackStorm's fourteen, and the pack's own `gone`.
 
     The names are those of LIVEACTION_STATUSES in st2common/constants/action.py. A later release
-    may have others: Execution.status is a plain string, which counts as open if it is unknown.
+    may add others. So Execution.status is a plain string, and an unknown status counts as open.
     """
 
     REQUESTED = "requested"
-    """Created, and waits for st2scheduler."""
+    """It waits for st2scheduler."""
     SCHEDULED = "scheduled"
-    """Waits for an action runner."""
+    """It waits for an action runner."""
     DELAYED = "delayed"
-    """A policy holds it back; StackStorm goes on with it by itself."""
+    """A policy delays it; StackStorm continues it automatically."""
     RUNNING = "running"
-    """It runs. StackStorm leaves it so for ever if its runner was killed."""
+    """It runs. If its runner is killed, it stays `running` forever."""
     CANCELING = "canceling"
-    """Somebody cancelled it; tasks that run may still end their work."""
+    """Somebody cancelled it; running tasks may still finish."""
     PENDING = "pending"
     """An inquiry waits for an answer."""
     PAUSING = "pausing"
-    """Somebody paused it, and a task of it still runs or waits for an answer."""
+    """Somebody paused it, and one of its tasks still runs or waits for an answer."""
     PAUSED = "paused"
-    """Somebody paused it; it goes on when it is resumed."""
+    """Somebody paused it; it continues when somebody resumes it."""
     RESUMING = "resuming"
     """Somebody resumed it."""
     SUCCEEDED = "succeeded"
@@ -48,7 +48,7 @@ class ExecutionStatus(str, Enum):
     CANCELED = "canceled"
     """Somebody cancelled it, and it has ended."""
     GONE = "gone"
-    """StackStorm does not have it any more, for instance after its garbage collection."""
+    """StackStorm no longer has it, for example after garbage collection."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -77,25 +77,37 @@ STATUSES = tuple(status.value for status in ExecutionStatus)
 
 @dataclass(frozen=True)
 class Execution:
-    """An execution. Fields that the answer lacks, or has in another form, are empty."""
+    """An execution. Fields that are missing or malformed in the response are empty.
+
+    Attributes:
+        id: Its id.
+        status: Its status, see ExecutionStatus.
+        action: The reference of its action.
+        rule: The reference of the rule that started it, '' if no rule did.
+        started_at: When it started.
+        ended_at: When it ended.
+        elapsed_seconds: How long it took.
+        web_url: Its page in StackStorm's web UI.
+        task_name: The task of its parent workflow that it runs, '' if it has no parent.
+        parameters: The parameters of its action.
+        result: Its result, of any JSON type.
+    """
 
     id: str
     status: str = ""
     action: str = ""
     rule: str = ""
-    """Reference of the rule that started it; empty if something else did."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     elapsed_seconds: float | None = None
     web_url: str = ""
     task_name: str = ""
-    """Name of the task of its parent workflow that it runs; empty if it has none."""
     parameters: Mapping[str, Any] | None = None
     result: Any = None
 
     @classmethod
     def parse(cls, answer: Any) -> Execution | None:
-        """Return the execution that an answer of the API describes; None if it has no id."""
+        """Return the execution in a response of the API, or None if it has no id."""
         execution_id = fields.text(answer, "id")
         if not execution_id:
             return None
@@ -122,29 +134,29 @@ class Execution:
 
 
 def failure_reason(result: Any) -> str:
-    """Return why an execution failed, in one line, as the host or service said it.
+    """Return why an execution failed, in one line, in the words of the host or service.
 
     Args:
-        result: The execution's result: for a workflow {"errors": [...]}, for an action the output
-            of its runner.
+        result: The execution's result: {"errors": [...]} for a workflow, the output of the runner
+            for an action.
     """
     if not isinstance(result, dict):
-        return str(result or "")[:_LONGEST_REASON]
+        return str(result or "")[:_MAX_REASON]
     errors = result.get("errors")
     if isinstance(errors, list) and errors and isinstance(errors[0], dict):
         return _workflow_error(errors[0])
     for key in ("error", "stderr", "result", "message"):
         text = result.get(key)
         if isinstance(text, str) and text.strip():
-            return text.strip().splitlines()[-1][:_LONGEST_REASON]
+            return text.strip().splitlines()[-1][:_MAX_REASON]
     return ""
 
 
 def _workflow_error(error: Mapping[str, Any]) -> str:
-    # Orquesta's own message for any failed task is that it failed; the task's result says why.
+    # Orquesta's own message only says that the task failed; the task's result says why.
     task, inner = error.get("task_id"), error.get("result")
     reason = failure_reason(inner) if isinstance(inner, dict) else ""
-    reason = reason or str(error.get("message") or "")[:_LONGEST_REASON]
+    reason = reason or str(error.get("message") or "")[:_MAX_REASON]
     return f"task {task}: {reason}" if task and reason else reason
 
 
@@ -153,11 +165,11 @@ _OUTPUT = {"dry_run": bool, "mutated": bool, "verified": bool, "stage": str, "me
 
 
 def workflow_output(result: Any) -> dict[str, OutputValue]:
-    """Return what a workflow reported of itself in its output.
+    """Return what a workflow reported about itself in its output.
 
     Returns:
-        Those of dry_run, mutated, verified (booleans), stage and message (strings) that the
-        output has. What has another type is left out.
+        The values of dry_run, mutated, verified (booleans), stage and message (strings) in the
+        output, without those that are missing or have another type.
     """
     output = result.get("output") if isinstance(result, dict) else None
     if not isinstance(output, dict):

@@ -1,4 +1,4 @@
-"""Fields of a JSON answer. What is missing or has another form is empty, never an error."""
+"""Read fields of a JSON response. A missing or malformed field is empty, never an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from poundcake.timestamps import parse_timestamp
 
 
 def value(answer: Any, *path: str) -> Any:
-    """Return what stands under the keys of nested objects; None if something is in the way."""
+    """Return the value at a path of keys in nested objects, or None if there is none."""
     for key in path:
         if not isinstance(answer, dict):
             return None
@@ -18,13 +18,13 @@ def value(answer: Any, *path: str) -> Any:
 
 
 def text(answer: Any, *path: str) -> str:
-    """Return a string; empty if there is none."""
+    """Return the string at a path, or '' if there is none."""
     found = value(answer, *path)
     return found if isinstance(found, str) else ""
 
 
 def moment(answer: Any, *path: str) -> datetime | None:
-    """Return a timestamp; None if there is none, or it cannot be read."""
+    """Return the timestamp at a path, or None if there is none or it is malformed."""
     try:
         return parse_timestamp(value(answer, *path))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What StackStorm's rules engine did with a trigger."""
+"""Trigger instances and rule enforcements of StackStorm's rules engine."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from poundcake.stackstorm import fields
 
 
 class TriggerStatus(str, Enum):
-    """How far the rules engine is with a trigger instance (st2common/constants/triggers.py)."""
+    """The status of a trigger instance in the rules engine (st2common/constants/triggers.py)."""
 
     PENDING = "pending"
-    """Stored. It stays so for ever if the rules engine was killed."""
+    """It is stored. If the rules engine is killed, it stays `pending` forever."""
     PROCESSING = "processing"
-    """Its rules are being evaluated. It stays so for ever if the rules engine was killed."""
+    """Its rules are being evaluated. If the rules engine is killed, it stays so forever."""
     PROCESSED = "processed"
-    """Each rule on the trigger was evaluated."""
+    """Every rule of the trigger was evaluated."""
     PROCESSING_FAILED = "processing_failed"
-    """An error ended the evaluation; rules may be missing."""
+    """An error aborted the evaluation; some rules may not have been evaluated."""
 
 
 @dataclass(frozen=True)
 class TriggerInstance:
-    """A trigger that the rules engine received."""
+    """A trigger that the rules engine received.
+
+    Attributes:
+        id: Its id.
+        status: Its status, see TriggerStatus.
+        occurred_at: When the rules engine received it, by the clock of that host.
+        payload: The payload with which it was published.
+    """
 
     id: str
     status: str
     occurred_at: datetime
-    """When the rules engine received it, by the clock of its host."""
     payload: Mapping[str, Any]
 
     @classmethod
     def parse(cls, answer: Any) -> TriggerInstance | None:
-        """Return the instance that an answer of the API describes; None if it cannot be read."""
+        """Return the instance in a response of the API, or None if it is malformed."""
         instance_id = fields.text(answer, "id")
         occurred_at = fields.moment(answer, "occurrence_time")
         payload = fields.value(answer, "payload")
@@ -46,7 +52,15 @@ class TriggerInstance:
 
 @dataclass(frozen=True)
 class RuleEnforcement:
-    """What a rule made of a trigger instance: an execution, or a reason why there is none."""
+    """The result of a rule that matched a trigger instance.
+
+    Attributes:
+        trigger_instance_id: The trigger instance.
+        rule: The reference of the rule.
+        execution_id: The execution that the rule started, '' if it could not start one.
+        failure_reason: Why it could not start one.
+        enforced_at: When the rule was enforced.
+    """
 
     trigger_instance_id: str
     rule: str
@@ -56,7 +70,7 @@ class RuleEnforcement:
 
     @classmethod
     def parse(cls, answer: Any) -> RuleEnforcement | None:
-        """Return the enforcement in an answer of the API; None if it has no trigger instance."""
+        """Return the enforcement in a response, or None if it has no trigger instance."""
         instance_id = fields.text(answer, "trigger_instance_id")
         if not instance_id:
             return None

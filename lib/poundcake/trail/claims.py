@@ -1,7 +1,7 @@
 """Link executions to alerts, and claim episodes for workflows.
 
-A claim is what makes at most one execution of a workflow work on an attempt at an episode: a
-unique key of the table of links.
+A claim makes sure that at most one execution of a workflow handles an attempt at an episode. It is
+a unique key of the table of links.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 
-# An alert is emitted for give_up_hours at most.
-_LONGEST_EMITTED = timedelta(hours=720)
+# The upper bound of give_up_hours: no alert is emitted for longer.
+_MAX_EMISSION = timedelta(hours=720)
 _CLAIM_LENGTH = 255
 
 _ALERT_COLUMNS = (
@@ -41,11 +41,11 @@ _ALERT_COLUMNS = (
 
 
 StatusLookup = Callable[[Sequence[str]], Mapping[str, str]]
-"""Returns the statuses of executions by their ids, as far as they are known."""
+"""Returns the known statuses of executions, by id."""
 
 
 class LinkResult(TypedDict):
-    """The result of the action poundcake.link. The reason is empty if the episode is claimed."""
+    """The result of the action poundcake.link. `reason` is empty if the claim was granted."""
 
     claimed: bool
     reason: str
@@ -60,33 +60,37 @@ class ReleasedClaim(TypedDict):
 
 
 class HostClaim(NamedTuple):
-    """A claim on an alert of a host: which execution made it, and when."""
+    """The execution that claimed an alert of a host, and when it did."""
 
     st2_execution_id: str
     created_at: datetime
 
 
 class AlertOfEpisode(Protocol):
-    """What ended_at() needs of a row of poundcake_alerts."""
+    """The columns of poundcake_alerts that ended_at() needs."""
 
     @property
     def episode(self) -> str:
-        """Return the id of the episode."""
+        """The id of the episode."""
         ...
 
     @property
     def closed_at(self) -> datetime | None:
-        """Return when the episode ended; None while it is open."""
+        """When the episode ended, or None while it is open."""
         ...
 
 
 @dataclass(frozen=True)
 class _Claimant:
-    """An execution that asks for an episode.
+    """An execution that requests the claim on an episode.
 
     Attributes:
-        host_cooldown: How long after its last claim the workflow gets no other one for the same
-            host; 0 for no such limit.
+        request_id: The request that contained the alert.
+        episode: The alert's episode.
+        workflow: The reference of the workflow.
+        execution_id: The id of the execution.
+        host_cooldown: How long after its last claim for a host the workflow is refused another
+            claim for the same host; 0 for no limit.
     """
 
     request_id: str
@@ -97,7 +101,7 @@ class _Claimant:
 
 
 def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
-    """Return a workflow's claim on an attempt at an episode. Only one execution can hold it."""
+    """Return the unique key of a workflow's claim on an attempt at an episode."""
     suffix = f"|{attempt}" if attempt > 1 else ""
     key = f"{episode}|{workflow}{suffix}"
     if len(key) > _CLAIM_LENGTH:
@@ -115,7 +119,8 @@ def link(
 ) -> LinkResult:
     """Claim an episode for a workflow, and link the execution to the alert.
 
-    The execution that holds the claim gets it again. Any other one is refused, and not linked.
+    The execution that already holds the claim is granted it again. Any other execution is refused
+    and not linked.
 
     Args:
         engine: The tracking database.
@@ -123,11 +128,11 @@ def link(
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
-        host_cooldown: For how many seconds after its last claim the workflow gets no other one for
-            the same host, whichever alert names it; 0 for no such limit.
+        host_cooldown: For how many seconds after its last claim for a host the workflow is refused
+            another claim for the same host, for any alert; 0 for no limit.
 
     Raises:
-        TrackingError: No such alert is on record.
+        TrackingError: No such alert is recorded, or execution_id is empty.
         DatabaseError: The database is unavailable.
     """
     if not execution_id:
@@ -143,7 +148,7 @@ def link(
             with database.transaction(engine) as connection:
                 return _link(connection, claimant)
         except IntegrityError:
-            # Another execution was first. Its row is there now, unless it was released.
+            # Another execution claimed it first. Its row exists now, unless it was released.
             if attempt == database.ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -158,17 +163,16 @@ def release(
 ) -> list[ReleasedClaim]:
     """Release the claims on an episode, for one workflow or for all of them.
 
-    An operator does that after a workflow that ended between its claim and its work. The links
-    stay.
+    Operators need this if a workflow ended after its claim but before its work. The links are kept.
 
     Args:
         engine: The tracking database.
         episode: The episode.
-        workflow: Only this workflow's claims; empty for all.
-        force: Release the claims of executions that have not ended, too. A second execution may
+        workflow: Release only this workflow's claims; '' for all.
+        force: Also release the claims of executions that have not ended. A second execution may
             then work on the episode at the same time.
-        statuses: Asks StackStorm for the statuses of executions that have not ended on record,
-            which may be some time ago.
+        statuses: Asks StackStorm for the current statuses of executions that are recorded as open,
+            because the record may be out of date.
 
     Raises:
         TrackingError: An execution that holds one of the claims has not ended. Nothing was
@@ -194,10 +198,10 @@ def release(
 
 
 def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
-    """Return when the incident ended that an alert opened; None while it is open."""
+    """Return when the incident that an alert opened ended, or None while it is open."""
     if alert.closed_at is None:
         return None
-    # What closed the row may have taken the incident over, as a replay does.
+    # The alert that closed the row may have taken over the incident, as a replay does.
     last = (
         select(alerts.c.closed_at)
         .where(
@@ -211,18 +215,18 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
     return connection.scalar(last)
 
 
-def worked_on(
+def last_host_claim(
     connection: Connection, instance: str, workflow: str, since: datetime
 ) -> HostClaim | None:
-    """Return the workflow's last claim on an alert of a host, if it made one.
+    """Return the workflow's last claim on an alert of a host, or None.
 
     The claim of an execution that succeeded and reported that it changed nothing does not count.
 
     Args:
         connection: A transaction.
-        instance: The instance that an alert names; any instance of the same host counts.
+        instance: The instance of an alert. All instances of the same host count.
         workflow: The reference of the workflow.
-        since: The claim was made after this moment, by the database's clock.
+        since: Only claims after this time count, by the database's clock.
     """
     found = connection.execute(
         select(links.c.st2_execution_id, links.c.created_at)
@@ -230,8 +234,8 @@ def worked_on(
         .join(executions, executions.c.id == links.c.st2_execution_id)
         .where(
             _is_of_host(instance),
-            # The index of instances has these; nothing older is emitted any more.
-            alerts.c.created_at > since - _LONGEST_EMITTED,
+            # Bounds the search in the index of instances: no older alert is still emitted.
+            alerts.c.created_at > since - _MAX_EMISSION,
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
@@ -249,7 +253,7 @@ def worked_on(
     return HostClaim(*found) if found else None
 
 
-def mirror(
+def add_execution(
     connection: Connection, execution_id: str, action: str, status: str, started_at: datetime
 ) -> None:
     """Insert the row of an execution if there is none, so that every link has its execution."""
@@ -274,19 +278,19 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
     if alert.outcome not in EMITTED:
         reason = f"the alert was not admitted: {alert.outcome}, {alert.reason}"
     elif holder != claimant.execution_id:
-        reason = _why_not(connection, claimant, alert, holder, now)
+        reason = _refusal_reason(connection, claimant, alert, holder, now)
         if not reason:
             _write_link(connection, claimant, alert, key, now)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
 def _find_alert(connection: Connection, claimant: _Claimant) -> Row[Any]:
-    """Return the _ALERT_COLUMNS of the alert that the execution was started for."""
+    """Return the _ALERT_COLUMNS of the alert for which the execution was started."""
     alert = connection.execute(
         select(*_ALERT_COLUMNS)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(api_calls.c.request_id == claimant.request_id, alerts.c.episode == claimant.episode)
-        # One payload may contain an episode twice. The alert that was emitted is the one.
+        # One payload may contain an episode twice; prefer the alert that was emitted.
         .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
         .limit(1)
     ).one_or_none()
@@ -297,14 +301,14 @@ def _find_alert(connection: Connection, claimant: _Claimant) -> Row[Any]:
     return alert
 
 
-def _why_not(
+def _refusal_reason(
     connection: Connection,
     claimant: _Claimant,
     alert: Row[Any],
     holder: str | None,
     now: datetime,
 ) -> str:
-    """Return why the execution does not get the claim; empty if it does."""
+    """Return why the execution is refused the claim, '' if it is granted."""
     if holder:
         return (
             f"execution {holder} of {claimant.workflow} holds the claim on this episode; if it "
@@ -325,9 +329,9 @@ def _why_not(
 def _host_cooldown(
     connection: Connection, claimant: _Claimant, instance: str, now: datetime
 ) -> str:
-    # Two alerts of a host that ask at the same time must see each other.
+    # Lock, so that of two simultaneous claims for the same host the second sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    busy = worked_on(connection, instance, claimant.workflow, now - claimant.host_cooldown)
+    busy = last_host_claim(connection, instance, claimant.workflow, now - claimant.host_cooldown)
     if not busy:
         return ""
     until = format_deadline(busy.created_at + claimant.host_cooldown)
@@ -340,7 +344,7 @@ def _host_cooldown(
 def _write_link(
     connection: Connection, claimant: _Claimant, alert: Row[Any], key: str, now: datetime
 ) -> None:
-    mirror(connection, claimant.execution_id, claimant.workflow, "running", now)
+    add_execution(connection, claimant.execution_id, claimant.workflow, "running", now)
     claimed = connection.execute(
         update(links)
         .where(
@@ -366,7 +370,7 @@ def _write_link(
 
 
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
-    """Forget that an alert was given up: StackStorm had it after all."""
+    """Clear the explanation of an alert that was given up: StackStorm had it after all."""
     connection.execute(
         update(alerts)
         .where(alerts.c.id == alert_id)
@@ -378,7 +382,7 @@ def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
 
 
 def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[Row[Any]]:
-    """Return the claims on an episode, with the status of their executions."""
+    """Return the claims on an episode, with the statuses of their executions."""
     held = (
         select(links.c.id, links.c.st2_execution_id, links.c.st2_action_ref, executions.c.status)
         .join(alerts, alerts.c.id == links.c.alert_id)
@@ -392,7 +396,7 @@ def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[
 
 
 def _running(held: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:
-    """Return the status of each execution that holds one of the claims and has not ended."""
+    """Return {execution id: status} of the executions that hold claims and have not ended."""
     recorded = {row.st2_execution_id: row.status for row in held}
     running = {key: value for key, value in recorded.items() if value and value not in TERMINAL}
     if running and statuses:
@@ -414,15 +418,15 @@ def _still_running(held: Sequence[Row[Any]], running: Mapping[str, str]) -> str:
 
 
 def _is_of_host(instance: str) -> ColumnElement[bool]:
-    """Return the condition of alerts whose instance is of the same host, with any port or none."""
+    """Return the condition for alerts of the same host, with any port or none."""
     host, colon, port = instance.rpartition(":")
-    # In an IPv6 address without brackets, what follows the last colon is no port.
+    # In an IPv6 address without brackets, the part after the last colon is not a port.
     if not colon or not port.isdigit() or (":" in host and not host.endswith("]")):
         host = instance
     bare = host.strip("[]")
     with_port = f"[{bare}]" if ":" in bare else bare
     return or_(
         alerts.c.instance.in_({bare, with_port}),
-        # ";" is what comes after ":". SQLite would not use its index for a LIKE.
+        # ";" is the character after ":". SQLite would not use its index for a LIKE.
         alerts.c.instance.between(with_port + ":", with_port + ";"),
     )

@@ -1,7 +1,7 @@
 """The clocks that the trail uses.
 
-Sensors, action runners and the database server may run on different machines, whose clocks
-disagree. Times that are compared with each other come from one clock: the database's.
+Sensors, action runners and the database server may run on different machines with different
+clocks. So times that are compared with each other all come from the database's clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poundcake.trail.schema import UtcDateTime
 def database_now(connection: Connection) -> datetime:
     """Return the current time by the database's clock.
 
-    MariaDB's clock is its server's. An SQLite database has the clock of the machine it is on.
+    For MariaDB this is the server's clock, for SQLite the clock of this machine.
     """
     if connection.dialect.name == "sqlite":
         return local_now()
@@ -26,11 +26,11 @@ def database_now(connection: Connection) -> datetime:
 
 
 def local_now() -> datetime:
-    """Return the current time by the clock of the machine that this process runs on."""
+    """Return the current time by the clock of this machine."""
     return datetime.now(timezone.utc)
 
 
 def format_deadline(moment: datetime) -> str:
-    """Return a time for people, in whole seconds; it is never earlier than the moment itself."""
+    """Return a time for people, rounded up to whole seconds."""
     whole = moment.replace(microsecond=0)
     return format_timestamp(whole if whole == moment else whole + timedelta(seconds=1))

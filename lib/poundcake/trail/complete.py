@@ -1,4 +1,4 @@
-"""Complete the requests whose alerts are explained and whose executions have ended."""
+"""Mark requests as completed once their alerts are explained and their executions have ended."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from poundcake.trail.open_work import unexplained
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.sync_round import SyncRound
 
-_AT_ONCE = 10_000
+_MAX_REQUESTS = 10_000
 
 
 def complete_requests(sync_round: SyncRound) -> int:
     """Set completed_at of the requests that no longer wait for anything.
 
     Returns:
-        How many there were.
+        The number of these requests.
     """
     waits = exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained())
     runs = exists().where(
@@ -27,10 +27,10 @@ def complete_requests(sync_round: SyncRound) -> int:
         executions.c.status.not_in(TERMINAL),
     )
     done = select(api_calls.c.id).where(api_calls.c.completed_at.is_(None), ~waits, ~runs)
-    # Read first: an UPDATE with these conditions takes the row of a request whose record ends at
-    # this moment, and on MariaDB does not see its alerts, because its subqueries read older rows.
+    # Read first. On MariaDB, an UPDATE with these conditions could complete a request that is
+    # being recorded: it sees the row of the request, but its subqueries do not see the alerts yet.
     with database.reading(sync_round.engine) as connection:
-        ids = connection.scalars(done.order_by(api_calls.c.id).limit(_AT_ONCE)).all()
+        ids = connection.scalars(done.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
     for some in database.batched(ids):
         with sync_round.writing() as connection:
             connection.execute(

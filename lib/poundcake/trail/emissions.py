@@ -1,7 +1,8 @@
-"""Which endpoint emits the triggers of a request that several endpoints hold.
+"""Claim the emission of a request that several endpoints hold, so that only one emits it.
 
-A replay is found in the database by every endpoint, and a request whose id a client chose may have
-reached several. Each of them asks here before it emits, and again while the request is open.
+Every endpoint finds a replay in the database, and a request whose id a client chose may have
+reached several endpoints. Each endpoint claims such a request before it emits it, and extends the
+claim while the request is open.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from poundcake.trail import clock, database
 from poundcake.trail.schema import api_calls
 
 LEASE = timedelta(minutes=10)
-"""How long a claim lasts by the database's clock. An endpoint that is gone loses it then."""
+"""How long a claim lasts, by the database's clock. A dead endpoint loses its claims after that."""
 
 
 def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
@@ -24,17 +25,17 @@ def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[s
 
     Args:
         engine: The tracking database, with its tables.
-        request_ids: Requests that are on record.
-        endpoint_id: A name that this endpoint alone has, of at most 36 characters.
+        request_ids: Recorded requests.
+        endpoint_id: The unique id of the endpoint, at most 36 characters.
 
     Returns:
         The requests that the endpoint may emit during the next LEASE: those that nobody had
-        claimed, that it had claimed already, or whose claim by another endpoint had expired.
+        claimed, that it had already claimed, or whose claim by another endpoint had expired.
 
     Raises:
         DatabaseError: The database is unavailable.
     """
-    # In the same order everywhere, so that two endpoints do not wait for each other.
+    # Every endpoint locks in the same order, so that two of them cannot deadlock.
     wanted = sorted(set(request_ids))
     return database.retry_deadlocks(lambda: _claim(engine, wanted, endpoint_id))
 

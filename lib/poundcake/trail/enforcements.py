@@ -1,8 +1,8 @@
-"""Read what StackStorm's rules made of trigger instances, with as few calls as possible.
+"""Read the rule enforcements of trigger instances with as few API calls as possible.
 
-The API lists the enforcements of one trigger instance, or those of all rules in a span of time.
-The triggers of a storm lie close together: then a page of the list answers for a hundred of them.
-For a few old ones, or in a StackStorm that is busy with other rules, single calls are fewer.
+The API lists the enforcements of one trigger instance, or those of all rules in a time range. The
+triggers of an alert storm are close together in time, so one page of the list covers a hundred of
+them. For a few old triggers, or if StackStorm is busy with other rules, single calls are cheaper.
 """
 
 from __future__ import annotations
@@ -21,21 +21,26 @@ from poundcake.stackstorm import (
 )
 from poundcake.trail.sync_round import Deadline
 
-# One process receives a trigger and enforces its rules, but rounds the times differently.
+# The same process receives a trigger and enforces its rules, but it rounds the times differently.
 _SLACK = timedelta(seconds=10)
-_FEW = 3  # asked for one by one
-_MOST_PAGES = 20
-_MOST_SINGLE = 100
+_FEW = 3  # up to this many instances are read with single calls
+_MAX_PAGES = 20
+_MAX_SINGLE = 100
 
 
 @dataclass
 class Enforcements:
-    """What could be read. An instance that is in neither was not reached in time."""
+    """The enforcements of trigger instances.
+
+    There was no time for an instance that is neither in `found` nor in `failed`.
+
+    Attributes:
+        found: Enforcements by trigger instance; an empty list if no rule matched it.
+        failed: Why the enforcements could not be read, by trigger instance.
+    """
 
     found: dict[str, list[RuleEnforcement]] = field(default_factory=dict)
-    """By trigger instance; an empty list if no rule matched it."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Why the enforcements of an instance could not be read."""
 
 
 def read_enforcements(
@@ -47,18 +52,20 @@ def read_enforcements(
     """Read the enforcements of trigger instances that the rules engine has evaluated.
 
     Args:
-        instances: Those that matter most first, in case there is no time for all.
+        api: StackStorm's API.
+        instances: The instances, the most important first in case there is no time for all.
+        deadline: When to stop.
         note: Called with a sentence if a list could not be read.
 
     Raises:
-        StackStormError: The API is away.
+        StackStormError: The API is unavailable.
     """
     answer = Enforcements()
     if len(instances) > _FEW:
         newest_first = sorted(instances, key=lambda instance: instance.occurred_at, reverse=True)
         _read_list(api, newest_first, answer, deadline, note)
     left = [instance for instance in instances if instance.id not in answer.found]
-    for instance in left[:_MOST_SINGLE]:
+    for instance in left[:_MAX_SINGLE]:
         if deadline.has_passed:
             break
         try:
@@ -77,21 +84,25 @@ def _read_list(
     deadline: Deadline,
     note: Callable[[str], None],
 ) -> None:
-    """Read pages of the list while they cost fewer calls than asking for each instance.
+    """Read pages of the list into `answer` while that takes fewer calls than single calls.
 
     Args:
-        instances: Newest first.
+        api: StackStorm's API.
+        instances: The instances, newest first.
+        answer: Where the enforcements are added.
+        deadline: When to stop.
+        note: Called with a sentence if a page could not be read.
     """
     by_instance: dict[str, list[RuleEnforcement]] = defaultdict(list)
     left = list(instances)
     before: datetime | None = None
-    for _ in range(_MOST_PAGES):
+    for _ in range(_MAX_PAGES):
         page = _page(api, instances[-1].occurred_at - _SLACK, before, note)
         if page is None:
             return
         for enforcement in page.items:
             found = by_instance[enforcement.trigger_instance_id]
-            if enforcement not in found:  # pages overlap by one moment
+            if enforcement not in found:  # the last time of a page is on the next one too
                 found.append(enforcement)
         older = page.older
         covered = [i for i in left if older is None or i.occurred_at - _SLACK >= older]
@@ -107,7 +118,7 @@ def _read_list(
 def _page(
     api: StackStormApi, after: datetime, before: datetime | None, note: Callable[[str], None]
 ) -> Page[RuleEnforcement] | None:
-    """Return a page of the list; None if it cannot be read."""
+    """Return a page of the list, or None if it cannot be read."""
     try:
         page = api.list_enforcements(after, before)
     except StackStormError as error:
@@ -120,17 +131,16 @@ def _page(
     return page
 
 
-def _newest(items: Sequence[RuleEnforcement], otherwise: datetime) -> datetime:
-    moments = [item.enforced_at for item in items if item.enforced_at]
-    return max(moments) if moments else otherwise
+def _newest(items: Sequence[RuleEnforcement], default: datetime) -> datetime:
+    return max((item.enforced_at for item in items if item.enforced_at), default=default)
 
 
 def is_list_worthwhile(left: Sequence[TriggerInstance], reached: datetime, span: timedelta) -> bool:
-    """Return True if some of the instances can be answered by fewer pages than there are of them.
+    """Return True if reading more pages takes fewer calls than single calls.
 
     Args:
-        left: The instances that are not answered yet, newest first.
-        reached: The moment down to which the list was read.
+        left: The instances whose enforcements are still missing, newest first.
+        reached: The time down to which the list was read.
         span: How much time the last page covered.
     """
     return any(

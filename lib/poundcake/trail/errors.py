@@ -1,4 +1,4 @@
-"""The errors of the tracking database. Each message is for a person and contains no secret."""
+"""The errors of the tracking database. Their messages are for people and contain no secrets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from poundcake.errors import PoundCakeError
 
 
 class DatabaseError(PoundCakeError):
-    """The tracking database cannot be used now."""
+    """The tracking database cannot be used at the moment."""
 
 
 class TrackingError(PoundCakeError):
-    """The trail does not allow what was asked for: something is missing, or in the way."""
+    """An operation that the state of the trail does not allow."""
 
 
 class PurgeError(PoundCakeError):

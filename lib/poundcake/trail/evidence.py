@@ -1,4 +1,4 @@
-"""Collect what StackStorm and the trail say about open alerts, a batch at a time."""
+"""Collect what StackStorm and the trail know about a batch of open alerts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
-from poundcake.trail.claims import worked_on
+from poundcake.trail.claims import last_host_claim
 from poundcake.trail.enforcements import Enforcements, read_enforcements
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, cut, links
@@ -35,28 +35,31 @@ from poundcake.trail.verdict import (
 )
 
 REMEDIATE = "poundcake.remediate"
-_PAGE = 100  # what one list of StackStorm's API has
-# Of an alert that is emitted again and again, the newest triggers tell what became of it.
-_NEWEST = 3
+_PAGE = 100  # maximum entries in a list of StackStorm's API
+# How many of the newest triggers of an alert are read, if it was emitted repeatedly.
+_NEWEST_TRIGGERS = 3
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about one alert."""
+    """What is known about one alert.
+
+    Attributes:
+        instances: Its newest triggers, newest first.
+        results: The result of each rule for the newest trigger that it matched; empty while the
+            rules engine is still working.
+        problem: Why the evidence could not be read from StackStorm, '' if it could.
+        is_deferred: There was no time to read all of it.
+    """
 
     instances: Sequence[TriggerInstance] = ()
-    """Its newest triggers, newest first."""
     results: Sequence[RuleResult] = ()
-    """What each rule made of the newest trigger that it matched; empty while the rules engine is
-    at work."""
     problem: str = ""
-    """Why StackStorm cannot tell about this alert; empty if it can."""
     is_deferred: bool = False
-    """There was no time to ask for all of it."""
 
 
 class TrailFacts:
-    """What the trail says about the alerts of a batch: their links, and the claims on them."""
+    """The links of the alerts of a batch, and the claims on their episodes, from the trail."""
 
     def __init__(self, sync_round: SyncRound, batch: Sequence[OpenAlert]):
         self._links: dict[tuple[int, str], OwnLink] = {}
@@ -91,17 +94,17 @@ class TrailFacts:
         return {
             alert_id
             for episode, attempt, alert_id, action in self._claims
-            # A claim on an earlier attempt says nothing about what a replay was to do.
+            # A claim on an earlier attempt says nothing about a replay.
             if episode == alert.episode and attempt >= alert.attempt and action == name
         }
 
 
 class _UnknownError(Exception):
-    """StackStorm has no answer about one alert; the message says why."""
+    """The evidence about one alert could not be read; the message says why."""
 
 
 class EvidenceReader:
-    """Asks StackStorm about a batch of alerts, in lists where it can be asked for lists."""
+    """Read the evidence about a batch of alerts from StackStorm, in lists where possible."""
 
     def __init__(
         self,
@@ -130,10 +133,12 @@ class EvidenceReader:
         """Return the evidence by alert id.
 
         Args:
-            seen: Trigger instances that were read in this round already.
+            batch: The alerts.
+            facts: What the trail knows about them.
+            seen: Trigger instances that this round has already read.
 
         Raises:
-            StackStormError: The API is away.
+            StackStormError: The API is unavailable.
         """
         self._read_triggers(batch, seen)
         self._read_enforcements(batch)
@@ -143,7 +148,7 @@ class EvidenceReader:
     def _read_triggers(
         self, batch: Sequence[OpenAlert], seen: Mapping[str, TriggerInstance]
     ) -> None:
-        wanted = [i for alert in batch for i in alert.trigger_ids[:_NEWEST]]
+        wanted = [i for alert in batch for i in alert.trigger_ids[:_NEWEST_TRIGGERS]]
         self._triggers.update((i, seen[i]) for i in wanted if i in seen)
         missing = [i for i in wanted if i not in seen]
         found = read_triggers(self._api, missing, self._deadline, self._round.note)
@@ -162,11 +167,11 @@ class EvidenceReader:
         for alert in batch:
             for enforcement in self._newest_by_rule(self._known_instances(alert)):
                 execution_id = enforcement.execution_id
-                # An execution that claimed the episode explains the alert whatever its state.
+                # An execution that claimed the episode explains the alert, whatever its state.
                 if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
                     wanted.append(execution_id)
         for start in range(0, len(wanted), _PAGE):
-            # One list is always asked for, or no alert would ever be explained.
+            # Always read one list. Otherwise no alert might ever be explained.
             if start and self._deadline.has_passed:
                 break
             page = wanted[start : start + _PAGE]
@@ -174,12 +179,12 @@ class EvidenceReader:
             self._executions.update(found)
 
     def _known_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
-        """Return the newest triggers of an alert that could be read, newest first."""
-        found = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST])
+        """Return the newest triggers of an alert, newest first, without unreadable ones."""
+        found = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST_TRIGGERS])
         return sorted((i for i in found if i), key=lambda i: i.occurred_at, reverse=True)
 
     def _newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
-        """Return what each rule made of the newest trigger that it matched."""
+        """Return each rule's enforcement of the newest trigger that it matched."""
         by_rule: dict[str, RuleEnforcement] = {}
         for instance in instances:
             for enforcement in self._enforcements.found.get(instance.id, []):
@@ -193,7 +198,7 @@ class EvidenceReader:
             return Evidence(problem=str(problem), is_deferred=self._deadline.has_passed)
 
     def _collect(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
-        if any(i not in self._triggers for i in alert.trigger_ids[:_NEWEST]):
+        if any(i not in self._triggers for i in alert.trigger_ids[:_NEWEST_TRIGGERS]):
             raise _UnknownError("its triggers could not be read")
         instances = self._known_instances(alert)
         if not instances or not is_decided(instances[0], self._clocks):
@@ -239,7 +244,7 @@ class EvidenceReader:
         )
 
     def _links_itself(self, action: str) -> bool:
-        """Return True if an action is a workflow that links itself; asked once for each action."""
+        """Return True if an action is a workflow that links itself. Cached for each action."""
         if action not in self._runs_link_task:
             try:
                 self._runs_link_task[action] = bool(action) and self._api.runs_link_task(action)
@@ -252,20 +257,20 @@ class EvidenceReader:
     def _cooldown_until(
         self, alert: OpenAlert, execution: Execution, workflow: str
     ) -> datetime | None:
-        """Return when the cooldown ends that may have refused the execution its claim."""
+        """Return when the cooldown ends because of which the claim may have been refused."""
         cooldown = timedelta(seconds=self._config.host_cooldown_seconds)
         if not cooldown or workflow_output(execution.result).get("stage") != NOT_CLAIMED:
             return None
         since = self._clocks.database - cooldown
         with database.reading(self._round.engine) as connection:
-            busy = worked_on(connection, alert.instance, workflow, since)
+            busy = last_host_claim(connection, alert.instance, workflow, since)
         return busy.created_at + cooldown if busy else None
 
 
 def claiming_workflow(execution: Execution) -> str:
     """Return the name under which an execution claims an episode.
 
-    poundcake.remediate claims under the name of the action that it is given.
+    poundcake.remediate claims under the name of the action that it was told to run.
     """
     if execution.action != REMEDIATE:
         return execution.action

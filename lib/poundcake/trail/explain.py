@@ -1,4 +1,4 @@
-"""Find out what became of the alerts that were emitted, and write it to the trail."""
+"""Find out what became of emitted alerts, and write it to the trail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import CLOCK_ALLOWANCE, Execution, StackStormApi, StackStormError
 from poundcake.trail import database
-from poundcake.trail.claims import ended_at, mirror
+from poundcake.trail.claims import add_execution, ended_at
 from poundcake.trail.clock import database_now
 from poundcake.trail.evidence import Evidence, EvidenceReader, TrailFacts
 from poundcake.trail.mirror import write_execution
@@ -33,11 +33,11 @@ from poundcake.trail.verdict import (
     judge_missing_trigger,
 )
 
-# How long StackStorm may be asked for triggers, and then for what became of them.
+# Seconds to read triggers from StackStorm, and then to read the evidence about their alerts.
 TRIGGER_SECONDS = 10
 EVIDENCE_SECONDS = 15
-_AT_ONCE = 200
-_IN_ONE_TRANSACTION = 50
+_BATCH_ALERTS = 200
+_TRANSACTION_ALERTS = 50
 _COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
@@ -54,20 +54,20 @@ _COLUMNS = (
 
 
 class Explained(NamedTuple):
-    """How many alerts were looked at."""
+    """How many alerts of the round are explained now, and how many are not."""
 
     explained: int
     unexplained: int
 
 
 def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) -> Explained:
-    """Explain emitted alerts, the longest not looked at first.
+    """Explain a batch of emitted alerts, least recently checked first.
 
-    An alert older than give_up_hours is given up by the round that looks at it, whether or not
+    An alert older than give_up_hours is given up by the round that checks it, whether or not
     StackStorm answers.
 
     Raises:
-        StackStormError: The API is away, or cannot list the triggers. What is known without
+        StackStormError: The API is unavailable, or cannot list the triggers. What is known without
             it was written.
     """
     given_up = give_up_overdue(sync_round, config)
@@ -87,10 +87,10 @@ def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) ->
 
 
 def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
-    """Give up alerts that a round began to look at when they were older than give_up_hours.
+    """Give up alerts that an earlier round started to check after give_up_hours.
 
-    That round never finished: StackStorm killed it, or its machine failed. So this is done first,
-    and asks StackStorm nothing. An alert whose episode was claimed meanwhile is looked at again.
+    That round never finished: StackStorm killed it, or its machine failed. So this runs first and
+    does not need StackStorm. An alert whose episode has since been claimed is checked again.
 
     Returns:
         How many were given up.
@@ -106,10 +106,10 @@ def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
 
 
 def _take_batch(sync_round: SyncRound) -> list[OpenAlert]:
-    """Return the open alerts that this round looks at.
+    """Return the open alerts that this round checks.
 
-    They are marked as looked at before StackStorm is asked: if it answers one of them in a way
-    that ends the round, the next round looks at others first.
+    They are marked as checked before any request to StackStorm. If one of them aborts the round,
+    the next round checks others first.
     """
     with sync_round.writing() as connection:
         batch = _open_alerts(connection)
@@ -126,9 +126,9 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
         select(*_COLUMNS)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(unexplained(), *conditions)
-        # The longest not looked at first: many that wait must not hold up the others.
+        # Least recently checked first: alerts that wait for long must not hold up the others.
         .order_by(alerts.c.checked_at, alerts.c.id)
-        .limit(_AT_ONCE)
+        .limit(_BATCH_ALERTS)
     )
     return [
         OpenAlert(
@@ -149,7 +149,7 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
 
 
 class _Explainer:
-    """Asks StackStorm about a batch of alerts, and decides."""
+    """Decide about a batch of alerts from the evidence."""
 
     def __init__(self, sync_round: SyncRound, api: StackStormApi, config: Config):
         self._round = sync_round
@@ -157,16 +157,16 @@ class _Explainer:
         self._config = config
 
     def verdicts(self, batch: Sequence[OpenAlert], triggers: FoundTriggers) -> dict[int, Verdict]:
-        """Return the verdicts by alert id. An alert that there was no time for is missing.
+        """Return the verdicts by alert id, without the alerts for which there was no time.
 
         Raises:
-            StackStormError: The API is away.
+            StackStormError: The API is unavailable.
         """
         facts = TrailFacts(self._round, batch)
         verdicts: dict[int, Verdict] = {}
         asked: list[OpenAlert] = []
         for alert in batch:
-            # It waits to be emitted again: only its next trigger or a claim changes that.
+            # It waits to be emitted again. Only its next trigger or a claim can change that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
@@ -213,8 +213,8 @@ class _Explainer:
         judgement = judge_execution(alert, started, self._config, clocks)
         execution = started.execution if judgement.needs_link else None
         if execution and not link_execution(connection, alert, execution):
-            # The next round sees what it claimed.
-            return Judgement(None, f"execution {started.id} links itself right now")
+            # The next round will see its claim.
+            return Judgement(None, f"execution {started.id} is linking itself right now")
         return judgement
 
 
@@ -233,12 +233,12 @@ def _verdict(
 
 
 def link_execution(connection: Connection, alert: OpenAlert, execution: Execution) -> bool:
-    """Link an execution that does not do so itself; return False if it has just been linked."""
+    """Link an execution that does not link itself. Return False if it was linked just now."""
     now = database_now(connection)
     try:
         with connection.begin_nested():
             since = execution.started_at or now
-            mirror(connection, execution.id, execution.action, "requested", since)
+            add_execution(connection, execution.id, execution.action, "requested", since)
             connection.execute(
                 links.insert().values(
                     request_id=alert.request_id,
@@ -258,7 +258,7 @@ def may_be_unread(alert: OpenAlert, unread: Span | None, clocks: Clocks) -> bool
     """Return True if a trigger of the alert may be among those that were not read."""
     if unread is None or unread.before is None:
         return unread is not None
-    # It was emitted after it was recorded. Its age is counted back on StackStorm's clock.
+    # It was emitted after it was recorded. Convert that time to StackStorm's clock by its age.
     earliest = clocks.stackstorm - (clocks.database - alert.recorded_at) - CLOCK_ALLOWANCE
     return unread.before > earliest
 
@@ -272,8 +272,11 @@ def _write_verdicts(
     """Write what was decided.
 
     Args:
-        verdicts: By alert id. An alert that is missing stays as it is, unless it is too old, and
-            is looked at first by the next round.
+        sync_round: The round.
+        config: The configuration.
+        batch: The alerts.
+        verdicts: The verdicts by alert id. A missing alert is left as it is, unless it is too old,
+            and the next round checks it first.
 
     Returns:
         How many alerts are explained now.
@@ -290,7 +293,7 @@ def _write_verdicts(
 def _write_verdict(
     connection: Connection, config: Config, alert: OpenAlert, decided: Verdict | None
 ) -> bool:
-    """Write what was decided about one alert; return True if it is explained now."""
+    """Write what was decided about one alert. Return True if it is explained now."""
     now = database_now(connection)
     verdict = decided or Verdict(alert.explanation, alert.reason)
     is_retry = verdict.explanation is Explanation.RETRY
@@ -308,6 +311,6 @@ def _write_verdict(
 
 
 def _parts(batch: Sequence[OpenAlert]) -> Iterator[Sequence[OpenAlert]]:
-    """Return the alerts that are written in one transaction, which must not hold up others."""
-    for start in range(0, len(batch), _IN_ONE_TRANSACTION):
-        yield batch[start : start + _IN_ONE_TRANSACTION]
+    """Yield parts of a batch, one for each transaction, so that none blocks other writers long."""
+    for start in range(0, len(batch), _TRANSACTION_ALERTS):
+        yield batch[start : start + _TRANSACTION_ALERTS]

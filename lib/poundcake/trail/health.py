@@ -1,4 +1,4 @@
-"""The health of the installation as an action sees it if it cannot reach the endpoint."""
+"""The health of the installation as far as an action can check it without the endpoint."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from poundcake.trail.database import DatabaseError
 
 
 class State(str, Enum):
-    """What is known of a part."""
+    """The known state of a component."""
 
     UNKNOWN = "unknown"
-    """Only the endpoint knows."""
+    """Only the endpoint can check it."""
     OK = "ok"
-    """It was tried from this host, and works."""
+    """It was checked from this host, and works."""
     DOWN = "down"
-    """It was tried from this host, and does not work."""
+    """It was checked from this host, and does not work."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part that PoundCake depends on.
+    """A component that PoundCake depends on.
 
     Attributes:
-        detail: Why it does not work, or is not known.
-        pending: What waits for an operator, for instance a migration; empty if nothing does.
+        state: Whether it works.
+        detail: Why it does not work, or why that is not known.
+        pending: What waits for an operator, for example a migration; '' if nothing does.
     """
 
     state: State
@@ -40,20 +41,23 @@ class Part:
     pending: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view health shows it. Since when is known to the endpoint only."""
+        """Return the component as in the health view. Only the endpoint knows its `since`."""
         answer = {"state": self.state.value, "since": "", "detail": self.detail}
         return {**answer, "pending": self.pending} if self.pending else answer
 
 
-def from_elsewhere(
+def without_endpoint(
     config: Config, engine: Engine, stackstorm: StackStorm, endpoint_problem: str = ""
 ) -> dict[str, Any]:
-    """Return the health, ready for JSON, of what can be tried without the endpoint.
+    """Return the health view, ready for JSON, as far as it can be checked without the endpoint.
 
-    What only the endpoint knows is unknown.
+    Components that only the endpoint can check are `unknown`.
 
     Args:
-        endpoint_problem: Why the endpoint could not be asked, which is shown as its address.
+        config: The configuration.
+        engine: The tracking database.
+        stackstorm: StackStorm's API.
+        endpoint_problem: Why the endpoint did not answer; it is shown as the address.
     """
     unknown = Part(State.UNKNOWN, "unknown from this host")
     components = {

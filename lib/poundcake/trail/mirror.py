@@ -23,20 +23,20 @@ from poundcake.trail.schema import cut, executions, links
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 MIRROR_SECONDS = 15
-"""How long a round may ask StackStorm for executions."""
-_AT_ONCE = 1000
-_PAGE = 100  # what one list of StackStorm's API has
-_LONGEST_TEXT = 4000  # characters of a message, whose column has no length
+"""How long a round may read executions from StackStorm."""
+_MAX_EXECUTIONS = 1000
+_PAGE = 100  # maximum entries in a list of StackStorm's API
+_MAX_TEXT = 4000  # characters of a message, whose column has no maximum length
 
 
 def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: Deadline) -> int:
-    """Update the executions that are open on record, the longest not asked for first.
+    """Update the executions that are recorded as open, least recently synced first.
 
     Returns:
         How many were read.
 
     Raises:
-        StackStormError: The API is away. What was read before is stored.
+        StackStormError: The API is unavailable. The executions read before are stored.
     """
     ids = _open_ids(sync_round)
     mirrored = 0
@@ -57,7 +57,7 @@ def _open_ids(sync_round: SyncRound) -> list[str]:
                 select(executions.c.id)
                 .where(executions.c.status.not_in(TERMINAL))
                 .order_by(executions.c.synced_at, executions.c.id)
-                .limit(_AT_ONCE)
+                .limit(_MAX_EXECUTIONS)
             )
         )
 
@@ -73,7 +73,7 @@ def _write_page(
             if execution:
                 write_execution(connection, execution, now)
             else:
-                # What could not be read only goes to the end of the queue.
+                # An execution that could not be read only goes to the end of the queue.
                 values = gone if execution_id in found else {}
                 connection.execute(
                     update(executions)
@@ -83,9 +83,11 @@ def _write_page(
 
 
 def write_execution(connection: Connection, execution: Execution, now: datetime) -> None:
-    """Write what StackStorm says of an execution; one that has ended is never opened again.
+    """Write the current state of an execution. One that has ended is never reopened.
 
     Args:
+        connection: A transaction.
+        execution: The execution as StackStorm reports it.
         now: The time by the database's clock.
     """
     connection.execute(
@@ -114,14 +116,14 @@ def _columns(execution: Execution) -> dict[str, Any]:
     if execution.is_terminal:
         for name, value in workflow_output(execution.result).items():
             is_text = isinstance(value, str)
-            values[name] = _fitting(str(value), executions.c[name]) if is_text else value
+            values[name] = _fit(str(value), executions.c[name]) if is_text else value
         if execution.status != ExecutionStatus.SUCCEEDED:
             reason = failure_reason(execution.result)
-            values["error"] = _fitting(reason, executions.c.error) or None
+            values["error"] = _fit(reason, executions.c.error) or None
     return values
 
 
-def _fitting(text: str, column: Column[Any]) -> str:
-    # Lone surrogates, which JSON may escape, are not characters: neither database takes them.
+def _fit(text: str, column: Column[Any]) -> str:
+    # JSON can contain lone surrogates, which neither database accepts.
     clean = text.encode("utf-8", "replace").decode()
-    return clean[: getattr(column.type, "length", None) or _LONGEST_TEXT]
+    return clean[: getattr(column.type, "length", None) or _MAX_TEXT]

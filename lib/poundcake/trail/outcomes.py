@@ -1,6 +1,6 @@
-"""The words in which the trail says what was decided about an alert and what became of it.
+"""The values for what was decided about an alert, and for what became of it.
 
-The values are what the tables, the JSON answers and the triggers contain.
+They are part of the tables, the JSON responses and the triggers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class _StringEnum(str, Enum):
-    """A string with a documented set of values. Prints, formats and serializes as its value."""
+    """An enum of strings that prints, formats and serializes as its value."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -26,24 +26,24 @@ class Outcome(_StringEnum):
     RESOLVED = "resolved"
     """It closed the open incident of its label set: emitted as poundcake.alert."""
     DUPLICATE = "duplicate"
-    """It repeats what is on record, or resolves nothing that is open."""
+    """It repeats a recorded alert, or resolves an incident that is not open."""
     COOLDOWN = "cooldown"
     """It opened an incident, but the same alert was admitted less than cooldown_seconds ago."""
     RATE_LIMITED = "rate_limited"
     """It opened an incident, but its name reached max_remediations_per_hour."""
     MALFORMED = "malformed"
-    """It cannot be read; the reason names the field."""
+    """It cannot be parsed; the reason names the field."""
 
 
 EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
-"""The outcomes that StackStorm's rules get to see, as the trigger poundcake.alert."""
+"""The outcomes that are emitted to StackStorm's rules as the trigger poundcake.alert."""
 
 
 class Explanation(_StringEnum):
-    """What became of an alert (column `explanation`; NULL until StackStorm has said)."""
+    """What became of an alert (column `explanation`; NULL until StackStorm has reported it)."""
 
     NOT_EMITTED = "none"
-    """Its outcome is not one of EMITTED, so StackStorm never heard of it."""
+    """Its outcome is not in EMITTED, so StackStorm never received it."""
     EXECUTION = "execution"
     """A rule started an execution for it."""
     NO_RULE = "no_rule"
@@ -55,4 +55,4 @@ class Explanation(_StringEnum):
     RETRY = "retry"
     """StackStorm lost it or cannot run it now; the endpoint emits it again."""
     LOST = "lost"
-    """StackStorm lost it for longer than give_up_hours; it is not emitted any more."""
+    """StackStorm kept losing it for longer than give_up_hours; it is no longer emitted."""

@@ -1,6 +1,6 @@
-"""Delete what ended long ago, oldest first, in small transactions.
+"""Delete requests that ended long ago, oldest first, in small transactions.
 
-A request is deleted whole, with its alerts, their links and their executions, or not at all.
+A request is deleted together with its alerts, their links and their executions, or not at all.
 """
 
 from __future__ import annotations
@@ -22,22 +22,27 @@ from poundcake.trail.errors import PurgeError
 from poundcake.trail.open_work import unexplained
 from poundcake.trail.schema import alerts, api_calls, executions, links
 
-MOST_DAYS = 36_500
-# In one transaction. A request with more alerts is deleted alone, as it was recorded.
-_REQUESTS = 500
-_ALERTS = 2000
-# Seconds for which one transaction is tried while the database is unavailable.
-_PATIENCE = 60
-# How far the clocks of this machine and the database server may be apart.
-_LARGEST_SKEW = timedelta(hours=1)
+MAX_DAYS = 36_500
+# Maximum rows of one transaction. A request with more alerts is deleted in its own transaction.
+_MAX_REQUESTS = 500
+_MAX_ALERTS = 2000
+# Seconds for which one transaction is retried while the database is unavailable.
+_RETRY_SECONDS = 60
+# Maximum difference between the clocks of this machine and of the database server.
+_MAX_SKEW = timedelta(hours=1)
 
 
 class PurgeResult(TypedDict):
     """The result of the action poundcake.purge.
 
-    before: everything that ended before this moment was deleted. requests, alerts, links,
-    executions: the deleted rows; with dry_run those that would be. kept: the requests that were
-    received before it and stay.
+    Attributes:
+        dry_run: Nothing was deleted; the numbers are those of rows that would be.
+        before: Requests that ended before this time were deleted.
+        requests: The number of deleted requests.
+        alerts: The number of deleted alerts.
+        links: The number of deleted links.
+        executions: The number of deleted executions.
+        kept: The number of requests that were received before that time and kept.
     """
 
     dry_run: bool
@@ -50,7 +55,7 @@ class PurgeResult(TypedDict):
 
 
 class _Cursor(NamedTuple):
-    """The last request of a page: the next page begins after it."""
+    """The last request of a page, after which the next page begins."""
 
     created_at: datetime
     id: int
@@ -59,26 +64,28 @@ class _Cursor(NamedTuple):
 def purge(
     engine: Engine, config: Config, older_than_days: int | None = None, dry_run: bool = False
 ) -> PurgeResult:
-    """Delete requests that were received and completed before a number of days.
+    """Delete requests that were received and completed more than a number of days ago.
 
-    A request is kept while
+    A request is kept if
+
     - one of its alerts is an open incident, or was one during these days,
     - it is not known yet what became of one of its alerts,
     - one of its executions has not ended, or
-    - it holds a claim on an episode that is not over: a workflow would work on it a second time.
+    - it holds a claim on an episode that has not ended. Without the claim, a workflow could work
+      on the episode a second time.
 
-    It may be killed at any moment, and run at the same time as other writers and another purge.
+    A purge may be killed at any time, and may run at the same time as other writers and purges.
 
     Args:
         engine: The tracking database.
         config: The configuration.
         older_than_days: 1 to 36500; by default the configuration's retention_days.
-        dry_run: Count by the same conditions, and delete nothing.
+        dry_run: Count the rows that would be deleted, and delete nothing.
 
     Raises:
-        PurgeError: The days are out of bounds, or a clock is wrong. Nothing was deleted.
-        DatabaseError: The database was unavailable for a minute. What was deleted until then stays
-            deleted.
+        PurgeError: `older_than_days` is out of range, or a clock is wrong. Nothing was deleted.
+        DatabaseError: The database was unavailable for a minute. Rows that were deleted before
+            stay deleted.
     """
     days = config.retention_days if older_than_days is None else older_than_days
     _check_days(config, days)
@@ -89,14 +96,14 @@ def purge(
     while True:
         started = time.monotonic()
         page = database.retry_while_unavailable(
-            partial(_purge_page, engine, before, cursor, dry_run), _PATIENCE
+            partial(_purge_page, engine, before, cursor, dry_run), _RETRY_SECONDS
         )
         if page is None:
             break
         counts, cursor = page
         total.update(counts)
         if not dry_run:
-            # Whoever waits to write gets a turn: SQLite's lock has no queue.
+            # Let other writers have their turn: SQLite's lock has no queue.
             time.sleep(min(time.monotonic() - started, 1))
     return PurgeResult(
         dry_run=dry_run,
@@ -110,29 +117,29 @@ def purge(
 
 
 def _check_days(config: Config, days: int) -> None:
-    if not 1 <= days <= MOST_DAYS:
-        raise PurgeError(f"older_than_days: must be 1 to {MOST_DAYS}")
+    if not 1 <= days <= MAX_DAYS:
+        raise PurgeError(f"older_than_days: must be 1 to {MAX_DAYS}")
     cooldown = timedelta(seconds=config.cooldown_seconds)
     if timedelta(days=days) < cooldown:
-        least = -(-cooldown // timedelta(days=1))
+        minimum = -(-cooldown // timedelta(days=1))
         raise PurgeError(
-            f"older_than_days: must be {least} or more, because a cooldown of "
+            f"older_than_days: must be {minimum} or more, because a cooldown of "
             f"{config.cooldown_seconds} seconds (cooldown_seconds) looks back that far"
         )
 
 
 def _check_clocks(engine: Engine, age: timedelta) -> datetime:
-    """Return the moment before which everything is deleted.
+    """Return the time before which requests are deleted.
 
-    Raises PurgeError if a clock seems to be wrong: with one that is months ahead, the whole history
-    looks old.
+    Raises PurgeError if a clock seems to be wrong. With a clock that is months ahead, the whole
+    history would look old.
     """
     with database.reading(engine) as connection:
         now, here = clock.database_now(connection), clock.local_now()
         newest = connection.scalar(
             select(func.max(api_calls.c.created_at)).where(api_calls.c.created_at <= now)
         )
-    if abs(now - here) > _LARGEST_SKEW:
+    if abs(now - here) > _MAX_SKEW:
         raise PurgeError(
             f"nothing was deleted, because one of two clocks is wrong: the database's says "
             f"{clock.format_deadline(now)}, this machine's says {clock.format_deadline(here)}; "
@@ -140,7 +147,7 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
         )
     if newest is not None and newest < now - age:
         raise PurgeError(
-            f"nothing was deleted, because not one request would be left: the newest was received "
+            f"nothing was deleted, because no request would be left: the newest was received "
             f"at {clock.format_deadline(newest)}, and the database's clock says "
             f"{clock.format_deadline(now)}; if that is right, purge again once there is a newer one"
         )
@@ -153,7 +160,7 @@ def _purge_page(
     """Purge the next page of requests.
 
     Returns:
-        How many rows were deleted and where the page ended; None if there was no request.
+        The number of deleted rows and the end of the page; None if there was no request left.
     """
     with (database.reading if dry_run else database.transaction)(engine) as connection:
         page = _read_page(connection, before, after, lock=not dry_run)
@@ -167,7 +174,7 @@ def _purge_page(
         old = ids - kept
         linked = _links_of(connection, old)
         ended = {link.st2_execution_id for link in linked}
-        ended -= _named_elsewhere(connection, ended, old, cursor, before)
+        ended -= _linked_elsewhere(connection, ended, old, cursor, before)
         counts = {
             "requests": len(old),
             "alerts": _count_alerts(connection, old),
@@ -186,8 +193,8 @@ def _purge_page(
 def _read_page(
     connection: Connection, before: datetime, after: _Cursor | None, lock: bool
 ) -> list[Row[Any]]:
-    """Return the id and created_at of the oldest requests after the cursor, as many as fit."""
-    # It is quicker than counting, and an alert's position is its number in the request.
+    """Return id and created_at of the oldest requests after the cursor, up to the page's limits."""
+    # An alert's position is its number in the request; max() is faster than count().
     last_position = select(func.max(alerts.c.position)).where(
         alerts.c.api_call_id == api_calls.c.id
     )
@@ -195,10 +202,10 @@ def _read_page(
         select(api_calls.c.id, api_calls.c.created_at, last_position.scalar_subquery())
         .where(api_calls.c.created_at < before)
         .order_by(api_calls.c.created_at, api_calls.c.id)
-        .limit(_REQUESTS)
+        .limit(_MAX_REQUESTS)
     )
     if after:
-        # The first condition is for the index: MariaDB does not find its range in an OR.
+        # The first condition is for the index: MariaDB cannot derive its range from an OR.
         statement = statement.where(
             api_calls.c.created_at >= after.created_at,
             or_(api_calls.c.created_at > after.created_at, api_calls.c.id > after.id),
@@ -209,16 +216,16 @@ def _read_page(
     count = 0
     for call in connection.execute(statement):
         count += 0 if call[2] is None else call[2] + 1
-        if page and count > _ALERTS:
+        if page and count > _MAX_ALERTS:
             break
         page.append(call)
     return page
 
 
 def _lock_alerts(connection: Connection, call_ids: Collection[int]) -> None:
-    """Lock the alerts of requests, so that nothing can be linked to them.
+    """Lock the alerts of requests, so that no execution can be linked to them.
 
-    Open incidents are left to those who record: their requests are kept.
+    Open incidents are not locked, so that recording can update them; their requests are kept.
     """
     connection.execute(
         select(alerts.c.id)
@@ -247,7 +254,7 @@ def _delete(connection: Connection, column: Column[Any], values: Collection[Any]
 
 
 def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
-    """Return those of the requests that are kept."""
+    """Return the ids of the requests to keep."""
     found: set[int] = set()
     for some in database.batched(sorted(call_ids)):
         for statement in (
@@ -288,9 +295,9 @@ def _running(call_ids: Sequence[int]) -> Select[tuple[int]]:
 
 
 def _claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
-    """Select requests with a claim on an episode that is not over."""
+    """Select requests with a claim on an episode that has not ended."""
     claimed = alerts.alias()
-    # A later request may be about the same episode: the claim is for that one, too.
+    # A later request may be about the same episode, and the claim counts for it as well.
     return (
         select(claimed.c.api_call_id)
         .join(links, links.c.alert_id == claimed.c.id)
@@ -307,17 +314,17 @@ def _claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     )
 
 
-def _named_elsewhere(
+def _linked_elsewhere(
     connection: Connection,
     execution_ids: set[str],
     old: set[int],
     cursor: _Cursor,
     before: datetime,
 ) -> set[str]:
-    """Return those of the executions that a link of another request names.
+    """Return the executions that are also linked to a remaining request.
 
-    That is one that is kept or comes after the cursor. One before it that is not kept is gone by
-    now, or counted as gone by a dry run.
+    A request remains if it is kept or comes after the cursor. All others have been deleted by now,
+    or counted as deleted by a dry run.
     """
     others: list[Row[Any]] = []
     for some in database.batched(sorted(execution_ids)):

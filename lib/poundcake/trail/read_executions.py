@@ -1,4 +1,4 @@
-"""Read many executions, so that one that cannot be read does not hide the others."""
+"""Read many executions, even if some of them cannot be read."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from poundcake.trail.sync_round import Deadline
 def read_executions(
     api: StackStormApi, ids: Sequence[str], deadline: Deadline, note: Callable[[str], None]
 ) -> dict[str, Execution | None]:
-    """Ask StackStorm for executions.
+    """Read executions from StackStorm.
 
     Args:
-        ids: At most 100, so that one list holds them.
-        deadline: When to stop asking for single ones.
-        note: Called with a sentence for each that cannot be read.
+        api: StackStorm's API.
+        ids: At most 100 ids, so that one list contains them.
+        deadline: When to stop reading single executions.
+        note: Called with a sentence for each execution that cannot be read.
 
     Returns:
-        The executions by id; None for one that StackStorm does not have. What could not be read
-        is missing.
+        The executions by id; None for one that StackStorm does not have. Executions that could not
+        be read are missing.
 
     Raises:
-        StackStormError: The API is away.
+        StackStormError: The API is unavailable.
     """
     found: dict[str, Execution | None] = {}
     try:
@@ -36,9 +37,9 @@ def read_executions(
         if execution_id in found:
             continue
         if deadline.has_passed:
-            note("there was no time to ask for each execution that the list lacks")
+            note("there was no time to read the executions that the list lacks")
             break
-        # A list that lacks an id may have been cut short; only a 404 says that it is gone.
+        # The list may have been truncated; only a 404 means that the execution is gone.
         try:
             found[execution_id] = api.get_execution(execution_id)
         except StackStormError as error:

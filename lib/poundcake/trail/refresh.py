@@ -1,4 +1,4 @@
-"""Bring the open executions that a view shows up to date."""
+"""Update the open executions in a view."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from poundcake.stackstorm import (
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.queries.rows import message_with_note, status_with_note
 
-_AT_ONCE = 100  # what one page of StackStorm's API has
-# Somebody waits for the view. After so many seconds nothing more is asked for.
-_MOST_SECONDS = 5.0
+_PAGE = 100  # maximum entries in a list of StackStorm's API
+# Somebody waits for the view, so no request to StackStorm starts after this time.
+_MAX_SECONDS = 5.0
 
 
 def refresh_open_executions(stackstorm: StackStormApi, answer: dict[str, Any]) -> dict[str, Any]:
-    """Update the executions that are open in a view from the StackStorm API.
+    """Update the open executions in a view from the StackStorm API.
 
-    If the API is unavailable or slow, they stay as they were recorded, and the view's `stackstorm`
-    says so. Those shown first are asked for first.
+    If the API is unavailable or slow, leave them as recorded, and say so in the view's
+    `stackstorm`. Executions that are shown first are updated first.
 
     Args:
+        stackstorm: StackStorm's API.
         answer: The view as JSON. It is changed in place.
 
     Returns:
@@ -36,7 +37,7 @@ def refresh_open_executions(stackstorm: StackStormApi, answer: dict[str, Any]) -
     executions = [row for row in _executions_in(answer) if row["status"] not in TERMINAL]
     incidents = [row for row in answer.get("active_alerts", []) if _is_open(row)]
     ids = list(dict.fromkeys(row["st2_execution_id"] for row in executions + incidents))
-    current, problem = _ask(stackstorm, ids)
+    current, problem = _read(stackstorm, ids)
     if problem:
         answer["stackstorm"] = problem
     for row in executions:
@@ -57,23 +58,22 @@ def _is_open(incident: Mapping[str, Any]) -> bool:
     return bool(incident["st2_execution_id"]) and incident["st2_execution_status"] not in TERMINAL
 
 
-def _ask(stackstorm: StackStormApi, ids: Sequence[str]) -> tuple[dict[str, Execution], str]:
-    """Ask for executions, the first ones first.
+def _read(stackstorm: StackStormApi, ids: Sequence[str]) -> tuple[dict[str, Execution], str]:
+    """Read executions in the given order.
 
     Returns:
-        What the API answered by id, and why some are missing, for the reader of the view; empty if
-        all were asked for.
+        The executions by id, and a sentence for people about why some were not read, or ''.
     """
     found: dict[str, Execution] = {}
     asked = 0
-    deadline = time.monotonic() + _MOST_SECONDS
+    deadline = time.monotonic() + _MAX_SECONDS
     problem = ""
-    for start in range(0, len(ids), _AT_ONCE):
+    for start in range(0, len(ids), _PAGE):
         if start and time.monotonic() > deadline:
-            problem = f"its API took longer than {_MOST_SECONDS:g} s"
+            problem = f"its API took longer than {_MAX_SECONDS:g} s"
             break
         try:
-            page = ids[start : start + _AT_ONCE]
+            page = ids[start : start + _PAGE]
             found.update(stackstorm.get_executions(page))
             asked += len(page)
         except StackStormError as error:
@@ -87,10 +87,11 @@ def _ask(stackstorm: StackStormApi, ids: Sequence[str]) -> tuple[dict[str, Execu
 
 
 def _update_execution(row: dict[str, Any], current: Execution | None) -> None:
-    """Write what StackStorm says of an execution into its row of a view.
+    """Update the row of an execution in a view.
 
     Args:
-        current: None if the API does not have it.
+        row: The row. It is changed in place.
+        current: The execution now, or None if it could not be read.
     """
     if current is None:
         return
@@ -102,7 +103,7 @@ def _update_execution(row: dict[str, Any], current: Execution | None) -> None:
     if current.elapsed_seconds is not None:
         row["duration_seconds"] = round(current.elapsed_seconds, 3)
     if "message" not in row:
-        return  # a row of st2_executions, which says no more of an execution
+        return  # rows of st2_executions have no further fields
     if current.ended_at:
         row["ended_at"] = format_timestamp(current.ended_at)
     reported = dict(workflow_output(current.result))
@@ -114,7 +115,7 @@ def _update_execution(row: dict[str, Any], current: Execution | None) -> None:
 
 
 def _update_incident(row: dict[str, Any], current: Execution | None) -> None:
-    """Write what StackStorm says of an incident's execution into the incident's row."""
+    """Update an incident's row with the current state of its execution."""
     if current is None or not current.status:
         return
     reported = workflow_output(current.result)

@@ -1,7 +1,7 @@
-"""What a view can be asked for: filters, a range of time, and where its next page begins.
+"""The parameters of a view: filters, a time range, and the cursor of a page.
 
-People and URLs write these as text, which is parsed and checked here. How the tables are searched
-for them is in `poundcake.trail.queries`.
+They come as text from people and URLs, and are parsed and checked here. The searches are in
+`poundcake.trail.queries`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import alerts, cut
 
-# Bounds of the parameters limit and offset; `before` reaches any row.
-MOST_ROWS = 1000
-MOST_OFFSET = 1000
+# Bounds of the parameters limit and offset. Rows beyond them are reached with `before`.
+MAX_ROWS = 1000
+MAX_OFFSET = 1000
 
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
-# The filters that are columns of poundcake_alerts.
+# The filters on columns of poundcake_alerts.
 ALERT_FILTERS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
 
 # https://prometheus.io/docs/prometheus/latest/querying/basics/#float-literals-and-time-durations
@@ -35,7 +35,7 @@ _ROW_ID = re.compile(r"[0-9]{1,18}\Z")
 
 
 class FilterError(PoundCakeError):
-    """A filter has a value that cannot be used. The message begins with `field`, its name."""
+    """A filter has an invalid value. The message begins with the name of the filter, `field`."""
 
     def __init__(self, field: str, problem: str):
         super().__init__(f"{field}: {problem}")
@@ -46,13 +46,12 @@ class FilterError(PoundCakeError):
 class Cursor:
     """The position of a row in a list that is sorted newest first.
 
-    A page tells its last row's cursor as `next`; given back as `before`, the list goes on after
-    that row, whatever was recorded in between.
+    Each page returns the cursor of its last row as `next`. Passed back as `before`, the list
+    continues after that row, even if rows were recorded in between.
 
     Attributes:
         moment: The time by which the list is sorted.
-        ids: What else tells the row from all others, in the order of the sort. Each view has its
-            own.
+        ids: The unique columns by which rows of the same time are sorted. Each view has its own.
     """
 
     moment: datetime
@@ -65,10 +64,10 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Return the cursor that was formatted as this text.
+        """Parse a formatted cursor.
 
         Raises:
-            FilterError: The text is no cursor.
+            FilterError: The text is not a cursor.
         """
         moment, *ids = text.split("/")
         try:
@@ -84,20 +83,20 @@ class Cursor:
         return "/".join([format_timestamp(self.moment), *self.ids])
 
     def row_ids(self, count: int) -> list[int]:
-        """Return the ids, which are `count` ids of table rows.
+        """Return the ids as `count` row ids.
 
         Raises:
-            FilterError: It is the cursor of a view with other ids.
+            FilterError: The cursor is that of a view with other ids.
         """
         if len(self.ids) != count or not all(_ROW_ID.match(row_id) for row_id in self.ids):
             raise FilterError("before", "this is the `next` of another view")
         return [int(row_id) for row_id in self.ids]
 
     def execution_and_row_id(self) -> tuple[str, int]:
-        """Return the ids, which are a StackStorm execution's and a table row's.
+        """Return the ids as the id of a StackStorm execution and a row id.
 
         Raises:
-            FilterError: It is the cursor of a view with other ids.
+            FilterError: The cursor is that of a view with other ids.
         """
         (row_id,) = Cursor(self.moment, self.ids[1:]).row_ids(1)
         return self.ids[0], row_id
@@ -105,13 +104,19 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Filters:
-    """What a view is asked for. A row must match all of it; an empty filter matches any row.
+    """The filters of a view. A row must match all of them; an empty filter matches any row.
 
     Attributes:
-        since: The earliest time, inclusive: when the notification was received, or, in a list of
-            executions, when the execution started.
+        since: The start of the time range, inclusive. It applies to the time at which the
+            notification was received, or, in a list of executions, the execution started.
         until: The end of that range, exclusive.
-        before: The cursor that the previous page ended with.
+        severity: The severity of the alert.
+        alert_name: The name of the alert.
+        instance: The instance of the alert.
+        status: The status of the alert, `firing` or `resolved`.
+        outcome: What recording decided about the alert.
+        fingerprint: The fingerprint of the alert's label set.
+        before: The cursor at which the previous page ended.
     """
 
     since: datetime | None = None
@@ -126,22 +131,22 @@ class Filters:
 
     @property
     def of_alerts(self) -> dict[str, str]:
-        """The filters that were given for columns of poundcake_alerts, by column."""
+        """The filters on columns of poundcake_alerts that are not empty, by column."""
         named = {name: getattr(self, name) for name in ALERT_FILTERS}
         return {name: value for name, value in named.items() if value}
 
 
 def parse(now: datetime | None = None, **given: str) -> Filters:
-    """Return the filters that a person or a URL gave as text.
+    """Parse filters that a person or a URL gave as text.
 
     Args:
-        now: What ages are counted back from; the present by default.
-        given: Fields of Filters. `since` and `until` are RFC 3339 times, or ages as Prometheus
-            writes durations (90s, 1h30m, 7d); `before` is the `next` of the previous page. A text
-            that is longer than its column is cut as the column cut it.
+        now: The time that ages are relative to; the current time by default.
+        given: Fields of Filters. `since` and `until` are RFC 3339 times, or ages in the format of
+            Prometheus durations (90s, 1h30m, 7d); `before` is the `next` of the previous page. A
+            text that is longer than its column is truncated as recording truncates it.
 
     Raises:
-        FilterError: A value cannot be used; the error names its field.
+        FilterError: A value is invalid; the error names its field.
     """
     now = now or datetime.now(timezone.utc)
     since = _parse_time("since", given.pop("since", ""), now)
@@ -156,7 +161,7 @@ def parse(now: datetime | None = None, **given: str) -> Filters:
 
 
 def require_one_of(field: str, value: str, known: Sequence[str]) -> None:
-    """Raise FilterError for a value that is neither empty nor one of the known ones."""
+    """Raise FilterError if a value is neither empty nor one of the known values."""
     if value and value not in known:
         raise FilterError(field, f"must be one of {', '.join(known)}")
 

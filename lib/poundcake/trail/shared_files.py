@@ -1,4 +1,4 @@
-"""Files that the sensor's user and root can both use, whichever of them creates them.
+"""Create files that both the sensor's user and root can use, whoever creates them.
 
 StackStorm's packages run the sensor as `st2` and actions as root.
 """
@@ -9,7 +9,7 @@ import os
 
 
 def make_folder(path: str) -> None:
-    """Create a folder, and the folders above it, for the owner of the one that exists."""
+    """Create a folder and its missing parents, owned by the owner of the first existing parent."""
     if path and not os.path.isdir(path):
         make_folder(os.path.dirname(path))
         try:
@@ -20,9 +20,9 @@ def make_folder(path: str) -> None:
 
 
 def give_to_owner_of_folder(path: str) -> None:
-    """Give what root created to the owner of the folder that it is in.
+    """Change the owner of a file that root created to the owner of its folder.
 
-    SQLite gives -wal and -shm to the owner of the database, but not while root creates it.
+    SQLite creates -wal and -shm with the owner of the database, but not while root creates it.
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         folder = os.stat(os.path.dirname(path) or ".")

@@ -1,4 +1,4 @@
-"""How remediations went over a range of time: by workflow, and by alert name."""
+"""Statistics on remediations in a time range, by workflow and by alert name."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from poundcake.trail.search import Filters
 
 DEFAULT_RANGE = timedelta(hours=24)
 _FAILED = ("failed", "timeout", "abandoned")
-# The filters of alerts that narrow the figures.
+# The filters on alerts that stats supports.
 _ALERT_FILTERS = ("severity", "alert_name", "instance", "fingerprint")
 _MICROSECONDS = 1_000_000
 
 
 @dataclass
 class Figures:
-    """How the executions of one workflow, or of one alert name, went.
+    """Statistics on the executions of one workflow or one alert name.
 
     Attributes:
-        failed: Those that failed, timed out or were abandoned.
-        running: Those that have not ended.
-        not_cleared: Of those that succeeded, the ones whose alert fired on for too long.
-        durations: Of those that ended, in microseconds.
+        count: All executions.
+        succeeded: Executions that succeeded.
+        failed: Executions that failed, timed out or were abandoned.
+        running: Executions that have not ended.
+        not_cleared: Executions that succeeded, but whose alert kept firing for too long.
+        durations: The durations of those that ended, in microseconds.
     """
 
     count: int = 0
@@ -44,32 +46,32 @@ class Figures:
 
     @property
     def other(self) -> int:
-        """How many were cancelled, or are gone."""
+        """Executions that were cancelled or are gone."""
         return self.count - self.succeeded - self.failed - self.running
 
     @property
     def success_rate(self) -> float | None:
-        """The share that succeeded, of those that succeeded or failed; None without any."""
+        """The share that succeeded among those that succeeded or failed, or None without any."""
         known = self.succeeded + self.failed
         return round(self.succeeded / known, 4) if known else None
 
     @property
     def mean_seconds(self) -> float | None:
-        """How long they took on average; None if none has ended."""
+        """The mean duration, or None if none has ended."""
         if not self.durations:
             return None
         return round(sum(self.durations) / len(self.durations) / _MICROSECONDS, 3)
 
     @property
     def p95_seconds(self) -> float | None:
-        """How long 95 % of them took at most, by the nearest rank; None if none has ended."""
+        """The 95th percentile of the durations (nearest rank), or None if none has ended."""
         if not self.durations:
             return None
         rank = -(-len(self.durations) * 95 // 100)
         return round(sorted(self.durations)[rank - 1] / _MICROSECONDS, 3)
 
     def add(self, row: Row[Any]) -> None:
-        """Count the executions of one workflow, alert name and status."""
+        """Add the executions of one workflow, alert name and status."""
         self.count += row.executions
         if row.status == "succeeded":
             self.succeeded += row.executions
@@ -82,7 +84,7 @@ class Figures:
         self.durations += map(int, row.durations.split(",") if row.durations else ())
 
     def as_json(self) -> dict[str, Any]:
-        """Return them as the action stats answers them."""
+        """Return the figures as JSON, as in the result of the action stats."""
         return {
             "count": self.count,
             "succeeded": self.succeeded,
@@ -106,7 +108,7 @@ class Stats:
     by_alert_name: dict[str, Figures]
 
     def as_json(self) -> dict[str, Any]:
-        """Return them as the action stats answers them, the most frequent first."""
+        """Return the result of the action stats, the most frequent first."""
         return {
             "since": format_timestamp(self.since),
             "until": format_timestamp(self.until),
@@ -116,18 +118,19 @@ class Stats:
 
 
 def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> dict[str, Any]:
-    """Return how remediations went, ready for JSON; see remediation_stats()."""
+    """Return remediation_stats() ready for JSON."""
     return remediation_stats(connection, filters, not_cleared_minutes).as_json()
 
 
 def remediation_stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> Stats:
-    """Return how the executions went that started within a range of time.
+    """Return statistics on the executions that started within a time range.
 
     Args:
-        filters: The range: `since` is a day before its end by default, `until` now. Severity,
-            alert_name, instance and fingerprint narrow it further.
-        not_cleared_minutes: An execution that succeeded did not clear its alert if that fired on
-            for longer after its end.
+        connection: A connection to the tracking database.
+        filters: The time range, by default the last 24 hours, and the filters severity,
+            alert_name, instance and fingerprint.
+        not_cleared_minutes: A successful execution counts as not cleared if its alert kept firing
+            for longer than this after its end.
     """
     now = datetime.now(timezone.utc)
     until = filters.until or now
@@ -149,29 +152,29 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
 
 
 def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Select[Any]:
-    """Return the statement that adds up executions by workflow, alert name and status.
+    """Return the statement that aggregates executions by workflow, alert name and status.
 
-    The database adds up, because fetching a row for each execution takes longer than finding it.
+    The database aggregates, because fetching a row per execution takes longer than finding it.
     """
     ended = executions.c.end_timestamp
-    # An execution for a resolve has no incident to clear: its alert was closed at no time.
+    # The alert of an execution that handles a resolve opened no incident: it has no closed_at.
     fired_until = case(
         (alerts.c.open_fingerprint.is_not(None), literal(now, ended.type)),
         else_=alerts.c.closed_at,
     )
-    fired_on = _microseconds_between(connection, ended, fired_until)
-    took = _microseconds_between(connection, executions.c.start_timestamp, ended)
-    most = not_cleared // timedelta(microseconds=1)
+    kept_firing = _microseconds_between(connection, ended, fired_until)
+    duration = _microseconds_between(connection, executions.c.start_timestamp, ended)
+    limit = not_cleared // timedelta(microseconds=1)
     statement = select(
         links.c.st2_action_ref.label("workflow"),
         alerts.c.alert_name,
         executions.c.status,
         func.count().label("executions"),
-        func.sum(case((fired_on > most, 1), else_=0)).label("not_cleared"),
-        func.group_concat(took).label("durations"),
+        func.sum(case((kept_firing > limit, 1), else_=0)).label("not_cleared"),
+        func.group_concat(duration).label("durations"),
     )
     return (
-        # MariaDB would read the whole table if its statistics are out of date.
+        # With outdated statistics, MariaDB would read the whole table.
         statement.with_hint(executions, "FORCE INDEX (ix_execution_db_start)")
         .select_from(executions)
         .join(links, links.c.st2_execution_id == executions.c.id)
@@ -183,12 +186,12 @@ def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Sele
 def _microseconds_between(
     connection: Connection, start: ColumnElement[Any], end: ColumnElement[Any]
 ) -> ColumnElement[Any]:
-    """Return the expression for the time between two columns; NULL if one of them is."""
+    """Return the expression for the time between two columns, NULL if one of them is NULL."""
     if connection.dialect.name != "sqlite":
         return func.timestampdiff(sql_text("MICROSECOND"), start, end)
 
     def since_epoch(moment: ColumnElement[Any]) -> ColumnElement[int]:
-        # SQLite has no times: "2026-01-14 12:00:00.000000"
+        # SQLite stores times as text: "2026-01-14 12:00:00.000000"
         seconds = cast(func.strftime("%s", moment), BigInteger)
         return seconds * _MICROSECONDS + cast(func.substr(moment, 21, 6), BigInteger)
 

@@ -1,7 +1,7 @@
-"""The views as text for a terminal.
+"""Format the views as text for a terminal.
 
-Everything in a view that a sender or a host may have written is cleaned before it is laid out, so
-that it stays within its place.
+All text in a view is sanitized first, because a sender or a host may have written it: it must not
+break the layout.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any, Mapping, Sequence
 
+from poundcake.inert import one_line
+
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return the lines of a table whose columns are as wide as they need to be.
 
     Args:
-        headings: One for each column.
-        rows: The cells of each row; None leaves a cell empty.
+        headings: The heading of each column.
+        rows: The cells of each row; None is an empty cell.
     """
     lines = [[heading.upper() for heading in headings]]
     lines += [["" if cell is None else str(cell) for cell in row] for row in rows]
@@ -26,7 +28,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def status(answer: dict[str, Any]) -> str:
-    """Return the trail of one request."""
+    """Format the trail of one request."""
     answer = _cleaned(answer)
     receiver = answer["receiver"]
     received = f"received {answer['received_at']} by {receiver or 'an unnamed receiver'}"
@@ -56,7 +58,7 @@ def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def why(answer: dict[str, Any]) -> str:
-    """Return what was done for an alert, episode by episode."""
+    """Format what was done for an alert, episode by episode."""
     answer = _cleaned(answer)
     if not answer["episodes"]:
         found_later = "none of the newest alerts matches"
@@ -70,7 +72,7 @@ def why(answer: dict[str, Any]) -> str:
 
 def _episode(episode: Mapping[str, Any]) -> list[str]:
     named = [episode[name] for name in ("alert_name", "instance", "severity") if episode[name]]
-    lines = ["  ".join([*named, _course(episode)])]
+    lines = ["  ".join([*named, _summary(episode)])]
     if episode["episode"]:
         lines.append(f"  episode {episode['episode']}")
     for alert in episode["alerts"]:
@@ -92,8 +94,8 @@ def _episode(episode: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _course(episode: Mapping[str, Any]) -> str:
-    """Return how an episode went: since when it fires, or how it ended, and how often it came."""
+def _summary(episode: Mapping[str, Any]) -> str:
+    """Return a summary of an episode: its state, its times, and how often it was seen."""
     times = episode["notifications"]
     seen = f"seen {times} times" if times > 1 else "seen once"
     if episode["state"] == "firing":
@@ -105,7 +107,7 @@ def _course(episode: Mapping[str, Any]) -> str:
 
 
 def stats(answer: dict[str, Any]) -> str:
-    """Return how remediations went."""
+    """Format the statistics on remediations."""
     answer = _cleaned(answer)
     lines = [f"{answer['since']} to {answer['until']}"]
     figures = ["count", "succeeded", "failed", "running", "other", "not_cleared"]
@@ -119,7 +121,7 @@ def stats(answer: dict[str, Any]) -> str:
 
 
 def executions_recent(answer: dict[str, Any]) -> str:
-    """Return the newest requests with their alerts."""
+    """Format the newest requests with their alerts."""
     answer = _cleaned(answer)
     rows: list[Sequence[Any]] = []
     for call in answer["executions"]:
@@ -138,7 +140,7 @@ def executions_recent(answer: dict[str, Any]) -> str:
 
 
 def alerts_active(answer: dict[str, Any]) -> str:
-    """Return the open incidents."""
+    """Format the open incidents."""
     answer = _cleaned(answer)
     if not answer["count"]:
         return _text(["no active alerts"])
@@ -156,7 +158,7 @@ def alerts_active(answer: dict[str, Any]) -> str:
 
 
 def st2_executions(answer: dict[str, Any]) -> str:
-    """Return the executions that alerts led to."""
+    """Format the executions that alerts led to."""
     answer = _cleaned(answer)
     columns = ("triggered_at", "st2_execution_id", "st2_workflow", "status", "duration_seconds")
     rows = [
@@ -175,7 +177,7 @@ def st2_executions(answer: dict[str, Any]) -> str:
 
 
 def health(answer: dict[str, Any]) -> str:
-    """Return how the endpoint is, and all that it depends on."""
+    """Format the health of the endpoint and of its components."""
     answer = _cleaned(answer)
     components = answer["components"]
     lines = [
@@ -225,7 +227,7 @@ def _configuration(configuration: Mapping[str, Any]) -> list[str]:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things: "1 alert", "2 alerts"."""
+    """Return a number with its noun: "1 alert", "2 alerts"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -234,7 +236,7 @@ def _total(answer: Mapping[str, Any], key: str, noun: str) -> str:
 
 
 def _footer(answer: Mapping[str, Any]) -> list[str]:
-    """Return how to get the next page, and what StackStorm could not be asked."""
+    """Return how to get the next page, and the problem with StackStorm's API, if any."""
     lines = [f"more: before={answer['next']}"] if answer.get("next") else []
     if answer.get("stackstorm"):
         lines.append(f"stackstorm: {answer['stackstorm']}")
@@ -242,13 +244,9 @@ def _footer(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _cleaned(value: Any) -> Any:
-    """Return a view in which no text can move the cursor, begin a line or draw a column.
-
-    `st2 run` prints a backslash and an n as a line break: backslashes become slashes.
-    """
+    """Return a view in which no text can move the cursor, start a line or fake a column."""
     if isinstance(value, str):
-        printable = "".join(c if c.isprintable() else " " for c in value.replace("\\", "/"))
-        return " ".join(printable.split())
+        return one_line(value)
     if isinstance(value, dict):
         return {key: _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -257,5 +255,5 @@ def _cleaned(value: Any) -> Any:
 
 
 def _text(lines: Sequence[str]) -> str:
-    # `st2 run` prints "result: " before the first line, which would move it out of its column.
+    # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(lines)

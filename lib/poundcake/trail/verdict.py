@@ -1,6 +1,7 @@
-"""Decide what became of an emitted alert, from what StackStorm and the trail say.
+"""Decide what became of an emitted alert, from the evidence of StackStorm and the trail.
 
-Pure functions: they read neither a database nor StackStorm, and take the time as an argument.
+These are pure functions: they read neither a database nor StackStorm, and take the time as an
+argument.
 """
 
 from __future__ import annotations
@@ -23,30 +24,39 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import LATE
 from poundcake.trail.outcomes import Explanation
 
-# How long a trigger may be on its way to the rules engine, and in it.
+# How long a trigger may take to reach the rules engine, and how long the engine may take with it.
 ARRIVAL_GRACE = timedelta(seconds=60)
 RULES_GRACE = timedelta(minutes=5)
-# A workflow with a link task that has not linked itself by then has another task before it.
+# A workflow with a link task usually links itself within this time, unless other tasks run first.
 LINK_GRACE = timedelta(seconds=60)
-# One that has not claimed the episode by then never will: StackStorm goes on calling an execution
-# running for ever if its runner was killed.
+# A workflow that has not claimed the episode within this time never will: if its runner was
+# killed, StackStorm leaves the execution `running` forever.
 LINK_LATE = timedelta(minutes=10)
 NOT_CLAIMED = "not_claimed"
-"""The stage of a workflow that was refused the claim on its episode."""
+"""The stage that a workflow reports if it was refused the claim on its episode."""
 
 
 class Clocks(NamedTuple):
-    """The time, by the two clocks that a decision compares with."""
+    """The current time by two clocks.
+
+    Attributes:
+        database: The database's clock, to compare with times of the trail.
+        stackstorm: StackStorm's clock, to compare with times of its API.
+    """
 
     database: datetime
-    """For what the trail says."""
     stackstorm: datetime
-    """For what StackStorm says."""
 
 
 @dataclass(frozen=True)
 class OpenAlert:
-    """An emitted alert that is not explained yet."""
+    """An emitted alert that is not explained yet. The attributes are columns of its row.
+
+    Attributes:
+        explanation: None or Explanation.RETRY.
+        reason: The reason of the explanation.
+        trigger_ids: The ids of its trigger instances, newest first.
+    """
 
     id: int
     request_id: str
@@ -57,68 +67,87 @@ class OpenAlert:
     closed_at: datetime | None = None
     checked_at: datetime | None = None
     explanation: Explanation | None = None
-    """None or Explanation.RETRY."""
     reason: str = ""
     trigger_ids: Sequence[str] = ()
-    """Newest first."""
 
 
 class Verdict(NamedTuple):
-    """What became of an alert."""
+    """What became of an alert.
+
+    Attributes:
+        explanation: The explanation, or None if it is not known yet.
+        reason: The reason, to show to people.
+        rules: The references of the rules that matched, '' if they are not known.
+    """
 
     explanation: Explanation | None
-    """None: not known yet."""
     reason: str = ""
     rules: str = ""
-    """References of the rules that matched; empty if that is not known."""
 
 
 class OwnLink(Enum):
-    """What the trail has of an execution and the alert that it was started for."""
+    """How an execution is linked to the alert for which it was started."""
 
     NONE = "none"
+    """It is not linked."""
     UNCLAIMED = "unclaimed"
-    """A link without a claim, which sync wrote."""
+    """It is linked without a claim, by sync."""
     CLAIMED = "claimed"
-    """The execution claimed the episode; the claim may have been released since."""
+    """It claimed the episode; the claim may have been released since."""
 
 
 @dataclass(frozen=True)
 class StartedExecution:
-    """An execution that a rule started for an alert, and what is known about it."""
+    """An execution that a rule started for an alert, and what is known about it.
+
+    Attributes:
+        id: The id of the execution.
+        execution: The execution, or None if StackStorm no longer has it.
+        link: How it is linked to the alert.
+        runs_link_task: It runs a workflow with a task that runs poundcake.link.
+        episode_claimed: An execution of its workflow has, or had, the claim on the alert's attempt
+            at its episode.
+        claimed_for_alert: That execution is linked to this alert.
+        cooldown_until: When the cooldown of the alert's host ends, by the database's clock; None
+            if there is none.
+    """
 
     id: str
     execution: Execution | None
-    """None: StackStorm does not have it any more."""
     link: OwnLink = OwnLink.NONE
     runs_link_task: bool = False
     episode_claimed: bool = False
-    """An execution of its workflow has, or had, the alert's attempt at its episode."""
     claimed_for_alert: bool = False
-    """... and is linked to this very alert."""
     cooldown_until: datetime | None = None
-    """When the cooldown of the alert's host ends, by the database's clock; None if there is
-    none."""
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """What a rule made of the newest trigger of the alert that it matched."""
+    """The result of a rule for the newest trigger of the alert that it matched.
+
+    Attributes:
+        rule: The reference of the rule.
+        started: The execution that it started, or None if it could not start its action.
+        failure: Why it could not start its action.
+    """
 
     rule: str
     started: StartedExecution | None = None
-    """None: it could not start its action."""
     failure: str = ""
 
 
 class Judgement(NamedTuple):
-    """What an execution says about its alert."""
+    """What an execution means for its alert.
+
+    Attributes:
+        explanation: EXECUTION, RETRY, or None while it may still claim the episode.
+        reason: The reason, to show to people.
+        needs_link: Sync has to link it to the alert, because it does not link itself.
+    """
 
     explanation: Explanation | None
-    """EXECUTION, RETRY, or None while it may still claim the episode."""
     reason: str = ""
     needs_link: bool = False
-    """The trail has to link it to the alert, because it does not do so itself."""
 
 
 def judge_execution(
@@ -126,7 +155,7 @@ def judge_execution(
 ) -> Judgement:
     """Decide whether an execution explains its alert."""
     execution = started.execution
-    # If StackStorm has collected it already, its link says the rest.
+    # If StackStorm has already deleted the execution, nothing more can be found out.
     if started.link is OwnLink.CLAIMED or execution is None:
         return Judgement(Explanation.EXECUTION)
     since_start = clocks.stackstorm - execution.started_at if execution.started_at else None
@@ -140,7 +169,7 @@ def judge_execution(
             reason = f"{execution.action} did nothing: {output.get('message')}"
             return _judge_refused(alert, started, reason, config)
     needs_link = started.link is OwnLink.NONE
-    # One that succeeded took another way than past its link task, as its author meant it to.
+    # A workflow that succeeded without its link task took a branch without one, as intended.
     succeeded = execution.status == ExecutionStatus.SUCCEEDED
     if not started.runs_link_task or succeeded or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, needs_link=needs_link)
@@ -163,7 +192,7 @@ def _judge_refused(
 ) -> Judgement:
     """Decide about an execution that was refused the claim on the episode."""
     if started.claimed_for_alert:
-        return Judgement(Explanation.EXECUTION)  # the link says what became of the alert
+        return Judgement(Explanation.EXECUTION)  # the link shows what became of the alert
     if not config.host_cooldown_seconds or alert.closed_at or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, reason)
     if started.cooldown_until is None:
@@ -183,14 +212,15 @@ def judge_alert(
 
     Args:
         instances: Its trigger instances, newest first; at least one.
-        results: What the rules made of them.
-        judgements: What each execution among the results says.
+        results: The results of the rules for them.
+        judgements: The judgement of each execution in the results.
+        clocks: The current time.
     """
     rules = ", ".join(sorted(filter(None, (result.rule for result in results))))
     newest = instances[0]
     in_engine = f"StackStorm's rules engine has it: {newest.status}"
     if not is_decided(newest, clocks):
-        return Verdict(None, in_engine, rules)  # another rule may still be on its way
+        return Verdict(None, in_engine, rules)  # more rules may still match
     waiting = [j.reason for j in judgements if j.explanation is None]
     if waiting:
         return Verdict(None, waiting[-1], rules)
@@ -213,17 +243,19 @@ def judge_alert(
 
 
 def is_decided(newest: TriggerInstance, clocks: Clocks) -> bool:
-    """Return True if the rules engine is done with a trigger, or will never be."""
+    """Return True if the rules engine has finished with a trigger, or never will."""
     if newest.status in (TriggerStatus.PROCESSED, TriggerStatus.PROCESSING_FAILED):
         return True
     return clocks.stackstorm - newest.occurred_at > RULES_GRACE
 
 
 def judge_missing_trigger(alert: OpenAlert, may_be_unread: bool, clocks: Clocks) -> Verdict:
-    """Decide about an alert none of whose triggers has been seen.
+    """Decide about an alert of which no trigger has been found.
 
     Args:
-        may_be_unread: Not all triggers were read that may be its own.
+        alert: The alert.
+        may_be_unread: One of its triggers may be among those that were not read yet.
+        clocks: The current time.
     """
     if may_be_unread:
         return Verdict(alert.explanation, "StackStorm's triggers have not all been read yet")
@@ -239,15 +271,18 @@ def apply_time_limits(
     give_up_hours: int,
     now: datetime,
 ) -> Verdict:
-    """End what must not be tried any more.
+    """Replace a verdict if the alert must not be emitted any more.
 
     Args:
+        verdict: The verdict.
+        alert: The alert.
         ended_at: When the incident ended, for an alert that would be emitted again.
+        give_up_hours: The hours after which an open alert is given up.
         now: The time by the database's clock.
     """
     explanation, reason, rules = verdict
     if explanation is Explanation.RETRY and ended_at and now - ended_at > LATE:
-        # Nothing may begin to work on it any more.
+        # No workflow may start to work on it any more.
         reason = f"the incident ended at {format_timestamp(ended_at)}; {reason}"
         return Verdict(Explanation.ENDED, reason, rules)
     is_open = explanation in (None, Explanation.RETRY)

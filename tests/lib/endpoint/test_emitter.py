@@ -52,6 +52,7 @@ class TestTriggers:
                 "alert_name": "HostDown",
                 "severity": "critical",
                 "instance": "web-1:9100",
+                "host": "web-1",
                 "job": "",
                 "labels": {
                     "alertname": "HostDown",
@@ -107,7 +108,7 @@ class TestTriggers:
         assert (payload["alerts_received"], payload["outcomes"]["malformed"]) == (6, 1)
 
     def test_every_string_is_inert_and_none_is_null(self, rig):
-        text = "{{ st2kv.system.x }}<% ctx() %>{"
+        text = "{{ st2kv.system.x }}<% ctx() %>{\"'\\\n"
         rig.bus.config = Config(max_remediations_per_hour=1)
         labels = {text: text, "job": text, "severity": text, "instance": text}
         both = [alert(text, fingerprint=f, labels=labels) for f in "12"]
@@ -128,7 +129,23 @@ class TestTriggers:
             assert None not in found
             for one in found:
                 assert not any(d in str(one) for d in DELIMITERS)
-                assert not str(one).endswith(("{", "<"))
+                assert not set(str(one)) & set("{}<>\"'\\\n")
+
+    @pytest.mark.parametrize(
+        "instance, host",
+        [
+            ("HTTP://WEB-1.example.org.:9100/metrics", "web-1.example.org"),
+            ("[::ffff:192.0.2.7]:9100", "192.0.2.7"),
+            ("web-1,db-1", ""),
+            ("$(reboot)", ""),
+            ("2130706433", ""),
+            ("", ""),
+        ],
+    )
+    def test_the_host_is_canonical_or_empty(self, rig, instance, host):
+        rig.accept(alert(labels={"instance": instance}))
+        rig.advance()
+        assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
 
     def test_nothing_is_emitted_before_it_is_recorded(self, rig):
         rig.bus.records = False
@@ -476,4 +493,4 @@ def test_a_request_that_fails_is_logged_with_when_it_is_tried_again(rig, caplog)
     request_id = rig.accept(alert())
     with caplog.at_level(logging.WARNING):
         rig.advance()
-    assert f"request {request_id}: its triggers cannot be published, trying again in" in caplog.text
+    assert f"request {request_id}: its triggers cannot be published, retrying in" in caplog.text

@@ -151,7 +151,7 @@ class TestWatchdog:
     def test_a_thread_that_is_dead(self, rig, installation, monkeypatch):
         monkeypatch.setattr(rig.pipeline.worker, "is_dead", lambda: True)
         assert report(installation)["status"] == "degraded"
-        assert "has ended" in journal_of(installation)["detail"]
+        assert "has died" in journal_of(installation)["detail"]
 
     def test_a_thread_that_hangs(self, rig, installation, clock):
         rig.pipeline.worker._step = "emitting"

@@ -112,7 +112,7 @@ def make(request, tmp_path):
 def pipeline(tmp_path, database_path, monkeypatch):
     """One with its thread that waits for nothing long."""
     monkeypatch.setattr("poundcake.endpoint.retry.RECORD_WAIT", 0.3)
-    monkeypatch.setattr("poundcake.endpoint.emitter.LOOK_WAIT", 0.05)
+    monkeypatch.setattr("poundcake.endpoint.emitter.RECHECK_WAIT", 0.05)
     monkeypatch.setattr("poundcake.endpoint.retry.EMIT_WAITS", (0.1, 0.1))
     found = Rig(tmp_path, database_path)
     yield found

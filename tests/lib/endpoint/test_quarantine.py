@@ -341,7 +341,7 @@ def step(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args)
     return counted
-journal_file.is_sound = step(journal_file.is_sound)
+journal_file.is_intact = step(journal_file.is_intact)
 os.rename = step(os.rename)
 try:
     Journal(sys.argv[1], "damaged")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poundcake.endpoint import retry
-from poundcake.endpoint.retry import FailedAttempt, Pace, RetryPlan, SyncSeen
+from poundcake.endpoint.retry import FailedAttempt, ObservedSync, Pace, RetryPlan
 from tests.lib.samples import NOON, later
 
 FOREVER = 100_000
@@ -86,16 +86,16 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
         (None, NOON, 40, 0, 40),
         (None, NOON, -7200, 0, 0),
         # Unchanged: what counts is the time that passed here.
-        (SyncSeen(NOON, 10), NOON, -7200, 5, 15),
-        (SyncSeen(NOON, 10), NOON, 7200, 5, 15),
+        (ObservedSync(NOON, 10), NOON, -7200, 5, 15),
+        (ObservedSync(NOON, 10), NOON, 7200, 5, 15),
         # Changed: it ended since the last look, whatever the clocks say.
-        (SyncSeen(NOON, 10), later(5), 3, 5, 3),
-        (SyncSeen(NOON, 10), later(5), -7200, 5, 0),
-        (SyncSeen(NOON, 10), later(5), 7200, 5, 5),
+        (ObservedSync(NOON, 10), later(5), 3, 5, 3),
+        (ObservedSync(NOON, 10), later(5), -7200, 5, 0),
+        (ObservedSync(NOON, 10), later(5), 7200, 5, 5),
     ],
 )
 def test_how_long_ago_sync_was_whatever_the_clocks_say(seen, synced_at, claimed_age, elapsed, age):
-    assert retry.see_sync(seen, synced_at, claimed_age, elapsed) == SyncSeen(synced_at, age)
+    assert retry.observe_sync(seen, synced_at, claimed_age, elapsed) == ObservedSync(synced_at, age)
 
 
 def test_syncs_become_rarer():

@@ -300,7 +300,7 @@ class TestDamage:
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
         assert (health["status"], health["components"]["journal"]["state"]) == ("degraded", "ok")
-        for word in (found["file"], "{} requests go on".format(found["saved"])):
+        for word in (found["file"], "{} requests were saved".format(found["saved"])):
             assert word in health["components"]["journal"]["detail"]
             assert word in log()
         assert os.path.exists(found["file"])
@@ -511,7 +511,7 @@ class TestInside:
     @pytest.mark.parametrize(
         "module, what",
         [
-            (installation, "load"),
+            (service, "load"),
             (service, "Server"),
             (journal_keeper, "Journal"),
             (installation, "Pipeline"),
@@ -631,7 +631,7 @@ class TestInside:
             return True
 
         self.run_until(found, recorded)
-        assert "has ended; it is started again" in caplog.text
+        assert "has died; it is being restarted" in caplog.text
 
     def test_a_state_dir_in_memory_is_warned_about_once(self, tmp_path, monkeypatch, caplog, quick):
         (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
@@ -709,7 +709,7 @@ class TestInside:
             assert found.health()["literal_secrets"] == ["auth_tokens"]
             found.stop()
             thread.join(10)
-        assert "auth_tokens stands in" in caplog.text
+        assert "auth_tokens is a literal secret" in caplog.text
         assert "hush-hush" not in caplog.text
 
     def test_what_is_wrong_is_logged(self, tmp_path, caplog):

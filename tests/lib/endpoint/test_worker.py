@@ -109,7 +109,7 @@ def test_a_thread_that_ended_is_dead_and_can_be_started_again(make, quick):
 
     found = make(step=step)
     wait_for(found.is_dead)
-    assert "has ended" in found.problem()
+    assert "has died" in found.problem()
     found.start()
     wait_for(lambda: len(ran) > 2)
     assert not found.is_dead() and found.problem() == ""

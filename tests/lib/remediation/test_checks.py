@@ -2,73 +2,174 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
 from poundcake.remediation import checks
-from poundcake.remediation.checks import ReachabilityResult, check_host
+from poundcake.remediation.checks import TcpResult, TcpState, check_host
 from poundcake.remediation.errors import RemediationError
 
 
-def test_an_open_port_answers():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        port = listener.getsockname()[1]
-        found = check_host("127.0.0.1", [port], 0)
-    assert (found.reachable, found.port) == (True, port)
+@pytest.fixture
+def loopback_is_another_host(monkeypatch):
+    """Let the checks take 127.0.0.1 for a host that is not StackStorm's own."""
+    monkeypatch.setattr(checks, "refusal_of_target", lambda host: "")
+    monkeypatch.setattr(checks, "refusal_of_address", lambda address: "")
 
 
-def test_a_refused_connection_is_an_answer():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-        found = check_host("127.0.0.1", [port], 0)
-    assert (found.reachable, found.port) == (True, port)
-
-
-def test_a_host_that_answers_on_no_port_is_tried_once(monkeypatch):
-    tried = []
-    monkeypatch.setattr(checks, "_answers", lambda host, port: tried.append(port))
-    found = check_host("192.0.2.1", [22, 80], 0)
-    assert (found.reachable, found.port) == (False, 0)
-    assert tried == [22, 80]
-
-
-def test_a_host_is_tried_again_until_it_answers(monkeypatch):
-    answers = iter([False, False, False, True])
-    monkeypatch.setattr(checks, "_answers", lambda host, port: next(answers))
+@pytest.fixture
+def network(monkeypatch):
+    """Return a function that says what each connection and each name gives."""
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: None)
-    found = check_host("127.0.0.1", [22, 80], 60)
-    assert (found.reachable, found.port) == (True, 80)
+
+    def network(*connections, addresses=("198.51.100.7",)):
+        """Take connections as errors or None for success; the last one repeats."""
+        given, tried = list(connections), []
+
+        def connect(address, timeout):
+            tried.append(address)
+            outcome = given.pop(0) if len(given) > 1 else given[0]
+            if outcome is not None:
+                raise outcome
+            return socket.socket()
+
+        def resolve(host, port, type):
+            if isinstance(addresses, Exception):
+                raise addresses
+            return [(socket.AF_INET, type, 6, "", (address, 0)) for address in addresses]
+
+        monkeypatch.setattr(checks.socket, "create_connection", connect)
+        monkeypatch.setattr(checks.socket, "getaddrinfo", resolve)
+        return tried
+
+    return network
 
 
-def test_a_connection_that_nobody_accepts_ends_after_its_timeout(monkeypatch):
-    monkeypatch.setattr(checks, "CONNECT_TIMEOUT", 0.3)
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        port = full.getsockname()[1]
-        others = [socket.socket() for _ in range(3)]
-        try:
-            for other in others:  # they fill the queue, so the next SYN is not answered
-                other.setblocking(False)
-                other.connect_ex(("127.0.0.1", port))
-            assert check_host("127.0.0.1", [port], 0).reachable is False
-        finally:
-            for other in others:
-                other.close()
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+TIMED_OUT = socket.timeout("timed out")
+NO_HOST = OSError(errno.EHOSTUNREACH, "No route to host")
+NO_NETWORK = OSError(errno.ENETUNREACH, "Network is unreachable")
+NOT_PERMITTED = PermissionError(errno.EPERM, "Operation not permitted")
 
 
-@pytest.mark.parametrize("host", ["", "a b", "-x", "$(reboot)", "fe80::1%$(x)", "web-1:80"])
+@pytest.mark.usefixtures("loopback_is_another_host")
+class TestRealSockets:
+    def test_an_open_port_answers(self):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            port = listener.getsockname()[1]
+            found = check_host("127.0.0.1", [port], 0)
+        assert (found.state, found.port) == (TcpState.ANSWERS, port)
+
+    def test_a_refused_connection_is_no_answer_and_no_silence(self):
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            port = bound.getsockname()[1]
+            found = check_host("127.0.0.1", [port], 0)
+        assert (found.state, found.port) == (TcpState.REFUSED, port)
+
+    def test_a_connection_that_nobody_accepts_ends_after_its_timeout(self, monkeypatch):
+        monkeypatch.setattr(checks, "CONNECT_TIMEOUT", 0.3)
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            port = full.getsockname()[1]
+            others = [socket.socket() for _ in range(3)]
+            try:
+                for other in others:  # they fill the queue, so the next SYN is not answered
+                    other.setblocking(False)
+                    other.connect_ex(("127.0.0.1", port))
+                assert check_host("127.0.0.1", [port], 0).state is TcpState.NO_ANSWER
+            finally:
+                for other in others:
+                    other.close()
+
+    def test_a_name_without_an_address_is_unresolvable(self):
+        found = check_host("no-such-host.invalid", [22], 0)
+        assert (found.state, found.port) == (TcpState.UNRESOLVABLE, 0)
+
+
+@pytest.mark.parametrize(
+    "connections, state, port",
+    [
+        ([None], "answers", 22),
+        ([TIMED_OUT, None], "answers", 80),
+        ([REFUSED, None], "answers", 80),
+        ([TIMED_OUT, REFUSED], "refused", 80),
+        ([REFUSED, TIMED_OUT], "refused", 22),
+        ([RESET, TIMED_OUT], "refused", 22),
+        ([NO_NETWORK, REFUSED], "refused", 80),
+        ([TIMED_OUT, TIMED_OUT], "no_answer", 0),
+        ([NO_HOST, NO_HOST], "no_answer", 0),
+        ([NO_NETWORK, TIMED_OUT], "no_answer", 0),
+    ],
+)
+def test_the_best_of_all_ports_counts(network, connections, state, port):
+    tried = network(*connections)
+    found = check_host("web-1", [22, 80], 0)
+    assert (str(found.state), found.port) == (state, port)
+    assert tried == [("198.51.100.7", 22), ("198.51.100.7", 80)][: len(tried)]
+
+
+def test_every_address_of_a_name_is_tried(network):
+    tried = network(NO_NETWORK, None, addresses=("2001:db8::7", "198.51.100.7"))
+    assert check_host("web-1", [22], 0).state is TcpState.ANSWERS
+    assert tried == [("2001:db8::7", 22), ("198.51.100.7", 22)]
+
+
+@pytest.mark.parametrize("error", [NO_NETWORK, NOT_PERMITTED])
+def test_a_fault_of_this_machine_says_nothing_of_the_host(network, error):
+    network(error)
+    with pytest.raises(RemediationError, match="web-1 could not be checked from this machine: "):
+        check_host("web-1", [22, 80], 0)
+
+
+@pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN])
+def test_a_name_server_that_fails_is_no_silence_of_the_host(network, code):
+    network(None, addresses=socket.gaierror(code, "x"))
+    assert check_host("web-1", [22], 0).state is TcpState.UNRESOLVABLE
+
+
+def test_a_host_is_tried_again_until_it_answers(network):
+    network(TIMED_OUT, TIMED_OUT, REFUSED, REFUSED, TIMED_OUT, None)
+    found = check_host("web-1", [22, 80], 60)
+    assert (found.state, found.port) == (TcpState.ANSWERS, 80)
+
+
+def test_the_last_state_counts_once_the_wait_is_over(network, monkeypatch):
+    clock = iter([0, 30, 61])
+    monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
+    network(TIMED_OUT, REFUSED)
+    found = check_host("web-1", [22], 60)
+    assert found == TcpResult(TcpState.REFUSED, 22, 61)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "-x", "$(reboot)", "fe80::1%$(x)", "web-1:80", "0x7f.1", "2130706433"]
+)
 def test_an_invalid_host_is_refused(host):
     with pytest.raises(RemediationError, match="host: must be a host name or an IP address"):
         check_host(host, [22], 0)
 
 
-def test_a_name_that_does_not_resolve_does_not_answer():
-    assert check_host("no-such-host.invalid", [22], 0).reachable is False
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1", "::1", "::", "fe80::1"])
+def test_stackstorm_is_not_asked_about_itself(network, host):
+    tried = network(None)
+    with pytest.raises(RemediationError, match="host: "):
+        check_host(host, [22], 0)
+    assert tried == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "fe80::1%eth0"])
+def test_nor_by_a_name_that_resolves_to_its_own_address(network, address):
+    tried = network(None, addresses=("198.51.100.7", address))
+    with pytest.raises(RemediationError, match="host: web-1 resolves to "):
+        check_host("web-1", [22], 0)
+    assert tried == []
 
 
 def test_ssh_and_the_port_of_the_metrics_are_checked():
@@ -78,5 +179,6 @@ def test_ssh_and_the_port_of_the_metrics_are_checked():
 
 
 def test_the_result_is_that_of_the_action():
-    found = ReachabilityResult(reachable=True, port=22, seconds=0.1).as_dict()
-    assert found == {"reachable": True, "port": 22, "seconds": 0.1}
+    found = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
+    assert found == {"state": "answers", "port": 22, "seconds": 0.1}
+    assert type(found["state"]) is str

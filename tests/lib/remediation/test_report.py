@@ -42,6 +42,8 @@ LINKED = {"claimed": True, "reason": ""}
 NOT_CLAIMED = {"claimed": False, "reason": "execution e1 has this episode"}
 DRY_RUN = {
     "host": "web-1",
+    "may_check": True,
+    "action": "linux.service",
     "may_change": False,
     "dry_run": True,
     "stage": "dry_run",
@@ -49,6 +51,8 @@ DRY_RUN = {
 }
 ALLOWED = {
     "host": "web-1",
+    "may_check": True,
+    "action": "linux.service",
     "may_change": True,
     "dry_run": False,
     "stage": "remediate",
@@ -59,8 +63,13 @@ REFUSED = dict(
 )
 REFUSED_IN_DRY_RUN = dict(REFUSED, dry_run=True)
 ENDED = dict(ALLOWED, may_change=False, stage="ended", message="the incident ended at 12:00")
-UP = {"reachable": True, "port": 22, "seconds": 0.1}
-DOWN = {"reachable": False, "port": 0, "seconds": 60}
+NO_ACTION = dict(
+    DRY_RUN, action="", message="the rule names no action, so nothing would be changed"
+)
+UP = {"state": "answers", "port": 22, "seconds": 0.1}
+DOWN = {"state": "no_answer", "port": 0, "seconds": 60}
+REFUSES = {"state": "refused", "port": 22, "seconds": 60}
+NAMELESS = {"state": "unresolvable", "port": 0, "seconds": 60}
 RAN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
 RAN_AND_FAILED = dict(RAN, status="failed")
 RAN_INTO_TIMEOUT = dict(RAN, status="timeout")
@@ -118,6 +127,37 @@ def report(**tasks):
             "ended",
             "web-1 does not answer; the incident ended at 12:00",
         ),
+        (
+            {"link": LINKED, "alert": ALLOWED, "evidence": REFUSES},
+            "failed",
+            "evidence",
+            "web-1 is up and refuses connections on port 22, so nothing was changed",
+        ),
+        (
+            {"link": LINKED, "alert": ALLOWED, "evidence": NAMELESS},
+            "failed",
+            "evidence",
+            "the name web-1 could not be resolved, so nothing was changed",
+        ),
+        (
+            {"link": LINKED, "alert": DRY_RUN, "evidence": REFUSES},
+            "succeeded",
+            "dry_run",
+            "web-1 is up and refuses connections on port 22, so nothing would be changed",
+        ),
+        (
+            {"link": LINKED, "alert": DRY_RUN, "evidence": NAMELESS},
+            "succeeded",
+            "dry_run",
+            "the name web-1 could not be resolved, so nothing would be changed",
+        ),
+        (
+            {"link": LINKED, "alert": NO_ACTION, "evidence": NAMELESS},
+            "succeeded",
+            "dry_run",
+            "the name web-1 could not be resolved; the rule names no action, so nothing would be "
+            "changed",
+        ),
     ],
 )
 def test_a_workflow_that_changed_nothing(tasks, status, stage, message):
@@ -146,6 +186,14 @@ def test_a_host_that_answers_needs_no_change():
         (RAN, None, "succeeded", "done", "the action succeeded", False),
         (RAN, UP, "succeeded", "done", "web-1 answers again after 0.1 s", True),
         (RAN, DOWN, "failed", "verify", "web-1 still does not answer after 60 s", False),
+        (
+            *(RAN, REFUSES, "failed", "verify"),
+            *("web-1 is up and refuses connections on port 22 after 60 s", False),
+        ),
+        (
+            *(RAN, NAMELESS, "failed", "verify"),
+            *("the name web-1 could not be resolved after 60 s", False),
+        ),
     ],
 )
 def test_a_workflow_that_changed_something(change, check, status, stage, message, verified):
@@ -164,7 +212,7 @@ def test_what_an_action_of_another_pack_returned_is_not_passed_on():
     hostile = {
         "status": "succeeded",
         "action": {"ref": "core.remote"},
-        "result": {"result": {"reachable": True, "port": "{{ st2kv.system.x }}"}},
+        "result": {"result": {"state": "answers", "port": "{{ st2kv.system.x }}"}},
     }
     found = report(link=LINKED, alert=ALLOWED, evidence=hostile, remediate=RAN)
     assert "st2kv" not in repr(found) and "{{" not in repr(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 
 import pytest
 
@@ -23,7 +24,9 @@ def test_an_allowed_action_on_an_allowed_host_may_change_it():
     assert ask().as_dict() == {
         "host": "web-1",
         "port": 9100,
+        "may_check": True,
         "may_change": True,
+        "action": "linux.service",
         "dry_run": False,
         "stage": "remediate",
         "message": "",
@@ -78,8 +81,8 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"instance": ""}, "linux.service", {}, "the alert's instance names no host"),
-        ({"instance": "$(reboot)"}, "linux.service", {}, "the alert's instance names no host"),
+        ({"instance": ""}, "linux.service", {}, "the instance of the alert names no host"),
+        ({"instance": "$(reboot)"}, "linux.service", {}, "the instance of the alert names no host"),
         (
             {},
             "linux.service",
@@ -125,8 +128,49 @@ def test_a_refusal_says_why(alert, action, config, message):
 
 
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
-def test_allowed_hosts_are_shell_patterns(pattern):
+def test_allowed_hosts_are_patterns(pattern):
     assert ask(allowed_hosts=[pattern]).may_change is True
+
+
+def test_a_wildcard_of_an_address_contains_no_name():
+    found = ask({"instance": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
+    assert found.message == "allowed_hosts does not contain 10.0.0.attacker.net"
+
+
+@pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
+def test_a_host_is_the_same_in_each_spelling(instance):
+    found = ask({"instance": instance}, allowed_hosts=["web-1"])
+    assert found.may_change is True
+    assert found.as_dict()["host"] == "web-1"
+
+
+@pytest.mark.parametrize(
+    "instance, why",
+    [
+        ("localhost:9100", "localhost is the machine on which StackStorm runs"),
+        ("127.0.0.1", "127.0.0.1 is a loopback address of the machine on which StackStorm runs"),
+        (
+            "[::ffff:127.0.0.1]:1",
+            "127.0.0.1 is a loopback address of the machine on which StackStorm runs",
+        ),
+        ("0.0.0.0", "0.0.0.0 is the unspecified address"),
+        ("169.254.169.254", "169.254.169.254 is a link-local address"),
+        (socket.gethostname(), "is the machine on which StackStorm runs"),
+    ],
+)
+@pytest.mark.parametrize("action", ["linux.service", ""])
+def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
+    """Also where allowed_hosts contains any host."""
+    found = ask({"instance": instance}, action, allowed_hosts=["*"])
+    assert (found.may_change, found.may_check, found.stage) == (False, False, "refused")
+    assert why in found.message
+
+
+def test_a_host_that_is_not_allowed_is_not_checked():
+    assert ask(allowed_hosts=["db-*"]).may_check is False
+    assert ask({"instance": ""}, needs_host=False).may_check is False
+    assert ask(action="").may_check is True
+    assert ask({"status": "resolved"}).may_check is True
 
 
 def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():

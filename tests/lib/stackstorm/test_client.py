@@ -290,7 +290,7 @@ class TestContent:
     )
     def test_the_process_that_does_not_take_an_execution_is_named(self, api, status, process):
         api.answers = [Answer(200, [{"id": "e1", "status": status}] if status else [])]
-        found = api.stackstorm.not_taken("poundcake.record", NOON)
+        found = api.stackstorm.stuck_execution("poundcake.record", NOON)
         wanted = f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
         assert found == (f"{wanted} {process}" if process else "")
         assert api.asked[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"

@@ -33,7 +33,7 @@ def test_a_request_is_completed_once_alert_and_execution_have_ended(trail):
 
 
 def test_a_round_completes_so_many_and_the_next_goes_on(trail, monkeypatch):
-    monkeypatch.setattr(complete, "_AT_ONCE", 2)
+    monkeypatch.setattr(complete, "_MAX_REQUESTS", 2)
     for n in range(3):
         trail.record(alert(f"A{n}"))
     trail.change(alerts, explanation="no_rule")

@@ -385,7 +385,7 @@ class TestTrouble:
         assert len(problems) == 3 and all(isinstance(problem, str) for problem in problems)
 
     def test_alerts_that_wait_long_do_not_hold_up_the_others(self, trail, monkeypatch):
-        monkeypatch.setattr(explain, "_AT_ONCE", 3)
+        monkeypatch.setattr(explain, "_BATCH_ALERTS", 3)
         trail.record(*(alert(f"Lost{n}") for n in range(4)), seconds=3000)
         request_id, (row,) = trail.record(alert("Later"))
         trail.stackstorm.emit(row, request_id)

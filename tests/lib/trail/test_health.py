@@ -31,7 +31,7 @@ def engine(tmp_path):
 
 def test_what_works_is_tried_and_the_rest_unknown(engine):
     database.prepare(engine)
-    found = health.from_elsewhere(Config(auth_tokens=("t",)), engine, StackStorm({}))
+    found = health.without_endpoint(Config(auth_tokens=("t",)), engine, StackStorm({}))
     states = {name: part["state"] for name, part in found["components"].items()}
     assert states == {
         "journal": "unknown",
@@ -54,7 +54,7 @@ def test_what_works_is_tried_and_the_rest_unknown(engine):
 
 
 def test_what_does_not_work_says_why(engine):
-    found = health.from_elsewhere(Config(), engine, StackStorm(), "it answered 401")
+    found = health.without_endpoint(Config(), engine, StackStorm(), "it answered 401")
     parts = found["components"]
     assert found["address"] == "it answered 401"
     assert parts["stackstorm"] == {"state": "down", "since": "", "detail": "no route"}
@@ -93,5 +93,5 @@ class TestDifferences:
 def test_a_migration_that_waits(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
-    found = health.from_elsewhere(Config(), engine, StackStorm({}))["components"]["database"]
+    found = health.without_endpoint(Config(), engine, StackStorm({}))["components"]["database"]
     assert found == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}

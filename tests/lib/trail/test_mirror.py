@@ -29,7 +29,7 @@ def trail(engine):
 def open_executions(trail, *ids):
     with database.transaction(trail.engine) as connection:
         for execution_id in ids:
-            claims.mirror(connection, execution_id, FLOW, "running", NOON)
+            claims.add_execution(connection, execution_id, FLOW, "running", NOON)
 
 
 def run(trail, deadline=None):

@@ -38,8 +38,8 @@ def today(engine):
 @pytest.fixture
 def small(monkeypatch):
     """Transactions so small that a few requests need several."""
-    monkeypatch.setattr(purge, "_REQUESTS", 2)
-    monkeypatch.setattr(purge, "_ALERTS", 8)
+    monkeypatch.setattr(purge, "_MAX_REQUESTS", 2)
+    monkeypatch.setattr(purge, "_MAX_ALERTS", 8)
 
 
 def change(engine, *statements):
@@ -328,7 +328,7 @@ def stop(connection, column, values):
     if calls.count({after}) == 2:
         print("here", flush=True)
         sys.stdin.read()
-purge._delete, purge._REQUESTS = stop, 2
+purge._delete, purge._MAX_REQUESTS = stop, 2
 purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config(), 90)
 """
         child = subprocess.Popen(
@@ -467,7 +467,7 @@ class TestRefused:
     def test_a_history_without_a_recent_request(self, engine):
         ended(engine, fired(), fired("Young", YOUNG))
         change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="not one request would be left: .* received at 20"):
+        with pytest.raises(PurgeError, match="no request would be left: .* received at 20"):
             run(engine, 79)
         assert run(engine, 81)["requests"] == 1
 
@@ -476,7 +476,7 @@ class TestRefused:
         """An endpoint's clock was ahead, and tells nothing about the database's."""
         ended(engine, fired(), fired("Ahead", NOW + timedelta(days=400)))
         change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="not one request would be left"):
+        with pytest.raises(PurgeError, match="no request would be left"):
             run(engine)
 
     @on_sqlite

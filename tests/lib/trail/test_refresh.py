@@ -162,7 +162,7 @@ def test_incidents_that_are_shown_are_updated(engine, open_one):
 
 
 def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
-    monkeypatch.setattr(refresh, "_MOST_SECONDS", -1)
+    monkeypatch.setattr(refresh, "_MAX_SECONDS", -1)
     refresh.refresh_open_executions(
         StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many
     )

@@ -1,11 +1,11 @@
 """The tracking database: open it, prepare its tables, and use it.
 
 engine        open a connection pool for MariaDB or SQLite
-mariadb       what a MariaDB connection needs, and which servers cannot be used
-sqlite        what an SQLite connection needs
-tables        create and upgrade the tables, and tell which database it is
+mariadb       configure MariaDB connections, and refuse servers that cannot be used
+sqlite        configure SQLite connections
+tables        create and upgrade the tables, and return the database's id
 transactions  read, write, and retry
-batches       statements for many rows at once
+batches       build statements for many rows at once
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Statements for many rows at once.
 
-SQLAlchemy takes longer to build a statement of this kind than the database to execute it, so each
-is built once for each number of rows.
+SQLAlchemy takes longer to build such a statement than the database takes to execute it, so each
+statement is cached per number of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy.sql import ColumnElement
 
 from poundcake.trail.schema import alerts
 
-# SQLite before 3.32 takes 999 variables in one statement.
+# SQLite before 3.32 allows 999 variables in one statement.
 VALUES = 500
 ROWS = 100
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 def batched(values: Sequence[_T], size: int = VALUES) -> Iterator[Sequence[_T]]:
-    """Yield slices that fit into one IN list."""
+    """Yield slices of `values` that fit into one IN list."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
@@ -34,7 +34,7 @@ def bind_params(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
 
 @functools.lru_cache(maxsize=ROWS)
 def close_statement(count: int) -> Update:
-    """Return the UPDATE that closes incidents. Each row has an id and its closed_at."""
+    """Return the UPDATE that closes incidents, with parameters id and closed_at for each row."""
     return _update_alerts(count).values(
         open_fingerprint=None, closed_at=_value_of_each(count, "closed_at")
     )
@@ -44,7 +44,7 @@ def close_statement(count: int) -> Update:
 def count_statement(count: int) -> Update:
     """Return the UPDATE that counts notifications of open incidents.
 
-    Each row has an id, its last_seen_at, and the notifications to be added.
+    Its parameters for each row are id, last_seen_at, and notifications, the number to add.
     """
     return _update_alerts(count).values(
         last_seen_at=_value_of_each(count, "last_seen_at"),

@@ -12,10 +12,10 @@ from sqlalchemy.pool import NullPool
 from poundcake.trail.database import mariadb, sqlite
 from poundcake.trail.errors import DatabaseError
 
-# Seconds. A statement that waits longer fails, says why, and is tried again.
+# Seconds. A statement that takes longer fails, and its error says why.
 STATEMENT_TIMEOUT = 30
-# How many compiled statements an engine keeps, each of about 20 KB: a view has one for each set
-# of filters, and whoever asks the endpoint chooses those.
+# How many compiled statements an engine caches, each about 20 KB. A view has one statement for
+# each set of filters, and clients choose the filters.
 _COMPILED_STATEMENTS = 100
 
 
@@ -43,8 +43,8 @@ def _open_sqlite(url: URL, seconds: int) -> Engine:
         raise DatabaseError("database_url: sqlite:// needs an absolute path, as in sqlite:////path")
     engine = create_engine(
         url,
-        # One connection for each use: SQLAlchemy's pool has locks, which a native thread must not
-        # share with green ones.
+        # Open a connection for each use: SQLAlchemy's pool has locks, which native threads must
+        # not share with green ones.
         poolclass=NullPool,
         query_cache_size=_COMPILED_STATEMENTS,
         connect_args={"timeout": 10 if seconds <= STATEMENT_TIMEOUT else seconds},
@@ -60,7 +60,7 @@ def _open_mariadb(url: URL, seconds: int) -> Engine:
         raise DatabaseError("database_url: it names no database (…@host/poundcake)")
     engine = create_engine(
         url,
-        # A re-read after a unique key refused a row must see the row that was there first.
+        # After a unique key rejects a row, the next read must see the existing row.
         isolation_level="READ COMMITTED",
         query_cache_size=_COMPILED_STATEMENTS,
         pool_pre_ping=True,

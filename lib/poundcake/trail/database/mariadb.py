@@ -1,4 +1,4 @@
-"""Connections to MariaDB: the session's settings, and the servers that cannot be used."""
+"""Configure connections to MariaDB, and refuse servers that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from poundcake.trail.errors import DatabaseError
 
 _CONNECT_TIMEOUT = 3  # seconds
-# MariaDB's default. A server may have a mode that changes what a statement means:
-# EMPTY_STRING_IS_NULL, ORACLE, ANSI_QUOTES, NO_BACKSLASH_ESCAPES.
+# MariaDB's default. A server may be configured with modes that change the meaning of statements,
+# such as EMPTY_STRING_IS_NULL, ORACLE, ANSI_QUOTES or NO_BACKSLASH_ESCAPES.
 _SQL_MODE = (
     "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION"
 )
 # PyMySQL packs rows into INSERT statements of up to 1,024,000 bytes.
-_LEAST_PACKET = 1 << 20
-# A statement's own words, and the values of its row that are not text or are short.
+_MIN_PACKET = 1 << 20
+# An allowance for the statement itself, and for the values of its row that are short or not text.
 _OTHER_BYTES = 1 << 15
 _ESCAPED = "\0\n\r\x1a\"'\\"
 _PACKET = "max_allowed_packet"
@@ -28,15 +28,15 @@ def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
 
     Args:
         seconds: How long one statement may take.
-        lock_seconds: How long a change of a table waits for those who use the table, during which
-            everyone who comes after it waits as well.
+        lock_seconds: How long an ALTER TABLE waits for transactions that use the table. All later
+            statements on the table wait behind it.
     """
     settings = {
         "sql_mode": f"'{_SQL_MODE}'",
         "time_zone": "'+00:00'",
         "innodb_lock_wait_timeout": 10,
         "lock_wait_timeout": lock_seconds,
-        # A list of all durations of a year must not be cut.
+        # A list of all durations of a year must not be truncated.
         "group_concat_max_len": 1 << 28,
         "max_statement_time": int(seconds),
     }
@@ -50,7 +50,7 @@ def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
 
 
 def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
-    """Refuse a server that could not store everything, and note how much a statement may hold.
+    """Refuse a server that cannot store everything, and note the maximum size of a statement.
 
     Called with each new PyMySQL connection. Raises DatabaseError.
     """
@@ -64,10 +64,10 @@ def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
             "binlog_format is STATEMENT, in which the server refuses every write at isolation "
             "level READ COMMITTED: set binlog_format = MIXED (or ROW) in the server's configuration"
         )
-    elif packet < _LEAST_PACKET:
+    elif packet < _MIN_PACKET:
         problem = (
             f"max_allowed_packet is {packet} bytes: set max_allowed_packet = 16M in the server's "
-            f"configuration (the least that works is {_LEAST_PACKET})"
+            f"configuration (the minimum is {_MIN_PACKET})"
         )
     if problem:
         opened.close()
@@ -75,17 +75,17 @@ def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
 
 
 def longest_text(connection: Connection) -> int | None:
-    """Return how many characters certainly fit into one statement; None if any number does."""
+    """Return how many characters are sure to fit into one statement, or None if it is unlimited."""
     packet = connection.info.get(_PACKET)
     # No character takes more than 4 bytes, escaped or not.
     return None if packet is None else (packet - _OTHER_BYTES) // 4
 
 
 def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> None:
-    """Raise ValueError, with this name, if a row is too large for one statement.
+    """Raise ValueError, naming the row `name`, if a row is too large for one statement.
 
-    The server ends the connection when it gets a larger packet, and the rows of other requests
-    would be lost with it.
+    The server closes the connection when it receives a larger packet, and the rows of other
+    requests in the same transaction would be lost.
     """
     packet = connection.info.get(_PACKET)
     if packet is None:  # SQLite
@@ -102,5 +102,5 @@ def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> 
 
 
 def _escaped_size(text: str) -> int:
-    """Return how many bytes PyMySQL makes of a text: it puts a backslash before some characters."""
+    """Return the size of a text in a statement; PyMySQL escapes some characters."""
     return len(text.encode("utf-8", "replace")) + sum(map(text.count, _ESCAPED))

@@ -1,4 +1,4 @@
-"""Connections to SQLite."""
+"""Configure connections to SQLite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from sqlalchemy.engine import Connection
 
 READ_ONLY = "poundcake_read"
-"""The execution option of a connection that only reads, and need not wait for a writer."""
+"""The execution option of a connection that only reads, and so need not wait for writers."""
 
 
 def set_up(opened: sqlite3.Connection, seconds: int) -> None:
@@ -16,13 +16,13 @@ def set_up(opened: sqlite3.Connection, seconds: int) -> None:
 
     Args:
         opened: The driver's connection.
-        seconds: How long its statements may take altogether; 0 for no limit.
+        seconds: How long all of its statements together may take; 0 for no limit.
     """
     if seconds:
         deadline = time.monotonic() + seconds
         opened.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-    # The driver must not begin transactions by itself: it would begin them as readers, and two
-    # that later write would fail instead of waiting for each other.
+    # The driver must not begin transactions itself. It would begin them as readers, and if two of
+    # them then write, one fails instead of waiting.
     opened.isolation_level = None
     _use_write_ahead_log(opened)
     opened.execute("PRAGMA synchronous=FULL")
@@ -30,14 +30,14 @@ def set_up(opened: sqlite3.Connection, seconds: int) -> None:
 
 
 def begin(connection: Connection) -> None:
-    """Begin a transaction: of a reader, or of a writer that waits for other writers."""
+    """Begin a transaction: as a reader, or as a writer that waits for other writers."""
     is_reader = connection.get_execution_options().get(READ_ONLY)
     connection.exec_driver_sql("BEGIN" if is_reader else "BEGIN IMMEDIATE")
 
 
 def _use_write_ahead_log(opened: sqlite3.Connection) -> None:
-    # Two processes may open a new file at once, and SQLite does not wait for the lock of this
-    # statement.
+    # Two processes may open a new file at the same time, and SQLite does not wait for the lock
+    # that this statement needs.
     for attempt in range(100):
         try:
             opened.execute("PRAGMA journal_mode=WAL")

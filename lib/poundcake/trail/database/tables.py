@@ -1,9 +1,9 @@
-"""Create and upgrade the tables, and tell which database it is.
+"""Create and upgrade the tables, and return the database's id.
 
-The revisions in migrations/versions form two branches. Those of the tables are quick on any
-history, and every writer needs them: whoever comes first runs them. Those that only build indexes
-may take hours: they run by themselves while there are few alerts, and otherwise wait for
-`poundcake.migrate`, so that an upgrade never keeps alerts from being recorded.
+The revisions in migrations/versions form two branches. The revisions of the tables are quick on
+any history, and every writer needs them, so the first writer runs them. The revisions that only
+build indexes can take hours. They run automatically while there are few alerts, and otherwise wait
+for `poundcake.migrate`, so that an upgrade never blocks the recording of alerts.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from poundcake.trail.database.transactions import describe, reading
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.shared_files import give_to_owner_of_folder, make_folder
 
-if TYPE_CHECKING:  # Alembic takes longer to load than most actions take to work.
+if TYPE_CHECKING:  # Alembic takes longer to import than most actions take to run.
     from poundcake.trail.migrations import Step
 
-# Seconds that `migrate` has for one change, and for waiting until another process is done.
+# Seconds that `migrate` has for one change, and to wait for another process that migrates.
 MIGRATION_TIMEOUT = 86400
-# Up to so many alerts, the indexes are built so quickly that the first write does it.
+# With at most this many alerts, the indexes build so quickly that the first write does it.
 FEW_ALERTS = 50_000
 
 _ALL_META = select(schema.meta.c.name, schema.meta.c.value)
-# One quick SELECT, which fails if one of the other tables is missing.
+# A quick SELECT that also fails if one of the other tables is missing.
 _META = _ALL_META.where(
     *(
         ~select(*table.primary_key).where(false()).exists()
@@ -46,7 +46,13 @@ _META = _ALL_META.where(
 
 @dataclass(frozen=True)
 class _Version:
-    """What poundcake_meta says about the tables. The numbers are 0 if there are none."""
+    """The version of the tables, from poundcake_meta.
+
+    Attributes:
+        database_id: The database's id, '' if there are no tables.
+        tables: The newest revision of the tables that was run, 0 if there are none.
+        indexes: The newest revision of the indexes that was run, 0 if there are none.
+    """
 
     database_id: str = ""
     tables: int = 0
@@ -76,37 +82,41 @@ class _Version:
 
     @property
     def heads(self) -> set[int]:
-        """The newest revision of each branch, as Alembic notes them."""
+        """The newest revision of each branch, as Alembic stamps them."""
         return {self.tables, self.indexes} - {0}
 
 
 def prepare(engine: Engine, create: bool = True) -> str:
-    """Bring the tables to what the writers need, and return the database's id, a UUID.
+    """Create or upgrade the tables as writers need them, and return the database's id, a UUID.
 
-    Indexes that only the views need are built as well if there are few alerts. Processes that do
-    it at the same time wait for each other.
+    If there are few alerts, also build the indexes that only views need. Processes that call this
+    at the same time wait for each other.
+
+    Args:
+        engine: The database.
+        create: Whether missing tables and columns may be created.
 
     Raises:
-        DatabaseError: The database is unavailable, has tables of a newer release, or lacks what is
-            needed and ``create`` is False.
+        DatabaseError: The database is unavailable, has tables of a newer release, or needs an
+            upgrade although ``create`` is False.
     """
     with _describing_errors(engine):
         version = _version_of(engine)
         if not version.has_all_tables:
             if not create:
-                raise DatabaseError(_what_is_missing(version))
+                raise DatabaseError(_missing_message(version))
             _upgrade_tables(engine, STATEMENT_TIMEOUT, _ignore)
             version = _version_of(engine)
         if create and not version.has_all_indexes and _has_few_alerts(engine):
             try:
                 _build_indexes(engine, STATEMENT_TIMEOUT, _ignore)
             except (DatabaseError, SQLAlchemyError):
-                pass  # writers work without them, and pending() tells of it
+                pass  # writers work without the indexes, and pending() reports them
     return version.database_id
 
 
 def migrate(engine: Engine, log: Callable[[str], None]) -> list[Step]:
-    """Bring the tables and their indexes to the newest revisions, however long it takes.
+    """Upgrade the tables and their indexes to the newest revisions, however long it takes.
 
     Args:
         engine: The database.
@@ -116,8 +126,8 @@ def migrate(engine: Engine, log: Callable[[str], None]) -> list[Step]:
         The revisions that were run, in order.
 
     Raises:
-        DatabaseError: A revision failed. What was done until then stays, and the next call
-            continues there.
+        DatabaseError: A revision failed. Completed revisions are kept, and the next call continues
+            after them.
     """
     steps: list[Step] = []
     with _describing_errors(engine):
@@ -131,16 +141,21 @@ def migrate(engine: Engine, log: Callable[[str], None]) -> list[Step]:
 
 
 def pending(bind: Engine | Connection) -> str:
-    """Return what waits for `poundcake.migrate`, in a sentence; empty if nothing does.
+    """Return a sentence about what waits for `poundcake.migrate`, '' if nothing does.
 
-    Raises DatabaseError, or the connection's own SQLAlchemyError, if the tables cannot be read.
+    Args:
+        bind: The database, or a connection to it.
+
+    Raises:
+        DatabaseError: The tables cannot be read, or are those of a newer release.
+        SQLAlchemyError: The given connection cannot be used.
     """
     if isinstance(bind, Engine):
         with reading(bind) as connection:
             return pending(connection)
     version = _Version.of(_read_meta(bind))
     if not version.has_all_tables:
-        return _what_is_missing(version)
+        return _missing_message(version)
     if not version.has_all_indexes:
         return (
             "the views are slow until their indexes are built: run `st2 run poundcake.migrate`, "
@@ -150,11 +165,11 @@ def pending(bind: Engine | Connection) -> str:
 
 
 def has_view_indexes(connection: Connection) -> bool:
-    """Return whether the indexes that the views search by have been built."""
+    """Return True if the indexes that the views use have been built."""
     return _Version.of(_pairs(connection, _ALL_META)).has_all_indexes
 
 
-def _what_is_missing(version: _Version) -> str:
+def _missing_message(version: _Version) -> str:
     has = f"has schema {version.tables}, this release needs {schema.VERSION}"
     return (
         f"the tracking database {has if version.tables else 'has no tables'}: run `st2 run "
@@ -171,10 +186,10 @@ def _build_indexes(engine: Engine, seconds: int, log: Callable[[str], None]) -> 
 
 
 def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], None]) -> list[Step]:
-    """Run the revisions up to and including this one that have not been run.
+    """Run the pending revisions up to and including `revision`.
 
-    On SQLite they are one transaction. MariaDB commits each change of a table, and a revision that
-    was killed continues where it ended.
+    On SQLite they run in one transaction. MariaDB commits each change of a table; a revision that
+    was killed can be run again and continues where it stopped.
     """
     from poundcake.trail import migrations
 
@@ -195,7 +210,7 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
 
 
 def _check_stamp(connection: Connection, version: _Version) -> None:
-    """Compare Alembic's note of the revisions with ours, and write it if it is missing."""
+    """Compare Alembic's stamps with poundcake_meta, and write the stamps if there are none."""
     from poundcake.trail import migrations
 
     stamps = _stamps(connection)
@@ -205,16 +220,16 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
             f"alembic_version says {', '.join(sorted(stamps))}, poundcake_meta says schema "
             f"{version.tables}: restore all tables from one backup"
         )
-    # The first release wrote no stamp, and a backup may have been restored without it.
+    # The first release wrote no stamps, and a backup may have been restored without them.
     if version.tables > 1 and not stamps:
         migrations.stamp(connection, version.heads)
 
 
 @contextmanager
 def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
-    """Open a connection while no other process migrates this database.
+    """Open a connection that no other process can migrate this database alongside.
 
-    On SQLite it is a transaction, on MariaDB it has a lock that ends with the connection.
+    On SQLite it is in a transaction. On MariaDB it holds a lock that ends with the connection.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
@@ -226,7 +241,7 @@ def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
         if not connection.scalar(lock, {"seconds": seconds - 5}):
             raise DatabaseError(
                 "another process is migrating the tracking database, or the server is still "
-                "finishing what one that was killed had asked for: try again later"
+                "finishing a statement of a migration that was killed: try again later"
             )
         connection.commit()
         yield connection
@@ -245,7 +260,7 @@ def _has_few_alerts(engine: Engine) -> bool:
 
 
 def _read_meta(connection: Connection) -> dict[str, str]:
-    """Return the rows of poundcake_meta; none if the first tables are not complete."""
+    """Return the rows of poundcake_meta, none if the first revision is not complete."""
     try:
         return _pairs(connection, _META)
     except DBAPIError:
@@ -270,7 +285,7 @@ def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
 
 
 def _stamps(connection: Connection) -> set[str]:
-    """Return Alembic's names of the newest revisions; none if it has no table."""
+    """Return Alembic's names of the newest revisions, none if its table is missing."""
     if not inspect(connection).has_table("alembic_version"):
         return set()
     return set(connection.scalars(text("SELECT version_num FROM alembic_version")))
@@ -285,4 +300,4 @@ def _describing_errors(engine: Engine) -> Iterator[None]:
 
 
 def _ignore(line: str) -> None:
-    """Log nothing."""
+    """Discard a log line."""

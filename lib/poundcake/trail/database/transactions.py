@@ -1,4 +1,4 @@
-"""Transactions on the tracking database, and when to repeat them."""
+"""Run transactions on the tracking database, and retry them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from poundcake.trail.database.sqlite import READ_ONLY
 from poundcake.trail.errors import DatabaseError
 
-# How often a write is tried that collides with another one: the database lets one of them pass.
+# How often a write that collides with another one is attempted.
 ATTEMPTS = 5
-# MariaDB's codes: a deadlock, a lock that did not come in time, and a savepoint that is gone with
-# the transaction that a deadlock ended.
+# MariaDB's error codes for a deadlock, a lock wait timeout, and a missing savepoint: a deadlock
+# rolls the transaction back together with its savepoints.
 _COLLISIONS = ((1213,), (1205,), (1305,))
 
 _T = TypeVar("_T")
 
 
 def kind(engine: Engine) -> str:
-    """Return ``SQLite`` or ``MariaDB``, for people."""
+    """Return ``SQLite`` or ``MariaDB``, the name to show to people."""
     return "SQLite" if engine.dialect.name == "sqlite" else "MariaDB"
 
 
@@ -31,8 +31,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that commits at the end of the block.
 
     Raises:
-        IntegrityError: A unique key refused a row; callers decide what that means.
-        DatabaseError: Anything else that the database refuses.
+        IntegrityError: A unique key rejected a row; callers decide what that means.
+        DatabaseError: Any other error of the database.
     """
     try:
         with engine.begin() as connection:
@@ -45,7 +45,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a connection whose reads see one moment and hold up no writer. Raises DatabaseError."""
+    """Open a connection for reads of one snapshot, which block no writer. Raises DatabaseError."""
     try:
         with engine.connect() as plain:
             connection = plain.execution_options(**{READ_ONLY: True})
@@ -70,7 +70,7 @@ def retry_while_unavailable(work: Callable[[], _T], seconds: float) -> _T:
 
 
 def retry_deadlocks(work: Callable[[], _T]) -> _T:
-    """Call work(), which is one transaction, again when it collided with another transaction."""
+    """Call work(), which runs one transaction, and retry it if it collides with another one."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return work()
@@ -82,7 +82,7 @@ def retry_deadlocks(work: Callable[[], _T]) -> _T:
 
 
 def describe(error: Exception, engine: Engine) -> str:
-    """Return what went wrong, in one line, without statement, parameters or password."""
+    """Return an error in one line, without the statement, its parameters and the password."""
     where = engine.url.render_as_string(hide_password=True)
     if isinstance(error, DBAPIError) and error.orig is not None:
         what = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__

@@ -1,7 +1,7 @@
-"""The reads of the trail: what fired, what ran for it, whether it helped, and why not.
+"""The views of the trail: what fired, what ran for it, whether it helped, and why not.
 
-Runs in actions and in the sensor process; imports nothing of the endpoint. Each view is a module of
-its own, which returns typed rows:
+They run in actions and in the sensor process, and import nothing from the endpoint. Each view has
+its own module, which returns typed rows:
 
 | view | URL | module |
 |---|---|---|
@@ -12,8 +12,8 @@ its own, which returns typed rows:
 | why | | episodes |
 | alert_of (the action get_alert) | | alert |
 
-`bounded_search` is what the lists share, `rows` what they show. The functions here
-return the views as their URLs answer them, ready for JSON.
+`bounded_search` has the search that the lists share, and `rows` the rows that they show. The
+functions here return the views ready for JSON, as their URLs return them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def status(connection: Connection, request_id: str, web_url: str = "") -> dict[str, Any] | None:
-    """Return the whole trail of one request, or None if it is not on record."""
+    """Return the whole trail of one request, or None if it is not recorded."""
     trail = request_trail(connection, request_id, web_url)
     return trail.as_json() if trail else None
 
@@ -51,7 +51,7 @@ def status(connection: Connection, request_id: str, web_url: str = "") -> dict[s
 def executions_recent(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> dict[str, Any]:
-    """Return the newest requests; with filters of alerts, those with an alert that matches."""
+    """Return the newest requests. With filters on alerts, only those with a matching alert."""
     return recent_requests(connection, filters, limit, offset).as_json("executions", "total")
 
 
@@ -75,7 +75,7 @@ def st2_executions(
     offset: int = 0,
     web_url: str = "",
 ) -> dict[str, Any]:
-    """Return the StackStorm executions that alerts led to, those that started last first."""
+    """Return the StackStorm executions that alerts led to, most recently started first."""
     page = linked_executions(connection, status, filters, limit, offset, web_url)
     return page.as_json("st2_executions", "count")
 
@@ -87,11 +87,11 @@ def why(
     offset: int = 0,
     web_url: str = "",
 ) -> dict[str, Any]:
-    """Return the episodes of the alerts that match, the one heard of last first."""
+    """Return the episodes of the matching alerts, most recently seen first."""
     return find_episodes(connection, filters, limit, offset, web_url).as_json("episodes", "count")
 
 
 def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
-    """Return one alert with its labels and annotations, or None if it is not on record."""
+    """Return one alert with its labels and annotations, or None if it is not recorded."""
     details = alert_details(connection, request_id, episode)
     return details.as_json() if details else None

@@ -1,4 +1,4 @@
-"""One alert with all that its sender said of it."""
+"""One alert with everything that its sender said about it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from poundcake.trail.schema import alerts, api_calls
 
 @dataclass(frozen=True)
 class AlertDetails:
-    """An alert as its sender wrote it, for the workflow that works on it.
+    """An alert as its sender wrote it, for the workflow that handles it.
+
+    The attributes are columns of poundcake_alerts and of its request, except for
+    `incident_ended_at`.
 
     Attributes:
-        incident_ended_at: When the incident that it opened ended; None while it is open.
+        incident_ended_at: When the incident that it opened ended, or None while it is open.
     """
 
     request_id: str
@@ -41,18 +44,18 @@ class AlertDetails:
     incident_ended_at: datetime | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the action get_alert answers it."""
+        """Return the result of the action get_alert."""
         times = ("starts_at", "ends_at", "incident_ended_at")
         return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
 
 
 def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:
-    """Return an episode's alert in a request, or None if it is not on record."""
+    """Return an episode's alert in a request, or None if it is not recorded."""
     row = connection.execute(
         select(alerts, api_calls.c.request_id, api_calls.c.receiver)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
-        # One payload may name an episode twice; the alert that was emitted is the one meant.
+        # One payload may contain an episode twice; prefer the alert that was emitted.
         .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
         .limit(1)
     ).one_or_none()

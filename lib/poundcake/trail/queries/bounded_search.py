@@ -1,9 +1,8 @@
 """The bounded search for alerts behind the list views.
 
-A view has to answer in the middle of an incident, however long the history is. So a search reads
-the newest entries of one index, at most DEPTH of them, and filters by what that index contains.
-Where it stops before the history ends, the view says that its total is a lower bound and where to
-go on.
+A view has to answer in the middle of an incident, however long the history is. So a search reads at
+most DEPTH entries of one index, newest first, and filters those. If it stops before the end of the
+history, the view reports that its total is a lower bound, and returns a cursor to continue.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
 DEPTH = 1_000
-# The filters that have an index of poundcake_alerts, the most selective first. The index of the
-# first one that is given is read, and the other filters are looked up in its entries.
+# The filters for which poundcake_alerts has an index, the most selective first. The search reads
+# the index of the first one that is given, and applies the other filters to its entries.
 _INDEXED = ("fingerprint", "instance", "alert_name", "outcome", "severity")
 
 
 class Candidates(NamedTuple):
-    """The newest alerts of one index, at most DEPTH + 1, some of which match all filters.
+    """The newest alerts of one index, at most DEPTH + 1, which may match all filters.
 
     Attributes:
         rows: A subquery with id, api_call_id, created_at and outcome of the alerts.
-        matches: The condition of those rows that match.
+        matches: The condition for the rows that match all filters.
     """
 
     rows: Subquery
     matches: ColumnElement[bool]
 
     def count(self, connection: Connection) -> int:
-        """Return how many there are; more than DEPTH if the history goes on behind them."""
+        """Return how many there are; more than DEPTH if the history continues after them."""
         return connection.scalar(select(func.count()).select_from(self.rows)) or 0
 
     def cursor_of_oldest(self, connection: Connection, *more_ids: int) -> Cursor:
-        """Return the cursor with which the search goes on after them."""
+        """Return the cursor with which the search continues after them."""
         moment, row_id = self.rows.c.created_at, self.rows.c.id
         oldest = select(moment, row_id).order_by(moment, row_id).limit(1)
         return Cursor.of(*connection.execute(oldest).one(), *more_ids)
@@ -58,8 +57,8 @@ def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> C
     """Return the newest alerts that may match the filters.
 
     Args:
-        filters: Their times are those at which the alerts were received.
-        after: created_at and id of an alert: only those that come after it in the list.
+        filters: The filters; their time range is that in which the alerts were received.
+        after: created_at and id of an alert, to return only alerts that follow it in the list.
     """
     wanted = dict(filters.of_alerts)
     indexed = next((name for name in _INDEXED if name in wanted), "")
@@ -76,7 +75,7 @@ def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> C
 
 
 def time_filters(filters: Filters, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-    """Return the conditions of the rows whose moment is within the filters' range."""
+    """Return the conditions for rows whose time is within the filters' time range."""
     conditions: list[ColumnElement[bool]] = []
     if filters.since:
         conditions.append(moment >= filters.since)
@@ -88,26 +87,26 @@ def time_filters(filters: Filters, moment: ColumnElement[Any]) -> list[ColumnEle
 def rows_after(
     columns: Sequence[ColumnElement[Any]], values: Sequence[datetime | int | str]
 ) -> list[ColumnElement[bool]]:
-    """Return the conditions of the rows that come after a row in a list, newest first.
+    """Return the conditions for rows that follow a row in a list that is sorted newest first.
 
     Args:
-        columns: What the list is sorted by: a time, and what tells rows of one time apart.
-        values: The columns of that row.
+        columns: The columns by which the list is sorted: a time, then unique columns.
+        values: The values of these columns in that row.
     """
     moment, *ids = columns
     last_moment, *last_ids = values
     last = tuple_(*[literal(value, column.type) for value, column in zip(last_ids, ids)])
     return [
-        # A database can enter an index by this condition, and not by the next.
+        # A database can use an index for this condition, but not for the next one.
         moment <= last_moment,
         or_(moment < last_moment, tuple_(*ids) < last),
     ]
 
 
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a text column as an expression that no index has.
+    """Return a text column as an expression that no index matches.
 
-    It keeps SQLite from entering a table by a filter that thousands of its rows match, where the
-    statement needs a few of them by their id.
+    It keeps SQLite from using the index of a filter that thousands of rows match, when the
+    statement needs only a few rows by their id.
     """
     return func.coalesce(column, "")

@@ -1,4 +1,4 @@
-"""From an alert to what was done for it: episode by episode, the one heard of last first.
+"""What was done for an alert, episode by episode, most recently seen first.
 
 An episode is one occurrence of one label set; see poundcake.trail.admission.
 """
@@ -31,9 +31,9 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
 DEFAULT_LIMIT = 10
-# How many notifications that match an answer is made of.
-_MOST_NOTIFICATIONS = 40
-# Of one episode are shown its newest notifications, and the newest of those that changed
+# Maximum matching notifications that one page is built from.
+_MAX_NOTIFICATIONS = 40
+# How many of an episode's newest notifications are shown, and how many of the newest that changed
 # something.
 _SHOWN = 3
 _CHANGING = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
@@ -41,13 +41,13 @@ _CHANGING = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORME
 
 @dataclass(frozen=True)
 class Notification:
-    """One alert of an episode, as one request brought it."""
+    """One alert of an episode, from one request."""
 
     row: AlertRow
     st2_rule: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the notification as JSON, as the view's URL returns it."""
         return {
             "request_id": self.row.request_id,
             "received_at": format_timestamp(self.row.received_at),
@@ -61,17 +61,22 @@ class Notification:
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode and all that ran for it.
+    """One episode and everything that ran for it.
 
     Attributes:
-        name: Empty for an alert that belongs to no episode, such as a malformed one.
-        state: `firing`, `resolved`, `superseded` by a later episode, or empty if it never was an
+        name: The id of the episode, '' for an alert without one, such as a malformed alert.
+        fingerprint: The fingerprint of its label set.
+        alert_name: From the alert, as are `severity` and `instance`.
+        state: `firing`, `resolved`, `superseded` by a later episode, or '' if it never was an
             incident.
+        starts_at: When the alert began to fire.
+        ends_at: When the alert ended, or None if it did not.
         last_seen_at: When the newest notification was received.
-        notifications: How many firing notifications were received.
-        shown: The notifications that are shown, oldest first: the first, those that changed
-            something, and the newest of the repetitions.
-        left_out: How many of `notifications` are not among `shown`.
+        notifications: The number of firing notifications that were received.
+        shown: The notifications to show, oldest first: the first one, those that changed
+            something, and the newest repetitions.
+        executions: The executions that the shown notifications led to.
+        left_out: How many of `notifications` are not in `shown`.
     """
 
     name: str
@@ -89,7 +94,7 @@ class Episode:
     left_out: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the episode as JSON, as the view's URL returns it."""
         answer: dict[str, Any] = {
             "episode": self.name,
             "fingerprint": self.fingerprint,
@@ -121,10 +126,10 @@ class _Search(NamedTuple):
     """The newest notifications that match the filters.
 
     Attributes:
-        matches: At most _MOST_NOTIFICATIONS, newest first.
-        newest_id: The id of the newest alert when the first page was read. Later ones are left
-            out, so that an episode that is heard of again keeps its place while someone pages.
-        rest: Where the search goes on after the matches; None if these are all.
+        matches: At most _MAX_NOTIFICATIONS, newest first.
+        newest_id: The id of the newest alert when the first page was read. Later alerts are left
+            out, so that an episode that is seen again keeps its place while someone pages.
+        rest: The cursor of the next matches; None if these are all.
     """
 
     matches: list[_Match]
@@ -139,11 +144,15 @@ def find_episodes(
     offset: int = 0,
     web_url: str = "",
 ) -> Page[Episode]:
-    """Return the episodes of the alerts that match, the one heard of last first.
+    """Return the episodes of the matching alerts, most recently seen first.
 
-    The total counts the episodes of the newest notifications that match.
+    The total counts the episodes of the newest matching notifications.
 
     Args:
+        connection: A connection to the tracking database.
+        filters: The filters on alerts.
+        limit: The maximum number of episodes.
+        offset: How many episodes to skip.
         web_url: StackStorm's web UI, for links to the executions.
     """
     found = _search(connection, filters)
@@ -177,7 +186,7 @@ def _search(connection: Connection, filters: Filters) -> _Search:
         select(row_id)
         .where(searched.matches, row_id <= newest_id)
         .order_by(moment.desc(), row_id.desc())
-        .limit(_MOST_NOTIFICATIONS + 1)
+        .limit(_MAX_NOTIFICATIONS + 1)
         .subquery("newest")
     )
     matches = [
@@ -189,22 +198,22 @@ def _search(connection: Connection, filters: Filters) -> _Search:
         )
     ]
     rest = None
-    if len(matches) > _MOST_NOTIFICATIONS:
-        last = matches[_MOST_NOTIFICATIONS - 1]
+    if len(matches) > _MAX_NOTIFICATIONS:
+        last = matches[_MAX_NOTIFICATIONS - 1]
         rest = Cursor.of(last.received_at, last.id, newest_id)
     elif scanned > bounded_search.DEPTH:
         rest = searched.cursor_of_oldest(connection, newest_id)
-    return _Search(matches[:_MOST_NOTIFICATIONS], newest_id, rest)
+    return _Search(matches[:_MAX_NOTIFICATIONS], newest_id, rest)
 
 
 def _on_earlier_pages(
     connection: Connection, filters: Filters, before: Cursor, matches: Sequence[_Match]
 ) -> set[str]:
-    """Return the episodes, of those of the matches, that an earlier page showed.
+    """Return the episodes of these matches that an earlier page has already shown.
 
-    Those have a newer alert that matches. Only the next one of the same fingerprint is looked at:
-    with it either the same episode goes on, or another has begun. If a late one lies between, its
-    episode is shown twice.
+    Such an episode has a newer matching alert. Only the next alert with the same fingerprint is
+    read: it belongs either to the same episode or to a new one. If a late alert of another episode
+    lies between them, the episode is shown twice.
     """
     alert_id, newest_id = before.row_ids(2)
     later = alerts.alias("later")
@@ -239,7 +248,7 @@ def _on_earlier_pages(
 def _episodes(
     connection: Connection, groups: Sequence[Sequence[_Match]], web_url: str
 ) -> list[Episode]:
-    """Return the episodes of groups of notifications, each group newest first."""
+    """Return an episode for each group of notifications. Each group is sorted newest first."""
     newest = {
         row.id: row
         for row in alerts_by_id(
@@ -264,9 +273,10 @@ def _episodes(
 
 
 def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[AlertRow]]:
-    """Return by episode the notifications that changed something, newest first.
+    """Return the notifications that changed something, newest first, by episode.
 
-    A cooldown that is repeated changes nothing: the incident that it opened counts it.
+    Repetitions during a cooldown change nothing: the incident that the first one opened counts
+    them.
     """
     changed = or_(
         alerts.c.outcome.in_(EMITTED),
@@ -292,8 +302,9 @@ def _episode(
 
     Args:
         shown: The notifications to show, oldest first.
-        changes: Those that changed something, newest first; `shown` if the alert has no episode.
-        executions: Of these alerts and of others.
+        changes: The notifications that changed something, newest first; equal to `shown` if the
+            alert has no episode.
+        executions: The executions of these alerts, and of others.
     """
     first = shown[0]
     ids = {row.id for row in shown}
@@ -330,9 +341,9 @@ def _state(changes: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> str:
 
 
 def _counted(shown: Sequence[AlertRow], opened: Sequence[AlertRow]) -> int:
-    """Return how many of the notifications that an episode's incidents counted are shown.
+    """Return how many of the notifications that the episode's incidents counted are shown.
 
-    A firing notification that came after the last that an incident counted was late.
+    A firing notification after the last one that an incident counted was late, and not counted.
     """
     last_counted = max(row.last_seen_at for row in opened)
     return sum(row.status == FIRING and row.received_at <= last_counted for row in shown)

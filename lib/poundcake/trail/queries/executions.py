@@ -22,13 +22,13 @@ from poundcake.trail.queries.bounded_search import (
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import Execution, executions_by_link
 from poundcake.trail.schema import alerts, executions, links
-from poundcake.trail.search import MOST_ROWS, Cursor, Filters, require_one_of
+from poundcake.trail.search import MAX_ROWS, Cursor, Filters, require_one_of
 
 _STARTED_AT, _EXECUTION_ID, _LINK_ID = executions.c.start_timestamp, executions.c.id, links.c.id
 
 
 class _Alert(NamedTuple):
-    """What the list says of an alert."""
+    """The columns of an alert that the list shows."""
 
     alert_name: str
     severity: str
@@ -43,7 +43,7 @@ class ListedExecution:
     alert: _Alert
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the execution as JSON, as the view's URL returns it."""
         execution = self.execution
         return {
             "request_id": execution.request_id,
@@ -70,12 +70,16 @@ def linked_executions(
     offset: int = 0,
     web_url: str = "",
 ) -> Page[ListedExecution]:
-    """Return the executions that alerts led to, those that started last first.
+    """Return the executions that alerts led to, most recently started first.
+
+    An execution that is linked to several alerts has a row for each.
 
     Args:
-        status: Of the execution, as StackStorm calls it; empty for any.
-        filters: Of its alert, and the times between which it started. An execution that was linked
-            to several alerts has a row for each.
+        connection: A connection to the tracking database.
+        status: The StackStorm status of the execution, '' for any.
+        filters: The filters on its alert, and the time range in which it started.
+        limit: The maximum number of rows.
+        offset: How many rows to skip.
         web_url: StackStorm's web UI, for links to the executions.
 
     Raises:
@@ -83,11 +87,11 @@ def linked_executions(
     """
     require_one_of("status", status, STATUSES)
     end = offset + limit
-    ids, rest = _find(connection, status, filters, max(end, MOST_ROWS) + 1)
+    ids, rest = _find(connection, status, filters, max(end, MAX_ROWS) + 1)
     page = ids[offset:end]
     found = executions_by_link(connection, page, web_url)
     by_id = _alerts(connection, [execution.alert_id for execution in found.values()])
-    # A purge may delete some of them while the page is read.
+    # A purge may delete some of them while this page is read.
     shown = [
         ListedExecution(found[link_id], by_id[found[link_id].alert_id])
         for link_id in page
@@ -96,8 +100,8 @@ def linked_executions(
     more = len(ids) > end and shown
     return Page(
         shown,
-        min(len(ids), MOST_ROWS),
-        len(ids) > MOST_ROWS or rest is not None,
+        min(len(ids), MAX_ROWS),
+        len(ids) > MAX_ROWS or rest is not None,
         _cursor(shown[-1].execution) if more else rest,
     )
 
@@ -114,30 +118,30 @@ def _alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert]:
 
 
 def _find(
-    connection: Connection, status: str, filters: Filters, most: int
+    connection: Connection, status: str, filters: Filters, limit: int
 ) -> tuple[Sequence[int], Cursor | None]:
-    """Find the links to executions that match, newest first, at most `most`.
+    """Find the links to matching executions, newest first, at most `limit`.
 
-    With filters of alerts, the executions of all matching alerts are searched if those are few,
-    and the newest executions if not.
+    With filters on alerts, search the executions of all matching alerts if those are few, and the
+    newest executions otherwise.
 
     Returns:
-        The ids of the links, and where the search goes on if it ended before the history did.
+        The ids of the links, and the cursor to continue if the search ended before the history.
     """
     rest = None
-    statement = _of_few_alerts(connection, status, filters) if filters.of_alerts else None
+    statement = _select_for_few_alerts(connection, status, filters) if filters.of_alerts else None
     if statement is None:
-        # The execution that the last page ended with may have no further links.
-        depth = bounded_search.DEPTH if filters.of_alerts else most
-        newest = _newest(status, filters, depth + 1)
-        statement = _links_of(newest, filters)
+        # One more, because the last execution of the previous page may have no further links.
+        depth = bounded_search.DEPTH if filters.of_alerts else limit
+        newest = _select_newest(status, filters, depth + 1)
+        statement = _select_links(newest, filters)
         rest = _cursor_after(connection, newest, depth) if filters.of_alerts else None
     order = list(statement.selected_columns)
     if filters.before:
         after = (filters.before.moment, *filters.before.execution_and_row_id())
         statement = statement.where(*rows_after(order, after))
     ids = statement.with_only_columns(order[-1]).order_by(*[column.desc() for column in order])
-    return connection.scalars(ids.limit(most)).all(), rest
+    return connection.scalars(ids.limit(limit)).all(), rest
 
 
 def _cursor(execution: Execution) -> Cursor:
@@ -145,10 +149,10 @@ def _cursor(execution: Execution) -> Cursor:
     return Cursor.of(started_at, execution.st2_execution_id, execution.link_id)
 
 
-def _of_few_alerts(
+def _select_for_few_alerts(
     connection: Connection, status: str, filters: Filters
 ) -> Select[tuple[datetime, str, int]] | None:
-    """Return the executions of all alerts that match; None if there may be more than DEPTH."""
+    """Select the executions of all matching alerts; None if there may be more than DEPTH alerts."""
     found = candidates(replace(filters, since=None, until=None))
     if found.count(connection) > bounded_search.DEPTH:
         return None
@@ -162,21 +166,22 @@ def _of_few_alerts(
     return statement.where(unindexed(executions.c.status) == status) if status else statement
 
 
-def _newest(status: str, filters: Filters, count: int) -> Subquery:
-    """Return the executions that started last within the filters' times, at most `count`."""
+def _select_newest(status: str, filters: Filters, count: int) -> Subquery:
+    """Select the newest executions within the filters' time range, at most `count`."""
     newest = select(_STARTED_AT, _EXECUTION_ID).where(*time_filters(filters, _STARTED_AT))
     if status:
         newest = newest.where(executions.c.status == status)
     if filters.before:
-        # Included itself: it may have links that the last page did not show.
+        # "\0" includes the cursor's own execution, which may have links that the previous page
+        # did not show.
         execution_id, _ = filters.before.execution_and_row_id()
         after = (filters.before.moment, execution_id + "\0")
         newest = newest.where(*rows_after((_STARTED_AT, _EXECUTION_ID), after))
     return newest.order_by(_STARTED_AT.desc(), _EXECUTION_ID.desc()).limit(count).subquery("newest")
 
 
-def _links_of(newest: Subquery, filters: Filters) -> Select[tuple[datetime, str, int]]:
-    """Return the links of these executions to alerts that match."""
+def _select_links(newest: Subquery, filters: Filters) -> Select[tuple[datetime, str, int]]:
+    """Select the links of these executions to matching alerts."""
     statement = select(newest.c.start_timestamp, newest.c.id, _LINK_ID).join(
         links, links.c.st2_execution_id == newest.c.id
     )
@@ -188,7 +193,7 @@ def _links_of(newest: Subquery, filters: Filters) -> Select[tuple[datetime, str,
 
 
 def _cursor_after(connection: Connection, newest: Subquery, depth: int) -> Cursor | None:
-    """Return the cursor that goes on after these executions; None if they are all there are."""
+    """Return the cursor that continues after these executions, or None if there are no others."""
     started_at, execution_id = newest.c.start_timestamp, newest.c.id
     last = connection.execute(
         select(started_at, execution_id)

@@ -34,7 +34,7 @@ class Incident:
 
     Attributes:
         row: The alert that opened it.
-        is_stale: Whether nothing has been heard of it for longer than stale_after_hours.
+        is_stale: Whether its last notification is older than stale_after_hours.
         execution: The newest execution that the alert led to.
     """
 
@@ -43,7 +43,7 @@ class Incident:
     execution: Execution | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the incident as JSON, as the view's URL returns it."""
         row, execution = self.row, self.execution
         return {
             "fingerprint": row.fingerprint,
@@ -86,7 +86,7 @@ def open_incidents(
 
 
 def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
-    """Return the ids of the alerts that opened incidents. All that are open are counted."""
+    """Return the ids of the alerts that opened the incidents, and count all open incidents."""
     wanted = filters.of_alerts
     opened = _opened(wanted.get("fingerprint", ""))
     moment, row_id = opened.c.created_at, opened.c.id
@@ -111,11 +111,11 @@ def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> 
 
 
 def _opened(fingerprint: str) -> Subquery:
-    """Return the alerts that opened incidents, with what the index of those has of them."""
-    is_open = alerts.c.open_fingerprint > ""  # SQLite enters no index by IS NOT NULL
+    """Select the alerts of open incidents, with the columns that their index contains."""
+    is_open = alerts.c.open_fingerprint > ""  # SQLite uses no index for IS NOT NULL
     if fingerprint:
         is_open = alerts.c.open_fingerprint == fingerprint
     columns = [alerts.c[name] for name in ("id", "created_at", *_IN_INDEX)]
-    # The limit keeps SQLite from merging the subquery into the statement: it would enter the whole
-    # history by a time or a severity, to find the few that are open.
+    # The limit keeps SQLite from merging the subquery into the statement. It would then search the
+    # whole history by time or severity for the few alerts that are open.
     return select(*columns).where(is_open).limit(_NO_LIMIT).subquery("opened")

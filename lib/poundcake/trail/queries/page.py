@@ -1,4 +1,4 @@
-"""One page of a list, and where the next one begins."""
+"""One page of a list, and the cursor of the next one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from poundcake.trail.search import Cursor
 
 
 class JsonRow(Protocol):
-    """A row that a view can answer with."""
+    """A row of a view."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row as JSON has it."""
+        """Return the row as JSON."""
         ...
 
 
@@ -25,10 +25,10 @@ class Page(Generic[RowT_co]):
     """The rows of one page, newest first.
 
     Attributes:
-        rows: Those of this page.
-        total: How many rows all pages have together.
-        at_least: Whether `total` is a lower bound: the search ended before the history did.
-        next: The cursor of the next page; None on the last one.
+        rows: The rows of this page.
+        total: The number of rows of all pages.
+        at_least: Whether `total` is a lower bound, because the search ended before the history.
+        next: The cursor of the next page; None on the last page.
     """
 
     rows: Sequence[RowT_co]
@@ -37,11 +37,11 @@ class Page(Generic[RowT_co]):
     next: Cursor | None = None
 
     def with_rows(self, rows: Sequence[OtherT]) -> Page[OtherT]:
-        """Return the same page with other rows, one for each or for those that still exist."""
+        """Return the page with converted rows, without those that no longer exist."""
         return Page(rows, self.total, self.at_least, self.next)
 
     def as_json(self: Page[JsonRow], rows: str, total: str) -> dict[str, Any]:
-        """Return the page as a view's URL answers it.
+        """Return the page as JSON, as a view's URL returns it.
 
         Args:
             rows: The key of the rows.
@@ -66,11 +66,12 @@ def page_of(
     """Return the page of the rows that a search found.
 
     Args:
-        found: At most one more than `limit`: that one tells that there is another page.
-        total: How many rows all pages have together.
+        found: The rows. One more than `limit` means that there is another page.
+        limit: The maximum number of rows of a page.
+        total: The number of rows of all pages.
         cursor: Returns the cursor of a row.
         at_least: Whether `total` is a lower bound.
-        rest: Where the search goes on if it ended before the history did.
+        rest: The cursor to continue with if the search ended before the history.
     """
     following = cursor(found[limit - 1]) if len(found) > limit else rest
     return Page(found[:limit], total, at_least, following)

@@ -41,7 +41,7 @@ class RequestAlert:
     executions: list[Execution]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the alert as JSON, as the view's URL returns it."""
         row = self.row
         return {
             "id": row.id,
@@ -62,13 +62,19 @@ class RequestAlert:
 
 @dataclass(frozen=True)
 class RequestTrail:
-    """A request, its alerts in their order in the payload, and all that ran for them.
+    """A request, its alerts in the order of the payload, and everything that ran for them.
 
     Attributes:
+        request_id: Its id.
+        received_at: When the endpoint received it.
+        completed_at: When its last execution ended, or None while anything is open.
         status: How far it has come, see rows.request_state.
+        receiver: The receiver of Alertmanager's notification.
         truncated_alerts: How many alerts Alertmanager left out of the notification.
-        replay_of: The request that it repeats.
-        client_request_id: The id that its sender gave, where another request has that id.
+        alerts: Its alerts.
+        executions: The executions that they led to.
+        replay_of: The request that it replays.
+        client_request_id: The id that its sender chose, if another request has that id.
         error: Why it could not be recorded.
     """
 
@@ -85,7 +91,7 @@ class RequestTrail:
     error: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the trail as the view's URL answers it."""
+        """Return the trail as JSON, as the view's URL returns it."""
         answer: dict[str, Any] = {
             "request_id": self.request_id,
             "received_at": format_timestamp(self.received_at),
@@ -105,7 +111,7 @@ class RequestTrail:
 def request_trail(
     connection: Connection, request_id: str, web_url: str = ""
 ) -> RequestTrail | None:
-    """Return the trail of a request, or None if it is not on record."""
+    """Return the trail of a request, or None if it is not recorded."""
     call = connection.execute(
         select(*_REQUEST_COLUMNS).where(api_calls.c.request_id == request_id)
     ).one_or_none()

@@ -1,4 +1,4 @@
-"""The newest requests with their alerts and what ran for them."""
+"""The newest requests, with their alerts and what ran for them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from poundcake.trail.queries.rows import (
 from poundcake.trail.schema import alerts, api_calls, links
 from poundcake.trail.search import Cursor, Filters
 
-# A request may have 10,000 alerts, and a page 1000 requests: of each request so many alerts are
-# shown, and fewer where a page would have more than _ALERTS_ON_PAGE.
+# A request may have 10,000 alerts, and a page 1000 requests. So a page shows at most
+# _ALERTS_OF_REQUEST alerts of each request, and about _ALERTS_ON_PAGE in total.
 _ALERTS_OF_REQUEST = 20
 _ALERTS_ON_PAGE = 2000
 
 
 class _AlertRow(NamedTuple):
-    """What the list shows of an alert: columns of poundcake_alerts."""
+    """The columns of poundcake_alerts that the list shows."""
 
     id: int
     api_call_id: int
@@ -56,7 +56,7 @@ class RequestAlert:
     st2_workflow: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the alert as JSON, as the view's URL returns it."""
         return {
             "id": self.row.id,
             "alert_name": self.row.alert_name,
@@ -74,11 +74,13 @@ class RequestSummary:
     """One request in the list.
 
     Attributes:
+        request_id: Its id.
+        received_at: When the endpoint received it.
         status: How far it has come, see rows.request_state.
-        alert_count: How many alerts it has.
-        execution_count: How many StackStorm executions they led to.
-        alerts: The first of them in the order of the payload, and the one by which the request
-            was found.
+        alert_count: The number of its alerts.
+        execution_count: The number of StackStorm executions that they led to.
+        alerts: Its first alerts in the order of the payload, and the one by which the request was
+            found.
     """
 
     request_id: str
@@ -89,7 +91,7 @@ class RequestSummary:
     alerts: list[RequestAlert]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the view's URL answers it."""
+        """Return the request as JSON, as the view's URL returns it."""
         answer: dict[str, Any] = {
             "request_id": self.request_id,
             "received_at": format_timestamp(self.received_at),
@@ -104,10 +106,12 @@ class RequestSummary:
 
 
 class _Found(NamedTuple):
-    """A request that matches, and what the list is sorted by.
+    """A matching request, with the values by which the list is sorted.
 
     Attributes:
-        sort_id: The request's id; with filters of alerts, that of its newest alert that matches.
+        call_id: The row id of the request.
+        received_at: When it was received.
+        sort_id: The row id of the request; with filters on alerts, of its newest matching alert.
     """
 
     call_id: int
@@ -115,14 +119,14 @@ class _Found(NamedTuple):
     sort_id: int
 
     def cursor(self) -> Cursor:
-        """Return the cursor that goes on after this request."""
+        """Return the cursor that continues after this request."""
         return Cursor.of(self.received_at, self.sort_id)
 
 
 def recent_requests(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> Page[RequestSummary]:
-    """Return the newest requests; with filters of alerts, those with an alert that matches."""
+    """Return the newest requests. With filters on alerts, only those with a matching alert."""
     find = _requests_with_alerts if filters.of_alerts else _requests
     page = find(connection, filters, limit, offset)
     found_by = [found.sort_id for found in page.rows] if filters.of_alerts else []
@@ -152,7 +156,7 @@ def _requests(connection: Connection, filters: Filters, limit: int, offset: int)
 def _requests_with_alerts(
     connection: Connection, filters: Filters, limit: int, offset: int
 ) -> Page[_Found]:
-    """Return the requests with an alert that matches, each where the newest of those alerts is."""
+    """Return the requests with a matching alert, each at the position of its newest one."""
     after = _after(filters.before) if filters.before else None
     searched = candidates(filters, after)
     alert, matches = searched.rows.c, searched.matches
@@ -186,8 +190,8 @@ def _on_earlier_pages(
 ) -> Sequence[int]:
     """Return the requests that an earlier page showed although some of their alerts come later.
 
-    All alerts of a request have its time, so that the page can only have ended within requests of
-    the cursor's time.
+    All alerts of a request have the time of the request, so only requests with the cursor's time
+    can be split between two pages.
     """
     moment, alert_id = after
     earlier = select(distinct(alerts.c.api_call_id)).where(
@@ -201,18 +205,19 @@ def _on_earlier_pages(
 def _summaries(
     connection: Connection, ids: Sequence[int], found_by: Sequence[int]
 ) -> list[RequestSummary]:
-    """Return what the page says of requests.
+    """Return the rows of the page.
 
     Args:
-        ids: Of the requests, in the order of the page.
-        found_by: The ids of the alerts by which they were found.
+        connection: A connection to the tracking database.
+        ids: The row ids of the requests, in the order of the page.
+        found_by: The row ids of the alerts by which they were found.
     """
     calls = {row.id: row for row in _calls(connection, ids)}
-    most = max(1, min(_ALERTS_OF_REQUEST, _ALERTS_ON_PAGE // max(1, len(ids))))
-    shown = _shown_alerts(connection, ids, found_by, most)
+    limit = max(1, min(_ALERTS_OF_REQUEST, _ALERTS_ON_PAGE // max(1, len(ids))))
+    shown = _shown_alerts(connection, ids, found_by, limit)
     shown_ids = [row.id for rows in shown.values() for row in rows]
     executions = by_alert(executions_of_alerts(connection, shown_ids))
-    large = [calls[i] for i in ids if i in calls and len(shown.get(i, [])) >= most]
+    large = [calls[i] for i in ids if i in calls and len(shown.get(i, [])) >= limit]
     totals = _totals(connection, large)
     summaries = []
     for call in (calls[call_id] for call_id in ids if call_id in calls):
@@ -250,10 +255,10 @@ def _calls(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
 
 
 def _shown_alerts(
-    connection: Connection, ids: Sequence[int], found_by: Sequence[int], most: int
+    connection: Connection, ids: Sequence[int], found_by: Sequence[int], limit: int
 ) -> dict[int, list[_AlertRow]]:
-    """Return by request its first alerts, at most `most`, and the one by which it was found."""
-    first = _alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < most)
+    """Return the first `limit` alerts of each request and the one by which it was found."""
+    first = _alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < limit)
     others = sorted(set(found_by) - {row.id for row in first})
     shown: dict[int, list[_AlertRow]] = {}
     for row in first + _alerts(connection, alerts.c.id, others):
@@ -278,7 +283,7 @@ def _alerts(
 
 
 class _Totals(NamedTuple):
-    """What is said of all alerts of a request, however many are shown."""
+    """Totals over all alerts of a request, including those that are not shown."""
 
     alerts: int
     has_lost: bool
@@ -288,14 +293,14 @@ class _Totals(NamedTuple):
 def _totals_of_shown(
     rows: Sequence[_AlertRow], executions: Mapping[int, Sequence[Execution]]
 ) -> _Totals:
-    """Return the totals of a request of which all alerts are shown."""
+    """Return the totals of a request whose alerts are all shown."""
     started = {e.st2_execution_id for row in rows for e in executions.get(row.id, [])}
     has_lost = any(row.explanation == Explanation.LOST for row in rows)
     return _Totals(len(rows), has_lost, len(started))
 
 
 def _totals(connection: Connection, calls: Sequence[Row[Any]]) -> dict[int, _Totals]:
-    """Return the totals of requests of which not all alerts may be shown, by id."""
+    """Return the totals of requests whose alerts may not all be shown, by row id."""
     is_lost = case((alerts.c.explanation == Explanation.LOST, 1), else_=0)
     found: dict[int, _Totals] = {}
     for some in database.batched(calls):

@@ -1,6 +1,6 @@
-"""What the views have in common: alerts and the StackStorm executions that they led to.
+"""The rows that views share: alerts, and the StackStorm executions that they led to.
 
-Texts are as they were received. Whoever hands them to StackStorm makes them inert.
+Texts are as they were received. A caller that passes them to StackStorm has to make them inert.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DRY_RUN_NOTE = "dry run: nothing was changed"
 
 
 class AlertRow(NamedTuple):
-    """One alert of one notification, without the fields that a sender can make a megabyte long.
+    """One alert of one notification, without the fields that can be megabytes long.
 
-    The fields are columns of poundcake_alerts, except for `received_at`, its created_at, and
-    `request_id`, that of its request.
+    The fields are columns of poundcake_alerts, except for `received_at`, which is its created_at,
+    and `request_id`, which comes from its request.
     """
 
     id: int
@@ -51,7 +51,7 @@ class AlertRow(NamedTuple):
 
     @property
     def full_reason(self) -> str:
-        """Why it was decided so, and what became of it in StackStorm."""
+        """The reason for the outcome, and what became of the alert in StackStorm."""
         return join_reasons(self.reason, self.explanation_reason)
 
 
@@ -63,17 +63,26 @@ _ALERT_COLUMNS = [
 
 @dataclass(frozen=True)
 class Execution:
-    """A StackStorm execution that an alert led to, as the last sync saw it.
+    """A StackStorm execution that an alert led to, as of the last sync.
 
-    An execution that was linked to several alerts is one of these for each.
+    If an execution is linked to several alerts, there is one object for each of them.
 
     Attributes:
+        link_id: The row id of the link between the execution and the alert.
+        request_id: The request that contained the alert.
+        alert_id: The row id of the alert.
+        st2_execution_id: The id of the execution.
         st2_workflow: The action that it runs.
+        st2_rule: The rule that started it, '' if it is not known.
         linked_at: When it was linked to the alert.
-        status: As StackStorm calls it; `gone` if StackStorm has deleted it, `unknown` if it was
-            never seen.
+        status: Its StackStorm status; `gone` if StackStorm has deleted it, `unknown` if it was
+            never read.
+        started_at: When it started.
+        ended_at: When it ended.
+        dry_run: Reported by the workflow, as are `mutated`, `verified` and `stage`; None or '' if
+            it did not report it.
         message: What the workflow reported, or why it failed.
-        url: Its page in StackStorm's web UI; empty if that is not known.
+        url: Its page in StackStorm's web UI, '' if it is not known.
     """
 
     link_id: int
@@ -95,7 +104,7 @@ class Execution:
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long it took; None while it has not ended."""
+        """How long it took, or None while it has not ended."""
         if not self.started_at or not self.ended_at:
             return None
         return round((self.ended_at - self.started_at).total_seconds(), 3)
@@ -106,7 +115,7 @@ class Execution:
         return status_with_note(self.status, self.dry_run, self.mutated)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the views of one request and of episodes show it."""
+        """Return the execution as JSON, as the views status and why show it."""
         return {
             "st2_execution_id": self.st2_execution_id,
             "st2_workflow": self.st2_workflow,
@@ -160,7 +169,7 @@ def alerts_by_id(connection: Connection, ids: Sequence[int]) -> list[AlertRow]:
 def select_alerts(
     connection: Connection, column: ColumnElement[int], values: Sequence[int]
 ) -> list[AlertRow]:
-    """Return the alerts of which a column has one of the values, in no order."""
+    """Return the alerts whose `column` has one of the values, in no particular order."""
     found: list[AlertRow] = []
     for some in database.batched(values):
         rows = connection.execute(
@@ -178,7 +187,9 @@ def executions_of_alerts(
     """Return the executions that alerts led to, in the order in which they were linked.
 
     Args:
-        web_url: StackStorm's web UI, for links to the executions; empty if it is not configured.
+        connection: A connection to the tracking database.
+        alert_ids: The row ids of the alerts.
+        web_url: StackStorm's web UI, for links to the executions; '' if it is not configured.
     """
     return _executions(connection, links.c.alert_id, alert_ids, web_url)
 
@@ -186,7 +197,7 @@ def executions_of_alerts(
 def executions_by_link(
     connection: Connection, link_ids: Sequence[int], web_url: str = ""
 ) -> dict[int, Execution]:
-    """Return executions by the id of the link between each and its alert."""
+    """Return executions by the row id of their link to an alert."""
     found = _executions(connection, links.c.id, link_ids, web_url)
     return {execution.link_id: execution for execution in found}
 
@@ -239,25 +250,25 @@ def by_alert(found: Sequence[Execution]) -> dict[int, list[Execution]]:
 
 
 def first_workflow(found: Sequence[Execution]) -> str:
-    """Return the workflow of the first execution that names one, or an empty text."""
+    """Return the workflow of the first execution that has one, or ''."""
     return next((e.st2_workflow for e in found if e.st2_workflow), "")
 
 
 def matched_rule(alert: AlertRow, found: Sequence[Execution]) -> str:
-    """Return the rule that matched an alert, as sync or its executions know it, or ''."""
+    """Return the rule that matched an alert, from sync or from its executions, or ''."""
     rules = [alert.st2_rule_matched or "", *(execution.st2_rule for execution in found)]
     return next((rule for rule in rules if rule), "")
 
 
 def join_reasons(reason: str, explanation_reason: str | None) -> str:
-    """Return why an alert was decided so, and what became of it in StackStorm."""
+    """Join the reason for an outcome with what became of the alert in StackStorm."""
     return "; ".join(filter(None, (reason, explanation_reason)))
 
 
 def request_state(
     error: str | None, has_lost_alert: bool, completed_at: datetime | None, has_executions: bool
 ) -> str:
-    """Return how far a request on record has come: failed, lost, completed, running, recorded."""
+    """Return the status of a recorded request: failed, lost, completed, running or recorded."""
     if error:
         return "failed"
     if has_lost_alert:
@@ -273,12 +284,12 @@ def status_with_note(status: str, dry_run: bool | None, mutated: bool | None) ->
 
 
 def message_with_note(message: str, dry_run: bool | None, mutated: bool | None) -> str:
-    """Return the message of a remediation, after a note if it was a dry run."""
+    """Return the message of a remediation, preceded by a note if it was a dry run."""
     if dry_run and not mutated:
         return f"{DRY_RUN_NOTE}. {message}" if message else DRY_RUN_NOTE
     return message
 
 
 def format_optional(moment: datetime | None) -> str | None:
-    """Return a time as the views write it; None if there is none."""
+    """Return a time as the views write it, or None if there is none."""
     return format_timestamp(moment) if moment else None

@@ -7,7 +7,7 @@ import logging
 
 
 class Action(abc.ABC):
-    """The base class of python actions."""
+    """The base class of Python actions."""
 
     def __init__(self, config=None, action_service=None):
         self.config = config or {}
@@ -16,4 +16,4 @@ class Action(abc.ABC):
 
     @abc.abstractmethod
     def run(self, **kwargs):
-        """Do the work."""
+        """Run the action."""

@@ -14,24 +14,24 @@ class Sensor(abc.ABC):
 
     @abc.abstractmethod
     def setup(self):
-        """Prepare."""
+        """Set up the sensor."""
 
     @abc.abstractmethod
     def run(self):
-        """Work until the process ends."""
+        """Run until the process ends."""
 
     @abc.abstractmethod
     def cleanup(self):
-        """Release everything."""
+        """Release all resources."""
 
     @abc.abstractmethod
     def add_trigger(self, trigger):
-        """Learn that a trigger of this sensor was added."""
+        """Handle a trigger of this sensor that was added."""
 
     @abc.abstractmethod
     def update_trigger(self, trigger):
-        """Learn that a trigger of this sensor was updated."""
+        """Handle a trigger of this sensor that was updated."""
 
     @abc.abstractmethod
     def remove_trigger(self, trigger):
-        """Learn that a trigger of this sensor was removed."""
+        """Handle a trigger of this sensor that was removed."""

@@ -328,8 +328,8 @@ class TestBound:
     def bound(self, request, monkeypatch):
         depth, most_rows = request.param
         monkeypatch.setattr(bounded_search, "DEPTH", depth)
-        monkeypatch.setattr(executions_view, "MOST_ROWS", most_rows)
-        monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", most_rows)
+        monkeypatch.setattr(executions_view, "MAX_ROWS", most_rows)
+        monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", most_rows)
 
     def test_next_leads_on_until_all_is_found(self, engine, history, bound):
         for filters, limit in itertools.product(A_FEW, (1, 50)):
@@ -354,8 +354,8 @@ class TestBound:
         by_name = Filters(alert_name="HostDown")
         for depth, at_least in ((5, True), (8, False)):
             monkeypatch.setattr(bounded_search, "DEPTH", depth)
-            monkeypatch.setattr(executions_view, "MOST_ROWS", depth)
-            monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", depth)
+            monkeypatch.setattr(executions_view, "MAX_ROWS", depth)
+            monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", depth)
             for filters in (Filters(), by_name):
                 for name, (function, _, count, _) in VIEWS.items():
                     if name == "active":
@@ -364,8 +364,8 @@ class TestBound:
                     assert answer.get("at_least", False) == at_least, (name, filters)
                     assert answer[count] in ((5, 6) if at_least else (8,))
                     assert "next" in answer
-        monkeypatch.setattr(executions_view, "MOST_ROWS", 5)
-        monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", 5)
+        monkeypatch.setattr(executions_view, "MAX_ROWS", 5)
+        monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", 5)
         for function in (queries.why, queries.st2_executions):
             answer = view(engine, function, filters=by_name)
             assert (answer["count"], answer["at_least"]) == (5, True)

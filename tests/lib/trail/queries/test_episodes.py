@@ -201,7 +201,7 @@ def test_a_notification_that_came_after_the_resolve_is_not_of_those_counted(engi
 
 
 def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
-    monkeypatch.setattr(episodes, "_MOST_NOTIFICATIONS", 20)
+    monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", 20)
     quiet = [request(alert(fingerprint="quiet"), received_at=later(n)) for n in range(8)]
     record_requests(engine, Config(), quiet)
     noise = [

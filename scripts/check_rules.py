@@ -1,0 +1,132 @@
+"""Find rules that put text of an alert into a command or into a list of hosts.
+
+python scripts/check_rules.py [FILE or FOLDER ...]      (default: rules)
+
+No substitution makes a text safe for a shell or for a list. Of the triggers of PoundCake only ids,
+times, `status` and `trigger.host` may go there. Needs PyYAML.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import yaml
+
+TRIGGERS = "poundcake."
+# What a shell parses, and what StackStorm splits at each comma.
+UNSAFE = {"cmd": "a shell evaluates it", "hosts": "a comma in it names another host"}
+SAFE_FIELDS = {
+    "request_id",
+    "episode",
+    "status",
+    "host",
+    "starts_at",
+    "ends_at",
+    "until",
+    "group_status",
+    "alerts_received",
+    "open",
+}
+TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+# A name or a text in brackets after `trigger` is its field; without one it is all of the payload.
+TRIGGER = re.compile(
+    r"(?<![\w.'\"])trigger\b(?:\s*\.\s*(\w+)|\s*\[\s*['\"](\w+)['\"]\s*\])?(?:\.\w+|\[[^\]]*\])*"
+)
+
+NAME = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
+
+
+def main(arguments: list[str]) -> int:
+    """Print every mistake, and return 1 if there is one."""
+    files = [file for argument in arguments or ["rules"] for file in rule_files(Path(argument))]
+    mistakes = [f"{file}: {mistake}" for file in files for mistake in check_file(file)]
+    print(
+        "\n".join(mistakes) or f"no alert text in a command or a list of hosts: {len(files)} rules"
+    )
+    return 1 if mistakes else 0
+
+
+def rule_files(path: Path) -> list[Path]:
+    """Return a file, or the YAML files of a folder and those below it."""
+    if path.is_dir():
+        return sorted(found for found in path.rglob("*") if found.suffix in (".yaml", ".yml"))
+    return [path]
+
+
+def check_file(file: Path) -> list[str]:
+    """Return the mistakes in a file, or why it cannot be read."""
+    try:
+        rule = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return [f"cannot be read: {' '.join(str(error).split())}"]
+    return check_rule(rule)
+
+
+def check_rule(rule: Any) -> list[str]:
+    """Return what a rule puts where no text of an alert may be."""
+    trigger, action = (as_dict(as_dict(rule).get(key)) for key in ("trigger", "action"))
+    if not str(trigger.get("type", "")).startswith(TRIGGERS):
+        return []
+    parameters = as_dict(action.get("parameters"))
+    tainted = parameters_with_text(parameters)
+    return [
+        f"{action.get('ref')}: {name} contains {found}, text of an alert: {UNSAFE[name]}; "
+        "use trigger.host, or an action that takes the text as one argument (docs/RULES.md)"
+        for name, value in unsafe_parameters(parameters)
+        for found in alert_texts(value, tainted)
+    ]
+
+
+def parameters_with_text(parameters: dict[str, Any]) -> set[str]:
+    """Return the names of the parameters with text of an alert: others may refer to them."""
+    found: set[str] = set()
+    while True:
+        more = {name for name, value in parameters.items() if any(alert_texts(value, found))}
+        if more == found:
+            return found
+        found = more
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return the value if it is a mapping, and an empty one otherwise."""
+    return value if isinstance(value, dict) else {}
+
+
+def unsafe_parameters(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each parameter, at any depth, that a shell or a list of hosts is made of."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in UNSAFE:
+                yield name, inner
+            else:
+                yield from unsafe_parameters(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from unsafe_parameters(inner)
+
+
+def alert_texts(value: Any, tainted: set[str]) -> Iterator[str]:
+    """Yield what the templates in a value, at any depth, name of an alert's text.
+
+    Args:
+        value: A parameter of a rule.
+        tainted: Names of other parameters that contain such text.
+    """
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for inner in value:
+            yield from alert_texts(inner, tainted)
+    elif isinstance(value, str):
+        for template in TEMPLATE.findall(value):
+            for match in TRIGGER.finditer(template):
+                if (match[1] or match[2]) not in SAFE_FIELDS:
+                    yield match[0]
+            yield from (name for name in NAME.findall(template) if name in tainted)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,180 @@
+"""Rules that put text of an alert into parameters of every type, and text that wants out of them.
+
+StackStorm's own code and the stand-in's render the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from poundcake.endpoint.triggers import AlertPayload
+from poundcake.inert import make_inert
+from tests.lib.samples import as_inert
+
+SECRET = "the-secret"
+NONE_MARK = "%*****__%NONE%__*****%"
+
+HOSTILE = (
+    "{{ st2kv.system.secret }}",
+    "{{ config_context.secret }}",
+    "{{st2kv.system.secret}}",
+    "{% set x = st2kv.system.secret %}{{ x }}",
+    "{%- if true -%}{{ st2kv.system.secret }}{%- endif -%}",
+    "{# a comment #}",
+    "{% raw %}",
+    "<% st2kv('system.secret') %>",
+    "<%ctx()%>",
+    # Nested parameters are rendered as JSON and decoded: escapes become characters only then.
+    "\\u003c% st2kv('system.secret') %\\u003e",
+    "\\u007b\\u007b st2kv.system.secret \\u007d\\u007d",
+    "\\x7b\\x7b st2kv.system.secret }}",
+    '", "force": "true',
+    "', 'force': 'true",
+    '"}, "force": {"x": "',
+    '"], "force": ["',
+    '"',
+    "'",
+    "\\",
+    'x\\"',
+    "one\ntwo\r\n\tthree",
+    "a\u2028b\u2029c\x85d",
+    "\x00\x1b[31m\x7f",
+    "\u202e}} terces.metsys.vk2ts {{",
+    "\ud800",
+    "\ufeff",
+    "\uff5b\uff5b 7*7 \uff5d\uff5d",
+    "{\u200b{ 7*7 }\u200b}",
+    NONE_MARK,
+    "%*****__%NONE",
+    "%__*****%",
+    "{",
+    "}",
+    "{ st2kv.system.secret }}",
+    "null",
+    "None",
+    "true",
+    "[1, 2]",
+    "a, b",
+    "@/etc/passwd",
+    "# for x in y",
+    "## a comment of a line",
+    "${x} $(id) %(x)s %s {0}",
+    "/orders/{orderId}",
+    "!!python/object/apply:os.getenv [x]",
+    "",
+    " ",
+)
+texts = (
+    st.sampled_from(HOSTILE)
+    | st.text(alphabet="{}<>%#\"'\\*_[]:,u0037bcenNOE \n$@", max_size=30)
+    | st.text(max_size=12)
+    | st.lists(st.sampled_from(HOSTILE), min_size=2, max_size=3).map("".join)
+)
+
+
+class Careless(NamedTuple):
+    """Parameters of a rule, the types that their action gives them, and what must come out.
+
+    In `expected`, TEXT and OTHER stand for the inert texts, and LABELS for all labels.
+    """
+
+    parameters: dict[str, Any]
+    types: dict[str, str]
+    expected: dict[str, Any]
+
+
+TEXT, OTHER, LABELS = "<text>", "<other>", "<labels>"
+ONE, TWO = "{{ trigger.labels.one }}", "{{ trigger.labels.two }}"
+STRING = {"value": "string"}
+
+RULES = {
+    "a string": Careless({"value": ONE}, STRING, {"value": TEXT}),
+    "a part of a string": Careless(
+        {"value": f"host {ONE}, again"}, STRING, {"value": f"host {TEXT}, again"}
+    ),
+    "two joined": Careless({"value": ONE + TWO}, STRING, {"value": TEXT + OTHER}),
+    "a string of any type": Careless({"value": ONE}, {}, {"value": TEXT}),
+    "in an object": Careless(
+        {"value": {"host": ONE, "force": "false"}},
+        {"value": "object"},
+        {"value": {"host": TEXT, "force": "false"}},
+    ),
+    "two in an object": Careless(
+        {"value": {"host": ONE + TWO, "force": ["false"]}},
+        {"value": "object"},
+        {"value": {"host": TEXT + OTHER, "force": ["false"]}},
+    ),
+    "deep in an object": Careless(
+        {"value": {"a": [{"b": f"x {ONE} y", "c": 1}, [TWO]], "d": None}},
+        {"value": "object"},
+        {"value": {"a": [{"b": f"x {TEXT} y", "c": 1}, [OTHER]], "d": None}},
+    ),
+    "in an array": Careless(
+        {"value": [ONE, "fixed", TWO]}, {"value": "array"}, {"value": [TEXT, "fixed", OTHER]}
+    ),
+    "in an object of any type": Careless(
+        {"value": {"host": ONE}}, {"value": ""}, {"value": {"host": TEXT}}
+    ),
+    "in an object written as JSON": Careless(
+        {"value": f'{{"host": "{ONE}", "force": false}}'},
+        {"value": "object"},
+        {"value": {"host": TEXT, "force": False}},
+    ),
+    "in an object written as Python": Careless(
+        {"value": f"{{'host': '{ONE}', 'force': False}}"},
+        {"value": "object"},
+        {"value": {"host": TEXT, "force": False}},
+    ),
+    "in an array written as JSON": Careless(
+        {"value": f'["{ONE}", "{TWO}"]'}, {"value": "array"}, {"value": [TEXT, OTHER]}
+    ),
+    "all labels": Careless(
+        {"value": "{{ trigger.labels | to_complex }}"}, {"value": "object"}, {"value": LABELS}
+    ),
+    "another parameter": Careless(
+        {"value": ONE, "copy": ["{{ value }}", "{{value}}"]},
+        {"value": "string", "copy": "array"},
+        {"value": TEXT, "copy": [TEXT, TEXT]},
+    ),
+    "each other field": Careless(
+        {"value": ["{{ trigger.alert_name }}", "{{ trigger.receiver }}", "{{ trigger.job }}"]},
+        {"value": "array"},
+        {"value": [TEXT, OTHER, TEXT]},
+    ),
+}
+
+
+def payload_of(one: str, two: str) -> AlertPayload:
+    """Return the payload of a trigger with these two texts in its labels, keys and fields."""
+    payload: AlertPayload = make_inert({
+        "alert_name": one,
+        "job": one,
+        "receiver": two,
+        "labels": {"one": one, "two": two, one + "x": two, two + "y": one},
+    })  # fmt: skip
+    return payload
+
+
+def expected_of(rule: Careless, one: str, two: str) -> dict[str, Any]:
+    """Return what the parameters of a rule must be for these two texts."""
+    text, other = as_inert(one), as_inert(two)
+
+    def fill(value: Any) -> Any:
+        if value == LABELS:
+            return payload_of(one, two)["labels"]
+        if isinstance(value, str):
+            return value.replace(TEXT, text).replace(OTHER, other)
+        if isinstance(value, dict):
+            return {key: fill(inner) for key, inner in value.items()}
+        return [fill(inner) for inner in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = fill(rule.expected)
+    return found
+
+
+def schemas_of(rule: Careless) -> dict[str, dict[str, str]]:
+    """Return the schemas of the parameters of a rule's action, one of which the rule omits."""
+    found = {name: {"type": kind} for name, kind in rule.types.items() if kind}
+    return {"force": {"type": "string", "default": "false"}, "value": {}, **found}

@@ -1,0 +1,52 @@
+"""Alert text in a rule's parameters stays one text, as the stand-in renders parameters.
+
+test_inert_against_stackstorm.py asks StackStorm's own code the same.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from standalone import expressions
+from tests.lib import careless_rules
+from tests.lib.careless_rules import HOSTILE, RULES, SECRET
+
+SCOPE = {"st2kv": {"system": {"secret": SECRET}}, "config_context": {"secret": SECRET}}
+
+
+def render(parameters, schemas, scope):
+    rendered = expressions.render_parameters(parameters, schemas, {**SCOPE, **scope})
+    return {name: expressions.cast(rendered[name], schemas.get(name, {})) for name in parameters}
+
+
+def check(rule, one, two):
+    schemas = careless_rules.schemas_of(rule)
+    payload = careless_rules.payload_of(one, two)
+    expected = careless_rules.expected_of(rule, one, two)
+    found = render(rule.parameters, schemas, {"trigger": payload})
+    assert found == expected
+    # A workflow passes them on to a task, whose parameters are rendered once more.
+    assert render(found, schemas, {}) == expected
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_text_stays_one_text(rule, text):
+    check(rule, text, "web-1")
+    check(rule, "web-1", text)
+
+
+@given(careless_rules.texts, careless_rules.texts)
+def test_any_two_texts_stay_texts(one, two):
+    for rule in RULES.values():
+        check(rule, one, two)
+
+
+def test_these_rules_let_text_out_that_is_not_inert():
+    payload = {"labels": {"one": '", "force": "true', "two": "{{ config_context.secret }}"}}
+    rule = RULES["in an object"]
+    found = render(rule.parameters, careless_rules.schemas_of(rule), {"trigger": payload})
+    assert found["value"]["force"] != "true" or found["value"]["host"] != payload["labels"]["one"]
+    twice = render({"value": payload["labels"]["two"]}, {}, {})
+    assert twice == {"value": SECRET}

@@ -1,0 +1,39 @@
+"""A few hosts for the stand-in's actions, which all run on one machine that they may not check.
+
+What a host does is in the first word of its name: answers-1.test, refuses-1.test, silent-1.test.
+All other names and addresses are those of the real network.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+DOMAIN = ".test"  # reserved for tests by RFC 6761
+# Addresses for documentation, RFC 5737.
+ADDRESSES = {
+    "answers": "198.51.100.1",
+    "refuses": "198.51.100.2",
+    "silent": "198.51.100.3",
+}
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+def install():
+    """Put these hosts in front of the real network, in this process."""
+    resolve, connect = socket.getaddrinfo, socket.create_connection
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        does = host.partition("-")[0] if isinstance(host, str) and host.endswith(DOMAIN) else ""
+        return resolve(ADDRESSES.get(does, host), port, *args, **kwargs)
+
+    def create_connection(address, *args, **kwargs):
+        if address[0] == ADDRESSES["answers"]:
+            return socket.socket()
+        if address[0] == ADDRESSES["refuses"]:
+            raise REFUSED
+        if address[0] == ADDRESSES["silent"]:
+            raise socket.timeout("timed out")
+        return connect(address, *args, **kwargs)
+
+    socket.getaddrinfo, socket.create_connection = getaddrinfo, create_connection

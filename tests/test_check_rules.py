@@ -1,0 +1,108 @@
+"""scripts/check_rules.py finds text of an alert in commands and in lists of hosts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts import check_rules
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def mistakes(parameters, trigger="poundcake.alert"):
+    action = {"ref": "core.remote", "parameters": parameters}
+    return check_rules.check_rule({"trigger": {"type": trigger}, "action": action})
+
+
+@pytest.mark.parametrize(
+    "parameters, found",
+    [
+        ({"cmd": "echo {{ trigger.labels.one }}"}, "trigger.labels.one"),
+        ({"cmd": "echo {{trigger.labels['a.b/c']}}"}, "trigger.labels['a.b/c']"),
+        ({"cmd": "echo {{ trigger['labels'].one }}"}, "trigger['labels'].one"),
+        ({"cmd": 'echo {{ trigger [ "labels" ] }}'}, 'trigger [ "labels" ]'),
+        ({"cmd": "{% for x in trigger.labels %}{{ x }}{% endfor %}"}, "trigger.labels"),
+        ({"cmd": "{% set t = trigger %}{{ t.job }}"}, "trigger"),
+        ({"cmd": "{{ trigger.get('job') }}"}, "trigger.get"),
+        ({"cmd": "{{ trigger.annotations.summary | json_escape }}"}, "trigger.annotations.summary"),
+        ({"cmd": "a\n{{\n trigger.instance\n}}"}, "trigger.instance"),
+        ({"cmd": "logger {{ text }}", "text": "{{ trigger.job }}"}, "text"),
+        ({"cmd": "logger {{ b }}", "b": "{{ a }}", "a": ["{{ trigger.job }}"]}, "b"),
+        ({"hosts": "{{ trigger.instance }}"}, "trigger.instance"),
+        ({"hosts": "web-1,{{ trigger.labels.node }}"}, "trigger.labels.node"),
+        ({"hosts": ["{{ trigger.alert_name }}"]}, "trigger.alert_name"),
+        ({"parameters": {"cmd": "{{ trigger.severity }}"}}, "trigger.severity"),
+        ({"list": [{"deep": {"cmd": {"{{ trigger.receiver }}": 1}}}]}, "trigger.receiver"),
+    ],
+)
+def test_text_in_a_command_or_in_hosts_is_named(parameters, found):
+    (mistake,) = mistakes(parameters)
+    assert f" contains {found}, text of an alert: " in mistake
+    assert "use trigger.host" in mistake
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        None,
+        {},
+        {"cmd": "df -h"},
+        {"cmd": "ping -c1 {{ trigger.host }}", "hosts": "{{ trigger['host'] }}"},
+        {"cmd": "echo {{ trigger.request_id }} {{ trigger.episode }} {{ trigger.starts_at }}"},
+        {"cmd": "echo {{ st2kv.system.trigger }} {{ action_context.trigger_instance }}"},
+        {"cmd": "echo trigger.labels"},
+        {"cmd": "ping {{ where }}", "where": "{{ trigger.host }}"},
+        {"text": "{{ trigger.labels.one }}", "body": {"commands": "{{ trigger.job }}"}},
+    ],
+)
+def test_what_is_safe_is_no_mistake(parameters):
+    assert mistakes(parameters) == []
+
+
+def test_only_triggers_of_poundcake_count():
+    assert mistakes({"cmd": "{{ trigger.body.x }}"}, "core.st2.webhook") == []
+    assert mistakes({"cmd": "{{ trigger.receiver }}"}, "poundcake.webhook") != []
+
+
+@pytest.mark.parametrize("rule", [None, [], "text", {"trigger": "poundcake.alert"}, {"action": 1}])
+def test_what_is_no_rule_has_no_mistake(rule):
+    assert check_rules.check_rule(rule) == []
+
+
+def run(*arguments):
+    command = [sys.executable, "scripts/check_rules.py", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    return done.returncode, done.stdout.decode()
+
+
+def test_the_rules_of_the_pack_have_no_mistake():
+    for arguments in ((), ("rules", "tests/scenarios/pack/rules")):
+        code, output = run(*arguments)
+        assert code == 0, output
+        assert output.startswith("no alert text in a command or a list of hosts: ")
+
+
+def test_a_file_or_a_folder_of_ones_own_is_checked(tmp_path):
+    rule = {
+        "trigger": {"type": "poundcake.alert"},
+        "action": {"ref": "core.local", "parameters": {"cmd": "{{ trigger.job }}"}},
+    }
+    bad, fine, broken = (tmp_path / name for name in ("bad.yaml", "fine.yml", "sub/broken.yaml"))
+    broken.parent.mkdir()
+    bad.write_text(yaml.safe_dump(rule))
+    fine.write_text(yaml.safe_dump({**rule, "action": {"ref": "core.noop"}}))
+    broken.write_text("a: [")
+    code, output = run(tmp_path)
+    assert code == 1
+    assert [line.split(": ")[0] for line in output.splitlines()] == [str(bad), str(broken)]
+    assert "core.local: cmd contains trigger.job" in output and "cannot be read" in output
+    assert run(fine)[0] == 0
+    code, output = run(tmp_path / "missing.yaml")
+    assert code == 1 and "cannot be read" in output

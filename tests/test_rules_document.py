@@ -1,0 +1,109 @@
+"""Each example of docs/RULES.md does on the stand-in what the page says."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from poundcake.endpoint import triggers
+from poundcake.endpoint.recorded import RecordedAlert, RecordedRequest
+from scripts import check_rules
+from standalone import expressions, rules
+
+TEXT = (Path(__file__).resolve().parent.parent / "docs" / "RULES.md").read_text(encoding="utf-8")
+REQUEST = RecordedRequest(1, "6b07571f-6f1d-4eba-bba8-1d1c0f0b1a11", "poundcake", "firing", "")
+BLOCK = re.compile(r"^```yaml\n# ([a-z ]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NOT_TEXT = {"details": "object", "request": "object"}
+
+
+def examples():
+    """Return each rule with the labels before it, and the parameters after it if it matches."""
+    labels, found = {}, []
+    for kind, text in BLOCK.findall(TEXT):
+        content = yaml.safe_load(text)
+        if kind == "labels":
+            labels = {name: str(value) for name, value in content.items()}
+        elif kind == "the action gets":
+            found[-1] = (*found[-1][:2], content)
+        elif kind.startswith("rule"):
+            assert kind in ("rule", "rule that does not match")
+            found.append((labels, content, None if kind != "rule" else "missing"))
+    return found
+
+
+def payload_of(labels):
+    alert = RecordedAlert(
+        id=1,
+        alert_name=labels["alertname"],
+        severity="",
+        instance=labels.get("instance", ""),
+        status="firing",
+        episode="0123456789abcdef-1768392000000",
+        labels=json.dumps(labels),
+        starts_at=None,
+        ends_at=None,
+    )
+    return triggers.alert_payload(REQUEST, alert)
+
+
+def engine_with(rule):
+    """Return the stand-in's rules engine with one rule."""
+    rule = {"ref": "mypack.rule", "enabled": True, "type": {"ref": "standard"}, **rule}
+    content = types.SimpleNamespace(rules={"mypack.rule": rule})
+    store = types.SimpleNamespace(keys={})
+    return rules.RulesEngine(content, store, executor=None)
+
+
+@pytest.mark.parametrize("labels, rule, gets", examples())
+def test_a_rule_matches_and_passes_what_the_page_says(labels, rule, gets):
+    payload = payload_of(labels)
+    instance = {"id": "i", "trigger": "poundcake.alert", "payload": payload}
+    matching = engine_with(rule).matching(instance)
+    assert bool(matching) is (gets is not None)
+    if gets is None:
+        return
+    parameters = rule["action"]["parameters"]
+    schemas = {name: {"type": NOT_TEXT.get(name, "string")} for name in parameters}
+    rendered = expressions.render_parameters(parameters, schemas, {"trigger": payload})
+    assert {n: expressions.cast(v, schemas[n]) for n, v in rendered.items()} == gets
+
+
+def test_the_examples_of_what_is_wrong_are_refused_and_no_others():
+    wrong = [yaml.safe_load(text) for kind, text in BLOCK.findall(TEXT) if kind == "never"]
+    assert len(wrong) == 2
+    for rule in wrong:
+        assert len(check_rules.check_rule(rule)) == 1
+    for _, rule, _ in examples():
+        assert check_rules.check_rule(rule) == []
+
+
+def test_no_block_of_the_page_is_left_out():
+    assert len(BLOCK.findall(TEXT)) == TEXT.count("```yaml\n")
+    assert len(examples()) == 7
+
+
+def test_the_table_of_substitutes_is_that_of_triggers():
+    rows = re.findall(r"^\| ([^|\n]+) \| ([^|\n]+) \|$", TEXT, re.MULTILINE)
+    pairs = [(re.findall(r"`([^`]+)`", a), re.findall(r"`([^`]+)`", b)) for a, b in rows]
+    substitutes = [pair for given, found in pairs for pair in zip(given, found)]
+    substitutes = [(a, b) for a, b in substitutes if not set(a + b) & set("abcdefghijklmnop_")]
+    assert len(substitutes) == 8
+    for given, found in substitutes:
+        assert payload_of({"alertname": given})["alert_name"] == found
+
+
+def test_a_label_that_is_missing_or_is_called_like_a_method_behaves_as_described():
+    payload = payload_of({"alertname": "x", "items": "3"})
+
+    def render(template):
+        return expressions.render_parameters({"a": template}, {}, {"trigger": payload})["a"]
+
+    assert render("{{ trigger.labels['items'] }}") == "3"
+    assert "built-in method" in render("{{ trigger.labels.items }}")
+    with pytest.raises(expressions.ParameterError, match="team"):
+        render("{{ trigger.labels.team }}")
