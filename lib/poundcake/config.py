@@ -6,10 +6,11 @@ equal to config.schema.yaml, with which StackStorm validates a configuration whe
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Protocol, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 from urllib.parse import urlsplit
 
 from poundcake import credentials, secret_references
@@ -19,6 +20,8 @@ from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
+ANY_HOST = "*"
+"""The entry of allowed_hosts that allows every host."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 CREDENTIAL_KEYS = ("auth_tokens", "basic_auth", "credentials")
@@ -30,7 +33,7 @@ _Check = Callable[[str], None]
 
 
 class ConfigError(PoundCakeError):
-    """A key of the configuration has an invalid value. The message begins with the key."""
+    """A key is unknown or has an invalid value. The message names it, and what is right."""
 
 
 # -- the types of keys
@@ -109,8 +112,11 @@ class _Strings:
     secret: bool = False
 
     def read(self, value: Any) -> _Value:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        if not isinstance(value, (list, tuple)):
             raise ValueError("must be a list of strings")
+        for position, entry in enumerate(value, start=1):
+            if not isinstance(entry, str):
+                raise ValueError(f"must be a list of strings, and entry {position} is none")
         item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
         return tuple(str(item.read(v)) for v in value)
 
@@ -228,8 +234,8 @@ class Config:
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _identity_source)
     receivers: tuple[str, ...] = _strings()
-    cooldown_seconds: int = _integer(0, 0, 604_800)
-    host_cooldown_seconds: int = _integer(0, 0, 86_400)
+    cooldown_seconds: int = _integer(300, 0, 604_800)
+    host_cooldown_seconds: int = _integer(1800, 0, 86_400)
     max_remediations_per_hour: int = _integer(100, 0, 100_000)
     episode_skew_seconds: int = _integer(120, 0, 86_400)
     give_up_hours: int = _integer(24, 1, 720)
@@ -257,6 +263,21 @@ class Config:
         if self.basic_auth:
             found.append(Credential("basic_auth", Scope.BOTH, Kind.BASIC, self.basic_auth))
         return (*found, *self.credentials)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every key that is not a secret with its value, ready for JSON."""
+        return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is accepted and probably not meant, in sentences."""
+        if self.dry_run or self.allowed_hosts:
+            return []
+        return [
+            "dry_run is false and allowed_hosts is empty, so no host may be changed: list the "
+            'hosts in allowed_hosts, or "*" for any (before 0.3.0, an empty list meant any)'
+        ]
 
     @property
     def authentication(self) -> list[str]:
@@ -295,21 +316,28 @@ _KINDS: dict[str, _Kind] = {
 SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
 
 
+def changed_keys(before: Config, after: Config) -> list[str]:
+    """Return the names of the keys whose values differ."""
+    return [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
+
+
 def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
     """Validate the configuration that StackStorm passes to a sensor or an action.
 
     Args:
-        pack_config: The keys that are set; None and null values mean the default. Keys that are
-            not in the schema are ignored.
+        pack_config: The keys that are set; None and null values mean the default.
         without: Keys that the caller does not need. Their secrets need not be readable here.
 
     Raises:
-        ConfigError: A key, or a combination of keys, has an invalid value.
+        ConfigError: A key is unknown, or a key or a combination of keys has an invalid value.
     """
+    # StackStorm checks only the keys of the schema when it registers a configuration: a misspelt
+    # one would silently leave the default in force.
+    refuse_unknown_keys(pack_config or {}, _KINDS)
     given = {
         name: value
         for name, value in (pack_config or {}).items()
-        if name in _KINDS and name not in without and value is not None
+        if name not in without and value is not None
     }
     values = {name: _read(name, value) for name, value in given.items()}
     literal = [name for name, value in given.items() if _KINDS[name].is_literal(value)]
@@ -320,12 +348,37 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     return config
 
 
+def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: str = "") -> None:
+    """Refuse a mapping of the configuration that has a key nobody knows.
+
+    Args:
+        given: The mapping.
+        known: The keys that it may have.
+        place: Where the mapping stands, for instance `limits`; empty for the top level.
+
+    Raises:
+        ConfigError: Names the first unknown key, and the nearest known one.
+    """
+    names = sorted(known)
+    for key in given:
+        if key in names:
+            continue
+        prefix = f"{place}." if place else ""
+        nearest = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown key {prefix}{key}; {hint}")
+
+
 def is_loopback(host: str) -> bool:
     """Return True if the address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _shown(value: _Value) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _read(name: str, value: Any) -> Any:

@@ -40,6 +40,7 @@ SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
 CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
 TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
 SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
+RECONFIGURATION_TESTS = "tests/lib/endpoint/test_reconfiguration.py::"
 EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
 CONFIG_TESTS = "tests/lib/test_config.py::"
 ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
@@ -399,7 +400,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the number of connections is bounded",
-        Edit(CONNECTIONS + "admit", "len(_) >= self._limit", "False"),
+        Edit(CONNECTIONS + "admit", "len(_) >= self.limit", "False"),
         test(SERVER_TESTS + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
     ),
     Defence(
@@ -633,6 +634,34 @@ NOTHING_IS_EVALUATED = [
         "only allowed hosts are changed",
         Edit(SAFETY + "_refusal_of_target", "not is_host_in(_, _)", "False"),
         REFUSALS,
+    ),
+    Defence(
+        "without allowed hosts none is changed",
+        Returns(SAFETY + "_refusal_of_any_host", "''"),
+        test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
+    ),
+    Defence(
+        "a token that was taken out is refused on open connections",
+        Edit("poundcake.endpoint.service:Endpoint._apply", "self._receiver.configure(_)", "None"),
+        test(
+            RECONFIGURATION_TESTS
+            + "TestChanges::test_a_token_that_was_taken_out_is_refused_on_open_connections",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a configuration that cannot be used changes nothing",
+        Edit("poundcake.endpoint.service:Endpoint._apply", "self._replace_server(_, _, _)", "None"),
+        test(
+            RECONFIGURATION_TESTS
+            + "TestWhatCannotBeUsed::test_a_port_that_is_taken_until_it_is_free",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a misspelt key is refused",
+        Returns(CONFIG + "refuse_unknown_keys", "None"),
+        test(CONFIG_TESTS + "TestUnknownKeys::test_the_nearest_known_key_is_named"),
     ),
     Defence(
         "only allowed actions are run",

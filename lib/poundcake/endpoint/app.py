@@ -58,16 +58,20 @@ class Receiver:
     ) -> None:
         self._service = service
         self._log = log
+        self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Use another configuration from the next request on."""
         self._ways_to_authenticate = config.authentication
         self._has_scopes = any(c.scope != Scope.BOTH for c in config.all_credentials)
-        webhook = WebhookReceiver(config, service)
+        webhook = WebhookReceiver(config, self._service)
         self._authentication = Authentication(
-            config, service.metrics, log, webhook.check_before_body
+            config, self._service.metrics, self._log, webhook.check_before_body
         )
-        self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
         self.routes = [
             Route("POST", WEBHOOK_PATH, webhook.accept),
-            *TrailRoutes(config, service).routes(),
+            *TrailRoutes(config, self._service).routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),
@@ -114,9 +118,10 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
+            authentication = self._authentication  # one of them, while it is replaced
             needed = routes.needed_scope(request.path)
-            request = self._authentication.authenticate(request, needed)
-            if not self._ways_to_authenticate:
+            request = authentication.authenticate(request, needed)
+            if not authentication.is_required:
                 browser_guard.check_not_from_another_site(request)
         try:
             return routes.answer(self.routes, request)

@@ -44,6 +44,11 @@ class Authentication:
         self._sent = [c for c in config.all_credentials if c.kind in _KINDS.values()]
         self._signatures = BodySignatures(config.all_credentials, check_before_body)
 
+    @property
+    def is_required(self) -> bool:
+        """Whether there is a way to authenticate, so that every request must."""
+        return bool(self._ways)
+
     def authenticate(self, request: HTTPRequest, needed: Scope) -> HTTPRequest:
         """Return a request with the name of the credential that allows it.
 

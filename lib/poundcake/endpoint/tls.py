@@ -109,6 +109,9 @@ class TLSStream:
 class Certificates:
     """The certificate, key and client CA files of the configuration, as an `ssl.SSLContext`.
 
+    Attributes:
+        problem: Why the files cannot be used as they are now; empty if they can.
+
     Raises:
         TLSError: A file cannot be used when the endpoint starts.
     """
@@ -120,6 +123,7 @@ class Certificates:
         self._lock = threading.Lock()
         self._versions = self._current_versions()
         self._context = _load(self._paths)
+        self.problem = ""
 
     def context(self) -> ssl.SSLContext:
         """Return the context for the current files, or the previous one if they are unusable."""
@@ -129,9 +133,11 @@ class Certificates:
                 self._versions = versions
                 try:
                     self._context = _load(self._paths)
+                    self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
-                    self._log.error("%s; keeping the previous certificate", error)
+                    self.problem = f"{error}; keeping the previous certificate"
+                    self._log.error("%s", self.problem)
             return self._context
 
     def _current_versions(self) -> _Versions:

@@ -6,6 +6,7 @@ break the layout.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
@@ -270,9 +271,23 @@ def health(answer: dict[str, Any]) -> str:
             f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
             f" {last['status']}, {last['detail']}"
         )
+    lines += _configuration(answer.get("configuration") or {})
     for key in answer.get("literal_secrets", []):
         lines.append(f"{key} is written in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
+
+
+def _configuration(configuration: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of the endpoint's configuration; nothing if all is well."""
+    texts = [configuration.get("problem"), *configuration.get("warnings", [])]
+    lines = [f"configuration: {text}" for text in texts if text]
+    for key, values in configuration.get("differences", {}).items():
+        lines.append(
+            f"configuration: {key} is {json.dumps(values['actions'])} for actions and"
+            f" {json.dumps(values['endpoint'])} for the endpoint, which applies a change within"
+            " 30 seconds"
+        )
+    return lines
 
 
 def counted(number: int, noun: str) -> str:

@@ -513,7 +513,7 @@ class TestInside:
     @pytest.mark.parametrize(
         "module, what",
         [
-            (installation, "load"),
+            (service, "load"),
             (service, "Server"),
             (journal_keeper, "Journal"),
             (installation, "Pipeline"),
@@ -666,7 +666,7 @@ class TestInside:
         found, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
-            installation, "load", lambda config: times.append(time.monotonic()) or load(config)
+            service, "load", lambda config: times.append(time.monotonic()) or load(config)
         )
         self.run_until(found, lambda: len(times) > 5)
         waits = [later - earlier for earlier, later in zip(times, times[1:])]
