@@ -113,7 +113,7 @@ class TestOwnTrouble:
     """503 for a state of our own, and for nothing else."""
 
     def test_our_fault_is_told_without_what_it_was(self, tmp_path, monkeypatch, caplog):
-        def fails(raw):
+        def fails(raw, identity):
             raise RuntimeError("hush-word")
 
         endpoint = KINDS["threads"](tmp_path).start().ready()
