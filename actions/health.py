@@ -18,7 +18,7 @@ class Health(PackAction):
         """Return the endpoint's health, or if it cannot be asked, what can be seen from here."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
-            answer = result.document
+            answer = health.with_differences(result.document, self.settings)
         else:
             answer = health.without_endpoint(
                 self.settings, self.engine(), self.stackstorm(), str(result)

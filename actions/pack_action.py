@@ -33,7 +33,7 @@ class PackAction(Action):
     settings: config.Config
     # Only an action that asks the endpoint needs them, and it runs on the sensor's host, or on one
     # that has the files too.
-    unneeded_keys: tuple[str, ...] = ("auth_tokens", "basic_auth")
+    unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS
 
     def work(self, *args: Any, **parameters: Any) -> Any:
         """Do the action's work and return its result, any JSON value."""

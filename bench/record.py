@@ -94,7 +94,7 @@ def in_process(url: str) -> Record:
     """Return record_requests() on an engine that is open."""
     engine = database.open_engine(url)
     database.prepare(engine)
-    return lambda some: record_requests(engine, Config(), some)
+    return lambda some: record_requests(engine, Config(cooldown_seconds=0), some)
 
 
 def as_action(url: str) -> Record:

@@ -49,10 +49,15 @@ def table(schema: Path) -> str:
 
 def row(name: str, key: Mapping[str, Any]) -> str:
     """Return the line of one key."""
-    secret = key.get("secret") or key.get("items", {}).get("secret")
-    kind = f"{type_of(key)}, secret" if secret else type_of(key)
+    kind = f"{type_of(key)}, secret" if has_secret(key) else type_of(key)
     description = " ".join(key["description"].split()).replace("|", "\\|")
     return f"| `{name}` | {kind} | {default_of(key)} | {description} |"
+
+
+def has_secret(key: Mapping[str, Any]) -> bool:
+    """Return True if a key, or a part of it, is a secret."""
+    parts = [key.get("items", {}), *key.get("properties", {}).values()]
+    return bool(key.get("secret")) or any(has_secret(part) for part in parts if part)
 
 
 def type_of(key: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ _load_own_typing_extensions()
 
 from st2reactor.sensor.base import Sensor  # noqa: E402
 
-from poundcake.endpoint.bus import Bus  # noqa: E402
+from poundcake.endpoint.bus import Bus, registered_config  # noqa: E402
 from poundcake.endpoint.service import Endpoint  # noqa: E402
 from poundcake.stackstorm import in_sensor  # noqa: E402
 
@@ -47,8 +47,9 @@ class AlertmanagerSensor(Sensor):
         self._endpoint = Endpoint(
             config,
             Bus(),
-            lambda checked: in_sensor(checked, sensor_service),
+            lambda current_config: in_sensor(current_config, sensor_service),
             sensor_service.get_logger(name=self.__class__.__name__),
+            registered_config,
         )
 
     def setup(self) -> None:

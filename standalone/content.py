@@ -58,6 +58,9 @@ class Content:
     ):
         self.packs: dict[str, dict] = {}
         self.configs: dict[str, dict] = {}
+        # The same as registered: without defaults, and with references to the datastore.
+        self.registered_configs: dict[str, dict] = {}
+        self._keys = keys or {}
         self.runner_types: dict[str, dict] = {}
         self.actions: dict[str, dict] = {}
         self.rules: dict[str, dict] = {}
@@ -66,7 +69,7 @@ class Content:
         for path in catalogues:
             self._load_catalogue(path)
         for folder in map(os.path.abspath, folders):
-            self._load_pack(folder, config_file, overrides or {}, keys or {})
+            self._load_pack(folder, config_file, overrides or {})
             config_file, overrides = None, None
         for pack, meta in self.packs.items():
             for path, rule in documents(meta["path"], "rules"):
@@ -85,7 +88,17 @@ class Content:
         for action in catalogue["actions"]:
             self._add_action("core", HERE, path, action)
 
-    def _load_pack(self, folder: str, config_file: Any, overrides: dict, keys: dict) -> None:
+    def register_config(self, pack: str, values: dict) -> None:
+        """Replace the configuration of a pack. Raises ContentError if its schema forbids it."""
+        config = complete_config(self.packs[pack]["path"], values, self._keys)
+        self.configs[pack], self.registered_configs[pack] = config, copy.deepcopy(values)
+
+    def read_config(self, pack: str) -> dict:
+        """Return the configuration of a pack, with what the datastore contains now."""
+        values = self.registered_configs[pack]
+        return complete_config(self.packs[pack]["path"], values, self._keys)
+
+    def _load_pack(self, folder: str, config_file: Any, overrides: dict) -> None:
         meta = read_yaml(os.path.join(folder, "pack.yaml"))
         pack = meta.get("ref") or meta["name"]
         self.packs[pack] = {**meta, "ref": pack, "id": id_of(f"pack:{pack}"), "path": folder}
@@ -95,7 +108,12 @@ class Content:
             self._add_sensor(pack, folder, path, sensor)
         for path, action in documents(folder, "actions"):
             self._add_action(pack, folder, path, action)
-        self.configs[pack] = load_config(folder, config_file, overrides, keys)
+        values = (read_yaml(config_file) if config_file else None) or {}
+        values.update({name: value for name, value in overrides.items() if value is not None})
+        try:
+            self.register_config(pack, values)
+        except ContentError as error:
+            raise ContentError(f"{config_file or folder}: {error}") from None
 
     def _add_trigger(self, pack: str, path: str, trigger: dict) -> None:
         if trigger.get("parameters_schema"):
@@ -170,17 +188,15 @@ def documents(folder: str, kind: str) -> Iterator[tuple[str, dict]]:
         yield path, document
 
 
-def load_config(folder: str, config_file: Any, overrides: dict, keys: dict) -> dict:
-    """Return the configuration of a pack, with the defaults of its schema."""
+def complete_config(folder: str, values: dict, keys: dict) -> dict:
+    """Return a configuration with the defaults of the pack's schema and values of the datastore."""
     path = os.path.join(folder, "config.schema.yaml")
     schema = {"properties": (read_yaml(path) if os.path.exists(path) else None) or {}}
-    config = (read_yaml(config_file) if config_file else None) or {}
-    config = _from_datastore(config, expressions.Datastore(keys))
-    config.update({name: value for name, value in overrides.items() if value is not None})
+    config = _from_datastore(values, expressions.Datastore(keys))
     try:
         schemas.check(config, {"type": "object", **schema})
     except ValueError as error:
-        raise ContentError(f"{config_file or path}: {error}") from None
+        raise ContentError(str(error)) from None
     return schemas.with_defaults(config, schema)
 
 

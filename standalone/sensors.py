@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import types
 from typing import Any, Callable
 
 from st2client.client import Client
@@ -41,6 +42,7 @@ class SensorContainer:
 
     def start(self) -> None:
         """Create, set up and run every enabled sensor."""
+        provide_configs(self._content)
         for sensor in self._content.sensors:
             if sensor["enabled"]:
                 self._start_sensor(sensor)
@@ -72,6 +74,22 @@ class SensorContainer:
         except BaseException as error:
             LOG.debug("sensor %s", ref, exc_info=True)
             self._on_failure(f"sensor {ref}: {type(error).__name__}: {error}")
+
+
+def provide_configs(content: Content) -> None:
+    """Stand in for the module with which a sensor reads its configuration again."""
+
+    class ContentPackConfigLoader:
+        def __init__(self, pack_name: str, user: str | None = None):
+            self._pack = pack_name
+
+        def get_config(self) -> dict:
+            return content.read_config(self._pack)
+
+    name = "st2common.util.config_loader"
+    module = types.ModuleType(name)
+    module.__dict__["ContentPackConfigLoader"] = ContentPackConfigLoader
+    sys.modules[name] = module
 
 
 def load_class(sensor: dict) -> Any:

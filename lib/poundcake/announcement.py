@@ -38,6 +38,7 @@ class Request:
         path: The path of the URL.
         headers: The known headers, by name.
         body: The body.
+        credential: The name of the credential that its sender used, '' if it needed none.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: str
+    credential: str = ""
 
 
 def pack(
@@ -63,8 +65,8 @@ def pack(
         database_id: The id of the tracking database that the endpoint reads. `record` refuses to
             write to a different one.
         announcement_id: The id of the announcement; a new one by default.
-        clock_offset_seconds: How far the clock that set received_at is ahead of the database's; 0
-            if that is unknown.
+        clock_offset_seconds: By how much the clock behind `received_at` is ahead of the database's
+            clock; 0 if that is not known.
     """
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)

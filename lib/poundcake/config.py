@@ -6,31 +6,34 @@ equal to config.schema.yaml, with which StackStorm validates a configuration whe
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
-import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Protocol, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 from urllib.parse import urlsplit
 
-from poundcake import secret_references
+from poundcake import credentials, secret_references
+from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
 from poundcake.hosts import check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
+ANY_HOST = "*"
+"""The entry of allowed_hosts that allows every host."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_Value = Union[bool, int, str, Tuple[str, ...]]
-_Default = TypeVar("_Default", bool, int, str, Tuple[str, ...])
+CREDENTIAL_KEYS = ("auth_tokens", "basic_auth", "credentials")
+"""Keys of the secrets that clients of the endpoint have. Most actions need none of them."""
+
+_Value = Union[bool, int, str, Tuple[str, ...], Tuple[Credential, ...]]
+_Default = TypeVar("_Default", bool, int, str, Tuple[str, ...], Tuple[Credential, ...])
 _Check = Callable[[str], None]
-# A value that StackStorm's datastore encrypted (AES, upper-case hex). A sensor gets the ciphertext
-# if the schema declares `secret` on an array instead of on its items.
-_CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
 class ConfigError(PoundCakeError):
-    """A key of the configuration has an invalid value. The message begins with the key."""
+    """A key is unknown or has an invalid value. The message names it, and what is right."""
 
 
 # -- the types of keys
@@ -46,10 +49,20 @@ class _Kind(Protocol):
     def read(self, value: Any) -> _Value:
         """Return the parsed value. Raises ValueError with a message such as "must be a string"."""
 
+    def is_literal(self, value: Any) -> bool:
+        """Return True if a value that was read contains a secret itself, and not a reference."""
 
-class _Boolean:
+
+class _Public:
+    """A key without a secret."""
+
     secret = False
 
+    def is_literal(self, value: Any) -> bool:
+        return False
+
+
+class _Boolean(_Public):
     def read(self, value: Any) -> _Value:
         if not isinstance(value, bool):
             raise ValueError("must be true or false")
@@ -57,10 +70,9 @@ class _Boolean:
 
 
 @dataclass(frozen=True)
-class _Integer:
+class _Integer(_Public):
     minimum: int
     maximum: int
-    secret = False
 
     def read(self, value: Any) -> _Value:
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -87,6 +99,10 @@ class _String:
             self.check(text)
         return text
 
+    def is_literal(self, value: Any) -> bool:
+        text = value.strip()
+        return self.secret and bool(text) and not secret_references.is_reference(text)
+
 
 @dataclass(frozen=True)
 class _Strings:
@@ -96,10 +112,29 @@ class _Strings:
     secret: bool = False
 
     def read(self, value: Any) -> _Value:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        if not isinstance(value, (list, tuple)):
             raise ValueError("must be a list of strings")
+        for position, entry in enumerate(value, start=1):
+            if not isinstance(entry, str):
+                raise ValueError(f"must be a list of strings, and entry {position} is none")
         item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
         return tuple(str(item.read(v)) for v in value)
+
+    def is_literal(self, value: Any) -> bool:
+        item = _String(self.check, may_be_empty=True, secret=self.secret)
+        return any(item.is_literal(v) for v in value)
+
+
+class _Credentials:
+    """A list of named credentials."""
+
+    secret = True
+
+    def read(self, value: Any) -> _Value:
+        return credentials.read_entries(value)
+
+    def is_literal(self, value: Any) -> bool:
+        return credentials.has_literal_secret(value)
 
 
 def _boolean(default: bool) -> bool:
@@ -143,6 +178,8 @@ def _http_url(value: str) -> None:
         usable = False
     if not usable:
         raise ValueError("must be a URL that begins with http:// or https://")
+    if "@" in parts.netloc:  # errors and views show the URL
+        raise ValueError("must be a URL without a user and a password")
 
 
 def _database_url(value: str) -> None:
@@ -162,24 +199,12 @@ def _identity_source(value: str) -> None:
 
 def _token(value: str) -> None:
     _not_empty(value)
-    if _CIPHERTEXT.match(value):
-        raise ValueError(
-            "contains ciphertext, which StackStorm has not decrypted (put `secret: true` on the "
-            "items of the list, or use file:/path)"
-        )
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
+    credentials.check_token(value)
 
 
 def _host_pattern(value: str) -> None:
     _not_empty(value)
     check_pattern(value)
-
-
-def _user_and_password(value: str) -> None:
-    user, _, password = value.partition(":")
-    if not (user and password and value.isprintable()):
-        raise ValueError("must be user:password (RFC 7617)")
 
 
 # -- the keys
@@ -194,7 +219,8 @@ class Config:
     host: str = _string("127.0.0.1")
     port: int = _integer(8000, 1, 65_535)
     auth_tokens: tuple[str, ...] = _strings(_token, secret=True)
-    basic_auth: str = _string(check=_user_and_password, secret=True)
+    basic_auth: str = _string(check=credentials.check_user_and_password, secret=True)
+    credentials: tuple[Credential, ...] = _key((), _Credentials())
     tls_certificate: str = _string(check=_absolute_path)
     tls_key: str = _string(check=_absolute_path)
     tls_client_ca: str = _string(check=_absolute_path)
@@ -208,8 +234,8 @@ class Config:
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _identity_source)
     receivers: tuple[str, ...] = _strings()
-    cooldown_seconds: int = _integer(0, 0, 604_800)
-    host_cooldown_seconds: int = _integer(0, 0, 86_400)
+    cooldown_seconds: int = _integer(300, 0, 604_800)
+    host_cooldown_seconds: int = _integer(1800, 0, 86_400)
     max_remediations_per_hour: int = _integer(100, 0, 100_000)
     episode_skew_seconds: int = _integer(120, 0, 86_400)
     give_up_hours: int = _integer(24, 1, 720)
@@ -228,11 +254,39 @@ class Config:
     """Not a key: the secret keys that contain the secret itself instead of a reference."""
 
     @property
+    def all_credentials(self) -> tuple[Credential, ...]:
+        """The credentials of all keys. Those without a name of their own have that of the key."""
+        found = [
+            Credential(f"auth_tokens[{number}]", Scope.BOTH, Kind.TOKEN, token)
+            for number, token in enumerate(self.auth_tokens, 1)
+        ]
+        if self.basic_auth:
+            found.append(Credential("basic_auth", Scope.BOTH, Kind.BASIC, self.basic_auth))
+        return (*found, *self.credentials)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every key that is not a secret with its value, ready for JSON."""
+        return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is accepted and probably not meant, in sentences."""
+        if self.dry_run or self.allowed_hosts:
+            return []
+        return [
+            "dry_run is false and allowed_hosts is empty, so no host may be changed: list the "
+            'hosts in allowed_hosts, or "*" for any (before 0.3.0, an empty list meant any)'
+        ]
+
+    @property
     def authentication(self) -> list[str]:
-        """The kinds of credentials that clients can use; one of them is enough."""
+        """The ways in which a client can authenticate; one of them is enough."""
+        kinds = {credential.kind for credential in self.all_credentials}
         ways = {
-            "bearer": self.auth_tokens,
-            "basic": self.basic_auth,
+            "bearer": Kind.TOKEN in kinds,
+            "basic": Kind.BASIC in kinds,
+            "hmac": Kind.HMAC in kinds,
             "client certificate": self.tls_client_ca,
         }
         return [way for way, given in ways.items() if given]
@@ -262,29 +316,57 @@ _KINDS: dict[str, _Kind] = {
 SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
 
 
+def changed_keys(before: Config, after: Config) -> list[str]:
+    """Return the names of the keys whose values differ."""
+    return [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
+
+
 def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
     """Validate the configuration that StackStorm passes to a sensor or an action.
 
     Args:
-        pack_config: The keys that are set; None and null values mean the default. Keys that are
-            not in the schema are ignored.
+        pack_config: The keys that are set; None and null values mean the default.
         without: Keys that the caller does not need. Their secrets need not be readable here.
 
     Raises:
-        ConfigError: A key, or a combination of keys, has an invalid value.
+        ConfigError: A key is unknown, or a key or a combination of keys has an invalid value.
     """
+    # StackStorm checks only the keys of the schema when it registers a configuration: a misspelt
+    # one would silently leave the default in force.
+    refuse_unknown_keys(pack_config or {}, _KINDS)
     given = {
         name: value
         for name, value in (pack_config or {}).items()
-        if name in _KINDS and name not in without and value is not None
+        if name not in without and value is not None
     }
     values = {name: _read(name, value) for name, value in given.items()}
-    literal = [name for name, value in given.items() if _KINDS[name].secret and _is_literal(value)]
+    literal = [name for name, value in given.items() if _KINDS[name].is_literal(value)]
     config = Config(literal_secrets=tuple(literal), **values)
     _check_tls(config)
-    if not {"auth_tokens", "basic_auth"} & set(without):
+    if not set(CREDENTIAL_KEYS) & set(without):
         _check_authentication(config)
     return config
+
+
+def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: str = "") -> None:
+    """Refuse a mapping of the configuration that has a key nobody knows.
+
+    Args:
+        given: The mapping.
+        known: The keys that it may have.
+        place: Where the mapping stands, for instance `limits`; empty for the top level.
+
+    Raises:
+        ConfigError: Names the first unknown key, and the nearest known one.
+    """
+    names = sorted(known)
+    for key in given:
+        if key in names:
+            continue
+        prefix = f"{place}." if place else ""
+        nearest = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown key {prefix}{key}; {hint}")
 
 
 def is_loopback(host: str) -> bool:
@@ -295,17 +377,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _shown(value: _Value) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _read(name: str, value: Any) -> Any:
     try:
         return _KINDS[name].read(value)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
-
-
-def _is_literal(value: str | Sequence[str]) -> bool:
-    """Return True if a secret, or one in a list of secrets, is not a reference."""
-    values = [value] if isinstance(value, str) else value
-    return any(v.strip() and not secret_references.is_reference(v.strip()) for v in values)
 
 
 def _check_tls(config: Config) -> None:
@@ -317,9 +397,13 @@ def _check_tls(config: Config) -> None:
 
 
 def _check_authentication(config: Config) -> None:
-    """Refuse an endpoint that other machines can reach without credentials."""
+    """Refuse an endpoint that other machines can reach without credentials, and equal names."""
+    try:
+        credentials.check_names(config.all_credentials)
+    except ValueError as error:
+        raise ConfigError(f"credentials: {error}") from None
     if not is_loopback(config.host) and not config.authentication:
         raise ConfigError(
             f"host: other machines could reach {config.host} without credentials; set "
-            "auth_tokens, basic_auth or tls_client_ca, or leave host at 127.0.0.1"
+            "credentials, auth_tokens, basic_auth or tls_client_ca, or leave host at 127.0.0.1"
         )

@@ -13,6 +13,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from poundcake.config import Config
+from poundcake.credentials import Kind, Scope
 
 _TIMEOUT = (2, 8)  # seconds to connect, and between two chunks of the response
 _OK, _SERVICE_UNAVAILABLE = 200, 503
@@ -45,7 +46,10 @@ class Refused:
 
     def __str__(self) -> str:
         if self.status in (401, 403):
-            hint = "the credentials in this pack's configuration are not those of the endpoint"
+            hint = (
+                "the credentials in this pack's configuration are not those of the endpoint, or "
+                "none of them has the scope read"
+            )
         else:
             hint = self.detail or "this is not the answer of a PoundCake endpoint"
         return f"{self.url} answered {self.status} (endpoint_url): {hint}"
@@ -98,11 +102,12 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
 
 def _session(config: Config) -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # a proxy from the environment must not see the token
-    if config.auth_tokens:
-        session.headers["Authorization"] = f"Bearer {config.auth_tokens[0]}"
-    elif config.basic_auth:
-        user, _, password = config.basic_auth.partition(":")
+    session.trust_env = False  # a proxy of the environment must not see the token
+    readers = [c for c in config.all_credentials if c.scope.allows(Scope.READ)]
+    if readers and readers[0].kind == Kind.TOKEN:
+        session.headers["Authorization"] = f"Bearer {readers[0].secret}"
+    elif readers:
+        user, _, password = readers[0].secret.partition(":")
         session.auth = HTTPBasicAuth(user.encode(), password.encode())
     if config.tls_certificate and not config.endpoint_url:
         session.verify = False  # the adapter pins the certificate instead

@@ -11,6 +11,7 @@ import pwd
 
 _FILE = "file:"
 _ENVIRONMENT = "env:"
+_FORMS = {_FILE: "file:/path", _ENVIRONMENT: "env:NAME"}
 
 
 def is_reference(value: str) -> bool:
@@ -22,9 +23,13 @@ def resolve(value: str) -> str:
     """Return the secret that a reference points to. Any other value is returned unchanged.
 
     Raises:
-        ValueError: The file or the environment variable is missing, unreadable or empty. The
-            message names it, and never contains the secret.
+        ValueError: The file or the environment variable is missing, unreadable or empty, or the
+            reference is misspelt. The message never contains the secret.
     """
+    prefix, colon, name = value.partition(":")
+    kind = prefix.strip().lower() + colon
+    if kind in _FORMS and (prefix + colon != kind or name != name.strip()):
+        raise ValueError(f"must be {_FORMS[kind]}, in lower case and without a space")
     if value.startswith(_FILE):
         return _from_file(value[len(_FILE) :])
     if value.startswith(_ENVIRONMENT):

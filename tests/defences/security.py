@@ -7,6 +7,7 @@ from tests.defences.mutation import Becomes, Edit, Returns
 
 RECEIVER = "poundcake.endpoint.app:Receiver."
 AUTHENTICATION = "poundcake.endpoint.authentication:Authentication."
+SIGNATURES = "poundcake.endpoint.body_signatures:"
 BROWSER_GUARD = "poundcake.endpoint.browser_guard:"
 WEBHOOK = "poundcake.endpoint.webhook:"
 HEAD = "poundcake.endpoint.request_head:"
@@ -25,6 +26,7 @@ HOSTS = "poundcake.hosts:canonical_host"
 CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
 DESCRIBE = "poundcake.trail.database.transactions:describe"
+PUBLIC_URL = "poundcake.trail.database.transactions:public_url"
 ADMISSION = "poundcake.trail.admission:"
 LIMITS = "poundcake.trail.admission_limits:AdmissionLimits."
 
@@ -38,6 +40,7 @@ SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
 CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
 TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
 SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
+RECONFIGURATION_TESTS = "tests/lib/endpoint/test_reconfiguration.py::"
 EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
 CONFIG_TESTS = "tests/lib/test_config.py::"
 ALERTMANAGER_TESTS = "tests/lib/test_alertmanager.py::"
@@ -49,6 +52,7 @@ REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
 ACTION_TESTS = "tests/test_actions.py::"
 DATABASE_TESTS = "tests/lib/trail/test_database.py::"
+FILE_TESTS = "tests/lib/trail/test_shared_files.py::"
 ADMISSION_TESTS = "tests/lib/trail/test_admission.py::"
 RECORD_TESTS = "tests/lib/trail/test_record.py::"
 
@@ -56,6 +60,9 @@ NO_CREDENTIAL = test(
     AUTHENTICATION_TESTS + "TestTokens::test_nothing_else_is_and_nothing_is_stored",
 )
 CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_that_it_takes_tells_nothing")
+UNSIGNED = test(
+    AUTHENTICATION_TESTS + "TestSignatures::test_nothing_else_is_and_nothing_is_stored", "threads"
+)
 FAILURES = test(
     AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_what_was_given"
 )
@@ -69,11 +76,14 @@ INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_
 REFUSALS = test(SAFETY_TESTS + "test_a_refusal_says_why")
 HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_names_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_is")
+PASSWORD_FORMS = test(
+    DATABASE_TESTS + "TestRefused::test_a_password_is_masked_in_every_form_of_the_url"
+)
 
 WHO_MAY_POST = [
     Defence(
         "every route but the liveness check wants a credential",
-        Returns(AUTHENTICATION + "check", "None"),
+        Returns(AUTHENTICATION + "authenticate", "request"),
         NO_CREDENTIAL,
     ),
     Defence(
@@ -94,32 +104,119 @@ WHO_MAY_POST = [
     Defence(
         "credentials are compared in constant time",
         Edit(
-            AUTHENTICATION + "_has_credential", "hmac.compare_digest", "__import__('operator').eq"
+            AUTHENTICATION + "_valid_credentials",
+            "hmac.compare_digest",
+            "__import__('operator').eq",
         ),
         CONSTANT_TIME,
     ),
     Defence(
         "all credentials are compared, whichever fits",
-        Edit(AUTHENTICATION + "_has_credential", "[_1 for _2, _3 in _4]", "(_1 for _2, _3 in _4)"),
+        Edit(
+            AUTHENTICATION + "_valid_credentials",
+            "hmac.compare_digest(_1, _2) and _3",
+            "_3 and hmac.compare_digest(_1, _2)",
+        ),
         CONSTANT_TIME,
     ),
     Defence(
         "a password is not accepted as a bearer token",
         Edit(
-            AUTHENTICATION + "_has_credential",
+            AUTHENTICATION + "_valid_credentials",
             "hmac.compare_digest(_1, _2) and _",
             "hmac.compare_digest(_1, _2)",
         ),
         test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_nothing_else_is"),
     ),
     Defence(
+        "a credential that may only post reads nothing, and one that may only read posts nothing",
+        Returns("poundcake.credentials:Scope.allows", "True"),
+        test(AUTHENTICATION_TESTS + "TestScopes::test_who_may_only_read_posts_nothing", "threads"),
+    ),
+    Defence(
+        "the webhook alone needs the scope post",
+        Returns("poundcake.endpoint.routes:needed_scope", "Scope.POST"),
+        test(AUTHENTICATION_TESTS + "TestScopes::test_who_may_only_post_reads_nothing", "threads"),
+    ),
+    Defence(
+        "a signature is of the body with a shared secret",
+        Edit(SIGNATURES + "BodySignatures._fitting", "hmac.compare_digest(_1, _2)", "True"),
+        UNSIGNED,
+    ),
+    Defence(
+        "signatures are compared in constant time",
+        Edit(
+            SIGNATURES + "BodySignatures._fitting",
+            "hmac.compare_digest",
+            "__import__('operator').eq",
+        ),
+        test(
+            AUTHENTICATION_TESTS + "TestSignatures::test_the_time_that_it_takes_tells_nothing",
+        ),
+    ),
+    Defence(
+        "the time of a signature is signed too",
+        Edit(SIGNATURES + "_compute", "hmac.new(_1, _2, _3)", "hmac.new(_1, b'', _3)"),
+        test(AUTHENTICATION_TESTS + "TestSignatures::test_a_signed_webhook_is_taken", "threads"),
+    ),
+    Defence(
+        "an overheard signature is not valid for long",
+        Becomes(SIGNATURES + "MAX_CLOCK_DIFFERENCE", "1 << 40"),
+        test(AUTHENTICATION_TESTS + "TestSignatures::test_an_old_one_cannot_be_sent_again"),
+    ),
+    Defence(
+        "bodies of strangers that are read at a time are bounded",
+        Edit(SIGNATURES + "BodySignatures.verify", "_.acquire(blocking=False)", "True"),
+        test(
+            AUTHENTICATION_TESTS
+            + "TestSignatures::test_strangers_with_unfinished_bodies_hold_up_nobody_else",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a body that cannot be used is not read to verify its signature",
+        Edit(SIGNATURES + "BodySignatures.verify", "self._check_before_body(_)", "None"),
+        test(
+            AUTHENTICATION_TESTS + "TestSignatures::test_a_body_that_cannot_be_used_is_not_read",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a secret that can be guessed is refused",
+        Becomes("poundcake.credentials:MIN_SECRET_CHARACTERS", "1"),
+        test(CONFIG_TESTS + "TestLength::test_a_secret_has_16_characters"),
+    ),
+    Defence(
+        "a misspelt reference is not taken for the secret itself",
+        Edit("poundcake.secret_references:resolve", "_ in _FORMS and _", "False"),
+        test(CONFIG_TESTS + "TestSecrets::test_a_misspelt_reference_is_not_taken_for_the_secret"),
+    ),
+    Defence(
+        "two credentials never have one name",
+        Returns("poundcake.credentials:check_names", "None"),
+        test(CONFIG_TESTS + "TestCredentials::test_the_name_of_basic_auth_is_taken"),
+    ),
+    Defence(
+        "it is on record which credential posted",
+        Edit(
+            "poundcake.endpoint.authentication:Authentication.authenticate",
+            "allowing[0].name",
+            "''",
+        ),
+        test(AUTHENTICATION_TESTS + "TestScopes::test_who_may_post_is_on_record", "threads"),
+    ),
+    Defence(
         "a failed attempt is counted",
-        Edit(AUTHENTICATION + "check", "_.failed_authentications.inc()", "None"),
+        Edit(AUTHENTICATION + "_unauthenticated", "_.failed_authentications.inc()", "None"),
         FAILURES,
     ),
     Defence(
         "a failed attempt is logged without the credential",
-        Edit(AUTHENTICATION + "check", "request.client_host", "request.headers['authorization']"),
+        Edit(
+            AUTHENTICATION + "_unauthenticated",
+            "request.client_host",
+            "request.headers['authorization']",
+        ),
         FAILURES,
     ),
     Defence(
@@ -158,7 +255,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "ciphertext of StackStorm's datastore is not accepted as a token",
-        Edit(CONFIG + "_token", "_CIPHERTEXT.match(_)", "None"),
+        Edit("poundcake.credentials:_check_not_ciphertext", "_CIPHERTEXT.match(_)", "None"),
         test(CONFIG_TESTS + "TestTokens::test_ciphertext_is_refused"),
     ),
     Defence(
@@ -182,7 +279,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
-        Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or True"),
+        Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or 'CN=somebody'"),
         test(
             TLS_TESTS + "TestClientCertificates::test_without_one_only_live_is_answered", "threads"
         ),
@@ -303,7 +400,7 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "the number of connections is bounded",
-        Edit(CONNECTIONS + "admit", "len(_) >= self._limit", "False"),
+        Edit(CONNECTIONS + "admit", "len(_) >= self.limit", "False"),
         test(SERVER_TESTS + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
     ),
     Defence(
@@ -539,6 +636,34 @@ NOTHING_IS_EVALUATED = [
         REFUSALS,
     ),
     Defence(
+        "without allowed hosts none is changed",
+        Returns(SAFETY + "_refusal_of_any_host", "''"),
+        test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
+    ),
+    Defence(
+        "a token that was taken out is refused on open connections",
+        Edit("poundcake.endpoint.service:Endpoint._apply", "self._receiver.configure(_)", "None"),
+        test(
+            RECONFIGURATION_TESTS
+            + "TestChanges::test_a_token_that_was_taken_out_is_refused_on_open_connections",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a configuration that cannot be used changes nothing",
+        Edit("poundcake.endpoint.service:Endpoint._apply", "self._replace_server(_, _, _)", "None"),
+        test(
+            RECONFIGURATION_TESTS
+            + "TestWhatCannotBeUsed::test_a_port_that_is_taken_until_it_is_free",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a misspelt key is refused",
+        Returns(CONFIG + "refuse_unknown_keys", "None"),
+        test(CONFIG_TESTS + "TestUnknownKeys::test_the_nearest_known_key_is_named"),
+    ),
+    Defence(
         "only allowed actions are run",
         Edit(SAFETY + "_refusal_of_action", "_ not in config.allowed_actions", "False"),
         REFUSALS,
@@ -659,8 +784,46 @@ SECRETS = [
     ),
     Defence(
         "the URL of a database does not show its password",
-        Edit(DESCRIBE, "hide_password=_", "hide_password=False"),
+        Edit(PUBLIC_URL, "hide_password=_", "hide_password=False"),
         PASSWORD,
+    ),
+    Defence(
+        "the query of a database's URL is not shown",
+        Edit(PUBLIC_URL, "url.set(query=_)", "url"),
+        PASSWORD_FORMS,
+    ),
+    Defence(
+        "a password in the query of a database's URL is masked in errors",
+        Edit("poundcake.trail.database.transactions:_secrets", "'pass' in _", "False"),
+        PASSWORD_FORMS,
+    ),
+    Defence(
+        "an @ in a password is not taken for a host",
+        Edit("poundcake.trail.database.engine:open_engine", "'@' in _", "False"),
+        test(DATABASE_TESTS + "TestRefused::test_an_at_sign_in_a_password_is_not_taken_for_a_host"),
+    ),
+    Defence(
+        "no other URL has a password",
+        Edit(CONFIG + "_http_url", "'@' in _", "False"),
+        test(CONFIG_TESTS + "TestTypes::test_an_unusable_string_names_the_key"),
+    ),
+    Defence(
+        "a new database is not open to other users",
+        Becomes("poundcake.trail.shared_files:FILE_MODE", "0o644"),
+        test(FILE_TESTS + "test_a_database_is_for_its_owner_and_its_group"),
+    ),
+    Defence(
+        "an existing database is closed to other users",
+        Returns("poundcake.trail.database.tables:_close_files_to_others", "None"),
+        test(FILE_TESTS + "test_a_database_that_all_could_read_is_closed_to_others"),
+    ),
+    Defence(
+        "existing files of the journal are closed to other users",
+        Edit("poundcake.endpoint.journal_file:_open", "close_to_others(_)", "None"),
+        test(
+            "tests/lib/endpoint/test_journal.py::TestOpening::"
+            "test_files_that_all_could_read_are_closed_to_others"
+        ),
     ),
     Defence(
         "the errors of a database show no row",
@@ -669,12 +832,12 @@ SECRETS = [
     ),
     Defence(
         "a configuration that is printed shows no secret",
-        Becomes(CONFIG + "Config.basic_auth", "_string(check=_user_and_password)"),
+        Becomes(CONFIG + "Config.basic_auth", "_string(check=credentials.check_user_and_password)"),
         test(CONFIG_TESTS + "TestSecrets::test_no_secret_is_printed"),
     ),
     Defence(
         "a secret that the process list shows is reported",
-        Edit(CONFIG + "load", "_is_literal(_)", "False"),
+        Edit(CONFIG + "load", "_.is_literal(_)", "False"),
         test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),
     Defence(

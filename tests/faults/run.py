@@ -14,7 +14,7 @@ RATE = 3
 ANSWER_SECONDS = 60
 HEAL_SECONDS = 150
 # So that limits are met in a short time.
-CONFIG = {"max_remediations_per_hour": 8, "cooldown_seconds": 3}
+CONFIG = {"max_remediations_per_hour": 8, "cooldown_seconds": 3, "host_cooldown_seconds": 0}
 COLUMNS = ("answered", "recorded", "remediated", "lost", "twice", "cut_off")
 HEAD = """\
 seed {seed}. Shortened for the run: {settings}.

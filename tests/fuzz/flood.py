@@ -22,7 +22,7 @@ from tests.lib.endpoints import Patched, Unpatched
 from tests.lib.samples import alert, webhook
 
 KINDS = {"threads": Unpatched, "eventlet": Patched}
-TOKEN = "the-token"
+TOKEN = "the-token-in-use"
 GROWTH = 10 << 20  # bytes
 PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")

@@ -16,7 +16,7 @@ from tests.lib.endpoints import Unpatched
 from tests.lib.samples import alert, webhook
 
 SCHEMATHESIS = os.path.join(ROOT, ".venv-fuzz", "bin", "schemathesis")
-TOKEN = "the-token"
+TOKEN = "the-token-in-use"
 # Left out are the checks that all valid inputs are accepted and all invalid ones refused: `until`
 # before `since` fits the description, and fields that it does not name are accepted.
 CHECKS = (

@@ -90,6 +90,15 @@ class Service:
         return logging.getLogger(name)
 
 
+def registered(options):
+    """The configuration that the test has written over the one given, if it has."""
+    try:
+        with open(options["published"] + ".config") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return options["config"]
+
+
 def apply(settings):
     """Set module constants by name; returns what they were."""
     before = {}
@@ -112,6 +121,7 @@ def main():
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
     apply(OPTIONS["settings"])
     bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"], OPTIONS["records"])
+    bus.registered_config = lambda: registered(OPTIONS)
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
     path = os.path.join(OPTIONS["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])

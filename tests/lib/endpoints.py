@@ -131,7 +131,8 @@ class Running:
         deadline = time.monotonic() + 60
         while True:
             try:
-                if self.get("/api/v1/health/ready", **headers).status == status:
+                answer = self.get("/api/v1/health/ready", **headers)
+                if answer and answer.status == status:
                     return self
             except OSError:
                 pass
@@ -159,6 +160,20 @@ class Running:
         assert answer.status == 202, answer
         return answer.json["request_id"]
 
+    def register(self, **config):
+        """Registers a changed configuration; a value of None removes its key."""
+        changed = {**self.config, **config}  # what records here keeps the first one
+        self.config = {name: value for name, value in changed.items() if value is not None}
+        path = self.published_path + ".config"
+        with open(path + ".new", "w") as file:
+            json.dump(self.config, file)
+        os.replace(path + ".new", path)  # it is read at any moment
+        return self
+
+    def configuration(self, **headers):
+        """What health says of the configuration."""
+        return self.get("/api/v1/health", **headers).json["configuration"]
+
     def published(self):
         try:
             with open(self.published_path) as file:
@@ -172,6 +187,15 @@ class Running:
             os.remove(path)
         else:
             open(path, "w").close()
+
+    def credentials(self):
+        """The names of the credentials that the journal has, oldest request first."""
+        import sqlite3
+
+        path = os.path.join(self.config["state_dir"], "journal.sqlite")
+        with sqlite3.connect(path) as connection:
+            found = connection.execute("SELECT credential FROM requests ORDER BY id")
+            return [row[0] for row in found]
 
     def entries(self):
         """[(request_id, body, headers, client_request_id)] of the journal, oldest first."""
@@ -190,11 +214,13 @@ class InThreads(Running):
 
     def start(self):
         self.before = endpoint_process.apply(self.settings)
+        options = {"published": self.published_path, "config": dict(self.config)}
         self.endpoint = Endpoint(
-            self.config,
+            dict(self.config),
             endpoint_process.FileBus(self.published_path, self.config),
-            lambda config: endpoint_process.NoStackStorm(),
+            lambda current_config: endpoint_process.NoStackStorm(),
             logging.getLogger("endpoint"),
+            lambda: endpoint_process.registered(options),
         )
         self.thread = threading.Thread(target=self.endpoint.run, daemon=True)
         self.thread.start()

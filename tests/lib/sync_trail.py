@@ -48,6 +48,7 @@ class SyncTrail:
         return list(zip((one.request_id for one in sent), self.rows(alerts)))
 
     def sync(self, **config):
+        config.setdefault("host_cooldown_seconds", 0)
         return sync.sync(self.engine, Config(**config), self.stackstorm)
 
     def change(self, table, *conditions, **values):

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ requests = st.builds(
     path=st.text(),
     headers=st.dictionaries(st.text(), st.text(), max_size=3),
     body=st.text(alphabet=st.characters()),  # lone surrogates among them
+    credential=st.text(),
 )
 
 
@@ -104,6 +106,14 @@ def packed(text):
 def test_a_damaged_batch_is_refused(batch):
     with pytest.raises(AnnouncementError, match="cannot be unpacked"):
         announcement.unpack(announcement.VERSION, batch)
+
+
+def test_an_announcement_without_credentials_is_read():
+    """Release 0.2.0 does not send them, and RabbitMQ may keep its announcements for long."""
+    sent = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
+    del sent["credential"]
+    (found,) = announcement.unpack(announcement.VERSION, packed(json.dumps([sent])))
+    assert (found.request_id, found.credential) == (sent["request_id"], "")
 
 
 def test_half_a_batch_is_refused():

@@ -12,12 +12,27 @@ import yaml
 
 from poundcake import config
 from poundcake.config import Config, ConfigError, load
+from poundcake.credentials import Credential, Kind, Scope
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
 KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets"}
 TLS_FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
+LONG = "a-secret-that-is-long"
 INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
+
+
+def has_secret(spec):
+    """Whether a key of the schema, or anything in it, is marked as secret."""
+    nested = [spec.get("items", {}), *spec.get("properties", {}).values()]
+    return bool(spec.get("secret")) or any(has_secret(one) for one in nested if one)
+
+
+def given_as(key, secret):
+    """A value of a secret key with this secret in it."""
+    if key == "credentials":
+        return [{"name": "one", "scope": "both", "token": secret}]
+    return [secret] if key == "auth_tokens" else secret
 
 
 def error_of(**given):
@@ -62,14 +77,18 @@ class TestSchema:
         assert SCHEMA["log_level"]["enum"] == list(config.LOG_LEVELS)
 
     def test_secrets(self):
-        secret = {
-            key
-            for key, spec in SCHEMA.items()
-            if spec.get("secret") or spec.get("items", {}).get("secret")
-        }
+        secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
         # Declared on the array itself, StackStorm would hand the sensor ciphertext.
-        assert "secret" not in SCHEMA["auth_tokens"]
+        for key in ("auth_tokens", "credentials"):
+            assert "secret" not in SCHEMA[key]
+        entry = SCHEMA["credentials"]["items"]
+        assert all(entry["properties"][kind.value]["secret"] for kind in Kind)
+
+    def test_credentials_have_the_scopes_and_keys_of_the_code(self):
+        properties = SCHEMA["credentials"]["items"]["properties"]
+        assert properties["scope"]["enum"] == [scope.value for scope in Scope]
+        assert set(properties) == {"name", "scope", *(kind.value for kind in Kind)}
 
     def test_the_example_is_accepted(self):
         given = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
@@ -78,6 +97,79 @@ class TestSchema:
             given.pop(name, None)
         given["host"] = "127.0.0.1"
         load(given)
+
+
+class TestUnknownKeys:
+    """A misspelt key was ignored, so that its default stayed in force."""
+
+    @pytest.mark.parametrize(
+        "key, nearest",
+        [
+            ("allowed_host", "allowed_hosts"),
+            ("cooldown_second", "cooldown_seconds"),
+            ("dryrun", "dry_run"),
+            ("dry-run", "dry_run"),
+            ("auth_token", "auth_tokens"),
+            ("databaseurl", "database_url"),
+        ],
+    )
+    def test_the_nearest_known_key_is_named(self, key, nearest):
+        assert error_of(**{key: 1}) == f"unknown key {key}; did you mean {nearest}?"
+
+    @pytest.mark.parametrize("value", [None, 1, "", []])
+    def test_it_is_refused_whatever_its_value_is(self, value):
+        assert error_of(allowed_host=value).startswith("unknown key allowed_host;")
+
+    def test_without_a_near_one_all_known_keys_are_named(self):
+        error = error_of(xyzzy=1)
+        assert error.startswith("unknown key xyzzy; known: allowed_actions, allowed_hosts, ")
+        assert error.endswith("tls_key")
+
+    @pytest.mark.parametrize("key", [5, True, None, 1.5])
+    def test_a_key_that_is_no_text(self, key):
+        with pytest.raises(ConfigError, match=f"unknown key {key}; "):
+            load({key: "x"})
+
+    def test_keys_that_are_not_needed_are_known(self):
+        load({"auth_tokens": ["t"], "basic_auth": "u:p"}, without=("auth_tokens", "basic_auth"))
+
+    def test_a_nested_one_is_named_with_its_place(self):
+        with pytest.raises(ConfigError) as caught:
+            config.refuse_unknown_keys({"a_day": 1}, ("per_day", "per_hour"), "limits[2]")
+        assert str(caught.value).startswith("unknown key limits[2].a_day; ")
+        assert "limits[2].per_day" in str(caught.value)
+
+    @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
+    def test_a_mapping_in_a_list_is_refused_with_its_position(self, key):
+        error = error_of(**{key: ["one", {"name": "two"}]})
+        assert error == f"{key}: must be a list of strings, and entry 2 is none"
+
+
+class TestSettings:
+    def test_every_key_but_the_secrets(self):
+        assert set(Config().settings) == KEYS - set(config.SECRETS)
+        assert Config(allowed_hosts=("a",)).settings["allowed_hosts"] == ["a"]
+
+    def test_no_password_of_a_url_is_in_them(self):
+        found = load({"st2_api_url": "https://user:hush@st2.example/api"})
+        assert found.settings["st2_api_url"] == "https://st2.example/api"
+
+    def test_changed_keys(self):
+        changed = config.changed_keys(Config(), Config(port=1, auth_tokens=("t",)))
+        assert changed == ["port", "auth_tokens"]
+
+
+class TestWarnings:
+    @pytest.mark.parametrize(
+        "given", [{}, {"dry_run": False, "allowed_hosts": ["*"]}, {"allowed_hosts": ["web-1"]}]
+    )
+    def test_nothing_to_say(self, given):
+        assert load(given).warnings == []
+
+    def test_changes_are_on_and_no_host_is_allowed(self):
+        (warning,) = load({"dry_run": False}).warnings
+        assert warning.startswith("dry_run is false and allowed_hosts is empty, so no host may be")
+        assert '"*" for any' in warning
 
 
 class TestTypes:
@@ -109,7 +201,7 @@ class TestTypes:
         patterns = ("*", "WEB-[12].*.org.", "10.0.0.*", "10.0.0.0/8", "2001:DB8::/32", "::1")
         assert load({"allowed_hosts": list(patterns)}).allowed_hosts == patterns
 
-    @pytest.mark.parametrize("given", [None, {}, {"no_such_key": 1}])
+    @pytest.mark.parametrize("given", [None, {}])
     def test_without_keys_everything_has_its_default(self, given):
         assert load(given) == Config()
 
@@ -131,6 +223,8 @@ class TestTypes:
             {"st2_web_url": "http://[bad"},
             {"st2_api_url": "st2.example"},
             {"st2_api_url": "http://[bad"},
+            {"endpoint_url": "https://on-call:hush@poundcake.example"},
+            {"st2_api_url": "https://hush@st2.example/api/v1"},
             {"database_url": "postgresql://x/y"},
             {"database_url": "mysql://u:p@h/d"},
             {"database_url": "/tmp/x.db"},
@@ -150,20 +244,28 @@ class TestSecrets:
         assert found.literal_secrets == ()
 
     def test_each_entry_of_a_list_is_resolved(self, monkeypatch):
-        monkeypatch.setenv("THE_TOKEN", "abc ")
-        found = load({"auth_tokens": ["env:THE_TOKEN", "literal"]})
-        assert found.auth_tokens == ("abc", "literal")
+        monkeypatch.setenv("THE_TOKEN", "a-token-of-the-environment ")
+        found = load({"auth_tokens": ["env:THE_TOKEN", "a-literal-token-1"]})
+        assert found.auth_tokens == ("a-token-of-the-environment", "a-literal-token-1")
         assert found.literal_secrets == ("auth_tokens",)
 
     @pytest.mark.parametrize("key", config.SECRETS)
     def test_a_reference_that_leads_nowhere_names_the_key(self, key):
         reference = "file:/no/such/file"
-        error = error_of(**{key: [reference] if key == "auth_tokens" else reference})
-        assert error == f"{key}: cannot read /no/such/file: no such file or directory"
+        error = error_of(**{key: given_as(key, reference)})
+        entry = "entry 1 (one): token: " if key == "credentials" else ""
+        assert error == f"{key}: {entry}cannot read /no/such/file: no such file or directory"
+
+    @pytest.mark.parametrize("key", config.SECRETS)
+    @pytest.mark.parametrize("reference", ["FILE:/a-path-of-16-characters", "env: A_LONG_VARIABLE"])
+    def test_a_misspelt_reference_is_not_taken_for_the_secret(self, key, reference):
+        error = error_of(**{key: given_as(key, reference)})
+        right = "file:/path" if "path" in reference else "env:NAME"
+        assert error.endswith(f"must be {right}, in lower case and without a space")
 
     def test_keys_that_are_not_needed_are_not_read(self):
-        given = {"auth_tokens": ["file:/no/such/file"], "host": "0.0.0.0"}
-        assert load(given, without=("auth_tokens", "basic_auth")).auth_tokens == ()
+        given = {key: given_as(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
+        assert load({**given, "host": "0.0.0.0"}, config.CREDENTIAL_KEYS).all_credentials == ()
 
     @pytest.mark.parametrize("key", sorted(KEYS - set(config.SECRETS)))
     def test_only_secrets_can_be_references(self, key, monkeypatch):
@@ -175,8 +277,9 @@ class TestSecrets:
     def test_literal_secrets_are_named(self):
         found = load(
             {
-                "auth_tokens": ["a"],
-                "basic_auth": "a:b",
+                "auth_tokens": [LONG],
+                "basic_auth": "a:" + LONG,
+                "credentials": given_as("credentials", LONG),
                 "st2_api_key": "b",
                 "database_url": "sqlite:////x",
             }
@@ -186,8 +289,9 @@ class TestSecrets:
     def test_no_secret_is_printed(self):
         found = load(
             {
-                "auth_tokens": ["hush-token"],
-                "basic_auth": "hush-user:hush-word",
+                "auth_tokens": ["hush-token-that-is-long"],
+                "basic_auth": "hush-user:hush-word-that-is-long",
+                "credentials": given_as("credentials", "hush-token-that-is-another"),
                 "st2_api_key": "hush-key",
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
@@ -197,16 +301,23 @@ class TestSecrets:
 
     @pytest.mark.parametrize("key", config.SECRETS)
     def test_no_secret_is_in_an_error(self, key):
-        for value in ("hush hush", "hush\n1", "hüsh", "A" * 5 + "hush://"):
+        for value in (
+            "hush hush",
+            "hush\n1",
+            "hüsh",
+            "A" * 5 + "hush://",
+            "FILE:hush",
+            "env: hush",
+        ):
             try:
-                load({key: [value] if key == "auth_tokens" else value})
+                load({key: given_as(key, value)})
             except ConfigError as error:
                 assert "hush" not in str(error)
 
 
 class TestTokens:
     def test_ciphertext_is_refused(self):
-        error = error_of(auth_tokens=["good", "0123456789ABCDEF" * 6])
+        error = error_of(auth_tokens=[LONG, "0123456789ABCDEF" * 6])
         assert error.startswith("auth_tokens: contains ciphertext")
 
     def test_ciphertext_from_a_file_is_refused(self, tmp_path):
@@ -214,7 +325,7 @@ class TestTokens:
         assert "ciphertext" in error_of(auth_tokens=[f"file:{tmp_path}/t"])
 
     @pytest.mark.parametrize(
-        "token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/="]
+        "token", ["0123456789abcdef" * 6, "0123456789ABCDEF" * 5, "Ab3-._~+/=Ab3-._~+/="]
     )
     def test_tokens_that_only_look_like_ciphertext_are_accepted(self, token):
         assert load({"auth_tokens": [token]}).auth_tokens == (token,)
@@ -224,8 +335,110 @@ class TestTokens:
         assert error_of(auth_tokens=[token]).startswith("auth_tokens: must contain visible ASCII")
 
 
+class TestLength:
+    """What can be guessed is refused."""
+
+    @pytest.mark.parametrize("secret, is_accepted", [("x" * 15, False), ("x" * 16, True)])
+    def test_a_secret_has_16_characters(self, secret, is_accepted):
+        for key, value in (
+            ("auth_tokens", [secret]),
+            ("basic_auth", "a-long-user-name:" + secret),
+            ("credentials", [{"name": "a", "scope": "read", "token": secret}]),
+            ("credentials", [{"name": "a", "scope": "read", "basic": "on-call:" + secret}]),
+            ("credentials", [{"name": "a", "scope": "post", "hmac_sha256": secret}]),
+        ):
+            if is_accepted:
+                assert load({key: value}).authentication
+            else:
+                assert "must have at least 16 characters" in error_of(**{key: value})
+
+
+class TestCredentials:
+    """Named credentials with a scope."""
+
+    def test_all_ways_to_write_one(self, tmp_path):
+        (tmp_path / "secret").write_text("the-secret-of-grafana\n")
+        given = [
+            {"name": "am", "scope": "post", "token": LONG},
+            {"name": "on-call.2", "scope": "both", "basic": "on-call:" + LONG},
+            {"name": "grafana", "scope": "post", "hmac_sha256": f"file:{tmp_path}/secret"},
+        ]
+        found = load({"credentials": given, "auth_tokens": [LONG, LONG], "basic_auth": "u:" + LONG})
+        assert found.all_credentials == (
+            Credential("auth_tokens[1]", Scope.BOTH, Kind.TOKEN, LONG),
+            Credential("auth_tokens[2]", Scope.BOTH, Kind.TOKEN, LONG),
+            Credential("basic_auth", Scope.BOTH, Kind.BASIC, "u:" + LONG),
+            Credential("am", Scope.POST, Kind.TOKEN, LONG),
+            Credential("on-call.2", Scope.BOTH, Kind.BASIC, "on-call:" + LONG),
+            Credential("grafana", Scope.POST, Kind.HMAC, "the-secret-of-grafana"),
+        )
+        assert found.authentication == ["bearer", "basic", "hmac"]
+
+    @pytest.mark.parametrize(
+        "entry, error",
+        [
+            ({"scope": "reads"}, "entry 2 (two): scope: must be one of post, read, both"),
+            ({"scope": None}, "entry 2 (two): scope: must be one of post, read, both"),
+            ({"scope": ["post"]}, "entry 2 (two): scope: must be one of post, read, both"),
+            (
+                {"basic": "u:" + LONG},
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has "
+                "token and basic",
+            ),
+            (
+                {"token": None},
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has none",
+            ),
+            ({"token": ""}, "entry 2 (two): token: must not be empty"),
+            ({"token": 5}, "entry 2 (two): token: must be a string"),
+            ({"token": "two words, many characters"}, "entry 2 (two): token: must contain visible"),
+            ({"token": "AB" * 64}, "entry 2 (two): token: contains ciphertext"),
+            ({"token": None, "basic": LONG}, "entry 2 (two): basic: must be user:password"),
+            (
+                {"token": None, "hmac_sha256": " ", "scope": "post"},
+                "entry 2 (two): hmac_sha256: must not be empty",
+            ),
+            (
+                {"token": None, "hmac_sha256": LONG, "scope": "both"},
+                "entry 2 (two): scope: must be post for hmac_sha256",
+            ),
+            ({"secret": LONG}, "entry 2 (two): unknown key secret: the keys are name, scope"),
+            ({"name": "one"}, "the name one is used twice"),
+            ({"name": None}, "entry 2: name: must have letters"),
+            ({"name": ""}, "entry 2: name: must have letters"),
+            ({"name": "a b"}, "entry 2: name: must have letters"),
+            ({"name": "auth_tokens[1]"}, "entry 2: name: must have letters"),
+            ({"name": "CN=one"}, "entry 2: name: must have letters"),
+            ({"name": "a" * 65}, "entry 2: name: must have letters"),
+            ({"name": "a\n"}, "entry 2: name: must have letters"),
+        ],
+    )
+    def test_an_entry_that_cannot_be_used_is_named(self, entry, error):
+        one = {"name": "one", "scope": "both", "token": LONG + "-1"}
+        two = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
+        found = error_of(credentials=[one, two])
+        assert found.startswith("credentials: " + error)
+        assert LONG not in found
+
+    @pytest.mark.parametrize("entry", [None, "a", 5, ["a"]])
+    def test_an_entry_is_a_mapping(self, entry):
+        assert error_of(credentials=[entry]).startswith("credentials: entry 1: must have name")
+
+    def test_the_name_of_basic_auth_is_taken(self):
+        entry = {"name": "basic_auth", "scope": "read", "token": LONG}
+        assert load({"credentials": [entry]}).all_credentials[0].name == "basic_auth"
+        error = error_of(credentials=[entry], basic_auth="u:" + LONG)
+        assert error.startswith("credentials: the name basic_auth is used twice")
+
+    def test_one_is_enough_to_open_the_endpoint_to_other_machines(self):
+        entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG}
+        assert load({"host": "0.0.0.0", "credentials": [entry]}).host == "0.0.0.0"
+
+
 class TestBasicAuth:
-    @pytest.mark.parametrize("value", ["on-call:a word", "u:p:p", "ü:pässword"])
+    @pytest.mark.parametrize(
+        "value", ["on-call:a word and another", "u:p:p" + LONG, "ü:a pässword that is long"]
+    )
     def test_user_and_password_are_accepted(self, value):
         assert load({"basic_auth": value}).basic_auth == value
 
@@ -267,9 +480,9 @@ class TestLoopback:
     def test_any_other_address_needs_credentials_and_the_error_says_what_to_set(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
-        assert "set auth_tokens, basic_auth or tls_client_ca" in error
-        assert load({"host": host, "auth_tokens": ["t"]}).host == host
-        assert load({"host": host, "basic_auth": "u:p"}).host == host
+        assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error
+        assert load({"host": host, "auth_tokens": [LONG]}).host == host
+        assert load({"host": host, "basic_auth": "u:" + LONG}).host == host
         assert load(dict(TLS_FILES, host=host)).host == host
         with pytest.raises(ConfigError):  # TLS alone encrypts, and lets everybody in
             load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})

@@ -64,12 +64,12 @@ def impostor():
 
 
 def test_health_and_status(start):
-    running = start(auth_tokens=["the-token"]).ready()
-    config = load({"port": running.port, "auth_tokens": ["the-token"]})
+    running = start(auth_tokens=["the-token-in-use"]).ready()
+    config = load({"port": running.port, "auth_tokens": ["the-token-in-use"]})
     health = endpoint_client.health(config)
     assert isinstance(health, Answered)
     assert health.document["status"] in ("ok", "degraded")
-    request_id = running.accept(webhook(), Authorization="Bearer the-token")
+    request_id = running.accept(webhook(), Authorization="Bearer the-token-in-use")
     status = endpoint_client.status(config, request_id)
     assert isinstance(status, Answered)
     assert status.document["request_id"] == request_id
@@ -91,9 +91,9 @@ def test_health_that_is_not_good_is_an_answer(start, tmp_path):
 
 
 def test_wrong_credentials_are_not_called_no_answer(start):
-    running = start(auth_tokens=["the-token"])
+    running = start(auth_tokens=["the-token-in-use"])
     running.ready()
-    wrong = load({"port": running.port, "auth_tokens": ["wrong"]})
+    wrong = load({"port": running.port, "auth_tokens": ["a-wrong-token-01"]})
     for found in (endpoint_client.health(wrong), endpoint_client.status(wrong, UNKNOWN)):
         assert isinstance(found, Refused) and found.status == 401
         assert str(found).startswith(f"http://127.0.0.1:{running.port} answered 401")
@@ -158,7 +158,7 @@ class TestCertificate:
         authority = Authority(tmp_path)
         elsewhere = authority.issue("elsewhere", "192.0.2.1")
         files = dict(zip(("tls_certificate", "tls_key"), elsewhere))
-        running = start(basic_auth="on-call:a-word", **files)
+        running = start(basic_auth="on-call:a-word-that-is-long", **files)
         config = load(running.config)
         wait_for(lambda: isinstance(endpoint_client.health(config), Answered))
         other, _ = authority.issue("other")

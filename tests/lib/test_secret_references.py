@@ -63,3 +63,20 @@ def test_a_file_of_somebody_else_says_which_command_helps(monkeypatch):
     assert error_of("file:/the/token") == (
         f"cannot read /the/token: permission denied (run: chown {user}: /the/token)"
     )
+
+
+@pytest.mark.parametrize(
+    "value", ["FILE:/x", "File:/x", "file: /x", "file:\t/x", "file :/x", "file:/x ", "file: "]
+)
+def test_a_misspelt_reference_to_a_file_is_refused_with_what_is_right(value):
+    assert error_of(value) == "must be file:/path, in lower case and without a space"
+
+
+@pytest.mark.parametrize("value", ["ENV:X", "Env:X", "env: X", "env :X", "ENV:"])
+def test_a_misspelt_reference_to_a_variable_is_refused_with_what_is_right(value):
+    assert error_of(value) == "must be env:NAME, in lower case and without a space"
+
+
+@pytest.mark.parametrize("value", ["file", "environment", "profile:/x", "my file:/x", "envy:x"])
+def test_what_only_looks_similar_is_the_secret(value):
+    assert resolve(value) == value

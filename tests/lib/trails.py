@@ -45,7 +45,7 @@ def record(engine, *alerts, config=None, **more):
     """Record one request at the moment at which it was received, and return its id."""
     sent = request(*alerts, **more)
     with database_time(sent.received_at):
-        record_requests(engine, config or Config(), [sent])
+        record_requests(engine, config or Config(cooldown_seconds=0), [sent])
     return sent.request_id
 
 

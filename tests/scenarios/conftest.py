@@ -110,6 +110,7 @@ def armed(request, kind, tmp_path_factory):
     config = {
         "auth_tokens": [TOKENS[0], f"file:{secret}"],
         "dry_run": False,
+        "allowed_hosts": ["*"],
         "allowed_actions": ["poundcake_scenarios.work"],
     }
     return request.getfixturevalue("new_stack")(config, TOKENS[0])

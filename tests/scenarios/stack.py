@@ -216,16 +216,18 @@ class Standalone(Stack):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
-        config_file.write_text(json.dumps(config or {}))  # JSON is YAML
+        # Without cooldowns, unless a scenario is about them: others fire the same alert twice.
+        config = {"cooldown_seconds": 0, "host_cooldown_seconds": 0, **(config or {})}
+        config_file.write_text(json.dumps(config))  # JSON is YAML
         port = services.free_port()
         self.command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
         self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
         self.command += ["--config", str(config_file), "--pack", str(PACK)]
-        if "database_url" not in (config or {}):
+        if "database_url" not in config:
             # Not the URL: the process list would show its password, and one scenario looks there.
             (folder / "database_url").write_text(database)
             self.command += ["--database", f"file:{folder / 'database_url'}"]
-        if (config or {}).get("log_level") == "debug":
+        if config.get("log_level") == "debug":
             self.command += ["--verbose"]
         own = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
         own.pop("PYTHONPATH", None)

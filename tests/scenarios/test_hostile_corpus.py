@@ -95,7 +95,8 @@ def planted(request, kind):
         os.environ[VARIABLE] = secrets[0]
         try:
             config = {"auth_tokens": [TOKEN], "basic_auth": "planted:" + secrets[1]}
-            config.update(dry_run=False, allowed_actions=["poundcake_scenarios.prints"])
+            config.update(dry_run=False, allowed_hosts=["*"])
+            config.update(allowed_actions=["poundcake_scenarios.prints"])
             stack = request.getfixturevalue("new_stack")(config, TOKEN)
         finally:
             del os.environ[VARIABLE]

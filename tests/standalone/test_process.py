@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from standalone.__main__ import refuse_taken_port
-from standalone.content import Content, ContentError, load_config
+from standalone.content import Content, ContentError
 from standalone.sensors import SensorContainer
 from tests import services
 from tests.standalone.conftest import ROOT, Standalone, is_running, make_pack
@@ -100,16 +100,25 @@ def test_content_that_it_cannot_run_is_refused_by_name(tmp_path, path, text, rea
 
 
 def test_a_configuration_over_the_defaults(tmp_path):
-    folder, config = make_pack(tmp_path), tmp_path / "given.yaml"
+    folder, config, keys = make_pack(tmp_path, **NO_CHAIN), tmp_path / "given.yaml", {"hail": "ave"}
     config.write_text("greeting: '{{ st2kv.system.hail }}'\nnested: {other: 1}\n")
-    assert load_config(folder, config, {"secret_word": None}, {"hail": "ave"}) == {
+    content = Content([folder], str(config), {"secret_word": None}, keys)
+    assert content.configs["probe"] == {
         "greeting": "ave",
         "secret_word": "open-sesame",
         "nested": {"other": 1, "depth": 3},
     }
+    # What is read again has what the datastore contains by then, and what was registered.
+    keys["hail"] = "salve"
+    assert content.read_config("probe")["greeting"] == "salve"
+    content.register_config("probe", {"greeting": "hi"})
+    assert content.configs["probe"]["greeting"] == content.read_config("probe")["greeting"] == "hi"
+    with pytest.raises(ContentError, match="greeting: 1 is not of type 'string'"):
+        content.register_config("probe", {"greeting": 1})
+    assert content.configs["probe"]["greeting"] == "hi"
     config.write_text("greeting: 1\n")
     with pytest.raises(ContentError, match=r"given\.yaml: greeting: 1 is not of type 'string'"):
-        load_config(folder, config, {}, {})
+        Content([folder], str(config))
 
 
 def test_a_taken_port_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from standalone import api, schemas
 from standalone.api import Answer, ApiError, not_found
+from standalone.content import ContentError
 from standalone.store import COMPLETED
 
 # st2common/constants/action.py
@@ -29,6 +30,8 @@ class Api(api.Api):
             ("GET", r"keys/([^/]+)", self.key),
             ("PUT", r"keys/([^/]+)", self.store_key),
             ("DELETE", r"keys/([^/]+)", self.delete_key),
+            ("GET", r"configs/([^/]+)", self.config),
+            ("PUT", r"configs/([^/]+)", self.register_config),
         ]
 
     def run_again(self, request, id_):
@@ -98,6 +101,23 @@ class Api(api.Api):
         tag = request.headers.get("St2-Trace-Tag")
         self.consumer.emit(trigger, payload, {"trace_tag": tag} if tag else {})
         return Answer(202, request.body)
+
+    def config(self, request, pack):
+        """Show the configuration of a pack as it is registered."""
+        if pack not in self.content.registered_configs:
+            raise not_found("Pack", pack)
+        values = self.content.registered_configs[pack]
+        if request.query.get("show_secrets") != "true":
+            values = dict.fromkeys(values, "********")  # StackStorm masks the secret ones
+        return Answer(200, {"pack": pack, "values": values})
+
+    def register_config(self, request, pack):
+        """Replace the configuration of a pack; the next execution gets it."""
+        try:
+            self.content.register_config(pack, request.body or {})
+        except ContentError as error:
+            raise ApiError(400, str(error)) from error
+        return self.config(request, pack)
 
     def key(self, request, name):
         """Show a key of the datastore."""

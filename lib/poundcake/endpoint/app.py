@@ -14,6 +14,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from poundcake.config import Config
+from poundcake.credentials import Scope
 from poundcake.endpoint import browser_guard, metrics, openapi, routes
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.authentication import Authentication
@@ -57,12 +58,20 @@ class Receiver:
     ) -> None:
         self._service = service
         self._log = log
-        self._ways_to_authenticate = config.authentication
-        self._authentication = Authentication(config, service.metrics, log)
         self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Use another configuration from the next request on."""
+        self._ways_to_authenticate = config.authentication
+        self._has_scopes = any(c.scope != Scope.BOTH for c in config.all_credentials)
+        webhook = WebhookReceiver(config, self._service)
+        self._authentication = Authentication(
+            config, self._service.metrics, self._log, webhook.check_before_body
+        )
         self.routes = [
-            Route("POST", WEBHOOK_PATH, WebhookReceiver(config, service).accept),
-            *TrailRoutes(config, service).routes(),
+            Route("POST", WEBHOOK_PATH, webhook.accept),
+            *TrailRoutes(config, self._service).routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),
@@ -84,6 +93,8 @@ class Receiver:
             response = problem.response(request_id)
             if request.path == WEBHOOK_PATH and problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 reason = RefusalReason.of_status(problem.status)
+                if reason is RefusalReason.CROSS_SITE and self._ways_to_authenticate:
+                    reason = RefusalReason.WRONG_SCOPE
                 self._note_refusal(reason, problem, request.client_host)
         except ClientGoneError:
             raise
@@ -107,8 +118,10 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
-            self._authentication.check(request)
-            if not self._ways_to_authenticate:
+            authentication = self._authentication  # one of them, while it is replaced
+            needed = routes.needed_scope(request.path)
+            request = authentication.authenticate(request, needed)
+            if not authentication.is_required:
                 browser_guard.check_not_from_another_site(request)
         try:
             return routes.answer(self.routes, request)
@@ -143,7 +156,8 @@ class Receiver:
         return HTTPResponse.json(HTTPStatus.OK, {"status": "alive"})
 
     def _describe(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        return HTTPResponse.json(HTTPStatus.OK, openapi.description(self._ways_to_authenticate))
+        description = openapi.description(self._ways_to_authenticate, self._has_scopes)
+        return HTTPResponse.json(HTTPStatus.OK, description)
 
     def _scrape(self, request: HTTPRequest, _: str) -> HTTPResponse:
         text, media_type = self._service.metrics.text(request.headers.get("accept", ""))

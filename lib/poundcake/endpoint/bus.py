@@ -15,6 +15,7 @@ from kombu.serialization import dumps
 
 from poundcake.errors import PoundCakeError
 
+_PACK = "poundcake"
 _TIMEOUT = 5  # seconds, once for the write and once for the confirm
 _CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish in progress
 _PERSISTENT = 2
@@ -132,6 +133,21 @@ class Bus:
                 connection.collect()
             except Exception:  # the socket is gone either way
                 pass
+
+
+def registered_config() -> dict[str, Any]:
+    """Return the pack's configuration as it is registered in StackStorm now, with its defaults.
+
+    Raises:
+        Exception: It cannot be read: StackStorm's database is away, or a value that the
+            configuration takes from the datastore is missing.
+    """
+    from st2common.util.config_loader import ContentPackConfigLoader
+
+    found: dict[str, Any] = ContentPackConfigLoader(_PACK).get_config()
+    if not found:  # the pack is being removed or registered anew: even its defaults are missing
+        raise LookupError("the schema of the pack is not registered")
+    return found
 
 
 def _bus_error(error: Exception) -> BusError:

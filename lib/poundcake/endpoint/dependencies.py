@@ -26,7 +26,7 @@ class Dependencies:
         components: The state of the broker, the database and StackStorm.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        expire_stale_hours: See the configuration.
+        expire_stale_hours: As in the configuration.
     """
 
     journal: Journal

@@ -133,6 +133,7 @@ def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) 
         "body_bytes": len(body),
         "alert_count": acceptance.alert_count,
         "received_at": format_timestamp(request.received_at),
+        "credential": request.credential,
         "client_host": request.client_host,
         "client_request_id": "" if client_id == row.request_id else client_id,
         "method": request.method,

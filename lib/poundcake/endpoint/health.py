@@ -141,6 +141,20 @@ class JournalReport(ComponentReport):
 
 
 @dataclass
+class ConfigurationReport:
+    """The configuration that the endpoint uses.
+
+    applied_at: since when. problem: why a newer one is not in force, '' if there is none. warnings:
+    what is accepted and probably not meant. in_force: the keys that are not secret.
+    """
+
+    applied_at: str
+    problem: str
+    warnings: list[str]
+    in_force: dict[str, Any]
+
+
+@dataclass
 class HealthReport:
     """The health of the endpoint.
 
@@ -163,6 +177,7 @@ class HealthReport:
     database: str
     dry_run: bool
     literal_secrets: list[str]
+    configuration: ConfigurationReport
     components: dict[str, ComponentReport]
 
     def as_dict(self) -> dict[str, Any]:
@@ -171,12 +186,16 @@ class HealthReport:
         return {**asdict(self), "components": components}
 
 
-def assemble(installation: Installation, address: str) -> HealthReport:
+def assemble(
+    installation: Installation, address: str, applied_at: datetime, config_problem: str = ""
+) -> HealthReport:
     """Return the health report of an endpoint.
 
     Args:
         installation: The parts of the endpoint.
         address: The URL that it listens on, '' while it does not listen.
+        applied_at: Since when its configuration is in force.
+        config_problem: Why a newer configuration is not in force, '' if there is none.
     """
     config, keeper = installation.config, installation.keeper
     journal, problems = _journal(keeper, config.backlog_limit)
@@ -184,13 +203,16 @@ def assemble(installation: Installation, address: str) -> HealthReport:
     if keeper.pipeline:
         components.update(_downstream(keeper.pipeline, journal))
     return HealthReport(
-        status=_overall(components, problems),
+        status=_overall(components, [*problems, *filter(None, [config_problem])]),
         version=poundcake.__version__,
         address=address,
         authentication=", ".join(config.authentication) or "none",
         database=database.kind(installation.reader.engine),
         dry_run=config.dry_run,
         literal_secrets=list(config.literal_secrets),
+        configuration=ConfigurationReport(
+            format_timestamp(applied_at), config_problem, config.warnings, config.settings
+        ),
         components=components,
     )
 

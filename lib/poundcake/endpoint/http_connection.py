@@ -42,12 +42,13 @@ class Client:
 
     Attributes:
         host: The IP address.
-        has_certificate: The client authenticated with a certificate of the configured client CA.
+        certificate_name: The name of the client's certificate, if it authenticated with one of
+            the configured client CA; otherwise empty.
         refusal: Why all of its requests are refused, or an empty string.
     """
 
     host: str
-    has_certificate: bool = False
+    certificate_name: str = ""
     refusal: str = ""
 
 
@@ -129,7 +130,7 @@ class HTTPConnection:
             host=parsed.host,
             headers=parsed.headers,
             client_host=self._client.host,
-            has_client_certificate=self._client.has_certificate,
+            certificate_name=self._client.certificate_name,
             body=_Body(self._http, self._stream, self._received, parsed.content_length),
         )
 

@@ -40,9 +40,11 @@ class HTTPRequest:
             from the Host field. Empty if an HTTP/1.0 client sent none.
         headers: By lower-case name. The values of repeated fields are joined with a comma.
         client_host: The IP address of the client.
-        has_client_certificate: The client authenticated with a certificate of the configured
-            client CA.
+        certificate_name: The name of the client's certificate, if it authenticated with one of
+            the configured client CA; otherwise empty.
         body: The body, not received yet.
+        credential: The name of the credential that allows the request, once it was authenticated;
+            empty if it needs none.
     """
 
     method: str
@@ -51,8 +53,9 @@ class HTTPRequest:
     host: str
     headers: Mapping[str, str]
     client_host: str
-    has_client_certificate: bool
+    certificate_name: str
     body: RequestBody
+    credential: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Server:
             open files allows.
         log: The logger for failures.
         certificates: The certificates of a TLS server; None for plain HTTP.
+        predecessor: The server that this one replaces. If it listens on the same address, its
+            listening socket is taken over, so that no connection is refused.
 
     Raises:
         OSError: The address is taken or does not exist.
@@ -58,16 +60,24 @@ class Server:
         max_connections: int,
         log: logging.Logger,
         certificates: Certificates | None = None,
+        predecessor: Server | None = None,
     ) -> None:
         self._application = application
         self._log = log
         self._rate_limited_log = RateLimitedLogger(log)
-        self._certificates = certificates
+        self.certificates = certificates
         self._open = OpenConnections(_allowed_connections(max_connections))
         self._lock = threading.Lock()
         # The number of connections whose TLS handshake failed.
         self.failed_handshakes = 0
-        self._listener = _listen(host, port)
+        self.bound_to = (host, port)
+        self._successor: Server | None = None
+        if predecessor and predecessor.bound_to == self.bound_to:
+            # A copy, because two green threads must not wait for the same file descriptor.
+            self._listener: socket.socket = predecessor._listener.dup()
+            predecessor._successor = self
+        else:
+            self._listener = _listen(host, port)
         # The URL that it listens on, without a trailing slash.
         self.address = _url("https" if certificates else "http", self._listener)
 
@@ -81,8 +91,17 @@ class Server:
         """Number of connections that were closed because there were too many."""
         return self._open.evicted
 
+    def limit_connections(self, limit: int) -> None:
+        """Change the limit of open connections."""
+        self._open.limit = _allowed_connections(limit)
+
     def serve(self) -> None:
         """Accept connections until `stop()` is called."""
+        self._accept_connections()
+        if self._successor:
+            self._listener.close()  # the successor has a copy
+
+    def _accept_connections(self) -> None:
         while not self._open.is_stopping:
             try:
                 connected, address = self._listener.accept()
@@ -96,7 +115,8 @@ class Server:
                 self._rate_limited_log.warning("cannot accept a connection: %s", error)
                 time.sleep(_RETRY_WAIT)
                 continue
-            self._start_connection(connected, str(address[0]))
+            server = self._successor or self
+            server._start_connection(connected, str(address[0]))
 
     def close(self) -> None:
         """Stop listening."""
@@ -111,7 +131,8 @@ class Server:
             timeout: How long to wait for the requests in flight, in seconds.
         """
         self._open.stop()
-        self.close()
+        if not self._successor:
+            self.close()
         deadline = time.monotonic() + timeout
         while self._open.abort_idle() and time.monotonic() < deadline:
             time.sleep(_STOP_TICK)
@@ -149,15 +170,15 @@ class Server:
 
     def _secure(self, plain: TimedSocket, client_host: str) -> tuple[ByteStream, Client]:
         """Do the TLS handshake, if this is a TLS server."""
-        if not self._certificates:
+        if not self.certificates:
             return plain, Client(client_host)
         try:
             plain.expire_in(http_connection.HEADER_TIME)
             if plain.peek() != HANDSHAKE:
                 refusal = "this port speaks TLS: use https://"
                 return plain, Client(client_host, refusal=refusal)
-            secured = TLSStream(plain, self._certificates.context())
-            return secured, Client(client_host, has_certificate=secured.shake_hands())
+            secured = TLSStream(plain, self.certificates.context())
+            return secured, Client(client_host, certificate_name=secured.shake_hands())
         except OSError as error:
             with self._lock:
                 self.failed_handshakes += 1

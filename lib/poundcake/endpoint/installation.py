@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from poundcake.config import Config, load
+from sqlalchemy.engine import Engine
+
+from poundcake.config import Config
 from poundcake.endpoint.bus import Broker
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.health import Components
@@ -78,32 +80,25 @@ class Installation:
 
 
 def install(
-    pack_config: Any,
+    config: Config,
     bus: Broker,
-    connect: Callable[[Config], StackStorm],
+    stackstorm: StackStorm,
     metrics: Metrics,
     log: logging.Logger,
 ) -> Installation:
-    """Check a configuration and create the parts that it describes, without opening any of them.
+    """Create the parts that a configuration describes, without opening any of them.
 
     Args:
-        pack_config: The configuration that StackStorm passes to the sensor.
+        config: The configuration.
         bus: Publishes triggers.
-        connect: Returns a client of StackStorm's API for a checked configuration.
+        stackstorm: StackStorm's API.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
 
     Raises:
-        ConfigError: The configuration is invalid.
         DatabaseError: The database URL cannot be used.
     """
-    config = load(pack_config)
-    reader = TrackingReader(
-        database.open_engine(config.tracking_url, VIEW_SECONDS), config.auto_migrate
-    )
-    log.setLevel(config.log_level.upper())
-    _warn_of_literal_secrets(config, log)
-    stackstorm = connect(config)
+    reader = TrackingReader(open_engine(config), config.auto_migrate)
 
     def make_pipeline(journal: Journal) -> Pipeline:
         return Pipeline(
@@ -123,7 +118,16 @@ def install(
     return Installation(config, reader, stackstorm, JournalKeeper(config, make_pipeline, log))
 
 
-def _warn_of_literal_secrets(config: Config, log: logging.Logger) -> None:
+def open_engine(config: Config) -> Engine:
+    """Return an engine of the tracking database for views. Raises DatabaseError."""
+    return database.open_engine(config.tracking_url, VIEW_SECONDS)
+
+
+def log_as_configured(config: Config, log: logging.Logger) -> None:
+    """Set how much is logged, and log what is accepted and probably not meant."""
+    log.setLevel(config.log_level.upper())
+    for warning in config.warnings:
+        log.warning("%s", warning)
     for key in config.literal_secrets:
         log.warning(
             "%s is a literal secret in the pack's configuration, so it is visible on the command "
@@ -149,6 +153,8 @@ def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
         "alerts": [],
         "stackstorm_executions": [],
     }
+    if entry.credential:
+        answer["credential"] = entry.credential
     if held_up_by:
         answer["held_up_by"] = held_up_by
     return answer

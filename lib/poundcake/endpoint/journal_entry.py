@@ -35,6 +35,7 @@ class Entry:
         is_stuck: It failed alone while others were recorded.
         is_shared: Another endpoint may hold the same request.
         emit_after: When its alerts may be emitted again, None if they were never emitted.
+        credential: The name of the credential that its sender used, '' if it needed none.
     """
 
     id: int
@@ -51,6 +52,7 @@ class Entry:
     is_stuck: bool
     is_shared: bool
     emit_after: float | None
+    credential: str
 
 
 def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
@@ -80,6 +82,7 @@ def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
         is_stuck=bool(row["stuck"]),
         is_shared=bool(row["shared"]),
         emit_after=None if emit_after is None else to_monotonic(emit_after),
+        credential=row["credential"],
     )
 
 
@@ -109,6 +112,7 @@ def request_of(row: sqlite3.Row) -> Request:
         path=row["path"],
         headers=json.loads(row["headers"]),
         body=row["body"].decode(),
+        credential=row["credential"],
     )
 
 

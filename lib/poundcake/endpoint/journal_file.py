@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ from poundcake.endpoint.journal_clock import MAX_WAIT, JournalClock
 from poundcake.endpoint.journal_entry import is_intact
 from poundcake.endpoint.journal_schema import VERSION, RequestState
 from poundcake.errors import PoundCakeError
+from poundcake.trail.shared_files import close_to_others, create_file
 
 T = TypeVar("T")
 
@@ -169,6 +171,8 @@ def save_clock(connection: sqlite3.Connection, now: float) -> None:
 
 def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
     try:
+        for file in glob.glob(glob.escape(path) + "*"):
+            close_to_others(file)
         quarantine.finish(path)
         if not damage and quarantine.has_orphaned_wal(path):
             damage = "it is empty, and its -wal is not"
@@ -196,6 +200,7 @@ def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
     # SQLite would open it read-only and leave a -shm file that cannot be written either.
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise JournalError(f"cannot write {path}: permission denied (run: chown st2: {path})")
+    create_file(path)
     db = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
     try:
         db.row_factory = sqlite3.Row
@@ -208,7 +213,7 @@ def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
         if version == 0:
             in_transaction(db, journal_schema.create, JournalClock().now())
         elif version < VERSION:
-            in_transaction(db, journal_schema.upgrade)
+            in_transaction(db, journal_schema.upgrade, version)
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return db, _start_clock(db)
     except BaseException:

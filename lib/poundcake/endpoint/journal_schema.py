@@ -10,8 +10,8 @@ import sqlite3
 import uuid
 from enum import Enum
 
-VERSION = 2
-"""Version of the file, stored in `PRAGMA user_version`. Release 0.2.0 wrote version 1."""
+VERSION = 3
+"""Of the file, in `PRAGMA user_version`. Release 0.2.0 wrote version 1, release 0.3.0 version 2."""
 
 
 class RequestState(str, Enum):
@@ -57,6 +57,7 @@ COLUMNS = (
     "batch_limit",
     "stuck",
     "emit_after",
+    "credential",
 )
 
 _TABLES = (
@@ -87,7 +88,8 @@ CREATE TABLE requests (
     batch_id TEXT NOT NULL,  -- id of the last announcement
     batch_limit INTEGER NOT NULL,  -- most requests in its next announcement; 0: no limit
     stuck INTEGER NOT NULL,  -- 1: failed alone while others were recorded
-    emit_after REAL  -- when its alerts may be emitted again; NULL: never emitted
+    emit_after REAL,  -- its alerts may be emitted again from then on; NULL: never emitted
+    credential TEXT NOT NULL DEFAULT ''  -- the name of the one of the sender; '' if it needed none
 )""",
     """
 CREATE TABLE bodies (
@@ -117,12 +119,15 @@ SELECT id, request_id, sha256 AS body_sha256, length(body) AS body_bytes, alerts
     CASE WHEN state = 'done' THEN state_at + 86400 WHEN tries > 0 THEN max(next_at, 1)
         ELSE next_at END AS due_at,
     tries AS attempts, list_id AS batch_id, max(list_limit, 0) AS batch_limit,
-    list_limit < 0 AS stuck, nullif(emit_at, 0) AS emit_after, body
+    list_limit < 0 AS stuck, nullif(emit_at, 0) AS emit_after,
+    '' AS credential, body
 FROM entries""",
+    2: f"SELECT {', '.join(f'requests.{c}' for c in COLUMNS[:-1])}, '' AS credential, bodies.body"
+    " FROM requests JOIN bodies ON bodies.id = requests.id",
     VERSION: f"SELECT {', '.join(f'requests.{c}' for c in COLUMNS)}, bodies.body"
     " FROM requests JOIN bodies ON bodies.id = requests.id",
 }
-_TABLE = {1: "entries", VERSION: "requests"}
+_TABLE = {1: "entries", 2: "requests", VERSION: "requests"}
 
 
 def create(connection: sqlite3.Connection, clock: float) -> None:
@@ -133,10 +138,19 @@ def create(connection: sqlite3.Connection, clock: float) -> None:
     connection.execute(f"PRAGMA user_version={VERSION}")
 
 
-def upgrade(connection: sqlite3.Connection) -> None:
-    """Upgrade the tables of version 1, inside the caller's transaction."""
-    # Version 1 used the wall clock. The journal's clock continues from the newest time: when a
-    # state began, or when a recorded request was due for its next check, every 5 seconds.
+def upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Turn the tables of an older version into these, inside the caller's transaction."""
+    if version == 2:
+        connection.execute("ALTER TABLE requests ADD COLUMN credential TEXT NOT NULL DEFAULT ''")
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    else:
+        _upgrade_first(connection)
+
+
+def _upgrade_first(connection: sqlite3.Connection) -> None:
+    """Turn the tables of version 1 into these."""
+    # Its times were the wall clock's. The journal's clock goes on from the newest: when a state
+    # began, or when a recorded request was to be looked at again, which was every 5 seconds.
     newest = connection.execute(
         "SELECT max(CASE WHEN state = 'recorded' THEN max(state_at, next_at) ELSE state_at END)"
         " FROM entries"

@@ -37,16 +37,21 @@ class Slot:
         """Set the phase of the connection.
 
         Returns:
-            False if the connection was evicted, or would start a request while the server stops.
+            False if the connection was evicted, or would wait for or start a request while the
+            server stops.
         """
         return self._connections.enter(self, phase)
 
 
 class OpenConnections:
-    """The open connections, at most `limit` of them. Safe to use from any thread."""
+    """The open connections, at most `limit` of them. Safe to use from any thread.
+
+    Attributes:
+        limit: May be changed at any time. Connections above it are closed as new ones arrive.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()
         self._slots: set[Slot] = set()
         self.is_stopping = False
@@ -70,7 +75,7 @@ class OpenConnections:
         """
         slot, victim = Slot(self, abort), None
         with self._lock:
-            if len(self._slots) >= self._limit:
+            if len(self._slots) >= self.limit:
                 self.evicted += 1
                 idle = [other for other in self._slots if other.phase < Phase.BUSY]
                 if not idle:
@@ -86,7 +91,7 @@ class OpenConnections:
     def enter(self, slot: Slot, phase: Phase) -> bool:
         """Set the phase of a connection; see `Slot.enter`."""
         with self._lock:
-            if slot not in self._slots or (self.is_stopping and phase is Phase.BUSY):
+            if slot not in self._slots or (self.is_stopping and phase is not Phase.LINGERING):
                 return False
             slot.phase, slot.since = phase, time.monotonic()
             return True

@@ -13,34 +13,42 @@ from typing import Any, Sequence
 import yaml
 
 from poundcake import __version__
+from poundcake.endpoint.routes import WEBHOOK_PATH
 
 _PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "openapi.yaml")
 # Prefer the loader in C: the one in Python takes 0.1 s, during which no green thread runs.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The ways of authentication that every operation takes, as the document calls their schemes.
+_SENT = ("bearer", "basic")
 _UNAUTHENTICATED = str(HTTPStatus.UNAUTHORIZED.value)
-_FROM_ANOTHER_SITE = str(HTTPStatus.FORBIDDEN.value)
+_FORBIDDEN = str(HTTPStatus.FORBIDDEN.value)
 
 
-def description(authentication: Sequence[str]) -> dict[str, Any]:
+def description(authentication: Sequence[str], has_scopes: bool) -> dict[str, Any]:
     """Return the OpenAPI document of an endpoint.
 
     Args:
-        authentication: The kinds of credentials, from `Config.authentication`. OpenAPI 3.0 cannot
-            describe a client certificate, so if one is accepted, the other kinds are described as
-            optional.
+        authentication: The ways of `Config.authentication`. OpenAPI 3.0 cannot describe a client
+            certificate; if that is one of several, the others are described as optional.
+        has_scopes: Whether a credential is not enough for everything.
     """
     document: dict[str, Any] = json.loads(_as_json())
     schemes = document["components"]["securitySchemes"]
     document["info"]["version"] = __version__
-    document["security"] = [{way: []} for way in authentication if way in schemes]
+    document["security"] = [{way: []} for way in _SENT if way in authentication]
     if any(way not in schemes for way in authentication):
         document["security"].append({})
-    # An endpoint without credentials never answers 401. One with credentials never answers 403:
-    # it does not check for requests from other sites.
-    impossible = _FROM_ANOTHER_SITE if authentication else _UNAUTHENTICATED
+    if "hmac" in authentication:
+        webhook = document["paths"][WEBHOOK_PATH]["post"]
+        webhook["security"] = [*document["security"], {"hmac": []}]
+    # Without credentials nobody is unauthenticated; with them a page of another site has none.
+    impossible = set() if authentication else {_UNAUTHENTICATED}
+    if authentication and not has_scopes:
+        impossible.add(_FORBIDDEN)
     for operations in document["paths"].values():
         for operation in operations.values():
-            operation["responses"].pop(impossible, None)
+            for status in impossible:
+                operation["responses"].pop(status, None)
     return document
 
 

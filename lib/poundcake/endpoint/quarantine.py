@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Callable, Iterator
 
 from poundcake.endpoint import journal_schema
+from poundcake.trail.shared_files import create_file
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _DAY = 86400
@@ -115,7 +116,7 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
     new, now = path + ".salvage", time.time()
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     _remove(new)
-    open(path, "ab").close()  # the file may be missing, with only its -wal left
+    create_file(path)  # only its -wal may be left
     try:
         saved, lost, free = _fill(new, path, clock, is_intact)
         size = _size(path) + _size(path + "-wal")
@@ -127,6 +128,7 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
             lost=lost,
             unread_bytes=max(0, size - free - _size(new)) if saved else size,
         )
+        create_file(report.file + ".json")
         with open(report.file + ".json", "w", encoding="utf-8") as file:
             json.dump(report.as_dict(), file)
         os.rename(new, f"{path}.salvaged-{when}")
@@ -170,6 +172,7 @@ def _fill(
     Returns:
         The number of saved requests, of lost requests, and of unused bytes in the damaged file.
     """
+    create_file(new)
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=OFF")  # nobody opens the file before it is complete
         db.execute("PRAGMA synchronous=FULL")

@@ -22,6 +22,7 @@ class RefusalReason(str, Enum):
     INVALID_PAYLOAD = "invalid_payload"
     UNAUTHENTICATED = "unauthenticated"
     CROSS_SITE = "cross_site"
+    WRONG_SCOPE = "wrong_scope"
     WRONG_METHOD = "wrong_method"
     NO_LENGTH = "no_length"
     TOO_LARGE = "too_large"

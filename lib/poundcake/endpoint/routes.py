@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Callable, NamedTuple, Sequence
 
+from poundcake.credentials import Scope
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
 
@@ -51,6 +52,11 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
         if route.takes(request.method):
             return route.handler(request, route.argument(request.path) or "")
     raise _wrong_method(request.path, request.method, [route.method for route in fitting])
+
+
+def needed_scope(path: str) -> Scope:
+    """Return which scope of a credential a path needs, whether it exists or not."""
+    return Scope.POST if path == WEBHOOK_PATH else Scope.READ
 
 
 def template(routes: Sequence[Route], path: str) -> str | None:

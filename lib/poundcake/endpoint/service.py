@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
+from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any, Callable
 
-from poundcake.config import Config, ConfigError
+from poundcake.config import TLS_FILES, Config, ConfigError, changed_keys, load
 from poundcake.endpoint import health
 from poundcake.endpoint.app import Receiver
 from poundcake.endpoint.bus import Broker
+from poundcake.endpoint.config_watcher import ConfigWatcher
 from poundcake.endpoint.http_server import Server
-from poundcake.endpoint.installation import Installation, install
+from poundcake.endpoint.installation import (
+    Installation,
+    install,
+    log_as_configured,
+    open_engine,
+)
 from poundcake.endpoint.journal import Journal
 from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.supervisor import Supervisor
 from poundcake.endpoint.tls import Certificates, TLSError
+from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import StackStorm
 from poundcake.trail.database import DatabaseError
 
@@ -24,6 +34,21 @@ STOP_SECONDS = 2.0
 
 The whole shutdown has to fit in the 5 seconds that StackStorm's container gives a sensor.
 """
+# Clients that connected under one of these keys must connect again when it changes.
+_SERVER_KEYS = ("host", "port", *TLS_FILES)
+
+
+class ListenError(PoundCakeError):
+    """The endpoint cannot listen on the configured address.
+
+    Attributes:
+        is_taken: Whether another socket listens there.
+    """
+
+    def __init__(self, config: Config, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or error
+        super().__init__(f"cannot listen on {config.host}:{config.port}: {reason}")
+        self.is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
 
 
 class Endpoint:
@@ -33,28 +58,38 @@ class Endpoint:
         self,
         pack_config: Any,
         bus: Broker,
-        stackstorm: Callable[[Config], StackStorm],
+        stackstorm: Callable[[Callable[[], Config]], StackStorm],
         log: logging.Logger,
+        registered_config: Callable[[], Any] | None = None,
     ):
         """Create an endpoint. It does nothing until run() is called.
 
         Args:
             pack_config: The configuration that StackStorm passes to the sensor.
             bus: Publishes triggers.
-            stackstorm: Returns a client of StackStorm's API for a checked configuration.
+            stackstorm: Returns a client of StackStorm's API, given a function that returns the
+                configuration in force.
             log: The endpoint's logger.
+            registered_config: Returns the configuration that is registered now, and may raise
+                anything. Without it, `pack_config` is used, of which only files can change.
         """
-        self._pack_config = pack_config
         self._bus = bus
         self._connect = stackstorm
         self._log = log
         self._supervisor = Supervisor(self._bring_up, log)
+        self._watcher = ConfigWatcher(
+            pack_config, registered_config or (lambda: pack_config), self._supervisor.wake
+        )
         self._installation: Installation | None = None
+        self._applied_at = datetime.now(timezone.utc)
+        self._config_problem = ""
         self._server: Server | None = None
+        self._receiver: Receiver | None = None
         self.metrics = Metrics(self.health, self._connections)
 
     def run(self) -> None:
         """Serve until stop() is called. Parts that cannot start are retried."""
+        self._watcher.start()
         self._supervisor.run(self._shut_down)
 
     def stop(self, timeout: float = 4.5) -> None:
@@ -71,14 +106,9 @@ class Endpoint:
         Returns:
             A sentence for each problem; an empty string for the journal, which logs its own.
         """
+        problems = self._configure()
         if self._installation is None:
-            try:
-                self._installation = install(
-                    self._pack_config, self._bus, self._connect, self.metrics, self._log
-                )
-            except (ConfigError, DatabaseError) as error:
-                return [f"configuration: {error}"]
-        problems = []
+            return problems
         # Open the journal first, so that a client that finds the port open can post. Open the port
         # even without a journal, so that the health view can report what is wrong.
         try:
@@ -88,35 +118,124 @@ class Endpoint:
             problems += self._listen(self._installation.config)
         return problems
 
+    def _configure(self) -> list[str]:
+        """Use the newest configuration. Returns what is in the way, a sentence or none."""
+        if self._installation is None:
+            try:
+                config = load(self._watcher.found)
+                stackstorm = self._connect(lambda: self._installed.config)
+                self._installation = install(config, self._bus, stackstorm, self.metrics, self._log)
+            except (ConfigError, DatabaseError) as error:
+                return [f"configuration: {error}"]
+            self._applied_at = datetime.now(timezone.utc)
+            log_as_configured(config, self._log)
+        elif self._watcher.take():
+            self._config_problem = self._reconfigure(self._installation)
+        return [self._config_problem] if self._config_problem else []
+
+    def _reconfigure(self, installation: Installation) -> str:
+        """Put a changed configuration into force, whole or not at all.
+
+        Returns:
+            Why that was not possible; empty if it was, or if nothing has changed.
+        """
+        failures, notes = [self._watcher.problem], []
+        try:
+            # Also if nothing was registered: this reads the files of the secrets again.
+            wanted = load(self._watcher.found)
+            # The requests that wait in the journal stay with it.
+            config = replace(wanted, state_dir=installation.config.state_dir)
+            if config != installation.config:
+                self._apply(config, installation)
+            if wanted.state_dir != config.state_dir:
+                notes = [f"state_dir: {wanted.state_dir} is used after a restart of the sensor"]
+        except (ConfigError, DatabaseError, TLSError, ListenError) as error:
+            failures.append(str(error))
+        if self._server and self._server.certificates:
+            self._server.certificates.context()  # it notices, and logs, what is wrong with them
+        failure = "; ".join(filter(None, failures))
+        kept = [f"keeping the previous configuration: {failure}"] if failure else []
+        return "; ".join([*kept, *notes])
+
+    def _apply(self, config: Config, installation: Installation) -> None:
+        """Use a configuration from now on. If this raises, the one before stays in force.
+
+        Raises:
+            DatabaseError, TLSError, ListenError: The configuration cannot be used.
+        """
+        before, engine = installation.config, installation.reader.engine
+        changed = changed_keys(before, config)
+        if config.tracking_url != before.tracking_url:
+            engine = open_engine(config)
+        if self._server and self._receiver:
+            if set(changed) & set(_SERVER_KEYS):
+                self._replace_server(config, self._server, self._receiver)
+            else:
+                self._receiver.configure(config)
+                self._server.limit_connections(config.max_connections)
+        installation.reader.use(engine, config.auto_migrate)
+        self._installation = replace(installation, config=config)
+        self._applied_at = datetime.now(timezone.utc)
+        self._log.info("using the changed configuration: %s", ", ".join(changed))
+        log_as_configured(config, self._log)
+
+    def _replace_server(self, config: Config, old: Server, old_receiver: Receiver) -> None:
+        """Listen as another configuration says; requests in flight at the old address finish.
+
+        If this raises, the old server still serves, or `_listen` starts another one.
+        """
+        receiver = Receiver(config, self, self._log, old_receiver.refused_webhooks)
+        server = None
+        try:
+            server = self._new_server(config, receiver, old)
+        except ListenError as error:
+            # Of 0.0.0.0 and an address of this host, only one can be listened at.
+            if not (error.is_taken and old.bound_to[1] == config.port):
+                raise
+        old.stop(0)
+        self._server = None
+        self._start_server(server or self._new_server(config, receiver), receiver, config)
+
     def _listen(self, config: Config) -> list[str]:
         if self._server:
             return []
+        receiver = self._receiver or Receiver(config, self, self._log)
+        receiver.configure(config)
         try:
-            server = Server(
-                config.host,
-                config.port,
-                Receiver(config, self, self._log),
-                config.max_connections,
-                self._log,
-                Certificates(config, self._log) if config.tls_certificate else None,
-            )
-        except TLSError as error:
+            server = self._new_server(config, receiver)
+        except (TLSError, ListenError) as error:
             return [str(error)]
+        self._start_server(server, receiver, config)
+        return []
+
+    def _new_server(
+        self, config: Config, receiver: Receiver, predecessor: Server | None = None
+    ) -> Server:
+        """Return a server that has its port and does not serve yet.
+
+        Raises:
+            TLSError, ListenError: The configuration cannot be used.
+        """
+        certificates = Certificates(config, self._log) if config.tls_certificate else None
+        host, port, most = config.host, config.port, config.max_connections
+        try:
+            return Server(host, port, receiver, most, self._log, certificates, predecessor)
         except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            return [f"cannot listen on {config.host}:{config.port}: {reason}"]
+            raise ListenError(config, error) from None
+
+    def _start_server(self, server: Server, receiver: Receiver, config: Config) -> None:
         serving = threading.Thread(target=server.serve, name="poundcake-server", daemon=True)
         try:
             serving.start()
         except RuntimeError:  # no more threads; close the port, or the next attempt fails
             server.close()
             raise
-        self._server = server
+        self._server, self._receiver = server, receiver
         how = ", ".join(config.authentication) or "no authentication, loopback only"
         self._log.info("webhooks at %s/api/v1/webhook (%s)", server.address, how)
-        return []
 
     def _shut_down(self) -> None:
+        self._watcher.stop()
         if self._server:
             self._server.stop(STOP_SECONDS)
         if self._installation:
@@ -171,4 +290,9 @@ class Endpoint:
     def health(self) -> dict[str, Any]:
         """Return the health view of the endpoint."""
         address = self._server.address if self._server else ""
-        return health.assemble(self._installed, address).as_dict()
+        certificates = self._server.certificates if self._server else None
+        problems = [self._config_problem, certificates.problem if certificates else ""]
+        report = health.assemble(
+            self._installed, address, self._applied_at, "; ".join(filter(None, problems))
+        )
+        return report.as_dict()

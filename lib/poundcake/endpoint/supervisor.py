@@ -33,6 +33,7 @@ class Supervisor:
         # A plain flag, not an Event, because a signal handler sets it: the handler may run while
         # its own thread holds the lock of the Event.
         self._is_stopping = False
+        self._is_woken = False
         self._ended = threading.Event()
         self._logged: list[str] = []
 
@@ -41,9 +42,10 @@ class Supervisor:
         wait = RETRY_SECONDS
         try:
             while not self._is_stopping:
+                self._is_woken = False
                 wait = RETRY_SECONDS if self._is_up() else min(wait * 2, 10 * RETRY_SECONDS)
                 until = monotonic() + wait
-                while not self._is_stopping and monotonic() < until:
+                while not (self._is_stopping or self._is_woken) and monotonic() < until:
                     time.sleep(TICK_SECONDS)
         finally:
             shut_down()
@@ -52,6 +54,10 @@ class Supervisor:
     def ask_stop(self) -> None:
         """Make run() return, without waiting for it; safe to call in a signal handler."""
         self._is_stopping = True
+
+    def wake(self) -> None:
+        """Call the function now, from any thread: there is something new."""
+        self._is_woken = True
 
     def stop(self, timeout: float) -> None:
         """Make run() return, and wait for it at most `timeout` seconds."""

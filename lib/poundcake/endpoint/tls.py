@@ -11,9 +11,10 @@ import os
 import ssl
 import threading
 from contextlib import suppress
-from typing import Callable, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, Mapping, Optional, Tuple, TypeVar
 
 from poundcake.config import TLS_FILES, Config
+from poundcake.credentials import MAX_NAME_CHARACTERS
 from poundcake.endpoint.timed_socket import TimedSocket
 from poundcake.errors import PoundCakeError
 
@@ -43,11 +44,12 @@ class TLSStream:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    def shake_hands(self) -> bool:
+    def shake_hands(self) -> str:
         """Do the handshake.
 
         Returns:
-            Whether the client authenticated with a certificate of the client CA.
+            The name of the client's certificate, if it authenticated with one of the client CA;
+            otherwise "".
 
         Raises:
             ssl.SSLError: The handshake failed.
@@ -57,8 +59,9 @@ class TLSStream:
         try:
             self._retried(self._tls.do_handshake)
         finally:
-            self._flush()  # if the handshake failed, this sends the alert with the reason
-        return bool(self._tls.getpeercert())
+            self._flush()  # if the handshake failed, this tells the client why
+        certificate = self._tls.getpeercert()
+        return _name(certificate) if certificate else ""
 
     def expire_in(self, seconds: float) -> None:
         """Set the deadline for all calls that follow, including the handshake."""
@@ -106,6 +109,9 @@ class TLSStream:
 class Certificates:
     """The certificate, key and client CA files of the configuration, as an `ssl.SSLContext`.
 
+    Attributes:
+        problem: Why the files cannot be used as they are now; empty if they can.
+
     Raises:
         TLSError: A file cannot be used when the endpoint starts.
     """
@@ -117,6 +123,7 @@ class Certificates:
         self._lock = threading.Lock()
         self._versions = self._current_versions()
         self._context = _load(self._paths)
+        self.problem = ""
 
     def context(self) -> ssl.SSLContext:
         """Return the context for the current files, or the previous one if they are unusable."""
@@ -126,9 +133,11 @@ class Certificates:
                 self._versions = versions
                 try:
                     self._context = _load(self._paths)
+                    self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
-                    self._log.error("%s; keeping the previous certificate", error)
+                    self.problem = f"{error}; keeping the previous certificate"
+                    self._log.error("%s", self.problem)
             return self._context
 
     def _current_versions(self) -> _Versions:
@@ -172,6 +181,19 @@ def _load(paths: dict[str, str]) -> ssl.SSLContext:
         # A client without a certificate may still have another credential.
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def _name(certificate: Mapping[str, Any]) -> str:
+    """Return what the trail calls who proved a certificate, as `CN=name`.
+
+    The equals sign tells it from the names of other credentials, whatever the CA signs.
+    """
+    subject = [pair for pairs in certificate.get("subject", ()) for pair in pairs]
+    names = [f"CN={value}" for key, value in subject if key == "commonName"]
+    names += [f"{key}={value}" for key, value in certificate.get("subjectAltName", ())]
+    names.append(f"serial={certificate.get('serialNumber', '')}")
+    printable = "".join(c if c.isprintable() else " " for c in names[0])
+    return printable[:MAX_NAME_CHARACTERS]
 
 
 def _reason(error: Exception) -> str:

@@ -77,6 +77,14 @@ class TrackingReader:
             self.read(lambda connection: None)
         return self._clock_offset
 
+    def use(self, engine: Engine, create: bool) -> None:
+        """Read from another engine from now on; reads under way end on the one before."""
+        before, self.engine, self._create = self.engine, engine, create
+        if engine is not before:
+            self.forget()
+            self._clock_offset, self._compared_at = 0.0, None
+            before.dispose()
+
     def forget(self) -> None:
         """Ask for the id again next time: the database may have been replaced by another."""
         self._database_id = ""

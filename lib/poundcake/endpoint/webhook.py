@@ -47,8 +47,7 @@ class WebhookReceiver:
             ClientGoneError: The body did not arrive. No response is sent, so that Alertmanager
                 retries; after a 408 it would not.
         """
-        self._check_header(request)
-        self._check_backlog()
+        self.check_before_body(request)
         received_at = datetime.now(timezone.utc)
         raw = request.body.read()
         webhook = _parse(raw)
@@ -60,7 +59,8 @@ class WebhookReceiver:
             method=request.method,
             path=request.path,
             headers=_stored_headers(request.headers),
-            body=raw.decode("utf-8-sig"),  # without a byte order mark
+            body=raw.decode("utf-8-sig"),  # a byte order mark has done its work
+            credential=request.credential,
         )
         alerts = len(webhook.alerts)
         request_id = self._store(stored, _sender_request_id(request.headers), alerts)
@@ -75,6 +75,11 @@ class WebhookReceiver:
             },
             {"X-Request-ID": request_id},
         )
+
+    def check_before_body(self, request: HTTPRequest) -> None:
+        """Raise ProblemError if it is known without the body that it cannot be accepted."""
+        self._check_header(request)
+        self._check_backlog()
 
     def _check_header(self, request: HTTPRequest) -> None:
         """Raise ProblemError if the header shows that the body cannot be accepted."""

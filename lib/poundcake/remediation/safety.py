@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from poundcake.alertmanager import FIRING
-from poundcake.config import Config
+from poundcake.config import ANY_HOST, Config
 from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
 from poundcake.remediation.stage import Stage
 
@@ -91,19 +91,22 @@ def _decide(
     if action or needs_host:
         if alert.status != FIRING:
             refusal = "the alert is resolved"
-        elif target is None and (needs_host or config.allowed_hosts):
+        elif target is None and (needs_host or _names_hosts(config)):
             refusal = "the instance of the alert names no host"
         else:
             refusal = refusal_of_target
     if action:
-        refusal = refusal or _refusal_of_action(config, action)
+        refusal = refusal or _refusal_of_action(config, action) or _refusal_of_any_host(config)
     if refusal:
         return Stage.REFUSED, refusal
     if not action:
         stage = Stage.DRY_RUN if config.dry_run else Stage.EVIDENCE
         return stage, "the rule names no action, so nothing would be changed"
     if config.dry_run:
-        return Stage.DRY_RUN, f"would run {action} for {target.host if target else 'the alert'}"
+        would = f"would run {action} for {target.host if target else 'the alert'}"
+        if not config.allowed_hosts:
+            would += ", but allowed_hosts is empty: with dry_run: false it allows no host"
+        return Stage.DRY_RUN, would
     return Stage.REMEDIATE, ""
 
 
@@ -114,6 +117,18 @@ def _refusal_of_target(config: Config, target: HostPort | None) -> str:
     if config.allowed_hosts and not is_host_in(target.host, config.allowed_hosts):
         return f"allowed_hosts does not contain {target.host}"
     return refusal_of_target(target.host)
+
+
+def _names_hosts(config: Config) -> bool:
+    """Return True if only some hosts are allowed, so that an alert without a host is refused."""
+    return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
+
+
+def _refusal_of_any_host(config: Config) -> str:
+    """Return why nothing may be changed on any host, or an empty string."""
+    if config.allowed_hosts or config.dry_run:
+        return ""
+    return 'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'
 
 
 def _refusal_of_action(config: Config, action: str) -> str:

@@ -252,13 +252,18 @@ def in_action(config: Config) -> StackStorm:
     return StackStorm(connect)
 
 
-def in_sensor(config: Config, sensor_service: Any) -> StackStorm:
+def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> StackStorm:
     """Return the client for the sensor.
 
     The token in a sensor's environment expires after a day; the datastore service creates new ones.
+
+    Args:
+        current_config: Returns the configuration, which may change while the sensor runs.
+        sensor_service: The service that StackStorm passes to the sensor.
     """
 
     def connect(fresh: bool) -> Any:
+        config = current_config()
         if config.st2_api_key:
             return _client(config, os.environ.get("ST2_API_URL") or "", None)
         service = sensor_service.datastore_service

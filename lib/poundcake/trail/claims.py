@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from poundcake.stackstorm import TERMINAL
+from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import admission, clock, database
 from poundcake.trail.audit import NOBODY, Actor, write_entry
@@ -173,9 +173,9 @@ def release(
         workflow: Release only this workflow's claims; '' for all.
         force: Also release the claims of executions that have not ended. A second execution may
             then work on the episode at the same time.
-        statuses: Asks StackStorm for the statuses of executions that have not ended on record,
-            which may be some time ago.
-        actor: Who does it, for the audit.
+        statuses: Asks StackStorm for the current statuses of executions that are recorded as open,
+            because the record may be out of date.
+        actor: Who releases them, for the audit.
 
     Raises:
         TrackingError: An execution that holds one of the claims has not ended. Nothing was
@@ -227,6 +227,8 @@ def last_host_claim(
 ) -> HostClaim | None:
     """Return the workflow's last claim on an alert of a host, or None.
 
+    The claim of an execution that succeeded and reported that it changed nothing does not count.
+
     Args:
         connection: A transaction.
         instance: The instance of an alert. All instances of the same host count.
@@ -236,6 +238,7 @@ def last_host_claim(
     found = connection.execute(
         select(links.c.st2_execution_id, links.c.created_at)
         .join(alerts, alerts.c.id == links.c.alert_id)
+        .join(executions, executions.c.id == links.c.st2_execution_id)
         .where(
             _is_of_host(instance),
             # Bounds the search in the index of instances: no older alert is still emitted.
@@ -244,6 +247,12 @@ def last_host_claim(
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
             links.c.created_at > since,
+            # One that has not ended, was canceled or failed may have changed something all the
+            # same: the output of a workflow that was cut short is what it had published before.
+            or_(
+                executions.c.mutated.is_not(False),
+                executions.c.status != ExecutionStatus.SUCCEEDED,
+            ),
         )
         .order_by(links.c.created_at.desc())
         .limit(1)

@@ -78,6 +78,29 @@ def without_endpoint(
     }
 
 
+def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Return the endpoint's health with the keys that actions have another value of.
+
+    StackStorm hands an action the configuration that is registered when it starts. The endpoint
+    applies a change up to 30 seconds later, and keeps what it has if it cannot. Secrets are not
+    compared, because no view shows them.
+
+    Args:
+        answer: The endpoint's health, as JSON.
+        config: The configuration of the action that asks.
+    """
+    configuration = answer.get("configuration")
+    if not isinstance(configuration, dict):  # an endpoint of 0.2.0
+        return answer
+    in_force = configuration.get("in_force") or {}
+    differences = {
+        name: {"endpoint": in_force[name], "actions": value}
+        for name, value in config.settings.items()
+        if name in in_force and in_force[name] != value
+    }
+    return {**answer, "configuration": {**configuration, "differences": differences}}
+
+
 def _database(engine: Engine) -> Part:
     try:
         database.prepare(engine, create=False)

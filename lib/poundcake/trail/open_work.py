@@ -24,8 +24,8 @@ class OpenWork:
     """The requests and executions that wait for StackStorm.
 
     Attributes:
-        count: The number of open requests, of open executions, or of incidents that a round of
-            sync has to admit or to close, whichever is largest; at most 1000.
+        count: The number of open requests, of open executions, or of incidents that only sync
+            moves on, whichever is largest; at most 1000.
         moves_by_itself: Some of them can proceed without a person. False if all of them are
             pending or paused.
         synced_at: When a round of sync last finished, by the database's clock.
@@ -42,7 +42,7 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     """Return what waits for StackStorm, or for a round of sync, now.
 
     Args:
-        expire_stale_hours: See the configuration; 0 if no incident expires.
+        expire_stale_hours: As in the configuration; 0 if no incident expires.
     """
     now = database_now(connection)
     statuses = connection.scalars(

@@ -106,7 +106,7 @@ def purge(
         config: The configuration.
         older_than_days: 1 to 36500; by default the configuration's retention_days.
         dry_run: Count the rows that would be deleted, and delete nothing.
-        actor: The user to name in the audit, from which entries as old are deleted as well.
+        actor: Who purges, for the audit. Audit entries that are as old are deleted, too.
 
     Raises:
         PurgeError: `older_than_days` is out of range, or a clock is wrong. Nothing was deleted.

@@ -137,7 +137,7 @@ def record_requests(
     if database_id and database_id != own_id:
         raise DatabaseError(
             f"the endpoint reads the tracking database {database_id}, this action writes "
-            f"{own_id} ({engine.url.render_as_string(hide_password=True)}): set database_url to "
+            f"{own_id} ({database.public_url(engine.url)}): set database_url to "
             "one MariaDB for both, or put state_dir where both see it"
         )
     offset = timedelta(seconds=clock_offset_seconds)

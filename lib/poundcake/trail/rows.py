@@ -46,6 +46,7 @@ class CallRow:
     body_sha256: str
     replay_of: str | None
     error: str | None
+    credential: str
 
 
 @dataclass
@@ -125,6 +126,7 @@ def call_row(
         body_sha256=sha256,
         replay_of=replay_of,
         error=storable(error)[:_ERROR_LENGTH] or None,
+        credential=cut(request.credential, api_calls.c.credential),
     )
 
 

@@ -1,11 +1,18 @@
-"""Create files that both the sensor's user and root can use, whoever creates them.
+"""Files that the sensor's user and root can both use, and nobody else, whichever creates them.
 
-StackStorm's packages run the sensor as `st2` and actions as root.
+StackStorm's packages run the sensor as `st2` and actions as root. The files contain the text of
+alerts, which is not for every user of the machine.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
+_OTHERS = stat.S_IRWXO
 
 
 def make_folder(path: str) -> None:
@@ -13,10 +20,37 @@ def make_folder(path: str) -> None:
     if path and not os.path.isdir(path):
         make_folder(os.path.dirname(path))
         try:
-            os.mkdir(path, 0o770)
+            os.mkdir(path, FOLDER_MODE)
         except FileExistsError:
             return
         give_to_owner_of_folder(path)
+
+
+def create_file(path: str) -> None:
+    """Create an empty file for the owner of its folder and that group, if there is none.
+
+    SQLite gives -wal and -shm the mode of the database that they belong to.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(file, FILE_MODE)  # whatever the umask is
+    finally:
+        os.close(file)
+    give_to_owner_of_folder(path)
+
+
+def close_to_others(path: str) -> None:
+    """Take from an existing file what other users may do with it, as far as we own it.
+
+    Release 0.2.0 made files that all could read.
+    """
+    with suppress(FileNotFoundError, PermissionError):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & _OTHERS:
+            os.chmod(path, mode & ~_OTHERS)
 
 
 def give_to_owner_of_folder(path: str) -> None:

@@ -6,6 +6,7 @@ break the layout.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
@@ -38,7 +39,7 @@ def status(answer: dict[str, Any]) -> str:
     if answer["truncated_alerts"]:
         left_out = counted(answer["truncated_alerts"], "alert")
         lines.append(f"Alertmanager left out {left_out} of this group")
-    for key in ("replay_of", "error", "held_up_by", "stackstorm"):
+    for key in ("credential", "replay_of", "error", "held_up_by", "stackstorm"):
         if answer.get(key):
             lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
     if answer["alerts"]:
@@ -63,11 +64,11 @@ def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def why(answer: dict[str, Any], now: datetime | None = None) -> str:
-    """Return what was done for an alert, episode by episode.
+    """Format what was done for an alert, episode by episode.
 
     Args:
         answer: The view.
-        now: What ages are counted back from; the present by default.
+        now: The time from which ages are counted; the current time by default.
     """
     now = now or datetime.now(timezone.utc)
     answer = _cleaned(answer)
@@ -83,7 +84,7 @@ def why(answer: dict[str, Any], now: datetime | None = None) -> str:
 
 def _episode(episode: Mapping[str, Any], now: datetime) -> list[str]:
     named = [episode[name] for name in ("alert_name", "instance", "severity") if episode[name]]
-    lines = ["  ".join([*named, _course(episode, now)])]
+    lines = ["  ".join([*named, _summary(episode, now)])]
     if episode["episode"]:
         lines.append(f"  episode {episode['episode']}")
     for alert in episode["alerts"]:
@@ -110,7 +111,7 @@ def _episode(episode: Mapping[str, Any], now: datetime) -> list[str]:
 
 
 def _remarks(shown: Mapping[str, Any]) -> list[str]:
-    """Return what people said of an incident, how it ended, and what could not be read."""
+    """Return who acknowledged or closed an incident, how it ended, and what was unreadable."""
     remarks = []
     for done, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
         if shown.get(f"{done}_by"):
@@ -124,7 +125,7 @@ def _remarks(shown: Mapping[str, Any]) -> list[str]:
 
 
 def _audit(shown: Mapping[str, Any]) -> list[str]:
-    """Return what people did, a line each."""
+    """Return a line for each thing that people did."""
     lines = []
     for entry in shown.get("audit", ()):
         undone = " (undone)" if entry["details"].get("undo") else ""
@@ -144,8 +145,8 @@ def _age(moment: str, now: datetime) -> str:
     return f"{counted(seconds // 86400, 'day')} ago"
 
 
-def _course(episode: Mapping[str, Any], now: datetime) -> str:
-    """Return how an episode went: since when it fires, or how it ended, and how often it came."""
+def _summary(episode: Mapping[str, Any], now: datetime) -> str:
+    """Return a summary of an episode: its state, its times, and how often it was seen."""
     times = episode["notifications"]
     seen = f"seen {times} times" if times > 1 else "seen once"
     if episode["state"] == "firing":
@@ -270,9 +271,23 @@ def health(answer: dict[str, Any]) -> str:
             f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
             f" {last['status']}, {last['detail']}"
         )
+    lines += _configuration(answer.get("configuration") or {})
     for key in answer.get("literal_secrets", []):
         lines.append(f"{key} is written in the configuration itself: use file:/path or env:NAME")
     return _text(lines)
+
+
+def _configuration(configuration: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of the endpoint's configuration; nothing if all is well."""
+    texts = [configuration.get("problem"), *configuration.get("warnings", [])]
+    lines = [f"configuration: {text}" for text in texts if text]
+    for key, values in configuration.get("differences", {}).items():
+        lines.append(
+            f"configuration: {key} is {json.dumps(values['actions'])} for actions and"
+            f" {json.dumps(values['endpoint'])} for the endpoint, which applies a change within"
+            " 30 seconds"
+        )
+    return lines
 
 
 def counted(number: int, noun: str) -> str:

@@ -193,7 +193,7 @@ def _judge_refused(
 ) -> Judgement:
     """Decide about an execution that was refused the claim on the episode."""
     if started.claimed_for_alert:
-        return Judgement(Explanation.EXECUTION)  # the link says what became of the alert
+        return Judgement(Explanation.EXECUTION)  # the link shows what became of the alert
     is_over = bool(alert.closed_at) or alert.is_acknowledged
     if not config.host_cooldown_seconds or is_over or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, reason)

@@ -20,7 +20,7 @@ def endpoint(request, tmp_path_factory):
 def guarded(request, tmp_path_factory):
     """One that wants a token, which no test stops."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
-    config = {"auth_tokens": ["old-token", "new-token"]}
+    config = {"auth_tokens": ["the-old-token-01", "the-new-token-01"]}
     running = KINDS[request.param](folder, **config).start().ready()
     yield running
     running.stop()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
+import subprocess
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from poundcake.endpoint import authentication
+from poundcake.endpoint import authentication, body_signatures
 from tests.lib.endpoint.problem_documents import check_problem
 from tests.lib.endpoints import KINDS, WAYS, message
 from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
 
 HEALTH = "/api/v1/health"
 LIVE = "/api/v1/health/live"
@@ -31,7 +35,7 @@ PROTECTED = (
 def basic(request, tmp_path_factory):
     """One that takes a user's password, or a token."""
     folder = tmp_path_factory.mktemp("basic-" + request.param)
-    config = {"basic_auth": "on-call:pässword", "auth_tokens": ["old-token"]}
+    config = {"basic_auth": "on-call:a-longer-pässword", "auth_tokens": ["the-old-token-01"]}
     running = KINDS[request.param](folder, **config).start().ready()
     yield running
     running.stop()
@@ -42,7 +46,7 @@ def basic_credentials(text):
 
 
 class TestTokens:
-    @pytest.mark.parametrize("token", ["old-token", "new-token"])
+    @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
     def test_each_of_them_is_enough(self, guarded, scheme, token):
         given = f"{scheme} {token}"
@@ -57,14 +61,14 @@ class TestTokens:
             "Bearer",
             "Bearer ",
             "Bearer x",
-            "Bearer old-toke",
-            "Bearer old-token1",
-            "Bearer OLD-TOKEN",
-            "Bearer old-token, Bearer old-token",
-            "Bearer old-token new-token",
-            "Basic b2xkLXRva2Vu",
-            "old-token",
-            "Token old-token",
+            "Bearer the-old-token-0",
+            "Bearer the-old-token-01-011",
+            "Bearer THE-OLD-TOKEN-01",
+            "Bearer the-old-token-01, Bearer the-old-token-01",
+            "Bearer the-old-token-01 the-new-token-01",
+            "Basic dGhlLW9sZC10b2tlbi0wMQ==",
+            "the-old-token-01",
+            "Token the-old-token-01",
             "Bearer é",
             "Bearer " + "x" * 60000,
         ],
@@ -77,7 +81,7 @@ class TestTokens:
         ):
             check_problem(answer, 401)
             assert answer.headers["www-authenticate"].startswith("Bearer")
-            assert "token1" not in answer.body.decode() and "old-token" not in answer.body.decode()
+            assert "the-old-token-01" not in answer.body.decode()
         for path in PROTECTED:
             check_problem(guarded.get(path, Authorization=given), 401)
         assert guarded.entries() == before
@@ -101,52 +105,52 @@ class TestTokens:
         assert "allow" not in answer.headers and "/api/" not in answer.json["detail"]
 
     def test_given_twice_it_is_not_one(self, guarded):
-        line = b"Authorization: Bearer old-token\r\n"
+        line = b"Authorization: Bearer the-old-token-01\r\n"
         with guarded.client() as client:
             client.send(message("GET", HEALTH).replace(b"Host", line * 2 + b"Host"))
             assert client.read().status == 401
 
-    @pytest.mark.parametrize("token", ["old-token", "new-token"])
+    @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
     def test_metrics_are_for_those_who_have_one(self, guarded, token):
         answer = guarded.get("/metrics", Authorization="Bearer " + token)
         assert answer.status == 200
         families = text_string_to_metric_families(answer.body.decode())
         assert "poundcake_failed_authentications" in {family.name for family in families}
-        assert "old-token" not in answer.body.decode()
+        assert "the-old-token-01" not in answer.body.decode()
 
     def test_live_is_open(self, guarded):
         assert guarded.get(LIVE).status == 200
         assert guarded.ask("HEAD", LIVE).status == 200
 
     def test_health_says_that_one_is_needed(self, guarded):
-        answer = guarded.get(HEALTH, Authorization="Bearer old-token")
+        answer = guarded.get(HEALTH, Authorization="Bearer the-old-token-01")
         assert answer.json["authentication"] == "bearer"
-        assert "old-token" not in answer.body.decode()
+        assert "the-old-token-01" not in answer.body.decode()
 
 
 class TestBasicAuthentication:
     def test_user_and_password_are_enough_and_so_is_a_token(self, basic):
-        good = basic_credentials("on-call:pässword")
-        for given in (good, good.replace("Basic", "basic"), "Bearer old-token"):
+        good = basic_credentials("on-call:a-longer-pässword")
+        for given in (good, good.replace("Basic", "basic"), "Bearer the-old-token-01"):
             assert basic.post(webhook(), Authorization=given).status == 202
         answer = basic.get(HEALTH, Authorization=good)
         assert answer.json["authentication"] == "bearer, basic"
-        assert "pässword" not in answer.body.decode()
+        assert "a-longer-pässword" not in answer.body.decode()
 
     @pytest.mark.parametrize(
         "given",
         [
             None,
             basic_credentials("on-call:"),
-            basic_credentials("on-call:passwor"),
-            basic_credentials("ON-CALL:pässword"),
-            basic_credentials("on-call:pässword "),
-            basic_credentials("old-token"),
-            basic_credentials("on-call:pässword") + "x",
+            basic_credentials("on-call:a-longer-passwor"),
+            basic_credentials("ON-CALL:a-longer-pässword"),
+            basic_credentials("on-call:a-longer-pässword "),
+            basic_credentials("the-old-token-01"),
+            basic_credentials("on-call:a-longer-pässword") + "x",
             "Basic on-call:p",
             "Basic \u00e9",
             "Basic",
-            "Bearer " + base64.b64encode("on-call:pässword".encode()).decode(),
+            "Bearer " + base64.b64encode("on-call:a-longer-pässword".encode()).decode(),
         ],
     )
     def test_nothing_else_is(self, basic, given):
@@ -159,6 +163,233 @@ class TestBasicAuthentication:
         assert basic.entries() == before
 
 
+NAMED = [
+    {"name": "alertmanager", "scope": "post", "token": "a-token-for-webhooks"},
+    {"name": "prometheus", "scope": "read", "basic": "prometheus:a-password-to-read"},
+    {"name": "on-call", "scope": "both", "token": "a-token-for-everything"},
+    {"name": "grafana", "scope": "post", "hmac_sha256": "the-secret-of-grafana"},
+    {"name": "grafana-2", "scope": "post", "hmac_sha256": "the-other-secret-01"},
+]
+POSTER = "Bearer a-token-for-webhooks"
+READER = basic_credentials("prometheus:a-password-to-read")
+ON_CALL = "Bearer a-token-for-everything"
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def named(request, tmp_path_factory):
+    """One whose credentials have names and scopes."""
+    folder = tmp_path_factory.mktemp("named-" + request.param)
+    running = KINDS[request.param](folder, credentials=NAMED, max_body_bytes=200_000).start()
+    yield running.reaches(200, Authorization=ON_CALL)
+    running.stop()
+
+
+def signed(body, secret="the-secret-of-grafana", **headers):
+    """The headers of a body that Grafana has signed, with a timestamp if it is given."""
+    timestamp = headers.get("X_Grafana_Alerting_Timestamp")
+    prefix = b"" if timestamp is None else timestamp.encode() + b":"
+    signature = hmac.new(secret.encode(), prefix + body, "sha256").hexdigest()
+    return {"X_Grafana_Alerting_Signature": signature, **headers}
+
+
+class TestScopes:
+    @pytest.mark.parametrize(
+        "given, name", [(POSTER, "alertmanager"), (ON_CALL, "on-call")], ids=["post", "both"]
+    )
+    def test_who_may_post_is_on_record(self, named, given, name):
+        request_id = named.accept(webhook(), Authorization=given)
+        assert named.credentials()[-1] == name
+        status = named.get("/api/v1/status/" + request_id, Authorization=ON_CALL)
+        assert status.json["credential"] == name
+
+    @pytest.mark.parametrize("path", PROTECTED)
+    def test_who_may_only_post_reads_nothing(self, named, path):
+        answer = named.get(path, Authorization=POSTER)
+        check_problem(answer, 403)
+        assert answer.json["detail"] == (
+            "the credential alertmanager has the scope post, and this needs read: use a credential "
+            "with the scope read or both"
+        )
+        for given in (READER, ON_CALL):
+            assert named.get(path, Authorization=given).status in (200, 404)
+
+    def test_who_may_only_read_posts_nothing(self, named):
+        before = named.entries()
+        answer = named.post(webhook(alert()), Authorization=READER)
+        check_problem(answer, 403)
+        assert "the credential prometheus has the scope read" in answer.json["detail"]
+        assert named.entries() == before
+        refused = named.get(HEALTH, Authorization=READER).json["refused"]["last"]
+        assert (refused["reason"], refused["status"]) == ("wrong_scope", 403)
+
+    def test_it_does_not_depend_on_the_path_being_there(self, named):
+        assert named.get("/no/such/path", Authorization=POSTER).status == 403
+        assert named.get("/no/such/path", Authorization=READER).status == 404
+        assert named.get("/api/v1/webhook", Authorization=POSTER).status == 405
+        assert named.get("/api/v1/webhook", Authorization=READER).status == 403
+
+    def test_live_is_open(self, named):
+        assert named.get(LIVE).status == 200
+
+    def test_health_says_what_is_accepted(self, named):
+        found = named.get(HEALTH, Authorization=ON_CALL).json["authentication"]
+        assert found == "bearer, basic, hmac"
+
+    def test_credentials_without_a_name_are_on_record_by_their_key(self, guarded, basic):
+        for endpoint, given, name in (
+            (guarded, "Bearer the-old-token-01", "auth_tokens[1]"),
+            (guarded, "Bearer the-new-token-01", "auth_tokens[2]"),
+            (basic, basic_credentials("on-call:a-longer-pässword"), "basic_auth"),
+        ):
+            endpoint.accept(webhook(), Authorization=given)
+            assert endpoint.credentials()[-1] == name
+
+    def test_without_credentials_there_is_no_name(self, endpoint):
+        request_id = endpoint.accept(webhook())
+        assert endpoint.credentials()[-1] == ""
+        assert "credential" not in endpoint.get("/api/v1/status/" + request_id).json
+
+
+class TestSignatures:
+    """Grafana signs the body of a webhook with a secret that it shares with us."""
+
+    BODY = json.dumps(webhook(alert())).encode()
+
+    def now(self, seconds=0):
+        return {"X_Grafana_Alerting_Timestamp": str(int(time.time()) + seconds)}
+
+    @pytest.mark.parametrize("timestamp", [None, 0, -290, 290])
+    def test_a_signed_webhook_is_taken(self, named, timestamp):
+        more = {} if timestamp is None else self.now(timestamp)
+        assert named.post(self.BODY, **signed(self.BODY, **more)).status == 202
+        assert named.credentials()[-1] == "grafana"
+        other = signed(self.BODY, "the-other-secret-01", **more)
+        assert named.post(self.BODY, **other).status == 202
+        assert named.credentials()[-1] == "grafana-2"
+
+    def test_the_signature_is_the_one_that_grafana_computes(self):
+        """Of the body alone, and of the time, a colon and the body; by OpenSSL."""
+        body, time_and_body = b'{"a":1}', b'1700000000:{"a":1}'
+        for text, headers in (
+            (body, {}),
+            (time_and_body, {"X_Grafana_Alerting_Timestamp": "1700000000"}),
+        ):
+            command = ["openssl", "dgst", "-sha256", "-hmac", "the-secret-of-grafana"]
+            printed = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True)
+            found = signed(body, **headers)["X_Grafana_Alerting_Signature"]
+            assert found == printed.stdout.split()[-1].decode()
+
+    def test_a_large_body_is_taken(self, named):
+        body = json.dumps(webhook(alert(annotations={"text": "x" * 100_000}))).encode()
+        assert named.post(body, **signed(body)).status == 202
+
+    @pytest.mark.parametrize("seconds", [-310, 310, -86400])
+    def test_an_old_one_cannot_be_sent_again(self, named, seconds):
+        before = named.entries()
+        answer = named.post(self.BODY, **signed(self.BODY, **self.now(seconds)))
+        check_problem(answer, 401)
+        assert "more than 5 minutes from this machine's clock" in answer.json["detail"]
+        assert named.entries() == before
+
+    @pytest.mark.parametrize("timestamp", ["", "now", "-1", "1e9", "1_0", "٣", "9" * 13])
+    def test_a_time_that_is_none(self, named, timestamp):
+        headers = {"X_Grafana_Alerting_Timestamp": timestamp.encode().decode("latin-1")}
+        prefix = timestamp.encode() + b":"
+        key = b"the-secret-of-grafana"
+        headers["X_Grafana_Alerting_Signature"] = hmac.new(
+            key, prefix + self.BODY, "sha256"
+        ).hexdigest()
+        answer = named.post(self.BODY, **headers)
+        check_problem(answer, 401)
+        assert "must be a Unix time in seconds" in answer.json["detail"]
+
+    def test_nothing_else_is_and_nothing_is_stored(self, named):
+        before = named.entries()
+        body = self.BODY
+        good = signed(body)["X_Grafana_Alerting_Signature"]
+        timed = signed(body, **self.now())
+        for headers in (
+            signed(body + b" "),
+            signed(body, "another-secret-01"),
+            {"X_Grafana_Alerting_Signature": ""},
+            {"X_Grafana_Alerting_Signature": "é"},
+            {"X_Grafana_Alerting_Signature": good.upper()},
+            {"X_Grafana_Alerting_Signature": "sha256=" + good},
+            {"X_Grafana_Alerting_Signature": good + ", " + good},
+            # The time is signed too: it can be neither taken away, nor added, nor changed.
+            {"X_Grafana_Alerting_Signature": timed["X_Grafana_Alerting_Signature"]},
+            {"X_Grafana_Alerting_Signature": good, **self.now()},
+            {**timed, **self.now(1)},
+            {"Authorization": "Bearer the-secret-of-grafana"},
+            {"Authorization": basic_credentials("grafana:the-secret-of-grafana")},
+        ):
+            answer = named.post(body, **headers)
+            check_problem(answer, 401)
+            assert "the-secret" not in answer.body.decode()
+        assert named.entries() == before
+
+    def test_it_is_for_webhooks_alone(self, named):
+        for path in PROTECTED:
+            check_problem(named.get(path, **signed(b"")), 401)
+            check_problem(named.ask("POST", path, b"{}", **signed(b"{}")), 401)
+        check_problem(named.get("/api/v1/webhook", **signed(b"")), 401)
+
+    def test_without_a_shared_secret_nothing_is_read(self, guarded):
+        check_problem(guarded.post(self.BODY, **signed(self.BODY, "")), 401)
+
+    @pytest.mark.parametrize(
+        "headers, status",
+        [({"Content_Length": "200001"}, 413), ({"Content_Type": "text/plain"}, 415)],
+    )
+    def test_a_body_that_cannot_be_used_is_not_read(self, named, headers, status):
+        with named.client() as client:
+            head = message("POST", "/api/v1/webhook", b"", **{**signed(b""), **headers})
+            client.send(head)
+            check_problem(client.read(), status)
+
+    def test_the_time_that_it_takes_tells_nothing(self, tmp_path, monkeypatch):
+        compared = []
+        compare = hmac.compare_digest
+
+        def watched(given, known):
+            compared.append(known)
+            return compare(given, known)
+
+        endpoint = KINDS["threads"](tmp_path, credentials=NAMED[2:]).start()
+        try:
+            endpoint.reaches(200, Authorization=ON_CALL)
+            monkeypatch.setattr(body_signatures.hmac, "compare_digest", watched)
+            for headers in (signed(self.BODY), signed(self.BODY, "another-secret-01")):
+                del compared[:]
+                endpoint.post(self.BODY, **headers)
+                assert len(compared) == 3  # the token, and both shared secrets
+        finally:
+            endpoint.stop()
+
+    def test_strangers_with_unfinished_bodies_hold_up_nobody_else(self, make):
+        """They could keep every connection busy, and fill the memory."""
+        endpoint = make({"endpoint.body_signatures.MAX_UNVERIFIED": 2}, **GRAFANA_AND_ON_CALL)
+        body = self.BODY
+        head = message("POST", "/api/v1/webhook", body, **signed(body))[: -len(body)]
+        clients = [endpoint.client() for _ in range(2)]
+        try:
+            for client in clients:
+                client.send(head)
+            wait_for(lambda: endpoint.post(body, **signed(body)).status == 503)
+            assert endpoint.post(webhook(), Authorization=ON_CALL).status == 202
+            for client in clients:
+                client.send(body)
+                assert client.read().status == 202
+            assert endpoint.post(body, **signed(body)).status == 202
+        finally:
+            for client in clients:
+                client.socket.close()
+
+
+# The second is what `ready` asks with.
+GRAFANA_AND_ON_CALL = {"credentials": [NAMED[3]], "auth_tokens": ["a-token-for-everything"]}
+
+
 def test_the_time_that_it_takes_tells_nothing(tmp_path, monkeypatch):
     compared = []
     compare = hmac.compare_digest
@@ -167,29 +398,36 @@ def test_the_time_that_it_takes_tells_nothing(tmp_path, monkeypatch):
         compared.append(known)
         return compare(given, known)
 
-    known = {"auth_tokens": ["old-token", "new-token"], "basic_auth": "on-call:hush"}
+    known = {
+        "auth_tokens": ["the-old-token-01", "the-new-token-01"],
+        "basic_auth": "on-call:hush-hush-hush-hush",
+    }
     endpoint = KINDS["threads"](tmp_path, **known).start().ready()
     try:
         monkeypatch.setattr(authentication.hmac, "compare_digest", watched)
         for given, status in (
-            ("Bearer old-token", 202),
-            (basic_credentials("on-call:hush"), 202),
+            ("Bearer the-old-token-01", 202),
+            (basic_credentials("on-call:hush-hush-hush-hush"), 202),
             ("Bearer x", 401),
             (None, 401),
         ):
             del compared[:]
             assert endpoint.post(webhook(), Authorization=given).status == status
-            assert compared == [b"old-token", b"new-token", b"on-call:hush"]
+            assert compared == [
+                b"the-old-token-01",
+                b"the-new-token-01",
+                b"on-call:hush-hush-hush-hush",
+            ]
     finally:
         endpoint.stop()
 
 
 def test_failures_are_counted_and_logged_once_without_what_was_given(tmp_path, caplog):
-    endpoint = KINDS["threads"](tmp_path, basic_auth="on-call:hush-word").start()
+    endpoint = KINDS["threads"](tmp_path, basic_auth="on-call:hush-hush-hush-word").start()
     try:
-        right = basic_credentials("on-call:hush-word")
+        right = basic_credentials("on-call:hush-hush-hush-word")
         endpoint.reaches(200, Authorization=right)
-        given = basic_credentials("on-call:hush-wort")
+        given = basic_credentials("on-call:hush-hush-hush-wort")
         for _ in range(5):
             assert endpoint.get("/metrics", Authorization=given).status == 401
         text = endpoint.get("/metrics", Authorization=right).body.decode()

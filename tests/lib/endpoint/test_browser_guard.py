@@ -9,7 +9,7 @@ from tests.lib.endpoints import message
 from tests.lib.samples import webhook
 
 HEALTH = "/api/v1/health"
-TOKEN = {"Authorization": "Bearer old-token"}
+TOKEN = {"Authorization": "Bearer the-old-token-01"}
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_a_refused_head_request_has_no_body(endpoint):
 
 def test_the_rest_of_a_refused_body_is_not_a_request(make):
     """Not even if there is no time to read it all."""
-    endpoint = make({"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token"])
-    inner = message("POST", HOOK, BODY, Authorization="Bearer the-token")
+    endpoint = make({"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"])
+    inner = message("POST", HOOK, BODY, Authorization="Bearer the-token-in-use")
     received = exchange(endpoint, message("POST", HOOK, b"0123456789" + inner))
     assert statuses(received) == (401,)
     assert b"\r\nConnection: close\r\n" in received
@@ -68,7 +68,7 @@ def test_changed_bytes_are_never_our_fault(endpoint):
 
 def test_the_header_is_bounded_before_the_client_says_who_it_is(make):
     """12 connections with one long line after the other once held 383 MiB."""
-    endpoint = make(auth_tokens=["the-token"])
+    endpoint = make(auth_tokens=["the-token-in-use"])
     clients = [endpoint.client() for _ in range(4)]
     try:
         for client in clients:

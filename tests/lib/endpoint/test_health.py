@@ -12,7 +12,7 @@ from poundcake.endpoint.health import Component, State
 from poundcake.endpoint.installation import Installation
 from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.journal_keeper import JournalKeeper
-from tests.lib.samples import alert
+from tests.lib.samples import NOON, alert
 
 LOG = logging.getLogger("health")
 
@@ -27,8 +27,8 @@ def installation(rig, tmp_path):
     return Installation(config, rig.reader, rig.api, keeper)
 
 
-def report(installation):
-    return health.assemble(installation, "http://127.0.0.1:8000").as_dict()
+def report(installation, problem=""):
+    return health.assemble(installation, "http://127.0.0.1:8000", NOON, problem).as_dict()
 
 
 def journal_of(installation):
@@ -49,6 +49,12 @@ def test_all_is_well(rig, installation):
         "database": "SQLite",
         "dry_run": True,
         "literal_secrets": [],
+        "configuration": {
+            "applied_at": "2026-01-14T12:00:00Z",
+            "problem": "",
+            "warnings": [],
+            "in_force": installation.config.settings,
+        },
         "components": {
             "journal": {
                 "state": "ok",
@@ -75,6 +81,13 @@ def test_a_part_that_is_down_degrades(rig, installation):
     rig.advance()
     rig.components.stackstorm.down("the rule is disabled")
     assert report(installation)["status"] == "degraded"
+
+
+def test_a_configuration_that_cannot_be_used_degrades_and_says_why(rig, installation):
+    rig.advance()
+    found = report(installation, "keeping the previous configuration: port: must be a number")
+    assert found["status"] == "degraded"
+    assert found["configuration"]["problem"].endswith("port: must be a number")
 
 
 def test_what_waits_for_migrate_is_said_of_the_database(rig, installation):

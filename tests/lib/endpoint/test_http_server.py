@@ -268,7 +268,7 @@ class TestFull:
 
     def test_clients_without_credentials_shut_out_nobody(self, make):
         """They are refused and then linger. That once counted as a request in flight."""
-        endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token"])
+        endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
         refused = []
         try:
             for _ in range(4):
@@ -277,7 +277,9 @@ class TestFull:
                 client.send(message("POST", HOOK, b"", Content_Length="1000"))
                 assert client.read().status == 401
             for _ in range(6):
-                assert endpoint.post(webhook(), Authorization="Bearer the-token").status == 202
+                assert (
+                    endpoint.post(webhook(), Authorization="Bearer the-token-in-use").status == 202
+                )
         finally:
             for client in refused:
                 client.socket.close()

@@ -73,6 +73,12 @@ def say(text):
 
 
 class TestAccept:
+    def test_the_name_of_the_credential_is_kept(self, journal):
+        sent = replace(request(), credential="grafana")
+        request_id = journal.accept(sent, "", body_sha256(sent.body), 1)
+        assert journal.find(request_id).credential == "grafana"
+        assert load(journal, request_id) == replace(sent, request_id=request_id)
+
     def test_an_accepted_request_can_be_read_back(self, journal):
         sent = request(body='{"alerts": ["🍰 \\u0000"]}', headers={"User-Agent": "é", "X": "{{x}}"})
         request_id = journal.accept(sent, "", "the-hash", 3)
@@ -714,6 +720,8 @@ class TestUpgrade:
             entry = journal.find(str(uuid.UUID(int=number)))
             # Who chose its id is not known; of what is done it does not matter.
             assert entry.is_shared == (entry.state != RequestState.DONE)
+            # Release 0.2.0 did not store it.
+            assert entry.credential == ""
             assert load(journal, entry.request_id) == request(
                 body=self.BODY, request_id=entry.request_id
             )
@@ -726,8 +734,8 @@ class TestUpgrade:
         """It is one transaction: without room, or killed in it, the old one stays."""
         upgrade = journal_file.journal_schema.upgrade
 
-        def full(connection):
-            upgrade(connection)
+        def full(connection, version):
+            upgrade(connection, version)
             raise sqlite3.OperationalError("database or disk is full")
 
         monkeypatch.setattr(journal_file.journal_schema, "upgrade", full)
@@ -740,6 +748,35 @@ class TestUpgrade:
         journal = Journal(old_path)
         assert journal.backlog == 5
         journal.close()
+
+    @pytest.mark.parametrize("damage", ["", "found when it was open"])
+    def test_a_journal_of_release_0_3_0_goes_on(self, path, damage):
+        """It has no column for the name of the credential."""
+        first = Journal(path)
+        ids = [accept(first, body) for body in ("{}", "[]")]
+        first.mark_announced([first.find(ids[0]).id], "a")
+        before = [first.find(request_id) for request_id in ids]
+        first.close()
+        db = sqlite3.connect(path)
+        indexes = "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        statements = [row[0] for row in db.execute(indexes)]
+        db.executescript("CREATE TABLE newer AS SELECT * FROM requests; DROP TABLE requests")
+        db.executescript(REQUESTS_OF_0_3_0)
+        columns = ", ".join(row[1] for row in db.execute("PRAGMA table_info(requests)"))
+        db.execute(f"INSERT INTO requests SELECT {columns} FROM newer")
+        db.commit()
+        db.executescript("; ".join(["DROP TABLE newer", *statements]))
+        db.close()
+        second = Journal(path, damage)
+        assert [e.request_id for e in second.announced()] == [ids[0]]
+        assert [e.request_id for e in second.fresh(10)] == [ids[1]]
+        for old in before:
+            assert second.find(old.request_id).body_sha256 == old.body_sha256
+            assert load(second, old.request_id).credential == ""
+        third = replace(request(), credential="grafana")
+        request_id = second.accept(third, "", body_sha256(third.body), 1)
+        assert second.find(request_id).credential == "grafana"
+        second.close()
 
     def test_the_upgraded_journal_keeps_its_endpoint_id(self, old_path):
         journal = Journal(old_path)
@@ -787,7 +824,66 @@ PRAGMA user_version = 1;
 """
 
 
+REQUESTS_OF_0_3_0 = """
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL UNIQUE,
+    body_sha256 TEXT NOT NULL,
+    body_bytes INTEGER NOT NULL,
+    alert_count INTEGER NOT NULL,
+    received_at TEXT NOT NULL,
+    client_host TEXT NOT NULL,
+    client_request_id TEXT NOT NULL,
+    method TEXT NOT NULL,
+    path TEXT NOT NULL,
+    headers TEXT NOT NULL,
+    shared INTEGER NOT NULL,
+    accepted_at REAL NOT NULL,
+    state TEXT NOT NULL,
+    state_since REAL NOT NULL,
+    due_at REAL NOT NULL,
+    attempts INTEGER NOT NULL,
+    batch_id TEXT NOT NULL,
+    batch_limit INTEGER NOT NULL,
+    stuck INTEGER NOT NULL,
+    emit_after REAL
+);
+PRAGMA user_version = 2;
+"""
+
+
 class TestOpening:
+    FILES = ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm")
+
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+    def test_its_files_are_for_their_owner_and_its_group(self, path, tmp_path, umask):
+        before = os.umask(umask)
+        try:
+            journal = Journal(path)
+            accept(journal)
+            modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in self.FILES}
+            journal.close()
+        finally:
+            os.umask(before)
+        assert modes == dict.fromkeys(self.FILES, 0o640)
+
+    def test_files_that_all_could_read_are_closed_to_others(self, path, tmp_path):
+        """Release 0.2.0 made them so."""
+        first = Journal(path)
+        accept(first)
+        corrupt = [f"{path}.corrupt-20260114T120000Z{suffix}" for suffix in ("", "-wal", ".json")]
+        for file in corrupt:
+            with open(file, "w"):
+                pass
+        for file in tmp_path.iterdir():
+            file.chmod(0o644)
+        copies = tmp_path / "killed"
+        shutil.copytree(str(tmp_path), str(copies))
+        first.close()
+        found = Journal(str(copies / "journal.sqlite"))
+        assert {file.stat().st_mode & 0o777 for file in copies.iterdir()} == {0o640}
+        found.close()
+
     def test_a_reopened_journal_has_the_same_requests(self, path):
         first = Journal(path)
         ids = [accept(first) for _ in range(3)]

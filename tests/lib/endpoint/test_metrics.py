@@ -208,8 +208,8 @@ class TestFormat:
 
 class TestRequests:
     def test_each_answer_is_counted(self, make):
-        endpoint = make(auth_tokens=["t"])
-        token = {"Authorization": "Bearer t"}
+        endpoint = make(auth_tokens=["the-token-in-use"])
+        token = {"Authorization": "Bearer the-token-in-use"}
         hook, health = "/api/v1/webhook", "/api/v1/health"
         a_status = "/api/v1/status/"
         two = json.dumps(webhook(alert(), alert("B"))).encode()

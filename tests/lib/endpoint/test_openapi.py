@@ -25,8 +25,8 @@ from tests.lib.samples import NOON, alert, later, webhook
 from tests.waiting import wait_for
 
 OPENAPI = pathlib.Path(__file__).with_name("openapi-3.0.schema.yaml")
-TOKEN = "Bearer the-token"
-PATHS = sorted(openapi.description([])["paths"])
+TOKEN = "Bearer the-token-in-use"
+PATHS = sorted(openapi.description([], False)["paths"])
 
 
 def resolve(document, part):
@@ -67,7 +67,7 @@ def translate(schema, document):
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    running = InThreads(tmp_path_factory.mktemp("openapi"), auth_tokens=["the-token"])
+    running = InThreads(tmp_path_factory.mktemp("openapi"), auth_tokens=["the-token-in-use"])
     yield running.start().ready()
     running.stop()
 
@@ -118,14 +118,14 @@ def check(described, path, answer, method="get"):
 class TestDocument:
     @pytest.mark.parametrize("ways", [[], ["bearer"], ["bearer", "basic", "client certificate"]])
     def test_it_is_openapi_3_0(self, ways):
-        document = openapi.description(ways)
+        document = openapi.description(ways, False)
         schema = yaml.safe_load(OPENAPI.read_text())
         jsonschema.Draft7Validator.check_schema(schema)
         jsonschema.Draft7Validator(schema).validate(document)
         assert document["info"]["version"] == poundcake.__version__
 
     def test_its_references_lead_somewhere_and_nothing_is_left_over(self):
-        document = openapi.description([])
+        document = openapi.description([], False)
         used = set()
         for reference in references(document):
             resolve(document, {"$ref": reference})
@@ -139,7 +139,7 @@ class TestDocument:
         assert defined - used == {"#/components/responses/Unauthenticated"}
 
     def test_the_placeholders_of_a_path_are_its_path_parameters(self):
-        document = openapi.description([])
+        document = openapi.description([], False)
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 parameters = [resolve(document, p) for p in operation.get("parameters", [])]
@@ -147,7 +147,7 @@ class TestDocument:
                 assert re.findall(r"{(\w+)}", path) == named
 
     def test_a_client_can_name_its_operations(self):
-        paths = openapi.description([])["paths"].values()
+        paths = openapi.description([], False)["paths"].values()
         names = [operation["operationId"] for path in paths for operation in path.values()]
         assert len(set(names)) == len(names) and "status" in names
 
@@ -161,11 +161,23 @@ class TestDocument:
         ],
     )
     def test_its_security_is_what_is_configured(self, ways, expected):
-        found = openapi.description(ways)
+        found = openapi.description(ways, False)
         assert found["security"] == expected
         responses = found["paths"]["/metrics"]["get"]["responses"]
         assert ("401" in responses) == bool(ways)
         assert ("403" in responses) == (not ways)
+
+    def test_scopes_make_a_refusal_possible_and_a_signature_is_for_webhooks(self):
+        found = openapi.description(["bearer", "hmac"], True)
+        operations = [op for path in found["paths"].values() for op in path.values()]
+        assert all(
+            {"401", "403"} <= set(operation["responses"])
+            for operation in operations
+            if operation["operationId"] != "health_live"
+        )
+        assert found["security"] == [{"bearer": []}]
+        hook = found["paths"]["/api/v1/webhook"]["post"]
+        assert hook["security"] == [{"bearer": []}, {"hmac": []}]
 
     def test_its_lists_of_values_are_those_of_the_code(self, described):
         components = described["components"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from poundcake.endpoint.installation import pending_status
 from poundcake.endpoint.journal import Journal
 from tests.lib.samples import alert, request
@@ -15,4 +17,12 @@ def test_it_has_the_shape_of_the_status_on_record(tmp_path):
     journal.close()
     assert [key for key in found if key != "held_up_by"] == STATUS_KEYS
     assert (found["status"], found["held_up_by"]) == ("accepted", "broker: away")
+    assert "credential" not in found
     assert (found["request_id"], found["received_at"]) == (request_id, "2026-01-14T12:00:00Z")
+
+
+def test_it_names_the_credential_of_the_sender(tmp_path):
+    journal = Journal(str(tmp_path / "j"))
+    request_id = journal.accept(replace(request(alert()), credential="grafana"), "", "hash", 1)
+    assert pending_status(journal.find(request_id))["credential"] == "grafana"
+    journal.close()

@@ -179,6 +179,18 @@ class TestReadable:
         connection.close()
         self.check(path, sound[1], set(), Journal(path))
 
+    def test_what_it_leaves_is_not_open_to_others(self, sound, path, tmp_path):
+        with open(path, "wb") as file:
+            file.write(b"this is no database, and long enough to be taken for one" * 200)
+        os.chmod(path, 0o644)
+        before = os.umask(0)
+        try:
+            Journal(path).close()
+        finally:
+            os.umask(before)
+        found = {file.name: oct(file.stat().st_mode & 0o007) for file in tmp_path.iterdir()}
+        assert len(found) >= 3 and set(found.values()) == {"0o0"}
+
     @pytest.mark.parametrize("left", ["", "empty"])
     def test_a_wal_without_its_file_is_kept(self, path, left, tmp_path):
         """SQLite deletes it when it opens an empty file."""

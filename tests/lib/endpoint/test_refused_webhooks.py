@@ -10,14 +10,14 @@ from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
 HOOK = "/api/v1/webhook"
-TOKEN = {"Authorization": "Bearer the-token"}
+TOKEN = {"Authorization": "Bearer the-token-in-use"}
 QUICK = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def endpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusing-" + request.param)
-    config = {"auth_tokens": ["the-token"], "max_body_bytes": 2000}
+    config = {"auth_tokens": ["the-token-in-use"], "max_body_bytes": 2000}
     running = KINDS[request.param](folder, QUICK, **config).start().ready()
     yield running
     running.stop()

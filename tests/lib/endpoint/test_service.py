@@ -187,17 +187,19 @@ class TestRecovers:
 
     @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 100, "192.0.2.1"])
     def test_an_address_that_cannot_be_used_does_not_end_it(self, make_here, failed, host):
-        endpoint = make_here(host=host, auth_tokens=["t"])
+        endpoint = make_here(host=host, auth_tokens=["the-token-in-use"])
         failed()
         assert endpoint.alive
 
     def test_the_token_file_comes_later(self, make_here, failed, tmp_path):
         endpoint = make_here(auth_tokens=["file:{}".format(tmp_path / "token")])
         failed()
-        (tmp_path / "token").write_text("the-token\n")
+        (tmp_path / "token").write_text("the-token-in-use\n")
         wait_for(lambda: endpoint.alive and self.answers(endpoint))
         assert endpoint.post(webhook()).status == 401
-        wait_for(lambda: endpoint.post(webhook(), Authorization="Bearer the-token").status == 202)
+        wait_for(
+            lambda: endpoint.post(webhook(), Authorization="Bearer the-token-in-use").status == 202
+        )
 
     def answers(self, endpoint):
         try:
@@ -511,7 +513,7 @@ class TestInside:
     @pytest.mark.parametrize(
         "module, what",
         [
-            (installation, "load"),
+            (service, "load"),
             (service, "Server"),
             (journal_keeper, "Journal"),
             (installation, "Pipeline"),
@@ -664,7 +666,7 @@ class TestInside:
         found, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
-            installation, "load", lambda config: times.append(time.monotonic()) or load(config)
+            service, "load", lambda config: times.append(time.monotonic()) or load(config)
         )
         self.run_until(found, lambda: len(times) > 5)
         waits = [later - earlier for earlier, later in zip(times, times[1:])]
@@ -701,7 +703,7 @@ class TestInside:
         assert (answers[0].status == 202) == bool(probe.entries())
 
     def test_literal_secrets_are_warned_of_by_name_alone(self, tmp_path, caplog):
-        found, _ = self.start(tmp_path, auth_tokens=["hush-hush"])
+        found, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
         thread = threading.Thread(target=found.run, daemon=True)
         with caplog.at_level("DEBUG"):
             thread.start()

@@ -19,7 +19,7 @@ from tests.lib.endpoints import Client, InThreads, message
 
 pytestmark = pytest.mark.services
 
-TOKEN = "Bearer the-token"
+TOKEN = "Bearer the-token-in-use"
 # The start of a request. It takes the next one on the connection for its own header or body.
 SWALLOWING_HEADER = b"GET /api/v1/health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Swallowed: "
 SWALLOWING_BODY = (
@@ -30,7 +30,7 @@ SWALLOWING_BODY = (
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    running = InThreads(tmp_path_factory.mktemp("proxied"), auth_tokens=["the-token"])
+    running = InThreads(tmp_path_factory.mktemp("proxied"), auth_tokens=["the-token-in-use"])
     yield running.start().ready()
     running.stop()
 

@@ -10,6 +10,7 @@ import time
 import pytest
 import requests
 
+from poundcake.endpoint import tls
 from tests.lib.certificates import Authority
 from tests.lib.endpoint.framing_corpus import CASES
 from tests.lib.endpoint.wire import statuses
@@ -313,6 +314,10 @@ class TestClientCertificates:
             "bearer, client certificate"
         )
         assert found.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
+        hook = found.url + "/api/v1/webhook"
+        for given in ({"cert": clients.issue("am-1")}, {"headers": bearer}):
+            requests.post(hook, json=webhook(), verify=found.ca, timeout=20, **given)
+        assert found.running.credentials() == ["CN=am-1", "auth_tokens[1]"]
         assert found.get(HEALTH).status_code == 401
 
 
@@ -328,10 +333,26 @@ class TestAlertmanager:
             found = make(tls_client_ca=str(clients.certificate), **files)
             http["tls_config"].update(zip(("cert_file", "key_file"), clients.issue("am")))
         else:
-            found = make(basic_auth="on-call:a word", **files)
-            http["basic_auth"] = {"username": "on-call", "password": "a word"}
+            found = make(basic_auth="on-call:a word that is long", **files)
+            http["basic_auth"] = {"username": "on-call", "password": "a word that is long"}
         server = alertmanager(found.url + "/api/v1/webhook", http_config=http)
         server.fire(alertname="HostDown")
         wait_for(lambda: len(found.running.entries()) == 1)
         body = found.running.entries()[0][1]
         assert b"HostDown" in body
+
+
+class TestNames:
+    """What the trail calls who proved a certificate."""
+
+    @pytest.mark.parametrize(
+        "certificate, name",
+        [
+            ({"subject": ((("organizationName", "x"),), (("commonName", "am-1"),))}, "CN=am-1"),
+            ({"subject": (), "subjectAltName": (("DNS", "am"), ("DNS", "b"))}, "DNS=am"),
+            ({"subject": (), "serialNumber": "0A1B"}, "serial=0A1B"),
+            ({"subject": ((("commonName", "a\nb" + "c" * 64),),)}, "CN=a b" + "c" * 58),
+        ],
+    )
+    def test_it_is_printable_and_fits_into_the_table(self, certificate, name):
+        assert tls._name(certificate) == name

@@ -15,7 +15,8 @@ FIRING = AlertState(instance="web-1:9100", status="firing", incident_ended_at=No
 
 def ask(alert=None, action="linux.service", needs_host=True, **config):
     """Return the decision about an alert, with a configuration that allows linux.service."""
-    given = {"dry_run": False, "allowed_actions": ["linux.service"], **config}
+    given = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
+    given.update(config)
     return permit(load(given), FIRING._replace(**(alert or {})), action, needs_host)
 
 
@@ -47,6 +48,15 @@ def test_a_dry_run_says_what_it_would_run():
     found = ask(dry_run=True)
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert found.message == "would run linux.service for web-1"
+
+
+def test_a_dry_run_says_that_no_host_is_allowed_yet():
+    found = ask(dry_run=True, allowed_hosts=[])
+    assert (found.may_change, found.stage) == (False, "dry_run")
+    assert found.message == (
+        "would run linux.service for web-1, but allowed_hosts is empty: with dry_run: false it "
+        "allows no host"
+    )
 
 
 def test_a_dry_run_without_an_action_says_so():
@@ -164,9 +174,27 @@ def test_a_host_that_is_not_allowed_is_not_checked():
 
 
 def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
-    assert ask({"instance": ""}, needs_host=False).may_change is True
+    for allowed in (["*"], ["db-*", "*"]):
+        found = ask({"instance": ""}, needs_host=False, allowed_hosts=allowed)
+        assert found.may_change is True
     # A list of allowed hosts cannot contain a host that is not known.
-    assert ask({"instance": ""}, needs_host=False, allowed_hosts=["*"]).may_change is False
+    for allowed in (["?*"], ["db-*"], []):
+        found = ask({"instance": ""}, needs_host=False, allowed_hosts=allowed)
+        assert found.may_change is False
+
+
+@pytest.mark.parametrize("needs_host", [True, False])
+def test_without_allowed_hosts_no_host_may_be_changed(needs_host):
+    """Before 0.3.0 an empty list allowed any host."""
+    found = ask(allowed_hosts=[], needs_host=needs_host)
+    assert (found.may_change, found.stage) == (False, "refused")
+    assert found.message == (
+        'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'
+    )
+
+
+def test_without_allowed_hosts_evidence_is_still_collected():
+    assert ask(action="", allowed_hosts=[]).stage == "evidence"
 
 
 def test_nothing_is_changed_for_an_incident_that_has_ended():
@@ -181,7 +209,7 @@ def test_every_combination_changes_something_only_if_all_conditions_hold():
         ("firing", "resolved"),
         ("web-1", "a b", ""),
         ("linux.service", "linux.other", ""),
-        ([], ["web-*"], ["db-*"]),
+        ([], ["*"], ["web-*"], ["db-*"]),
     ):
         found = ask(
             {"status": status, "instance": host}, action, dry_run=dry_run, allowed_hosts=allowed
@@ -191,7 +219,7 @@ def test_every_combination_changes_something_only_if_all_conditions_hold():
             and status == "firing"
             and host == "web-1"
             and action == "linux.service"
-            and allowed != ["db-*"]
+            and allowed in (["*"], ["web-*"])
         )
         assert found.may_change is may_change
         assert (found.stage == "remediate") is may_change

@@ -359,6 +359,26 @@ class TestHostCooldown:
         claims.release(engine, found[1], force=True)
         assert self.ask(engine, found, "e2")["claimed"]
 
+    @pytest.mark.parametrize(
+        "status, mutated, counts",
+        [
+            ("succeeded", False, False),
+            ("succeeded", True, True),
+            ("succeeded", None, True),
+            ("running", None, True),
+            # Of a workflow that was cut short this is what it had published before.
+            ("failed", False, True),
+            ("canceled", False, True),
+        ],
+    )
+    def test_an_execution_that_changed_nothing_holds_up_nobody(
+        self, engine, admit, status, mutated, counts
+    ):
+        self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
+        change(engine, update(executions).values(status=status, mutated=mutated))
+        other = admit("web1:9100", fingerprint="two")
+        assert self.ask(engine, other, "e2", later(30))["claimed"] is not counts
+
     def test_of_several_at_the_same_time_one_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
         with database_time(NOON):

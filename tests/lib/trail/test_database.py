@@ -158,6 +158,37 @@ class TestRefused:
             error == "mysql+pymysql://on-call:***@127.0.0.1:1/x: 1045 denied for on-call with ***"
         )
 
+    @pytest.mark.parametrize(
+        "url, shown",
+        [
+            ("on-call@127.0.0.1:1/x?password=hush-word", "on-call@127.0.0.1:1/x"),
+            ("on-call@127.0.0.1:1/x?charset=utf8mb4&passwd=hush-word", "on-call@127.0.0.1:1/x"),
+            ("on-call@127.0.0.1:1/x?PASSWORD=hush-word", "on-call@127.0.0.1:1/x"),
+            ("127.0.0.1:1/x?user=on-call&password=hush-word", "127.0.0.1:1/x"),
+            ("on-call@h/x?passwd=other&passwd=hush-word", "on-call@h/x"),
+            ("on-call:other@h/x?password=hush-word", "on-call:***@h/x"),
+            ("on-call:hush%2Dword@h/x", "on-call:***@h/x"),
+            ("on-call%3Ahush-word@h/x", "on-call@h/x"),
+            ("on-call:hush-word@h/x?ssl_key_password=other", "on-call:***@h/x"),
+            (":hush-word@h/x", ":***@h/x"),
+        ],
+    )
+    def test_a_password_is_masked_in_every_form_of_the_url(self, url, shown):
+        engine = database.open_engine("mysql+pymysql://" + url)
+        said = Exception(1045, "denied for on-call with hush-word")
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        assert error == f"mysql+pymysql://{shown}: 1045 denied for on-call with ***"
+
+    def test_a_password_is_masked_percent_encoded_too(self):
+        engine = database.open_engine("mysql+pymysql://on-call@h/x?password=hush%2Fwo+rd%2520")
+        said = Exception("hush/wo rd%20, hush%2Fwo%20rd%2520, hush%2Fwo+rd%2520, hush/wo%20rd%2520")
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        assert error == "mysql+pymysql://on-call@h/x: ***, ***, ***, ***"
+
+    def test_an_at_sign_in_a_password_is_not_taken_for_a_host(self):
+        error = error_of("mysql+pymysql://on-call:p@hush-word@127.0.0.1:1/x")
+        assert error == "database_url: write an @ in the password as %40"
+
     @on_sqlite
     def test_an_error_shows_neither_statement_nor_parameters(self, engine):
         database.prepare(engine)

@@ -62,6 +62,34 @@ def test_what_does_not_work_says_why(engine):
     assert "poundcake.migrate" in parts["database"]["detail"]
 
 
+class TestDifferences:
+    """Actions get the registered configuration; the endpoint may not have applied it yet."""
+
+    def answer(self, **config):
+        return {"configuration": {"problem": "", "in_force": Config(**config).settings}}
+
+    def test_the_same_configuration(self):
+        found = health.with_differences(self.answer(port=1), Config(port=1))
+        assert found["configuration"]["differences"] == {}
+
+    def test_each_key_that_differs_is_named_with_both_values(self):
+        found = health.with_differences(
+            self.answer(allowed_hosts=("web-1",)), Config(dry_run=False)
+        )["configuration"]["differences"]
+        assert found == {
+            "dry_run": {"endpoint": True, "actions": False},
+            "allowed_hosts": {"endpoint": ["web-1"], "actions": []},
+        }
+
+    def test_secrets_are_not_compared(self):
+        secrets = {"auth_tokens": ("a",), "basic_auth": "a:b", "st2_api_key": "c"}
+        found = health.with_differences(self.answer(), Config(**secrets))
+        assert found["configuration"]["differences"] == {}
+
+    def test_an_endpoint_of_an_older_release_says_nothing_of_it(self):
+        assert health.with_differences({"status": "ok"}, Config()) == {"status": "ok"}
+
+
 def test_a_migration_that_waits(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")

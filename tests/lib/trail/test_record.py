@@ -26,6 +26,7 @@ from tests.lib.trails import database_time, do_not_sync, in_parallel, on_mariadb
 def record(engine, *requests, now=None, **config):
     """Record requests at the moment at which the last of them was received."""
     with database_time(now or max(one.received_at for one in requests)):
+        config.setdefault("cooldown_seconds", 0)
         return record_requests(engine, Config(**config), requests)
 
 

@@ -38,9 +38,59 @@ def test_what_root_creates_belongs_to_the_owner_of_the_folder(other, tmp_path):
             assert (found.st_uid, found.st_gid) == (other.pw_uid, other.pw_gid), path
 
 
-def test_a_folder_is_not_open_to_the_world(tmp_path):
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(str(path)).st_mode)
+
+
+def test_a_folder_is_not_open_to_the_world(tmp_path, umask):
     shared_files.make_folder(str(tmp_path / "a" / "b"))
-    assert stat.S_IMODE(os.stat(str(tmp_path / "a" / "b")).st_mode) & 0o007 == 0
+    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o750 & ~umask
+
+
+def test_a_database_is_for_its_owner_and_its_group(tmp_path, umask):
+    engine = database.open_engine("sqlite:///{}".format(tmp_path / "tracking.sqlite"))
+    database.prepare(engine)
+    with engine.connect() as connection:  # -wal and -shm are there while it is open
+        connection.execute(select(schema.meta)).all()
+        found = {path.name: mode(path) for path in tmp_path.iterdir()}
+    assert found == dict.fromkeys(
+        ["tracking.sqlite", "tracking.sqlite-wal", "tracking.sqlite-shm"], 0o640
+    )
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [(0o644, 0o640), (0o666, 0o660), (0o640, 0o640), (0o660, 0o660), (0o600, 0o600)],
+)
+def test_a_database_that_all_could_read_is_closed_to_others(tmp_path, before, after):
+    path = tmp_path / "tracking.sqlite"
+    engine = database.open_engine(f"sqlite:///{path}")
+    database.prepare(engine)
+    with engine.connect() as connection:
+        connection.execute(select(schema.meta)).all()
+        files = [path, tmp_path / "tracking.sqlite-wal", tmp_path / "tracking.sqlite-shm"]
+        for file in files:
+            file.chmod(before)
+        database.prepare(engine)
+        assert [mode(file) for file in files] == [after] * 3
+
+
+def test_a_file_of_somebody_else_stays_as_it_is(tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "x").write_text("")
+    (tmp_path / "x").chmod(0o644)
+    monkeypatch.setattr(shared_files.os, "chmod", refuse)
+    shared_files.close_to_others(str(tmp_path / "x"))
+    shared_files.close_to_others(str(tmp_path / "not-there"))
 
 
 @pytest.fixture

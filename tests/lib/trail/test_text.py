@@ -152,6 +152,16 @@ def health(**more):
     return found
 
 
+def configuration(problem="", warnings=(), differences=None):
+    return {
+        "applied_at": "x",
+        "problem": problem,
+        "warnings": list(warnings),
+        "in_force": {},
+        "differences": differences or {},
+    }
+
+
 def refused(detail, count=1):
     last = {
         "reason": "too_large",
@@ -178,6 +188,7 @@ TEXTS = [
     text.st2_executions({"st2_executions": [execution()], "count": 1}),
     text.st2_executions({"st2_executions": [], "count": 0}),
     text.health(health()),
+    text.health(health(configuration=configuration("kept", ["odd"]))),
 ]
 
 
@@ -457,3 +468,15 @@ def test_health_shows_the_webhook_that_was_refused_last():
     shown = text.health(health(refused=refused("the body has 9 bytes", 2)))
     assert "refused: 2 webhooks since the start" in shown
     assert "from 127.0.0.1: 413, the body has 9 bytes" in shown
+
+
+def test_health_says_what_is_to_be_known_of_the_configuration():
+    assert "configuration" not in text.health(health(configuration=configuration()))
+    differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
+    found = text.health(health(configuration=configuration("kept", ["odd"], differences)))
+    assert found.split("\n")[-3:] == [
+        "configuration: kept",
+        "configuration: odd",
+        'configuration: allowed_hosts is [] for actions and ["web-1"] for the endpoint, which'
+        " applies a change within 30 seconds",
+    ]

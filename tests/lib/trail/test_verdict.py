@@ -86,7 +86,7 @@ LINKED = {"link": OwnLink.UNCLAIMED}
     ],
 )
 def test_an_execution(facts, expected):
-    assert judge_execution(ALERT, facts, Config(), CLOCKS) == expected
+    assert judge_execution(ALERT, facts, Config(host_cooldown_seconds=0), CLOCKS) == expected
 
 
 @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])

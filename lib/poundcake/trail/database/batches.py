@@ -34,7 +34,10 @@ def bind_params(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
 
 @functools.lru_cache(maxsize=ROWS)
 def close_statement(count: int) -> Update:
-    """Return the UPDATE that closes incidents. Each has an id, closed_at, ended_by."""
+    """Return the UPDATE that closes incidents.
+
+    Its parameters for each row are id, closed_at and ended_by.
+    """
     return _update_alerts(count).values(
         open_fingerprint=None,
         closed_at=_value_of_each(count, "closed_at"),
@@ -46,7 +49,8 @@ def close_statement(count: int) -> Update:
 def count_statement(count: int) -> Update:
     """Return the UPDATE that counts notifications of open incidents.
 
-    Each row has an id, its last_seen_at and sender_starts_at, and the notifications to be added.
+    Its parameters for each row are id, last_seen_at, sender_starts_at, and notifications, the
+    number to add.
     """
     return _update_alerts(count).values(
         last_seen_at=_value_of_each(count, "last_seen_at"),

@@ -33,6 +33,9 @@ def open_engine(url: str | URL, seconds: int = STATEMENT_TIMEOUT) -> Engine:
         parsed = make_url(url)
     except (SQLAlchemyError, ValueError):
         raise DatabaseError("database_url: not an SQLAlchemy URL") from None
+    if "@" in (parsed.host or ""):
+        # What stands in front of the last @ would be shown as a part of the host's name.
+        raise DatabaseError("database_url: write an @ in the password as %40")
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed, seconds)
     return _open_mariadb(parsed, seconds)

@@ -23,7 +23,12 @@ from poundcake.trail.database.engine import STATEMENT_TIMEOUT, open_engine
 from poundcake.trail.database.sqlite import READ_ONLY
 from poundcake.trail.database.transactions import describe, reading
 from poundcake.trail.errors import DatabaseError
-from poundcake.trail.shared_files import give_to_owner_of_folder, make_folder
+from poundcake.trail.shared_files import (
+    close_to_others,
+    create_file,
+    give_to_owner_of_folder,
+    make_folder,
+)
 
 if TYPE_CHECKING:  # Alembic takes longer to import than most actions take to run.
     from poundcake.trail.migrations import Step
@@ -101,6 +106,7 @@ def prepare(engine: Engine, create: bool = True) -> str:
             upgrade although ``create`` is False.
     """
     with _describing_errors(engine):
+        _close_files_to_others(engine)
         version = _version_of(engine)
         if not version.has_all_tables:
             if not create:
@@ -196,6 +202,7 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
     path = engine.url.database if engine.dialect.name == "sqlite" else None
     if path:
         make_folder(os.path.dirname(path))
+        create_file(path)
     patient = open_engine(engine.url, seconds)
     try:
         with _only_migration(patient, seconds) as connection:
@@ -245,6 +252,13 @@ def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
             )
         connection.commit()
         yield connection
+
+
+def _close_files_to_others(engine: Engine) -> None:
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path:
+        for file in (path, path + "-wal", path + "-shm"):
+            close_to_others(file)
 
 
 def _version_of(engine: Engine) -> _Version:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, TypeVar
+from urllib.parse import quote, quote_plus
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from poundcake.trail.database.sqlite import READ_ONLY
@@ -82,15 +83,38 @@ def retry_deadlocks(work: Callable[[], _T]) -> _T:
 
 
 def describe(error: Exception, engine: Engine) -> str:
-    """Return an error in one line, without the statement, its parameters and the password."""
-    where = engine.url.render_as_string(hide_password=True)
+    """Return what went wrong, in one line, without statement, parameters or password."""
+    where = public_url(engine.url)
     if isinstance(error, DBAPIError) and error.orig is not None:
         what = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__
     else:
         what = str(error).splitlines()[0]
-    if engine.url.password:
-        what = what.replace(str(engine.url.password), "***")
+    for secret in _secrets(engine.url):
+        what = what.replace(secret, "***")
     return f"{where}: {what}"
+
+
+def public_url(url: URL) -> str:
+    """Return a URL for people, without its password, wherever it stands in the URL."""
+    if url.username:
+        url = url.set(username=url.username.partition(":")[0])
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _secrets(url: URL) -> list[str]:
+    """Return the passwords of a URL, as they are and percent-encoded, the longest first."""
+    passwords = {str(url.password or "")}
+    # `user%3Apassword@host`: the whole is the user.
+    passwords.add((url.username or "").partition(":")[2])
+    for name, value in url.query.items():
+        if "pass" in name.lower():
+            passwords.update([value] if isinstance(value, str) else value)
+    forms = {form(one) for one in passwords for form in (str, quote, quote_plus, _quote_all)}
+    return sorted(forms - {""}, key=len, reverse=True)
+
+
+def _quote_all(text: str) -> str:
+    return quote(text, safe="")
 
 
 def _is_collision(error: DatabaseError) -> bool:

@@ -72,11 +72,11 @@ class Episode:
         name: The id of the episode, '' for an alert without one, such as a malformed alert.
         fingerprint: The fingerprint of its label set.
         alert_name: From the alert, as are `severity` and `instance`.
+        state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
+            `expired`, or '' if it never was an incident.
         starts_at: When the alert began to fire.
         ends_at: When the alert ended, or None if it did not.
-        state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
-            `expired`, or empty if it never was an incident.
-        opened: The alert whose row is or was the open incident; None if it never was one.
+        opened: The alert whose row is or was the open incident, or None if it never was one.
         audit: What people did to it, and to the requests that are shown, oldest first.
         last_seen_at: When the newest notification was received.
         notifications: The number of firing notifications that were received.

@@ -30,7 +30,7 @@ _REQUEST_COLUMNS = [
     api_calls.c[name]
     for name in (
         *("id", "request_id", "created_at", "completed_at", "receiver", "truncated_alerts"),
-        *("replay_of", "client_request_id", "error"),
+        *("replay_of", "client_request_id", "error", "credential"),
     )
 ]
 
@@ -82,6 +82,7 @@ class RequestTrail:
         replay_of: The request that it replays.
         client_request_id: The id that its sender chose, if another request has that id.
         error: Why it could not be recorded.
+        credential: The name of the credential that its sender used, '' if it needed none.
         audit: What people did to it and to the episodes of its alerts, oldest first.
     """
 
@@ -96,6 +97,7 @@ class RequestTrail:
     replay_of: str = ""
     client_request_id: str = ""
     error: str = ""
+    credential: str = ""
     audit: list[AuditEntry] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class RequestTrail:
             "alerts": [alert.as_json() for alert in self.alerts],
             "stackstorm_executions": [execution.as_json() for execution in self.executions],
         }
-        for name in ("replay_of", "client_request_id", "error"):
+        for name in ("credential", "replay_of", "client_request_id", "error"):
             if getattr(self, name):
                 answer[name] = getattr(self, name)
         if self.audit:
@@ -148,6 +150,7 @@ def request_trail(
         replay_of=call.replay_of or "",
         client_request_id=call.client_request_id or "",
         error=call.error or "",
+        credential=call.credential,
         audit=_audit(connection, request_id, found),
     )
 

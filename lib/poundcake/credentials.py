@@ -1,0 +1,202 @@
+"""The credentials with which clients use the endpoint: what each is called, and what it allows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Mapping, Sequence
+
+from poundcake import secret_references
+
+MIN_SECRET_CHARACTERS = 16
+"""Of a token, a password and a shared secret. A shorter one can be guessed."""
+
+MAX_NAME_CHARACTERS = 64
+"""Of what the journal and the tracking database store."""
+
+# Neither a bracket nor an equals sign: `auth_tokens[1]` and `CN=…` name other credentials.
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}\Z")
+# What StackStorm's datastore makes of a value (AES, upper-case hex). A sensor gets it instead of
+# the value if the schema declares `secret` on an array and not on its items.
+_CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
+
+
+class Scope(str, Enum):
+    """What a credential allows."""
+
+    POST = "post"
+    """To post webhooks."""
+    READ = "read"
+    """Everything else: the trail, the health view, the metrics."""
+    BOTH = "both"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def allows(self, needed: Scope) -> bool:
+        """Return True if a credential of this scope is enough for what needs the other."""
+        return self in (Scope.BOTH, needed)
+
+
+class Kind(str, Enum):
+    """How a client proves that it has a credential. The value is the key in the configuration."""
+
+    TOKEN = "token"
+    """It sends the token: `Authorization: Bearer …`."""
+    BASIC = "basic"
+    """It sends user and password: `Authorization: Basic …`."""
+    HMAC = "hmac_sha256"
+    """It signs the body with the secret, as Grafana's webhooks do. The secret is never sent."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """One credential. name: what the trail calls whoever uses it."""
+
+    name: str
+    scope: Scope
+    kind: Kind
+    secret: str = field(repr=False)
+
+
+def read_entries(value: Any) -> tuple[Credential, ...]:
+    """Return the checked entries of the key `credentials`, their secrets resolved.
+
+    Raises:
+        ValueError: One of them cannot be used. The message names it.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("must be a list of credentials, each with name, scope and a secret")
+    found: list[Credential] = []
+    for number, entry in enumerate(value, 1):
+        try:
+            credential = _read_entry(entry)
+        except ValueError as error:
+            raise ValueError(f"{_entry_name(number, entry)}: {error}") from None
+        found.append(credential)
+    check_names(found)
+    return tuple(found)
+
+
+def check_names(credentials: Sequence[Credential]) -> None:
+    """Raise ValueError if two credentials have one name."""
+    names = [credential.name for credential in credentials]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the name {name} is used twice: give each credential its own")
+
+
+def has_literal_secret(value: Any) -> bool:
+    """Return True if the key `credentials` contains a secret itself, and not only references."""
+    secrets = [entry.get(kind.value) for entry in value for kind in Kind]
+    return any(s is not None and not secret_references.is_reference(s.strip()) for s in secrets)
+
+
+def _read_entry(entry: Any) -> Credential:
+    if not isinstance(entry, dict):
+        raise ValueError("must have name, scope and one of " + _listed(Kind))
+    known = ["name", "scope", *(kind.value for kind in Kind)]
+    unknown = sorted(str(key) for key in entry if key not in known)
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]}: the keys are {', '.join(known)}")
+    name = entry.get("name")
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ValueError(
+            "name: must have letters, digits, dots, hyphens and underscores, begin with a letter "
+            f"or a digit, and have at most {MAX_NAME_CHARACTERS} characters"
+        )
+    scope = _scope(entry)
+    kind = _kind(entry)
+    if kind == Kind.HMAC and scope != Scope.POST:
+        raise ValueError("scope: must be post for hmac_sha256, because only a webhook is signed")
+    try:
+        return Credential(name, scope, kind, _secret(kind, entry[kind.value]))
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from None
+
+
+def _scope(entry: Mapping[str, Any]) -> Scope:
+    try:
+        return Scope(entry.get("scope"))
+    except ValueError:
+        raise ValueError(f"scope: must be one of {', '.join(map(str, Scope))}") from None
+
+
+def _kind(entry: Mapping[str, Any]) -> Kind:
+    given = [kind for kind in Kind if entry.get(kind.value) is not None]
+    if len(given) != 1:
+        has = " and ".join(map(str, given)) or "none"
+        raise ValueError(f"must have exactly one of {_listed(Kind)}, and has {has}")
+    return given[0]
+
+
+def _secret(kind: Kind, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    secret = secret_references.resolve(value.strip())
+    _CHECKS[kind](secret)
+    return secret
+
+
+def _entry_name(number: int, entry: Any) -> str:
+    """Return what an error calls an entry: its number, counted from 1, and its name."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    named = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
+    return f"entry {number}{named}"
+
+
+def _listed(kinds: type[Kind]) -> str:
+    return ", ".join(map(str, kinds))
+
+
+# -- checks of secrets; each raises ValueError, with what the secret must be and never with itself
+
+
+def check_token(value: str) -> None:
+    """Check a bearer token."""
+    _check_not_ciphertext(value)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
+    _check_length("a token", value)
+
+
+def check_user_and_password(value: str) -> None:
+    """Check what basic authentication takes."""
+    user, _, password = value.partition(":")
+    if not (user and password and value.isprintable()):
+        raise ValueError("must be user:password (RFC 7617)")
+    _check_length("the password", password)
+
+
+def _check_shared_secret(value: str) -> None:
+    _check_not_ciphertext(value)
+    _check_length("the shared secret", value)
+
+
+def _check_not_ciphertext(value: str) -> None:
+    if not value:
+        raise ValueError("must not be empty")
+    if _CIPHERTEXT.match(value):
+        raise ValueError(
+            "contains ciphertext, which StackStorm has not decrypted (put `secret: true` on the "
+            "items of the list, or use file:/path)"
+        )
+
+
+def _check_length(what: str, value: str) -> None:
+    if len(value) < MIN_SECRET_CHARACTERS:
+        raise ValueError(
+            f"{what} must have at least {MIN_SECRET_CHARACTERS} characters "
+            "(`openssl rand -hex 32` makes one)"
+        )
+
+
+_CHECKS = {
+    Kind.TOKEN: check_token,
+    Kind.BASIC: check_user_and_password,
+    Kind.HMAC: _check_shared_secret,
+}

@@ -1,0 +1,1 @@
+"""Stands in for the package of this name: standalone.sensors adds what the pack imports."""

@@ -1,0 +1,341 @@
+"""A changed configuration is applied to a running endpoint, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+
+import pytest
+
+from poundcake.endpoint import config_watcher
+from tests import services
+from tests.lib.certificates import Authority
+from tests.lib.endpoint.test_tls import Secured
+from tests.lib.endpoints import KINDS, WAYS, message
+from tests.lib.samples import alert, webhook
+from tests.waiting import wait_for
+
+QUICK = {"endpoint.config_watcher.POLL_SECONDS": 0.1, "endpoint.supervisor.RETRY_SECONDS": 0.2}
+LIVE = "/api/v1/health/live"
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(params=WAYS)
+def make(request, tmp_path):
+    """A function that starts an endpoint that looks for changes often."""
+    made = []
+
+    def factory(token="", **config):
+        found = KINDS[request.param](tmp_path, QUICK, **config).start()
+        made.append(found)
+        return found.reaches(200, **bearer(token))
+
+    yield factory
+    for found in made:
+        found.stop()
+
+
+@pytest.fixture
+def log(caplog, tmp_path):
+    """A function that gives the log of what was made."""
+    caplog.set_level("INFO")
+
+    def text():
+        file = tmp_path / "log"
+        return file.read_text(errors="replace") if file.exists() else caplog.text
+
+    return text
+
+
+def test_it_looks_often_enough_for_what_is_promised():
+    assert config_watcher.POLL_SECONDS <= 25  # docs/CONFIGURATION.md promises 30
+
+
+class TestChanges:
+    def test_a_registered_change_is_applied_without_a_restart(self, make, log):
+        found = make(allowed_hosts=["web-1"])
+        assert found.configuration()["in_force"]["dry_run"] is True
+        before = found.configuration()["applied_at"]
+        found.register(dry_run=False, allowed_hosts=None, max_body_bytes=1024)
+        wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
+        health = found.get("/api/v1/health").json
+        assert (health["status"], health["dry_run"]) == ("ok", False)
+        assert health["configuration"]["applied_at"] > before
+        assert "allowed_hosts is empty" in health["configuration"]["warnings"][0]
+        assert found.post(webhook(alert(annotations={"x": "y" * 2000}))).status == 413
+        said = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
+        assert log().count(said) == 1
+
+    def test_a_token_that_was_taken_out_is_refused_on_open_connections(self, make, tmp_path):
+        secret = tmp_path / "token"
+        secret.write_text("token-one")
+        found = make("token-one", auth_tokens=[f"file:{secret}"], basic_auth="u:p")
+        with found.client() as client:
+
+            def status_with(token):
+                client.send(message("GET", "/api/v1/health", **bearer(token)))
+                return client.read().status
+
+            assert status_with("token-one") == 200
+            secret.write_text("token-two")  # nothing is registered: the file alone changes
+            found.reaches(200, **bearer("token-two"))
+            assert status_with("token-one") == 401
+            assert status_with("token-two") == 200
+
+    def test_another_database_is_read(self, make, tmp_path):
+        url = tmp_path / "database_url"
+        url.write_text(f"sqlite:///{tmp_path}/one.sqlite")
+        found = make(database_url=f"file:{url}")
+        request_id = found.accept(webhook(alert()))
+        status = "/api/v1/status/" + request_id
+        wait_for(lambda: found.get(status).json["alerts"])
+        url.write_text(f"sqlite:///{tmp_path}/two.sqlite")
+        wait_for(lambda: os.path.exists(f"{tmp_path}/two.sqlite"))
+        wait_for(lambda: not found.get("/api/v1/executions/recent").json["executions"])
+        again = found.accept(webhook(alert("Again")))
+        wait_for(lambda: found.get("/api/v1/status/" + again).json["alerts"])
+
+    def test_nothing_that_was_accepted_is_lost(self, make):
+        found = make()
+        accepted = []
+        for number in range(20):
+            accepted.append(found.accept(webhook(alert(f"N{number}"))))
+            found.register(max_connections=100 + number)
+        wait_for(lambda: found.configuration()["in_force"]["max_connections"] == 119)
+        for request_id in accepted:
+            wait_for(lambda i=request_id: found.get("/api/v1/status/" + i).json["alerts"])
+
+
+class TestAddress:
+    def test_it_moves_to_another_port_and_finishes_what_is_in_flight(self, make):
+        found = make()
+        old = found.client()
+        idle = found.client()
+        old.send(message("POST", "/api/v1/webhook", b"", Content_Length="2", Expect="100-continue"))
+        assert old.read().status == 100
+        before = found.port
+        found.port = services.free_port()
+        found.register(port=found.port).reaches(200)
+        assert found.configuration()["in_force"]["port"] == found.port
+        wait_for(lambda: not services.accepts_connections(before))
+        assert idle.closed()
+        old.send(b"{}")
+        answer = old.read()
+        assert answer.status == 400  # it is no webhook, and it was answered
+        assert answer.headers["connection"] == "close"
+        for client in (old, idle):
+            client.socket.close()
+
+    def test_it_goes_from_one_address_to_all(self, make):
+        """Of 127.0.0.1 and 0.0.0.0, only one can be listened at."""
+        found = make()
+        found.register(host="0.0.0.0", auth_tokens=["t"])
+        wait_for(lambda: status_of(found) == 401)
+        assert found.configuration(**bearer("t"))["in_force"]["host"] == "0.0.0.0"
+        found.register(host="127.0.0.1", auth_tokens=None)
+        wait_for(lambda: status_of(found) == 200)
+        assert found.configuration()["in_force"]["host"] == "127.0.0.1"
+
+    def test_an_address_that_is_in_the_way_is_listened_at_again_if_the_new_one_fails(
+        self, make, log
+    ):
+        found = make()
+        with socket.socket() as taken:  # so that the port is taken on another address, too
+            taken.bind(("127.0.0.2", found.port))
+            taken.listen(1)
+            found.register(host="0.0.0.0", auth_tokens=["t"])
+            wait_for(lambda: "cannot listen on 0.0.0.0" in log())
+            wait_for(lambda: status_of(found) == 200)
+            assert found.configuration()["in_force"]["host"] == "127.0.0.1"
+
+    def test_tls_is_turned_on_and_off_without_refusing_a_connection(self, make, tmp_path):
+        found = make()
+        authority = Authority(tmp_path)
+        certificate, key = authority.issue("endpoint")
+        refused, stop = [], threading.Event()
+
+        def connect():
+            while not stop.is_set():
+                try:
+                    found.client().socket.close()
+                except ConnectionRefusedError as error:
+                    refused.append(error)
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        try:
+            idle = found.client()
+            found.register(tls_certificate=certificate, tls_key=key)
+            secured = Secured(found, authority.certificate)
+            wait_for(lambda: reaches(secured))
+            assert secured.get("/api/v1/health").json()["address"].startswith("https://")
+            assert idle.closed()
+            idle.socket.close()
+            found.register(tls_certificate=None, tls_key=None).reaches(200)
+        finally:
+            stop.set()
+            thread.join()
+        assert refused == []
+
+    def test_a_changed_client_ca_ends_connections_that_the_old_one_let_in(self, make, tmp_path):
+        authority = Authority(tmp_path)
+        certificate, key = authority.issue("endpoint")
+        (tmp_path / "clients").mkdir()
+        clients = Authority(tmp_path / "clients", "client-ca")
+        found = KINDS["threads"](
+            tmp_path,
+            QUICK,
+            tls_certificate=certificate,
+            tls_key=key,
+            tls_client_ca=str(clients.certificate),
+        ).start()
+        try:
+            secured = Secured(found, authority.certificate)
+            wait_for(lambda: reaches(secured))
+            context = ssl.create_default_context(cafile=secured.ca)
+            context.load_cert_chain(*clients.issue("am"))
+            with secured.connect(context) as connection:
+                connection.sendall(message("GET", "/api/v1/health"))
+                assert connection.recv(100).startswith(b"HTTP/1.1 200")
+                found.register(tls_client_ca=None, auth_tokens=["t"])
+                wait_for(lambda: reaches(secured, "/api/v1/health", headers=bearer("t")))
+                connection.settimeout(10)
+                try:
+                    while connection.recv(65536):
+                        pass
+                except OSError:
+                    pass  # it was ended
+        finally:
+            found.stop()
+
+
+def status_of(found):
+    """The status of health without credentials; None if it does not listen."""
+    try:
+        answer = found.get("/api/v1/health")
+    except OSError:
+        return None
+    return answer and answer.status  # one that was idle at the wrong moment has no answer
+
+
+def reaches(secured, path=LIVE, **more):
+    try:
+        return secured.get(path, **more).status_code == 200
+    except OSError:
+        return False
+
+
+class TestWhatCannotBeUsed:
+    """The previous configuration stays in force; the log says so once, and health until then."""
+
+    def kept(self, found, log, said, **headers):
+        """Assert that a problem is shown, logged once, and that the endpoint works as before."""
+        wait_for(lambda: said in found.configuration(**headers)["problem"])
+        health = found.get("/api/v1/health", **headers).json
+        assert health["status"] == "degraded"
+        assert health["configuration"]["problem"].startswith("keeping the previous configuration: ")
+        assert found.post(webhook(), **headers).status == 202
+        assert log().count(said) == 1
+
+    def restored(self, found, **headers):
+        wait_for(lambda: not found.configuration(**headers)["problem"])
+        assert found.get("/api/v1/health", **headers).json["status"] == "ok"
+
+    @pytest.mark.parametrize(
+        "config, said",
+        [
+            ({"allowed_host": ["web-1"]}, "unknown key allowed_host; did you mean allowed_hosts?"),
+            ({"port": "x"}, "port: must be a whole number from 1 to 65535"),
+            ({"host": "0.0.0.0"}, "host: other machines could reach 0.0.0.0 without credentials"),
+            ({"host": "192.0.2.1", "auth_tokens": ["t"]}, "cannot listen on 192.0.2.1:"),
+            ({"auth_tokens": ["file:/no/such"]}, "auth_tokens: cannot read /no/such: no such file"),
+            ({"database_url": "sqlite:///relative"}, "database_url: sqlite:// needs an absolute"),
+            (
+                {"tls_certificate": "/no/c", "tls_key": "/no/k"},
+                "tls_certificate: cannot read /no/c",
+            ),
+        ],
+    )
+    def test_a_broken_configuration(self, make, log, config, said):
+        found = make()
+        found.register(dry_run=False, allowed_hosts=["*"], **config)
+        self.kept(found, log, said)
+        in_force = found.configuration()["in_force"]
+        assert in_force["dry_run"] is True  # not a part of it
+        found.register(**{**dict.fromkeys(config), "port": found.port})
+        wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
+        self.restored(found)
+
+    def test_a_port_that_is_taken_until_it_is_free(self, make, log):
+        found = make()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen(1)
+            port = taken.getsockname()[1]
+            found.register(port=port)
+            self.kept(found, log, f"cannot listen on 127.0.0.1:{port}: Address already in use")
+        found.port = port
+        found.reaches(200)
+        self.restored(found)
+
+    def test_a_token_file_that_cannot_be_read(self, make, log, tmp_path):
+        secret = tmp_path / "token"
+        secret.write_text("t")
+        found = make("t", auth_tokens=[f"file:{secret}", "u"])
+        os.rename(str(secret), str(secret) + ".away")
+        self.kept(found, log, "cannot read", **bearer("t"))
+        secret.write_text("new")
+        found.reaches(200, **bearer("new"))
+        self.restored(found, **bearer("new"))
+
+    def test_a_registration_that_cannot_be_read(self, make, log, tmp_path):
+        found = make()
+        path = found.published_path + ".config"
+        with open(path, "w") as file:
+            file.write("not json")
+        self.kept(found, log, "the registered one cannot be read: ")
+        found.register()
+        self.restored(found)
+
+    def test_a_broken_certificate_file(self, make, log, tmp_path):
+        authority = Authority(tmp_path)
+        certificate, key = authority.issue("endpoint")
+        found = make()
+        found.register(tls_certificate=certificate, tls_key=key)
+        secured = Secured(found, authority.certificate)
+        wait_for(lambda: reaches(secured))
+        with open(key, "w") as file:
+            file.write("no key")
+        wait_for(lambda: secured.get("/api/v1/health").json()["status"] == "degraded")
+        problem = secured.get("/api/v1/health").json()["configuration"]["problem"]
+        assert problem.endswith("keeping the previous certificate")
+        assert log().count("keeping the previous certificate") == 1
+        authority.issue("endpoint")
+        wait_for(lambda: secured.get("/api/v1/health").json()["status"] == "ok")
+
+    def test_another_state_dir_waits_for_a_restart_and_the_rest_is_applied(self, make, tmp_path):
+        found = make()
+        before = found.config["state_dir"]
+        found.register(state_dir=str(tmp_path / "other"), give_up_hours=5)
+        wait_for(lambda: found.configuration()["in_force"]["give_up_hours"] == 5)
+        configuration = found.configuration()
+        assert configuration["in_force"]["state_dir"] == before
+        assert configuration["problem"] == (
+            f"state_dir: {tmp_path}/other is used after a restart of the sensor"
+        )
+        assert found.get("/api/v1/health").json["status"] == "degraded"
+        assert not (tmp_path / "other").exists()
+
+    def test_a_configuration_that_is_broken_at_the_start_is_used_once_it_is_repaired(
+        self, make, tmp_path
+    ):
+        found = KINDS["threads"](tmp_path, QUICK, allowed_host=["web-1"]).start()
+        try:
+            found.register(allowed_host=None).reaches(200)
+        finally:
+            found.stop()

@@ -1,0 +1,90 @@
+"""A configuration that is registered while everything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios import conftest
+
+# What the configuration does depends on no kind of database: one is enough.
+pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
+PROMISED = 30  # seconds; docs/CONFIGURATION.md
+SLACK = 15  # for a busy machine
+BY_HAND = (
+    "by hand: change a key in /opt/stackstorm/configs/poundcake.yaml, run `st2ctl reload "
+    "--register-configs`, and within 30 seconds `st2 run poundcake.health` shows it"
+)
+
+
+class Registered:
+    """The pack's configuration in StackStorm, as its API shows and takes it."""
+
+    def __init__(self, stack, values):
+        self.stack, self.values = stack, values
+
+    def change(self, **changed):
+        """Register the first configuration with some keys changed."""
+        self.stack.api("/configs/poundcake", "PUT", {**self.values, **changed})
+
+    def configuration(self, predicate):
+        """Return what health says of the configuration, once it is as it should be."""
+        return self.stack.wait_until(
+            lambda: self.stack.get("/health").json()["configuration"], predicate, PROMISED + SLACK
+        )
+
+
+@pytest.fixture
+def registered(request, kind):
+    """The configuration of a stack. It is put back afterwards."""
+    if kind == "live":
+        stack = request.getfixturevalue("stack")
+    else:
+        stack = request.getfixturevalue("new_stack")()
+    document = stack.api("/configs/poundcake", show_secrets="true") or {"values": {}}
+    found = Registered(stack, document["values"])
+    try:
+        found.change()
+    except AssertionError as error:  # its API may not write the file
+        if not stack.live:
+            raise
+        pytest.skip(
+            f"live: the configuration cannot be changed through the API ({error}); {BY_HAND}"
+        )
+    yield found
+    found.change()
+    found.configuration(lambda c: not c["problem"])
+
+
+def test_a_registered_change_is_in_force_within_thirty_seconds(registered):
+    """Actions have it from their next execution on, and health shows both."""
+    stack = registered.stack
+    # The stand-in is for this scenario alone. A live one may have hosts that could be changed.
+    name, value = ("not_cleared_minutes", 17) if stack.live else ("dry_run", False)
+    before = stack.get("/health").json()["configuration"]["in_force"][name]
+    assert before != value
+    registered.change(**{name: value})
+
+    differences = stack.run("poundcake.health")["configuration"]["differences"]
+    assert differences in ({}, {name: {"endpoint": before, "actions": value}})
+    found = registered.configuration(lambda c: c["in_force"][name] == value)
+    assert found["problem"] == ""
+    assert stack.run("poundcake.health")["configuration"]["differences"] == {}
+    assert stack.get("/health").json()["status"] == "ok"
+    if not stack.live:
+        assert stack.get("/health").json()["dry_run"] is False
+        assert "allowed_hosts is empty" in stack.run("poundcake.health", format="text")
+
+
+def test_a_misspelt_key_keeps_the_previous_configuration_and_is_named(registered):
+    stack = registered.stack
+    registered.change(allowed_host=["web-1"], not_cleared_minutes=18)
+    found = registered.configuration(lambda c: c["problem"])
+    assert "unknown key allowed_host; did you mean allowed_hosts?" in found["problem"]
+    assert found["in_force"]["not_cleared_minutes"] != 18
+    assert stack.get("/health").json()["status"] == "degraded"
+    refused = stack.execute("poundcake.alerts_active")
+    assert refused["status"] == "failed"
+    assert "unknown key allowed_host" in refused["result"]["result"]
+    registered.change()
+    registered.configuration(lambda c: not c["problem"])
+    assert stack.execute("poundcake.alerts_active")["status"] == "succeeded"
