@@ -110,7 +110,7 @@ BROKEN = {
     "refires compared with our clock": (admission, "_judge_refire", refire_by_our_clock),
     "starts compared with our clock": (admission, "_belongs_to", supersede_by_our_clock),
     "no grace": (admission, "REFIRE_GRACE", datetime.timedelta(0)),
-    "half the grace": (admission, "REFIRE_GRACE", datetime.timedelta(seconds=30)),
+    "a third of the grace": (admission, "REFIRE_GRACE", datetime.timedelta(seconds=30)),
     "confirmed at once": (admission, "CONFIRM_AFTER", datetime.timedelta(0)),
     "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
