@@ -150,10 +150,6 @@ class TestSettings:
         assert set(Config().settings) == KEYS - set(config.SECRETS)
         assert Config(allowed_hosts=("a",)).settings["allowed_hosts"] == ["a"]
 
-    def test_no_password_of_a_url_is_in_them(self):
-        found = load({"st2_api_url": "https://user:hush@st2.example/api"})
-        assert found.settings["st2_api_url"] == "https://st2.example/api"
-
     def test_changed_keys(self):
         changed = config.changed_keys(Config(), Config(port=1, auth_tokens=("t",)))
         assert changed == ["port", "auth_tokens"]

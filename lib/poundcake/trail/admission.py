@@ -28,8 +28,11 @@ REFIRE_GRACE = timedelta(seconds=90)
 The peers of an Alertmanager cluster wait 15 s for each peer before them, and a notification that
 failed is repeated for up to a minute.
 """
-CONFIRM_AFTER = timedelta(minutes=5)
-"""An unconfirmed incident without another resolve counts as confirmed after so long."""
+CONFIRM_AFTER = timedelta(minutes=6)
+"""An unconfirmed incident without another resolve counts as confirmed after so long.
+
+The peer that sent a stale copy sends its resolve up to group_interval later, 5 min by default.
+"""
 _SILENT = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
 
 
@@ -199,7 +202,7 @@ def decide_replay(
 def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
     """Decide about an unconfirmed incident that no resolve has ended for CONFIRM_AFTER."""
     limit = situation.limit
-    outcome, reason = Outcome.ADMITTED, "no resolve for 5 min after it was unconfirmed"
+    outcome, reason = Outcome.ADMITTED, "no resolve for 6 min after it was unconfirmed"
     if limit:
         outcome, reason = limit.outcome, limit.reason
     if not situation.may_start:
@@ -326,7 +329,7 @@ def _judge_refire(
     seconds = int((received_at - last).total_seconds())
     return Outcome.UNCONFIRMED, (
         f"fires {seconds} s after its resolve, which a stale copy does as well; waits for another "
-        "notification, or for 5 min without a resolve"
+        "notification, or for 6 min without a resolve"
     )
 
 

@@ -1,4 +1,4 @@
-"""Admit the unconfirmed incidents that no resolve has ended for five minutes.
+"""Admit the unconfirmed incidents that no resolve has ended for six minutes.
 
 A round of sync does it, because no notification may come: Alertmanager repeats an alert only after
 its repeat interval. Each is admitted by a request of its own, as a replay is: an endpoint finds it

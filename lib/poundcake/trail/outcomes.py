@@ -36,7 +36,7 @@ class Outcome(_StringEnum):
     which nothing was started."""
     UNCONFIRMED = "unconfirmed"
     """It fires shortly after its resolve, or ended an incident that did. Nothing is started until
-    it is heard of again, or for five minutes not."""
+    it is heard of again, or for six minutes not."""
     MALFORMED = "malformed"
     """It cannot be parsed; the reason names the field."""
 

@@ -73,19 +73,24 @@ class TestChanges:
 
     def test_a_token_that_was_taken_out_is_refused_on_open_connections(self, make, tmp_path):
         secret = tmp_path / "token"
-        secret.write_text("token-one")
-        found = make("token-one", auth_tokens=[f"file:{secret}"], basic_auth="u:p")
+        secret.write_text("the-first-long-token")
+        found = make(
+            "the-first-long-token",
+            auth_tokens=[f"file:{secret}"],
+            basic_auth="user:a-long-password-of-ours",
+        )
         with found.client() as client:
 
             def status_with(token):
                 client.send(message("GET", "/api/v1/health", **bearer(token)))
                 return client.read().status
 
-            assert status_with("token-one") == 200
-            secret.write_text("token-two")  # nothing is registered: the file alone changes
-            found.reaches(200, **bearer("token-two"))
-            assert status_with("token-one") == 401
-            assert status_with("token-two") == 200
+            assert status_with("the-first-long-token") == 200
+            # Nothing is registered: the file alone changes.
+            secret.write_text("the-second-long-token")
+            found.reaches(200, **bearer("the-second-long-token"))
+            assert status_with("the-first-long-token") == 401
+            assert status_with("the-second-long-token") == 200
 
     def test_another_database_is_read(self, make, tmp_path):
         url = tmp_path / "database_url"
@@ -134,9 +139,9 @@ class TestAddress:
     def test_it_goes_from_one_address_to_all(self, make):
         """Of 127.0.0.1 and 0.0.0.0, only one can be listened at."""
         found = make()
-        found.register(host="0.0.0.0", auth_tokens=["t"])
+        found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
         wait_for(lambda: status_of(found) == 401)
-        assert found.configuration(**bearer("t"))["in_force"]["host"] == "0.0.0.0"
+        assert found.configuration(**bearer("the-only-long-token"))["in_force"]["host"] == "0.0.0.0"
         found.register(host="127.0.0.1", auth_tokens=None)
         wait_for(lambda: status_of(found) == 200)
         assert found.configuration()["in_force"]["host"] == "127.0.0.1"
@@ -148,7 +153,7 @@ class TestAddress:
         with socket.socket() as taken:  # so that the port is taken on another address, too
             taken.bind(("127.0.0.2", found.port))
             taken.listen(1)
-            found.register(host="0.0.0.0", auth_tokens=["t"])
+            found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
             wait_for(lambda: "cannot listen on 0.0.0.0" in log())
             wait_for(lambda: status_of(found) == 200)
             assert found.configuration()["in_force"]["host"] == "127.0.0.1"
@@ -202,8 +207,12 @@ class TestAddress:
             with secured.connect(context) as connection:
                 connection.sendall(message("GET", "/api/v1/health"))
                 assert connection.recv(100).startswith(b"HTTP/1.1 200")
-                found.register(tls_client_ca=None, auth_tokens=["t"])
-                wait_for(lambda: reaches(secured, "/api/v1/health", headers=bearer("t")))
+                found.register(tls_client_ca=None, auth_tokens=["the-only-long-token"])
+                wait_for(
+                    lambda: reaches(
+                        secured, "/api/v1/health", headers=bearer("the-only-long-token")
+                    )
+                )
                 connection.settimeout(10)
                 try:
                     while connection.recv(65536):
@@ -252,7 +261,10 @@ class TestWhatCannotBeUsed:
             ({"allowed_host": ["web-1"]}, "unknown key allowed_host; did you mean allowed_hosts?"),
             ({"port": "x"}, "port: must be a whole number from 1 to 65535"),
             ({"host": "0.0.0.0"}, "host: other machines could reach 0.0.0.0 without credentials"),
-            ({"host": "192.0.2.1", "auth_tokens": ["t"]}, "cannot listen on 192.0.2.1:"),
+            (
+                {"host": "192.0.2.1", "auth_tokens": ["the-only-long-token"]},
+                "cannot listen on 192.0.2.1:",
+            ),
             ({"auth_tokens": ["file:/no/such"]}, "auth_tokens: cannot read /no/such: no such file"),
             ({"database_url": "sqlite:///relative"}, "database_url: sqlite:// needs an absolute"),
             (
@@ -285,13 +297,13 @@ class TestWhatCannotBeUsed:
 
     def test_a_token_file_that_cannot_be_read(self, make, log, tmp_path):
         secret = tmp_path / "token"
-        secret.write_text("t")
-        found = make("t", auth_tokens=[f"file:{secret}", "u"])
+        secret.write_text("the-only-long-token")
+        found = make("the-only-long-token", auth_tokens=[f"file:{secret}", "another-long-token"])
         os.rename(str(secret), str(secret) + ".away")
-        self.kept(found, log, "cannot read", **bearer("t"))
-        secret.write_text("new")
-        found.reaches(200, **bearer("new"))
-        self.restored(found, **bearer("new"))
+        self.kept(found, log, "cannot read", **bearer("the-only-long-token"))
+        secret.write_text("a-new-and-long-token")
+        found.reaches(200, **bearer("a-new-and-long-token"))
+        self.restored(found, **bearer("a-new-and-long-token"))
 
     def test_a_registration_that_cannot_be_read(self, make, log, tmp_path):
         found = make()

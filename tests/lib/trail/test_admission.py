@@ -177,7 +177,7 @@ class TestFiring:
         assert found.reason.startswith("fires 10 s after its resolve")
 
     def test_it_takes_over_what_was_only_observed(self):
-        """Otherwise nothing would confirm it after 5 min."""
+        """Otherwise nothing would confirm it after 6 min."""
         found = choose(firing(), OBSERVED, [Resolve(NOON, later(50))])
         assert (found.outcome, found.opens, found.closes) == ("unconfirmed", True, True)
         assert (found.episode, found.ended_by) == (OPEN.episode, None)
