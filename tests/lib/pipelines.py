@@ -159,6 +159,7 @@ class Rig:
                 components=Components(LOG),
                 metrics=self.metrics,
                 log=LOG,
+                config=lambda: self.bus.config,
             )
         )
         return self

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Callable
 
+from poundcake.config import Config
 from poundcake.endpoint.bus import Broker, Publisher
 from poundcake.endpoint.health import Components
 from poundcake.endpoint.journal import Journal
@@ -26,7 +28,7 @@ class Dependencies:
         components: The state of the broker, the database and StackStorm.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        expire_stale_hours: As in the configuration.
+        config: Returns the configuration in force.
     """
 
     journal: Journal
@@ -37,4 +39,4 @@ class Dependencies:
     components: Components
     metrics: Metrics
     log: logging.Logger
-    expire_stale_hours: int = 0
+    config: Callable[[], Config] = Config

@@ -85,6 +85,7 @@ def install(
     stackstorm: StackStorm,
     metrics: Metrics,
     log: logging.Logger,
+    in_force: Callable[[], Config],
 ) -> Installation:
     """Create the parts that a configuration describes, without opening any of them.
 
@@ -94,6 +95,7 @@ def install(
         stackstorm: StackStorm's API.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
+        in_force: Returns the configuration that is in force later on.
 
     Raises:
         DatabaseError: The database URL cannot be used.
@@ -111,7 +113,7 @@ def install(
                 components=Components(log),
                 metrics=metrics,
                 log=log,
-                expire_stale_hours=config.expire_stale_hours,
+                config=in_force,
             )
         )
 

@@ -123,8 +123,10 @@ class Endpoint:
         if self._installation is None:
             try:
                 config = load(self._watcher.found)
-                stackstorm = self._connect(lambda: self._installed.config)
-                self._installation = install(config, self._bus, stackstorm, self.metrics, self._log)
+                stackstorm = self._connect(self._in_force)
+                self._installation = install(
+                    config, self._bus, stackstorm, self.metrics, self._log, self._in_force
+                )
             except (ConfigError, DatabaseError) as error:
                 return [f"configuration: {error}"]
             self._applied_at = datetime.now(timezone.utc)
@@ -132,6 +134,9 @@ class Endpoint:
         elif self._watcher.take():
             self._config_problem = self._reconfigure(self._installation)
         return [self._config_problem] if self._config_problem else []
+
+    def _in_force(self) -> Config:
+        return self._installed.config
 
     def _reconfigure(self, installation: Installation) -> str:
         """Put a changed configuration into force, whole or not at all.

@@ -32,7 +32,7 @@ class SyncTimer:
         left = self._check_at - monotonic()
         if left > 0:
             return left
-        work = self._needs.reader.read(open_work, self._needs.expire_stale_hours)
+        work = self._needs.reader.read(open_work, self._needs.config().expire_stale_hours)
         self._needs.components.database.ok()
         seen = self._observe(work)
         if not work.count:

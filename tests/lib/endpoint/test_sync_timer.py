@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
+from poundcake.config import Config
 from poundcake.endpoint import retry
 from poundcake.endpoint.triggers import SYNC_DUE
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.schema import meta
+from poundcake.trail.schema import alerts, meta
 from tests.lib.samples import alert
 
 
@@ -96,3 +97,19 @@ def test_a_clock_elsewhere_that_is_wrong_does_not_stop_it(rig, hours):
     for _ in range(10):
         rig.advance(30)
     assert syncs(rig) - before >= 4
+
+
+def test_an_incident_to_expire_is_seen_once_the_configuration_says_so(rig):
+    rig.accept(alert())
+    rig.advance()
+    rig.set_explanation("no_rule")
+    rig.advance(61)
+    with database.transaction(rig.engine) as connection:
+        hours_ago = datetime.now(timezone.utc) - timedelta(hours=3)
+        connection.execute(update(alerts).values(last_seen_at=hours_ago))
+    asked = syncs(rig)
+    rig.advance(61)
+    assert syncs(rig) == asked
+    rig.bus.config = Config(expire_stale_hours=2)  # registered while the endpoint runs
+    rig.advance(61)
+    assert syncs(rig) > asked
