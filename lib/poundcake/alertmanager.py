@@ -170,7 +170,7 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
             and are read in half the time.
 
     Returns:
-        The notification. An alert that cannot be used is among its alerts, with a ``problem``.
+        The notification. A malformed alert is included, with its ``problem`` set.
 
     Raises:
         PayloadError: The request as a whole can never be used.
@@ -225,7 +225,7 @@ class _Fields:
         self._table_prefix = "" if position is None else "alerts[]."
 
     def fail(self, name: str, message: str, key: str = "") -> None:
-        """Note that a field, or one key of it, cannot be used."""
+        """Record that a field, or one of its keys, is invalid."""
         field_name = f"{name}.{key}" if key else name
         effect = ON_ERROR[self._table_prefix + name]
         if effect is OnError.REFUSE_REQUEST:

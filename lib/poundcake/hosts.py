@@ -1,6 +1,6 @@
 """Read the host that an alert names, in the one form by which all of the pack knows it.
 
-Anybody who can create a metric writes the label that names the host. The canonical host is what
+Anybody who can create a metric controls the label that names the host. The canonical host is what
 counts for locks, cooldowns and permissions, and the only part of the label that an action may get.
 """
 

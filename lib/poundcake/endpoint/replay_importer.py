@@ -13,7 +13,7 @@ IMPORTED_TOGETHER = 100
 
 
 class ReplayImporter:
-    """Put replays that wait in the tracking database into the journal, as recorded requests."""
+    """Import replays from the tracking database into the journal, as recorded requests."""
 
     def __init__(self, dependencies: Dependencies):
         self._needs = dependencies

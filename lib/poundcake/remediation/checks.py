@@ -85,7 +85,7 @@ def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
 
 
 def ports_to_check(port: int) -> list[int]:
-    """Return the ports that tell whether a host is up: SSH, and `port` if it is not 0."""
+    """Return the ports to check: SSH, and `port` if it is not 0."""
     return [_SSH_PORT] + ([port] if port not in (0, _SSH_PORT) else [])
 
 

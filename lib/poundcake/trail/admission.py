@@ -136,7 +136,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Work:
-    """What was done about an episode: the last attempt, and who claimed it last, if anybody."""
+    """The work on an episode: its last attempt, and what claimed it last; empty if nothing did."""
 
     attempt: int = 1
     claimed_by: str = ""

@@ -74,7 +74,7 @@ class AdmissionLimits:
         times = self._admissions[_name(alert)]
         if len(times) - bisect.bisect_right(times, self._now - _HOUR) < self._per_hour:
             return None
-        # There may be more than the limit: it was higher before, or replays were forced.
+        # There may be more than the limit allows, because it was lowered or replays were forced.
         until = times[-self._per_hour] + _HOUR
         return Limit(
             Outcome.RATE_LIMITED,
@@ -110,7 +110,7 @@ class AdmissionLimits:
 
 
 def _admitted_since(moment: datetime, earliest: datetime) -> tuple[ColumnElement[Any], ...]:
-    """Return the conditions of alerts that were admitted after a moment.
+    """Return the conditions for alerts that were admitted after a time.
 
     Args:
         moment: The moment, by the database's clock.

@@ -125,7 +125,7 @@ class AdmissionState:
         self._limits.read(connection, batch.firing, batch.received_at)
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
-        """Decide about the next alert. Call apply() with the result before the one after it."""
+        """Decide about an alert. Call apply() with the decision before deciding the next one."""
         return admission.decide(alert, received_at, self.situation(alert, receiver))
 
     def situation(self, alert: Alert, receiver: str) -> Situation:
@@ -281,7 +281,7 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
 def _read_resolves(
     connection: Connection, firing: Sequence[Alert], since: datetime
 ) -> dict[str, list[Resolve]]:
-    """Return the resolves that were received since then, by the fingerprints of these alerts."""
+    """Return the resolves of these alerts that were received since then, by fingerprint."""
     found: dict[str, list[Resolve]] = defaultdict(list)
     for some in batched(sorted({alert.fingerprint for alert in firing})):
         rows = connection.execute(

@@ -120,7 +120,7 @@ def record_requests(
 
     They are recorded in the order in which they were received. Recording a request again changes
     nothing. A request that cannot be recorded gets its row with the error and without alerts, and
-    does not keep the others from being recorded.
+    does not prevent the others from being recorded.
 
     Args:
         engine: The tracking database.
@@ -186,7 +186,7 @@ def record_safely(
         config: The limits of admission.
         requests: The requests.
         make_state: Makes what the alerts are decided by.
-        replay_of: The id of the request that the only one of the list is a replay of.
+        replay_of: The id of the replayed request, if the list is a single replay.
     """
     for _ in range(database.ATTEMPTS):
         try:

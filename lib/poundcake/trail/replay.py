@@ -44,7 +44,7 @@ class _Replay:
     Attributes:
         request_id: The request to replay.
         force: Work again on what was worked on or has ended.
-        execution_id: The execution that asks; empty if it is not known.
+        execution_id: The execution that requests the replay, '' if it is not known.
         actor: Who asks, for the audit.
     """
 
@@ -79,8 +79,8 @@ def replay_request(
         config: The limits of admission.
         request_id: The request to replay.
         force: Work again on what was worked on or has ended, whatever a limit says.
-        execution_id: The execution that asks. It replays a request once, however often it asks:
-            it does not learn whether a transaction was committed that broke off.
+        execution_id: The execution that requests the replay. It replays a request once, however
+            often it asks, because it cannot know whether an interrupted transaction was committed.
         actor: Who asks, for the audit.
 
     Raises:

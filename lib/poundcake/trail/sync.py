@@ -53,7 +53,7 @@ def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCount
 
     It also admits unconfirmed incidents and closes stale ones, where that is due.
 
-    The steps do not depend on each other: one that fails does not stop the next. Each is bounded,
+    The steps are independent: one that fails does not stop the next. Each is bounded,
     and the next round goes on where this one stopped.
 
     Returns:

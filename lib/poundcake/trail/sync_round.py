@@ -133,7 +133,7 @@ def start_round(engine: Engine, owner: str) -> SyncRound | None:
                     connection.execute(update(meta).where(_IS_ROUND).values(value=value))
             return SyncRound(engine, owner)
         except IntegrityError:
-            # Another round wrote the row for the first time at this moment.
+            # Another round has just created the row.
             if is_last:
                 raise
     return None

@@ -142,7 +142,7 @@ class _Reader:
         self.seen: dict[str, TriggerInstance] = {}
         self.unread: Span | None = None
         self.failure: StackStormError | None = None
-        # The ids of this round, newest first, by what they were emitted for.
+        # The trigger ids of this round, newest first, grouped by what they were emitted for.
         self._ids: dict[_Emitted, list[str]] = defaultdict(list)
         self._newest = newest
         self._round = sync_round

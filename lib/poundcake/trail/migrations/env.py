@@ -1,7 +1,6 @@
 """The script in which Alembic runs the revisions. poundcake.trail.migrations gives it a connection.
 
-After each revision it notes in poundcake_meta what Alembic notes in alembic_version: it is what
-the pack reads. `schema` is the newest revision of the tables; a release that does not know it
+After each revision it copies Alembic's version to poundcake_meta, which the pack reads. `schema` is the newest revision of the tables; a release that does not know it
 refuses to write. `indexes` is the newest revision that only builds indexes.
 """
 
@@ -27,7 +26,7 @@ def note_revision(
     """Write the newest revision of each branch to poundcake_meta, in Alembic's transaction."""
     numbers = {int(head) for head in heads}
     indexes = numbers.intersection(INDEX_REVISIONS)
-    # A database of 0.2.0 has no other head than that of the indexes.
+    # A database of 0.2.0 has one head only, that of the indexes.
     _write(ctx, "schema", max(numbers - indexes or indexes))
     if indexes:
         _write(ctx, "indexes", max(indexes))
