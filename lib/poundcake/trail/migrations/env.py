@@ -1,7 +1,8 @@
 """The script in which Alembic runs the revisions. poundcake.trail.migrations gives it a connection.
 
-After each revision it copies Alembic's version to poundcake_meta, which the pack reads. `schema` is the newest revision of the tables; a release that does not know it
-refuses to write. `indexes` is the newest revision that only builds indexes.
+After each revision it copies Alembic's version to poundcake_meta, which the pack reads. `schema` is
+the newest revision of the tables; a release that does not know it refuses to write. `indexes` is
+the newest revision that only builds indexes.
 """
 
 from __future__ import annotations
