@@ -15,7 +15,7 @@ class Health(PackAction):
     unneeded_keys = ()
 
     def work(self, format: str = "json") -> dict[str, Any] | str:
-        """Return the endpoint's health, or if it cannot be asked, what can be seen from here."""
+        """Return the health of the endpoint; if it is unreachable, what can be tried from here."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
             answer = health.with_differences(result.document, self.settings)

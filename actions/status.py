@@ -28,7 +28,7 @@ class Status(PackAction):
         """Return what the endpoint knows of a request that is not recorded yet.
 
         Raises:
-            TrackingError: It does not know it, or cannot be asked.
+            TrackingError: The endpoint does not know the request, or is unreachable.
         """
         result = endpoint_client.status(self.settings, request_id)
         if isinstance(result, endpoint_client.Answered):

@@ -116,7 +116,7 @@ class Alert:
     notes: str = ""
     """What could not be read and decides nothing, in one line; empty if there is nothing."""
     problem: str = ""
-    """Why the alert is malformed, or empty. Begins with the field."""
+    """Why the alert is malformed, beginning with the field's name; '' if it is valid."""
 
     @property
     def name(self) -> str:

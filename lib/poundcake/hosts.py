@@ -207,7 +207,7 @@ def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network |
 
 
 def _is_own_name(host: str) -> bool:
-    """Return True if a host is this machine's name, with its domain or without one."""
+    """Return True if a host is this machine's name, with or without its domain."""
     own = canonical_host(socket.gethostname())
     short = own.partition(".")[0]
     if host in (own, short):

@@ -232,7 +232,7 @@ def test_an_alert_that_fires_shortly_after_its_resolve_waits(stack):
     assert stack.active(name_of(firing)) == []
 
 
-def test_an_unconfirmed_alert_is_admitted_after_five_minutes(stack):
+def test_an_unconfirmed_alert_is_admitted_after_six_minutes(stack):
     """Case A24."""
     if not stack.live and not os.environ.get("POUNDCAKE_SLOW"):
         pytest.skip("takes six minutes (POUNDCAKE_SLOW=1); see tests/lib/trail/test_confirm.py")

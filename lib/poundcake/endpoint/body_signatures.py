@@ -33,7 +33,7 @@ _MOST_DIGITS = 12
 
 
 class StaleSignatureError(Exception):
-    """The signature is right, and its time is not."""
+    """The signature is valid, but its timestamp is too old or in the future."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def registered_config() -> dict[str, Any]:
     """Return the pack's configuration as it is registered in StackStorm now, with its defaults.
 
     Raises:
-        Exception: It cannot be read: StackStorm's database is away, or a value that the
+        Exception: It cannot be read: StackStorm's database is unavailable, or a value that the
             configuration takes from the datastore is missing.
     """
     from st2common.util.config_loader import ContentPackConfigLoader

@@ -163,7 +163,7 @@ class Endpoint:
         return "; ".join([*kept, *notes])
 
     def _apply(self, config: Config, installation: Installation) -> None:
-        """Use a configuration from now on. If this raises, the one before stays in force.
+        """Switch to a new configuration. If this raises, the previous one stays in force.
 
         Raises:
             DatabaseError, TLSError, ListenError: The configuration cannot be used.

@@ -281,7 +281,7 @@ def _write_verdicts(
             and the next round checks it first.
 
     Returns:
-        How many alerts are explained now.
+        The number of alerts explained by this call.
     """
     explained = 0
     for some in _parts(batch):

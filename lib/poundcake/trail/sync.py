@@ -39,7 +39,7 @@ class SyncCounts:
     confirmed: int = 0
     """Unconfirmed incidents that were decided."""
     expired: int = 0
-    """Incidents that were closed because nothing was heard of them."""
+    """Incidents that were closed because no notification came for expire_stale_hours."""
     problems: tuple[str, ...] = ()
     """What could not be read, a sentence each."""
 

@@ -36,7 +36,7 @@ class LeaseLostError(PoundCakeError):
 
 
 class Deadline:
-    """The end of the time that a step has, by this machine's monotonic clock."""
+    """The deadline of a step, by this machine's monotonic clock."""
 
     def __init__(self, seconds: float):
         self._end = time.monotonic() + seconds
@@ -57,8 +57,8 @@ class SyncRound:
 
     Attributes:
         engine: The tracking database, for reads.
-        problems: What StackStorm answered oddly or not at all, a sentence each. The round goes
-            on without it.
+        problems: One sentence for each request to StackStorm that failed or returned something
+            unexpected. The round continues without it.
     """
 
     def __init__(self, engine: Engine, owner: str):

@@ -40,7 +40,7 @@ def open_rows(trail, name="HostDown"):
 
 
 @pytest.mark.parametrize("seconds, outcome", [(290, "unconfirmed"), (301, "admitted")])
-def test_it_is_admitted_after_five_minutes(trail, seconds, outcome):
+def test_it_is_admitted_after_six_minutes(trail, seconds, outcome):
     _, unconfirmed = refire(trail, seconds)
     assert trail.sync().confirmed == (outcome == "admitted")
     assert trail.sync().confirmed == 0
