@@ -30,7 +30,7 @@ run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARG
 	@.venv/bin/python -m standalone $(ARGS)
 
 test-fast: .venv ## The tests while you work, in a minute: no servers, no endpoint in a process of its own
-	@$(PYTEST) -q -m "not services and not processes" $(TESTS)
+	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow" $(TESTS)
 
 test: services .venv ## All tests (TESTS="..." for some; INSTALL=0: without installing servers)
 	@$(PYTEST) $(TESTS)

@@ -37,6 +37,17 @@ PROCESS_FILES = (
     "tests/test_sensor_alertmanager.py",
     "tests/test_services.py",
 )
+# Tests in these wait for an endpoint in this process, or search long histories. `make test-fast`
+# leaves them out, too.
+SLOW_FILES = (
+    *(
+        f"tests/lib/endpoint/test_{name}.py"
+        for name in ("http_server", "metrics", "reconfiguration", "refused_webhooks", "service", "tls")
+    ),
+    "tests/lib/trail/queries/test_bounded_search.py",
+    "tests/lib/trail/test_purge.py",
+    "tests/lib/trail/test_record.py::TestLists",
+)
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
 # These scenarios wait most of the time, so they have a stand-in and a process of their own.
@@ -53,6 +64,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("services")
         if starts_processes(item):
             item.add_marker("processes")
+        if item.nodeid.startswith(SLOW_FILES):
+            item.add_marker("slow")
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: rank(item.nodeid))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import shutil
 import tempfile
+import types
 import uuid
 
 from hypothesis import settings
@@ -36,7 +37,9 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = 1000.0
-        self.real, journal_clock.monotonic = journal_clock.monotonic, lambda: self.now
+        self.real = journal_clock.monotonic, journal_clock.time
+        journal_clock.monotonic = lambda: self.now
+        journal_clock.time = types.SimpleNamespace(time=lambda: self.now)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
         self.path = str(self.folder / "journal.sqlite")
         self.journal = Journal(self.path)
@@ -171,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         self.journal.close()
-        journal_clock.monotonic = self.real
+        journal_clock.monotonic, journal_clock.time = self.real
         shutil.rmtree(str(self.folder))
 
 

@@ -106,7 +106,7 @@ def claims(module):
         if lasting("slow link") is not None:
             time.sleep(0.5)
 
-    around(module, "mirror", before=slow)
+    around(module, "add_execution", before=slow)
     around(module, "_link", after="link before commit")
     around(module, "link", after="link committed")
 

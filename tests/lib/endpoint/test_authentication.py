@@ -199,8 +199,10 @@ class TestScopes:
     def test_who_may_post_is_on_record(self, named, given, name):
         request_id = named.accept(webhook(), Authorization=given)
         assert named.credentials()[-1] == name
-        status = named.get("/api/v1/status/" + request_id, Authorization=ON_CALL)
-        assert status.json["credential"] == name
+        path = "/api/v1/status/" + request_id
+        # The tables may be in the making.
+        wait_for(lambda: named.get(path, Authorization=ON_CALL).status == 200)
+        assert named.get(path, Authorization=ON_CALL).json["credential"] == name
 
     @pytest.mark.parametrize("path", PROTECTED)
     def test_who_may_only_post_reads_nothing(self, named, path):

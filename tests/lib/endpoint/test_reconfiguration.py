@@ -99,6 +99,8 @@ class TestChanges:
         request_id = found.accept(webhook(alert()))
         status = "/api/v1/status/" + request_id
         wait_for(lambda: found.get(status).json["alerts"])
+        # What is announced and not seen to be recorded is missed first, after 30 s.
+        wait_for(lambda: not found.get("/api/v1/health").json["components"]["journal"]["waiting"])
         url.write_text(f"sqlite:///{tmp_path}/two.sqlite")
         wait_for(lambda: os.path.exists(f"{tmp_path}/two.sqlite"))
         wait_for(lambda: not found.get("/api/v1/executions/recent").json["executions"])

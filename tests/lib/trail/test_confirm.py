@@ -39,7 +39,7 @@ def open_rows(trail, name="HostDown"):
     return [r for r in trail.rows(alerts) if r.open_fingerprint and r.alert_name == name]
 
 
-@pytest.mark.parametrize("seconds, outcome", [(290, "unconfirmed"), (301, "admitted")])
+@pytest.mark.parametrize("seconds, outcome", [(350, "unconfirmed"), (361, "admitted")])
 def test_it_is_admitted_after_six_minutes(trail, seconds, outcome):
     _, unconfirmed = refire(trail, seconds)
     assert trail.sync().confirmed == (outcome == "admitted")
