@@ -42,7 +42,14 @@ PROCESS_FILES = (
 SLOW_FILES = (
     *(
         f"tests/lib/endpoint/test_{name}.py"
-        for name in ("http_server", "metrics", "reconfiguration", "refused_webhooks", "service", "tls")
+        for name in (
+            "http_server",
+            "metrics",
+            "reconfiguration",
+            "refused_webhooks",
+            "service",
+            "tls",
+        )
     ),
     "tests/lib/trail/queries/test_bounded_search.py",
     "tests/lib/trail/test_purge.py",
