@@ -1,9 +1,9 @@
-"""Find rules that put text of an alert into a command or into a list of hosts.
+"""Find rules that put alert text into a command or a list of hosts.
 
 python scripts/check_rules.py [FILE or FOLDER ...]      (default: rules)
 
-No substitution makes a text safe for a shell or for a list. Of the triggers of PoundCake only ids,
-times, `status` and `trigger.host` may go there. Needs PyYAML.
+No escaping makes alert text safe in either of them. Only the fields in SAFE_FIELDS, such as ids,
+times, `status` and `trigger.host`, are safe there. The script needs PyYAML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Iterator
 import yaml
 
 TRIGGERS = "poundcake."
-# What a shell parses, and what StackStorm splits at each comma.
+# The parameter that a shell parses, and the one that StackStorm splits at each comma.
 UNSAFE = {"cmd": "a shell evaluates it", "hosts": "a comma in it names another host"}
 SAFE_FIELDS = {
     "request_id",
@@ -31,7 +31,7 @@ SAFE_FIELDS = {
     "open",
 }
 TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-# A name or a text in brackets after `trigger` is its field; without one it is all of the payload.
+# `trigger.name` and `trigger['name']` are a field; `trigger` alone is the whole payload.
 TRIGGER = re.compile(
     r"(?<![\w.'\"])trigger\b(?:\s*\.\s*(\w+)|\s*\[\s*['\"](\w+)['\"]\s*\])?(?:\.\w+|\[[^\]]*\])*"
 )
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def rule_files(path: Path) -> list[Path]:
-    """Return a file, or the YAML files of a folder and those below it."""
+    """Return the YAML files in a folder and its subfolders. For a file, return the file."""
     if path.is_dir():
         return sorted(found for found in path.rglob("*") if found.suffix in (".yaml", ".yml"))
     return [path]
@@ -66,7 +66,7 @@ def check_file(file: Path) -> list[str]:
 
 
 def check_rule(rule: Any) -> list[str]:
-    """Return what a rule puts where no text of an alert may be."""
+    """Return a message for each use of alert text in an unsafe parameter of a rule."""
     trigger, action = (as_dict(as_dict(rule).get(key)) for key in ("trigger", "action"))
     if not str(trigger.get("type", "")).startswith(TRIGGERS):
         return []
@@ -81,7 +81,7 @@ def check_rule(rule: Any) -> list[str]:
 
 
 def parameters_with_text(parameters: dict[str, Any]) -> set[str]:
-    """Return the names of the parameters with text of an alert: others may refer to them."""
+    """Return the names of the parameters that contain alert text, directly or by reference."""
     found: set[str] = set()
     while True:
         more = {name for name, value in parameters.items() if any(alert_texts(value, found))}
@@ -91,12 +91,12 @@ def parameters_with_text(parameters: dict[str, Any]) -> set[str]:
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """Return the value if it is a mapping, and an empty one otherwise."""
+    """Return the value if it is a mapping, otherwise an empty mapping."""
     return value if isinstance(value, dict) else {}
 
 
 def unsafe_parameters(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each parameter, at any depth, that a shell or a list of hosts is made of."""
+    """Yield the name and the value of each unsafe parameter, at any depth."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name in UNSAFE:
@@ -109,11 +109,11 @@ def unsafe_parameters(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def alert_texts(value: Any, tainted: set[str]) -> Iterator[str]:
-    """Yield what the templates in a value, at any depth, name of an alert's text.
+    """Yield each reference to alert text in the templates of a value, at any depth.
 
     Args:
         value: A parameter of a rule.
-        tainted: Names of other parameters that contain such text.
+        tainted: Names of other parameters that contain alert text.
     """
     if isinstance(value, dict):
         value = [*value, *value.values()]

@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def updated(page: str) -> str:
-    """Return the page with the table as config.schema.yaml has the keys now.
+    """Return the page with a table of the current keys in config.schema.yaml.
 
     Raises:
         ValueError: The page has no marker.
@@ -40,7 +40,7 @@ def updated(page: str) -> str:
 
 
 def table(schema: Path) -> str:
-    """Return the keys of a configuration schema as a table in Markdown, a line for each key."""
+    """Return the keys of a configuration schema as a table in Markdown, one line per key."""
     keys = yaml.safe_load(schema.read_text(encoding="utf-8"))
     lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
     lines += [row(name, key) for name, key in keys.items()]
@@ -68,7 +68,7 @@ def type_of(key: Mapping[str, Any]) -> str:
 
 
 def default_of(key: Mapping[str, Any]) -> str:
-    """Return the default of a key, as YAML has it; "none" for an empty text or list."""
+    """Return the default of a key as YAML, or "none" for an empty string or list."""
     default = key.get("default")
     if default in (None, "", []):
         return "none"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Install the servers that tests use, from the distribution's packages. It does so only as root, only
-# if they are missing, and never with INSTALL=0. It starts no service and touches no running server:
-# tests start private instances, with their own ports and data.
+# Install the servers that tests use, from the distribution's packages. The script installs them
+# only as root, only if they are missing, and never with INSTALL=0. It starts no service and touches
+# no running server: tests start private instances, with their own ports and data.
 #
 #     sh scripts/install_services.sh [--dry-run]
 set -eu
@@ -29,7 +29,8 @@ skipping() {
 [ "${INSTALL:-1}" != 0 ] || skipping "INSTALL=0"
 has apt-get || skipping "no apt-get here"
 
- # The server's package brings a service and a database in /var/lib/mysql; its core is the programs.
+# MariaDB's server package adds a service and a database in /var/lib/mysql. The core package has
+# only the programs.
 packages_for() {
     case $1 in
     MariaDB) echo mariadb-server-core mariadb-client-core ;;

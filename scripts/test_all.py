@@ -4,7 +4,7 @@
     python3 scripts/test_all.py --list
 
 Without interpreters it uses every python3.8 to 3.12 on the PATH, and those of pyenv. `--list`
-prints them, except for the version that runs this script.
+prints them, except the version that runs this script.
 """
 
 from __future__ import annotations

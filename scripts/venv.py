@@ -48,14 +48,14 @@ def main() -> None:
         help="installed last and without its dependencies",
     )
     args = parser.parse_args()
-    # This file has to run on older Pythons, to say that they are too old.
+    # This file must also run on older Pythons, so that it can report that they are too old.
     if sys.version_info < (3, 8):  # noqa: UP036
         fail(f"Python 3.8 or later is needed; this is {sys.version.split()[0]}")
     update(os.path.abspath(args.directory), args.files, args.bare_files)
 
 
 def update(directory: str, files: list[str], bare_files: list[str]) -> None:
-    """Create or update the environment, unless its stamp says that it is up to date."""
+    """Create or update the environment, unless its stamp shows that it is up to date."""
     python = os.path.join(directory, "bin", "python")
     stamp = os.path.join(directory, ".installed")
     wanted = digest(directory, files, bare_files)

@@ -25,7 +25,7 @@ def _load_own_typing_extensions() -> None:
     try:
         import typing_extensions  # noqa: F401
     except ImportError:
-        pass  # a newer Python does not need it; otherwise SQLAlchemy's import fails with a reason
+        pass  # newer Pythons do not need it; on older ones, SQLAlchemy's import fails later
     finally:
         del sys.path[: len(own)]
 
@@ -56,17 +56,17 @@ class AlertmanagerSensor(Sensor):
         """Do nothing: the endpoint sets itself up in run(), and retries what fails."""
 
     def run(self) -> None:
-        """Run the endpoint until the process is told to stop."""
+        """Run the endpoint until the process is asked to stop."""
         # The container stops a sensor with SIGTERM, but StackStorm's wrapper calls cleanup() only
         # when the process exits normally.
         try:
             signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
         except ValueError:
-            # Not in the main thread, as in standalone, which calls cleanup() itself.
+            # This is not the main thread. Standalone runs sensors like this and calls cleanup().
             self._endpoint.run()
             return
         self._endpoint.run()
-        # The container never restarts a sensor that exits with 0, even if somebody else stopped it.
+        # The container never restarts a sensor that exits with 0, whoever stopped it.
         sys.exit(128 + signal.SIGTERM)
 
     def cleanup(self) -> None:

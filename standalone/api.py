@@ -106,7 +106,7 @@ class Api:
             raise ApiError(405, "Method not allowed")
         raise ApiError(404, f"standalone's API has no {path}")
 
-    # -- executions and what led to them
+    # -- executions, and their triggers, enforcements and traces
 
     def listed(self, request: Request, kind: str) -> Answer:
         """List one page of executions, triggers, enforcements or traces, newest first."""

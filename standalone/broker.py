@@ -18,7 +18,7 @@ from standalone.rules import RulesEngine
 LOG = logging.getLogger("standalone.broker")
 QUEUE = Queue("st2.trigger_instances_dispatch.rules_engine", TRIGGER_INSTANCE_XCHG, "#")
 RULES_AT_ONCE = 50
-# How often the in-memory transport polls, and a limit in case RabbitMQ is restarting. In seconds.
+# Poll interval of the in-memory transport; timeout in case RabbitMQ is restarting. In seconds.
 OPTIONS = {"transport_options": {"polling_interval": 0.02}, "connect_timeout": 3}
 
 
@@ -68,7 +68,7 @@ class TriggerConsumer:
                     continue
 
     def _take(self, body: Any, message: Any) -> None:
-        # Acknowledged even if it fails, because StackStorm's rules engine loses it too.
+        # Acknowledge it even after a failure: StackStorm's rules engine also loses the trigger.
         try:
             context = body.get("trace_context") or {}
             context = context if isinstance(context, dict) else vars(context)

@@ -41,9 +41,9 @@ class Content:
     """The content of all packs, by reference.
 
     Args:
-        folders: The folders of the packs. `config_file` and `overrides` belong to the first one.
-        config_file: Its configuration, or None for the defaults.
-        overrides: Values that replace those of the configuration unless they are None.
+        folders: The folders of the packs. `config_file` and `overrides` apply to the first one.
+        config_file: The configuration of the first pack, or None for the defaults.
+        overrides: Values that replace those of the configuration. None replaces nothing.
         keys: The datastore, which a configuration may refer to.
         catalogues: YAML files with StackStorm's own runner types and actions.
     """
@@ -58,7 +58,7 @@ class Content:
     ):
         self.packs: dict[str, dict] = {}
         self.configs: dict[str, dict] = {}
-        # The same as registered: without defaults, and with references to the datastore.
+        # As registered: without defaults, and with unresolved references to the datastore.
         self.registered_configs: dict[str, dict] = {}
         self._keys = keys or {}
         self.runner_types: dict[str, dict] = {}
@@ -94,7 +94,7 @@ class Content:
         self.configs[pack], self.registered_configs[pack] = config, copy.deepcopy(values)
 
     def read_config(self, pack: str) -> dict:
-        """Return the configuration of a pack, with what the datastore contains now."""
+        """Return the configuration of a pack, with the current values in the datastore."""
         values = self.registered_configs[pack]
         return complete_config(self.packs[pack]["path"], values, self._keys)
 

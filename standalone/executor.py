@@ -66,7 +66,7 @@ class Executor:
         Args:
             ref: The reference of the action.
             given: The parameters. Templates in them are rendered, as in StackStorm.
-            context: The context of the execution, which says where it comes from.
+            context: The context of the execution, which identifies its origin.
             origin: The rule and the trigger instance, whose payload is `trigger` in templates.
             delay: Seconds to wait.
 

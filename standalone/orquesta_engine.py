@@ -1,6 +1,6 @@
 """The workflow engine, which runs workflows with Orquesta's conductor, as StackStorm does.
 
-A single thread uses the conductors, and handles one event after the other.
+A single thread uses the conductors, and handles one event at a time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class WorkflowEngine:
         return self._events.submit(self._guard, handler, *arguments)
 
     def stop(self) -> None:
-        """Take no more events."""
+        """Accept no more events."""
         self._events.shutdown(wait=False)
 
     @staticmethod

@@ -41,7 +41,7 @@ class RulesEngine:
         return instance["id"]
 
     def process(self, instance_id: str) -> None:
-        """Enforce every rule that matches, then set processed or processing_failed."""
+        """Enforce every matching rule, then set the status processed or processing_failed."""
         instances = self.store.trigger_instances
         instance = instances.change(instance_id, status="processing")
         try:

@@ -59,7 +59,7 @@ class Ended(NamedTuple):
 
 
 class Commands:
-    """The running processes, each in its own process group, so that all of it can be killed."""
+    """The running processes, each in its own process group, which can be killed as a whole."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -165,7 +165,7 @@ def python_result(run: Run, mark: str, ended: Ended) -> tuple[str, dict]:
 
 
 def timeout_error(run: Run) -> dict[str, str]:
-    """Return what StackStorm adds to the result of an execution that timed out."""
+    """Return the error that StackStorm adds to the result of an execution that timed out."""
     return {"error": f"Action failed to complete in {run.runner.get('timeout')} seconds"}
 
 

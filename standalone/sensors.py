@@ -77,7 +77,7 @@ class SensorContainer:
 
 
 def provide_configs(content: Content) -> None:
-    """Stand in for the module with which a sensor reads its configuration again."""
+    """Provide a replacement for the StackStorm module with which sensors reload their config."""
 
     class ContentPackConfigLoader:
         def __init__(self, pack_name: str, user: str | None = None):

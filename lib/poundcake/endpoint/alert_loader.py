@@ -1,4 +1,4 @@
-"""Read the alerts to emit, as many at a time as memory allows."""
+"""Load the alerts to emit, in chunks that fit into memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOAD_BYTES = 4 << 20
 
 
 class AlertLoader:
-    """Read alerts in the order in which they are emitted, as many at a time as memory allows."""
+    """Load alerts in the order in which they are emitted, in chunks that fit into memory."""
 
     def __init__(self, reader: TrackingReader, wanted: Sequence[UnexplainedAlert]):
         self._reader = reader

@@ -18,7 +18,7 @@ from poundcake.endpoint.triggers import ANNOUNCE
 from poundcake.stackstorm import StackStorm, StackStormError
 
 RECORD = "poundcake.record"
-"""The rule that matches an announcement and the action that it runs; both have this name."""
+"""The name of the rule that matches announcements, and of the action that the rule runs."""
 BATCH_BYTES = 1 << 20
 """Maximum size of a packed announcement. A larger request is announced alone."""
 POLL_WAITS = (0.05, 0.3)
@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         entries: Its requests that are not recorded yet, by entry id.
-        size: How many requests it was sent with.
+        size: The number of requests that it was sent with.
         sent_at: Monotonic time at which it was published.
     """
 
@@ -41,14 +41,14 @@ class Batch:
 
 
 class Announcer:
-    """Announce one batch at a time, and announce requests again that are not recorded in time.
+    """Announce one batch at a time, and re-announce requests that are not recorded in time.
 
     Attributes:
         stuck_reason: Why the most recent stuck request cannot be recorded.
     """
 
     def __init__(self, dependencies: Dependencies):
-        """Resume with the batches that the journal has as announced."""
+        """Resume the batches that are marked as announced in the journal."""
         self._needs = dependencies
         self._in_flight: dict[str, Batch] = {}
         self._pace = Pace()
@@ -112,7 +112,7 @@ class Announcer:
         self._needs.components.stackstorm.down(why_not_recorded(self._needs.stackstorm))
 
     def _failed_attempt(self, entries: Sequence[Entry], size: int) -> FailedAttempt:
-        # The entry was read before this attempt, so state_since is when the last one failed.
+        # The entry was read before this attempt, so state_since is when the previous one failed.
         first = entries[0]
         return FailedAttempt(size, first.attempts, self._pace.recorded_at > first.state_since)
 
@@ -133,7 +133,7 @@ class Announcer:
         entries = self._next_batch()
         if not entries:
             return None
-        # A batch that missed its deadline may have been recorded since.
+        # A batch that missed its deadline may have been recorded since then.
         if entries[0].attempts and self._mark_recorded(entries):
             return 0.0
         batch_id = str(uuid.uuid4())
@@ -157,7 +157,7 @@ class Announcer:
     def _next_batch(self) -> list[Entry]:
         """Return the next batch.
 
-        Failed and fresh requests take turns, so that neither waits for the other.
+        Failed and fresh requests take turns, so that neither kind holds up the other.
         """
         self._failed_first = not self._failed_first
         journal, limit = self._needs.journal, self._pace.batch_requests
@@ -169,7 +169,7 @@ class Announcer:
         """Plan the retry of a batch that could not be published.
 
         Either the broker is down or one of the requests cannot be published. The next batch is a
-        single request. If that fails as well, it backs off and the next request is tried.
+        single request. If that request fails as well, it backs off and the next one is tried.
         """
         if len(entries) == 1:
             plan = retry.plan_refused(self._failed_attempt(entries, 1))

@@ -1,8 +1,8 @@
 """The endpoint as a web application: authenticate, find the route, answer.
 
 Alertmanager retries a notification only after a 5xx, and drops it on any 4xx (notify/util.go,
-Retrier). So the endpoint answers 4xx only if a retry cannot succeed, and 503 for a temporary
-failure of its own.
+Retrier). So the endpoint answers 4xx only if a retry cannot succeed, and 503 if it is temporarily
+unable to process the request.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Receiver:
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Use another configuration from the next request on."""
+        """Use a new configuration for all later requests."""
         self._ways_to_authenticate = config.authentication
         self._has_scopes = any(c.scope != Scope.BOTH for c in config.all_credentials)
         webhook = WebhookReceiver(config, self._service)
@@ -118,7 +118,7 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
-            authentication = self._authentication  # one of them, while it is replaced
+            authentication = self._authentication  # read once: it may be replaced
             needed = routes.needed_scope(request.path)
             request = authentication.authenticate(request, needed)
             if not authentication.is_required:

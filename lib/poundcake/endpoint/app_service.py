@@ -9,7 +9,7 @@ from poundcake.endpoint.metrics import Metrics
 
 
 class RequestJournal(Protocol):
-    """Where accepted requests are stored."""
+    """The journal, which stores accepted requests."""
 
     @property
     def backlog(self) -> int:
@@ -60,8 +60,10 @@ class Service(Protocol):
         """Return the trail of a request, or None if it is unknown.
 
         Raises:
-            DatabaseError: The journal does not know it and the tracking database cannot be read.
-            JournalError: The tracking database does not know it and the journal cannot be read.
+            DatabaseError: The request is not in the journal, and the tracking database cannot be
+                read.
+            JournalError: The request is not in the tracking database, and the journal cannot be
+                read.
         """
 
     def health(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who may send a request: tokens, passwords, signed bodies and client certificates."""
+"""Authenticate requests by token, password, signed body or client certificate."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 
-# The ways of Config.authentication that have a scheme in HTTP; the others have none.
+# The methods in Config.authentication that are also HTTP authentication schemes.
 _SCHEMES = ("bearer", "basic")
 _KINDS = {"bearer": Kind.TOKEN, "basic": Kind.BASIC}
 
 
 class Authentication:
-    """The credentials of the configuration, any one of which is enough for what its scope allows.
+    """Check requests against the configured credentials. A request needs one with the right scope.
 
     Args:
-        config: Its credentials.
-        check_before_body: Raises ProblemError if the header of a webhook says that its body cannot
-            be used. A signed body has to be read before its sender is known.
+        config: The configuration with the credentials.
+        check_before_body: Raises ProblemError if the header of a webhook shows that its body cannot
+            be used. Called before a signed body is read, because its sender is not yet known.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class Authentication:
 
     @property
     def is_required(self) -> bool:
-        """Whether there is a way to authenticate, so that every request must."""
+        """Whether requests must authenticate, because an authentication method is set."""
         return bool(self._ways)
 
     def authenticate(self, request: HTTPRequest, needed: Scope) -> HTTPRequest:
         """Return a request with the name of the credential that allows it.
 
-        Without credentials in the configuration, everybody may do everything.
+        If no credentials are configured, every request is allowed.
 
         Args:
-            needed: The scope that it needs.
+            needed: The scope that the request needs.
 
         Raises:
-            ProblemError: It has no valid credential, or only one that does not allow this.
-            ClientGoneError: Its body is signed and did not arrive.
+            ProblemError: The request has no valid credential, or none with the needed scope.
+            ClientGoneError: The body is signed and did not arrive.
         """
         if not self._ways:
             return request
@@ -79,7 +79,7 @@ class Authentication:
         )
 
     def _valid_credentials(self, request: HTTPRequest) -> list[Credential]:
-        """Return the credentials that the Authorization field proves."""
+        """Return the configured credentials that match the Authorization field."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         kind = _KINDS.get(scheme.lower())
         given = text.strip().encode("latin-1")
@@ -88,7 +88,7 @@ class Authentication:
                 given = base64.b64decode(given, validate=True)
             except ValueError:
                 given = b""
-        # Compare with every credential, each in constant time, so that the time tells nothing.
+        # Compare with every credential, each in constant time, to prevent timing attacks.
         return [
             known
             for known in self._sent

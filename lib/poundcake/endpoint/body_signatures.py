@@ -1,7 +1,8 @@
-"""Webhooks whose body is signed with a shared secret, as Grafana's webhook contact points sign it.
+"""Verify webhooks that are signed with a shared secret, in the format of Grafana.
 
-The signature is the HMAC-SHA256 of the body, in lower-case hex. With a timestamp header it is that
-of `timestamp:body`, and an old notification cannot be sent again by who overheard it.
+The signature is the HMAC-SHA256 of the body, in lower-case hex. If the request has a timestamp
+header, the signature is the HMAC-SHA256 of `timestamp:body`, and an attacker who intercepted a
+notification can replay it only until its timestamp is too old.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from poundcake.endpoint.http_messages import HTTPRequest
 from poundcake.endpoint.problems import ProblemError
 
 SIGNATURE_HEADER = "X-Grafana-Alerting-Signature"
-"""What Grafana calls it unless the contact point names another."""
+"""The name of Grafana's signature header, unless the contact point sets another."""
 TIMESTAMP_HEADER = "X-Grafana-Alerting-Timestamp"
-"""Grafana sends none unless the contact point names one; this is the name in its examples."""
+"""The name in Grafana's examples. Grafana sends a timestamp only if the contact point sets one."""
 MAX_CLOCK_DIFFERENCE = 300
-"""Seconds between a timestamp and this machine's clock, in either direction."""
+"""Maximum seconds between a timestamp and this machine's clock, in either direction."""
 MAX_UNVERIFIED = 16
-"""Bodies that are read at a time from clients who have yet to prove anything: each takes memory
-and keeps a connection busy."""
-# Hashing this many bytes would stop every green thread for too long.
+"""Maximum number of unverified bodies that are read concurrently.
+
+Each of them takes memory and keeps a connection busy.
+"""
+# Hashing a larger body would stop the other green threads for too long.
 _LARGE_BODY = 64 << 10
 _MOST_DIGITS = 12
 
@@ -51,12 +54,12 @@ class _ReadBody:
 
 
 class BodySignatures:
-    """Verifies signed webhooks.
+    """Verify signed webhooks.
 
     Args:
-        credentials: Those of the configuration; the ones that sign count.
-        check_before_body: Raises ProblemError if the header of a webhook says that its body cannot
-            be used, so that it is not read.
+        credentials: The configured credentials. Only those of the kind HMAC are used.
+        check_before_body: Raises ProblemError if the header of a webhook shows that its body cannot
+            be used. The body is then not read.
     """
 
     def __init__(
@@ -67,17 +70,17 @@ class BodySignatures:
         self._room = threading.BoundedSemaphore(MAX_UNVERIFIED)
 
     def is_signed(self, request: HTTPRequest) -> bool:
-        """Return True if a webhook claims to be signed, and can be verified."""
+        """Return True if a webhook has a signature and an HMAC credential is configured."""
         has_signature = SIGNATURE_HEADER.lower() in request.headers
         return has_signature and bool(self._credentials) and request.method == "POST"
 
     def verify(self, request: HTTPRequest) -> HTTPRequest | None:
-        """Return a signed webhook with its body and its credential; None if no secret fits.
+        """Return a signed webhook with its body and credential, or None if no secret matches.
 
         Raises:
-            ProblemError: Its body cannot be used, or too many others are being read.
-            StaleSignatureError: Its timestamp is none, or too far from this machine's clock.
-            ClientGoneError: Its body did not arrive.
+            ProblemError: The body cannot be used, or too many other signed bodies are being read.
+            StaleSignatureError: The timestamp is invalid, or too far from this machine's clock.
+            ClientGoneError: The body did not arrive.
         """
         self._check_before_body(request)
         if not self._room.acquire(blocking=False):
@@ -99,7 +102,7 @@ class BodySignatures:
         given = request.headers[SIGNATURE_HEADER.lower()].strip().encode("latin-1")
         timestamp = request.headers.get(TIMESTAMP_HEADER.lower())
         prefix = b"" if timestamp is None else timestamp.strip().encode("latin-1") + b":"
-        # Compare with every credential, each in constant time, so that the time tells nothing.
+        # Compare with every credential, each in constant time, to prevent timing attacks.
         matches = [
             credential
             for credential in self._credentials

@@ -3,7 +3,7 @@
 Without credentials the endpoint listens on loopback only, but a browser on the same machine can
 reach loopback too. Any page can post to it (cross-site request forgery), and a page whose domain
 resolves to 127.0.0.1 can also read the responses (DNS rebinding). The Origin field reveals the
-first and the Host field the second; a page can set neither.
+first attack and the Host field the second; a page can set neither field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?
 def check_not_from_another_site(request: HTTPRequest) -> None:
     """Raise ProblemError if the request may come from a page of another site.
 
-    Only an endpoint without credentials needs this check: a page does not know the credentials.
+    Only an endpoint without credentials needs this check, because a page does not know them.
     """
     # An HTTP/1.0 client may omit Host; a browser never does.
     if request.host and not is_loopback(_host_name(request.host)):

@@ -39,7 +39,7 @@ class Broker(Publisher, Protocol):
     """A publisher that can also check its connection to the broker."""
 
     def check(self) -> None:
-        """Return if the broker accepts this client. Raises BusError."""
+        """Raise BusError if the broker does not accept this client."""
 
 
 class Bus:
@@ -71,15 +71,15 @@ class Bus:
                     self._open()
                     self._publish(trigger, payload, trace_tag)
                     return
-                # kombu, amqp and sockets raise many types. After any of them, the broker may not
-                # have the trigger.
+                # kombu, amqp and sockets raise many exception types. After any of them, the broker
+                # may not have the trigger.
                 except Exception as error:
                     self._drop()
                     if not is_reused:
                         raise _bus_error(error) from None
 
     def check(self) -> None:
-        """Return if the broker accepts this client; the connection is kept for the next publish.
+        """Check that the broker accepts this client, and keep the connection for the next publish.
 
         Raises:
             BusError: The broker cannot be reached, or refuses the credentials.
@@ -136,16 +136,16 @@ class Bus:
 
 
 def registered_config() -> dict[str, Any]:
-    """Return the pack's configuration as it is registered in StackStorm now, with its defaults.
+    """Return the pack's currently registered configuration, with its defaults.
 
     Raises:
-        Exception: It cannot be read: StackStorm's database is unavailable, or a value that the
-            configuration takes from the datastore is missing.
+        Exception: The configuration cannot be read: StackStorm's database is unavailable, or a
+            value that the configuration takes from the datastore is missing.
     """
     from st2common.util.config_loader import ContentPackConfigLoader
 
     found: dict[str, Any] = ContentPackConfigLoader(_PACK).get_config()
-    if not found:  # the pack is being removed or registered anew: even its defaults are missing
+    if not found:  # even the defaults are missing while the pack is removed or reregistered
         raise LookupError("the schema of the pack is not registered")
     return found
 

@@ -1,7 +1,7 @@
-"""Look for a changed configuration again and again, for as long as the sensor lives.
+"""Poll for a changed configuration for as long as the sensor runs.
 
-StackStorm tells nobody that a configuration was registered, and a file behind ``file:/path`` may
-change at any time.
+StackStorm does not notify sensors when a configuration is registered, and a file behind
+`file:/path` may change at any time.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import threading
 from typing import Any, Callable
 
 POLL_SECONDS = 20.0
-"""What is documented is 30: the rest is for StackStorm's database, and to apply the change."""
+"""Shorter than the documented 30 s, to leave time to read and apply the configuration."""
 _MOST_CHARACTERS = 300
 
 
 class ConfigWatcher:
     """Read the registered configuration every POLL_SECONDS.
 
-    It has a thread, because StackStorm's database may take long to answer.
+    It uses its own thread, because StackStorm's database may be slow to respond.
 
     Attributes:
-        found: The configuration, unchecked, as it could last be read.
-        problem: Why it could not be read the last time; empty if it could.
+        found: The configuration from the last successful read, not validated.
+        problem: Why the last read failed; empty if it succeeded.
     """
 
     def __init__(self, given: Any, read: Callable[[], Any], has_looked: Callable[[], None]) -> None:
-        """Make a watcher that does nothing until start() is called.
+        """Create a watcher that does nothing until start() is called.
 
         Args:
-            given: The configuration that is used until the first look.
-            read: Returns the configuration that is registered now. May raise anything.
-            has_looked: Called after each look.
+            given: The configuration to use until the first poll.
+            read: Returns the currently registered configuration. May raise any exception.
+            has_looked: Called after each poll.
         """
         self.found = given
         self.problem = ""
@@ -44,11 +44,11 @@ class ConfigWatcher:
         threading.Thread(target=self._run, name="poundcake-config", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more. A look under way is not waited for."""
+        """Stop polling, without waiting for a poll in progress."""
         self._stopping.set()
 
     def take(self) -> bool:
-        """Return True once after each look."""
+        """Return True once after each poll."""
         is_new, self._is_new = self._is_new, False
         return is_new
 
@@ -60,8 +60,8 @@ class ConfigWatcher:
         try:
             self.found, self.problem = self._read(), ""
         except ImportError:
-            pass  # not in a process of StackStorm: what the sensor was given stays
-        # Whatever StackStorm's code raises, for instance for a key that the datastore lacks.
+            pass  # not a StackStorm process: keep the configuration that was given
+        # StackStorm's code may raise anything, for instance if a datastore key is missing.
         except Exception as error:
             text = (str(error).splitlines() or [""])[0] or type(error).__name__
             self.problem = f"the registered one cannot be read: {text[:_MOST_CHARACTERS]}"

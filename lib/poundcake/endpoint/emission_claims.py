@@ -1,4 +1,4 @@
-"""Claim requests that another endpoint may also hold, so that only one endpoint emits them."""
+"""Claim requests that another endpoint may also have, so that only one endpoint emits them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from poundcake.trail import emissions
 from poundcake.trail.database import DatabaseError
 
 EXTEND_SECONDS = 200.0
-"""Age at which a claim is extended; it expires after 10 minutes."""
+"""Age in seconds at which a claim is extended. A claim expires after 10 minutes."""
 
 
 class EmissionClaims:
     """The claims that this endpoint holds in the tracking database.
 
     Attributes:
-        problem: Why the last attempt to claim or extend failed, '' if it did not.
+        problem: Why the last attempt to claim or extend failed, '' if it succeeded.
     """
 
     def __init__(self, reader: TrackingReader, endpoint_id: str):

@@ -15,7 +15,7 @@ class Item(NamedTuple):
 
     Attributes:
         trigger: The reference of the trigger.
-        row_id: The row id of the alert that it is about, 0 for none.
+        row_id: The row id of the trigger's alert, 0 if it has none.
     """
 
     trigger: str
@@ -29,7 +29,7 @@ class Emission:
     Attributes:
         entry: The request in the journal.
         request: The request in the tracking database.
-        is_first: Publish the triggers of the request itself too, not only those of its alerts.
+        is_first: Whether to publish the request's own triggers too, not only those of its alerts.
         alerts: The alerts to emit.
     """
 
@@ -54,7 +54,7 @@ class Emission:
 
 
 def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now: float) -> Emission:
-    """Return what to publish of a request now.
+    """Return the triggers of a request to publish now.
 
     Args:
         entry: The request in the journal.
@@ -69,6 +69,6 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         due = [alert for alert in request.unexplained if alert.is_lost]
     else:
         due = []
-    # An endpoint that claimed the request earlier has published its first triggers.
+    # If another endpoint claimed the request, it has published the request's own triggers.
     is_first = entry.emit_after is None and not (entry.is_shared and is_others)
     return Emission(entry, request, is_first, due)

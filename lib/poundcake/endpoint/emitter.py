@@ -1,4 +1,4 @@
-"""Emit the triggers of recorded requests, and emit those again that StackStorm lost.
+"""Emit the triggers of recorded requests, and re-emit those that StackStorm lost.
 
 A request that cannot be emitted backs off and is retried without holding up the others. The retry
 skips the triggers that were already published.
@@ -25,9 +25,9 @@ from poundcake.trail.database import DatabaseError
 
 PAGE_REQUESTS = 500
 RECHECK_WAIT = 5.0
-"""Seconds between checks whether the alerts of a request are explained."""
+"""Seconds between two checks of whether the alerts of a request are explained."""
 _MAX_FAILURES_IN_A_ROW = 3
-"""After this many failed publishes in a row, the broker is taken to be down."""
+"""After this many failed publishes in a row, the broker is considered down."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Emitter:
         return 0.0
 
     def _announce_again(self, entries: Sequence[Entry]) -> None:
-        """Announce requests again that the tracking database no longer has.
+        """Re-announce requests that are no longer in the tracking database.
 
         An operator may have restored the database from an older backup.
         """
@@ -119,7 +119,7 @@ class Emitter:
         self._end_attempts(entries)
 
     def _postpone(self, entries: Sequence[Entry]) -> None:
-        """Check requests again later that have nothing to publish here now."""
+        """Postpone the next check of requests that have nothing to publish now."""
         self._needs.journal.postpone([entry.id for entry in entries], RECHECK_WAIT)
         self._end_attempts(entries)
 
@@ -154,7 +154,7 @@ class Emitter:
     def _publish_one(self, plan: Emission, summary: Summary, loader: AlertLoader) -> bool:
         """Publish the remaining triggers of one request. Return False if it was interrupted."""
         if plan.entry.is_shared and not self._claims.claim([plan.request.request_id]):
-            return True  # the claim has expired since; the next check decides
+            return True  # the claim has expired; the next check tries again
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
         failed: Exception | None = None
         for item in plan.items(summary):
@@ -231,7 +231,7 @@ class Emitter:
 
 
 def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:
-    """Return the requests that are recorded, by the ids of their entries."""
+    """Return the recorded requests by entry id."""
     names = recorded_ids(connection, entries)
     requests = recorded_requests(connection, list(names.values()))
     return {i: requests[name] for i, name in names.items() if name in requests}

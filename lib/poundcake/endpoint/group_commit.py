@@ -46,7 +46,7 @@ class NewRow(NamedTuple):
 
     Attributes:
         request_id: The id under which the request is stored.
-        is_shared: Another endpoint may hold the same request.
+        is_shared: Whether another endpoint may have the same request.
         now: The time of the journal's clock.
         state: The first state of the request.
     """
@@ -163,6 +163,6 @@ def _id_for(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str
         return acceptance.wanted_id, True
     if row["body_sha256"] == acceptance.body_sha256:
         return acceptance.wanted_id, False
-    # A proxy with a fixed header sends different bodies under one id. Each of them is a new
-    # request, even if an earlier one had the same body.
+    # A proxy with a fixed X-Request-ID sends different bodies with the same id. Each of them
+    # is a new request, even if an earlier one had the same body.
     return str(uuid.uuid4()), True

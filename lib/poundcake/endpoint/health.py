@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_STUCK_LISTED = 20
 LATE_SECONDS = 120.0
-"""A request that waits for longer than this makes the endpoint degraded."""
+"""Seconds after which a waiting request makes the endpoint degraded."""
 
 
 class State(str, Enum):
@@ -44,7 +44,7 @@ class Component:
         name: Its name in health reports and logs.
         state: Whether it works.
         since: When it entered this state.
-        detail: Why it does not work, '' if it does.
+        detail: Why it does not work, '' if it works.
     """
 
     def __init__(self, log: logging.Logger, name: str):
@@ -81,7 +81,7 @@ class Components:
         self.stackstorm = Component(log, "stackstorm")
 
     def first_down(self) -> Component | None:
-        """Return the component that holds requests up, or None if none is down."""
+        """Return the first component that is down, or None if none is."""
         parts = (self.database, self.broker, self.stackstorm)
         return next((part for part in parts if part.state == State.DOWN), None)
 
@@ -121,9 +121,9 @@ class JournalReport(ComponentReport):
     Attributes:
         waiting: Requests that wait to be recorded, without the stuck ones.
         backlog_limit: The limit of `waiting`, from the configuration.
-        oldest_seconds: How long the oldest of them has waited.
-        accepted: Requests in this state, as are `announced`, `recorded` and `done`.
-        stuck: Requests that cannot be recorded although others are.
+        oldest_seconds: How long the oldest waiting request has waited.
+        accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
+        stuck: Number of requests that cannot be recorded although others can.
         stuck_requests: The request ids of the first stuck requests.
         set_aside: The damaged journals in quarantine.
     """
@@ -144,8 +144,11 @@ class JournalReport(ComponentReport):
 class ConfigurationReport:
     """The configuration that the endpoint uses.
 
-    applied_at: since when. problem: why a newer one is not in force, '' if there is none. warnings:
-    what is accepted and probably not meant. in_force: the keys that are not secret.
+    Attributes:
+        applied_at: When it came into force.
+        problem: Why a newer configuration is not in force, '' if there is none.
+        warnings: Valid settings that are probably mistakes.
+        in_force: The keys that are not secret, with their values.
     """
 
     applied_at: str
@@ -194,7 +197,7 @@ def assemble(
     Args:
         installation: The parts of the endpoint.
         address: The URL that it listens on, '' while it does not listen.
-        applied_at: Since when its configuration is in force.
+        applied_at: When its configuration came into force.
         config_problem: Why a newer configuration is not in force, '' if there is none.
     """
     config, keeper = installation.config, installation.keeper
@@ -218,7 +221,7 @@ def assemble(
 
 
 def _journal(keeper: JournalKeeper, backlog_limit: int) -> tuple[JournalReport, list[str]]:
-    """Return the report on the journal, and a sentence for each problem that means degraded."""
+    """Return the journal's report, and a sentence for each problem that means degraded health."""
     quarantined = keeper.quarantined()
     set_aside = [report.as_dict() for report in quarantined]
     journal, problems = keeper.journal, [str(report) for report in quarantined]

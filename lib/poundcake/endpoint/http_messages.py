@@ -35,7 +35,7 @@ class HTTPRequest:
         method: As the client wrote it; methods are case-sensitive.
         path: As the client wrote it, not percent-decoded. `*` for OPTIONS of the server as a
             whole, empty for CONNECT.
-        query: What follows the `?`, not decoded.
+        query: The part after the `?`, not decoded.
         host: The authority that the client asked for: from the target if that is a URL, otherwise
             from the Host field. Empty if an HTTP/1.0 client sent none.
         headers: By lower-case name. The values of repeated fields are joined with a comma.
@@ -43,8 +43,8 @@ class HTTPRequest:
         certificate_name: The name of the client's certificate, if it authenticated with one of
             the configured client CA; otherwise empty.
         body: The body, not received yet.
-        credential: The name of the credential that allows the request, once it was authenticated;
-            empty if it needs none.
+        credential: The name of the credential that allows the request. Empty until the request is
+            authenticated, or if it needs no credential.
     """
 
     method: str

@@ -78,7 +78,7 @@ class Server:
             predecessor._successor = self
         else:
             self._listener = _listen(host, port)
-        # The URL that it listens on, without a trailing slash.
+        # The URL that the server listens on, without a trailing slash.
         self.address = _url("https" if certificates else "http", self._listener)
 
     @property
@@ -110,8 +110,8 @@ class Server:
             except OSError as error:
                 if self._open.is_stopping:
                     return
-                # The process may have reached its limit of open files. Connections that end free
-                # some.
+                # The process may have reached its limit of open files. Closed connections free
+                # some of them.
                 self._rate_limited_log.warning("cannot accept a connection: %s", error)
                 time.sleep(_RETRY_WAIT)
                 continue
@@ -125,7 +125,7 @@ class Server:
         self._listener.close()
 
     def stop(self, timeout: float) -> None:
-        """Take no new requests, and let those in flight finish.
+        """Accept no new requests, and let those in flight finish.
 
         Args:
             timeout: How long to wait for the requests in flight, in seconds.

@@ -23,12 +23,12 @@ from poundcake.trail import database, queries, refresh
 from poundcake.trail.database import DatabaseError
 
 VIEW_SECONDS = 5
-"""Time limit of one statement. It is short because somebody waits for the view."""
+"""Time limit of one statement in seconds. It is short because a person waits for the view."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The parts that a configuration describes, and the views over them."""
+    """The parts of an endpoint, built from its configuration, and the views of their data."""
 
     config: Config
     reader: TrackingReader
@@ -48,8 +48,10 @@ class Installation:
         """Return the status view of a request, recorded or not; None if it is unknown.
 
         Raises:
-            DatabaseError: The journal does not know it and the tracking database cannot be read.
-            JournalError: The tracking database does not know it and the journal cannot be read.
+            DatabaseError: The request is not in the journal, and the tracking database cannot be
+                read.
+            JournalError: The request is not in the tracking database, and the journal cannot be
+                read.
         """
         entry, problem = self._find(request_id)
         web_url = self.config.st2_web_url
@@ -69,7 +71,7 @@ class Installation:
         return answer
 
     def _find(self, request_id: str) -> tuple[Entry | None, str]:
-        """Return the journal's entry of a request, and why the journal could not be read or ''."""
+        """Return the journal's entry of a request, and why the journal cannot be read, or ''."""
         journal = self.keeper.journal
         if journal is None:
             return None, self.keeper.problem()
@@ -95,7 +97,7 @@ def install(
         stackstorm: StackStorm's API.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        in_force: Returns the configuration that is in force later on.
+        in_force: Returns the configuration that is in force when it is called.
 
     Raises:
         DatabaseError: The database URL cannot be used.
@@ -126,7 +128,7 @@ def open_engine(config: Config) -> Engine:
 
 
 def log_as_configured(config: Config, log: logging.Logger) -> None:
-    """Set how much is logged, and log what is accepted and probably not meant."""
+    """Set the log level, and log a warning for each setting that is probably a mistake."""
     log.setLevel(config.log_level.upper())
     for warning in config.warnings:
         log.warning("%s", warning)

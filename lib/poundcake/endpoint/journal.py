@@ -32,9 +32,9 @@ __all__ = ["Entry", "Journal", "JournalCounts", "JournalError", "RequestState"]
 KEEP_DONE = 86400.0  # seconds
 # Maximum bytes of bodies that are loaded at the same time.
 BATCH_BYTES = 4 << 20
-# Maximum alerts of the requests of one page of due().
+# Maximum number of alerts in the requests that due() returns.
 PAGE_ALERTS = 10_000
-# Maximum requests that are pruned in one transaction, during which nothing is accepted.
+# Maximum requests to prune in one transaction. No request can be accepted during it.
 _PRUNE_BATCH = 200
 _MAX_VARIABLES = 500  # in one statement; SQLite before 3.32 allows 999
 
@@ -48,10 +48,10 @@ class JournalCounts:
     """How many requests are in each state.
 
     Attributes:
-        accepted: Requests in this state, as are `announced`, `recorded` and `done`.
+        accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
         stuck: The accepted and announced requests that failed alone while others were recorded.
         oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
-        overdue_seconds: How long the next step of a recorded request is overdue, for the worst one.
+        overdue_seconds: The longest time by which the next step of a recorded request is overdue.
     """
 
     accepted: int
@@ -100,12 +100,12 @@ class Journal:
 
     @property
     def problem(self) -> str:
-        """Why the last write or read failed, '' if it did not."""
+        """Why the last write or read failed, '' if it succeeded."""
         return self._file.problem
 
     @property
     def is_damaged(self) -> bool:
-        """Return True if the file is damaged, so that it has to be opened again to be replaced."""
+        """Return True if the file is damaged. It is replaced when it is opened again."""
         return self._file.is_damaged
 
     @property
@@ -285,7 +285,7 @@ class Journal:
 
         Args:
             ids: The ids of the entries.
-            recheck_wait: Seconds until it is checked whether their alerts are explained.
+            recheck_wait: Seconds until the next check of whether their alerts are explained.
             emit_wait: Seconds until alerts that StackStorm lost may be emitted again.
         """
         now = self._now()
@@ -341,7 +341,7 @@ class Journal:
         try:
             return convert(row, *args)
         except (ValueError, TypeError, AttributeError) as error:
-            # SQLite does not notice data that was overwritten within a page.
+            # SQLite does not detect data that was overwritten within a page.
             damage = sqlite3.DatabaseError(f"a request cannot be read: {error}")
             raise self._file.failed(damage) from None
 

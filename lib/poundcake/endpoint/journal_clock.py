@@ -12,9 +12,9 @@ import time
 from time import monotonic
 
 MAX_DOWNTIME = 60.0
-"""Maximum time between two processes that the clock counts, in seconds.
+"""Maximum downtime that the clock counts after a restart, in seconds.
 
-The wall clock measures this time, and it may have been stepped.
+The wall clock measures the downtime, and may have been stepped during it.
 """
 MAX_WAIT = 3600.0
 """Longest wait that is written to the journal, in seconds."""

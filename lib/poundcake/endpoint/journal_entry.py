@@ -22,18 +22,18 @@ class Entry:
 
     Attributes:
         id: The row id.
-        request_id: The id that the sender was given.
+        request_id: The id that was returned to the sender.
         body_sha256: The hash of the body.
         body_bytes: The size of the body.
         alert_count: The number of alerts in the request.
         received_at: When it was received, by the wall clock.
-        state: How far it has come.
+        state: The last step that it has completed.
         state_since: When it entered its state.
         attempts: Failed attempts at the current step.
         batch_id: The id of its last announcement, '' if it was never announced.
         batch_limit: How many requests may be announced together with it, 0 for any number.
-        is_stuck: It failed alone while others were recorded.
-        is_shared: Another endpoint may hold the same request.
+        is_stuck: Whether it failed alone while others were recorded.
+        is_shared: Whether another endpoint may have the same request.
         emit_after: When its alerts may be emitted again, None if they were never emitted.
         credential: The name of the credential that its sender used, '' if it needed none.
     """

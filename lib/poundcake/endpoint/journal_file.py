@@ -34,8 +34,8 @@ class JournalFile:
     Attributes:
         lock: Held while the connection is in use.
         clock: The journal's clock.
-        problem: Why the last write or read failed, '' if it did not.
-        is_damaged: The file is damaged, so it has to be opened again to be replaced.
+        problem: Why the last write or read failed, '' if it succeeded.
+        is_damaged: Whether the file is damaged. It is replaced when it is opened again.
     """
 
     def __init__(self, path: str, damage: str = ""):
@@ -55,7 +55,7 @@ class JournalFile:
         self._path = path
         self.problem = ""
         self.is_damaged = False
-        # What the last failed commit needed. With less free space the disk still counts as full.
+        # The space that the last failed commit needed. With less, the disk still counts as full.
         self._needed_bytes = 0
         # Green threads wait for this lock, so it must be a patched one.
         self.lock = threading.Lock()
@@ -197,7 +197,7 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
 
 
 def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
-    # SQLite would open it read-only and leave a -shm file that cannot be written either.
+    # SQLite would open a read-only file, and leave a -shm file that is read-only as well.
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise JournalError(f"cannot write {path}: permission denied (run: chown st2: {path})")
     create_file(path)
@@ -232,9 +232,10 @@ def _check_version(db: sqlite3.Connection, path: str) -> int:
 
 
 def _start_clock(db: sqlite3.Connection) -> JournalClock:
-    """Start the clock at the saved time, and cap all times at what that clock can have written.
+    """Start the clock at the saved time, and cap all stored times that are too far ahead.
 
-    This also fails if the file cannot be written.
+    Raises:
+        sqlite3.Error: The file is damaged or cannot be written.
     """
     row = db.execute("SELECT endpoint_id, clock FROM journal").fetchone()
     if row is None or not isinstance(row["clock"], (int, float)):

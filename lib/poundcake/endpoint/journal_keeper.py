@@ -14,11 +14,11 @@ from poundcake.endpoint.pipeline import Pipeline
 from poundcake.trail.shared_files import make_folder
 
 STOP_SECONDS = 1.0
-"""How long to wait for the pipeline's current step; the next start resumes it."""
+"""Seconds to wait for the pipeline's current step. The next start resumes it."""
 
 
 class JournalKeeper:
-    """Owns the journal of an endpoint and the pipeline that processes it.
+    """Own the journal of an endpoint and the pipeline that processes it.
 
     Attributes:
         component: The state of the journal, for the health view.

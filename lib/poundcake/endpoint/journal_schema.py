@@ -1,7 +1,7 @@
-"""The tables of the journal, and the upgrade of those of an older release.
+"""Create the tables of the journal, and upgrade those of an older release.
 
 Bodies are in a separate table because they can be several MiB. A request changes its state several
-times, and those reads and writes should not touch the body.
+times, and these changes should not read or write the body.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import uuid
 from enum import Enum
 
 VERSION = 3
-"""Of the file, in `PRAGMA user_version`. Release 0.2.0 wrote version 1, release 0.3.0 version 2."""
+"""The version in `PRAGMA user_version`. Release 0.2.0 wrote version 1, release 0.3.0 version 2."""
 
 
 class RequestState(str, Enum):
-    """How far a request has come.
+    """The last step that a request has completed.
 
     A request enters the next state only once the receiving side is known to have it.
     """
 
     ACCEPTED = "accepted"
-    """The journal has it, and the sender was answered 202."""
+    """The request is in the journal, and the sender received a 202 response."""
     ANNOUNCED = "announced"
-    """The broker has it, in the announcement of a batch of requests."""
+    """The broker has the request, in the announcement of a batch of requests."""
     RECORDED = "recorded"
-    """The tracking database has it, and its triggers are published or about to be."""
+    """The request is in the tracking database, and its triggers are published or about to be."""
     DONE = "done"
-    """StackStorm has reported the outcome of each of its alerts."""
+    """StackStorm has reported the outcome of each alert of the request."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -109,7 +109,7 @@ CREATE TABLE bodies (
 _SELECTS = {
     # list_limit was -1 for a stuck request. Version 1 did not store which ids clients chose, so
     # any request that is not done may be shared. due_at 0 now means "never announced", so an
-    # accepted request that was announced before gets 1, which is long past too.
+    # accepted request that was announced before gets 1, which is also long past.
     1: """
 SELECT id, request_id, sha256 AS body_sha256, length(body) AS body_bytes, alerts AS alert_count,
     received_at, client_host, client_request_id, method, path, headers,
@@ -139,7 +139,7 @@ def create(connection: sqlite3.Connection, clock: float) -> None:
 
 
 def upgrade(connection: sqlite3.Connection, version: int) -> None:
-    """Turn the tables of an older version into these, inside the caller's transaction."""
+    """Upgrade the tables of an older version, inside the caller's transaction."""
     if version == 2:
         connection.execute("ALTER TABLE requests ADD COLUMN credential TEXT NOT NULL DEFAULT ''")
         connection.execute(f"PRAGMA user_version={VERSION}")
@@ -148,9 +148,9 @@ def upgrade(connection: sqlite3.Connection, version: int) -> None:
 
 
 def _upgrade_first(connection: sqlite3.Connection) -> None:
-    """Turn the tables of version 1 into these."""
-    # Its times were the wall clock's. The journal's clock goes on from the newest: when a state
-    # began, or when a recorded request was to be looked at again, which was every 5 seconds.
+    """Convert the tables of version 1 to the current version."""
+    # Version 1 stored wall-clock times. The journal's clock continues from the newest of them:
+    # when a state began, or when the next check of a recorded request, every 5 seconds, was due.
     newest = connection.execute(
         "SELECT max(CASE WHEN state = 'recorded' THEN max(state_at, next_at) ELSE state_at END)"
         " FROM entries"

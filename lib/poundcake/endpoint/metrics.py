@@ -45,8 +45,8 @@ _JOURNAL_GAUGES = {
 _ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _HEALTH_AGE = 1.0
-# Counting a journal with millions of requests takes a while, and nothing is accepted during it.
-# This factor limits it to a twentieth of the time, however often somebody scrapes.
+# Counting a journal with millions of requests takes a while, and blocks new requests. This factor
+# limits counting to a twentieth of the time, however often Prometheus scrapes.
 _HEALTH_AGE_FACTOR = 20
 _MAX_ACCEPT_CHARACTERS = 1024
 
@@ -54,11 +54,11 @@ _MAX_ACCEPT_CHARACTERS = 1024
 ConnectionCounts = Tuple[int, int, int]
 
 # The _created series double the number of series, and nothing reads them.
-disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client left it out
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the function is untyped
 
 
 class Metrics:
-    """The metrics that are counted, and those that are looked up at each scrape.
+    """The metrics that are counted, and those that are read at each scrape.
 
     All methods may be called from any (green) thread, but not from a function that
     `native.run_in_native_thread` runs.
@@ -139,7 +139,7 @@ class Metrics:
         """Count a request that was answered.
 
         Args:
-            route: The template that its path matches, or OTHER.
+            route: The template that the request's path matches, or OTHER.
             method: The method as the client wrote it.
             code: The status of the response.
             seconds: How long the request took, or None if it never reached the application.
@@ -163,7 +163,7 @@ class Metrics:
         Args:
             outcomes: How many of its alerts have each outcome. Counted on the first emission only.
             count: How many of its alerts were emitted.
-            again: Whether it was emitted before.
+            again: Whether the request was emitted before.
         """
         self._alerts_emitted.labels("again" if again else "first").inc(count)
         if not again:
@@ -199,7 +199,7 @@ class Metrics:
         )
 
     def _start_from_zero(self) -> None:
-        """Create the series that must always exist: rate() misses a first increase without a 0."""
+        """Create series with the value 0, because rate() misses the first increase of a new one."""
         self._requests.labels(WEBHOOK_PATH, "POST", "202")
         self._durations.labels(WEBHOOK_PATH)
         for outcome in OUTCOMES:

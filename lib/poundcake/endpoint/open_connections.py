@@ -37,8 +37,8 @@ class Slot:
         """Set the phase of the connection.
 
         Returns:
-            False if the connection was evicted, or would wait for or start a request while the
-            server stops.
+            False if the connection was evicted. Also False if the server is stopping and the
+            connection would wait for a request or start one.
         """
         return self._connections.enter(self, phase)
 
@@ -81,7 +81,7 @@ class OpenConnections:
                 if not idle:
                     return None
                 victim = min(idle, key=lambda other: (other.phase, other.since))
-                # Its thread takes a moment to end, and must not be chosen again until then.
+                # Remove it now, because its thread takes some time to end.
                 self._slots.remove(victim)
             self._slots.add(slot)
         if victim:
@@ -97,12 +97,12 @@ class OpenConnections:
             return True
 
     def leave(self, slot: Slot) -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         with self._lock:
             self._slots.discard(slot)
 
     def stop(self) -> None:
-        """Let no connection start another request."""
+        """Prevent every connection from starting another request."""
         with self._lock:
             self.is_stopping = True
 

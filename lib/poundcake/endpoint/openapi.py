@@ -16,9 +16,9 @@ from poundcake import __version__
 from poundcake.endpoint.routes import WEBHOOK_PATH
 
 _PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "openapi.yaml")
-# Prefer the loader in C: the one in Python takes 0.1 s, during which no green thread runs.
+# Prefer the C loader: the Python loader takes 0.1 s, during which no green thread runs.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# The ways of authentication that every operation takes, as the document calls their schemes.
+# The authentication methods that every operation accepts. The schemes have the same names.
 _SENT = ("bearer", "basic")
 _UNAUTHENTICATED = str(HTTPStatus.UNAUTHORIZED.value)
 _FORBIDDEN = str(HTTPStatus.FORBIDDEN.value)
@@ -28,9 +28,9 @@ def description(authentication: Sequence[str], has_scopes: bool) -> dict[str, An
     """Return the OpenAPI document of an endpoint.
 
     Args:
-        authentication: The ways of `Config.authentication`. OpenAPI 3.0 cannot describe a client
-            certificate; if that is one of several, the others are described as optional.
-        has_scopes: Whether a credential is not enough for everything.
+        authentication: The methods in `Config.authentication`. OpenAPI 3.0 cannot describe client
+            certificates; if they are one of several methods, the others are marked as optional.
+        has_scopes: Whether the scope of any credential is not `both`.
     """
     document: dict[str, Any] = json.loads(_as_json())
     schemes = document["components"]["securitySchemes"]
@@ -41,7 +41,7 @@ def description(authentication: Sequence[str], has_scopes: bool) -> dict[str, An
     if "hmac" in authentication:
         webhook = document["paths"][WEBHOOK_PATH]["post"]
         webhook["security"] = [*document["security"], {"hmac": []}]
-    # Without credentials nobody is unauthenticated; with them a page of another site has none.
+    # Without credentials, 401 cannot occur. With them, 403 occurs only if they have scopes.
     impossible = set() if authentication else {_UNAUTHENTICATED}
     if authentication and not has_scopes:
         impossible.add(_FORBIDDEN)

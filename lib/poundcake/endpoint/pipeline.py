@@ -73,7 +73,7 @@ class Pipeline:
         self._needs.bus.close()
 
     def wake(self) -> None:
-        """Run the steps now: there is a new request in the journal."""
+        """Run the steps now, because the journal has a new request."""
         self.worker.wake()
 
     def problem(self) -> str:

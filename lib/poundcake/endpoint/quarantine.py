@@ -2,7 +2,7 @@
 
 journal.sqlite                  the damaged file
 journal.sqlite.salvage          the new journal while it is filled
-journal.sqlite.salvaged-TIME    the complete new journal; it replaces the old one even after a kill
+journal.sqlite.salvaged-TIME    the complete new journal; it replaces the old one even after a crash
 journal.sqlite.corrupt-TIME     the damaged file in quarantine, with its -wal and -shm and a report
 """
 
@@ -111,12 +111,12 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
     Raises:
         sqlite3.Error: The new journal cannot be written, for example because the disk is full.
             The old one is unchanged.
-        OSError: As for sqlite3.Error.
+        OSError: The same as for sqlite3.Error.
     """
     new, now = path + ".salvage", time.time()
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     _remove(new)
-    create_file(path)  # only its -wal may be left
+    create_file(path)  # the file may be missing if only its -wal is left
     try:
         saved, lost, free = _fill(new, path, clock, is_intact)
         size = _size(path) + _size(path + "-wal")
@@ -160,7 +160,7 @@ def reports(path: str) -> list[Report]:
             with open(name + ".json", encoding="utf-8") as file:
                 found.append(Report(**json.load(file)))
         except (OSError, ValueError, TypeError):
-            pass  # an operator removed the report, and so knows about it
+            pass  # an operator removed the report
     return found
 
 

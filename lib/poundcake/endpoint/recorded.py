@@ -13,7 +13,7 @@ class RecordedRequest:
 
     Attributes:
         call_id: The id of its row.
-        request_id: The id that the sender was given.
+        request_id: The id that was returned to the sender.
         receiver: The receiver of Alertmanager's notification.
         group_status: The status of the notification's alert group.
         emitter: The id of the endpoint that has claimed it, '' if none has.
@@ -36,7 +36,7 @@ class UnexplainedAlert:
     Attributes:
         id: The id of its row.
         size: The size of its labels.
-        is_lost: StackStorm lost it, so it has to be emitted again.
+        is_lost: Whether StackStorm lost it, so that it has to be emitted again.
     """
 
     id: int
@@ -61,7 +61,7 @@ class RecordedAlert:
 
 @dataclass(frozen=True)
 class LimitedAlert:
-    """The alert that made its name reach max_remediations_per_hour."""
+    """The first alert that was held back because its name reached max_remediations_per_hour."""
 
     id: int
     alert_name: str

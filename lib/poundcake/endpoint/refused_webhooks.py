@@ -1,4 +1,4 @@
-"""Count and log the webhooks that were refused, which Alertmanager does not send again."""
+"""Count and log refused webhooks, which Alertmanager does not send again."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class RefusalReason(str, Enum):
 
     @classmethod
     def of_status(cls, status: HTTPStatus) -> RefusalReason:
-        """Return the reason that makes the application answer a webhook with this status."""
+        """Return the reason for which the application refuses a webhook with this status."""
         return _OF_STATUS.get(status, cls.INVALID_HTTP)
 
     @classmethod
     def of_framing(cls, status: HTTPStatus) -> RefusalReason:
-        """Return the reason that makes the server answer a malformed request with this status."""
+        """Return the reason for which the server refuses a malformed request with this status."""
         return cls.INVALID_HTTP if status == HTTPStatus.BAD_REQUEST else cls.of_status(status)
 
 
@@ -57,7 +57,7 @@ class RefusedWebhook:
     Attributes:
         reason: Why it was refused.
         status: The status of the response, always 4xx.
-        detail: The explanation that the sender was given.
+        detail: The explanation that was returned to the sender.
         sender: The IP address that the webhook came from.
         refused_at: When it was refused.
     """

@@ -1,4 +1,4 @@
-"""Import replays: actions record them, and an endpoint emits them."""
+"""Import replays, which an action records and an endpoint emits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.tracking_queries import load_request, open_replays
 
 LOOK_WAIT = 5.0
-"""Seconds between looks for replays."""
+"""Seconds between polls for replays."""
 IMPORTED_TOGETHER = 100
 
 
@@ -28,7 +28,7 @@ class ReplayImporter:
         unknown = journal.unknown(reader.read(open_replays))
         self._needs.components.database.ok()
         for request_id in unknown[:IMPORTED_TOGETHER]:
-            # One at a time: each may have megabytes.
+            # Load one at a time, because each may be several MiB.
             found = reader.read(load_request, request_id)
             if found:
                 journal.import_recorded(*found)

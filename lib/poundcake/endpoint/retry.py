@@ -1,7 +1,7 @@
 """Plan retries: when to run a step again, and with how many requests.
 
-These are pure functions on small values; the callers keep the time and the journal. Durations are
-in seconds.
+These are pure functions on small values; the callers read the clock and update the journal.
+Durations are in seconds.
 
 An announcement that is not recorded in time is retried with a doubled wait. From its second
 failure on, the batch is also halved, so that a request that cannot be recorded ends up alone and
@@ -53,7 +53,7 @@ class FailedAttempt:
 
     Attributes:
         size: The number of requests in the batch.
-        attempts: Earlier failures of its first request.
+        attempts: Number of earlier failures of its first request.
         others_recorded: Whether other requests were recorded since that request last failed.
     """
 
@@ -69,7 +69,7 @@ class RetryPlan:
     Attributes:
         wait: Seconds until the next announcement.
         batch_limit: How many of them may be announced together, 0 for any number.
-        is_stuck: The batch is a single request that fails while others are recorded.
+        is_stuck: Whether the batch is a single request that fails while others are recorded.
     """
 
     wait: float
@@ -107,7 +107,7 @@ class Pace:
 
     Attributes:
         next_at: When the next announcement may be published.
-        misses: Announcements that missed their deadline since a request was last recorded.
+        misses: Number of announcements that missed their deadline since the last recorded request.
         batch_limit: How many requests the next announcement may contain, 0 for no limit.
         recorded_at: When a request was last recorded.
     """

@@ -40,7 +40,7 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
     """Return the response of the route that matches a request.
 
     Raises:
-        ProblemError: No route has this path, or none of them takes this method.
+        ProblemError: No route has this path, or none with this path accepts this method.
     """
     if not request.path.startswith("/"):
         return _answer_without_path(request)
@@ -55,7 +55,7 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
 
 
 def needed_scope(path: str) -> Scope:
-    """Return which scope of a credential a path needs, whether it exists or not."""
+    """Return the scope that a credential needs for a path, even if no route has the path."""
     return Scope.POST if path == WEBHOOK_PATH else Scope.READ
 
 

@@ -1,4 +1,4 @@
-"""The whole endpoint: start HTTP server, journal and pipeline, and keep them running."""
+"""Start the HTTP server, the journal and the pipeline, and keep them running."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from poundcake.stackstorm import StackStorm
 from poundcake.trail.database import DatabaseError
 
 STOP_SECONDS = 2.0
-"""How long to wait for requests in flight.
+"""Seconds to wait for requests in flight.
 
 The whole shutdown has to fit in the 5 seconds that StackStorm's container gives a sensor.
 """
-# Clients that connected under one of these keys must connect again when it changes.
+# If one of these keys changes, a new server replaces the old one, and clients must reconnect.
 _SERVER_KEYS = ("host", "port", *TLS_FILES)
 
 
@@ -70,8 +70,8 @@ class Endpoint:
             stackstorm: Returns a client of StackStorm's API, given a function that returns the
                 configuration in force.
             log: The endpoint's logger.
-            registered_config: Returns the configuration that is registered now, and may raise
-                anything. Without it, `pack_config` is used, of which only files can change.
+            registered_config: Returns the currently registered configuration, and may raise any
+                exception. By default, `pack_config` is used, and only its secret files can change.
         """
         self._bus = bus
         self._connect = stackstorm
@@ -104,7 +104,8 @@ class Endpoint:
         """Start the parts that are not running yet.
 
         Returns:
-            A sentence for each problem; an empty string for the journal, which logs its own.
+            A sentence for each problem. An empty string stands for a problem of the journal, which
+            the journal keeper logs.
         """
         problems = self._configure()
         if self._installation is None:
@@ -119,7 +120,7 @@ class Endpoint:
         return problems
 
     def _configure(self) -> list[str]:
-        """Use the newest configuration. Returns what is in the way, a sentence or none."""
+        """Use the newest configuration. Return a list with the problem, empty if there is none."""
         if self._installation is None:
             try:
                 config = load(self._watcher.found)
@@ -139,16 +140,16 @@ class Endpoint:
         return self._installed.config
 
     def _reconfigure(self, installation: Installation) -> str:
-        """Put a changed configuration into force, whole or not at all.
+        """Apply a changed configuration completely or not at all.
 
         Returns:
-            Why that was not possible; empty if it was, or if nothing has changed.
+            What could not be applied, and why; empty if there was no problem.
         """
         failures, notes = [self._watcher.problem], []
         try:
-            # Also if nothing was registered: this reads the files of the secrets again.
+            # Load it even if it has not changed, because the secret files may have.
             wanted = load(self._watcher.found)
-            # The requests that wait in the journal stay with it.
+            # Keep the folder, because its journal may have pending requests.
             config = replace(wanted, state_dir=installation.config.state_dir)
             if config != installation.config:
                 self._apply(config, installation)
@@ -157,7 +158,7 @@ class Endpoint:
         except (ConfigError, DatabaseError, TLSError, ListenError) as error:
             failures.append(str(error))
         if self._server and self._server.certificates:
-            self._server.certificates.context()  # it notices, and logs, what is wrong with them
+            self._server.certificates.context()  # reloads changed files, and logs errors
         failure = "; ".join(filter(None, failures))
         kept = [f"keeping the previous configuration: {failure}"] if failure else []
         return "; ".join([*kept, *notes])
@@ -185,7 +186,7 @@ class Endpoint:
         log_as_configured(config, self._log)
 
     def _replace_server(self, config: Config, old: Server, old_receiver: Receiver) -> None:
-        """Listen as another configuration says; requests in flight at the old address finish.
+        """Replace the server with one for a new configuration, and let requests in flight finish.
 
         If this raises, the old server still serves, or `_listen` starts another one.
         """
@@ -194,7 +195,7 @@ class Endpoint:
         try:
             server = self._new_server(config, receiver, old)
         except ListenError as error:
-            # Of 0.0.0.0 and an address of this host, only one can be listened at.
+            # 0.0.0.0 conflicts with each address of this host: stop the old server first.
             if not (error.is_taken and old.bound_to[1] == config.port):
                 raise
         old.stop(0)
@@ -216,7 +217,7 @@ class Endpoint:
     def _new_server(
         self, config: Config, receiver: Receiver, predecessor: Server | None = None
     ) -> Server:
-        """Return a server that has its port and does not serve yet.
+        """Return a server that has opened its port but does not serve yet.
 
         Raises:
             TLSError, ListenError: The configuration cannot be used.
@@ -287,8 +288,10 @@ class Endpoint:
         """Return the status view of a request, None if it is unknown.
 
         Raises:
-            DatabaseError: The journal does not know it and the tracking database cannot be read.
-            JournalError: The tracking database does not know it and the journal cannot be read.
+            DatabaseError: The request is not in the journal, and the tracking database cannot be
+                read.
+            JournalError: The request is not in the tracking database, and the journal cannot be
+                read.
         """
         return self._installed.status(request_id)
 

@@ -1,6 +1,6 @@
-"""Start the endpoint and keep it running for as long as the sensor lives.
+"""Start the endpoint and keep it running for as long as the sensor runs.
 
-StackStorm restarts a sensor that has exited only twice. So the endpoint never exits because of an
+StackStorm restarts a sensor at most twice. So the endpoint never exits because of an
 error: it logs each problem once and retries.
 """
 
@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Callable
 
 RETRY_SECONDS = 1.0
-"""Wait between two checks. It doubles after each failure, up to ten times this value."""
+"""Seconds between two checks. The wait doubles after each failure, up to ten times this value."""
 TICK_SECONDS = 0.2
 
 
@@ -56,7 +56,7 @@ class Supervisor:
         self._is_stopping = True
 
     def wake(self) -> None:
-        """Call the function now, from any thread: there is something new."""
+        """Call the function now instead of after the wait. May be called from any thread."""
         self._is_woken = True
 
     def stop(self, timeout: float) -> None:
@@ -68,7 +68,7 @@ class Supervisor:
         """Start the missing parts and log each new problem. Return True if everything runs."""
         try:
             problems = self._bring_up()
-        # A bug. The next attempt may succeed, and exiting would not help anybody.
+        # A bug. The next attempt may succeed, and exiting would not help.
         except Exception as error:
             problems = [f"{type(error).__name__}: {error}"]
             if problems[0] not in self._logged:

@@ -1,4 +1,4 @@
-"""Request a sync, which asks StackStorm for outcomes, while any alert or execution is open."""
+"""Request a sync, which polls StackStorm for outcomes, while any alert or execution is open."""
 
 from __future__ import annotations
 

@@ -184,9 +184,9 @@ def _load(paths: dict[str, str]) -> ssl.SSLContext:
 
 
 def _name(certificate: Mapping[str, Any]) -> str:
-    """Return what the trail calls who proved a certificate, as `CN=name`.
+    """Return the name under which the trail shows the owner of a certificate, as `CN=name`.
 
-    The equals sign tells it from the names of other credentials, whatever the CA signs.
+    The equals sign distinguishes it from the names of other credentials, whatever the CA signs.
     """
     subject = [pair for pairs in certificate.get("subject", ()) for pair in pairs]
     names = [f"CN={value}" for key, value in subject if key == "commonName"]

@@ -101,7 +101,7 @@ def recorded_requests(
 
 
 def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
-    """Return what was decided about the alerts of requests, by the requests' row ids."""
+    """Return the summaries of requests by the row ids of the requests."""
     found = {call_id: Summary() for call_id in call_ids}
     for ids in database.batched(call_ids):
         counts = connection.execute(

@@ -20,14 +20,16 @@ T = TypeVar("T")
 class TrackingReader:
     """Read the tracking database, from any (green) thread.
 
-    On SQLite one call runs at a time, in a native thread: it would stop every green thread.
+    On SQLite, calls run one at a time in a native thread, so that they do not stop every green
+    thread.
     """
 
     def __init__(self, engine: Engine, create: bool):
-        """Read from an engine.
+        """Create a reader.
 
         Args:
-            create: Whether the tables may be made if there are none yet.
+            engine: The engine of the tracking database.
+            create: Whether to create the tables if they do not exist.
         """
         self.engine = engine
         self._create = create
@@ -47,7 +49,7 @@ class TrackingReader:
         return result
 
     def write(self, statement: Callable[..., T], *args: Any) -> T:
-        """Return statement(engine, *args), for the little that an endpoint writes.
+        """Return statement(engine, *args), which writes to the database.
 
         Raises:
             DatabaseError: The database cannot be written now.
@@ -56,7 +58,7 @@ class TrackingReader:
         return self._call(statement, self.engine, *args)
 
     def database_id(self) -> str:
-        """Return the id of the database, whose tables are made if there are none yet.
+        """Return the id of the database. Create missing tables if `create` was set.
 
         Raises:
             DatabaseError: The database cannot be read now.
@@ -68,17 +70,17 @@ class TrackingReader:
     def clock_offset(self) -> float:
         """Return by how many seconds this machine's clock is ahead of the database's.
 
-        It is measured beside other reads. SQLite's clock is that of this machine.
+        The offset is measured during other reads. SQLite uses this machine's clock.
 
         Raises:
-            DatabaseError: It was not measured yet, and the database cannot be read now.
+            DatabaseError: The offset was not measured yet, and the database cannot be read now.
         """
         if self._compared_at is None and self.engine.dialect.name != "sqlite":
             self.read(lambda connection: None)
         return self._clock_offset
 
     def use(self, engine: Engine, create: bool) -> None:
-        """Read from another engine from now on; reads under way end on the one before."""
+        """Use another engine from now on. Reads in progress finish on the previous one."""
         before, self.engine, self._create = self.engine, engine, create
         if engine is not before:
             self.forget()
@@ -86,7 +88,7 @@ class TrackingReader:
             before.dispose()
 
     def forget(self) -> None:
-        """Ask for the id again next time: the database may have been replaced by another."""
+        """Read the id again next time, because the database may have been replaced."""
         self._database_id = ""
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:

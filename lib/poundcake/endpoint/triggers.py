@@ -1,7 +1,7 @@
-"""What a request looks like as triggers: their names and their payloads.
+"""The names and the payloads of the triggers of a request.
 
 sensors/alertmanager_sensor.yaml describes the payloads to StackStorm. Every string in them is inert
-(see `inert`), and what is missing is an empty string, never null.
+(see `inert`), and missing fields are empty strings, never null.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SYNC_DUE = "poundcake.sync_due"
 
 
 class WebhookPayload(TypedDict):
-    """Of poundcake.webhook: a request was recorded, with these decisions about its alerts."""
+    """The payload of poundcake.webhook: a request was recorded, with these alert outcomes."""
 
     request_id: str
     receiver: str
@@ -33,7 +33,7 @@ class WebhookPayload(TypedDict):
 
 
 class AlertPayload(TypedDict):
-    """Of poundcake.alert: an alert may be remediated, or was resolved."""
+    """The payload of poundcake.alert: an alert may be remediated, or was resolved."""
 
     request_id: str
     episode: str
@@ -50,7 +50,7 @@ class AlertPayload(TypedDict):
 
 
 class LimitReachedPayload(TypedDict):
-    """Of poundcake.limit_reached: no more remediations for an alert name until then."""
+    """The payload of poundcake.limit_reached: no remediations for a name before `until`."""
 
     request_id: str
     alert_name: str
@@ -62,7 +62,7 @@ class LimitReachedPayload(TypedDict):
 
 
 class SyncDuePayload(TypedDict):
-    """Of poundcake.sync_due: how many requests or executions wait for StackStorm."""
+    """The payload of poundcake.sync_due: how many requests or executions wait for StackStorm."""
 
     open: int
 

@@ -43,7 +43,7 @@ class WebhookReceiver:
         """Store a notification in the journal.
 
         Raises:
-            ProblemError: It can never be accepted (4xx), or cannot be accepted now (503).
+            ProblemError: The webhook can never be accepted (4xx), or not at present (503).
             ClientGoneError: The body did not arrive. No response is sent, so that Alertmanager
                 retries; after a 408 it would not.
         """
@@ -59,7 +59,7 @@ class WebhookReceiver:
             method=request.method,
             path=request.path,
             headers=_stored_headers(request.headers),
-            body=raw.decode("utf-8-sig"),  # a byte order mark has done its work
+            body=raw.decode("utf-8-sig"),  # without a byte order mark
             credential=request.credential,
         )
         alerts = len(webhook.alerts)
@@ -77,7 +77,7 @@ class WebhookReceiver:
         )
 
     def check_before_body(self, request: HTTPRequest) -> None:
-        """Raise ProblemError if it is known without the body that it cannot be accepted."""
+        """Raise ProblemError if the webhook cannot be accepted, whatever its body is."""
         self._check_header(request)
         self._check_backlog()
 

@@ -10,11 +10,11 @@ from typing import Callable, Optional, Sequence
 from poundcake.endpoint import retry
 
 Step = Callable[[], Optional[float]]
-"""Does the work that is due. Returns the seconds until it wants to run again, None for no wish."""
+"""Do the work that is due. Return the seconds until the next run, or None for no preference."""
 
 IDLE_WAIT = 1.0
 HUNG_SECONDS = 120.0
-"""A step without progress for this long counts as hung; each of its calls has a shorter limit."""
+"""Seconds without progress after which a step counts as hung. Each call has a shorter limit."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Worker:
             self._wake.clear()
 
     def _run_step(self, step: _Scheduled) -> float | None:
-        """Run a step unless it failed a moment ago; return when it wants to run again."""
+        """Run a step unless it is backing off. Return the seconds until it has to run again."""
         left = step.waits_until - monotonic()
         if left > 0:
             return left
