@@ -1,8 +1,8 @@
-"""The tracking database: what fired, what ran for it, and how it ended.
+"""The tracking database: alerts, the executions that ran for them, and their outcomes.
 
-Runs in: action processes, which write the database (one short-lived process per execution), and
-the sensor process, which reads it and claims the emission of requests.
+It runs in action processes, which write the database (one short-lived process per execution), and
+in the sensor process, which reads the database and claims the emission of requests.
 
-May import: the modules directly in `poundcake`. Never `poundcake.endpoint` or
+It may import the modules directly in `poundcake`, but never `poundcake.endpoint` or
 `poundcake.remediation`.
 """

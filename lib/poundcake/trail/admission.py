@@ -1,13 +1,15 @@
-"""Decide which alert may start a remediation, and why another one may not.
+"""Decide which alerts may start a remediation, and give the reason for each decision.
 
-An episode is one occurrence of one label set, named ``<fingerprint>-<startsAt in ms>`` when it is
-first seen. Alertmanager moves startsAt (of an HA pair of Prometheus servers, one posts an earlier
-one), so an alert belongs to the open incident of its fingerprint, whatever start it names.
+An episode is one occurrence of one label set. It is named ``<fingerprint>-<startsAt in ms>`` when
+it is first seen. Alertmanager may change startsAt later (the servers of a Prometheus HA pair post
+different ones), so an alert belongs to the open incident of its fingerprint even if its startsAt
+is earlier.
 
-Two clocks never meet here. When something was received is said by the database's clock; startsAt
-and endsAt are by the sender's, and are compared only with each other.
+Never compare times from different clocks. Times of receipt come from the database's clock. startsAt
+and endsAt come from the sender's clock, and are compared only with each other.
 
-Everything here is a pure function of what is on record. AdmissionState reads and updates that.
+All functions here are pure functions of the recorded state. AdmissionState reads and updates that
+state.
 """
 
 from __future__ import annotations
@@ -21,31 +23,31 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.outcomes import EndedBy, Outcome
 
 LATE = timedelta(minutes=10)
-"""How long after the end of an incident a workflow may still begin to work on it."""
+"""How long after the end of an incident a workflow may still claim its episode."""
 REFIRE_GRACE = timedelta(seconds=90)
-"""For how long after a resolve a firing notification may be a stale copy.
+"""How long after a resolve a firing notification may be a stale copy.
 
-The peers of an Alertmanager cluster wait 15 s for each peer before them, and a notification that
-failed is repeated for up to a minute.
+Each peer of an Alertmanager cluster waits 15 s for every peer that precedes it, and a failed
+notification is retried for up to a minute.
 """
 CONFIRM_AFTER = timedelta(minutes=6)
-"""An unconfirmed incident without another resolve counts as confirmed after so long.
+"""How long an incident stays unconfirmed. It is confirmed if no resolve arrives in that time.
 
-The peer that sent a stale copy sends its resolve up to group_interval later, 5 min by default.
+The peer that sent a stale copy sends its resolve up to group_interval (5 min by default) later.
 """
 _SILENT = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
 
 
 @dataclass(frozen=True)
 class OpenIncident:
-    """The open incident of a fingerprint, as the row of poundcake_alerts that opened it has it.
+    """The open incident of a fingerprint, from the row of poundcake_alerts that opened it.
 
     Attributes:
-        starts_at: When it began; never after its first notification was received.
-        outcome: What was decided about the alert that opened it.
+        starts_at: When it began, never later than the time its first notification was received.
+        outcome: The outcome of the alert that opened it.
         last_seen_at: When its last notification was received.
-        sender_starts_at: The first startsAt that its notifications named; None if none did.
-        acknowledged_by: Who acknowledged it; empty for nobody.
+        sender_starts_at: The first startsAt in its notifications, or None if none had one.
+        acknowledged_by: Who acknowledged it, or empty if nobody did.
     """
 
     request_id: str
@@ -59,7 +61,7 @@ class OpenIncident:
 
 @dataclass(frozen=True)
 class Resolve:
-    """A resolve on record: its endsAt, if it has one, and when it was received."""
+    """A recorded resolve: its endsAt, if it has one, and the time it was received."""
 
     ends_at: datetime | None
     received_at: datetime
@@ -67,7 +69,7 @@ class Resolve:
 
 @dataclass(frozen=True)
 class Limit:
-    """A cooldown or rate limit that holds an alert back, and when that ends."""
+    """A cooldown or rate limit that holds an alert back, and the time it ends."""
 
     outcome: Outcome
     reason: str
@@ -76,15 +78,15 @@ class Limit:
 
 @dataclass(frozen=True)
 class Situation:
-    """What is on record about an alert's label set at the moment at which the alert is decided.
+    """The recorded state of an alert's label set at the time of the decision about the alert.
 
     Attributes:
-        incident: Its open incident.
+        incident: The open incident of the label set.
         skew: How much later an alert may start and still belong to the open incident.
-        resolves: Its resolves, from REFIRE_GRACE before the alert was received.
-        limit: The cooldown or rate limit that applies to it now.
-        may_start: Notifications of the alert's receiver may start a remediation.
-        known_episodes: Names that episodes on record have.
+        resolves: The resolves of the label set since REFIRE_GRACE before the alert was received.
+        limit: The cooldown or rate limit that applies to the alert now.
+        may_start: Whether notifications of the alert's receiver may start a remediation.
+        known_episodes: The names of recorded episodes, which a new episode must not use.
     """
 
     incident: OpenIncident | None = None
@@ -97,19 +99,19 @@ class Situation:
 
 @dataclass(frozen=True)
 class Decision:
-    """What recording decides about one alert.
+    """The decision about one alert that is being recorded.
 
     Attributes:
         outcome: The outcome.
-        reason: Why, in one line.
-        episode: The episode that the alert belongs to; empty if it belongs to none.
+        reason: The reason for the outcome, in one line.
+        episode: The episode of the alert, or empty if it has none.
         starts_at: When the episode began.
-        closes: The row that opened the incident is closed by this alert.
-        opens: The alert's row becomes the open incident. If it also closes one of the same episode,
-            it takes that over.
-        ended_by: How the incident ended that it closes; None if it is taken over.
-        attempt: Which attempt at its episode it is, from 1.
-        held_until: When the cooldown or rate limit ends that holds it back.
+        closes: The alert closes the row that opened the incident.
+        opens: The alert's row becomes the open incident. If the alert also closes a row of the same
+            episode, it takes over the incident.
+        ended_by: How the incident that the alert closes ended, or None if it takes it over.
+        attempt: The number of the attempt at the episode, from 1.
+        held_until: When the cooldown or rate limit that holds the alert back ends.
     """
 
     outcome: Outcome
@@ -125,7 +127,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Original:
-    """An alert on record that is replayed, and the request that contained it."""
+    """A recorded alert that is being replayed, and the request that contained it."""
 
     request_id: str
     received_at: datetime
@@ -136,19 +138,19 @@ class Original:
 
 @dataclass(frozen=True)
 class Work:
-    """The work on an episode: its last attempt, and what claimed it last; empty if nothing did."""
+    """The last attempt at an episode, and its last claimant (empty if it was never claimed)."""
 
     attempt: int = 1
     claimed_by: str = ""
 
 
 def decide(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
-    """Decide about an alert of a webhook.
+    """Return the decision about an alert of a webhook.
 
     Args:
         alert: The alert.
         received_at: When its request was received.
-        situation: What is on record about its label set.
+        situation: The recorded state of its label set.
     """
     if alert.problem:
         return Decision(Outcome.MALFORMED, alert.problem)
@@ -163,19 +165,19 @@ def decide(alert: Alert, received_at: datetime, situation: Situation) -> Decisio
 def decide_replay(
     alert: Alert, original: Original, situation: Situation, work: Mapping[str, Work], force: bool
 ) -> Decision:
-    """Decide about an alert that a replay brings again.
+    """Return the decision about an alert of a replayed request.
 
     Args:
         alert: The alert.
-        original: What is on record about it.
-        situation: What is on record about its label set.
-        work: What was done, by episode.
-        force: Work on it again even if it was worked on or has ended.
+        original: The recorded alert.
+        situation: The recorded state of its label set.
+        work: The previous work on episodes, by episode.
+        force: Admit the alert even if its episode was claimed before or has ended.
     """
     why = f"replay of {original.request_id}"
     incident = situation.incident
     if alert.status != FIRING:
-        # What it ended itself cannot be the incident that is open now.
+        # If the original resolve ended an incident, that is not the incident that is open now.
         has_ended_one = original.outcome in (Outcome.RESOLVED, *_SILENT)
         if incident and (has_ended_one or original.received_at < incident.last_seen_at):
             return Decision(
@@ -194,13 +196,13 @@ def decide_replay(
             original.episode,
             original.starts_at,
         )
-    # Nothing is firing, and no resolve would ever come: it opens no incident.
+    # Do not open an incident: the alert is not firing, so no resolve would ever close it.
     attempt = work.get(original.episode, Work()).attempt + 1
     return Decision(Outcome.ADMITTED, why, original.episode, original.starts_at, attempt=attempt)
 
 
 def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
-    """Decide about an unconfirmed incident that no resolve has ended for CONFIRM_AFTER."""
+    """Return the decision about an incident that was unconfirmed for CONFIRM_AFTER."""
     limit = situation.limit
     outcome, reason = Outcome.ADMITTED, "no resolve for 6 min after it was unconfirmed"
     if limit:
@@ -222,14 +224,14 @@ _NO_START = "its receiver is not one of those that may start a remediation (rece
 
 
 def first_start(alert: Alert, received_at: datetime) -> datetime:
-    """Return when an alert began as far as that can be believed: not after it was received."""
+    """Return when an alert began: its startsAt, or the time of receipt if that is earlier."""
     return min(alert.starts_at or received_at, received_at)
 
 
 def _belongs_to(alert: Alert, incident: OpenIncident, skew: timedelta) -> bool:
     if alert.starts_at is None or incident.sender_starts_at is None:
         return True
-    # Not with incident.starts_at: for a sender whose clock is ahead, that is by the database's.
+    # Not incident.starts_at: it is database time if the sender's clock is ahead.
     return alert.starts_at - incident.sender_starts_at <= skew
 
 
@@ -241,7 +243,7 @@ def _decide_repeat(
         return Decision(
             Outcome.DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at
         )
-    # It is open, but nothing was started for it yet: this may be the notification that does.
+    # Nothing was started for the open incident yet. This notification may start a remediation.
     if not situation.may_start:
         return Decision(Outcome.OBSERVED, _NO_START, incident.episode, starts_at)
     if incident.acknowledged_by:
@@ -250,7 +252,7 @@ def _decide_repeat(
     refire = _judge_refire(alert, received_at, situation.resolves)
     if refire:
         outcome, reason = refire
-        # What was only observed would wait for another notification, however long that takes.
+        # An observed incident would otherwise wait indefinitely for another notification.
         is_new = incident.outcome == Outcome.OBSERVED
         takes_over = is_new and outcome == Outcome.UNCONFIRMED
         return Decision(
@@ -303,10 +305,10 @@ def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> De
 def _new_name(
     fingerprint: str, starts_at: datetime, received_at: datetime, known: Container[str]
 ) -> str:
-    """Return a name for a new episode that no other one has."""
+    """Return a name for a new episode that no recorded episode has."""
     name = episode_name(fingerprint, starts_at)
     while name in known:
-        # It fires again with the start of an episode that has ended.
+        # The alert fires again with the startsAt of an episode that has ended.
         name = episode_name(fingerprint, received_at)
         received_at += timedelta(milliseconds=1)
     return name
@@ -315,10 +317,10 @@ def _new_name(
 def _judge_refire(
     alert: Alert, received_at: datetime, resolves: Sequence[Resolve]
 ) -> tuple[Outcome, str] | None:
-    """Decide whether a firing notification comes after a resolve of the same occurrence.
+    """Check whether a firing notification may be a stale copy from before a recent resolve.
 
     Returns:
-        An outcome and the reason; None if no resolve casts doubt on it.
+        An outcome and the reason, or None if no recent resolve matches the notification.
     """
     received = [r.received_at for r in resolves if _is_same_occurrence(alert, r)]
     last = max(received, default=None)
@@ -357,7 +359,7 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
         )
     outcome, kind = Outcome.RESOLVED, "the incident"
     if incident.outcome in _SILENT:
-        # Rules have not heard of it, so they are not told of its end.
+        # Rules received no trigger for this incident, so its end is not emitted either.
         outcome, kind = Outcome(incident.outcome), f"the {incident.outcome} incident"
     return Decision(
         outcome,
@@ -377,7 +379,7 @@ def _replay_open(
     situation: Situation,
     force: bool,
 ) -> Decision:
-    """Decide about a replayed alert whose incident is open: the replay takes it over."""
+    """Return the decision about a replayed alert that may take over its open incident."""
     starts_at = alert.starts_at or incident.starts_at
     refused = "" if force else _why_not_replayed(incident, done)
     if refused:
@@ -398,7 +400,7 @@ def _replay_open(
         incident.starts_at,
         closes=True,
         opens=True,
-        # If nobody has claimed it, an execution of the last attempt may still be about to.
+        # If nobody has claimed the last attempt, one of its executions may still do so.
         attempt=done.attempt + 1 if done.claimed_by else done.attempt,
     )
 

@@ -1,4 +1,4 @@
-"""The cooldown of an alert and the rate limit of an alert name, by the database's clock."""
+"""The cooldown per alert and the rate limit per alert name, by the database's clock."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import alerts, cut
 
 _HOUR = timedelta(hours=1)
-# The indexes have when an alert was received, by the endpoint's clock, and not when it was
-# recorded. That is later: by the time in a journal, and by how much the clocks disagree.
+# The indexes contain the time an alert was received, by the endpoint's clock, not the later time at
+# which it was recorded. The two differ by the time in the journal and by the clocks' offset.
 _LONGEST_DELAY = timedelta(days=1)
 
 
 class AdmissionLimits:
-    """How recently alerts were admitted, and which limit that puts on an alert now."""
+    """The recent admissions, and the limits that result from them."""
 
     def __init__(self, config: Config, now: datetime):
         self._cooldown = timedelta(seconds=config.cooldown_seconds)
         self._per_hour = config.max_remediations_per_hour
         self._now = now
-        # When a fingerprint was last admitted, and when alerts of a name were, in order.
+        # The last admission of each fingerprint, and the sorted admissions of each alert name.
         self._last_admitted: dict[str, datetime] = {}
         self._admissions: dict[str, list[datetime]] = defaultdict(list)
 
     def read(self, connection: Connection, firing: Sequence[Alert], received_at: datetime) -> None:
-        """Read what is on record about the alerts that are about to be decided.
+        """Read the recent admissions that limit the given alerts.
 
         Args:
             connection: A transaction.
-            firing: The firing alerts of a list of requests.
+            firing: The firing alerts of a batch of requests.
             received_at: When the first of the requests was received.
         """
         earliest = min(received_at, self._now) - _LONGEST_DELAY
@@ -53,11 +53,11 @@ class AdmissionLimits:
             self._read_admissions(connection, names, earliest - _HOUR)
 
     def limit(self, alert: Alert) -> Limit | None:
-        """Return the cooldown or rate limit that holds the alert back now, if any."""
+        """Return the cooldown or rate limit that holds the alert back now, or None."""
         return self._cooldown_of(alert) or self._rate_limit_of(alert)
 
     def count(self, alert: Alert) -> None:
-        """Count an alert that was admitted just now."""
+        """Count an alert that is admitted now."""
         self._last_admitted[alert.fingerprint] = self._now
         bisect.insort(self._admissions[_name(alert)], self._now)
 
@@ -74,7 +74,7 @@ class AdmissionLimits:
         times = self._admissions[_name(alert)]
         if len(times) - bisect.bisect_right(times, self._now - _HOUR) < self._per_hour:
             return None
-        # There may be more than the limit allows, because it was lowered or replays were forced.
+        # There may be more admissions than the limit: it was lowered, or replays were forced.
         until = times[-self._per_hour] + _HOUR
         return Limit(
             Outcome.RATE_LIMITED,
@@ -113,8 +113,8 @@ def _admitted_since(moment: datetime, earliest: datetime) -> tuple[ColumnElement
     """Return the conditions for alerts that were admitted after a time.
 
     Args:
-        moment: The moment, by the database's clock.
-        earliest: When such an alert can have been received at the earliest.
+        moment: The time, by the database's clock.
+        earliest: The earliest possible time of receipt of such an alert.
     """
     return (
         alerts.c.outcome == Outcome.ADMITTED,

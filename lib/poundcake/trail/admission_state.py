@@ -1,4 +1,4 @@
-"""What a list of requests is decided by: read once, then kept up to date in memory."""
+"""The state that admission decisions depend on, read once and then updated in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 class ReceivedAlert(NamedTuple):
-    """An alert that can be decided, and when its request was received."""
+    """An alert that is not malformed, and the time its request was received."""
 
     alert: Alert
     received_at: datetime
@@ -40,12 +40,12 @@ class ReceivedAlert(NamedTuple):
 
 @dataclass(frozen=True)
 class AlertBatch:
-    """The alerts of a list of requests that can be decided.
+    """The alerts of a batch of requests, without malformed ones.
 
     Attributes:
-        received: All of them that are not malformed; at least one request was received.
+        received: The alerts; may be empty.
         received_at: When the first of the requests was received.
-        now: The database's time.
+        now: The current time by the database's clock.
     """
 
     received: Sequence[ReceivedAlert]
@@ -59,13 +59,13 @@ class AlertBatch:
 
     @property
     def firing(self) -> list[Alert]:
-        """Return the alerts that fire."""
+        """Return the firing alerts."""
         return [alert for alert in self.alerts if alert.status == alertmanager.FIRING]
 
 
 @dataclass
 class StoredIncident:
-    """An open incident whose row is in the table."""
+    """An open incident whose row is already in the table."""
 
     incident: OpenIncident
     alert_id: int
@@ -74,28 +74,28 @@ class StoredIncident:
     ended_by: EndedBy | None = None
 
     def close(self, at: datetime, ended_by: EndedBy | None) -> None:
-        """Close the row at a time."""
+        """Close the incident's row at the given time."""
         self.closed_at, self.ended_by = at, ended_by
 
     def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
-        """Count a notification that was received at a time, with the startsAt that it names."""
+        """Count a notification, given its time of receipt and its startsAt."""
         self.incident = _heard_of(self.incident, at, sender_starts_at)
         self.new_notifications += 1
 
 
 @dataclass
 class NewIncident:
-    """An open incident whose row is going to be inserted with the list."""
+    """An open incident whose row will be inserted with the current batch."""
 
     incident: OpenIncident
     row: AlertRow
 
     def close(self, at: datetime, ended_by: EndedBy | None) -> None:
-        """Close the row at a time."""
+        """Close the incident's row at the given time."""
         self.row.open_fingerprint, self.row.closed_at, self.row.ended_by = None, at, ended_by
 
     def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
-        """Count a notification that was received at a time, with the startsAt that it names."""
+        """Count a notification, given its time of receipt and its startsAt."""
         self.incident = _heard_of(self.incident, at, sender_starts_at)
         self.row.last_seen_at = self.incident.last_seen_at
         self.row.sender_starts_at = self.incident.sender_starts_at
@@ -106,9 +106,9 @@ AnyIncident = Union[StoredIncident, NewIncident]
 
 
 class AdmissionState:
-    """The open incidents, resolves and limits that concern a list of requests.
+    """The open incidents, resolves and limits that apply to a batch of requests.
 
-    Creating it locks the rows of the open incidents until the transaction ends.
+    Creating an instance locks the rows of the open incidents until the transaction ends.
     """
 
     def __init__(self, connection: Connection, config: Config, batch: AlertBatch):
@@ -125,11 +125,11 @@ class AdmissionState:
         self._limits.read(connection, batch.firing, batch.received_at)
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
-        """Decide about an alert. Call apply() with the decision before deciding the next one."""
+        """Return the decision about an alert. Apply it with apply() before the next decision."""
         return admission.decide(alert, received_at, self.situation(alert, receiver))
 
     def situation(self, alert: Alert, receiver: str) -> Situation:
-        """Return what is on record about the label set of the next alert."""
+        """Return the current state of an alert's label set."""
         held = self._open.get(alert.fingerprint)
         return Situation(
             held.incident if held else None,
@@ -141,11 +141,11 @@ class AdmissionState:
         )
 
     def open_episodes(self) -> set[str]:
-        """Return the episodes of the open incidents of these alerts."""
+        """Return the episodes of the open incidents of the batch."""
         return {held.incident.episode for held in self._open.values()}
 
     def apply(self, request_id: str, alert: Alert, decision: Decision, row: AlertRow) -> None:
-        """Take over what was decided about an alert, whose row is going to be inserted."""
+        """Apply the decision about an alert to this state and to the alert's new row."""
         received_at = row.created_at
         row.last_seen_at = self._heard_at(alert, received_at)
         held = self._open.get(alert.fingerprint)
@@ -176,17 +176,17 @@ class AdmissionState:
             self._resolves[alert.fingerprint].append(Resolve(alert.ends_at, received_at))
 
     def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
-        """Return when the sender said what is recorded at a time."""
+        """Return when the sender's notification of an alert was received."""
         return received_at
 
     def _may_start(self, receiver: str) -> bool:
-        # Alertmanager escapes the characters of a receiver's name that mean something in a regular
-        # expression (template.Data of notify/util.go).
+        # Alertmanager escapes characters of a receiver's name that are special in regular
+        # expressions (template.Data of notify/util.go).
         plain = _ESCAPED.sub(r"\1", receiver)
         return not self._receivers or not self._receivers.isdisjoint((receiver, plain))
 
     def _read_episodes(self, connection: Connection, batch: AlertBatch) -> set[str]:
-        """Return the names on record that new episodes of these alerts may not get."""
+        """Return the recorded episode names that new episodes of the batch must not reuse."""
         known = self.open_episodes()
         by_start: set[str] = set()
         by_receipt: dict[str, str] = {}
@@ -196,13 +196,13 @@ class AdmissionState:
                 name = alertmanager.episode_name(alert.fingerprint, starts_at)
                 by_start.add(name)
                 by_receipt[name] = alertmanager.episode_name(alert.fingerprint, received_at)
-        # Most notifications repeat an incident: nothing is named for them.
+        # Most notifications repeat an open incident and need no new name.
         ended = _read_episodes(connection, by_start - known)
         others = _read_episodes(connection, {by_receipt[name] for name in ended})
         return known | ended | others
 
     def write_changes(self, connection: Connection) -> None:
-        """Update the rows of the incidents that were closed or seen again."""
+        """Update the stored rows of incidents that were closed or received notifications."""
         stored = self._stored.values()
         closed = [
             {"id": s.alert_id, "closed_at": s.closed_at, "ended_by": s.ended_by}
@@ -228,14 +228,14 @@ class AdmissionState:
 def _heard_of(
     incident: OpenIncident, at: datetime, sender_starts_at: datetime | None
 ) -> OpenIncident:
-    """Return an incident of which another notification was received."""
+    """Return the incident, updated for another notification."""
     return replace(
         incident,
-        # A request that was held up comes after others that were received later.
+        # A delayed request is recorded after requests that were received later.
         last_seen_at=max(incident.last_seen_at, at),
-        # Never replaced: of two Prometheus servers, or in a late copy, an earlier one may come. The
-        # next notification with the first start would seem to begin anew, and a late resolve of
-        # the occurrence before would seem to end this one.
+        # Keep the first startsAt. A second Prometheus server or a late copy may report an earlier
+        # one. If that replaced it, the next notification with the first startsAt would look like a
+        # new occurrence, and a late resolve of the previous occurrence would end this one.
         sender_starts_at=incident.sender_starts_at or sender_starts_at,
     )
 
@@ -281,7 +281,7 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
 def _read_resolves(
     connection: Connection, firing: Sequence[Alert], since: datetime
 ) -> dict[str, list[Resolve]]:
-    """Return the resolves of these alerts that were received since then, by fingerprint."""
+    """Return the resolves of these alerts that were received since a time, by fingerprint."""
     found: dict[str, list[Resolve]] = defaultdict(list)
     for some in batched(sorted({alert.fingerprint for alert in firing})):
         rows = connection.execute(
@@ -291,7 +291,7 @@ def _read_resolves(
                 alerts.c.fingerprint.in_(some),
                 alerts.c.status == alertmanager.RESOLVED,
                 alerts.c.created_at >= since,
-                # A replay overtakes nothing: its alerts came long before it was recorded.
+                # Ignore replays: their alerts were received long before the replay was recorded.
                 api_calls.c.replay_of.is_(None),
             )
         )
@@ -301,7 +301,7 @@ def _read_resolves(
 
 
 def _read_episodes(connection: Connection, names: Collection[str]) -> set[str]:
-    """Return those of the names that episodes on record have."""
+    """Return the names that are already used by recorded episodes."""
     found: set[str] = set()
     for some in batched(sorted(names)):
         found.update(connection.scalars(select(alerts.c.episode).where(alerts.c.episode.in_(some))))

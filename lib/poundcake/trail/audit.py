@@ -1,4 +1,4 @@
-"""Who did what to the trail by hand: the table poundcake_audit."""
+"""The audit log of manual changes to the trail: the table poundcake_audit."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from poundcake.trail.schema import audit, cut, storable
 
 @dataclass(frozen=True)
 class Actor:
-    """Who runs an action: a user of StackStorm, in an execution."""
+    """The StackStorm user and the execution that run an action."""
 
     st2_user: str = ""
     execution_id: str = ""
 
 
 NOBODY = Actor()
-"""For callers that are not an action of StackStorm."""
+"""The actor for callers that are not StackStorm actions."""
 
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One thing that somebody did.
+    """One manual change.
 
     Attributes:
         action: acknowledge, close, release, replay or purge.
-        target: The episode or the request_id that it was done to; empty if it was neither.
-        details: What exactly was done.
+        target: The episode or request_id that was changed, or empty if there is none.
+        details: The details of the change.
     """
 
     at: datetime
@@ -46,7 +46,7 @@ class AuditEntry:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the views show it."""
+        """Return the entry as JSON, as the views show it."""
         return {
             "at": format_timestamp(self.at),
             "action": self.action,
@@ -66,7 +66,7 @@ def write_entry(
     comment: str = "",
     details: Mapping[str, Any] | None = None,
 ) -> int:
-    """Note what an actor does, in the transaction that does it, and return the entry's id."""
+    """Write an audit entry in the transaction of the change, and return the entry's id."""
     entry = connection.execute(
         audit.insert().values(
             at=clock.database_now(connection),
@@ -85,10 +85,10 @@ def write_entry(
 def change_details(
     connection: Connection, entry_id: int, action: str, details: Mapping[str, Any]
 ) -> bool:
-    """Replace the details of an entry, for what is done in several transactions.
+    """Replace the details of an entry, for a change that takes several transactions.
 
     Returns:
-        False if there is no such entry: its transaction was not committed.
+        False if there is no such entry, because its transaction was not committed.
     """
     changed = connection.execute(
         update(audit)
@@ -99,7 +99,7 @@ def change_details(
 
 
 def entries_of(connection: Connection, targets: Sequence[str]) -> dict[str, list[AuditEntry]]:
-    """Return what was done to episodes and requests, by target, oldest first."""
+    """Return the audit entries of episodes and requests, by target, oldest first."""
     found: dict[str, list[AuditEntry]] = {}
     for some in database.batched(sorted({target for target in targets if target})):
         rows = connection.execute(

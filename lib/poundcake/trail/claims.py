@@ -1,7 +1,7 @@
 """Link executions to alerts, and claim episodes for workflows.
 
 A claim makes sure that at most one execution of a workflow handles an attempt at an episode. It is
-a unique key of the table of links.
+enforced by a unique key of the links table.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ALERT_COLUMNS = (
 
 
 StatusLookup = Callable[[Sequence[str]], Mapping[str, str]]
-"""Returns the known statuses of executions, by id."""
+"""A function that returns the known statuses of executions, by id."""
 
 
 class LinkResult(TypedDict):
@@ -61,7 +61,7 @@ class ReleasedClaim(TypedDict):
 
 
 class HostClaim(NamedTuple):
-    """The execution that claimed an alert of a host, and when it did."""
+    """The execution that claimed an alert of a host, and the time of the claim."""
 
     st2_execution_id: str
     created_at: datetime
@@ -90,8 +90,8 @@ class _Claimant:
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The id of the execution.
-        host_cooldown: How long after its last claim for a host the workflow is refused another
-            claim for the same host; 0 for no limit.
+        host_cooldown: How long the workflow is refused another claim for the same host after its
+            last one; 0 for no limit.
     """
 
     request_id: str
@@ -129,8 +129,8 @@ def link(
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
-        host_cooldown: For how many seconds after its last claim for a host the workflow is refused
-            another claim for the same host, for any alert; 0 for no limit.
+        host_cooldown: Seconds for which the workflow is refused another claim for the same host
+            after its last one, whatever the alert; 0 for no limit.
 
     Raises:
         TrackingError: No such alert is recorded, or execution_id is empty.
@@ -149,7 +149,8 @@ def link(
             with database.transaction(engine) as connection:
                 return _link(connection, claimant)
         except IntegrityError:
-            # Another execution claimed it first. Its row exists now, unless it was released.
+            # Another execution claimed the episode first. The next attempt finds its claim, unless
+            # the claim was released in the meantime.
             if attempt == database.ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -165,7 +166,7 @@ def release(
 ) -> list[ReleasedClaim]:
     """Release the claims on an episode, for one workflow or for all of them.
 
-    Operators need this if a workflow ended after its claim but before its work. The links are kept.
+    Use this if a workflow ended after its claim but before it did its work. The links are kept.
 
     Args:
         engine: The tracking database.
@@ -173,9 +174,9 @@ def release(
         workflow: Release only this workflow's claims; '' for all.
         force: Also release the claims of executions that have not ended. A second execution may
             then work on the episode at the same time.
-        statuses: Asks StackStorm for the current statuses of executions that are recorded as open,
-            because the record may be out of date.
-        actor: Who releases them, for the audit.
+        statuses: Fetches the current statuses of executions that are recorded as open, because
+            the record may be out of date.
+        actor: Who releases the claims, for the audit.
 
     Raises:
         TrackingError: An execution that holds one of the claims has not ended. Nothing was
@@ -208,7 +209,8 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
     """Return when the incident that an alert opened ended, or None while it is open."""
     if alert.closed_at is None:
         return None
-    # The alert that closed the row may have taken over the incident, as a replay does.
+    # The alert that closed the row may have taken over the incident, as a replay does. So use the
+    # last row of the episode that opened an incident.
     last = (
         select(alerts.c.closed_at)
         .where(
@@ -241,14 +243,14 @@ def last_host_claim(
         .join(executions, executions.c.id == links.c.st2_execution_id)
         .where(
             _is_of_host(instance),
-            # Bounds the search in the index of instances: no older alert is still emitted.
+            # Limit the scan of the instance index: older alerts are no longer emitted.
             alerts.c.created_at > since - _MAX_EMISSION,
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
             links.c.created_at > since,
-            # One that has not ended, was canceled or failed may have changed something all the
-            # same: the output of a workflow that was cut short is what it had published before.
+            # An execution that is running, was canceled or failed may have changed the host even
+            # if it reports mutated=false: its output is only what it had published by then.
             or_(
                 executions.c.mutated.is_not(False),
                 executions.c.status != ExecutionStatus.SUCCEEDED,
@@ -263,7 +265,7 @@ def last_host_claim(
 def add_execution(
     connection: Connection, execution_id: str, action: str, status: str, started_at: datetime
 ) -> None:
-    """Insert the row of an execution if there is none, so that every link has its execution."""
+    """Insert the row of an execution if it is missing. Every link needs one."""
     known = connection.scalar(select(executions.c.id).where(executions.c.id == execution_id))
     if known is None:
         connection.execute(
@@ -315,7 +317,7 @@ def _refusal_reason(
     holder: str | None,
     now: datetime,
 ) -> str:
-    """Return why the execution is refused the claim, '' if it is granted."""
+    """Return why the execution is refused the claim, or '' if the claim is granted."""
     if holder:
         return (
             f"execution {holder} of {claimant.workflow} holds the claim on this episode; if it "
@@ -337,7 +339,7 @@ def _refusal_reason(
 
 
 def _acknowledged_by(connection: Connection, episode: str) -> str:
-    """Return who acknowledged the open incident of an episode; empty for nobody."""
+    """Return who acknowledged the open incident of an episode, or '' if nobody did."""
     found = connection.scalar(
         select(alerts.c.acknowledged_by).where(
             alerts.c.episode == episode,
@@ -351,7 +353,7 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
 def _host_cooldown(
     connection: Connection, claimant: _Claimant, instance: str, now: datetime
 ) -> str:
-    # Lock, so that of two simultaneous claims for the same host the second sees the first.
+    # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
     busy = last_host_claim(connection, instance, claimant.workflow, now - claimant.host_cooldown)
     if not busy:
@@ -392,7 +394,7 @@ def _write_link(
 
 
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
-    """Clear the explanation of an alert that was given up: StackStorm had it after all."""
+    """Clear the explanation of an alert that was given up but turned out not to be lost."""
     connection.execute(
         update(alerts)
         .where(alerts.c.id == alert_id)

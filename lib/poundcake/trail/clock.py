@@ -1,7 +1,7 @@
 """The clocks that the trail uses.
 
-Sensors, action runners and the database server may run on different machines with different
-clocks. So times that are compared with each other all come from the database's clock.
+Sensors, action runners and the database server may run on different machines, and their clocks may
+disagree. So all times that are compared with each other come from the database's clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poundcake.trail.schema import UtcDateTime
 def database_now(connection: Connection) -> datetime:
     """Return the current time by the database's clock.
 
-    For MariaDB this is the server's clock, for SQLite the clock of this machine.
+    That is the server's clock for MariaDB, and this machine's clock for SQLite.
     """
     if connection.dialect.name == "sqlite":
         return local_now()
@@ -31,6 +31,6 @@ def local_now() -> datetime:
 
 
 def format_deadline(moment: datetime) -> str:
-    """Return a time for people, rounded up to whole seconds."""
+    """Return a time formatted for people, rounded up to whole seconds."""
     whole = moment.replace(microsecond=0)
     return format_timestamp(whole if whole == moment else whole + timedelta(seconds=1))

@@ -15,10 +15,10 @@ _MAX_REQUESTS = 10_000
 
 
 def complete_requests(sync_round: SyncRound) -> int:
-    """Set completed_at of the requests that no longer wait for anything.
+    """Set completed_at of requests with no unexplained alert and no running execution.
 
     Returns:
-        The number of these requests.
+        The number of requests that were completed.
     """
     waits = exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained())
     runs = exists().where(
@@ -27,8 +27,9 @@ def complete_requests(sync_round: SyncRound) -> int:
         executions.c.status.not_in(TERMINAL),
     )
     done = select(api_calls.c.id).where(api_calls.c.completed_at.is_(None), ~waits, ~runs)
-    # Read first. On MariaDB, an UPDATE with these conditions could complete a request that is
-    # being recorded: it sees the row of the request, but its subqueries do not see the alerts yet.
+    # Select the ids before the update. On MariaDB, a single UPDATE with these conditions could
+    # complete a request that is being recorded: it sees the row of the request, but its subqueries
+    # do not see the alerts yet.
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(done.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
     for some in database.batched(ids):

@@ -1,8 +1,8 @@
-"""Admit the unconfirmed incidents that no resolve has ended for six minutes.
+"""Admit incidents that have been unconfirmed for six minutes without a resolve.
 
-A round of sync does it, because no notification may come: Alertmanager repeats an alert only after
-its repeat interval. Each is admitted by a request of its own, as a replay is: an endpoint finds it
-in the database, and emits it.
+Each round of sync does this, because the next notification may be hours away: Alertmanager repeats
+an alert only after its repeat_interval. Each incident is admitted by a new request, like a replay.
+An endpoint finds that request in the database and emits it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _CALL_COLUMNS = [api_calls.c[name] for name in ("request_id", "path", "headers",
 
 
 def admit_unconfirmed(sync_round: SyncRound, config: Config) -> int:
-    """Admit what has been unconfirmed for CONFIRM_AFTER, unless a person acknowledged it.
+    """Admit incidents that were unconfirmed for CONFIRM_AFTER, unless they are acknowledged.
 
     Returns:
-        How many incidents were decided.
+        The number of incidents that were decided.
     """
     with database.reading(sync_round.engine) as connection:
         due = clock.database_now(connection) - admission.CONFIRM_AFTER
@@ -45,7 +45,8 @@ def admit_unconfirmed(sync_round: SyncRound, config: Config) -> int:
             select(alerts.c.id)
             .where(
                 *unconfirmed(),
-                # Not when it was received: a resolve may be waiting beside it to be recorded.
+                # Do not use the time of receipt: after an outage, the resolve of an old alert may
+                # still be waiting to be recorded.
                 alerts.c.recorded_at <= due,
             )
             .order_by(alerts.c.id)
@@ -69,11 +70,11 @@ def _admit(connection: Connection, config: Config, alert_id: int) -> None:
 
 
 def _request(row: Row[Any], connection: Connection) -> Request:
-    """Return a request with one of the alerts of another one."""
+    """Return a new request that contains one alert of a recorded request."""
     payload = json.loads(row.body)
     payload["alerts"] = [payload["alerts"][row.position]]
     return Request(
-        # The same for every round that tries it: it is recorded once.
+        # The id is the same in every round, so that the request is recorded only once.
         request_id=confirmation_id(row.request_id, row.position),
         received_at=clock.database_now(connection),
         client_host="",
@@ -86,10 +87,10 @@ def _request(row: Row[Any], connection: Connection) -> Request:
 
 
 class _ConfirmationState(AdmissionState):
-    """What the only alert of a request is decided by that confirms its incident."""
+    """The admission state for a request whose only alert confirms its incident."""
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
-        """Decide about the incident of the alert, which may have ended at this moment."""
+        """Return the decision about the alert's incident, which may have ended by now."""
         situation = self.situation(alert, receiver)
         incident = situation.incident
         if incident is None or incident.outcome != Outcome.UNCONFIRMED:
@@ -97,6 +98,6 @@ class _ConfirmationState(AdmissionState):
         return admission.decide_confirmed(incident, situation)
 
     def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
-        """Return when the sender was heard of: this request is not its own."""
+        """Return when the last notification was received. Sync created this request itself."""
         held = self._open.get(alert.fingerprint)
         return held.incident.last_seen_at if held else received_at

@@ -1,8 +1,8 @@
 """Claim the emission of a request that several endpoints hold, so that only one emits it.
 
-Every endpoint finds a replay in the database, and a request whose id a client chose may have
-reached several endpoints. Each endpoint claims such a request before it emits it, and extends the
-claim while the request is open.
+Every endpoint finds a replayed request in the database, and a client that chooses the request's id
+may send it to several endpoints. Each endpoint claims such a request before emitting it, and
+extends the claim while the request is open.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[s
         endpoint_id: The unique id of the endpoint, at most 36 characters.
 
     Returns:
-        The requests that the endpoint may emit during the next LEASE: those that nobody had
-        claimed, that it had already claimed, or whose claim by another endpoint had expired.
+        The requests that the endpoint may emit until LEASE has passed: those that were unclaimed,
+        already claimed by this endpoint, or claimed by another endpoint whose claim had expired.
 
     Raises:
         DatabaseError: The database is unavailable.
     """
-    # Every endpoint locks in the same order, so that two of them cannot deadlock.
+    # Every endpoint locks the rows in the same order, so that no two endpoints can deadlock.
     wanted = sorted(set(request_ids))
     return database.retry_deadlocks(lambda: _claim(engine, wanted, endpoint_id))
 

@@ -1,8 +1,9 @@
 """Read the rule enforcements of trigger instances with as few API calls as possible.
 
 The API lists the enforcements of one trigger instance, or those of all rules in a time range. The
-triggers of an alert storm are close together in time, so one page of the list covers a hundred of
-them. For a few old triggers, or if StackStorm is busy with other rules, single calls are cheaper.
+triggers of an alert storm are close together in time, so one page of the list covers a hundred
+triggers. For a few old triggers, or if StackStorm is busy with other rules, single calls are
+cheaper.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from poundcake.stackstorm import (
 )
 from poundcake.trail.sync_round import Deadline
 
-# The same process receives a trigger and enforces its rules, but it rounds the times differently.
+# One process both receives triggers and enforces rules, but it rounds the times differently.
 _SLACK = timedelta(seconds=10)
 _FEW = 3  # up to this many instances are read with single calls
 _MAX_PAGES = 20
@@ -32,10 +33,10 @@ _MAX_SINGLE = 100
 class Enforcements:
     """The enforcements of trigger instances.
 
-    There was no time for an instance that is neither in `found` nor in `failed`.
+    An instance that is neither in `found` nor in `failed` was not read for lack of time.
 
     Attributes:
-        found: Enforcements by trigger instance; an empty list if no rule matched it.
+        found: Enforcements by trigger instance. The list is empty if no rule matched the instance.
         failed: Why the enforcements could not be read, by trigger instance.
     """
 
@@ -53,8 +54,8 @@ def read_enforcements(
 
     Args:
         api: StackStorm's API.
-        instances: The instances, the most important first in case there is no time for all.
-        deadline: When to stop.
+        instances: The instances, most important first, because there may not be time for all.
+        deadline: The deadline for reading.
         note: Called with a sentence if a list could not be read.
 
     Raises:
@@ -84,13 +85,13 @@ def _read_list(
     deadline: Deadline,
     note: Callable[[str], None],
 ) -> None:
-    """Read pages of the list into `answer` while that takes fewer calls than single calls.
+    """Read pages of the list into `answer` while lists take fewer calls than single reads.
 
     Args:
         api: StackStorm's API.
         instances: The instances, newest first.
-        answer: Where the enforcements are added.
-        deadline: When to stop.
+        answer: The result, to which the enforcements are added.
+        deadline: The deadline for reading.
         note: Called with a sentence if a page could not be read.
     """
     by_instance: dict[str, list[RuleEnforcement]] = defaultdict(list)
@@ -102,7 +103,7 @@ def _read_list(
             return
         for enforcement in page.items:
             found = by_instance[enforcement.trigger_instance_id]
-            if enforcement not in found:  # the last time of a page is on the next one too
+            if enforcement not in found:  # pages overlap at the time of their last item
                 found.append(enforcement)
         older = page.older
         covered = [i for i in left if older is None or i.occurred_at - _SLACK >= older]
@@ -136,12 +137,12 @@ def _newest(items: Sequence[RuleEnforcement], default: datetime) -> datetime:
 
 
 def is_list_worthwhile(left: Sequence[TriggerInstance], reached: datetime, span: timedelta) -> bool:
-    """Return True if reading more pages takes fewer calls than single calls.
+    """Return True if reading more pages takes fewer calls than reading instances singly.
 
     Args:
         left: The instances whose enforcements are still missing, newest first.
-        reached: The time down to which the list was read.
-        span: How much time the last page covered.
+        reached: The time of the oldest enforcement that was read so far.
+        span: The length of time that the last page covered.
     """
     return any(
         reached - (instance.occurred_at - _SLACK) < span * count

@@ -10,8 +10,8 @@ class DatabaseError(PoundCakeError):
 
 
 class TrackingError(PoundCakeError):
-    """An operation that the state of the trail does not allow."""
+    """The state of the trail does not allow the operation."""
 
 
 class PurgeError(PoundCakeError):
-    """A purge that was refused before anything was deleted."""
+    """A purge was refused before it deleted anything."""

@@ -1,4 +1,4 @@
-"""Collect what StackStorm and the trail know about a batch of open alerts."""
+"""Collect evidence about a batch of open alerts from StackStorm and the trail."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from poundcake.trail.verdict import (
 
 REMEDIATE = "poundcake.remediate"
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# How many of the newest triggers of an alert are read, if it was emitted repeatedly.
+# How many of an alert's newest triggers to read if the alert was emitted repeatedly.
 _NEWEST_TRIGGERS = 3
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about one alert.
+    """The evidence about one alert.
 
     Attributes:
         instances: Its newest triggers, newest first.
         results: The result of each rule for the newest trigger that it matched; empty while the
-            rules engine is still working.
-        problem: Why the evidence could not be read from StackStorm, '' if it could.
-        is_deferred: There was no time to read all of it.
+            rules engine is still processing the trigger.
+        problem: Why the evidence could not be read from StackStorm, or '' if it could.
+        is_deferred: Whether there was no time to read all of the evidence.
     """
 
     instances: Sequence[TriggerInstance] = ()
@@ -94,13 +94,13 @@ class TrailFacts:
         return {
             alert_id
             for episode, attempt, alert_id, action in self._claims
-            # A claim on an earlier attempt says nothing about a replay.
+            # A claim on an earlier attempt does not count for a replay.
             if episode == alert.episode and attempt >= alert.attempt and action == name
         }
 
 
 class _UnknownError(Exception):
-    """The evidence about one alert could not be read; the message says why."""
+    """The evidence about one alert could not be read. The message gives the reason."""
 
 
 class EvidenceReader:
@@ -134,7 +134,7 @@ class EvidenceReader:
 
         Args:
             batch: The alerts.
-            facts: What the trail knows about them.
+            facts: The links and claims of these alerts.
             seen: Trigger instances that this round has already read.
 
         Raises:
@@ -167,11 +167,11 @@ class EvidenceReader:
         for alert in batch:
             for enforcement in self._newest_by_rule(self._known_instances(alert)):
                 execution_id = enforcement.execution_id
-                # An execution that claimed the episode explains the alert, whatever its state.
+                # An execution that claimed the episode explains the alert in any state.
                 if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
                     wanted.append(execution_id)
         for start in range(0, len(wanted), _PAGE):
-            # Always read one list. Otherwise no alert might ever be explained.
+            # Always read at least one page. Otherwise no alert might ever be explained.
             if start and self._deadline.has_passed:
                 break
             page = wanted[start : start + _PAGE]
@@ -179,7 +179,7 @@ class EvidenceReader:
             self._executions.update(found)
 
     def _known_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
-        """Return the newest triggers of an alert, newest first, without unreadable ones."""
+        """Return the newest readable triggers of an alert, newest first."""
         found = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST_TRIGGERS])
         return sorted((i for i in found if i), key=lambda i: i.occurred_at, reverse=True)
 
@@ -244,7 +244,7 @@ class EvidenceReader:
         )
 
     def _links_itself(self, action: str) -> bool:
-        """Return True if an action is a workflow that links itself. Cached for each action."""
+        """Return True if an action is a workflow that links itself. Cache the result."""
         if action not in self._runs_link_task:
             try:
                 self._runs_link_task[action] = bool(action) and self._api.runs_link_task(action)
@@ -257,7 +257,7 @@ class EvidenceReader:
     def _cooldown_until(
         self, alert: OpenAlert, execution: Execution, workflow: str
     ) -> datetime | None:
-        """Return when the cooldown ends because of which the claim may have been refused."""
+        """Return the end of the cooldown that may have caused the refusal of the claim, or None."""
         cooldown = timedelta(seconds=self._config.host_cooldown_seconds)
         if not cooldown or workflow_output(execution.result).get("stage") != NOT_CLAIMED:
             return None
@@ -270,7 +270,7 @@ class EvidenceReader:
 def claiming_workflow(execution: Execution) -> str:
     """Return the name under which an execution claims an episode.
 
-    poundcake.remediate claims under the name of the action that it was told to run.
+    poundcake.remediate claims under the name of the action that it runs.
     """
     if execution.action != REMEDIATE:
         return execution.action

@@ -1,4 +1,4 @@
-"""Close the incidents of which nothing was heard for expire_stale_hours."""
+"""Close incidents that received no notification for expire_stale_hours."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _AT_ONCE = 1000
 
 
 def expire_incidents(sync_round: SyncRound, config: Config) -> int:
-    """Close stale incidents, if the configuration asks for it.
+    """Close stale incidents if expire_stale_hours is set.
 
     Returns:
-        How many were closed.
+        The number of incidents that were closed.
     """
     if not config.expire_stale_hours:
         return 0
@@ -34,7 +34,7 @@ def expire_incidents(sync_round: SyncRound, config: Config) -> int:
         ids = connection.scalars(select(alerts.c.id).where(*is_stale).limit(_AT_ONCE)).all()
     for some in database.batched(ids):
         with sync_round.writing() as connection:
-            # A notification may have come meanwhile.
+            # Check again, because a notification may have arrived in the meantime.
             closed += connection.execute(
                 update(alerts)
                 .where(alerts.c.id.in_(some), *is_stale)

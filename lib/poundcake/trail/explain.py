@@ -1,4 +1,4 @@
-"""Find out what became of emitted alerts, and write it to the trail."""
+"""Find out what became of emitted alerts, and store that in the trail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from poundcake.trail.verdict import (
     judge_missing_trigger,
 )
 
-# Seconds to read triggers from StackStorm, and then to read the evidence about their alerts.
+# Seconds for reading triggers from StackStorm, and for then reading the evidence about alerts.
 TRIGGER_SECONDS = 10
 EVIDENCE_SECONDS = 15
 _BATCH_ALERTS = 200
@@ -55,7 +55,7 @@ _COLUMNS = (
 
 
 class Explained(NamedTuple):
-    """How many alerts of the round are explained now, and how many are not."""
+    """The numbers of alerts that the round explained and left unexplained."""
 
     explained: int
     unexplained: int
@@ -64,12 +64,12 @@ class Explained(NamedTuple):
 def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) -> Explained:
     """Explain a batch of emitted alerts, least recently checked first.
 
-    An alert older than give_up_hours is given up by the round that checks it, whether or not
-    StackStorm answers.
+    The round that checks an alert older than give_up_hours gives it up, even if StackStorm is
+    unavailable.
 
     Raises:
-        StackStormError: The API is unavailable, or cannot list the triggers. What is known without
-            it was written.
+        StackStormError: The API is unavailable, or cannot list the triggers. Verdicts that do not
+            depend on it were written.
     """
     given_up = give_up_overdue(sync_round, config)
     triggers = find_triggers(sync_round, api, Deadline(TRIGGER_SECONDS))
@@ -88,13 +88,13 @@ def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) ->
 
 
 def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
-    """Give up alerts that an earlier round started to check after give_up_hours.
+    """Give up alerts that an earlier round began to check after give_up_hours had passed.
 
-    That round never finished: StackStorm killed it, or its machine failed. So this runs first and
-    does not need StackStorm. An alert whose episode has since been claimed is checked again.
+    That round never finished: StackStorm killed it, or its machine failed. So this step runs first
+    and does not need StackStorm. Alerts whose episodes have been claimed since are checked again.
 
     Returns:
-        How many were given up.
+        The number of alerts that were given up.
     """
     limit = timedelta(hours=config.give_up_hours)
     with database.reading(sync_round.engine) as connection:
@@ -109,8 +109,8 @@ def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
 def _take_batch(sync_round: SyncRound) -> list[OpenAlert]:
     """Return the open alerts that this round checks.
 
-    They are marked as checked before any request to StackStorm. If one of them aborts the round,
-    the next round checks others first.
+    Mark them as checked before any request to StackStorm. If one of the alerts aborts the round,
+    the next round checks other alerts first.
     """
     with sync_round.writing() as connection:
         batch = _open_alerts(connection)
@@ -127,7 +127,7 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
         select(*_COLUMNS)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(unexplained(), *conditions)
-        # Least recently checked first: alerts that wait for long must not hold up the others.
+        # Least recently checked first: alerts that wait long must not delay the others.
         .order_by(alerts.c.checked_at, alerts.c.id)
         .limit(_BATCH_ALERTS)
     )
@@ -168,7 +168,7 @@ class _Explainer:
         verdicts: dict[int, Verdict] = {}
         asked: list[OpenAlert] = []
         for alert in batch:
-            # It waits to be emitted again. Only its next trigger or a claim can change that.
+            # The alert waits to be emitted again. Only its next trigger or a claim can change that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
@@ -235,7 +235,7 @@ def _verdict(
 
 
 def link_execution(connection: Connection, alert: OpenAlert, execution: Execution) -> bool:
-    """Link an execution that does not link itself. Return False if it was linked just now."""
+    """Link an execution that does not link itself. Return False if it was linked already."""
     now = database_now(connection)
     try:
         with connection.begin_nested():
@@ -257,10 +257,11 @@ def link_execution(connection: Connection, alert: OpenAlert, execution: Executio
 
 
 def may_be_unread(alert: OpenAlert, unread: Span | None, clocks: Clocks) -> bool:
-    """Return True if a trigger of the alert may be among those that were not read."""
+    """Return True if one of the alert's triggers may not have been read yet."""
     if unread is None or unread.before is None:
         return unread is not None
-    # It was emitted after it was recorded. Convert that time to StackStorm's clock by its age.
+    # The alert was emitted after it was recorded. Convert recorded_at to StackStorm's clock by
+    # means of its age.
     earliest = clocks.stackstorm - (clocks.database - alert.recorded_at) - CLOCK_ALLOWANCE
     return unread.before > earliest
 
@@ -271,14 +272,14 @@ def _write_verdicts(
     batch: Sequence[OpenAlert],
     verdicts: Mapping[int, Verdict],
 ) -> int:
-    """Write what was decided.
+    """Write the verdicts of a batch.
 
     Args:
         sync_round: The round.
         config: The configuration.
         batch: The alerts.
-        verdicts: The verdicts by alert id. A missing alert is left as it is, unless it is too old,
-            and the next round checks it first.
+        verdicts: The verdicts by alert id. An alert without a verdict is left unchanged, unless it
+            is too old, and the next round checks it first.
 
     Returns:
         The number of alerts explained by this call.
@@ -295,7 +296,7 @@ def _write_verdicts(
 def _write_verdict(
     connection: Connection, config: Config, alert: OpenAlert, decided: Verdict | None
 ) -> bool:
-    """Write what was decided about one alert. Return True if it is explained now."""
+    """Write the verdict on one alert. Return True if the alert is explained now."""
     now = database_now(connection)
     verdict = decided or Verdict(alert.explanation, alert.reason)
     is_retry = verdict.explanation is Explanation.RETRY
@@ -313,6 +314,6 @@ def _write_verdict(
 
 
 def _parts(batch: Sequence[OpenAlert]) -> Iterator[Sequence[OpenAlert]]:
-    """Yield parts of a batch, one for each transaction, so that none blocks other writers long."""
+    """Yield parts of a batch, one per transaction, so that no transaction blocks others long."""
     for start in range(0, len(batch), _TRANSACTION_ALERTS):
         yield batch[start : start + _TRANSACTION_ALERTS]

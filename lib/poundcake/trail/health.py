@@ -1,4 +1,4 @@
-"""The health of the installation as far as an action can check it without the endpoint."""
+"""The health of the installation, as far as actions can check it without the endpoint."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class State(str, Enum):
     """The known state of a component."""
 
     UNKNOWN = "unknown"
-    """Only the endpoint can check it."""
+    """Only the endpoint can check the component."""
     OK = "ok"
-    """It was checked from this host, and works."""
+    """The component was checked from this host and works."""
     DOWN = "down"
-    """It was checked from this host, and does not work."""
+    """The component was checked from this host and does not work."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Part:
     """A component that PoundCake depends on.
 
     Attributes:
-        state: Whether it works.
-        detail: Why it does not work, or why that is not known.
-        pending: What waits for an operator, for example a migration; '' if nothing does.
+        state: Whether the component works.
+        detail: Why it does not work, or why its state is unknown.
+        pending: A task for the operator, for example a migration, or '' if there is none.
     """
 
     state: State
@@ -41,7 +41,7 @@ class Part:
     pending: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the component as in the health view. Only the endpoint knows its `since`."""
+        """Return the component as JSON. `since` is empty, because only the endpoint knows it."""
         answer = {"state": self.state.value, "since": "", "detail": self.detail}
         return {**answer, "pending": self.pending} if self.pending else answer
 
@@ -57,7 +57,7 @@ def without_endpoint(
         config: The configuration.
         engine: The tracking database.
         stackstorm: StackStorm's API.
-        endpoint_problem: Why the endpoint did not answer; it is shown as the address.
+        endpoint_problem: Why the endpoint did not answer. It is shown as the address.
     """
     unknown = Part(State.UNKNOWN, "unknown from this host")
     components = {
@@ -79,18 +79,18 @@ def without_endpoint(
 
 
 def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Return the endpoint's health with the keys that actions have another value of.
+    """Return the endpoint's health, with the configuration keys that differ for actions.
 
-    StackStorm hands an action the configuration that is registered when it starts. The endpoint
-    applies a change up to 30 seconds later, and keeps what it has if it cannot. Secrets are not
-    compared, because no view shows them.
+    StackStorm passes an action the configuration that is registered when the action starts. The
+    endpoint applies a change up to 30 seconds later. If it cannot apply the change, it keeps its
+    current configuration. Secrets are not compared, because no view shows them.
 
     Args:
         answer: The endpoint's health, as JSON.
-        config: The configuration of the action that asks.
+        config: The configuration of the running action.
     """
     configuration = answer.get("configuration")
-    if not isinstance(configuration, dict):  # an endpoint of 0.2.0
+    if not isinstance(configuration, dict):  # an endpoint of release 0.2.0
         return answer
     in_force = configuration.get("in_force") or {}
     differences = {

@@ -1,4 +1,4 @@
-"""What a person may say about an open incident: that it is taken care of, or that it is over."""
+"""Acknowledge or close open incidents by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ _FILTERS = ("alert_name", "instance", "severity", "fingerprint")
 class IncidentChange(TypedDict):
     """The result of the actions poundcake.acknowledge and poundcake.close.
 
-    state: acknowledged, firing (an acknowledgement was taken back) or closed. by: who did it.
+    Attributes:
+        episode: The episode of the incident.
+        alert_name: The name of its alert.
+        instance: The instance of its alert.
+        state: `acknowledged`, `closed`, or `firing` if an acknowledgement was undone.
+        by: Who made the change.
+        at: When the change was made.
     """
 
     episode: str
@@ -42,20 +48,21 @@ def acknowledge(
     comment: str = "",
     undo: bool = False,
 ) -> IncidentChange:
-    """Note that somebody takes care of an open incident: nothing new is started for it.
+    """Acknowledge an open incident, so that no new remediation is started for it.
 
-    What has begun to work on it goes on.
+    Remediations that are already running continue.
 
     Args:
         engine: The tracking database.
-        actor: Who says so.
-        episode: The incident; empty if the filters name it.
-        filters: Of its alert. Exactly one open incident must match.
-        comment: Why; may be empty.
-        undo: Take the acknowledgement back.
+        actor: Who acknowledges it.
+        episode: The episode of the incident, or empty to find it by the filters.
+        filters: Filters on its alert. Exactly one open incident must match.
+        comment: The reason; may be empty.
+        undo: Withdraw the acknowledgement.
 
     Raises:
-        TrackingError: Not exactly one open incident is meant, or there is nothing to take back.
+        TrackingError: No open incident or more than one matches, or there is no acknowledgement to
+            withdraw.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
@@ -78,19 +85,19 @@ def acknowledge(
 def close(
     engine: Engine, actor: Actor, comment: str, episode: str = "", filters: Filters = Filters()
 ) -> IncidentChange:
-    """End an open incident whose resolve does not come.
+    """Close an open incident whose resolve does not arrive.
 
-    If its alert still fires, its next notification opens another one.
+    If the alert is still firing, its next notification opens a new incident.
 
     Args:
         engine: The tracking database.
-        actor: Who says so.
-        comment: Why.
-        episode: The incident; empty if the filters name it.
-        filters: Of its alert. Exactly one open incident must match.
+        actor: Who closes it.
+        comment: The reason.
+        episode: The episode of the incident, or empty to find it by the filters.
+        filters: Filters on its alert. Exactly one open incident must match.
 
     Raises:
-        TrackingError: Not exactly one open incident is meant, or the comment is empty.
+        TrackingError: No open incident or more than one matches, or the comment is empty.
         DatabaseError: The database is unavailable.
     """
     if not comment.strip():
@@ -113,7 +120,7 @@ def close(
 
 
 def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
-    """Lock and return the row of the open incident that is meant."""
+    """Lock and return the row of the one open incident that matches."""
     wanted = filters.of_alerts
     conditions = [alerts.c[name] == wanted[name] for name in _FILTERS if name in wanted]
     if episode:

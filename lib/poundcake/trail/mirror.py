@@ -23,7 +23,7 @@ from poundcake.trail.schema import cut, executions, links
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 MIRROR_SECONDS = 15
-"""How long a round may read executions from StackStorm."""
+"""Seconds for which a round may read executions from StackStorm."""
 _MAX_EXECUTIONS = 1000
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 _MAX_TEXT = 4000  # characters of a message, whose column has no maximum length
@@ -33,10 +33,10 @@ def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: 
     """Update the executions that are recorded as open, least recently synced first.
 
     Returns:
-        How many were read.
+        The number of executions that were read.
 
     Raises:
-        StackStormError: The API is unavailable. The executions read before are stored.
+        StackStormError: The API is unavailable. Executions that were read before are stored.
     """
     ids = _open_ids(sync_round)
     mirrored = 0
@@ -73,7 +73,7 @@ def _write_page(
             if execution:
                 write_execution(connection, execution, now)
             else:
-                # An execution that could not be read only goes to the end of the queue.
+                # Move an execution that could not be read to the end of the queue.
                 values = gone if execution_id in found else {}
                 connection.execute(
                     update(executions)
@@ -83,7 +83,7 @@ def _write_page(
 
 
 def write_execution(connection: Connection, execution: Execution, now: datetime) -> None:
-    """Write the current state of an execution. One that has ended is never reopened.
+    """Store the current state of an execution, unless it is already recorded as ended.
 
     Args:
         connection: A transaction.

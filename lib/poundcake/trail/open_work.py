@@ -24,12 +24,12 @@ class OpenWork:
     """The requests and executions that wait for StackStorm.
 
     Attributes:
-        count: The number of open requests, of open executions, or of incidents that only sync
-            moves on, whichever is largest; at most 1000.
-        moves_by_itself: Some of them can proceed without a person. False if all of them are
-            pending or paused.
+        count: The number of open requests, of open executions, or of incidents that need a round of
+            sync, whichever is largest; at most 1000.
+        moves_by_itself: Whether some of the work can proceed without a person. False if only
+            pending or paused executions are left.
         synced_at: When a round of sync last finished, by the database's clock.
-        read_at: When this was read, by the same clock, to compute the age of synced_at.
+        read_at: When these values were read, by the same clock, to compute the age of synced_at.
     """
 
     count: int
@@ -39,10 +39,10 @@ class OpenWork:
 
 
 def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
-    """Return what waits for StackStorm, or for a round of sync, now.
+    """Return the work that currently waits for StackStorm or for a round of sync.
 
     Args:
-        expire_stale_hours: As in the configuration; 0 if no incident expires.
+        expire_stale_hours: The configuration key; 0 if incidents do not expire.
     """
     now = database_now(connection)
     statuses = connection.scalars(
@@ -51,7 +51,7 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     requests = connection.scalars(
         select(api_calls.c.id).where(api_calls.c.completed_at.is_(None)).limit(_MAX_COUNT)
     ).all()
-    # Unconfirmed incidents are admitted by sync, stale ones closed.
+    # Sync admits unconfirmed incidents and closes stale ones.
     for_sync = list(connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT)))
     if expire_stale_hours:
         stale = alerts.c.last_seen_at < now - timedelta(hours=expire_stale_hours)
@@ -69,13 +69,13 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
 
 
 def unexplained() -> ColumnElement[bool]:
-    """Return the condition for alerts that are not explained yet."""
+    """Return the condition for alerts that are not yet explained."""
     return or_(alerts.c.explanation.is_(None), alerts.c.explanation == Explanation.RETRY)
 
 
 def is_open() -> ColumnElement[bool]:
-    """Return the condition of the alerts whose row is an open incident."""
-    return alerts.c.open_fingerprint > ""  # SQLite enters no index by IS NOT NULL
+    """Return the condition for alerts whose row is an open incident."""
+    return alerts.c.open_fingerprint > ""  # SQLite uses no index for IS NOT NULL
 
 
 def unconfirmed() -> tuple[ColumnElement[bool], ...]:

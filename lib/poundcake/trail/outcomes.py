@@ -1,6 +1,6 @@
-"""The values for what was decided about an alert, and for what became of it.
+"""The possible outcomes, endings and explanations of an alert.
 
-They are part of the tables, the JSON responses and the triggers.
+Their values are part of the tables, the JSON responses and the triggers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class _StringEnum(str, Enum):
 
 
 class Outcome(_StringEnum):
-    """What recording decided about one alert (column `outcome`)."""
+    """The decision about one alert at the time it was recorded (column `outcome`)."""
 
     ADMITTED = "admitted"
-    """A rule may start a remediation for it: emitted as poundcake.alert."""
+    """A rule may start a remediation for it. It is emitted as poundcake.alert."""
     RESOLVED = "resolved"
-    """It closed the open incident of its label set: emitted as poundcake.alert."""
+    """It closed the open incident of its label set. It is emitted as poundcake.alert."""
     DUPLICATE = "duplicate"
     """It repeats a recorded alert, or resolves an incident that is not open."""
     COOLDOWN = "cooldown"
@@ -32,13 +32,13 @@ class Outcome(_StringEnum):
     RATE_LIMITED = "rate_limited"
     """It opened an incident, but its name reached max_remediations_per_hour."""
     OBSERVED = "observed"
-    """Its receiver may not start a remediation: it opened, continued or ended an incident for
-    which nothing was started."""
+    """Its receiver may not start a remediation. It opened, continued or ended an incident for
+    which no remediation was started."""
     UNCONFIRMED = "unconfirmed"
-    """It fires shortly after its resolve, or ended an incident that did. Nothing is started until
-    it is heard of again, or for six minutes not."""
+    """It fires shortly after its resolve, or it ended such an incident. No remediation is started
+    until another notification arrives, or until six minutes pass without a resolve."""
     MALFORMED = "malformed"
-    """It cannot be parsed; the reason names the field."""
+    """It cannot be parsed. The reason names the field."""
 
 
 EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
@@ -49,17 +49,17 @@ class EndedBy(_StringEnum):
     """How an incident ended (column `ended_by`)."""
 
     RESOLVE = "resolve"
-    """A notification said that its alert was resolved."""
+    """A notification reported its alert as resolved."""
     SUPERSEDED = "superseded"
-    """Its alert began again without that its end was heard of."""
+    """Its alert started again, and no resolve was received in between."""
     CLOSED = "closed"
-    """A person closed it: poundcake.close."""
+    """A person closed it with poundcake.close."""
     EXPIRED = "expired"
-    """Nothing was heard of it for expire_stale_hours."""
+    """It received no notification for expire_stale_hours."""
 
 
 class Explanation(_StringEnum):
-    """What became of an alert (column `explanation`; NULL until StackStorm has reported it)."""
+    """What became of an alert (column `explanation`, NULL until StackStorm reports it)."""
 
     NOT_EMITTED = "none"
     """Its outcome is not in EMITTED, so StackStorm never received it."""
@@ -72,6 +72,6 @@ class Explanation(_StringEnum):
     ENDED = "ended"
     """The incident ended before a workflow could claim the episode."""
     RETRY = "retry"
-    """StackStorm lost it or cannot run it now; the endpoint emits it again."""
+    """StackStorm lost it or cannot process it now. The endpoint emits it again."""
     LOST = "lost"
-    """StackStorm kept losing it for longer than give_up_hours; it is no longer emitted."""
+    """StackStorm kept losing it for longer than give_up_hours. It is no longer emitted."""

@@ -1,6 +1,6 @@
-"""Delete requests that ended long ago, oldest first, in small transactions.
+"""Delete requests that were completed long ago, oldest first, in small transactions.
 
-A request is deleted together with its alerts, their links and their executions, or not at all.
+A request is either deleted together with its alerts, their links and executions, or kept.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from poundcake.trail.open_work import unexplained
 from poundcake.trail.schema import alerts, api_calls, audit, executions, links
 
 MAX_DAYS = 36_500
-# Maximum rows of one transaction. A request with more alerts is deleted in its own transaction.
+# Maximum rows per transaction. A request with more alerts is deleted in a separate transaction.
 _MAX_REQUESTS = 500
 _MAX_ALERTS = 2000
-# Seconds for which one transaction is retried while the database is unavailable.
+# How long one transaction is retried while the database is unavailable, in seconds.
 _RETRY_SECONDS = 60
 # Maximum difference between the clocks of this machine and of the database server.
 _MAX_SKEW = timedelta(hours=1)
@@ -37,13 +37,13 @@ class PurgeResult(TypedDict):
     """The result of the action poundcake.purge.
 
     Attributes:
-        dry_run: Nothing was deleted; the numbers are those of rows that would be.
-        before: Requests that ended before this time were deleted.
+        dry_run: Whether it was a dry run. If so, the counts are of rows that would be deleted.
+        before: Requests that were received and completed before this time were deleted.
         requests: The number of deleted requests.
         alerts: The number of deleted alerts.
         links: The number of deleted links.
         executions: The number of deleted executions.
-        kept: The number of requests that were received before that time and kept.
+        kept: The number of requests that were received before that time but kept.
     """
 
     dry_run: bool
@@ -56,10 +56,10 @@ class PurgeResult(TypedDict):
 
 
 class _AuditOfPurge:
-    """The entry of the audit about a purge, which counts more with each page.
+    """The audit entry of a purge, whose counts grow with each page.
 
     Attributes:
-        counts: The rows that were deleted until now, and the requests that stay.
+        counts: The number of deleted rows and of kept requests so far.
     """
 
     def __init__(self, actor: Actor, days: int):
@@ -69,7 +69,7 @@ class _AuditOfPurge:
         self._id = 0
 
     def write(self, connection: Connection, page: Mapping[str, int]) -> None:
-        """Write what was deleted until now, and with the page of this transaction."""
+        """Write the counts so far, plus those of the page that this transaction deletes."""
         details = {**(self.counts + Counter(page)), "older_than_days": self._days}
         if not self._id or not change_details(connection, self._id, "purge", details):
             self._id = write_entry(connection, "purge", self._actor, details=details)
@@ -94,24 +94,25 @@ def purge(
     A request is kept if
 
     - one of its alerts is an open incident, or was one during these days,
-    - it is not known yet what became of one of its alerts,
+    - one of its alerts is not explained yet,
     - one of its executions has not ended, or
-    - it holds a claim on an episode that has not ended. Without the claim, a workflow could work
-      on the episode a second time.
+    - one of its executions has a claim on an episode that has not ended. Without the claim, a
+      workflow could work on the episode a second time.
 
-    A purge may be killed at any time, and may run at the same time as other writers and purges.
+    It is safe to kill a purge at any time, and to run it concurrently with other writers and
+    purges.
 
     Args:
         engine: The tracking database.
         config: The configuration.
         older_than_days: 1 to 36500; by default the configuration's retention_days.
         dry_run: Count the rows that would be deleted, and delete nothing.
-        actor: Who purges, for the audit. Audit entries that are as old are deleted, too.
+        actor: Who purges, for the audit. Audit entries of the same age are deleted, too.
 
     Raises:
         PurgeError: `older_than_days` is out of range, or a clock is wrong. Nothing was deleted.
-        DatabaseError: The database was unavailable for a minute. Rows that were deleted before
-            stay deleted.
+        DatabaseError: The database was unavailable for a minute. Transactions that were committed
+            before are kept.
     """
     days = config.retention_days if older_than_days is None else older_than_days
     _check_days(config, days)
@@ -131,7 +132,7 @@ def purge(
         total.update(counts)
         entry.counts.update(counts)
         if not dry_run:
-            # Let other writers have their turn: SQLite's lock has no queue.
+            # Pause, so that other writers get the lock: SQLite's lock has no queue.
             time.sleep(min(time.monotonic() - started, 1))
     return PurgeResult(
         dry_run=dry_run,
@@ -159,7 +160,7 @@ def _check_days(config: Config, days: int) -> None:
 def _check_clocks(engine: Engine, age: timedelta) -> datetime:
     """Return the time before which requests are deleted.
 
-    Raises PurgeError if a clock seems to be wrong. With a clock that is months ahead, the whole
+    Raises PurgeError if a clock seems to be wrong. If the clock were months ahead, the whole
     history would look old.
     """
     with database.reading(engine) as connection:
@@ -189,12 +190,12 @@ def _purge_page(
 
     Args:
         engine: The tracking database.
-        before: Everything older is deleted.
-        after: Where the page begins; None for the first one.
-        entry: Where it is noted what was deleted; None to delete nothing.
+        before: Older requests are deleted.
+        after: The end of the previous page, or None for the first page.
+        entry: The audit entry to update, or None for a dry run.
 
     Returns:
-        The number of deleted rows and the end of the page; None if there was no request left.
+        The counts of the page and its end, or None if there were no requests left.
     """
     dry_run = entry is None
     with (database.reading if dry_run else database.transaction)(engine) as connection:
@@ -231,8 +232,8 @@ def _purge_page(
 def _read_page(
     connection: Connection, before: datetime, after: _Cursor | None, lock: bool
 ) -> list[Row[Any]]:
-    """Return id and created_at of the oldest requests after the cursor, up to the page's limits."""
-    # An alert's position is its number in the request; max() is faster than count().
+    """Return the oldest requests after the cursor, up to the limits of a page."""
+    # Positions count the alerts of a request from 0, and max() is faster than count().
     last_position = select(func.max(alerts.c.position)).where(
         alerts.c.api_call_id == api_calls.c.id
     )
@@ -243,12 +244,12 @@ def _read_page(
         .limit(_MAX_REQUESTS)
     )
     if after:
-        # The first condition is for the index: MariaDB cannot derive its range from an OR.
+        # The first condition lets MariaDB use the index, because it cannot derive a range from OR.
         statement = statement.where(
             api_calls.c.created_at >= after.created_at,
             or_(api_calls.c.created_at > after.created_at, api_calls.c.id > after.id),
         )
-    if lock:  # against another purge
+    if lock:  # keep another purge from taking the same requests
         statement = statement.with_for_update()
     page: list[Row[Any]] = []
     count = 0
@@ -263,7 +264,7 @@ def _read_page(
 def _lock_alerts(connection: Connection, call_ids: Collection[int]) -> None:
     """Lock the alerts of requests, so that no execution can be linked to them.
 
-    Open incidents are not locked, so that recording can update them; their requests are kept.
+    Open incidents are not locked, so that recording can update them. Their requests are kept.
     """
     connection.execute(
         select(alerts.c.id)
@@ -335,7 +336,7 @@ def _running(call_ids: Sequence[int]) -> Select[tuple[int]]:
 def _claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     """Select requests with a claim on an episode that has not ended."""
     claimed = alerts.alias()
-    # A later request may be about the same episode, and the claim counts for it as well.
+    # The claim also counts for later requests about the same episode.
     return (
         select(claimed.c.api_call_id)
         .join(links, links.c.alert_id == claimed.c.id)
@@ -361,8 +362,8 @@ def _linked_elsewhere(
 ) -> set[str]:
     """Return the executions that are also linked to a remaining request.
 
-    A request remains if it is kept or comes after the cursor. All others have been deleted by now,
-    or counted as deleted by a dry run.
+    A request remains if it is kept or comes after the cursor. All other requests have already been
+    deleted, or counted as deleted by a dry run.
     """
     others: list[Row[Any]] = []
     for some in database.batched(sorted(execution_ids)):

@@ -15,13 +15,13 @@ def read_executions(
 
     Args:
         api: StackStorm's API.
-        ids: At most 100 ids, so that one list contains them.
+        ids: At most 100 ids, the maximum of one list of the API.
         deadline: When to stop reading single executions.
         note: Called with a sentence for each execution that cannot be read.
 
     Returns:
-        The executions by id; None for one that StackStorm does not have. Executions that could not
-        be read are missing.
+        The executions by id. The value is None if StackStorm does not have the execution.
+        Executions that could not be read are missing.
 
     Raises:
         StackStormError: The API is unavailable.

@@ -1,6 +1,6 @@
-"""Record announced requests: parse them, decide about their alerts, write both.
+"""Record announced requests: parse them, decide about their alerts, and write both.
 
-A list of requests is recorded in one transaction and a bounded number of statements. The result is
+A batch of requests is recorded in one transaction and a bounded number of statements. The result is
 the same as if the requests were recorded one after the other.
 """
 
@@ -28,8 +28,8 @@ from poundcake.trail.outcomes import EMITTED, Outcome
 from poundcake.trail.rows import AlertRow, CallRow, alert_row, call_row
 from poundcake.trail.schema import alerts, api_calls
 
-# How many characters a row may have for each of the body, at most: a character of a nested object
-# is written as two escapes, whose backslashes are escaped again.
+# Maximum characters that a row needs per character of the body. A character of a nested object may
+# become two escapes, whose backslashes are escaped again.
 _LARGEST_EXPANSION = 32
 
 StateFactory = Callable[[Connection, Config, AlertBatch], AdmissionState]
@@ -38,8 +38,11 @@ StateFactory = Callable[[Connection, Config, AlertBatch], AdmissionState]
 class RecordCounts(TypedDict):
     """The result of the action poundcake.record.
 
-    recorded, known, failed: how many requests are new on record, were on record already, and are
-    on record with an error and without alerts. outcomes: how many alerts have each outcome.
+    Attributes:
+        recorded: The number of requests that were recorded.
+        known: The number of requests that had already been recorded.
+        failed: The number of requests that were recorded with an error and without alerts.
+        outcomes: The number of alerts by outcome.
     """
 
     recorded: int
@@ -50,7 +53,7 @@ class RecordCounts(TypedDict):
 
 @dataclass
 class Counts:
-    """What became of a list of requests: see RecordCounts."""
+    """The counts for a batch of requests. See RecordCounts."""
 
     recorded: int = 0
     known: int = 0
@@ -66,7 +69,7 @@ class Counts:
         )
 
     def as_dict(self) -> RecordCounts:
-        """Return the counts as the action returns them."""
+        """Return the counts as the result of the action."""
         return RecordCounts(
             recorded=self.recorded,
             known=self.known,
@@ -77,11 +80,11 @@ class Counts:
 
 @dataclass
 class NewRequest:
-    """A request that is not on record yet, and the id that is free for it.
+    """A request that is not recorded yet, and an unused id for it.
 
     Attributes:
-        webhook: Its payload, once it was parsed.
-        error: Why it is recorded without its alerts; otherwise empty.
+        webhook: The payload, once it is parsed.
+        error: Why the request is recorded without its alerts, or empty.
     """
 
     request: Request
@@ -92,13 +95,13 @@ class NewRequest:
 
     @property
     def alerts(self) -> list[Alert]:
-        """Return the alerts of the request; none if its body is no webhook."""
+        """Return the alerts of the request; empty if its body could not be parsed."""
         return self.webhook.alerts if self.webhook else []
 
 
 @dataclass
 class DecidedRequest:
-    """A request and the rows of its alerts, each with its outcome."""
+    """A request and the rows of its alerts, which contain the outcomes."""
 
     new: NewRequest
     rows: list[AlertRow]
@@ -116,22 +119,22 @@ def record_requests(
     database_id: str = "",
     clock_offset_seconds: float = 0.0,
 ) -> RecordCounts:
-    """Record a list of requests with an outcome for each of their alerts, in one transaction.
+    """Record a batch of requests, with an outcome for each alert, in one transaction.
 
-    They are recorded in the order in which they were received. Recording a request again changes
-    nothing. A request that cannot be recorded gets its row with the error and without alerts, and
-    does not prevent the others from being recorded.
+    Requests are recorded in the order in which they were received. Recording a request again
+    changes nothing. If a request cannot be recorded, its row is written with the error and without
+    alerts, and the other requests are recorded as usual.
 
     Args:
         engine: The tracking database.
-        config: The limits of admission.
-        requests: The requests, as they were announced.
-        database_id: The tracking database that the endpoint reads, if it is known.
-        clock_offset_seconds: By how much the endpoint's clock is ahead of the database's.
+        config: The configuration, with the limits of admission.
+        requests: The announced requests.
+        database_id: The id of the tracking database that the endpoint reads, or empty.
+        clock_offset_seconds: How far the endpoint's clock is ahead of the database's.
 
     Raises:
-        DatabaseError: Nothing was written: the database is unavailable, or the endpoint reads
-            another one.
+        DatabaseError: Nothing was written, because the database is unavailable or the endpoint
+            reads another database.
     """
     own_id = database.prepare(engine, create=config.auto_migrate)
     if database_id and database_id != own_id:
@@ -155,15 +158,16 @@ def _record_all(
 def _by_database_clock(
     requests: Sequence[Request], offset: timedelta, now: datetime
 ) -> list[Request]:
-    """Return requests in the order in which they were received, by the database's clock.
+    """Convert times of receipt to the database's clock, and sort the requests by them.
 
     Args:
-        offset: By how much the clock is ahead that said when they were received.
-        now: The database's time.
+        requests: The requests.
+        offset: How far the endpoint's clock is ahead of the database's.
+        now: The current time by the database's clock.
     """
     dated = [
-        # A clock that was set back since then says that a request will be received. It would seem
-        # newer than whatever is received until that time.
+        # If the clock was set back since, the time of receipt is in the future. The request would
+        # then look newer than every request that is received until that time.
         replace(request, received_at=min(request.received_at - offset, now))
         for request in requests
     ]
@@ -177,16 +181,16 @@ def record_safely(
     make_state: StateFactory = AdmissionState,
     replay_of: str | None = None,
 ) -> Counts:
-    """Record a list under one savepoint; if that fails, record each half of it by itself.
+    """Record a batch under one savepoint. If that fails, record each half separately.
 
-    A request that fails by itself is recorded with the error.
+    A single request that fails is recorded with the error and without alerts.
 
     Args:
         connection: A transaction.
-        config: The limits of admission.
+        config: The configuration, with the limits of admission.
         requests: The requests.
-        make_state: Makes what the alerts are decided by.
-        replay_of: The id of the replayed request, if the list is a single replay.
+        make_state: Creates the admission state for the batch.
+        replay_of: The id of the replayed request, if the batch is a single replay.
     """
     for _ in range(database.ATTEMPTS):
         try:
@@ -195,10 +199,10 @@ def record_safely(
         except OperationalError:
             raise
         except IntegrityError as error:
-            # Another endpoint's record had one of the requests, or opened one of the incidents,
-            # at this moment: now it can be seen.
+            # A concurrent transaction recorded one of the requests or opened one of the incidents.
+            # The next attempt sees its rows.
             failure: Exception = error
-        # Whatever is wrong with one request, the others are recorded.
+        # An error in one request must not prevent the others from being recorded.
         except Exception as error:
             failure = error
             break
@@ -219,7 +223,7 @@ def _record_list(
     replay_of: str | None,
     error: str = "",
 ) -> Counts:
-    """Record a list. See record_safely(); `error` is why it is recorded without the alerts."""
+    """Record a batch, as record_safely() does. With an `error`, record it without alerts."""
     new = _new_requests(connection, requests)
     counts = Counts(known=len(requests) - len(new))
     if not new:
@@ -233,7 +237,7 @@ def _record_list(
     calls = [_call_row(one, now, replay_of) for one in decided]
     for one, call in zip(decided, calls):
         _check_size(connection, one, call)
-    # Closed incidents make room for those that are opened: open_fingerprint is unique.
+    # Close incidents before new ones are inserted, because open_fingerprint is unique.
     state.write_changes(connection)
     _insert(connection, decided, calls)
     counts.failed = sum(bool(request.error) for request in new)
@@ -243,7 +247,7 @@ def _record_list(
 
 
 def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[NewRequest]:
-    """Return the requests that are not on record, once each."""
+    """Return the requests that are not recorded yet, without duplicates."""
     hashes = [body_sha256(request.body) for request in requests]
     ids = [(r.request_id, collision_id(r.request_id, h)) for r, h in zip(requests, hashes)]
     known: dict[str, str] = {}
@@ -263,7 +267,7 @@ def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[N
 
 
 def _parse(new: NewRequest, error: str, identity: Identity) -> None:
-    """Read the payload of a request, unless it is recorded without its alerts."""
+    """Parse the payload of a request, unless `error` is why it is recorded without alerts."""
     if error:
         new.error = error
         return
@@ -286,7 +290,7 @@ def _batch(new: Sequence[NewRequest], now: datetime) -> AlertBatch:
 
 
 def _decide(state: AdmissionState, new: NewRequest, now: datetime) -> list[AlertRow]:
-    """Decide about the alerts of a request, and return their rows."""
+    """Decide about each alert of a request, and return the rows."""
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
     receiver = new.webhook.receiver if new.webhook else ""
@@ -321,7 +325,7 @@ def _call_row(decided: DecidedRequest, now: datetime, replay_of: str | None) -> 
 def _check_size(connection: Connection, decided: DecidedRequest, call: CallRow) -> None:
     """Raise ValueError if a request's rows are too large for the database server.
 
-    A request that is recorded because of that gets as much of its body as fits.
+    If the request is already being recorded with an error, truncate its body instead.
     """
     longest = database.longest_text(connection)
     if longest is None or _LARGEST_EXPANSION * len(call.body) <= longest:

@@ -17,14 +17,14 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.queries.rows import message_with_note, status_with_note
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# Somebody waits for the view, so no request to StackStorm starts after this time.
+# A person is waiting for the view, so no request to StackStorm starts after this time.
 _MAX_SECONDS = 5.0
 
 
 def refresh_open_executions(stackstorm: StackStormApi, answer: dict[str, Any]) -> dict[str, Any]:
     """Update the open executions in a view from the StackStorm API.
 
-    If the API is unavailable or slow, leave them as recorded, and say so in the view's
+    If the API is unavailable or slow, leave them as recorded, and report that in the view's
     `stackstorm`. Executions that are shown first are updated first.
 
     Args:
@@ -62,7 +62,7 @@ def _read(stackstorm: StackStormApi, ids: Sequence[str]) -> tuple[dict[str, Exec
     """Read executions in the given order.
 
     Returns:
-        The executions by id, and a sentence for people about why some were not read, or ''.
+        The executions by id, and a sentence that explains why some were not read, or ''.
     """
     found: dict[str, Execution] = {}
     asked = 0
@@ -91,7 +91,7 @@ def _update_execution(row: dict[str, Any], current: Execution | None) -> None:
 
     Args:
         row: The row. It is changed in place.
-        current: The execution now, or None if it could not be read.
+        current: The current state of the execution, or None if it could not be read.
     """
     if current is None:
         return
@@ -103,7 +103,7 @@ def _update_execution(row: dict[str, Any], current: Execution | None) -> None:
     if current.elapsed_seconds is not None:
         row["duration_seconds"] = round(current.elapsed_seconds, 3)
     if "message" not in row:
-        return  # rows of st2_executions have no further fields
+        return  # rows of st2_executions have no other fields to update
     if current.ended_at:
         row["ended_at"] = format_timestamp(current.ended_at)
     reported = dict(workflow_output(current.result))

@@ -1,4 +1,4 @@
-"""Replay a recorded request: record it again, as a request of its own."""
+"""Replay a recorded request by recording it again as a new request."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from poundcake.trail.schema import alerts, api_calls, links
 class ReplayResult(TypedDict):
     """The result of the action poundcake.replay.
 
-    request_id: the id of the new request. replay_of: the one that it replays. outcomes: how many
-    of its alerts have each outcome.
+    Attributes:
+        request_id: The id of the new request.
+        replay_of: The id of the request that was replayed.
+        outcomes: The number of its alerts by outcome.
     """
 
     request_id: str
@@ -39,13 +41,13 @@ class ReplayResult(TypedDict):
 
 @dataclass(frozen=True)
 class _Replay:
-    """A replay that was asked for.
+    """A requested replay.
 
     Attributes:
         request_id: The request to replay.
-        force: Work again on what was worked on or has ended.
-        execution_id: The execution that requests the replay, '' if it is not known.
-        actor: Who asks, for the audit.
+        force: Admit alerts even if their episodes were claimed before or have ended.
+        execution_id: The execution that requests the replay, or '' if it is not known.
+        actor: Who requests the replay, for the audit.
     """
 
     request_id: str
@@ -54,7 +56,7 @@ class _Replay:
     actor: Actor
 
     def new_id(self) -> str:
-        """Return the id of the new request, which belongs to the execution if there is one."""
+        """Return the id of the new request, derived from the execution's id if that is known."""
         if self.execution_id:
             return replay_id(self.request_id, self.execution_id)
         return str(uuid.uuid4())
@@ -68,23 +70,25 @@ def replay_request(
     execution_id: str = "",
     actor: Actor = NOBODY,
 ) -> ReplayResult:
-    """Record a request again, in a request of its own that names it as replay_of.
+    """Record a request again, as a new request whose replay_of is the original's id.
 
-    An alert is admitted if its incident is open and no execution has claimed its episode; with
-    force in any case, as a further attempt at the episode. A request whose alerts could not be
-    recorded is recorded as if it came now.
+    An alert is admitted if its incident is open and no execution has claimed its episode. With
+    force, it is always admitted, as a new attempt at the episode. A request whose alerts could not
+    be recorded is recorded as if it had just been received.
 
     Args:
         engine: The tracking database.
-        config: The limits of admission.
+        config: The configuration, with the limits of admission.
         request_id: The request to replay.
-        force: Work again on what was worked on or has ended, whatever a limit says.
-        execution_id: The execution that requests the replay. It replays a request once, however
-            often it asks, because it cannot know whether an interrupted transaction was committed.
-        actor: Who asks, for the audit.
+        force: Admit alerts even if their episodes were claimed before or have ended, and ignore
+            limits.
+        execution_id: The execution that requests the replay. Repeated calls by the same execution
+            record one replay, because it cannot know whether an interrupted transaction was
+            committed.
+        actor: Who requests the replay, for the audit.
 
     Raises:
-        TrackingError: The request is not on record, or cannot be recorded this time either.
+        TrackingError: The request is not on record, or its alerts cannot be recorded.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=config.auto_migrate)
@@ -143,7 +147,7 @@ def _copy(original: Row[Any], request_id: str, now: datetime) -> Request:
 
 
 def _read_result(connection: Connection, request_id: str) -> tuple[str, dict[str, int]]:
-    """Return the error of a request that is on record, and the outcomes of its alerts."""
+    """Return the error of a recorded request, and the number of its alerts by outcome."""
     call_id, error = connection.execute(
         select(api_calls.c.id, api_calls.c.error).where(api_calls.c.request_id == request_id)
     ).one()
@@ -156,9 +160,9 @@ def _read_result(connection: Connection, request_id: str) -> tuple[str, dict[str
 
 
 class ReplayState(AdmissionState):
-    """What the only request of a list is decided by that is a replay.
+    """The admission state for a batch whose only request is a replay.
 
-    It knows, in addition, the alerts of the original and what was done about their episodes.
+    It also contains the alerts of the original request and the previous work on their episodes.
     """
 
     def __init__(
@@ -180,10 +184,10 @@ class ReplayState(AdmissionState):
         self._came_at: datetime = original.created_at
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
-        """Decide about the next alert of the replay."""
+        """Return the decision about the next alert of the replay."""
         original = self._originals.get(alert.position)
         if alert.problem or original is None or original.outcome == Outcome.MALFORMED:
-            # A resolve only ends what it could have ended when it came.
+            # A resolve only ends an incident that it could have ended when it was received.
             is_resolve = alert.status == RESOLVED
             return super().decide(alert, self._came_at if is_resolve else received_at, receiver)
         decision = admission.decide_replay(
@@ -206,7 +210,7 @@ class ReplayState(AdmissionState):
 
 
 def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:
-    """Return the alerts of a recorded request, by their position in it."""
+    """Return the alerts of a recorded request by position."""
     rows = connection.execute(
         select(alerts.c.position, alerts.c.outcome, alerts.c.episode, alerts.c.starts_at).where(
             alerts.c.api_call_id == call.id
@@ -221,7 +225,7 @@ def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:
 
 
 def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Work]:
-    """Return what was done about these episodes."""
+    """Return the previous work on these episodes, by episode."""
     attempts: dict[str, int] = {}
     claimants: dict[str, str] = {}
     for some in database.batched(episodes):

@@ -1,4 +1,4 @@
-"""The rows that recording writes, as typed objects. The field names are the columns' names."""
+"""The rows that recording writes, as typed objects. The fields are named after the columns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from poundcake.trail.admission import Decision
 from poundcake.trail.outcomes import EMITTED, EndedBy, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, storable
 
-# json.dumps makes a new encoder at each call.
+# json.dumps() creates a new encoder on each call.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Characters of what may be of any length, and is of no use beyond that.
+# Maximum characters of errors and URLs, which may have any length.
 _ERROR_LENGTH = 4_000
 _URL_LENGTH = 16_000
 
@@ -51,7 +51,7 @@ class CallRow:
 
 @dataclass
 class AlertRow:
-    """A row of poundcake_alerts. `api_call_id` is set once the request's own row is written."""
+    """A row of poundcake_alerts. `api_call_id` is set once the request's row is written."""
 
     position: int
     fingerprint: str
@@ -96,13 +96,13 @@ def call_row(
     """Return the row of a request.
 
     Args:
-        request: The request as it was announced.
+        request: The announced request.
         request_id: The id under which it is recorded.
         sha256: The SHA-256 of its body.
-        webhook: Its payload; None if that cannot be read or recorded.
-        completed_at: When it was completed; None while its alerts are open.
-        replay_of: The id of the request that it is a replay of.
-        error: Why it is recorded without its alerts; otherwise empty.
+        webhook: Its payload, or None if that cannot be parsed or recorded.
+        completed_at: When it was completed, or None while its alerts are open.
+        replay_of: The id of the request that it replays, or None.
+        error: Why it is recorded without its alerts, or empty.
     """
     client_id = request.client_request_id
     if request_id != request.request_id:
@@ -135,9 +135,9 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
 
     Args:
         alert: The alert as it was sent.
-        decision: What was decided about it.
+        decision: The decision about it.
         received_at: When its request was received.
-        now: The database's time.
+        now: The current time by the database's clock.
     """
     return AlertRow(
         position=alert.position,
@@ -181,5 +181,5 @@ def _json(texts: Mapping[str, str]) -> str:
     text = _encode(texts)
     if text.isascii():
         return text
-    # Neither database stores lone surrogates, which JSON may contain as escapes.
+    # JSON may contain lone surrogates as escapes, but neither database can store them.
     return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

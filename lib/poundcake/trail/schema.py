@@ -1,9 +1,9 @@
-"""The tables. One definition for MariaDB 10.6+ and SQLite.
+"""The definition of the tables, for both MariaDB 10.6+ and SQLite.
 
-``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` are the trail,
-``execution_db`` mirrors the StackStorm executions that it names, ``poundcake_audit`` says what
-people did to it, and ``poundcake_meta`` which database this is. All times are UTC with
-microseconds.
+``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` form the trail.
+``execution_db`` mirrors the StackStorm executions in the trail. ``poundcake_audit`` logs manual
+changes to the trail. ``poundcake_meta`` contains the database's id and versions. All times are UTC
+with microseconds.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions. Every writer needs it.
 VERSION = 6
-# The revisions there that only build indexes. Nothing needs them, but the views are slow without
-# them, and building them on a long history takes long: they wait until the tables are ready.
+# The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
+# views are slow without them. With a long history they take long to build, so they are built last.
 INDEX_REVISIONS = (4,)
-# {table: the revision that made it}, of those that the first one did not make.
+# {table: revision} for tables that a later revision than the first one created.
 LATER_TABLES = {"poundcake_audit": 6}
 
 metadata = MetaData()
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment: an aware datetime in Python, UTC without an offset in the table."""
+    """A time: an aware datetime in Python, and UTC without an offset in the table."""
 
     impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     cache_ok = True
@@ -52,14 +52,14 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(timezone.utc).replace(tzinfo=None)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Return the value of the column with its time zone, UTC."""
+        """Return the value of the column as an aware datetime in UTC."""
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
 
-# SQLite counts up by itself only in a column declared INTEGER.
+# SQLite auto-increments only a primary key that is declared INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 _Long = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-# MariaDB's default collation takes 'HostDown' for 'hostdown', and utf8mb4_bin 'a' for 'a '.
+# In MariaDB's default collation 'HostDown' equals 'hostdown'; in utf8mb4_bin 'a' equals 'a '.
 _options: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -91,18 +91,18 @@ api_calls = Table(
     Column("body_sha256", String(64), nullable=False),
     Column("replay_of", String(36)),
     Column("error", Text),
-    # Which endpoint may emit the triggers of a request that several hold, and until when: see
-    # emissions.py.
+    # The endpoint that may emit the request, if several endpoints hold it, and the time at which
+    # its claim expires. See emissions.py.
     Column("emitter", String(36)),
     Column("emitter_until", UtcDateTime),
-    # The name of the credential that the sender used; empty if it needed none.
+    # The name of the credential that the sender used, or empty if none was required.
     Column("credential", String(64), nullable=False, default="", server_default=""),
     Index("ix_poundcake_api_calls_created", "created_at", "id"),
     Index("ix_poundcake_api_calls_completed", "completed_at", "id"),
     **_options,
 )
 
-# Newest first, then what a search filters by without reading the row.
+# The sort order of a search, then the columns that it filters by without reading the row.
 _SEARCH = ("created_at", "id", "severity", "status", "outcome", "api_call_id")
 
 alerts = Table(
@@ -122,57 +122,57 @@ alerts = Table(
     Column("starts_at", UtcDateTime),
     Column("ends_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
-    # When the row was written, by the database's clock. After an outage that is long after the
-    # request was received, which is created_at, by the clock of the endpoint.
+    # When the row was written, by the database's clock. After an outage, this is much later than
+    # created_at, the time at which the endpoint received the request.
     Column("recorded_at", UtcDateTime, nullable=False),
     Column("episode", String(96)),
     Column("outcome", String(16), nullable=False),
     Column("reason", String(512), nullable=False),
-    # What became of the alert: see outcomes.Explanation. NULL until StackStorm has said.
+    # What became of the alert, see outcomes.Explanation. NULL until StackStorm has reported it.
     Column("explanation", String(16)),
     Column("explanation_reason", String(512)),
     Column("checked_at", UtcDateTime),
     Column("st2_rule_matched", String(255)),
     # The fingerprint while this row is its open incident, otherwise NULL. The unique key allows one
-    # open incident for each fingerprint; MariaDB has no partial index that could.
+    # open incident per fingerprint. It replaces a partial index, which MariaDB does not have.
     Column("open_fingerprint", String(64), unique=True),
     Column("last_seen_at", UtcDateTime),
     Column("notifications", Integer, nullable=False, default=1),
     # When the incident that this row opened was closed.
     Column("closed_at", UtcDateTime),
-    # Which attempt at its episode this row is, from 1: a forced replay makes another.
+    # The number of the attempt at the episode, from 1. A forced replay adds an attempt.
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
     # When the cooldown or rate limit that holds the alert back ends, by the database's clock.
     Column("held_until", UtcDateTime),
-    # Ids of the StackStorm triggers that were emitted for it, newest first, separated by commas.
+    # The ids of StackStorm's trigger instances for this alert, newest first, comma-separated.
     Column("trigger_instances", String(255)),
-    # The fingerprint that the sender gave, if `fingerprint` is another one. It decides nothing.
+    # The fingerprint in the payload, if it differs from `fingerprint`. No decision depends on it.
     Column("sender_fingerprint", String(64)),
-    # The first startsAt that the notifications of the incident named, by the sender's clock; NULL
-    # if none did.
+    # The first startsAt in the notifications of the incident, by the sender's clock. NULL if none
+    # of them had one.
     Column("sender_starts_at", UtcDateTime),
-    # The host that the alert is about, in one spelling; empty if it names none.
+    # The host that the alert is about, in normalized form, or empty if the alert names no host.
     Column("host", String(255), nullable=False, default="", server_default=""),
-    # What of the alert could not be read and decided nothing, in one line.
+    # Fields of the alert that could not be read and were ignored, in one line.
     Column("notes", String(1024)),
-    # How the incident that this row opened ended: see outcomes.EndedBy. NULL while it is open, and
-    # if a later row has taken it over.
+    # How the incident that this row opened ended, see outcomes.EndedBy. NULL while it is open, or
+    # if a later row has taken over the incident.
     Column("ended_by", String(16)),
-    # Who said, of the open incident, that nothing is to be started for it.
+    # Who acknowledged the open incident, so that no remediation is started for it.
     Column("acknowledged_at", UtcDateTime),
     Column("acknowledged_by", String(255)),
     Column("acknowledged_comment", String(1024)),
-    # Who closed it by hand.
+    # Who closed the incident by hand.
     Column("closed_by", String(255)),
     Column("closed_comment", String(1024)),
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
-    # Named for the column's former name: SQLite cannot rename an index, and to build it again on a
+    # Named after the column's former name. SQLite cannot rename an index, and rebuilding it with a
     # long history would take minutes.
     Index("ix_poundcake_alerts_fate", "explanation", "checked_at"),
-    # The views search newest first by one of these and find the other filters in the index itself:
-    # they read the rows of the page that is shown, not of everything that is searched.
+    # The views search one of these indexes, newest first. The index also contains the columns of
+    # the other filters, so only the rows of the shown page are read from the table.
     Index("ix_poundcake_alerts_by_time", *_SEARCH),
     Index("ix_poundcake_alerts_by_name", "alert_name", *_SEARCH),
     Index("ix_poundcake_alerts_by_instance", "instance", *_SEARCH, "alert_name"),
@@ -201,8 +201,8 @@ links = Table(
     Column("st2_rule_ref", String(255)),
     Column("st2_action_ref", String(255)),
     Column("created_at", UtcDateTime, nullable=False),
-    # `<episode>|<workflow>`, and the attempt after the first: at most one execution of a workflow
-    # works on an attempt at an episode.
+    # `<episode>|<workflow>`, plus `|<attempt>` from the second attempt on. It ensures that at most
+    # one execution of a workflow works on an attempt at an episode.
     Column("claim", String(255), unique=True),
     Column("released_at", UtcDateTime),
     UniqueConstraint("st2_execution_id", "alert_id", name="uq_poundcake_link_execution"),
@@ -238,14 +238,14 @@ audit = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    # acknowledge, close, release, replay or purge.
+    # One of acknowledge, close, release, replay and purge.
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),
-    # The episode, the request_id or nothing, as the action says.
+    # The episode or request_id, depending on the action, or empty.
     Column("target", String(255), nullable=False),
     Column("comment", Text, nullable=False),
-    # JSON: what the action did.
+    # The details of the action, as JSON.
     Column("details", Text, nullable=False),
     Index("ix_poundcake_audit_target", "target", "id"),
     Index("ix_poundcake_audit_at", "at", "id"),
@@ -262,13 +262,13 @@ meta = Table(
 
 
 def cut(text: str, column: ColumnElement[Any]) -> str:
-    """Return as much of a text as its column can hold. The whole text is in the JSON beside it.
+    """Truncate a text to the length of its column. The full text is in the JSON of the same row.
 
-    Lone surrogates become question marks: neither database can store them.
+    Lone surrogates become question marks, because neither database can store them.
     """
     return storable(text)[: getattr(column.type, "length", None)]
 
 
 def storable(text: str) -> str:
-    """Return a text that both databases can store: lone surrogates become question marks."""
+    """Replace lone surrogates by question marks, because neither database can store them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

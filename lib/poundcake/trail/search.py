@@ -1,6 +1,6 @@
 """The parameters of a view: filters, a time range, and the cursor of a page.
 
-They come as text from people and URLs, and are parsed and checked here. The searches are in
+People and URLs pass them as text. This module parses and validates them. The searches are in
 `poundcake.trail.queries`.
 """
 
@@ -17,7 +17,7 @@ from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import alerts, cut
 
-# Bounds of the parameters limit and offset. Rows beyond them are reached with `before`.
+# Upper bounds of the parameters limit and offset. To get rows beyond them, use `before`.
 MAX_ROWS = 1000
 MAX_OFFSET = 1000
 
@@ -46,12 +46,13 @@ class FilterError(PoundCakeError):
 class Cursor:
     """The position of a row in a list that is sorted newest first.
 
-    Each page returns the cursor of its last row as `next`. Passed back as `before`, the list
-    continues after that row, even if rows were recorded in between.
+    Each page returns the cursor of its last row as `next`. If it is passed back as `before`, the
+    list continues after that row, even if new rows have been recorded since.
 
     Attributes:
-        moment: The time by which the list is sorted.
-        ids: The unique columns by which rows of the same time are sorted. Each view has its own.
+        moment: The row's time, by which the list is sorted.
+        ids: The unique columns by which rows with the same time are sorted. They depend on the
+            view.
     """
 
     moment: datetime
@@ -86,7 +87,7 @@ class Cursor:
         """Return the ids as `count` row ids.
 
         Raises:
-            FilterError: The cursor is that of a view with other ids.
+            FilterError: The cursor belongs to another view.
         """
         if len(self.ids) != count or not all(_ROW_ID.match(row_id) for row_id in self.ids):
             raise FilterError("before", "this is the `next` of another view")
@@ -96,7 +97,7 @@ class Cursor:
         """Return the ids as the id of a StackStorm execution and a row id.
 
         Raises:
-            FilterError: The cursor is that of a view with other ids.
+            FilterError: The cursor belongs to another view.
         """
         (row_id,) = Cursor(self.moment, self.ids[1:]).row_ids(1)
         return self.ids[0], row_id
@@ -107,14 +108,14 @@ class Filters:
     """The filters of a view. A row must match all of them; an empty filter matches any row.
 
     Attributes:
-        since: The start of the time range, inclusive. It applies to the time at which the
-            notification was received, or, in a list of executions, the execution started.
+        since: The start of the time range, inclusive. The range applies to the start times of
+            executions in a list of executions, and to the times of receipt in all other views.
         until: The end of that range, exclusive.
         severity: The severity of the alert.
         alert_name: The name of the alert.
         instance: The instance of the alert.
         status: The status of the alert, `firing` or `resolved`.
-        outcome: What recording decided about the alert.
+        outcome: The outcome of the alert.
         fingerprint: The fingerprint of the alert's label set.
         before: The cursor at which the previous page ended.
     """
@@ -137,13 +138,13 @@ class Filters:
 
 
 def parse(now: datetime | None = None, **given: str) -> Filters:
-    """Parse filters that a person or a URL gave as text.
+    """Parse filters that are given as text.
 
     Args:
-        now: The time that ages are relative to; the current time by default.
+        now: The time to which ages are relative. The default is the current time.
         given: Fields of Filters. `since` and `until` are RFC 3339 times, or ages in the format of
-            Prometheus durations (90s, 1h30m, 7d); `before` is the `next` of the previous page. A
-            text that is longer than its column is truncated as recording truncates it.
+            Prometheus durations (90s, 1h30m, 7d). `before` is the `next` of the previous page. A
+            text that is longer than its column is truncated, as recording does.
 
     Raises:
         FilterError: A value is invalid; the error names its field.

@@ -1,7 +1,7 @@
-"""Files that the sensor's user and root can both use, and nobody else, whichever creates them.
+"""Create files that only root and the sensor's user can access, whichever of them creates them.
 
-StackStorm's packages run the sensor as `st2` and actions as root. The files contain the text of
-alerts, which is not for every user of the machine.
+StackStorm's packages run the sensor as `st2` and actions as root. The files contain alert text,
+which other users of the machine must not read.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ def make_folder(path: str) -> None:
 
 
 def create_file(path: str) -> None:
-    """Create an empty file for the owner of its folder and that group, if there is none.
+    """Create an empty file with the owner and group of its folder, unless it exists.
 
-    SQLite gives -wal and -shm the mode of the database that they belong to.
+    SQLite creates -wal and -shm with the mode of their database.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     except FileExistsError:
         return
     try:
-        os.fchmod(file, FILE_MODE)  # whatever the umask is
+        os.fchmod(file, FILE_MODE)  # regardless of the umask
     finally:
         os.close(file)
     give_to_owner_of_folder(path)
 
 
 def close_to_others(path: str) -> None:
-    """Take from an existing file what other users may do with it, as far as we own it.
+    """Remove other users' permissions from an existing file, if this user may change them.
 
-    Release 0.2.0 made files that all could read.
+    Release 0.2.0 created files that all users could read.
     """
     with suppress(FileNotFoundError, PermissionError):
         mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -54,9 +54,9 @@ def close_to_others(path: str) -> None:
 
 
 def give_to_owner_of_folder(path: str) -> None:
-    """Change the owner of a file that root created to the owner of its folder.
+    """Change the owner of a file to the owner of its folder, if this process runs as root.
 
-    SQLite creates -wal and -shm with the owner of the database, but not while root creates it.
+    This includes SQLite's -wal and -shm, which root may have created together with the database.
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         folder = os.stat(os.path.dirname(path) or ".")

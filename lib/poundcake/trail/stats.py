@@ -33,8 +33,8 @@ class Figures:
         succeeded: Executions that succeeded.
         failed: Executions that failed, timed out or were abandoned.
         running: Executions that have not ended.
-        not_cleared: Executions that succeeded, but whose alert kept firing for too long.
-        durations: The durations of those that ended, in microseconds.
+        not_cleared: Executions that succeeded but whose alert kept firing for too long.
+        durations: The durations of executions that ended, in microseconds.
     """
 
     count: int = 0
@@ -46,32 +46,32 @@ class Figures:
 
     @property
     def other(self) -> int:
-        """Executions that were cancelled or are gone."""
+        """Executions that were cancelled, or that StackStorm no longer has."""
         return self.count - self.succeeded - self.failed - self.running
 
     @property
     def success_rate(self) -> float | None:
-        """The share that succeeded among those that succeeded or failed, or None without any."""
+        """Successes divided by successes plus failures, or None if there are neither."""
         known = self.succeeded + self.failed
         return round(self.succeeded / known, 4) if known else None
 
     @property
     def mean_seconds(self) -> float | None:
-        """The mean duration, or None if none has ended."""
+        """The mean duration, or None if no execution has ended."""
         if not self.durations:
             return None
         return round(sum(self.durations) / len(self.durations) / _MICROSECONDS, 3)
 
     @property
     def p95_seconds(self) -> float | None:
-        """The 95th percentile of the durations (nearest rank), or None if none has ended."""
+        """The 95th percentile of the durations (nearest rank), or None if none ended."""
         if not self.durations:
             return None
         rank = -(-len(self.durations) * 95 // 100)
         return round(sorted(self.durations)[rank - 1] / _MICROSECONDS, 3)
 
     def add(self, row: Row[Any]) -> None:
-        """Add the executions of one workflow, alert name and status."""
+        """Add the aggregated executions of one workflow, alert name and status."""
         self.count += row.executions
         if row.status == "succeeded":
             self.succeeded += row.executions
@@ -108,7 +108,7 @@ class Stats:
     by_alert_name: dict[str, Figures]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result of the action stats, the most frequent first."""
+        """Return the result of the action stats, most frequent first."""
         return {
             "since": format_timestamp(self.since),
             "until": format_timestamp(self.until),
@@ -154,10 +154,10 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
 def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Select[Any]:
     """Return the statement that aggregates executions by workflow, alert name and status.
 
-    The database aggregates, because fetching a row per execution takes longer than finding it.
+    Aggregate in the database, because fetching a row per execution takes longer than finding it.
     """
     ended = executions.c.end_timestamp
-    # The alert of an execution that handles a resolve opened no incident: it has no closed_at.
+    # An alert that is a resolve opened no incident, so it has no closed_at.
     fired_until = case(
         (alerts.c.open_fingerprint.is_not(None), literal(now, ended.type)),
         else_=alerts.c.closed_at,

@@ -1,7 +1,7 @@
 """One round of sync: poll StackStorm for the outcome of emitted alerts and store it in the trail.
 
-StackStorm may lose a trigger after it has acknowledged it. Such a loss is found here, because
-nothing counts as done unless StackStorm says so.
+StackStorm may lose a trigger after acknowledging it. Sync detects such a loss, because an alert
+counts as handled only once StackStorm reports that it was.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, star
 
 @dataclass
 class SyncCounts:
-    """What a round did."""
+    """The counts of a round."""
 
     executions: int = 0
     """Open executions whose state was read."""
     explained: int = 0
-    """Alerts that are explained now."""
+    """Alerts that this round explained."""
     unexplained: int = 0
-    """Alerts that were looked at and stay open."""
+    """Alerts that were checked and are still unexplained."""
     completed: int = 0
     """Requests that were completed."""
     confirmed: int = 0
     """Unconfirmed incidents that were decided."""
     expired: int = 0
-    """Incidents that were closed because no notification came for expire_stale_hours."""
+    """Incidents that were closed because no notification arrived for expire_stale_hours."""
     problems: tuple[str, ...] = ()
-    """What could not be read, a sentence each."""
+    """A sentence for each read that failed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as JSON."""
@@ -51,18 +51,18 @@ class SyncCounts:
 def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCounts:
     """Run one round: mirror open executions, explain emitted alerts, complete requests.
 
-    It also admits unconfirmed incidents and closes stale ones, where that is due.
+    Also admit unconfirmed incidents and close stale ones when they are due.
 
-    The steps are independent: one that fails does not stop the next. Each is bounded,
-    and the next round goes on where this one stopped.
+    The steps are independent: if one of them fails, the next ones still run. The work of each step
+    is bounded, and the next round continues where this one stopped.
 
     Returns:
-        What was done; nothing while another round is under way.
+        The counts of the round; all zero if another round is already running.
 
     Raises:
-        StackStormError: The API could not be asked. What was learnt without it stays.
+        StackStormError: The API is unavailable. Results that do not depend on it are stored.
         LeaseLostError: Another round has taken over.
-        DatabaseError: The tracking database cannot be used.
+        DatabaseError: The tracking database is unavailable.
     """
     database.prepare(engine, create=config.auto_migrate)
     owner = os.environ.get("ST2_ACTION_EXECUTION_ID") or str(uuid.uuid4())
@@ -104,7 +104,7 @@ def _run_steps(
             step()
         except LeaseLostError:
             raise
-        # An error in one step must not stop the next.
+        # An error in one step must not stop the next steps.
         except Exception as error:
             first_error = first_error or error
     counts.problems = tuple(sync_round.problems)

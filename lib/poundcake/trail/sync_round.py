@@ -1,9 +1,9 @@
-"""A round of sync, and the lease that makes sure that only one round writes at a time.
+"""A round of sync, and the lease that ensures that only one round writes at a time.
 
-The lease is a row of poundcake_meta: who holds it, and until when by the database's clock. The
-time limit of the action poundcake.sync is shorter than the lease, so that StackStorm has ended a
-round before the next one may take its lease over. A round that runs all the same (its machine
-slept, StackStorm could not kill it) finds its lease taken and writes nothing more.
+The lease is a row of poundcake_meta with its holder and its expiry by the database's clock. The
+timeout of the action poundcake.sync is shorter than the lease, so StackStorm ends a round before
+the next round can take over its lease. If a round still runs after that (because its machine slept
+or StackStorm could not kill it), it finds that it has lost the lease and stops writing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from poundcake.trail.open_work import SYNCED_AT
 from poundcake.trail.schema import meta
 
 LEASE = timedelta(seconds=180)
-"""How long a round may write. The timeout in actions/sync.yaml is shorter."""
+"""The duration of the lease. The timeout in actions/sync.yaml is shorter."""
 _ROUND = "sync_round"
 _IS_ROUND = meta.c.name == _ROUND
 _MOST_PROBLEMS = 20
 
 
 class LeaseLostError(PoundCakeError):
-    """Another round has taken over: this one took longer than its lease."""
+    """The round took longer than its lease, so another round may have taken over."""
 
 
 class Deadline:
@@ -43,7 +43,7 @@ class Deadline:
 
     @property
     def has_passed(self) -> bool:
-        """Return True once the time is over."""
+        """Return True once the deadline has passed."""
         return time.monotonic() >= self._end
 
 
@@ -53,12 +53,12 @@ class _Holder(NamedTuple):
 
 
 class SyncRound:
-    """One round: what it may write with, and what it could not read.
+    """One round: its write transactions, and the problems that it encountered.
 
     Attributes:
         engine: The tracking database, for reads.
-        problems: One sentence for each request to StackStorm that failed or returned something
-            unexpected. The round continues without it.
+        problems: One sentence for each request to StackStorm that failed or returned unexpected
+            data. The round continues without that data.
     """
 
     def __init__(self, engine: Engine, owner: str):
@@ -85,19 +85,19 @@ class SyncRound:
             yield connection
 
     def note(self, problem: str) -> None:
-        """Remember what could not be read, for the result of the round."""
+        """Add a problem to the result of the round."""
         if problem not in self.problems and len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(problem)
 
     def finish(self) -> None:
-        """Note that the open work was looked at, and let the next round begin."""
+        """Store the time of this sync, and release the lease."""
         with self.writing() as connection:
             now = database_now(connection)
             write_meta(connection, SYNCED_AT, format_timestamp(now))
             self._release(connection, now)
 
     def abandon(self) -> None:
-        """Let the next round begin; the open work still counts as not looked at."""
+        """Release the lease, but do not store the time of this sync."""
         try:
             with self.writing() as connection:
                 self._release(connection, database_now(connection))
@@ -105,27 +105,28 @@ class SyncRound:
             pass  # the next round has begun already
 
     def _release(self, connection: Connection, now: datetime) -> None:
-        # The row stays: a row that is there can be locked.
+        # Keep the row, because only an existing row can be locked.
         value = f"{self._owner} {format_timestamp(now)}"
         connection.execute(update(meta).where(_IS_ROUND).values(value=value))
 
 
 def start_round(engine: Engine, owner: str) -> SyncRound | None:
-    """Take the lease and return a round; None while another round is under way.
+    """Take the lease and return a round, or return None while another round is running.
 
     Args:
         engine: The tracking database.
-        owner: Names this round among all: the id of its execution, or a UUID.
+        owner: The unique id of this round: the id of its execution, or a UUID.
     """
     for is_last in (False, True):
         try:
             with database.transaction(engine) as connection:
                 said = _locked_row(connection)
                 holder, now = _parse(said), database_now(connection)
-                # A lease that lasts longer than any can was made before the clock was set back.
+                # If a lease ends later than now + LEASE, the clock was set back after it was taken.
                 if holder and now < holder.until <= now + LEASE:
                     return None
-                # Not write_meta(): what it finds may be the row of a round that has just begun.
+                # Do not use write_meta(): it would overwrite the row of a round that starts
+                # concurrently.
                 value = f"{owner} {format_timestamp(now + LEASE)}"
                 if said is None:
                     connection.execute(meta.insert().values(name=_ROUND, value=value))
@@ -140,7 +141,7 @@ def start_round(engine: Engine, owner: str) -> SyncRound | None:
 
 
 def _locked_row(connection: Connection) -> str | None:
-    """Return what the lease's row says, and keep others from changing it until the commit."""
+    """Return the value of the lease's row, and lock the row until the commit."""
     found = connection.scalar(select(meta.c.value).where(_IS_ROUND).with_for_update())
     return found if found is None else str(found)
 
@@ -155,7 +156,7 @@ def _parse(row: str | None) -> _Holder | None:
 
 
 def write_meta(connection: Connection, name: str, value: str) -> None:
-    """Set a row of poundcake_meta, and make it if there is none."""
+    """Update a row of poundcake_meta, or insert it if it is missing."""
     found = connection.scalar(select(meta.c.name).where(meta.c.name == name))
     if found is None:
         connection.execute(meta.insert().values(name=name, value=value))

@@ -1,7 +1,7 @@
 """Format the views as text for a terminal.
 
-All text in a view is sanitized first, because a sender or a host may have written it: it must not
-break the layout.
+All text in a view is sanitized first, because text from a sender or a host must not break the
+layout.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def why(answer: dict[str, Any], now: datetime | None = None) -> str:
 
     Args:
         answer: The view.
-        now: The time from which ages are counted; the current time by default.
+        now: The time to which ages are relative. The default is the current time.
     """
     now = now or datetime.now(timezone.utc)
     answer = _cleaned(answer)
@@ -111,7 +111,7 @@ def _episode(episode: Mapping[str, Any], now: datetime) -> list[str]:
 
 
 def _remarks(shown: Mapping[str, Any]) -> list[str]:
-    """Return who acknowledged or closed an incident, how it ended, and what was unreadable."""
+    """Return remarks on who acknowledged or closed an incident, and on unreadable fields."""
     remarks = []
     for done, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
         if shown.get(f"{done}_by"):
@@ -125,7 +125,7 @@ def _remarks(shown: Mapping[str, Any]) -> list[str]:
 
 
 def _audit(shown: Mapping[str, Any]) -> list[str]:
-    """Return a line for each thing that people did."""
+    """Return a line for each audit entry."""
     lines = []
     for entry in shown.get("audit", ()):
         undone = " (undone)" if entry["details"].get("undo") else ""
@@ -136,7 +136,7 @@ def _audit(shown: Mapping[str, Any]) -> list[str]:
 
 
 def _age(moment: str, now: datetime) -> str:
-    """Return how long ago something was: "12 min ago"."""
+    """Return how long ago a time was, for example "12 min ago"."""
     then = parse_timestamp(moment)
     seconds = max(0, int((now - then).total_seconds())) if then else 0
     for unit, size, up_to in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
@@ -146,7 +146,7 @@ def _age(moment: str, now: datetime) -> str:
 
 
 def _summary(episode: Mapping[str, Any], now: datetime) -> str:
-    """Return a summary of an episode: its state, its times, and how often it was seen."""
+    """Return a summary of an episode: its state, its times, and its number of notifications."""
     times = episode["notifications"]
     seen = f"seen {times} times" if times > 1 else "seen once"
     if episode["state"] == "firing":
@@ -222,7 +222,7 @@ def _incident_state(incident: Mapping[str, Any]) -> str:
 
 
 def st2_executions(answer: dict[str, Any]) -> str:
-    """Format the executions that alerts led to."""
+    """Format the executions that were started for alerts."""
     answer = _cleaned(answer)
     columns = ("triggered_at", "st2_execution_id", "st2_workflow", "status", "duration_seconds")
     rows = [
@@ -241,7 +241,7 @@ def st2_executions(answer: dict[str, Any]) -> str:
 
 
 def health(answer: dict[str, Any]) -> str:
-    """Format the health of the endpoint and of its components."""
+    """Format the health of the endpoint and its components."""
     answer = _cleaned(answer)
     components = answer["components"]
     lines = [
@@ -278,7 +278,7 @@ def health(answer: dict[str, Any]) -> str:
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:
-    """Return what is to be said of the endpoint's configuration; nothing if all is well."""
+    """Return a line for each problem of the endpoint's configuration."""
     texts = [configuration.get("problem"), *configuration.get("warnings", [])]
     lines = [f"configuration: {text}" for text in texts if text]
     for key, values in configuration.get("differences", {}).items():
@@ -300,7 +300,7 @@ def _total(answer: Mapping[str, Any], key: str, noun: str) -> str:
 
 
 def _footer(answer: Mapping[str, Any]) -> list[str]:
-    """Return how to get the next page, and the problem with StackStorm's API, if any."""
+    """Return the hint for the next page and the problem with StackStorm's API, if any."""
     lines = [f"more: before={answer['next']}"] if answer.get("next") else []
     if answer.get("stackstorm"):
         lines.append(f"stackstorm: {answer['stackstorm']}")

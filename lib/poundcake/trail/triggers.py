@@ -1,8 +1,8 @@
 """Find the StackStorm triggers of open alerts.
 
-StackStorm cannot search trigger instances by their payload, only by time. So each instance of
-poundcake.alert is read once, newest first, and its id is stored with the alert it was emitted for.
-What was not read yet is remembered as a span of time, and read by the next round.
+StackStorm cannot search trigger instances by payload, only by time. So each instance of
+poundcake.alert is read once, newest first, and its id is stored with the alert for which it was
+emitted. The time span that was not read is stored, and the next round reads it.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from poundcake.trail.sync_round import Deadline, SyncRound, write_meta
 ALERT_TRIGGER = "poundcake.alert"
 _PROGRESS = "sync_triggers"
 _PAGES_AT_ONCE = 100
-_PAGE = 100  # what one list of StackStorm's API has
-# Ids stored with an alert. It is emitted again after a minute at the earliest, and an id that is
-# read again, which CLOCK_ALLOWANCE makes happen, must still be known.
+_PAGE = 100  # maximum entries in a list of StackStorm's API
+# Maximum ids stored with an alert. CLOCK_ALLOWANCE makes rounds read some triggers twice, and their
+# ids must still be stored then. An alert is emitted at most once a minute, so this is enough.
 _IDS_KEPT = 8
 _ID = re.compile(r"[0-9A-Za-z_-]{1,24}\Z", re.ASCII)
 _NONE = "-"
 
 
 class Span(NamedTuple):
-    """A span of StackStorm's time whose triggers have not been read."""
+    """A time span, by StackStorm's clock, whose triggers have not been read."""
 
     after: datetime
     before: datetime | None
-    """None: up to now."""
+    """The end of the span, or None if it extends to the current time."""
 
 
 class _Emitted(NamedTuple):
-    """What a trigger was emitted for: the fields of its payload that name the alert."""
+    """The fields of a trigger's payload that identify the alert for which it was emitted."""
 
     request_id: str
     episode: str
@@ -64,26 +64,26 @@ class Progress(NamedTuple):
     """How far the triggers have been read."""
 
     newest: datetime | None = None
-    """When the newest trigger occurred that was read."""
+    """The time of the newest trigger that was read."""
     unread: Span | None = None
-    """Older triggers that were not reached."""
+    """The span of older triggers that were not read yet."""
 
 
 class FoundTriggers(NamedTuple):
-    """What a round found."""
+    """The triggers that a round read."""
 
     seen: Mapping[str, TriggerInstance]
     """The instances that were read in this round, by id."""
     unread: Span | None = None
-    """Where there may be triggers that were not read; None if all were."""
+    """The span that may contain unread triggers, or None if all triggers were read."""
     failure: StackStormError | None = None
-    """Why they could not be read."""
+    """Why triggers could not be read, or None."""
 
 
 def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline) -> FoundTriggers:
-    """Read the triggers that are new, and store their ids with their alerts.
+    """Read new triggers, and store their ids with their alerts.
 
-    What cannot be read stays unread, for the next round: a failure is returned, not raised.
+    A failure is returned, not raised. The next round reads the triggers that are still unread.
     """
     with database.reading(sync_round.engine) as connection:
         progress = _load(connection)
@@ -95,7 +95,7 @@ def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline)
         stackstorm_now = api.now()
     except StackStormError as error:
         return FoundTriggers({}, EVERYTHING, error)
-    # The alert's age is measured on the database's clock, and counted back on StackStorm's.
+    # Compute the alert's age by the database's clock, and subtract it from StackStorm's time.
     start = stackstorm_now - (now - oldest) - CLOCK_ALLOWANCE
     recent, gap = spans_to_read(progress, start, stackstorm_now)
     reader = _Reader(sync_round, api, deadline, progress.newest)
@@ -108,8 +108,10 @@ def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[S
     """Return the span of recent triggers, and the gap that earlier rounds left.
 
     Args:
-        start: When the oldest open alert can have been emitted at the earliest.
-        now: StackStorm's time. Progress that lies beyond it is from before its clock was set back.
+        progress: How far earlier rounds have read.
+        start: The earliest time at which the oldest open alert can have been emitted.
+        now: The current time by StackStorm's clock. If `progress` is later, that clock was set
+            back.
     """
     after = start
     if progress.newest:
@@ -130,7 +132,7 @@ def merge(newer: Span | None, older: Span | None) -> Span | None:
 
 
 class _Reader:
-    """Reads spans of time page by page, and stores after each page how far it has come."""
+    """Read time spans page by page, and stores its progress after each page."""
 
     def __init__(
         self,
@@ -142,7 +144,7 @@ class _Reader:
         self.seen: dict[str, TriggerInstance] = {}
         self.unread: Span | None = None
         self.failure: StackStormError | None = None
-        # The trigger ids of this round, newest first, grouped by what they were emitted for.
+        # The trigger ids that this round read, newest first, grouped by alert.
         self._ids: dict[_Emitted, list[str]] = defaultdict(list)
         self._newest = newest
         self._round = sync_round
@@ -151,10 +153,11 @@ class _Reader:
         self._pages_left = _PAGES_AT_ONCE
 
     def read(self, span: Span, gap: Span | None) -> bool:
-        """Read a span, newest first; return True if all of it was read.
+        """Read a span, newest first. Return True if all of it was read.
 
         Args:
-            gap: An older span, which stays unread.
+            span: The span.
+            gap: An older span, which remains unread.
         """
         left: Span | None = span
         while left:
@@ -167,7 +170,7 @@ class _Reader:
         return left is None
 
     def _page(self, span: Span) -> Page[TriggerInstance] | None:
-        """Return the newest page of a span; None if it cannot be read in this round."""
+        """Return the newest page of a span, or None if this round cannot read it."""
         if self._pages_left <= 0 or self._deadline.has_passed:
             self._round.note("there was no time to read all triggers; the next round goes on")
             return None
@@ -194,7 +197,7 @@ class _Reader:
             write_meta(connection, _PROGRESS, _dump(Progress(self._newest, unread)))
 
     def _store_ids(self, connection: Connection, request_ids: Sequence[str]) -> None:
-        """Store the ids that were found with the open alerts of some requests."""
+        """Store the ids that were read with the open alerts of the given requests."""
         rows = connection.execute(
             select(
                 alerts.c.id,
@@ -204,7 +207,7 @@ class _Reader:
                 api_calls.c.request_id,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            # An alert that was given up is open again once an execution claims its episode.
+            # Include alerts that were given up: a claim on their episode reopens them.
             .where(
                 api_calls.c.request_id.in_(request_ids),
                 or_(unexplained(), alerts.c.explanation == Explanation.LOST),
@@ -224,7 +227,7 @@ def _emitted_for(instance: TriggerInstance) -> _Emitted:
 
 
 def _is_request_id(text: str) -> bool:
-    # Anybody who may emit triggers can emit this one, with whatever payload.
+    # Any StackStorm user who may emit triggers can emit this one with any payload.
     return len(text) <= 36 and text.isascii()
 
 
@@ -232,7 +235,7 @@ def _write_ids(connection: Connection, alert_id: int, ids: Sequence[str]) -> Non
     its_row = alerts.c.id == alert_id
     value = ",".join([i for i in ids if _ID.match(i)][:_IDS_KEPT])
     connection.execute(update(alerts).where(its_row).values(trigger_instances=value))
-    # It was emitted again, and the outcome is not known yet.
+    # The alert was emitted again, and the outcome is not known yet.
     waited = alerts.c.explanation == Explanation.RETRY
     connection.execute(update(alerts).where(its_row, waited).values(explanation=None))
 
@@ -240,14 +243,14 @@ def _write_ids(connection: Connection, alert_id: int, ids: Sequence[str]) -> Non
 def read_triggers(
     api: StackStormApi, ids: Sequence[str], deadline: Deadline, note: Callable[[str], None]
 ) -> dict[str, TriggerInstance | None]:
-    """Ask StackStorm for trigger instances whose ids are known.
+    """Read trigger instances from StackStorm by id.
 
     Returns:
-        The instances by id; None for one that StackStorm does not have. What could not be read,
-        or not in time, is missing.
+        The instances by id. The value is None if StackStorm does not have the instance. Instances
+        that could not be read, or not in time, are missing.
 
     Raises:
-        StackStormError: The API is away.
+        StackStormError: The API is unavailable.
     """
     found: dict[str, TriggerInstance | None] = {}
     for start in range(0, len(ids), _PAGE):
@@ -266,7 +269,7 @@ def read_triggers(
 
 
 def trigger_ids(column: str | None) -> list[str]:
-    """Return the ids that the column trigger_instances holds, newest first."""
+    """Parse the column trigger_instances and return the ids, newest first."""
     return column.split(",") if column else []
 
 

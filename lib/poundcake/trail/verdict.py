@@ -24,7 +24,7 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import LATE
 from poundcake.trail.outcomes import Explanation
 
-# How long a trigger may take to reach the rules engine, and how long the engine may take with it.
+# How long a trigger may take to reach the rules engine, and the engine to process it.
 ARRIVAL_GRACE = timedelta(seconds=60)
 RULES_GRACE = timedelta(minutes=5)
 # A workflow with a link task usually links itself within this time, unless other tasks run first.
@@ -33,7 +33,7 @@ LINK_GRACE = timedelta(seconds=60)
 # killed, StackStorm leaves the execution `running` forever.
 LINK_LATE = timedelta(minutes=10)
 NOT_CLAIMED = "not_claimed"
-"""The stage that a workflow reports if it was refused the claim on its episode."""
+"""The stage that a workflow reports if its claim on the episode was refused."""
 
 
 class Clocks(NamedTuple):
@@ -78,7 +78,7 @@ class Verdict(NamedTuple):
     Attributes:
         explanation: The explanation, or None if it is not known yet.
         reason: The reason, to show to people.
-        rules: The references of the rules that matched, '' if they are not known.
+        rules: The references of the rules that matched, or '' if they are not known.
     """
 
     explanation: Explanation | None
@@ -92,9 +92,9 @@ class OwnLink(Enum):
     NONE = "none"
     """It is not linked."""
     UNCLAIMED = "unclaimed"
-    """It is linked without a claim, by sync."""
+    """Sync linked it, without a claim."""
     CLAIMED = "claimed"
-    """It claimed the episode; the claim may have been released since."""
+    """It claimed the episode. The claim may have been released since."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class StartedExecution:
         id: The id of the execution.
         execution: The execution, or None if StackStorm no longer has it.
         link: How it is linked to the alert.
-        runs_link_task: It runs a workflow with a task that runs poundcake.link.
-        episode_claimed: An execution of its workflow has, or had, the claim on the alert's attempt
-            at its episode.
-        claimed_for_alert: That execution is linked to this alert.
+        runs_link_task: Whether it runs a workflow with a task that runs poundcake.link.
+        episode_claimed: Whether an execution of its workflow has or had the claim on the alert's
+            attempt at the episode.
+        claimed_for_alert: Whether that execution is linked to this alert.
         cooldown_until: When the cooldown of the alert's host ends, by the database's clock; None
             if there is none.
     """
@@ -138,12 +138,12 @@ class RuleResult:
 
 
 class Judgement(NamedTuple):
-    """What an execution means for its alert.
+    """The conclusion from one execution about its alert.
 
     Attributes:
         explanation: EXECUTION, RETRY, or None while it may still claim the episode.
         reason: The reason, to show to people.
-        needs_link: Sync has to link it to the alert, because it does not link itself.
+        needs_link: Whether sync has to link it to the alert, because it does not link itself.
     """
 
     explanation: Explanation | None
@@ -156,7 +156,7 @@ def judge_execution(
 ) -> Judgement:
     """Decide whether an execution explains its alert."""
     execution = started.execution
-    # If StackStorm has already deleted the execution, nothing more can be found out.
+    # If StackStorm has already deleted the execution, there is nothing more to check.
     if started.link is OwnLink.CLAIMED or execution is None:
         return Judgement(Explanation.EXECUTION)
     since_start = clocks.stackstorm - execution.started_at if execution.started_at else None
@@ -170,7 +170,7 @@ def judge_execution(
             reason = f"{execution.action} did nothing: {output.get('message')}"
             return _judge_refused(alert, started, reason, config)
     needs_link = started.link is OwnLink.NONE
-    # A workflow that succeeded without its link task took a branch without one, as intended.
+    # A workflow that succeeded without running its link task took a branch without that task.
     succeeded = execution.status == ExecutionStatus.SUCCEEDED
     if not started.runs_link_task or succeeded or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, needs_link=needs_link)
@@ -191,7 +191,7 @@ def judge_execution(
 def _judge_refused(
     alert: OpenAlert, started: StartedExecution, reason: str, config: Config
 ) -> Judgement:
-    """Decide about an execution that was refused the claim on the episode."""
+    """Decide whether an execution explains its alert, after its claim was refused."""
     if started.claimed_for_alert:
         return Judgement(Explanation.EXECUTION)  # the link shows what became of the alert
     is_over = bool(alert.closed_at) or alert.is_acknowledged
@@ -252,11 +252,11 @@ def is_decided(newest: TriggerInstance, clocks: Clocks) -> bool:
 
 
 def judge_missing_trigger(alert: OpenAlert, may_be_unread: bool, clocks: Clocks) -> Verdict:
-    """Decide about an alert of which no trigger has been found.
+    """Decide what became of an alert for which no trigger has been found.
 
     Args:
         alert: The alert.
-        may_be_unread: One of its triggers may be among those that were not read yet.
+        may_be_unread: Whether one of its triggers may not have been read yet.
         clocks: The current time.
     """
     if may_be_unread:
@@ -273,18 +273,18 @@ def apply_time_limits(
     give_up_hours: int,
     now: datetime,
 ) -> Verdict:
-    """Replace a verdict if the alert must not be emitted any more.
+    """Return the verdict, or a final one if the alert must not be emitted any more.
 
     Args:
         verdict: The verdict.
         alert: The alert.
-        ended_at: When the incident ended, for an alert that would be emitted again.
+        ended_at: When the incident ended. It is only used if the alert would be emitted again.
         give_up_hours: The hours after which an open alert is given up.
         now: The time by the database's clock.
     """
     explanation, reason, rules = verdict
     if explanation is Explanation.RETRY and ended_at and now - ended_at > LATE:
-        # No workflow may start to work on it any more.
+        # It is too late for a workflow to claim the episode.
         reason = f"the incident ended at {format_timestamp(ended_at)}; {reason}"
         return Verdict(Explanation.ENDED, reason, rules)
     is_open = explanation in (None, Explanation.RETRY)

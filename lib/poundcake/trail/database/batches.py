@@ -1,7 +1,7 @@
 """Statements for many rows at once.
 
-SQLAlchemy takes longer to build such a statement than the database takes to execute it, so each
-statement is cached per number of rows.
+SQLAlchemy takes longer to build such a statement than the database takes to execute it, so the
+statements are cached, one for each number of rows.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def close_statement(count: int) -> Update:
 def count_statement(count: int) -> Update:
     """Return the UPDATE that counts notifications of open incidents.
 
-    Its parameters for each row are id, last_seen_at, sender_starts_at, and notifications, the
-    number to add.
+    Its parameters for each row are id, last_seen_at, sender_starts_at, and notifications (the
+    number to add).
     """
     return _update_alerts(count).values(
         last_seen_at=_value_of_each(count, "last_seen_at"),

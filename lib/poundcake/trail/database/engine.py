@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 from poundcake.trail.database import mariadb, sqlite
 from poundcake.trail.errors import DatabaseError
 
-# Seconds. A statement that takes longer fails, and its error says why.
+# Seconds. A statement that takes longer fails with an error that gives the reason.
 STATEMENT_TIMEOUT = 30
 # How many compiled statements an engine caches, each about 20 KB. A view has one statement for
 # each set of filters, and clients choose the filters.
@@ -20,7 +20,7 @@ _COMPILED_STATEMENTS = 100
 
 
 def open_engine(url: str | URL, seconds: int = STATEMENT_TIMEOUT) -> Engine:
-    """Return an engine for the tracking database. It connects when it is first used.
+    """Return an engine for the tracking database. The engine connects on first use.
 
     Args:
         url: ``mysql+pymysql://user:password@host/name`` or ``sqlite:////path``.
@@ -34,7 +34,7 @@ def open_engine(url: str | URL, seconds: int = STATEMENT_TIMEOUT) -> Engine:
     except (SQLAlchemyError, ValueError):
         raise DatabaseError("database_url: not an SQLAlchemy URL") from None
     if "@" in (parsed.host or ""):
-        # What stands in front of the last @ would be shown as a part of the host's name.
+        # Otherwise the part before the last @ would be shown as part of the host name.
         raise DatabaseError("database_url: write an @ in the password as %40")
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed, seconds)
@@ -46,8 +46,8 @@ def _open_sqlite(url: URL, seconds: int) -> Engine:
         raise DatabaseError("database_url: sqlite:// needs an absolute path, as in sqlite:////path")
     engine = create_engine(
         url,
-        # Open a connection for each use: SQLAlchemy's pool has locks, which native threads must
-        # not share with green ones.
+        # Open a connection for each use. SQLAlchemy's pools use locks, which native threads must
+        # not share with green threads.
         poolclass=NullPool,
         query_cache_size=_COMPILED_STATEMENTS,
         connect_args={"timeout": 10 if seconds <= STATEMENT_TIMEOUT else seconds},
@@ -63,7 +63,7 @@ def _open_mariadb(url: URL, seconds: int) -> Engine:
         raise DatabaseError("database_url: it names no database (…@host/poundcake)")
     engine = create_engine(
         url,
-        # After a unique key rejects a row, the next read must see the existing row.
+        # After a unique key rejects a row, the next read must see the conflicting row.
         isolation_level="READ COMMITTED",
         query_cache_size=_COMPILED_STATEMENTS,
         pool_pre_ping=True,

@@ -17,7 +17,7 @@ _SQL_MODE = (
 )
 # PyMySQL packs rows into INSERT statements of up to 1,024,000 bytes.
 _MIN_PACKET = 1 << 20
-# An allowance for the statement itself, and for the values of its row that are short or not text.
+# An allowance for the statement itself and for short or non-text values.
 _OTHER_BYTES = 1 << 15
 _ESCAPED = "\0\n\r\x1a\"'\\"
 _PACKET = "max_allowed_packet"
@@ -28,15 +28,15 @@ def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
 
     Args:
         seconds: How long one statement may take.
-        lock_seconds: How long an ALTER TABLE waits for transactions that use the table. All later
-            statements on the table wait behind it.
+        lock_seconds: How long an ALTER TABLE waits for transactions that use the table. Meanwhile,
+            all later statements on the table are blocked.
     """
     settings = {
         "sql_mode": f"'{_SQL_MODE}'",
         "time_zone": "'+00:00'",
         "innodb_lock_wait_timeout": 10,
         "lock_wait_timeout": lock_seconds,
-        # A list of all durations of a year must not be truncated.
+        # A list of the durations of a whole year must not be truncated.
         "group_concat_max_len": 1 << 28,
         "max_statement_time": int(seconds),
     }
@@ -50,7 +50,7 @@ def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
 
 
 def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
-    """Refuse a server that cannot store everything, and note the maximum size of a statement.
+    """Refuse a server that cannot store all data, and remember its maximum packet size.
 
     Called with each new PyMySQL connection. Raises DatabaseError.
     """
@@ -75,16 +75,16 @@ def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
 
 
 def longest_text(connection: Connection) -> int | None:
-    """Return how many characters are sure to fit into one statement, or None if it is unlimited."""
+    """Return how many characters are sure to fit into one statement, or None if unlimited."""
     packet = connection.info.get(_PACKET)
     # No character takes more than 4 bytes, escaped or not.
     return None if packet is None else (packet - _OTHER_BYTES) // 4
 
 
 def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> None:
-    """Raise ValueError, naming the row `name`, if a row is too large for one statement.
+    """Raise ValueError if a row is too large for one statement. The message starts with `name`.
 
-    The server closes the connection when it receives a larger packet, and the rows of other
+    The server would close the connection when it receives a larger packet, and the rows of other
     requests in the same transaction would be lost.
     """
     packet = connection.info.get(_PACKET)
@@ -102,5 +102,5 @@ def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> 
 
 
 def _escaped_size(text: str) -> int:
-    """Return the size of a text in a statement; PyMySQL escapes some characters."""
+    """Return the size in bytes of a text in a statement, including PyMySQL's escapes."""
     return len(text.encode("utf-8", "replace")) + sum(map(text.count, _ESCAPED))

@@ -8,7 +8,7 @@ import time
 from sqlalchemy.engine import Connection
 
 READ_ONLY = "poundcake_read"
-"""The execution option of a connection that only reads, and so need not wait for writers."""
+"""The execution option of a connection that only reads and so does not wait for writers."""
 
 
 def set_up(opened: sqlite3.Connection, seconds: int) -> None:
@@ -21,8 +21,8 @@ def set_up(opened: sqlite3.Connection, seconds: int) -> None:
     if seconds:
         deadline = time.monotonic() + seconds
         opened.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-    # The driver must not begin transactions itself. It would begin them as readers, and if two of
-    # them then write, one fails instead of waiting.
+    # The driver must not begin transactions itself. It would begin them as readers. If two such
+    # transactions then write, one of them fails instead of waiting.
     opened.isolation_level = None
     _use_write_ahead_log(opened)
     opened.execute("PRAGMA synchronous=FULL")
@@ -36,8 +36,8 @@ def begin(connection: Connection) -> None:
 
 
 def _use_write_ahead_log(opened: sqlite3.Connection) -> None:
-    # Two processes may open a new file at the same time, and SQLite does not wait for the lock
-    # that this statement needs.
+    # Retry, because SQLite does not wait for the lock that this statement needs, and another
+    # process may be opening the new file at the same time.
     for attempt in range(100):
         try:
             opened.execute("PRAGMA journal_mode=WAL")

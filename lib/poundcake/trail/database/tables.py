@@ -1,9 +1,9 @@
 """Create and upgrade the tables, and return the database's id.
 
-The revisions in migrations/versions form two branches. The revisions of the tables are quick on
-any history, and every writer needs them, so the first writer runs them. The revisions that only
-build indexes can take hours. They run automatically while there are few alerts, and otherwise wait
-for `poundcake.migrate`, so that an upgrade never blocks the recording of alerts.
+The revisions in migrations/versions form two branches. The revisions of the tables are quick even
+with a long history, and every writer needs them, so the first writer runs them. The revisions that
+only build indexes can take hours. They run automatically while there are few alerts. Otherwise they
+wait for `poundcake.migrate`, so that an upgrade never blocks the recording of alerts.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from poundcake.trail.shared_files import (
 if TYPE_CHECKING:  # Alembic takes longer to import than most actions take to run.
     from poundcake.trail.migrations import Step
 
-# Seconds that `migrate` has for one change, and to wait for another process that migrates.
+# The timeout of `migrate`, in seconds, for one change and for the lock of another migration.
 MIGRATION_TIMEOUT = 86400
-# With at most this many alerts, the indexes build so quickly that the first write does it.
+# With at most this many alerts, indexes are quick to build, so the first write builds them.
 FEW_ALERTS = 50_000
 
 _ALL_META = select(schema.meta.c.name, schema.meta.c.value)
@@ -54,9 +54,9 @@ class _Version:
     """The version of the tables, from poundcake_meta.
 
     Attributes:
-        database_id: The database's id, '' if there are no tables.
-        tables: The newest revision of the tables that was run, 0 if there are none.
-        indexes: The newest revision of the indexes that was run, 0 if there are none.
+        database_id: The database's id, or '' if there are no tables.
+        tables: The newest applied revision of the tables, or 0 if none was applied.
+        indexes: The newest applied revision of the indexes, or 0 if none was applied.
     """
 
     database_id: str = ""
@@ -65,7 +65,7 @@ class _Version:
 
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> _Version:
-        """Read the rows of poundcake_meta. Raises DatabaseError if a newer release wrote them."""
+        """Parse the rows of poundcake_meta. Raise DatabaseError if a newer release wrote them."""
         tables = int(meta.get("schema", 0))
         if tables > schema.VERSION:
             raise DatabaseError(
@@ -92,10 +92,10 @@ class _Version:
 
 
 def prepare(engine: Engine, create: bool = True) -> str:
-    """Create or upgrade the tables as writers need them, and return the database's id, a UUID.
+    """Create or upgrade the tables that writers need, and return the database's id, a UUID.
 
-    If there are few alerts, also build the indexes that only views need. Processes that call this
-    at the same time wait for each other.
+    If there are few alerts, also build the indexes that only views need. Concurrent callers wait
+    for each other.
 
     Args:
         engine: The database.
@@ -103,7 +103,7 @@ def prepare(engine: Engine, create: bool = True) -> str:
 
     Raises:
         DatabaseError: The database is unavailable, has tables of a newer release, or needs an
-            upgrade although ``create`` is False.
+            upgrade while ``create`` is False.
     """
     with _describing_errors(engine):
         _close_files_to_others(engine)
@@ -147,14 +147,14 @@ def migrate(engine: Engine, log: Callable[[str], None]) -> list[Step]:
 
 
 def pending(bind: Engine | Connection) -> str:
-    """Return a sentence about what waits for `poundcake.migrate`, '' if nothing does.
+    """Return a sentence that describes the pending migrations, or '' if there are none.
 
     Args:
         bind: The database, or a connection to it.
 
     Raises:
-        DatabaseError: The tables cannot be read, or are those of a newer release.
-        SQLAlchemyError: The given connection cannot be used.
+        DatabaseError: The tables cannot be read, or a newer release wrote them.
+        SQLAlchemyError: A statement on the given connection failed.
     """
     if isinstance(bind, Engine):
         with reading(bind) as connection:
@@ -194,8 +194,8 @@ def _build_indexes(engine: Engine, seconds: int, log: Callable[[str], None]) -> 
 def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], None]) -> list[Step]:
     """Run the pending revisions up to and including `revision`.
 
-    On SQLite they run in one transaction. MariaDB commits each change of a table; a revision that
-    was killed can be run again and continues where it stopped.
+    On SQLite they run in one transaction. MariaDB commits each change of a table separately. A
+    revision that was killed can be run again and continues where it stopped.
     """
     from poundcake.trail import migrations
 
@@ -234,16 +234,16 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
 
 @contextmanager
 def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
-    """Open a connection that no other process can migrate this database alongside.
+    """Open a connection for a migration, and keep other processes from migrating meanwhile.
 
-    On SQLite it is in a transaction. On MariaDB it holds a lock that ends with the connection.
+    On SQLite, it is in a transaction. On MariaDB, it holds a lock until it is closed.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             with connection.begin():
                 yield connection
             return
-        # Locks belong to the server, not to a database, and their names ignore case.
+        # Lock names are global to the server, not to one database, and are case-insensitive.
         lock = text("SELECT GET_LOCK(CONCAT('poundcake_', SHA1(DATABASE())), :seconds)")
         if not connection.scalar(lock, {"seconds": seconds - 5}):
             raise DatabaseError(
@@ -274,7 +274,7 @@ def _has_few_alerts(engine: Engine) -> bool:
 
 
 def _read_meta(connection: Connection) -> dict[str, str]:
-    """Return the rows of poundcake_meta, none if the first revision is not complete."""
+    """Return the rows of poundcake_meta, or {} if the first revision is not complete."""
     try:
         return _pairs(connection, _META)
     except DBAPIError:
@@ -284,7 +284,8 @@ def _read_meta(connection: Connection) -> dict[str, str]:
     stamps = _stamps(connection)
     has_meta = schema.meta.name not in missing
     found = _pairs(connection, _ALL_META) if has_meta else {}
-    # Alembic has a name for each of two branches: that of the tables is not always the greater.
+    # Alembic stores one name for each branch. The name of the tables' branch is not always the
+    # greater one.
     version = int(found.get("schema") or max(stamps, default="") or 0)
     missing = {name for name in missing if version >= schema.LATER_TABLES.get(name, 1)}
     if missing:
@@ -301,7 +302,7 @@ def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
 
 
 def _stamps(connection: Connection) -> set[str]:
-    """Return Alembic's names of the newest revisions, none if its table is missing."""
+    """Return Alembic's names of the newest revisions; empty if its table is missing."""
     if not inspect(connection).has_table("alembic_version"):
         return set()
     return set(connection.scalars(text("SELECT version_num FROM alembic_version")))
@@ -316,4 +317,4 @@ def _describing_errors(engine: Engine) -> Iterator[None]:
 
 
 def _ignore(line: str) -> None:
-    """Discard a log line."""
+    """Discard a line of the log."""

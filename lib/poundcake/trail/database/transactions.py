@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from poundcake.trail.database.sqlite import READ_ONLY
 from poundcake.trail.errors import DatabaseError
 
-# How often a write that collides with another one is attempted.
+# Maximum attempts at a write that collides with another write.
 ATTEMPTS = 5
 # MariaDB's error codes for a deadlock, a lock wait timeout, and a missing savepoint: a deadlock
 # rolls the transaction back together with its savepoints.
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 def kind(engine: Engine) -> str:
-    """Return ``SQLite`` or ``MariaDB``, the name to show to people."""
+    """Return the name of the database system to show to people: ``SQLite`` or ``MariaDB``."""
     return "SQLite" if engine.dialect.name == "sqlite" else "MariaDB"
 
 
@@ -32,7 +32,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that commits at the end of the block.
 
     Raises:
-        IntegrityError: A unique key rejected a row; callers decide what that means.
+        IntegrityError: A unique key rejected a row. The caller has to handle this.
         DatabaseError: Any other error of the database.
     """
     try:
@@ -46,7 +46,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a connection for reads of one snapshot, which block no writer. Raises DatabaseError."""
+    """Open a connection that reads one snapshot and blocks no writer. Raises DatabaseError."""
     try:
         with engine.connect() as plain:
             connection = plain.execution_options(**{READ_ONLY: True})
@@ -71,7 +71,7 @@ def retry_while_unavailable(work: Callable[[], _T], seconds: float) -> _T:
 
 
 def retry_deadlocks(work: Callable[[], _T]) -> _T:
-    """Call work(), which runs one transaction, and retry it if it collides with another one."""
+    """Call work(), which runs one transaction, and retry it if it collides with another."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return work()
@@ -83,7 +83,7 @@ def retry_deadlocks(work: Callable[[], _T]) -> _T:
 
 
 def describe(error: Exception, engine: Engine) -> str:
-    """Return what went wrong, in one line, without statement, parameters or password."""
+    """Describe an error in one line, without the statement, its parameters or the password."""
     where = public_url(engine.url)
     if isinstance(error, DBAPIError) and error.orig is not None:
         what = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__
@@ -95,16 +95,16 @@ def describe(error: Exception, engine: Engine) -> str:
 
 
 def public_url(url: URL) -> str:
-    """Return a URL for people, without its password, wherever it stands in the URL."""
+    """Return a URL to show to people, without the password, wherever the URL contains it."""
     if url.username:
         url = url.set(username=url.username.partition(":")[0])
     return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _secrets(url: URL) -> list[str]:
-    """Return the passwords of a URL, as they are and percent-encoded, the longest first."""
+    """Return the passwords of a URL, plain and percent-encoded, longest first."""
     passwords = {str(url.password or "")}
-    # `user%3Apassword@host`: the whole is the user.
+    # In `user%3Apassword@host`, SQLAlchemy parses user and password as the user name.
     passwords.add((url.username or "").partition(":")[2])
     for name, value in url.query.items():
         if "pass" in name.lower():

@@ -1,11 +1,12 @@
-"""How the tables became what schema.py says: one revision for each change, forward only.
+"""Upgrade the tables to the state in schema.py: one revision for each change, forward only.
 
-The revisions form two branches, each with the newest one as its head: those of the tables, and
-those that only build indexes (schema.INDEX_REVISIONS). A revision that has been released is never
-edited. Each can be run again: MariaDB commits every change of a table by itself, so a revision
-that was killed is done in part.
+The revisions form two branches, and the newest revision of each branch is its head. One branch
+changes the tables, the other only builds indexes (schema.INDEX_REVISIONS). Never edit a revision
+that has been released. Every revision must be repeatable: MariaDB commits each change of a table
+separately, so a revision that was killed may be partly applied.
 
-Import this only to change a database: Alembic takes longer to load than most actions take to work.
+Import this package only to change a database: Alembic takes longer to load than most actions take
+to run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Callable, Iterable
 
 from sqlalchemy.engine import Connection
 
-# Alembic logs each step, and from 1.18 on its own loading. `log` is told what there is to say.
+# Alembic logs each step and, since 1.18, its own loading. Callers get the progress from `log`.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 from alembic import command  # noqa: E402
@@ -28,28 +29,28 @@ from alembic.script import Script  # noqa: E402
 
 @dataclass(frozen=True)
 class Step:
-    """A revision that was run, and how long it took."""
+    """A revision that was run, and its duration."""
 
     revision: str
     description: str
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as an action returns them."""
+        """Return the fields as the result of an action."""
         return asdict(self)
 
 
 def revision(number: int) -> str:
-    """Return Alembic's name of the revision with this number."""
+    """Return Alembic's name for the revision with this number."""
     return f"{number:04d}"
 
 
 def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> list[Step]:
-    """Run this revision and those before it on its branch, as far as they have not been run.
+    """Run the pending revisions of a branch, up to and including the given one.
 
     Args:
-        connection: The only connection that migrates.
-        number: The revision.
+        connection: A connection that no other migration runs alongside.
+        number: The number of the revision.
         log: Called with a line for each revision and each index.
 
     Returns:
@@ -71,13 +72,13 @@ def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> 
 
 
 def stamp(connection: Connection, heads: Iterable[int]) -> None:
-    """Note that these are the newest revisions of their branches, and run nothing."""
+    """Record these revisions as the newest of their branches, without running any."""
     command.stamp(_config(connection), [revision(number) for number in sorted(heads)])
 
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    # Configuration files give % a meaning.
+    # Alembic's configuration interpolates %.
     folder = os.path.dirname(os.path.abspath(__file__)).replace("%", "%%")
     config.set_main_option("script_location", folder)
     config.attributes["connection"] = connection

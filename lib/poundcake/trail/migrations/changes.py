@@ -1,4 +1,4 @@
-"""The changes that revisions consist of. Each is made only where it has not been made yet."""
+"""The changes that revisions consist of. Each function does nothing if its change was made."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from sqlalchemy.types import TypeEngine
 
 
 def create_table(table: Table) -> None:
-    """Create a table with its indexes."""
+    """Create a table and its indexes."""
     connection = op.get_bind()
     table.create(connection, checkfirst=True)
-    # One that was killed may have left the table without them.
+    # A revision that was killed may have created the table without its indexes.
     for index in table.indexes:
         index.create(connection, checkfirst=True)
 
 
 def add_column(table: str, column: Column[Any]) -> None:
-    """Add the column at the end of the table."""
+    """Add a column at the end of a table."""
     if column.name not in _columns(table):
         op.add_column(table, column)
 
 
 def rename_column(table: str, old: str, new: str, type_: TypeEngine[Any]) -> None:
-    """Rename a nullable column, which neither database does by rewriting the table."""
+    """Rename a nullable column. Neither database rewrites the table for this."""
     if old in _columns(table):
         op.alter_column(table, old, new_column_name=new, existing_type=type_)
 
 
 def add_index(name: str, table: str, *columns: str) -> None:
-    """Build an index, and log how long that took."""
+    """Build an index, and log how long it took."""
     if name not in _indexes(table):
         began = time.monotonic()
         op.create_index(name, table, columns)

@@ -1,4 +1,4 @@
-"""The script in which Alembic runs the revisions. poundcake.trail.migrations gives it a connection.
+"""The script in which Alembic runs revisions, on a connection from poundcake.trail.migrations.
 
 After each revision it copies Alembic's version to poundcake_meta, which the pack reads. `schema` is
 the newest revision of the tables; a release that does not know it refuses to write. `indexes` is
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.trail.schema import INDEX_REVISIONS
 
-# Written out, as in the revisions: schema.py goes on changing.
+# Do not use the tables of schema.py here or in the revisions, because they change over time.
 _UPDATE = text("UPDATE poundcake_meta SET value = :value WHERE name = :name")
 _INSERT = text("INSERT INTO poundcake_meta (name, value) VALUES (:name, :value)")
 
@@ -27,7 +27,7 @@ def note_revision(
     """Write the newest revision of each branch to poundcake_meta, in Alembic's transaction."""
     numbers = {int(head) for head in heads}
     indexes = numbers.intersection(INDEX_REVISIONS)
-    # A database of 0.2.0 has one head only, that of the indexes.
+    # A database of release 0.2.0 has only one head, the revision of the indexes.
     _write(ctx, "schema", max(numbers - indexes or indexes))
     if indexes:
         _write(ctx, "indexes", max(indexes))
@@ -44,7 +44,7 @@ def _write(ctx: MigrationContext, name: str, number: int) -> None:
 
 connection: Connection = context.config.attributes["connection"]
 if connection.dialect.name != "sqlite":
-    # Alembic only commits transactions that it began. On SQLite the caller's is the one for all.
+    # Alembic only commits transactions that it began. On SQLite, all revisions run in the caller's.
     connection.commit()
 context.configure(
     connection=connection, transaction_per_migration=True, on_version_apply=note_revision

@@ -1,7 +1,7 @@
-"""The views of the trail: what fired, what ran for it, whether it helped, and why not.
+"""The views of the trail: alerts, the executions that ran for them, and the outcomes.
 
-They run in actions and in the sensor process, and import nothing from the endpoint. Each view has
-its own module, which returns typed rows:
+The views run in actions and in the sensor process, and import nothing from the endpoint. Each view
+has its own module, which returns typed rows:
 
 | view | URL | module |
 |---|---|---|
@@ -12,8 +12,8 @@ its own module, which returns typed rows:
 | why | | episodes |
 | alert_of (the action get_alert) | | alert |
 
-`bounded_search` has the search that the lists share, and `rows` the rows that they show. The
-functions here return the views ready for JSON, as their URLs return them.
+`bounded_search` contains the search that the lists share, and `rows` the rows that they show. The
+functions in this module return the views ready for JSON, as their URLs return them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def st2_executions(
     offset: int = 0,
     web_url: str = "",
 ) -> dict[str, Any]:
-    """Return the StackStorm executions that alerts led to, most recently started first."""
+    """Return the StackStorm executions that ran for alerts, most recently started first."""
     page = linked_executions(connection, status, filters, limit, offset, web_url)
     return page.as_json("st2_executions", "count")
 

@@ -1,4 +1,4 @@
-"""One alert with everything that its sender said about it."""
+"""One alert with all the data that its sender provided."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from poundcake.trail.schema import alerts, api_calls
 
 @dataclass(frozen=True)
 class AlertDetails:
-    """An alert as its sender wrote it, for the workflow that handles it.
+    """An alert with its original text, for the workflow that handles it.
 
     The attributes are columns of poundcake_alerts and of its request, except for
     `incident_ended_at`.
@@ -51,7 +51,7 @@ class AlertDetails:
 
 
 def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:
-    """Return an episode's alert in a request, or None if it is not recorded."""
+    """Return the alert of an episode in a request, or None if it is not recorded."""
     row = connection.execute(
         select(alerts, api_calls.c.request_id, api_calls.c.receiver)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)

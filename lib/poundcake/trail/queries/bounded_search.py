@@ -1,8 +1,9 @@
 """The bounded search for alerts behind the list views.
 
-A view has to answer in the middle of an incident, however long the history is. So a search reads at
-most DEPTH entries of one index, newest first, and filters those. If it stops before the end of the
-history, the view reports that its total is a lower bound, and returns a cursor to continue.
+A view has to respond quickly during an outage, even with a long history. So a search reads at most
+DEPTH entries of one index, newest first, and applies the filters to those. If it stops before the
+end of the history, the view reports that its total is a lower bound, and returns a cursor to
+continue.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _INDEXED = ("fingerprint", "instance", "alert_name", "outcome", "severity")
 
 
 class Candidates(NamedTuple):
-    """The newest alerts of one index, at most DEPTH + 1, which may match all filters.
+    """The newest alerts in one index, at most DEPTH + 1, which may match all filters.
 
     Attributes:
         rows: A subquery with id, api_call_id, created_at and outcome of the alerts.
@@ -43,11 +44,11 @@ class Candidates(NamedTuple):
     matches: ColumnElement[bool]
 
     def count(self, connection: Connection) -> int:
-        """Return how many there are; more than DEPTH if the history continues after them."""
+        """Return the number of candidates. It is more than DEPTH if the history continues."""
         return connection.scalar(select(func.count()).select_from(self.rows)) or 0
 
     def cursor_of_oldest(self, connection: Connection, *more_ids: int) -> Cursor:
-        """Return the cursor with which the search continues after them."""
+        """Return the cursor with which the search continues after the candidates."""
         moment, row_id = self.rows.c.created_at, self.rows.c.id
         oldest = select(moment, row_id).order_by(moment, row_id).limit(1)
         return Cursor.of(*connection.execute(oldest).one(), *more_ids)
@@ -57,8 +58,8 @@ def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> C
     """Return the newest alerts that may match the filters.
 
     Args:
-        filters: The filters; their time range is that in which the alerts were received.
-        after: created_at and id of an alert, to return only alerts that follow it in the list.
+        filters: The filters. Their time range applies to the times of receipt.
+        after: The created_at and id of an alert. Return only alerts that follow it in the list.
     """
     wanted = dict(filters.of_alerts)
     indexed = next((name for name in _INDEXED if name in wanted), "")
@@ -91,7 +92,7 @@ def rows_after(
 
     Args:
         columns: The columns by which the list is sorted: a time, then unique columns.
-        values: The values of these columns in that row.
+        values: The values of these columns in the row.
     """
     moment, *ids = columns
     last_moment, *last_ids = values
@@ -104,9 +105,9 @@ def rows_after(
 
 
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a text column as an expression that no index matches.
+    """Wrap a text column in an expression that no index matches.
 
-    It keeps SQLite from using the index of a filter that thousands of rows match, when the
-    statement needs only a few rows by their id.
+    This keeps SQLite from using the index of a filter that thousands of rows match, if the
+    statement needs only a few rows by id.
     """
     return func.coalesce(column, "")

@@ -1,4 +1,4 @@
-"""What was done for an alert, episode by episode, most recently seen first.
+"""The episodes of alerts and the executions that ran for them, most recently seen first.
 
 An episode is one occurrence of one label set; see poundcake.trail.admission.
 """
@@ -35,8 +35,8 @@ from poundcake.trail.search import Cursor, Filters
 DEFAULT_LIMIT = 10
 # Maximum matching notifications that one page is built from.
 _MAX_NOTIFICATIONS = 40
-# How many of an episode's newest notifications are shown, and how many of the newest that changed
-# something.
+# How many of an episode's newest notifications are shown, and also how many of the newest ones that
+# changed something.
 _SHOWN = 3
 _CHANGING = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
 
@@ -66,24 +66,26 @@ class Notification:
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode and everything that ran for it.
+    """One episode and the executions that ran for it.
 
     Attributes:
-        name: The id of the episode, '' for an alert without one, such as a malformed alert.
+        name: The id of the episode, or '' for an alert without one, such as a malformed alert.
         fingerprint: The fingerprint of its label set.
-        alert_name: From the alert, as are `severity` and `instance`.
+        alert_name: The name of the alert.
+        severity: The severity of the alert.
+        instance: The instance of the alert.
         state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
             `expired`, or '' if it never was an incident.
         starts_at: When the alert began to fire.
         ends_at: When the alert ended, or None if it did not.
-        opened: The alert whose row is or was the open incident, or None if it never was one.
-        audit: What people did to it, and to the requests that are shown, oldest first.
+        opened: The alert whose row is or was the open incident, or None if there is none.
+        audit: The audit entries of the episode and of the shown requests, oldest first.
         last_seen_at: When the newest notification was received.
         notifications: The number of firing notifications that were received.
         shown: The notifications to show, oldest first: the first one, those that changed
             something, and the newest repetitions.
-        executions: The executions that the shown notifications led to.
-        left_out: How many of `notifications` are not in `shown`.
+        executions: The executions that were started for the shown notifications.
+        left_out: The number of counted notifications that are not in `shown`.
     """
 
     name: str
@@ -143,8 +145,8 @@ class _Search(NamedTuple):
     Attributes:
         matches: At most _MAX_NOTIFICATIONS, newest first.
         newest_id: The id of the newest alert when the first page was read. Later alerts are left
-            out, so that an episode that is seen again keeps its place while someone pages.
-        rest: The cursor of the next matches; None if these are all.
+            out, so that an episode with a new notification does not move between pages.
+        rest: The cursor of the next matches, or None if there are no more.
     """
 
     matches: list[_Match]
@@ -227,8 +229,8 @@ def _on_earlier_pages(
     """Return the episodes of these matches that an earlier page has already shown.
 
     Such an episode has a newer matching alert. Only the next alert with the same fingerprint is
-    read: it belongs either to the same episode or to a new one. If a late alert of another episode
-    lies between them, the episode is shown twice.
+    read, which belongs to the same episode or to a new one. If a late alert of another episode
+    lies in between, the episode is shown twice.
     """
     alert_id, newest_id = before.row_ids(2)
     later = alerts.alias("later")
@@ -291,15 +293,15 @@ def _episodes(
 
 
 def _targets(row: AlertRow) -> tuple[str, ...]:
-    """Return what somebody may have done something to: the episode, or the request."""
+    """Return the possible targets of audit entries: the episode and the request."""
     return (row.episode or "", row.request_id)
 
 
 def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[AlertRow]]:
     """Return the notifications that changed something, newest first, by episode.
 
-    Repetitions during a cooldown change nothing: the incident that the first one opened counts
-    them.
+    Repetitions during a cooldown change nothing. The incident that the first notification opened
+    counts them.
     """
     changed = or_(
         alerts.c.outcome.in_(EMITTED),
@@ -330,8 +332,8 @@ def _episode(
         shown: The notifications to show, oldest first.
         changes: The notifications that changed something, newest first; equal to `shown` if the
             alert has no episode.
-        executions: The executions of these alerts, and of others.
-        audit: What people did, by target.
+        executions: The executions of these and other alerts.
+        audit: The audit entries by target.
     """
     first = shown[0]
     ids = {row.id for row in shown}
@@ -373,7 +375,7 @@ def _state(
     ended_by = next((row.ended_by for row in incidents if row.ended_by), None)
     if ended_by:
         return "resolved" if ended_by == EndedBy.RESOLVE else ended_by
-    # Release 0.2.0 did not write how an incident ended.
+    # Release 0.2.0 did not record how an incident ended.
     if resolved:
         return "resolved"
     return "superseded" if any(row.closed_at for row in changes) else ""
@@ -384,14 +386,14 @@ def _ended_at(incidents: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> da
         return resolved[0].sender_ended_at
     last = incidents[0] if incidents else None
     if last is None or last.ended_by in (None, EndedBy.SUPERSEDED):
-        return None  # it is open, or nobody knows when it ended
+        return None  # it is open, or the time of its end is unknown
     return last.closed_at
 
 
 def _counted(shown: Sequence[AlertRow], opened: Sequence[AlertRow]) -> int:
     """Return how many of the notifications that the episode's incidents counted are shown.
 
-    A firing notification after the last one that an incident counted was late, and not counted.
+    A firing notification after the last counted one was recorded late and was not counted.
     """
     last_counted = max(row.last_seen_at for row in opened)
     return sum(row.status == FIRING and row.received_at <= last_counted for row in shown)

@@ -1,4 +1,4 @@
-"""The StackStorm executions that alerts led to."""
+"""The StackStorm executions that were started for alerts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Alert(NamedTuple):
 
 @dataclass(frozen=True)
 class ListedExecution:
-    """One execution in the list, and the alert that led to it."""
+    """One execution in the list, and the alert for which it was started."""
 
     execution: Execution
     alert: _Alert
@@ -70,20 +70,20 @@ def linked_executions(
     offset: int = 0,
     web_url: str = "",
 ) -> Page[ListedExecution]:
-    """Return the executions that alerts led to, most recently started first.
+    """Return the executions that were started for alerts, most recently started first.
 
     An execution that is linked to several alerts has a row for each.
 
     Args:
         connection: A connection to the tracking database.
-        status: The StackStorm status of the execution, '' for any.
+        status: The StackStorm status of the execution, or '' for any.
         filters: The filters on its alert, and the time range in which it started.
         limit: The maximum number of rows.
         offset: How many rows to skip.
         web_url: StackStorm's web UI, for links to the executions.
 
     Raises:
-        FilterError: No execution can have this status.
+        FilterError: `status` is not a status of StackStorm.
     """
     require_one_of("status", status, STATUSES)
     end = offset + limit
@@ -91,7 +91,7 @@ def linked_executions(
     page = ids[offset:end]
     found = executions_by_link(connection, page, web_url)
     by_id = _alerts(connection, [execution.alert_id for execution in found.values()])
-    # A purge may delete some of them while this page is read.
+    # A purge may delete some of the rows while this page is read.
     shown = [
         ListedExecution(found[link_id], by_id[found[link_id].alert_id])
         for link_id in page
@@ -122,16 +122,16 @@ def _find(
 ) -> tuple[Sequence[int], Cursor | None]:
     """Find the links to matching executions, newest first, at most `limit`.
 
-    With filters on alerts, search the executions of all matching alerts if those are few, and the
-    newest executions otherwise.
+    With filters on alerts, search the executions of all matching alerts if these are few, otherwise
+    the newest executions.
 
     Returns:
-        The ids of the links, and the cursor to continue if the search ended before the history.
+        The ids of the links, and the cursor to continue with if the search stopped early.
     """
     rest = None
     statement = _select_for_few_alerts(connection, status, filters) if filters.of_alerts else None
     if statement is None:
-        # One more, because the last execution of the previous page may have no further links.
+        # Select one more, because the last execution of the previous page may have no more links.
         depth = bounded_search.DEPTH if filters.of_alerts else limit
         newest = _select_newest(status, filters, depth + 1)
         statement = _select_links(newest, filters)
@@ -152,7 +152,7 @@ def _cursor(execution: Execution) -> Cursor:
 def _select_for_few_alerts(
     connection: Connection, status: str, filters: Filters
 ) -> Select[tuple[datetime, str, int]] | None:
-    """Select the executions of all matching alerts; None if there may be more than DEPTH alerts."""
+    """Select the executions of all matching alerts, or return None if there are too many."""
     found = candidates(replace(filters, since=None, until=None))
     if found.count(connection) > bounded_search.DEPTH:
         return None
@@ -193,7 +193,7 @@ def _select_links(newest: Subquery, filters: Filters) -> Select[tuple[datetime, 
 
 
 def _cursor_after(connection: Connection, newest: Subquery, depth: int) -> Cursor | None:
-    """Return the cursor that continues after these executions, or None if there are no others."""
+    """Return the cursor that continues after these executions, or None if there are no more."""
     started_at, execution_id = newest.c.start_timestamp, newest.c.id
     last = connection.execute(
         select(started_at, execution_id)

@@ -37,7 +37,7 @@ class Incident:
     Attributes:
         row: The alert that opened it.
         is_stale: Whether its last notification is older than stale_after_hours.
-        execution: The newest execution that the alert led to.
+        execution: The newest execution that was started for the alert, or None.
     """
 
     row: AlertRow
@@ -122,6 +122,6 @@ def _opened(fingerprint: str) -> Subquery:
     if fingerprint:
         is_open = alerts.c.open_fingerprint == fingerprint
     columns = [alerts.c[name] for name in ("id", "created_at", *_IN_INDEX)]
-    # The limit keeps SQLite from merging the subquery into the statement. It would then search the
-    # whole history by time or severity for the few alerts that are open.
+    # The limit keeps SQLite from merging the subquery into the statement. Otherwise SQLite would
+    # search the whole history by time or severity for the few open alerts.
     return select(*columns).where(is_open).limit(_NO_LIMIT).subquery("opened")

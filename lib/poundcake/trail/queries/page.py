@@ -26,9 +26,9 @@ class Page(Generic[RowT_co]):
 
     Attributes:
         rows: The rows of this page.
-        total: The number of rows of all pages.
-        at_least: Whether `total` is a lower bound, because the search ended before the history.
-        next: The cursor of the next page; None on the last page.
+        total: The number of rows on all pages.
+        at_least: Whether `total` is a lower bound, because the search stopped early.
+        next: The cursor of the next page, or None on the last page.
     """
 
     rows: Sequence[RowT_co]
@@ -37,7 +37,7 @@ class Page(Generic[RowT_co]):
     next: Cursor | None = None
 
     def with_rows(self, rows: Sequence[OtherT]) -> Page[OtherT]:
-        """Return the page with converted rows, without those that no longer exist."""
+        """Return a copy of the page with other rows, for example converted ones."""
         return Page(rows, self.total, self.at_least, self.next)
 
     def as_json(self: Page[JsonRow], rows: str, total: str) -> dict[str, Any]:
@@ -66,12 +66,12 @@ def page_of(
     """Return the page of the rows that a search found.
 
     Args:
-        found: The rows. One more than `limit` means that there is another page.
-        limit: The maximum number of rows of a page.
-        total: The number of rows of all pages.
-        cursor: Returns the cursor of a row.
+        found: The rows. More than `limit` rows mean that there is another page.
+        limit: The maximum number of rows on a page.
+        total: The number of rows on all pages.
+        cursor: A function that returns the cursor of a row.
         at_least: Whether `total` is a lower bound.
-        rest: The cursor to continue with if the search ended before the history.
+        rest: The cursor with which to continue if the search stopped early.
     """
     following = cursor(found[limit - 1]) if len(found) > limit else rest
     return Page(found[:limit], total, at_least, following)

@@ -37,7 +37,7 @@ _REQUEST_COLUMNS = [
 
 @dataclass(frozen=True)
 class RequestAlert:
-    """One alert of the request, and the executions that it led to."""
+    """One alert of the request, and the executions that were started for it."""
 
     row: AlertRow
     executions: list[Execution]
@@ -68,22 +68,22 @@ class RequestAlert:
 
 @dataclass(frozen=True)
 class RequestTrail:
-    """A request, its alerts in the order of the payload, and everything that ran for them.
+    """A request, its alerts in the order of the payload, and the executions that ran for them.
 
     Attributes:
-        request_id: Its id.
+        request_id: The id of the request.
         received_at: When the endpoint received it.
-        completed_at: When its last execution ended, or None while anything is open.
-        status: How far it has come, see rows.request_state.
+        completed_at: When the request was completed, or None while it is open.
+        status: Its state, see rows.request_state().
         receiver: The receiver of Alertmanager's notification.
         truncated_alerts: How many alerts Alertmanager left out of the notification.
-        alerts: Its alerts.
-        executions: The executions that they led to.
+        alerts: The alerts of the request.
+        executions: The executions that were started for these alerts.
         replay_of: The request that it replays.
-        client_request_id: The id that its sender chose, if another request has that id.
+        client_request_id: The id that its sender chose, if another request already had that id.
         error: Why it could not be recorded.
-        credential: The name of the credential that its sender used, '' if it needed none.
-        audit: What people did to it and to the episodes of its alerts, oldest first.
+        credential: The name of the credential that its sender used, or '' if none was required.
+        audit: The audit entries of the request and of its alerts' episodes, oldest first.
     """
 
     request_id: str

@@ -1,4 +1,4 @@
-"""The newest requests, with their alerts and what ran for them."""
+"""The newest requests, with their alerts and the executions that ran for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from poundcake.trail.queries.rows import (
 from poundcake.trail.schema import alerts, api_calls, links
 from poundcake.trail.search import Cursor, Filters
 
-# A request may have 10,000 alerts, and a page 1000 requests. So a page shows at most
+# A request may have 10,000 alerts, and a page may have 1000 requests. So a page shows at most
 # _ALERTS_OF_REQUEST alerts of each request, and about _ALERTS_ON_PAGE in total.
 _ALERTS_OF_REQUEST = 20
 _ALERTS_ON_PAGE = 2000
@@ -52,7 +52,7 @@ class _AlertRow(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestAlert:
-    """An alert of a request in the list, and the workflow that it led to."""
+    """An alert of a request in the list, and the workflow that was started for it."""
 
     row: _AlertRow
     st2_workflow: str
@@ -80,13 +80,13 @@ class RequestSummary:
     """One request in the list.
 
     Attributes:
-        request_id: Its id.
+        request_id: The id of the request.
         received_at: When the endpoint received it.
-        status: How far it has come, see rows.request_state.
-        alert_count: The number of its alerts.
-        execution_count: The number of StackStorm executions that they led to.
-        alerts: Its first alerts in the order of the payload, and the one by which the request was
-            found.
+        status: Its state, see rows.request_state().
+        alert_count: The number of alerts in the request.
+        execution_count: The number of StackStorm executions that were started for these alerts.
+        alerts: Its first alerts in the order of the payload, and the matching alert by which the
+            request was found.
     """
 
     request_id: str
@@ -117,7 +117,7 @@ class _Found(NamedTuple):
     Attributes:
         call_id: The row id of the request.
         received_at: When it was received.
-        sort_id: The row id of the request; with filters on alerts, of its newest matching alert.
+        sort_id: The row id of the request or, with filters on alerts, of its newest matching alert.
     """
 
     call_id: int
@@ -162,7 +162,7 @@ def _requests(connection: Connection, filters: Filters, limit: int, offset: int)
 def _requests_with_alerts(
     connection: Connection, filters: Filters, limit: int, offset: int
 ) -> Page[_Found]:
-    """Return the requests with a matching alert, each at the position of its newest one."""
+    """Return the requests with a matching alert, sorted by their newest matching alerts."""
     after = _after(filters.before) if filters.before else None
     searched = candidates(filters, after)
     alert, matches = searched.rows.c, searched.matches
@@ -194,10 +194,10 @@ def _after(before: Cursor) -> tuple[datetime, int]:
 def _on_earlier_pages(
     connection: Connection, filters: Filters, after: tuple[datetime, int]
 ) -> Sequence[int]:
-    """Return the requests that an earlier page showed although some of their alerts come later.
+    """Return the requests that an earlier page showed but that have more alerts on this page.
 
     All alerts of a request have the time of the request, so only requests with the cursor's time
-    can be split between two pages.
+    can be split across two pages.
     """
     moment, alert_id = after
     earlier = select(distinct(alerts.c.api_call_id)).where(
@@ -216,7 +216,7 @@ def _summaries(
     Args:
         connection: A connection to the tracking database.
         ids: The row ids of the requests, in the order of the page.
-        found_by: The row ids of the alerts by which they were found.
+        found_by: The row ids of the matching alerts by which the requests were found.
     """
     calls = {row.id: row for row in _calls(connection, ids)}
     limit = max(1, min(_ALERTS_OF_REQUEST, _ALERTS_ON_PAGE // max(1, len(ids))))
@@ -263,7 +263,7 @@ def _calls(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
 def _shown_alerts(
     connection: Connection, ids: Sequence[int], found_by: Sequence[int], limit: int
 ) -> dict[int, list[_AlertRow]]:
-    """Return the first `limit` alerts of each request and the one by which it was found."""
+    """Return the first `limit` alerts of each request, and the alert by which it was found."""
     first = _alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < limit)
     others = sorted(set(found_by) - {row.id for row in first})
     shown: dict[int, list[_AlertRow]] = {}

@@ -1,6 +1,6 @@
-"""The rows that views share: alerts, and the StackStorm executions that they led to.
+"""The rows that views share: alerts, and the StackStorm executions that ran for them.
 
-Texts are as they were received. A caller that passes them to StackStorm has to make them inert.
+Texts are unchanged since they were received. Sanitize them before passing them to StackStorm.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ class AlertRow(NamedTuple):
 
     @property
     def sender_ended_at(self) -> datetime | None:
-        """When the alert ended: a resolve without an endsAt ended when it was received."""
+        """When the alert ended: its endsAt or, for a resolve without one, the time of receipt."""
         return self.ends_at or (self.received_at if self.status == RESOLVED else None)
 
     @property
     def full_reason(self) -> str:
-        """The reason for the outcome, and what became of the alert in StackStorm."""
+        """The reason for the outcome, joined with the reason for the explanation."""
         return join_reasons(self.reason, self.explanation_reason)
 
 
 def incident_remarks(row: AlertRow) -> dict[str, Any]:
-    """Return how the incident that an alert opened ended, and what people said of it.
+    """Return how the incident that an alert opened ended, and who acknowledged or closed it.
 
-    What there is nothing of is left out.
+    Empty fields are left out.
     """
     remarks = {
         "ended_by": row.ended_by,
@@ -92,7 +92,7 @@ _ALERT_COLUMNS = [
 
 @dataclass(frozen=True)
 class Execution:
-    """A StackStorm execution that an alert led to, as of the last sync.
+    """A StackStorm execution that was started for an alert, as of the last sync.
 
     If an execution is linked to several alerts, there is one object for each of them.
 
@@ -102,16 +102,18 @@ class Execution:
         alert_id: The row id of the alert.
         st2_execution_id: The id of the execution.
         st2_workflow: The action that it runs.
-        st2_rule: The rule that started it, '' if it is not known.
+        st2_rule: The rule that started it, or '' if it is not known.
         linked_at: When it was linked to the alert.
-        status: Its StackStorm status; `gone` if StackStorm has deleted it, `unknown` if it was
+        status: Its StackStorm status, `gone` if StackStorm has deleted it, or `unknown` if it was
             never read.
         started_at: When it started.
         ended_at: When it ended.
-        dry_run: Reported by the workflow, as are `mutated`, `verified` and `stage`; None or '' if
-            it did not report it.
-        message: What the workflow reported, or why it failed.
-        url: Its page in StackStorm's web UI, '' if it is not known.
+        dry_run: Whether the workflow reported a dry run; None if it reported nothing.
+        mutated: Whether the workflow reported a change; None if it reported nothing.
+        verified: Whether the workflow reported a verified result; None if it reported nothing.
+        stage: The stage that the workflow reported, or ''.
+        message: The message that the workflow reported, or why it failed.
+        url: The URL of its page in StackStorm's web UI, or '' if it is not known.
     """
 
     link_id: int
@@ -133,7 +135,7 @@ class Execution:
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long it took, or None while it has not ended."""
+        """The duration, or None while the execution has not ended."""
         if not self.started_at or not self.ended_at:
             return None
         return round((self.ended_at - self.started_at).total_seconds(), 3)
@@ -213,7 +215,7 @@ def select_alerts(
 def executions_of_alerts(
     connection: Connection, alert_ids: Sequence[int], web_url: str = ""
 ) -> list[Execution]:
-    """Return the executions that alerts led to, in the order in which they were linked.
+    """Return the executions that were started for alerts, in the order of their links.
 
     Args:
         connection: A connection to the tracking database.
@@ -226,7 +228,7 @@ def executions_of_alerts(
 def executions_by_link(
     connection: Connection, link_ids: Sequence[int], web_url: str = ""
 ) -> dict[int, Execution]:
-    """Return executions by the row id of their link to an alert."""
+    """Return executions, keyed by the row id of their link to an alert."""
     found = _executions(connection, links.c.id, link_ids, web_url)
     return {execution.link_id: execution for execution in found}
 
@@ -271,7 +273,7 @@ def _url(web_url: str, execution_id: str) -> str:
 
 
 def by_alert(found: Sequence[Execution]) -> dict[int, list[Execution]]:
-    """Return executions by the id of their alert."""
+    """Return executions, grouped by the row id of their alert."""
     grouped: dict[int, list[Execution]] = {}
     for execution in found:
         grouped.setdefault(execution.alert_id, []).append(execution)
@@ -290,7 +292,7 @@ def matched_rule(alert: AlertRow, found: Sequence[Execution]) -> str:
 
 
 def join_reasons(reason: str, explanation_reason: str | None) -> str:
-    """Join the reason for an outcome with what became of the alert in StackStorm."""
+    """Join the reason for an outcome and the reason for the explanation."""
     return "; ".join(filter(None, (reason, explanation_reason)))
 
 
@@ -320,5 +322,5 @@ def message_with_note(message: str, dry_run: bool | None, mutated: bool | None) 
 
 
 def format_optional(moment: datetime | None) -> str | None:
-    """Return a time as the views write it, or None if there is none."""
+    """Return a time in the format of the views, or None if there is none."""
     return format_timestamp(moment) if moment else None

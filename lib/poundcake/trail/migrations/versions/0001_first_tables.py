@@ -28,10 +28,10 @@ down_revision = None
 
 metadata = MetaData()
 _Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-# SQLite counts up by itself only in a column declared INTEGER.
+# SQLite auto-increments only a primary key that is declared INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 _Long = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-# MariaDB's default collation takes 'HostDown' for 'hostdown', and utf8mb4_bin 'a' for 'a '.
+# In MariaDB's default collation 'HostDown' equals 'hostdown'; in utf8mb4_bin 'a' equals 'a '.
 _options: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -157,11 +157,11 @@ Table(
 
 
 def upgrade() -> None:
-    """Bring the tables to this revision."""
+    """Upgrade the tables to this revision."""
     connection = op.get_bind()
     for table in metadata.sorted_tables:
         table.create(connection, checkfirst=True)
-        # One that was killed may have left a table without them.
+        # A revision that was killed may have created a table without its indexes.
         for index in table.indexes:
             index.create(connection, checkfirst=True)
     if not connection.scalar(text("SELECT 1 FROM poundcake_meta WHERE name = 'database_id'")):

@@ -12,6 +12,6 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Bring the tables to this revision."""
+    """Upgrade the tables to this revision."""
     moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     add_column("poundcake_alerts", Column("closed_at", moment))

@@ -11,5 +11,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Bring the tables to this revision."""
+    """Upgrade the tables to this revision."""
     add_column("poundcake_alerts", Column("attempt", Integer, nullable=False, server_default="1"))

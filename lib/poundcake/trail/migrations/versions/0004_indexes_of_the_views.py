@@ -22,8 +22,8 @@ NEW = {
 
 
 def upgrade() -> None:
-    """Bring the tables to this revision."""
-    # The new ones first, so that the views are never without.
+    """Upgrade the tables to this revision."""
+    # Build the new indexes first, so that the views always have indexes to use.
     for name, columns in NEW.items():
         add_index(f"ix_{ALERTS}_{name}", ALERTS, *columns)
     add_index("ix_execution_db_by_status", "execution_db", "status", "start_timestamp", "id")

@@ -8,14 +8,14 @@ from sqlalchemy.dialects import mysql
 from poundcake.trail.migrations.changes import add_column, rename_column
 
 revision = "0005"
-# Not 0004, which builds indexes: on a long history they wait for `migrate`, and this one must not.
+# Not 0004, which builds indexes. With a long history, 0004 waits for `migrate`; 0005 must not wait.
 down_revision = "0003"
 
 ALERTS, CALLS = "poundcake_alerts", "poundcake_api_calls"
 
 
 def upgrade() -> None:
-    """Bring the tables to this revision."""
+    """Upgrade the tables to this revision."""
     moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     rename_column(ALERTS, "fate", "explanation", String(16))
     rename_column(ALERTS, "fate_reason", "explanation_reason", String(512))

@@ -41,7 +41,7 @@ _audit = Table(
 
 
 def upgrade() -> None:
-    """Bring the tables to this revision."""
+    """Upgrade the tables to this revision."""
     add_column(CALLS, Column("credential", String(64), nullable=False, server_default=""))
     add_column(ALERTS, Column("sender_fingerprint", String(64)))
     add_column(ALERTS, Column("sender_starts_at", _Moment))
