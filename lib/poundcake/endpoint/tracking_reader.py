@@ -35,6 +35,7 @@ class TrackingReader:
         self._create = create
         self._database_id = ""
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
         self._clock_offset = 0.0
         self._compared_at: float | None = None
 
@@ -63,9 +64,11 @@ class TrackingReader:
         Raises:
             DatabaseError: The database cannot be read now.
         """
-        if not self._database_id:
-            self._database_id = self._call(database.prepare, self.engine, self._create)
-        return self._database_id
+        # Alembic, which makes and upgrades tables, has global state: one thread at a time.
+        with self._preparing:
+            if not self._database_id:
+                self._database_id = self._call(database.prepare, self.engine, self._create)
+            return self._database_id
 
     def clock_offset(self) -> float:
         """Return by how many seconds this machine's clock is ahead of the database's.
