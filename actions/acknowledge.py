@@ -1,4 +1,4 @@
-"""Note that somebody takes care of an open incident, or take that back."""
+"""Acknowledge an open incident, or withdraw the acknowledgement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Acknowledge(PackAction):
         st2_user: str = "",
         **filters: Any,
     ) -> IncidentChange:
-        """Return the incident and its state."""
+        """Change the acknowledgement, and return the incident and its state."""
         found = search.parse(**filters)
         return acknowledge(
             self.engine(), self.actor(st2_user), episode.strip(), found, comment, undo

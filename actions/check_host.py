@@ -1,4 +1,4 @@
-"""Check by TCP whether a host answers."""
+"""Check over TCP whether a host answers."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class CheckHost(PackAction):
     """Run poundcake.check_host."""
 
     def work(self, host: str, port: int = 0, wait: int = 0) -> dict[str, Any]:
-        """Return the state of the host, the port that told it, and how long the check took."""
+        """Return the state of the host, the port that determined it, and the check's duration."""
         return checks.check_host(host, checks.ports_to_check(port), wait).as_dict()

@@ -1,4 +1,4 @@
-"""End an open incident whose resolve does not come."""
+"""Close an open incident whose resolve never arrives."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class Close(PackAction):
     def work(
         self, comment: str, episode: str = "", st2_user: str = "", **filters: Any
     ) -> IncidentChange:
-        """Return the incident and its state."""
+        """Close the incident, and return it with its state."""
         found = search.parse(**filters)
         return close(self.engine(), self.actor(st2_user), comment, episode.strip(), found)

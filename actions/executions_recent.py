@@ -1,4 +1,4 @@
-"""List the newest webhooks with their alerts and what ran for them."""
+"""List the newest webhooks with their alerts and the executions that ran for them."""
 
 from __future__ import annotations
 

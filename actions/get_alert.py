@@ -16,7 +16,7 @@ class GetAlert(PackAction):
     def work(
         self, request_id: str, episode: str, action: str = "", needs_host: bool = True
     ) -> dict[str, Any]:
-        """Return the alert with its labels, its host and the decision."""
+        """Return the alert with its labels and host, and the decision."""
         alert = self.view(queries.alert_of, request_id=request_id, episode=episode)
         if alert is None:
             raise TrackingError(f"no alert of episode {episode} in request {request_id}")

@@ -1,4 +1,4 @@
-"""Show whether webhooks are accepted, and how everything they depend on is."""
+"""Show whether webhooks are accepted, and the state of all dependencies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Health(PackAction):
     unneeded_keys = ()
 
     def work(self, format: str = "json") -> dict[str, Any] | str:
-        """Return the health of the endpoint; if it is unreachable, what can be tried from here."""
+        """Return the endpoint's health. If it is unreachable, check the dependencies from here."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
             answer = health.with_differences(result.document, self.settings)

@@ -15,7 +15,7 @@ class Link(PackAction):
     def work(
         self, request_id: str, episode: str, workflow: str, execution_id: str
     ) -> claims.LinkResult:
-        """Return whether the execution has the claim, and if not, why."""
+        """Return whether the execution has the claim, and if not, why not."""
         return database.retry_while_unavailable(
             lambda: claims.link(
                 self.engine(),

@@ -12,7 +12,7 @@ class Migrate(PackAction):
     """Run poundcake.migrate."""
 
     def work(self) -> dict[str, Any]:
-        """Return the database, the revision of its tables, and the steps that were taken."""
+        """Migrate, and return the database, the revision of its tables, and the completed steps."""
         engine = self.engine()
         steps = database.migrate(engine, self.logger.info)
         return {

@@ -1,4 +1,4 @@
-"""The base class of the pack's actions: checked configuration in, inert result or one line out."""
+"""The base class of the pack's actions: validates the configuration and makes results inert."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from poundcake.stackstorm import StackStorm
     from poundcake.trail.audit import Actor
 
-# Modules that not every action needs are imported where they are used: each action is a process of
-# its own, and SQLAlchemy alone takes longer to load than most of them take to work.
+# Import modules that only some actions need inside the methods that use them. Each action is a
+# separate process, and SQLAlchemy alone takes longer to load than most actions take to run.
 
 
 class PackAction(Action):
     """An action whose class implements ``work(**parameters)`` and returns its result.
 
     Attributes:
-        settings: The checked configuration, from when ``work`` is called.
-        unneeded_keys: Keys of the configuration that the action does not use, so that their
-            secrets need not be readable where it runs.
+        settings: The validated configuration. It is available from the start of ``work``.
+        unneeded_keys: Keys of the configuration that the action does not use. Their secrets may be
+            unreadable on the host where it runs.
     """
 
     settings: config.Config
-    # Only an action that asks the endpoint needs them, and it runs on the sensor's host, or on one
-    # that has the files too.
+    # Only actions that query the endpoint need credentials. They run on the sensor's host or on
+    # another host that has the secret files.
     unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS
 
     def work(self, *args: Any, **parameters: Any) -> Any:
@@ -40,10 +40,10 @@ class PackAction(Action):
         raise NotImplementedError
 
     def run(self, **parameters: Any) -> tuple[bool, Any]:
-        """Return whether the action succeeded, and its result or the error in one line.
+        """Return whether the action succeeded, and its result or a one-line error.
 
-        StackStorm evaluates results again, so they are made inert. A result that is a text is a
-        view for people: its line breaks are the pack's own and stay.
+        StackStorm evaluates results again, so they are made inert. A result of type str is a view
+        for people: the pack created its line breaks, so they are kept.
         """
         try:
             self.settings = config.load(self.config, self.unneeded_keys)
@@ -52,7 +52,7 @@ class PackAction(Action):
             return True, make_lines_inert(result) if is_text else make_inert(result)
         except PoundCakeError as error:
             return False, make_inert(str(error))
-        # A traceback would show everyone who can read the execution what was in the variables.
+        # A traceback would expose variables to everyone who can read the execution.
         except Exception as error:
             return False, make_inert(f"{type(error).__name__}: {str(error)[:300]}")
 
@@ -63,13 +63,13 @@ class PackAction(Action):
         return database.open_engine(self.settings.tracking_url)
 
     def actor(self, st2_user: str) -> Actor:
-        """Return who runs this action, for the audit."""
+        """Return the user and the execution that run this action, for the audit table."""
         from poundcake.trail.audit import Actor
 
         return Actor(st2_user, os.environ.get("ST2_ACTION_EXECUTION_ID", ""))
 
     def view(self, view: Callable[..., Any], **query: Any) -> Any:
-        """Return a view of the tracking database, which is created if auto_migrate is on."""
+        """Return a view of the tracking database. Create the tables first if auto_migrate is on."""
         from poundcake.trail import database
 
         engine = self.engine()
@@ -78,14 +78,14 @@ class PackAction(Action):
             return view(connection, **query)
 
     def live_view(self, view: Callable[..., Any], **query: Any) -> Any:
-        """Return a view in which open executions are as StackStorm's API has them now."""
+        """Return a view with the current state of open executions from StackStorm's API."""
         from poundcake.trail import refresh
 
         answer = self.view(view, **query)
         return refresh.refresh_open_executions(self.stackstorm(), answer) if answer else answer
 
     def stackstorm(self) -> StackStorm:
-        """Return StackStorm's API, with the token of this execution."""
+        """Return a client of StackStorm's API that uses the token of this execution."""
         from poundcake.stackstorm import in_action
 
         return in_action(self.settings)

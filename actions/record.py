@@ -19,9 +19,9 @@ class Record(PackAction):
         count: int = 0,
         clock_offset_seconds: float = 0.0,
     ) -> RecordCounts:
-        """Return how many requests were recorded, known already or failed, and the outcomes.
+        """Record a batch, and return the counts of new, known and failed requests and of outcomes.
 
-        announcement_id and count are for people who read the execution.
+        announcement_id and count are informational, for people who read the execution.
         """
         requests = announcement.unpack(version, batch)
         return record_requests(

@@ -15,14 +15,14 @@ class Release(PackAction):
     def work(
         self, episode: str, workflow: str = "", force: bool = False, st2_user: str = ""
     ) -> dict[str, Any]:
-        """Return the claims that were released."""
+        """Release the claims, and return them."""
         released = claims.release(
             self.engine(), episode, workflow, force, self._statuses, self.actor(st2_user)
         )
         return {"released": released, "count": len(released)}
 
     def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
-        """Return what StackStorm says now; nothing if it cannot be asked."""
+        """Return the statuses from StackStorm's API, or {} if the API is unavailable."""
         try:
             found = self.stackstorm().get_executions(execution_ids)
         except StackStormError:

@@ -16,9 +16,9 @@ class Replay(PackAction):
     def work(
         self, request_id: str, force: bool = False, execution_id: str = "", st2_user: str = ""
     ) -> ReplayResult:
-        """Return the new request_id, and how many alerts got which outcome."""
-        # A connection that breaks during a commit does not tell whether the replay is on record.
-        # The next attempt finds it there by the id of the execution.
+        """Replay the request, and return the new request_id and the number of alerts by outcome."""
+        # If the connection breaks during a commit, the replay may or may not be recorded. The next
+        # attempt derives the same id from the execution's id, and so finds the replay if it is.
         actor = self.actor(st2_user)
         asking = execution_id or actor.execution_id
         return database.retry_while_unavailable(

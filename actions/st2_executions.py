@@ -1,4 +1,4 @@
-"""List the StackStorm executions that alerts led to."""
+"""List the StackStorm executions that ran for alerts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count how remediations went, by workflow and by alert name."""
+"""Count the results of remediations, by workflow and by alert name."""
 
 from __future__ import annotations
 

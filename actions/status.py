@@ -20,12 +20,12 @@ class Status(PackAction):
         web_url = self.settings.st2_web_url
         answer = self.live_view(queries.status, request_id=request_id, web_url=web_url)
         if answer is None:
-            # The endpoint may have accepted it, and nobody has recorded it yet.
+            # The request may be in the endpoint's journal, but not recorded yet.
             answer = self._pending_status(request_id)
         return text.status(answer) if format == "text" else answer
 
     def _pending_status(self, request_id: str) -> dict[str, Any]:
-        """Return what the endpoint knows of a request that is not recorded yet.
+        """Return the endpoint's status view of a request that is not recorded yet.
 
         Raises:
             TrackingError: The endpoint does not know the request, or is unreachable.

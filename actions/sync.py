@@ -1,4 +1,4 @@
-"""Ask StackStorm about open executions and emitted alerts, and store the answers."""
+"""Poll StackStorm for open executions and emitted alerts, and store the results."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class Sync(PackAction):
     """Run poundcake.sync."""
 
     def work(self, open: int = 0) -> dict[str, Any]:
-        """Return how much was learned. ``open`` is for people who read the execution."""
+        """Run a round of sync, and return its counts. ``open`` is informational."""
         return sync(self.engine(), self.settings, self.stackstorm()).as_dict()

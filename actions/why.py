@@ -1,4 +1,4 @@
-"""Show what was done for an alert, and why nothing was."""
+"""Show what ran for an alert, or why nothing ran."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Read the payload of an Alertmanager webhook into typed objects.
 
 The format is that of https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
-Other senders (vmalert, Grafana, relays) write it with fields left out or of another type, so only
-what PoundCake decides by can be an error. What a field that cannot be read does to the payload is
-the table `ON_ERROR`.
+Other senders (vmalert, Grafana, relays) omit some fields or send them with another type. So a field
+can cause an error only if PoundCake bases a decision on it. The table `ON_ERROR` defines the effect
+of each unreadable field.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ FIRING = "firing"
 RESOLVED = "resolved"
 
 MAX_ALERTS = 10_000
-"""Alerts of one request."""
+"""Maximum number of alerts in a request."""
 MAX_LABELS = 1_000
-"""Labels of one alert."""
+"""Maximum number of labels of an alert."""
 MAX_LABEL_NAME = 1_024
-"""Characters of a label's name."""
+"""Maximum length of a label's name, in characters."""
 MAX_LABEL_VALUE = 16_384
-"""Characters of a label's value."""
+"""Maximum length of a label's value, in characters."""
 
 _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Longer integers stay text: converting one takes quadratic time, and the groupKey of a version "3"
-# sender is an integer of more than 64 bits.
+# Longer integers stay text: conversion takes quadratic time, and senders of version "3" use an
+# integer of more than 64 bits as groupKey.
 _MAX_INTEGER_DIGITS = 18
 
-# Characters of an unreadable value that a note quotes, and of all notes of an alert.
+# Maximum length, in characters, of an unreadable value in a note, and of all notes of an alert.
 _QUOTED = 80
 _NOTES = 1_000
 
@@ -45,7 +45,7 @@ _Object = Dict[str, Any]
 
 
 class OnError(Enum):
-    """What a field that cannot be read does to the payload it stands in."""
+    """The effect of an unreadable field on the payload that contains it."""
 
     REFUSE_REQUEST = "refuse the whole request with the field's name"
     REFUSE_ALERT = "record the alert as malformed, and process the others"
@@ -67,9 +67,10 @@ ON_ERROR = {
     "alerts[].generatorURL": OnError.NOTE,
     "alerts[].fingerprint": OnError.IGNORE,
 }
-"""For each field that has a type, what happens if its value cannot be read.
+"""The effect of an unreadable value, for each field that has a type.
 
-Alertmanager never repeats a request that was refused, so what decides nothing refuses nothing.
+Alertmanager never repeats a request that was refused. So a field on which no decision depends never
+causes a refusal.
 """
 
 
@@ -77,7 +78,7 @@ class PayloadError(PoundCakeError):
     """A request that can never be used.
 
     Attributes:
-        field: The field in the sender's own terms, such as ``alerts`` or ``body``.
+        field: The name of the field in the payload, such as ``alerts``, or ``body``.
     """
 
     def __init__(self, field_name: str, message: str):
@@ -87,12 +88,12 @@ class PayloadError(PoundCakeError):
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes two alerts the same one: their labels, and where configured their sender."""
+    """The parts of a notification that identify an alert: its labels, and optionally its sender."""
 
     ignored_labels: frozenset[str] = frozenset()
-    """Names of labels that are no part of it."""
+    """Names of labels that are not part of the identity."""
     with_external_url: bool = False
-    """The notification's externalURL is part of it: two Alertmanagers may have equal labels."""
+    """Whether externalURL is part of it, for Alertmanagers whose alerts have equal labels."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +101,23 @@ class Alert:
     """One alert of a notification."""
 
     position: int
-    """Its place in the request's list of alerts, from 0."""
+    """Its index in the request's list of alerts, from 0."""
     status: str = ""
-    """FIRING or RESOLVED; anything else only if there is a problem."""
+    """FIRING or RESOLVED. Malformed alerts may have any other value."""
     labels: dict[str, str] = field(default_factory=dict)
-    """Without those whose value is empty, which Prometheus counts as absent."""
+    """Labels with a value. Prometheus treats a label with an empty value as absent."""
     annotations: dict[str, str] = field(default_factory=dict)
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     generator_url: str = ""
     fingerprint: str = ""
-    """What the alert is told from others by: see fingerprint() and Identity."""
+    """Identifies the alert: see fingerprint() and Identity."""
     sender_fingerprint: str = ""
-    """The fingerprint that the sender gave, if that is another one. It decides nothing."""
+    """The sender's fingerprint if it differs. It is informational only."""
     notes: str = ""
-    """What could not be read and decides nothing, in one line; empty if there is nothing."""
+    """Unreadable fields that affect no decision, in one line; empty if there are none."""
     problem: str = ""
-    """Why the alert is malformed, beginning with the field's name; '' if it is valid."""
+    """Why the alert is malformed, starting with the field's name; '' if it is valid."""
 
     @property
     def name(self) -> str:
@@ -136,22 +137,22 @@ class Alert:
 
 @dataclass(frozen=True)
 class Webhook:
-    """One notification: a group of alerts, as one POST brings it."""
+    """One notification: the group of alerts in one POST."""
 
     alerts: list[Alert]
     receiver: str = ""
     group_key: str = ""
     group_status: str = ""
-    """FIRING, RESOLVED, or what else the sender calls it."""
+    """FIRING, RESOLVED, or any other text that the sender uses."""
     truncated_alerts: int = 0
-    """Alerts that the sender left out because of its max_alerts."""
+    """Number of alerts that the sender left out because of its max_alerts."""
 
     @property
     def delivery_key(self) -> str:
-        """A digest (64 hex digits) that is the same if the same notification is sent again.
+        """A digest (64 hex digits) that stays the same if the notification is sent again.
 
-        Annotations and endsAt are not part of it, because they change from one flush of
-        Alertmanager's to the next.
+        It excludes annotations and endsAt, because they change each time that Alertmanager sends
+        the group.
         """
         alerts = sorted(
             (a.fingerprint, a.status, format_timestamp(a.starts_at) if a.starts_at else "")
@@ -166,14 +167,14 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
-        identity: What the fingerprints of the alerts are made of. With None the alerts have none,
-            and are read in half the time.
+        identity: How to compute the fingerprints of the alerts. None leaves them empty, which
+            halves the time.
 
     Returns:
         The notification. A malformed alert is included, with its ``problem`` set.
 
     Raises:
-        PayloadError: The request as a whole can never be used.
+        PayloadError: The request as a whole is invalid and must not be retried.
     """
     try:
         return _webhook(_decode(body), identity)
@@ -184,15 +185,15 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
 def fingerprint(labels: Mapping[str, str], source: str = "") -> str:
     """Return the fingerprint of a label set, 16 hex digits.
 
-    FNV-1a (64 bit) over the labels sorted by name, ``name 0xff value 0xff`` each:
+    It is the FNV-1a hash (64 bit) of ``name 0xff value 0xff`` for each label, sorted by name:
     LabelSet.Fingerprint of prometheus/common, model/labelset.go and model/fnv.go. Without a source
-    it is the one that Alertmanager gives the alert.
+    it equals Alertmanager's own fingerprint.
 
     Args:
         labels: Labels whose value is not empty.
-        source: What else tells the label set from equal ones; empty for nothing.
+        source: Distinguishes equal label sets from different senders; may be empty.
     """
-    # An empty name with an empty value is no label that a set can have.
+    # No label set contains an empty name with an empty value, so this cannot collide with a label.
     parts = ["", "", source] if source else []
     for name in sorted(labels):
         parts += [name, labels[name]]
@@ -209,15 +210,15 @@ def episode_name(alert_fingerprint: str, starts_at: datetime) -> str:
 
 
 class _Fields:
-    """Reads the fields of one JSON object, and does what ON_ERROR says about those it cannot read.
+    """Read the fields of one JSON object, and apply ON_ERROR to unreadable ones.
 
     Attributes:
         problems: Why an alert is malformed, as ``field: message``.
-        notes: What of an alert cannot be read and is treated as missing.
+        notes: Unreadable fields of an alert that are treated as missing.
     """
 
     def __init__(self, data: _Object, position: int | None = None):
-        """Read a notification, or the alert at a position in it."""
+        """Read the fields of a notification, or of the alert at a position in it."""
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._data = data
@@ -236,11 +237,11 @@ class _Fields:
             self.note(field_name, message)
 
     def note(self, name: str, message: str) -> None:
-        """Note what is odd about a field and decides nothing."""
+        """Note a problem with a field that affects no decision."""
         self.notes.append(f"{name}: {message}")
 
     def text(self, name: str) -> str:
-        """Return a text; an empty one if the field is missing or unreadable."""
+        """Return a field as text; '' if it is missing or unreadable."""
         value = self._data.get(name)
         if value is None:
             return ""
@@ -250,7 +251,7 @@ class _Fields:
         return _as_text(value)
 
     def count(self, name: str) -> int:
-        """Return a whole number from 0, which may be text; 0 if it is missing or unreadable."""
+        """Return a number or numeric text as an integer; 0 if it is missing or unreadable."""
         value = self._data.get(name)
         text = "" if value is None else _as_text(value)
         if not _DIGITS.match(text):
@@ -259,7 +260,7 @@ class _Fields:
         return int(text)
 
     def timestamp(self, name: str) -> datetime | None:
-        """Return a moment; None if the field is missing or unreadable."""
+        """Return a field as a time; None if it is missing or unreadable."""
         value = self._data.get(name)
         try:
             return parse_timestamp(value)
@@ -268,10 +269,10 @@ class _Fields:
             return None
 
     def texts(self, name: str) -> dict[str, str]:
-        """Return an object of texts; empty if the field is missing or is no object.
+        """Return an object whose values are texts; {} if the field is missing or not an object.
 
-        Numbers and booleans become text, null counts as absent, and a list or an object is kept as
-        JSON, with a note.
+        Numbers and booleans become text, null counts as absent, and a list or an object becomes
+        JSON text, with a note.
         """
         value = self._data.get(name)
         if value is None:
@@ -286,7 +287,7 @@ class _Fields:
 
 
 def _decode(body: bytes) -> _Object:
-    """Return the JSON object in a body. Raises PayloadError."""
+    """Return the JSON object in a body, or raise PayloadError."""
     try:
         # RFC 8259, section 8.1: a byte order mark is not JSON, but a reader may ignore it.
         text = body.decode("utf-8-sig")
@@ -335,12 +336,12 @@ def _list_of_alerts(fields: _Fields, data: _Object) -> list[Any]:
 
 @dataclass(frozen=True)
 class _AlertReader:
-    """Reads the alerts of one notification.
+    """Read the alerts of one notification.
 
     Attributes:
-        group_status: The status of an alert that has none.
+        group_status: The status to use for an alert without one.
         ignored_labels: See Identity; None if no fingerprint is needed.
-        source: What tells the notification's label sets from equal ones; empty for nothing.
+        source: The argument `source` of fingerprint().
     """
 
     group_status: str
@@ -391,9 +392,9 @@ class _AlertReader:
 
 
 def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
-    """Refuse an alert without labels, and label sets far beyond any of Prometheus's.
+    """Refuse an alert without labels or with excessively large labels.
 
-    Those would slow every view down.
+    Large labels would slow down every view.
     """
     if not labels and not fields.problems:
         fields.fail("labels", "there is none with a value")
@@ -406,7 +407,7 @@ def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
 
 
 def _normal_status(text: str) -> str:
-    """Return FIRING or RESOLVED for any spelling of them, and other texts as they are."""
+    """Return FIRING or RESOLVED for either in any case, and any other text unchanged."""
     status = text.strip().lower()
     return status if status in (FIRING, RESOLVED) else text
 
@@ -416,13 +417,13 @@ def _as_text(value: Any) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """Return the beginning of a value as one line in which everything can be seen."""
+    """Return the beginning of a value as one line of printable characters."""
     text = repr(value)
     return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
 
 
 def _shown(key: str) -> str:
-    """Return the beginning of a key, in which everything can be seen."""
+    """Return the beginning of a key in printable characters."""
     return key[:40] if key.isprintable() else _quoted(key[:40])
 
 

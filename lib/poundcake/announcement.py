@@ -1,4 +1,4 @@
-"""The payload of the trigger poundcake.announce: a list of requests to record.
+"""Pack and unpack the trigger poundcake.announce, which lists the requests to record.
 
 The list is JSON, compressed with zlib and encoded in base64. The base64 alphabet contains no
 template delimiters, so StackStorm finds nothing to evaluate in it, even when an operator re-runs
@@ -30,15 +30,15 @@ class Request:
     """An accepted request. Only known headers are kept; everything else is unchanged.
 
     Attributes:
-        request_id: The id that the sender was given.
-        received_at: When it was received.
+        request_id: The id that the response contained.
+        received_at: When the endpoint received the request.
         client_host: The IP address of the client.
-        client_request_id: The id that the sender chose, if another request has that id.
+        client_request_id: The id that the sender chose, if another request already has that id.
         method: The HTTP method.
         path: The path of the URL.
         headers: The known headers, by name.
-        body: The body.
-        credential: The name of the credential that its sender used, '' if it needed none.
+        body: The body, as text.
+        credential: The name of the sender's credential, '' if none was needed.
     """
 
     request_id: str
@@ -65,8 +65,8 @@ def pack(
         database_id: The id of the tracking database that the endpoint reads. `record` refuses to
             write to a different one.
         announcement_id: The id of the announcement; a new one by default.
-        clock_offset_seconds: By how much the clock behind `received_at` is ahead of the database's
-            clock; 0 if that is not known.
+        clock_offset_seconds: Seconds by which the endpoint's clock, which sets `received_at`, is
+            ahead of the database's clock; 0 if unknown.
     """
     listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
     packed = zlib.compress(json.dumps(listed).encode(), 1)
@@ -84,7 +84,7 @@ def unpack(version: int, batch: str) -> list[Request]:
     """Return the requests of an announcement.
 
     Raises:
-        AnnouncementError: The batch was packed by another release, or is damaged.
+        AnnouncementError: Another release packed the batch, or the batch is damaged.
     """
     if version != VERSION:
         raise AnnouncementError(

@@ -1,7 +1,7 @@
 """The pack's configuration: the keys of config.schema.yaml as one validated object.
 
-The fields of `Config` define the default and the accepted values of each key. A test keeps them
-equal to config.schema.yaml, with which StackStorm validates a configuration when it is registered.
+The fields of `Config` define the default and the accepted values of each key. StackStorm validates
+a configuration against config.schema.yaml when it is registered; a test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ANY_HOST = "*"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 CREDENTIAL_KEYS = ("auth_tokens", "basic_auth", "credentials")
-"""Keys of the secrets that clients of the endpoint have. Most actions need none of them."""
+"""The keys with the secrets of the endpoint's clients. Most actions need none of them."""
 
 _Value = Union[bool, int, str, Tuple[str, ...], Tuple[Credential, ...]]
 _Default = TypeVar("_Default", bool, int, str, Tuple[str, ...], Tuple[Credential, ...])
@@ -33,7 +33,7 @@ _Check = Callable[[str], None]
 
 
 class ConfigError(PoundCakeError):
-    """A key is unknown or has an invalid value. The message names it, and what is right."""
+    """A key is unknown or has an invalid value. The message names the key and valid values."""
 
 
 # -- the types of keys
@@ -47,14 +47,14 @@ class _Kind(Protocol):
         """Whether the key is a secret, whose value may be a reference."""
 
     def read(self, value: Any) -> _Value:
-        """Return the parsed value. Raises ValueError with a message such as "must be a string"."""
+        """Return the parsed value, or raise ValueError, for example "must be a string"."""
 
     def is_literal(self, value: Any) -> bool:
-        """Return True if a value that was read contains a secret itself, and not a reference."""
+        """Return True if a valid value contains a secret itself instead of a reference."""
 
 
 class _Public:
-    """A key without a secret."""
+    """The base class of types that contain no secret."""
 
     secret = False
 
@@ -212,7 +212,7 @@ def _host_pattern(value: str) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration with defaults. Secrets are resolved, and left out of repr()."""
+    """The configuration with defaults applied. Secrets are resolved, and omitted from repr()."""
 
     database_url: str = _string(check=_database_url, secret=True)
     state_dir: str = _string("/opt/stackstorm/exports/poundcake", _absolute_path)
@@ -255,7 +255,7 @@ class Config:
 
     @property
     def all_credentials(self) -> tuple[Credential, ...]:
-        """The credentials of all keys. Those without a name of their own have that of the key."""
+        """The credentials of all keys. Unnamed credentials are named after their key."""
         found = [
             Credential(f"auth_tokens[{number}]", Scope.BOTH, Kind.TOKEN, token)
             for number, token in enumerate(self.auth_tokens, 1)
@@ -266,12 +266,12 @@ class Config:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every key that is not a secret with its value, ready for JSON."""
+        """The keys that are not secret, with their values as JSON types."""
         return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
 
     @property
     def warnings(self) -> list[str]:
-        """What is accepted and probably not meant, in sentences."""
+        """Sentences about valid settings that are probably mistakes."""
         if self.dry_run or self.allowed_hosts:
             return []
         return [
@@ -325,14 +325,14 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     """Validate the configuration that StackStorm passes to a sensor or an action.
 
     Args:
-        pack_config: The keys that are set; None and null values mean the default.
-        without: Keys that the caller does not need. Their secrets need not be readable here.
+        pack_config: The keys that are set. None, or a null value, means the default.
+        without: Keys that the caller does not need. Their secrets may be unreadable.
 
     Raises:
         ConfigError: A key is unknown, or a key or a combination of keys has an invalid value.
     """
-    # StackStorm checks only the keys of the schema when it registers a configuration: a misspelt
-    # one would silently leave the default in force.
+    # StackStorm ignores unknown keys when it registers a configuration, so a misspelt key would
+    # silently leave the default in force.
     refuse_unknown_keys(pack_config or {}, _KINDS)
     given = {
         name: value
@@ -349,15 +349,15 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
 
 
 def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: str = "") -> None:
-    """Refuse a mapping of the configuration that has a key nobody knows.
+    """Refuse a mapping in the configuration that contains an unknown key.
 
     Args:
         given: The mapping.
-        known: The keys that it may have.
-        place: Where the mapping stands, for instance `limits`; empty for the top level.
+        known: The valid keys.
+        place: The path of the mapping, for example `limits`; empty for the top level.
 
     Raises:
-        ConfigError: Names the first unknown key, and the nearest known one.
+        ConfigError: A key is unknown. The message names it and the most similar valid key.
     """
     names = sorted(known)
     for key in given:
@@ -370,7 +370,7 @@ def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: s
 
 
 def is_loopback(host: str) -> bool:
-    """Return True if the address can be reached from this machine only."""
+    """Return True if the address is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -397,7 +397,7 @@ def _check_tls(config: Config) -> None:
 
 
 def _check_authentication(config: Config) -> None:
-    """Refuse an endpoint that other machines can reach without credentials, and equal names."""
+    """Refuse duplicate names, and an endpoint that other machines reach without credentials."""
     try:
         credentials.check_names(config.all_credentials)
     except ValueError as error:

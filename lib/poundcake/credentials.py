@@ -1,4 +1,4 @@
-"""The credentials with which clients use the endpoint: what each is called, and what it allows."""
+"""The credentials of the endpoint's clients: their names, scopes and secrets."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any, Mapping, Sequence
 from poundcake import secret_references
 
 MIN_SECRET_CHARACTERS = 16
-"""Of a token, a password and a shared secret. A shorter one can be guessed."""
+"""Minimum length of a token, a password and a shared secret. Shorter ones can be guessed."""
 
 MAX_NAME_CHARACTERS = 64
-"""Of what the journal and the tracking database store."""
+"""Maximum length of a name in the journal and the tracking database."""
 
-# Neither a bracket nor an equals sign: `auth_tokens[1]` and `CN=…` name other credentials.
+# Brackets and equals signs are reserved: `auth_tokens[1]` and `CN=…` name other credentials.
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}\Z")
-# What StackStorm's datastore makes of a value (AES, upper-case hex). A sensor gets it instead of
-# the value if the schema declares `secret` on an array and not on its items.
+# A value that StackStorm's datastore has encrypted (AES, upper-case hex). A sensor gets the
+# ciphertext if the schema declares `secret` on an array and not on its items.
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
 class Scope(str, Enum):
-    """What a credential allows."""
+    """The requests that a credential allows."""
 
     POST = "post"
-    """To post webhooks."""
+    """Posting webhooks."""
     READ = "read"
-    """Everything else: the trail, the health view, the metrics."""
+    """All other requests: the trail, the health view, the metrics."""
     BOTH = "both"
 
     def __str__(self) -> str:
         return str(self.value)
 
     def allows(self, needed: Scope) -> bool:
-        """Return True if a credential of this scope is enough for what needs the other."""
+        """Return True if this scope includes the needed one."""
         return self in (Scope.BOTH, needed)
 
 
@@ -43,11 +43,11 @@ class Kind(str, Enum):
     """How a client proves that it has a credential. The value is the key in the configuration."""
 
     TOKEN = "token"
-    """It sends the token: `Authorization: Bearer …`."""
+    """The client sends the token: `Authorization: Bearer …`."""
     BASIC = "basic"
-    """It sends user and password: `Authorization: Basic …`."""
+    """The client sends user and password: `Authorization: Basic …`."""
     HMAC = "hmac_sha256"
-    """It signs the body with the secret, as Grafana's webhooks do. The secret is never sent."""
+    """The client signs the body with the secret, as Grafana does. The secret is never sent."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -55,7 +55,7 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Credential:
-    """One credential. name: what the trail calls whoever uses it."""
+    """One credential. The trail shows its name with each request that used it."""
 
     name: str
     scope: Scope
@@ -64,10 +64,10 @@ class Credential:
 
 
 def read_entries(value: Any) -> tuple[Credential, ...]:
-    """Return the checked entries of the key `credentials`, their secrets resolved.
+    """Validate the key `credentials`, and return its entries with their secrets resolved.
 
     Raises:
-        ValueError: One of them cannot be used. The message names it.
+        ValueError: An entry is invalid. The message names the entry.
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of credentials, each with name, scope and a secret")
@@ -83,7 +83,7 @@ def read_entries(value: Any) -> tuple[Credential, ...]:
 
 
 def check_names(credentials: Sequence[Credential]) -> None:
-    """Raise ValueError if two credentials have one name."""
+    """Raise ValueError if two credentials have the same name."""
     names = [credential.name for credential in credentials]
     for name in names:
         if names.count(name) > 1:
@@ -91,7 +91,7 @@ def check_names(credentials: Sequence[Credential]) -> None:
 
 
 def has_literal_secret(value: Any) -> bool:
-    """Return True if the key `credentials` contains a secret itself, and not only references."""
+    """Return True if the key `credentials` contains a secret itself instead of a reference."""
     secrets = [entry.get(kind.value) for entry in value for kind in Kind]
     return any(s is not None and not secret_references.is_reference(s.strip()) for s in secrets)
 
@@ -143,7 +143,7 @@ def _secret(kind: Kind, value: Any) -> str:
 
 
 def _entry_name(number: int, entry: Any) -> str:
-    """Return what an error calls an entry: its number, counted from 1, and its name."""
+    """Return the description of an entry in an error: its number, from 1, and its name."""
     name = entry.get("name") if isinstance(entry, dict) else None
     named = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
     return f"entry {number}{named}"
@@ -153,11 +153,11 @@ def _listed(kinds: type[Kind]) -> str:
     return ", ".join(map(str, kinds))
 
 
-# -- checks of secrets; each raises ValueError, with what the secret must be and never with itself
+# -- checks of secrets; each raises ValueError, whose message never contains the secret
 
 
 def check_token(value: str) -> None:
-    """Check a bearer token."""
+    """Raise ValueError if a bearer token is invalid."""
     _check_not_ciphertext(value)
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("must contain visible ASCII characters only (RFC 6750)")
@@ -165,7 +165,7 @@ def check_token(value: str) -> None:
 
 
 def check_user_and_password(value: str) -> None:
-    """Check what basic authentication takes."""
+    """Raise ValueError if the user:password for basic authentication is invalid."""
     user, _, password = value.partition(":")
     if not (user and password and value.isprintable()):
         raise ValueError("must be user:password (RFC 7617)")

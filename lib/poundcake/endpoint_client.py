@@ -1,4 +1,4 @@
-"""Query the endpoint from an action, for what only it knows: journal, broker, address."""
+"""Query the endpoint from an action: only the endpoint knows its journal, broker and address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from requests.auth import HTTPBasicAuth
 from poundcake.config import Config
 from poundcake.credentials import Kind, Scope
 
-_TIMEOUT = (2, 8)  # seconds to connect, and between two chunks of the response
+_TIMEOUT = (2, 8)  # seconds to connect, and to wait for each chunk of the response
 _OK, _SERVICE_UNAVAILABLE = 200, 503
 
 
@@ -75,7 +75,7 @@ Result = Union[Answered, Refused, Unreachable]
 
 
 def status(config: Config, request_id: str) -> Result:
-    """Return the trail of a request. A Refused with status 404 means that it is unknown."""
+    """Return the trail of a request. If it is unknown, return a Refused with status 404."""
     return _get(config, f"/api/v1/status/{quote(request_id, safe='')}", "request_id", (_OK,))
 
 
@@ -85,13 +85,13 @@ def health(config: Config) -> Result:
 
 
 def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
-    """Send a GET request. A response without `expected_key` does not come from an endpoint."""
+    """Send a GET request. Refuse a response without `expected_key`: it is not an endpoint's."""
     url = config.endpoint
     try:
         with _session(config) as session:
             response = session.get(url + path, timeout=_TIMEOUT, allow_redirects=False)
-    # requests and the certificate's file raise OSError. An invalid URL and a file without a
-    # certificate raise ValueError.
+    # A failed request or an unreadable certificate file raises OSError. An invalid URL or a file
+    # without a certificate raises ValueError.
     except (OSError, ValueError) as error:
         return Unreachable(url, _reason(error))
     document = _json_object(response)
@@ -102,7 +102,7 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
 
 def _session(config: Config) -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # a proxy of the environment must not see the token
+    session.trust_env = False  # a proxy from the environment must not see the token
     readers = [c for c in config.all_credentials if c.scope.allows(Scope.READ)]
     if readers and readers[0].kind == Kind.TOKEN:
         session.headers["Authorization"] = f"Bearer {readers[0].secret}"
@@ -116,9 +116,9 @@ def _session(config: Config) -> requests.Session:
 
 
 class _PinnedCertificate(HTTPAdapter):
-    """Accept only the endpoint's own certificate, whatever its issuer and names.
+    """Accept only the endpoint's own certificate, regardless of its issuer and names.
 
-    The address by which an action reaches the endpoint need not be in the certificate.
+    The certificate may lack the address by which an action reaches the endpoint.
     """
 
     def __init__(self, path: str) -> None:
@@ -144,7 +144,7 @@ def _json_object(response: requests.Response) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a request failed. requests wraps the operating system's error several times."""
+    """Return why a request failed, from the operating system's error that `requests` wraps."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OSError) and cause.strerror:

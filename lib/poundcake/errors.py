@@ -1,4 +1,4 @@
-"""The base class of every error that this pack raises on purpose."""
+"""The base class of the errors that this pack raises deliberately."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from __future__ import annotations
 class PoundCakeError(Exception):
     """An error that a person can act on.
 
-    The message is one line, says what happened and what to do next, and contains no secrets.
-    Actions return it as their result, and the endpoint logs it.
+    Its message is one line without secrets that states what happened and what to do next. Actions
+    return the message as their result, and the endpoint logs it.
     """

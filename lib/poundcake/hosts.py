@@ -1,7 +1,7 @@
-"""Read the host that an alert names, in the one form by which all of the pack knows it.
+"""Read the host that an alert names, and convert it to one canonical form.
 
-Anybody who can create a metric controls the label that names the host. The canonical host is what
-counts for locks, cooldowns and permissions, and the only part of the label that an action may get.
+Anybody who can create a metric controls the label that names the host. Locks, cooldowns and
+permissions use the canonical host, and actions receive no other part of the label.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 HOST_LABEL = "instance"
 """The label that names an alert's host."""
 
-# RFC 1123, section 2.1, and underscores, which some hosts have in their name all the same.
+# RFC 1123, section 2.1, plus underscores, which some host names contain despite the RFC.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
-# The C library takes 127.1, 2130706433, 0x7f.1 and 0177.0.0.1 for addresses. So a name whose last
-# label is a number is none (as in the URL standard of WHATWG).
+# The C library parses 127.1, 2130706433, 0x7f.1 and 0177.0.0.1 as addresses. So a name whose last
+# label is a number is invalid (as in the URL standard of WHATWG).
 _ENDS_IN_A_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\Z")
 _DECIMAL_OCTETS = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
@@ -33,30 +33,30 @@ _PATTERN_OF_NAMES = re.compile(r"[a-z0-9_.*?\[\]!-]+\Z")
 
 
 class HostPort(NamedTuple):
-    """A host and, where one is named, its port."""
+    """A host and an optional port."""
 
     host: str
     """A canonical host: safe as an argument of a command."""
     port: int = 0
-    """1 to 65535, or 0 if no port is named."""
+    """1 to 65535, or 0 if there is none."""
 
     @property
     def bracketed_host(self) -> str:
-        """The host as it stands before ``:port`` in an instance or a URL (RFC 3986, 3.2.2)."""
+        """The host as written before ``:port`` in an instance or a URL (RFC 3986, 3.2.2)."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def canonical_host(text: str) -> str:
-    """Return the canonical form of a host, or '' if the text is no host name and no IP address.
+    """Return the canonical form of a host name or IP address, or '' if the text is neither.
 
-    Names are in lower case and have no dot at the end. An IPv6 address has its shortest form, and
-    one that stands for an IPv4 address (``::ffff:192.0.2.7``) becomes that address. Other spellings
-    of an IPv4 address than four decimal numbers are refused.
+    Names become lower case and lose a trailing dot. An IPv6 address gets its shortest form, and an
+    IPv4-mapped one (``::ffff:192.0.2.7``) becomes the IPv4 address. An IPv4 address must be four
+    decimal numbers; other notations are refused.
 
     Args:
         text: A host without port, brackets or scope.
     """
-    if not text.isascii():  # the Kelvin sign has a k as its lower case
+    if not text.isascii():  # for example, the lower case of the Kelvin sign is an ASCII k
         return ""
     if ":" in text:
         address = _ipv6(text)
@@ -74,7 +74,8 @@ def host_and_port(instance: str) -> HostPort | None:
     Args:
         instance: ``web-1``, ``web-1:9100``, ``192.0.2.7:9100``, ``2001:db8::7``,
             ``[2001:db8::7]:9100`` or a URL, ``http://web-1:9100/metrics``. An empty port counts as
-            none; that of an http or https URL is the scheme's. A URL with a user is refused.
+            no port. Without a port, an http or https URL has the default port of its scheme. A URL
+            with a user is refused.
     """
     url = _URL.match(instance)
     parts = _split(url.group(2) if url else instance)
@@ -94,7 +95,7 @@ def host_or_empty(labels: Mapping[str, str], host_label: str = HOST_LABEL) -> st
 
 
 def address_of(host: str) -> IPAddress | None:
-    """Return the IP address that a canonical host is, or None if it is a name."""
+    """Return a canonical host as an IP address, or None if it is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -102,19 +103,19 @@ def address_of(host: str) -> IPAddress | None:
 
 
 def is_host_in(host: str, patterns: Iterable[str]) -> bool:
-    """Return True if one of the patterns contains a canonical host.
+    """Return True if one of the patterns matches a canonical host.
 
     Args:
         host: A canonical host.
         patterns: ``*`` for any host; a network in CIDR notation or an address; or a name in which
-            ``*``, ``?`` and ``[…]`` stand for characters of one label. A pattern without a letter
-            (``10.0.0.*``) contains addresses only.
+            ``*``, ``?`` and ``[…]`` match characters within one label. A pattern without a letter
+            (``10.0.0.*``) matches addresses only.
     """
     return any(_contains(pattern.strip().lower(), host) for pattern in patterns)
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise ValueError if `is_host_in` could never find a host in the pattern."""
+    """Raise ValueError if the pattern can never match a host in `is_host_in`."""
     pattern = pattern.strip().lower()
     if not _PATTERN_OF_NAMES.match(pattern) and _network_of(pattern) is None:
         raise ValueError(
@@ -124,9 +125,9 @@ def check_pattern(pattern: str) -> None:
 
 
 def refusal_of_target(host: str) -> str:
-    """Return why no action may have this host as its target, or an empty string.
+    """Return why no action may target this host, or an empty string.
 
-    A name is compared with that of this machine; it is not resolved.
+    The host's name is compared with the name of this machine, and not resolved.
     """
     address = address_of(host)
     if address:
@@ -137,7 +138,7 @@ def refusal_of_target(host: str) -> str:
 
 
 def refusal_of_address(address: IPAddress) -> str:
-    """Return why no action may have this address as its target, or an empty string."""
+    """Return why no action may target this address, or an empty string."""
     if address.is_loopback:
         return f"{address} is a loopback address of the machine on which StackStorm runs"
     if address.is_unspecified or address in _THIS_NETWORK:
@@ -156,7 +157,7 @@ _BROADCAST = ipaddress.ip_address("255.255.255.255")
 
 
 def _ipv6(text: str) -> IPAddress | None:
-    # From Python 3.9 on, ipaddress accepts any text as the scope of an IPv6 address.
+    # Since Python 3.9, ipaddress accepts any text as the scope of an IPv6 address.
     if "%" in text:
         return None
     try:
@@ -172,7 +173,7 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _split(authority: str) -> tuple[str, str] | None:
-    """Return host and port as texts that are not checked yet, or None if brackets are misused."""
+    """Return host and port as unvalidated texts, or None if brackets are misused."""
     if authority.startswith("["):
         host, bracket, rest = authority[1:].partition("]")
         if not bracket or ":" not in host or (rest and not rest.startswith(":")):
@@ -199,7 +200,7 @@ def _contains(pattern: str, host: str) -> bool:
 
 
 def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the network that a pattern is, a single address included, or None."""
+    """Return a pattern as a network, which may be a single address, or None if it is neither."""
     try:
         return ipaddress.ip_network(pattern, strict=False)
     except ValueError:
@@ -212,15 +213,15 @@ def _is_own_name(host: str) -> bool:
     short = own.partition(".")[0]
     if host in (own, short):
         return True
-    # Finding the domain may ask a name server, so it is done only where it can matter.
+    # getfqdn() may query a name server, so call it only if the short names are equal.
     return host.partition(".")[0] == short and host == canonical_host(socket.getfqdn())
 
 
 def _is_own(address: IPAddress) -> bool:
     """Return True if an interface of this machine has the address.
 
-    Connecting a UDP socket sends nothing. It makes the kernel choose the address to send from, and
-    for an address of its own that is the address itself.
+    Connecting a UDP socket sends nothing, but makes the kernel choose a source address. For an
+    address of this machine, the source address is the address itself.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:

@@ -1,15 +1,15 @@
-"""Make text from outside safe to hand to StackStorm, which evaluates text inside of values.
+"""Make external text safe to pass to StackStorm, which evaluates expressions inside values.
 
 StackStorm renders Jinja and YAQL that it finds in a trigger's payload, in a parameter and in an
-action's result. Parameters that are lists or objects it also encodes as JSON, renders as one text
-and decodes again. So every text that came from a sender or from a host is made inert first:
+action's result. It also encodes parameters that are lists or objects as JSON, renders the JSON as
+one text, and decodes it again. So every text from a sender or a host is made inert first:
 
-* No delimiter of Jinja or YAQL can stand in it, whatever it is joined with.
-* It cannot end a string of JSON or of a Python literal, nor begin an escape sequence in it.
-* It cannot begin a line, move the cursor or change the direction of what follows.
+* It contains no delimiter of Jinja or YAQL, and cannot form one when joined with other inert text.
+* It cannot end a JSON string or a Python string literal, or begin an escape sequence in one.
+* It cannot start a new line, move the cursor or change the direction of the text after it.
 
-Characters are replaced one for one, so that a text keeps its length and can still be read and
-matched: the path ``/orders/{orderId}`` becomes ``/orders/(orderId)``.
+Each character is replaced by exactly one other, so that a text keeps its length and can still be
+read and matched: the path ``/orders/{orderId}`` becomes ``/orders/(orderId)``.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _LOOKALIKES = str.maketrans(
     }
 )
 
-# StackStorm takes %*****__%NONE%__*****% for a null. The asterisks are replaced, and not the word,
-# because that leaves no text that becomes the mark once a rule joins two or three of them.
+# StackStorm reads %*****__%NONE%__*****% as null. Replace the asterisks, not the word, so that no
+# texts can form this marker when a rule joins two or three of them.
 _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
 _OTHER_ASTERISK = "\N{ASTERISK OPERATOR}"
 
 
 def make_inert(value: Any) -> Any:
-    """Return a JSON value in which every string, key or value, is inert.
+    """Return a JSON value in which every string is inert, keys included.
 
-    Of two keys of one object that become the same, the second gets an underscore at its end; a key
-    that was inert before always keeps its name.
+    If two keys of an object become equal, the second one gets a trailing underscore. A key that was
+    already inert keeps its name.
     """
     if isinstance(value, str):
         return _inert_text(value)
@@ -52,19 +52,19 @@ def make_inert(value: Any) -> Any:
 
 
 def make_lines_inert(text: str) -> str:
-    r"""Return a text of several lines, such as a table, with each line inert.
+    r"""Return a text of several lines, such as a table, with every line made inert.
 
-    The line breaks must be the caller's own: text from outside goes through `one_line` before it is
-    laid out.
+    The line breaks must be the caller's own: pass external text through `one_line` before
+    formatting it.
     """
     return "\n".join(_inert_text(line) for line in text.split("\n"))
 
 
 def printable(text: str) -> str:
-    """Return the text with a space for every character that is not printable.
+    """Return the text with every unprintable character replaced by a space.
 
-    Those are line breaks of any kind, control characters such as those of an ANSI sequence, marks
-    that change the direction of writing, invisible characters and lone surrogates.
+    Unprintable characters are line breaks of any kind, control characters (as in ANSI sequences),
+    marks that change the direction of writing, invisible characters and lone surrogates.
     """
     if text.isprintable():
         return text
@@ -72,7 +72,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Return the text as one line of a text view, in which it can forge neither line nor column.
+    r"""Return the text as one line, so that it cannot forge a line or a column of a text view.
 
     `st2 run` prints a backslash and an n as a line break, so backslashes become slashes.
     """

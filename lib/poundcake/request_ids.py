@@ -17,8 +17,8 @@ def body_sha256(body: str) -> str:
 def collision_id(request_id: str, sha256: str) -> str:
     """Return the id under which to record a request if its own id belongs to a different body.
 
-    It depends only on the id and the body, so every attempt to record the request derives the same
-    id.
+    The result depends only on the id and the body, so every attempt to record the request derives
+    the same id.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), sha256))
 
@@ -26,8 +26,8 @@ def collision_id(request_id: str, sha256: str) -> str:
 def replay_id(request_id: str, execution_id: str) -> str:
     """Return the id of a replay of a request by an execution.
 
-    If the execution repeats its work because the commit may have failed, it derives the same id
-    and finds its own replay already recorded.
+    If the execution retries because the commit may have failed, it derives the same id and finds
+    its own replay already recorded.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), f"replayed by {execution_id}"))
 
@@ -37,6 +37,6 @@ def confirmation_id(request_id: str, position: int) -> str:
 
     Args:
         request_id: The request that contained the alert.
-        position: The alert's position in it.
+        position: The index of the alert in that request, from 0.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), f"admitted alert {position}"))

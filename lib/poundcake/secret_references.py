@@ -20,7 +20,7 @@ def is_reference(value: str) -> bool:
 
 
 def resolve(value: str) -> str:
-    """Return the secret that a reference points to. Any other value is returned unchanged.
+    """Return the secret that a reference points to, or any other value unchanged.
 
     Raises:
         ValueError: The file or the environment variable is missing, unreadable or empty, or the

@@ -1,4 +1,4 @@
-"""Parse RFC 3339 timestamps in all their forms, and format them in one."""
+"""Parse RFC 3339 timestamps of any form, and format times as ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RFC3339 = re.compile(
     r"(?:[Zz]|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))\Z",
     re.ASCII,
 )
-# Go's zero time is in year 1. Alertmanager sends it for "not set".
+# Go's zero time is in year 1. Alertmanager sends it for a time that is not set.
 _ZERO_YEARS = ("0000", "0001")
 
 
@@ -44,7 +44,7 @@ def parse_timestamp(text: object) -> datetime | None:
 
 
 def format_timestamp(moment: datetime) -> str:
-    """Return a time as ISO 8601 in UTC with ``Z``, as in every response and trigger."""
+    """Return a time as ISO 8601 in UTC with ``Z``, the format of every response and trigger."""
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 

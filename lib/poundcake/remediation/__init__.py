@@ -1,6 +1,7 @@
-"""What the tasks of a remediation workflow do: decide, check, change and report.
+"""The tasks of a remediation workflow: decide, check, change and report.
 
 Runs in: action processes, one short-lived process per task of a workflow.
 
-May import: `poundcake.trail` and the modules directly in `poundcake`. Never `poundcake.endpoint`.
+May import: `poundcake.trail` and the modules directly in `poundcake`, but not
+`poundcake.endpoint`.
 """

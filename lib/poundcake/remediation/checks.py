@@ -1,4 +1,4 @@
-"""Check by TCP whether a host answers."""
+"""Check over TCP whether a host answers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _SILENCE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN)
 
 
 class TcpState(str, Enum):
-    """What a check by TCP found. Only NO_ANSWER is a reason to change anything."""
+    """The result of a TCP check. Only NO_ANSWER permits a change."""
 
     ANSWERS = "answers"
     """A connection was accepted."""
     REFUSED = "refused"
-    """The host refused a connection, so it is up, and accepted none."""
+    """The host refused a connection, so it is up, and accepted none on any port."""
     NO_ANSWER = "no_answer"
-    """Every attempt on every address and port timed out, or a router said the host is not there."""
+    """Every port was silent: an attempt timed out, or the host was unreachable."""
     UNRESOLVABLE = "unresolvable"
-    """The name has no address, or no name server could be asked. It says nothing of the host."""
+    """The name has no address, or no name server answered. The host may still be up."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -39,7 +39,7 @@ class TcpState(str, Enum):
 
 @dataclass(frozen=True)
 class TcpResult:
-    """What a check of a host found."""
+    """The result of a check of a host."""
 
     state: TcpState
     port: int
@@ -58,16 +58,16 @@ class _Found(NamedTuple):
 
 
 def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
-    """Check by TCP whether a host answers on any of the ports.
+    """Check over TCP whether a host answers on any of the ports.
 
     Args:
         host: A host name or an IP address.
         ports: The ports to try, in this order.
-        wait: Seconds for which to try again while none answers; 0 tries each port once.
+        wait: Seconds to keep trying until a port answers; 0 tries each port once.
 
     Raises:
-        RemediationError: The host is no valid host name or IP address, it is StackStorm's own
-            machine, or this machine could not try to reach it.
+        RemediationError: The host is not a valid host name or IP address, it is StackStorm's own
+            machine, or a fault of this machine prevented the check.
     """
     canonical = canonical_host(host)
     if not canonical:
@@ -90,7 +90,7 @@ def ports_to_check(port: int) -> list[int]:
 
 
 def _try_all(host: str, ports: Sequence[int]) -> _Found:
-    """Try each port on each address, and return the best that was found."""
+    """Try each port on each address, and return the best result."""
     addresses = _resolve(host)
     if not addresses:
         return _Found(TcpState.UNRESOLVABLE)
@@ -103,8 +103,8 @@ def _try_all(host: str, ports: Sequence[int]) -> _Found:
             except (ConnectionRefusedError, ConnectionResetError):
                 refused_port = refused_port or port
             except OSError as error:
-                # Anything else, such as ENETUNREACH, EPERM or EMFILE, is a fault of this machine,
-                # and the host may be well.
+                # Any other error, such as ENETUNREACH, EPERM or EMFILE, is a fault of this
+                # machine, and the host may be up.
                 is_silence = isinstance(error, socket.timeout) or error.errno in _SILENCE
                 timed_out = timed_out or is_silence
                 local_error = local_error or str(error)
@@ -116,10 +116,10 @@ def _try_all(host: str, ports: Sequence[int]) -> _Found:
 
 
 def _resolve(host: str) -> list[str]:
-    """Return the host's addresses; none if it has none or no name server could be asked.
+    """Return the host's addresses; [] if it has none or no name server answered.
 
     Raises:
-        RemediationError: One of them is StackStorm's own, or no address of one host.
+        RemediationError: An address belongs to StackStorm's machine or does not identify one host.
     """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

@@ -6,4 +6,4 @@ from poundcake.errors import PoundCakeError
 
 
 class RemediationError(PoundCakeError):
-    """A task was called with a value that it cannot use."""
+    """A task was called with an invalid value."""

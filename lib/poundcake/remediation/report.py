@@ -1,8 +1,8 @@
-"""Report what a remediation workflow did, read from the executions of its tasks.
+"""Report what a remediation workflow did, based on the executions of its tasks.
 
-A workflow's tasks are not handed their predecessors' results: Orquesta would evaluate the text in
-them. The last task asks StackStorm for the executions instead, and passes on only what actions of
-this pack returned. Of any other action it reports only whether it succeeded.
+A task must not receive the results of previous tasks, because Orquesta would evaluate text in them.
+So the last task gets the executions from StackStorm's API, and uses only the results of this pack's
+actions. Of any other action it reports only whether it succeeded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FAILED = "failed"
 
 
 class Executions(Protocol):
-    """Where the executions of a workflow's tasks come from."""
+    """The source of the executions of a workflow's tasks."""
 
     def get_children(self, execution_id: str) -> Sequence[Execution]:
         """Return the executions that a workflow's tasks started."""
@@ -36,11 +36,11 @@ class Report:
     """Whether an action that makes a change was started."""
     dry_run: bool
     verified: bool
-    """Whether the host answered the last time it was checked."""
+    """Whether the host answered the most recent check."""
     stage: str
     message: str
     evidence: dict[str, Any]
-    """What the checks found: ``before`` and ``after``, those of them that ran."""
+    """The results of the checks that ran, by the keys ``before`` and ``after``."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.report."""
@@ -52,7 +52,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
 
     Args:
         stackstorm: The StackStorm API.
-        execution_id: The workflow's execution.
+        execution_id: The id of the workflow's execution.
     """
     tasks = _Tasks(stackstorm.get_children(execution_id))
     checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
@@ -79,9 +79,10 @@ class _Tasks:
         return self._by_name.get(task)
 
     def result(self, task: str) -> dict[str, Any]:
-        """Return what a task's action returned.
+        """Return the result of a task's action.
 
-        It is empty if the task did not run or failed, or if its action belongs to another pack.
+        The result is empty if the task did not run or failed, or if its action belongs to another
+        pack.
         """
         execution = self._by_name.get(task)
         if not execution or execution.status != _SUCCEEDED:
@@ -124,8 +125,8 @@ def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) ->
         if not check:
             message = "the host could not be checked; its task says why"
             return _Ending(False, Stage.EVIDENCE, message)
-        # The workflow goes on only if there is no answer: a host that refuses is up, and a name
-        # without an address says nothing of its host.
+        # The workflow continues only if there is no answer. A host that refuses connections is up,
+        # and a host whose name does not resolve may be up.
         return _Ending(False, Stage.EVIDENCE, f"{found}, so nothing was changed")
     stage = Stage(permission["stage"])
     expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
@@ -156,7 +157,7 @@ def _ending_after_change(
 
 
 def _found(permission: dict[str, Any], check: dict[str, Any]) -> str:
-    """Return what a check of the host found, or an empty string if it was not checked."""
+    """Return the result of a check in words, or an empty string if the host was not checked."""
     host, port, state = permission.get("host", ""), check.get("port", 0), check.get("state")
     if state == TcpState.ANSWERS:
         return f"{host} answers on port {port}"

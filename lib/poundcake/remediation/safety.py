@@ -15,10 +15,10 @@ _ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 
 
 class AlertState(NamedTuple):
-    """What the decision needs to know of an alert."""
+    """The properties of an alert that the decision depends on."""
 
     instance: str
-    """Its label ``instance``, as it was sent."""
+    """Its label ``instance``, as the sender wrote it."""
     status: str
     """``firing`` or ``resolved``."""
     incident_ended_at: str | None
@@ -27,19 +27,19 @@ class AlertState(NamedTuple):
 
 @dataclass(frozen=True)
 class Permission:
-    """Whether a remediation may change anything, and if not, why."""
+    """Whether a remediation may change anything, and if not, why not."""
 
     target: HostPort | None
     """The host that the alert names, or None."""
     may_check: bool
-    """Whether the host may be connected to: it is allowed, and not StackStorm's own machine."""
+    """Whether the host may be checked: it is allowed and is not StackStorm's own machine."""
     action: str
-    """The action that would make the change; empty for evidence only."""
+    """The action that would make the change; empty if only evidence is collected."""
     dry_run: bool
     stage: Stage
-    """REMEDIATE if it may; otherwise the stage with which the remediation ends."""
+    """REMEDIATE if the change is allowed; otherwise the stage at which the remediation ends."""
     message: str
-    """Why it may not; empty if it may."""
+    """Why the change is not allowed; empty if it is."""
 
     @property
     def may_change(self) -> bool:
@@ -47,7 +47,7 @@ class Permission:
         return self.stage is Stage.REMEDIATE
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result of poundcake.get_alert: host '' and port 0 mean that none is named."""
+        """Return the result of poundcake.get_alert. A missing host is '', a missing port 0."""
         return {
             "host": self.target.host if self.target else "",
             "port": self.target.port if self.target else 0,
@@ -66,9 +66,8 @@ def permit(config: Config, alert: AlertState, action: str, needs_host: bool = Tr
     Args:
         config: The pack's configuration.
         alert: The alert that started the remediation.
-        action: The reference of the action that makes the change; empty for evidence only.
-        needs_host: Whether the remediation works on the alert's host, so that an alert without a
-            usable host is refused.
+        action: The reference of the action that makes the change; empty to only collect evidence.
+        needs_host: Refuse an alert without a usable host.
     """
     target = host_and_port(alert.instance)
     refusal = _refusal_of_target(config, target)
@@ -111,7 +110,7 @@ def _decide(
 
 
 def _refusal_of_target(config: Config, target: HostPort | None) -> str:
-    """Return why the host that an alert names may be neither changed nor checked, or ''."""
+    """Return why the alert's host must not be changed or checked, or an empty string."""
     if target is None:
         return ""
     if config.allowed_hosts and not is_host_in(target.host, config.allowed_hosts):
@@ -125,7 +124,7 @@ def _names_hosts(config: Config) -> bool:
 
 
 def _refusal_of_any_host(config: Config) -> str:
-    """Return why nothing may be changed on any host, or an empty string."""
+    """Return why no host may be changed, or an empty string."""
     if config.allowed_hosts or config.dry_run:
         return ""
     return 'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'

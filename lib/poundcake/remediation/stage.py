@@ -1,4 +1,4 @@
-"""How far a remediation workflow came: the field `stage` of its output, and of the views."""
+"""The stages of a remediation workflow: the field `stage` of its output and of the views."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from enum import Enum
 
 
 class Stage(str, Enum):
-    """The step at which a remediation ended. The values are what the tables and answers contain."""
+    """The step at which a remediation ended. Tables and views contain the values."""
 
     NOT_CLAIMED = "not_claimed"
-    """Another execution has the episode, so this one did nothing."""
+    """The execution did not get the claim on the episode, so it did nothing."""
     ALERT = "alert"
     """The alert could not be read from the tracking database."""
     EVIDENCE = "evidence"
-    """It changed nothing, because the rule names no action or the host is not down for certain."""
+    """Nothing was changed: the rule names no action, or the host is not certainly down."""
     ENDED = "ended"
-    """The incident was over before anything was changed."""
+    """The incident ended before anything was changed."""
     REFUSED = "refused"
     """The configuration or the alert forbids the change."""
     DRY_RUN = "dry_run"
-    """It would have run the action, but `dry_run` is on."""
+    """The workflow would have run the action, but `dry_run` is on."""
     REMEDIATE = "remediate"
-    """The action that makes the change. As the end: that action failed."""
+    """The action that makes the change may run. At the end of a workflow: the action failed."""
     VERIFY = "verify"
-    """The action succeeded, and the host does not accept connections again."""
+    """The action succeeded, but the host still does not accept connections."""
     DONE = "done"
-    """The action succeeded and, where that was checked, the host answers again."""
+    """The action succeeded and, if the host was checked, it answers again."""
 
     def __str__(self) -> str:
         return str(self.value)

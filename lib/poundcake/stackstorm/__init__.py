@@ -1,4 +1,4 @@
-"""A client of StackStorm's API, and the meaning of its responses.
+"""A client of StackStorm's API, and the types of its responses.
 
 `StackStormApi` is the interface; `in_action()` and `in_sensor()` return the implementation.
 """

@@ -48,7 +48,7 @@ class Page(Generic[T]):
 
 
 class StackStormApi(Protocol):
-    """The requests that the pack makes. Each raises StackStormError if it fails."""
+    """The API requests of the pack. Each method raises StackStormError if its request fails."""
 
     def now(self) -> datetime:
         """Return the time by the API's clock, to compare it with times in responses."""
@@ -62,7 +62,7 @@ class StackStormApi(Protocol):
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
         """Return executions by id.
 
-        A missing execution may still exist; only get_execution() can tell.
+        An execution that is missing in the result may still exist; only get_execution() can tell.
         """
 
     def get_children(self, execution_id: str) -> list[Execution]:
@@ -71,7 +71,7 @@ class StackStormApi(Protocol):
     def list_triggers(
         self, trigger: str, after: datetime, before: datetime | None
     ) -> Page[TriggerInstance]:
-        """Return the newest instances of a trigger between two times of StackStorm's clock."""
+        """Return the newest instances of a trigger between two times by StackStorm's clock."""
 
     def get_triggers(self, ids: Sequence[str]) -> Mapping[str, TriggerInstance]:
         """Return trigger instances by id, without those that StackStorm does not have."""
@@ -86,10 +86,10 @@ class StackStormApi(Protocol):
         """Return True if an action is a workflow with a task that runs poundcake.link."""
 
     def problem_with(self, rule: str, action: str) -> str:
-        """Return why a rule cannot start its action, '' if nothing prevents it."""
+        """Return why a rule cannot start its action, or '' if nothing prevents it."""
 
     def last_failure(self, action: str, since: datetime) -> str:
-        """Return why the newest failed execution of an action failed, '' if none failed."""
+        """Return why the newest failed execution of an action failed, or '' if none failed."""
 
     def stuck_execution(self, action: str, since: datetime) -> str:
-        """Return a sentence if no process picked up the newest execution of an action, else ''."""
+        """Return an error if no process picked up an action's newest execution, otherwise ''."""

@@ -19,12 +19,12 @@ LINK = "poundcake.link"
 _BEFORE_ALL = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
 """Maximum difference between the clocks of StackStorm's hosts."""
-# {status: the process that picks up such an execution}. After an outage of RabbitMQ, that process
-# may have lost its consumer.
+# Maps a status to the process that picks up executions with that status. After an outage of
+# RabbitMQ, the process may have lost its consumer.
 _PICKED_UP_BY = {"requested": "st2scheduler", "scheduled": "st2actionrunner"}
-_PAGE = 100  # api.max_page_size; only administrators may ask for more
-# Seconds to connect, and to wait for the response. A sensor waits less, because somebody waits for
-# a view of the endpoint.
+_PAGE = 100  # api.max_page_size; only administrators may request more
+# Seconds to connect, and to wait for the response. The sensor's timeout is shorter, because a
+# client of the endpoint waits for the view.
 _ACTION_TIMEOUT = (3, 15)
 _SENSOR_TIMEOUT = (1, 3)
 
@@ -42,7 +42,8 @@ class StackStorm:
     def __init__(self, connect: Callable[[bool], Any], timeout: tuple[int, int] = _ACTION_TIMEOUT):
         self._connect = connect
         self._timeout = timeout
-        # StackStorm's clock minus this host's monotonic clock, in seconds; None before a response.
+        # StackStorm's clock minus this host's monotonic clock, in seconds; None before the first
+        # response.
         self._clock: float | None = None
 
     def now(self) -> datetime:
@@ -86,8 +87,8 @@ class StackStorm:
                 token=client.token or os.environ.get("ST2_AUTH_TOKEN"),
                 api_key=client.api_key,
             )
-        # requests, st2client and, in a sensor, the creation of a token raise many types. All of
-        # them mean that the request failed.
+        # requests, st2client and, in a sensor, the creation of a token raise many types of error.
+        # Each of them means that the request failed.
         except Exception as error:
             text = f"{type(error).__name__}: {_first_line(error)}"
             raise StackStormError(text, timed_out=_is_read_timeout(error)) from None
@@ -116,7 +117,7 @@ class StackStorm:
             raise
 
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
-        """Return executions by id, without those that the API's list lacks."""
+        """Return executions by id, without those that are missing in the API's list."""
         parsed = (Execution.parse(found) for found in self._executions(ids))
         return {execution.id: execution for execution in parsed if execution}
 
@@ -211,7 +212,7 @@ class StackStorm:
             return False  # not an Orquesta workflow
 
     def problem_with(self, rule: str, action: str) -> str:
-        """Return why a rule cannot start its action, '' if nothing prevents it."""
+        """Return why a rule cannot start its action, or '' if nothing prevents it."""
         for kind, ref in (("rules", rule), ("actions", action)):
             found = self.get(f"/{kind}/{ref}")
             if not found:
@@ -222,12 +223,12 @@ class StackStorm:
         return ""
 
     def last_failure(self, action: str, since: datetime) -> str:
-        """Return why the newest failed execution of an action failed, '' if none failed."""
+        """Return why the newest failed execution of an action failed, or '' if none failed."""
         found = self._newest(action, since, status="failed")
         return failure_reason(found.result) if found else ""
 
     def stuck_execution(self, action: str, since: datetime) -> str:
-        """Return a sentence if no process picked up the newest execution of an action, else ''."""
+        """Return an error if no process picked up an action's newest execution, otherwise ''."""
         found = self._newest(action, since)
         process = _PICKED_UP_BY.get(found.status) if found else None
         if found is None or process is None:
@@ -295,15 +296,15 @@ def _page(
     step: timedelta,
     time_of: Callable[[Item], datetime | None],
 ) -> Page[Item]:
-    """Return a page of the entries that could be read.
+    """Return a page of the readable entries.
 
     The next page begins at a time, not at an offset, because large offsets are slow.
 
     Args:
-        found: The parsed entries; None for one that could not be read.
+        found: The parsed entries; None for an unreadable one.
         before: The end of the time range that was requested.
-        step: The resolution of StackStorm's times. The next page repeats the entries of the oldest
-            time, because this page may not have all of them.
+        step: The resolution of StackStorm's times. The next page repeats the entries with the
+            oldest time, because this page may lack some of them.
         time_of: Returns the time of an entry.
     """
     items = [item for item in found if item is not None]

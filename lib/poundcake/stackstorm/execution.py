@@ -1,4 +1,4 @@
-"""Executions of StackStorm's API, and the meaning of their statuses and results."""
+"""Executions in StackStorm's API, and the meaning of their statuses and results."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _MAX_REASON = 1000  # characters
 class ExecutionStatus(str, Enum):
     """The status of an execution: StackStorm's fourteen, and the pack's own `gone`.
 
-    The names are those of LIVEACTION_STATUSES in st2common/constants/action.py. A later release
-    may add others. So Execution.status is a plain string, and an unknown status counts as open.
+    The names are those of LIVEACTION_STATUSES in st2common/constants/action.py. Later releases may
+    add others, so Execution.status is a plain string, and an unknown status counts as open.
     """
 
     REQUESTED = "requested"
-    """It waits for st2scheduler."""
+    """The execution waits for st2scheduler."""
     SCHEDULED = "scheduled"
-    """It waits for an action runner."""
+    """The execution waits for an action runner."""
     DELAYED = "delayed"
-    """A policy delays it; StackStorm continues it automatically."""
+    """A policy delays the execution; StackStorm continues it automatically."""
     RUNNING = "running"
-    """It runs. If its runner is killed, it stays `running` forever."""
+    """The execution runs. If its runner is killed, it stays `running` forever."""
     CANCELING = "canceling"
-    """Somebody cancelled it; running tasks may still finish."""
+    """Somebody cancelled the execution; running tasks may still finish."""
     PENDING = "pending"
     """An inquiry waits for an answer."""
     PAUSING = "pausing"
-    """Somebody paused it, and one of its tasks still runs or waits for an answer."""
+    """Somebody paused the execution; one of its tasks still runs or waits for an answer."""
     PAUSED = "paused"
-    """Somebody paused it; it continues when somebody resumes it."""
+    """Somebody paused the execution; it continues when somebody resumes it."""
     RESUMING = "resuming"
-    """Somebody resumed it."""
+    """Somebody resumed the execution."""
     SUCCEEDED = "succeeded"
-    """It ended without an error."""
+    """The execution ended without an error."""
     FAILED = "failed"
-    """It ended with an error."""
+    """The execution ended with an error."""
     TIMEOUT = "timeout"
-    """It took longer than its time limit and was killed."""
+    """The execution exceeded its time limit and was killed."""
     ABANDONED = "abandoned"
-    """Its runner was shut down before it ended."""
+    """The runner was shut down before the execution ended."""
     CANCELED = "canceled"
-    """Somebody cancelled it, and it has ended."""
+    """Somebody cancelled the execution, and it has ended."""
     GONE = "gone"
-    """StackStorm no longer has it, for example after garbage collection."""
+    """StackStorm no longer has the execution, for example after garbage collection."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -58,19 +58,19 @@ class ExecutionStatus(str, Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Return True if the status never changes again."""
+        """Whether the status never changes again."""
         return self.value in TERMINAL
 
     @property
     def needs_a_person(self) -> bool:
-        """Return True if the status lasts until somebody does something."""
+        """Whether the status lasts until a person acts."""
         return self.value in WAITING
 
 
 TERMINAL = ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
 """The statuses that never change again, as strings for SQL and JSON."""
 WAITING = ("pending", "paused", "pausing")
-"""The statuses that last until a person does something."""
+"""The statuses that last until a person acts."""
 STATUSES = tuple(status.value for status in ExecutionStatus)
 """All statuses, the open ones first."""
 
@@ -86,9 +86,9 @@ class Execution:
         rule: The reference of the rule that started it, '' if no rule did.
         started_at: When it started.
         ended_at: When it ended.
-        elapsed_seconds: How long it took.
-        web_url: Its page in StackStorm's web UI.
-        task_name: The task of its parent workflow that it runs, '' if it has no parent.
+        elapsed_seconds: Its duration.
+        web_url: The URL of its page in StackStorm's web UI.
+        task_name: The name of the task in its parent workflow, '' if it has no parent.
         parameters: The parameters of its action.
         result: Its result, of any JSON type.
     """
@@ -129,16 +129,16 @@ class Execution:
 
     @property
     def is_terminal(self) -> bool:
-        """Return True if it has ended."""
+        """Whether the execution has ended."""
         return self.status in TERMINAL
 
 
 def failure_reason(result: Any) -> str:
-    """Return why an execution failed, in one line, in the words of the host or service.
+    """Return why an execution failed, as one line from the error of the host or service.
 
     Args:
-        result: The execution's result: {"errors": [...]} for a workflow, the output of the runner
-            for an action.
+        result: The execution's result: {"errors": [...]} for a workflow, the runner's output for
+            an action.
     """
     if not isinstance(result, dict):
         return str(result or "")[:_MAX_REASON]
@@ -153,7 +153,7 @@ def failure_reason(result: Any) -> str:
 
 
 def _workflow_error(error: Mapping[str, Any]) -> str:
-    # Orquesta's own message only says that the task failed; the task's result says why.
+    # Orquesta's own message states only that the task failed; the task's result contains the cause.
     task, inner = error.get("task_id"), error.get("result")
     reason = failure_reason(inner) if isinstance(inner, dict) else ""
     reason = reason or str(error.get("message") or "")[:_MAX_REASON]
@@ -165,11 +165,11 @@ _OUTPUT = {"dry_run": bool, "mutated": bool, "verified": bool, "stage": str, "me
 
 
 def workflow_output(result: Any) -> dict[str, OutputValue]:
-    """Return what a workflow reported about itself in its output.
+    """Return the report of a workflow from its output.
 
     Returns:
-        The values of dry_run, mutated, verified (booleans), stage and message (strings) in the
-        output, without those that are missing or have another type.
+        The values of dry_run, mutated, verified (booleans), stage and message (strings). Missing
+        values and values of another type are left out.
     """
     output = result.get("output") if isinstance(result, dict) else None
     if not isinstance(output, dict):

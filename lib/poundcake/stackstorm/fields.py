@@ -1,4 +1,4 @@
-"""Read fields of a JSON response. A missing or malformed field is empty, never an error."""
+"""Read fields of a JSON response. A missing or malformed field becomes empty, not an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def text(answer: Any, *path: str) -> str:
 
 
 def moment(answer: Any, *path: str) -> datetime | None:
-    """Return the timestamp at a path, or None if there is none or it is malformed."""
+    """Return the timestamp at a path, or None if it is missing or malformed."""
     try:
         return parse_timestamp(value(answer, *path))
     except ValueError:

@@ -14,9 +14,9 @@ class TriggerStatus(str, Enum):
     """The status of a trigger instance in the rules engine (st2common/constants/triggers.py)."""
 
     PENDING = "pending"
-    """It is stored. If the rules engine is killed, it stays `pending` forever."""
+    """The instance is stored. If the rules engine is killed, it stays `pending` forever."""
     PROCESSING = "processing"
-    """Its rules are being evaluated. If the rules engine is killed, it stays so forever."""
+    """Rules are being evaluated. If the rules engine is killed, it stays `processing` forever."""
     PROCESSED = "processed"
     """Every rule of the trigger was evaluated."""
     PROCESSING_FAILED = "processing_failed"
@@ -30,7 +30,7 @@ class TriggerInstance:
     Attributes:
         id: Its id.
         status: Its status, see TriggerStatus.
-        occurred_at: When the rules engine received it, by the clock of that host.
+        occurred_at: When the rules engine received it, by that host's clock.
         payload: The payload with which it was published.
     """
 
@@ -55,10 +55,10 @@ class RuleEnforcement:
     """The result of a rule that matched a trigger instance.
 
     Attributes:
-        trigger_instance_id: The trigger instance.
+        trigger_instance_id: The id of the trigger instance.
         rule: The reference of the rule.
-        execution_id: The execution that the rule started, '' if it could not start one.
-        failure_reason: Why it could not start one.
+        execution_id: The id of the execution that the rule started, '' if it could not start one.
+        failure_reason: Why the rule could not start an execution.
         enforced_at: When the rule was enforced.
     """
 
