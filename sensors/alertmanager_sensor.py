@@ -60,7 +60,7 @@ class AlertmanagerSensor(Sensor):
         # The container stops a sensor with SIGTERM, but StackStorm's wrapper calls cleanup() only
         # when the process exits normally.
         try:
-            signal.signal(signal.SIGTERM, lambda *_: self._endpoint.ask_stop())
+            signal.signal(signal.SIGTERM, lambda *_: self._endpoint.request_stop())
         except ValueError:
             # This is not the main thread. Standalone runs sensors like this and calls cleanup().
             self._endpoint.run()

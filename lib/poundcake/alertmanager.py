@@ -397,7 +397,7 @@ def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
     Large labels would slow down every view.
     """
     if not labels and not fields.problems:
-        fields.fail("labels", "there is none with a value")
+        fields.fail("labels", "no label has a value")
     if len(labels) > MAX_LABELS:
         fields.fail("labels", f"{len(labels)} labels, the limit is {MAX_LABELS}")
     for name, value in labels.items():

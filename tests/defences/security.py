@@ -637,7 +637,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "without allowed hosts none is changed",
-        Returns(SAFETY + "_refusal_of_any_host", "''"),
+        Returns(SAFETY + "_refusal_for_all_hosts", "''"),
         test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
     ),
     Defence(

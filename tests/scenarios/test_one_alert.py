@@ -350,7 +350,7 @@ def test_each_alert_of_a_payload_gets_its_own_outcome(stack):
     reasons = [a["reason"] for a in trail["alerts"]]
     assert reasons[0] == "alerts[0]: must be an object, not a string"
     assert reasons[1] == "new incident"
-    assert reasons[3] == "alerts[3].labels: there is none with a value"
+    assert reasons[3] == "alerts[3].labels: no label has a value"
     assert reasons[4] == "new incident; no rule matched"
     ran = {e["alert_id"]: e["st2_workflow"] for e in trail["stackstorm_executions"]}
     assert ran == {

@@ -155,13 +155,13 @@ class Journal:
         entries = self._entries("WHERE request_id = ?", request_id)
         return entries[0] if entries else None
 
-    def unknown(self, request_ids: Sequence[str]) -> list[str]:
+    def find_unknown_ids(self, request_ids: Sequence[str]) -> list[str]:
         """Return the request_ids that the journal does not have, in the same order."""
         known: set[str] = set()
-        for some in _chunks(request_ids):
-            marks = ",".join("?" * len(some))
+        for chunk in _chunks(request_ids):
+            marks = ",".join("?" * len(chunk))
             statement = f"SELECT request_id FROM requests WHERE request_id IN ({marks})"
-            known.update(row["request_id"] for row in self._file.run(fetch, statement, some))
+            known.update(row["request_id"] for row in self._file.run(fetch, statement, chunk))
         return [request_id for request_id in request_ids if request_id not in known]
 
     def fresh(self, limit: int) -> list[Entry]:
@@ -201,12 +201,12 @@ class Journal:
     def load_requests(self, entries: Sequence[Entry]) -> list[Request]:
         """Return the requests of entries, with their bodies, in the order of the entries."""
         found: dict[int, Request] = {}
-        for some in _chunks([entry.id for entry in entries]):
+        for chunk in _chunks([entry.id for entry in entries]):
             statement = (
                 "SELECT requests.*, bodies.body FROM requests JOIN bodies USING (id)"
-                f" WHERE id IN ({','.join('?' * len(some))})"
+                f" WHERE id IN ({','.join('?' * len(chunk))})"
             )
-            for row in self._file.run(fetch, statement, some):
+            for row in self._file.run(fetch, statement, chunk):
                 found[row["id"]] = self._readable(request_of, row)
         return [found[entry.id] for entry in entries if entry.id in found]
 
@@ -346,8 +346,8 @@ class Journal:
             raise self._file.failed(damage) from None
 
     def _update(self, ids: Sequence[int], assignments: str, args: Sequence[object]) -> None:
-        for some in _chunks(ids):
-            self._file.run(self._update_some, some, assignments, args)
+        for chunk in _chunks(ids):
+            self._file.run(self._update_some, chunk, assignments, args)
 
     def _update_some(
         self,

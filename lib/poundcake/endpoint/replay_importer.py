@@ -25,7 +25,7 @@ class ReplayImporter:
         if left > 0:
             return left
         journal, reader = self._needs.journal, self._needs.reader
-        unknown = journal.unknown(reader.read(open_replays))
+        unknown = journal.find_unknown_ids(reader.read(open_replays))
         self._needs.components.database.ok()
         for request_id in unknown[:IMPORTED_TOGETHER]:
             # Load one at a time, because each may be several MiB.

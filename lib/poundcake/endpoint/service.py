@@ -96,9 +96,9 @@ class Endpoint:
         """Refuse new requests, finish those in flight, and close the journal."""
         self._supervisor.stop(timeout)
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Make run() return, without waiting for it; safe to call in a signal handler."""
-        self._supervisor.ask_stop()
+        self._supervisor.request_stop()
 
     def _bring_up(self) -> list[str]:
         """Start the parts that are not running yet.

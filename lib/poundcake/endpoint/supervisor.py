@@ -38,7 +38,7 @@ class Supervisor:
         self._logged: list[str] = []
 
     def run(self, shut_down: Callable[[], None]) -> None:
-        """Run until ask_stop() is called, then shut down."""
+        """Run until request_stop() is called, then shut down."""
         wait = RETRY_SECONDS
         try:
             while not self._is_stopping:
@@ -51,7 +51,7 @@ class Supervisor:
             shut_down()
             self._ended.set()
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Make run() return, without waiting for it; safe to call in a signal handler."""
         self._is_stopping = True
 
@@ -61,7 +61,7 @@ class Supervisor:
 
     def stop(self, timeout: float) -> None:
         """Make run() return, and wait for it at most `timeout` seconds."""
-        self.ask_stop()
+        self.request_stop()
         self._ended.wait(timeout)
 
     def _is_up(self) -> bool:

@@ -50,10 +50,10 @@ def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, 
 def _bodies(connection: Connection, request_ids: Sequence[str]) -> dict[str, str]:
     """Return {request_id: body_sha256} for the recorded requests."""
     found: dict[str, str] = {}
-    for some in database.batched(request_ids):
+    for chunk in database.batched(request_ids):
         rows = connection.execute(
             select(api_calls.c.request_id, api_calls.c.body_sha256).where(
-                api_calls.c.request_id.in_(some)
+                api_calls.c.request_id.in_(chunk)
             )
         )
         found.update({request_id: sha256 for request_id, sha256 in rows})
@@ -65,7 +65,7 @@ def recorded_requests(
 ) -> dict[str, RecordedRequest]:
     """Return recorded requests by request_id, each with its unexplained alerts in row order."""
     found: dict[int, RecordedRequest] = {}
-    for some in database.batched(request_ids):
+    for chunk in database.batched(request_ids):
         calls = connection.execute(
             select(
                 api_calls.c.id,
@@ -73,7 +73,7 @@ def recorded_requests(
                 api_calls.c.receiver,
                 api_calls.c.group_status,
                 api_calls.c.emitter,
-            ).where(api_calls.c.request_id.in_(some))
+            ).where(api_calls.c.request_id.in_(chunk))
         )
         for call in calls:
             found[call.id] = RecordedRequest(
@@ -175,7 +175,7 @@ def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) ->
 def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, RecordedAlert]:
     """Return alerts by id, with everything that their triggers contain."""
     found: dict[int, RecordedAlert] = {}
-    for some in database.batched(ids):
+    for chunk in database.batched(ids):
         rows = connection.execute(
             select(
                 alerts.c.id,
@@ -192,7 +192,7 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
                     case((alerts.c.status == RESOLVED, alerts.c.created_at)),
                     type_=alerts.c.ends_at.type,
                 ),
-            ).where(alerts.c.id.in_(some))
+            ).where(alerts.c.id.in_(chunk))
         )
         found.update({row[0]: RecordedAlert(*row) for row in rows})
     return found

@@ -95,7 +95,7 @@ def _decide(
         else:
             refusal = refusal_of_target
     if action:
-        refusal = refusal or _refusal_of_action(config, action) or _refusal_of_any_host(config)
+        refusal = refusal or _refusal_of_action(config, action) or _refusal_for_all_hosts(config)
     if refusal:
         return Stage.REFUSED, refusal
     if not action:
@@ -123,7 +123,7 @@ def _names_hosts(config: Config) -> bool:
     return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 
 
-def _refusal_of_any_host(config: Config) -> str:
+def _refusal_for_all_hosts(config: Config) -> str:
     """Return why no host may be changed, or an empty string."""
     if config.allowed_hosts or config.dry_run:
         return ""

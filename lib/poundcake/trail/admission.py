@@ -109,7 +109,7 @@ class Decision:
         closes: The alert closes the row that opened the incident.
         opens: The alert's row becomes the open incident. If the alert also closes a row of the same
             episode, it takes over the incident.
-        ended_by: How the incident that the alert closes ended, or None if it takes it over.
+        ended_by: How the closed incident ended, or None if this alert takes the incident over.
         attempt: The number of the attempt at the episode, from 1.
         held_until: When the cooldown or rate limit that holds the alert back ends.
     """

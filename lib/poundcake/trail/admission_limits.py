@@ -85,11 +85,11 @@ class AdmissionLimits:
     def _read_last_admitted(
         self, connection: Connection, fingerprints: Sequence[str], earliest: datetime
     ) -> None:
-        for some in database.batched(fingerprints):
+        for chunk in database.batched(fingerprints):
             rows = connection.execute(
                 select(alerts.c.fingerprint, func.max(alerts.c.recorded_at))
                 .where(
-                    alerts.c.fingerprint.in_(some),
+                    alerts.c.fingerprint.in_(chunk),
                     *_admitted_since(self._now - self._cooldown, earliest),
                 )
                 .group_by(alerts.c.fingerprint)
@@ -99,10 +99,12 @@ class AdmissionLimits:
     def _read_admissions(
         self, connection: Connection, names: Sequence[str], earliest: datetime
     ) -> None:
-        for some in database.batched(names):
+        for chunk in database.batched(names):
             rows = connection.execute(
                 select(alerts.c.alert_name, alerts.c.recorded_at)
-                .where(alerts.c.alert_name.in_(some), *_admitted_since(self._now - _HOUR, earliest))
+                .where(
+                    alerts.c.alert_name.in_(chunk), *_admitted_since(self._now - _HOUR, earliest)
+                )
                 .order_by(alerts.c.recorded_at)
             )
             for name, admitted_at in rows:

@@ -147,7 +147,7 @@ class AdmissionState:
     def apply(self, request_id: str, alert: Alert, decision: Decision, row: AlertRow) -> None:
         """Apply the decision about an alert to this state and to the alert's new row."""
         received_at = row.created_at
-        row.last_seen_at = self._heard_at(alert, received_at)
+        row.last_seen_at = self._notified_at(alert, received_at)
         held = self._open.get(alert.fingerprint)
         if held and decision.closes:
             held.close(received_at, decision.ended_by)
@@ -175,7 +175,7 @@ class AdmissionState:
         if alert.status == alertmanager.RESOLVED:
             self._resolves[alert.fingerprint].append(Resolve(alert.ends_at, received_at))
 
-    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+    def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
         """Return when the sender's notification of an alert was received."""
         return received_at
 
@@ -209,8 +209,8 @@ class AdmissionState:
             for s in stored
             if s.closed_at
         ]
-        for some in batched(closed, ROWS):
-            connection.execute(close_statement(len(some)), bind_params(some))
+        for chunk in batched(closed, ROWS):
+            connection.execute(close_statement(len(chunk)), bind_params(chunk))
         seen = [
             {
                 "id": s.alert_id,
@@ -221,8 +221,8 @@ class AdmissionState:
             for s in stored
             if s.new_notifications
         ]
-        for some in batched(seen, ROWS):
-            connection.execute(count_statement(len(some)), bind_params(some))
+        for chunk in batched(seen, ROWS):
+            connection.execute(count_statement(len(chunk)), bind_params(chunk))
 
 
 def _heard_of(
@@ -247,7 +247,7 @@ def _is_notification(alert: Alert, decision: Decision, incident: OpenIncident) -
 def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str, StoredIncident]:
     """Lock and return the open incidents of these alerts, by fingerprint."""
     found = {}
-    for some in batched(sorted({alert.fingerprint for alert in wanted})):
+    for chunk in batched(sorted({alert.fingerprint for alert in wanted})):
         rows = connection.execute(
             select(
                 alerts.c.open_fingerprint,
@@ -261,7 +261,7 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
                 alerts.c.acknowledged_by,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            .where(alerts.c.open_fingerprint.in_(some))
+            .where(alerts.c.open_fingerprint.in_(chunk))
             .with_for_update()
         )
         for row in rows:
@@ -283,12 +283,12 @@ def _read_resolves(
 ) -> dict[str, list[Resolve]]:
     """Return the resolves of these alerts that were received since a time, by fingerprint."""
     found: dict[str, list[Resolve]] = defaultdict(list)
-    for some in batched(sorted({alert.fingerprint for alert in firing})):
+    for chunk in batched(sorted({alert.fingerprint for alert in firing})):
         rows = connection.execute(
             select(alerts.c.fingerprint, alerts.c.ends_at, alerts.c.created_at)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
             .where(
-                alerts.c.fingerprint.in_(some),
+                alerts.c.fingerprint.in_(chunk),
                 alerts.c.status == alertmanager.RESOLVED,
                 alerts.c.created_at >= since,
                 # Ignore replays: their alerts were received long before the replay was recorded.
@@ -303,6 +303,8 @@ def _read_resolves(
 def _read_episodes(connection: Connection, names: Collection[str]) -> set[str]:
     """Return the names that are already used by recorded episodes."""
     found: set[str] = set()
-    for some in batched(sorted(names)):
-        found.update(connection.scalars(select(alerts.c.episode).where(alerts.c.episode.in_(some))))
+    for chunk in batched(sorted(names)):
+        found.update(
+            connection.scalars(select(alerts.c.episode).where(alerts.c.episode.in_(chunk)))
+        )
     return found

@@ -101,9 +101,9 @@ def change_details(
 def entries_of(connection: Connection, targets: Sequence[str]) -> dict[str, list[AuditEntry]]:
     """Return the audit entries of episodes and requests, by target, oldest first."""
     found: dict[str, list[AuditEntry]] = {}
-    for some in database.batched(sorted({target for target in targets if target})):
+    for chunk in database.batched(sorted({target for target in targets if target})):
         rows = connection.execute(
-            select(audit).where(audit.c.target.in_(some)).order_by(audit.c.id)
+            select(audit).where(audit.c.target.in_(chunk)).order_by(audit.c.id)
         )
         for row in rows:
             entry = AuditEntry(

@@ -32,11 +32,11 @@ def complete_requests(sync_round: SyncRound) -> int:
     # do not see the alerts yet.
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(done.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
-    for some in database.batched(ids):
+    for chunk in database.batched(ids):
         with sync_round.writing() as connection:
             connection.execute(
                 update(api_calls)
-                .where(api_calls.c.id.in_(some), api_calls.c.completed_at.is_(None))
+                .where(api_calls.c.id.in_(chunk), api_calls.c.completed_at.is_(None))
                 .values(completed_at=database_now(connection))
             )
     return len(ids)

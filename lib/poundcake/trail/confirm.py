@@ -97,7 +97,7 @@ class _ConfirmationState(AdmissionState):
             return Decision(Outcome.DUPLICATE, "nothing is unconfirmed any more")
         return admission.decide_confirmed(incident, situation)
 
-    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+    def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
         """Return when the last notification was received. Sync created this request itself."""
         held = self._open.get(alert.fingerprint)
         return held.incident.last_seen_at if held else received_at

@@ -43,8 +43,8 @@ def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[s
 def _claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
     claimed: set[str] = set()
     with database.transaction(engine) as connection:
-        for some in database.batched(request_ids):
-            claimed.update(_claim_some(connection, some, endpoint_id))
+        for chunk in database.batched(request_ids):
+            claimed.update(_claim_some(connection, chunk, endpoint_id))
     return claimed
 
 

@@ -32,12 +32,12 @@ def expire_incidents(sync_round: SyncRound, config: Config) -> int:
             alerts.c.last_seen_at < now - timedelta(hours=config.expire_stale_hours),
         )
         ids = connection.scalars(select(alerts.c.id).where(*is_stale).limit(_AT_ONCE)).all()
-    for some in database.batched(ids):
+    for chunk in database.batched(ids):
         with sync_round.writing() as connection:
             # Check again, because a notification may have arrived in the meantime.
             closed += connection.execute(
                 update(alerts)
-                .where(alerts.c.id.in_(some), *is_stale)
+                .where(alerts.c.id.in_(chunk), *is_stale)
                 .values(open_fingerprint=None, closed_at=now, ended_by=EndedBy.EXPIRED)
             ).rowcount
     return closed

@@ -200,9 +200,9 @@ class _Explainer:
     ) -> dict[int, list[Judgement]]:
         """Judge the executions of each alert, and link those that do not link themselves."""
         judgements: dict[int, list[Judgement]] = {alert.id: [] for alert in batch}
-        for some in _parts(batch):
+        for chunk in _parts(batch):
             with self._round.writing() as connection:
-                for alert in some:
+                for alert in chunk:
                     for result in evidence[alert.id].results:
                         if result.started:
                             found = self._judge(connection, alert, result.started, clocks)
@@ -285,9 +285,9 @@ def _write_verdicts(
         The number of alerts explained by this call.
     """
     explained = 0
-    for some in _parts(batch):
+    for chunk in _parts(batch):
         with sync_round.writing() as connection:
-            for alert in some:
+            for alert in chunk:
                 verdict = verdicts.get(alert.id)
                 explained += _write_verdict(connection, config, alert, verdict)
     return explained

@@ -170,7 +170,7 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
         )
     if abs(now - here) > _MAX_SKEW:
         raise PurgeError(
-            f"nothing was deleted, because one of two clocks is wrong: the database's says "
+            f"nothing was deleted, because the clocks disagree: the database's says "
             f"{clock.format_deadline(now)}, this machine's says {clock.format_deadline(here)}; "
             "set both right and purge again"
         )
@@ -288,19 +288,19 @@ def _count_alerts(connection: Connection, call_ids: Collection[int]) -> int:
 
 
 def _delete(connection: Connection, column: Column[Any], values: Collection[Any]) -> None:
-    for some in database.batched(sorted(values)):
-        connection.execute(delete(column.table).where(column.in_(some)))
+    for chunk in database.batched(sorted(values)):
+        connection.execute(delete(column.table).where(column.in_(chunk)))
 
 
 def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
     """Return the ids of the requests to keep."""
     found: set[int] = set()
-    for some in database.batched(sorted(call_ids)):
+    for chunk in database.batched(sorted(call_ids)):
         for statement in (
-            _recent(some, before),
-            _unfinished(some, before),
-            _running(some),
-            _claiming(some, before),
+            _recent(chunk, before),
+            _unfinished(chunk, before),
+            _running(chunk),
+            _claiming(chunk, before),
         ):
             found.update(connection.scalars(statement.distinct()))
     return found
@@ -366,12 +366,12 @@ def _linked_elsewhere(
     deleted, or counted as deleted by a dry run.
     """
     others: list[Row[Any]] = []
-    for some in database.batched(sorted(execution_ids)):
+    for chunk in database.batched(sorted(execution_ids)):
         rows = connection.execute(
             select(links.c.st2_execution_id, api_calls.c.id, api_calls.c.created_at)
             .join(alerts, alerts.c.id == links.c.alert_id)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            .where(links.c.st2_execution_id.in_(some))
+            .where(links.c.st2_execution_id.in_(chunk))
         )
         others += [row for row in rows if row.id not in old]
     kept = _kept(connection, {row.id for row in others}, before)

@@ -251,9 +251,9 @@ def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[N
     hashes = [body_sha256(request.body) for request in requests]
     ids = [(r.request_id, collision_id(r.request_id, h)) for r, h in zip(requests, hashes)]
     known: dict[str, str] = {}
-    for some in database.batched([one for candidates in ids for one in candidates]):
+    for chunk in database.batched([one for candidates in ids for one in candidates]):
         found = select(api_calls.c.request_id, api_calls.c.body_sha256)
-        rows = connection.execute(found.where(api_calls.c.request_id.in_(some)))
+        rows = connection.execute(found.where(api_calls.c.request_id.in_(chunk)))
         known.update((row.request_id, row.body_sha256) for row in rows)
     new = []
     for request, sha256, candidates in zip(requests, hashes, ids):
@@ -343,9 +343,9 @@ def _insert(
 ) -> None:
     connection.execute(api_calls.insert(), [vars(call) for call in calls])
     ids: dict[str, int] = {}
-    for some in database.batched([call.request_id for call in calls]):
+    for chunk in database.batched([call.request_id for call in calls]):
         found = select(api_calls.c.request_id, api_calls.c.id)
-        rows = connection.execute(found.where(api_calls.c.request_id.in_(some)))
+        rows = connection.execute(found.where(api_calls.c.request_id.in_(chunk)))
         ids.update((row.request_id, row.id) for row in rows)
     for one in decided:
         for row in one.rows:

@@ -205,7 +205,7 @@ class ReplayState(AdmissionState):
         self._admitted.add(decision.episode)
         return decision
 
-    def _heard_at(self, alert: Alert, received_at: datetime) -> datetime:
+    def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
         return self._came_at if alert.position in self._originals else received_at
 
 
@@ -228,17 +228,17 @@ def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Wor
     """Return the previous work on these episodes, by episode."""
     attempts: dict[str, int] = {}
     claimants: dict[str, str] = {}
-    for some in database.batched(episodes):
+    for chunk in database.batched(episodes):
         last_attempts = connection.execute(
             select(alerts.c.episode, func.max(alerts.c.attempt))
-            .where(alerts.c.episode.in_(some))
+            .where(alerts.c.episode.in_(chunk))
             .group_by(alerts.c.episode)
         )
         attempts.update((row[0], row[1]) for row in last_attempts)
         claims = connection.execute(
             select(alerts.c.episode, links.c.st2_action_ref, links.c.st2_execution_id)
             .join(alerts, alerts.c.id == links.c.alert_id)
-            .where(alerts.c.episode.in_(some), links.c.claim.is_not(None))
+            .where(alerts.c.episode.in_(chunk), links.c.claim.is_not(None))
             .order_by(links.c.id)
         )
         for episode, workflow, execution_id in claims:

@@ -1,4 +1,4 @@
-"""The changes that revisions consist of. Each function does nothing if its change was made."""
+"""The schema changes that make up the revisions. A function whose change was made does nothing."""
 
 from __future__ import annotations
 

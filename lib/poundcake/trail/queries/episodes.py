@@ -309,10 +309,10 @@ def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[Ale
         alerts.c.closed_at.is_not(None),
     )
     found: dict[str, list[AlertRow]] = {}
-    for some in database.batched(names):
+    for chunk in database.batched(names):
         ids = connection.scalars(
             select(alerts.c.id).where(
-                alerts.c.episode.in_(some), alerts.c.outcome.in_(_CHANGING), changed
+                alerts.c.episode.in_(chunk), alerts.c.outcome.in_(_CHANGING), changed
             )
         ).all()
         for row in alerts_by_id(connection, ids):

@@ -109,9 +109,9 @@ def linked_executions(
 def _alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert]:
     columns = [alerts.c[name] for name in _Alert._fields]
     found: dict[int, _Alert] = {}
-    for some in database.batched(ids):
+    for chunk in database.batched(ids):
         for row_id, *values in connection.execute(
-            select(alerts.c.id, *columns).where(alerts.c.id.in_(some))
+            select(alerts.c.id, *columns).where(alerts.c.id.in_(chunk))
         ):
             found[row_id] = _Alert(*values)
     return found

@@ -253,9 +253,9 @@ def _summary(
 def _calls(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
     names = ("id", "request_id", "created_at", "completed_at", "error")
     found: list[Row[Any]] = []
-    for some in database.batched(ids):
+    for chunk in database.batched(ids):
         found += connection.execute(
-            select(*[api_calls.c[name] for name in names]).where(api_calls.c.id.in_(some))
+            select(*[api_calls.c[name] for name in names]).where(api_calls.c.id.in_(chunk))
         )
     return found
 
@@ -282,8 +282,8 @@ def _alerts(
 ) -> list[_AlertRow]:
     columns = [alerts.c[name] for name in _AlertRow._fields]
     found: list[_AlertRow] = []
-    for some in database.batched(values):
-        statement = select(*columns).where(column.in_(some), *conditions)
+    for chunk in database.batched(values):
+        statement = select(*columns).where(column.in_(chunk), *conditions)
         found += [_AlertRow(*row) for row in connection.execute(statement)]
     return found
 
@@ -309,14 +309,14 @@ def _totals(connection: Connection, calls: Sequence[Row[Any]]) -> dict[int, _Tot
     """Return the totals of requests whose alerts may not all be shown, by row id."""
     is_lost = case((alerts.c.explanation == Explanation.LOST, 1), else_=0)
     found: dict[int, _Totals] = {}
-    for some in database.batched(calls):
+    for chunk in database.batched(calls):
         counts = connection.execute(
             select(links.c.request_id, func.count(distinct(links.c.st2_execution_id)))
-            .where(links.c.request_id.in_([call.request_id for call in some]))
+            .where(links.c.request_id.in_([call.request_id for call in chunk]))
             .group_by(links.c.request_id)
         )
         started = {request_id: count for request_id, count in counts}
-        request_ids = {call.id: call.request_id for call in some}
+        request_ids = {call.id: call.request_id for call in chunk}
         for call_id, count, lost in connection.execute(
             select(alerts.c.api_call_id, func.count(), func.max(is_lost))
             .where(alerts.c.api_call_id.in_(request_ids))

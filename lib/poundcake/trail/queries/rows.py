@@ -202,11 +202,11 @@ def select_alerts(
 ) -> list[AlertRow]:
     """Return the alerts whose `column` has one of the values, in no particular order."""
     found: list[AlertRow] = []
-    for some in database.batched(values):
+    for chunk in database.batched(values):
         rows = connection.execute(
             select(*_ALERT_COLUMNS)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            .where(column.in_(some))
+            .where(column.in_(chunk))
         )
         found += [AlertRow(*row) for row in rows]
     return found
@@ -237,11 +237,11 @@ def _executions(
     connection: Connection, column: ColumnElement[int], values: Sequence[int], web_url: str
 ) -> list[Execution]:
     found: list[Execution] = []
-    for some in database.batched(values):
+    for chunk in database.batched(values):
         rows = connection.execute(
             select(*_EXECUTION_COLUMNS)
             .outerjoin(executions, executions.c.id == links.c.st2_execution_id)
-            .where(column.in_(some))
+            .where(column.in_(chunk))
         )
         found += [_execution(row, web_url) for row in rows]
     return sorted(found, key=lambda execution: execution.link_id)
