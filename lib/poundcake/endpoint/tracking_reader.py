@@ -16,6 +16,9 @@ CLOCK_WAIT = 30.0
 
 T = TypeVar("T")
 
+# Alembic, which makes and upgrades tables, has global state: one thread of a process at a time.
+_PREPARING = threading.Lock()
+
 
 class TrackingReader:
     """Read the tracking database, from any (green) thread.
@@ -35,7 +38,6 @@ class TrackingReader:
         self._create = create
         self._database_id = ""
         self._lock = threading.Lock()
-        self._preparing = threading.Lock()
         self._clock_offset = 0.0
         self._compared_at: float | None = None
 
@@ -64,8 +66,7 @@ class TrackingReader:
         Raises:
             DatabaseError: The database cannot be read now.
         """
-        # Alembic, which makes and upgrades tables, has global state: one thread at a time.
-        with self._preparing:
+        with _PREPARING:
             if not self._database_id:
                 self._database_id = self._call(database.prepare, self.engine, self._create)
             return self._database_id

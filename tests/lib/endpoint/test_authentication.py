@@ -183,7 +183,8 @@ def named(request, tmp_path_factory):
     running.reaches(200, Authorization=ON_CALL)
     # Make the tables before anything is recorded: StackStorm records in another process, and
     # Alembic, which makes them, can only be used by one thread at a time.
-    assert running.get("/api/v1/executions/recent", Authorization=ON_CALL).status == 200
+    recent = "/api/v1/executions/recent"
+    wait_for(lambda: running.get(recent, Authorization=ON_CALL).status == 200)
     yield running
     running.stop()
 
