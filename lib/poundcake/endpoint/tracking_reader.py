@@ -16,9 +16,6 @@ CLOCK_WAIT = 30.0
 
 T = TypeVar("T")
 
-# Alembic, which makes and upgrades tables, has global state: one thread of a process at a time.
-_PREPARING = threading.Lock()
-
 
 class TrackingReader:
     """Read the tracking database, from any (green) thread.
@@ -66,10 +63,9 @@ class TrackingReader:
         Raises:
             DatabaseError: The database cannot be read now.
         """
-        with _PREPARING:
-            if not self._database_id:
-                self._database_id = self._call(database.prepare, self.engine, self._create)
-            return self._database_id
+        if not self._database_id:
+            self._database_id = self._call(database.prepare, self.engine, self._create)
+        return self._database_id
 
     def clock_offset(self) -> float:
         """Return by how many seconds this machine's clock is ahead of the database's.

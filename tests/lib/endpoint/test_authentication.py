@@ -180,12 +180,7 @@ def named(request, tmp_path_factory):
     """One whose credentials have names and scopes."""
     folder = tmp_path_factory.mktemp("named-" + request.param)
     running = KINDS[request.param](folder, credentials=NAMED, max_body_bytes=200_000).start()
-    running.reaches(200, Authorization=ON_CALL)
-    # Make the tables before anything is recorded: StackStorm records in another process, and
-    # Alembic, which makes them, can only be used by one thread at a time.
-    recent = "/api/v1/executions/recent"
-    wait_for(lambda: running.get(recent, Authorization=ON_CALL).status == 200)
-    yield running
+    yield running.reaches(200, Authorization=ON_CALL)
     running.stop()
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import pytest
@@ -611,6 +612,17 @@ class TestTwoAtTheSameTime:
         assert told.endswith("done 0002 0003 0005 0006 0004\n"), told
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
+
+    @on_sqlite
+    def test_threads_of_one_process_upgrade_several_databases(self, engine, tmp_path):
+        """Alembic keeps the running command in its own modules."""
+        engines = [database.open_engine(f"sqlite:///{tmp_path / f'{n}.sqlite'}") for n in range(6)]
+        with ThreadPoolExecutor(len(engines)) as threads:
+            ids = list(threads.map(database.prepare, engines))
+        assert len(set(ids)) == len(engines)
+        for one in engines:
+            assert versions(one) == NEWEST
+            one.dispose()
 
 
 class TestProcesses:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Iterable
@@ -25,6 +26,9 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 from alembic import command  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import Script  # noqa: E402
+
+# A running command replaces functions of Alembic's modules, so one thread at a time may run one.
+_alembic = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,15 @@ def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> 
         log(f"revision {script.revision}: {script.doc} {seconds:.1f} s")
 
     config.attributes.update(applied=applied, log=log)
-    command.upgrade(config, revision(number))
+    with _alembic:
+        command.upgrade(config, revision(number))
     return steps
 
 
 def stamp(connection: Connection, heads: Iterable[int]) -> None:
     """Record these revisions as the newest of their branches, without running any."""
-    command.stamp(_config(connection), [revision(number) for number in sorted(heads)])
+    with _alembic:
+        command.stamp(_config(connection), [revision(number) for number in sorted(heads)])
 
 
 def _config(connection: Connection) -> Config:
