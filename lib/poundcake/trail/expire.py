@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from sqlalchemy import select, update
 
 from poundcake.config import Config
 from poundcake.trail import clock, database
-from poundcake.trail.open_work import is_open
+from poundcake.trail.open_work import is_stale
 from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.schema import alerts
 from poundcake.trail.sync_round import SyncRound
@@ -27,17 +25,14 @@ def expire_incidents(sync_round: SyncRound, config: Config) -> int:
     closed = 0
     with database.reading(sync_round.engine) as connection:
         now = clock.database_now(connection)
-        is_stale = (
-            is_open(),
-            alerts.c.last_seen_at < now - timedelta(hours=config.expire_stale_hours),
-        )
-        ids = connection.scalars(select(alerts.c.id).where(*is_stale).limit(_AT_ONCE)).all()
+        stale = is_stale(now, config.expire_stale_hours)
+        ids = connection.scalars(select(alerts.c.id).where(*stale).limit(_AT_ONCE)).all()
     for chunk in database.batched(ids):
         with sync_round.writing() as connection:
             # Check again, because a notification may have arrived in the meantime.
             closed += connection.execute(
                 update(alerts)
-                .where(alerts.c.id.in_(chunk), *is_stale)
+                .where(alerts.c.id.in_(chunk), *stale)
                 .values(open_fingerprint=None, closed_at=now, ended_by=EndedBy.EXPIRED)
             ).rowcount
     return closed

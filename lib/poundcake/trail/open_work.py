@@ -54,10 +54,8 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     # Sync admits unconfirmed incidents and closes stale ones.
     for_sync = list(connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT)))
     if expire_stale_hours:
-        stale = alerts.c.last_seen_at < now - timedelta(hours=expire_stale_hours)
-        for_sync += connection.scalars(
-            select(alerts.c.id).where(is_open(), stale).limit(_MAX_COUNT)
-        )
+        stale = is_stale(now, expire_stale_hours)
+        for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
     waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
@@ -82,9 +80,14 @@ def unconfirmed() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of unconfirmed incidents that nobody has acknowledged."""
     return (
         alerts.c.outcome == Outcome.UNCONFIRMED,
-        alerts.c.open_fingerprint.is_not(None),
+        is_open(),
         alerts.c.acknowledged_at.is_(None),
     )
+
+
+def is_stale(now: datetime, hours: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of incidents that received no notification for some hours."""
+    return is_open(), alerts.c.last_seen_at < now - timedelta(hours=hours)
 
 
 def last_synced(connection: Connection) -> datetime | None:
