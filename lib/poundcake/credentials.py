@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Mapping, Sequence
 
 from poundcake import secret_references
+from poundcake.string_enum import StringEnum
 
 MIN_SECRET_CHARACTERS = 16
 """Minimum length of a token, a password and a shared secret. Shorter ones can be guessed."""
@@ -22,7 +22,7 @@ _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}\Z
 _CIPHERTEXT = re.compile(r"[0-9A-F]{96,}\Z")
 
 
-class Scope(str, Enum):
+class Scope(StringEnum):
     """The requests that a credential allows."""
 
     POST = "post"
@@ -31,15 +31,12 @@ class Scope(str, Enum):
     """All other requests: the trail, the health view, the metrics."""
     BOTH = "both"
 
-    def __str__(self) -> str:
-        return str(self.value)
-
     def allows(self, needed: Scope) -> bool:
         """Return True if this scope includes the needed one."""
         return self in (Scope.BOTH, needed)
 
 
-class Kind(str, Enum):
+class Kind(StringEnum):
     """How a client proves that it has a credential. The value is the key in the configuration."""
 
     TOKEN = "token"
@@ -48,9 +45,6 @@ class Kind(str, Enum):
     """The client sends user and password: `Authorization: Basic …`."""
     HMAC = "hmac_sha256"
     """The client signs the body with the secret, as Grafana does. The secret is never sent."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import poundcake
 from poundcake.endpoint.journal import Journal, JournalCounts, JournalError
+from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 
@@ -23,7 +23,7 @@ LATE_SECONDS = 120.0
 """Seconds after which a waiting request makes the endpoint degraded."""
 
 
-class State(str, Enum):
+class State(StringEnum):
     """The state of a component."""
 
     UNKNOWN = "unknown"
@@ -32,9 +32,6 @@ class State(str, Enum):
     DOWN = "down"
     FULL = "full"
     """The backlog_limit is reached; only the journal has this state."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 class Component:

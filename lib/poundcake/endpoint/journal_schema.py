@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from enum import Enum
+
+from poundcake.string_enum import StringEnum
 
 VERSION = 3
 """The version in `PRAGMA user_version`. Release 0.2.0 wrote version 1, release 0.3.0 version 2."""
 
 
-class RequestState(str, Enum):
+class RequestState(StringEnum):
     """The last step that a request has completed.
 
     A request enters the next state only once the receiving side is known to have it.
@@ -28,9 +29,6 @@ class RequestState(str, Enum):
     """The request is in the tracking database, and its triggers are published or about to be."""
     DONE = "done"
     """StackStorm has reported the outcome of each alert of the request."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 # Columns of `requests` in the order of the table. Times (REAL) are seconds of the journal's own

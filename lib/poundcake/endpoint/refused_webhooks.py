@@ -6,16 +6,16 @@ import logging
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
 from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
+from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 
 
-class RefusalReason(str, Enum):
+class RefusalReason(StringEnum):
     """Why a webhook was refused: the values of the metric's label `reason`."""
 
     INVALID_HTTP = "invalid_http"

@@ -7,11 +7,11 @@ import ipaddress
 import socket
 import time
 from dataclasses import asdict, dataclass
-from enum import Enum
 from typing import Any, NamedTuple, Sequence
 
 from poundcake.hosts import canonical_host, refusal_of_address, refusal_of_target
 from poundcake.remediation.errors import RemediationError
+from poundcake.string_enum import StringEnum
 
 CONNECT_TIMEOUT = 3.0
 """Seconds that one connection attempt may take."""
@@ -21,7 +21,7 @@ _RETRY_PAUSE = 1  # seconds
 _SILENCE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN)
 
 
-class TcpState(str, Enum):
+class TcpState(StringEnum):
     """The result of a TCP check. Only NO_ANSWER permits a change."""
 
     ANSWERS = "answers"
@@ -32,9 +32,6 @@ class TcpState(str, Enum):
     """Every port was silent: an attempt timed out, or the host was unreachable."""
     UNRESOLVABLE = "unresolvable"
     """The name has no address, or no name server answered. The host may still be up."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 @dataclass(frozen=True)

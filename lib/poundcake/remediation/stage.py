@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from poundcake.string_enum import StringEnum
 
 
-class Stage(str, Enum):
+class Stage(StringEnum):
     """The step at which a remediation ended. Tables and views contain the values."""
 
     NOT_CLAIMED = "not_claimed"
@@ -26,6 +26,3 @@ class Stage(str, Enum):
     """The action succeeded, but the host still does not accept connections."""
     DONE = "done"
     """The action succeeded and, if the host was checked, it answers again."""
-
-    def __str__(self) -> str:
-        return str(self.value)

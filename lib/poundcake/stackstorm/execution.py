@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any, Mapping, Union
 
 from poundcake.stackstorm import fields
+from poundcake.string_enum import StringEnum
 
 _MAX_REASON = 1000  # characters
 
 
-class ExecutionStatus(str, Enum):
+class ExecutionStatus(StringEnum):
     """The status of an execution: StackStorm's fourteen, and the pack's own `gone`.
 
     The names are those of LIVEACTION_STATUSES in st2common/constants/action.py. Later releases may
@@ -49,9 +49,6 @@ class ExecutionStatus(str, Enum):
     """Somebody cancelled the execution, and it has ended."""
     GONE = "gone"
     """StackStorm no longer has the execution, for example after garbage collection."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
     def __format__(self, spec: str) -> str:
         return format(str(self.value), spec)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any, Mapping
 
 from poundcake.stackstorm import fields
+from poundcake.string_enum import StringEnum
 
 
-class TriggerStatus(str, Enum):
+class TriggerStatus(StringEnum):
     """The status of a trigger instance in the rules engine (st2common/constants/triggers.py)."""
 
     PENDING = "pending"

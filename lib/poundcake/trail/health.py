@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -11,11 +10,12 @@ from sqlalchemy.engine import Engine
 from poundcake import __version__
 from poundcake.config import Config
 from poundcake.stackstorm import StackStorm, StackStormError
+from poundcake.string_enum import StringEnum
 from poundcake.trail import database
 from poundcake.trail.database import DatabaseError
 
 
-class State(str, Enum):
+class State(StringEnum):
     """The known state of a component."""
 
     UNKNOWN = "unknown"

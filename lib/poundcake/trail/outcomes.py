@@ -5,20 +5,10 @@ Their values are part of the tables, the JSON responses and the triggers.
 
 from __future__ import annotations
 
-from enum import Enum
+from poundcake.string_enum import StringEnum
 
 
-class _StringEnum(str, Enum):
-    """An enum of strings that prints, formats and serializes as its value."""
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(str(self.value), spec)
-
-
-class Outcome(_StringEnum):
+class Outcome(StringEnum):
     """The decision about one alert at the time it was recorded (column `outcome`)."""
 
     ADMITTED = "admitted"
@@ -45,7 +35,7 @@ EMITTED = (Outcome.ADMITTED, Outcome.RESOLVED)
 """The outcomes that are emitted to StackStorm's rules as the trigger poundcake.alert."""
 
 
-class EndedBy(_StringEnum):
+class EndedBy(StringEnum):
     """How an incident ended (column `ended_by`)."""
 
     RESOLVE = "resolve"
@@ -58,7 +48,7 @@ class EndedBy(_StringEnum):
     """It received no notification for expire_stale_hours."""
 
 
-class Explanation(_StringEnum):
+class Explanation(StringEnum):
     """What became of an alert (column `explanation`, NULL until StackStorm reports it)."""
 
     NOT_EMITTED = "none"
