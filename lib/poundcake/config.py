@@ -187,14 +187,12 @@ def _database_url(value: str) -> None:
         raise ValueError("must be mysql+pymysql://… or sqlite:///…")
 
 
-def _log_level(value: str) -> None:
-    if value not in LOG_LEVELS:
-        raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+def _one_of(choices: Sequence[str]) -> _Check:
+    def check(value: str) -> None:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
 
-
-def _identity_source(value: str) -> None:
-    if value not in IDENTITY_SOURCES:
-        raise ValueError(f"must be one of {', '.join(IDENTITY_SOURCES)}")
+    return check
 
 
 def _token(value: str) -> None:
@@ -232,7 +230,7 @@ class Config:
     allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     ignored_labels: tuple[str, ...] = _strings()
-    identity_source: str = _string("none", _identity_source)
+    identity_source: str = _string("none", _one_of(IDENTITY_SOURCES))
     receivers: tuple[str, ...] = _strings()
     cooldown_seconds: int = _integer(300, 0, 604_800)
     host_cooldown_seconds: int = _integer(1800, 0, 86_400)
@@ -244,7 +242,7 @@ class Config:
     not_cleared_minutes: int = _integer(15, 1, 10_080)
     retention_days: int = _integer(90, 1, 36_500)
     auto_migrate: bool = _boolean(True)
-    log_level: str = _string("info", _log_level)
+    log_level: str = _string("info", _one_of(LOG_LEVELS))
     endpoint_url: str = _string(check=_http_url)
     st2_web_url: str = _string(check=_http_url)
     st2_api_url: str = _string(check=_http_url)
