@@ -49,7 +49,7 @@ class Announcer:
 
     def __init__(self, dependencies: Dependencies):
         """Resume the batches that are marked as announced in the journal."""
-        self._needs = dependencies
+        self._dependencies = dependencies
         self._in_flight: dict[str, Batch] = {}
         self._pace = Pace()
         self._poll_wait = POLL_WAITS[0]
@@ -86,30 +86,32 @@ class Announcer:
 
     def _mark_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
         """Mark the requests that are in the tracking database as recorded, and return them."""
-        found = self._needs.reader.read(recorded_ids, entries)
-        self._needs.components.database.ok()
+        found = self._dependencies.reader.read(recorded_ids, entries)
+        self._dependencies.components.database.ok()
         recorded = [entry for entry in entries if entry.id in found]
         if recorded:
-            self._needs.journal.mark_recorded([entry.id for entry in recorded])
+            self._dependencies.journal.mark_recorded([entry.id for entry in recorded])
             if self._pace.misses:
-                self._needs.journal.clear_waits()
+                self._dependencies.journal.clear_waits()
             self._pace = retry.pace_after_record(self._pace, monotonic())
-            self._needs.components.stackstorm.ok()
-            self._needs.metrics.recorded(entry.received_at for entry in recorded)
+            self._dependencies.components.stackstorm.ok()
+            self._dependencies.metrics.recorded(entry.received_at for entry in recorded)
         return recorded
 
     def _missed(self, batch: Batch) -> None:
         """Plan the next announcement of a batch that was not recorded in time."""
-        self._needs.metrics.announcement_misses.inc()
+        self._dependencies.metrics.announcement_misses.inc()
         entries = list(batch.entries.values())
         plan = retry.plan_missed(self._failed_attempt(entries, batch.size))
         self._apply(plan, entries)
         if plan.is_stuck:
-            self.stuck_reason = why_not_recorded(self._needs.stackstorm)
+            self.stuck_reason = why_not_recorded(self._dependencies.stackstorm)
             return
-        self._needs.reader.forget()
+        self._dependencies.reader.forget()
         self._pace = retry.pace_after_miss(self._pace, monotonic())
-        self._needs.components.stackstorm.down(why_not_recorded(self._needs.stackstorm))
+        self._dependencies.components.stackstorm.down(
+            why_not_recorded(self._dependencies.stackstorm)
+        )
 
     def _failed_attempt(self, entries: Sequence[Entry], size: int) -> FailedAttempt:
         # The entry was read before this attempt, so state_since is when the previous one failed.
@@ -119,7 +121,7 @@ class Announcer:
     def _apply(self, plan: retry.RetryPlan, entries: Sequence[Entry]) -> None:
         ids = [entry.id for entry in entries]
         wait = retry.jittered(plan.wait)
-        self._needs.journal.mark_missed(ids, wait, plan.batch_limit, plan.is_stuck)
+        self._dependencies.journal.mark_missed(ids, wait, plan.batch_limit, plan.is_stuck)
 
     # -- the step that announces
 
@@ -137,19 +139,19 @@ class Announcer:
         if entries[0].attempts and self._mark_recorded(entries):
             return 0.0
         batch_id = str(uuid.uuid4())
-        database_id = self._needs.reader.database_id()
-        requests = self._needs.journal.load_requests(entries)
+        database_id = self._dependencies.reader.database_id()
+        requests = self._dependencies.journal.load_requests(entries)
         try:
-            offset = self._needs.reader.clock_offset()
+            offset = self._dependencies.reader.clock_offset()
             payload = pack_within(requests, database_id, batch_id, offset)
             entries = entries[: payload["count"]]
-            self._needs.bus.publish(ANNOUNCE, payload, batch_id)
+            self._dependencies.bus.publish(ANNOUNCE, payload, batch_id)
         except Exception as error:
             self._refused(entries, error)
             raise
-        self._needs.components.broker.ok()
+        self._dependencies.components.broker.ok()
         self._pace = retry.pace_after_publish(self._pace)
-        self._needs.journal.mark_announced([entry.id for entry in entries], batch_id)
+        self._dependencies.journal.mark_announced([entry.id for entry in entries], batch_id)
         self._in_flight[batch_id] = Batch(entries, monotonic())
         self._poll_next(POLL_WAITS[0])
         return self._poll_wait
@@ -160,7 +162,7 @@ class Announcer:
         Failed and fresh requests take turns, so that neither kind holds up the other.
         """
         self._failed_first = not self._failed_first
-        journal, limit = self._needs.journal, self._pace.batch_requests
+        journal, limit = self._dependencies.journal, self._pace.batch_requests
         if self._failed_first:
             return journal.failed(limit) or journal.fresh(limit)
         return journal.fresh(limit) or journal.failed(limit)

@@ -40,14 +40,14 @@ class Authentication:
     ) -> None:
         self._metrics = metrics
         self._log = RateLimitedLogger(log)
-        self._ways = config.authentication
-        self._sent = [c for c in config.all_credentials if c.kind in _KINDS.values()]
+        self._methods = config.authentication
+        self._header_credentials = [c for c in config.all_credentials if c.kind in _KINDS.values()]
         self._signatures = BodySignatures(config.all_credentials, check_before_body)
 
     @property
     def is_required(self) -> bool:
         """Whether requests must authenticate, because an authentication method is set."""
-        return bool(self._ways)
+        return bool(self._methods)
 
     def authenticate(self, request: HTTPRequest, needed: Scope) -> HTTPRequest:
         """Return a request with the name of the credential that allows it.
@@ -61,7 +61,7 @@ class Authentication:
             ProblemError: The request has no valid credential, or none with the needed scope.
             ClientGoneError: The body is signed and did not arrive.
         """
-        if not self._ways:
+        if not self._methods:
             return request
         valid = self._valid_credentials(request)
         allowing = [credential for credential in valid if credential.scope.allows(needed)]
@@ -75,7 +75,7 @@ class Authentication:
             raise self._forbidden(request, valid[0], needed)
         raise self._unauthenticated(
             request,
-            "missing or invalid credentials; this endpoint accepts: " + ", ".join(self._ways),
+            "missing or invalid credentials; this endpoint accepts: " + ", ".join(self._methods),
         )
 
     def _valid_credentials(self, request: HTTPRequest) -> list[Credential]:
@@ -91,7 +91,7 @@ class Authentication:
         # Compare with every credential, each in constant time, to prevent timing attacks.
         return [
             known
-            for known in self._sent
+            for known in self._header_credentials
             if hmac.compare_digest(given, known.secret.encode()) and kind == known.kind
         ]
 
@@ -110,7 +110,7 @@ class Authentication:
         self._metrics.failed_authentications.inc()
         self._log.warning("missing or invalid credentials from %s", request.client_host)
         challenges = [
-            f'{way.capitalize()} realm="poundcake"' for way in self._ways if way in _SCHEMES
+            f'{way.capitalize()} realm="poundcake"' for way in self._methods if way in _SCHEMES
         ]
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,

@@ -32,7 +32,7 @@ Each of them takes memory and keeps a connection busy.
 """
 # Hashing a larger body would stop the other green threads for too long.
 _LARGE_BODY = 64 << 10
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 
 
 class StaleSignatureError(Exception):
@@ -128,7 +128,7 @@ def _check_time(timestamp: str | None) -> None:
     if timestamp is None:
         return
     text = timestamp.strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
         raise StaleSignatureError(f"{TIMESTAMP_HEADER} must be a Unix time in seconds")
     if abs(time.time() - int(text)) > MAX_CLOCK_DIFFERENCE:
         raise StaleSignatureError(

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 POLL_SECONDS = 20.0
 """Shorter than the documented 30 s, to leave time to read and apply the configuration."""
-_MOST_CHARACTERS = 300
+_MAX_CHARACTERS = 300
 
 
 class ConfigWatcher:
@@ -20,22 +20,22 @@ class ConfigWatcher:
     It uses its own thread, because StackStorm's database may be slow to respond.
 
     Attributes:
-        found: The configuration from the last successful read, not validated.
+        latest: The configuration from the last successful read, not validated.
         problem: Why the last read failed; empty if it succeeded.
     """
 
-    def __init__(self, given: Any, read: Callable[[], Any], has_looked: Callable[[], None]) -> None:
+    def __init__(self, initial: Any, read: Callable[[], Any], on_poll: Callable[[], None]) -> None:
         """Create a watcher that does nothing until start() is called.
 
         Args:
-            given: The configuration to use until the first poll.
+            initial: The configuration to use until the first poll.
             read: Returns the currently registered configuration. May raise any exception.
-            has_looked: Called after each poll.
+            on_poll: Called after each poll.
         """
-        self.found = given
+        self.latest = initial
         self.problem = ""
         self._read = read
-        self._has_looked = has_looked
+        self._on_poll = on_poll
         self._is_new = False
         self._stopping = threading.Event()
 
@@ -54,16 +54,16 @@ class ConfigWatcher:
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         try:
-            self.found, self.problem = self._read(), ""
+            self.latest, self.problem = self._read(), ""
         except ImportError:
-            pass  # not a StackStorm process: keep the configuration that was given
+            pass  # not a StackStorm process: keep the initial configuration
         # StackStorm's code may raise anything, for instance if a datastore key is missing.
         except Exception as error:
             text = (str(error).splitlines() or [""])[0] or type(error).__name__
-            self.problem = f"the registered one cannot be read: {text[:_MOST_CHARACTERS]}"
+            self.problem = f"the registered one cannot be read: {text[:_MAX_CHARACTERS]}"
         self._is_new = True
-        self._has_looked()
+        self._on_poll()

@@ -64,7 +64,7 @@ class Emitter:
             keep_going: Called between triggers; the step ends early if it returns False.
             emitted: Called after alerts were published.
         """
-        self._needs = dependencies
+        self._dependencies = dependencies
         self._keep_going = keep_going
         self._emitted = emitted
         self._claims = EmissionClaims(dependencies.reader, dependencies.journal.endpoint_id)
@@ -82,11 +82,11 @@ class Emitter:
 
     def emit(self) -> float | None:
         """Emit the due triggers of one page of recorded requests."""
-        entries = self._needs.journal.due(PAGE_REQUESTS)
+        entries = self._dependencies.journal.due(PAGE_REQUESTS)
         if not entries:
             return None
-        requests = self._needs.reader.read(_read_page, entries)
-        self._needs.components.database.ok()
+        requests = self._dependencies.reader.read(_read_page, entries)
+        self._dependencies.components.database.ok()
         missing = [entry for entry in entries if entry.id not in requests]
         if missing:
             self._announce_again(missing)
@@ -111,16 +111,16 @@ class Emitter:
 
         An operator may have restored the database from an older backup.
         """
-        self._needs.journal.mark_missed([entry.id for entry in entries], 0.0, 0)
+        self._dependencies.journal.mark_missed([entry.id for entry in entries], 0.0, 0)
         self._end_attempts(entries)
 
     def _mark_done(self, entries: Sequence[Entry]) -> None:
-        self._needs.journal.mark_done([entry.id for entry in entries])
+        self._dependencies.journal.mark_done([entry.id for entry in entries])
         self._end_attempts(entries)
 
     def _postpone(self, entries: Sequence[Entry]) -> None:
         """Postpone the next check of requests that have nothing to publish now."""
-        self._needs.journal.postpone([entry.id for entry in entries], RECHECK_WAIT)
+        self._dependencies.journal.postpone([entry.id for entry in entries], RECHECK_WAIT)
         self._end_attempts(entries)
 
     def _end_attempts(self, entries: Sequence[Entry]) -> None:
@@ -140,8 +140,8 @@ class Emitter:
     def _publish(self, due: Sequence[Emission]) -> None:
         """Publish the due triggers. A request that fails does not hold up the others."""
         first = [plan.request.call_id for plan in due if plan.is_first]
-        decided = self._needs.reader.read(summaries, first) if first else {}
-        loader = AlertLoader(self._needs.reader, [a for plan in due for a in plan.alerts])
+        decided = self._dependencies.reader.read(summaries, first) if first else {}
+        loader = AlertLoader(self._dependencies.reader, [a for plan in due for a in plan.alerts])
         self._failures_in_a_row = 0
         for plan in due:
             summary = decided.get(plan.request.call_id, Summary())
@@ -149,7 +149,7 @@ class Emitter:
                 return
         if self._failures_in_a_row:
             # Find out whether the broker or the last request is at fault.
-            self._needs.broker.check()
+            self._dependencies.broker.check()
 
     def _publish_one(self, plan: Emission, summary: Summary, loader: AlertLoader) -> bool:
         """Publish the remaining triggers of one request. Return False if it was interrupted."""
@@ -194,8 +194,8 @@ class Emitter:
             if alert is None:
                 return  # it was purged
             payload = triggers.alert_payload(request, alert)
-        self._needs.bus.publish(item.trigger, dict(payload), request.request_id)
-        self._needs.components.broker.ok()
+        self._dependencies.bus.publish(item.trigger, dict(payload), request.request_id)
+        self._dependencies.components.broker.ok()
         self._failures_in_a_row = 0
 
     def _is_broker_down(self) -> bool:
@@ -203,7 +203,7 @@ class Emitter:
 
     def _complete(self, plan: Emission, attempt: Attempt, summary: Summary) -> None:
         if not attempt.is_counted:
-            self._needs.metrics.emitted(
+            self._dependencies.metrics.emitted(
                 dict(summary.outcomes), len(plan.alerts), again=not plan.is_first
             )
             attempt.is_counted = True
@@ -211,7 +211,7 @@ class Emitter:
             self._mark_done([plan.entry])
             return
         wait = retry.doubled(retry.EMIT_WAITS, plan.entry.attempts)
-        self._needs.journal.mark_emitted([plan.entry.id], RECHECK_WAIT, wait)
+        self._dependencies.journal.mark_emitted([plan.entry.id], RECHECK_WAIT, wait)
         self._attempts.pop(plan.entry.id, None)
         self._emitted()
 
@@ -220,14 +220,14 @@ class Emitter:
         wait = retry.jittered(retry.doubled(retry.REFUSED_WAITS, attempt.failures))
         attempt.failures += 1
         attempt.error = str(error) or type(error).__name__
-        self._needs.log.warning(
+        self._dependencies.log.warning(
             "request %s: its triggers cannot be published, retrying in %.0f s: %s",
             plan.request.request_id,
             wait,
             attempt.error,
             exc_info=not isinstance(error, BusError),
         )
-        self._needs.journal.postpone([plan.entry.id], wait)
+        self._dependencies.journal.postpone([plan.entry.id], wait)
 
 
 def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:

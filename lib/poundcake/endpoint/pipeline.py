@@ -36,7 +36,7 @@ class Pipeline:
 
     def __init__(self, dependencies: Dependencies):
         """Create a pipeline. start() resumes the requests that the journal has."""
-        self._needs = dependencies
+        self._dependencies = dependencies
         self.announcer = Announcer(dependencies)
         self.sync_timer = SyncTimer(dependencies)
         # The emitter reports its progress to the worker, which does not exist yet.
@@ -61,7 +61,7 @@ class Pipeline:
     @property
     def components(self) -> Components:
         """The components that requests pass through after the journal."""
-        return self._needs.components
+        return self._dependencies.components
 
     def start(self) -> None:
         """Start the thread, or restart it if it has died."""
@@ -70,7 +70,7 @@ class Pipeline:
     def stop(self, timeout: float) -> None:
         """Stop after the current step; wait for it at most `timeout` seconds."""
         self.worker.stop(timeout)
-        self._needs.bus.close()
+        self._dependencies.bus.close()
 
     def wake(self) -> None:
         """Run the steps now, because the journal has a new request."""
@@ -94,7 +94,7 @@ class Pipeline:
         elif isinstance(error, DatabaseError):
             self.components.database.down(str(error))
         elif not isinstance(error, JournalError):  # the journal keeper reports those
-            self._needs.log.error("%s failed, retrying", step, exc_info=error)
+            self._dependencies.log.error("%s failed, retrying", step, exc_info=error)
 
     def _keep_going(self) -> bool:
         return self.worker.keep_going()
@@ -102,17 +102,17 @@ class Pipeline:
     def _check_broker(self) -> None:
         """Check the connection to the broker before there is anything to publish."""
         if self.components.broker.state == State.UNKNOWN:
-            self._needs.broker.check()
+            self._dependencies.broker.check()
             self.components.broker.ok()
 
     def _find_migrations(self) -> None:
         if monotonic() >= self._migrations_at:
-            self.pending_migrations = self._needs.reader.read(database.pending)
+            self.pending_migrations = self._dependencies.reader.read(database.pending)
             self._migrations_at = monotonic() + MIGRATIONS_WAIT
 
     def _prune(self) -> float | None:
         if monotonic() < self._prune_at:
             return None
-        pause = PRUNE_PAUSE if self._needs.journal.prune() else PRUNE_WAIT
+        pause = PRUNE_PAUSE if self._dependencies.journal.prune() else PRUNE_WAIT
         self._prune_at = monotonic() + pause
         return pause

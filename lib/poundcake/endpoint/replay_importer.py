@@ -16,7 +16,7 @@ class ReplayImporter:
     """Import replays from the tracking database into the journal, as recorded requests."""
 
     def __init__(self, dependencies: Dependencies):
-        self._needs = dependencies
+        self._dependencies = dependencies
         self._look_at = 0.0
 
     def import_replays(self) -> float | None:
@@ -24,9 +24,9 @@ class ReplayImporter:
         left = self._look_at - monotonic()
         if left > 0:
             return left
-        journal, reader = self._needs.journal, self._needs.reader
+        journal, reader = self._dependencies.journal, self._dependencies.reader
         unknown = journal.find_unknown_ids(reader.read(open_replays))
-        self._needs.components.database.ok()
+        self._dependencies.components.database.ok()
         for request_id in unknown[:IMPORTED_TOGETHER]:
             # Load one at a time, because each may be several MiB.
             found = reader.read(load_request, request_id)

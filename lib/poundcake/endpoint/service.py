@@ -123,7 +123,7 @@ class Endpoint:
         """Use the newest configuration. Return a list with the problem, empty if there is none."""
         if self._installation is None:
             try:
-                config = load(self._watcher.found)
+                config = load(self._watcher.latest)
                 stackstorm = self._connect(self._in_force)
                 self._installation = install(
                     config, self._bus, stackstorm, self.metrics, self._log, self._in_force
@@ -148,7 +148,7 @@ class Endpoint:
         failures, notes = [self._watcher.problem], []
         try:
             # Load it even if it has not changed, because the secret files may have.
-            wanted = load(self._watcher.found)
+            wanted = load(self._watcher.latest)
             # Keep the folder, because its journal may have pending requests.
             config = replace(wanted, state_dir=installation.config.state_dir)
             if config != installation.config:

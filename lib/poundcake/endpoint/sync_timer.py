@@ -16,7 +16,7 @@ class SyncTimer:
     """Publish poundcake.sync_due soon after an emission, then at growing intervals."""
 
     def __init__(self, dependencies: Dependencies):
-        self._needs = dependencies
+        self._dependencies = dependencies
         self._wait = retry.SYNC_WAITS[0]
         self._check_at = 0.0
         self._seen: ObservedSync | None = None
@@ -32,8 +32,10 @@ class SyncTimer:
         left = self._check_at - monotonic()
         if left > 0:
             return left
-        work = self._needs.reader.read(open_work, self._needs.config().expire_stale_hours)
-        self._needs.components.database.ok()
+        work = self._dependencies.reader.read(
+            open_work, self._dependencies.config().expire_stale_hours
+        )
+        self._dependencies.components.database.ok()
         seen = self._observe(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
@@ -42,9 +44,11 @@ class SyncTimer:
         left = wait - seen.age
         if left <= 0:
             payload = SyncDuePayload(open=work.count)
-            self._needs.bus.publish(SYNC_DUE, dict(payload), f"poundcake-sync-{uuid.uuid4()}")
-            self._needs.metrics.syncs_asked.inc()
-            self._needs.components.broker.ok()
+            self._dependencies.bus.publish(
+                SYNC_DUE, dict(payload), f"poundcake-sync-{uuid.uuid4()}"
+            )
+            self._dependencies.metrics.syncs_asked.inc()
+            self._dependencies.components.broker.ok()
             self._wait = retry.next_sync_wait(self._wait)
             left = wait
         self._check_at = monotonic() + left

@@ -79,7 +79,7 @@ class StoredIncident:
 
     def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
         """Count a notification, given its time of receipt and its startsAt."""
-        self.incident = _heard_of(self.incident, at, sender_starts_at)
+        self.incident = _with_notification(self.incident, at, sender_starts_at)
         self.new_notifications += 1
 
 
@@ -96,7 +96,7 @@ class NewIncident:
 
     def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
         """Count a notification, given its time of receipt and its startsAt."""
-        self.incident = _heard_of(self.incident, at, sender_starts_at)
+        self.incident = _with_notification(self.incident, at, sender_starts_at)
         self.row.last_seen_at = self.incident.last_seen_at
         self.row.sender_starts_at = self.incident.sender_starts_at
         self.row.notifications += 1
@@ -156,7 +156,7 @@ class AdmissionState:
             held.count_notification(row.last_seen_at, alert.starts_at)
         if decision.opens and row.starts_at:
             if held and held.incident.episode == decision.episode:
-                taken = _heard_of(held.incident, row.last_seen_at, alert.starts_at)
+                taken = _with_notification(held.incident, row.last_seen_at, alert.starts_at)
                 row.last_seen_at = taken.last_seen_at
                 row.sender_starts_at = taken.sender_starts_at
             incident = OpenIncident(
@@ -225,7 +225,7 @@ class AdmissionState:
             connection.execute(count_statement(len(chunk)), bind_params(chunk))
 
 
-def _heard_of(
+def _with_notification(
     incident: OpenIncident, at: datetime, sender_starts_at: datetime | None
 ) -> OpenIncident:
     """Return the incident, updated for another notification."""

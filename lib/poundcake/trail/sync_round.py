@@ -28,7 +28,7 @@ LEASE = timedelta(seconds=180)
 """The duration of the lease. The timeout in actions/sync.yaml is shorter."""
 _ROUND = "sync_round"
 _IS_ROUND = meta.c.name == _ROUND
-_MOST_PROBLEMS = 20
+_MAX_PROBLEMS = 20
 
 
 class LeaseLostError(PoundCakeError):
@@ -86,7 +86,7 @@ class SyncRound:
 
     def note(self, problem: str) -> None:
         """Add a problem to the result of the round."""
-        if problem not in self.problems and len(self.problems) < _MOST_PROBLEMS:
+        if problem not in self.problems and len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(problem)
 
     def finish(self) -> None:

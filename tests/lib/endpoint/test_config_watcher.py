@@ -32,7 +32,7 @@ def watcher(monkeypatch):
 
 def test_it_finds_what_is_registered_and_says_so_once_for_each_look(watcher):
     watcher.answer = {"port": 2}
-    wait_for(lambda: watcher.found == {"port": 2})
+    wait_for(lambda: watcher.latest == {"port": 2})
     assert watcher.looked.wait(10)
     watcher.stop()
     wait_for(lambda: not watcher.take())
@@ -51,9 +51,9 @@ def test_what_cannot_be_read_leaves_what_was_found(watcher, error, said):
     watcher.answer = error
     wait_for(lambda: watcher.problem)
     assert watcher.problem == f"the registered one cannot be read: {said}"
-    assert watcher.found == {"port": 1}
+    assert watcher.latest == {"port": 1}
     watcher.answer = {"port": 3}
-    wait_for(lambda: watcher.found == {"port": 3})
+    wait_for(lambda: watcher.latest == {"port": 3})
     assert watcher.problem == ""
 
 
@@ -61,4 +61,4 @@ def test_without_stackstorm_the_given_configuration_stays(watcher):
     watcher.answer = ImportError("st2common.util.config_loader")
     watcher.looked.clear()
     assert watcher.looked.wait(10)
-    assert (watcher.found, watcher.problem) == ({"port": 1}, "")
+    assert (watcher.latest, watcher.problem) == ({"port": 1}, "")

@@ -603,7 +603,7 @@ class TestInside:
         def fails(pipeline):
             tries.append(1)
             if len(tries) == 1:
-                file = pipeline._needs.journal._file
+                file = pipeline._dependencies.journal._file
                 raise file.failed(sqlite3.DatabaseError("malformed"))
             return works(pipeline)
 
