@@ -10,6 +10,3 @@ class StringEnum(str, Enum):
 
     def __str__(self) -> str:
         return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(str(self.value), spec)
