@@ -51,7 +51,10 @@ def passes(
         return False
     python = os.path.join(directory, "bin", "python")
     command = [python, "-m", "pytest", "-q", "-m", "not services", *pytest_arguments]
-    return subprocess.call(command) == 0
+    code = subprocess.call(command)
+    if code < 0:
+        print(f"pytest was ended by signal {-code}", flush=True)
+    return code == 0
 
 
 def split(words: list[str]) -> list[list[str]]:

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, Dict, Mapping
 
 from poundcake.errors import PoundCakeError
+from poundcake.json_depth import MAX_DEPTH, is_too_deep
 from poundcake.timestamps import format_timestamp, parse_timestamp
 
 FIRING = "firing"
@@ -176,10 +177,7 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
     Raises:
         PayloadError: The request as a whole is invalid and must not be retried.
     """
-    try:
-        return _webhook(_decode(body), identity)
-    except RecursionError:
-        raise PayloadError("body", "nested too deeply") from None
+    return _webhook(_decode(body), identity)
 
 
 def fingerprint(labels: Mapping[str, str], source: str = "") -> str:
@@ -293,6 +291,8 @@ def _decode(body: bytes) -> _Object:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PayloadError("body", f"not UTF-8 at byte {error.start}") from None
+    if is_too_deep(body):
+        raise PayloadError("body", f"nested deeper than {MAX_DEPTH} levels")
     try:
         data = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
     except ValueError as error:

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, Sequence
 
 from poundcake.errors import PoundCakeError
+from poundcake.json_depth import is_too_deep
 from poundcake.timestamps import format_timestamp, parse_timestamp
 
 VERSION = 1
@@ -92,7 +93,10 @@ def unpack(version: int, batch: str) -> list[Request]:
             f"{VERSION}: install the same release everywhere; the endpoint announces again"
         )
     try:
-        listed = json.loads(zlib.decompress(base64.b64decode(batch, validate=True)))
+        text = zlib.decompress(base64.b64decode(batch, validate=True))
+        if is_too_deep(text):
+            raise ValueError("nested too deeply")
+        listed = json.loads(text)
         return [Request(**{**r, "received_at": parse_timestamp(r["received_at"])}) for r in listed]
-    except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise AnnouncementError(f"batch: cannot be unpacked: {error}") from None

@@ -1,0 +1,32 @@
+"""Refuse JSON that is nested too deeply, before json.loads() reads it.
+
+json.loads() raises RecursionError for deep nesting, but Python 3.8 can abort the process instead:
+if the garbage collector calls Python code near the limit ("Cannot recover from stack overflow").
+"""
+
+from __future__ import annotations
+
+MAX_DEPTH = 100
+"""Maximum depth of lists and objects. An Alertmanager webhook has a depth of 4."""
+
+_QUOTES_AND_BRACKETS = b'"[]{}'
+_OTHER_BYTES = bytes(set(range(256)) - set(_QUOTES_AND_BRACKETS))
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Return True if lists and objects in a JSON text are nested deeper than MAX_DEPTH.
+
+    Invalid JSON is counted up to its first error as a parser would read it, and may count as too
+    deep after that.
+
+    Args:
+        text: JSON in UTF-8. It takes less time than json.loads().
+    """
+    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside_strings = unescaped.translate(None, _OTHER_BYTES).split(b'"')[::2]
+    depth = 0
+    for bracket in b"".join(outside_strings):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
