@@ -1,10 +1,15 @@
 """Processes for python actions, each a fork of one that has loaded what most of them need.
 
+That is the code of the pack in this repository, too. An action of another pack, or of another copy
+of this one, loads its own code, as under StackStorm.
+
 This file is also the main program of the process that forks.
 """
 
 from __future__ import annotations
 
+import gc
+import glob
 import importlib
 import json
 import os
@@ -14,7 +19,6 @@ import tempfile
 import threading
 from contextlib import ExitStack, suppress
 
-# The packs' own code is loaded by each action, as under StackStorm.
 LIBRARIES = (
     "sqlalchemy",
     "sqlalchemy.dialects.mysql.pymysql",
@@ -71,6 +75,23 @@ class Forks:
             self._server.close()
 
 
+def load_actions(directory):
+    """Load the python actions of the pack once; return the modules that this has loaded from it.
+
+    Actions load the pack's own code below `directory`, through a symbolic link.
+    """
+    before = set(sys.modules)
+    sys.path.append(directory)
+    for file in sorted(glob.glob(os.path.join(directory, "*.py"))):
+        with suppress(ImportError):  # the action says so when it runs
+            python_action.load_action_class(file)
+    sys.path.remove(directory)
+    origins = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules}
+    return {
+        name for name in set(sys.modules) - before if (origins[name] or "").startswith(directory)
+    }
+
+
 def read_task(streams):
     """Use the files as stdin, stdout and stderr; return the task that stdin contains."""
     for number, file in enumerate(streams):
@@ -87,6 +108,7 @@ def read_task(streams):
 if __name__ == "__main__":
     here = os.path.dirname(os.path.realpath(__file__))
     root = os.path.dirname(os.path.dirname(here))
+    actions = os.path.join(root, "actions")
     # The modules of the tests are not on an action's path.
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
     sys.path.insert(0, root)
@@ -100,4 +122,12 @@ if __name__ == "__main__":
     for name in LIBRARIES:
         with suppress(ImportError):  # the actions that need it say so
             importlib.import_module(name)
-    python_action.run(read_task(forks.serve()))
+    sys.path.append(os.path.join(root, "standalone", "st2"))
+    pack_modules = load_actions(actions)
+    del sys.path[-1]
+    gc.freeze()  # a collection would copy the memory that the forks share
+    task = read_task(forks.serve())
+    if os.path.dirname(task["file"]) != actions:
+        for name in pack_modules:
+            del sys.modules[name]
+    python_action.run(task)
