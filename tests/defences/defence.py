@@ -30,7 +30,7 @@ class Defence:
 
 def faults(only: str, times: int, database: str) -> tuple[str, ...]:
     """Return the command that runs rows of the fault suite."""
-    options = ["--only", only, "--times", str(times), "--heal", "75", "--database", database]
+    options = ["--only", only, "--times", str(times), "--recovery", "75", "--database", database]
     return ("-m", "tests.faults", *options)
 
 

@@ -40,12 +40,12 @@ DEFENCES = [
             "not plan.request.unexplained",
             "True",
         ),
-        faults("with an alert just taken", 2, "sqlite"),
+        faults("right after taking an alert", 2, "sqlite"),
     ),
     Defence(
         "an alert that StackStorm lost is emitted again",
         Edit("poundcake.endpoint.emission_plan:plan_emission", "_.is_lost", "False"),
-        faults("with an alert just taken", 1, "sqlite"),
+        faults("right after taking an alert", 1, "sqlite"),
     ),
     Defence(
         "an episode and a workflow have one claim",
@@ -63,7 +63,7 @@ DEFENCES = [
             "{'confirm_publish': True}",
             "{'confirm_publish': False}",
         ),
-        faults("webhook cut on its way", 3, "sqlite"),
+        faults("webhook cut in transit", 3, "sqlite"),
     ),
     Defence(
         "a message that no queue takes comes back",
