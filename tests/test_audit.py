@@ -56,7 +56,7 @@ def test_a_known_vulnerability_is_named(audit):
     assert "requests 2.0: PYSEC-1" in report
 
 
-def test_a_package_that_could_not_be_looked_up(audit):
+def test_a_package_that_could_not_be_checked(audit):
     assert audit(report_of(skip_reason="not found")) == (3, "not found: requests")
 
 

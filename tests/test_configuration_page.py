@@ -20,12 +20,12 @@ def script():
     return module
 
 
-def test_the_page_is_as_the_script_writes_it(script):
+def test_the_page_is_up_to_date(script):
     page = script.PAGE.read_text(encoding="utf-8")
     assert page == script.updated(page), "run: .venv/bin/python scripts/configuration_page.py"
 
 
-def test_what_is_above_the_marker_is_kept_and_what_is_below_is_replaced(script):
+def test_only_the_text_below_the_marker_is_replaced(script):
     page = f"# By hand\n{script.MARKER}| `a_key_that_is_gone` |\n"
     assert script.updated(page) == f"# By hand\n{script.MARKER}\n{script.table(script.SCHEMA)}"
 

@@ -51,7 +51,7 @@ FAILPOINTS = {
 
 
 @pytest.mark.parametrize("on", sorted(SELECTED))
-def test_nothing_is_lost_and_nothing_done_twice(on, request, rabbitmq, tmp_path):
+def test_nothing_is_lost_and_nothing_is_done_twice(on, request, rabbitmq, tmp_path):
     mariadb = request.getfixturevalue("mariadb") if on == "mariadb" else None
     known = {fault.name: fault for fault in FAULTS}
     faults = [known[name] for name in SELECTED[on] if not known[name].missing]

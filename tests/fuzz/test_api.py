@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_the_description_is_true(tmp_path):
+def test_the_endpoint_matches_its_description(tmp_path):
     endpoint = Unpatched(tmp_path, auth_tokens=[TOKEN], log_level="error").start().ready()
     try:
         endpoint.accept(webhook(alert(), alert("B")), Authorization="Bearer " + TOKEN)

@@ -17,7 +17,7 @@ def test_the_endpoint_survives_a_short_flood(kind):
     assert flood.flood(kind, flood.Plan(requests=2000, warm_up=5)) == []
 
 
-def test_the_same_seed_makes_the_same_requests():
+def test_the_same_seed_generates_the_same_requests():
     one, other, third = RequestGenerator("1"), RequestGenerator("1"), RequestGenerator("2")
     for _ in range(50):
         assert one.framed_request().data == other.framed_request().data

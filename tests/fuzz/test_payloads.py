@@ -134,7 +134,7 @@ def test_inert_texts_stay_inert_when_joined(texts, between):
 
 
 @given(hostile)
-def test_an_inert_text_has_the_same_length_and_stays_as_it_is(text):
+def test_an_inert_text_has_the_same_length_and_does_not_change_again(text):
     once = make_inert(text)
     assert len(once) == len(text) and once.isprintable()
     assert make_inert(once) == once

@@ -27,7 +27,7 @@ def chosen_seeds():
     return range(int(first), int(last or int(first) + 1))
 
 
-def test_admission_is_right():
+def test_admission_keeps_every_invariant():
     seen, seeds = Counter(), chosen_seeds()
     for seed in seeds:
         seen += Simulation(seed).run_all()
@@ -37,14 +37,14 @@ def test_admission_is_right():
             assert seen[name] >= len(seeds) // 50, name
 
 
-def test_one_seed_always_plays_the_same():
+def test_one_seed_always_produces_the_same_simulation():
     played = [Simulation(7) for _ in range(2)]
     assert played[0].run_all() == played[1].run_all()
     assert played[0].readable() == played[1].readable()
     assert played[0].readable() != Simulation(8).readable()
 
 
-def test_a_violation_names_the_seed_and_tells_what_happened(monkeypatch):
+def test_a_violation_shows_the_seed_and_the_timeline(monkeypatch):
     monkeypatch.setattr(admission, "REFIRE_GRACE", datetime.timedelta(0))
     with pytest.raises(Violation) as caught:
         for seed in range(ENOUGH):

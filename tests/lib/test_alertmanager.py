@@ -93,7 +93,7 @@ class TestSenders:
         assert [a.problem for a in found.alerts] == ["", ""]
         assert found.alerts[0].fingerprint == alertmanager.fingerprint(found.alerts[0].labels)
 
-    def test_vmalert_and_relays_that_leave_fields_out(self):
+    def test_vmalert_and_relays_that_omit_fields(self):
         found = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
         (one,) = found.alerts
         assert one.problem == ""
@@ -122,7 +122,7 @@ class TestSenders:
         }
         assert [(a.problem, a.notes) for a in read(payload).alerts] == [("", "")]
 
-    def test_an_alerts_own_status_wins_over_the_groups(self):
+    def test_an_alerts_own_status_overrides_the_groups(self):
         found = read(webhook(alert(status="resolved"), alert(status=""), status="firing"))
         assert [a.status for a in found.alerts] == ["resolved", "firing"]
 
@@ -171,13 +171,13 @@ class TestSenders:
             ({}, ""),
         ],
     )
-    def test_the_fingerprint_of_a_sender_is_kept_and_decides_nothing(self, given, kept):
+    def test_the_senders_fingerprint_is_stored_and_does_not_identify_the_alert(self, given, kept):
         (found,) = read(webhook(dict(alert(), fingerprint=given))).alerts
         assert (found.problem, found.notes) == ("", "")
         assert found.fingerprint == alertmanager.fingerprint(found.labels)
         assert found.sender_fingerprint == kept
 
-    def test_a_senders_fingerprint_of_the_labels_is_not_kept_twice(self):
+    def test_a_senders_fingerprint_that_equals_ours_is_not_stored_twice(self):
         own = read_one().fingerprint
         (found,) = read(webhook(dict(alert(), fingerprint=own))).alerts
         assert found.sender_fingerprint == ""
@@ -197,7 +197,7 @@ class TestIdentity:
         assert len({one.fingerprint for one in found}) == 3
         assert {one.sender_fingerprint for one in found} == {"3f1d"}
 
-    def test_an_ignored_label_is_no_part_of_it_and_is_kept(self):
+    def test_an_ignored_label_is_stored_but_not_part_of_the_identity(self):
         identity = Identity(frozenset({"pod", "absent"}))
         assert self.fingerprint(identity, pod="a") == self.fingerprint(identity, pod="b")
         assert self.fingerprint(identity, pod="a") == self.fingerprint()
@@ -205,7 +205,7 @@ class TestIdentity:
         body = json.dumps(webhook(alert(labels={"pod": "a"}))).encode()
         assert parse(body, identity).alerts[0].labels["pod"] == "a"
 
-    def test_the_external_url_is_part_of_it_only_where_that_is_wanted(self):
+    def test_the_external_url_is_part_of_the_identity_only_if_configured(self):
         urls = ("http://a:9093", "http://b:9093")
         assert len({self.fingerprint(url=url) for url in urls}) == 1
         wanted = Identity(with_external_url=True)
@@ -213,7 +213,7 @@ class TestIdentity:
         # A sender without one is told apart by its labels alone.
         assert self.fingerprint(wanted, None) == self.fingerprint()
 
-    def test_a_reader_that_needs_none_gets_none(self):
+    def test_no_fingerprint_is_computed_if_none_is_needed(self):
         body = json.dumps(webhook(alert())).encode()
         (with_it,), (without,) = parse(body).alerts, parse(body, None).alerts
         assert replace(without, fingerprint=with_it.fingerprint) == with_it
@@ -240,7 +240,7 @@ class TestLimits:
         assert found.labels["n" * name] == "x" * value  # it is kept all the same
         assert len(found.problem) < 200
 
-    def test_annotations_are_limited_by_the_body_alone(self):
+    def test_annotations_are_limited_only_by_the_body(self):
         assert read_one(annotations={"text": "x" * 100000}).problem == ""
 
     def test_the_number_of_alerts(self):
@@ -356,19 +356,19 @@ class TestMalformedAlert:
             (alert(status=[]), "alerts[1].status: must be firing or resolved, not '[]'"),
         ],
     )
-    def test_names_its_field(self, broken, problem):
+    def test_a_malformed_alert_names_its_field(self, broken, problem):
         found = read(webhook(alert(), broken, alert(name="Other"))).alerts
         assert [bool(a.problem) for a in found] == [False, True, False]
         assert found[1].problem.startswith(problem)
         assert [a.position for a in found] == [0, 1, 2]
 
-    def test_names_all_its_fields(self):
+    def test_a_malformed_alert_names_all_its_fields(self):
         problem = read_one(status="?", labels={"n": "x" * 20000}).problem
         for where in ("status", "labels.n"):
             assert "alerts[0]." + where in problem
 
     @pytest.mark.parametrize("group_status", ["alerting", "", None, {}, 7])
-    def test_an_unknown_status_of_the_group_is_none_of_an_alert(self, group_status):
+    def test_an_alert_does_not_inherit_an_unknown_group_status(self, group_status):
         found = read(webhook(alert(), alert(status=""), status=group_status))
         assert [bool(a.problem) for a in found.alerts] == [False, True]
 
@@ -410,7 +410,7 @@ class TestTolerance:
             ("generatorURL", {}, "generatorURL: not a text: {}"),
         ],
     )
-    def test_an_unreadable_field_is_missing_and_noted(self, field, value, note):
+    def test_an_unreadable_field_counts_as_missing_and_is_noted(self, field, value, note):
         found = read_one(**{field: value})
         assert (found.problem, found.notes) == ("", note)
         missing = {"startsAt": "starts_at", "endsAt": "ends_at", "generatorURL": "generator_url"}
@@ -446,10 +446,10 @@ class TestTolerance:
 
 class TestFingerprint:
     @pytest.mark.parametrize("labels, expected", FINGERPRINTS)
-    def test_is_the_one_that_alertmanager_gave(self, labels, expected):
+    def test_it_equals_the_fingerprint_of_alertmanagers_payload(self, labels, expected):
         assert alertmanager.fingerprint(labels) == expected
 
-    def test_is_the_one_of_the_installed_alertmanager(self, alertmanager):
+    def test_it_equals_the_fingerprint_of_the_installed_alertmanager(self, alertmanager):
         server = alertmanager("http://127.0.0.1:9/")
         sets = [labels for labels, _ in FINGERPRINTS]
         sets.append({"alertname": "x", "long": "y" * 5000, "quote": '"\\', "space": " "})
@@ -461,12 +461,12 @@ class TestFingerprint:
         assert len(found) == len(sets)
         assert {fingerprint(labels): labels for labels in sets} == found
 
-    def test_does_not_depend_on_the_order_of_labels(self):
+    def test_it_does_not_depend_on_the_order_of_labels(self):
         labels = {"b": "1", "a": "2", "c": "3"}
         orders = [dict(order) for order in itertools.permutations(labels.items())]
         assert len({alertmanager.fingerprint(order) for order in orders}) == 1
 
-    def test_tells_names_from_values(self):
+    def test_it_distinguishes_names_from_values(self):
         assert alertmanager.fingerprint({"ab": "c"}) != alertmanager.fingerprint({"a": "bc"})
 
 
@@ -481,7 +481,7 @@ class TestDeliveryKey:
     def key(self, *alerts, **fields):
         return read(webhook(*alerts, **fields)).delivery_key
 
-    def test_is_64_hex_digits(self):
+    def test_it_has_64_hex_digits(self):
         assert len(self.key(alert())) == 64
         int(self.key(alert()), 16)
 
@@ -494,10 +494,10 @@ class TestDeliveryKey:
             {"startsAt": "2026-01-14T13:00:00+01:00"},
         ],
     )
-    def test_does_not_change_with_what_changes_from_flush_to_flush(self, changed):
+    def test_it_ignores_fields_that_change_with_each_flush(self, changed):
         assert self.key(alert(**changed)) == self.key(alert())
 
-    def test_does_not_depend_on_the_order_of_alerts(self):
+    def test_it_does_not_depend_on_the_order_of_alerts(self):
         a, b = alert("A"), alert("B")
         assert self.key(a, b) == self.key(b, a)
 
@@ -511,9 +511,9 @@ class TestDeliveryKey:
             [],
         ],
     )
-    def test_changes_with_the_alerts(self, other):
+    def test_it_changes_with_the_alerts(self, other):
         assert self.key(*other) != self.key(alert())
 
     @pytest.mark.parametrize("field", ["receiver", "groupKey", "status"])
-    def test_changes_with_the_group(self, field):
+    def test_it_changes_with_the_group(self, field):
         assert self.key(alert(), **{field: "resolved"}) != self.key(alert())

@@ -60,7 +60,7 @@ def test_each_announcement_has_its_own_id():
 
 
 @given(st.text(alphabet="{%#<>}ab"))
-def test_its_alphabet_is_inert(text):
+def test_a_batch_contains_only_inert_characters(text):
     batch = announcement.pack([request(body=text, headers={text: text})], "db")["batch"]
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", batch)
     assert not any(delimiter in batch for delimiter in DELIMITERS)
@@ -116,7 +116,7 @@ def test_an_announcement_without_credentials_is_read():
     assert (found.request_id, found.credential) == (sent["request_id"], "")
 
 
-def test_half_a_batch_is_refused():
+def test_a_truncated_batch_is_refused():
     batch = announcement.pack([request()], "db")["batch"]
     with pytest.raises(AnnouncementError):
         announcement.unpack(announcement.VERSION, batch[: len(batch) // 2])

@@ -92,14 +92,14 @@ def check(rule, one, two):
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_stays_one_text(rule, text):
+def test_a_hostile_text_stays_a_single_string(rule, text):
     check(rule, text, "web-1")
     check(rule, "web-1", text)
 
 
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_texts(one, two):
+def test_any_two_texts_stay_strings(one, two):
     for rule in RULES.values():
         check(rule, one, two)
 
@@ -107,7 +107,7 @@ def test_any_two_texts_stay_texts(one, two):
 @pytest.mark.parametrize("kind", ["array", "object", "boolean", "integer", "number"])
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_parameter_that_is_no_text_takes_a_value_of_its_type_or_is_refused(kind, one, two):
+def test_a_parameter_of_another_type_accepts_only_values_of_that_type(kind, one, two):
     """No type makes a text evaluated, or lets it reach another parameter."""
     schemas = {"value": {"type": kind}, "force": {"type": "string", "default": "false"}}
     given = {"value": careless_rules.ONE, "host": careless_rules.TWO}
@@ -125,7 +125,7 @@ def test_a_parameter_that_is_no_text_takes_a_value_of_its_type_or_is_refused(kin
 
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_pattern_of_a_rule_stays_text(one, two):
+def test_a_pattern_of_a_rule_stays_a_string(one, two):
     payload = careless_rules.payload_of(one, two)
     for template, expected in (
         ("{{ trigger.labels.one }}", as_inert(one)),
@@ -138,7 +138,7 @@ def test_a_pattern_of_a_rule_stays_text(one, two):
 
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_mapping_that_is_rendered_as_json_stays_as_it_is(one, two):
+def test_a_mapping_rendered_as_json_is_unchanged(one, two):
     """Notifications, action chains and the configuration of a pack are rendered so."""
     payload = careless_rules.payload_of(one, two)
     given = {"value": {"a": careless_rules.ONE, "b": [careless_rules.TWO]}}

@@ -55,7 +55,7 @@ def registered(request, kind):
     found.configuration(lambda c: not c["problem"])
 
 
-def test_a_registered_change_is_in_force_within_thirty_seconds(registered):
+def test_a_registered_change_takes_effect_within_thirty_seconds(registered):
     """Actions have it from their next execution on, and health shows both."""
     stack = registered.stack
     # The stand-in is for this scenario alone. A live one may have hosts that could be changed.

@@ -85,7 +85,7 @@ def test_health_names_every_component(stack):
     assert stack.get("/health/ready").status_code == 200
 
 
-def test_the_action_health_says_the_same_as_the_url(stack):
+def test_the_action_health_matches_the_route(stack):
     shown, asked = stack.run("poundcake.health"), stack.get("/health").json()
     for name in ("status", "version", "address", "authentication", "database", "dry_run"):
         assert shown[name] == asked[name]

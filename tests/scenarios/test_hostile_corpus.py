@@ -143,7 +143,7 @@ def sent(planted):
     return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
 
 
-def test_every_workflow_ends_as_without_hostile_text(planted, sent):
+def test_hostile_text_does_not_change_how_workflows_end(planted, sent):
     stack = planted[0]
     payload, trail = sent
     executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
@@ -189,7 +189,7 @@ def test_workflows_started_by_hand_by_re_run_and_by_replay(planted, sent):
     stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_text_that_a_host_prints(planted):
+def test_hostile_output_of_a_host(planted):
     stack = planted[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
     failing = alert("ScenarioHostPrints", labels=texts)
@@ -238,7 +238,7 @@ def test_every_text_is_recorded_as_it_was_sent(planted, sent):
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
 
 
-def test_no_secret_is_anywhere(planted, sent):
+def test_no_secret_leaks(planted, sent):
     """The last test of this file: it searches everything that the others left behind."""
     stack, secrets, shown, proved = planted
     _, trail = sent

@@ -127,7 +127,7 @@ def test_the_tables_hold_the_trail(stack):
     }
 
 
-def test_a_repeated_notification_runs_nothing(stack):
+def test_a_repeated_notification_starts_nothing(stack):
     """Case A2."""
     firing = alert("ScenarioLinked")
     first = remediate(stack, firing)
@@ -159,7 +159,7 @@ def test_an_earlier_start_of_the_same_alert_is_the_same_incident(stack):
     assert len(stack.active(name_of(firing))) == 1
 
 
-def test_a_resolved_alert_starts_only_the_rule_on_its_end(stack):
+def test_a_resolved_alert_starts_only_the_rule_on_resolves(stack):
     """Case A3."""
     firing = alert("ScenarioLinked")
     first = remediate(stack, firing)
@@ -209,7 +209,7 @@ def test_an_alert_that_fires_again_after_its_resolve_is_a_new_episode(stack):
     ]
 
 
-def test_an_alert_that_fires_shortly_after_its_resolve_waits(stack):
+def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(stack):
     """Case A24: it may be a stale copy of another Alertmanager."""
     firing = alert("ScenarioLinked")
     first = remediate(stack, firing)
@@ -251,7 +251,7 @@ def test_an_unconfirmed_alert_is_admitted_after_six_minutes(stack):
     assert (active["episode"], len(stack.done(episode))) == (episode, 1)
 
 
-def test_alerts_are_told_apart_by_their_labels(stack):
+def test_alerts_are_distinguished_by_their_labels(stack):
     """Case A25: a relay gives three instances one fingerprint."""
     name = unique("ScenarioUnmatched")
     several = [
@@ -315,7 +315,7 @@ def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
             stack.run("poundcake.close", comment="again", **wrong)
 
 
-def test_a_resolve_of_an_unknown_alert_is_recorded_and_runs_nothing(stack):
+def test_a_resolve_of_an_unknown_alert_is_recorded_and_starts_nothing(stack):
     """Case A5."""
     ended = resolved(alert("ScenarioLinked"))
     trail = stack.recorded(stack.accepted(notification(ended)))
@@ -383,7 +383,7 @@ def test_simultaneous_notifications_run_one_execution(stack):
     assert len(stack.done(only(trails[0]["alerts"])["episode"])) == 1
 
 
-def test_a_workflow_works_once_for_an_episode_until_its_claim_is_released(stack):
+def test_a_workflow_handles_an_episode_once_until_its_claim_is_released(stack):
     trail = remediate(stack, alert("ScenarioLinked"))
     episode = only(trail["alerts"])["episode"]
     ids = {"request_id": trail["request_id"], "episode": episode}
@@ -410,7 +410,7 @@ def test_a_workflow_works_once_for_an_episode_until_its_claim_is_released(stack)
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 2
 
 
-def test_a_request_id_of_the_sender_makes_sending_again_harmless(stack):
+def test_a_retry_with_the_same_request_id_is_harmless(stack):
     """Case A15."""
     own = str(uuid.uuid4())
     payload = notification(alert("ScenarioUnmatched"))
@@ -430,7 +430,7 @@ def test_a_request_id_of_the_sender_makes_sending_again_harmless(stack):
     assert only(stack.active(only(trail["alerts"])["alert_name"]))["notifications"] == 1
 
 
-def test_a_fixed_request_id_of_a_proxy_loses_no_request(stack):
+def test_no_request_is_lost_if_a_proxy_sends_a_fixed_request_id(stack):
     """Case A15: the same id with another body is another request."""
     fixed = str(uuid.uuid4())
     first = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})

@@ -67,7 +67,7 @@ def test_times_of_every_form_become_utc(stack):
     assert shown[4]["episode"] == alerts[4]["fingerprint"] + "--1000"
 
 
-def test_missing_fields_are_no_error(stack):
+def test_missing_fields_are_not_an_error(stack):
     """Case A18."""
     name = unique("ScenarioBare")
     bare = {"labels": {"alertname": name}}
@@ -196,7 +196,7 @@ def malformed(stack):
 
 
 @pytest.mark.parametrize("unusable", UNUSABLE_ALERTS, ids=json.dumps)
-def test_an_unusable_alert_is_malformed_and_says_why(malformed, unusable):
+def test_an_unusable_alert_is_malformed_with_the_reason(malformed, unusable):
     """Case A13."""
     shown = malformed[json.dumps(unusable)]
     assert shown["outcome"] == "malformed"
@@ -215,7 +215,7 @@ def test_an_unusable_alert_is_malformed_and_says_why(malformed, unusable):
     ],
     ids=json.dumps,
 )
-def test_what_decides_nothing_refuses_nothing(stack, group):
+def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
     """Case A23."""
     odd = [
         alert("ScenarioOdd", labels={"port": 8080, "up": True, "team": None, "zone": ""}),

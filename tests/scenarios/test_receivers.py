@@ -19,7 +19,7 @@ def choosy(kind, request):
     return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
 
 
-def test_only_a_listed_receiver_starts_a_remediation_whoever_comes_first(choosy):
+def test_only_a_listed_receiver_starts_a_remediation_in_any_order(choosy):
     """Case A27."""
     firing = alert("ScenarioLinked")
 

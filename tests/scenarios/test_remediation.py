@@ -53,7 +53,7 @@ def ran(stack, execution):
     return [child["action"]["ref"] for child in children]
 
 
-def test_a_host_that_answers_is_left_alone(careful):
+def test_a_host_that_answers_is_not_changed(careful):
     on_the_stand_in(careful)
     instance = instance_of("answers")
     trail = remediated(careful, host_down(instance))
@@ -69,7 +69,7 @@ def test_a_host_that_answers_is_left_alone(careful):
 
 
 @pytest.mark.parametrize("instance", ["localhost:9182", "127.0.0.1", "[::ffff:127.0.0.1]:1"])
-def test_stackstorm_is_not_asked_about_itself(careful, instance):
+def test_stackstorm_does_not_check_itself(careful, instance):
     trail = remediated(careful, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
@@ -97,7 +97,7 @@ def test_only_a_host_that_does_not_answer_is_remediated(armed, does, message):
     assert armed.done(trail["alerts"][0]["episode"]) == []
 
 
-def test_every_view_says_that_a_dry_run_changed_nothing(careful):
+def test_every_view_shows_that_a_dry_run_changed_nothing(careful):
     trail = remediated(careful, host_down(unique("host") + ".invalid"))
 
     execution = trail["stackstorm_executions"][0]
@@ -142,7 +142,7 @@ def test_a_dry_run_runs_no_action_of_another_pack(careful):
     assert careful.done(trail["alerts"][0]["episode"]) == []
 
 
-def test_an_allowed_action_of_another_pack_runs_once_for_an_episode(armed):
+def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
     firing = alert("ScenarioWrapped")
     trail = remediated(armed, firing)
     episode = trail["alerts"][0]["episode"]
@@ -168,7 +168,7 @@ def test_an_allowed_action_of_another_pack_runs_once_for_an_episode(armed):
     assert len(armed.done(episode)) == 1
 
 
-def test_nothing_is_changed_for_an_incident_that_has_ended(armed):
+def test_nothing_is_changed_for_an_ended_incident(armed):
     firing = alert("ScenarioUnmatched")
     trail = armed.recorded(armed.accepted(notification(firing)))
     armed.recorded(armed.accepted(notification(resolved(firing))))
@@ -202,7 +202,7 @@ def test_an_action_that_is_not_allowed_is_refused(armed):
     assert output["message"] == "allowed_actions does not contain core.local"
 
 
-def test_a_host_that_does_not_come_back_fails_the_workflow(armed):
+def test_the_workflow_fails_if_the_host_does_not_come_back(armed):
     on_the_stand_in(armed)
     instance = instance_of("silent")
     spelling = "HTTP://" + instance.upper() + "/metrics"  # the action gets the canonical host
@@ -220,7 +220,7 @@ def test_a_host_that_does_not_come_back_fails_the_workflow(armed):
     assert [e["parameters"]["host"] for e in done] == [host]
 
 
-def test_a_hostile_instance_fails_the_workflow_if_changes_are_allowed(armed):
+def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     firing = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
     trail = remediated(armed, firing)
 

@@ -50,7 +50,7 @@ def shown_for(trail, name):
     return found[0], [e for e in executions if e["alert_id"] == found[0]["id"]]
 
 
-def test_a_workflow_that_does_not_know_poundcake_shows_in_the_trail(stack, ran):
+def test_a_workflow_without_a_link_task_is_in_the_trail(stack, ran):
     shown, executions = shown_for(ran, "ScenarioPlain")
 
     assert len(executions) == 1
@@ -81,7 +81,7 @@ def test_a_failed_workflow_is_shown_with_its_reason(ran):
 @pytest.mark.parametrize(
     "name, status", [("ScenarioSlow", "timeout"), ("ScenarioCanceled", "canceled")]
 )
-def test_timeout_and_cancellation_are_told_from_failure(ran, name, status):
+def test_timeout_and_cancellation_are_distinguished_from_failure(ran, name, status):
     """Case A10."""
     _, executions = shown_for(ran, name)
 
@@ -116,7 +116,7 @@ def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
     assert len(emitted) == 1
 
 
-def test_an_alert_that_no_rule_matches_says_so(ran):
+def test_an_alert_without_a_matching_rule_is_explained(ran):
     """Case A12."""
     shown, executions = shown_for(ran, "ScenarioUnmatched")
 
@@ -158,7 +158,7 @@ def test_an_alert_that_never_fired_has_no_history(stack):
     assert text.strip() == "no such alert on record"
 
 
-def test_a_workflow_that_asks_a_person_is_paused_until_it_is_answered(stack):
+def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
     firing = alert("ScenarioAsks")
     request_id = stack.accepted(notification(firing))
 

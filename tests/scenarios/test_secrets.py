@@ -170,7 +170,7 @@ def test_no_secret_is_in_the_process_list(used):
     assert not processes.found, processes.found[0]
 
 
-def test_no_secret_is_in_an_answer(used):
+def test_no_secret_is_in_a_response(used):
     stack, secrets, _, answers = used
     for path in VIEWS:
         answers.append(stack.get(path).text)

@@ -72,7 +72,7 @@ class Followed:
             holder.join()
 
 
-def test_an_execution_that_waits_for_its_turn_is_delayed(stack):
+def test_an_execution_that_a_policy_delays_is_delayed(stack):
     first = Followed(stack, "ScenarioInTurn")
     first.is_shown_as("running")
     second = Followed(stack, "ScenarioInTurn")
@@ -106,7 +106,7 @@ def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     followed.is_shown_as("succeeded")
 
 
-def test_a_question_is_pending_until_it_is_answered(stack):
+def test_an_inquiry_is_pending_until_it_is_answered(stack):
     followed = Followed(stack, "ScenarioQuestion")
     followed.is_shown_as("pending")
     asked = followed.path.rpartition("/")[2]

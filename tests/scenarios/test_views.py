@@ -202,7 +202,7 @@ def test_why(stack, shown):
     assert [s for s in lines(text) if f"poundcake_scenarios.linked ({execution}): succeeded" in s]
 
 
-def test_why_needs_to_know_which_alert(stack):
+def test_why_requires_an_alert(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.why")
     assert str(failed.value) == (

@@ -116,7 +116,7 @@ def test_st2_runs_actions_and_shows_executions(standalone, st2):
         assert id_ in text
 
 
-def test_st2_shows_and_switches_content(standalone, st2):
+def test_st2_shows_enables_and_disables_content(standalone, st2):
     code, text = st2("action", "list", "--pack=probe")
     assert code == 0, text
     assert "probe.show" in text

@@ -53,7 +53,7 @@ def test_shape_of_an_execution(standalone):
         ("status", "failed", "None", 1, "must either be True or False"),
     ],
 )
-def test_endings_of_a_python_action(standalone, how, status, result, code, error):
+def test_how_a_python_action_ends(standalone, how, status, result, code, error):
     execution = standalone.run("probe.behave", how=how)
     assert execution["status"] == status
     found = execution["result"]
@@ -131,7 +131,7 @@ def test_shell(standalone):
     assert execution["status"] == "timeout" and "1 seconds" in execution["result"]["error"]
 
 
-def test_one_at_a_time_by_attribute(standalone, tmp_path):
+def test_a_concurrency_policy_by_attribute(standalone, tmp_path):
     path = tmp_path / "notes"
     parameters = {"how": "sleep", "seconds": 0.5, "path": str(path)}
     ids = [standalone.start("probe.behave", host=host, **parameters) for host in "aab"]

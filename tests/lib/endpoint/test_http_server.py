@@ -39,7 +39,7 @@ def has_ended(client):
 
 
 class TestConnections:
-    def test_many_requests_on_one(self, endpoint):
+    def test_many_requests_on_one_connection(self, endpoint):
         with endpoint.client() as client:
             for _ in range(20):
                 client.send(message("POST", HOOK, BODY))
@@ -47,7 +47,7 @@ class TestConnections:
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
 
-    def test_pipelined_requests_are_answered_in_their_order(self, endpoint):
+    def test_pipelined_requests_are_answered_in_order(self, endpoint):
         with endpoint.client() as client:
             client.send(
                 b"".join(
@@ -65,7 +65,7 @@ class TestConnections:
                 client.send(bytes([byte]))
             assert client.read().status == 202
 
-    def test_the_last_answer_says_so(self, endpoint):
+    def test_the_last_response_announces_the_close(self, endpoint):
         with endpoint.client() as client:
             client.send(message("GET", LIVE, Connection="close"))
             answer = client.read()
@@ -75,7 +75,7 @@ class TestConnections:
     def test_every_answer_has_a_date(self, endpoint):
         assert endpoint.get(LIVE).headers["date"].endswith(" GMT")
 
-    def test_after_a_refusal_the_connection_goes_on(self, endpoint):
+    def test_the_connection_stays_usable_after_a_refusal(self, endpoint):
         with endpoint.client() as client:
             client.send(message("POST", HOOK, b"no json"))
             assert client.read().status == 400
@@ -84,7 +84,7 @@ class TestConnections:
             client.send(message("POST", HOOK, BODY))
             assert client.read().status == 202
 
-    def test_many_at_once(self, endpoint):
+    def test_many_concurrent_connections(self, endpoint):
         found, start = [], threading.Barrier(40)
 
         def work():
@@ -99,7 +99,7 @@ class TestConnections:
             thread.join(60)
         assert found == [202] * 120
 
-    def test_a_client_that_goes_away_costs_nobody_else(self, endpoint):
+    def test_a_disconnected_client_does_not_affect_others(self, endpoint):
         for cut in (5, 60, len(message("POST", HOOK, BODY)) - 3):
             with endpoint.client() as client:
                 client.send(message("POST", HOOK, BODY)[:cut])
@@ -108,14 +108,14 @@ class TestConnections:
                 client.send(message("POST", HOOK, BODY))
         assert endpoint.get(LIVE).status == 200
 
-    def test_half_a_body_is_neither_stored_nor_refused(self, endpoint):
+    def test_an_incomplete_body_is_neither_stored_nor_refused(self, endpoint):
         """Alertmanager sends it again if it gets no answer, and would not after a 4xx."""
         half = b'{"alerts": [], "receiver": "half"}'
         data = message("POST", HOOK, half, Content_Length=str(len(half) + 1))
         assert exchange(endpoint, data) == b""
         assert half not in [body for _, body, *_ in endpoint.entries()]
 
-    def test_the_answer_arrives_although_a_large_body_is_on_its_way(self, endpoint):
+    def test_the_response_arrives_while_a_large_body_is_being_sent(self, endpoint):
         """It is not read, only thrown away: closing at once would lose the answer."""
         with endpoint.client(60) as client:
             client.send(message("POST", HOOK, b"x" * (9 << 20)))
@@ -123,7 +123,7 @@ class TestConnections:
 
 
 class TestExpect:
-    def test_the_body_is_asked_for(self, endpoint):
+    def test_the_body_is_requested(self, endpoint):
         with endpoint.client() as client:
             head = message("POST", HOOK, b"", Content_Length=str(len(BODY)), Expect="100-continue")
             client.send(head)
@@ -140,7 +140,7 @@ class TestExpect:
             ({"Content_Type": "text/plain"}, 415),
         ],
     )
-    def test_a_body_that_is_refused_is_not_asked_for(self, endpoint, headers, status):
+    def test_a_refused_body_is_not_requested(self, endpoint, headers, status):
         given = {"Content_Length": "14", "Expect": "100-continue", **headers}
         with endpoint.client() as client:
             client.send(message("POST", HOOK, b"", **given))
@@ -162,7 +162,7 @@ class TestSlow:
             return True
         return False
 
-    def test_all_of_them_are_cut_off(self, quick):
+    def test_slow_clients_are_disconnected(self, quick):
         """A header, a body and nothing at all, each slow in its own way and all at once."""
         found = {}
 
@@ -197,7 +197,7 @@ class TestSlow:
         assert found["header"] and found["body"] and found["nothing"]
         assert found["idle"] >= QUICK["endpoint.http_connection.IDLE_TIME"]
 
-    def test_a_client_that_does_not_read_its_answers(self, quick):
+    def test_a_client_that_does_not_read_its_responses(self, quick):
         with quick.client() as client:
             client.socket.setblocking(False)
             request = message("GET", "/api/v1/nothing") * 100
@@ -210,7 +210,7 @@ class TestSlow:
                         time.sleep(0.05)
         assert quick.get(LIVE).status == 200
 
-    def test_a_client_that_reads_its_answers_a_bit_at_a_time(self, quick):
+    def test_a_client_that_reads_its_responses_slowly(self, quick):
         """Each bit must not give it the whole time again."""
         with quick.client() as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -230,7 +230,7 @@ class TestSlow:
 
 
 class TestFull:
-    def test_the_one_that_has_waited_longest_goes(self, make):
+    def test_the_longest_idle_client_is_evicted(self, make):
         endpoint = make(max_connections=5)
         waiting = []
         with endpoint.client() as asks:
@@ -253,7 +253,7 @@ class TestFull:
                 for client in waiting:
                     client.socket.close()
 
-    def test_a_request_in_flight_stays(self, make):
+    def test_a_request_in_flight_is_not_evicted(self, make):
         endpoint = make(max_connections=3)
         with endpoint.client() as busy:
             length = str(len(BODY))
@@ -266,7 +266,7 @@ class TestFull:
             for other in others:
                 other.socket.close()
 
-    def test_clients_without_credentials_shut_out_nobody(self, make):
+    def test_clients_without_credentials_do_not_block_others(self, make):
         """They are refused and then linger. That once counted as a request in flight."""
         endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
         refused = []
@@ -284,7 +284,7 @@ class TestFull:
             for client in refused:
                 client.socket.close()
 
-    def test_the_bound_holds_however_fast_they_come(self, make):
+    def test_the_limit_holds_at_any_rate_of_connections(self, make):
         endpoint = make(max_connections=10)
         clients = []
         try:
@@ -333,7 +333,7 @@ class TestStopping:
         idle.socket.close()
         slow.socket.close()
 
-    def test_a_request_that_is_almost_there_gets_its_answer(self, make):
+    def test_a_nearly_complete_request_is_answered(self, make):
         endpoint = make()
         with endpoint.client() as client:
             length = str(len(BODY))
@@ -354,7 +354,7 @@ class TestStopping:
 class TestSignals:
     """The sensor as its container ends it: SIGTERM, and SIGKILL five seconds later."""
 
-    def test_terminated(self, kind, tmp_path):
+    def test_sigterm_stops_the_endpoint(self, kind, tmp_path):
         endpoint = kind(tmp_path).start()
         try:
             endpoint.ready()
@@ -370,7 +370,7 @@ class TestSignals:
         finally:
             endpoint.stop()
 
-    def test_killed_right_after_the_answer_and_started_again(self, kind, tmp_path):
+    def test_a_kill_right_after_the_response_loses_nothing(self, kind, tmp_path):
         endpoint = kind(tmp_path).start()
         try:
             endpoint.ready()
@@ -386,5 +386,5 @@ class TestSignals:
             endpoint.stop()
 
 
-def test_what_is_sent_before_the_end_is_answered(endpoint):
+def test_requests_sent_before_the_end_are_answered(endpoint):
     assert statuses(exchange(endpoint, message("GET", LIVE) * 3)) == (200, 200, 200)

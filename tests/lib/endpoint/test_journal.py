@@ -73,7 +73,7 @@ def say(text):
 
 
 class TestAccept:
-    def test_the_name_of_the_credential_is_kept(self, journal):
+    def test_the_name_of_the_credential_is_stored(self, journal):
         sent = replace(request(), credential="grafana")
         request_id = journal.accept(sent, "", body_sha256(sent.body), 1)
         assert journal.find(request_id).credential == "grafana"
@@ -94,7 +94,7 @@ class TestAccept:
     def test_each_request_gets_a_new_id(self, journal):
         assert len({accept(journal) for _ in range(10)}) == 10
 
-    def test_the_id_that_the_sender_chose_is_used(self, journal):
+    def test_the_senders_id_is_used(self, journal):
         wanted = str(uuid.uuid4())
         assert accept(journal, wanted_id=wanted) == wanted
         assert load(journal, wanted).client_request_id == ""
@@ -107,7 +107,7 @@ class TestAccept:
         assert accept(journal, "a", wanted) == wanted
         assert journal.find(wanted).state == "recorded"
 
-    def test_the_same_id_with_another_body_is_another_request(self, journal):
+    def test_the_same_id_with_a_different_body_is_a_different_request(self, journal):
         wanted = str(uuid.uuid4())
         accept(journal, "a", wanted)
         other = accept(journal, "b", wanted)
@@ -116,7 +116,7 @@ class TestAccept:
         assert load(journal, other).body == "b"
         assert load(journal, wanted).body == "a"
 
-    def test_the_same_and_another_body_in_one_commit(self, journal):
+    def test_the_same_and_a_different_body_in_one_commit(self, journal):
         """A fixed header from many threads at once."""
         wanted, found = str(uuid.uuid4()), []
         start = threading.Barrier(8)
@@ -136,7 +136,7 @@ class TestAccept:
         for body, request_id in found:
             assert load(journal, request_id).body == body
 
-    def test_many_requests_at_once_share_commits(self, journal, monkeypatch):
+    def test_concurrent_requests_share_commits(self, journal, monkeypatch):
         sizes = []
         commits = journal._group_commit
         commit = commits._commit
@@ -215,7 +215,7 @@ class TestAccept:
         monkeypatch.setattr(group_commit, "insert", insert)
         assert journal.find(accept(journal))
 
-    def test_a_thread_that_is_killed_in_a_commit_leaves_nobody_without_an_answer(
+    def test_a_thread_killed_during_a_commit_leaves_no_request_unanswered(
         self, journal, monkeypatch
     ):
         """R11: the others of the commit got a 202 with an empty request_id."""
@@ -252,7 +252,7 @@ class TestAccept:
         assert sorted(e.__name__ for e in errors) == ["JournalError", "JournalError", "SystemExit"]
         assert journal.find(accept(journal))
 
-    def test_a_request_that_nobody_committed_has_no_answer(self, journal, monkeypatch):
+    def test_an_uncommitted_request_is_not_answered(self, journal, monkeypatch):
         monkeypatch.setattr(journal._group_commit, "_commit", lambda connection, batch: None)
         with pytest.raises(JournalError, match="interrupted"):
             accept(journal)
@@ -279,7 +279,7 @@ class TestProblem:
         accept(journal)
         assert journal.problem == ""
 
-    def test_room_for_less_than_was_needed_does_not_end_it(self, journal, monkeypatch):
+    def test_too_little_free_space_does_not_end_the_problem(self, journal, monkeypatch):
         self.fail(journal, monkeypatch, "x" * 100000)
         usage = shutil.disk_usage("/")
         for free, works in ((0, False), (100000, False), (1 << 30, True)):
@@ -297,7 +297,7 @@ class TestProblem:
         )
         journal.check()  # nothing has failed since
 
-    def test_a_lock_of_another_process_does_not_end_it(self, journal, path):
+    def test_a_lock_of_another_process_does_not_end_the_problem(self, journal, path):
         with sqlite3.connect(path, isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(JournalError, match="locked"):
@@ -378,7 +378,7 @@ say(str((len(set(ids)), journal.counts().announced, journal.backlog))); journal.
 class TestStates:
     """accepted -> announced -> recorded -> done."""
 
-    def test_all_the_way(self, journal, clock):
+    def test_a_request_passes_through_all_states(self, journal, clock):
         entry = journal.find(accept(journal))
         assert [e.id for e in journal.fresh(10)] == [entry.id]
         journal.mark_announced([entry.id], "the-batch")
@@ -400,7 +400,7 @@ class TestStates:
         assert journal.due(10) == []
         assert journal.find(entry.request_id).state == RequestState.DONE
 
-    def test_missed(self, journal, clock):
+    def test_missed_requests_are_due_after_their_wait(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(4)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids, 100, 2)
@@ -424,7 +424,7 @@ class TestStates:
         journal.mark_recorded(ids[2:4])
         assert [e.id for e in journal.failed(10)] == ids[4:5]
 
-    def test_clear_waits_leaves_out_what_is_stuck(self, journal):
+    def test_clear_waits_skips_stuck_requests(self, journal):
         ids = [journal.find(accept(journal)).id for _ in range(2)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids[:1], 600, 5)
@@ -443,7 +443,7 @@ class TestStates:
         assert (round(found.oldest_seconds), round(found.overdue_seconds)) == (90, 90)
         assert found.stuck == 0
 
-    def test_no_attempt_makes_the_oldest_younger(self, journal, clock):
+    def test_attempts_do_not_reset_the_age_of_the_oldest(self, journal, clock):
         accept(journal)
         clock.offset += 60
         accept(journal)
@@ -454,7 +454,7 @@ class TestStates:
             journal.mark_missed([first.id], 0, 1)
             assert round(journal.counts().oldest_seconds) == 60
 
-    def test_what_is_stuck_is_named_and_does_not_fill_the_backlog(self, journal, clock):
+    def test_stuck_requests_are_named_and_do_not_count_towards_the_backlog(self, journal, clock):
         ids = [accept(journal)]
         clock.offset += 30
         ids.append(accept(journal))
@@ -470,7 +470,7 @@ class TestStates:
         journal.mark_recorded([journal.find(ids[1]).id])
         assert journal.counts().oldest_seconds == 0
 
-    def test_prune_removes_what_has_been_done_for_a_day(self, journal, clock):
+    def test_prune_removes_requests_done_for_a_day(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(3)]
         journal.mark_done(ids[:2])
         assert journal.prune() == 0
@@ -486,7 +486,7 @@ class TestStates:
         assert journal.find("nobody") is None
         journal.mark_done([])
 
-    def test_who_chose_an_id_is_known(self, journal):
+    def test_an_id_chosen_by_the_sender_is_marked(self, journal):
         """Another endpoint may hold the same request only if a client chose its id."""
         wanted = str(uuid.uuid4())
         accept(journal, "a", wanted)
@@ -538,11 +538,11 @@ class TestCosts:
         )
         journal._file.write(lambda db: db.execute(statement))
 
-    def test_pruning_does_not_read_what_stays(self, journal, steps):
+    def test_pruning_does_not_read_the_remaining_requests(self, journal, steps):
         self.fill(journal, "done", 1e12)
         assert steps(journal.prune) < 5
 
-    def test_pruning_takes_a_few_at_a_time(self, journal):
+    def test_pruning_deletes_in_batches(self, journal):
         self.fill(journal, "done", 1)
         assert journal.prune() == 200
         bodies = [accept(journal, "x" * (3 << 20)) for _ in range(3)]
@@ -552,7 +552,7 @@ class TestCosts:
         assert [journal.prune() for _ in range(4)] == [1, 1, 1, 0]
 
     @pytest.mark.parametrize("state, due_at", [("accepted", 0), ("done", 1e12), ("recorded", 1e12)])
-    def test_looking_for_what_is_due_does_not_read_the_others(self, journal, steps, state, due_at):
+    def test_finding_due_requests_does_not_read_the_others(self, journal, steps, state, due_at):
         self.fill(journal, state, due_at)
         for work in (
             lambda: journal.fresh(1),
@@ -564,7 +564,7 @@ class TestCosts:
         ):
             assert steps(work) < 10
 
-    def test_what_needs_no_body_reads_none(self, path):
+    def test_bodies_are_read_only_when_needed(self, path):
         """A body of megabytes lies on pages of its own, which are damaged here."""
         journal = Journal(path)
         entry = journal.find(accept(journal, "x" * 200_000))
@@ -588,12 +588,12 @@ class TestCosts:
             journal.load_requests([entry])
         journal.close()
 
-    def test_a_page_of_recorded_requests_has_a_largest_number_of_alerts(self, journal):
+    def test_a_page_of_recorded_requests_is_bounded_by_alerts(self, journal):
         ids = [journal.find(accept(journal, alerts=4000)).id for _ in range(5)]
         journal.mark_recorded(ids)
         assert [e.id for e in journal.due(10)] == ids[:2]
 
-    def test_a_batch_has_a_largest_number_of_bytes(self, journal):
+    def test_a_batch_is_bounded_by_bytes(self, journal):
         for _ in range(3):
             accept(journal, "x" * (2 << 20))
         assert len(journal.fresh(10)) == 2
@@ -606,7 +606,7 @@ class TestCosts:
 class TestClock:
     """The journal's times are bounded by what it can have written, whatever the clocks say."""
 
-    def test_no_wait_ends_by_a_restart_alone(self, path, clock, wall_clock):
+    def test_a_restart_does_not_end_a_wait(self, path, clock, wall_clock):
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 600, 0)
@@ -619,7 +619,7 @@ class TestClock:
         assert [e.id for e in journal.failed(10)] == [entry.id]
         journal.close()
 
-    def test_a_time_that_it_cannot_have_written_is_not_believed(self, path, clock):
+    def test_an_implausible_saved_time_is_ignored(self, path, clock):
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_recorded([entry.id])
@@ -633,9 +633,7 @@ class TestClock:
         assert found.emit_after <= clock()
         journal.close()
 
-    def test_waits_end_although_the_process_is_killed_again_and_again(
-        self, path, clock, wall_clock
-    ):
+    def test_waits_end_although_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
         """Of the time that it did not run as much counts as it takes to start it."""
         journal = Journal(path)
         entry = journal.find(accept(journal))
@@ -695,7 +693,7 @@ class TestUpgrade:
     def names(self, entries):
         return [uuid.UUID(entry.request_id).int for entry in entries]
 
-    def test_every_request_keeps_its_place(self, old_path, clock):
+    def test_an_upgrade_keeps_every_request_and_its_state(self, old_path, clock):
         journal = Journal(old_path)
         counts = journal.counts()
         assert (counts.accepted, counts.announced, counts.recorded, counts.done) == (5, 2, 2, 1)
@@ -750,7 +748,7 @@ class TestUpgrade:
         journal.close()
 
     @pytest.mark.parametrize("damage", ["", "found when it was open"])
-    def test_a_journal_of_release_0_3_0_goes_on(self, path, damage):
+    def test_a_journal_of_release_0_3_0_is_upgraded(self, path, damage):
         """It has no column for the name of the credential."""
         first = Journal(path)
         ids = [accept(first, body) for body in ("{}", "[]")]
@@ -787,7 +785,7 @@ class TestUpgrade:
         assert journal.endpoint_id == endpoint_id
         journal.close()
 
-    def test_the_requests_of_a_damaged_one_go_on(self, old_path):
+    def test_the_requests_of_a_damaged_journal_continue(self, old_path):
         journal = Journal(old_path, "somebody says so")
         assert journal.backlog == 5
         assert self.names(journal.announced()) == [5, 6]
@@ -856,7 +854,7 @@ class TestOpening:
     FILES = ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm")
 
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
-    def test_its_files_are_for_their_owner_and_its_group(self, path, tmp_path, umask):
+    def test_only_the_owner_and_the_group_can_access_the_files(self, path, tmp_path, umask):
         before = os.umask(umask)
         try:
             journal = Journal(path)
@@ -867,7 +865,7 @@ class TestOpening:
             os.umask(before)
         assert modes == dict.fromkeys(self.FILES, 0o640)
 
-    def test_files_that_all_could_read_are_closed_to_others(self, path, tmp_path):
+    def test_others_lose_access_to_existing_files(self, path, tmp_path):
         """Release 0.2.0 made them so."""
         first = Journal(path)
         accept(first)
@@ -895,7 +893,7 @@ class TestOpening:
         second.close()
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99, -1])
-    def test_a_journal_of_another_release_is_refused_and_not_touched(self, path, version):
+    def test_a_journal_of_another_release_is_refused_and_not_changed(self, path, version):
         journal = Journal(path)
         request_id = accept(journal)
         journal.close()
@@ -911,7 +909,7 @@ class TestOpening:
             assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
     @pytest.mark.parametrize("torn", [1, 24, 2000, 4119])
-    def test_a_torn_last_write_costs_only_that_request(self, path, torn, tmp_path):
+    def test_a_torn_last_write_loses_only_that_request(self, path, torn, tmp_path):
         """As a power cut leaves it: the file, and a -wal whose last page is not whole."""
         journal, there = Journal(path), str(tmp_path / "there.sqlite")
         ids = [accept(journal) for _ in range(5)]

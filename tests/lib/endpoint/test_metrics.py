@@ -134,7 +134,7 @@ class TestFormat:
         assert all(name.startswith("poundcake_") for name, _ in found.samples)
         assert all(family.documentation for family in found.families)
 
-    def test_what_the_client_asks_for(self, endpoint):
+    def test_the_format_that_the_client_accepts(self, endpoint):
         answer = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert Scrape(answer.body, open_metrics).has("build_info")
@@ -154,13 +154,13 @@ class TestFormat:
             ";=,;=" * 1000,
         ],
     )
-    def test_whatever_it_asks_for_it_gets_an_answer(self, endpoint, accept):
+    def test_any_accept_header_gets_a_response(self, endpoint, accept):
         answer = endpoint.get("/metrics", Accept=accept)
         assert answer.status == 200
         kind = answer.headers["content-type"]
         assert Scrape(answer.body, open_metrics if "openmetrics" in kind else prometheus).samples
 
-    def test_the_names_are_as_prometheus_wants_them(self, endpoint):
+    def test_the_names_follow_prometheuss_conventions(self, endpoint):
         endpoint.accept(webhook(alert()))
         text = endpoint.get("/metrics").body
         try:
@@ -173,7 +173,7 @@ class TestFormat:
         )
         assert (checked.returncode, checked.stdout.decode()) == (0, "")
 
-    def test_the_page_names_each(self, make):
+    def test_the_page_lists_every_metric(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
         found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
@@ -184,13 +184,13 @@ class TestFormat:
             for family in found.families
         }
 
-    def test_the_registry_is_its_own(self):
+    def test_each_endpoint_has_its_own_registry(self):
         first, second = Metrics(dict, tuple), Metrics(dict, tuple)
         first.alerts_received.inc()
         assert first is not second
         assert b"poundcake" not in generate_latest(REGISTRY)
 
-    def test_actions_need_not_wait_for_the_library(self):
+    def test_actions_do_not_import_the_library(self):
         code = """if True:
             import glob, importlib, os, sys
             sys.path[:0] = [os.path.abspath(p) for p in ("actions", "lib")]
@@ -207,7 +207,7 @@ class TestFormat:
 
 
 class TestRequests:
-    def test_each_answer_is_counted(self, make):
+    def test_each_response_is_counted(self, make):
         endpoint = make(auth_tokens=["the-token-in-use"])
         token = {"Authorization": "Bearer the-token-in-use"}
         hook, health = "/api/v1/webhook", "/api/v1/health"
@@ -272,7 +272,7 @@ class TestRequests:
         }
         assert (min(bounds), max(bounds - {float("inf")})) == (0.001, 10)
 
-    def test_no_label_takes_what_a_client_sends(self, endpoint):
+    def test_no_label_contains_text_from_a_client(self, endpoint):
         mark = f"hush{os.getpid()}"
 
         def barrage(mark):
@@ -312,7 +312,7 @@ class TestRequests:
         assert barrage(mark + "again") == series
 
 
-class TestTheWay:
+class TestPipelineMetrics:
     def test_from_acceptance_to_the_rules(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         at_first = scrape(endpoint)
@@ -352,7 +352,7 @@ class TestTheWay:
         syncs = found.get("publishes_total", trigger="poundcake.sync_due", result="ok")
         assert found.get("syncs_asked_total") == syncs
 
-    def test_a_broker_that_is_away(self, make):
+    def test_a_broker_outage_is_counted(self, make):
         endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
         # Health is looked at once a second, the rest is of this moment.
@@ -394,7 +394,7 @@ class TestTheWay:
             ),
         )
 
-    def test_what_is_stuck_has_a_number_of_its_own(self, make):
+    def test_stuck_requests_have_a_separate_metric(self, make):
         endpoint = make(way="threads")
         endpoint.set_broker(up=False)
         for _ in range(30):
@@ -406,7 +406,7 @@ class TestTheWay:
         assert found.get("journal_stuck_requests") == 25
         assert found.get("journal_backlog_requests") == 5
 
-    def test_a_journal_that_cannot_be_had(self, make, tmp_path):
+    def test_an_unavailable_journal(self, make, tmp_path):
         (tmp_path / "in-the-way").write_text("")
         state = str(tmp_path / "in-the-way" / "state")
         endpoint = make({"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state)
@@ -416,7 +416,7 @@ class TestTheWay:
         found = reaches(endpoint, lambda n: n.has("journal_requests"))
         assert found.get("component_down", component="journal") == 0
 
-    def test_a_miss_and_what_is_recorded_late(self, pipeline):
+    def test_misses_and_late_records(self, pipeline):
         pipeline.bus.records = False
         pipeline.start()
         request_id = pipeline.accept(alert())
@@ -451,12 +451,12 @@ class TestMetrics:
         assert found.get("alerts_recorded_total", outcome="other") == 3
         assert "eaten" not in found.values("outcome")
 
-    def test_a_clock_that_was_set_back(self):
+    def test_a_clock_set_back_records_no_negative_duration(self):
         counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
         counted.recorded([later(10**9)])
         assert numbers(counted).get("accept_to_record_seconds_sum") == 0
 
-    def test_a_journal_that_takes_long_to_count_is_counted_rarely(self, monkeypatch):
+    def test_a_slow_journal_is_counted_less_often(self, monkeypatch):
         clock, asked = [100.0], []
         takes = 0.0
 

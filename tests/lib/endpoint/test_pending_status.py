@@ -10,7 +10,7 @@ from tests.lib.samples import alert, request
 from tests.lib.trail.queries.test_request_status import STATUS_KEYS
 
 
-def test_it_has_the_shape_of_the_status_on_record(tmp_path):
+def test_it_has_the_shape_of_a_recorded_status(tmp_path):
     journal = Journal(str(tmp_path / "j"))
     request_id = journal.accept(request(alert()), "", "hash", 1)
     found = pending_status(journal.find(request_id), "broker: away")

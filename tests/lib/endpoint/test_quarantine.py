@@ -132,7 +132,7 @@ class TestReadable:
         report = self.check(path, sound[1], set(sound[1]), Journal(path, "an index"))
         assert report.lost == 0
 
-    def test_requests_before_the_end_of_a_cut_file_are_saved(self, sound, path):
+    def test_requests_in_a_truncated_file_are_saved(self, sound, path):
         os.truncate(path, int(os.path.getsize(path) * 0.7) // PAGE * PAGE)
         journal = Journal(path)
         found = set(rows_of(journal))
@@ -179,7 +179,7 @@ class TestReadable:
         connection.close()
         self.check(path, sound[1], set(), Journal(path))
 
-    def test_what_it_leaves_is_not_open_to_others(self, sound, path, tmp_path):
+    def test_others_cannot_access_the_quarantined_files(self, sound, path, tmp_path):
         with open(path, "wb") as file:
             file.write(b"this is no database, and long enough to be taken for one" * 200)
         os.chmod(path, 0o644)
@@ -218,7 +218,7 @@ class TestReadable:
         assert self.check_all_but_one(sound, path, Journal(path, "something else")).lost == 1
 
     @pytest.mark.parametrize("text", [b"\xff\xfe", b"?!"], ids=["no text", "no JSON"])
-    def test_an_unreadable_request_does_not_hold_up_the_others(self, sound, path, text):
+    def test_an_unreadable_request_does_not_block_the_others(self, sound, path, text):
         """SQLite itself sees nothing wrong with it."""
         connection = sqlite3.connect(path)
         connection.execute(
@@ -258,7 +258,7 @@ class TestQuarantine:
         with open(path, "r+b") as file:
             file.truncate(100)
 
-    def test_only_a_few_a_day_are_put_into_quarantine(self, path, monkeypatch):
+    def test_only_a_few_journals_a_day_are_quarantined(self, path, monkeypatch):
         class Clock:
             now, gmtime, strftime = 0.0, time.gmtime, time.strftime
 
@@ -289,7 +289,7 @@ class TestQuarantine:
         assert names(path) == before
         assert os.path.getsize(path) == 100
 
-    def test_the_report_lasts_until_the_file_is_moved_away(self, path):
+    def test_the_report_is_shown_until_the_file_is_moved(self, path):
         self.spoil(path)
         Journal(path).close()
         (report,) = quarantine.reports(path)
@@ -309,7 +309,7 @@ class TestQuarantine:
             assert quarantine.reports(path) == []
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99])
-    def test_a_journal_of_a_newer_release_is_not_put_into_quarantine(self, path, version):
+    def test_a_journal_of_a_newer_release_is_not_quarantined(self, path, version):
         connection = sqlite3.connect(path)
         connection.execute(f"PRAGMA user_version={version}")
         connection.close()
@@ -406,7 +406,7 @@ say(str(sum(vars(journal.counts())[s] for s in ("accepted", "announced", "record
 
 
 @pytest.mark.parametrize("way", sorted(WAYS))
-def test_a_full_disk_leaves_the_old_journal_as_it_was(path, way):
+def test_a_full_disk_leaves_the_old_journal_unchanged(path, way):
     if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
         pytest.skip("this process may not raise its limit again")
     child = process(way, FULL, path, str(20 * PAGE))

@@ -53,7 +53,7 @@ def log(caplog, tmp_path):
     return text
 
 
-def test_it_looks_often_enough_for_what_is_promised():
+def test_the_configuration_is_polled_as_often_as_documented():
     assert config_watcher.POLL_SECONDS <= 25  # docs/CONFIGURATION.md promises 30
 
 
@@ -72,7 +72,7 @@ class TestChanges:
         said = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
         assert log().count(said) == 1
 
-    def test_a_token_that_was_taken_out_is_refused_on_open_connections(self, make, tmp_path):
+    def test_a_removed_token_is_refused_on_open_connections(self, make, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-first-long-token")
         found = make(
@@ -93,7 +93,7 @@ class TestChanges:
             assert status_with("the-first-long-token") == 401
             assert status_with("the-second-long-token") == 200
 
-    def test_another_database_is_read(self, make, tmp_path):
+    def test_a_changed_database_url_is_used(self, make, tmp_path):
         url = tmp_path / "database_url"
         url.write_text(f"sqlite:///{tmp_path}/one.sqlite")
         found = make(database_url=f"file:{url}")
@@ -108,7 +108,7 @@ class TestChanges:
         again = found.accept(webhook(alert("Again")))
         wait_for(lambda: found.get("/api/v1/status/" + again).json["alerts"])
 
-    def test_nothing_that_was_accepted_is_lost(self, make):
+    def test_no_accepted_request_is_lost(self, make):
         found = make()
         accepted = []
         for number in range(20):
@@ -120,7 +120,7 @@ class TestChanges:
 
 
 class TestAddress:
-    def test_it_moves_to_another_port_and_finishes_what_is_in_flight(self, make):
+    def test_it_moves_to_another_port_and_finishes_requests_in_flight(self, make):
         found = make()
         old = found.client()
         idle = found.client()
@@ -139,7 +139,7 @@ class TestAddress:
         for client in (old, idle):
             client.socket.close()
 
-    def test_it_goes_from_one_address_to_all(self, make):
+    def test_it_moves_from_one_address_to_all(self, make):
         """Of 127.0.0.1 and 0.0.0.0, only one can be listened at."""
         found = make()
         found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
@@ -149,9 +149,7 @@ class TestAddress:
         wait_for(lambda: status_of(found) == 200)
         assert found.configuration()["in_force"]["host"] == "127.0.0.1"
 
-    def test_an_address_that_is_in_the_way_is_listened_at_again_if_the_new_one_fails(
-        self, make, log
-    ):
+    def test_the_old_address_is_restored_if_the_new_one_fails(self, make, log):
         found = make()
         with socket.socket() as taken:  # so that the port is taken on another address, too
             taken.bind(("127.0.0.2", found.port))
@@ -190,7 +188,7 @@ class TestAddress:
             thread.join()
         assert refused == []
 
-    def test_a_changed_client_ca_ends_connections_that_the_old_one_let_in(self, make, tmp_path):
+    def test_a_changed_client_ca_ends_connections_of_the_old_one(self, make, tmp_path):
         authority = Authority(tmp_path)
         certificate, key = authority.issue("endpoint")
         (tmp_path / "clients").mkdir()
@@ -242,7 +240,7 @@ def reaches(secured, path=LIVE, **more):
         return False
 
 
-class TestWhatCannotBeUsed:
+class TestUnusableConfigurations:
     """The previous configuration stays in force; the log says so once, and health until then."""
 
     def kept(self, found, log, said, **headers):
@@ -288,7 +286,7 @@ class TestWhatCannotBeUsed:
         wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
         self.restored(found)
 
-    def test_a_port_that_is_taken_until_it_is_free(self, make, log):
+    def test_a_port_that_is_in_use_at_first(self, make, log):
         found = make()
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -300,7 +298,7 @@ class TestWhatCannotBeUsed:
         found.reaches(200)
         self.restored(found)
 
-    def test_a_token_file_that_cannot_be_read(self, make, log, tmp_path):
+    def test_an_unreadable_token_file(self, make, log, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-only-long-token")
         found = make("the-only-long-token", auth_tokens=[f"file:{secret}", "another-long-token"])
@@ -310,7 +308,7 @@ class TestWhatCannotBeUsed:
         found.reaches(200, **bearer("a-new-and-long-token"))
         self.restored(found, **bearer("a-new-and-long-token"))
 
-    def test_a_registration_that_cannot_be_read(self, make, log, tmp_path):
+    def test_an_unreadable_registration(self, make, log, tmp_path):
         found = make()
         path = found.published_path + ".config"
         with open(path, "w") as file:
@@ -348,7 +346,7 @@ class TestWhatCannotBeUsed:
         assert found.get("/api/v1/health").json["status"] == "degraded"
         assert not (tmp_path / "other").exists()
 
-    def test_a_configuration_that_is_broken_at_the_start_is_used_once_it_is_repaired(
+    def test_a_configuration_that_is_broken_at_the_start_is_used_after_its_repair(
         self, make, tmp_path
     ):
         found = KINDS["threads"](tmp_path, QUICK, allowed_host=["web-1"]).start()

@@ -14,7 +14,7 @@ FOREVER = 100_000
 @pytest.mark.parametrize(
     "times, wait", [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (FOREVER, 3600)]
 )
-def test_waits_double_up_to_the_longest(times, wait):
+def test_waits_double_up_to_the_maximum(times, wait):
     assert retry.doubled((60.0, 3600.0), times) == wait
 
 
@@ -94,11 +94,11 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
         (ObservedSync(NOON, 10), later(5), 7200, 5, 5),
     ],
 )
-def test_how_long_ago_sync_was_whatever_the_clocks_say(seen, synced_at, claimed_age, elapsed, age):
+def test_the_age_of_the_last_sync_with_wrong_clocks(seen, synced_at, claimed_age, elapsed, age):
     assert retry.observe_sync(seen, synced_at, claimed_age, elapsed) == ObservedSync(synced_at, age)
 
 
-def test_syncs_become_rarer():
+def test_the_interval_between_syncs_grows():
     waits = [retry.SYNC_WAITS[0]]
     while waits[-1] < retry.SYNC_WAITS[1]:
         waits.append(retry.next_sync_wait(waits[-1]))

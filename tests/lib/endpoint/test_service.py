@@ -111,7 +111,7 @@ def has_status(endpoint, request_id, *wanted):
 
 
 class TestRecovers:
-    def test_the_port_taken_and_freed(self, make, failed):
+    def test_a_port_that_is_taken_and_then_freed(self, make, failed):
         with socket.socket() as taken:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", 0))
@@ -122,7 +122,7 @@ class TestRecovers:
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
-    def test_the_state_directory_cannot_be_made_at_first(self, make, tmp_path):
+    def test_a_state_directory_that_cannot_be_created_at_first(self, make, tmp_path):
         """A file is where the folder should be: even root cannot write below it."""
         (tmp_path / "in-the-way").write_text("")
         state = tmp_path / "in-the-way" / "state"
@@ -150,7 +150,7 @@ class TestRecovers:
         first.stop()
         second.ready()
 
-    def test_the_journal_of_another_release_is_not_touched(self, make_here, tmp_path):
+    def test_a_journal_of_another_release_is_not_changed(self, make_here, tmp_path):
         endpoint = make_here().ready()
         request_id = endpoint.accept(webhook())
         endpoint.stop()
@@ -175,7 +175,7 @@ class TestRecovers:
             {"auth_tokens": ["env:POUNDCAKE_NO_SUCH_VARIABLE"]},
         ],
     )
-    def test_a_configuration_that_cannot_be_used_does_not_end_it(
+    def test_an_unusable_configuration_does_not_stop_the_endpoint(
         self, make_here, failed, log, config
     ):
         endpoint = make_here(**config)
@@ -186,12 +186,12 @@ class TestRecovers:
             endpoint.client()
 
     @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 100, "192.0.2.1"])
-    def test_an_address_that_cannot_be_used_does_not_end_it(self, make_here, failed, host):
+    def test_an_unusable_address_does_not_stop_the_endpoint(self, make_here, failed, host):
         endpoint = make_here(host=host, auth_tokens=["the-token-in-use"])
         failed()
         assert endpoint.alive
 
-    def test_the_token_file_comes_later(self, make_here, failed, tmp_path):
+    def test_a_token_file_that_is_created_later(self, make_here, failed, tmp_path):
         endpoint = make_here(auth_tokens=["file:{}".format(tmp_path / "token")])
         failed()
         (tmp_path / "token").write_text("the-token-in-use\n")
@@ -207,7 +207,7 @@ class TestRecovers:
         except OSError:
             return False
 
-    def test_the_broker_away(self, make):
+    def test_an_unavailable_broker(self, make):
         endpoint = make().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
@@ -226,7 +226,7 @@ class TestRecovers:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
         wait_for(lambda: endpoint.get("/api/v1/health").json["status"] == "ok")
 
-    def test_the_database_away_at_the_start(self, make, mariadb, mariadb_url):
+    def test_a_database_that_is_unavailable_at_the_start(self, make, mariadb, mariadb_url):
         mariadb.stop()
         endpoint = make(database_url=mariadb_url).ready()
         request_id = endpoint.accept(webhook(alert()))
@@ -251,7 +251,7 @@ class TestRecovers:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
 
 
-def test_the_broker_is_known_before_anything_is_published(make):
+def test_the_state_of_the_broker_is_known_before_anything_is_published(make):
     """U13: it was unknown after every start, until the first request."""
     endpoint = make().ready()
     wait_for(lambda: part(endpoint, "broker")["state"] == "ok")
@@ -291,7 +291,7 @@ class TestDamage:
                 file.seek(page * PAGE)
                 file.write(bytes(PAGE))
 
-    def test_damage_while_the_endpoint_works(self, make, tmp_path, log):
+    def test_damage_while_the_endpoint_runs(self, make, tmp_path, log):
         endpoint = make().ready()
         path = tmp_path / "state" / "journal.sqlite"
         endpoint.set_broker(up=False)
@@ -331,7 +331,7 @@ class TestDamage:
         endpoint.start().ready()  # who looks at it later hears of it as well
         assert part(endpoint, "journal")["set_aside"] == [found]
 
-    def test_damage_again_and_again(self, make, tmp_path):
+    def test_repeated_damage(self, make, tmp_path):
         """It is not set aside a second time at once, and everyone is told why."""
         endpoint = make().ready()
         endpoint.set_broker(up=False)
@@ -432,7 +432,7 @@ class TestDisk:
         assert ids
         self.check_full(endpoint, ids, (small_disk / "filler").unlink, "full")
 
-    def test_a_view_does_not_wait_for_room_in_the_tracking_database(self, small_disk, monkeypatch):
+    def test_a_view_does_not_wait_for_free_space(self, small_disk, monkeypatch):
         engine = database.open_engine("sqlite:///{}".format(small_disk / "tracking.sqlite"))
         with open(str(small_disk / "filler"), "wb") as filler:
             while os.write(filler.fileno(), bytes(4096)) == 4096:
@@ -457,7 +457,7 @@ class TestDisk:
 
         self.check_full(endpoint, ids, lift, "disk I/O error")
 
-    def test_the_state_directory_may_not_be_written(self, sensor, tmp_path):
+    def test_an_unwritable_state_directory(self, sensor, tmp_path):
         state = tmp_path / "state"
         state.mkdir(mode=0o555)
         endpoint = sensor()
@@ -479,7 +479,7 @@ class TestDisk:
 
 class TestBounds:
     @pytest.mark.parametrize("headers", [{}, {"Expect": "100-continue"}])
-    def test_over_the_backlog_limit_nobody_sends_a_body_in_vain(self, make, headers):
+    def test_over_the_backlog_limit_no_body_is_requested(self, make, headers):
         endpoint = make(backlog_limit=2).ready()
         endpoint.set_broker(up=False)
         for _ in range(2):
@@ -520,7 +520,7 @@ class TestInside:
             (installation, "Pipeline"),
         ],
     )
-    def test_a_programming_error_does_not_end_it(
+    def test_a_programming_error_does_not_stop_the_endpoint(
         self, tmp_path, monkeypatch, caplog, quick, module, what
     ):
         found, _ = self.start(tmp_path)
@@ -538,7 +538,7 @@ class TestInside:
         assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
-    def test_a_pipeline_that_cannot_start_does_not_keep_the_journal(
+    def test_a_pipeline_that_cannot_start_closes_the_journal(
         self, tmp_path, monkeypatch, quick, error
     ):
         found, _ = self.start(tmp_path)
@@ -553,7 +553,7 @@ class TestInside:
         monkeypatch.setattr(Pipeline, "start", fails)
         self.run_until(found, lambda: found.journal)
 
-    def test_a_journal_that_failed_is_tried_until_it_works(self, tmp_path, monkeypatch, quick):
+    def test_opening_a_failed_journal_is_retried_until_it_works(self, tmp_path, monkeypatch, quick):
         """Also where nobody sends anything any more."""
         found, _ = self.start(tmp_path)
         tries = []
@@ -576,7 +576,7 @@ class TestInside:
         )
         assert tries == ["unavailable"] * 4
 
-    def test_a_request_is_not_unknown_while_the_journal_cannot_be_read(
+    def test_a_request_is_not_reported_as_unknown_while_the_journal_is_unreadable(
         self, tmp_path, monkeypatch, quick
     ):
         found, port = self.start(tmp_path)
@@ -596,7 +596,7 @@ class TestInside:
 
         self.run_until(found, asked)
 
-    def test_damage_that_the_pipeline_meets_first(self, tmp_path, monkeypatch, quick):
+    def test_damage_that_the_pipeline_finds_first(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path)
         works, tries = Pipeline.start, []
 
@@ -612,7 +612,7 @@ class TestInside:
         assert len(aside(tmp_path / "state" / "journal.sqlite")) == 1
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-    def test_a_thread_that_ended_is_started_again(self, tmp_path, monkeypatch, caplog, quick):
+    def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, quick):
         """R5: requests waited for a thread that was dead, and health said ok."""
         found, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
@@ -663,7 +663,7 @@ class TestInside:
         assert caplog.text.count("webhooks at http") == 1
         assert caplog.text.count("journal: works again") == 1
 
-    def test_retries_become_rarer(self, tmp_path, monkeypatch, quick):
+    def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
@@ -703,7 +703,7 @@ class TestInside:
         thread.join(10)
         assert (answers[0].status == 202) == bool(probe.entries())
 
-    def test_literal_secrets_are_warned_of_by_name_alone(self, tmp_path, caplog):
+    def test_the_warning_about_literal_secrets_contains_only_their_names(self, tmp_path, caplog):
         found, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
         thread = threading.Thread(target=found.run, daemon=True)
         with caplog.at_level("DEBUG"):
@@ -715,7 +715,7 @@ class TestInside:
         assert "auth_tokens is a literal secret" in caplog.text
         assert "hush-hush" not in caplog.text
 
-    def test_what_is_wrong_is_logged(self, tmp_path, caplog):
+    def test_problems_are_logged(self, tmp_path, caplog):
         found, _ = self.start(tmp_path, host="0.0.0.0")
         thread = threading.Thread(target=found.run, daemon=True)
         thread.start()
@@ -723,7 +723,7 @@ class TestInside:
         found.stop()
         thread.join(10)
 
-    def test_stopped_before_it_ran(self, tmp_path):
+    def test_stopping_before_run(self, tmp_path):
         found, _ = self.start(tmp_path)
         began = time.monotonic()
         found.stop(0.2)

@@ -85,7 +85,7 @@ def check_bystander(client):
     return request_id, body
 
 
-def test_no_request_is_answered_for_another(proxy, endpoint, reuses):
+def test_no_response_belongs_to_another_request(proxy, endpoint, reuses):
     before = {entry[0] for entry in endpoint.entries()}
     sent = {}
     for data in attacks(swallowing=reuses):

@@ -208,7 +208,7 @@ def test_the_evidence_of_both_checks_is_kept():
     assert found["evidence"] == {"before": DOWN, "after": UP}
 
 
-def test_what_an_action_of_another_pack_returned_is_not_passed_on():
+def test_the_result_of_another_packs_action_is_not_passed_on():
     hostile = {
         "status": "succeeded",
         "action": {"ref": "core.remote"},

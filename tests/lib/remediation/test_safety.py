@@ -44,13 +44,13 @@ def test_without_any_configuration_nothing_may_be_changed():
     assert found.dry_run is True
 
 
-def test_a_dry_run_says_what_it_would_run():
+def test_a_dry_run_reports_what_it_would_run():
     found = ask(dry_run=True)
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert found.message == "would run linux.service for web-1"
 
 
-def test_a_dry_run_says_that_no_host_is_allowed_yet():
+def test_a_dry_run_reports_that_no_host_is_allowed():
     found = ask(dry_run=True, allowed_hosts=[])
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert found.message == (
@@ -59,7 +59,7 @@ def test_a_dry_run_says_that_no_host_is_allowed_yet():
     )
 
 
-def test_a_dry_run_without_an_action_says_so():
+def test_a_dry_run_reports_a_missing_action():
     found = ask(dry_run=True, action="")
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert "the rule names no action" in found.message
@@ -122,7 +122,7 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
         ),
     ],
 )
-def test_a_refusal_says_why(alert, action, config, message):
+def test_a_refusal_explains_itself(alert, action, config, message):
     found = ask(alert, action, **config)
     assert (found.may_change, found.stage, found.message) == (False, "refused", message)
 
@@ -132,7 +132,7 @@ def test_allowed_hosts_are_patterns(pattern):
     assert ask(allowed_hosts=[pattern]).may_change is True
 
 
-def test_a_wildcard_of_an_address_contains_no_name():
+def test_an_address_wildcard_matches_no_name():
     found = ask({"instance": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
     assert found.message == "allowed_hosts does not contain 10.0.0.attacker.net"
 
@@ -197,13 +197,13 @@ def test_without_allowed_hosts_evidence_is_still_collected():
     assert ask(action="", allowed_hosts=[]).stage == "evidence"
 
 
-def test_nothing_is_changed_for_an_incident_that_has_ended():
+def test_nothing_is_changed_for_an_ended_incident():
     found = ask({"incident_ended_at": "2026-01-14T12:00:00Z"})
     assert (found.may_change, found.stage) == (False, "ended")
     assert found.message == "the incident ended at 2026-01-14T12:00:00Z"
 
 
-def test_every_combination_changes_something_only_if_all_conditions_hold():
+def test_a_change_needs_every_condition():
     for dry_run, status, host, action, allowed in itertools.product(
         (True, False),
         ("firing", "resolved"),

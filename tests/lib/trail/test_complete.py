@@ -20,7 +20,7 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def test_a_request_is_completed_once_alert_and_execution_have_ended(trail):
+def test_a_request_is_completed_when_alert_and_execution_have_ended(trail):
     request_id, (row,) = trail.record(alert())
     claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
     trail.stackstorm.run("e1", "running")
@@ -32,7 +32,7 @@ def test_a_request_is_completed_once_alert_and_execution_have_ended(trail):
     assert trail.sync().completed == 0
 
 
-def test_a_round_completes_so_many_and_the_next_goes_on(trail, monkeypatch):
+def test_a_round_completes_a_batch_and_the_next_continues(trail, monkeypatch):
     monkeypatch.setattr(complete, "_MAX_REQUESTS", 2)
     for n in range(3):
         trail.record(alert(f"A{n}"))
@@ -40,7 +40,7 @@ def test_a_round_completes_so_many_and_the_next_goes_on(trail, monkeypatch):
     assert [trail.sync().completed for _ in range(3)] == [2, 1, 0]
 
 
-def test_a_request_whose_record_ends_at_this_moment_is_not_completed(trail):
+def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
     """MariaDB lets an UPDATE see a row that its own subquery does not see the alerts of."""
     trail.record(alert())
     held, go_on = threading.Event(), threading.Event()

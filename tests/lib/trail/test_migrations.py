@@ -235,7 +235,7 @@ def waits(engine, what):
 
 
 class TestFromEveryRelease:
-    def test_the_revisions_make_the_tables_of_schema(self, engine, todays_shape):
+    def test_the_revisions_create_the_tables_of_schema(self, engine, todays_shape):
         database.prepare(engine)
         assert shape(engine) == todays_shape
         assert versions(engine) == NEWEST
@@ -260,7 +260,7 @@ class TestFromEveryRelease:
         assert database.migrate(engine, pytest.fail) == []
 
     @on_sqlite
-    def test_migrate_tells_what_it_did(self, engine, made_by):
+    def test_migrate_reports_what_it_did(self, engine, made_by):
         lines = []
         made_by(2)
         steps = database.migrate(engine, lines.append)
@@ -277,7 +277,7 @@ class TestFromEveryRelease:
         assert shape(engine) == todays_shape
         assert database.prepare(engine, create=False)
 
-    def test_tables_that_lack_an_index_get_it(self, engine, made_by, todays_shape):
+    def test_a_missing_index_is_created(self, engine, made_by, todays_shape):
         """The first release was killed while it made them."""
         made_by(1)
         on = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
@@ -297,7 +297,7 @@ class TestFromEveryRelease:
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_a_backup_of_today_without_alembics_table_gets_its_indexes(self, engine, many, made_by):
+    def test_a_current_backup_without_alembics_table_gets_its_indexes(self, engine, many, made_by):
         made_by(3)
         fill(engine)
         database.prepare(engine)
@@ -339,7 +339,7 @@ class TestLongHistory:
         assert shape(engine) == todays_shape
         assert_kept(before, rows(engine))
 
-    def test_nothing_waits_where_release_0_2_0_had_built_them(
+    def test_no_index_is_pending_if_release_0_2_0_built_it(
         self, engine, made_by, many, todays_shape
     ):
         made_by(4)
@@ -350,7 +350,7 @@ class TestLongHistory:
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_alerts_are_recorded_where_indexes_cannot_be_built(self, engine, made_by, monkeypatch):
+    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, made_by, monkeypatch):
         made_by(3)
 
         def refuse(*_):
@@ -378,7 +378,7 @@ class TestLongHistory:
 class TestWithoutAutoMigrate:
     @on_sqlite
     @pytest.mark.parametrize("version", EARLIER)
-    def test_earlier_tables_are_refused_and_left(self, engine, made_by, version):
+    def test_earlier_tables_are_refused_and_not_changed(self, engine, made_by, version):
         made_by(version)
         before = shape(engine)
         expected = f"schema {version}, this release needs 6: run `st2 run poundcake.migrate`"
@@ -390,7 +390,7 @@ class TestWithoutAutoMigrate:
         assert shape(engine) == before
 
     @on_sqlite
-    def test_missing_indexes_are_left(self, engine):
+    def test_missing_indexes_are_not_built(self, engine):
         tables._upgrade_tables(engine, 30, lambda line: None)
         before = shape(engine)
         assert database.prepare(engine, create=False)
@@ -409,7 +409,7 @@ class TestWhileRelease020StillRuns:
         " '2026-01-14 12:00:00', '2026-01-14 12:00:00', 'duplicate', '', 'none', 1, 1)",
     )
 
-    def test_it_cannot_use_the_upgraded_tables(self, engine, made_by):
+    def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, made_by):
         made_by(4)
         fill(engine)
         database.prepare(engine)
@@ -443,7 +443,7 @@ class TestInconsistentDatabases:
     USES = (database.prepare, database.pending, lambda e: database.migrate(e, pytest.fail))
 
     @pytest.mark.parametrize("table", ["poundcake_st2_execution_link", "poundcake_meta"])
-    def test_a_table_that_is_missing_is_named(self, engine, made_by, table):
+    def test_a_missing_table_is_named(self, engine, made_by, table):
         made_by(2)
         run(engine, f"DROP TABLE {table}")
         for use in self.USES:
@@ -452,7 +452,7 @@ class TestInconsistentDatabases:
         assert table not in sqlalchemy.inspect(engine).get_table_names()
 
     @on_sqlite
-    def test_a_table_that_is_missing_today_is_named_too(self, engine):
+    def test_a_missing_table_of_the_current_schema_is_named(self, engine):
         database.prepare(engine)
         run(engine, "DROP TABLE poundcake_st2_execution_link")
         with pytest.raises(DatabaseError, match="lacks poundcake_st2_execution_link: restore"):
@@ -527,7 +527,7 @@ class TestKilled:
 
     @on_mariadb
     @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
-    def test_between_any_two_writes(self, engine, todays_shape, made_by, version, least):
+    def test_a_kill_between_any_two_writes(self, engine, todays_shape, made_by, version, least):
         """Each process makes one write more, so the next one begins in every state of a kill."""
         limit, state, kills, before = 1, None, 0, None
         if version:
@@ -593,7 +593,7 @@ class TestTwoAtTheSameTime:
         assert versions(engine) == NEWEST
 
     @on_mariadb
-    def test_one_that_is_killed_while_it_waits_for_a_reader(
+    def test_a_migration_killed_while_it_waits_for_a_reader(
         self, engine, database_url, made_by, spawn
     ):
         made_by(1)
@@ -627,7 +627,7 @@ class TestTwoAtTheSameTime:
 
 class TestProcesses:
     @on_sqlite
-    def test_alembic_is_loaded_only_if_something_is_to_be_done(self, engine, database_url, spawn):
+    def test_alembic_is_loaded_only_if_needed(self, engine, database_url, spawn):
         code = (
             "import sys; from poundcake.trail import database;"
             "database.prepare(database.open_engine(sys.argv[1])); print('alembic' in sys.modules)"
@@ -672,7 +672,7 @@ class TestProcesses:
 
 
 @on_sqlite
-def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch):
+def test_the_action_reports_what_it_did(engine, database_url, made_by, monkeypatch):
     made_by(3)
     actions = os.path.join(ROOT, "actions")
     monkeypatch.syspath_prepend(actions)
@@ -690,7 +690,7 @@ def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch
         assert result["database_id"] == database.prepare(engine)
 
 
-def test_a_database_that_is_up_to_date_costs_one_query(engine):
+def test_an_up_to_date_database_needs_one_query(engine):
     database.prepare(engine)
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))

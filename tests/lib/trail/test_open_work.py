@@ -52,7 +52,7 @@ def test_an_unconfirmed_incident_that_sync_may_admit(trail, acknowledged, count)
     assert (look(trail).count, look(trail).moves_by_itself) == (count, True)
 
 
-def test_when_it_was_looked_at(trail):
+def test_the_time_of_the_query(trail):
     trail.sync()
     found = look(trail)
     assert ago(60) < found.synced_at <= found.read_at

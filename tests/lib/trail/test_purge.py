@@ -108,7 +108,7 @@ def run(engine, days=90, dry_run=False, **config):
 
 
 class TestDeleted:
-    def test_a_request_that_ended_long_ago_is_deleted_whole(self, engine):
+    def test_an_old_request_is_deleted_completely(self, engine):
         old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
         worked(engine, old, "e1")
         worked(engine, old, "e2", "failed", position=1)
@@ -120,7 +120,7 @@ class TestDeleted:
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
-    def test_it_is_deleted_however_its_execution_ended(self, engine, status):
+    def test_an_old_request_is_deleted_after_any_execution_status(self, engine, status):
         (old,) = ended(engine, fired())
         worked(engine, old, "e1", status)
         assert run(engine)["executions"] == 1
@@ -160,7 +160,7 @@ class TestKept:
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
     )
-    def test_a_request_that_is_not_over_is_kept(self, engine, table, values):
+    def test_an_unfinished_request_is_kept(self, engine, table, values):
         other, old = ended(engine, fired("Other"), fired(count=2))
         for sent, name in ((other, "e1"), (old, "e2")):
             worked(engine, sent, name)
@@ -182,7 +182,7 @@ class TestKept:
         [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"explanation": None}],
         ids="-".join,
     )
-    def test_a_claim_on_an_episode_that_is_not_over_is_kept(self, engine, values):
+    def test_a_claim_on_an_open_episode_is_kept(self, engine, values):
         claimed, again, _ = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
         worked(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
@@ -230,7 +230,7 @@ class TestKept:
         assert left(engine) == [0, 0, 0, 0]
 
 
-class TestInPieces:
+class TestBatches:
     def history(self, engine):
         """Record 13 requests, of which the first, one in the middle and the last are kept.
 
@@ -252,7 +252,7 @@ class TestInPieces:
         )
         return set(kept)
 
-    def test_a_dry_run_counts_what_is_then_deleted(self, engine, small):
+    def test_a_dry_run_counts_what_a_purge_deletes(self, engine, small):
         kept = self.history(engine)
         before = left(engine)
         told = run(engine, dry_run=True)
@@ -285,7 +285,7 @@ class TestInPieces:
         big = [size for size in sizes if size["poundcake_alerts"] > 8]
         assert [size["poundcake_api_calls"] for size in big] == [1]
 
-    def test_a_transaction_that_the_database_refused_is_repeated(self, engine, small, monkeypatch):
+    def test_a_refused_transaction_is_retried(self, engine, small, monkeypatch):
         self.history(engine)
         told = run(engine, dry_run=True)
         real, failures = purge._delete, [1213, 1205]
@@ -313,7 +313,7 @@ class TestInPieces:
         assert requests_left(engine) == kept
 
     @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
-    def test_killed_in_the_middle(self, engine, small, after):
+    def test_a_purge_that_is_killed_can_run_again(self, engine, small, after):
         kept = self.history(engine)
         total = left(engine)
         script = f"""
@@ -411,7 +411,7 @@ class TestMeanwhile:
         assert orphans(engine) == 0
 
     @on_mariadb
-    def test_a_request_that_an_execution_is_linked_to_at_this_moment_is_kept(self, engine):
+    def test_a_request_that_is_just_being_linked_is_kept(self, engine):
         (old,) = ended(engine, fired())
         row = row_of(engine, old)
         waits, found = threading.Event(), []
@@ -464,7 +464,7 @@ class TestRefused:
         assert left(engine)[:2] == [2, 2]
 
     @on_sqlite
-    def test_a_history_without_a_recent_request(self, engine):
+    def test_a_history_without_recent_requests(self, engine):
         ended(engine, fired(), fired("Young", YOUNG))
         change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
         with pytest.raises(PurgeError, match="no request would be left: .* received at 20"):
@@ -483,7 +483,7 @@ class TestRefused:
             run(engine)
 
     @on_sqlite
-    def test_days_that_a_cooldown_looks_back(self, engine):
+    def test_fewer_days_than_the_cooldown(self, engine):
         ended(engine, fired())
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)

@@ -119,7 +119,7 @@ def test_each_status(engine, open_one, status):
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_only_what_is_open_is_asked_for(engine, open_one, status):
+def test_only_open_executions_are_requested(engine, open_one, status):
     ran(engine, open_one, episode("f"), "e1", status=status)
     asked = [answer for answer, _ in answers(engine, open_one)]
     asked.append(view(engine, queries.alerts_active, 24))
@@ -129,7 +129,7 @@ def test_only_what_is_open_is_asked_for(engine, open_one, status):
         assert stackstorm_now.asked == ([] if status in stackstorm.TERMINAL else [["e1"]])
 
 
-def test_each_is_asked_for_once(engine, open_one):
+def test_each_execution_is_requested_once(engine, open_one):
     stackstorm_now = StackStorm({})
     trail = view(engine, queries.status, open_one)
     trail["stackstorm_executions"] *= 2
@@ -144,7 +144,7 @@ def many(engine, open_one):
     return {"st2_executions": [dict(one, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
 
-def test_all_that_are_shown_are_updated(many):
+def test_all_shown_executions_are_updated(many):
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     refresh.refresh_open_executions(stackstorm_now, many)
     assert {row["status"] for row in many["st2_executions"]} == {"succeeded"}
@@ -153,7 +153,7 @@ def test_all_that_are_shown_are_updated(many):
     assert "stackstorm" not in many
 
 
-def test_incidents_that_are_shown_are_updated(engine, open_one):
+def test_shown_incidents_are_updated(engine, open_one):
     (one,) = view(engine, queries.alerts_active, 24)["active_alerts"]
     answer = {"active_alerts": [dict(one, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]}
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
@@ -161,7 +161,7 @@ def test_incidents_that_are_shown_are_updated(engine, open_one):
     assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}
 
 
-def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
+def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many, monkeypatch):
     monkeypatch.setattr(refresh, "_MAX_SECONDS", -1)
     refresh.refresh_open_executions(
         StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many
@@ -173,7 +173,7 @@ def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
     )
 
 
-def test_a_failure_after_the_first_page_leaves_what_was_answered(many):
+def test_a_failure_after_the_first_page_keeps_the_first_results(many):
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     answer = stackstorm_now.get_executions
 
@@ -206,7 +206,7 @@ def test_an_unavailable_stackstorm_is_noted(engine, open_one):
         assert execution["status"] == "running"
 
 
-def test_nothing_to_ask_for(engine, open_one):
+def test_nothing_to_refresh(engine, open_one):
     for answer in (
         view(engine, queries.executions_recent),
         {"active_alerts": [], "count": 0},
@@ -218,7 +218,7 @@ def test_nothing_to_ask_for(engine, open_one):
 
 
 @pytest.mark.parametrize("found", [{}, {"e1": {}}, {"e1": {"result": "x", "rule": None}}])
-def test_odd_answers(engine, open_one, found):
+def test_malformed_responses(engine, open_one, found):
     for answer, execution in answers(engine, open_one):
         refresh.refresh_open_executions(StackStorm(found), answer)
         assert execution["status"] == "running"

@@ -81,7 +81,7 @@ def work(engine, request_id, execution, workflow=WORKFLOW):
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
 
-def test_a_replay_is_a_request_of_its_own(engine):
+def test_a_replay_is_a_separate_request(engine):
     first = record(engine, firing())
     found = replay(engine, first)
     assert found == {
@@ -101,7 +101,7 @@ def test_a_replay_is_a_request_of_its_own(engine):
 
 @on_sqlite
 @pytest.mark.parametrize("request_id", [str(uuid.UUID(int=1)), "", "'%s"])
-def test_a_request_that_is_not_on_record_is_an_error(engine, request_id):
+def test_an_unrecorded_request_is_an_error(engine, request_id):
     for execution in ("", "e1"):
         with pytest.raises(TrackingError, match=f"^request_id: {request_id} is not"):
             replay(engine, request_id, execution=execution)
@@ -126,7 +126,7 @@ def test_it_takes_over_the_open_incident(engine):
     assert rows(engine)[1].closed_at == ago(0)
 
 
-def test_a_held_back_alert_is_admitted_once_the_limit_has_ended(engine):
+def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     limit = {"max_remediations_per_hour": 1}
     several = [alert("A", starts_at=ago(70), fingerprint=f) for f in ("one", "two")]
     with database_time(ago(65)):
@@ -165,7 +165,7 @@ def test_an_episode_that_was_worked_on_is_left_alone(engine):
 
 
 @on_sqlite
-def test_a_released_episode_is_worked_on_again(engine):
+def test_a_released_episode_is_admitted_again(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
     claims.release(engine, rows(engine)[0].episode, force=True)
@@ -173,7 +173,7 @@ def test_a_released_episode_is_worked_on_again(engine):
     assert work(engine, new, "e2")
 
 
-def test_by_force_it_is_another_attempt_each_time(engine):
+def test_each_forced_replay_is_another_attempt(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
     for attempt in (2, 3):
@@ -193,7 +193,7 @@ def test_by_force_it_is_another_attempt_each_time(engine):
 
 
 @on_sqlite
-def test_an_incident_that_has_ended_is_left_alone(engine):
+def test_an_ended_incident_is_not_admitted(engine):
     first = record(engine, firing())
     record(engine, resolved(), minutes=29)
     found = replay(engine, first)
@@ -202,7 +202,7 @@ def test_an_incident_that_has_ended_is_left_alone(engine):
     assert row.reason == f"replay of {first}: nothing open, the incident has ended"
 
 
-def test_by_force_an_incident_that_has_ended_is_worked_on_and_stays_closed(engine):
+def test_force_admits_an_ended_incident_which_stays_closed(engine):
     first = record(engine, firing())
     assert work(engine, first, "e1")
     record(engine, resolved(), minutes=29)
@@ -229,7 +229,7 @@ def test_a_resolve_does_not_close_a_later_incident(engine):
 
 
 @on_sqlite
-def test_a_resolve_does_not_close_an_incident_that_was_heard_of_after_it_came(engine):
+def test_a_resolve_does_not_close_an_incident_with_a_later_notification(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(), minutes=15)
     assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
@@ -238,7 +238,7 @@ def test_a_resolve_does_not_close_an_incident_that_was_heard_of_after_it_came(en
 
 
 @on_sqlite
-def test_a_resolve_that_could_not_be_recorded_ends_what_it_could_have_ended(engine, monkeypatch):
+def test_the_replay_of_a_failed_resolve_closes_its_incident(engine, monkeypatch):
     record(engine, firing(), minutes=59)
     with monkeypatch.context() as broken:
         broken.setattr(admission, "decide", None)
@@ -254,7 +254,7 @@ def test_a_resolve_that_could_not_be_recorded_ends_what_it_could_have_ended(engi
 
 
 @on_sqlite
-def test_a_replay_is_no_notification(engine):
+def test_a_replay_does_not_count_as_a_notification(engine):
     """A resolve that came before the replay, and is recorded after it, ends the incident."""
     first = record(engine, firing(), minutes=59)
     replay(engine, first)
@@ -264,7 +264,7 @@ def test_a_replay_is_no_notification(engine):
 
 
 @on_sqlite
-def test_a_replayed_resolve_casts_no_doubt_on_the_next_notification(engine):
+def test_a_replayed_resolve_does_not_make_the_next_notification_unconfirmed(engine):
     first = record(engine, firing())
     ended = record(engine, resolved(), minutes=29)
     replay(engine, ended)
@@ -303,7 +303,7 @@ def test_alerts_of_all_kinds_in_one_request(engine):
 
 
 @on_sqlite
-def test_an_alert_that_was_malformed_is_decided_as_a_new_one(engine, monkeypatch):
+def test_a_formerly_malformed_alert_is_decided_as_a_new_one(engine, monkeypatch):
     """An older release may have read less."""
     decide = admission.decide
 
@@ -318,7 +318,7 @@ def test_an_alert_that_was_malformed_is_decided_as_a_new_one(engine, monkeypatch
 
 
 @on_sqlite
-def test_by_force_an_episode_that_has_ended_is_admitted_once(engine):
+def test_force_admits_an_ended_episode_once(engine):
     first = record(engine, firing("A"), firing("A", start=61))
     record(engine, resolved(), minutes=29)
     new = replay(engine, first, force=True)["request_id"]
@@ -334,17 +334,17 @@ def test_a_replay_of_a_replay_names_the_replay(engine):
     assert len({row.episode for row in rows(engine)}) == 1
 
 
-class TestTheExecutionThatAsks:
+class TestRequestingExecution:
     """It does not learn whether its transaction was committed when the connection breaks."""
 
-    def test_it_replays_a_request_once(self, engine):
+    def test_an_execution_replays_a_request_once(self, engine):
         first = record(engine, firing("A"), firing("B"))
         found = [replay(engine, first, True, "execution-1") for _ in range(2)]
         assert found[0] == found[1]
         assert found[0]["outcomes"] == {"admitted": 2}
         assert len(rows(engine)) == 4
 
-    def test_a_broken_commit_is_repeated_without_a_second_attempt(self, engine):
+    def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
         """The server commits, and the connection is gone before it says so."""
         first = record(engine, firing())
         assert work(engine, first, "e1")
@@ -375,7 +375,7 @@ class TestTheExecutionThatAsks:
         assert len(found) == 3
 
     @on_sqlite
-    def test_it_replays_each_request(self, engine):
+    def test_an_execution_can_replay_several_requests(self, engine):
         requests = [record(engine, firing(name)) for name in "AB"]
         found = {replay(engine, one, True, "execution-1")["request_id"] for one in requests}
         assert len(found) == 2
@@ -440,7 +440,7 @@ class TestFailed:
         assert call(engine, found["request_id"]).replay_of == failed
         assert call(engine, failed).error == "a fault"
 
-    def test_it_fails_again(self, engine):
+    def test_a_replay_can_fail_again(self, engine):
         sent = request(body="no json", received_at=ago(1))
         record_requests(engine, Config(), [sent])
         with pytest.raises(TrackingError, match="cannot be read") as caught:

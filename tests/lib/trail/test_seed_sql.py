@@ -152,7 +152,7 @@ def numbered(statements):
 
 
 @pytest.mark.parametrize("statement", numbered([AUDIT_TRAIL, SUCCESS_RATES, RECENT_EXECUTIONS]))
-def test_the_page_has_it(statement):
+def test_the_page_contains_the_statement(statement):
     assert statement.lstrip() in STATEMENTS
 
 
@@ -165,7 +165,7 @@ def test_each_statement_of_the_page_works(statement, mariadb_url, request_id):
 @pytest.mark.parametrize(
     "statement", numbered(text for text in STATEMENTS if "TIMESTAMPDIFF" not in text)
 )
-def test_all_but_one_works_on_sqlite_as_well(statement, tmp_path):
+def test_all_statements_but_one_work_on_sqlite(statement, tmp_path):
     engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.sqlite")
     record(engine, alert("HostDown", fingerprint="a"))
     with database.reading(engine) as connection:

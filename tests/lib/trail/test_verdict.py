@@ -106,7 +106,7 @@ def test_an_execution_that_ended_before_its_claim_is_retried(status):
         (ALERT, HELD, EXECUTION),
     ],
 )
-def test_an_execution_that_the_host_cooldown_refused(alert, facts, expected):
+def test_an_execution_refused_by_the_host_cooldown(alert, facts, expected):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
     found = judge_execution(alert, started("succeeded", 5, REFUSED, **facts), config, CLOCKS)
     assert found == Judgement(expected, REFUSAL)
@@ -173,7 +173,7 @@ def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
         (61, True, RETRY, RETRY),
     ],
 )
-def test_an_alert_whose_trigger_was_not_seen(seconds, unread, before, expected):
+def test_an_alert_whose_trigger_was_not_found(seconds, unread, before, expected):
     alert = replace(ALERT, recorded_at=later(-seconds), explanation=before)
     assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
 

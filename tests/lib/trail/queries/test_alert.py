@@ -21,7 +21,7 @@ def test_labels_and_annotations_are_verbatim(engine):
     assert view(engine, queries.alert_of, "x", episode("f")) is None
 
 
-def test_it_says_when_its_incident_ended(engine):
+def test_it_shows_when_its_incident_ended(engine):
     request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
     found = [view(engine, queries.alert_of, request_id, episode("f"))]
     # A replay takes the incident over, which does not end it.

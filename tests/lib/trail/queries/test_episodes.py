@@ -38,7 +38,7 @@ def test_shape(engine, trail):
     assert one["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
 
-def test_from_the_alert_to_what_was_done(engine, trail):
+def test_an_episode_from_alert_to_remediation(engine, trail):
     (one,) = why(engine, "New")
     (notification,) = one.pop("alerts")
     (execution,) = one.pop("stackstorm_executions")
@@ -76,7 +76,7 @@ def test_resolved_episode(engine, trail):
     assert one["stackstorm_executions"] == []
 
 
-def test_the_episode_heard_of_last_comes_first(engine):
+def test_the_episode_with_the_latest_notification_comes_first(engine):
     for n in range(3):
         record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
     record(engine, alert(fingerprint="f1"), received_at=later(60))
@@ -182,7 +182,7 @@ def test_why_nothing_ran(engine):
     assert reason == "new incident; no rule matched"
 
 
-def test_incident_that_waited_for_its_cooldown(engine):
+def test_an_incident_that_waited_for_its_cooldown(engine):
     config = Config(cooldown_seconds=100)
     record(engine, alert(fingerprint="f"), config=config)
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
@@ -200,7 +200,7 @@ def test_incident_that_waited_for_its_cooldown(engine):
     assert (one["starts_at"], one["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
-def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
+def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
     first = record(engine, alert(fingerprint="f"))
     ran(engine, first, episode("f"))
     again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
@@ -223,7 +223,7 @@ def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
         assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
 
 
-def test_a_notification_that_the_resolve_overtook_is_not_of_those_counted(engine):
+def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     for n in range(6):
         record(engine, alert(fingerprint="f"), received_at=later(n))
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
