@@ -1,9 +1,9 @@
-"""The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
+"""Run the endpoint in a separate process, as StackStorm does: `endpoint_process.py OPTIONS`.
 
-OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
-imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
-that the pack is in, and `published`, the file that triggers are written to. The broker is down
-while a file of that name with .down is there. What is announced is recorded here, unless `records`
+OPTIONS is JSON: `patched` (patch the process as StackStorm's sensor wrapper does, before anything is
+imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder of
+the pack, and `published`, the file to which triggers are written. The broker is down while a file
+with that name and the suffix .down exists. This process records announced requests, unless `records`
 is false.
 """
 
@@ -34,7 +34,7 @@ from poundcake.trail.record import record_requests
 
 
 class FileBus:
-    """A broker that is a file. A StackStorm behind it, or the test, records what is announced."""
+    """A broker that is a file. This process, or the test, records the announced requests."""
 
     def __init__(self, path, config, records=True):
         self.path = path
@@ -43,7 +43,7 @@ class FileBus:
 
     def check(self):
         if os.path.exists(self.path + ".down"):
-            raise BusError("the broker is away")
+            raise BusError("the broker is down")
 
     def publish(self, trigger, payload, trace_tag):
         self.check()
@@ -57,7 +57,7 @@ class FileBus:
 
 
 def record(config, announced):
-    """Writes what was announced to the tracking database."""
+    """Write announced requests to the tracking database."""
     checked = load(config)
     engine = database.open_engine(checked.tracking_url)
     requests = announcement.unpack(announced["version"], announced["batch"])
@@ -68,7 +68,7 @@ def record(config, announced):
 
 
 class NoStackStorm:
-    """A StackStorm that knows nothing."""
+    """A StackStorm without any content."""
 
     def get_executions(self, ids):
         return {}
@@ -84,14 +84,14 @@ class NoStackStorm:
 
 
 class Service:
-    """What StackStorm hands to a sensor."""
+    """The service object that StackStorm passes to a sensor."""
 
     def get_logger(self, name):
         return logging.getLogger(name)
 
 
 def registered(options):
-    """The configuration that the test has written over the one given, if it has."""
+    """Return the configuration that the test has registered, or the initial one."""
     try:
         with open(options["published"] + ".config") as file:
             return json.load(file)
@@ -100,7 +100,7 @@ def registered(options):
 
 
 def apply(settings):
-    """Set module constants by name; returns what they were."""
+    """Set module constants by name, and return their previous values."""
     before = {}
     for name, value in settings.items():
         module, _, attribute = name.rpartition(".")
@@ -111,7 +111,7 @@ def apply(settings):
 
 
 def main():
-    """The sensor as its container runs it: run(), and cleanup() at exit."""
+    """Run the sensor as its container does: run(), and cleanup() at exit."""
     import atexit
     import runpy
 

@@ -122,7 +122,7 @@ def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
         assert down["components"]["journal"]["state"] == "ok"
         trail = stack.trail(request_id)
         assert trail["status"] in ("accepted", "announced")
-        assert trail["held_up_by"].startswith("database: ")
+        assert trail["blocked_by"].startswith("database: ")
         found = problem(stack.get("/alerts/active"), 503)
         assert "webhooks are still accepted" in found["detail"]
     finally:

@@ -39,7 +39,7 @@ def status(answer: dict[str, Any]) -> str:
     if answer["truncated_alerts"]:
         left_out = counted(answer["truncated_alerts"], "alert")
         lines.append(f"Alertmanager left out {left_out} of this group")
-    for key in ("credential", "replay_of", "error", "held_up_by", "stackstorm"):
+    for key in ("credential", "replay_of", "error", "blocked_by", "stackstorm"):
         if answer.get(key):
             lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
     if answer["alerts"]:

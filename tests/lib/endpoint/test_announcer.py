@@ -110,7 +110,7 @@ class TestBatches:
 
 
 class TestMissed:
-    """A batch that is not recorded in time comes again, later and in halves."""
+    """A batch that is not recorded in time is announced again, later and in halves."""
 
     def test_the_wait_doubles_and_the_batch_is_halved(self, rig):
         rig.bus.records = False
@@ -174,9 +174,9 @@ class TestMissed:
         assert {rig.state(i) for i in good} == {"done"}
         assert rig.journal.stuck(10) == [bad]
         assert rig.journal.backlog == 0
-        assert "this request alone" in rig.pipeline.held_up_by(rig.journal.find(bad))
+        assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad))
         rig.bus.poison.clear()
-        for _ in range(2):  # it may be out when that ends
+        for _ in range(2):  # it may be in flight when the outage ends
             rig.advance(601)
         assert rig.state(bad) == "done"
         assert rig.journal.counts().stuck == 0
@@ -197,7 +197,7 @@ class TestMissed:
     def test_the_first_record_after_an_outage_ends_all_waits(self, rig):
         rig.bus.records = False
         ids = accept_numbered(rig, 4)
-        while max(rig.journal.find(i).attempts for i in ids) < 4:  # they wait for minutes
+        while max(rig.journal.find(i).attempts for i in ids) < 4:  # the waits take minutes
             rig.advance(31)
         rig.bus.records = True
         ids.append(rig.accept())
@@ -210,7 +210,7 @@ class TestMissed:
         for _ in range(60):  # 10 minutes
             rig.accept()
             rig.advance(10)
-        # Each is out for 30 s, and then nothing is for 30 to 60 s.
+        # Each batch is in flight for 30 s, followed by a pause of 30 to 60 s.
         assert len(sizes(rig)) <= 9
         rig.bus.records = True
         for _ in range(3):
@@ -220,17 +220,17 @@ class TestMissed:
 
 
 class TestRefused:
-    """What cannot be published counts as a failed attempt of that request alone."""
+    """A request that cannot be published counts as a failed attempt only for itself."""
 
     def test_requests_are_announced_as_soon_as_the_broker_returns(self, rig):
         rig.bus.is_down = True
         request_id = rig.accept(alert())
         rig.advance()
         assert rig.components.broker.state == State.DOWN
-        assert rig.components.broker.detail == "the broker is away"
+        assert rig.components.broker.detail == "the broker is down"
         assert rig.state(request_id) == "accepted"
         rig.bus.is_down = False
-        rig.advance(3)  # as soon as the broker is asked again
+        rig.advance(3)  # when the broker is tried again
         assert rig.state(request_id) == "recorded"
         assert rig.components.broker.state == State.OK
         assert sizes(rig) == [1]
@@ -261,11 +261,11 @@ class TestRefused:
             rig.advance(61)
         assert {rig.state(i) for i in ids} == {"done"}
         late = rig.accept(body=numbered("late"))
-        rig.advance(31)  # until then the broker seemed to be away
+        rig.advance(31)  # until then, the broker seemed to be down
         assert rig.state(late) == "done"
         rig.advance(601)
         assert rig.journal.stuck(10) == [bad]
-        assert "cannot be published: refused" in rig.pipeline.held_up_by(rig.journal.find(bad))
+        assert "cannot be published: refused" in rig.pipeline.blocked_by(rig.journal.find(bad))
         later = rig.accept(body=numbered("later"))
         rig.advance(2)
         assert rig.state(later) == "done"

@@ -15,7 +15,7 @@ from tests.lib.endpoints import KINDS, message
 from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
-# Fixed: several processes that share the tests must all find the same.
+# Fixed, because all pytest workers must collect the same tests.
 UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 ROUTES = {
     "/api/v1/webhook": "POST",
@@ -110,7 +110,7 @@ class TestRoutes:
 
 
 class TestOwnTrouble:
-    """503 for a state of our own, and for nothing else."""
+    """503 is only for a temporary state of the endpoint."""
 
     def test_an_internal_error_is_answered_without_details(self, tmp_path, monkeypatch, caplog):
         def fails(raw, identity):
@@ -126,11 +126,11 @@ class TestOwnTrouble:
             endpoint.stop()
         found = check_problem(answer, 503)
         assert "hush" not in answer.body.decode() and "RuntimeError" not in answer.body.decode()
-        # Who looks for it finds it.
+        # The log contains the details.
         assert found["request_id"] in caplog.text and "hush-word" in caplog.text
 
     def test_a_file_that_cannot_be_read_is_answered(self, tmp_path, monkeypatch):
-        """It is an OSError, as a client that goes away is one."""
+        """The error is an OSError, like that of a disconnected client."""
 
         def fails(self):
             raise PermissionError(13, "Permission denied", "/some/file")
@@ -163,7 +163,7 @@ class TestOwnTrouble:
         path = os.path.join(endpoint.config["state_dir"], "journal.sqlite")
         with sqlite3.connect(path, isolation_level=None) as connection:
             connection.execute("BEGIN EXCLUSIVE")
-            with endpoint.client(timeout=30) as client:  # the announcer waits for its turn, too
+            with endpoint.client(timeout=30) as client:  # the announcer also waits for the lock
                 client.send(message("POST", "/api/v1/webhook", b'{"alerts": []}'))
                 found = check_problem(client.read(), 503)
             assert "journal" in found["detail"]
@@ -174,7 +174,7 @@ class TestOwnTrouble:
     def test_a_locked_tracking_database_does_not_block_webhooks(self, make):
         endpoint = make()
         assert endpoint.post(webhook()).status == 202
-        # The stub behind the broker records in the endpoint's own process: it must be through.
+        # The stub behind the broker records in the endpoint's process, so it must finish first.
         wait_for(lambda: "poundcake.webhook" in [trigger for trigger, _, _ in endpoint.published()])
         endpoint.set_broker(up=False)
         path = os.path.join(endpoint.config["state_dir"], "tracking.sqlite")

@@ -1,4 +1,4 @@
-"""Who may send a request, and what everybody else is told."""
+"""Which clients are accepted, and how the others are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROTECTED = (
 
 @pytest.fixture(scope="module", params=WAYS)
 def basic(request, tmp_path_factory):
-    """One that takes a user's password, or a token."""
+    """Return an endpoint that accepts a user's password or a token."""
     folder = tmp_path_factory.mktemp("basic-" + request.param)
     config = {"basic_auth": "on-call:a-longer-pässword", "auth_tokens": ["the-old-token-01"]}
     running = KINDS[request.param](folder, **config).start().ready()
@@ -99,7 +99,7 @@ class TestTokens:
         ],
     )
     def test_credentials_are_checked_before_path_and_method(self, guarded, method, path):
-        """Credentials come first: also for what does not exist."""
+        """Credentials are checked first, even for unknown paths and methods."""
         answer = guarded.ask(method, path)
         check_problem(answer, 401)
         assert "allow" not in answer.headers and "/api/" not in answer.json["detail"]
@@ -177,7 +177,7 @@ ON_CALL = "Bearer a-token-for-everything"
 
 @pytest.fixture(scope="module", params=WAYS)
 def named(request, tmp_path_factory):
-    """One whose credentials have names and scopes."""
+    """Return an endpoint whose credentials have names and scopes."""
     folder = tmp_path_factory.mktemp("named-" + request.param)
     running = KINDS[request.param](folder, credentials=NAMED, max_body_bytes=200_000).start()
     yield running.reaches(200, Authorization=ON_CALL)
@@ -185,7 +185,7 @@ def named(request, tmp_path_factory):
 
 
 def signed(body, secret="the-secret-of-grafana", **headers):
-    """The headers of a body that Grafana has signed, with a timestamp if it is given."""
+    """Return the headers of a body signed by Grafana, with a timestamp if one is given."""
     timestamp = headers.get("X_Grafana_Alerting_Timestamp")
     prefix = b"" if timestamp is None else timestamp.encode() + b":"
     signature = hmac.new(secret.encode(), prefix + body, "sha256").hexdigest()
@@ -251,7 +251,7 @@ class TestScopes:
 
 
 class TestSignatures:
-    """Grafana signs the body of a webhook with a secret that it shares with us."""
+    """Grafana signs the body of a webhook with a shared secret."""
 
     BODY = json.dumps(webhook(alert())).encode()
 
@@ -268,7 +268,7 @@ class TestSignatures:
         assert named.credentials()[-1] == "grafana-2"
 
     def test_the_signature_is_the_one_that_grafana_computes(self):
-        """Of the body alone, and of the time, a colon and the body; by OpenSSL."""
+        """OpenSSL computed these from the body, and from the time, a colon and the body."""
         body, time_and_body = b'{"a":1}', b'1700000000:{"a":1}'
         for text, headers in (
             (body, {}),
@@ -316,7 +316,7 @@ class TestSignatures:
             {"X_Grafana_Alerting_Signature": good.upper()},
             {"X_Grafana_Alerting_Signature": "sha256=" + good},
             {"X_Grafana_Alerting_Signature": good + ", " + good},
-            # The time is signed too: it can be neither taken away, nor added, nor changed.
+            # The timestamp is signed, so it cannot be removed, added or changed.
             {"X_Grafana_Alerting_Signature": timed["X_Grafana_Alerting_Signature"]},
             {"X_Grafana_Alerting_Signature": good, **self.now()},
             {**timed, **self.now(1)},
@@ -367,7 +367,7 @@ class TestSignatures:
             endpoint.stop()
 
     def test_unauthenticated_unfinished_bodies_do_not_block_others(self, make):
-        """They could keep every connection busy, and fill the memory."""
+        """Otherwise, they could occupy every connection and exhaust the memory."""
         endpoint = make({"endpoint.body_signatures.MAX_UNVERIFIED": 2}, **GRAFANA_AND_ON_CALL)
         body = self.BODY
         head = message("POST", "/api/v1/webhook", body, **signed(body))[: -len(body)]
@@ -386,7 +386,7 @@ class TestSignatures:
                 client.socket.close()
 
 
-# The second is what `ready` asks with.
+# `ready` uses the second credential.
 GRAFANA_AND_ON_CALL = {"credentials": [NAMED[3]], "auth_tokens": ["a-token-for-everything"]}
 
 

@@ -1,4 +1,4 @@
-"""An endpoint without credentials answers nothing that a web page may have asked for."""
+"""An endpoint without credentials refuses requests that a web page may have sent."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_page_of_the_same_origin(endpoint):
 
 
 def test_a_form_posted_by_a_page(endpoint):
-    """A browser sends these media types without asking first."""
+    """A browser sends these media types without a preflight request."""
     for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         assert endpoint.post(webhook(), Content_Type=media_type).status == 415
 
@@ -77,7 +77,7 @@ def test_live_is_open(endpoint):
 
 
 def test_with_credentials_any_host_name_is_accepted(guarded):
-    """A proxy may send any, and a page does not have the credentials."""
+    """A proxy may send any host name, and a page does not have the credentials."""
     assert guarded.get(HEALTH, Host="poundcake.example", **TOKEN).status == 200
     answer = guarded.post(webhook(), Host="x", Origin="https://grafana.example", **TOKEN)
     assert answer.status == 202

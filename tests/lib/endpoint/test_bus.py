@@ -1,4 +1,4 @@
-"""Publishing to a real RabbitMQ: what was not taken is an exception, and it recovers by itself."""
+"""Publishing to a real RabbitMQ: an unconfirmed message is an error, and the bus recovers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def connect_to(url):
 
 @pytest.fixture
 def queue(rabbitmq):
-    """StackStorm's exchange with the rules engine's queue on it, empty."""
+    """Return the rules engine's queue, empty and bound to StackStorm's exchange."""
     with kombu.Connection(rabbitmq.url) as connection:
-        # That of a stand-in that used the same server, and took its queue not with it.
+        # A stand-in that used the same server may have left its queue behind.
         other = EXCHANGE.name + ".rules_engine"
         kombu.Queue(other, channel=connection.channel()).delete()
         found = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
@@ -44,7 +44,7 @@ def bus(rabbitmq, queue):
 
 
 def arrived(url):
-    """What the rules engine would read, and how."""
+    """Return the messages that the rules engine would read."""
     found = []
     with kombu.Connection(url) as connection:
         queue = kombu.Queue("rules_engine", channel=connection.channel())
@@ -65,7 +65,9 @@ def test_a_trigger_arrives_as_stackstorm_reads_it(bus, rabbitmq):
     }
     assert pickle.loads(message.body) == message.payload
     assert message.delivery_info["routing_key"] == "trigger_instance"
-    assert message.properties["delivery_mode"] == 2  # it outlives the broker
+    assert (
+        message.properties["delivery_mode"] == 2
+    )  # persistent: it survives a restart of the broker
 
 
 def test_triggers_arrive_in_order_on_one_connection(bus, rabbitmq):
@@ -124,7 +126,7 @@ def test_a_connection_that_died_unnoticed_is_replaced(bus, rabbitmq):
 
 
 def test_a_silent_broker_is_an_error_after_the_timeout():
-    """It listens and never answers, as one does that has no memory left."""
+    """The broker listens and never answers, like one that is out of memory."""
     import socket
 
     with socket.socket() as listener:
@@ -139,11 +141,11 @@ def test_a_silent_broker_is_an_error_after_the_timeout():
 
 
 def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
-    """RabbitMQ's alarm: it takes the bytes and confirms nothing."""
+    """During a memory alarm, RabbitMQ accepts the bytes and confirms nothing."""
     import subprocess
 
     def control(*args):
-        # /usr/sbin/rabbitmqctl is a wrapper that becomes another user.
+        # /usr/sbin/rabbitmqctl is a wrapper that switches to another user.
         try:
             program = services.program("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
             subprocess.run(
@@ -164,7 +166,7 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
             while True:  # the alarm takes a moment to reach the connections
                 began = time.monotonic()
                 bus.publish("poundcake.alert", {"n": 1}, "t")
-                assert began < deadline, "it is confirmed all the same"
+                assert began < deadline, "messages are still confirmed"
         assert time.monotonic() - began < 30
     finally:
         control("set_vm_memory_high_watermark", "0.4")

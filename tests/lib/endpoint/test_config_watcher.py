@@ -1,4 +1,4 @@
-"""The watcher: what it finds, and that nothing it meets ends it."""
+"""The watcher finds changes, and no error stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.waiting import wait_for
 
 @pytest.fixture
 def watcher(monkeypatch):
-    """A running one whose registered configuration is `watcher.answer`: a value, or an error."""
+    """Return a running watcher. `watcher.answer` is the registered configuration, or an error."""
     monkeypatch.setattr(config_watcher, "POLL_SECONDS", 0.01)
     looked = threading.Event()
 

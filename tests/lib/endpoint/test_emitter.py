@@ -1,4 +1,4 @@
-"""Recorded requests are emitted once, and again only what StackStorm lost."""
+"""Recorded requests are emitted once; only alerts that StackStorm lost are emitted again."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class TestExplained:
         request_id = rig.accept(alert())
         rig.advance()
         rig.advance(300)
-        assert len(names(rig)) == 1  # nobody has said that it is lost
+        assert len(names(rig)) == 1  # it has not been reported as lost
         rig.set_explanation("retry")
         rig.advance(6)
         assert len(names(rig)) == 2
@@ -200,7 +200,7 @@ class TestExplained:
 
 
 class TestRefused:
-    """A request that cannot be emitted waits, and the others go on."""
+    """A request that cannot be emitted waits, and the others continue."""
 
     def test_one_refused_alert_of_a_hundred_does_not_affect_the_others(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "A50"
@@ -223,7 +223,7 @@ class TestRefused:
         good = [rig.accept(*several(f"Good{n}")) for n in range(5)]
         rig.advance()
         assert names(rig) == [f"Good{n}" for n in range(5)]
-        # It is not the broker that is at fault.
+        # The broker is not at fault.
         assert rig.components.broker.state == State.OK
         assert rig.pipeline.problem() == ("the triggers of 1 request cannot be published: refused")
         rig.accept(*several("Later"))
@@ -284,7 +284,7 @@ class TestRefused:
 
     def test_an_unavailable_broker_is_reported_even_for_a_single_request(self, rig):
         rig.bus.records = False
-        rig.accept()  # without alerts: there is nothing open to sync for
+        rig.accept()  # without alerts, so that no open work causes a sync
         rig.advance()
         rig.bus.record(rig.bus.of(triggers.ANNOUNCE)[0])
         rig.bus.is_down = True
@@ -341,7 +341,7 @@ class TestReplays:
         rig.advance(6)
         assert [p["request_id"] for p in rig.bus.of(ALERT)] == [request_id] * 2 + [again] * 2
         assert [p["request_id"] for p in rig.bus.of(WEBHOOK)] == [request_id, again]
-        # It is on record: it is not announced, neither now nor after a restart.
+        # It is recorded, so it is never announced, even after a restart.
         rig.reopen().advance(6)
         assert len(rig.bus.batches) == 1
         assert len(rig.bus.of(ALERT)) == 4
@@ -360,7 +360,7 @@ class TestReplays:
     def test_a_replay_without_work_is_skipped(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
-        # While the first is at work, the replay finds it open.
+        # The replay finds the incident open while the first workflow runs.
         episode = rig.bus.of(ALERT)[0]["episode"]
         claims.link(rig.engine, request_id, episode, "w", "e1")
         again = replay_request(rig.engine, Config(), request_id)
@@ -437,7 +437,7 @@ class TestTwoEndpoints:
             assert rig.accept(alert(), body=body, wanted_id=wanted) == wanted
         rigs[0].advance()
         if explained:
-            # Long before the other comes to it.
+            # Long before the other endpoint takes over.
             rigs[0].set_explanation("execution")
             rigs[0].advance(1000)
         for _ in range(3):
@@ -486,7 +486,7 @@ class TestTwoEndpoints:
             ).all() == [None]
 
     def test_a_request_of_release_0_2_0_may_be_shared(self, rigs):
-        """Its journal does not say who chose the id."""
+        """Its journal does not record whether the sender chose the id."""
         request_id = rigs[0].accept(alert())
         rigs[0].journal._file.run(
             in_transaction, lambda db: db.execute("UPDATE requests SET shared = 1")

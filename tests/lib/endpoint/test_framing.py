@@ -1,4 +1,4 @@
-"""The corpus of framing cases against an endpoint: what is one request stays one."""
+"""Send the corpus of framing cases to an endpoint: no request becomes two."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_refused_head_request_has_no_body(endpoint):
 
 
 def test_the_rest_of_a_refused_body_is_not_a_request(make):
-    """Not even if there is no time to read it all."""
+    """Not even if there is no time to read the whole body."""
     endpoint = make({"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"])
     inner = message("POST", HOOK, BODY, Authorization="Bearer the-token-in-use")
     received = exchange(endpoint, message("POST", HOOK, b"0123456789" + inner))
@@ -77,7 +77,7 @@ def test_the_header_is_bounded_before_authentication(make):
                 for _ in range(20):
                     client.send(b"X: " + b"x" * 60000 + b"\r\n")
             except ConnectionError:
-                pass  # it has heard enough
+                pass  # the endpoint has closed the connection
         for client in clients:
             assert client.read().status == 431
     finally:

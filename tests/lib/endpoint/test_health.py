@@ -1,4 +1,4 @@
-"""The health report: what is said of each part, and when the endpoint is degraded."""
+"""The health report: the state of each component, and when the endpoint is degraded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG = logging.getLogger("health")
 
 @pytest.fixture
 def installation(rig, tmp_path):
-    """One around a rig that is driven by hand."""
+    """Return an installation around a rig that is driven manually."""
     config = Config(state_dir=str(tmp_path), backlog_limit=5)
     keeper = JournalKeeper(config, None, LOG)
     keeper.journal, keeper.pipeline = rig.journal, rig.pipeline
@@ -116,7 +116,7 @@ def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, m
 
 
 class TestWatchdog:
-    """R5: it said ok with requests waiting and the thread that moves them on dead or hung."""
+    """Health was ok while requests waited and the thread that processes them was dead or hung."""
 
     def test_a_request_that_waits_for_more_than_two_minutes(self, rig, installation, clock):
         rig.accept(alert())
@@ -172,7 +172,7 @@ class TestWatchdog:
 
 
 class TestVolatile:
-    """R11: a state_dir in memory was not warned about."""
+    """A state_dir in memory causes a warning."""
 
     @pytest.fixture
     def mounts(self, tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ class TestVolatile:
             (["/ ramfs"], "/opt", "ramfs"),
             (["/ overlay"], "/opt", ""),
             (["/ ext4", "/run tmpfs", "/run/disk xfs"], "/run/disk/x", ""),
-            (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last one covers the first
+            (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last mount hides the first
             (["/ ext4", "/with\\040space tmpfs"], "/with space/x", "tmpfs"),
             (["/ ext4", "/ä tmpfs"], "/ä/x", "tmpfs"),
             (["nonsense"], "/opt", ""),

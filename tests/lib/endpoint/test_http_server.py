@@ -1,4 +1,4 @@
-"""Connections on the wire: one request after the other, slow clients, too many, and the end."""
+"""Connections: consecutive requests, slow clients, too many clients, and the shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG_LINGER = {"endpoint.http_connection.LINGER_TIME": 60}
 
 
 def has_ended(client):
-    """Whether the endpoint has ended a connection on which it had nothing to say."""
+    """Return True if the endpoint has closed a connection without sending anything."""
     client.socket.setblocking(False)
     try:
         return client.socket.recv(1) == b""
@@ -109,14 +109,14 @@ class TestConnections:
         assert endpoint.get(LIVE).status == 200
 
     def test_an_incomplete_body_is_neither_stored_nor_refused(self, endpoint):
-        """Alertmanager sends it again if it gets no answer, and would not after a 4xx."""
+        """Alertmanager retries without a response, but not after a 4xx."""
         half = b'{"alerts": [], "receiver": "half"}'
         data = message("POST", HOOK, half, Content_Length=str(len(half) + 1))
         assert exchange(endpoint, data) == b""
         assert half not in [body for _, body, *_ in endpoint.entries()]
 
     def test_the_response_arrives_while_a_large_body_is_being_sent(self, endpoint):
-        """It is not read, only thrown away: closing at once would lose the answer."""
+        """The body is discarded, because closing immediately would lose the response."""
         with endpoint.client(60) as client:
             client.send(message("POST", HOOK, b"x" * (9 << 20)))
             assert client.read().status == 413
@@ -153,7 +153,7 @@ class TestSlow:
         return make(QUICK)
 
     def trickle(self, client, data):
-        """Send a byte now and then until the endpoint ends the connection."""
+        """Send a byte from time to time until the endpoint closes the connection."""
         try:
             for byte in data:
                 client.send(bytes([byte]))
@@ -163,7 +163,7 @@ class TestSlow:
         return False
 
     def test_slow_clients_are_disconnected(self, quick):
-        """A header, a body and nothing at all, each slow in its own way and all at once."""
+        """Clients with a slow header, a slow body and no data at all, all concurrently."""
         found = {}
 
         def header():
@@ -211,7 +211,7 @@ class TestSlow:
         assert quick.get(LIVE).status == 200
 
     def test_a_client_that_reads_its_responses_slowly(self, quick):
-        """Each bit must not give it the whole time again."""
+        """A partial read must not restart the time limit."""
         with quick.client() as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.socket.setblocking(False)
@@ -226,7 +226,7 @@ class TestSlow:
 
     def read(self, client):
         if not client.socket.recv(2000):
-            raise ConnectionError("the endpoint ended the connection")
+            raise ConnectionError("the endpoint closed the connection")
 
 
 class TestFull:
@@ -258,7 +258,7 @@ class TestFull:
         with endpoint.client() as busy:
             length = str(len(BODY))
             busy.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
-            assert busy.read().status == 100  # it has the header
+            assert busy.read().status == 100  # the endpoint has the header
             others = [endpoint.client() for _ in range(6)]
             wait_for(lambda: sum(has_ended(other) for other in others) >= 4)
             busy.send(BODY)
@@ -267,7 +267,7 @@ class TestFull:
                 other.socket.close()
 
     def test_clients_without_credentials_do_not_block_others(self, make):
-        """They are refused and then linger. That once counted as a request in flight."""
+        """Refused clients linger, which once counted as a request in flight."""
         endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
         refused = []
         try:
@@ -352,7 +352,7 @@ class TestStopping:
 
 @pytest.mark.parametrize("kind", [Patched, Unpatched])
 class TestSignals:
-    """The sensor as its container ends it: SIGTERM, and SIGKILL five seconds later."""
+    """The container stops the sensor with SIGTERM, and with SIGKILL five seconds later."""
 
     def test_sigterm_stops_the_endpoint(self, kind, tmp_path):
         endpoint = kind(tmp_path).start()
@@ -363,7 +363,7 @@ class TestSignals:
             began = time.monotonic()
             endpoint.process.send_signal(signal.SIGTERM)
             endpoint.process.wait(60)
-            # 5 seconds for itself; the rest is what a busy machine takes to end a process.
+            # 5 seconds, plus the time in which a busy machine ends a process.
             assert time.monotonic() - began < 15
             idle.socket.close()
             assert request_id in [e[0] for e in endpoint.entries()]

@@ -1,4 +1,4 @@
-"""An accepted request is on the disk, once, and changes its state only when it is told to."""
+"""An accepted request is on the disk exactly once, and changes its state only on request."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def accept(journal, body="{}", wanted_id="", alerts=1):
 
 
 def load(journal, request_id):
-    """The request with its body."""
+    """Return the request with its body."""
     return journal.load_requests([journal.find(request_id)])[0]
 
 
@@ -117,7 +117,7 @@ class TestAccept:
         assert load(journal, wanted).body == "a"
 
     def test_the_same_and_a_different_body_in_one_commit(self, journal):
-        """A fixed header from many threads at once."""
+        """Many concurrent requests with a fixed id."""
         wanted, found = str(uuid.uuid4()), []
         start = threading.Barrier(8)
 
@@ -164,13 +164,13 @@ class TestAccept:
         assert all(journal.find(i) for i in ids)
 
     def test_a_request_that_arrives_while_a_commit_begins_is_stored(self, journal):
-        """A thread may pause between reading the list of waiting requests and joining it."""
+        """A thread may be preempted between reading the list of waiting requests and joining it."""
         others = threading.Event()
 
         class Preempted(list):
             def append(self, acceptance):
                 if acceptance.request.body == "late":
-                    # Where accept() guards the list, the other waits for us instead.
+                    # If accept() locks the list, the other thread waits for this one instead.
                     others.wait(0.5)
                 super().append(acceptance)
 
@@ -218,7 +218,7 @@ class TestAccept:
     def test_a_thread_killed_during_a_commit_leaves_no_request_unanswered(
         self, journal, monkeypatch
     ):
-        """R11: the others of the commit got a 202 with an empty request_id."""
+        """The other requests of the commit once got a 202 with an empty request_id."""
         commits = journal._group_commit
         commit, first = commits._commit, threading.Event()
 
@@ -228,7 +228,7 @@ class TestAccept:
                 wait_for(lambda: len(commits._pending) >= 3)
                 return commit(connection, batch)
             monkeypatch.setattr(commits, "_commit", commit)
-            raise SystemExit  # as a green thread ends that is killed
+            raise SystemExit  # as in a killed green thread
 
         monkeypatch.setattr(commits, "_commit", killed)
         answers = []
@@ -259,7 +259,7 @@ class TestAccept:
 
 
 class TestProblem:
-    """It is over when what failed would work."""
+    """The problem ends when the failed operation would succeed."""
 
     def fail(self, journal, monkeypatch, body="{}"):
         insert = group_commit.insert
@@ -404,7 +404,7 @@ class TestStates:
         ids = [journal.find(accept(journal)).id for _ in range(4)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids, 100, 2)
-        assert journal.fresh(10) == []  # they are no longer fresh
+        assert journal.fresh(10) == []  # missed requests are not fresh
         assert journal.failed(10) == []
         clock.offset += 101
         assert [e.id for e in journal.failed(10)] == ids[:2]
@@ -466,7 +466,7 @@ class TestStates:
         assert journal.find(ids[0]).is_stuck
         assert (journal.counts().stuck, journal.stuck(10)) == (1, [ids[0]])
         assert journal.backlog == 1
-        assert round(journal.counts().oldest_seconds) == 30  # the other's
+        assert round(journal.counts().oldest_seconds) == 30  # that of the other request
         journal.mark_recorded([journal.find(ids[1]).id])
         assert journal.counts().oldest_seconds == 0
 
@@ -503,13 +503,13 @@ class TestStates:
 
 
 class TestCosts:
-    """What a step costs depends on what it does, not on what the journal holds."""
+    """The cost of a step depends on its own work, not on the size of the journal."""
 
     COUNT = 3000
 
     @pytest.fixture
     def steps(self, journal):
-        """A function that counts the steps of SQLite's machine in hundreds."""
+        """Return a function that counts the steps of SQLite's virtual machine, in hundreds."""
         connection = journal._file._connection
 
         def count(work):
@@ -524,7 +524,7 @@ class TestCosts:
         return count
 
     def fill(self, journal, state, due_at, **columns):
-        """Adds many requests to the file, past the journal's own counts."""
+        """Add many requests to the file, without the journal's own counters."""
         values = dict(
             body_sha256="'x'", body_bytes=2, alert_count=0, received_at="'2026-01-14T12:00:00Z'",
             client_host="''", client_request_id="''", method="''", path="''", headers="'{}'",
@@ -565,7 +565,7 @@ class TestCosts:
             assert steps(work) < 10
 
     def test_bodies_are_read_only_when_needed(self, path):
-        """A body of megabytes lies on pages of its own, which are damaged here."""
+        """A large body has separate pages, which are damaged here."""
         journal = Journal(path)
         entry = journal.find(accept(journal, "x" * 200_000))
         journal.close()
@@ -604,7 +604,7 @@ class TestCosts:
 
 
 class TestClock:
-    """The journal's times are bounded by what it can have written, whatever the clocks say."""
+    """Stored times are limited to plausible values, regardless of the clocks."""
 
     def test_a_restart_does_not_end_a_wait(self, path, clock, wall_clock):
         journal = Journal(path)
@@ -634,12 +634,12 @@ class TestClock:
         journal.close()
 
     def test_waits_end_although_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
-        """Of the time that it did not run as much counts as it takes to start it."""
+        """Only a part of the downtime counts: as much as a start takes."""
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 100, 0)
         for _ in range(3):
-            os.close(journal._file._lock_file)  # as the end of a process does it
+            os.close(journal._file._lock_file)  # as when a process ends
             clock.offset += 40
             wall_clock.offset += 40
             journal = Journal(path)
@@ -648,13 +648,13 @@ class TestClock:
 
 
 class TestUpgrade:
-    """A journal of release 0.2.0 is upgraded in place, and nothing of it is lost."""
+    """A journal of release 0.2.0 is upgraded in place, and no request is lost."""
 
     BODY = "é🍰" * 100
 
     @pytest.fixture
     def old_path(self, path):
-        """One with a request in each state; the clock of its host was an hour ahead."""
+        """Return a journal with a request in each state, from a host whose clock was an hour ahead."""
         now = time.time() + 3600
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
@@ -702,7 +702,7 @@ class TestUpgrade:
         assert self.names(journal.failed(10)) == [3]
         assert self.names(journal.announced()) == [5, 6]
         assert journal.announced()[0].batch_id == "out"
-        # The clock goes on from the last thing that was written down: a look 3 s later.
+        # The clock continues from the last stored value; it is read 3 s later.
         found = journal.due(10)
         assert self.names(found) == [7, 8]
         assert (found[0].emit_after, round(found[1].emit_after - clock())) == (None, 47)
@@ -716,7 +716,7 @@ class TestUpgrade:
         assert self.names(journal.failed(10)) == [4]
         for number in range(10):
             entry = journal.find(str(uuid.UUID(int=number)))
-            # Who chose its id is not known; of what is done it does not matter.
+            # Whether the sender chose its id is unknown, and irrelevant for a request that is done.
             assert entry.is_shared == (entry.state != RequestState.DONE)
             # Release 0.2.0 did not store it.
             assert entry.credential == ""
@@ -729,7 +729,7 @@ class TestUpgrade:
         journal.close()
 
     def test_an_upgrade_that_fails_changes_nothing(self, old_path, monkeypatch):
-        """It is one transaction: without room, or killed in it, the old one stays."""
+        """The upgrade is one transaction: after a full disk or a kill, the old journal remains."""
         upgrade = journal_file.journal_schema.upgrade
 
         def full(connection, version):
@@ -747,9 +747,9 @@ class TestUpgrade:
         assert journal.backlog == 5
         journal.close()
 
-    @pytest.mark.parametrize("damage", ["", "found when it was open"])
+    @pytest.mark.parametrize("damage", ["", "found while it was open"])
     def test_a_journal_of_release_0_3_0_is_upgraded(self, path, damage):
-        """It has no column for the name of the credential."""
+        """The old journal has no column for the name of the credential."""
         first = Journal(path)
         ids = [accept(first, body) for body in ("{}", "[]")]
         first.mark_announced([first.find(ids[0]).id], "a")
@@ -866,7 +866,7 @@ class TestOpening:
         assert modes == dict.fromkeys(self.FILES, 0o640)
 
     def test_others_lose_access_to_existing_files(self, path, tmp_path):
-        """Release 0.2.0 made them so."""
+        """Release 0.2.0 created them with this mode."""
         first = Journal(path)
         accept(first)
         corrupt = [f"{path}.corrupt-20260114T120000Z{suffix}" for suffix in ("", "-wal", ".json")]
@@ -910,7 +910,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("torn", [1, 24, 2000, 4119])
     def test_a_torn_last_write_loses_only_that_request(self, path, torn, tmp_path):
-        """As a power cut leaves it: the file, and a -wal whose last page is not whole."""
+        """As after a power cut: the file, and a -wal whose last page is incomplete."""
         journal, there = Journal(path), str(tmp_path / "there.sqlite")
         ids = [accept(journal) for _ in range(5)]
         before = os.path.getsize(path + "-wal")
@@ -931,7 +931,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("way", sorted(WAYS))
     def test_a_read_only_file_is_refused_until_it_is_writable(self, way, path):
-        """What was opened to be read cannot be written once it may be, either."""
+        """A file opened read-only stays read-only after its permissions change."""
         Journal(path).close()
         os.chmod(path, 0o444)
         child = process(

@@ -1,6 +1,6 @@
-"""The metrics, read as Prometheus reads them.
+"""The metrics, parsed as Prometheus parses them.
 
-Each moves when what it counts happens, and no label has a value that a client chose.
+Each metric changes with the events that it counts, and no label value is chosen by a client.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def reaches(endpoint, condition):
 
 @pytest.fixture(scope="module", params=WAYS)
 def endpoint(request, tmp_path_factory):
-    """One that no test stops, and that looks its health up at every scrape."""
+    """Return a shared endpoint that no test stops, and that computes its health for each scrape."""
     found = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
     yield found
     found.stop()
@@ -95,7 +95,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts an endpoint as the test wants it."""
+    """Return a function that starts an endpoint with a given configuration."""
     made = []
 
     def factory(settings=None, way=request.param, journal=True, **config):
@@ -110,7 +110,7 @@ def make(request, tmp_path):
 
 @pytest.fixture
 def pipeline(tmp_path, database_path, monkeypatch):
-    """One with its thread that waits for nothing long."""
+    """Return a pipeline with its thread and short waits."""
     monkeypatch.setattr("poundcake.endpoint.retry.RECORD_WAIT", 0.3)
     monkeypatch.setattr("poundcake.endpoint.emitter.RECHECK_WAIT", 0.05)
     monkeypatch.setattr("poundcake.endpoint.retry.EMIT_WAITS", (0.1, 0.1))
@@ -239,10 +239,10 @@ class TestRequests:
             asked = {"route": route, "method": method, "code": str(code)}
             assert moved("http_requests_total", **asked) == 1, asked
             looks = 1 if route == "/metrics" else 0
-            # What is not a valid request takes no time of the application.
+            # An invalid request takes no time in the application.
             timed = code != 400 or (headers is token and path == hook)
             assert moved("http_request_duration_seconds_count", route=route) == timed + looks
-            assert moved("http_requests_total") == 2  # the first look is the other
+            assert moved("http_requests_total") == 2  # the other one is the first poll
             assert moved("failed_authentications_total") == (code == 401)
             assert moved("alerts_received_total") == (2 if code == 202 else 0)
 
@@ -316,7 +316,7 @@ class TestPipelineMetrics:
     def test_from_acceptance_to_the_rules(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         at_first = scrape(endpoint)
-        for outcome in metrics.OUTCOMES:  # each is there from the start
+        for outcome in metrics.OUTCOMES:  # every outcome exists from the start
             assert ("poundcake_alerts_recorded_total", frozenset({("outcome", outcome)})) in (
                 at_first.samples
             )
@@ -341,7 +341,7 @@ class TestPipelineMetrics:
         assert 0 < found.get("accept_to_record_seconds_sum") < 60
         assert found.get("journal_requests", state="recorded") == 2
         assert found.get("announcement_misses_total") == 0
-        endpoint.set_broker(up=False)  # nothing is published any more
+        endpoint.set_broker(up=False)  # no more triggers are published
         found = reaches(
             endpoint, lambda n: n.get("publishes_total", result="ok") >= len(endpoint.published())
         )
@@ -355,7 +355,7 @@ class TestPipelineMetrics:
     def test_a_broker_outage_is_counted(self, make):
         endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
-        # Health is looked at once a second, the rest is of this moment.
+        # Health is cached for a second; the other metrics are current.
         up = reaches(
             endpoint,
             lambda n: (
@@ -439,7 +439,9 @@ class TestPipelineMetrics:
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="again"))
         found = numbers(pipeline.metrics)
         assert found.get("alerts_emitted_total", emission="first") == 1
-        assert found.get("alerts_recorded_total") == 1  # again is no other alert
+        assert (
+            found.get("alerts_recorded_total") == 1
+        )  # an alert emitted again is not another alert
 
 
 class TestMetrics:
@@ -465,7 +467,7 @@ class TestMetrics:
             clock[0] += takes
             return {"components": {"journal": DOWN}}
 
-        # Other tests of this file run with an endpoint that keeps no answer.
+        # The other tests in this file use an endpoint without this cache.
         monkeypatch.setattr(metrics, "_HEALTH_AGE", 1.0)
         monkeypatch.setattr(metrics, "_HEALTH_AGE_FACTOR", 20)
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])

@@ -8,7 +8,7 @@ from poundcake.endpoint.open_connections import OpenConnections, Phase
 
 
 class Opened:
-    """A connection that notes when it is aborted."""
+    """A connection that records when it is aborted."""
 
     def __init__(self, connections):
         self.aborted = 0
@@ -20,7 +20,7 @@ class Opened:
 
 @pytest.fixture
 def full():
-    """Three open connections, which are as many as there may be."""
+    """Return three open connections, which is the maximum."""
     connections = OpenConnections(3)
     return connections, [Opened(connections) for _ in range(3)]
 

@@ -1,4 +1,4 @@
-"""The description of the endpoint is valid, and is true of its routes, parameters and answers."""
+"""The endpoint's description is valid, and matches its routes, parameters and responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATHS = sorted(openapi.description([], False)["paths"])
 
 
 def resolve(document, part):
-    """Return what a part of the document stands for, if it is a reference."""
+    """Return the target of a part of the document if it is a reference, and otherwise the part."""
     if "$ref" not in part:
         return part
     for name in part["$ref"].split("/")[1:]:
@@ -51,7 +51,7 @@ def references(part):
 
 
 def translate(schema, document):
-    """Return a schema of OpenAPI 3.0 as JSON Schema that allows nothing but what it names."""
+    """Return an OpenAPI 3.0 schema as JSON Schema that allows only the named properties."""
     if isinstance(schema, list):
         return [translate(part, document) for part in schema]
     if not isinstance(schema, dict):
@@ -79,7 +79,7 @@ def described(endpoint):
 
 @pytest.fixture(scope="module")
 def worked_on(endpoint):
-    """The id of a request that has all that a request can have."""
+    """Return the id of a request that has every field."""
     request_id = endpoint.accept(
         webhook(alert("Worked"), {"labels": 5}, alert("Ran")), Authorization=TOKEN
     )
@@ -106,7 +106,7 @@ def worked_on(endpoint):
 
 
 def check(described, path, answer, method="get"):
-    """Assert that the answer is one that the description has for this path."""
+    """Assert that the description contains this response for this path."""
     responses = described["paths"][path][method]["responses"]
     response = resolve(described, responses[str(answer.status)])
     media_type = answer.headers["content-type"].split(";")[0]

@@ -15,8 +15,8 @@ def test_it_has_the_shape_of_a_recorded_status(tmp_path):
     request_id = journal.accept(request(alert()), "", "hash", 1)
     found = pending_status(journal.find(request_id), "broker: away")
     journal.close()
-    assert [key for key in found if key != "held_up_by"] == STATUS_KEYS
-    assert (found["status"], found["held_up_by"]) == ("accepted", "broker: away")
+    assert [key for key in found if key != "blocked_by"] == STATUS_KEYS
+    assert (found["status"], found["blocked_by"]) == ("accepted", "broker: away")
     assert "credential" not in found
     assert (found["request_id"], found["received_at"]) == (request_id, "2026-01-14T12:00:00Z")
 

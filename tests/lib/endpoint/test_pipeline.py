@@ -1,4 +1,4 @@
-"""The steps together, and in their thread; and that no clock stops them."""
+"""The steps of the pipeline together, in their thread, and with wrong clocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TestThread:
 
 class TestBroker:
     def test_the_broker_is_checked_at_the_start_without_a_request(self, rig):
-        """U13: it was unknown until the first request came."""
+        """The state was once unknown until the first request."""
         rig.advance()
         assert rig.components.broker.state == State.OK
         assert rig.bus.published == []
@@ -74,7 +74,7 @@ class TestDatabase:
 
 
 class TestWallClock:
-    """R4: a wall clock that steps by hours neither stops anything nor makes everything due."""
+    """A wall clock that steps by hours neither stops anything nor makes everything due."""
 
     @pytest.mark.parametrize("hours", HOURS)
     def test_requests_are_still_announced_emitted_and_synced(self, rig, wall_clock, hours):
@@ -89,7 +89,7 @@ class TestWallClock:
         assert len(rig.bus.of(SYNC_DUE)) > before
         rig.set_explanation("retry")
         rig.advance(6)
-        assert len(rig.bus.of(ALERT)) == 2  # it is not an hour later
+        assert len(rig.bus.of(ALERT)) == 2  # an hour has not passed
         rig.advance(61)
         assert len(rig.bus.of(ALERT)) == 4
         rig.set_explanation("execution")

@@ -1,4 +1,4 @@
-"""A warning that a client can cause is logged once a minute, with how often it was left out."""
+"""A warning that a client can cause is logged once a minute, with the number of repetitions."""
 
 from __future__ import annotations
 

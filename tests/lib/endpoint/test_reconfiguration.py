@@ -1,4 +1,4 @@
-"""A changed configuration is applied to a running endpoint, whole or not at all."""
+"""A changed configuration is applied to a running endpoint completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bearer(token):
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts an endpoint that looks for changes often."""
+    """Return a function that starts an endpoint that polls for changes often."""
     made = []
 
     def factory(token="", **config):
@@ -43,7 +43,7 @@ def make(request, tmp_path):
 
 @pytest.fixture
 def log(caplog, tmp_path):
-    """A function that gives the log of what was made."""
+    """Return a function that returns the log of the endpoints."""
     caplog.set_level("INFO")
 
     def text():
@@ -87,7 +87,7 @@ class TestChanges:
                 return client.read().status
 
             assert status_with("the-first-long-token") == 200
-            # Nothing is registered: the file alone changes.
+            # Only the file changes, not the registered configuration.
             secret.write_text("the-second-long-token")
             found.reaches(200, **bearer("the-second-long-token"))
             assert status_with("the-first-long-token") == 401
@@ -100,7 +100,7 @@ class TestChanges:
         request_id = found.accept(webhook(alert()))
         status = "/api/v1/status/" + request_id
         wait_for(lambda: found.get(status).json["alerts"])
-        # What is announced and not seen to be recorded is missed first, after 30 s.
+        # An announced request that is not recorded is first missed, after 30 s.
         wait_for(lambda: not found.get("/api/v1/health").json["components"]["journal"]["waiting"])
         url.write_text(f"sqlite:///{tmp_path}/two.sqlite")
         wait_for(lambda: os.path.exists(f"{tmp_path}/two.sqlite"))
@@ -134,13 +134,13 @@ class TestAddress:
         assert idle.closed()
         old.send(b"{}")
         answer = old.read()
-        assert answer.status == 400  # it is no webhook, and it was answered
+        assert answer.status == 400  # it was answered, but is not a webhook
         assert answer.headers["connection"] == "close"
         for client in (old, idle):
             client.socket.close()
 
     def test_it_moves_from_one_address_to_all(self, make):
-        """Of 127.0.0.1 and 0.0.0.0, only one can be listened at."""
+        """The endpoint cannot listen on 127.0.0.1 and 0.0.0.0 at the same time."""
         found = make()
         found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
         wait_for(lambda: status_of(found) == 401)
@@ -151,7 +151,7 @@ class TestAddress:
 
     def test_the_old_address_is_restored_if_the_new_one_fails(self, make, log):
         found = make()
-        with socket.socket() as taken:  # so that the port is taken on another address, too
+        with socket.socket() as taken:  # so that the port is also in use on another address
             taken.bind(("127.0.0.2", found.port))
             taken.listen(1)
             found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
@@ -219,18 +219,18 @@ class TestAddress:
                     while connection.recv(65536):
                         pass
                 except OSError:
-                    pass  # it was ended
+                    pass  # the connection was closed
         finally:
             found.stop()
 
 
 def status_of(found):
-    """The status of health without credentials; None if it does not listen."""
+    """Return the status of health without credentials, or None if the endpoint does not listen."""
     try:
         answer = found.get("/api/v1/health")
     except OSError:
         return None
-    return answer and answer.status  # one that was idle at the wrong moment has no answer
+    return answer and answer.status  # a connection that was closed while idle has no response
 
 
 def reaches(secured, path=LIVE, **more):
@@ -241,7 +241,7 @@ def reaches(secured, path=LIVE, **more):
 
 
 class TestUnusableConfigurations:
-    """The previous configuration stays in force; the log says so once, and health until then."""
+    """The previous configuration stays in force; the problem is logged once and shown by health."""
 
     def kept(self, found, log, said, **headers):
         """Assert that a problem is shown, logged once, and that the endpoint works as before."""
@@ -250,7 +250,7 @@ class TestUnusableConfigurations:
         assert health["status"] == "degraded"
         assert health["configuration"]["problem"].startswith("keeping the previous configuration: ")
         assert found.post(webhook(), **headers).status == 202
-        # Whoever records in the meantime may log the same reason.
+        # A record in the meantime may log the same reason.
         pattern = f"keeping the previous configuration: .*{re.escape(said)}"
         assert len(re.findall(pattern, log())) == 1
 
@@ -281,7 +281,7 @@ class TestUnusableConfigurations:
         found.register(dry_run=False, allowed_hosts=["*"], **config)
         self.kept(found, log, said)
         in_force = found.configuration()["in_force"]
-        assert in_force["dry_run"] is True  # not a part of it
+        assert in_force["dry_run"] is True  # no part of the change is applied
         found.register(**{**dict.fromkeys(config), "port": found.port})
         wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
         self.restored(found)

@@ -1,4 +1,4 @@
-"""A webhook that is refused is counted, logged and shown: Alertmanager does not send it again."""
+"""A refused webhook is counted, logged and shown, because Alertmanager does not retry it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_other_refusals_are_not_counted(make):
 
 
 def test_an_internal_error_is_not_a_refusal(make):
-    """Alertmanager sends it again."""
+    """Alertmanager retries the webhook."""
     endpoint = make(backlog_limit=1)
     endpoint.set_broker(up=False)
     wait_for(lambda: endpoint.post(webhook()).status == 503)

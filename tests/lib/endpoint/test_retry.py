@@ -1,4 +1,4 @@
-"""When retries run and how much they take on: pure functions, case by case."""
+"""When retries run and how large their batches are: pure functions, case by case."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_jitter_only_shortens():
 @pytest.mark.parametrize(
     "size, attempts, others_recorded, plan",
     [
-        # A first miss keeps the batch together, later ones halve it and double the wait.
+        # A first miss keeps the batch; each later one halves it and doubles the wait.
         (8, 0, False, RetryPlan(30, 8, False)),
         (8, 1, False, RetryPlan(60, 4, False)),
         (4, 2, False, RetryPlan(120, 2, False)),
@@ -34,7 +34,7 @@ def test_jitter_only_shortens():
         (1, 4, False, RetryPlan(480, 1, False)),
         (1, 5, False, RetryPlan(600, 1, False)),
         (1, FOREVER, False, RetryPlan(600, 1, False)),
-        # What was recorded meanwhile shows that it is the batch; a single request is then stuck.
+        # Other recorded requests show that the batch is at fault. A single request is then stuck.
         (8, 3, True, RetryPlan(240, 4, False)),
         (1, 0, True, RetryPlan(30, 1, False)),
         (1, 1, True, RetryPlan(600, 1, True)),
@@ -48,7 +48,7 @@ def test_a_batch_that_was_not_recorded(size, attempts, others_recorded, plan):
 @pytest.mark.parametrize(
     "attempts, others_recorded, plan",
     [
-        (0, False, RetryPlan(1, 0, False)),  # it may have been the broker
+        (0, False, RetryPlan(1, 0, False)),  # the broker may have been at fault
         (0, True, RetryPlan(1, 0, False)),
         (1, False, RetryPlan(2, 1, False)),
         (9, False, RetryPlan(60, 1, False)),
@@ -81,14 +81,14 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
 @pytest.mark.parametrize(
     "seen, synced_at, claimed_age, elapsed, age",
     [
-        # The first look has only what the clocks say, which is not taken for more than a wait.
+        # The first poll relies on the clocks, by which at most one wait has passed.
         (None, None, 0, 0, float("inf")),
         (None, NOON, 40, 0, 40),
         (None, NOON, -7200, 0, 0),
-        # Unchanged: what counts is the time that passed here.
+        # Unchanged: the time that passed here counts.
         (ObservedSync(NOON, 10), NOON, -7200, 5, 15),
         (ObservedSync(NOON, 10), NOON, 7200, 5, 15),
-        # Changed: it ended since the last look, whatever the clocks say.
+        # Changed: sync has ended since the last poll, regardless of the clocks.
         (ObservedSync(NOON, 10), later(5), 3, 5, 3),
         (ObservedSync(NOON, 10), later(5), -7200, 5, 0),
         (ObservedSync(NOON, 10), later(5), 7200, 5, 5),

@@ -1,4 +1,4 @@
-"""The endpoint as a whole: it says what is missing, and uses it as soon as it is there."""
+"""The whole endpoint: it reports what is missing, and continues when that is available."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PAGE = 4096
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts one that tries again quickly, without waiting for it."""
+    """Return a function that starts an endpoint with short retry waits, without waiting for it."""
     made = []
 
     def factory(**config):
@@ -59,7 +59,7 @@ def make(request, tmp_path):
 
 @pytest.fixture
 def make_here(tmp_path):
-    """The same, always on plain threads: for what has nothing to do with how threads run."""
+    """Return the same function, but always for plain threads."""
     made = []
 
     def factory(**config):
@@ -73,10 +73,10 @@ def make_here(tmp_path):
 
 @pytest.fixture
 def log(caplog, tmp_path):
-    """A function that gives the log of what was made."""
+    """Return a function that returns the log of the endpoints."""
 
     def text():
-        file = tmp_path / "log"  # of one in a process of its own
+        file = tmp_path / "log"  # of an endpoint in a separate process
         return file.read_text(errors="replace") if file.exists() else caplog.text
 
     return text
@@ -84,7 +84,7 @@ def log(caplog, tmp_path):
 
 @pytest.fixture
 def failed(log):
-    """Return a function that waits until the log announces a retry, and then for some more."""
+    """Return a function that waits until the log announces a retry, and then a little longer."""
 
     def wait():
         wait_for(lambda: "retrying until it works" in log())
@@ -94,7 +94,7 @@ def failed(log):
 
 
 def sql(path, statement):
-    """All rows of a statement, on a connection of its own."""
+    """Return all rows of a statement, on a separate connection."""
     connection = sqlite3.connect(str(path), timeout=20, isolation_level=None)
     try:
         return connection.execute(statement).fetchall()
@@ -123,7 +123,7 @@ class TestRecovers:
         assert endpoint.post(webhook()).status == 202
 
     def test_a_state_directory_that_cannot_be_created_at_first(self, make, tmp_path):
-        """A file is where the folder should be: even root cannot write below it."""
+        """A file is in the place of the folder, so that even root cannot write below it."""
         (tmp_path / "in-the-way").write_text("")
         state = tmp_path / "in-the-way" / "state"
         endpoint = make(state_dir=str(state)).ready(journal=False)
@@ -137,7 +137,7 @@ class TestRecovers:
         assert "in-the-way" in found.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/health/live").status == 200
         assert endpoint.get("/api/v1/executions/recent").status == 503
-        # The journal may know it, for all that the endpoint can say.
+        # The endpoint cannot rule out that the journal contains it.
         assert endpoint.get("/api/v1/status/x").status == 503
         (tmp_path / "in-the-way").unlink()
         endpoint.ready()
@@ -218,9 +218,9 @@ class TestRecovers:
         assert (found.status, found.json["status"]) == (200, "degraded")
         assert endpoint.get("/api/v1/health/ready").status == 200
         answer = endpoint.get("/api/v1/status/" + request_id).json
-        assert (answer["status"], answer["held_up_by"]) == (
+        assert (answer["status"], answer["blocked_by"]) == (
             "accepted",
-            "broker: the broker is away",
+            "broker: the broker is down",
         )
         endpoint.set_broker(up=True)
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
@@ -252,7 +252,7 @@ class TestRecovers:
 
 
 def test_the_state_of_the_broker_is_known_before_anything_is_published(make):
-    """U13: it was unknown after every start, until the first request."""
+    """The state was once unknown after every start, until the first request."""
     endpoint = make().ready()
     wait_for(lambda: part(endpoint, "broker")["state"] == "ok")
     assert endpoint.published() == []
@@ -275,13 +275,13 @@ def test_a_restart_resumes_the_requests_of_the_journal(make, log, caplog):
 
 
 class TestDamage:
-    """What SQLite can read of a damaged journal is kept; test_quarantine.py says what that is."""
+    """The readable requests of a damaged journal are kept; see test_quarantine.py."""
 
     def spoil(self, path, pages=0):
-        """Overwrite that many pages of entries while an endpoint uses the file; 0: all but one."""
+        """Overwrite this many pages of entries while an endpoint uses the file; 0: all but one."""
         while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-            pass  # the endpoint is at it
-        sql(path, f"PRAGMA user_version = {VERSION}")  # makes others forget what they have read
+            pass  # the endpoint uses it
+        sql(path, f"PRAGMA user_version = {VERSION}")  # makes other connections drop their caches
         sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         data = path.read_bytes()
         count = len(data) // PAGE
@@ -297,7 +297,7 @@ class TestDamage:
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
         self.spoil(path, pages=1)
-        endpoint.set_broker(up=True)  # the announcer reads what waits
+        endpoint.set_broker(up=True)  # the announcer reads the waiting requests
         found = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
@@ -308,7 +308,7 @@ class TestDamage:
         assert os.path.exists(found["file"])
         assert found["saved"] + found["lost"] == 60 and 0 < found["lost"] < 20
         saved = [i for i in ids if endpoint.get("/api/v1/status/" + i).status == 200]
-        # Those that were recorded before the damage was noticed are in the tables.
+        # Requests that were recorded before the damage was noticed are in the tables.
         assert len(saved) >= found["saved"]
         for request_id in saved:
             wait_for(lambda: has_status(endpoint, request_id, "recorded"))
@@ -328,11 +328,11 @@ class TestDamage:
             assert file.read() == b"this is no database" * 99
         assert endpoint.post(webhook()).status == 202
         endpoint.stop()
-        endpoint.start().ready()  # who looks at it later hears of it as well
+        endpoint.start().ready()  # a later start reports it as well
         assert part(endpoint, "journal")["set_aside"] == [found]
 
     def test_repeated_damage(self, make, tmp_path):
-        """It is not set aside a second time at once, and everyone is told why."""
+        """The journal is not quarantined again immediately, and responses contain the reason."""
         endpoint = make().ready()
         endpoint.set_broker(up=False)
         path = tmp_path / "state" / "journal.sqlite"
@@ -346,7 +346,7 @@ class TestDamage:
         assert "check the disk" in part(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
         assert aside(path) == before and len(before) == 1
-        os.remove(before[0])  # the operator has looked
+        os.remove(before[0])  # the operator has handled it
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
         assert len(aside(path)) == 1
@@ -357,20 +357,20 @@ def aside(path):
 
 
 def refused(endpoint):
-    """The answer to a webhook that cannot be taken now."""
+    """Return the response to a webhook that cannot be accepted now."""
     answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
     assert answer.status == 503
     return answer
 
 
 def told(endpoint, words):
-    """Waits until those who send are told so: the journal is opened beside answering them."""
+    """Wait until a 503 contains these words: the journal is opened in another thread."""
     wait_for(lambda: words in refused(endpoint).json["detail"])
 
 
 @pytest.fixture(params=[Patched, Unpatched])
 def sensor(request, tmp_path):
-    """A function that makes one in a process of its own, without starting it."""
+    """Return a function that creates an endpoint in a separate process, without starting it."""
     made = []
 
     def factory(**config):
@@ -384,18 +384,18 @@ def sensor(request, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MiB."""
+    """Return the path of a file system with 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("a file system can be mounted by root alone, and not everywhere")
+        pytest.skip("only root can mount a file system, and not everywhere")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class TestDisk:
-    """A disk that is full or read-only loses nothing that was accepted, and ends no process."""
+    """A full or read-only disk loses no accepted request, and stops no process."""
 
     def check_full(self, endpoint, ids, make_room, word):
         answer = refused(endpoint)
@@ -406,7 +406,7 @@ class TestDisk:
         assert word in found.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/status/" + ids[0]).json["status"] == "accepted"
         make_room()
-        endpoint.ready()  # without a webhook, which a load balancer would not send
+        endpoint.ready()  # without a webhook, because a load balancer would not send one
         ids.append(endpoint.accept(webhook(alert("later"))))
         assert set(ids) <= {entry[0] for entry in endpoint.entries()}
         assert aside(endpoint.config["state_dir"] + "/journal.sqlite") == []
@@ -421,7 +421,7 @@ class TestDisk:
         endpoint.set_broker(up=False)
         ids = []
         with open(str(small_disk / "filler"), "wb") as filler:
-            # Unbuffered: what did not fit would be written again at the end.
+            # Unbuffered, because a buffer would write the rest again when it is closed.
             os.write(filler.fileno(), bytes(500000))
         while True:
             answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
@@ -443,7 +443,7 @@ class TestDisk:
             database.prepare(engine)
 
     def test_a_limit(self, sensor, tmp_path):
-        """The same without a file system: no file may grow beyond what the journal has."""
+        """The same without a file system: no file may grow beyond the journal's current size."""
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(labels={"x": "y" * 9000}))) for _ in range(40)]
@@ -468,7 +468,7 @@ class TestDisk:
         state.chmod(0o755)
         endpoint.ready()
         request_id = endpoint.accept(webhook())
-        # What is open goes on being written, and those who ask are told so.
+        # Open files are still written, and responses contain the reason.
         state.chmod(0o555)
         assert endpoint.post(webhook()).status == 202
         assert endpoint.get("/api/v1/health/ready").status == 200
@@ -494,7 +494,7 @@ class TestBounds:
 
 
 class TestInside:
-    """What only shows at a certain moment."""
+    """Faults that occur at a certain moment."""
 
     @pytest.fixture
     def quick(self, monkeypatch):
@@ -534,7 +534,7 @@ class TestInside:
 
         monkeypatch.setattr(module, what, fails)
         self.run_until(found, lambda: found.journal and len(tries) == 4)
-        assert caplog.text.count("cannot be brought up") == 1  # with its traceback
+        assert caplog.text.count("cannot be brought up") == 1  # with a traceback
         assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
@@ -554,7 +554,7 @@ class TestInside:
         self.run_until(found, lambda: found.journal)
 
     def test_opening_a_failed_journal_is_retried_until_it_works(self, tmp_path, monkeypatch, quick):
-        """Also where nobody sends anything any more."""
+        """This works even if no more requests arrive."""
         found, _ = self.start(tmp_path)
         tries = []
 
@@ -613,7 +613,7 @@ class TestInside:
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, quick):
-        """R5: requests waited for a thread that was dead, and health said ok."""
+        """Requests once waited for a dead thread while health was ok."""
         found, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
         settle, killed = Announcer.settle, []

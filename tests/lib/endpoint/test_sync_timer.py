@@ -1,4 +1,4 @@
-"""StackStorm is asked what became of what is open, while anything is."""
+"""Syncs run as long as an alert or an execution is open."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_sync_requested_by_another_endpoint_counts(rig):
 
 @pytest.mark.parametrize("hours", [-3, -0.01, 0.01, 3, 24 * 120])
 def test_a_wrong_clock_on_another_machine_does_not_stop_syncs(rig, hours):
-    """R4: a runner's clock ahead of ours made its last round look as if it lay in the future."""
+    """With a runner's clock ahead of ours, its last round seemed to be in the future."""
     rig.accept(alert())
     rig.advance()
     set_synced(rig, datetime.now(timezone.utc) + timedelta(hours=hours))

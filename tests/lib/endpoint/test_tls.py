@@ -1,4 +1,4 @@
-"""TLS on the wire: certificates of the endpoint and of clients, changed and broken ones."""
+"""TLS: certificates of the endpoint and of clients, changed and broken ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def files(authority):
 
 
 class Secured:
-    """An endpoint with TLS, asked with `requests`."""
+    """An endpoint with TLS, and a client that uses `requests`."""
 
     def __init__(self, running, ca):
         self.running, self.ca = running, str(ca)
         self.url = f"https://127.0.0.1:{running.port}"
 
     def get(self, path=LIVE, **more):
-        with requests.Session() as session:  # each on a connection of its own
+        with requests.Session() as session:  # a separate connection for each request
             session.trust_env = False
             return session.get(self.url + path, verify=self.ca, timeout=20, **more)
 
@@ -54,12 +54,12 @@ class Secured:
             return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def serial(self):
-        """The serial number of the certificate that it shows."""
+        """Return the serial number of the endpoint's certificate."""
         with self.connect() as secured:
             return secured.getpeercert()["serialNumber"]
 
     def log(self, caplog):
-        """What it has logged so far."""
+        """Return the log so far."""
         path = self.running.folder / "log"
         return path.read_text() if path.exists() else caplog.text
 
@@ -89,7 +89,7 @@ def make(request, tmp_path, authority, caplog):
 
 
 def read_all(client):
-    """Until the other side ends the connection, one way or the other."""
+    """Read until the other side closes or resets the connection."""
     try:
         while client.fill():
             pass
@@ -117,7 +117,7 @@ class TestCertificate:
             assert session.post(hook, json=large, timeout=20).status_code == 202
 
     def test_requests_are_framed_as_without_tls(self, make, files):
-        """Of the corpus, the cases that end their connection."""
+        """The cases of the corpus that end their connection."""
         found = make(**files)
         for case in [case for case in CASES if len(case.statuses) == 1][::4]:
             received = b""
@@ -130,7 +130,7 @@ class TestCertificate:
                         if not chunk:
                             break
                 except OSError:
-                    pass  # the endpoint has ended the connection
+                    pass  # the endpoint has closed the connection
             assert statuses(received) == case.statuses, case.name
 
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
@@ -194,7 +194,7 @@ class TestWrongClients:
         with found.running.client() as client:
             client.send(sent)
             read_all(client)
-            assert len(client.buffer) < 20  # an alert of TLS, at the most
+            assert len(client.buffer) < 20  # at most a TLS alert
         assert answers(found)
 
     def test_the_time_limit_applies_to_the_whole_handshake(self, make, files):
@@ -268,7 +268,7 @@ class TestWrongClients:
         assert found.log(caplog).count("TLS with 127.0.0.1 failed") == 1
 
     def test_tls_on_a_plain_port(self, make, authority, tmp_path):
-        """It ends for the client as what it is: no TLS."""
+        """The client sees that the port does not speak TLS."""
         running = KINDS["threads"](tmp_path).start()
         try:
             running.ready()
@@ -322,7 +322,7 @@ class TestClientCertificates:
 
 
 class TestAlertmanager:
-    """The program itself, over TLS."""
+    """Alertmanager itself, over TLS."""
 
     @pytest.mark.parametrize("way", ["certificate", "password"])
     def test_its_notification_is_accepted(
@@ -345,7 +345,7 @@ class TestAlertmanager:
 
 
 class TestNames:
-    """What the trail calls who proved a certificate."""
+    """The name of a client certificate in the trail."""
 
     @pytest.mark.parametrize(
         "certificate, name",

@@ -1,4 +1,4 @@
-"""The routes of the trail: pages, filters, and what is refused."""
+"""The routes of the trail: pages, filters and refusals."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_too_many_parameters(endpoint):
 
 
 class Trail:
-    """A service whose rows all have the same size. asked: the limits that it was asked with."""
+    """A service whose rows all have the same size. `asked` contains the requested limits."""
 
     def __init__(self, row_bytes):
         self.row_bytes = row_bytes

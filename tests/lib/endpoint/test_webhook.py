@@ -14,7 +14,7 @@ from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
 HOOK = "/api/v1/webhook"
-# Fixed: several processes that share the tests must all find the same.
+# Fixed, because all pytest workers must collect the same tests.
 SOME_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 OTHER_ID = "7c2d9e58-1f4b-4a6d-8e3c-91b5d0a7f213"
 

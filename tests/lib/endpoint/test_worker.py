@@ -1,4 +1,4 @@
-"""One thread runs the steps, whatever they raise, and says whether it lives."""
+"""One thread runs the steps despite their errors, and reports whether it is alive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def make():
-    """A function that starts a worker with steps by name; failures are in worker.seen."""
+    """Return a function that starts a worker with named steps; worker.seen has the failures."""
     made = []
 
     def factory(**steps):
@@ -80,7 +80,7 @@ def test_stopping_does_not_wait_for_the_next_run(make, monkeypatch):
     found = make(step=lambda: None)
     found.stop(60)
     assert not found._thread.is_alive()
-    assert not found.is_dead()  # nobody is to start it again
+    assert not found.is_dead()  # it must not be restarted
     assert found.problem() == ""
 
 
@@ -105,7 +105,7 @@ def test_an_ended_thread_is_dead_and_can_be_restarted(make, quick):
     def step():
         ran.append(1)
         if len(ran) == 1:
-            raise SystemExit  # as a green thread that is killed ends
+            raise SystemExit  # as in a killed green thread
 
     found = make(step=step)
     wait_for(found.is_dead)

@@ -202,7 +202,7 @@ def test_a_text_view_starts_on_a_new_line(found):
 @pytest.mark.parametrize(
     "found",
     [
-        lambda h: text.status(status(receiver=h, error=h, held_up_by=h, stackstorm=h)),
+        lambda h: text.status(status(receiver=h, error=h, blocked_by=h, stackstorm=h)),
         lambda h: text.status(status(alerts=[alert(alert_name=h, reason=h, instance=h)])),
         lambda h: text.status(status(stackstorm_executions=[execution(message=h)])),
         lambda h: why(episode(alert_name=h, instance=h, severity=h, episode=h)),
