@@ -1,7 +1,7 @@
 """A journal, a tracking database and the pipeline between them, driven manually or by its thread.
 
-Driven manually, nothing sleeps: advance() advances the monotonic clock of the endpoint's modules and
-runs each step until nothing changes any more.
+Driven manually, nothing sleeps: advance() advances the monotonic clock of the endpoint's modules
+and runs each step until nothing changes any more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The payloads that senders post, and what they are read as."""
+"""The payloads that senders post, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(payload):
 
 
 def read_one(**fields):
-    """Return the alert of a notification that has one, with some fields changed."""
+    """Return the alert of a notification with one alert, with some fields changed."""
     (found,) = read(webhook(alert(**fields))).alerts
     return found
 
@@ -51,7 +51,7 @@ def refused(body):
 
 
 class TestSenders:
-    """Every sender's payload is read, whatever it leaves out or adds."""
+    """Every sender's payload is parsed, regardless of missing and additional fields."""
 
     def test_alertmanager(self):
         found = read(webhook(dict(alert(), fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3))
@@ -141,7 +141,7 @@ class TestSenders:
         assert read_one(labels=labels).labels.items() >= labels.items()
 
     def test_an_empty_label_counts_as_absent(self):
-        """As in Prometheus's data model; its fingerprint is that of the label set without it."""
+        """As in Prometheus's data model, the fingerprint is that of the label set without it."""
         found = read_one(labels={"team": "", "job": None})
         assert "team" not in found.labels and "job" not in found.labels
         assert found.fingerprint == read_one().fingerprint
@@ -184,7 +184,7 @@ class TestSenders:
 
 
 class TestIdentity:
-    """What two alerts have in common that are the same alert."""
+    """The fields by which two alerts are the same alert."""
 
     def fingerprint(self, identity=Identity(), url="http://a:9093", **labels):
         body = json.dumps(webhook(alert(labels=labels), externalURL=url)).encode()
@@ -210,7 +210,7 @@ class TestIdentity:
         assert len({self.fingerprint(url=url) for url in urls}) == 1
         wanted = Identity(with_external_url=True)
         assert len({self.fingerprint(wanted, url) for url in urls}) == 2
-        # A sender without one is told apart by its labels alone.
+        # Alerts of a sender without an external URL are identified only by their labels.
         assert self.fingerprint(wanted, None) == self.fingerprint()
 
     def test_no_fingerprint_is_computed_if_none_is_needed(self):
@@ -237,7 +237,7 @@ class TestLimits:
     def test_the_length_of_a_label(self, name, value):
         found = read_one(labels={"n" * name: "x" * value})
         assert bool(found.problem) == ((name, value) != (1024, 16384))
-        assert found.labels["n" * name] == "x" * value  # it is kept all the same
+        assert found.labels["n" * name] == "x" * value  # it is stored anyway
         assert len(found.problem) < 200
 
     def test_annotations_are_limited_only_by_the_body(self):
@@ -252,7 +252,7 @@ class TestLimits:
 
 
 class TestRefusedRequest:
-    """A request that can never be used is refused, by the name of the field."""
+    """A request that can never be used is refused with the name of the field."""
 
     @pytest.mark.parametrize("body", [b"", b"{", b"nothing", b"{'alerts': []}", b"\x00", b"[}"])
     def test_not_json(self, body):
@@ -339,7 +339,7 @@ class TestRefusedRequest:
 
 
 class TestMalformedAlert:
-    """An alert that cannot be used names its field, and the others of the request are read."""
+    """The reason of an unusable alert names the field, and the other alerts are parsed."""
 
     @pytest.mark.parametrize(
         "broken, problem",
@@ -374,7 +374,7 @@ class TestMalformedAlert:
 
 
 class TestTolerance:
-    """What decides nothing refuses nothing."""
+    """Fields that affect no decision cause no refusal."""
 
     @pytest.mark.parametrize(
         "value, text",
@@ -476,7 +476,7 @@ def test_an_episode_is_named_by_fingerprint_and_start_in_milliseconds():
 
 
 class TestDeliveryKey:
-    """The same notification sent twice has one key."""
+    """The same notification sent twice has the same key."""
 
     def key(self, *alerts, **fields):
         return read(webhook(*alerts, **fields)).delivery_key

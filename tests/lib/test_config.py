@@ -1,4 +1,4 @@
-"""The pack's configuration: bounds, secrets, and the schema that StackStorm checks it by."""
+"""The pack's configuration: bounds, secrets, and the schema by which StackStorm checks it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
 
 
 def has_secret(spec):
-    """Whether a key of the schema, or anything in it, is marked as secret."""
+    """Return True if a key of the schema, or anything in it, is marked as secret."""
     nested = [spec.get("items", {}), *spec.get("properties", {}).values()]
     return bool(spec.get("secret")) or any(has_secret(one) for one in nested if one)
 
 
 def given_as(key, secret):
-    """A value of a secret key with this secret in it."""
+    """Return a value of a secret key that contains this secret."""
     if key == "credentials":
         return [{"name": "one", "scope": "both", "token": secret}]
     return [secret] if key == "auth_tokens" else secret
@@ -42,7 +42,7 @@ def error_of(**given):
 
 
 class TestSchema:
-    """config.schema.yaml and Config say the same."""
+    """config.schema.yaml and Config agree."""
 
     def test_keys(self):
         assert set(SCHEMA) == KEYS
@@ -79,7 +79,7 @@ class TestSchema:
     def test_secrets(self):
         secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
-        # Declared on the array itself, StackStorm would hand the sensor ciphertext.
+        # If it were declared on the array itself, StackStorm would pass ciphertext to the sensor.
         for key in ("auth_tokens", "credentials"):
             assert "secret" not in SCHEMA[key]
         entry = SCHEMA["credentials"]["items"]
@@ -100,7 +100,7 @@ class TestSchema:
 
 
 class TestUnknownKeys:
-    """A misspelt key was ignored, so that its default stayed in force."""
+    """A misspelt key was once ignored, so that its default stayed in force."""
 
     @pytest.mark.parametrize(
         "key, nearest",
@@ -332,7 +332,7 @@ class TestTokens:
 
 
 class TestLength:
-    """What can be guessed is refused."""
+    """A secret that is easy to guess is refused."""
 
     @pytest.mark.parametrize("secret, is_accepted", [("x" * 15, False), ("x" * 16, True)])
     def test_a_secret_needs_16_characters(self, secret, is_accepted):
@@ -464,7 +464,7 @@ class TestTLS:
 
 
 class TestLoopback:
-    """Nobody opens the endpoint to other machines by forgetting something."""
+    """A forgotten setting cannot expose the endpoint to other machines."""
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
     def test_loopback_needs_no_credentials(self, host):
@@ -480,7 +480,7 @@ class TestLoopback:
         assert load({"host": host, "auth_tokens": [LONG]}).host == host
         assert load({"host": host, "basic_auth": "u:" + LONG}).host == host
         assert load(dict(TLS_FILES, host=host)).host == host
-        with pytest.raises(ConfigError):  # TLS alone encrypts, and lets everybody in
+        with pytest.raises(ConfigError):  # TLS alone encrypts, but authenticates nobody
             load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})
 
 

@@ -1,4 +1,4 @@
-"""What an action learns when it asks the endpoint: an answer, a refusal, or why there is none."""
+"""What an action gets from the endpoint: a response, a refusal, or why there is no response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that starts an endpoint, without waiting for it."""
+    """Return a function that starts an endpoint without waiting for it."""
     started = []
 
     def factory(**config):
@@ -37,7 +37,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def impostor():
-    """A function that has another server answer: it returns the configuration to ask it with."""
+    """Return a function that starts another server and returns the configuration to query it."""
     servers = []
 
     def factory(status, body, **headers):
@@ -145,7 +145,7 @@ def test_an_unreachable_url(url):
 
 
 def test_no_proxy_is_used(start, monkeypatch):
-    """It would see the token."""
+    """A proxy would see the token."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{services.free_port()}")

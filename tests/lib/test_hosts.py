@@ -1,4 +1,4 @@
-"""The host and port in an alert's `instance` label, which anybody who makes a metric can write."""
+"""The host and port in an alert's `instance`, which anybody who creates a metric controls."""
 
 from __future__ import annotations
 

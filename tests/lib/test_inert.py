@@ -1,4 +1,4 @@
-"""No text that was made inert can become code, end a string, forge a line or change its length."""
+"""Inert text cannot become code, end a string, or forge a line, and keeps its length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_texts, inner, max_size=3),
     max_leaves=8,
 )
-# What StackStorm's filter use_none makes of a null, and its casts take for one.
+# StackStorm's filter use_none replaces null by this text, and its casts read it as null.
 NONE_MARK = "%*****__%NONE%__*****%"
 FORBIDDEN = "{}<>\"'\\"
 
@@ -84,7 +84,7 @@ def test_a_text_keeps_its_length_and_harmless_characters(text):
 )
 def test_each_character_has_one_substitute(text, inert):
     assert make_inert(text) == (text if inert is None else inert)
-    assert as_inert(text) == make_inert(text)  # the tests' own statement of the same
+    assert as_inert(text) == make_inert(text)  # the tests' own implementation
 
 
 @given(json_values)

@@ -1,6 +1,6 @@
-"""Alert text in a rule's parameters stays one text, as the stand-in renders parameters.
+"""Alert text in a rule's parameters stays a single string when the stand-in renders them.
 
-test_inert_against_stackstorm.py asks StackStorm's own code the same.
+test_inert_against_stackstorm.py runs the same checks on StackStorm's own code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check(rule, one, two):
     expected = careless_rules.expected_of(rule, one, two)
     found = render(rule.parameters, schemas, {"trigger": payload})
     assert found == expected
-    # A workflow passes them on to a task, whose parameters are rendered once more.
+    # A workflow passes them to a task, whose parameters are rendered once more.
     assert render(found, schemas, {}) == expected
 
 

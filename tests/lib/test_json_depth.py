@@ -1,4 +1,4 @@
-"""JSON that is nested too deeply."""
+"""Detection of JSON that is nested too deeply."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CallsFunctions:
 
 
 def test_collecting_garbage_while_parsing_does_not_abort_the_process():
-    """json.loads() alone raises RecursionError here, or aborts the process (Python 3.8)."""
+    """Here, json.loads() alone raises RecursionError, or aborts the process on Python 3.8."""
     threshold = gc.get_threshold()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The ids of requests."""
+"""Hashes of bodies, and derived request ids."""
 
 from __future__ import annotations
 

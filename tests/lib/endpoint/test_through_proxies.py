@@ -61,7 +61,7 @@ def attack(port, data):
 
 
 def attacks(swallowing):
-    """Return the corpus, and if `swallowing` also with the start of a request instead of SMUGGLED."""
+    """Return the corpus; if `swallowing`, also with the start of a request instead of SMUGGLED."""
     for case in CASES:
         if len(case.data) < 9000:  # no proxy forwards longer headers
             yield case.data

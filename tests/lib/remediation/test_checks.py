@@ -14,18 +14,18 @@ from poundcake.remediation.errors import RemediationError
 
 @pytest.fixture
 def loopback_is_another_host(monkeypatch):
-    """Let the checks take 127.0.0.1 for a host that is not StackStorm's own."""
+    """Let the checks treat 127.0.0.1 as a host other than StackStorm's own."""
     monkeypatch.setattr(checks, "refusal_of_target", lambda host: "")
     monkeypatch.setattr(checks, "refusal_of_address", lambda address: "")
 
 
 @pytest.fixture
 def network(monkeypatch):
-    """Return a function that says what each connection and each name gives."""
+    """Return a function that defines the result of each connection and each name."""
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: None)
 
     def network(*connections, addresses=("198.51.100.7",)):
-        """Take connections as errors or None for success; the last one repeats."""
+        """Set the connections, each an error or None for success; the last one repeats."""
         given, tried = list(connections), []
 
         def connect(address, timeout):
@@ -80,7 +80,7 @@ class TestRealSockets:
             port = full.getsockname()[1]
             others = [socket.socket() for _ in range(3)]
             try:
-                for other in others:  # they fill the queue, so the next SYN is not answered
+                for other in others:  # they fill the backlog, so that the next SYN is not answered
                     other.setblocking(False)
                     other.connect_ex(("127.0.0.1", port))
                 assert check_host("127.0.0.1", [port], 0).state is TcpState.NO_ANSWER

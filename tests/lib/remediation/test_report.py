@@ -9,10 +9,9 @@ from poundcake.stackstorm import Execution
 
 
 class Executions:
-    """StackStorm's API: the executions of a workflow's tasks.
+    """A StackStorm API that returns the executions of a workflow's tasks.
 
-    Each task is given as what its action returned, as the status in which it ended, or as fields
-    of its execution.
+    Each task is defined by the result of its action, by its status, or by fields of its execution.
     """
 
     def __init__(self, **tasks):

@@ -160,7 +160,7 @@ def test_a_host_is_the_same_in_each_spelling(instance):
 )
 @pytest.mark.parametrize("action", ["linux.service", ""])
 def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
-    """Also where allowed_hosts contains any host."""
+    """Even if allowed_hosts contains every host."""
     found = ask({"instance": instance}, action, allowed_hosts=["*"])
     assert (found.may_change, found.may_check, found.stage) == (False, False, "refused")
     assert why in found.message
@@ -177,7 +177,7 @@ def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
     for allowed in (["*"], ["db-*", "*"]):
         found = ask({"instance": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is True
-    # A list of allowed hosts cannot contain a host that is not known.
+    # A list of allowed hosts cannot contain an unknown host.
     for allowed in (["?*"], ["db-*"], []):
         found = ask({"instance": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is False
@@ -185,7 +185,7 @@ def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
 
 @pytest.mark.parametrize("needs_host", [True, False])
 def test_without_allowed_hosts_no_host_may_be_changed(needs_host):
-    """Before 0.3.0 an empty list allowed any host."""
+    """Before 0.3.0, an empty list allowed every host."""
     found = ask(allowed_hosts=[], needs_host=needs_host)
     assert (found.may_change, found.stage) == (False, "refused")
     assert found.message == (

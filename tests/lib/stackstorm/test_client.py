@@ -1,4 +1,4 @@
-"""The questions that go to StackStorm's API, and the answers that come back."""
+"""The requests to StackStorm's API, and how its responses are interpreted."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Answer:
 def api():
     """Return a fake of the API.
 
-    answers: one for each question, or an exception. asked: (path, parameters). fresh: whether a new
-    token was asked for.
+    Its `answers` contains a response or an exception for each request, `asked` the path and the
+    parameters of each request, and `fresh` whether a new token was requested.
     """
     found = types.SimpleNamespace(answers=[], asked=[], fresh=[])
 
@@ -169,7 +169,7 @@ class TestTriggers:
         }
 
     def test_the_next_page_begins_at_the_oldest_time_of_a_full_page(self, api):
-        """By an offset, the deepest pages of a long list timed out."""
+        """With an offset, the last pages of a long list timed out."""
         api.answers = [Answer(200, [instance(200 - n) for n in range(100)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert page.older == later(101.001)
@@ -200,7 +200,7 @@ class TestTriggers:
         assert [found.id for found in page.items] == ["t2"] and page.unreadable == 1
 
     def test_by_id(self, api):
-        """A stand-in that ignores the filter lists others."""
+        """An API that ignores the filter returns other triggers."""
         api.answers = [Answer(200, [instance(1), instance(2), 5])]
         assert set(api.stackstorm.get_triggers(["t2", "t3"])) == {"t2"}
         assert api.asked[0][1]["id"] == "t2,t3"

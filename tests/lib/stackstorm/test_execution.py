@@ -1,4 +1,4 @@
-"""What an execution's status and result mean."""
+"""How an execution's status and result are interpreted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which alert may start a remediation: each outcome with its reason, and all of them in a row."""
+"""Which alerts may start a remediation: each outcome with its reason, and sequences of them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TestFiring:
 
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(1), later(120), None])
     def test_a_repeat_is_a_duplicate_with_the_incidents_episode(self, start):
-        """Whatever limit applies and whatever was resolved before."""
+        """Regardless of limits and earlier resolves."""
         found = choose(firing(start), OPEN, [Resolve(later(500), later(50))], LIMIT)
         assert (found.outcome, found.episode) == ("duplicate", OPEN.episode)
         assert found.reason == "duplicate of the-first"
@@ -94,7 +94,7 @@ class TestFiring:
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600])
     def test_the_opening_start_never_supersedes_the_incident(self, ahead):
-        """A peer names an earlier start in between, and the clocks there may be an hour ahead."""
+        """In between, a peer sends an earlier start, and its clock may be an hour ahead."""
         recorded = OneFingerprint()
         for seconds, start in ((0, 0), (60, -900), (120, 0), (180, 120)):
             received_at = later(seconds)
@@ -104,7 +104,7 @@ class TestFiring:
         assert found.ended_by == "superseded"
 
     def test_an_alert_that_supersedes_an_unconfirmed_incident_may_be_stale(self):
-        """One peer has an old start, the other one says that the new occurrence has ended."""
+        """One peer has an old start, and the other reports that the new occurrence has ended."""
         recorded = OneFingerprint()
         outcomes = [
             recorded.decide(alert, later(second), later(second)).outcome
@@ -140,7 +140,7 @@ class TestFiring:
     @pytest.mark.parametrize(
         "ends_at, received_at, outcome",
         [
-            (later(30), later(61), "duplicate"),  # it was overtaken
+            (later(30), later(61), "duplicate"),  # overtaken by the resolve
             (NOON, later(10**6), "duplicate"),
             (None, later(61), "duplicate"),
             (later(30), later(60), "unconfirmed"),
@@ -179,7 +179,7 @@ class TestFiring:
         assert found.reason.startswith("fires 10 s after its resolve")
 
     def test_it_takes_over_an_observed_incident(self):
-        """Otherwise nothing would confirm it after 6 min."""
+        """Otherwise, nothing would confirm the incident after 6 min."""
         found = choose(firing(), OBSERVED, [Resolve(NOON, later(50))])
         assert (found.outcome, found.opens, found.closes) == ("unconfirmed", True, True)
         assert (found.episode, found.ended_by) == (OPEN.episode, None)
@@ -275,7 +275,7 @@ class TestResolved:
         assert found.closes is closes
 
     def test_the_end_is_compared_with_the_start_of_the_same_sender(self):
-        """Not with when the incident was received, by another clock."""
+        """The end is not compared with the time of receipt, which comes from another clock."""
         assert choose(resolved(later(-90)), incident(sender_starts_at=None)).closes
         slow = incident(starts_at=NOON, sender_starts_at=later(-3600))
         assert choose(resolved(later(-3600)), slow).closes
@@ -364,7 +364,7 @@ class TestReplay:
         [
             (None, "duplicate", ("duplicate", "nothing open")),
             (OPEN, "duplicate", ("resolved", "ends the incident of the-first")),
-            # It ended another, under the same name: Alertmanager lost sight of the alert.
+            # It ended another incident with the same name: Alertmanager briefly lost the alert.
             (OPEN, "resolved", NEWER),
             (OPEN, "unconfirmed", NEWER),
             (OPEN, "observed", NEWER),
@@ -403,7 +403,7 @@ class TestConfirmed:
 
 
 class Reference:
-    """The rules, written down once more and as plainly as possible, for one fingerprint."""
+    """A second, simpler implementation of the rules, for one fingerprint."""
 
     def __init__(self, cooldown):
         self.cooldown = cooldown
@@ -476,7 +476,7 @@ notifications = st.lists(
         st.sampled_from(["firing", "firing", "resolved"]),
         times,
         times,
-        # Some are recorded after others that were received later.
+        # Some notifications are recorded after others that were received later.
         st.sampled_from([0, 0, 0, -70, -200]),
         st.sampled_from([True, True, False]),
     ),

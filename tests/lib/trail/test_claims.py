@@ -32,7 +32,7 @@ def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0):
 
 
 def patient_link(engine, admitted, execution, **more):
-    """A link that is retried as the action retries it: threads of a test wait for each other."""
+    """Link with the action's retries, because the threads of a test wait for each other."""
     return database.retry_while_unavailable(
         lambda: link(engine, admitted, execution, **more), seconds=30
     )
@@ -40,7 +40,7 @@ def patient_link(engine, admitted, execution, **more):
 
 @pytest.fixture
 def admitted(engine):
-    """The request_id and episode of an admitted alert."""
+    """Return the request_id and the episode of an admitted alert."""
     request_id = record(engine, alert(fingerprint="f"))
     return request_id, rows(engine)[0].episode
 
@@ -145,7 +145,7 @@ class TestLink:
         with database_time(later(600)):
             assert link(engine, admitted)["claimed"]
         with database_time(later(666)):
-            # The execution that has the claim keeps it.
+            # The execution with the claim keeps it.
             assert link(engine, admitted)["claimed"]
             found = link(engine, admitted, "e2", "poundcake.default")
         assert found["claimed"] is False
@@ -202,7 +202,7 @@ class TestClaimKey:
 class TestRelease:
     @pytest.fixture
     def claimed(self, engine, admitted):
-        """Two workflows have claimed the episode, and their executions have ended."""
+        """Let two workflows claim the episode, and end their executions."""
         link(engine, admitted)
         link(engine, admitted, "e2", "other.workflow")
         change(engine, update(executions).values(status="failed"))
@@ -248,7 +248,7 @@ class TestRelease:
     def test_stackstorm_is_queried_about_an_execution_recorded_as_running(
         self, engine, claimed, now, is_released
     ):
-        """The trail may learn only later that it has ended."""
+        """The trail may not have recorded yet that it has ended."""
         change(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
         asked = []
 
@@ -271,13 +271,13 @@ class TestRelease:
 
 
 class TestHostCooldown:
-    """After its last claim a workflow gets no other one for the same host for some time."""
+    """For some time after its last claim, a workflow gets no other claim for the same host."""
 
     SECONDS = 600
 
     @pytest.fixture
     def admit(self, engine):
-        """A function that records an alert of an instance and returns (request_id, episode)."""
+        """Return a function that records an alert and returns (request_id, episode)."""
 
         def admit(instance, received_at=NOON, **more):
             one = alert(labels={"instance": instance}, **more)
@@ -321,7 +321,7 @@ class TestHostCooldown:
                 "cooldown of this host until 2026-01-14T12:10:00Z: execution e1 of "
                 f"{WORKFLOW} was started for it"
             )
-            # It holds up no other workflow, and nobody where there is no cooldown.
+            # It does not affect another workflow, or a claim without a cooldown.
             assert self.ask(engine, other, "e3", workflow="v")["claimed"]
             assert self.ask(engine, other, "e4", host_cooldown=0)["claimed"]
 
@@ -362,7 +362,7 @@ class TestHostCooldown:
             ("succeeded", True, True),
             ("succeeded", None, True),
             ("running", None, True),
-            # Of a workflow that was cut short this is what it had published before.
+            # For a workflow that was cut short, this is the output it had published before.
             ("failed", False, True),
             ("canceled", False, True),
         ],

@@ -1,4 +1,4 @@
-"""The requests that wait for nothing any more."""
+"""Requests are completed when all their work has ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_round_completes_a_batch_and_the_next_continues(trail, monkeypatch):
 
 
 def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
-    """MariaDB lets an UPDATE see a row that its own subquery does not see the alerts of."""
+    """In MariaDB, an UPDATE can see a request whose alerts its own subquery does not see."""
     trail.record(alert())
     held, go_on = threading.Event(), threading.Event()
 
@@ -55,7 +55,7 @@ def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
         recording = pool.submit(trail.record, alert(fingerprint="another"))
         assert held.wait(20)
         syncing = pool.submit(trail.sync)
-        time.sleep(0.5)  # for what it may wait for now
+        time.sleep(0.5)  # time for the other transaction to wait for a lock
         go_on.set()
         recording.result()
         assert syncing.result().completed == 0

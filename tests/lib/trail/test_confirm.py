@@ -25,7 +25,7 @@ def trail(engine):
 
 
 def refire(trail, seconds, **more):
-    """Record that an alert fires 10 s after its resolve, so many seconds ago."""
+    """Record that an alert fired 10 s after its resolve, some seconds ago."""
     sent = alert(starts_at=ago(5000), **more)
     ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
     trail.record(sent, seconds=4000)
@@ -59,7 +59,7 @@ def test_it_is_admitted_by_an_additional_request(trail):
     (row,) = open_rows(trail)
     assert (row.api_call_id, row.position, row.explanation) == (call.id, 0, None)
     assert row.starts_at == unconfirmed.starts_at
-    # Nothing was heard of it since: a resolve that came meanwhile ends it.
+    # No notification arrived since; a resolve received in the meantime ends the incident.
     assert row.last_seen_at == unconfirmed.last_seen_at
     with database.reading(trail.engine) as connection:
         assert open_replays(connection) == [call.request_id]
@@ -108,7 +108,7 @@ def test_limits_and_receivers_apply(trail, config, outcome):
 
 @on_sqlite
 def test_identity_and_long_numbers_are_preserved(trail):
-    """The body is read again as the webhook was."""
+    """The body is parsed again like that of the webhook."""
     refire(trail, 400, labels={"port": 8080, "n": 10**30})
     assert trail.sync().confirmed == 1
     assert [row.outcome for row in open_rows(trail)] == ["admitted"]

@@ -1,4 +1,4 @@
-"""The tracking database: created once, by whoever comes first, and used in transactions."""
+"""The tracking database: created once, by the first process, and used in transactions."""
 
 from __future__ import annotations
 
@@ -235,20 +235,20 @@ def test_a_statement_that_takes_too_long_is_aborted(database_url):
         with database.reading(hurried) as connection:
             connection.execute(text(slow)).all()
     except DatabaseError:
-        pass  # MariaDB ends a SLEEP by its return value, not by an error
+        pass  # in MariaDB, an aborted SLEEP returns a value instead of an error
     assert not began.is_set()
     patient.dispose()
     hurried.dispose()
 
 
 class TestServerSettings:
-    """What a MariaDB server may be set to, for all of its sessions."""
+    """Global settings of a MariaDB server that affect its sessions."""
 
     MODES = "EMPTY_STRING_IS_NULL,ORACLE,PAD_CHAR_TO_FULL_LENGTH,NO_BACKSLASH_ESCAPES"
 
     @pytest.fixture
     def set_global(self, mariadb):
-        """A function that sets a variable of the server until the test ends."""
+        """Return a function that sets a variable of the server until the test ends."""
         before = {}
 
         def set_global(name, value):
@@ -281,7 +281,7 @@ class TestServerSettings:
         assert "max_allowed_packet is 262144 bytes: set max_allowed_packet = 16M" in error
 
     def test_statement_based_replication_is_refused(self):
-        """The server refuses every INSERT then, at the isolation level that recording needs."""
+        """The server would refuse every INSERT at the isolation level that recording needs."""
         server = services_server(StatementReplication)
         try:
             url = server.url(server.create_database())
@@ -296,7 +296,7 @@ class TestServerSettings:
 
 
 class StatementReplication(services.MariaDB):
-    """A server with a binary log of statements."""
+    """A server with a statement-based binary log."""
 
     def command(self):
         return super().command() + ["--log-bin=binlog", "--binlog-format=STATEMENT"]

@@ -43,7 +43,7 @@ def test_the_claim_of_an_endpoint_that_is_gone_expires(engine, requests):
     almost = NOON + 0.999 * emissions.LEASE
     assert claim(engine, requests, OTHER, almost) == set()
     assert claim(engine, requests, OTHER, NOON + emissions.LEASE) == requests
-    # Should it come back, it is told.
+    # If the first endpoint returns, it does not get the claim.
     assert claim(engine, requests, ONE, NOON + emissions.LEASE) == set()
 
 

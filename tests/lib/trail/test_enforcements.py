@@ -1,4 +1,4 @@
-"""What rules made of triggers, read with few calls."""
+"""Enforcements of rules, read with few calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def stackstorm():
 
 
 def triggers(count, gap=0.1, first=0):
-    """So many triggers, each so many seconds after the one before."""
+    """Return a number of triggers, each `gap` seconds after the previous one."""
     return [
         TriggerInstance(f"t{first}-{n}", "processed", later(first + gap * n), {})
         for n in range(count)
@@ -113,7 +113,7 @@ def test_single_calls_are_bounded(stackstorm):
 @pytest.mark.parametrize(
     "ages, span, expected",
     [
-        ([60], 120, True),  # one more page answers it
+        ([60], 120, True),  # one more page is enough
         ([600], 60, False),  # ten pages for one
         ([600] * 20, 60, True),  # ten pages for twenty
         ([60, 86400], 100, True),  # the first is worth a page

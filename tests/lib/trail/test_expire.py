@@ -1,4 +1,4 @@
-"""Incidents of which nothing is heard expire, if the configuration says so."""
+"""Incidents without notifications expire if that is configured."""
 
 from __future__ import annotations
 

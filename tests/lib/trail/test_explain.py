@@ -1,4 +1,4 @@
-"""What became of emitted alerts, found out in rounds of sync on one StackStorm."""
+"""Explanations of emitted alerts, by rounds of sync on one StackStorm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUR = 3600
 
 @pytest.fixture
 def database_url(tmp_path):
-    """SQLite only: test_sync.py has the whole way of an alert on both databases."""
+    """Use only SQLite: test_sync.py tests an alert from start to end on both databases."""
     return f"sqlite:///{tmp_path / 'tracking.db'}"
 
 
@@ -34,7 +34,7 @@ def trail(engine):
 
 @pytest.fixture
 def started(trail):
-    """An alert for which a workflow with a link task was started, as execution e1."""
+    """Return an alert for which a workflow with a link task was started, as execution e1."""
     trail.request_id, (trail.alert,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(trail.alert, trail.request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
@@ -166,7 +166,7 @@ class TestExecutions:
         assert started.rows(links) == [] and started.completed == [True]
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
-        """Between a replay and its workflow, the workflow of the original has begun at last."""
+        """The workflow of the original request claimed the episode before that of the replay."""
         first, (original,) = trail.record(alert(), seconds=3000)
         second = replay_request(trail.engine, Config(), first)["request_id"]
         row = trail.rows(alerts)[-1]
@@ -217,7 +217,7 @@ class TestExecutions:
         started.stackstorm.run("e2", "failed", result={"errors": [{"message": "no database"}]})
         started.sync()
         assert started.explanations()[1] == "retry"
-        # The other way about it does: what took the episode over is at work for both.
+        # The reverse is true: the execution that took over the episode works for both.
         link(started, again, row, "e3")
         started.stackstorm.enforce(started.stackstorm.emit(row, again), "e3")
         started.stackstorm.run("e3", "running")
@@ -231,7 +231,7 @@ class TestRetries:
         started.sync()
         assert started.one().explanation == "retry" and started.completed == [False]
         assert "no database" in started.one().explanation_reason
-        # The next one gets it.
+        # The next execution gets the claim.
         trigger = started.stackstorm.emit(started.alert, started.request_id)
         started.stackstorm.enforce(trigger, "e2")
         started.stackstorm.run("e2", "running")
@@ -266,7 +266,7 @@ class TestRetries:
         assert (started.one().explanation, started.one().explanation_reason) == ("execution", "")
 
     def cooled(self, trail, **more):
-        """Two alerts of one host: the workflow worked on the first, and was refused the second."""
+        """Record two alerts of one host; the second is refused because the first was handled."""
         host = {"instance": "web-1:9100"}
         first, (one,) = trail.record(alert("One", labels=host))
         link(trail, first, one, "e1", cooldown=600)
@@ -311,7 +311,7 @@ class TestRetries:
         assert ("the incident ended at 20" in found.explanation_reason) is (explanation == "ended")
 
     def test_the_time_to_give_up_starts_when_the_alert_is_recorded(self, trail):
-        """After an outage of a day what waited in the journal is not given up at once."""
+        """After an outage of a day, alerts from the journal are not given up immediately."""
         trail.record(alert())
         trail.change(alerts, created_at=ago(25 * HOUR))
         trail.sync()
@@ -362,7 +362,7 @@ class TestFailures:
         assert "nobody answers" in trail.rows(alerts)[1].explanation_reason
 
     def test_alerts_that_a_killed_round_checked_are_given_up_first(self, trail):
-        """Whatever killed it would kill the next round, too."""
+        """The same alert could kill the next round, too."""
         for name, seconds in (("Old", 25 * HOUR), ("New", HOUR)):
             request_id, (row,) = trail.record(alert(name), seconds=seconds)
             trail.stackstorm.emit(row, request_id)
@@ -394,7 +394,7 @@ class TestFailures:
 
     def test_alerts_skipped_for_lack_of_time_come_first_in_the_next_round(self, trail, monkeypatch):
         class Deadline:
-            """The time is over once two enforcements were asked for."""
+            """A deadline that passes after two enforcements were requested."""
 
             def __init__(self, seconds):
                 pass
@@ -421,8 +421,8 @@ class TestFailures:
     [
         (None, False),
         (Span(later(-9000), None), True),
-        # The alert is an hour old: a trigger of it occurred 3600 s ago at the earliest, on a
-        # clock that may be 300 s off.
+        # The alert is an hour old, so its trigger occurred at most 3600 s ago, by a clock that
+        # may be 300 s off.
         (Span(later(-9000), later(-3901)), False),
         (Span(later(-9000), later(-3899)), True),
     ],

@@ -1,4 +1,4 @@
-"""The health as an action sees it without the endpoint."""
+"""The health that an action reports without the endpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poundcake.trail import database, health, text
 
 
 class StackStorm:
-    """The StackStorm API; without an answer it is unavailable."""
+    """A StackStorm API, which is unavailable if it has no answer."""
 
     def __init__(self, answer=None):
         self.answer = answer

@@ -1,4 +1,4 @@
-"""What people say about open incidents, and what is noted of it."""
+"""Manual changes to open incidents, and their audit."""
 
 from __future__ import annotations
 

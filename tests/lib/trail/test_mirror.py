@@ -19,7 +19,7 @@ FLOW = "pack.workflow"
 
 @pytest.fixture
 def trail(engine):
-    """A trail with an execution e1 that claimed the episode of an alert."""
+    """Return a trail with an execution e1 that claimed the episode of an alert."""
     found = SyncTrail(engine)
     request_id, (row,) = found.record(alert())
     claims.link(engine, request_id, row.episode, FLOW, "e1")
@@ -33,7 +33,7 @@ def open_executions(trail, *ids):
 
 
 def run(trail, deadline=None):
-    """The step, as a round does it: (how many it mirrored, what was odd)."""
+    """Run the step like a round, and return (the number of mirrored executions, the notes)."""
     started = sync_round.start_round(trail.engine, "test")
     try:
         count = mirror_open_executions(started, trail.stackstorm, deadline or Deadline(60))
@@ -50,7 +50,7 @@ def test_each_status(trail, status):
     assert before.status == status and before.rule == "pack.rule"
     assert bool(before.end_timestamp) is (status in TERMINAL)
     assert trail.one(links).st2_rule_ref == "pack.rule"
-    # One that has ended is never opened again.
+    # An ended execution never becomes open again.
     trail.stackstorm.run("e1", "resuming")
     run(trail)
     with database.transaction(trail.engine) as connection:

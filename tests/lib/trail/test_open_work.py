@@ -1,4 +1,4 @@
-"""What still waits for StackStorm."""
+"""Work that still waits for StackStorm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recording: each request once, each incident once, an outcome for each alert."""
+"""Recording stores each request and each incident once, and an outcome for each alert."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.lib.trails import database_time, do_not_sync, in_parallel, on_mariadb
 
 
 def record(engine, *requests, now=None, **config):
-    """Record requests at the moment at which the last of them was received."""
+    """Record requests at the time at which the last of them was received."""
     with database_time(now or max(one.received_at for one in requests)):
         config.setdefault("cooldown_seconds", 0)
         return record_requests(engine, Config(**config), requests)
@@ -189,7 +189,7 @@ class TestText:
         "payload, what",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
-            # As the text of an object it takes four times the space that it takes in the body.
+            # As the JSON text of an object, it needs four times its space in the body.
             (webhook(alert(annotations={"x": {"y": "🍰" * 400_000}})), r"alerts\[0\]"),
         ],
         ids=["request", "alert"],
@@ -317,7 +317,7 @@ class TestOutcomes:
         assert rows(engine)[1].reason.startswith("late")
 
     def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(self, engine):
-        """It is a stale copy of another Alertmanager, or Prometheus was away and is back."""
+        """It is a stale copy of another Alertmanager, or Prometheus was down and has returned."""
         record(engine, request(alert()))
         ends = alert(status="resolved", ends_at=later(60))
         record(engine, request(ends, received_at=later(70)))
@@ -335,7 +335,7 @@ class TestOutcomes:
         first, _, unconfirmed, _, admitted = rows(engine)
         assert [row.id for row in open_incidents(engine)] == [admitted.id]
         assert (unconfirmed.closed_at, unconfirmed.ended_by) == (later(160), None)
-        # The workflow that worked on the first occurrence may work on this one.
+        # The workflow that handled the first occurrence may handle this one.
         assert admitted.episode == unconfirmed.episode == f"{first.fingerprint}-1768392080000"
         assert admitted.starts_at == NOON
 
@@ -355,7 +355,7 @@ class TestOutcomes:
 
     @on_sqlite
     def test_an_alert_that_fires_long_after_its_resolve_is_another_episode(self, engine):
-        """Alertmanager resolves what it does not hear of, and fires it again with its old start."""
+        """Alertmanager resolves an alert without updates, and fires it again with its old start."""
         sent = [
             request(alert(), received_at=later(60)),
             request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),
@@ -371,7 +371,7 @@ class TestOutcomes:
         assert second.episode == f"{first.fingerprint}-{1768392000000 + 690_000}" != first.episode
 
     def test_requests_are_decided_in_order_of_receipt(self, engine):
-        """A delayed resolve does not close a newer incident, in one list or in several."""
+        """A delayed resolve does not close a newer incident, in one batch or in several."""
         ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
         again = request(alert(starts_at=later(100)), received_at=later(110))
         record(engine, request(alert()))
@@ -430,7 +430,7 @@ class TestOutcomes:
     @on_sqlite
     @pytest.mark.parametrize("at_once", [False, True])
     def test_no_episode_has_the_name_of_a_late_duplicate(self, engine, at_once):
-        """Whether or not both are in one list."""
+        """With both in one batch, and in two."""
         record(engine, request(alert(status="resolved", ends_at=later(1)), received_at=later(10)))
         late, refire = (request(alert(), received_at=later(second)) for second in (5, 100))
         for requests in [[late, refire]] if at_once else [[late], [refire]]:
@@ -439,7 +439,7 @@ class TestOutcomes:
         assert rows(engine)[1].episode != rows(engine)[2].episode
 
     def test_times_are_taken_from_the_databases_clock(self, engine):
-        """Two endpoints whose clocks are 10 min apart: the slow one's resolve ends the incident."""
+        """The clocks of two endpoints differ by 10 min; the slow one's resolve ends the incident."""
         firing = request(alert(), received_at=later(600))
         ends = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
         for sent, offset in ((firing, 600), (ends, -300)):
@@ -640,7 +640,7 @@ class TestLimits:
 
     @on_sqlite
     def test_a_rate_limit_ends_when_the_count_falls_below_it(self, engine):
-        """More than the limit are on record: it was higher before."""
+        """More alerts than the limit are recorded, because the limit was higher before."""
         sent = [alert("A", labels={"i": str(i)}) for i in range(6)]
         for i in range(5):
             record(engine, request(sent[i], received_at=later(60 * i)))
@@ -672,7 +672,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("ahead", [7200, -7200])
     def test_limits_use_the_databases_clock(self, engine, ahead):
-        """Whatever the clocks say of the two endpoints that received the alerts."""
+        """Regardless of the clocks of the two endpoints that received the alerts."""
         config = {"cooldown_seconds": 600, "max_remediations_per_hour": 2}
         record(engine, request(alert("A", fingerprint="f")), now=NOON, **config)
         again, other, third = (
@@ -686,7 +686,7 @@ class TestLimits:
         assert outcomes(engine)[-1] == "admitted"
 
     def test_alerts_that_waited_in_a_journal_count_when_they_are_recorded(self, engine):
-        """After an outage, hours of alerts are recorded within minutes."""
+        """After an outage, the alerts of hours are recorded within minutes."""
         config = {"max_remediations_per_hour": 2}
         for hour in range(4):
             sent = request(alert("A", fingerprint=str(hour)), received_at=later(3600 * hour))
@@ -726,7 +726,7 @@ class TestConcurrency:
     @on_mariadb
     @pytest.mark.parametrize("both", [True, False])
     def test_a_concurrent_record_by_another_endpoint_is_noticed(self, engine, monkeypatch, both):
-        """It records a request, and opens its incident, after they were looked up here."""
+        """The other endpoint records a request and opens its incident after the lookup here."""
         mine, second = (request(alert(fingerprint="f")) for _ in range(2))
         decide = record_module._decide
 
@@ -743,7 +743,7 @@ class TestConcurrency:
 
 
 class TestLists:
-    """A list is recorded as its requests would be one by one, in a few statements."""
+    """A batch is recorded like its requests one by one, but in a few statements."""
 
     CONTENTS = st.fixed_dictionaries(
         {
@@ -765,7 +765,7 @@ class TestLists:
             ),
             st.lists(CONTENTS, max_size=5),
             st.integers(0, 15),
-            # The same id comes again, with the same body or another.
+            # The same id arrives again, with the same body or a different one.
             st.integers(0, 30),
             st.sampled_from([False] * 9 + [True]),
         ),
@@ -784,7 +784,7 @@ class TestLists:
         return engines
 
     def contents(self, engine):
-        """Everything on record except the rows' ids."""
+        """Return all recorded data except the ids of the rows."""
         calls = {call.id: call.request_id for call in rows(engine, api_calls)}
         found = []
         for row in rows(engine):
@@ -849,7 +849,7 @@ class TestLists:
 
     @on_sqlite
     def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
-        """Nor of an incident with the same name that begins between the two."""
+        """Nor is it one of an incident with the same name that begins between the two."""
         one = {"fingerprint": "f", "starts_at": later(600)}
         ends = alert(status="resolved", ends_at=later(700), **one)
         record(engine, request(alert(**one)))

@@ -25,7 +25,7 @@ DONE = {
 
 
 class StackStorm:
-    """The StackStorm API, as a view asks it; without executions it is unavailable."""
+    """A StackStorm API for views, which is unavailable without executions."""
 
     def __init__(self, found=None):
         self.found = found
@@ -41,7 +41,7 @@ class StackStorm:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """The path of an empty tracking database."""
+    """Return the path of an empty tracking database."""
     path = tmp_path_factory.mktemp("tables") / "tracking.db"
     prepared = database.open_engine(f"sqlite:///{path}")
     database.prepare(prepared)
@@ -51,7 +51,7 @@ def tables(tmp_path_factory):
 
 @pytest.fixture
 def engine(tables, tmp_path):
-    """An engine on SQLite: StackStorm is asked the same, whatever the database is."""
+    """Return an engine on SQLite; the calls to StackStorm do not depend on the database."""
     shutil.copy(tables, tmp_path / "tracking.db")
     found = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
     yield found
@@ -60,7 +60,7 @@ def engine(tables, tmp_path):
 
 @pytest.fixture
 def open_one(engine):
-    """A request whose workflow runs."""
+    """Return a request whose workflow runs."""
     request_id = record(engine, alert(fingerprint="f"))
     claims.link(engine, request_id, episode("f"), WORKFLOW, "e1")
     return request_id
@@ -139,7 +139,7 @@ def test_each_execution_is_requested_once(engine, open_one):
 
 @pytest.fixture
 def many(engine, open_one):
-    """A page of 250 open executions, the one that is shown first with the greatest id."""
+    """Return a page of 250 open executions. The first one shown has the greatest id."""
     (one,) = view(engine, queries.st2_executions)["st2_executions"]
     return {"st2_executions": [dict(one, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
@@ -148,7 +148,7 @@ def test_all_shown_executions_are_updated(many):
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     refresh.refresh_open_executions(stackstorm_now, many)
     assert {row["status"] for row in many["st2_executions"]} == {"succeeded"}
-    # One page of StackStorm's API has 100.
+    # A page of StackStorm's API has 100 entries.
     assert [len(ids) for ids in stackstorm_now.asked] == [100, 100, 50]
     assert "stackstorm" not in many
 

@@ -1,4 +1,4 @@
-"""A replay records a request again. Unforced, it is never a second remediation of an episode."""
+"""A replay records a request again. Without force, it never remediates an episode twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOW = None
 
 @pytest.fixture(autouse=True)
 def now():
-    """A replay comes now: at the time of the test, not of the file's import."""
+    """Set NOW to the time of the test instead of the time of the import."""
     global NOW
     NOW = datetime.datetime.now(UTC).replace(microsecond=0)
 
@@ -47,7 +47,7 @@ def resolved(name="A", start=60, end=30):
 
 
 def record(engine, *found, minutes=59, **config):
-    """Records one request with these alerts; returns its id."""
+    """Record one request with these alerts, and return its id."""
     sent = request(*found, received_at=ago(minutes))
     config.setdefault("cooldown_seconds", 0)
     record_requests(engine, Config(**config), [sent])
@@ -60,7 +60,7 @@ def replay(engine, request_id, force=False, execution="", **config):
 
 
 def rows(engine, request_id=None):
-    """The alerts of a request, or all, in their order."""
+    """Return the alerts of a request, or all alerts, in order."""
     wanted = select(alerts).join(api_calls, api_calls.c.id == alerts.c.api_call_id)
     if request_id:
         wanted = wanted.where(api_calls.c.request_id == request_id)
@@ -76,7 +76,7 @@ def call(engine, request_id):
 
 
 def work(engine, request_id, execution, workflow=WORKFLOW):
-    """Whether an execution that the request's first alert has started may work."""
+    """Return True if an execution for the request's first alert gets the claim."""
     row = rows(engine, request_id)[0]
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
@@ -116,10 +116,10 @@ def test_it_takes_over_the_open_incident(engine):
     assert old.closed_at == row.created_at
     assert (row.outcome, row.reason) == ("admitted", f"replay of {first}")
     assert (row.episode, row.starts_at, row.attempt) == (old.episode, old.starts_at, 1)
-    # One execution works, whichever of the two requests has started it.
+    # One execution works, regardless of which of the two requests started it.
     assert work(engine, first, "e1")
     assert not work(engine, new, "e2")
-    # What comes next is about the incident as it was.
+    # Later notifications refer to the same incident.
     again = record(engine, firing(), minutes=0)
     ended = record(engine, resolved(end=0), minutes=0)
     assert [rows(engine, r)[0].outcome for r in (again, ended)] == ["duplicate", "resolved"]
@@ -220,7 +220,7 @@ def test_a_resolve_does_not_close_a_later_incident(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(start=20), minutes=19)
     assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
-    # Under its old start, as after an outage of Prometheus.
+    # With its old start, as after an outage of Prometheus.
     record(engine, resolved(start=20, end=18), minutes=17)
     record(engine, firing(), minutes=5)
     assert rows(engine)[-1].open_fingerprint == "A"
@@ -255,7 +255,7 @@ def test_the_replay_of_a_failed_resolve_closes_its_incident(engine, monkeypatch)
 
 @on_sqlite
 def test_a_replay_does_not_count_as_a_notification(engine):
-    """A resolve that came before the replay, and is recorded after it, ends the incident."""
+    """A resolve that was received before the replay and recorded after it ends the incident."""
     first = record(engine, firing(), minutes=59)
     replay(engine, first)
     assert rows(engine)[-1].last_seen_at == ago(59)
@@ -268,7 +268,7 @@ def test_a_replayed_resolve_does_not_make_the_next_notification_unconfirmed(engi
     first = record(engine, firing())
     ended = record(engine, resolved(), minutes=29)
     replay(engine, ended)
-    # Prometheus is heard again, with the old start.
+    # Prometheus sends the alert again, with the old start.
     again = request(firing(), received_at=datetime.datetime.now(UTC))
     assert record_requests(engine, Config(cooldown_seconds=0), [again])["outcomes"] == {
         "admitted": 1
@@ -304,7 +304,7 @@ def test_alerts_of_all_kinds_in_one_request(engine):
 
 @on_sqlite
 def test_a_formerly_malformed_alert_is_decided_as_a_new_one(engine, monkeypatch):
-    """An older release may have read less."""
+    """An older release may have accepted fewer payloads."""
     decide = admission.decide
 
     def narrower(found, *args):
@@ -335,7 +335,7 @@ def test_a_replay_of_a_replay_names_the_replay(engine):
 
 
 class TestRequestingExecution:
-    """It does not learn whether its transaction was committed when the connection breaks."""
+    """After a broken connection, it does not know whether its transaction was committed."""
 
     def test_an_execution_replays_a_request_once(self, engine):
         first = record(engine, firing("A"), firing("B"))
@@ -345,7 +345,7 @@ class TestRequestingExecution:
         assert len(rows(engine)) == 4
 
     def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
-        """The server commits, and the connection is gone before it says so."""
+        """The server commits, and the connection breaks before the confirmation arrives."""
         first = record(engine, firing())
         assert work(engine, first, "e1")
         breaks = [True]
@@ -401,7 +401,7 @@ class TestRequestingExecution:
 
     @pytest.fixture
     def run_action(self, database_url, monkeypatch):
-        """A function that runs an action in this process as a StackStorm execution."""
+        """Return a function that runs an action in this process as a StackStorm execution."""
         actions = pathlib.Path(__file__).parents[3] / "actions"
         monkeypatch.syspath_prepend(str(actions))
 
@@ -419,7 +419,7 @@ class TestRequestingExecution:
 
 
 class TestFailed:
-    """The original is on record with an error and without alerts."""
+    """The original is recorded with an error and without alerts."""
 
     @pytest.fixture
     def failed(self, engine, monkeypatch):

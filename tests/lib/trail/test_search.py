@@ -1,4 +1,4 @@
-"""Filters and cursors, as people and URLs write them."""
+"""Filters and cursors, in the form used by people and URLs."""
 
 from __future__ import annotations
 

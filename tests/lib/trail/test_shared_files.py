@@ -1,4 +1,4 @@
-"""Root's actions and the sensor's user share a folder, whichever of them creates it."""
+"""Root's actions and the sensor's user share a folder that either of them creates."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def open_to_all():
-    """A folder that others reach, which pytest's own are not."""
+    """Return a folder that other users can reach, unlike pytest's own."""
     found = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
     yield found
     shutil.rmtree(str(found))

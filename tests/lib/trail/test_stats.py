@@ -1,4 +1,4 @@
-"""How remediations went: figures that are known by hand."""
+"""Statistics of remediations, compared with figures computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def figures(row):
 
 
 def take(engine, workflow, *seconds):
-    """Executions of one alert's that succeeded, each in so many seconds."""
+    """Add successful executions for one alert with these durations in seconds."""
     record(engine, alert(fingerprint=workflow))
     with database.transaction(engine) as connection:
         alert_id = connection.scalar(select(alerts.c.id).where(alerts.c.fingerprint == workflow))
@@ -91,7 +91,7 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
         end = iso(later(10 + 2**number))
         ran(engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end)
     found = ask(engine)
-    # 1, 2, 4, 8 and 16 seconds. The alerts are open, and were long ago.
+    # 1, 2, 4, 8 and 16 seconds. The alerts have been open for a long time.
     assert [(row["workflow"], figures(row)) for row in found["workflows"]] == [
         ("x.many", [3, 2, 1, 0, 0, 2, 0.6667, 2.333, 4.0]),
         ("x.a", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),
@@ -133,7 +133,7 @@ def test_remediations_that_did_not_clear_their_alert(engine):
         ran(engine, request_id, episode(key), key, name, status=state, **more)
         resolve = alert(fingerprint=key, status="resolved", ends_at=later(closed_after))
         resolved = record(engine, resolve, received_at=later(closed_after))
-    # What runs for a resolve has nothing to clear.
+    # An execution for a resolve has no alert to clear.
     ran(engine, resolved, episode("running"), "resolve", "resolve")
     request_id = record(engine, alert(fingerprint="superseded"))
     ran(engine, request_id, episode("superseded"), "superseded", "superseded")

@@ -1,4 +1,4 @@
-"""Rounds of sync: their order, their lease, and what a round costs."""
+"""Rounds of sync: their order, their lease, and their number of requests."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_without_open_work_nothing_is_requested(trail):
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_200_alerts_take_a_dozen_requests(trail):
-    """It took 406: two for each alert."""
+    """A round once sent 406 requests, two for each alert."""
     for n, (request_id, row) in enumerate(trail.record_storm(200, seconds=1200)):
         trigger = trail.stackstorm.emit(row, request_id, seconds=600 - n / 10)
         trail.stackstorm.enforce(trigger, f"e{n}")
@@ -104,10 +104,10 @@ def test_200_alerts_take_a_dozen_requests(trail):
 
 
 class TestSteps:
-    """No step keeps another from its work."""
+    """A failing step does not prevent the others."""
 
     def open_and_explained(self, trail):
-        """A request with a running execution, one that is explained, and one that is not."""
+        """Record a request with a running execution, an explained one, and an unexplained one."""
         request_id, (row,) = trail.record(alert("Runs"))
         claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
         trail.stackstorm.run("e1", "succeeded")
@@ -134,7 +134,7 @@ class TestSteps:
             trail.sync()
         assert trail.explanations() == ["execution", "execution", None, "no_rule"]
         assert trail.completed == [False, True, False, True]
-        # The state on record is as old as it was, and another round may begin at once.
+        # The recorded time is unchanged, and another round may begin immediately.
         assert synced_at(trail) is None
         trail.stackstorm.errors.clear()
         trail.sync()
@@ -176,7 +176,7 @@ class TestLease:
         assert sum(found is not None for found in rounds) == 1
 
     def test_a_round_that_lost_its_lease_writes_nothing(self, trail, monkeypatch):
-        """A round older than 2 min was taken for dead; then each deleted the other's marker."""
+        """Rounds older than 2 min once counted as dead, and deleted each other's marker."""
         request_id, (row,) = trail.record(alert())
         claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
         trail.stackstorm.run("e1")
@@ -234,7 +234,7 @@ class TestLease:
         assert sync_round.start_round(trail.engine, "next")
 
     def test_the_lease_outlasts_the_action(self):
-        """StackStorm has ended a round before the next one may take over."""
+        """StackStorm kills a round before the next one can take over."""
         with open("actions/sync.yaml") as file:
             timeout = yaml.safe_load(file)["parameters"]["timeout"]
         asking = mirror.MIRROR_SECONDS + explain.TRIGGER_SECONDS + explain.EVIDENCE_SECONDS

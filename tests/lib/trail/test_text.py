@@ -1,4 +1,4 @@
-"""The views as a terminal shows them."""
+"""The text views, for a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from poundcake.trail import text
 from tests.lib.samples import later
 
-# `st2 run` prints a backslash and an n in a text as a line break, and drops a backslash and an r.
+# `st2 run` prints backslash-n in a text as a line break, and drops backslash-r.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\\r\\nline\u2028x"
 
 

@@ -1,4 +1,4 @@
-"""The triggers of open alerts: each is read once, and stored with its alert."""
+"""Each trigger of an open alert is read once, and stored with its alert."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trail(engine):
 
 
 def find(trail, deadline=None):
-    """One reading, as a round does it."""
+    """Read triggers once, as a round does."""
     started = sync_round.start_round(trail.engine, "test")
     found = find_triggers(started, trail.stackstorm, deadline or Deadline(60))
     started.finish()
@@ -33,7 +33,7 @@ def find(trail, deadline=None):
 
 
 def crowd(stackstorm, count, since, seconds):
-    """Triggers of other requests, evenly over so many seconds from a moment on."""
+    """Add triggers of other requests, spread evenly over a number of seconds."""
     for n in range(count):
         moment = since + timedelta(seconds=seconds * n / count)
         payload = {"request_id": "other", "episode": "e", "status": "firing"}
@@ -76,7 +76,7 @@ def test_without_open_alerts_nothing_is_requested(trail):
 
 
 def test_triggers_are_read_once_for_alerts_of_any_age(trail, monkeypatch):
-    """An open alert of 20 h made each round read all triggers since then: 201 pages a round."""
+    """An alert open for 20 h once made each round read all triggers since then: 201 pages."""
     monkeypatch.setattr(triggers, "_PAGES_AT_ONCE", 10)
     request_id, (row,) = trail.record(alert(), seconds=20 * HOUR)
     crowd(trail.stackstorm, 2000, ago(19 * HOUR), 18 * HOUR)
@@ -151,7 +151,7 @@ def test_entries_without_id_or_time_are_counted(trail):
 
 
 def test_the_clocks_of_the_database_and_of_stackstorm_are_never_compared(trail):
-    """A runner or database two hours ahead of StackStorm looked for triggers in the future."""
+    """A runner or database two hours ahead of StackStorm once searched for future triggers."""
     for offset in (-2, 2):
         trail.stackstorm.clock_offset = timedelta(hours=offset)
         request_id, (row,) = trail.record(alert(f"Offset{offset}"))

@@ -1,6 +1,6 @@
 """The filters and the pages of all list views.
 
-What a view should find is computed here from all rows of the tables, without an index or a bound.
+The tests compute the expected rows from all rows of the tables, without an index or a bound.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def listed(execution):
     return execution["st2_execution_id"], alert["name"], alert["instance"]
 
 
-# The view, the key of its list and of its count, and what tells its rows apart.
+# The view, the keys of its list and of its count, and the key that identifies a row.
 VIEWS = {
     "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
     "active": (active, "active_alerts", "count", lambda a: a["episode"]),
@@ -53,7 +53,7 @@ def sample(name, number, status="firing", **more):
 
 @pytest.fixture
 def history(engine):
-    """Record alerts of many kinds, several of one moment, not in the order they were received.
+    """Record alerts of many kinds, some received at the same time, not in order of receipt.
 
     One alert has three workflows, and one execution has three alerts.
     """
@@ -74,7 +74,7 @@ def history(engine):
 
 
 def expected(engine, filters):
-    """Return what each view has for the filters, newest first."""
+    """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
         found = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
         linked = connection.execute(
@@ -157,7 +157,7 @@ class TestFilters:
                 assert (found, answer[count]) == (wanted[name], len(found)), (name, filters)
                 assert "next" not in answer and "at_least" not in answer
                 seen.update((name, len(found) > 1) for _ in found)
-        assert len(seen) == 8  # of each view one row, and several
+        assert len(seen) == 8  # one row and several rows for each view
 
     def test_an_execution_by_its_status_and_its_alert(self, engine, history):
         for status, filters, wanted in (
@@ -277,7 +277,7 @@ class TestPages:
                     found += [row_name(row) for row in page[rows]]
                     if number:
                         continue
-                    # All that is open is heard of again, and something new comes and runs.
+                    # Every open incident gets another notification, and a new alert is recorded and runs.
                     new += 1
                     again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
                     moment = later(1000 + new)
@@ -359,7 +359,7 @@ class TestBound:
             for filters in (Filters(), by_name):
                 for name, (function, _, count, _) in VIEWS.items():
                     if name == "active":
-                        continue  # the open incidents are counted all
+                        continue  # all open incidents are counted
                     answer = view(engine, function, filters=filters, limit=1)
                     assert answer.get("at_least", False) == at_least, (name, filters)
                     assert answer[count] in ((5, 6) if at_least else (8,))
@@ -374,7 +374,7 @@ class TestBound:
         monkeypatch.setattr(bounded_search, "DEPTH", 3)
         wanted = []
         for n in range(12):
-            # The search comes to a request's last alert first.
+            # The search reaches a request's last alert first.
             sent = [alert("A", fingerprint=f"a{n}")]
             sent += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
             if n % 2:

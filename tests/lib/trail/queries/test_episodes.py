@@ -1,4 +1,4 @@
-"""From an alert to what was done for it, episode by episode."""
+"""The episodes of an alert, with their notifications and executions."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_an_incident_that_waited_for_its_cooldown(engine):
     for seconds in (30, 40, 90, 110, 120):
         record(engine, again, received_at=later(seconds), config=config)
     one = why(engine)[0]
-    # The first, and the newest of the others.
+    # The first notification, and the newest of the others.
     assert [a["outcome"] for a in one["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
     assert one["alerts"][2]["reason"] == "first notification after cooldown"
     assert (one["state"], one["notifications"]) == ("firing", 5)
@@ -243,7 +243,7 @@ def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
         request(alert(fingerprint=f), received_at=later(n))
         for f, n in [("other", 9)] + [("noisy", n) for n in range(10, 40)]
     ]
-    # Nothing more is admitted: each notification of the noisy one is rate-limited again.
+    # No more alerts are admitted: each notification of the noisy one is rate-limited again.
     record_requests(engine, Config(max_remediations_per_hour=1), noise)
     for until, number in ((later(12), 1), (None, 2)):
         found = []

@@ -1,4 +1,4 @@
-"""The whole trail of one request, in the shape that the HTTP contract promises."""
+"""The whole trail of one request, in the documented shape."""
 
 from __future__ import annotations
 

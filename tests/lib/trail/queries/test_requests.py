@@ -1,4 +1,4 @@
-"""The newest requests, and how much of each a page shows."""
+"""The newest requests, and how many alerts of each a page shows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_requests_received_at_the_same_time_are_sorted_by_record(engine):
 
 
 class TestLargeRequests:
-    """A request may have 10,000 alerts: a page shows some of them and counts the others."""
+    """A request may have 10,000 alerts, so a page shows some of them and counts the others."""
 
     def alerts(self, count):
         return [alert(f"Alert{n}", fingerprint=f"f{n}") for n in range(count)]
