@@ -1,4 +1,4 @@
-"""What all actions of the pack have in common: their results and errors are inert, and one line."""
+"""All actions of the pack return inert results, and inert errors of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/CASES.md and the scenarios name each other, and nothing that does not exist."""
+"""docs/CASES.md and the scenarios name each other, and only existing cases and tests."""
 
 from __future__ import annotations
 

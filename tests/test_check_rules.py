@@ -1,4 +1,4 @@
-"""scripts/check_rules.py finds text of an alert in commands and in lists of hosts."""
+"""scripts/check_rules.py finds alert text in commands and in lists of hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/CONFIGURATION.md lists the keys as config.schema.yaml has them."""
+"""docs/CONFIGURATION.md matches config.schema.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def script():
-    """Return the module scripts/configuration_page.py."""
+    """Return scripts/configuration_page.py as a module."""
     path = ROOT / "scripts" / "configuration_page.py"
     spec = importlib.util.spec_from_file_location("configuration_page", path)
     module = importlib.util.module_from_spec(spec)

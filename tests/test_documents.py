@@ -1,4 +1,4 @@
-"""What the documents say exists, and their snippets are right as written.
+"""Everything that the documents name exists, and their snippets are valid.
 
 tests/scenarios/test_cli.py runs their `st2` commands.
 """
@@ -84,7 +84,7 @@ def test_each_named_module_exists(path):
     names = [text for text in documents.code(path) if MODULE.match(text)]
     for text in names:
         first, *rest = text.split(".")
-        # Of `endpoint.native.run_in_native_thread` the last part is a function.
+        # The last part of `endpoint.native.run_in_native_thread` is a function.
         places = [ROOT / "lib" / "poundcake" / first]
         places += [places[0].joinpath(*rest[:n]) for n in range(1, len(rest) + 1)]
         *_, last = [p for p in places if p.is_dir() or p.with_suffix(".py").exists()]

@@ -1,4 +1,4 @@
-"""Each example of docs/RULES.md does on the stand-in what the page says."""
+"""Each example in docs/RULES.md behaves on the stand-in as the page describes."""
 
 from __future__ import annotations
 

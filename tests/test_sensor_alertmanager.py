@@ -1,4 +1,4 @@
-"""The sensor as StackStorm's sensor container creates, runs and stops it."""
+"""The sensor, created, run and stopped as by StackStorm's sensor container."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ class TestStops:
 
     def test_while_a_body_is_slow_and_the_broker_does_not_answer(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
-        if not endpoint.patched:  # the bus of these tests would block all green threads
-            os.mkfifo(endpoint.published_path)  # nobody reads it, so a writer waits
+        if not endpoint.patched:  # the tests' bus would block all green threads
+            os.mkfifo(endpoint.published_path)  # without a reader, so a writer blocks
         endpoint.accept(webhook(alert()))
         with endpoint.client() as client:
             client.send(

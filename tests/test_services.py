@@ -1,6 +1,6 @@
-"""The servers that other tests rely on: they start, are private, and say so if they are missing.
+"""The tests' servers start, are private, and report a missing program.
 
-That they keep their data when they are killed is part of the fault suite.
+The fault suite verifies that they keep their data when they are killed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Doomed(services.Server):
 
 
 class Webhook:
-    """Takes notifications and hands them out one by one."""
+    """Receives notifications and returns them one by one."""
 
     def __init__(self):
         self.received = received = queue.Queue()

@@ -1,4 +1,4 @@
-"""Any payload is refused by the name of a field, or read into fields of the documented types."""
+"""Any payload is refused with the name of a field, or parsed into the documented types."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def check(found, sent):
 
 
 def read_and_check(body, sent):
-    """Read a body, which either names the field that refuses it or passes the check."""
+    """Parse a body: it passes the check, or the error names a field."""
     try:
         found = parse(body)
     except PayloadError as error:

@@ -10,7 +10,7 @@ from tests.lib.samples import as_inert as inert
 from tests.scenarios.notifications import alert, notification, unique
 
 KEY = "poundcake_scenario_secret"
-# Each would become the secret, or an error, in one of the places where StackStorm evaluates text.
+# Each would become the secret or an error in one of the places where StackStorm evaluates text.
 TEXTS = {
     "jinja": f"{{{{ st2kv.system.{KEY} }}}}",
     "jinja_call": f'{{{{ st2kv("system.{KEY}") }}}}',
@@ -21,7 +21,7 @@ TEXTS = {
     "context": "<% ctx().st2 %>",
     "config": "{{ config_context }}",
     "template": "{{ $labels.instance }} is down {{ $value | humanize }}",
-    # Two labels that a rule joins: neither is an expression alone.
+    # Two labels that a rule joins; neither is an expression by itself.
     "opening": "{",
     "closing": f"{{ st2kv.system.{KEY} }}}}",
     "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
@@ -35,9 +35,9 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def evaluated(stack, secret):
-    """Prove that an evaluated text would give the secret away.
+    """Prove that an evaluated text would expose the secret.
 
-    Return the position from which on the log does not mention that proof any more.
+    Return the position after which the log no longer mentions that proof.
     """
     shown = stack.execute("core.echo", message=TEXTS["jinja"])
     assert secret in json.dumps(shown["result"])
@@ -53,7 +53,7 @@ def hostile(stack, evaluated):
         annotations=dict(TEXTS, long=unique("{{ x }} <% y %> ") * 4000),
     )
     assert len(firing["annotations"]["long"]) > 100000
-    # The first one could end in an error early; this one would be carried all the way.
+    # The first one could cause an early error; this one would pass through every step.
     quiet = alert(
         "ScenarioHostileText",
         labels={"yaql": TEXTS["yaql"], "opening": "{", "closing": TEXTS["jinja_call"][1:]},

@@ -9,7 +9,7 @@ from tests.scenarios.notifications import alert, name_of, notification, resolved
 
 @pytest.fixture(scope="module")
 def choosy(kind, request):
-    """Return a stack on which one receiver alone may start a remediation."""
+    """Return a stack on which only one receiver may start a remediation."""
     if kind == "live":
         found = request.getfixturevalue("stack")
         config = found.api("/configs/poundcake") or {"values": {}}

@@ -1,4 +1,4 @@
-"""The pack's own workflows: what they change, what they refuse, and how they report it."""
+"""The pack's own workflows: their changes, refusals and reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, resolved, unique
 
-# What the workflows do depends on no kind of database: one is enough.
+# The workflows do not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 DRY_RUN = "dry run: nothing was changed"
 
@@ -30,20 +30,20 @@ def host_down(instance):
 
 @pytest.fixture(scope="module")
 def careful(stack):
-    """Return a stack whose dry_run is true, as it is without any configuration."""
+    """Return a stack whose dry_run is true, which is the default."""
     if not stack.get("/health").json()["dry_run"]:
         pytest.skip("live: dry_run is off there")
     return stack
 
 
 def on_the_stand_in(stack):
-    """Skip a test that needs hosts which only the network of the stand-in has."""
+    """Skip a test that needs the hosts of the stand-in's network."""
     if stack.live:
-        pytest.skip("live: no host is known there that answers, refuses or keeps silent")
+        pytest.skip("live: no known host there answers, refuses or is silent")
 
 
 def instance_of(does):
-    """Return an instance on the stand-in's network. What the host does is its first word."""
+    """Return an instance on the stand-in's network. Its first word defines its behaviour."""
     return unique(does) + ".test:9100"
 
 
@@ -152,7 +152,7 @@ def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
     assert execution["dry_run"] is False
     assert execution["mutated"] is True
     assert execution["message"] == "the action succeeded"
-    # It is linked and claimed under the action's name, though the action does not know this pack.
+    # It is linked and claimed under the action's name, although the action does not know this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
     assert len(armed.done(episode)) == 1
 

@@ -1,7 +1,7 @@
-"""Operators' own rules and workflows, and what the trail shows of them.
+"""Operators' own rules and workflows, and how the trail shows them.
 
-One notification has an alert for each rule, so that all the scenarios wait only once for
-StackStorm to say what became of them.
+One notification has an alert for each rule, so that all scenarios wait only once for the results
+from StackStorm.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_timeout_and_cancellation_are_distinguished_from_failure(ran, name, stat
 def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
     stack, ran, name, rule, reason
 ):
-    """Case A9: and the alert is emitted once, not again and again."""
+    """Case A9: the alert is not emitted again."""
     shown, executions = shown_for(ran, name)
 
     assert "poundcake_scenarios." + rule in shown["reason"]
@@ -176,6 +176,6 @@ def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
     [asked] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
     answer = {"id": asked, "response": {"go_on": True}}
     stack.api("/inquiries/" + asked, "PUT", answer)
-    # The view asks StackStorm. The tables follow later: what waits for a person is polled rarely.
+    # The view queries StackStorm. The tables follow later, because pending work is polled rarely.
     stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["succeeded"])
     assert len(stack.done(why["episodes"][0]["episode"])) == 1

@@ -1,4 +1,4 @@
-"""The views, at their URLs and with `st2 run`."""
+"""The views, over HTTP and with `st2 run`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shown(stack):
 
 
 def lines(text):
-    """Return the lines of a text. Its first is empty, because `st2 run` indents that one less."""
+    """Return the lines of a text. The first one is empty, because `st2 run` indents it less."""
     assert text.startswith("\n")
     return text.splitlines()[1:]
 
@@ -128,7 +128,7 @@ def test_alerts_active(stack, shown):
     for query in (
         {"severity": "none"},
         {"instance": "elsewhere"},
-        # A filter is neither a pattern nor subject to the database's collation.
+        # A filter is not a pattern, and ignores the database's collation.
         {"alert_name": first["alert_name"].upper()},
         {"alert_name": first["alert_name"][:-1] + "%"},
         {"alert_name": first["alert_name"] + " "},

@@ -1,4 +1,4 @@
-"""The API, and the real `st2` command against it."""
+"""The API of the stand-in, and the real `st2` command with it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_keys_of_the_datastore(standalone):
 
 @pytest.fixture
 def st2(standalone, monkeypatch, capsys):
-    """A function that runs the `st2` command and returns (exit code, what it prints)."""
+    """Return a function that runs the `st2` command and returns (exit code, output)."""
     monkeypatch.setenv("ST2_API_URL", standalone.api)
     monkeypatch.setenv("ST2_AUTH_TOKEN", "standalone")
     monkeypatch.setenv("HOME", str(standalone.folder))

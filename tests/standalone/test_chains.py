@@ -1,4 +1,4 @@
-"""Action chains, which hold one of the runner's places for workflows as long as they last."""
+"""Action chains, each of which occupies one of the runner's workflow slots while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process: what it says, what it refuses, and how it ends."""
+"""The process: its output, its refusals, and how it ends."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_configuration_overrides_the_defaults(tmp_path):
         "secret_word": "open-sesame",
         "nested": {"other": 1, "depth": 3},
     }
-    # What is read again has what the datastore contains by then, and what was registered.
+    # Reading it again uses the current datastore and the registered values.
     keys["hail"] = "salve"
     assert content.read_config("probe")["greeting"] == "salve"
     content.register_config("probe", {"greeting": "hi"})

@@ -1,4 +1,4 @@
-"""From a trigger through the rules to enforcements, executions and traces."""
+"""How triggers become enforcements, executions and traces."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_backstop_rule_runs_only_if_no_other_rule_matches(standalone):
 
 
 def test_a_null_value_in_a_criterion_is_a_failed_enforcement(standalone):
-    # The payload's schema would refuse it; a message on the bus is not checked. So is flow's.
+    # The payload's schema would refuse it, but a message on the bus is not checked.
     rule = standalone.get("/rules/probe.show")
     assert rule["criteria"] == {"trigger.name": {"type": "startswith", "pattern": "show"}}
     status, _ = standalone.call(

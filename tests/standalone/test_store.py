@@ -1,4 +1,4 @@
-"""What is kept in memory, and that it is bounded."""
+"""The store in memory, and its bounds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Processes for python actions, each a fork of one that has loaded what most of them need.
+"""Processes for python actions, each a fork of a process that has loaded their common modules.
 
-Loading SQLAlchemy takes half a second, which would be most of what an action costs. This file is
+Importing SQLAlchemy takes half a second, which would be most of an action's time. This file is
 also the main program of the process that forks.
 """
 
@@ -28,14 +28,14 @@ LIBRARIES = (
 
 
 class Forks:
-    """Runs tasks of python_action.py, each in a process and a process group of its own."""
+    """Runs tasks of python_action.py, each in a separate process and process group."""
 
     def __init__(self):
         self._lock, self._running, self._killed = threading.Lock(), set(), False
         self._server = self._control = None
 
     def run(self, task, timeout, environment):
-        """Run a task to its end, or to its timeout in seconds."""
+        """Run a task until it ends or exceeds its timeout in seconds."""
         from standalone.runners import Ended
 
         with ExitStack() as stack:
@@ -50,7 +50,7 @@ class Forks:
         return Ended(code, *texts, timed_out)
 
     def _begin(self, *files):
-        """Hand the files to the server; return the pipe on which it reports on the process."""
+        """Pass the files to the server, and return the pipe for its reports about the process."""
         reports, reporting = socket.socketpair()
         descriptors = array.array("i", [f.fileno() for f in (reporting, *files)])
         with self._lock, reporting:
@@ -58,7 +58,7 @@ class Forks:
                 raise RuntimeError("stopping")
             if self._server is None:
                 self._control, theirs = socket.socketpair()
-                # It ends when the other end of its stdin closes.
+                # The server ends when the other end of its stdin closes.
                 command = [sys.executable, "-u", os.path.abspath(__file__)]
                 with theirs:
                     self._server = subprocess.Popen(command, stdin=theirs, start_new_session=True)
@@ -83,7 +83,7 @@ class Forks:
         return code, bool(late)
 
     def kill(self):
-        """Kill all that run; none starts after this."""
+        """Kill all running tasks, and start no more."""
         with self._lock:
             self._killed = True
             for pid in self._running:
@@ -94,18 +94,18 @@ class Forks:
 
 
 def kill_group(pid):
-    """Kill a process with all of its children."""
+    """Kill a process and all of its children."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def serve():
-    """Fork a process for each task that comes by the socket on stdin.
+    """Fork a process for each task that arrives on the socket at stdin.
 
-    Returns in the forked process, with the task. Ends when the socket is closed.
+    Returns the task in the forked process. Exits when the socket is closed.
     """
     for name in LIBRARIES:
-        with suppress(ImportError):  # the actions that need it say so
+        with suppress(ImportError):  # actions that need it report the error
             importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as control:
@@ -124,7 +124,7 @@ def serve():
 
 
 def run_below(files):
-    """Fork once more and report on the child; return the task in the child."""
+    """Fork once more and report about the child. In the child, return the task."""
     reporting, *streams = files
     process = os.fork()
     if process:

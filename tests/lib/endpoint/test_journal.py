@@ -654,7 +654,7 @@ class TestUpgrade:
 
     @pytest.fixture
     def old_path(self, path):
-        """Return an old journal with a request in each state; its host's clock was an hour ahead."""
+        """Return an old journal with a request in each state; its clock was an hour ahead."""
         now = time.time() + 3600
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")

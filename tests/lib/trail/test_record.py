@@ -439,7 +439,7 @@ class TestOutcomes:
         assert rows(engine)[1].episode != rows(engine)[2].episode
 
     def test_times_are_taken_from_the_databases_clock(self, engine):
-        """The clocks of two endpoints differ by 10 min; the slow one's resolve ends the incident."""
+        """The clocks of two endpoints differ by 10 min; the slow one receives the resolve."""
         firing = request(alert(), received_at=later(600))
         ends = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
         for sent, offset in ((firing, 600), (ends, -300)):

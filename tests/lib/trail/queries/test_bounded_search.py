@@ -277,7 +277,7 @@ class TestPages:
                     found += [row_name(row) for row in page[rows]]
                     if number:
                         continue
-                    # Every open incident gets another notification, and a new alert is recorded and runs.
+                    # Every open incident is notified again, and a new alert is recorded and runs.
                     new += 1
                     again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
                     moment = later(1000 + new)
