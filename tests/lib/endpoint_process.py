@@ -5,6 +5,9 @@ is imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), 
 of the pack, and `published`, the file to which triggers are written. The broker is down while a
 file with that name and the suffix .down exists. This process records announced requests, unless
 `records` is false.
+
+With only `patched` and `pack`, it is a server: it forks an endpoint for each request of a
+ForkServer. The first of the two files contains the other options, and the second is the log.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ from poundcake.config import load
 from poundcake.endpoint.bus import BusError
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
+
+# Modules that an endpoint otherwise imports when it needs them.
+LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
 
 
 class FileBus:
@@ -110,7 +116,22 @@ def apply(settings):
     return before
 
 
-def main():
+def forked_options():
+    """Import the modules of an endpoint, and fork endpoints. Return the options in the fork."""
+    from tests import forks
+
+    for name in LIBRARIES:
+        importlib.import_module(name)
+
+    given, log = forks.serve()
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    with open(given) as file:
+        return json.load(file)
+
+
+def main(options):
     """Run the sensor as its container does: run(), and cleanup() at exit."""
     import atexit
     import runpy
@@ -119,16 +140,16 @@ def main():
     from poundcake.endpoint import bus
 
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
-    apply(OPTIONS["settings"])
-    bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"], OPTIONS["records"])
-    bus.registered_config = lambda: registered(OPTIONS)
+    apply(options["settings"])
+    bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
+    bus.registered_config = lambda: registered(options)
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
-    path = os.path.join(OPTIONS["pack"], "sensors", "alertmanager_sensor.py")
-    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])
+    path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
+    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()
     atexit.register(sensor.cleanup)
     sensor.run()
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS if "config" in OPTIONS else forked_options())
