@@ -253,8 +253,8 @@ def measure(
     """
     small, large = sizes
     print(
-        f"{small:,} and {large:,} alerts; milliseconds of {chosen.samples} calls each; the limit of "
-        f"p99 is {LIMIT_MS} ms, and for all calls of a view a ratio of {MOST_TIMES}"
+        f"{small:,} and {large:,} alerts; milliseconds of {chosen.samples} calls each; limits: "
+        f"p99 {LIMIT_MS} ms, and a ratio of {MOST_TIMES} for all calls of a view"
     )
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     print(f"{'':54} {'p50':>17} {'p99':>17} {'ratio':>6}")

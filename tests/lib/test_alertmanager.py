@@ -281,7 +281,7 @@ class TestRefusedRequest:
         assert str(refused(body)) == f"body: must be a JSON object, not {kind}"
 
     def test_alerts_missing(self):
-        assert str(refused(b"{}")) == "alerts: must be a list, and is missing"
+        assert str(refused(b"{}")) == "alerts: must be a list, but it is missing"
 
     @pytest.mark.parametrize("value", [None, {}, "[]", 1, True])
     def test_alerts_not_a_list(self, value):

@@ -142,7 +142,7 @@ class TestUnknownKeys:
     @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
     def test_a_mapping_in_a_list_is_refused_with_its_position(self, key):
         error = error_of(**{key: ["one", {"name": "two"}]})
-        assert error == f"{key}: must be a list of strings, and entry 2 is none"
+        assert error == f"{key}: must be a list of strings, but entry 2 is not a string"
 
 
 class TestSettings:
@@ -378,12 +378,12 @@ class TestCredentials:
             ({"scope": ["post"]}, "entry 2 (two): scope: must be one of post, read, both"),
             (
                 {"basic": "u:" + LONG},
-                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has "
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, but has "
                 "token and basic",
             ),
             (
                 {"token": None},
-                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has none",
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, but has none",
             ),
             ({"token": ""}, "entry 2 (two): token: must not be empty"),
             ({"token": 5}, "entry 2 (two): token: must be a string"),

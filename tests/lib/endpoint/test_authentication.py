@@ -207,7 +207,7 @@ class TestScopes:
         answer = named.get(path, Authorization=POSTER)
         check_problem(answer, 403)
         assert answer.json["detail"] == (
-            "the credential alertmanager has the scope post, and this needs read: use a credential "
+            "the credential alertmanager has the scope post, but this needs read: use a credential "
             "with the scope read or both"
         )
         for given in (READER, ON_CALL):

@@ -222,7 +222,7 @@ class TestRoutes:
         url = path.replace("{request_id}", "x")
         answer = endpoint.get(url + "?nonsense=1", Authorization=TOKEN)
         check(described, path, answer)
-        known = answer.json["detail"].partition("there are ")[2].split(", ")
+        known = answer.json["detail"].partition("known: ")[2].split(", ")
         parameters = [resolve(described, parameter) for parameter in operation["parameters"]]
         named = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
         assert sorted(known) == sorted(named or ["none"])

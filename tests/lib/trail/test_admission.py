@@ -357,7 +357,7 @@ class TestReplay:
         assert not found.opens and not found.closes
 
     LATER = incident(last_seen_at=later(60.000001))
-    NEWER = ("duplicate", "replay of first: the open incident was heard of later")
+    NEWER = ("duplicate", "replay of first: the open incident has a later notification")
 
     @pytest.mark.parametrize(
         "incident, outcome, expected",

@@ -386,7 +386,7 @@ class TestOutcomes:
         record(engine, request(alert(), received_at=later(80)))
         record(engine, ends, now=later(90))
         assert outcomes(engine) == ["admitted", "duplicate", "duplicate"]
-        assert rows(engine)[-1].reason.endswith("was heard of after this was received")
+        assert rows(engine)[-1].reason.endswith("has a later notification")
         assert len(open_incidents(engine)) == 1
 
     def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):

@@ -233,7 +233,9 @@ def test_a_resolve_does_not_close_an_incident_with_a_later_notification(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(), minutes=15)
     assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
-    assert rows(engine)[-1].reason == f"replay of {ended}: the open incident was heard of later"
+    assert (
+        rows(engine)[-1].reason == f"replay of {ended}: the open incident has a later notification"
+    )
     assert rows(engine)[1].open_fingerprint == "A"
 
 

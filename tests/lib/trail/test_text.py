@@ -272,7 +272,7 @@ def test_a_status_shows_the_known_fields():
 )
 def test_why_shows_the_time_of_the_last_notification(seconds, age):
     answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
-    assert f"last heard {age}\n" in text.why(answer, later(seconds))
+    assert f"last notification {age}\n" in text.why(answer, later(seconds))
 
 
 def test_manual_changes_are_shown():
@@ -300,7 +300,7 @@ def test_manual_changes_are_shown():
         "\n  2026-01-14T12:00:00Z  acknowledge (undone) by anna: the disk is on order\n",
     ):
         assert line in shown
-    assert "expired: nothing was heard of it" in why(episode(ended_by="expired"))
+    assert "expired: no notification for" in why(episode(ended_by="expired"))
     shown = text.status(status(audit=[entry], alerts=[alert(**more)]))
     assert "HostDown web-1: acknowledged by anna: the disk is on order\n" in shown
     assert "acknowledge (undone) by anna" in shown
@@ -330,8 +330,8 @@ def test_why_shows_the_course_of_an_episode():
         next="2026-01-14T12:00:00Z/5/9",
     ).split("\n") == [
         "",
-        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times, last heard"
-        " 3 h ago",
+        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times,"
+        " last notification 3 h ago",
         "  episode f-1",
         "  2026-01-14T12:00:00Z  firing: admitted, new incident",
         "    request r",
