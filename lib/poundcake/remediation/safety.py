@@ -91,7 +91,7 @@ def _decide(
         if alert.status != FIRING:
             refusal = "the alert is resolved"
         elif target is None and (needs_host or _names_hosts(config)):
-            refusal = "the instance of the alert names no host"
+            refusal = "the alert's instance contains no host"
         else:
             refusal = refusal_of_target
     if action:
