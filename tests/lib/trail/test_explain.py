@@ -429,5 +429,5 @@ class TestFailures:
 )
 def test_a_trigger_may_be_among_the_unread(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
-    found = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
+    found = OpenAlert(1, "r", "e", 1, recorded_at=later(777 - 3600))
     assert explain.may_be_unread(found, unread, clocks) is expected

@@ -29,7 +29,7 @@ EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation
 NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
 # StackStorm's clock is an hour behind, so times from different clocks must not be compared.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
-ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
+ALERT = OpenAlert(1, "request", "f-1", 1, recorded_at=later(-20))
 REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
 REFUSAL = "pack.flow did nothing: cooldown of this host"
 
