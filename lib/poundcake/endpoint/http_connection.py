@@ -151,6 +151,7 @@ class HTTPConnection:
             data += self._http.send(h11.Data(data=response.body))
         if not must_close:
             data += self._http.send(h11.EndOfMessage())
+        self._slot.enter(Phase.ANSWERING)
         self._stream.expire_in(ANSWER_TIME)
         self._stream.send(data)
         if self._http.our_state is h11.DONE:

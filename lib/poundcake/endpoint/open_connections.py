@@ -15,8 +15,10 @@ class Phase(IntEnum):
     """Its last response was sent; anything the client still sends is discarded."""
     WAITING = 1
     """It has not sent a complete header: it is idle, slow, or in the TLS handshake."""
-    BUSY = 2
-    """A request is being answered. A busy connection is never evicted."""
+    ANSWERING = 2
+    """Its response is being sent. A client that does not read it would keep the connection."""
+    BUSY = 3
+    """A request is being processed. A busy connection is never evicted."""
 
 
 class Slot:
@@ -38,7 +40,7 @@ class Slot:
 
         Returns:
             False if the connection was evicted. Also False if the server is stopping and the
-            connection would wait for a request or start one.
+            connection would wait for a request or start one. Its response may still be sent.
         """
         return self._connections.enter(self, phase)
 
@@ -64,8 +66,9 @@ class OpenConnections:
     def admit(self, abort: Callable[[], None]) -> Slot | None:
         """Admit a connection.
 
-        If there are too many, evict the connection that has lingered longest, or if none lingers,
-        the one that has waited longest. If all are busy, do not admit the new one.
+        If there are too many, evict the connection that has lingered longest; if none lingers, the
+        one that has waited longest; if none waits, the one whose response has been in transit
+        longest. If all are busy, do not admit the new one.
 
         Args:
             abort: Closes the connection; called from another thread.
@@ -91,7 +94,8 @@ class OpenConnections:
     def enter(self, slot: Slot, phase: Phase) -> bool:
         """Set the phase of a connection; see `Slot.enter`."""
         with self._lock:
-            if slot not in self._slots or (self.is_stopping and phase is not Phase.LINGERING):
+            is_end = phase in (Phase.ANSWERING, Phase.LINGERING)
+            if slot not in self._slots or (self.is_stopping and not is_end):
                 return False
             slot.phase, slot.since = phase, time.monotonic()
             return True
@@ -107,10 +111,10 @@ class OpenConnections:
             self.is_stopping = True
 
     def abort_idle(self) -> int:
-        """Abort every connection that is not busy. Return the number of busy connections."""
+        """Abort every connection without a request in flight. Return the number of the others."""
         with self._lock:
             slots = list(self._slots)
-        idle = [slot for slot in slots if slot.phase < Phase.BUSY]
+        idle = [slot for slot in slots if slot.phase < Phase.ANSWERING]
         for slot in idle:
             slot.abort()
         return len(slots) - len(idle)

@@ -38,6 +38,23 @@ def has_ended(client):
         return True
 
 
+def small_client(port):
+    """Return a connection for which the endpoint's kernel buffers little."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+def send_until_it_blocks(client, request):
+    """Send a request repeatedly until the endpoint, whose responses are unread, reads no more."""
+    client.settimeout(1)
+    with suppress(socket.timeout):
+        while True:
+            client.sendall(request * 100)
+
+
 class TestConnections:
     def test_many_requests_on_one_connection(self, endpoint):
         with endpoint.client() as client:
@@ -283,6 +300,18 @@ class TestFull:
         finally:
             for client in refused:
                 client.socket.close()
+
+    def test_clients_that_do_not_read_their_responses_do_not_block_others(self, make):
+        endpoint = make(max_connections=4, auth_tokens=["the-token-in-use"])
+        unread = [small_client(endpoint.port) for _ in range(4)]
+        try:
+            for client in unread:
+                send_until_it_blocks(client, message("GET", "/metrics"))
+            answer = endpoint.post(webhook(), Authorization="Bearer the-token-in-use")
+            assert answer.status == 202
+        finally:
+            for client in unread:
+                client.close()
 
     def test_the_limit_holds_at_any_rate_of_connections(self, make):
         endpoint = make(max_connections=10)

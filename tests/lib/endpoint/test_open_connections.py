@@ -54,6 +54,16 @@ def test_a_busy_connection_is_never_closed(full):
     assert connections.evicted == 1
 
 
+def test_a_connection_whose_response_is_not_read_is_closed_before_a_new_one_is_refused(full):
+    connections, opened = full
+    opened[1].slot.enter(Phase.ANSWERING)
+    opened[2].slot.enter(Phase.BUSY)
+    Opened(connections).slot.enter(Phase.BUSY)
+    assert aborted(opened) == [1, 0, 0]
+    assert Opened(connections).slot
+    assert aborted(opened) == [1, 1, 0]
+
+
 def test_a_closed_connection_starts_no_request(full):
     connections, opened = full
     Opened(connections)
@@ -66,6 +76,7 @@ def test_stopping_lets_requests_in_flight_finish_and_starts_no_others(full):
     connections, opened = full
     opened[0].slot.enter(Phase.BUSY)
     connections.stop()
+    assert opened[0].slot.enter(Phase.ANSWERING)
     assert connections.abort_idle() == 1
     assert aborted(opened) == [0, 1, 1]
     assert opened[0].slot.is_last_request
