@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from poundcake.endpoint import native
 from poundcake.trail import clock, database
+from poundcake.trail.database import DatabaseError
 
 CLOCK_WAIT = 30.0
 """Seconds between two comparisons of the clocks."""
@@ -19,6 +20,12 @@ MAX_VIEWS = 2
 
 Views and the pipeline share SQLite's lock and MariaDB's connections. Without this limit, a client
 that reads many views at once could delay the emission of every alert.
+"""
+
+MAX_WAITING_VIEWS = 32
+"""Maximum number of views that are being read or wait for that.
+
+Each keeps a connection busy, and the endpoint needs the other connections for webhooks.
 """
 
 T = TypeVar("T")
@@ -42,6 +49,7 @@ class TrackingReader:
         self._create = create
         self._database_id = ""
         self._lock = threading.Lock()
+        self._waiting_views = threading.BoundedSemaphore(MAX_WAITING_VIEWS)
         self._views = threading.BoundedSemaphore(MAX_VIEWS)
         self._clock_offset = 0.0
         self._compared_at: float | None = None
@@ -60,10 +68,15 @@ class TrackingReader:
         """Return query(connection, *args) for a client, after the views that others wait for.
 
         Raises:
-            DatabaseError: The database cannot be read now.
+            DatabaseError: The database cannot be read now, or too many views are waiting.
         """
-        with self._views:
-            return self.read(query, *args)
+        if not self._waiting_views.acquire(blocking=False):
+            raise DatabaseError(f"{MAX_WAITING_VIEWS} views are waiting for it; try again")
+        try:
+            with self._views:
+                return self.read(query, *args)
+        finally:
+            self._waiting_views.release()
 
     def write(self, statement: Callable[..., T], *args: Any) -> T:
         """Return statement(engine, *args), which writes to the database.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from poundcake.endpoint import tracking_reader
-from poundcake.endpoint.tracking_reader import CLOCK_WAIT, MAX_VIEWS, TrackingReader
+from poundcake.endpoint.tracking_reader import (
+    CLOCK_WAIT,
+    MAX_VIEWS,
+    MAX_WAITING_VIEWS,
+    TrackingReader,
+)
 from poundcake.trail import clock
+from poundcake.trail.database import DatabaseError
 from tests.lib.trails import on_mariadb, on_sqlite
 
 
@@ -41,6 +48,29 @@ def test_few_views_are_read_at_a_time(engine, monkeypatch):
         list(pool.map(reader.read_view, range(16)))
     assert len(most) == 16
     assert max(most) <= MAX_VIEWS
+
+
+def test_waiting_views_do_not_keep_every_connection_busy(engine, monkeypatch):
+    reader, may_end = TrackingReader(engine, True), threading.Event()
+    monkeypatch.setattr(reader, "read", lambda query: may_end.wait(60))
+    refused = threading.Semaphore(0)
+
+    def view(number):
+        try:
+            return reader.read_view(number)
+        except DatabaseError as error:
+            refused.release()
+            return str(error)
+
+    with ThreadPoolExecutor(MAX_WAITING_VIEWS + 5) as pool:
+        answers = [pool.submit(view, number) for number in range(MAX_WAITING_VIEWS + 5)]
+        for _ in range(5):
+            assert refused.acquire(timeout=60)
+        may_end.set()
+        answers = [answer.result() for answer in answers]
+    assert answers.count("32 views are waiting for it; try again") == 5
+    assert answers.count(True) == MAX_WAITING_VIEWS
+    assert reader.read_view(0)
 
 
 @on_mariadb
