@@ -20,6 +20,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
 
 SERVICE_FIXTURES = {
     "alertmanager",
+    "cluster",
     "mariadb",
     "mariadb_server",
     "mariadb_url",
@@ -57,8 +58,12 @@ SLOW_FILES = (
 )
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
-# These scenarios wait most of the time, so each gets its own stand-in and process.
-WAITING_SCENARIOS = ("tests/scenarios/test_hostile_corpus.py", "tests/scenarios/test_statuses.py")
+# These scenarios wait most of the time, so each file gets its own stand-in and process.
+WAITING_SCENARIOS = (
+    "tests/scenarios/test_clustered_alertmanagers.py",
+    "tests/scenarios/test_hostile_corpus.py",
+    "tests/scenarios/test_statuses.py",
+)
 # The longest tests come first, so that none of them runs alone at the end.
 LONGEST_FIRST = ("tests/faults/", "tests/scenarios/", "tests/lib/endpoint/test_service.py")
 
@@ -106,9 +111,8 @@ def group_of(item):
     """
     file, _, rest = item.nodeid.partition("::")
     parameters = parameters_of(item)
-    if file in WAITING_SCENARIOS:
-        return "scenarios-waiting"
-    if file.startswith("tests/scenarios/") and "kind" in parameters:
+    scenario = file.startswith("tests/scenarios/") and file not in WAITING_SCENARIOS
+    if scenario and "kind" in parameters:
         return f"scenarios-{parameters['kind']}"
     if file == "tests/faults/test_faults.py":
         return item.nodeid

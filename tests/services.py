@@ -162,7 +162,12 @@ class Server:
             os.initgroups(self.account.pw_name, self.account.pw_gid)
             os.setgid(self.account.pw_gid)
             os.setuid(self.account.pw_uid)
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
+
+
+def end_with_parent():
+    """In a child, ask the kernel to be ended when the parent ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 LIBC = ctypes.CDLL(None, use_errno=True)

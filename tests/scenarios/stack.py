@@ -239,6 +239,7 @@ class Standalone(Stack):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=services.end_with_parent,  # noqa: PLW1509 - as in services
             )
         self._patience = 90
         try:
