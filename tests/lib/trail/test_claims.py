@@ -311,9 +311,9 @@ class TestHostCooldown:
         ],
     )
     def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
-        assert self.request(engine, admit(first, fingerprint="one"), "e1")["claimed"]
+        assert self.claim(engine, admit(first, fingerprint="one"), "e1")["claimed"]
         other = admit(second, fingerprint="two")
-        found = self.request(engine, other, "e2", later(30))
+        found = self.claim(engine, other, "e2", later(30))
         assert found["claimed"] is claimed
         assert len(rows(engine, links)) == 1 + claimed
         if not claimed:
@@ -322,15 +322,15 @@ class TestHostCooldown:
                 f"{WORKFLOW} was started for it"
             )
             # It does not affect another workflow, or a claim without a cooldown.
-            assert self.request(engine, other, "e3", workflow="v")["claimed"]
-            assert self.request(engine, other, "e4", host_cooldown=0)["claimed"]
+            assert self.claim(engine, other, "e3", workflow="v")["claimed"]
+            assert self.claim(engine, other, "e4", host_cooldown=0)["claimed"]
 
     @on_sqlite
     def test_a_cooldown_ends(self, engine, admit):
-        self.request(engine, admit("web1:9100", fingerprint="one"), "e1")
+        self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         other = admit("web1:9100", fingerprint="two")
-        assert not self.request(engine, other, "e2", later(599))["claimed"]
-        assert self.request(engine, other, "e2", later(600))["claimed"]
+        assert not self.claim(engine, other, "e2", later(599))["claimed"]
+        assert self.claim(engine, other, "e2", later(600))["claimed"]
 
     @on_mariadb
     def test_the_cooldown_uses_the_databases_clock(self, engine, admit, monkeypatch):
@@ -346,14 +346,14 @@ class TestHostCooldown:
     @on_sqlite
     def test_the_same_execution_gets_its_claim_again(self, engine, admit):
         found = admit("web1:9100")
-        assert [self.request(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
+        assert [self.claim(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
 
     @on_sqlite
     def test_a_released_claim_causes_no_cooldown(self, engine, admit):
         found = admit("web1:9100")
-        self.request(engine, found, "e1")
+        self.claim(engine, found, "e1")
         claims.release(engine, found[1], force=True)
-        assert self.request(engine, found, "e2")["claimed"]
+        assert self.claim(engine, found, "e2")["claimed"]
 
     @pytest.mark.parametrize(
         "status, mutated, counts",
@@ -370,10 +370,10 @@ class TestHostCooldown:
     def test_an_execution_that_changed_nothing_causes_no_cooldown(
         self, engine, admit, status, mutated, counts
     ):
-        self.request(engine, admit("web1:9100", fingerprint="one"), "e1")
+        self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         change(engine, update(executions).values(status=status, mutated=mutated))
         other = admit("web1:9100", fingerprint="two")
-        assert self.request(engine, other, "e2", later(30))["claimed"] is not counts
+        assert self.claim(engine, other, "e2", later(30))["claimed"] is not counts
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
