@@ -131,7 +131,7 @@ def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
-    assert "the alert's instance contains no host" in execution["message"]
+    assert "the instance of the alert contains no host" in execution["message"]
     assert ran(dry_run_stack, execution) == [
         "poundcake.link",
         "poundcake.get_alert",
@@ -235,5 +235,5 @@ def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
     assert execution["mutated"] is False
-    assert execution["message"] == "the alert's instance contains no host"
+    assert execution["message"] == "the instance of the alert contains no host"
     assert armed.done(trail["alerts"][0]["episode"]) == []

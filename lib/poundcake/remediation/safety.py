@@ -91,7 +91,7 @@ def _decide(
         if alert.status != FIRING:
             refusal = "the alert is resolved"
         elif target is None and (needs_host or _restricts_hosts(config)):
-            refusal = "the alert's instance contains no host"
+            refusal = "the instance of the alert contains no host"
         else:
             refusal = refusal_of_target
     if action:

@@ -81,8 +81,13 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"instance": ""}, "linux.service", {}, "the alert's instance contains no host"),
-        ({"instance": "$(reboot)"}, "linux.service", {}, "the alert's instance contains no host"),
+        ({"instance": ""}, "linux.service", {}, "the instance of the alert contains no host"),
+        (
+            {"instance": "$(reboot)"},
+            "linux.service",
+            {},
+            "the instance of the alert contains no host",
+        ),
         (
             {},
             "linux.service",
