@@ -760,7 +760,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.instance", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.host", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestHostCooldown::test_of_several_at_the_same_time_one_gets_a_claim",

@@ -160,10 +160,10 @@ def test_a_canonical_host_is_its_own_canonical_form(text):
 
 
 def test_no_host_of_labels_is_an_empty_text():
-    assert host_or_empty({"instance": "Web-1.:9100"}) == "web-1"
-    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}) == ""
+    assert host_or_empty({"instance": "Web-1.:9100"}, "instance") == "web-1"
+    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}, "instance") == ""
     assert host_or_empty({"instance": "", "node": "WEB-2"}, "node") == "web-2"
-    assert host_or_empty({}) == ""
+    assert host_or_empty({}, "instance") == ""
 
 
 @pytest.mark.parametrize(

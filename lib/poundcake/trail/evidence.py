@@ -263,7 +263,7 @@ class EvidenceReader:
             return None
         since = self._clocks.database - cooldown
         with database.reading(self._round.engine) as connection:
-            busy = last_host_claim(connection, alert.instance, workflow, since)
+            busy = last_host_claim(connection, alert.host, workflow, since)
         return busy.created_at + cooldown if busy else None
 
 

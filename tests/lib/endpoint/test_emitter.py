@@ -152,6 +152,16 @@ class TestTriggers:
         rig.advance()
         assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
 
+    def test_another_label_may_name_the_host(self, rig):
+        rig.bus.config = Config(host_label="node")
+        exporter = {"instance": "kube-state-metrics:8080"}
+        rig.accept(alert("A", labels={**exporter, "node": "worker-1"}), alert("B", labels=exporter))
+        rig.advance()
+        assert [(p["instance"], p["host"]) for p in rig.bus.of(ALERT)] == [
+            ("kube-state-metrics:8080", "worker-1"),
+            ("kube-state-metrics:8080", ""),
+        ]
+
     def test_nothing_is_emitted_before_it_is_recorded(self, rig):
         rig.bus.records = False
         request_id = rig.accept(alert())

@@ -10,7 +10,7 @@ import pytest
 from poundcake.config import load
 from poundcake.remediation.safety import AlertState, permit
 
-FIRING = AlertState(instance="web-1:9100", status="firing", incident_ended_at=None)
+FIRING = AlertState(named_host="web-1:9100", status="firing", incident_ended_at=None)
 
 
 def ask(alert=None, action="linux.service", needs_host=True, **config):
@@ -34,7 +34,7 @@ def test_an_allowed_action_on_an_allowed_host_may_change_it():
 
 
 def test_an_alert_without_a_usable_host_has_an_empty_host_and_port_0():
-    found = ask({"instance": "$(reboot)"}, needs_host=False).as_dict()
+    found = ask({"named_host": "$(reboot)"}, needs_host=False).as_dict()
     assert (found["host"], found["port"]) == ("", 0)
 
 
@@ -73,7 +73,7 @@ def test_without_an_action_only_evidence_is_collected():
 
 
 def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
-    found = ask({"instance": ""}, "", needs_host=False, allowed_hosts=["db-*"])
+    found = ask({"named_host": ""}, "", needs_host=False, allowed_hosts=["db-*"])
     assert found.stage == "evidence"
 
 
@@ -81,8 +81,13 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"instance": ""}, "linux.service", {}, "the instance of the alert names no host"),
-        ({"instance": "$(reboot)"}, "linux.service", {}, "the instance of the alert names no host"),
+        ({"named_host": ""}, "linux.service", {}, "the label instance of the alert names no host"),
+        (
+            {"named_host": "$(reboot)"},
+            "linux.service",
+            {},
+            "the label instance of the alert names no host",
+        ),
         (
             {},
             "linux.service",
@@ -127,19 +132,24 @@ def test_a_refusal_says_why(alert, action, config, message):
     assert (found.may_change, found.stage, found.message) == (False, "refused", message)
 
 
+def test_a_refusal_names_the_label_that_should_name_the_host():
+    found = ask({"named_host": ""}, host_label="node")
+    assert found.message == "the label node of the alert names no host"
+
+
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
 def test_allowed_hosts_are_patterns(pattern):
     assert ask(allowed_hosts=[pattern]).may_change is True
 
 
 def test_a_wildcard_of_an_address_contains_no_name():
-    found = ask({"instance": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
+    found = ask({"named_host": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
     assert found.message == "allowed_hosts does not contain 10.0.0.attacker.net"
 
 
 @pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
 def test_a_host_is_the_same_in_each_spelling(instance):
-    found = ask({"instance": instance}, allowed_hosts=["web-1"])
+    found = ask({"named_host": instance}, allowed_hosts=["web-1"])
     assert found.may_change is True
     assert found.as_dict()["host"] == "web-1"
 
@@ -161,25 +171,25 @@ def test_a_host_is_the_same_in_each_spelling(instance):
 @pytest.mark.parametrize("action", ["linux.service", ""])
 def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
     """Also where allowed_hosts contains any host."""
-    found = ask({"instance": instance}, action, allowed_hosts=["*"])
+    found = ask({"named_host": instance}, action, allowed_hosts=["*"])
     assert (found.may_change, found.may_check, found.stage) == (False, False, "refused")
     assert why in found.message
 
 
 def test_a_host_that_is_not_allowed_is_not_checked():
     assert ask(allowed_hosts=["db-*"]).may_check is False
-    assert ask({"instance": ""}, needs_host=False).may_check is False
+    assert ask({"named_host": ""}, needs_host=False).may_check is False
     assert ask(action="").may_check is True
     assert ask({"status": "resolved"}).may_check is True
 
 
 def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
     for allowed in (["*"], ["db-*", "*"]):
-        found = ask({"instance": ""}, needs_host=False, allowed_hosts=allowed)
+        found = ask({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is True
     # A list of allowed hosts cannot contain a host that is not known.
     for allowed in (["?*"], ["db-*"], []):
-        found = ask({"instance": ""}, needs_host=False, allowed_hosts=allowed)
+        found = ask({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is False
 
 
@@ -212,7 +222,7 @@ def test_every_combination_changes_something_only_if_all_conditions_hold():
         ([], ["*"], ["web-*"], ["db-*"]),
     ):
         found = ask(
-            {"status": status, "instance": host}, action, dry_run=dry_run, allowed_hosts=allowed
+            {"status": status, "named_host": host}, action, dry_run=dry_run, allowed_hosts=allowed
         )
         may_change = (
             not dry_run

@@ -35,7 +35,7 @@ LIB = os.path.join(ROOT, "lib")
 # Release 0.3.0 made 5.
 EARLIER = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
-    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance".split()]
+    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
     + ["ix_execution_db_by_status"]
 )
@@ -196,8 +196,9 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0004", "0006", "6", "4")
+NEWEST = ("0006", "0007", "6", "7")
 ONLY_TABLES = ("0006", "6", None)
+INDEXES = ["0004", "0007"]
 
 
 @pytest.fixture
@@ -251,7 +252,7 @@ class TestFromEveryRelease:
         assert_kept(before, after)
         new = ("attempt", "closed_at", "sender_starts_at", "host", "ended_by", "acknowledged_at")
         assert {tuple(row[name] for name in new) for row in after["poundcake_alerts"]} == {
-            (1, None, None, "", None, None)
+            (1, None, None, f"web-{n}", None, None) for n in (1, 2, 3)
         }
         assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
         assert shape(engine) == todays_shape
@@ -264,7 +265,7 @@ class TestFromEveryRelease:
         lines = []
         made_by(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004", "0007"]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
@@ -273,7 +274,14 @@ class TestFromEveryRelease:
 
     def test_migrate_creates_the_tables_of_an_empty_database(self, engine, todays_shape):
         steps = database.migrate(engine, lambda line: None)
-        assert [step.revision for step in steps] == ["0001", "0002", "0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == [
+            "0001",
+            "0002",
+            "0003",
+            "0005",
+            "0006",
+            *INDEXES,
+        ]
         assert shape(engine) == todays_shape
         assert database.prepare(engine, create=False)
 
@@ -287,7 +295,7 @@ class TestFromEveryRelease:
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "version, expected", [(3, ["0005", "0006", "0004"]), (4, ["0005", "0006"])]
+        "version, expected", [(3, ["0005", "0006", *INDEXES]), (4, ["0005", "0006", "0007"])]
     )
     def test_a_backup_without_alembics_table_is_upgraded(self, engine, made_by, version, expected):
         made_by(version)
@@ -302,7 +310,7 @@ class TestFromEveryRelease:
         fill(engine)
         database.prepare(engine)
         run(engine, "DROP TABLE alembic_version")
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert versions(engine) == NEWEST
 
 
@@ -332,19 +340,20 @@ class TestLongHistory:
             waiting = database.pending(connection)
             assert not database.has_view_indexes(connection)
         assert "st2 run poundcake.migrate" in waiting
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert database.pending(engine) == ""
         with database.reading(engine) as connection:
             assert database.has_view_indexes(connection)
         assert shape(engine) == todays_shape
         assert_kept(before, rows(engine))
 
-    def test_nothing_waits_where_release_0_2_0_had_built_them(
+    def test_only_newer_indexes_are_built_where_release_0_2_0_had_built_its_own(
         self, engine, made_by, many, todays_shape
     ):
         made_by(4)
         fill(engine)
         database.prepare(engine)
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
         assert database.pending(engine) == ""
         assert shape(engine) == todays_shape
         assert versions(engine) == NEWEST
@@ -587,7 +596,7 @@ class TestTwoAtTheSameTime:
             other.dispose()
             server.drop_database(name)
         told = first.communicate("\n" * 50, timeout=120)[0]
-        assert told.endswith("done 0001 0002 0003 0005 0006 0004\n")
+        assert told.endswith("done 0001 0002 0003 0005 0006 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
@@ -609,7 +618,7 @@ class TestTwoAtTheSameTime:
             # The server gives up for the first, and the second comes as far.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
         told = second.communicate(timeout=120)[0]
-        assert told.endswith("done 0002 0003 0005 0006 0004\n"), told
+        assert told.endswith("done 0002 0003 0005 0006 0004 0007\n"), told
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
@@ -681,7 +690,7 @@ def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0004"], []):
+    for revisions in (["0005", "0006", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

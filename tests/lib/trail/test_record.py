@@ -517,6 +517,17 @@ class TestOutcomes:
         assert len(open_incidents(engine)) == 2
 
     @on_sqlite
+    def test_the_label_that_names_the_host(self, engine):
+        exporter = {"instance": "kube-state-metrics:8080"}
+        record(
+            engine,
+            request(alert(labels={**exporter, "node": "Worker-1."}), alert(labels=exporter)),
+            host_label="node",
+        )
+        assert [row.host for row in rows(engine)] == ["worker-1", ""]
+        assert {row.instance for row in rows(engine)} == {"kube-state-metrics:8080"}
+
+    @on_sqlite
     def test_three_instances_under_one_fingerprint_of_a_relay(self, engine):
         sent = [
             dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1dc6a0b7e94d52")
