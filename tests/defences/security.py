@@ -767,6 +767,27 @@ ONE_REMEDIATION = [
             "sqlite",
         ),
     ),
+    Defence(
+        "a host has one cooldown, however its label spells it",
+        Edit(
+            "poundcake.trail.rows:alert_row",
+            "host_or_empty(alert.labels, host_label)",
+            "alert.instance",
+        ),
+        test(
+            "tests/lib/trail/test_claims.py::"
+            "TestHostCooldown::test_instances_of_the_same_host_share_it",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a clock that jumped ahead makes purge delete nothing",
+        Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
+        test(
+            "tests/lib/trail/test_purge.py::TestRefused::"
+            "test_requests_that_came_after_the_clock_jumped_prove_nothing"
+        ),
+    ),
 ]
 
 SECRETS = [
