@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -249,12 +249,13 @@ def test_who_purged_is_on_record(stack):
         pytest.skip("live: there is no request that may be deleted")
     columns = "method, path, headers, body, status_code, truncated_alerts, body_sha256"
     values = "'POST', '/', '{}', '{}', 202, 0, ''"
+    now = datetime.now(timezone.utc)
     for request_id, days in (("purged", 100), ("remains", 10)):
         stack.write(
             f"INSERT INTO poundcake_api_calls (request_id, created_at, completed_at, {columns})"
             f" VALUES (:request_id, :at, :at, {values})",
             request_id=request_id,
-            at=(datetime.utcnow() - timedelta(days=days)).isoformat(" ", "microseconds"),
+            at=(now - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S.%f"),
         )
     execution = stack.execute("poundcake.purge", older_than_days=90)
     assert execution["result"]["result"]["requests"] == 1
