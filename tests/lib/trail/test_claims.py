@@ -348,6 +348,21 @@ class TestHostCooldown:
             assert found["claimed"] is (i != 2), node
 
     @on_sqlite
+    def test_without_a_configuration_it_lasts_half_an_hour(self, admit, run_action):
+        one, two = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        for admitted, seconds, claimed in (
+            (one, 0, True),
+            (two, 17, False),
+            (two, 1799, False),
+            (two, 1800, True),
+        ):
+            parameters = {"workflow": WORKFLOW, "execution_id": f"e{seconds}"}
+            parameters.update(zip(("request_id", "episode"), admitted))
+            with database_time(later(seconds)):
+                found = run_action("link", f"task {seconds}", **parameters)
+            assert found["claimed"] is claimed, seconds
+
+    @on_sqlite
     def test_it_ends(self, engine, admit):
         self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
         other = admit("web1:9100", fingerprint="two")
