@@ -5,6 +5,9 @@ imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pa
 that the pack is in, and `published`, the file that triggers are written to. The broker is down
 while a file of that name with .down is there. What is announced is recorded here, unless `records`
 is false.
+
+With `patched` and `pack` alone it serves: an endpoint is forked for each request of a ForkServer,
+with the other options in the first of the two files, and the second as its log.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ from poundcake.config import load
 from poundcake.endpoint.bus import BusError
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
+
+# What an endpoint imports only when it needs it; a fork has it already.
+LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
 
 
 class FileBus:
@@ -110,7 +116,22 @@ def apply(settings):
     return before
 
 
-def main():
+def forked_options():
+    """Import what an endpoint needs, and serve; return the options in a forked process."""
+    from tests import forks
+
+    for name in LIBRARIES:
+        importlib.import_module(name)
+
+    given, log = forks.serve()
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    with open(given) as file:
+        return json.load(file)
+
+
+def main(options):
     """The sensor as its container runs it: run(), and cleanup() at exit."""
     import atexit
     import runpy
@@ -119,16 +140,16 @@ def main():
     from poundcake.endpoint import bus
 
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
-    apply(OPTIONS["settings"])
-    bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"], OPTIONS["records"])
-    bus.registered_config = lambda: registered(OPTIONS)
+    apply(options["settings"])
+    bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
+    bus.registered_config = lambda: registered(options)
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
-    path = os.path.join(OPTIONS["pack"], "sensors", "alertmanager_sensor.py")
-    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])
+    path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
+    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()
     atexit.register(sensor.cleanup)
     sensor.run()
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS if "config" in OPTIONS else forked_options())

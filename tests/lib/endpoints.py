@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -16,6 +19,7 @@ import pytest
 
 from poundcake.endpoint.service import Endpoint
 from tests import services
+from tests.forks import ForkServer
 from tests.lib import endpoint_process
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -236,6 +240,19 @@ class InThreads(Running):
         return self.thread.is_alive()
 
 
+def endpoint_command(options):
+    """Return the command that runs an endpoint, or a server that forks endpoints."""
+    return [sys.executable, endpoint_process.__file__, json.dumps(options)]
+
+
+@functools.lru_cache(maxsize=None)
+def fork_server(patched):
+    """Return the process of which the endpoints of this test run are forks."""
+    server = ForkServer(endpoint_command({"patched": patched, "pack": ROOT}))
+    atexit.register(server.close)
+    return server
+
+
 class Patched(Running):
     """The sensor in its own process, patched by eventlet.
 
@@ -258,12 +275,18 @@ class Patched(Running):
             "pack": self.pack,
         }
         self.log = open(str(self.folder / "log"), "ab")
-        self.process = subprocess.Popen(
-            self.prefix + [sys.executable, endpoint_process.__file__, json.dumps(options)],
-            stdout=self.log,
-            stderr=self.log,
-        )
+        if self.pack == ROOT and not self.prefix:
+            self.process = self.fork(options)
+        else:
+            command = [*self.prefix, *endpoint_command(options)]
+            self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         return self
+
+    def fork(self, options):
+        with tempfile.TemporaryFile() as given:
+            given.write(json.dumps(options).encode())
+            given.seek(0)
+            return fork_server(self.patched).start(given, self.log)
 
     def stop(self):
         if self.alive:
