@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import jsonschema
 import pytest
@@ -259,6 +260,21 @@ class TestFromEveryRelease:
         assert versions(engine) == NEWEST
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
+
+    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, made_by):
+        """Release 0.2.0 stored no hosts. Only the alerts that a cooldown may need get one."""
+        made_by(4)
+        fill(engine)
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
+        run(
+            engine,
+            "UPDATE poundcake_alerts SET open_fingerprint = NULL",
+            "UPDATE poundcake_alerts SET instance = 'http://WEB-1./metrics' WHERE id = 1",
+            f"UPDATE poundcake_st2_execution_link SET created_at = '{now}'",
+        )
+        database.prepare(engine)
+        hosts = [row["host"] for row in rows(engine)["poundcake_alerts"]]
+        assert hosts == ["web-1", "", ""]
 
     @on_sqlite
     def test_migrate_tells_what_it_did(self, engine, made_by):
