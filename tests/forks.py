@@ -1,7 +1,7 @@
-"""Processes that are forks of one that has already imported what they need.
+"""Fork processes from a process that has already imported their modules.
 
-Loading SQLAlchemy, Alembic and eventlet takes most of a second, which is longer than what many of
-these processes then do.
+Importing SQLAlchemy, Alembic and eventlet takes most of a second, which is longer than many of
+these processes run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import suppress
 
 
 class ForkServer:
-    """A process that runs `command`, which calls serve(), and from which others are forked."""
+    """A process from which others are forked. Its `command` calls serve()."""
 
     def __init__(self, command):
         self._command = command
@@ -104,8 +104,8 @@ def serve():
     """Fork a process for each request of a ForkServer, whose socket is stdin.
 
     Returns:
-        In a forked process, which has its own session: the descriptors that it was given.
-        The server itself does not return. It exits when the socket is closed.
+        The descriptors passed to the forked process, which has its own session. The server itself
+        does not return; it exits when the socket is closed.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # recv_fds() of the module `socket` is new in Python 3.9.

@@ -322,7 +322,7 @@ def _webhook(data: _Object, identity: Identity | None) -> Webhook:
 def _list_of_alerts(fields: _Fields, data: _Object) -> list[Any]:
     alerts = data.get("alerts")
     if not isinstance(alerts, list):
-        found = f"not {_kind(alerts)}" if "alerts" in data else "and is missing"
+        found = f"not {_kind(alerts)}" if "alerts" in data else "but it is missing"
         fields.fail("alerts", f"must be a list, {found}")
         return []
     if len(alerts) > MAX_ALERTS:

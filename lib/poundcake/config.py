@@ -116,7 +116,7 @@ class _Strings:
             raise ValueError("must be a list of strings")
         for position, entry in enumerate(value, start=1):
             if not isinstance(entry, str):
-                raise ValueError(f"must be a list of strings, and entry {position} is none")
+                raise ValueError(f"must be a list of strings, but entry {position} is not a string")
         item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
         return tuple(str(item.read(v)) for v in value)
 

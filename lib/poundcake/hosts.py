@@ -144,7 +144,7 @@ def refusal_of_address(address: IPAddress) -> str:
     if address.is_unspecified or address in _THIS_NETWORK:
         return f"{address} is the unspecified address of the machine on which StackStorm runs"
     if address.is_link_local:
-        return f"{address} is a link-local address, which names no host for certain"
+        return f"{address} is a link-local address, which does not identify a single host"
     if address.is_multicast or address == _BROADCAST:
         return f"{address} is an address of several hosts"
     if _is_own(address):

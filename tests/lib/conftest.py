@@ -31,19 +31,19 @@ if importlib.util.find_spec("st2common") is None:
 
 @pytest.fixture(autouse=True)
 def readable_fingerprints(monkeypatch):
-    """Let a test name an alert: its label `id` is its fingerprint."""
+    """Use the label `id` of an alert as its fingerprint, so that tests can name it."""
     monkeypatch.setattr("poundcake.alertmanager.fingerprint", readable_fingerprint)
 
 
 @pytest.fixture(scope="session")
 def prepared():
-    """The first database of each kind that was prepared: all revisions take half a second."""
+    """The first prepared database of each kind, as a template: the revisions take half a second."""
     return {}
 
 
 @pytest.fixture
 def engine(database_url, prepared, tmp_path_factory):
-    """An engine of a fresh tracking database with its tables."""
+    """Return an engine for a fresh tracking database with its tables."""
     found = database.open_engine(database_url)
     do_not_sync(found)
     if found.dialect.name == "sqlite":
@@ -51,7 +51,7 @@ def engine(database_url, prepared, tmp_path_factory):
             prepared["sqlite"] = tmp_path_factory.mktemp("prepared") / "tracking.db"
             first = database.open_engine("sqlite:///{}".format(prepared["sqlite"]))
             database.prepare(first)
-            first.dispose()  # writes what is in its -wal
+            first.dispose()  # writes the content of the -wal file
         shutil.copy(str(prepared["sqlite"]), found.url.database)
     elif "mysql" not in prepared:
         database.prepare(found)
@@ -84,7 +84,7 @@ def run_action(database_url, monkeypatch):
 
 
 def _statements(engine):
-    """What makes the tables of a database, and what stands in them."""
+    """Yield the statements that create the tables of a database and insert their rows."""
     yield "SET foreign_key_checks = 0", ()
     with engine.begin() as connection:
         for (table,) in connection.exec_driver_sql("SHOW TABLES").all():

@@ -1,13 +1,13 @@
-"""The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
+"""Run the endpoint in a separate process, as StackStorm does: `endpoint_process.py OPTIONS`.
 
-OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
-imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
-that the pack is in, and `published`, the file that triggers are written to. The broker is down
-while a file of that name with .down is there. What is announced is recorded here, unless `records`
-is false.
+OPTIONS is JSON: `patched` (patch the process as StackStorm's sensor wrapper does, before anything
+is imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
+of the pack, and `published`, the file to which triggers are written. The broker is down while a
+file with that name and the suffix .down exists. This process records announced requests, unless
+`records` is false.
 
-With `patched` and `pack` alone it serves: an endpoint is forked for each request of a ForkServer,
-with the other options in the first of the two files, and the second as its log.
+With only `patched` and `pack`, it is a server: it forks an endpoint for each request of a
+ForkServer. The first of the two files contains the other options, and the second is the log.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from poundcake.endpoint.bus import BusError
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
 
-# What an endpoint imports only when it needs it; a fork has it already.
+# Modules that an endpoint otherwise imports when it needs them.
 LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
 
 
 class FileBus:
-    """A broker that is a file. A StackStorm behind it, or the test, records what is announced."""
+    """A broker that is a file. This process, or the test, records the announced requests."""
 
     def __init__(self, path, config, records=True):
         self.path = path
@@ -49,7 +49,7 @@ class FileBus:
 
     def check(self):
         if os.path.exists(self.path + ".down"):
-            raise BusError("the broker is away")
+            raise BusError("the broker is down")
 
     def publish(self, trigger, payload, trace_tag):
         self.check()
@@ -63,7 +63,7 @@ class FileBus:
 
 
 def record(config, announced):
-    """Writes what was announced to the tracking database."""
+    """Write announced requests to the tracking database."""
     checked = load(config)
     engine = database.open_engine(checked.tracking_url)
     requests = announcement.unpack(announced["version"], announced["batch"])
@@ -74,7 +74,7 @@ def record(config, announced):
 
 
 class NoStackStorm:
-    """A StackStorm that knows nothing."""
+    """A StackStorm without any content."""
 
     def get_executions(self, ids):
         return {}
@@ -90,14 +90,14 @@ class NoStackStorm:
 
 
 class Service:
-    """What StackStorm hands to a sensor."""
+    """The service object that StackStorm passes to a sensor."""
 
     def get_logger(self, name):
         return logging.getLogger(name)
 
 
 def registered(options):
-    """The configuration that the test has written over the one given, if it has."""
+    """Return the configuration that the test has registered, or the initial one."""
     try:
         with open(options["published"] + ".config") as file:
             return json.load(file)
@@ -106,7 +106,7 @@ def registered(options):
 
 
 def apply(settings):
-    """Set module constants by name; returns what they were."""
+    """Set module constants by name, and return their previous values."""
     before = {}
     for name, value in settings.items():
         module, _, attribute = name.rpartition(".")
@@ -117,7 +117,7 @@ def apply(settings):
 
 
 def forked_options():
-    """Import what an endpoint needs, and serve; return the options in a forked process."""
+    """Import the modules of an endpoint, and fork endpoints. Return the options in the fork."""
     from tests import forks
 
     for name in LIBRARIES:
@@ -132,7 +132,7 @@ def forked_options():
 
 
 def main(options):
-    """The sensor as its container runs it: run(), and cleanup() at exit."""
+    """Run the sensor as its container does: run(), and cleanup() at exit."""
     import atexit
     import runpy
 

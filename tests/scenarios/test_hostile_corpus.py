@@ -1,6 +1,6 @@
 """Case A11 of docs/CASES.md with a corpus: expressions for a secret in every text of an alert.
 
-The alerts go through every rule and workflow of the pack, and again by re-run and by replay.
+The alerts pass through every rule and workflow of the pack, and again by re-run and by replay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, unique
 
-# What is evaluated does not depend on the kind of database: one is enough.
+# Evaluation does not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_PLANTED"
@@ -26,7 +26,7 @@ ASKED = (
     "config_context.basic_auth",
     f'cycler.__init__.__globals__.os.environ["{VARIABLE}"]',
 )
-# In Jinja and in YAQL, nested, unfinished, and hidden from a search for delimiters.
+# In Jinja and YAQL, nested, incomplete, and hidden from a search for delimiters.
 FORMS = (
     "{{ %s }}",
     "{{%s}}",
@@ -82,10 +82,10 @@ TOKEN = "a-token-" + uuid.uuid4().hex
 
 @pytest.fixture(scope="module")
 def planted(request, kind):
-    """Plant secrets, and prove that an evaluated text would give one away.
+    """Plant secrets, and prove that an evaluated text would expose one.
 
-    Return the stack, the secrets, the id of the execution that is the proof, and the position from
-    which on the log does not mention it any more.
+    Return the stack, the secrets, the id of the execution that proves it, and the position after
+    which the log no longer mentions that execution.
     """
     if kind == "live":
         stack = request.getfixturevalue("stack")
@@ -119,8 +119,8 @@ def sent(planted):
     count = 20 if stack.live else 10
     alerts = []
     for i in range(count):
-        # Every text is the value and the name of a label and an annotation, the first also the
-        # instance.
+        # Every text is the value and the name of a label and of an annotation, and the first one is
+        # also the instance.
         own = [TEXTS[i]] + [t for n, t in enumerate(TEXTS) if n % count == i and n != i]
         labels = {f"l{n}": text for n, text in enumerate(own)}
         labels.update(dict.fromkeys(own, "x"), opening="{", closing=own[0][1:])
@@ -143,7 +143,7 @@ def sent(planted):
     return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
 
 
-def test_every_workflow_ends_as_without_hostile_text(planted, sent):
+def test_hostile_text_does_not_change_how_workflows_end(planted, sent):
     stack = planted[0]
     payload, trail = sent
     executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
@@ -189,7 +189,7 @@ def test_workflows_started_by_hand_by_re_run_and_by_replay(planted, sent):
     stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_text_that_a_host_prints(planted):
+def test_hostile_output_of_a_host(planted):
     stack = planted[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
     failing = alert("ScenarioHostPrints", labels=texts)
@@ -203,7 +203,7 @@ def test_text_that_a_host_prints(planted):
         assert "allowed_actions does not contain poundcake_scenarios.prints" in mended["message"]
     else:
         assert (mended["stage"], mended["message"]) == ("done", "the action succeeded")
-    # The reason is recorded as the host printed it, and inert in the result of every action.
+    # The reason is recorded verbatim, and is inert in the result of every action.
     [row] = stack.rows(
         "SELECT error FROM execution_db WHERE id = :id", id=failed["st2_execution_id"]
     )
@@ -238,18 +238,18 @@ def test_every_text_is_recorded_as_it_was_sent(planted, sent):
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
 
 
-def test_no_secret_is_anywhere(planted, sent):
-    """The last test of this file: it searches everything that the others left behind."""
+def test_no_secret_leaks(planted, sent):
+    """This must be the last test of the file, because it searches the results of all others."""
     stack, secrets, shown, proved = planted
     _, trail = sent
-    # At log level debug, StackStorm logs the proof itself, and the answers to the queries below.
+    # At log level debug, StackStorm logs the proof itself, and the results of the queries below.
     text = stack.log(after=proved)
     assert not any(secret in text for secret in secrets)
     kept = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
     assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
         e["action"]["ref"] for e in kept
     }
-    # StackStorm emits a trigger for each new key and each ended execution, the proof included.
+    # StackStorm emits a trigger for each new key and each ended execution, including the proof.
     kept += [
         t
         for t in stack.listed("/triggerinstances", timestamp_gt=stack.began)

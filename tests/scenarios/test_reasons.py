@@ -1,4 +1,4 @@
-"""Each outcome with its reason, in `status` and in `why`: why something ran, or why not."""
+"""Each outcome with its reason, in `status` and in `why`."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_why_shows_each_episode_from_start_to_end(stack, sent):
     (first,) = [e for e in asked["episodes"] if e["state"] == "resolved"]
     assert first["notifications"] == 2
     assert first["ends_at"] > first["starts_at"]
-    # The rule on the end of an alert has an execution, too.
+    # The rule on resolved alerts has an execution as well.
     linked = [
         e["status"]
         for e in first["stackstorm_executions"]
@@ -220,7 +220,7 @@ def test_a_replay_remediates_again_only_with_force(stack):
     assert again["status"] == "succeeded"
     assert again["st2_execution_id"] != ran["st2_execution_id"]
     assert trail["alerts"][0]["episode"] == first["alerts"][0]["episode"]
-    # There is still one incident, which the end of the alert closes.
+    # There is still one incident, which the resolve closes.
     stack.completed(stack.accepted(notification(resolved(fires))))
     assert stack.active(name_of(fires)) == []
 

@@ -9,7 +9,7 @@ from tests.scenarios.notifications import alert, name_of, notification, resolved
 
 @pytest.fixture(scope="module")
 def choosy(kind, request):
-    """Return a stack on which one receiver alone may start a remediation."""
+    """Return a stack on which only one receiver may start a remediation."""
     if kind == "live":
         found = request.getfixturevalue("stack")
         config = found.api("/configs/poundcake") or {"values": {}}
@@ -19,7 +19,7 @@ def choosy(kind, request):
     return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
 
 
-def test_only_a_listed_receiver_starts_a_remediation_whoever_comes_first(choosy):
+def test_only_a_listed_receiver_starts_a_remediation_in_any_order(choosy):
     """Case A27."""
     firing = alert("ScenarioLinked")
 

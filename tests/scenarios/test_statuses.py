@@ -1,7 +1,7 @@
 """Every status of an execution that has not ended, as `status` and `why` show it.
 
-How executions end is tested in test_rules. StackStorm leaves some of these statuses at once; most
-of them are held here by filling up the action runner.
+test_rules tests how executions end. StackStorm leaves some of these statuses immediately, so most
+tests keep an execution in a status by filling the action runner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 
-# What StackStorm says is merged into the recorded trail: one kind of database is enough.
+# StackStorm's data is merged into the recorded trail, so one kind of database is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 
@@ -56,7 +56,7 @@ class Followed:
 
     @contextlib.contextmanager
     def held_at(self, status):
-        """Set a status again and again, because StackStorm moves on from it after a while."""
+        """Set a status repeatedly, because StackStorm changes it after a while."""
         over = threading.Event()
 
         def hold():
@@ -72,7 +72,7 @@ class Followed:
             holder.join()
 
 
-def test_an_execution_that_waits_for_its_turn_is_delayed(stack):
+def test_an_execution_that_a_policy_delays_is_delayed(stack):
     first = Followed(stack, "ScenarioInTurn")
     first.is_shown_as("running")
     second = Followed(stack, "ScenarioInTurn")
@@ -106,12 +106,12 @@ def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     followed.is_shown_as("succeeded")
 
 
-def test_a_question_is_pending_until_it_is_answered(stack):
+def test_an_inquiry_is_pending_until_it_is_answered(stack):
     followed = Followed(stack, "ScenarioQuestion")
     followed.is_shown_as("pending")
     asked = followed.path.rpartition("/")[2]
     stack.api("/inquiries/" + asked, "PUT", {"id": asked, "response": {"continue": True}})
-    # The view asks StackStorm. The tables are updated later, as for everything that waits long.
+    # The view queries StackStorm. The tables are updated later, as for all long-waiting work.
     followed.is_shown_as("succeeded")
 
 

@@ -1,4 +1,4 @@
-"""The views, at their URLs and with `st2 run`."""
+"""The views, over HTTP and with `st2 run`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shown(stack):
 
 
 def lines(text):
-    """Return the lines of a text. Its first is empty, because `st2 run` indents that one less."""
+    """Return the lines of a text. The first one is empty, because `st2 run` indents it less."""
     assert text.startswith("\n")
     return text.splitlines()[1:]
 
@@ -128,7 +128,7 @@ def test_alerts_active(stack, shown):
     for query in (
         {"severity": "none"},
         {"instance": "elsewhere"},
-        # A filter is neither a pattern nor subject to the database's collation.
+        # A filter is not a pattern, and ignores the database's collation.
         {"alert_name": first["alert_name"].upper()},
         {"alert_name": first["alert_name"][:-1] + "%"},
         {"alert_name": first["alert_name"] + " "},
@@ -202,7 +202,7 @@ def test_why(stack, shown):
     assert [s for s in lines(text) if f"poundcake_scenarios.linked ({execution}): succeeded" in s]
 
 
-def test_why_needs_to_know_which_alert(stack):
+def test_why_requires_an_alert(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.why")
     assert str(failed.value) == (

@@ -1,7 +1,7 @@
-"""Processes for python actions, each a fork of one that has loaded what most of them need.
+"""Processes for python actions, each a fork of a process that has loaded their common modules.
 
-That is the code of the pack in this repository, too. An action of another pack, or of another copy
-of this one, loads its own code, as under StackStorm.
+These modules include the pack's own code in this repository. An action of another pack, or of
+another copy of this pack, loads its own code, as under StackStorm.
 
 This file is also the main program of the process that forks.
 """
@@ -28,7 +28,7 @@ LIBRARIES = (
 
 
 class Forks:
-    """Runs tasks of python_action.py, each in a process and a process group of its own."""
+    """Runs tasks of python_action.py, each in a separate process and process group."""
 
     def __init__(self):
         from tests.forks import ForkServer
@@ -37,7 +37,7 @@ class Forks:
         self._lock, self._running, self._killed = threading.Lock(), set(), False
 
     def run(self, task, timeout, environment):
-        """Run a task to its end, or to its timeout in seconds."""
+        """Run a task until it ends or exceeds its timeout in seconds."""
         from standalone.runners import Ended
 
         with ExitStack() as stack:
@@ -67,7 +67,7 @@ class Forks:
                 self._running.discard(process)
 
     def kill(self):
-        """Kill all that run; none starts after this."""
+        """Kill all running tasks, and start no more."""
         with self._lock:
             self._killed = True
             for process in self._running:
@@ -76,14 +76,14 @@ class Forks:
 
 
 def load_actions(directory):
-    """Load the python actions of the pack once; return the modules that this has loaded from it.
+    """Load the pack's python actions once, and return the names of the modules loaded from it.
 
-    Actions load the pack's own code below `directory`, through a symbolic link.
+    Actions load the pack's own code from below `directory`, through a symbolic link.
     """
     before = set(sys.modules)
     sys.path.append(directory)
     for file in sorted(glob.glob(os.path.join(directory, "*.py"))):
-        with suppress(ImportError):  # the action says so when it runs
+        with suppress(ImportError):  # the action reports the error when it runs
             python_action.load_action_class(file)
     sys.path.remove(directory)
     origins = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules}
@@ -93,7 +93,7 @@ def load_actions(directory):
 
 
 def read_task(streams):
-    """Use the files as stdin, stdout and stderr; return the task that stdin contains."""
+    """Use the files as stdin, stdout and stderr, and return the task in stdin."""
     for number, file in enumerate(streams):
         os.dup2(file, number)
         os.close(file)
@@ -120,12 +120,12 @@ if __name__ == "__main__":
     import python_action
 
     for name in LIBRARIES:
-        with suppress(ImportError):  # the actions that need it say so
+        with suppress(ImportError):  # actions that need it report the error
             importlib.import_module(name)
     sys.path.append(os.path.join(root, "standalone", "st2"))
     pack_modules = load_actions(actions)
     del sys.path[-1]
-    gc.freeze()  # a collection would copy the memory that the forks share
+    gc.freeze()  # a garbage collection would copy the memory that the forks share
     task = read_task(forks.serve())
     if os.path.dirname(task["file"]) != actions:
         for name in pack_modules:

@@ -96,7 +96,7 @@ class Receiver:
                 self._note_refusal(reason, problem, request.client_host)
         except ClientGoneError:
             raise
-        # A bug in the endpoint: answer 503, so that Alertmanager sends the notification again.
+        # A bug in the endpoint: answer 503, so that Alertmanager retries the notification.
         except Exception:
             self._log.exception("request %s failed", request_id)
             response = ProblemError(

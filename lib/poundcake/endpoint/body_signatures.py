@@ -133,5 +133,5 @@ def _check_time(timestamp: str | None) -> None:
     if abs(time.time() - int(text)) > MAX_CLOCK_DIFFERENCE:
         raise StaleSignatureError(
             f"{TIMESTAMP_HEADER} is more than {MAX_CLOCK_DIFFERENCE // 60} minutes from this "
-            "machine's clock: set the clocks, or somebody sends an old notification again"
+            "machine's clock: correct the clocks; if they are right, this is a replay"
         )

@@ -47,7 +47,7 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
     fitting = [route for route in routes if route.argument(request.path) is not None]
     if not fitting:
         known = ", ".join(f"{route.method} {route.template}" for route in routes)
-        raise ProblemError(HTTPStatus.NOT_FOUND, f"no such path; there are {known}")
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown path; known: {known}")
     for route in fitting:
         if route.takes(request.method):
             return route.handler(request, route.argument(request.path) or "")

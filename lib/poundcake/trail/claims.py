@@ -129,7 +129,7 @@ def link(
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
         host_cooldown: Seconds for which the workflow is refused another claim for the same host
-            after its last one, whatever the alert; 0 for no limit.
+            after its last one, for any alert; 0 for no limit.
 
     Raises:
         TrackingError: No such alert is recorded, or execution_id is empty.

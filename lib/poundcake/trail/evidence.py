@@ -205,7 +205,7 @@ class EvidenceReader:
             return Evidence(instances)
         for instance in instances:
             if instance.id not in self._enforcements.found:
-                reason = self._enforcements.failed.get(instance.id, "not asked in time")
+                reason = self._enforcements.failed.get(instance.id, "not read in time")
                 raise _UnknownError(f"the enforcements of trigger {instance.id}: {reason}")
         results = [
             self._result(alert, enforcement, facts)

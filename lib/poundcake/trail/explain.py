@@ -1,4 +1,4 @@
-"""Find out what became of emitted alerts, and store that in the trail."""
+"""Explain emitted alerts from StackStorm's data, and store the explanations in the trail."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) ->
     try:
         verdicts = _Explainer(sync_round, api, config).verdicts(batch, triggers)
     except StackStormError as error:
-        reason = f"StackStorm cannot be asked: {error}"
+        reason = f"StackStorm cannot be queried: {error}"
         unchanged = {alert.id: Verdict(alert.explanation, reason) for alert in batch}
         _write_verdicts(sync_round, config, batch, unchanged)
         raise
@@ -228,7 +228,7 @@ def _verdict(
     clocks: Clocks,
 ) -> Verdict:
     if evidence.problem:
-        return Verdict(None, f"StackStorm cannot tell: {evidence.problem}")
+        return Verdict(None, f"StackStorm gave no answer: {evidence.problem}")
     if not evidence.instances:
         return judge_missing_trigger(alert, may_be_unread, clocks)
     return judge_alert(evidence.instances, evidence.results, judgements, clocks)

@@ -28,14 +28,14 @@ class OpenWork:
     Attributes:
         count: The number of open requests, of open executions, or of incidents that need a round of
             sync, whichever is largest; at most 1000.
-        moves_by_itself: Whether some of the work can proceed without a person. False if only
+        can_proceed_unattended: Whether some of the work can proceed without a person. False if only
             pending or paused executions are left.
         synced_at: When a round of sync last finished, by the database's clock.
         read_at: When these values were read, by the same clock, to compute the age of synced_at.
     """
 
     count: int
-    moves_by_itself: bool
+    can_proceed_unattended: bool
     synced_at: datetime | None
     read_at: datetime | None = None
 
@@ -62,7 +62,7 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
         count=max(len(statuses), len(requests), len(for_sync)),
-        moves_by_itself=waits is not None or bool(for_sync) or not only_people,
+        can_proceed_unattended=waits is not None or bool(for_sync) or not only_people,
         synced_at=last_synced(connection),
         read_at=now,
     )

@@ -177,7 +177,7 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
         raise PurgeError(
             f"nothing was deleted, because the clocks disagree: the database's says "
             f"{clock.format_deadline(now)}, this machine's says {clock.format_deadline(here)}; "
-            "set both right and purge again"
+            "correct them and purge again"
         )
     if newest is not None and newest < now - age:
         raise PurgeError(

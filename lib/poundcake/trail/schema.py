@@ -128,7 +128,7 @@ alerts = Table(
     Column("episode", String(96)),
     Column("outcome", String(16), nullable=False),
     Column("reason", String(512), nullable=False),
-    # What became of the alert, see outcomes.Explanation. NULL until StackStorm has reported it.
+    # What StackStorm did with the alert, see outcomes.Explanation. NULL until it has reported that.
     Column("explanation", String(16)),
     Column("explanation_reason", String(512)),
     Column("checked_at", UtcDateTime),

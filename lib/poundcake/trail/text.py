@@ -39,7 +39,7 @@ def status(answer: dict[str, Any]) -> str:
     if answer["truncated_alerts"]:
         left_out = counted(answer["truncated_alerts"], "alert")
         lines.append(f"Alertmanager left out {left_out} of this group")
-    for key in ("credential", "replay_of", "error", "held_up_by", "stackstorm"):
+    for key in ("credential", "replay_of", "error", "blocked_by", "stackstorm"):
         if answer.get(key):
             lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
     if answer["alerts"]:
@@ -121,7 +121,7 @@ def _remarks(shown: Mapping[str, Any]) -> list[str]:
             why_done = f": {shown[comment]}" if shown.get(comment) else ""
             remarks.append(f"{done} by {shown[f'{done}_by']}{why_done}")
     if shown.get("ended_by") == "expired":
-        remarks.append("expired: nothing was heard of it for expire_stale_hours")
+        remarks.append("expired: no notification for expire_stale_hours")
     if shown.get("notes"):
         remarks.append(f"not read: {shown['notes']}")
     return remarks
@@ -158,8 +158,8 @@ def _summary(episode: Mapping[str, Any], now: datetime, stale_before: datetime) 
         stale = "stale" if seen_at and seen_at < stale_before else ""
         remarks = ", ".join(filter(None, (outcome, stale)))
         firing = f"firing ({remarks})" if remarks else "firing"
-        heard = f"last heard {_age(episode['last_seen_at'], now)}"
-        return f"{firing} since {episode['starts_at']}, {seen}, {heard}"
+        last = f"last notification {_age(episode['last_seen_at'], now)}"
+        return f"{firing} since {episode['starts_at']}, {seen}, {last}"
     if episode["state"]:
         ended = f" at {episode['ends_at']}" if episode["ends_at"] else ""
         return f"{episode['state']}{ended}, began at {episode['starts_at']}, {seen}"

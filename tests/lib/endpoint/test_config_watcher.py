@@ -1,4 +1,4 @@
-"""The watcher: what it finds, and that nothing it meets ends it."""
+"""The watcher finds changes, and no error stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.waiting import wait_for
 
 @pytest.fixture
 def watcher(monkeypatch):
-    """A running one whose registered configuration is `watcher.answer`: a value, or an error."""
+    """Return a running watcher. `watcher.answer` is the registered configuration, or an error."""
     monkeypatch.setattr(config_watcher, "POLL_SECONDS", 0.01)
     looked = threading.Event()
 
@@ -30,7 +30,7 @@ def watcher(monkeypatch):
     found.stop()
 
 
-def test_it_finds_what_is_registered_and_says_so_once_for_each_look(watcher):
+def test_a_registered_configuration_is_returned_once_per_poll(watcher):
     watcher.answer = {"port": 2}
     wait_for(lambda: watcher.latest == {"port": 2})
     assert watcher.looked.wait(10)
@@ -47,7 +47,7 @@ def test_it_finds_what_is_registered_and_says_so_once_for_each_look(watcher):
         (KeyError("x" * 1000), "'" + "x" * 299),
     ],
 )
-def test_what_cannot_be_read_leaves_what_was_found(watcher, error, said):
+def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, said):
     watcher.answer = error
     wait_for(lambda: watcher.problem)
     assert watcher.problem == f"the registered one cannot be read: {said}"
@@ -57,7 +57,7 @@ def test_what_cannot_be_read_leaves_what_was_found(watcher, error, said):
     assert watcher.problem == ""
 
 
-def test_without_stackstorm_the_given_configuration_stays(watcher):
+def test_without_stackstorm_the_initial_configuration_is_kept(watcher):
     watcher.answer = ImportError("st2common.util.config_loader")
     watcher.looked.clear()
     assert watcher.looked.wait(10)

@@ -1,4 +1,4 @@
-"""A webhook that is refused is counted, logged and shown: Alertmanager does not send it again."""
+"""A refused webhook is counted, logged and shown, because Alertmanager does not retry it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_storm_is_accepted_by_default(make):
     assert refused(endpoint) == {"count": 0, "last": None}
 
 
-def test_what_is_no_refused_webhook(make):
+def test_other_refusals_are_not_counted(make):
     endpoint = make()
     assert endpoint.get("/api/v1/no-such-path").status == 404
     assert endpoint.ask("OPTIONS", "/webhook").status == 404
@@ -100,15 +100,15 @@ def test_what_is_no_refused_webhook(make):
     assert refused(endpoint) == {"count": 0, "last": None}
 
 
-def test_our_own_trouble_is_not_a_refusal(make):
-    """Alertmanager sends it again."""
+def test_an_internal_error_is_not_a_refusal(make):
+    """Alertmanager retries the webhook."""
     endpoint = make(backlog_limit=1)
     endpoint.set_broker(up=False)
     wait_for(lambda: endpoint.post(webhook()).status == 503)
     assert refused(endpoint)["count"] == 0
 
 
-def test_the_log_says_who_and_why_and_not_for_each(tmp_path, caplog):
+def test_the_log_names_client_and_reason_once_a_minute(tmp_path, caplog):
     endpoint = KINDS["threads"](tmp_path, max_body_bytes=2000).start().ready()
     try:
         for _ in range(5):

@@ -44,13 +44,13 @@ def test_without_any_configuration_nothing_may_be_changed():
     assert found.dry_run is True
 
 
-def test_a_dry_run_says_what_it_would_run():
+def test_a_dry_run_reports_what_it_would_run():
     found = ask(dry_run=True)
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert found.message == "would run linux.service for web-1"
 
 
-def test_a_dry_run_says_that_no_host_is_allowed_yet():
+def test_a_dry_run_reports_that_no_host_is_allowed():
     found = ask(dry_run=True, allowed_hosts=[])
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert found.message == (
@@ -59,7 +59,7 @@ def test_a_dry_run_says_that_no_host_is_allowed_yet():
     )
 
 
-def test_a_dry_run_without_an_action_says_so():
+def test_a_dry_run_reports_a_missing_action():
     found = ask(dry_run=True, action="")
     assert (found.may_change, found.stage) == (False, "dry_run")
     assert "the rule names no action" in found.message
@@ -81,12 +81,12 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"named_host": ""}, "linux.service", {}, "the label instance of the alert names no host"),
+        ({"named_host": ""}, "linux.service", {}, "the alert's label instance contains no host"),
         (
             {"named_host": "$(reboot)"},
             "linux.service",
             {},
-            "the label instance of the alert names no host",
+            "the alert's label instance contains no host",
         ),
         (
             {},
@@ -127,14 +127,14 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
         ),
     ],
 )
-def test_a_refusal_says_why(alert, action, config, message):
+def test_a_refusal_explains_itself(alert, action, config, message):
     found = ask(alert, action, **config)
     assert (found.may_change, found.stage, found.message) == (False, "refused", message)
 
 
 def test_a_refusal_names_the_label_that_should_name_the_host():
     found = ask({"named_host": ""}, host_label="node")
-    assert found.message == "the label node of the alert names no host"
+    assert found.message == "the alert's label node contains no host"
 
 
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
@@ -142,7 +142,7 @@ def test_allowed_hosts_are_patterns(pattern):
     assert ask(allowed_hosts=[pattern]).may_change is True
 
 
-def test_a_wildcard_of_an_address_contains_no_name():
+def test_an_address_wildcard_matches_no_name():
     found = ask({"named_host": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
     assert found.message == "allowed_hosts does not contain 10.0.0.attacker.net"
 
@@ -170,7 +170,7 @@ def test_a_host_is_the_same_in_each_spelling(instance):
 )
 @pytest.mark.parametrize("action", ["linux.service", ""])
 def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
-    """Also where allowed_hosts contains any host."""
+    """Even if allowed_hosts contains every host."""
     found = ask({"named_host": instance}, action, allowed_hosts=["*"])
     assert (found.may_change, found.may_check, found.stage) == (False, False, "refused")
     assert why in found.message
@@ -187,7 +187,7 @@ def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
     for allowed in (["*"], ["db-*", "*"]):
         found = ask({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is True
-    # A list of allowed hosts cannot contain a host that is not known.
+    # A list of allowed hosts cannot contain an unknown host.
     for allowed in (["?*"], ["db-*"], []):
         found = ask({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is False
@@ -195,7 +195,7 @@ def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
 
 @pytest.mark.parametrize("needs_host", [True, False])
 def test_without_allowed_hosts_no_host_may_be_changed(needs_host):
-    """Before 0.3.0 an empty list allowed any host."""
+    """Before 0.3.0, an empty list allowed every host."""
     found = ask(allowed_hosts=[], needs_host=needs_host)
     assert (found.may_change, found.stage) == (False, "refused")
     assert found.message == (
@@ -207,13 +207,13 @@ def test_without_allowed_hosts_evidence_is_still_collected():
     assert ask(action="", allowed_hosts=[]).stage == "evidence"
 
 
-def test_nothing_is_changed_for_an_incident_that_has_ended():
+def test_nothing_is_changed_for_an_ended_incident():
     found = ask({"incident_ended_at": "2026-01-14T12:00:00Z"})
     assert (found.may_change, found.stage) == (False, "ended")
     assert found.message == "the incident ended at 2026-01-14T12:00:00Z"
 
 
-def test_every_combination_changes_something_only_if_all_conditions_hold():
+def test_a_change_needs_every_condition():
     for dry_run, status, host, action, allowed in itertools.product(
         (True, False),
         ("firing", "resolved"),

@@ -1,4 +1,4 @@
-"""Incidents of which nothing is heard expire, if the configuration says so."""
+"""Incidents without notifications expire if that is configured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def work(trail, hours):
 @pytest.mark.parametrize(
     "hours, heard, expired", [(0, 999, 0), (3, 3.1, 1), (3, 2.9, 0)], ids=["off", "stale", "not"]
 )
-def test_an_incident_expires_by_when_it_was_last_heard_of(trail, hours, heard, expired):
+def test_an_incident_expires_after_its_last_notification(trail, hours, heard, expired):
     trail.record(alert(), seconds=1000 * HOUR)
     trail.record(alert(), seconds=heard * HOUR)
     for name, seconds in (("Young", 2 * HOUR), ("Younger", 1)):
@@ -41,7 +41,7 @@ def test_an_incident_expires_by_when_it_was_last_heard_of(trail, hours, heard, e
     assert trail.rows(alerts)[-1].open_fingerprint
 
 
-def test_what_fires_after_it_has_expired_is_another_incident(trail):
+def test_an_alert_that_fires_after_the_expiry_opens_another_incident(trail):
     _, (first,) = trail.record(alert(), seconds=10 * HOUR)
     for seconds in (2 * HOUR, 1):
         trail.record(alert("Other"), seconds=seconds)

@@ -1,4 +1,4 @@
-"""Purging: requests that ended long ago are deleted whole, and nothing else is."""
+"""Purging deletes old finished requests completely, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 @pytest.fixture(autouse=True)
 def last_week(engine):
-    """The trail has a request of last week: a purge that leaves none of that age is refused."""
+    """Record a request of last week, because a purge that leaves none of that age is refused."""
     record_requests(engine, Config(), [LAST_WEEK])
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Transactions so small that a few requests need several."""
+    """Make transactions so small that a few requests need several."""
     monkeypatch.setattr(purge, "_MAX_REQUESTS", 2)
     monkeypatch.setattr(purge, "_MAX_ALERTS", 8)
 
@@ -49,7 +49,7 @@ def change(engine, *statements):
 
 
 def ended(engine, *requests):
-    """Records requests, each of which is over at the moment at which it came."""
+    """Record requests, each of which ends at the time of its receipt."""
     record_requests(engine, Config(), requests)
     ids = [r.request_id for r in requests]
     own = select(api_calls.c.id).where(api_calls.c.request_id.in_(ids)).scalar_subquery()
@@ -80,7 +80,7 @@ def row_of(engine, sent, position=0):
 
 
 def worked(engine, sent, execution_id, status="succeeded", position=0):
-    """An execution that claimed the alert's episode, and how it stands."""
+    """Add an execution with this status that claimed the alert's episode."""
     episode = row_of(engine, sent, position).episode
     workflow = f"pack.{execution_id}"
     claimed = claims.link(engine, sent.request_id, episode, workflow, execution_id)
@@ -89,7 +89,7 @@ def worked(engine, sent, execution_id, status="succeeded", position=0):
 
 
 def left(engine):
-    """How many rows each table has, without those of last week's request."""
+    """Return the number of rows in each table, without those of last week's request."""
     with database.reading(engine) as connection:
         calls, *others = [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
     return [calls - 1, *others]
@@ -108,7 +108,7 @@ def run(engine, days=90, dry_run=False, **config):
 
 
 class TestDeleted:
-    def test_a_request_that_ended_long_ago_is_deleted_whole(self, engine):
+    def test_an_old_request_is_deleted_completely(self, engine):
         old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
         worked(engine, old, "e1")
         worked(engine, old, "e2", "failed", position=1)
@@ -120,7 +120,7 @@ class TestDeleted:
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
-    def test_it_is_deleted_however_its_execution_ended(self, engine, status):
+    def test_an_old_request_is_deleted_after_any_execution_status(self, engine, status):
         (old,) = ended(engine, fired())
         worked(engine, old, "e1", status)
         assert run(engine)["executions"] == 1
@@ -160,7 +160,7 @@ class TestKept:
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
     )
-    def test_a_request_that_is_not_over_is_kept(self, engine, table, values):
+    def test_an_unfinished_request_is_kept(self, engine, table, values):
         other, old = ended(engine, fired("Other"), fired(count=2))
         for sent, name in ((other, "e1"), (old, "e2")):
             worked(engine, sent, name)
@@ -182,7 +182,7 @@ class TestKept:
         [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"explanation": None}],
         ids="-".join,
     )
-    def test_a_claim_on_an_episode_that_is_not_over_is_kept(self, engine, values):
+    def test_a_claim_on_an_open_episode_is_kept(self, engine, values):
         claimed, again, _ = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
         worked(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
@@ -230,11 +230,11 @@ class TestKept:
         assert left(engine) == [0, 0, 0, 0]
 
 
-class TestInPieces:
+class TestBatches:
     def history(self, engine):
-        """Record 13 requests, of which the first, one in the middle and the last are kept.
+        """Record 13 requests. The first, one in the middle and the last are kept.
 
-        Some are of one moment. Requests that are far apart share executions.
+        Some were received at the same time. Distant requests share executions.
         """
         sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
         sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
@@ -244,7 +244,7 @@ class TestInPieces:
         for i in (1, 4, 9):
             worked(engine, sent[i], "shared")
         for i in (0, 3):
-            worked(engine, sent[i], "shared with one that stays")
+            worked(engine, sent[i], "shared with a kept request")
         kept = [sent[i].request_id for i in (0, 5, 11)]
         change(
             engine,
@@ -252,7 +252,7 @@ class TestInPieces:
         )
         return set(kept)
 
-    def test_a_dry_run_counts_what_is_then_deleted(self, engine, small):
+    def test_a_dry_run_counts_what_a_purge_deletes(self, engine, small):
         kept = self.history(engine)
         before = left(engine)
         told = run(engine, dry_run=True)
@@ -285,7 +285,7 @@ class TestInPieces:
         big = [size for size in sizes if size["poundcake_alerts"] > 8]
         assert [size["poundcake_api_calls"] for size in big] == [1]
 
-    def test_a_transaction_that_the_database_refused_is_repeated(self, engine, small, monkeypatch):
+    def test_a_refused_transaction_is_retried(self, engine, small, monkeypatch):
         self.history(engine)
         told = run(engine, dry_run=True)
         real, failures = purge._delete, [1213, 1205]
@@ -313,7 +313,7 @@ class TestInPieces:
         assert requests_left(engine) == kept
 
     @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
-    def test_killed_in_the_middle(self, engine, small, after):
+    def test_a_purge_that_is_killed_can_run_again(self, engine, small, after):
         kept = self.history(engine)
         total = left(engine)
         script = f"""
@@ -343,7 +343,7 @@ purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config
             child.kill()
             child.communicate()
         rest = left(engine)
-        # The first transaction is done, the second is not.
+        # The first transaction is committed, and the second is not.
         assert 0 < total[0] - rest[0] <= 2
         assert orphans(engine) == 0
         assert run(engine)["requests"] == rest[0] - 3
@@ -352,7 +352,7 @@ purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config
 
 
 def orphans(engine):
-    """Rows whose parent is not there, and links whose execution is not."""
+    """Return the number of rows without a parent, and of links without an execution."""
     with database.reading(engine) as connection:
         return sum(
             connection.scalar(select(func.count()).select_from(child).where(parent.not_in(known)))
@@ -366,7 +366,7 @@ def orphans(engine):
 
 class TestMeanwhile:
     def test_requests_recorded_meanwhile_are_complete(self, engine, small):
-        """The same fingerprints as in the history, opened, repeated, closed and claimed."""
+        """The fingerprints of the history are opened, repeated, closed and claimed meanwhile."""
         for i in range(0, 30, 10):
             ended(
                 engine, *[fired(f"A{n % 5}", OLD + timedelta(minutes=n)) for n in range(i, i + 10)]
@@ -411,7 +411,7 @@ class TestMeanwhile:
         assert orphans(engine) == 0
 
     @on_mariadb
-    def test_a_request_that_an_execution_is_linked_to_at_this_moment_is_kept(self, engine):
+    def test_a_request_that_is_just_being_linked_is_kept(self, engine):
         (old,) = ended(engine, fired())
         row = row_of(engine, old)
         waits, found = threading.Event(), []
@@ -444,7 +444,7 @@ class TestRefused:
             run(engine, days)
 
     def test_a_clock_that_is_months_ahead(self, engine, monkeypatch):
-        """By it the whole history looks old. On SQLite it is the database's clock as well."""
+        """This clock makes the whole history look old. On SQLite, it is the database's clock."""
         ended(engine, fired(), fired("Young", YOUNG))
         ahead = datetime.now(timezone.utc) + timedelta(days=120)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
@@ -486,7 +486,7 @@ class TestRefused:
         assert left(engine)[:2] == [2, 2]
 
     @on_sqlite
-    def test_a_history_without_a_recent_request(self, engine):
+    def test_a_history_without_recent_requests(self, engine):
         ended(engine, fired(), fired("Young", YOUNG))
         change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
         with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
@@ -495,9 +495,9 @@ class TestRefused:
 
     @on_sqlite
     def test_a_request_from_the_future_is_not_a_recent_one(self, engine):
-        """An endpoint's clock was ahead, and tells nothing about the database's."""
+        """An endpoint's clock was ahead, which says nothing about the database's clock."""
         ended(engine, fired(), fired("Ahead"))
-        # Until 0.3.0 such a time was recorded as it was.
+        # Before 0.3.0, such a time was recorded unchanged.
         ahead = api_calls.c.body.contains("Ahead")
         change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
         change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
@@ -505,7 +505,7 @@ class TestRefused:
             run(engine)
 
     @on_sqlite
-    def test_days_that_a_cooldown_looks_back(self, engine):
+    def test_fewer_days_than_the_cooldown(self, engine):
         ended(engine, fired(), fired("Recent", NOW - timedelta(days=2)))
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
@@ -531,7 +531,7 @@ class TestPlans:
 
 
 def fill(engine):
-    """10,000 requests, 1000 of them old, each with an alert, a link and an execution."""
+    """Insert 10,000 requests, 1000 of them old, each with an alert, a link and an execution."""
     rows = {table: [] for table in TABLES}
     for i in range(1, 10_001):
         at = (OLD if i <= 1000 else YOUNG) + timedelta(seconds=i)
@@ -557,7 +557,7 @@ def fill(engine):
 
 
 def whole_tables(engine, statement, parameters):
-    """Those steps of a statement's plan that read a table or an index from end to end."""
+    """Return the steps of a statement's plan that read a whole table or index."""
     with database.transaction(engine) as connection:
         if engine.dialect.name == "mysql":
             plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).mappings().all()

@@ -1,6 +1,6 @@
-"""The SQL that users have from the first version works to the letter on MariaDB.
+"""The SQL from the first version's documentation works unchanged on MariaDB.
 
-docs/QUERIES.md has it, too, and some more.
+docs/QUERIES.md contains it as well, with more statements.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 
 @pytest.fixture
 def request_id(mariadb_url):
-    """One request with three alerts and three executions, among another's."""
+    """Return the id of a request with three alerts and three executions, among those of another."""
     engine = database.open_engine(mariadb_url)
     found = record(
         engine,
@@ -63,7 +63,7 @@ def request_id(mariadb_url):
         alert("Unknown", fingerprint="c", labels={"severity": ""}),
     )
     other = record(engine, alert("HostDown", fingerprint="d"))
-    # Two seconds and a half, seven, and one that has not ended.
+    # 2.5 s, 7 s, and one that has not ended.
     ran(engine, found, episode("a"), "e1", "poundcake.host_down")
     ran(engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None)
     ended = iso(later(17))
@@ -75,7 +75,7 @@ def request_id(mariadb_url):
 
 
 def ask(url, statement):
-    """(the names of the columns, the rows in any order but sorted) by a plain cursor."""
+    """Return the names of the columns and the sorted rows, read with a plain cursor."""
     parsed = make_url(url)
     connection = pymysql.connect(
         host=parsed.host,
@@ -133,7 +133,7 @@ def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id)
     except services.Missing as missing:
         pytest.skip(str(missing))
     url = make_url(mariadb_url)
-    # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on a port of its own
+    # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on another port
     server = ["--no-defaults", "-h" + url.host, f"-P{url.port}"]
     account = ["-u" + url.username, "-p" + url.password, url.database]
     shown = subprocess.run(
@@ -152,7 +152,7 @@ def numbered(statements):
 
 
 @pytest.mark.parametrize("statement", numbered([AUDIT_TRAIL, SUCCESS_RATES, RECENT_EXECUTIONS]))
-def test_the_page_has_it(statement):
+def test_the_page_contains_the_statement(statement):
     assert statement.lstrip() in STATEMENTS
 
 
@@ -165,7 +165,7 @@ def test_each_statement_of_the_page_works(statement, mariadb_url, request_id):
 @pytest.mark.parametrize(
     "statement", numbered(text for text in STATEMENTS if "TIMESTAMPDIFF" not in text)
 )
-def test_all_but_one_works_on_sqlite_as_well(statement, tmp_path):
+def test_all_statements_but_one_work_on_sqlite(statement, tmp_path):
     engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.sqlite")
     record(engine, alert("HostDown", fingerprint="a"))
     with database.reading(engine) as connection:

@@ -1,4 +1,4 @@
-"""How remediations went: figures that are known by hand."""
+"""Statistics of remediations, compared with figures computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def figures(row):
 
 
 def take(engine, workflow, *seconds):
-    """Executions of one alert's that succeeded, each in so many seconds."""
+    """Add successful executions for one alert with these durations in seconds."""
     record(engine, alert(fingerprint=workflow))
     with database.transaction(engine) as connection:
         alert_id = connection.scalar(select(alerts.c.id).where(alerts.c.fingerprint == workflow))
@@ -68,7 +68,7 @@ def test_its_shape(engine):
     assert [list(row) for row in found["alerts"]] == [["alert_name"] + ROW]
 
 
-def test_each_status_counts_once_and_as_what_it_is(engine):
+def test_each_status_counts_once_in_its_column(engine):
     request_id = record(engine, *[alert(fingerprint=status) for status in STATUSES])
     for status in STATUSES:
         ended = status in "succeeded failed timeout abandoned canceled gone".split()
@@ -81,7 +81,7 @@ def test_each_status_counts_once_and_as_what_it_is(engine):
         assert figures(row)[6:] == [0.25, 2.5, 2.5]
 
 
-def test_by_workflow_and_by_alert_name_the_most_frequent_first(engine):
+def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
     names = ["A", "B", "B", "C", "B"]
     for number, name in enumerate(names):
         key = f"f{number}"
@@ -91,7 +91,7 @@ def test_by_workflow_and_by_alert_name_the_most_frequent_first(engine):
         end = iso(later(10 + 2**number))
         ran(engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end)
     found = ask(engine)
-    # 1, 2, 4, 8 and 16 seconds. The alerts are open, and were long ago.
+    # 1, 2, 4, 8 and 16 seconds. The alerts have been open for a long time.
     assert [(row["workflow"], figures(row)) for row in found["workflows"]] == [
         ("x.many", [3, 2, 1, 0, 0, 2, 0.6667, 2.333, 4.0]),
         ("x.a", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),
@@ -104,7 +104,7 @@ def test_by_workflow_and_by_alert_name_the_most_frequent_first(engine):
     ]
 
 
-def test_the_95th_percentile_is_of_the_nearest_rank(engine):
+def test_the_95th_percentile_uses_the_nearest_rank(engine):
     wanted = {1: 1, 2: 2, 19: 19, 20: 19, 21: 20, 40: 38, 100: 95}
     for count in wanted:
         take(engine, str(count), *reversed(range(1, count + 1)))
@@ -115,7 +115,7 @@ def test_the_95th_percentile_is_of_the_nearest_rank(engine):
     }
 
 
-def test_what_did_not_clear_its_alert(engine):
+def test_remediations_that_did_not_clear_their_alert(engine):
     end = 12.5
     late = end + 15 * 60
     for name, closed_after in (
@@ -133,7 +133,7 @@ def test_what_did_not_clear_its_alert(engine):
         ran(engine, request_id, episode(key), key, name, status=state, **more)
         resolve = alert(fingerprint=key, status="resolved", ends_at=later(closed_after))
         resolved = record(engine, resolve, received_at=later(closed_after))
-    # What runs for a resolve has nothing to clear.
+    # An execution for a resolve has no alert to clear.
     ran(engine, resolved, episode("running"), "resolve", "resolve")
     request_id = record(engine, alert(fingerprint="superseded"))
     ran(engine, request_id, episode("superseded"), "superseded", "superseded")
@@ -151,7 +151,7 @@ def test_what_did_not_clear_its_alert(engine):
     }
 
 
-def test_what_still_fires(engine):
+def test_alerts_that_still_fire(engine):
     now = datetime.now(UTC)
     for name, minutes in (("long", 60), ("short", 5)):
         at = now - timedelta(minutes=minutes)
@@ -162,7 +162,7 @@ def test_what_still_fires(engine):
     assert {name: row["not_cleared"] for name, row in found.items()} == {"long": 1, "short": 0}
 
 
-def test_the_borders_of_a_range(engine):
+def test_the_bounds_of_a_range(engine):
     for number, seconds in enumerate((0, 60, 120)):
         key = f"f{number}"
         request_id = record(engine, alert(fingerprint=key))
@@ -180,7 +180,7 @@ def test_the_borders_of_a_range(engine):
         assert sorted(found) == wanted.split()
 
 
-def test_a_day_is_the_range_that_nobody_asked_for(engine):
+def test_the_default_range_is_a_day(engine):
     now = datetime.now(UTC)
     for name, hours in (("new", 1), ("day", 23), ("old", 25), ("older", 47), ("oldest", 49)):
         at = iso(now - timedelta(hours=hours))
@@ -221,7 +221,7 @@ def test_filters(engine):
 
 
 @pytest.mark.parametrize("name", ["alert_name", "instance", "severity", "fingerprint"])
-def test_a_filter_does_not_read_the_history_of_what_it_names(engine, name):
+def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2:4]))
     ask(engine, search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"}))

@@ -165,7 +165,7 @@ def pending(bind: Engine | Connection) -> str:
     if not version.has_all_indexes:
         return (
             "the views and the cooldown of hosts are slow until their indexes are built: run "
-            "`st2 run poundcake.migrate`, which may take long"
+            "`st2 run poundcake.migrate`, which may take a long time"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""A trail that has something for each view."""
+"""A trail with data for each view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.lib.trails import ran, record
 
 @pytest.fixture
 def trail(engine):
-    """The id of a request with an alert of each kind, one of which was remediated."""
+    """Return the id of a request with an alert of each kind, one of which was remediated."""
     record(engine, alert("Old", fingerprint="old"))
     request_id = record(
         engine,

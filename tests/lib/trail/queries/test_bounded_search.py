@@ -1,6 +1,6 @@
 """The filters and the pages of all list views.
 
-What a view should find is computed here from all rows of the tables, without an index or a bound.
+The tests compute the expected rows from all rows of the tables, without an index or a bound.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def listed(execution):
     return execution["st2_execution_id"], alert["name"], alert["instance"]
 
 
-# The view, the key of its list and of its count, and what tells its rows apart.
+# The view, the keys of its list and of its count, and the key that identifies a row.
 VIEWS = {
     "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
     "active": (active, "active_alerts", "count", lambda a: a["episode"]),
@@ -53,7 +53,7 @@ def sample(name, number, status="firing", **more):
 
 @pytest.fixture
 def history(engine):
-    """Record alerts of many kinds, several of one moment, not in the order they were received.
+    """Record alerts of many kinds, some received at the same time, not in order of receipt.
 
     One alert has three workflows, and one execution has three alerts.
     """
@@ -74,7 +74,7 @@ def history(engine):
 
 
 def expected(engine, filters):
-    """Return what each view has for the filters, newest first."""
+    """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
         found = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
         linked = connection.execute(
@@ -147,7 +147,7 @@ A_FEW = [
 
 
 class TestFilters:
-    def test_each_alone_and_together(self, engine, history):
+    def test_each_filter_alone_and_combined(self, engine, history):
         seen = set()
         for filters in combinations():
             wanted = expected(engine, filters)
@@ -157,7 +157,7 @@ class TestFilters:
                 assert (found, answer[count]) == (wanted[name], len(found)), (name, filters)
                 assert "next" not in answer and "at_least" not in answer
                 seen.update((name, len(found) > 1) for _ in found)
-        assert len(seen) == 8  # of each view one row, and several
+        assert len(seen) == 8  # one row and several rows for each view
 
     def test_an_execution_by_its_status_and_its_alert(self, engine, history):
         for status, filters, wanted in (
@@ -209,7 +209,7 @@ class TestFilters:
                 filters = search.parse(fingerprint=text)
                 assert view(engine, function, filters=filters)["count"] == count
 
-    def test_a_text_longer_than_its_column_finds_what_was_cut(self, engine):
+    def test_a_text_longer_than_its_column_matches_the_cut_text(self, engine):
         long = {"alert_name": "\xe9" * 300, "severity": "\U0001f370" * 70, "instance": "i" * 256}
         labels = {name.replace("alert_name", "alertname"): text for name, text in long.items()}
         record(engine, alert(fingerprint="f", labels=labels), alert(labels={"severity": "i"}))
@@ -224,7 +224,7 @@ class TestFilters:
         found = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
         assert found["active_alerts"][0]["fingerprint"] == "g"
 
-    def test_moments_that_no_webhook_had(self, engine, history):
+    def test_times_without_webhooks(self, engine, history):
         for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
             filters = search.parse(since=since, until=until)
             for function, _, count, _ in VIEWS.values():
@@ -267,7 +267,7 @@ class TestPages:
                     assert page[count] == total
                     assert ("next" in page) == (offset + 2 < total)
 
-    def test_what_comes_in_between_moves_nothing(self, engine, history):
+    def test_new_rows_between_pages_shift_nothing(self, engine, history):
         new = 0
         for filters in A_FEW[:6]:
             for name, (function, rows, _, row_name) in VIEWS.items():
@@ -277,7 +277,7 @@ class TestPages:
                     found += [row_name(row) for row in page[rows]]
                     if number:
                         continue
-                    # All that is open is heard of again, and something new comes and runs.
+                    # Every open incident is notified again, and a new alert is recorded and runs.
                     new += 1
                     again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
                     moment = later(1000 + new)
@@ -288,7 +288,7 @@ class TestPages:
                     ran(engine, request_id, episode(new), str(new), start_timestamp=start)
                 assert found == wanted, (name, filters)
 
-    def test_what_comes_while_a_page_is_read_moves_nothing(self, engine, history, monkeypatch):
+    def test_new_rows_during_a_page_shift_nothing(self, engine, history, monkeypatch):
         candidates = episodes.candidates
         filters = Filters(alert_name="A")
         wanted = expected(engine, filters)["why"]
@@ -304,7 +304,7 @@ class TestPages:
             found += [VIEWS["why"][3](row) for row in page["episodes"]]
         assert found == wanted
 
-    def test_a_page_may_begin_anew_for_what_is_heard_of_again(self, engine, history):
+    def test_an_episode_with_a_new_notification_may_appear_again(self, engine, history):
         filters = Filters(alert_name="A")
         newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
@@ -312,7 +312,7 @@ class TestPages:
         found = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         assert found == episode(oldest)
 
-    def test_until_does_not_hide_what_was_heard_of_later(self, engine):
+    def test_until_does_not_hide_an_episode_with_later_notifications(self, engine):
         record(engine, sample("A", 1), received_at=later(0))
         record(engine, sample("A", 2), received_at=later(10))
         record(engine, sample("A", 1), received_at=later(100))
@@ -331,7 +331,7 @@ class TestBound:
         monkeypatch.setattr(executions_view, "MAX_ROWS", most_rows)
         monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", most_rows)
 
-    def test_next_leads_on_until_all_is_found(self, engine, history, bound):
+    def test_next_continues_until_everything_is_found(self, engine, history, bound):
         for filters, limit in itertools.product(A_FEW, (1, 50)):
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
@@ -359,7 +359,7 @@ class TestBound:
             for filters in (Filters(), by_name):
                 for name, (function, _, count, _) in VIEWS.items():
                     if name == "active":
-                        continue  # the open incidents are counted all
+                        continue  # all open incidents are counted
                     answer = view(engine, function, filters=filters, limit=1)
                     assert answer.get("at_least", False) == at_least, (name, filters)
                     assert answer[count] in ((5, 6) if at_least else (8,))
@@ -370,11 +370,11 @@ class TestBound:
             answer = view(engine, function, filters=by_name)
             assert (answer["count"], answer["at_least"]) == (5, True)
 
-    def test_a_search_that_ends_within_a_request_goes_on_there(self, engine, monkeypatch):
+    def test_a_search_that_ends_within_a_request_continues_there(self, engine, monkeypatch):
         monkeypatch.setattr(bounded_search, "DEPTH", 3)
         wanted = []
         for n in range(12):
-            # The search comes to a request's last alert first.
+            # The search reaches a request's last alert first.
             sent = [alert("A", fingerprint=f"a{n}")]
             sent += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
             if n % 2:

@@ -1,4 +1,4 @@
-"""From an alert to what was done for it, episode by episode."""
+"""The episodes of an alert, with their notifications and executions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shape(engine, trail):
     assert one["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
 
-def test_from_the_alert_to_what_was_done(engine, trail):
+def test_an_episode_from_alert_to_remediation(engine, trail):
     (one,) = why(engine, "New")
     (notification,) = one.pop("alerts")
     (execution,) = one.pop("stackstorm_executions")
@@ -76,7 +76,7 @@ def test_resolved_episode(engine, trail):
     assert one["stackstorm_executions"] == []
 
 
-def test_the_episode_heard_of_last_comes_first(engine):
+def test_the_episode_with_the_latest_notification_comes_first(engine):
     for n in range(3):
         record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
     record(engine, alert(fingerprint="f1"), received_at=later(60))
@@ -182,7 +182,7 @@ def test_why_nothing_ran(engine):
     assert reason == "new incident; no rule matched"
 
 
-def test_incident_that_waited_for_its_cooldown(engine):
+def test_an_incident_that_waited_for_its_cooldown(engine):
     config = Config(cooldown_seconds=100)
     record(engine, alert(fingerprint="f"), config=config)
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
@@ -191,7 +191,7 @@ def test_incident_that_waited_for_its_cooldown(engine):
     for seconds in (30, 40, 90, 110, 120):
         record(engine, again, received_at=later(seconds), config=config)
     one = why(engine)[0]
-    # The first, and the newest of the others.
+    # The first notification, and the newest of the others.
     assert [a["outcome"] for a in one["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
     assert one["alerts"][2]["reason"] == "first notification after cooldown"
     assert (one["state"], one["notifications"]) == ("firing", 5)
@@ -200,7 +200,7 @@ def test_incident_that_waited_for_its_cooldown(engine):
     assert (one["starts_at"], one["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
-def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
+def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
     first = record(engine, alert(fingerprint="f"))
     ran(engine, first, episode("f"))
     again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
@@ -223,7 +223,7 @@ def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
         assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
 
 
-def test_a_notification_that_the_resolve_overtook_is_not_of_those_counted(engine):
+def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     for n in range(6):
         record(engine, alert(fingerprint="f"), received_at=later(n))
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
@@ -243,7 +243,7 @@ def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
         request(alert(fingerprint=f), received_at=later(n))
         for f, n in [("other", 9)] + [("noisy", n) for n in range(10, 40)]
     ]
-    # Nothing more is admitted: each notification of the noisy one is rate-limited again.
+    # No more alerts are admitted: each notification of the noisy one is rate-limited again.
     record_requests(engine, Config(max_remediations_per_hour=1), noise)
     for until, number in ((later(12), 1), (None, 2)):
         found = []

@@ -1,4 +1,4 @@
-"""The StackStorm executions that alerts led to."""
+"""The StackStorm executions that ran for alerts."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_by_status_and_by_offset(engine):
 
 @pytest.mark.parametrize("depth", [1000, 2])
 @pytest.mark.parametrize("filters", [Filters(), Filters(severity="critical")])
-def test_sorted_by_the_time_that_is_shown(engine, monkeypatch, filters, depth):
-    """Neither the order in which alerts came nor that in which executions were linked counts."""
+def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filters, depth):
+    """Neither the order of the alerts nor that of the links matters."""
     monkeypatch.setattr("poundcake.trail.queries.bounded_search.DEPTH", depth)
     for name, received, started in (("a", 0, 100), ("b", 1, 50), ("c", 2, 70)):
         request_id = record(engine, alert(fingerprint=name), received_at=later(received))

@@ -63,7 +63,7 @@ def test_filters_and_pages(engine):
     assert (names(found), found["count"]) == (["B"], 3)
 
 
-def test_an_incident_that_nothing_is_heard_of_is_stale(engine):
+def test_an_incident_without_notifications_is_stale(engine):
     now = datetime.datetime.now(UTC)
     record(engine, alert("Fresh"), received_at=now - datetime.timedelta(minutes=50))
     record(engine, alert("Stale"), received_at=now - datetime.timedelta(minutes=70))
@@ -80,7 +80,7 @@ def test_what_is_stale_goes_by_the_databases_clock(engine):
         assert incident["stale"] is stale
 
 
-def test_the_reason_that_nothing_runs_is_shown(engine):
+def test_the_reason_why_nothing_runs_is_shown(engine):
     config = Config(max_remediations_per_hour=1)
     record_requests(engine, config, [request(alert("A"), alert("A", labels={"x": "y"}))])
     found = active(engine)["active_alerts"]

@@ -1,4 +1,4 @@
-"""The whole trail of one request, in the shape that the HTTP contract promises."""
+"""The whole trail of one request, in the documented shape."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_dry_run_is_noted_beside_the_status(engine):
 
 
 @pytest.mark.parametrize("body, status", [("no json", "failed"), ('{"alerts": []}', "completed")])
-def test_request_that_is_complete_once_it_is_recorded(engine, body, status):
+def test_request_that_is_complete_when_recorded(engine, body, status):
     found = view(engine, queries.status, record(engine, body=body))
     assert found["status"] == status
     assert found["completed_at"]

@@ -60,7 +60,7 @@ def test_empty_database(engine):
     assert view(engine, queries.alert_of, "x", "x") is None
 
 
-def test_no_list_reads_a_column_that_can_be_a_megabyte_long(engine, trail):
+def test_no_list_reads_a_large_column(engine, trail):
     sent = []
     event.listen(engine, "before_cursor_execute", lambda c, r, text, *more: sent.append(text))
     view(engine, queries.executions_recent)

@@ -1,0 +1,184 @@
+"""Compare the endpoint's open alerts with those of two clustered Alertmanagers for a long time.
+
+    make soak ARGS="--minutes 30 --seed 1"
+
+In each round some alerts fire or end while something is restarted, killed, frozen or cut off. At
+each quiet moment, when both Alertmanagers hold the same alerts active, the endpoint must show these
+alerts as open. At the end, no episode may have been admitted twice. It runs on the stand-in, or,
+with ST2_API_URL and the other variables of `make live`, on a live StackStorm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
+from tests.scenarios import stack as stacks
+
+INSTANCES = [f"web-{number}" for number in range(6)]
+# A notification that fails is repeated after at most 10 seconds here, an alert that is due waits
+# for group_interval, and the second Alertmanager for the first one.
+BOUND = 60
+
+
+@dataclass
+class Disturbance:
+    """Something that goes wrong.
+
+    Attributes:
+        name: What happens.
+        begin: Makes it happen.
+        end: Mends it.
+        seconds: How long it lasts.
+        quiet: Whether the endpoint can know, while it lasts, what the Alertmanagers hold active.
+    """
+
+    name: str
+    begin: Callable[[], Any]
+    end: Callable[[], Any]
+    seconds: float
+    quiet: bool = True
+
+
+def disturbances(world):
+    """Return what can go wrong."""
+    first, second = world.alertmanagers
+    found = [
+        Disturbance("nothing", list, list, 0),
+        Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, quiet=False),
+        Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, quiet=False),
+        Disturbance(
+            "Prometheus is not heard of until its alerts expire",
+            world.freeze_prometheus,
+            world.thaw_prometheus,
+            3 * EXPIRY,
+        ),
+        Disturbance(
+            "Prometheus restarts late", world.prometheus.stop, world.prometheus.start, 3 * EXPIRY
+        ),
+    ]
+    links = {
+        "Prometheus cannot reach Alertmanager 0": (world.to_alertmanager[:1], False),
+        "Prometheus cannot reach any Alertmanager": (world.to_alertmanager, True),
+        "Alertmanager 0 cannot reach the endpoint": (world.to_endpoint[:1], True),
+        "Alertmanager 1 cannot reach the endpoint": (world.to_endpoint[1:], True),
+        "no Alertmanager can reach the endpoint": (world.to_endpoint, False),
+    }
+    for name, (proxies, quiet) in links.items():
+        begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.mend(*p))
+        found.append(Disturbance(name, begin, end, 3 * EXPIRY, quiet))
+    if can_cut_gossip():
+        name = "the Alertmanagers cannot reach each other"
+        found.append(Disturbance(name, world.cut_gossip, world.mend_gossip, 3 * EXPIRY))
+    else:
+        print("skipped: Alertmanagers that cannot reach each other (needs nft, as root)")
+    return found
+
+
+@dataclass
+class Run:
+    """One run: rounds until the time is over."""
+
+    world: Any
+    stack: Any
+    alert_name: str
+    random: random.Random
+    compared: int = 0
+    slowest: float = 0.0
+
+    def shown(self):
+        """Return the instances that the endpoint shows as open."""
+        return {alert["instance"] for alert in self.stack.active(self.alert_name)}
+
+    def change(self):
+        """Make some instances faulty, and others well."""
+        chosen = [i for i in INSTANCES if self.random.random() < 0.4]
+        self.world.set_faulty(*chosen)
+
+    def compare(self):
+        held, seconds = wait_until_equal(self.world, self.shown, BOUND)
+        self.compared += 1
+        self.slowest = max(self.slowest, seconds)
+        return f"{len(held)} open after {seconds:.1f} s"
+
+    def round(self, disturbance):
+        """Let one thing go wrong while alerts change. Return what was seen."""
+        if self.random.random() < 0.5:
+            self.change()
+        disturbance.begin()
+        try:
+            time.sleep(disturbance.seconds * self.random.random())
+            self.change()
+            time.sleep(disturbance.seconds)
+            during = self.compare() if disturbance.quiet else "not compared"
+        finally:
+            disturbance.end()
+        if self.random.random() < 0.3:
+            self.change()
+        return f"during it {during}, afterwards {self.compare()}"
+
+    def admitted(self):
+        """Return the number of episodes admitted, and those admitted more than once."""
+        rows = self.stack.rows(
+            "SELECT episode, COUNT(*) AS times FROM poundcake_alerts"
+            " WHERE alert_name = :name AND status = 'firing' AND outcome = 'admitted'"
+            " GROUP BY episode",
+            name=self.alert_name,
+        )
+        return len(rows), [row for row in rows if row["times"] > 1]
+
+
+def soak(stack, minutes, seed, out=print):
+    """Run rounds for some minutes.
+
+    Raises:
+        AssertionError: The endpoint did not show what the Alertmanagers hold active, or an episode
+            was admitted twice.
+    """
+    alert_name = f"ScenarioCluster{seed}x{int(time.time())}"
+    with contextlib.closing(World(stack.url, stack.token, alert_name, INSTANCES)) as world:
+        run = Run(world, stack, alert_name, random.Random(seed))
+        ends, number, left = time.monotonic() + minutes * 60, 0, []
+        while time.monotonic() < ends:
+            if not left:  # each once, in another order each time
+                left = disturbances(world)
+                run.random.shuffle(left)
+            disturbance, number = left.pop(), number + 1
+            out(f"{number}: {disturbance.name}: {run.round(disturbance)}")
+        world.set_faulty()
+        run.compare()
+        episodes, twice = run.admitted()
+        assert episodes, "no alert was admitted"
+        out(
+            f"{number} rounds, {run.compared} comparisons, all equal, the slowest after "
+            f"{run.slowest:.1f} s; {episodes} episodes, {len(twice)} admitted twice"
+        )
+        assert not twice, twice
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m tests.cluster", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/tracking.sqlite"
+        live = stacks.live()
+        stack = stacks.Live() if live else stacks.Standalone(pathlib.Path(folder) / "stack", url)
+        with contextlib.closing(stack):
+            try:
+                soak(stack, options.minutes, options.seed, lambda line: print(line, flush=True))
+            except AssertionError as error:
+                sys.exit(f"WRONG: {error}")
+
+
+if __name__ == "__main__":
+    main()
