@@ -127,7 +127,7 @@ def test_an_alert_without_a_usable_host_is_refused(careful, instance):
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
-    assert "the alert's label instance contains no host" in execution["message"]
+    assert "the label instance of the alert contains no host" in execution["message"]
     assert ran(careful, execution) == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
 
 
@@ -151,7 +151,7 @@ def test_another_label_may_name_the_host(new_stack, kind):
     trail = remediated(stack, alert("HostDown", labels=exporter))
     execution = trail["stackstorm_executions"][0]
     assert execution["stage"] == "refused"
-    assert "the alert's label node contains no host" in execution["message"]
+    assert "the label node of the alert contains no host" in execution["message"]
 
 
 def test_a_dry_run_runs_no_action_of_another_pack(careful):
@@ -250,5 +250,5 @@ def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
     assert execution["mutated"] is False
-    assert execution["message"] == "the alert's label instance contains no host"
+    assert execution["message"] == "the label instance of the alert contains no host"
     assert armed.done(trail["alerts"][0]["episode"]) == []

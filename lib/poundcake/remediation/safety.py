@@ -91,7 +91,7 @@ def _decide(
         if alert.status != FIRING:
             refusal = "the alert is resolved"
         elif target is None and (needs_host or _names_hosts(config)):
-            refusal = f"the alert's label {config.host_label} contains no host"
+            refusal = f"the label {config.host_label} of the alert contains no host"
         else:
             refusal = refusal_of_target
     if action:

@@ -81,12 +81,17 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"named_host": ""}, "linux.service", {}, "the alert's label instance contains no host"),
+        (
+            {"named_host": ""},
+            "linux.service",
+            {},
+            "the label instance of the alert contains no host",
+        ),
         (
             {"named_host": "$(reboot)"},
             "linux.service",
             {},
-            "the alert's label instance contains no host",
+            "the label instance of the alert contains no host",
         ),
         (
             {},
@@ -134,7 +139,7 @@ def test_a_refusal_explains_itself(alert, action, config, message):
 
 def test_a_refusal_names_the_label_that_should_name_the_host():
     found = ask({"named_host": ""}, host_label="node")
-    assert found.message == "the alert's label node contains no host"
+    assert found.message == "the label node of the alert contains no host"
 
 
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
