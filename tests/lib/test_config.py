@@ -474,7 +474,7 @@ class TestLoopback:
     @pytest.mark.parametrize(
         "host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example", "2130706433"]
     )
-    def test_any_other_address_needs_credentials_and_the_error_says_what_to_set(self, host):
+    def test_any_other_address_needs_credentials_and_the_error_names_the_keys(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
         assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error

@@ -141,9 +141,9 @@ def test_a_host_is_always_safe_as_an_argument_of_a_command(instance):
     "host, bracketed", [("web-1", "web-1"), ("192.0.2.7", "192.0.2.7"), ("::1", "[::1]")]
 )
 def test_an_ipv6_address_stands_in_brackets_before_a_port(host, bracketed):
-    found = HostPort(host, 9100)
-    assert found.bracketed_host == bracketed
-    assert host_and_port(f"{found.bracketed_host}:9100") == found
+    host_port = HostPort(host, 9100)
+    assert host_port.bracketed_host == bracketed
+    assert host_and_port(f"{host_port.bracketed_host}:9100") == host_port
 
 
 @pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", "http://web-1", ""])

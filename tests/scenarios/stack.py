@@ -183,11 +183,11 @@ class Stack:
     # -- its logs
 
     def log(self, after=None):
-        """Return the logs, or only the part after a position that said_all() returned."""
+        """Return the logs, or only the part after a position that wait_until_logged() returned."""
         said = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
         return b"\n".join(said).decode("utf-8", "replace")
 
-    def said_all(self, text):
+    def wait_until_logged(self, text):
         """Wait until a text that a test caused is fully logged, and return the log position."""
         while True:
             moment = {path: path.stat().st_size for path in self._logs()}

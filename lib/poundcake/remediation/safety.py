@@ -90,7 +90,7 @@ def _decide(
     if action or needs_host:
         if alert.status != FIRING:
             refusal = "the alert is resolved"
-        elif target is None and (needs_host or _names_hosts(config)):
+        elif target is None and (needs_host or _restricts_hosts(config)):
             refusal = f"the label {config.host_label} of the alert contains no host"
         else:
             refusal = refusal_of_target
@@ -118,7 +118,7 @@ def _refusal_of_target(config: Config, target: HostPort | None) -> str:
     return refusal_of_target(target.host)
 
 
-def _names_hosts(config: Config) -> bool:
+def _restricts_hosts(config: Config) -> bool:
     """Return True if only some hosts are allowed, so that an alert without a host is refused."""
     return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 

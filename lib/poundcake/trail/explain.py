@@ -166,21 +166,21 @@ class _Explainer:
         """
         facts = TrailFacts(self._round, batch)
         verdicts: dict[int, Verdict] = {}
-        asked: list[OpenAlert] = []
+        checked: list[OpenAlert] = []
         for alert in batch:
             # The alert waits to be emitted again. Only its next trigger or a claim can change that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
-                asked.append(alert)
-        if not asked:
+                checked.append(alert)
+        if not checked:
             return verdicts
         clocks = self._clocks()
         deadline = Deadline(EVIDENCE_SECONDS)
         reader = EvidenceReader(self._round, self._api, self._config, clocks, deadline)
-        evidence = reader.read(asked, facts, triggers.seen)
-        judgements = self._judgements(asked, evidence, clocks)
-        for alert in asked:
+        evidence = reader.read(checked, facts, triggers.seen)
+        judgements = self._judgements(checked, evidence, clocks)
+        for alert in checked:
             found = evidence[alert.id]
             if found.problem:
                 self._round.note(f"alert {alert.id}: {found.problem}")

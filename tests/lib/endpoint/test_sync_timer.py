@@ -44,10 +44,10 @@ def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     assert before >= 2
     rig.set_explanation("no_rule")
     rig.advance(61)
-    asked = syncs(rig)
+    before = syncs(rig)
     for _ in range(5):
         rig.advance(61)
-    assert syncs(rig) == asked
+    assert syncs(rig) == before
 
 
 def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
@@ -107,9 +107,9 @@ def test_stale_incidents_cause_syncs_only_if_expiry_is_configured(rig):
     rig.advance(61)
     with database.transaction(rig.engine) as connection:
         connection.execute(update(alerts).values(last_seen_at=later(-3 * 3600)))
-    asked = syncs(rig)
+    before = syncs(rig)
     rig.advance(61)
-    assert syncs(rig) == asked
+    assert syncs(rig) == before
     rig.bus.config = Config(expire_stale_hours=2)  # registered while the endpoint runs
     rig.advance(61)
-    assert syncs(rig) > asked
+    assert syncs(rig) > before

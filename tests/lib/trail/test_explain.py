@@ -105,8 +105,8 @@ class TestRules:
         assert trail.explanations() == ["no_rule", None] and trail.completed == [False]
 
     def test_a_resolve_is_distinguished_from_its_alert(self, trail):
-        ends = alert(status="resolved", ends_at=ago(0))
-        request_id, (first, second) = trail.record(alert(), ends)
+        resolve = alert(status="resolved", ends_at=ago(0))
+        request_id, (first, second) = trail.record(alert(), resolve)
         assert first.episode == second.episode
         trail.stackstorm.emit(second, request_id)
         trail.sync()
@@ -441,5 +441,5 @@ class TestFailures:
 )
 def test_a_trigger_may_be_among_the_unread(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
-    found = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
-    assert explain.may_be_unread(found, unread, clocks) is expected
+    open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
+    assert explain.may_be_unread(open_alert, unread, clocks) is expected

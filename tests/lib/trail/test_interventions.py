@@ -69,8 +69,8 @@ class TestAcknowledge:
     def test_nothing_new_is_started_until_it_is_withdrawn(self, engine):
         config = Config(cooldown_seconds=60)
         record(engine, alert(fingerprint="f"), config=config)
-        ends = alert(fingerprint="f", status="resolved", ends_at=later(5))
-        record(engine, ends, received_at=later(10), config=config)
+        resolve = alert(fingerprint="f", status="resolved", ends_at=later(5))
+        record(engine, resolve, received_at=later(10), config=config)
         again = alert(fingerprint="f", starts_at=later(20))
         record(engine, again, received_at=later(30), config=config)
         held = rows(engine)[-1]

@@ -406,8 +406,8 @@ def test_stats_have_each_figure_in_its_column():
 )
 def test_a_list_shows_its_count_and_how_to_continue(show, plain, at_least):
     assert show({}).split("\n")[-1] == plain
-    lines = show({"next": "CURSOR", "stackstorm": "away"}).split("\n")
-    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: away"]
+    lines = show({"next": "CURSOR", "stackstorm": "unavailable"}).split("\n")
+    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: unavailable"]
     if at_least:
         assert show({"at_least": True}).split("\n")[-1] == "at least " + plain
 

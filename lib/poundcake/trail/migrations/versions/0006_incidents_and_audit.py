@@ -1,4 +1,4 @@
-"""What a sender said of an incident, how it ended and who ended it; what people did."""
+"""The sender's fields of an incident, how and by whom it ended, and the table of audit entries."""
 
 from __future__ import annotations
 
