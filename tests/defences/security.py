@@ -481,12 +481,12 @@ INPUT_LIMITS = [
     ),
     Defence(
         "NaN is not JSON",
-        Edit(ALERTMANAGER + "_decode", "parse_constant=_", "parse_constant=str"),
+        Edit(ALERTMANAGER + "decode", "parse_constant=_", "parse_constant=str"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
     ),
     Defence(
         "deep nesting is the sender's error, and does not abort Python 3.8",
-        Edit(ALERTMANAGER + "_decode", "is_too_deep(body)", "False"),
+        Edit(ALERTMANAGER + "decode", "is_too_deep(body)", "False"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_refused"),
     ),
     Defence(
