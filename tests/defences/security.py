@@ -481,12 +481,12 @@ INPUT_LIMITS = [
     ),
     Defence(
         "NaN is not JSON",
-        Edit(ALERTMANAGER + "_decode", "parse_constant=_", "parse_constant=str"),
+        Edit(ALERTMANAGER + "decode", "parse_constant=_", "parse_constant=str"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
     ),
     Defence(
         "deep nesting is the sender's error, and does not abort Python 3.8",
-        Edit(ALERTMANAGER + "_decode", "is_too_deep(body)", "False"),
+        Edit(ALERTMANAGER + "decode", "is_too_deep(body)", "False"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_refused"),
     ),
     Defence(
@@ -783,11 +783,32 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.instance", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.host", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestHostCooldown::test_one_of_several_concurrent_executions_gets_a_claim",
             "sqlite",
+        ),
+    ),
+    Defence(
+        "a host has one cooldown, however its label spells it",
+        Edit(
+            "poundcake.trail.rows:alert_row",
+            "host_or_empty(alert.labels, host_label)",
+            "alert.instance",
+        ),
+        test(
+            "tests/lib/trail/test_claims.py::"
+            "TestHostCooldown::test_instances_of_the_same_host_share_it",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a clock that jumped ahead makes purge delete nothing",
+        Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
+        test(
+            "tests/lib/trail/test_purge.py::TestRefused::"
+            "test_requests_that_came_after_the_clock_jumped_prove_nothing"
         ),
     ),
 ]

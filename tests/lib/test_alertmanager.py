@@ -385,6 +385,12 @@ class TestTolerance:
         assert (found.problem, found.notes) == ("", "")
         assert (found.labels.get("x", ""), found.annotations["x"]) == (text, text)
 
+    @pytest.mark.parametrize("number", ["1e999", "-1E+400"])
+    def test_a_number_out_of_range_is_read_as_it_was_written(self, number):
+        body = b'{"alerts": [{"status": "firing", "labels": {"x": %s}}]}' % number.encode()
+        (found,) = alertmanager.parse(body).alerts
+        assert found.labels == {"x": number}
+
     def test_null_counts_as_absent(self):
         found = read_one(labels={"x": None}, annotations={"x": None})
         assert (found.problem, found.notes, found.annotations) == ("", "", {})

@@ -210,6 +210,7 @@ class TestTypes:
             {"log_level": "loud"},
             {"log_level": "INFO"},
             {"log_level": ""},
+            {"host_label": ""},
             {"state_dir": "relative"},
             {"state_dir": ""},
             {"endpoint_url": "ftp://x"},

@@ -160,10 +160,10 @@ def test_a_canonical_host_is_its_own_canonical_form(text):
 
 
 def test_labels_without_a_host_yield_an_empty_string():
-    assert host_or_empty({"instance": "Web-1.:9100"}) == "web-1"
-    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}) == ""
+    assert host_or_empty({"instance": "Web-1.:9100"}, "instance") == "web-1"
+    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}, "instance") == ""
     assert host_or_empty({"instance": "", "node": "WEB-2"}, "node") == "web-2"
-    assert host_or_empty({}) == ""
+    assert host_or_empty({}, "instance") == ""
 
 
 @pytest.mark.parametrize(

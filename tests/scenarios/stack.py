@@ -174,6 +174,12 @@ class Stack:
             found = connection.execute(sqlalchemy.text(statement), values)
             return [dict(row) for row in found.mappings()]
 
+    def write(self, statement, **values):
+        """Change the tracking tables, without the pack's code. Not for a live StackStorm."""
+        self.rows("SELECT 1")  # opens the engine
+        with self._engine.begin() as connection:
+            connection.execute(sqlalchemy.text(statement), values)
+
     # -- its logs
 
     def log(self, after=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -232,6 +233,48 @@ def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
     (shown,) = stack.completed(viewed["request_id"])["alerts"]
     assert shown["reason"] == f"replay of {first['request_id']}; no rule matched"
     assert len(stack.active(shown["alert_name"])) == 1
+
+
+def test_who_replayed_is_on_record(stack):
+    first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
+    execution = stack.execute("poundcake.replay", request_id=first["request_id"])
+    (entry,) = stack.trail(first["request_id"])["audit"]
+    assert entry["action"] == "replay"
+    assert entry["st2_user"] == execution["context"]["user"] != ""
+    assert entry["execution_id"] == execution["id"]
+
+
+def test_who_purged_is_on_record(stack):
+    if stack.live:
+        pytest.skip("live: there is no request that may be deleted")
+    columns = "method, path, headers, body, status_code, truncated_alerts, body_sha256"
+    values = "'POST', '/', '{}', '{}', 202, 0, ''"
+    now = datetime.now(timezone.utc)
+    for request_id, days in (("purged", 100), ("remains", 10)):
+        stack.write(
+            f"INSERT INTO poundcake_api_calls (request_id, created_at, completed_at, {columns})"
+            f" VALUES (:request_id, :at, :at, {values})",
+            request_id=request_id,
+            at=(now - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S.%f"),
+        )
+    execution = stack.execute("poundcake.purge", older_than_days=90)
+    assert execution["result"]["result"]["requests"] == 1
+    (entry,) = stack.rows("SELECT * FROM poundcake_audit WHERE action = 'purge'")
+    assert entry["st2_user"] == execution["context"]["user"] != ""
+    assert entry["execution_id"] == execution["id"]
+
+
+@pytest.mark.parametrize("action", ["acknowledge", "close", "release", "replay", "purge"])
+def test_nobody_acts_under_another_name(stack, action):
+    parameters = {"st2_user": "mallory"}
+    if action == "release":
+        parameters["episode"] = "0123456789abcdef-1"
+    if action == "replay":
+        parameters["request_id"] = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+    if action == "close":
+        parameters.update(alert_name="Nothing", comment="gone")
+    with pytest.raises(AssertionError, match="immutable.*st2_user"):
+        stack.execute("poundcake." + action, **parameters)
 
 
 def test_a_dry_run_of_purge_reports_what_it_would_delete(stack):

@@ -131,12 +131,35 @@ def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
-    assert "the instance of the alert contains no host" in execution["message"]
+    assert "the label instance of the alert contains no host" in execution["message"]
     assert ran(dry_run_stack, execution) == [
         "poundcake.link",
         "poundcake.get_alert",
         "poundcake.report",
     ]
+
+
+def test_another_label_may_name_the_host(new_stack, kind):
+    """The instance is that of an exporter on another machine."""
+    if kind == "live":
+        pytest.skip("live: host_label is not changed there")
+    stack = new_stack({"host_label": "node"})
+    exporter = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
+    node = unique("answers") + ".test"
+    trail = remediated(stack, alert("HostDown", labels={**exporter, "node": node}))
+    execution = trail["stackstorm_executions"][0]
+    assert execution["message"].endswith(f"{node} answers on port 22")
+    found = stack.run(
+        "poundcake.get_alert",
+        request_id=trail["request_id"],
+        episode=trail["alerts"][0]["episode"],
+    )
+    assert (found["host"], found["port"], found["instance"]) == (node, 0, exporter["instance"])
+
+    trail = remediated(stack, alert("HostDown", labels=exporter))
+    execution = trail["stackstorm_executions"][0]
+    assert execution["stage"] == "refused"
+    assert "the label node of the alert contains no host" in execution["message"]
 
 
 def test_a_dry_run_runs_no_action_of_another_pack(dry_run_stack):
@@ -235,5 +258,5 @@ def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
     assert execution["mutated"] is False
-    assert execution["message"] == "the instance of the alert contains no host"
+    assert execution["message"] == "the label instance of the alert contains no host"
     assert armed.done(trail["alerts"][0]["episode"]) == []

@@ -62,7 +62,7 @@ class OpenAlert:
     request_id: str
     episode: str
     attempt: int
-    instance: str
+    host: str
     recorded_at: datetime
     closed_at: datetime | None = None
     is_acknowledged: bool = False

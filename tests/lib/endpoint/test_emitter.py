@@ -155,6 +155,16 @@ class TestTriggers:
         rig.advance()
         assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
 
+    def test_another_label_may_name_the_host(self, rig):
+        rig.bus.config = Config(host_label="node")
+        exporter = {"instance": "kube-state-metrics:8080"}
+        rig.accept(alert("A", labels={**exporter, "node": "worker-1"}), alert("B", labels=exporter))
+        rig.advance()
+        assert [(p["instance"], p["host"]) for p in rig.bus.of(ALERT)] == [
+            ("kube-state-metrics:8080", "worker-1"),
+            ("kube-state-metrics:8080", ""),
+        ]
+
     def test_nothing_is_emitted_before_it_is_recorded(self, rig):
         rig.bus.records = False
         request_id = rig.accept(alert())
@@ -219,6 +229,31 @@ class TestRefused:
         rig.set_explanation("execution")
         rig.advance(6)
         assert rig.state(request_id) == "done"
+
+    def test_an_alert_that_stackstorm_lost_does_not_wait_for_a_refused_one(self, rig):
+        rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
+        rig.accept(*several("Bad", "Lost", "Good"))
+        rig.advance()
+        for _ in range(10):
+            rig.advance(61)
+        assert names(rig) == ["Lost", "Good"]
+        self.explain(rig, "Lost", "retry")
+        for _ in range(3):
+            for _ in range(60):
+                rig.advance(61)
+        # Again less and less often, at last once an hour.
+        assert 3 <= names(rig).count("Lost") <= 5
+        assert names(rig).count("Good") == 1
+        assert len(rig.bus.of(WEBHOOK)) == 1
+        rig.bus.refuses = lambda trigger, payload: False
+        self.explain(rig, "Lost", "execution")
+        rig.advance(61)
+        assert names(rig)[-1] == "Bad"
+
+    def explain(self, rig, name, explanation):
+        with database.transaction(rig.engine) as connection:
+            found = update(alerts).where(alerts.c.alert_name == name)
+            connection.execute(found.values(explanation=explanation))
 
     def test_the_next_requests_are_emitted(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"

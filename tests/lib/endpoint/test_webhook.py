@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 
+from poundcake.request_ids import collision_id, confirmation_id, replay_id
 from tests.lib.endpoint.problem_documents import check_problem
 from tests.lib.endpoints import message
 from tests.lib.samples import alert, webhook
@@ -143,6 +144,10 @@ class TestRequestIDs:
             SOME_ID + "," + OTHER_ID,
             "x" * 60000,
             "é" * 36,
+            # The ids that PoundCake derives.
+            confirmation_id(SOME_ID, 0),
+            replay_id(SOME_ID, "e1"),
+            collision_id(SOME_ID, "0" * 64),
         ],
     )
     def test_anything_else_is_ignored(self, endpoint, given):

@@ -10,7 +10,7 @@ import pytest
 from poundcake.config import load
 from poundcake.remediation.safety import AlertState, permit
 
-FIRING = AlertState(instance="web-1:9100", status="firing", incident_ended_at=None)
+FIRING = AlertState(named_host="web-1:9100", status="firing", incident_ended_at=None)
 
 
 def decide_about(alert=None, action="linux.service", needs_host=True, **config):
@@ -34,7 +34,7 @@ def test_an_allowed_action_on_an_allowed_host_may_change_it():
 
 
 def test_an_alert_without_a_usable_host_has_an_empty_host_and_port_0():
-    found = decide_about({"instance": "$(reboot)"}, needs_host=False).as_dict()
+    found = decide_about({"named_host": "$(reboot)"}, needs_host=False).as_dict()
     assert (found["host"], found["port"]) == ("", 0)
 
 
@@ -73,7 +73,7 @@ def test_without_an_action_only_evidence_is_collected():
 
 
 def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
-    found = decide_about({"instance": ""}, "", needs_host=False, allowed_hosts=["db-*"])
+    found = decide_about({"named_host": ""}, "", needs_host=False, allowed_hosts=["db-*"])
     assert found.stage == "evidence"
 
 
@@ -81,12 +81,17 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
     "alert, action, config, message",
     [
         ({"status": "resolved"}, "linux.service", {}, "the alert is resolved"),
-        ({"instance": ""}, "linux.service", {}, "the instance of the alert contains no host"),
         (
-            {"instance": "$(reboot)"},
+            {"named_host": ""},
             "linux.service",
             {},
-            "the instance of the alert contains no host",
+            "the label instance of the alert contains no host",
+        ),
+        (
+            {"named_host": "$(reboot)"},
+            "linux.service",
+            {},
+            "the label instance of the alert contains no host",
         ),
         (
             {},
@@ -132,19 +137,24 @@ def test_a_refusal_explains_itself(alert, action, config, message):
     assert (found.may_change, found.stage, found.message) == (False, "refused", message)
 
 
+def test_a_refusal_names_the_label_that_should_name_the_host():
+    found = decide_about({"named_host": ""}, host_label="node")
+    assert found.message == "the label node of the alert contains no host"
+
+
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
 def test_allowed_hosts_are_patterns(pattern):
     assert decide_about(allowed_hosts=[pattern]).may_change is True
 
 
 def test_an_address_wildcard_matches_no_name():
-    found = decide_about({"instance": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
+    found = decide_about({"named_host": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
     assert found.message == "allowed_hosts does not contain 10.0.0.attacker.net"
 
 
 @pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
 def test_a_host_is_the_same_in_each_spelling(instance):
-    found = decide_about({"instance": instance}, allowed_hosts=["web-1"])
+    found = decide_about({"named_host": instance}, allowed_hosts=["web-1"])
     assert found.may_change is True
     assert found.as_dict()["host"] == "web-1"
 
@@ -166,25 +176,25 @@ def test_a_host_is_the_same_in_each_spelling(instance):
 @pytest.mark.parametrize("action", ["linux.service", ""])
 def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
     """Even if allowed_hosts contains every host."""
-    found = decide_about({"instance": instance}, action, allowed_hosts=["*"])
+    found = decide_about({"named_host": instance}, action, allowed_hosts=["*"])
     assert (found.may_change, found.may_check, found.stage) == (False, False, "refused")
     assert why in found.message
 
 
 def test_a_host_that_is_not_allowed_is_not_checked():
     assert decide_about(allowed_hosts=["db-*"]).may_check is False
-    assert decide_about({"instance": ""}, needs_host=False).may_check is False
+    assert decide_about({"named_host": ""}, needs_host=False).may_check is False
     assert decide_about(action="").may_check is True
     assert decide_about({"status": "resolved"}).may_check is True
 
 
 def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
     for allowed in (["*"], ["db-*", "*"]):
-        found = decide_about({"instance": ""}, needs_host=False, allowed_hosts=allowed)
+        found = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is True
     # A list of allowed hosts cannot contain an unknown host.
     for allowed in (["?*"], ["db-*"], []):
-        found = decide_about({"instance": ""}, needs_host=False, allowed_hosts=allowed)
+        found = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
         assert found.may_change is False
 
 
@@ -217,7 +227,7 @@ def test_a_change_needs_every_condition():
         ([], ["*"], ["web-*"], ["db-*"]),
     ):
         found = decide_about(
-            {"status": status, "instance": host}, action, dry_run=dry_run, allowed_hosts=allowed
+            {"status": status, "named_host": host}, action, dry_run=dry_run, allowed_hosts=allowed
         )
         may_change = (
             not dry_run

@@ -305,9 +305,15 @@ class TestHostCooldown:
             ("2001:db8::1", "2001:db8::1:2", True),
             ("web1:9100", "web10:9100", True),
             ("web1:9100", "web1.example.org:9100", True),
+            ("web1:9100", "WEB1.:9256", False),
+            ("web1:9100", "http://Web1:9100/metrics", False),
+            ("web1:9100", "web1:", False),
+            ("192.0.2.7:9100", "[::ffff:192.0.2.7]:9100", False),
+            ("2001:db8::1", "[2001:0DB8:0:0::1]:9100", False),
             ("web_:9100", "web1:9100", True),
             ("web%:9100", "web1:9100", True),
             ("", "", True),
+            ("a b", "a b", True),
         ],
     )
     def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
@@ -324,6 +330,33 @@ class TestHostCooldown:
             # It does not affect another workflow, or a claim without a cooldown.
             assert self.claim(engine, other, "e3", workflow="v")["claimed"]
             assert self.claim(engine, other, "e4", host_cooldown=0)["claimed"]
+
+    @on_sqlite
+    def test_the_label_that_names_the_host_decides(self, engine):
+        """Many alerts have the instance of one exporter, each about a host of its own."""
+        exporter = {"instance": "kube-state-metrics:8080"}
+        config = Config(host_label="node", cooldown_seconds=0)
+        nodes = ("worker-1", "worker-2", "WORKER-1.", "")
+        for i, node in enumerate(nodes):
+            one = alert(labels={**exporter, "node": node, "id": str(i)})
+            request_id = record(engine, one, config=config)
+            found = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
+            assert found["claimed"] is (i != 2), node
+
+    @on_sqlite
+    def test_without_a_configuration_it_lasts_half_an_hour(self, admit, run_action):
+        one, two = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        for admitted, seconds, claimed in (
+            (one, 0, True),
+            (two, 17, False),
+            (two, 1799, False),
+            (two, 1800, True),
+        ):
+            parameters = {"workflow": WORKFLOW, "execution_id": f"e{seconds}"}
+            parameters.update(zip(("request_id", "episode"), admitted))
+            with database_time(later(seconds)):
+                found = run_action("link", f"task {seconds}", **parameters)
+            assert found["claimed"] is claimed, seconds
 
     @on_sqlite
     def test_a_cooldown_ends(self, engine, admit):

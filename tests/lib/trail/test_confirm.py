@@ -14,7 +14,7 @@ from poundcake.trail.confirm import METHOD, admit_unconfirmed
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
 from poundcake.trail.sync_round import start_round
-from tests.lib.samples import alert, request
+from tests.lib.samples import alert, request, webhook
 from tests.lib.sync_trail import SyncTrail, ago
 from tests.lib.trails import on_sqlite
 
@@ -112,6 +112,32 @@ def test_identity_and_long_numbers_are_preserved(trail):
     refire(trail, 400, labels={"port": 8080, "n": 10**30})
     assert trail.sync().confirmed == 1
     assert [row.outcome for row in open_rows(trail)] == ["admitted"]
+
+
+def refire_with(trail, body, name, seconds=400):
+    """Record like refire(), but with this text at the start of each body."""
+    sent = alert(name, starts_at=ago(5000))
+    ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    for one, age in ((sent, 4000), (ends, seconds + 10), (sent, seconds)):
+        whole = "{" + body + json.dumps(webhook(one))[1:]
+        trail.record(seconds=age, body=whole)
+    (row,) = open_rows(trail, name)
+    assert row.outcome == "unconfirmed"
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1e999", "-1e999"], ids=lambda n: n[:6])
+def test_a_number_that_python_cannot_hold_is_preserved(trail, number):
+    refire_with(trail, f'"x": {number}, ', "Odd")
+    refire(trail, 390)
+    assert trail.sync().confirmed == 2
+    assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
+    assert [row.outcome for row in open_rows(trail)] == ["admitted"]
+
+
+def test_a_body_that_is_nearly_too_large_to_store_is_preserved(trail):
+    refire_with(trail, f'"x": "{"é" * 3_000_000}", ', "Odd")
+    assert trail.sync().confirmed == 1
+    assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
 
 
 def test_a_concurrent_notification_admits_it_once(trail, database_url):

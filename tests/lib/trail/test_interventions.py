@@ -206,6 +206,7 @@ class TestClose:
 class TestAudit:
     def test_release_replay_and_purge_are_audited(self, engine):
         old = record(engine, alert("Old"), received_at=ago(86400 * 50))
+        record(engine, alert("Recent"), received_at=ago(86400 * 8))  # otherwise purge refuses
         sent = request(alert(fingerprint="f"), received_at=ago(5))
         record_requests(engine, Config(), [sent])
         name = rows(engine)[-1].episode
@@ -246,7 +247,7 @@ class TestAudit:
         record(engine, alert(fingerprint="f"))
         with database_time(NOON):
             acknowledge(engine, ANNA, F)
-        record(engine, alert("Young"), received_at=ago(5))
+        record(engine, alert("Young"), received_at=ago(86400 * 8))
         purge(engine, Config(), 30, actor=ANNA)
         assert [entry[0] for entry in entries(engine)] == ["purge"]
 

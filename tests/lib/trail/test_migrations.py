@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import jsonschema
 import pytest
@@ -35,7 +36,7 @@ LIB = os.path.join(ROOT, "lib")
 # 0.3.0 created 5.
 EARLIER = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
-    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance".split()]
+    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
     + ["ix_execution_db_by_status"]
 )
@@ -196,8 +197,9 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0004", "0006", "6", "4")
+NEWEST = ("0006", "0007", "6", "7")
 ONLY_TABLES = ("0006", "6", None)
+INDEXES = ["0004", "0007"]
 
 
 @pytest.fixture
@@ -251,7 +253,7 @@ class TestFromEveryRelease:
         assert_kept(before, after)
         new = ("attempt", "closed_at", "sender_starts_at", "host", "ended_by", "acknowledged_at")
         assert {tuple(row[name] for name in new) for row in after["poundcake_alerts"]} == {
-            (1, None, None, "", None, None)
+            (1, None, None, f"web-{n}", None, None) for n in (1, 2, 3)
         }
         assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
         assert shape(engine) == current_shape
@@ -259,12 +261,27 @@ class TestFromEveryRelease:
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
 
+    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, tables_of):
+        """Release 0.2.0 stored no hosts. Only the alerts that a cooldown may need get one."""
+        tables_of(4)
+        fill(engine)
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
+        run(
+            engine,
+            "UPDATE poundcake_alerts SET open_fingerprint = NULL",
+            "UPDATE poundcake_alerts SET instance = 'http://WEB-1./metrics' WHERE id = 1",
+            f"UPDATE poundcake_st2_execution_link SET created_at = '{now}'",
+        )
+        database.prepare(engine)
+        hosts = [row["host"] for row in rows(engine)["poundcake_alerts"]]
+        assert hosts == ["web-1", "", ""]
+
     @on_sqlite
     def test_migrate_reports_what_it_did(self, engine, tables_of):
         lines = []
         tables_of(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004", "0007"]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
@@ -273,7 +290,14 @@ class TestFromEveryRelease:
 
     def test_migrate_creates_the_tables_of_an_empty_database(self, engine, current_shape):
         steps = database.migrate(engine, lambda line: None)
-        assert [step.revision for step in steps] == ["0001", "0002", "0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == [
+            "0001",
+            "0002",
+            "0003",
+            "0005",
+            "0006",
+            *INDEXES,
+        ]
         assert shape(engine) == current_shape
         assert database.prepare(engine, create=False)
 
@@ -287,7 +311,7 @@ class TestFromEveryRelease:
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "version, expected", [(3, ["0005", "0006", "0004"]), (4, ["0005", "0006"])]
+        "version, expected", [(3, ["0005", "0006", *INDEXES]), (4, ["0005", "0006", "0007"])]
     )
     def test_a_backup_without_alembics_table_is_upgraded(
         self, engine, tables_of, version, expected
@@ -306,7 +330,7 @@ class TestFromEveryRelease:
         fill(engine)
         database.prepare(engine)
         run(engine, "DROP TABLE alembic_version")
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert versions(engine) == NEWEST
 
 
@@ -336,19 +360,20 @@ class TestLongHistory:
             waiting = database.pending(connection)
             assert not database.has_view_indexes(connection)
         assert "st2 run poundcake.migrate" in waiting
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert database.pending(engine) == ""
         with database.reading(engine) as connection:
             assert database.has_view_indexes(connection)
         assert shape(engine) == current_shape
         assert_kept(before, rows(engine))
 
-    def test_no_index_is_pending_if_release_0_2_0_built_it(
+    def test_only_newer_indexes_are_built_if_release_0_2_0_built_its_own(
         self, engine, tables_of, many, current_shape
     ):
         tables_of(4)
         fill(engine)
         database.prepare(engine)
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
         assert database.pending(engine) == ""
         assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
@@ -593,7 +618,7 @@ class TestTwoAtTheSameTime:
             other.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0004\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
@@ -615,7 +640,7 @@ class TestTwoAtTheSameTime:
             # The server aborts the first, and the second reaches the same point.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0004\n"), output
+        assert output.endswith("done 0002 0003 0005 0006 0004 0007\n"), output
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
@@ -687,7 +712,7 @@ def test_the_action_reports_what_it_did(engine, database_url, tables_of, monkeyp
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0004"], []):
+    for revisions in (["0005", "0006", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

@@ -25,14 +25,14 @@ TABLES = (api_calls, alerts, links, executions)
 NOW = datetime.now(timezone.utc)
 OLD = NOW - timedelta(days=100)
 YOUNG = NOW - timedelta(days=80)
-TODAY = request(received_at=NOW)
+LAST_WEEK = request(received_at=NOW - timedelta(days=8))
 NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 
 @pytest.fixture(autouse=True)
-def today(engine):
-    """Record a request of today, because a purge that leaves no request is refused."""
-    record_requests(engine, Config(), [TODAY])
+def last_week(engine):
+    """Record a request of last week, because a purge that leaves none of that age is refused."""
+    record_requests(engine, Config(), [LAST_WEEK])
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def add_execution(engine, sent, execution_id, status="succeeded", position=0):
 
 
 def count_rows(engine):
-    """Return the number of rows in each table, without those of today's request."""
+    """Return the number of rows in each table, without those of last week's request."""
     with database.reading(engine) as connection:
         calls, *others = [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
     return [calls - 1, *others]
@@ -97,7 +97,7 @@ def count_rows(engine):
 
 def requests_left(engine):
     with database.reading(engine) as connection:
-        return set(connection.scalars(select(api_calls.c.request_id))) - {TODAY.request_id}
+        return set(connection.scalars(select(api_calls.c.request_id))) - {LAST_WEEK.request_id}
 
 
 def run(engine, days=90, dry_run=False, **config):
@@ -453,6 +453,28 @@ class TestRefused:
                 run(engine, dry_run=dry_run)
         assert count_rows(engine)[:2] == [2, 2]
 
+    @on_sqlite
+    def test_requests_that_came_after_the_clock_jumped_prove_nothing(self, engine, monkeypatch):
+        """Alertmanager repeats its notifications, so there is always a recent one."""
+        ended(engine, fired(), fired("Young", YOUNG))
+        ahead = datetime.now(timezone.utc) + timedelta(days=120)
+        monkeypatch.setattr(clock, "local_now", lambda: ahead)
+        for hours in (0, 1, 6 * 24):
+            ended(engine, fired("Late", ahead - timedelta(hours=hours)))
+            with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+                run(engine)
+        assert count_rows(engine)[0] == 5
+        ended(engine, fired("Old enough", ahead - timedelta(days=7, minutes=1)))
+        assert run(engine)["requests"] == 3  # with that of last week
+
+    @on_sqlite
+    def test_a_short_retention_has_a_shorter_proof(self, engine):
+        ended(engine, fired(), fired("Hours", NOW - timedelta(hours=11)))
+        with pytest.raises(PurgeError, match="no request older than 12 hours would be left"):
+            run(engine, 1)
+        ended(engine, fired("Day", NOW - timedelta(hours=13)))
+        assert run(engine, 1)["requests"] == 1
+
     @on_mariadb
     @pytest.mark.parametrize("days", [120, -120])
     def test_a_database_server_whose_clock_is_wrong(self, engine, monkeypatch, days):
@@ -466,8 +488,8 @@ class TestRefused:
     @on_sqlite
     def test_a_history_without_recent_requests(self, engine):
         ended(engine, fired(), fired("Young", YOUNG))
-        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="no request would be left: .* received at 20"):
+        change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
+        with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
             run(engine, 79)
         assert run(engine, 81)["requests"] == 1
 
@@ -478,13 +500,13 @@ class TestRefused:
         # Before 0.3.0, such a time was recorded unchanged.
         ahead = api_calls.c.body.contains("Ahead")
         change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
-        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="no request would be left"):
+        change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
+        with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
             run(engine)
 
     @on_sqlite
     def test_fewer_days_than_the_cooldown(self, engine):
-        ended(engine, fired())
+        ended(engine, fired(), fired("Recent", NOW - timedelta(days=2)))
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
         assert run(engine, 3, cooldown_seconds=2 * 86_400 + 1)["requests"] == 1

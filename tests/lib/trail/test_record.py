@@ -515,6 +515,17 @@ class TestOutcomes:
         assert len(open_incidents(engine)) == 2
 
     @on_sqlite
+    def test_the_label_that_names_the_host(self, engine):
+        exporter = {"instance": "kube-state-metrics:8080"}
+        record(
+            engine,
+            request(alert(labels={**exporter, "node": "Worker-1."}), alert(labels=exporter)),
+            host_label="node",
+        )
+        assert [row.host for row in rows(engine)] == ["worker-1", ""]
+        assert {row.instance for row in rows(engine)} == {"kube-state-metrics:8080"}
+
+    @on_sqlite
     def test_three_instances_under_one_fingerprint_of_a_relay(self, engine):
         sent = [
             dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1dc6a0b7e94d52")
@@ -624,6 +635,19 @@ class TestLimits:
         assert rows(engine)[2].reason == "cooldown until 2026-01-14T12:05:00Z"
         assert [row.held_until for row in rows(engine)[2:6]] == [later(300)] * 3 + [None]
         assert len({row.episode for row in rows(engine)[2:]}) == 1
+
+    @on_sqlite
+    def test_without_a_configuration_a_flapping_alert_starts_one_remediation(self, engine):
+        """It flaps every 15 s for two minutes, past the doubt about stale copies."""
+        for seconds in range(0, 120, 30):
+            fires = alert(starts_at=later(seconds))
+            ends = alert(status="resolved", starts_at=later(seconds), ends_at=later(seconds + 14))
+            for second, one in ((0, fires), (15, ends)):
+                sent = request(one, received_at=later(seconds + second))
+                with database_time(sent.received_at):
+                    record_requests(engine, Config(), [sent])
+        assert outcomes(engine).count("admitted") == 1
+        assert outcomes(engine).count("cooldown") == 3
 
     def test_a_rate_limit_holds_further_alerts_of_the_name_back(self, engine):
         config = {"max_remediations_per_hour": 2}

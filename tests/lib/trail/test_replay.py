@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
 import json
-import pathlib
 import uuid
 
 import pytest
@@ -400,24 +398,6 @@ class TestRequestingExecution:
             for execution in ("task one", "task two")
         ]
         assert found[0]["request_id"] == found[1]["request_id"]
-
-    @pytest.fixture
-    def run_action(self, database_url, monkeypatch):
-        """Return a function that runs an action in this process as a StackStorm execution."""
-        actions = pathlib.Path(__file__).parents[3] / "actions"
-        monkeypatch.syspath_prepend(str(actions))
-
-        def run(name, execution, **parameters):
-            monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
-            spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            action = getattr(module, name.capitalize())({"database_url": database_url})
-            succeeded, result = action.run(**parameters)
-            assert succeeded, result
-            return result
-
-        return run
 
 
 class TestFailed:

@@ -48,7 +48,7 @@ def episode(**more):
 
 def why(*episodes, **more):
     answer = dict({"episodes": list(episodes), "count": len(episodes)}, **more)
-    return text.why(answer, later(3 * 3600 + 1800 + 59))
+    return text.why(answer, 24, later(3 * 3600 + 1800 + 59))
 
 
 def execution(**more):
@@ -272,7 +272,17 @@ def test_a_status_shows_the_known_fields():
 )
 def test_why_shows_the_time_of_the_last_notification(seconds, age):
     answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
-    assert f"last notification {age}\n" in text.why(answer, later(seconds))
+    assert f"last notification {age}\n" in text.why(answer, 24, later(seconds))
+
+
+def test_why_says_when_an_incident_is_stale():
+    answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
+    assert "firing since" in text.why(answer, 2, later(7200))
+    assert "firing (stale) since" in text.why(answer, 2, later(7201))
+    answer["episodes"][0]["outcome"] = "rate_limited"
+    assert "firing (rate limited, stale) since" in text.why(answer, 2, later(7201))
+    answer["episodes"][0]["state"] = "resolved"
+    assert "stale" not in text.why(answer, 2, later(7201))
 
 
 def test_manual_changes_are_shown():

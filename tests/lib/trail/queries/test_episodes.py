@@ -24,7 +24,7 @@ def why(engine, name="HostDown", **query):
 
 
 def lines(one):
-    return text.why({"episodes": [one], "count": 1}).split("\n")
+    return text.why({"episodes": [one], "count": 1}, stale_after_hours=87_600).split("\n")
 
 
 def test_shape(engine, trail):

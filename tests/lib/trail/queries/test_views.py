@@ -42,7 +42,7 @@ def test_each_status_of_stackstorm_in_each_view(engine):
     for key in ("remediation_status", "st2_execution_status"):
         found = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
         assert found == {status: status for status in STATUSES}
-    for shown in (text.status(trail), text.st2_executions(listed), text.why(why)):
+    for shown in (text.status(trail), text.st2_executions(listed), text.why(why, 24)):
         lines = [re.split(r"[^\w-]+", line) for line in shown.split("\n")]
         for status in STATUSES:
             (line,) = [line for line in lines if "e-" + status in line]
