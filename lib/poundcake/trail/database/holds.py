@@ -53,8 +53,7 @@ def check_writable(connection: Connection) -> None:
     The answer holds until the transaction ends, because the copy waits for it before it marks the
     database. On SQLite, writers wait for each other anyway.
     """
-    if connection.dialect.name != "sqlite":
-        connection.execute(_LOCK_SHARED)
+    lock_shared(connection)
     check_usable(connection)
 
 
@@ -71,6 +70,12 @@ def read_marks(connection: Connection) -> dict[str, str]:
         select(meta.c.name, meta.c.value).where(meta.c.name.in_(_MARKS))
     )
     return {name: value for name, value in rows}
+
+
+def lock_shared(connection: Connection) -> None:
+    """Wait for a transaction that has locked out writers, and let later ones wait for this one."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(_LOCK_SHARED)
 
 
 def lock_out_writers(connection: Connection) -> None:
