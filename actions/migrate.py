@@ -16,25 +16,21 @@ class Migrate(PackAction):
         """Migrate, and return the database, the revision of its tables, and the completed steps."""
         if copy_from and copy_to:
             raise ConfigError("copy_from, copy_to: only one of them can be given")
-        engine = self.engine()
-        steps = database.migrate(engine, self.logger.info)
+        own, source, target = self.settings.tracking_url, "", ""
+        if copy_from:
+            source, target = self.settings.other_tracking_url("copy_from", copy_from), own
+        if copy_to:
+            source, target = own, self.settings.other_tracking_url("copy_to", copy_to)
+        engine, log = self.engine(), self.logger.info
+        steps = database.migrate(engine, log)
         answer = {
             "database": database.kind(engine),
             "database_id": database.identify(engine),
             "schema": schema.VERSION,
             "steps": [step.as_dict() for step in steps],
         }
-        if copy_from:
-            answer["copy"] = self._copy("copy_from", copy_from)
-        elif copy_to:
-            answer["copy"] = self._copy("copy_to", copy_to)
+        if source:
+            answer["copy"] = copy_trail.copy_trail(source, target, bool(copy_from), log)
         else:
             database.prepare(engine, create=False)  # refuses a database that must not be used
         return answer
-
-    def _copy(self, name: str, value: str) -> copy_trail.CopyResult:
-        own = self.settings.tracking_url
-        other = self.settings.other_tracking_url(name, value)
-        is_from = name == "copy_from"
-        source, target = (other, own) if is_from else (own, other)
-        return copy_trail.copy_trail(source, target, is_from, self.logger.info)

@@ -80,9 +80,7 @@ ALERTS = CopiedTable(alerts, "api_call_id", ("api_call_id", "position"), "api_ca
 LINKS = CopiedTable(links, "alert_id", ("alert_id", "st2_execution_id"), "alert_id")
 EXECUTIONS = CopiedTable(executions, "id", ("id",))
 # An entry has no unique key. Its details change while a purge runs.
-AUDIT = CopiedTable(
-    audit, "at", ("at", "action", "execution_id", "target", "st2_user", "comment")
-)
+AUDIT = CopiedTable(audit, "at", ("at", "action", "execution_id", "target", "st2_user", "comment"))
 TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT)
 
 
@@ -166,14 +164,15 @@ class RowWriter:
         count.updated += updated
         return {row["id"]: found[key] for key, row in wanted.items() if key in found}
 
-    def _read(self, kind: CopiedTable, rows: Iterable[Row]) -> dict[Key, Row]:
-        """Return the rows of the target with the same natural keys."""
+    def _read(self, kind: CopiedTable, wanted: Iterable[Row]) -> dict[Key, Row]:
+        """Return the rows of the target that may be the same as these, by natural key."""
         column = kind.table.c[kind.lookup]
-        values = sorted({row[kind.lookup] for row in rows})
+        values = sorted({row[kind.lookup] for row in wanted})
         found: dict[Key, Row] = {}
         for chunk in database.batched(values):
-            for row in self._connection.execute(select(kind.table).where(column.in_(chunk))):
-                found.setdefault(kind.key_of(row._mapping), dict(row._mapping))
+            for result in self._connection.execute(select(kind.table).where(column.in_(chunk))):
+                row = dict(result._mapping)
+                found.setdefault(kind.key_of(row), row)
         return found
 
     def _insert(self, kind: CopiedTable, rows: Sequence[Row]) -> None:
@@ -204,9 +203,7 @@ class RowWriter:
         for row, there in different:
             self._check_size(kind, row)
             changed = {
-                name: value
-                for name, value in kind.values_of(row).items()
-                if value != there[name]
+                name: value for name, value in kind.values_of(row).items() if value != there[name]
             }
             self._connection.execute(
                 update(kind.table).where(kind.table.c.id == there["id"]).values(changed)
@@ -263,7 +260,8 @@ class RowWriter:
         opened = {row["open_fingerprint"]: row for row in rows}
         resolved_at = self._last_resolves(opened)
         there_open = {
-            row["open_fingerprint"]: row for row in self._holders(ALERTS, "open_fingerprint", opened)
+            row["open_fingerprint"]: row
+            for row in self._holders(ALERTS, "open_fingerprint", opened)
         }
         now = clock.database_now(self._connection)
         for fingerprint, row in opened.items():

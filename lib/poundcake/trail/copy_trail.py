@@ -156,9 +156,15 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
             the same arguments continues.
     """
     with _opened(source, target, log) as databases:
-        names = _names(databases)
-        if not _begin(databases, is_target_in_use):
-            return CopyResult(**names, complete=True, already_moved=True, tables={})
+        result = CopyResult(
+            source=database.public_url(databases.source.url),
+            target=database.public_url(databases.target.url),
+            complete=True,
+            already_moved=not _begin(databases, is_target_in_use),
+            tables={},
+        )
+        if result["already_moved"]:
+            return result
         source_wins = holds.COPYING_FROM in _marks(databases.target)
         # The source of a target in use is not in use itself, so it can be locked from the start.
         earlier = _Pass(databases, source_wins, log).run() if source_wins else {}
@@ -167,11 +173,12 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
             _check_source(databases, holds.read_marks(lock))
             log("writers are locked out of the source; copying what has changed since")
             totals = _Pass(databases, source_wins, log).run()
-            target_name = names["target"]
-            holds.set_mark(lock, holds.MOVED_TO, databases.target_id, target_name)
+            holds.set_mark(lock, holds.MOVED_TO, databases.target_id, result["target"])
         _release(databases.target)
-        tables = {name: one.as_dict(earlier.get(name)) for name, one in totals.items()}
-        return CopyResult(**names, complete=True, already_moved=False, tables=tables)
+        result["tables"] = {
+            name: total.as_dict(earlier.get(name)) for name, total in totals.items()
+        }
+        return result
 
 
 # -- before and after the copy
@@ -210,13 +217,6 @@ def _identify_source(reader: Engine) -> str:
     if not source_id:
         raise CopyError(f"nothing was copied: {where} has no tables of PoundCake")
     return source_id
-
-
-def _names(databases: _Databases) -> dict[str, Any]:
-    return {
-        "source": database.public_url(databases.source.url),
-        "target": database.public_url(databases.target.url),
-    }
 
 
 def _marks(engine: Engine) -> dict[str, str]:

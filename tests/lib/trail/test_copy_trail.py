@@ -11,7 +11,7 @@ import threading
 import tracemalloc
 
 import pytest
-from sqlalchemy import event, func, insert, select, text, update
+from sqlalchemy import func, insert, select, text, update
 
 from poundcake.config import Config
 from poundcake.trail import claims, copy_trail, database, interventions, purge, replay
@@ -210,9 +210,6 @@ class TestOnlyOneIsInUse:
                 connection.execute(insert(executions).values(id="late", action="x", status="x"))
             done.set()
 
-        def on_lock(line):
-            pass
-
         writer = threading.Thread(target=write)
         writer.start()
         started.wait(20)
@@ -227,7 +224,7 @@ class TestOnlyOneIsInUse:
             patch.setattr(holds, "lock_out_writers", lock)
             if source.dialect.name == "sqlite":
                 waits.set()  # SQLite's lock is taken as the transaction begins
-            copy(*urls, False, on_lock)
+            copy(*urls, False, silent)
         writer.join(20)
         assert done.is_set()
         assert [row.id for row in rows(opened(urls[1]), executions)] == ["late"]
@@ -433,12 +430,8 @@ class TestTargetInUse:
 
     def test_an_incident_whose_resolve_the_target_has_received_is_closed(self, files, opened):
         over = alert(fingerprint="a", status="resolved", ends_at=later(60))
-        source, target = self.both(
-            files,
-            opened,
-            [request(alert(fingerprint="a"))],
-            [request(over, received_at=later(70))],
-        )
+        new = request(over, received_at=later(70))
+        _, target = self.both(files, opened, [request(alert(fingerprint="a"))], [new])
         copy(*files, True, silent)
         copied = next(row for row in rows(target, alerts) if row.outcome == "admitted")
         assert (copied.open_fingerprint, copied.ended_by) == (None, "resolve")
@@ -446,7 +439,7 @@ class TestTargetInUse:
 
     def test_another_episode_supersedes_the_old_one(self, files, opened):
         new = request(alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300))
-        source, target = self.both(files, opened, [request(alert(fingerprint="a"))], [new])
+        _, target = self.both(files, opened, [request(alert(fingerprint="a"))], [new])
         copy(*files, True, silent)
         by_episode = {row.episode: row.ended_by for row in rows(target, alerts)}
         assert by_episode == {episode("a"): "superseded", episode("a", later(7200)): None}
@@ -540,9 +533,7 @@ class TestRefused:
         for start in range(len(content) // 2, len(content), 4096):
             content[start : start + 4096] = b"\xff" * len(content[start : start + 4096])
         path.write_bytes(content)
-        self.refused(*files, "malformed|not a database|disk image")
-        with pytest.raises(DatabaseError, match="is not complete"):
-            database.prepare(opened(files[1], prepare=False))
+        self.refused(*files, "old.sqlite: .*(malformed|not a database)")
 
     def test_tables_of_a_newer_release(self, urls, opened):
         source = opened(urls[0])
@@ -638,12 +629,11 @@ class TestKilled:
             own = [request(alert(fingerprint="own"), received_at=later(99))]
             record(opened(urls[1]), *own)
         how = "in use" if target_is_in_use else "-"
-        for page in (3, 5, 9):
+        for page in (4, 6, 9):
             code = subprocess.run(
                 [sys.executable, "-c", KILLED, *urls, how, str(page)],
                 cwd=str(ROOT / "lib"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 check=False,
             )
             assert code.returncode == -signal.SIGKILL, code.stderr.decode()
@@ -722,7 +712,6 @@ def test_a_long_history_in_bounded_memory(files, opened):
                 [{**row, "api_call_id": i + 1, "position": p} for i in ids for p in range(10)],
             )
     target = opened(files[1])
-    event.listen(target, "connect", lambda *_: None)
     tracemalloc.start()
     result = copy(*files, False, silent)["tables"]
     _, peak = tracemalloc.get_traced_memory()

@@ -66,9 +66,7 @@ def check_usable(connection: Connection) -> None:
 
 def read_marks(connection: Connection) -> dict[str, str]:
     """Return the marks of a database that has tables."""
-    rows = connection.execute(
-        select(meta.c.name, meta.c.value).where(meta.c.name.in_(_MARKS))
-    )
+    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_MARKS)))
     return {name: value for name, value in rows}
 
 
@@ -102,4 +100,3 @@ def marked_id(marks: Mapping[str, str], name: str) -> str:
 
 def _url(mark: str) -> str:
     return mark.partition(" ")[2]
-
