@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
 import signal
@@ -10,8 +11,11 @@ import sys
 import threading
 import tracemalloc
 
+import jsonschema
 import pytest
+import yaml
 from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.engine import make_url
 
 from poundcake.config import Config
 from poundcake.trail import claims, copy_trail, database, interventions, purge, replay
@@ -730,3 +734,49 @@ def test_the_source_is_read_only(urls, opened):
         with database.reading(reader) as connection:
             connection.execute(update(api_calls).values(error="x"))
     reader.dispose()
+
+
+class TestAction:
+    """What `st2 run poundcake.migrate` does with its parameters."""
+
+    @pytest.fixture
+    def migrate(self, monkeypatch):
+        actions = ROOT / "actions"
+        monkeypatch.syspath_prepend(str(actions))
+        spec = importlib.util.spec_from_file_location("migrate_action", actions / "migrate.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.Migrate
+
+    def test_its_result_has_no_password(self, urls, opened, migrate, tmp_path):
+        fill(opened(urls[0]))
+        (tmp_path / "other").write_text(urls[1])
+        config = {"database_url": urls[0], "state_dir": str(tmp_path)}
+        succeeded, result = migrate(config).run(copy_to=f"file:{tmp_path / 'other'}")
+        assert succeeded, result
+        metadata = yaml.safe_load((ROOT / "actions" / "migrate.yaml").read_text())
+        jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))
+        assert result["copy"]["tables"]["poundcake_alerts"]["verified"]
+        for url in urls:
+            password = make_url(url).password
+            assert not password or password not in json.dumps(result)
+        # The database that was in use is refused from now on, and the way back is open.
+        succeeded, result = migrate(config).run()
+        assert not succeeded and "the trail was moved to" in result
+        succeeded, result = migrate(config).run(copy_from=urls[1])
+        assert succeeded, result
+        assert migrate(config).run()[0]
+
+    @pytest.mark.parametrize(
+        "given, reason",
+        [
+            ({"copy_from": "sqlite", "copy_to": "sqlite"}, "only one of them can be given"),
+            ({"copy_from": "sqlite"}, "are the same database"),
+            ({"copy_to": "file:/nowhere"}, "copy_to: cannot read /nowhere"),
+            ({"copy_to": "postgresql://u:hush-word@h/d"}, "copy_to: must be mysql"),
+        ],
+    )
+    def test_parameters_that_cannot_be_used(self, given, reason, migrate, tmp_path):
+        succeeded, result = migrate({"state_dir": str(tmp_path)}).run(**given)
+        assert not succeeded
+        assert reason in result and "hush-word" not in result
