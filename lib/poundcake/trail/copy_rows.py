@@ -6,6 +6,7 @@ database counts from 1, so the caller translates the references between rows.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +25,7 @@ Row = Dict[str, Any]
 """A row of a table: its values by column."""
 Key = Tuple[Any, ...]
 
+_encode = json.JSONEncoder(default=datetime.isoformat).encode
 _ACKNOWLEDGEMENT = ("acknowledged_at", "acknowledged_by", "acknowledged_comment")
 
 
@@ -53,26 +55,28 @@ class CopiedTable:
         """Whether the table's id is a number that the database assigns."""
         return self.key != ("id",)
 
-    def key_of(self, row: Mapping[str, Any]) -> Key:
-        """Return the natural key of a row."""
-        return tuple(row[name] for name in self.key)
-
-    def values_of(self, row: Mapping[str, Any]) -> Row:
-        """Return the values of a row without its numeric id."""
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns without a numeric id."""
         names = (column.name for column in self.table.columns)
-        return {name: row[name] for name in names if name != "id" or not self.has_numeric_id}
+        return tuple(name for name in names if name != "id" or not self.has_numeric_id)
 
-    def line_of(self, row: Mapping[str, Any], parent: Any) -> str:
+    def key_of(self, row: Row) -> Key:
+        """Return the natural key of a row."""
+        return tuple([row[name] for name in self.key])
+
+    def differences(self, row: Row, there: Row) -> list[str]:
+        """Return the columns in which two rows differ."""
+        return [name for name in self.columns if row[name] != there[name]]
+
+    def line_of(self, row: Row, parent: Any) -> str:
         """Return a row as one line for the checksum, the same on MariaDB and SQLite.
 
         Args:
             row: The row.
             parent: The natural key of the row that it refers to, which replaces the reference.
         """
-        values = {name: _plain(value) for name, value in self.values_of(row).items()}
-        if self.parent:
-            values[self.parent] = parent
-        return json.dumps(values, sort_keys=True)
+        return _encode([parent if name == self.parent else row[name] for name in self.columns])
 
 
 CALLS = CopiedTable(api_calls, "request_id", ("request_id",))
@@ -108,22 +112,24 @@ class RowWriter:
         written: What became of the rows, by the name of the table.
     """
 
-    def __init__(self, connection: Connection, source_wins: bool):
+    def __init__(self, connection: Connection, source_wins: bool, verify: bool):
         """Create a writer.
 
         Args:
             connection: A transaction of the target.
             source_wins: Whether rows that the target has are overwritten. False if the target is in
                 use, so that its own rows are newer.
+            verify: Whether to compare rows with the source. The first of two passes does not.
         """
         self.written = {one.name: WrittenRows() for one in TABLES}
         self._connection = connection
         self._source_wins = source_wins
+        self._verify = verify
 
     def write(
         self, kind: CopiedTable, rows: Sequence[Row], parents: Mapping[Any, Any] | None = None
     ) -> dict[Any, Row]:
-        """Write rows, read them back and compare.
+        """Write rows, and read them back and compare them.
 
         Args:
             kind: The table.
@@ -142,23 +148,17 @@ class RowWriter:
             self._free_unique_values(kind, wanted)
         found = self._read(kind, wanted.values())
         missing = [row for key, row in wanted.items() if key not in found]
-        different = [
-            (row, found[key])
-            for key, row in wanted.items()
-            if key in found and kind.values_of(row) != kind.values_of(found[key])
-        ]
-        updated = self._update(kind, different) if self._source_wins else 0
+        updated = self._update(kind, wanted, found) if self._source_wins else 0
         if not self._source_wins:
             self._merge(kind, missing)
         self._insert(kind, missing)
         if missing or updated:
             found = self._read(kind, wanted.values())
-        verified = wanted.values() if self._source_wins else missing
         count = self.written[kind.name]
-        for row in verified:
-            there = found.get(kind.key_of(row))
-            _compare(kind, row, there)
-            count.lines.append(kind.line_of(row, (parents or {}).get(row.get(kind.parent))))
+        if self._verify:
+            for row in wanted.values() if self._source_wins else missing:
+                _compare(kind, row, found.get(kind.key_of(row)))
+                count.lines.append(kind.line_of(row, (parents or {}).get(row.get(kind.parent))))
         count.rows += len(wanted)
         count.inserted += len(missing)
         count.updated += updated
@@ -186,7 +186,7 @@ class RowWriter:
         free = [row for row in rows if taken is not None and row["id"] not in taken]
         self._insert_all(kind, free)
         others = [row for row in rows if taken is None or row["id"] in taken]
-        self._insert_all(kind, [kind.values_of(row) for row in others])
+        self._insert_all(kind, [{name: row[name] for name in kind.columns} for row in others])
 
     def _insert_all(self, kind: CopiedTable, rows: Sequence[Row]) -> None:
         if rows:
@@ -199,16 +199,19 @@ class RowWriter:
             taken.update(self._connection.scalars(select(column).where(column.in_(chunk))))
         return taken
 
-    def _update(self, kind: CopiedTable, different: Sequence[tuple[Row, Row]]) -> int:
-        for row, there in different:
-            self._check_size(kind, row)
-            changed = {
-                name: value for name, value in kind.values_of(row).items() if value != there[name]
-            }
-            self._connection.execute(
-                update(kind.table).where(kind.table.c.id == there["id"]).values(changed)
-            )
-        return len(different)
+    def _update(
+        self, kind: CopiedTable, wanted: Mapping[Key, Row], found: Mapping[Key, Row]
+    ) -> int:
+        """Update the rows that differ, and return their number."""
+        count = 0
+        for key, there in found.items():
+            row = wanted.get(key)
+            changed = kind.differences(row, there) if row else []
+            if row and changed:
+                self._check_size(kind, row)
+                self._change(kind, there, **{name: row[name] for name in changed})
+                count += 1
+        return count
 
     def _check_size(self, kind: CopiedTable, row: Row) -> None:
         name = f"{kind.name}, id {row['id']} in the source"
@@ -334,13 +337,7 @@ def _compare(kind: CopiedTable, row: Row, there: Row | None) -> None:
     """Raise CopyError if a row arrived changed."""
     if there is None:
         raise CopyError(f"{kind.name}: the row with id {row['id']} in the source did not arrive")
-    there_values = kind.values_of(there)
-    for name, value in kind.values_of(row).items():
-        if value != there_values[name]:
-            raise CopyError(
-                f"{kind.name}: {name} of the row with id {row['id']} in the source arrived changed"
-            )
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+    for name in kind.differences(row, there):
+        raise CopyError(
+            f"{kind.name}: {name} of the row with id {row['id']} in the source arrived changed"
+        )

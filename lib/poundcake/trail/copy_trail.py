@@ -167,7 +167,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
             return result
         source_wins = holds.COPYING_FROM in _marks(databases.target)
         # The source of a target in use is not in use itself, so it can be locked from the start.
-        earlier = _Pass(databases, source_wins, log).run() if source_wins else {}
+        earlier = _Pass(databases, source_wins, log, verify=False).run() if source_wins else {}
         with database.transaction(databases.source, check=False) as lock:
             holds.lock_out_writers(lock)
             _check_source(databases, holds.read_marks(lock))
@@ -270,7 +270,8 @@ def _release(target: Engine) -> None:
 class _Pass:
     """Copy all rows that the target lacks. If the source wins, also update changed ones."""
 
-    def __init__(self, databases: _Databases, source_wins: bool, log: Log):
+    def __init__(self, databases: _Databases, source_wins: bool, log: Log, verify: bool = True):
+        self._verify = verify
         self._databases = databases
         self._source_wins = source_wins
         self._log = log
@@ -342,7 +343,7 @@ class _Pass:
         for attempt in range(database.ATTEMPTS):
             try:
                 with self._writing() as connection:
-                    writer = RowWriter(connection, self._source_wins)
+                    writer = RowWriter(connection, self._source_wins, self._verify)
                     write(writer)
                 break
             except IntegrityError as error:
