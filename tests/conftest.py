@@ -53,6 +53,7 @@ SLOW_FILES = (
         )
     ),
     "tests/lib/trail/queries/test_bounded_search.py",
+    "tests/lib/trail/test_copy_trail.py",
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestLists",
 )
