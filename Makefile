@@ -49,6 +49,9 @@ fuzz: .venv .venv-fuzz ## Wild inputs: parsers, stateful models, schemathesis, a
 	tests/fuzz $(FUZZED) $(TESTS)
 	@.venv/bin/python -m tests.fuzz.flood --requests 1000000 $(ARGS)
 
+soak: services .venv ## Two Alertmanagers and a Prometheus that fail, for 30 minutes (ARGS="--help")
+	@.venv/bin/python -m tests.cluster $(ARGS)
+
 mutate: services .venv ## Remove each defence in a copy of the tree: do the tests notice? (ARGS="--help")
 	@.venv/bin/python -m tests.defences $(ARGS)
 
@@ -82,5 +85,5 @@ services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test-fast test test-all lint faults fuzz mutate bench live clean services \
+.PHONY: help demo run test-fast test test-all lint faults fuzz soak mutate bench live clean services \
 	.venv .venv-lint .venv-fuzz

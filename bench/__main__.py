@@ -1,8 +1,8 @@
-"""All measurements, one after the other: views, plans, record, connections.
+"""Run all measurements: views, plans, record, connections.
 
     python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-Ends with 1 if one of them does.
+The exit code is 1 if one of them exits with 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench import history
 
 
 def main() -> None:
-    """Run each measurement in a process of its own."""
+    """Run each measurement in a separate process."""
     history.options(__doc__).parse_args()
     commands = [
         ["bench.views", *sys.argv[1:]],

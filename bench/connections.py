@@ -1,13 +1,13 @@
-"""How long a healthy client waits while others hold connections and send little.
+"""Measure how long a healthy client waits while others hold connections and send little.
 
     python -m bench.connections [--idle 1000] [--slow 200] [--samples 1000]
 
-The endpoint runs as StackStorm runs it, in a process that eventlet has patched, and on plain
-threads. The idle clients have had an answer and keep their connection. Half of the slow ones send
-a header, half a body, a byte every half second. The client that is measured posts webhooks, half
-of them on connections of their own. Measured with max_connections for all of them, and with the
-default, under which the connections that are idle for the longest are closed. Ends with 1 if the
-client's p99 is 100 ms or more, or an answer is not 202.
+The endpoint runs as under StackStorm, in a process patched by eventlet, and on plain threads. The
+idle clients have got a response and keep their connection. Half of the slow clients send a header,
+the others a body, one byte every half second. The measured client posts webhooks, half of them on
+new connections. The limit max_connections is first high enough for all clients, and then the
+default, with which the connections that are idle longest are closed. The exit code is 1 if the
+client's p99 is 100 ms or more, or a response is not 202.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from poundcake.config import Config
 from tests.lib.endpoints import Patched, Unpatched, message
 from tests.lib.samples import alert, webhook
 
-MOST_MS = 100
+LIMIT_MS = 100
 WEBHOOK = "/api/v1/webhook"
 LIVE = "/api/v1/health/live"
 TYPE = {"Content-Type": "application/json"}
@@ -54,18 +54,18 @@ def main() -> None:
                     endpoint.ready()
                     label = f"{name}, max_connections {limit}"
                     report(label + ", alone", measure(endpoint, options.samples))
-                    with crowd(endpoint, options.idle, options.slow) as count_open:
+                    with hold_connections(endpoint, options.idle, options.slow) as count_open:
                         among = measure(endpoint, options.samples)
                         report(label + ", among them", among)
-                        print(f"  of the others {count_open()} are still open")
-                    over = over or p99(among) >= MOST_MS
+                        print(f"  {count_open()} of the other connections are still open")
+                    over = over or p99(among) >= LIMIT_MS
                 finally:
                     endpoint.stop()
-    sys.exit(f"over {MOST_MS} ms" if over else 0)
+    sys.exit(f"over {LIMIT_MS} ms" if over else 0)
 
 
 @contextlib.contextmanager
-def crowd(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
+def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
     """Hold connections of both kinds, and yield a function that counts those still open."""
     clients, ended = [], threading.Event()
     try:
@@ -108,7 +108,7 @@ def is_open(client: Any) -> bool:
 
 
 def measure(endpoint: Any, samples: int) -> list[float]:
-    """Return the milliseconds of each webhook, to the end of its answer."""
+    """Return the milliseconds of each webhook, up to the end of its response."""
     body = json.dumps(webhook(alert())).encode()
     kept = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20)
     found = []

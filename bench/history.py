@@ -1,13 +1,14 @@
-"""A made-up history: what a busy Alertmanager leaves in the tracking tables in a year.
+"""Generate the history that a busy Alertmanager leaves in the tracking tables in a year.
 
     python -m bench.history [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-The same seed and the same end make the same rows, and a shorter history is the last part of a
-longer one: the alerts of an hour, the open incidents and the shares of names, outcomes and
+The same seed and the same end produce the same rows, and a shorter history is the last part of a
+longer one: the number of alerts per hour, the open incidents and the shares of names, outcomes and
 statuses do not depend on the length.
 
-500 places, ten to a group, have one incident after another each; see bench.incidents. A group is
-one Alertmanager notification: 50 groups take turns, one request every 31.5 seconds.
+There are 500 places, ten in each group. Each place has one incident after another; see
+bench.incidents. A group is one Alertmanager notification: 50 groups take turns, with one request
+every 31.5 seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from poundcake.trail import schema
 from tests.services import Missing
 
 # Requests in one transaction.
-AT_ONCE = 1000
+REQUESTS_PER_TRANSACTION = 1000
 
 CALLS = (
     "id request_id method path headers body status_code created_at completed_at client_host "
@@ -78,7 +79,7 @@ Write = Callable[[Connection, Table, Sequence[str], Sequence[Values]], None]
 
 
 def rows(alerts: int, end: datetime) -> Iterator[Rows]:
-    """Yield the rows of each request of a history, the oldest first."""
+    """Yield the rows of each request of a history, oldest first."""
     calls = alerts // PER_REQUEST
     notifications = calls // GROUPS
     places = [
@@ -100,12 +101,12 @@ def rows(alerts: int, end: datetime) -> Iterator[Rows]:
 
 
 class _Request:
-    """One request as its alerts are added to it.
+    """A request to which alerts are added.
 
     Args:
         number: Counted back from the end of the history.
         call_id: The id of its row.
-        links: How many links the requests before it have.
+        links: The number of links of the earlier requests.
     """
 
     def __init__(self, number: int, call_id: int, end: datetime, links: int) -> None:
@@ -115,14 +116,14 @@ class _Request:
         self._call_id = call_id
         self._request_id = incidents.request_id(number)
         self._created_at, self._recorded_at = as_stored(received), as_stored(recorded)
-        # None while something that ran for it has not ended.
+        # None while an execution for it has not ended.
         self._completed_at: str | None = self._recorded_at
         self._fragments: list[str] = []
         self._rows = Rows([], [], [], [])
         self.links = links
 
     def add(self, position: int, incident: Incident, notification: int) -> None:
-        """Add the alert of one place.
+        """Add the alert of a place.
 
         Args:
             notification: Counted back from the newest of the group.
@@ -179,7 +180,7 @@ class _Request:
             self._completed_at = max(self._completed_at, moment) if moment else None
 
     def rows(self) -> Rows:
-        """Return the rows, once all alerts are added."""
+        """Return the rows after all alerts have been added."""
         alerts = ", ".join(self._fragments)
         body = (
             f'{{"version": "4", "receiver": "poundcake", "status": "firing", "alerts": [{alerts}]}}'
@@ -209,11 +210,11 @@ class _Request:
 
 
 def build(url: str, alerts: int, end: datetime) -> None:
-    """Make the tables in an empty database, and fill them.
+    """Create the tables in an empty database, and fill them.
 
     Args:
-        url: SQLAlchemy's.
-        alerts: How many the history has.
+        url: The SQLAlchemy URL of the database.
+        alerts: The number of alerts in the history.
     """
     mariadb = make_url(url).get_backend_name() == "mysql"
     engine = create_engine(url, connect_args={"local_infile": True} if mariadb else {})
@@ -230,7 +231,7 @@ def build(url: str, alerts: int, end: datetime) -> None:
         connection.commit()
         _fill(connection, load if mariadb else insert, rows(alerts, end))
         print(f"{alerts:,} alerts written after {time.monotonic() - started:.0f} s")
-        # Many times quicker than to keep them while the rows are written.
+        # Many times faster than updating the indexes while the rows are written.
         for table in (schema.api_calls, schema.alerts):
             _make_indexes(connection, table, mariadb)
         digest = incidents.seeded_digest("database")[:32]
@@ -250,10 +251,10 @@ def build(url: str, alerts: int, end: datetime) -> None:
 
 
 def _fill(connection: Connection, write: Write, made: Iterator[Rows]) -> None:
-    # The requests of a transaction are written while those of the next are made up.
+    # The requests of a transaction are written while those of the next one are generated.
     with ThreadPoolExecutor(1) as writer:
         writing = None
-        for some in iter(lambda: list(islice(made, AT_ONCE)), []):
+        for some in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
             if writing:
                 writing.result()
             writing = writer.submit(_write_all, connection, write, some)
@@ -267,7 +268,7 @@ def _make_indexes(connection: Connection, table: Table, mariadb: bool) -> None:
         for index in indexes:
             index.create(connection)
         return
-    # All in one pass over the table.
+    # All indexes in one pass over the table.
     added = ", ".join(
         f"ADD INDEX {index.name} ({', '.join(column.name for column in index.columns)})"
         for index in indexes
@@ -279,12 +280,12 @@ def _make_indexes(connection: Connection, table: Table, mariadb: bool) -> None:
 def open_histories(
     chosen: argparse.Namespace, sizes: Sequence[int] = ()
 ) -> Iterator[dict[int, str]]:
-    """Yield the URLs, by size, of the histories that the options choose; build what is missing.
+    """Yield the URLs of the selected histories by size. Build the missing ones first.
 
-    The MariaDB of the directory runs as long as the context lasts.
+    The MariaDB of the directory runs until the context ends.
 
     Args:
-        sizes: Those that are wanted; by default both.
+        sizes: The sizes to open; by default both.
     """
     directory = os.path.abspath(chosen.directory)
     os.makedirs(directory, exist_ok=True)
@@ -306,7 +307,7 @@ def open_histories(
 
 
 def _end_of_histories(directory: str) -> datetime:
-    """Return when the histories of a directory end: when the first of them was built."""
+    """Return the end of the histories of a directory: the time at which the first was built."""
     path = os.path.join(directory, "end")
     if not os.path.exists(path):
         with open(path, "w") as file:
@@ -319,7 +320,7 @@ def _end_of_histories(directory: str) -> datetime:
 
 
 def _history(directory: str, server: MariaDB | None, size: int, end: datetime) -> str:
-    """Return the URL of a history, which is built if it is missing."""
+    """Return the URL of a history. Build it if it is missing."""
     name = f"poundcake_{size}"
     path = os.path.join(directory, name + ".db")
     url = server.url(name) if server else "sqlite:///" + path
@@ -342,7 +343,7 @@ def _description(size: int, end: datetime) -> str:
 
 
 def _is_built(url: str, wanted: str) -> bool:
-    """Return True if the database has this history, whole and with the tables of this release."""
+    """Return True if the database has this complete history with the tables of this release."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:
@@ -356,14 +357,14 @@ def _is_built(url: str, wanted: str) -> bool:
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that the tools of this folder share."""
+    """Return a parser with the common options of the tools in this folder."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--directory",
         default=os.path.join(tempfile.gettempdir(), "poundcake-bench"),
-        help="where the histories are kept (default: %(default)s)",
+        help="folder of the histories (default: %(default)s)",
     )
     parser.add_argument(
         "--mariadb", action="store_true", help="use a private MariaDB instead of SQLite"
@@ -376,7 +377,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def parse_size(text: str) -> int:
-    """Return a number of alerts that the command line names."""
+    """Return a number of alerts from the command line."""
     number = int(text) if text.isdigit() else 0
     if number < SMALLEST or number % SMALLEST:
         raise argparse.ArgumentTypeError(f"must be a multiple of {SMALLEST}")
@@ -402,7 +403,7 @@ def load(
 ) -> None:
     """Write rows with LOAD DATA.
 
-    It is several times faster than INSERT, for which the driver formats every value.
+    It is several times faster than INSERT, because the driver need not format every value.
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as file:
         for row in made:
@@ -415,7 +416,7 @@ def load(
 
 
 def as_load_data_field(value: Value) -> str:
-    """Return a value as LOAD DATA reads it."""
+    """Return a value in the format of LOAD DATA."""
     if value is None:
         return "\\N"
     if isinstance(value, str):
@@ -427,7 +428,7 @@ def as_load_data_field(value: Value) -> str:
 
 
 def main() -> None:
-    """Build the histories, and print how many rows their tables have."""
+    """Build the histories, and print the number of rows in their tables."""
     chosen = options(__doc__).parse_args()
     with open_histories(chosen) as urls:
         for alerts in sorted(urls):

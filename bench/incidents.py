@@ -1,6 +1,6 @@
-"""Made-up incidents: how each was notified, decided and remediated.
+"""Generate incidents, with their notifications, decisions and remediations.
 
-Everything is drawn from a fixed seed, so that the same incident is the same in every run.
+Everything is drawn from a fixed seed, so that each incident is the same in every run.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from poundcake.alertmanager import episode_name, fingerprint
 from poundcake.timestamps import format_timestamp
 
 SEED = 20
-# 10 million alerts are a year.
+# 10 million alerts are one year.
 INTERVAL = timedelta(seconds=31.536)
-# 500 places, ten to a group, have one incident after another each.
+# 500 places, ten in each group, which each have one incident after another.
 GROUPS = 50
 PER_REQUEST = 10
-# So many groups bundle the alerts of one name, as Alertmanager does; the others bundle the alerts
-# of a cluster.
+# The number of groups whose alerts have the same name; the other groups contain the alerts of a
+# cluster.
 GROUPS_OF_ONE_NAME = 25
 SMALLEST = 10_000
 
@@ -40,13 +40,13 @@ OTHER_WORKFLOW = "operations.notify"
 STATUSES = ["succeeded", "failed", "timeout", "canceled", "abandoned"]
 STATUS_WEIGHTS = [93, 6, 0.5, 0.3, 0.2]
 
-# A value as both databases take it; times are text.
+# A value that both databases accept; times are text.
 Value = Union[str, int, float, bool, None]
 Values = Tuple[Value, ...]
 
 
 class Decided(NamedTuple):
-    """What was decided about one alert, and what became of it: columns of poundcake_alerts."""
+    """The decision about an alert and its result: columns of poundcake_alerts."""
 
     ends_at: str | None = None
     episode: str | None = None
@@ -75,11 +75,11 @@ class Incident:
     """One incident and its notifications, from the first, number 0, to the last.
 
     Args:
-        place: Where it is, 0 to 499. Each place has one incident after another.
+        place: Its place, 0 to 499. Each place has one incident after another.
         number: Counted back from the newest incident of the place, which is open.
         opened: Its first notification, counted back from the newest of its group.
-        length: How many notifications it has, with the resolve.
-        end: When the history ends.
+        length: The number of its notifications, including the resolve.
+        end: The end of the history.
     """
 
     def __init__(self, place: int, number: int, opened: int, length: int, end: datetime) -> None:
@@ -93,7 +93,7 @@ class Incident:
             # Frequent names are much more frequent than rare ones.
             rank = int(len(NAMES) ** draw.random()) - 1
         self.name = NAMES[rank]
-        # No two places share an instance, so that no two incidents of one fingerprint overlap.
+        # No two places share an instance, so that incidents of one fingerprint never overlap.
         host = place + GROUPS * PER_REQUEST * draw.randrange(INSTANCES // (GROUPS * PER_REQUEST))
         service = SERVICES[rank % len(SERVICES)].lower()
         self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
@@ -109,7 +109,7 @@ class Incident:
         labels = {"alertname": self.name, "instance": self.instance}
         starts_at = format_timestamp(self.starts_at)
         fields = {"fingerprint": self.fingerprint, "labels": labels, "startsAt": starts_at}
-        # What its alerts have in common in the body of a request.
+        # The common fields of its alerts in the body of a request.
         self.fragment = json.dumps(fields)[1:]
 
     def _describe(self, draw: random.Random, host: int, service: str) -> None:
@@ -135,20 +135,20 @@ class Incident:
         )
 
     def _plan(self, draw: random.Random) -> None:
-        """Draw which of its notifications are refused, and which cannot be read."""
+        """Draw which of its notifications are refused, and which are malformed."""
         self.firing = self.length - (not self.is_open)
-        # How often it is refused before it is admitted, if it ever is.
+        # The number of refusals before it is admitted, if it is admitted at all.
         self.refused = draw.randint(1, 4) if draw.random() < 0.15 else 0
         self.refusal = draw.choice(["cooldown", "cooldown", "rate_limited"])
         self.refused = min(self.refused, self.firing)
-        # In a few incidents one notification is malformed, or resolves what is not open.
+        # In a few incidents, one notification is malformed or resolves nothing.
         self.odd: int | None = None
         self.oddity = draw.choice(["malformed", "nothing open", "nothing open"])
         if self.firing > self.refused + 2 and draw.random() < 0.25:
             self.odd = draw.randrange(self.refused + 1, self.firing - 1)
 
     def request(self, nth: int) -> int:
-        """Return the number of the request of the nth notification, counted back from the end."""
+        """Return the number of the nth notification's request, counted back from the end."""
         return (self.opened - nth) * GROUPS + self.group
 
     def received_at(self, nth: int) -> datetime:
@@ -156,10 +156,10 @@ class Incident:
         return received_at(self.request(nth), self.end)
 
     def notification(self, nth: int, created_at: str) -> tuple[str, Decided]:
-        """Return the status of the nth notification, and what was decided about it.
+        """Return the status of the nth notification, and the decision about it.
 
         Args:
-            created_at: When it was received, as it is stored.
+            created_at: The time of its receipt, as stored.
         """
         if nth == self.odd:
             return self._odd(created_at)
@@ -210,7 +210,7 @@ class Incident:
         )
         if nth > 0:
             return refused
-        # The first one opens the incident, and counts the later refusals.
+        # The first refusal opens the incident, and its row counts the later ones.
         last_seen = as_stored(self.received_at(self.refused - 1))
         refused = refused._replace(notifications=self.refused, last_seen_at=last_seen)
         if self.refused < self.length:
@@ -237,7 +237,7 @@ class Incident:
         )
 
     def runs(self) -> list[Run]:
-        """Return the executions for the notification that was admitted."""
+        """Return the executions for the admitted notification."""
         number = self.request(self.refused)
         received = self.received_at(self.refused)
         workflow = workflow_of(self.name)
@@ -263,8 +263,8 @@ class Incident:
         started = received + timedelta(seconds=self._draw.uniform(1, 4))
         took = timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
         ended = None if running else started + took
-        # MongoDB's ObjectId begins with the second it was made in: neighbours in time are
-        # neighbours in an index.
+        # A MongoDB ObjectId begins with its time in seconds, so that executions close in time are
+        # close in an index.
         execution_id = f"{int(started.timestamp()):08x}{digest}"
         host = self.instance.partition(":")[0]
         error = stage = message = None
@@ -297,16 +297,16 @@ class Incident:
 
 
 def incidents_of(place: int, notifications: int, end: datetime) -> Iterator[Incident]:
-    """Yield the incidents of one place, the oldest first.
+    """Yield the incidents of a place, oldest first.
 
     Args:
-        notifications: How many the place has in the whole history.
+        notifications: The number of notifications of the place in the whole history.
 
-    Lengths are drawn from the end backwards, so that the end of a history is the same however far
-    back it goes.
+    Lengths are drawn backwards from the end, so that the end of a history does not depend on its
+    length.
     """
     draw = random.Random(f"{SEED}-{place}")
-    # The open one began within the shortest history.
+    # The open incident began within the shortest history.
     lengths = [draw.randint(1, SMALLEST // PER_REQUEST // GROUPS - 1)]
     covered = lengths[0]
     while covered < notifications:
@@ -318,7 +318,7 @@ def incidents_of(place: int, notifications: int, end: datetime) -> Iterator[Inci
 
 
 def received_at(number: int, end: datetime) -> datetime:
-    """Return when a request was received: number 0 at the end, each a little off the beat."""
+    """Return the time of receipt of a request, with jitter. Number 0 is at the end."""
     return end - INTERVAL * number - timedelta(milliseconds=number * 7919 % 3000)
 
 
@@ -333,10 +333,10 @@ def workflow_of(name: str) -> str:
 
 
 def seeded_digest(*parts: str | int) -> str:
-    """Return a hexadecimal digest of the seed and these parts."""
+    """Return a hexadecimal digest of the seed and the parts."""
     return hashlib.sha256(repr((SEED,) + parts).encode()).hexdigest()
 
 
 def as_stored(moment: datetime) -> str:
-    """Return a time as both databases take it."""
+    """Return a time in the format that both databases accept."""
     return moment.strftime("%Y-%m-%d %H:%M:%S.%f")

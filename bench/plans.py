@@ -1,9 +1,9 @@
-"""Check that no view reads a table of the history from end to end.
+"""Check that no view reads a whole table of the history.
 
     python -m bench.plans [--directory DIRECTORY] [--mariadb] [--large 1000000]
 
-Asks the database for its plan (EXPLAIN; EXPLAIN QUERY PLAN) of every statement that the views send.
-Ends with 1 if one of them reads a whole table of the history, or a whole index without a limit.
+It queries the database's plan (EXPLAIN; EXPLAIN QUERY PLAN) of every statement that the views send.
+The exit code is 1 if a plan reads a whole table of the history, or a whole index without a limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HISTORY = (
 )
 SCANS = tuple("SCAN " + table for table in HISTORY)
 SORTS = ("USE TEMP B-TREE FOR ORDER BY", "USE TEMP B-TREE FOR GROUP BY")
-# Calls of each view: what is asked for may change the plan.
+# Calls of each view, because the parameters may change the plan.
 SAMPLES = 20
 
 # SQL and its parameters.
@@ -34,7 +34,7 @@ Statements = List[Tuple[str, Any]]
 
 @contextmanager
 def sent_selects(engine: Engine) -> Iterator[Statements]:
-    """Yield a list to which each SELECT is added that is sent to the engine's database."""
+    """Yield a list to which each SELECT sent to the engine's database is added."""
     sent: Statements = []
 
     def remember(
@@ -53,8 +53,8 @@ def sent_selects(engine: Engine) -> Iterator[Statements]:
 def full_scans(connection: Connection, statement: str, parameters: Any) -> list[str]:
     """Return the lines of a statement's plan that read a whole table of the history.
 
-    A whole index is as bad, unless a LIMIT ends the reading early, which it does if the rows need
-    not be sorted first.
+    Reading a whole index is as bad, unless a LIMIT ends it early. It does if the rows need no
+    sorting.
     """
     limited = "LIMIT" in statement
     if connection.dialect.name == "sqlite":
@@ -63,7 +63,7 @@ def full_scans(connection: Connection, statement: str, parameters: Any) -> list[
         return [
             row.detail
             for row in plan
-            # Before 3.36 it writes SCAN TABLE.
+            # SQLite before 3.36 writes SCAN TABLE.
             if row.detail.replace("SCAN TABLE", "SCAN").startswith(SCANS)
             and not (" USING " in row.detail and limited and row.parent not in sorted_first)
         ]
@@ -76,7 +76,7 @@ def full_scans(connection: Connection, statement: str, parameters: Any) -> list[
 
 
 def _is_full_scan(row: Row[Any], limited: bool) -> bool:
-    """Return True if a line of MariaDB's plan reads a whole table, or a whole index to its end."""
+    """Return True if a line of MariaDB's plan reads a whole table or index."""
     ends_early = limited and "filesort" not in row.Extra and "temporary" not in row.Extra
     return row.type == "ALL" or (row.type == "index" and not ends_early)
 
@@ -86,22 +86,22 @@ def main() -> None:
     chosen = history.options(__doc__).parse_args()
     with history.open_histories(chosen, [chosen.large]) as urls:
         engine = database.open_engine(urls[chosen.large])
-        failed, asked = set(), 0
+        failed, plans = set(), 0
         with database.reading(engine) as connection:
             drawn = views.samples(connection, SAMPLES)
             for name, prepare in views.cases().items():
                 with sent_selects(engine) as sent:
                     for sample in drawn:
                         prepare(connection, sample)()
-                asked += len(sent)
+                plans += len(sent)
                 for statement, parameters in sent:
                     for line in full_scans(connection, statement, parameters):
                         if (name, statement, line) not in failed:
                             print(f"{name}: {line}\n{statement}\n{parameters}\n")
                             failed.add((name, statement, line))
-    print(f"{asked} plans of {len(views.cases())} views")
+    print(f"{plans} plans of {len(views.cases())} views")
     if failed:
-        sys.exit(f"{len(failed)} of them read a whole table")
+        sys.exit(f"{len(failed)} plans read a whole table")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A list of requests recorded in one call of `record`, against a call for each.
+"""Compare one call of `record` for many requests with one call for each request.
 
     python -m bench.record [--process] [--requests 1000]
 
-On a fresh SQLite and a fresh private MariaDB, with durable commits as in production. Without
---process it compares the work alone; with --process each call is the action in a process of its
-own, as StackStorm runs it, and the calls for one request are a sample. It then ends with 1 if the
-one call takes more than a twentieth of the time.
+It uses a fresh SQLite and a fresh private MariaDB, with durable commits as in production. Without
+--process, it compares only the work. With --process, each call runs the action in a separate
+process, as StackStorm does, and the calls for single requests are a sample. The exit code is then 1
+if the one call takes more than a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from poundcake.trail import database
 from poundcake.trail.record import record_requests
 from tests.services import Missing
 
-TIMES = 20
+MIN_SPEEDUP = 20
 SAMPLE = 50
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -91,14 +91,14 @@ def _parse_stored(text: str) -> datetime:
 
 
 def in_process(url: str) -> Record:
-    """Return record_requests() on an engine that is open."""
+    """Return record_requests() with an open engine."""
     engine = database.open_engine(url)
     database.prepare(engine)
     return lambda some: record_requests(engine, Config(cooldown_seconds=0), some)
 
 
 def as_action(url: str) -> Record:
-    """Return the action poundcake.record, which is a new process for each call."""
+    """Return the action poundcake.record, which runs in a new process for each call."""
     engine = database.open_engine(url)
     database_id = database.prepare(engine)
     engine.dispose()
@@ -156,12 +156,12 @@ def mariadb() -> Iterator[Callable[[], str]]:
 def compare(
     fresh: Callable[[], str], kind: Callable[[str], Record], some: Sequence[Request], sample: int
 ) -> tuple[float, float]:
-    """Return the seconds of one call for all requests, and of a call for each.
+    """Return the seconds of one call for all requests, and of one call for each request.
 
     Args:
         fresh: Returns the URL of a fresh database.
-        kind: Returns what records into a database.
-        sample: How many calls are made for one request each.
+        kind: Returns a function that records into a database.
+        sample: The number of calls with one request.
     """
     record = kind(fresh())
     started = time.perf_counter()
@@ -196,14 +196,14 @@ def main() -> None:
     for name, database_of in (("SQLite", sqlite), ("MariaDB", mariadb)):
         with database_of() as fresh:
             one, many = compare(fresh, kind, some, sample)
-        missed |= chosen.process and many < TIMES * one
+        missed |= chosen.process and many < MIN_SPEEDUP * one
         print(
             f"{name}: {len(some)} requests in one call {one:.2f} s, a call for each {many:.1f} s"
             f"{sampled}: {many / one:.1f} times",
             flush=True,
         )
     if missed:
-        sys.exit(f"should be {TIMES} times at least")
+        sys.exit(f"one call must be at least {MIN_SPEEDUP} times faster")
 
 
 if __name__ == "__main__":

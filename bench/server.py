@@ -1,8 +1,8 @@
-"""A private MariaDB for the measurements, whose data stays from one run to the next.
+"""A private MariaDB for the measurements, whose data is kept between runs.
 
     python -m bench.server DIRECTORY
 
-runs it until Ctrl-C and prints how to connect.
+The command runs it until Ctrl-C, and prints how to connect.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from types import FrameType
 
 from tests import services
 
-# Half of the machine's memory: MariaDB's advice for a machine of its own is up to 80 %.
+# Half of the machine's memory. On a dedicated machine, MariaDB recommends up to 80 %.
 BUFFER_POOL = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2 >> 20}M"
 LOG_FILE = "1G"
 
 
 class MariaDB(services.MariaDB):
-    """The tests' server with more memory, and its data in a directory that is given."""
+    """The tests' server with more memory, and its data in a given directory."""
 
     start_seconds = 300  # it may have to recover from its log
     stop_seconds = 300
@@ -33,7 +33,7 @@ class MariaDB(services.MariaDB):
         self.prepare()
 
     def prepare(self) -> None:
-        """Start the server on the data of the directory, which is made if it is missing."""
+        """Start the server on the data in the directory. Create the directory if it is missing."""
         if not os.path.exists(self.path("password")):
             super().prepare()
             with open(os.open(self.path("password"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
@@ -53,12 +53,12 @@ class MariaDB(services.MariaDB):
             *super().command(),
             "--innodb-buffer-pool-size=" + BUFFER_POOL,
             "--innodb-log-file-size=" + LOG_FILE,
-            # MariaDB's defaults, which the tests' server turns off: what is committed is on the
-            # disk, and what is not in the buffer pool is read from it.
+            # MariaDB's defaults, which the tests' server changes: commits are written to the
+            # disk, and pages outside the buffer pool are read from the disk.
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-flush-method=O_DIRECT",
             "--innodb-doublewrite=ON",
-            # The indexes of a large history are made by sorting.
+            # The indexes of a large history are built by sorting.
             "--innodb-sort-buffer-size=64M",
         ]
 
@@ -75,12 +75,12 @@ class MariaDB(services.MariaDB):
             connection.close()
 
     def close(self) -> None:
-        """Stop the server. Its data stays."""
+        """Stop the server, and keep its data."""
         self.stop()
 
 
 def interrupt(signal_number: int, frame: FrameType | None) -> None:
-    """End the server as Ctrl-C does."""
+    """Stop the server as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -1,13 +1,14 @@
-"""How long every view takes on a short and on a long history.
+"""Measure how long every view takes on a short and on a long history.
 
     python -m bench.views [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-Each view is called with each of its filters on an open connection, in turn on the short and on the
-long history, so that other work of the machine slows down both. What is asked for is drawn from
-the history, and every page has the view's default size. Ends with 1 if a p99 on the long history
-reaches the limit, or if that of all calls of a view is more than twice that on the short one.
+Each view is called with each of its filters on an open connection, alternately on the short and on
+the long history, so that other work on the machine slows down both. The values of the filters are
+drawn from the history, and every page has the view's default size. The exit code is 1 if a p99 on
+the long history reaches the limit, or if the p99 of all calls of a view is more than twice that on
+the short history.
 
-In the table, `other_severity` is the severity of another alert: the filters mostly match nothing.
+In the table, `other_severity` is the severity of another alert; the filters mostly match nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.search import ALERT_FILTERS, Cursor, Filters
 
 LIMIT_MS = 50
-MOST_TIMES = 2
+MAX_RATIO = 2
 SAMPLES = 300
 WARM_UP = 20
-# Seconds for one line. What takes longer is over the limit anyway.
+# Seconds for one line. A line that takes longer is over the limit anyway.
 LONGEST = 60
 
 SINGLE = [(name,) for name in ALERT_FILTERS]
@@ -54,26 +55,26 @@ TOGETHER = [
     ("outcome", "since"),
 ]
 RARE = {"severity": "page"}
-# A longer history has more in a day than a short one that lasts less: these are not compared.
+# Not compared, because the short history covers less than a day.
 OTHER_RANGES = ("stats, a day",)
 
 # A view as JSON.
 Answer = Dict[str, Any]
 Call = Callable[[], Any]
-# Milliseconds of the calls on the short, and of those on the long history.
+# Milliseconds of the calls on the short history, and of those on the long one.
 Times = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one call asks for.
+    """The parameters of one call.
 
     Attributes:
         alert: A row of poundcake_alerts, with request_id.
-        other: Another one.
+        other: Another row.
         link: A link, with the episode of its alert, and status and start of its execution.
-        end: When the history ends.
-        offset: How many rows to skip.
+        end: The end of the history.
+        offset: The number of rows to skip.
     """
 
     alert: Row[Any]
@@ -85,7 +86,7 @@ class Sample:
     def filters(
         self, names: Sequence[str], before: Cursor | None = None, severity: str = ""
     ) -> Filters:
-        """Return filters of these names that the alert matches, and those that are given."""
+        """Return filters with these names that the alert matches, and the given ones."""
         values: dict[str, Any] = {"before": before, "severity": severity}
         for name in names:
             if name == "since":
@@ -111,7 +112,7 @@ LISTS: dict[str, Callable[[Connection, Filters], Answer]] = {
 
 
 def cases() -> dict[str, Prepare]:
-    """Return every view with its filters, by the name of its line."""
+    """Return the calls of every view with its filters, by the name of the line."""
     found: dict[str, Prepare] = {
         "status": lambda c, s: partial(queries.status, c, s.alert.request_id),
         "get_alert": lambda c, s: partial(queries.alert_of, c, s.link.request_id, s.link.episode),
@@ -145,7 +146,7 @@ def cases() -> dict[str, Prepare]:
 
 
 def _list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
-    """Return how a list is called with these filters. With `before` it is a page further back."""
+    """Return the call of a list with these filters. With `before`, it is a later page."""
     others = [name for name in names if name != "before"]
 
     def prepare(connection: Connection, sample: Sample) -> Call:
@@ -159,7 +160,7 @@ def _list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
 def _cursor(
     connection: Connection, view: str, sample: Sample, names: Sequence[str]
 ) -> Cursor | None:
-    """Return where the page ends that begins at the sample's alert; None if it is the last."""
+    """Return the cursor after the page that starts at the sample's alert; None for the last."""
     page = LISTS[view](connection, sample.filters([*names, "until"]))
     return search.parse(before=page.get("next", "")).before
 
@@ -170,7 +171,7 @@ def _stats(connection: Connection, sample: Sample, long: timedelta, alert_name: 
 
 
 def samples(connection: Connection, count: int) -> list[Sample]:
-    """Return Samples of a history, the same in every run."""
+    """Return samples of a history, the same in every run."""
     draw = random.Random(incidents.SEED)
     found = _draw_rows(
         connection,
@@ -200,7 +201,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
 def _draw_rows(
     connection: Connection, draw: random.Random, count: int, statement: Select[Any], row_id: Any
 ) -> list[Row[Any]]:
-    """Return rows, each drawn from all; ids go up from 1 without a gap."""
+    """Return randomly drawn rows. The ids must be contiguous from 1."""
     last = connection.scalar(select(func.max(row_id))) or 1
     ids = [draw.randint(1, last) for _ in range(count)]
     rows: dict[int, Row[Any]] = {}
@@ -210,7 +211,7 @@ def _draw_rows(
 
 
 def measure_ms(call: Call) -> float:
-    """Return how many milliseconds a call takes."""
+    """Return the milliseconds that a call takes."""
     started = time.perf_counter()
     call()
     return (time.perf_counter() - started) * 1000
@@ -225,7 +226,7 @@ def main() -> None:
     """Measure all views on both histories."""
     parser = history.options(__doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="default: %(default)s")
-    parser.add_argument("--only", default="", help="views whose line begins so")
+    parser.add_argument("--only", default="", help="only lines that begin with this text")
     chosen = parser.parse_args()
     sizes = [chosen.small, chosen.large]
     with ExitStack() as stack:
@@ -245,18 +246,18 @@ def measure(
     sizes: Sequence[int],
     chosen: argparse.Namespace,
 ) -> int:
-    """Print a line for each case, and return how many are over the limit.
+    """Print a line for each case, and return the number of lines over the limit.
 
     Args:
         sides: The short and the long history.
     """
     small, large = sizes
     print(
-        f"{small:,} and {large:,} alerts; milliseconds of {chosen.samples} calls each; p99 is to "
-        f"be under {LIMIT_MS} ms, and that of a view at most {MOST_TIMES} times"
+        f"{small:,} and {large:,} alerts; milliseconds of {chosen.samples} calls each; limits: "
+        f"p99 {LIMIT_MS} ms, and a ratio of {MAX_RATIO} for all calls of a view"
     )
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
-    print(f"{'':54} {'p50':>17} {'p99':>17} {'times':>6}")
+    print(f"{'':54} {'p50':>17} {'p99':>17} {'ratio':>6}")
     failed = 0
     by_view: dict[str, list[list[float]]] = {}
     for name, prepare in cases().items():
@@ -271,14 +272,14 @@ def measure(
             of_view = by_view.setdefault(name.split()[0], [[], []])
             for all_times, times in zip(of_view, took):
                 all_times.extend(times)
-    print("\nAll calls of a view together:")
-    return failed + sum(report(view, took, MOST_TIMES) for view, took in by_view.items())
+    print("\nAll calls of each view:")
+    return failed + sum(report(view, took, MAX_RATIO) for view, took in by_view.items())
 
 
 def _time_case(
     sides: Sequence[tuple[Connection, list[Sample]]], prepare: Prepare, count: int
 ) -> list[list[float]]:
-    """Return the milliseconds of the calls on each side; fewer than `count` if they take long."""
+    """Return the milliseconds of the calls on each side: `count`, or fewer if they take long."""
     took: list[list[float]] = [[], []]
     started = time.monotonic()
     for i in range(count + WARM_UP):
@@ -293,7 +294,7 @@ def report(label: str, took: Times, most_times: int | None = None) -> bool:
     """Print a line, and return True if it is over a limit.
 
     Args:
-        most_times: How many times the short history's p99 the long one's may be; None for any.
+        most_times: The maximum ratio of the long history's p99 to the short one's, or None.
     """
     short_half, long_half = [percentile(times, 50) for times in took]
     short, long = [percentile(times, 99) for times in took]

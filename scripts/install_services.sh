@@ -16,9 +16,11 @@ missing=
 has mariadbd || missing="$missing MariaDB"
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || has rabbitmq-server || missing="$missing RabbitMQ"
 has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
+has prometheus || missing="$missing Prometheus"
+has nft || missing="$missing nftables"
 
 if [ -z "$missing" ]; then
-    echo "poundcake: MariaDB, RabbitMQ and Alertmanager are installed; tests start instances of their own"
+    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus and nftables are installed; tests start instances of their own"
     exit 0
 fi
 skipping() {
@@ -36,6 +38,8 @@ packages_for() {
     MariaDB) echo mariadb-server-core mariadb-client-core ;;
     RabbitMQ) echo rabbitmq-server ;;
     Alertmanager) echo prometheus-alertmanager ;;
+    Prometheus) echo prometheus ;;
+    nftables) echo nftables ;;
     esac
 }
 packages=

@@ -1,7 +1,7 @@
-"""Fixtures for every test: databases, a broker and an Alertmanager, each an instance of its own.
+"""Fixtures for all tests: private instances of databases, a broker and an Alertmanager.
 
-They start when the first test asks for them and end with the session. If a program is missing, the
-tests that need it are skipped and say so.
+They start when a test first uses them, and end with the session. If a program is missing, the tests
+that need it are skipped with a message.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
 
 SERVICE_FIXTURES = {
     "alertmanager",
+    "cluster",
     "mariadb",
     "mariadb_server",
     "mariadb_url",
@@ -28,7 +29,7 @@ SERVICE_FIXTURES = {
     "rabbitmq_server",
     "rabbitmq_url",
 }
-# Tests in these start processes, or wait long; `make test-fast` leaves them out.
+# The tests in these files start processes or wait long. `make test-fast` skips them.
 PROCESS_FILES = (
     "tests/faults/",
     "tests/fuzz/",
@@ -38,8 +39,8 @@ PROCESS_FILES = (
     "tests/test_sensor_alertmanager.py",
     "tests/test_services.py",
 )
-# Tests in these wait for an endpoint in this process, or search long histories. `make test-fast`
-# leaves them out, too.
+# The tests in these files wait for an endpoint in this process, or search long histories.
+# `make test-fast` skips them as well.
 SLOW_FILES = (
     *(
         f"tests/lib/endpoint/test_{name}.py"
@@ -59,15 +60,19 @@ SLOW_FILES = (
 )
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
-# These scenarios wait most of the time, so they have a stand-in and a process of their own.
-WAITING_SCENARIOS = ("tests/scenarios/test_hostile_corpus.py", "tests/scenarios/test_statuses.py")
-# Those that take longest come first, so that none is left alone at the end.
+# These scenarios wait most of the time, so each file gets its own stand-in and process.
+WAITING_SCENARIOS = (
+    "tests/scenarios/test_clustered_alertmanagers.py",
+    "tests/scenarios/test_hostile_corpus.py",
+    "tests/scenarios/test_statuses.py",
+)
+# The longest tests come first, so that none of them runs alone at the end.
 LONGEST_FIRST = ("tests/faults/", "tests/scenarios/", "tests/lib/endpoint/test_service.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist also reads the groups in this hook
 def pytest_collection_modifyitems(items):
-    """Mark the tests by what they need, and sort them for several workers."""
+    """Mark the tests by their requirements, and sort them for several workers."""
     for item in items:
         if needs_services(item):
             item.add_marker("services")
@@ -86,13 +91,13 @@ def parameters_of(item):
 
 
 def needs_services(item):
-    """Return whether a test needs a server. `-m "not services"` leaves it out."""
+    """Return True if a test needs a server. `-m "not services"` skips it."""
     on_mariadb = parameters_of(item).get("database_url") == "mariadb"
     return on_mariadb or bool(SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())))
 
 
 def starts_processes(item):
-    """Return whether a test starts a process of the pack."""
+    """Return True if a test starts a process of the pack."""
     values = [getattr(v, "__name__", v) for v in parameters_of(item).values()]
     if any(value in PROCESS_PARAMETERS for value in values if isinstance(value, str)):
         return True
@@ -101,16 +106,15 @@ def starts_processes(item):
 
 
 def group_of(item):
-    """Return which tests run in one process with this one, because they share something.
+    """Return the group of tests that run in the same process as this one.
 
-    Those of a file share fixtures, scenarios a stand-in for each kind of database. The fault suite
-    has a world for each database.
+    The tests of a file share fixtures. The scenarios share a stand-in, and the fault suite a world,
+    for each kind of database.
     """
     file, _, rest = item.nodeid.partition("::")
     parameters = parameters_of(item)
-    if file in WAITING_SCENARIOS:
-        return "scenarios-waiting"
-    if file.startswith("tests/scenarios/") and "kind" in parameters:
+    scenario = file.startswith("tests/scenarios/") and file not in WAITING_SCENARIOS
+    if scenario and "kind" in parameters:
         return f"scenarios-{parameters['kind']}"
     if file == "tests/faults/test_faults.py":
         return item.nodeid
@@ -120,7 +124,7 @@ def group_of(item):
 
 
 def rank(nodeid):
-    """Return the place of a test in the order of the session."""
+    """Return the position of a test in the session."""
     places = [i for i, name in enumerate(LONGEST_FIRST) if nodeid.startswith(name)]
     return places[0] if places else len(LONGEST_FIRST)
 
@@ -145,7 +149,7 @@ def no_installed_database(monkeypatch):
 
 
 def start(kind, *args, **kwargs):
-    """Start a server, or skip the test and say what is missing."""
+    """Start a server, or skip the test and report what is missing."""
     try:
         server = kind(*args, **kwargs)
         server.start()
@@ -163,14 +167,14 @@ def mariadb_server():
 
 @pytest.fixture
 def mariadb(mariadb_server):
-    """The session's MariaDB, started again if an earlier test has stopped it."""
+    """Return the session's MariaDB, restarted if an earlier test has stopped it."""
     mariadb_server.start()
     return mariadb_server
 
 
 @pytest.fixture
 def mariadb_url(mariadb):
-    """The URL of a fresh database."""
+    """Return the URL of a fresh database."""
     name = mariadb.create_database()
     yield mariadb.url(name)
     mariadb.start()
@@ -186,7 +190,7 @@ def rabbitmq_server():
 
 @pytest.fixture
 def rabbitmq(rabbitmq_server):
-    """The session's RabbitMQ, started again if an earlier test has stopped it."""
+    """Return the session's RabbitMQ, restarted if an earlier test has stopped it."""
     rabbitmq_server.start()
     return rabbitmq_server
 
@@ -198,7 +202,7 @@ def rabbitmq_url(rabbitmq):
 
 @pytest.fixture
 def alertmanager():
-    """A function that starts an Alertmanager: `alertmanager(webhook_url, group_wait="1s", …)`."""
+    """Return a function that starts an Alertmanager: `alertmanager(url, group_wait="1s")`."""
     servers = []
 
     def factory(webhook_url, **options):
@@ -213,7 +217,7 @@ def alertmanager():
 
 @pytest.fixture(params=["sqlite", "mariadb"])
 def database_url(request, tmp_path):
-    """A fresh database; the test runs once on SQLite and once on MariaDB."""
+    """Return the URL of a fresh database. The test runs once on SQLite and once on MariaDB."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'tracking.db'}"
     return request.getfixturevalue("mariadb_url")

@@ -1,4 +1,4 @@
-"""The documents of the project, and what is inside them."""
+"""Read the project's documents: code blocks, links and anchors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def name(path):
-    """Return the name of a document in messages and in the names of tests."""
+    """Return the name of a document for messages and test names."""
     return str(path.relative_to(ROOT))
 
 
@@ -26,12 +26,12 @@ def blocks(path, language):
 
 
 def links(path):
-    """Return the targets of a document's links, without those in code."""
+    """Return the targets of a document's links, except those in code."""
     return _LINK.findall(_without_code(path))
 
 
 def anchors(path):
-    """Return what a link into the document may name after the #, as GitHub makes it."""
+    """Return the anchors of a document, as GitHub generates them."""
     found = set()
     for heading in _HEADING.findall(_without_code(path)):
         plain = re.sub(r"[^\w\- ]", "", heading.strip().lower())
@@ -40,7 +40,7 @@ def anchors(path):
 
 
 def code(path):
-    """Return what stands between single backticks in a document."""
+    """Return the texts between single backticks in a document."""
     return re.findall(r"`([^`\n]+)`", _BLOCK.sub("", _read(path)))
 
 

@@ -1,11 +1,11 @@
 """Servers for the tests: MariaDB, RabbitMQ and Alertmanager, as the distribution ships them.
 
-Each instance has its own directory, a free port on loopback and none of the machine's
-configuration. It can be started by root and by an ordinary user, and is ended by its process id.
-It never is, or is confused with, a server that runs on the machine.
+Each instance has its own directory and a free port on loopback, and ignores the machine's
+configuration. Root and ordinary users can start it, and it is stopped by its process id. It never
+touches a server that already runs on the machine.
 
-`start`, `stop` (orderly) and `kill` (like a crash) may be called repeatedly: the data and the port
-stay, so that a test can take a server away and give it back.
+`start`, `stop` (orderly) and `kill` (like a crash) may be called repeatedly. The data and the port
+are kept, so that a test can interrupt a server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEMORY_NEEDED = 4 * 2**30  # bytes, for several MariaDBs at once
 
 
 class Missing(Exception):
-    """The program of a server is not on this machine."""
+    """The program of a server is not installed on this machine."""
 
 
 class Failed(Exception):
@@ -67,7 +67,7 @@ def accepts_connections(port):
 
 
 class Server:
-    """One process with a directory of its own."""
+    """One process with its own directory."""
 
     name = "server"
     start_seconds = 30
@@ -84,7 +84,7 @@ class Server:
             raise
 
     def prepare(self):
-        """Do what is done once, before the first start."""
+        """Prepare the first start."""
 
     def command(self):
         raise NotImplementedError
@@ -118,7 +118,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self):
-        """End in an orderly way."""
+        """Stop in an orderly way."""
         if self.running:
             self.process.terminate()
             try:
@@ -128,13 +128,13 @@ class Server:
                 self.process.wait()
 
     def kill(self):
-        """End like a crash."""
+        """Stop like a crash."""
         if self.running:
             self.process.kill()
             self.process.wait()
 
     def close(self):
-        """End the instance and remove its data."""
+        """Stop the instance and remove its data."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -143,7 +143,7 @@ class Server:
             return file.read()[-characters:]
 
     def spawn(self, command, environment):
-        """Start a process that ends when we end, and that no Ctrl-C for us reaches."""
+        """Start a process that ends with this one, and that Ctrl-C does not reach."""
         with open(self.path("log"), "ab") as log:
             return subprocess.Popen(
                 command,
@@ -153,25 +153,30 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=self.become,  # noqa: PLW1509 - only the child can ask for its end
+                preexec_fn=self.become,  # noqa: PLW1509 - only the child can request this
             )
 
     def become(self):
-        """In the child, take the account to run as, and ask to be ended with the parent."""
+        """In the child, switch to its account, and request that it ends with the parent."""
         if self.account:
             os.initgroups(self.account.pw_name, self.account.pw_gid)
             os.setgid(self.account.pw_gid)
             os.setuid(self.account.pw_uid)
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
+
+
+def end_with_parent():
+    """In a child process: let the kernel end it when its parent ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def temporary_directory():
-    """Return a folder in memory if there is room: a database on it is created twice as fast.
+    """Return a folder in memory if there is space: creating a database is twice as fast there.
 
-    Its name leaves room for the path of a socket.
+    Its name is short enough for the path of a socket.
     """
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED:
         return MEMORY
@@ -180,7 +185,7 @@ def temporary_directory():
 
 
 class MariaDB(Server):
-    """The database server with its defaults, among them a collation that ignores case."""
+    """A database server with its default settings, including a collation that ignores case."""
 
     name = "MariaDB"
 
@@ -218,8 +223,8 @@ class MariaDB(Server):
             "--bind-address=" + LOOPBACK,
             f"--port={self.port}",
             "--skip-name-resolve",
-            # A commit reaches the kernel, where a kill of the server leaves it, and not the disk:
-            # no test cuts the power.
+            # A commit only has to reach the kernel, where it survives a kill of the server,
+            # because no test cuts the power.
             "--innodb-flush-log-at-trx-commit=2",
             "--innodb-flush-method=nosync",
             "--skip-innodb-doublewrite",
@@ -238,7 +243,7 @@ class MariaDB(Server):
             unix_socket=self.path("sock"),
             user="root",
             autocommit=True,
-            ssl_disabled=True,  # or it reads all certificates of the machine each time
+            ssl_disabled=True,  # otherwise, it reads all certificates of the machine each time
         )
         try:
             with connection.cursor() as cursor:
@@ -263,13 +268,13 @@ class MariaDB(Server):
 
 
 class RabbitMQ(Server):
-    """A broker: a node with its own port mapper, cookie and home."""
+    """A broker: a node with its own port mapper, cookie and home directory."""
 
     name = "RabbitMQ"
     start_seconds = 60
 
     def prepare(self):
-        # /usr/sbin/rabbitmq-server is a wrapper that turns ordinary users away.
+        # /usr/sbin/rabbitmq-server is a wrapper that refuses ordinary users.
         scripts = glob.glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server")
         self.server = program("/usr/lib/rabbitmq/bin/rabbitmq-server", *scripts, "rabbitmq-server")
         self.port_mapper = program("epmd")
@@ -313,7 +318,7 @@ class RabbitMQ(Server):
             RABBITMQ_CONF_ENV_FILE=self.path("environment"),
             RABBITMQ_ENABLED_PLUGINS_FILE=self.path("plugins"),
             RABBITMQ_PID_FILE=self.path("pid"),
-            # The script then becomes the node instead of watching over it.
+            # With this, the script becomes the node instead of its supervisor.
             RABBITMQ_ALLOW_INPUT="1",
             RABBITMQ_SERVER_START_ARGS="-noinput +B i -kernel inet_dist_use_interface {127,0,0,1}",
         )
@@ -331,7 +336,7 @@ class RabbitMQ(Server):
         super().start()
 
     def is_ready(self):
-        """Return whether it greets with a frame; the port opens a moment earlier."""
+        """Return True if it sends its first frame; the port opens a moment earlier."""
         try:
             with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
@@ -357,9 +362,9 @@ ROUTE = {
 
 
 class Alertmanager(Server):
-    """An Alertmanager that notifies one webhook, by default at once.
+    """An Alertmanager that notifies one webhook, by default immediately.
 
-    `route` has the keys of Alertmanager's route; times are its durations ("1s").
+    `route` contains the keys of Alertmanager's route, with its durations ("1s").
     """
 
     name = "Alertmanager"
@@ -401,7 +406,7 @@ class Alertmanager(Server):
             return False
 
     def request(self, path, body=None, timeout=5):
-        """Return the answer as text; a body makes the request a POST."""
+        """Return the response as text. A body makes the request a POST."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data, {"Content-Type": "application/json"}
@@ -413,11 +418,11 @@ class Alertmanager(Server):
             raise Failed(f"{error.code} {path}: {error.read().decode()}") from error
 
     def post(self, *alerts):
-        """Post alerts as Prometheus does: mappings with labels and, optionally, the rest."""
+        """Post alerts as Prometheus does: mappings with labels and, optionally, other fields."""
         self.request("/api/v2/alerts", list(alerts))
 
     def fire(self, starts_at=None, annotations=None, generator_url="", **labels):
-        """Post a firing alert and return its startsAt, which `resolve` takes."""
+        """Post a firing alert, and return its startsAt for `resolve`."""
         starts_at = starts_at or now()
         self.post(
             {
@@ -434,14 +439,14 @@ class Alertmanager(Server):
         self.post(dict(alert, startsAt=starts_at, endsAt=now()))
 
     def alerts(self):
-        """Return the alerts that it knows."""
+        """Return the alerts in Alertmanager."""
         return json.loads(self.request("/api/v2/alerts"))
 
     def silences(self):
         return json.loads(self.request("/api/v2/silences"))
 
 
-# No proxy leads to loopback.
+# Requests to loopback must not use a proxy.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

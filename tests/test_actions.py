@@ -1,4 +1,4 @@
-"""What all actions of the pack have in common: their results and errors are inert, and one line."""
+"""All actions of the pack return inert results, and inert errors of one line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_unusable_configuration_is_an_error(run_action):
     )
 
 
-def test_only_an_action_that_asks_the_endpoint_needs_its_credentials(run_action):
+def test_only_actions_that_query_the_endpoint_need_its_credentials(run_action):
     missing = {"auth_tokens": ["file:/no/such/file"]}
     assert run_action(lambda self: "done", missing) == (True, "done")
     succeeded, message = run_action(lambda self: "done", missing, unneeded_keys=())

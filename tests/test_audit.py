@@ -1,4 +1,4 @@
-"""The audit of known vulnerabilities: what could not be looked up is never called safe."""
+"""The audit of known vulnerabilities never reports an unchecked package as safe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATH = pathlib.Path(__file__).parent.parent / "scripts" / "audit.py"
 
 @pytest.fixture
 def audit(monkeypatch):
-    """A function that audits with given output of pip-audit and returns (code, report)."""
+    """Return a function that audits with given output of pip-audit and returns (code, report)."""
     spec = importlib.util.spec_from_file_location("audit", str(PATH))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -24,7 +24,7 @@ def audit(monkeypatch):
         close = staticmethod(lambda: None)
 
     def audited(printed, code=0, online=True):
-        def ask(*_, **__):
+        def urlopen(*_, **__):
             if not online:
                 raise urllib.error.URLError("no route")
             return Answer()
@@ -35,7 +35,7 @@ def audit(monkeypatch):
             code_of_run = 0 if installs else code
             return subprocess.CompletedProcess(command, code_of_run, out, "went wrong\n")
 
-        monkeypatch.setattr(module.urllib.request, "urlopen", ask)
+        monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
         monkeypatch.setattr(module, "run", run)
         return module.audit()
 
@@ -56,7 +56,7 @@ def test_a_known_vulnerability_is_named(audit):
     assert "requests 2.0: PYSEC-1" in report
 
 
-def test_a_package_that_could_not_be_looked_up(audit):
+def test_a_package_that_could_not_be_checked(audit):
     assert audit(report_of(skip_reason="not found")) == (3, "not found: requests")
 
 

@@ -1,4 +1,4 @@
-"""docs/CASES.md and the scenarios name each other, and nothing that does not exist."""
+"""docs/CASES.md and the scenarios name each other, and only existing cases and tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def functions_of(path):
     }
 
 
-def test_the_cases_are_numbered_without_a_gap():
+def test_the_cases_are_numbered_without_gaps():
     assert set(CASES) == {f"A{number}" for number in range(1, len(CASES) + 1)}
 
 

@@ -1,4 +1,4 @@
-"""scripts/check_rules.py finds text of an alert in commands and in lists of hosts."""
+"""scripts/check_rules.py finds alert text in commands and in lists of hosts."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def test_text_in_a_command_or_in_hosts_is_named(parameters, found):
         {"text": "{{ trigger.labels.one }}", "body": {"commands": "{{ trigger.job }}"}},
     ],
 )
-def test_what_is_safe_is_no_mistake(parameters):
+def test_safe_rules_have_no_mistake(parameters):
     assert mistakes(parameters) == []
 
 
-def test_only_triggers_of_poundcake_count():
+def test_only_poundcakes_triggers_are_checked():
     assert mistakes({"cmd": "{{ trigger.body.x }}"}, "core.st2.webhook") == []
     assert mistakes({"cmd": "{{ trigger.receiver }}"}, "poundcake.webhook") != []
 
 
 @pytest.mark.parametrize("rule", [None, [], "text", {"trigger": "poundcake.alert"}, {"action": 1}])
-def test_what_is_no_rule_has_no_mistake(rule):
+def test_other_files_have_no_mistake(rule):
     assert check_rules.check_rule(rule) == []
 
 
@@ -89,7 +89,7 @@ def test_the_rules_of_the_pack_have_no_mistake():
         assert output.startswith("no alert text in a command or a list of hosts: ")
 
 
-def test_a_file_or_a_folder_of_ones_own_is_checked(tmp_path):
+def test_a_given_file_or_folder_is_checked(tmp_path):
     rule = {
         "trigger": {"type": "poundcake.alert"},
         "action": {"ref": "core.local", "parameters": {"cmd": "{{ trigger.job }}"}},

@@ -1,4 +1,4 @@
-"""docs/CONFIGURATION.md lists the keys as config.schema.yaml has them."""
+"""docs/CONFIGURATION.md matches config.schema.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def script():
-    """Return the module scripts/configuration_page.py."""
+    """Return scripts/configuration_page.py as a module."""
     path = ROOT / "scripts" / "configuration_page.py"
     spec = importlib.util.spec_from_file_location("configuration_page", path)
     module = importlib.util.module_from_spec(spec)
@@ -20,12 +20,12 @@ def script():
     return module
 
 
-def test_the_page_is_as_the_script_writes_it(script):
+def test_the_page_is_up_to_date(script):
     page = script.PAGE.read_text(encoding="utf-8")
     assert page == script.updated(page), "run: .venv/bin/python scripts/configuration_page.py"
 
 
-def test_what_is_above_the_marker_is_kept_and_what_is_below_is_replaced(script):
+def test_only_the_text_below_the_marker_is_replaced(script):
     page = f"# By hand\n{script.MARKER}| `a_key_that_is_gone` |\n"
     assert script.updated(page) == f"# By hand\n{script.MARKER}\n{script.table(script.SCHEMA)}"
 

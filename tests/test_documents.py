@@ -1,4 +1,4 @@
-"""What the documents say exists, and their snippets are right as written.
+"""Everything that the documents name exists, and their snippets are valid.
 
 tests/scenarios/test_cli.py runs their `st2` commands.
 """
@@ -22,7 +22,7 @@ CONFIG = "# /opt/stackstorm/configs/poundcake.yaml\n"
 MODULE = re.compile(r"(?:endpoint|trail|remediation|stackstorm)(?:\.[A-Za-z_]+)+\Z")
 # A file of the pack or of the tests, and a function in it.
 PLACE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
-OF_DEVELOPERS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
+DEVELOPER_DOCUMENTS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
 
 
 def each(language):
@@ -35,7 +35,7 @@ def each(language):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=documents.name)
-def test_each_link_leads_somewhere(path):
+def test_each_link_has_a_target(path):
     for link in documents.links(path):
         if re.match(r"[a-z]+:", link):
             continue
@@ -51,17 +51,17 @@ def test_each_page_is_linked_from_the_readme():
     assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= linked
 
 
-def test_the_readme_is_a_front_page():
+def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("text", each("sh"))
-def test_the_shell_understands_each_snippet(text):
+def test_the_shell_can_parse_each_snippet(text):
     subprocess.run(["sh", "-n"], input=text.encode(), check=True)
 
 
 @pytest.mark.parametrize("text", each("sh"))
-def test_the_st2_client_understands_each_command(text):
+def test_the_st2_client_can_parse_each_command(text):
     parser = Shell().parser
     for line in text.splitlines():
         if line.startswith("st2 "):
@@ -69,7 +69,7 @@ def test_the_st2_client_understands_each_command(text):
 
 
 @pytest.mark.parametrize("text", each("yaml"))
-def test_each_yaml_snippet_can_be_read(text):
+def test_each_yaml_snippet_is_valid(text):
     assert yaml.safe_load(text)
 
 
@@ -79,12 +79,12 @@ def test_each_configuration_has_keys_that_exist(text):
     assert set(yaml.safe_load(text)) <= set(schema)
 
 
-@pytest.mark.parametrize("path", OF_DEVELOPERS, ids=documents.name)
-def test_each_module_that_is_named_exists(path):
+@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
+def test_each_named_module_exists(path):
     names = [text for text in documents.code(path) if MODULE.match(text)]
     for text in names:
         first, *rest = text.split(".")
-        # Of `endpoint.native.run_in_native_thread` the last part is a function.
+        # The last part of `endpoint.native.run_in_native_thread` is a function.
         places = [ROOT / "lib" / "poundcake" / first]
         places += [places[0].joinpath(*rest[:n]) for n in range(1, len(rest) + 1)]
         *_, last = [p for p in places if p.is_dir() or p.with_suffix(".py").exists()]
@@ -94,8 +94,8 @@ def test_each_module_that_is_named_exists(path):
             assert rest[-1] in module.read_text(encoding="utf-8"), f"{text}: not in {module}"
 
 
-@pytest.mark.parametrize("path", OF_DEVELOPERS, ids=documents.name)
-def test_each_file_and_test_that_is_named_exists(path):
+@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
+def test_each_named_file_and_test_exists(path):
     for text in documents.code(path):
         match = PLACE.match(text)
         if not match or "NNNN" in text or "NAME" in text:

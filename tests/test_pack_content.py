@@ -1,6 +1,6 @@
-"""The pack's YAML files fit together, and the check that says so finds each kind of mistake.
+"""The pack's YAML files are consistent, and the content check finds each kind of mistake.
 
-The second half breaks a small pack in one place at a time, and expects the problem to be named.
+The second half breaks a small pack in one place at a time, and expects the check to name it.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ FAULTS = [
     (SLICE, "output_schema/required", ["pieces"], "drop everything"),
     (SERVE, "entry_point", "workflows/server.yaml", "not in actions"),
     (SERVE, "parameters/size", {"type": "string", "description": "x"}, "has no input size"),
-    (SERVE, "parameters/request_id", REMOVED, "wants the input request_id"),
+    (SERVE, "parameters/request_id", REMOVED, "requires the input request_id"),
     (WORKFLOW, "task", {}, "unknown key 'task'"),
     (WORKFLOW, "tasks/cut/on-success", "x", "unknown key 'on-success'"),
     (WORKFLOW, "tasks/cut/action", "cake.slize", "no action cake.slize"),
@@ -281,7 +281,7 @@ FAULTS = [
     (WORKFLOW, "tasks/cut/input/peaces", 1, "takes no peaces"),
     (WORKFLOW, "tasks/cut/input/request_id", REMOVED, "needs request_id"),
     (WORKFLOW, "tasks/look/input/command", "id", "core.remote takes no command"),
-    (WORKFLOW, "tasks/cut/next/0/do", "lock", "goes on to lock"),
+    (WORKFLOW, "tasks/cut/next/0/do", "lock", "continues with lock"),
     (RULE, "action/ref", "cake.eat", "no action cake.eat"),
     (RULE, "action/parameters/size", 1, "takes no size"),
     (RULE, "action/parameters/request_id", REMOVED, "needs request_id"),
@@ -312,7 +312,7 @@ def test_a_mistake_is_named(pack, file, path, value, expected):
     assert any(expected in problem for problem in found), found
 
 
-# Each puts text that a host printed, or another pack returned, where StackStorm evaluates it.
+# Each makes StackStorm evaluate the output of a host, or the result of another pack.
 HOSTILE = [
     ("tasks/look/next/0/when", "<% result().stdout != '' %>"),
     ("tasks/look/next/0/when", "{{ result().stdout }}"),
@@ -339,12 +339,13 @@ HOSTILE = [
 @pytest.mark.parametrize("path, value", HOSTILE)
 def test_no_expression_may_name_the_result_of_another_pack(pack, path, value):
     workflow = changed(WORKFLOW, path, value)
-    if value == "cake.knife":  # it belongs to this pack, and returns what a host printed
+    if value == "cake.knife":  # it belongs to this pack, and returns the output of a host
         workflow["tasks"]["look"]["input"] = {"hosts": "localhost"}
         workflow["tasks"]["look"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
     write(pack, WORKFLOW, workflow)
     found = content.problems(str(pack))
-    assert any("expression" in problem or "no task" in problem for problem in found), found
+    expected = ("expression", "result() is not available", "is not a task of this workflow")
+    assert any(text in problem for problem in found for text in expected), found
 
 
 def test_a_task_whose_action_is_an_expression_counts_as_another_pack(pack):
@@ -378,8 +379,8 @@ def test_a_rule_may_pass_the_trace_tag(pack):
 @pytest.mark.parametrize(
     "file, text, expected",
     [
-        ("rules/twice.yaml", "name: twice\nname: twice\n", "comes twice"),
-        ("rules/deep.yaml", "name: deep\ntrigger: {type: a, type: b}\n", "comes twice"),
+        ("rules/twice.yaml", "name: twice\nname: twice\n", "is duplicated"),
+        ("rules/deep.yaml", "name: deep\ntrigger: {type: a, type: b}\n", "is duplicated"),
         ("rules/broken.yaml", "name: [\n", "cannot be read"),
         ("rules/list.yaml", "- name\n", "not a mapping"),
         ("rules/short.yml", "name: short\n", ".yml"),

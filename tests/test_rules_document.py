@@ -1,4 +1,4 @@
-"""Each example of docs/RULES.md does on the stand-in what the page says."""
+"""Each example in docs/RULES.md behaves on the stand-in as the page describes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 
 from poundcake.endpoint import triggers
 from poundcake.endpoint.recorded import RecordedAlert, RecordedRequest
+from poundcake.hosts import host_or_empty
 from scripts import check_rules
 from standalone import expressions, rules
 
@@ -42,6 +43,7 @@ def payload_of(labels):
         alert_name=labels["alertname"],
         severity="",
         instance=labels.get("instance", ""),
+        host=host_or_empty(labels, "instance"),
         status="firing",
         episode="0123456789abcdef-1768392000000",
         labels=json.dumps(labels),
@@ -60,7 +62,7 @@ def engine_with(rule):
 
 
 @pytest.mark.parametrize("labels, rule, gets", examples())
-def test_a_rule_matches_and_passes_what_the_page_says(labels, rule, gets):
+def test_a_rule_matches_and_passes_text_as_documented(labels, rule, gets):
     payload = payload_of(labels)
     instance = {"id": "i", "trigger": "poundcake.alert", "payload": payload}
     matching = engine_with(rule).matching(instance)
@@ -73,7 +75,7 @@ def test_a_rule_matches_and_passes_what_the_page_says(labels, rule, gets):
     assert {n: expressions.cast(v, schemas[n]) for n, v in rendered.items()} == gets
 
 
-def test_the_examples_of_what_is_wrong_are_refused_and_no_others():
+def test_exactly_the_unsafe_examples_are_refused():
     wrong = [yaml.safe_load(text) for kind, text in BLOCK.findall(TEXT) if kind == "never"]
     assert len(wrong) == 2
     for rule in wrong:
@@ -82,12 +84,12 @@ def test_the_examples_of_what_is_wrong_are_refused_and_no_others():
         assert check_rules.check_rule(rule) == []
 
 
-def test_no_block_of_the_page_is_left_out():
+def test_every_block_of_the_page_is_tested():
     assert len(BLOCK.findall(TEXT)) == TEXT.count("```yaml\n")
     assert len(examples()) == 7
 
 
-def test_the_table_of_substitutes_is_that_of_triggers():
+def test_the_table_of_substitutes_matches_the_code():
     rows = re.findall(r"^\| ([^|\n]+) \| ([^|\n]+) \|$", TEXT, re.MULTILINE)
     pairs = [(re.findall(r"`([^`]+)`", a), re.findall(r"`([^`]+)`", b)) for a, b in rows]
     substitutes = [pair for given, found in pairs for pair in zip(given, found)]
@@ -97,7 +99,7 @@ def test_the_table_of_substitutes_is_that_of_triggers():
         assert payload_of({"alertname": given})["alert_name"] == found
 
 
-def test_a_label_that_is_missing_or_is_called_like_a_method_behaves_as_described():
+def test_missing_labels_and_labels_named_like_methods_behave_as_documented():
     payload = payload_of({"alertname": "x", "items": "3"})
 
     def render(template):

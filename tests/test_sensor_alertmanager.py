@@ -1,4 +1,4 @@
-"""The sensor as StackStorm's sensor container creates, runs and stops it."""
+"""The sensor, created, run and stopped as by StackStorm's sensor container."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_it_needs_no_configuration(sensor_class):
     sensor_class(sensor_service=Service()).cleanup()
 
 
-def test_it_serves_until_it_is_cleaned_up(sensor_class, config, tmp_path):
+def test_it_serves_until_cleanup(sensor_class, config, tmp_path):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor._endpoint._bus = FileBus(str(tmp_path / "published"), config)
     # StackStorm runs it in the main thread, which belongs to pytest here.
@@ -80,7 +80,7 @@ def run(code, *arguments):
     )
 
 
-def test_the_packs_typing_extensions_comes_before_stackstorms(tmp_path):
+def test_the_packs_typing_extensions_takes_precedence(tmp_path):
     """StackStorm 3.8.1 has 4.1.1 first on a sensor's path, and SQLAlchemy 2 cannot load with it."""
     pytest.importorskip("typing_extensions")
     (tmp_path / "typing_extensions.py").write_text("OLD = True\n")
@@ -102,7 +102,7 @@ def test_the_packs_typing_extensions_comes_before_stackstorms(tmp_path):
     assert found.stdout.strip() == "good", found.stderr
 
 
-def test_a_typing_extensions_that_is_loaded_already_stays(tmp_path):
+def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
     found = run(
         """
         import runpy, sys
@@ -192,8 +192,8 @@ class TestStops:
 
     def test_while_a_body_is_slow_and_the_broker_does_not_answer(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
-        if not endpoint.patched:  # the bus of these tests would block all green threads
-            os.mkfifo(endpoint.published_path)  # nobody reads it, so a writer waits
+        if not endpoint.patched:  # the tests' bus would block all green threads
+            os.mkfifo(endpoint.published_path)  # without a reader, so a writer blocks
         endpoint.accept(webhook(alert()))
         with endpoint.client() as client:
             client.send(

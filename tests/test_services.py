@@ -1,6 +1,6 @@
-"""The servers that other tests rely on: they start, are private, and say so if they are missing.
+"""The tests' servers start, are private, and report a missing program.
 
-That they keep their data when they are killed is part of the fault suite.
+The fault suite verifies that they keep their data when they are killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_a_database_url_leads_to_an_empty_database(database_url):
     engine.dispose()
 
 
-def test_mariadb_is_as_strict_as_an_operators(mariadb, mariadb_url):
+def test_mariadbs_user_owns_only_its_database(mariadb, mariadb_url):
     """The pack's user owns its database and nothing else."""
     url = sqlalchemy.engine.make_url(mariadb_url)
     connection = pymysql.connect(
@@ -43,7 +43,7 @@ def test_mariadb_is_as_strict_as_an_operators(mariadb, mariadb_url):
     connection.close()
 
 
-def test_alertmanager_posts_what_fires_and_what_is_resolved(alertmanager, webhook):
+def test_alertmanager_posts_firing_and_resolved_alerts(alertmanager, webhook):
     server = alertmanager(webhook.url, http_config={"authorization": {"credentials": "sesame"}})
     started = server.fire(alertname="HostDown", instance="web-1:9100", severity="critical")
     headers, body = webhook.next()
@@ -67,7 +67,7 @@ def test_alertmanager_posts_what_fires_and_what_is_resolved(alertmanager, webhoo
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_missing_program_is_named_and_leaves_nothing(kind, arguments, tmp_path, monkeypatch):
+def test_a_missing_program_is_named_and_nothing_remains(kind, arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(services, "temporary_directory", lambda: str(tmp_path))
     monkeypatch.setattr(services.shutil, "which", lambda name, path: None)
     with pytest.raises(services.Missing, match="not installed"):
@@ -75,7 +75,7 @@ def test_a_missing_program_is_named_and_leaves_nothing(kind, arguments, tmp_path
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_a_server_that_ends_at_its_start_shows_its_log(tmp_path):
+def test_a_server_that_fails_to_start_shows_its_log(tmp_path):
     server = Doomed()
     try:
         with pytest.raises(services.Failed, match="no flour left"):
@@ -97,7 +97,7 @@ class Doomed(services.Server):
 
 
 class Webhook:
-    """Takes notifications and hands them out one by one."""
+    """Receives notifications and returns them one by one."""
 
     def __init__(self):
         self.received = received = queue.Queue()

@@ -1,15 +1,15 @@
-"""Waiting for what happens by itself."""
+"""Wait for conditions."""
 
 from __future__ import annotations
 
 import time
 
 
-def wait_for(look, seconds=60):
-    """Return the first true value of look(), or raise AssertionError after some seconds."""
+def wait_for(condition, seconds=60):
+    """Return the first true value of condition(). Raise AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        found = look()
+        found = condition()
         if found:
             return found
         assert time.monotonic() < deadline, f"not in {seconds} s"

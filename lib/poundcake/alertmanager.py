@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -177,7 +178,7 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
     Raises:
         PayloadError: The request as a whole is invalid and must not be retried.
     """
-    return _webhook(_decode(body), identity)
+    return _webhook(decode(body), identity)
 
 
 def fingerprint(labels: Mapping[str, str], source: str = "") -> str:
@@ -284,8 +285,18 @@ class _Fields:
         return {key: _as_text(text) for key, text in value.items() if text is not None}
 
 
-def _decode(body: bytes) -> _Object:
-    """Return the JSON object in a body, or raise PayloadError."""
+def decode(body: bytes) -> _Object:
+    """Return the JSON object in the body of a webhook.
+
+    A number that Python cannot hold, or only slowly, stays text. So json.dumps() of the result can
+    be decoded again, and means the same.
+
+    Args:
+        body: JSON in UTF-8, with or without a byte order mark.
+
+    Raises:
+        PayloadError: The body is not a JSON object, or is nested too deeply.
+    """
     try:
         # RFC 8259, section 8.1: a byte order mark is not JSON, but a reader may ignore it.
         text = body.decode("utf-8-sig")
@@ -294,7 +305,9 @@ def _decode(body: bytes) -> _Object:
     if is_too_deep(body):
         raise PayloadError("body", f"nested deeper than {MAX_DEPTH} levels")
     try:
-        data = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
+        data = json.loads(
+            text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant
+        )
     except ValueError as error:
         raise PayloadError("body", f"not JSON: {error}") from None
     if not isinstance(data, dict):
@@ -322,7 +335,7 @@ def _webhook(data: _Object, identity: Identity | None) -> Webhook:
 def _list_of_alerts(fields: _Fields, data: _Object) -> list[Any]:
     alerts = data.get("alerts")
     if not isinstance(alerts, list):
-        found = f"not {_kind(alerts)}" if "alerts" in data else "and is missing"
+        found = f"not {_kind(alerts)}" if "alerts" in data else "but it is missing"
         fields.fail("alerts", f"must be a list, {found}")
         return []
     if len(alerts) > MAX_ALERTS:
@@ -429,6 +442,11 @@ def _shown(key: str) -> str:
 
 def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else digits
+
+
+def _float(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _refuse_constant(name: str) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from poundcake import credentials, secret_references
 from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
-from poundcake.hosts import check_pattern
+from poundcake.hosts import HOST_LABEL, check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
@@ -116,7 +116,7 @@ class _Strings:
             raise ValueError("must be a list of strings")
         for position, entry in enumerate(value, start=1):
             if not isinstance(entry, str):
-                raise ValueError(f"must be a list of strings, and entry {position} is none")
+                raise ValueError(f"must be a list of strings, but entry {position} is not a string")
         item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
         return tuple(str(item.read(v)) for v in value)
 
@@ -163,6 +163,11 @@ def _key(default: _Default, kind: _Kind) -> _Default:
 def _not_empty(value: str) -> None:
     if not value:
         raise ValueError("must not contain an empty entry")
+
+
+def _label_name(value: str) -> None:
+    if not value:
+        raise ValueError("must be the name of a label")
 
 
 def _absolute_path(value: str) -> None:
@@ -229,6 +234,7 @@ class Config:
     dry_run: bool = _boolean(True)
     allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
+    host_label: str = _string(HOST_LABEL, _label_name)
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _one_of(IDENTITY_SOURCES))
     receivers: tuple[str, ...] = _strings()

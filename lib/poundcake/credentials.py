@@ -124,7 +124,7 @@ def _kind(entry: Mapping[str, Any]) -> Kind:
     given = [kind for kind in Kind if entry.get(kind.value) is not None]
     if len(given) != 1:
         has = " and ".join(map(str, given)) or "none"
-        raise ValueError(f"must have exactly one of {_listed(Kind)}, and has {has}")
+        raise ValueError(f"must have exactly one of {_listed(Kind)}, but has {has}")
     return given[0]
 
 
@@ -185,7 +185,7 @@ def _check_length(what: str, value: str) -> None:
     if len(value) < MIN_SECRET_CHARACTERS:
         raise ValueError(
             f"{what} must have at least {MIN_SECRET_CHARACTERS} characters "
-            "(`openssl rand -hex 32` makes one)"
+            "(`openssl rand -hex 32` generates one)"
         )
 
 

@@ -1,4 +1,7 @@
-"""Derive the ids of requests, and distinguish requests that have the same id."""
+"""Derive the ids of requests, and distinguish requests that have the same id.
+
+Derived ids are UUIDs of version 5. No sender can choose one: see endpoint.webhook.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check the pack in the working directory, or in the one that the command line names."""
+"""Check the pack in the working directory, or in the directory given on the command line."""
 
 from __future__ import annotations
 

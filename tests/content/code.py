@@ -1,4 +1,4 @@
-"""What the Python files of a pack define, read without running them."""
+"""Read the definitions in a pack's Python files without running them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def classes(path):
 
 
 def entry_points(path, folders):
-    """Return the methods of each class that StackStorm would take for the action.
+    """Return the methods of each class that StackStorm would use as the action.
 
-    It takes a class with a `run` method, which may be a base's. Such a base is looked for in the
-    folders, and hands the parameters on to the class's own `work`.
+    StackStorm uses a class with a `run` method, which may be inherited. The base class is searched
+    in the folders, and passes the parameters to the class's own `work`.
     """
     return [
         methods
@@ -34,7 +34,7 @@ def entry_points(path, folders):
 
 
 def inherits_run(path, name, folders):
-    """Return whether a class of a file has its `run` from a base that the file imports."""
+    """Return True if a class of a file inherits `run` from a base class that the file imports."""
     tree = parse(path)
     imported = {
         alias.asname or alias.name: (node.module, alias.name)
@@ -57,7 +57,7 @@ def inherits_run(path, name, folders):
 
 
 def check_signature(methods, parameters):
-    """Yield what does not fit between a class's entry method and an action's parameters."""
+    """Yield the differences between a class's entry method and an action's parameters."""
     entry = methods.get("run") or methods.get("work")
     if entry is None:
         yield "its class has neither run nor work"

@@ -1,7 +1,8 @@
-"""Where text that somebody else wrote would be evaluated by StackStorm.
+"""Find places where StackStorm would evaluate foreign text.
 
-What a command printed, another pack returned or an alert said is evaluated again wherever an
-expression of a workflow names it, and on its way through a rule to a workflow or a command.
+The output of a command, the result of another pack and the text of an alert are evaluated again
+wherever an expression of a workflow uses them, and when a rule passes them to a workflow or a
+command.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 
 from tests.content.stackstorm import OWN_RESULT
 
-# Fields of the triggers that hold what an alert said. The pack makes or checks all others.
+# Fields of the triggers that contain text of an alert. The pack generates or checks all others.
 ALERT_TEXT = {"alert_name", "severity", "instance", "job", "labels", "receiver", "annotations"}
 
 EXPRESSION = re.compile(r"<%(.*?)%>|\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
@@ -21,7 +22,7 @@ ACTION_CONTEXT = re.compile(r"\baction_context\b[\w.]*")
 
 
 def expressions(value):
-    """Yield every YAQL or Jinja expression in a value, however deep, keys included."""
+    """Yield every YAQL or Jinja expression in a value, at any depth, keys included."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from expressions(key)
@@ -35,7 +36,7 @@ def expressions(value):
 
 
 def check_workflow(pack, workflow):
-    """Yield the expressions that name a result which this pack's own code did not make."""
+    """Yield the expressions that use a result of another pack's code."""
     tasks = workflow.get("tasks") or {}
     trusted = {
         name
@@ -48,29 +49,29 @@ def check_workflow(pack, workflow):
             yield from check_text(key, value, None, trusted, tasks)
     for name, task in tasks.items():
         for key, value in task.items():
-            # result() is that of the task, and only after it has ended.
+            # result() is the result of the task, and exists only after the task has ended.
             own = name if key in ("next", "retry") else None
             yield from check_text(f"task {name}, {key}", value, own, trusted, tasks)
 
 
 def check_text(where, value, own_task, trusted, tasks):
-    """Yield the expressions of one place that name a foreign result."""
+    """Yield the expressions in one place that use a foreign result."""
     for expression in expressions(value):
         if RESULT_CALL.search(expression):
             if own_task is None:
-                yield f"{where}: result() of no task"
+                yield f"{where}: result() is not available here"
             elif own_task not in trusted:
                 yield foreign_result(where, own_task, tasks)
         for call in TASK_CALL.finditer(expression):
             name = call[1] or call[2] or call[3]
             if name not in tasks:
-                yield f"{where}: task({name}) names no task here"
+                yield f"{where}: task({name}) is not a task of this workflow"
             elif name not in trusted and not call[4]:
                 yield foreign_result(where, name, tasks)
 
 
 def foreign_result(where, task, tasks):
-    """Return the complaint about an expression that names the result of a task."""
+    """Return the problem if an expression uses the result of a task of another pack."""
     action = tasks[task].get("action", "a task without action")
     return (
         f"{where}: an expression names the result of {action} (task {task}), which is evaluated "
@@ -79,7 +80,7 @@ def foreign_result(where, task, tasks):
 
 
 def check_rule(pack, action, declared):
-    """Yield the parameters of a rule that pass alert text to anything but a python action."""
+    """Yield the parameters of a rule that pass alert text to anything except a python action."""
     own = (pack.action_of(action.get("ref")) or {}).get("runner_type") == "python-script"
     for expression in expressions(action.get("parameters")):
         for match in TRIGGER_FIELD.finditer(ACTION_CONTEXT.sub("", expression)):

@@ -27,21 +27,21 @@ CRITERION = re.compile(r"trigger(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])")
 
 
 def problems(directory):
-    """Return one sentence for each problem of a pack, each beginning with the file."""
+    """Return a sentence for each problem of a pack, beginning with the file."""
     return Pack(directory).problems
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; the plain loader takes the last one."""
+    """A YAML loader that refuses duplicate keys; the plain loader uses the last one."""
 
 
 def construct_unique_mapping(loader, node):
-    """Construct a mapping, and refuse a key that stands twice."""
+    """Construct a mapping, and refuse duplicate keys."""
     keys = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in keys:
-            text = f"the key {key!r} comes twice"
+            text = f"the key {key!r} is duplicated"
             raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
         keys.add(key)
     return loader.construct_mapping(node, deep=True)
@@ -53,7 +53,7 @@ UniqueKeyLoader.add_constructor(
 
 
 class Pack:
-    """A pack, read and checked. `problems` has one sentence for each problem."""
+    """A pack that is read and checked. `problems` contains a sentence for each problem."""
 
     def __init__(self, directory):
         self.directory = Path(directory)
@@ -82,7 +82,7 @@ class Pack:
     # -- reading
 
     def load(self, file):
-        """Return the mapping in a file; None, and a problem, if there is none."""
+        """Return the mapping in a file. If there is none, record a problem and return None."""
         try:
             with open(self.directory / file, encoding="utf-8") as stream:
                 content = yaml.load(stream, Loader=UniqueKeyLoader)
@@ -97,13 +97,13 @@ class Pack:
         return None
 
     def load_folder(self, folder):
-        """Return the content of each file of a folder, by its path from the pack's root."""
+        """Return {path relative to the pack: content} for each file in a folder."""
         loaded = {}
         path = self.directory / folder
         for name in sorted(os.listdir(path)) if path.is_dir() else ():
             file = f"{folder}/{name}"
             if name.endswith(".yml"):
-                self.problems.append(f"{file}: is called .yml; all others are .yaml")
+                self.problems.append(f"{file}: ends in .yml; all other files end in .yaml")
             if name.endswith(".yaml"):
                 content = self.load(file)
                 if content is not None:
@@ -111,7 +111,7 @@ class Pack:
         return loaded
 
     def load_named(self, folder):
-        """Return the same for files that are called what they hold, so that no two can clash."""
+        """Return the same for files named after their content, so that no two can clash."""
         loaded = self.load_folder(folder)
         for file, content in loaded.items():
             name = content.get("name")
@@ -134,7 +134,7 @@ class Pack:
         return CORE_ACTIONS.get(ref) or (self.action_of(ref) or {}).get("runner_type")
 
     def check_keys(self, kind, content, required):
-        """Yield keys that StackStorm does not know, and those that it or the reader misses."""
+        """Yield unknown keys, and missing keys that StackStorm or a reader needs."""
         for key in content:
             if key not in KEYS[kind].split():
                 yield f"has the unknown key {key!r}"
@@ -144,7 +144,7 @@ class Pack:
         if content.get("pack", self.ref) != self.ref:
             yield f"belongs to the pack {content['pack']!r}"
 
-    # -- one kind of file after the other
+    # -- each kind of file
 
     def check_pack(self, pack):
         """Check pack.yaml."""
@@ -181,7 +181,7 @@ class Pack:
         yield from self.check_keys("trigger", trigger, ["name", "description", "payload_schema"])
         ref = f"{self.ref}.{trigger.get('name')}"
         if ref in self.triggers:
-            yield f"declares the trigger {ref} once more"
+            yield f"declares the trigger {ref} again"
         self.triggers[ref] = trigger
         schema = trigger.get("payload_schema")
         if schema is not None:
@@ -226,7 +226,7 @@ class Pack:
         yield from schemas.check_default(where, schema)
 
     def check_entry_point(self, action):
-        """Check that the code of an action is there and fits its parameters."""
+        """Check that the code of an action exists and matches its parameters."""
         name = action.get("entry_point")
         if not isinstance(name, str):
             yield "has no entry_point"
@@ -260,12 +260,12 @@ class Pack:
         without = {item for item in inputs if not isinstance(item, dict)}
         parameters = set(action.get("parameters", {}))
         for name in sorted(without - parameters):
-            yield f"{entry_point} wants the input {name}"
+            yield f"{entry_point} requires the input {name}"
         for name in sorted(parameters - with_default - without - set(RUNNERS["orquesta"])):
             yield f"{entry_point} has no input {name}"
 
     def check_call(self, where, ref, given):
-        """Check a call of an action: it is there, takes what it is given, and misses nothing."""
+        """Check a call of an action: it exists, accepts the parameters, and lacks none."""
         pack = str(ref).partition(".")[0]
         action = self.action_of(ref)
         if ref in CORE_ACTIONS:
@@ -287,7 +287,7 @@ class Pack:
                 yield f"{where}: {ref} needs {name}"
 
     def check_workflow(self, workflow):
-        """Check a workflow: its tasks, what they call, and what its expressions name."""
+        """Check a workflow: its tasks, their actions, and the results that its expressions use."""
         yield from self.check_keys("workflow", workflow, ["version", "description", "tasks"])
         tasks = workflow.get("tasks") or {}
         for name, task in tasks.items():
@@ -300,14 +300,14 @@ class Pack:
             for transition in task.get("next", []):
                 for target in targets(transition.get("do")):
                     if target not in (*tasks, "noop", "fail", "continue", "retry"):
-                        yield f"task {name} goes on to {target}, which is no task"
+                        yield f"task {name} continues with {target}, which is not a task"
         yield from evaluation.check_workflow(self, workflow)
 
     def check_rule(self, rule):
-        """Check a rule: its trigger, its criteria, its action and what it passes on."""
+        """Check a rule: its trigger, its criteria, its action and its parameters."""
         yield from self.check_keys("rule", rule, ["name", "description", "trigger", "action"])
         if not isinstance(rule.get("enabled"), bool):
-            yield "does not say enabled: true or false, and StackStorm's default is no"
+            yield "does not set enabled: true or false, and StackStorm's default is false"
         if (rule.get("type") or {}).get("ref", "standard") not in ("standard", "backstop"):
             yield "has an unknown type"
         trigger = rule.get("trigger") or {}

@@ -1,4 +1,4 @@
-"""JSON Schema as StackStorm reads it: draft 4 with `required: true` at each property."""
+"""Check JSON Schemas in StackStorm's dialect: draft 4 with `required: true` at each property."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIST_OF_REQUIRED = (
 
 
 def check_schema(where, schema):
-    """Yield what is wrong with a schema, at all of its levels."""
+    """Yield the problems of a schema, at all of its levels."""
     if not isinstance(schema, dict):
         yield f"{where} is not a schema"
         return
@@ -34,7 +34,7 @@ def check_schema(where, schema):
 
 
 def wrong_keys(schema):
-    """Yield what is wrong with the keys of one level."""
+    """Yield the problems of the keys of one level."""
     for key, value in schema.items():
         if key not in KEYS["schema"].split():
             yield f"has the unknown key {key!r}"
@@ -45,7 +45,7 @@ def wrong_keys(schema):
 
 
 def check_default(where, schema):
-    """Yield what is wrong with the default of a schema; an expression may be anything."""
+    """Yield the problems of the default of a schema; an expression may be of any type."""
     default = schema.get("default")
     if default is None or (isinstance(default, str) and "{{" in default):
         return
@@ -56,18 +56,18 @@ def check_default(where, schema):
 
 
 def check_values(where, properties, values):
-    """Yield what is wrong with a mapping, given the schemas of all keys that it may have."""
+    """Yield the problems of a mapping, given the schemas of all its allowed keys."""
     whole = {"type": "object", "properties": properties, "additionalProperties": False}
     try:
         for error in jsonschema.Draft4Validator(to_draft4(whole)).iter_errors(values):
             place = ".".join([where, *map(str, error.absolute_path)]).strip(".")
             yield f"{place} {error.message}".strip()
     except jsonschema.SchemaError:
-        pass  # check_schema() says so
+        pass  # check_schema() reports this
 
 
 def inner_schemas(schema):
-    """Yield the schemas inside of one, each with its name."""
+    """Yield the schemas inside a schema, each with its name."""
     for key in STRUCTURES:
         if isinstance(schema.get(key), dict):
             yield from schema[key].items()
@@ -81,7 +81,7 @@ def inner_schemas(schema):
 
 
 def to_draft4(schema):
-    """Return a schema in plain draft 4: the required properties become a list of their object."""
+    """Return a schema in plain draft 4, with the required properties as a list of their object."""
     schema = copy.deepcopy(schema)
     for key in ("secret", "immutable", "position", "required"):
         schema.pop(key, None)

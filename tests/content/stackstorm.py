@@ -1,6 +1,6 @@
-"""What StackStorm takes: the keys of each kind of file, runners, operators and triggers.
+"""StackStorm's definitions: the keys of each kind of file, runners, operators and triggers.
 
-From st2common/models/api and contrib/runners of StackStorm 3.8; its schemas are not on PyPI.
+They are copied from st2common/models/api and contrib/runners of StackStorm 3.8.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPERATORS = """matchwildcard matchregex regex iregex eq equals neq nequals ieq i
     greaterthan td_lt timediff_lt td_gt timediff_gt exists nexists in inside nin ninside
     search""".split()
 
-# What a caller may pass besides an action's own parameters, by runner.
+# Parameters that a caller may pass in addition to an action's own, by runner.
 SHELL = "cwd env kwarg_op sudo sudo_password timeout cmd"
 RUNNERS = {
     "python-script": "content_version env log_level timeout".split(),
@@ -55,7 +55,7 @@ CORE_ACTIONS = {
     "core.remote": "remote-shell-cmd",
     "core.remote_sudo": "remote-shell-cmd",
 }
-# Runners whose result is what this pack's own code made of things.
+# Runners whose result comes from this pack's own code.
 OWN_RESULT = ("python-script", "orquesta")
 
 POLICIES = {
@@ -66,7 +66,7 @@ POLICIES = {
 
 
 def cron_field(lowest=None, highest=None):
-    """Return the schema of a number within bounds, or a text such as */2."""
+    """Return the schema of a number within bounds, or of a text such as */2."""
     bounds = {} if lowest is None else {"minimum": lowest, "maximum": highest}
     return {"anyOf": [{"type": "string"}, {"type": "integer"}], **bounds}
 

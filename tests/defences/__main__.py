@@ -1,6 +1,6 @@
 """Remove each defence of the product in a copy of the tree, and report whether its test fails.
 
-The tests run on the unchanged tree first: a test that fails anyhow proves nothing.
+The tests run on the unchanged tree first: a test that already fails proves nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.defences.defence import Defence
 from tests.defences.mutation import ROOT, MutationError
 
 SECONDS = 600
-LEFT_OUT = (".git", ".venv*", ".hypothesis", ".*_cache", "__pycache__")
+EXCLUDED = (".git", ".venv*", ".hypothesis", ".*_cache", "__pycache__")
 KINDS = {"delivery": delivery.DEFENCES, "security": security.DEFENCES}
 
 
 class Outcome(NamedTuple):
-    """What a command ended with: its exit code, or why it has none, and its first complaint."""
+    """The result of a command: its exit code, or why it has none, and its first error message."""
 
     code: int | str
     complaint: str
@@ -64,7 +64,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=sorted(KINDS), action="append", help="default: both")
     parser.add_argument("--only", default="", help="only defences with this text in their name")
     parser.add_argument("--jobs", type=int, default=2, help="how many run at once (default: 2)")
-    parser.add_argument("--log", metavar="DIR", help="keep what the commands print in this folder")
+    parser.add_argument(
+        "--log", metavar="DIR", help="keep the output of the commands in this folder"
+    )
     parser.add_argument("--list", action="store_true", help="list the defences and their tests")
     return parser
 
@@ -77,7 +79,7 @@ def copies(count: int) -> Iterator[queue.Queue[pathlib.Path]]:
     try:
         for number in range(count):
             copy = pathlib.Path(folder, str(number))
-            ignored = shutil.ignore_patterns(*LEFT_OUT)
+            ignored = shutil.ignore_patterns(*EXCLUDED)
             shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
             free.put(copy)
         yield free
@@ -88,7 +90,7 @@ def copies(count: int) -> Iterator[queue.Queue[pathlib.Path]]:
 def verdicts(
     wanted: list[Defence], jobs: int, logs: pathlib.Path
 ) -> Iterator[tuple[Defence, str, str]]:
-    """Check defences; yield each with its verdict and what its test complained of."""
+    """Check defences; yield each with its verdict and the first error message of its test."""
     with copies(jobs) as free, ThreadPoolExecutor(jobs) as pool:
 
         def run_unchanged(command: tuple[str, ...]) -> bool:
@@ -106,9 +108,10 @@ def verdicts(
                 free.put(copy)
 
         commands = sorted({defence.test for defence in wanted})
-        sound = dict(zip(commands, pool.map(run_unchanged, commands)))
+        passes_unchanged = dict(zip(commands, pool.map(run_unchanged, commands)))
         checked = pool.map(
-            lambda d: run_without(d) if sound[d.test] else ("FAILS UNCHANGED", ""), wanted
+            lambda d: run_without(d) if passes_unchanged[d.test] else ("FAILS UNCHANGED", ""),
+            wanted,
         )
         for defence, (verdict, complaint) in zip(wanted, checked):
             yield defence, verdict, complaint
@@ -135,7 +138,7 @@ def log_name(*words: str) -> str:
 
 
 def run(copy: pathlib.Path, command: tuple[str, ...], log: pathlib.Path) -> Outcome:
-    """Run a command in a copy of the tree and keep what it prints in a log."""
+    """Run a command in a copy of the tree and write its output to a log."""
     began = time.monotonic()
     with open(log, "w") as file:
         process = subprocess.Popen(
@@ -152,7 +155,7 @@ def run(copy: pathlib.Path, command: tuple[str, ...], log: pathlib.Path) -> Outc
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-            code = f"no end within {SECONDS} s"
+            code = f"still running after {SECONDS} s"
     lines = log.read_text(errors="replace").splitlines()
     marked = [s for s in lines if s.strip().startswith(("PROBLEM", "FAILED", "E  "))]
     complaint = marked[0].strip() if marked else (lines or [""])[-1]

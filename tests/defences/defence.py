@@ -1,4 +1,4 @@
-"""What a defence is, and how the commands that guard it are written."""
+"""The class of a defence, and the commands that guard it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Defence:
     Args:
         name: what the product promises.
         mutation: the change that breaks the promise.
-        test: arguments for Python; the command ends with 0 on the tree as it is and with 1 once
-            the change is made.
+        test: arguments for Python; the command exits with 0 on the unchanged tree and with 1 after
+            the change.
     """
 
     name: str
@@ -24,19 +24,19 @@ class Defence:
 
     @property
     def nodes(self) -> list[str]:
-        """The ids of the tests for pytest; empty where another program guards the defence."""
+        """The ids of the tests for pytest; empty if another program guards the defence."""
         return [word for word in self.test if word.startswith("tests/")]
 
 
 def faults(only: str, times: int, database: str) -> tuple[str, ...]:
     """Return the command that runs rows of the fault suite."""
-    options = ["--only", only, "--times", str(times), "--heal", "75", "--database", database]
+    options = ["--only", only, "--times", str(times), "--recovery", "75", "--database", database]
     return ("-m", "tests.faults", *options)
 
 
 def test(node: str, only: str = "") -> tuple[str, ...]:
-    """Return the command that runs a test, or those of its variants that `only` names."""
+    """Return the command that runs a test, or only its variants that match `only`."""
     return ("-m", "pytest", "-q", "-x", node, *(["-k", only] if only else []))
 
 
-test.__test__ = False  # pytest would take it for a test
+test.__test__ = False  # pytest would collect it as a test

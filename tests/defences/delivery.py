@@ -7,7 +7,7 @@ from tests.defences.mutation import Edit
 
 BUS = "poundcake.endpoint.bus:"
 
-# The ids are given out at once and the commit follows a moment later.
+# Assign the ids immediately, and commit a moment later.
 COMMIT_LATER = (
     "([setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in _1],"
     " [setattr(a, 'request_id', a.wanted_id) for a in _1],"
@@ -34,21 +34,21 @@ DEFENCES = [
         faults("as soon as a 202 is read", 3, "sqlite"),
     ),
     Defence(
-        "an alert is done only once StackStorm has it",
+        "an alert is done only after StackStorm has received it",
         Edit(
             "poundcake.endpoint.emitter:Emitter._complete",
             "not plan.request.unexplained",
             "True",
         ),
-        faults("with an alert just taken", 2, "sqlite"),
+        faults("right after taking an alert", 2, "sqlite"),
     ),
     Defence(
         "an alert that StackStorm lost is emitted again",
         Edit("poundcake.endpoint.emission_plan:plan_emission", "_.is_lost", "False"),
-        faults("with an alert just taken", 1, "sqlite"),
+        faults("right after taking an alert", 1, "sqlite"),
     ),
     Defence(
-        "an episode and a workflow have one claim",
+        "each workflow has at most one claim on an episode",
         Edit(
             "poundcake.trail.migrations.versions.0001_first_tables",
             "Column('claim', _1, unique=True)",
@@ -63,10 +63,10 @@ DEFENCES = [
             "{'confirm_publish': True}",
             "{'confirm_publish': False}",
         ),
-        faults("webhook cut on its way", 3, "sqlite"),
+        faults("webhook cut in transit", 3, "sqlite"),
     ),
     Defence(
-        "a message that no queue takes comes back",
+        "an unroutable message is returned",
         Edit(BUS + "Bus._publish", "mandatory=True", "mandatory=False"),
         faults("queue unbound", 1, "sqlite"),
     ),

@@ -1,8 +1,8 @@
-"""Changes to the source of one named function, class attribute or constant.
+"""Change the source of one named function, class attribute or constant.
 
-A change names what it changes ("poundcake.hosts:canonical_host") and never a line or its layout. It
-replaces text in the source file, so that every way to load the file sees the change. A name or an
-expression that is not there, or is there twice, raises MutationError.
+A change names its target ("poundcake.hosts:canonical_host") and never a line or its layout. It
+replaces text in the source file, so that the change is effective however the file is loaded. A name
+or an expression that does not occur exactly once raises MutationError.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ WILDCARD = re.compile(r"_[0-9]?\Z")
 
 
 class MutationError(Exception):
-    """The target of a change is not in the tree as the change describes it."""
+    """The tree does not contain the target of a change as the change describes it."""
 
 
 @dataclass(frozen=True)
 class Mutation:
     """A change to `target`, which is written "package.module:Class.method".
 
-    Without a colon it is the whole module, for statements that define no name.
+    Without a colon, the target is the whole module, for statements that define no name.
     """
 
     target: str
@@ -45,7 +45,7 @@ class Mutation:
         mutant = self.change(Text(source), symbol)
         ast.parse(mutant)
         if mutant == source:
-            raise MutationError(f"{self.target}: the change changes nothing")
+            raise MutationError(f"{self.target}: the change has no effect")
         return mutant
 
     def change(self, text: Text, symbol: ast.AST) -> str:
@@ -55,7 +55,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Returns(Mutation):
-    """The function does nothing but return the value of an expression."""
+    """Make the function do nothing but return the value of an expression."""
 
     expression: str
 
@@ -67,7 +67,7 @@ class Returns(Mutation):
 
 @dataclass(frozen=True)
 class Becomes(Mutation):
-    """The constant or attribute has another value; `_` in it stands for the one it has."""
+    """Give the constant or attribute another value. `_` stands for the current value."""
 
     expression: str
 
@@ -81,7 +81,7 @@ class Becomes(Mutation):
 
 @dataclass(frozen=True)
 class Edit(Mutation):
-    """The one place in the function that looks like `old` becomes `new`.
+    """Replace the one place in the function that looks like `old` with `new`.
 
     `old` is an expression, an assignment (which a keyword argument matches as well) or
     `{key: value}` (an item of a dictionary). The names `_` and `_1` to `_9` in it match anything;
@@ -98,8 +98,8 @@ class Edit(Mutation):
         places = [p for node in ast.walk(symbol) for p in self.places(node, pattern, text)]
         if len(places) != 1:
             raise MutationError(
-                f"{self.target}: {self.old!r} is there {len(places)} times; "
-                "describe it as it is written now, so that it matches once"
+                f"{self.target}: {self.old!r} occurs {len(places)} times; "
+                "describe the current code so that it matches exactly once"
             )
         return text.replaced(*places[0])
 
@@ -133,7 +133,7 @@ def find(tree: ast.Module, target: str) -> ast.AST:
         if len(found) != 1:
             raise MutationError(
                 f"{target}: {name} is defined {len(found)} times; if it was renamed or moved, "
-                "name where it is now"
+                "use its current name and place"
             )
         scope = found[0]
     return scope
@@ -148,7 +148,7 @@ def defined_by(node: ast.AST) -> set[str]:
 
 
 def matches(pattern, node, captured, text) -> bool:
-    """Return whether a node looks like a pattern; keep the source of what wildcards match."""
+    """Return True if a node matches a pattern, and capture the source that wildcards match."""
     if isinstance(pattern, ast.Name) and WILDCARD.match(pattern.id):
         if not isinstance(node, ast.expr):
             return False
@@ -170,7 +170,7 @@ def matches(pattern, node, captured, text) -> bool:
 
 
 def fill(template: str, captured: dict[str, str]) -> str:
-    """Return a template with the wildcards replaced by what they matched."""
+    """Return a template with the wildcards replaced by the captured source."""
     return re.sub(r"\b_[0-9]?\b", lambda match: captured.get(match[0], match[0]), template)
 
 

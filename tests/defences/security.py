@@ -1,4 +1,4 @@
-"""Who may post, what may come in, what is evaluated, and which secrets stay inside."""
+"""Who may post, which input is accepted, that nothing is evaluated, and that no secret leaks."""
 
 from __future__ import annotations
 
@@ -59,45 +59,47 @@ RECORD_TESTS = "tests/lib/trail/test_record.py::"
 NO_CREDENTIAL = test(
     AUTHENTICATION_TESTS + "TestTokens::test_nothing_else_is_and_nothing_is_stored",
 )
-CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_that_it_takes_tells_nothing")
+CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_to_check_a_credential_leaks_nothing")
 UNSIGNED = test(
     AUTHENTICATION_TESTS + "TestSignatures::test_nothing_else_is_and_nothing_is_stored", "threads"
 )
 FAILURES = test(
-    AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_what_was_given"
+    AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_the_credential"
 )
-FRAMING = test(FRAMING_TESTS + "test_every_case_is_answered_as_the_corpus_says", "threads")
+FRAMING = test(FRAMING_TESTS + "test_every_case_gets_the_response_in_the_corpus", "threads")
 REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_request", "threads")
 MEDIA_TYPES = test(
-    WEBHOOK_TESTS + "TestRefused::test_what_is_not_plain_json_is_told_what_is_right", "threads"
+    WEBHOOK_TESTS + "TestRefused::test_another_content_type_is_refused_with_the_right_one",
+    "threads",
 )
-INERT_TEXT = test(INERT_TESTS + "test_no_string_anywhere_keeps_a_character_that_means_something")
-INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_none_is_null")
-REFUSALS = test(SAFETY_TESTS + "test_a_refusal_says_why")
-HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_names_no_host")
-PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_wherever_it_is")
+INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
+INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_never_null")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_explains_itself")
+HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_yields_no_host")
+PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_anywhere_in_an_error")
 PASSWORD_FORMS = test(
     DATABASE_TESTS + "TestRefused::test_a_password_is_masked_in_every_form_of_the_url"
 )
 
 WHO_MAY_POST = [
     Defence(
-        "every route but the liveness check wants a credential",
+        "every route except the liveness check requires a credential",
         Returns(AUTHENTICATION + "authenticate", "request"),
         NO_CREDENTIAL,
     ),
     Defence(
-        "the metrics want a credential",
+        "the metrics require a credential",
         Edit(
             RECEIVER + "_answer", "_1 == LIVE_PATH and _2", "_1 in (LIVE_PATH, '/metrics') and _2"
         ),
         NO_CREDENTIAL,
     ),
     Defence(
-        "a stranger does not learn which paths and methods there are",
+        "a client without a credential does not learn which paths and methods exist",
         Edit(RECEIVER + "_answer", "_1 == LIVE_PATH and _2", "_1 == LIVE_PATH"),
         test(
-            AUTHENTICATION_TESTS + "TestTokens::test_a_stranger_does_not_learn_what_there_is",
+            AUTHENTICATION_TESTS
+            + "TestTokens::test_credentials_are_checked_before_path_and_method",
             "threads",
         ),
     ),
@@ -111,7 +113,7 @@ WHO_MAY_POST = [
         CONSTANT_TIME,
     ),
     Defence(
-        "all credentials are compared, whichever fits",
+        "every credential is compared, even after a match",
         Edit(
             AUTHENTICATION + "_valid_credentials",
             "hmac.compare_digest(_1, _2) and _3",
@@ -131,79 +133,91 @@ WHO_MAY_POST = [
     Defence(
         "a credential that may only post reads nothing, and one that may only read posts nothing",
         Returns("poundcake.credentials:Scope.allows", "True"),
-        test(AUTHENTICATION_TESTS + "TestScopes::test_who_may_only_read_posts_nothing", "threads"),
+        test(
+            AUTHENTICATION_TESTS + "TestScopes::test_a_credential_with_scope_read_cannot_post",
+            "threads",
+        ),
     ),
     Defence(
-        "the webhook alone needs the scope post",
+        "only the webhook needs the scope post",
         Returns("poundcake.endpoint.routes:needed_scope", "Scope.POST"),
-        test(AUTHENTICATION_TESTS + "TestScopes::test_who_may_only_post_reads_nothing", "threads"),
+        test(
+            AUTHENTICATION_TESTS + "TestScopes::test_a_credential_with_scope_post_cannot_read",
+            "threads",
+        ),
     ),
     Defence(
-        "a signature is of the body with a shared secret",
-        Edit(SIGNATURES + "BodySignatures._fitting", "hmac.compare_digest(_1, _2)", "True"),
+        "a signature is computed from the body and a shared secret",
+        Edit(SIGNATURES + "BodySignatures._matching", "hmac.compare_digest(_1, _2)", "True"),
         UNSIGNED,
     ),
     Defence(
         "signatures are compared in constant time",
         Edit(
-            SIGNATURES + "BodySignatures._fitting",
+            SIGNATURES + "BodySignatures._matching",
             "hmac.compare_digest",
             "__import__('operator').eq",
         ),
         test(
-            AUTHENTICATION_TESTS + "TestSignatures::test_the_time_that_it_takes_tells_nothing",
+            AUTHENTICATION_TESTS
+            + "TestSignatures::test_the_time_to_check_a_credential_leaks_nothing",
         ),
     ),
     Defence(
-        "the time of a signature is signed too",
+        "the timestamp is part of the signature",
         Edit(SIGNATURES + "_compute", "hmac.new(_1, _2, _3)", "hmac.new(_1, b'', _3)"),
-        test(AUTHENTICATION_TESTS + "TestSignatures::test_a_signed_webhook_is_taken", "threads"),
+        test(AUTHENTICATION_TESTS + "TestSignatures::test_a_signed_webhook_is_accepted", "threads"),
     ),
     Defence(
-        "an overheard signature is not valid for long",
+        "an intercepted signature expires",
         Becomes(SIGNATURES + "MAX_CLOCK_DIFFERENCE", "1 << 40"),
-        test(AUTHENTICATION_TESTS + "TestSignatures::test_an_old_one_cannot_be_sent_again"),
+        test(
+            AUTHENTICATION_TESTS + "TestSignatures::test_an_old_signed_webhook_cannot_be_replayed"
+        ),
     ),
     Defence(
-        "bodies of strangers that are read at a time are bounded",
+        "the number of unauthenticated bodies that are read concurrently is bounded",
         Edit(SIGNATURES + "BodySignatures.verify", "_.acquire(blocking=False)", "True"),
         test(
             AUTHENTICATION_TESTS
-            + "TestSignatures::test_strangers_with_unfinished_bodies_hold_up_nobody_else",
+            + "TestSignatures::test_unauthenticated_unfinished_bodies_do_not_block_others",
             "threads",
         ),
     ),
     Defence(
-        "a body that cannot be used is not read to verify its signature",
+        "an unusable body is not read to verify its signature",
         Edit(SIGNATURES + "BodySignatures.verify", "self._check_before_body(_)", "None"),
         test(
-            AUTHENTICATION_TESTS + "TestSignatures::test_a_body_that_cannot_be_used_is_not_read",
+            AUTHENTICATION_TESTS + "TestSignatures::test_an_unusable_body_is_not_read",
             "threads",
         ),
     ),
     Defence(
-        "a secret that can be guessed is refused",
+        "a secret that is easy to guess is refused",
         Becomes("poundcake.credentials:MIN_SECRET_CHARACTERS", "1"),
-        test(CONFIG_TESTS + "TestLength::test_a_secret_has_16_characters"),
+        test(CONFIG_TESTS + "TestLength::test_a_secret_needs_16_characters"),
     ),
     Defence(
-        "a misspelt reference is not taken for the secret itself",
+        "a misspelt reference is not used as the secret itself",
         Edit("poundcake.secret_references:resolve", "_ in _FORMS and _", "False"),
-        test(CONFIG_TESTS + "TestSecrets::test_a_misspelt_reference_is_not_taken_for_the_secret"),
+        test(CONFIG_TESTS + "TestSecrets::test_a_misspelt_reference_is_not_used_as_the_secret"),
     ),
     Defence(
-        "two credentials never have one name",
+        "no two credentials have the same name",
         Returns("poundcake.credentials:check_names", "None"),
-        test(CONFIG_TESTS + "TestCredentials::test_the_name_of_basic_auth_is_taken"),
+        test(CONFIG_TESTS + "TestCredentials::test_the_name_basic_auth_is_reserved"),
     ),
     Defence(
-        "it is on record which credential posted",
+        "the credential that posted a webhook is recorded",
         Edit(
             "poundcake.endpoint.authentication:Authentication.authenticate",
             "allowing[0].name",
             "''",
         ),
-        test(AUTHENTICATION_TESTS + "TestScopes::test_who_may_post_is_on_record", "threads"),
+        test(
+            AUTHENTICATION_TESTS + "TestScopes::test_the_name_of_the_credential_is_recorded",
+            "threads",
+        ),
     ),
     Defence(
         "a failed attempt is counted",
@@ -229,7 +243,7 @@ WHO_MAY_POST = [
     Defence(
         "without credentials only loopback names are answered",
         Edit(BROWSER_GUARD + "check_not_from_another_site", "request.host and _", "False"),
-        test(BROWSER_TESTS + "test_a_name_that_leads_here_by_dns_rebinding", "threads"),
+        test(BROWSER_TESTS + "test_a_host_name_from_dns_rebinding_is_refused", "threads"),
     ),
     Defence(
         "without credentials pages of another origin are refused",
@@ -240,7 +254,7 @@ WHO_MAY_POST = [
         "a browser does not interpret an answer as another type",
         Becomes("poundcake.endpoint.app:_SAFETY_HEADERS", "{}"),
         test(
-            APP_TESTS + "TestRoutes::test_no_answer_is_for_a_browser_to_interpret_or_to_keep",
+            APP_TESTS + "TestRoutes::test_browsers_must_not_sniff_or_cache_responses",
             "threads",
         ),
     ),
@@ -250,7 +264,7 @@ WHO_MAY_POST = [
         test(
             CONFIG_TESTS
             + "TestLoopback"
-            + "::test_any_other_address_needs_credentials_and_the_error_says_what_to_set"
+            + "::test_any_other_address_needs_credentials_and_the_error_names_the_keys"
         ),
     ),
     Defence(
@@ -265,29 +279,38 @@ WHO_MAY_POST = [
             "_1.minimum_version = _",
             "_1.minimum_version = ssl.TLSVersion.TLSv1; _1.set_ciphers('ALL:@SECLEVEL=0')",
         ),
-        test(TLS_TESTS + "TestCertificate::test_versions_before_1_2_are_not_spoken", "threads"),
+        test(TLS_TESTS + "TestCertificate::test_versions_before_1_2_are_refused", "threads"),
     ),
     Defence(
         "a changed certificate is used",
         Edit(TLS + "Certificates.context", "_ != self._versions", "False"),
-        test(TLS_TESTS + "TestCertificate::test_a_new_one_is_shown_without_a_restart", "threads"),
+        test(
+            TLS_TESTS + "TestCertificate::test_a_new_certificate_is_used_without_a_restart",
+            "threads",
+        ),
     ),
     Defence(
         "a broken certificate does not replace a good one",
         Edit(TLS + "Certificates.context", "TLSError", "ZeroDivisionError"),
-        test(TLS_TESTS + "TestCertificate::test_a_broken_one_does_not_replace_it", "threads"),
+        test(
+            TLS_TESTS + "TestCertificate::test_a_broken_certificate_does_not_replace_it", "threads"
+        ),
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
         Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or 'CN=somebody'"),
         test(
-            TLS_TESTS + "TestClientCertificates::test_without_one_only_live_is_answered", "threads"
+            TLS_TESTS + "TestClientCertificates::test_without_a_certificate_only_live_is_answered",
+            "threads",
         ),
     ),
     Defence(
         "a client certificate is verified",
         Edit(TLS + "_load", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
-        test(TLS_TESTS + "TestClientCertificates::test_one_of_another_ca_ends_the_connection"),
+        test(
+            TLS_TESTS
+            + "TestClientCertificates::test_a_certificate_of_another_ca_ends_the_connection"
+        ),
     ),
     Defence(
         "actions talk only to the endpoint's own certificate",
@@ -296,33 +319,33 @@ WHO_MAY_POST = [
             "assert_fingerprint=_",
             "assert_fingerprint=None",
         ),
-        test(CLIENT_TESTS + "TestCertificate::test_the_endpoints_own_is_pinned"),
+        test(CLIENT_TESTS + "TestCertificate::test_the_endpoints_own_certificate_is_pinned"),
     ),
     Defence(
-        "actions send their token to no proxy",
+        "actions never send their token to a proxy",
         Edit(CLIENT + "_session", "_1.trust_env = _", "_1.trust_env = True"),
-        test(CLIENT_TESTS + "test_no_proxy_is_asked"),
+        test(CLIENT_TESTS + "test_no_proxy_is_used"),
     ),
 ]
 
-WHAT_MAY_COME_IN = [
+INPUT_LIMITS = [
     Defence(
         "the size of a body is bounded",
         Edit(WEBHOOK + "WebhookReceiver._check_header", "length > max_length", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_too_large", "threads"),
     ),
     Defence(
-        "a body has a length",
+        "a body without a length is refused",
         Edit(WEBHOOK + "WebhookReceiver._check_header", "length is None", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_no_length", "threads"),
     ),
     Defence(
-        "a body is not compressed",
+        "a compressed body is refused",
         Edit(WEBHOOK + "WebhookReceiver._check_header", "_ != 'identity'", "False"),
         MEDIA_TYPES,
     ),
     Defence(
-        "a body is JSON in UTF-8 and says so",
+        "a body is refused unless it is declared as JSON in UTF-8",
         Returns(WEBHOOK + "_is_json", "True"),
         MEDIA_TYPES,
     ),
@@ -332,7 +355,7 @@ WHAT_MAY_COME_IN = [
         REFUSED_BODY,
     ),
     Defence(
-        "the zeros in front of a length change nothing",
+        "leading zeros do not change a length",
         Edit(HEAD + "parse", "_LEADING_ZEROS.sub(_1, _2)", "_2"),
         FRAMING,
     ),
@@ -342,7 +365,7 @@ WHAT_MAY_COME_IN = [
         FRAMING,
     ),
     Defence(
-        "a length beyond all bounds is refused as such",
+        "an absurd length is refused as too large",
         Edit(HEAD + "_check_lines", "_HUGE_LENGTH.search(_)", "None"),
         FRAMING,
     ),
@@ -354,9 +377,7 @@ WHAT_MAY_COME_IN = [
     Defence(
         "the size of the header is bounded before authentication",
         Becomes(HEAD + "MAX_HEAD_BYTES", "1 << 30"),
-        test(
-            FRAMING_TESTS + "test_the_header_is_bounded_before_the_client_says_who_it_is", "threads"
-        ),
+        test(FRAMING_TESTS + "test_the_header_is_bounded_before_authentication", "threads"),
     ),
     Defence(
         "no transfer coding is accepted",
@@ -379,60 +400,64 @@ WHAT_MAY_COME_IN = [
         FRAMING,
     ),
     Defence(
-        "the host of a target counts, and not the Host field",
+        "the host in the request target overrides the Host field",
         Edit(HEAD + "_checked", "target_host or host", "host"),
-        test(BROWSER_TESTS + "test_the_host_of_a_url_counts", "threads"),
+        test(BROWSER_TESTS + "test_the_host_in_an_absolute_url_is_checked", "threads"),
     ),
     Defence(
         "the time for a whole header is bounded",
         Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
-        test(SERVER_TESTS + "TestSlow::test_all_of_them_are_cut_off", "threads"),
+        test(SERVER_TESTS + "TestSlow::test_slow_clients_are_disconnected", "threads"),
     ),
     Defence(
         "the time to send a whole answer is bounded, on green threads too",
         Edit(SOCKET + "send", "self._limit()", "self._socket.settimeout(60)"),
-        test(SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_answers_a_bit_at_a_time"),
+        test(SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly"),
     ),
     Defence(
         "the time for a whole handshake is bounded",
         Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
-        test(TLS_TESTS + "TestWrongClients::test_a_handshake_has_its_time_as_a_whole", "threads"),
+        test(
+            TLS_TESTS + "TestWrongClients::test_the_time_limit_applies_to_the_whole_handshake",
+            "threads",
+        ),
     ),
     Defence(
         "the number of connections is bounded",
         Edit(CONNECTIONS + "admit", "len(_) >= self.limit", "False"),
-        test(SERVER_TESTS + "TestFull::test_the_bound_holds_however_fast_they_come", "threads"),
+        test(SERVER_TESTS + "TestFull::test_the_limit_holds_at_any_rate_of_connections", "threads"),
     ),
     Defence(
-        "a request in progress is not closed for another",
+        "a request in progress is not evicted for another",
         Edit(CONNECTIONS + "admit", "_.phase < Phase.BUSY", "True"),
-        test("tests/lib/endpoint/test_open_connections.py::test_one_that_is_busy_is_never_closed"),
+        test("tests/lib/endpoint/test_open_connections.py::test_a_busy_connection_is_never_closed"),
     ),
     Defence(
-        "a connection that was refused keeps nobody out",
+        "a refused connection does not block other clients",
         Edit(CONNECTION + "HTTPConnection._respond", "Phase.LINGERING", "Phase.BUSY"),
         test(
-            SERVER_TESTS + "TestFull::test_clients_without_credentials_shut_out_nobody", "threads"
+            SERVER_TESTS + "TestFull::test_clients_without_credentials_do_not_block_others",
+            "threads",
         ),
     ),
     Defence(
-        "the answer arrives although a large body is on its way",
+        "the response arrives even while a large body is being sent",
         Becomes(CONNECTION + "LINGER_BYTES", "0"),
         test(
             SERVER_TESTS
-            + "TestConnections::test_the_answer_arrives_although_a_large_body_is_on_its_way",
+            + "TestConnections::test_the_response_arrives_while_a_large_body_is_being_sent",
             "threads",
         ),
     ),
     Defence(
         "plain HTTP on a TLS port is refused",
         Edit(SERVER + "_secure", "Client(client_host, refusal=_)", "Client(client_host)"),
-        test(TLS_TESTS + "TestWrongClients::test_no_webhook_comes_in_plain", "threads"),
+        test(TLS_TESTS + "TestWrongClients::test_a_webhook_over_plain_http_is_refused", "threads"),
     ),
     Defence(
         "the backlog is bounded, and checked before a body is read",
         Edit(WEBHOOK + "WebhookReceiver._check_backlog", "journal.backlog >= limit", "False"),
-        test(SERVICE_TESTS + "TestBounds::test_over_the_backlog_limit_nobody_sends_a_body_in_vain"),
+        test(SERVICE_TESTS + "TestBounds::test_over_the_backlog_limit_no_body_is_requested"),
     ),
     Defence(
         "the number of alerts in a request is bounded",
@@ -456,18 +481,18 @@ WHAT_MAY_COME_IN = [
     ),
     Defence(
         "NaN is not JSON",
-        Edit(ALERTMANAGER + "_decode", "parse_constant=_", "parse_constant=str"),
+        Edit(ALERTMANAGER + "decode", "parse_constant=_", "parse_constant=str"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
     ),
     Defence(
         "deep nesting is the sender's error, and does not abort Python 3.8",
-        Edit(ALERTMANAGER + "_decode", "is_too_deep(body)", "False"),
+        Edit(ALERTMANAGER + "decode", "is_too_deep(body)", "False"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_refused"),
     ),
     Defence(
         "the size of a page is bounded",
         Becomes("poundcake.trail.search:MAX_ROWS", "1_000_000"),
-        test(TRAIL_TESTS + "test_a_query_that_is_wrong_names_its_parameter", "threads"),
+        test(TRAIL_TESTS + "test_an_invalid_query_names_its_parameter", "threads"),
     ),
     Defence(
         "an id from a sender counts only if it is a UUID",
@@ -479,11 +504,11 @@ WHAT_MAY_COME_IN = [
         Becomes("poundcake.endpoint.trail_routes:MAX_PAGE_BYTES", "1 << 40"),
         test(
             TRAIL_TESTS
-            + "TestPageSize::test_a_page_that_is_too_large_is_asked_for_again_with_fewer_rows"
+            + "TestPageSize::test_a_page_that_is_too_large_is_queried_again_with_fewer_rows"
         ),
     ),
     Defence(
-        "a refused webhook is not silent",
+        "a refused webhook is logged",
         Returns("poundcake.endpoint.refused_webhooks:RefusedWebhooks.add", "None"),
         test("tests/lib/endpoint/test_refused_webhooks.py::test_each_reason", "threads"),
     ),
@@ -503,22 +528,22 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a quote cannot end the JSON text of a nested parameter",
         Edit(LOOKALIKES, "'\"'", "'x'"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "a backslash cannot begin an escape sequence in a nested parameter",
         Edit(LOOKALIKES, "'\\\\'", "'x'"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "a line break cannot stop a rule",
         Edit("poundcake.inert:_inert_text", "printable(_1)", "_1"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
     Defence(
-        "a text cannot become a null",
+        "a text cannot become null",
         Edit("poundcake.inert:_inert_text", "_ASTERISK_BEFORE_ANOTHER.sub(_, _1)", "_1"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_one_text"),
+        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "the names of labels are made inert",
@@ -530,9 +555,9 @@ NOTHING_IS_EVALUATED = [
         INERT_TEXT,
     ),
     Defence(
-        "no label takes the name of another",
+        "no label name replaces another",
         Edit("poundcake.inert:_inert_keys", "_[_] in _", "False"),
-        test(INERT_TESTS + "test_no_other_key_can_take_the_name_of_one_that_is_inert"),
+        test(INERT_TESTS + "test_no_key_replaces_an_inert_key"),
     ),
     Defence(
         "the trigger of an alert carries inert text",
@@ -552,7 +577,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "an announcement carries no text that could be evaluated",
         Edit("poundcake.announcement:pack", "{'batch': _}", "{'batch': '{{ 1 }}'}"),
-        test("tests/lib/test_announcement.py::test_its_alphabet_is_inert"),
+        test("tests/lib/test_announcement.py::test_a_batch_contains_only_inert_characters"),
     ),
     Defence(
         "the result of an action is inert",
@@ -582,21 +607,21 @@ NOTHING_IS_EVALUATED = [
         ),
         test(
             "tests/lib/remediation/test_report.py::"
-            "test_what_an_action_of_another_pack_returned_is_not_passed_on"
+            "test_the_result_of_another_packs_action_is_not_passed_on"
         ),
     ),
     Defence(
-        "a host is a host name or an address",
+        "a host must be a host name or an address",
         Edit(HOSTS, "_1 if _NAME.match(_1) else ''", "_1"),
         HOSTILE_HOST,
     ),
     Defence(
-        "a number is no host name",
+        "a number is not a host name",
         Edit(HOSTS, "_ENDS_IN_A_NUMBER.match(_)", "False"),
         HOSTILE_HOST,
     ),
     Defence(
-        "an address has no scope",
+        "an address with a scope is refused",
         Edit("poundcake.hosts:_ipv6", "'%' in _", "False"),
         HOSTILE_HOST,
     ),
@@ -606,14 +631,14 @@ NOTHING_IS_EVALUATED = [
         test(HOSTS_TESTS + "test_a_pattern_contains_hosts"),
     ),
     Defence(
-        "StackStorm's own machine is no target",
+        "StackStorm's own machine is not a target",
         Returns("poundcake.hosts:refusal_of_target", "''"),
         test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
     ),
     Defence(
         "no name that resolves to StackStorm's own machine is a target",
         Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
-        test(CHECKS_TESTS + "test_nor_by_a_name_that_resolves_to_its_own_address"),
+        test(CHECKS_TESTS + "test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it"),
     ),
     Defence(
         "only a host is checked for an answer",
@@ -623,7 +648,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a host whose name does not resolve does not count as down",
         Edit(CHECKS + "_try_all", "TcpState.UNRESOLVABLE", "TcpState.NO_ANSWER"),
-        test(CHECKS_TESTS + "test_a_name_server_that_fails_is_no_silence_of_the_host"),
+        test(CHECKS_TESTS + "test_a_failing_name_server_does_not_mean_that_the_host_is_down"),
     ),
     Defence(
         "a host that refuses a connection does not count as down",
@@ -636,32 +661,32 @@ NOTHING_IS_EVALUATED = [
         REFUSALS,
     ),
     Defence(
-        "without allowed hosts none is changed",
+        "without allowed hosts, no host is changed",
         Returns(SAFETY + "_refusal_for_all_hosts", "''"),
         test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
     ),
     Defence(
-        "a token that was taken out is refused on open connections",
+        "a removed token is refused on open connections",
         Edit("poundcake.endpoint.service:Endpoint._apply", "self._receiver.configure(_)", "None"),
         test(
             RECONFIGURATION_TESTS
-            + "TestChanges::test_a_token_that_was_taken_out_is_refused_on_open_connections",
+            + "TestChanges::test_a_removed_token_is_refused_on_open_connections",
             "threads",
         ),
     ),
     Defence(
-        "a configuration that cannot be used changes nothing",
+        "an unusable configuration changes nothing",
         Edit("poundcake.endpoint.service:Endpoint._apply", "self._replace_server(_, _, _)", "None"),
         test(
             RECONFIGURATION_TESTS
-            + "TestWhatCannotBeUsed::test_a_port_that_is_taken_until_it_is_free",
+            + "TestUnusableConfigurations::test_a_port_that_is_in_use_at_first",
             "threads",
         ),
     ),
     Defence(
         "a misspelt key is refused",
         Returns(CONFIG + "refuse_unknown_keys", "None"),
-        test(CONFIG_TESTS + "TestUnknownKeys::test_the_nearest_known_key_is_named"),
+        test(CONFIG_TESTS + "TestUnknownKeys::test_the_most_similar_known_key_is_named"),
     ),
     Defence(
         "only allowed actions are run",
@@ -671,7 +696,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a dry run changes nothing",
         Edit(SAFETY + "_decide", "(Stage.DRY_RUN, _)", "(Stage.REMEDIATE, '')"),
-        test(SAFETY_TESTS + "test_a_dry_run_says_what_it_would_run"),
+        test(SAFETY_TESTS + "test_a_dry_run_reports_what_it_would_run"),
     ),
     Defence(
         "the default is a dry run",
@@ -690,14 +715,14 @@ NOTHING_IS_EVALUATED = [
             "self.get('/executions/' + execution_id)",
         ),
         test(
-            "tests/lib/stackstorm/test_client.py::TestAsking::test_an_id_cannot_name_another_path"
+            "tests/lib/stackstorm/test_client.py::TestRequesting::test_an_id_cannot_change_the_path"
         ),
     ),
 ]
 
 ONE_REMEDIATION = [
     Defence(
-        "an alert that keeps firing starts nothing more",
+        "an alert that keeps firing starts nothing again",
         Edit(ADMISSION + "_decide_repeat", "_.outcome == Outcome.ADMITTED", "False"),
         test(
             ADMISSION_TESTS + "TestFiring::test_a_repeat_is_a_duplicate_with_the_incidents_episode"
@@ -706,7 +731,7 @@ ONE_REMEDIATION = [
     Defence(
         "a notification that arrives after its resolve starts nothing",
         Returns(ADMISSION + "_judge_refire", "None"),
-        test(ADMISSION_TESTS + "TestFiring::test_what_a_resolve_on_record_makes_of_it"),
+        test(ADMISSION_TESTS + "TestFiring::test_a_recorded_resolve_decides_about_a_firing_alert"),
     ),
     Defence(
         "a sender's fingerprint does not make two alerts one",
@@ -723,22 +748,20 @@ ONE_REMEDIATION = [
         Edit(ADMISSION + "_decide_resolve", "received_at < _", "False"),
         test(
             ADMISSION_TESTS
-            + "TestResolved::test_one_that_came_before_the_last_notification_does_not"
+            + "TestResolved::test_a_resolve_received_before_the_last_notification_does_not_close"
         ),
     ),
     Defence(
         "a receiver that is not listed starts nothing",
         Edit(ADMISSION + "_decide_new", "not situation.may_start", "False"),
-        test(
-            ADMISSION_TESTS + "TestFiring::test_a_receiver_that_may_not_start_anything_is_observed"
-        ),
+        test(ADMISSION_TESTS + "TestFiring::test_an_unlisted_receiver_is_observed"),
     ),
     Defence(
         "nothing is started for an acknowledged incident",
         Returns("poundcake.trail.claims:_acknowledged_by", "''"),
         test(
             "tests/lib/trail/test_interventions.py::TestAcknowledge"
-            "::test_a_workflow_that_is_about_to_begin_is_refused",
+            "::test_a_workflow_that_has_not_begun_is_refused",
             "sqlite",
         ),
     ),
@@ -760,11 +783,32 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.instance", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.host", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
-            "TestHostCooldown::test_of_several_at_the_same_time_one_gets_a_claim",
+            "TestHostCooldown::test_one_of_several_concurrent_executions_gets_a_claim",
             "sqlite",
+        ),
+    ),
+    Defence(
+        "a host has one cooldown, however its label spells it",
+        Edit(
+            "poundcake.trail.rows:alert_row",
+            "host_or_empty(alert.labels, host_label)",
+            "alert.instance",
+        ),
+        test(
+            "tests/lib/trail/test_claims.py::"
+            "TestHostCooldown::test_instances_of_the_same_host_share_it",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a clock that jumped ahead makes purge delete nothing",
+        Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
+        test(
+            "tests/lib/trail/test_purge.py::TestRefused::"
+            "test_requests_that_came_after_the_clock_jumped_prove_nothing"
         ),
     ),
 ]
@@ -774,7 +818,8 @@ SECRETS = [
         "no header with a credential is stored",
         Becomes(WEBHOOK + "STORED_HEADERS", "(*_, 'Authorization')"),
         test(
-            WEBHOOK_TESTS + "TestStoredHeaders::test_only_those_on_the_list_are_stored", "threads"
+            WEBHOOK_TESTS + "TestStoredHeaders::test_only_headers_on_the_allow_list_are_stored",
+            "threads",
         ),
     ),
     Defence(
@@ -798,31 +843,31 @@ SECRETS = [
         PASSWORD_FORMS,
     ),
     Defence(
-        "an @ in a password is not taken for a host",
+        "an @ in a password is not parsed as the start of the host",
         Edit("poundcake.trail.database.engine:open_engine", "'@' in _", "False"),
-        test(DATABASE_TESTS + "TestRefused::test_an_at_sign_in_a_password_is_not_taken_for_a_host"),
+        test(DATABASE_TESTS + "TestRefused::test_an_at_sign_in_a_password_does_not_start_the_host"),
     ),
     Defence(
-        "no other URL has a password",
+        "no other URL may contain a password",
         Edit(CONFIG + "_http_url", "'@' in _", "False"),
         test(CONFIG_TESTS + "TestTypes::test_an_unusable_string_names_the_key"),
     ),
     Defence(
-        "a new database is not open to other users",
+        "other users cannot read a new database",
         Becomes("poundcake.trail.shared_files:FILE_MODE", "0o644"),
-        test(FILE_TESTS + "test_a_database_is_for_its_owner_and_its_group"),
+        test(FILE_TESTS + "test_only_the_owner_and_the_group_can_access_a_database"),
     ),
     Defence(
-        "an existing database is closed to other users",
+        "other users lose access to an existing database",
         Returns("poundcake.trail.database.tables:_close_files_to_others", "None"),
-        test(FILE_TESTS + "test_a_database_that_all_could_read_is_closed_to_others"),
+        test(FILE_TESTS + "test_others_lose_access_to_an_existing_database"),
     ),
     Defence(
-        "existing files of the journal are closed to other users",
+        "other users lose access to existing files of the journal",
         Edit("poundcake.endpoint.journal_file:_open", "close_to_others(_)", "None"),
         test(
             "tests/lib/endpoint/test_journal.py::TestOpening::"
-            "test_files_that_all_could_read_are_closed_to_others"
+            "test_others_lose_access_to_existing_files"
         ),
     ),
     Defence(
@@ -831,7 +876,7 @@ SECRETS = [
         test(DATABASE_TESTS + "TestRefused::test_an_error_shows_neither_statement_nor_parameters"),
     ),
     Defence(
-        "a configuration that is printed shows no secret",
+        "a printed configuration shows no secret",
         Becomes(CONFIG + "Config.basic_auth", "_string(check=credentials.check_user_and_password)"),
         test(CONFIG_TESTS + "TestSecrets::test_no_secret_is_printed"),
     ),
@@ -841,9 +886,9 @@ SECRETS = [
         test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),
     Defence(
-        "the folder of journal and token is closed to other users",
+        "other users cannot read the folder of the journal and the token",
         Edit("poundcake.trail.shared_files:make_folder", "os.mkdir(_1, _)", "os.mkdir(_1, 0o777)"),
-        test("tests/lib/trail/test_shared_files.py::test_a_folder_is_not_open_to_the_world"),
+        test("tests/lib/trail/test_shared_files.py::test_others_cannot_access_a_folder"),
     ),
     Defence(
         "an internal error is answered without its details",
@@ -852,16 +897,16 @@ SECRETS = [
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, _)",
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, __import__('traceback').format_exc())",
         ),
-        test(APP_TESTS + "TestOwnTrouble::test_our_fault_is_told_without_what_it_was"),
+        test(APP_TESTS + "TestOwnTrouble::test_an_internal_error_is_answered_without_details"),
     ),
     Defence(
-        "no metric has a label that a client writes",
+        "no metric has a label that a client controls",
         Edit(RECEIVER + "_finished", "metrics.OTHER", "path"),
         test(
             "tests/lib/endpoint/test_metrics.py::"
-            "TestRequests::test_no_label_takes_what_a_client_sends"
+            "TestRequests::test_no_label_contains_text_from_a_client"
         ),
     ),
 ]
 
-DEFENCES = WHO_MAY_POST + WHAT_MAY_COME_IN + NOTHING_IS_EVALUATED + ONE_REMEDIATION + SECRETS
+DEFENCES = WHO_MAY_POST + INPUT_LIMITS + NOTHING_IS_EVALUATED + ONE_REMEDIATION + SECRETS

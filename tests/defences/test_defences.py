@@ -1,4 +1,4 @@
-"""The list of defences fits the tree: each change can be made, and each test exists."""
+"""The list of defences matches the tree: each change can be applied, and each test exists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFENCES = [d for kind in sorted(mutate.KINDS) for d in mutate.KINDS[kind]]
 
 
 @pytest.mark.parametrize("defence", DEFENCES, ids=lambda d: d.name)
-def test_the_change_can_be_made(defence):
+def test_the_change_can_be_applied(defence):
     source = (ROOT / defence.mutation.file()).read_text()
     assert defence.mutation.apply(source) != source
 
@@ -57,7 +57,7 @@ class Wall:
 
 
 def changed(mutation):
-    """The lines that differ after a change."""
+    """Return the lines that differ after a change."""
     before, after = SOURCE.splitlines(), mutation.apply(SOURCE).splitlines()
     return [line.strip() for line in after if line not in before]
 
@@ -85,7 +85,7 @@ def changed(mutation):
         (Edit("m", "LIMIT = _1", "LIMIT = -_1"), ["LIMIT = -10"]),
     ],
 )
-def test_a_change_replaces_what_it_names_and_nothing_else(mutation, lines):
+def test_a_change_replaces_only_its_target(mutation, lines):
     assert changed(mutation) == lines
 
 
@@ -97,11 +97,11 @@ def test_a_change_replaces_what_it_names_and_nothing_else(mutation, lines):
         (Returns("m:LIMIT", "True"), "not a function"),
         (Becomes("m:Wall", "True"), "not an assignment"),
         (Becomes("m:LIMIT", "(10)"), None),
-        (Edit("m:Wall.stands", "_ < 2", "True"), "is there 0 times"),
-        (Edit("m:Wall.stands", "_1 > _2", "True"), "is there 2 times"),
+        (Edit("m:Wall.stands", "_ < 2", "True"), "occurs 0 times"),
+        (Edit("m:Wall.stands", "_1 > _2", "True"), "occurs 2 times"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_an_error(mutation, complaint):
+def test_a_change_that_cannot_be_applied_is_an_error(mutation, complaint):
     if complaint is None:
         assert mutation.apply(SOURCE) != SOURCE
         return
@@ -109,7 +109,7 @@ def test_a_change_that_cannot_be_made_is_an_error(mutation, complaint):
         mutation.apply(SOURCE)
 
 
-def test_a_module_that_is_gone_is_an_error():
+def test_a_missing_module_is_an_error():
     with pytest.raises(MutationError, match="no such module"):
         Returns("poundcake.gone:function", "None").file()
 
@@ -119,7 +119,7 @@ LOWERED = Becomes("wall:HIGH", "False")
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A function that checks one defence of a small tree and returns the exit code."""
+    """Return a function that checks one defence of a small tree and returns the exit code."""
     wall = tmp_path / "tree" / "lib" / "wall.py"
     wall.parent.mkdir(parents=True)
     wall.write_text("HIGH = True\n")
@@ -139,7 +139,7 @@ def tree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given, code, said",
+    "given, code, expected",
     [
         ({}, 0, "caught          the wall is high"),
         ({"mutation": Becomes("wall:HIGH", "1")}, 1, "NOT CAUGHT      the wall is high"),
@@ -157,6 +157,6 @@ def tree(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_the_verdict_on_a_defence(tree, capsys, given, code, said):
+def test_the_verdict_on_a_defence(tree, capsys, given, code, expected):
     assert tree(**given) == code
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""python -m tests.faults: faults under load, and whether anything was lost or done twice."""
+"""python -m tests.faults: inject faults under load; nothing may be lost or done twice."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.faults.world import SETTINGS
 def main():
     parser = argparse.ArgumentParser("python -m tests.faults", description=__doc__)
     parser.add_argument("--database", choices=BOTH, action="append", help="default: both")
-    parser.add_argument("--only", default="", help="faults whose name has this in it")
-    parser.add_argument("--times", type=int, help="how often each (default: as the table says)")
+    parser.add_argument("--only", default="", help="only faults with this text in their name")
+    parser.add_argument("--times", type=int, help="how often to inject each (default: see FAULTS)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=75, help="ends after so many, at the most")
-    parser.add_argument("--heal", type=float, default=150, help="seconds that healing may take")
-    parser.add_argument("--no-drill", action="store_true", help="without the backlog drill")
-    parser.add_argument("--report", metavar="FILE", help="where the table is written, too")
+    parser.add_argument("--minutes", type=float, default=75, help="stop after this time")
+    parser.add_argument("--recovery", type=float, default=150, help="seconds to wait for recovery")
+    parser.add_argument("--no-drill", action="store_true", help="skip the backlog drill")
+    parser.add_argument("--report", metavar="FILE", help="also write the table to this file")
     options = parser.parse_args()
     sys.exit(faults(options))
 
@@ -47,7 +47,7 @@ def faults(options):
     deadline = time.monotonic() + 60 * options.minutes
     broker = services.RabbitMQ()
     mariadb = None
-    problems, happened, left_out = [], 0, 0
+    problems, injected, skipped = [], 0, 0
     try:
         broker.start()
         for kind in options.database or BOTH:
@@ -55,9 +55,9 @@ def faults(options):
                 mariadb = services.MariaDB()
                 mariadb.start()
             folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-faults-"))
-            under = run.Run(kind, folder, broker, mariadb, options.seed, say, options.heal)
+            suite = run.Run(kind, folder, broker, mariadb, options.seed, say, options.recovery)
             try:
-                under.start()
+                suite.start()
                 wanted = [f for f in FAULTS if kind in f.on and options.only in f.name]
                 random.Random(options.seed).shuffle(wanted)
                 for fault in wanted:
@@ -65,13 +65,13 @@ def faults(options):
                         say(f"{kind:<8} {fault.name}: SKIPPED, needs {fault.missing}")
                         continue
                     if time.monotonic() > deadline:
-                        left_out += 1
+                        skipped += 1
                         continue
-                    under.go_through(fault.name, [fault] * (options.times or fault.times))
+                    suite.inject(fault.name, [fault] * (options.times or fault.times))
             finally:
-                problems += under.problems
-                happened += under.happened
-                under.close()
+                problems += suite.problems
+                injected += suite.injected
+                suite.close()
     finally:
         broker.close()
         if mariadb:
@@ -79,12 +79,12 @@ def faults(options):
     if not options.only and not options.no_drill:
         say("")
         problems += drill.run(options.database or BOTH, drill.REQUESTS, say)
-    say(f"{happened} faults, {len(problems)} problems")
-    if left_out:
-        say(f"{left_out} rows were left out: the time was over")
+    say(f"{injected} faults, {len(problems)} problems")
+    if skipped:
+        say(f"{skipped} rows were skipped, because the time was up")
     for problem in problems:
         say(problem)
-    return 1 if problems or left_out else 0
+    return 1 if problems or skipped else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""python -m tests.faults.drill: a long outage of the record side, and how it is worked off.
+"""python -m tests.faults.drill: how long the backlog of a StackStorm outage takes to drain.
 
-Requests are put in through the endpoint while StackStorm is away. Then it comes, they drain, and
-new ones arrive at a steady rate all the while.
+The drill posts requests to the endpoint while StackStorm is down. Then it starts StackStorm, and
+posts new requests at a steady rate while the backlog drains.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SENDERS = 8
 NEW_RATE = 20
 P99_SECONDS = 0.1
 DRAIN_SECONDS = 1200
-# How far from its place a request may be recorded: what failed and what is fresh take turns, in
-# lists of 500.
+# How far out of order a request may be recorded: retries and new requests alternate, in batches of
+# 500.
 DISPLACED = 1000
 TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
     "on", "requests", "put/s", "drain s", "drain/s", "new sent", "p50 ms", "p99 ms", "displaced"
@@ -35,7 +35,7 @@ TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
 
 
 class Sender:
-    """Posts over one connection. Alerts that no rule matches, of 200 fingerprints."""
+    """Posts alerts of 200 fingerprints, which no rule matches, over one connection."""
 
     def __init__(self, port, name):
         self._client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -64,34 +64,34 @@ class Sender:
             raise RuntimeError(f"{answer.status} {text[:200]}")
 
 
-def drill(kind, broker, mariadb, count, say):
-    """One drill; its problems, in sentences."""
+def drill(kind, broker, mariadb, count, report):
+    """Run the drill on one kind of database, and return its problems as sentences."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-drill-"))
     world = World(folder, broker, mariadb, settings={})
     try:
         world.start_sensor()
-        put_seconds = _put(world.port, count)
-        going = threading.Event()
-        going.set()
+        put_seconds = _fill_backlog(world.port, count)
+        is_running = threading.Event()
+        is_running.set()
         sender = Sender(world.port, "new")
-        steady = threading.Thread(target=_steadily, args=(sender, going), daemon=True)
+        steady = threading.Thread(target=_send_steadily, args=(sender, is_running), daemon=True)
         steady.start()
         world.start_stackstorm()
         began = time.monotonic()
         recorded = "SELECT count(*) FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%'"
         wait_for(
-            lambda: world.recorded(recorded) >= count or time.sleep(1),
+            lambda: world.count(recorded) >= count or time.sleep(1),
             DRAIN_SECONDS,
             "the backlog is recorded",
         )
         seconds = time.monotonic() - began
-        going.clear()
+        is_running.clear()
         steady.join()
-        displaced = _displaced(world)
+        displaced = _greatest_displacement(world)
     finally:
         world.close()
     cuts = statistics.quantiles(sender.seconds, n=100)
-    say(
+    report(
         f"{kind:<8} {count:>8} {count / put_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f}"
         f" {len(sender.seconds):>9} {1000 * cuts[49]:>7.1f} {1000 * cuts[98]:>7.1f} {displaced:>10}"
     )
@@ -99,11 +99,11 @@ def drill(kind, broker, mariadb, count, say):
     if cuts[98] > P99_SECONDS:
         problems.append(f"{kind}: p99 of new requests over {P99_SECONDS} s")
     if displaced > DISPLACED:
-        problems.append(f"{kind}: recorded {displaced} places from its own")
+        problems.append(f"{kind}: a request was recorded {displaced} places out of order")
     return problems
 
 
-def _put(port, count):
+def _fill_backlog(port, count):
     senders = [Sender(port, f"old-{i}") for i in range(SENDERS)]
 
     def send(sender):
@@ -119,16 +119,16 @@ def _put(port, count):
     return time.monotonic() - began
 
 
-def _steadily(sender, going):
+def _send_steadily(sender, is_running):
     due = time.monotonic()
-    while going.is_set():
+    while is_running.is_set():
         sender.post()
         due += 1 / NEW_RATE
         time.sleep(max(0, due - time.monotonic()))
 
 
-def _displaced(world):
-    """How many places the one request is from its own that is furthest."""
+def _greatest_displacement(world):
+    """Return how many places the most displaced request is out of order."""
     rows = world.rows(
         "SELECT created_at FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%' ORDER BY id"
     )
@@ -137,9 +137,9 @@ def _displaced(world):
     return max(abs(place - i) for place, i in enumerate(order))
 
 
-def run(kinds, count, say):
-    """The drill on each kind of database; the problems."""
-    say(TITLES)
+def run(kinds, count, report):
+    """Run the drill on each kind of database, and return the problems."""
+    report(TITLES)
     problems = []
     for kind in kinds:
         broker = services.RabbitMQ()
@@ -148,13 +148,13 @@ def run(kinds, count, say):
             broker.start()
             if mariadb:
                 mariadb.start()
-            problems += drill(kind, broker, mariadb, count, say)
+            problems += drill(kind, broker, mariadb, count, report)
         finally:
             broker.close()
             if mariadb:
                 mariadb.close()
     for problem in problems:
-        say("PROBLEM: " + problem)
+        report("PROBLEM: " + problem)
     return problems
 
 

@@ -33,75 +33,80 @@ BOTH = ("sqlite", "mariadb")
 
 
 class Scene:
-    """What a fault has at hand."""
+    """The world, its load and a random generator, which a fault can use."""
 
     def __init__(self, world, load, seed):
         self.world, self.load = world, load
         self.random = random.Random(seed)
 
-    def until(self, look, what):
-        """Waits for look() while new episodes keep everything busy; Failed where it is in vain."""
+    def wait_under_load(self, condition, what):
+        """Post new episodes until condition() is true. Raise Failed after HIT_SECONDS."""
         deadline = time.monotonic() + HIT_SECONDS
         pause = NUDGE_SECONDS
         while time.monotonic() < deadline:
             self.load.post(self.load.notifications.new_episodes(2))
             try:
-                return wait_for(look, pause, what)
+                return wait_for(condition, pause, what)
             except Failed:
                 pause *= 2
         raise Failed(f"not within {HIT_SECONDS} s: {what}")
 
-    def at(self, *stations):
-        """Waits until a process has ended at each of the stations."""
-        for station in stations:
-            self.world.arm(station)
-        self.come_to(*stations)
+    def kill_at(self, *failpoints):
+        """Arm the failpoints and wait until a process was killed at each."""
+        for failpoint in failpoints:
+            self.world.arm(failpoint)
+        self.wait_for_kills(*failpoints)
 
-    def come_to(self, *stations):
-        """Waits until a process has ended at each of the stations, which are armed."""
+    def wait_for_kills(self, *failpoints):
+        """Wait until a process was killed at each of the armed failpoints."""
         try:
-            for station in stations:
-                self.until(lambda: self.world.hit(station), "a process comes to: " + station)
+            for failpoint in failpoints:
+                what = "a process reaches: " + failpoint
+                self.wait_under_load(lambda: self.world.was_hit(failpoint), what)
         except Failed:
-            for station in stations:
-                self.world.disarm(station)
+            for failpoint in failpoints:
+                self.world.disarm(failpoint)
             raise
 
     def pause(self, least, most):
         time.sleep(self.random.uniform(least, most))
 
-    def broker_is(self, state):
-        """Waits until the endpoint says so of the broker: ok, or down."""
+    def wait_for_broker(self, state):
+        """Wait until the health view shows the broker as "ok" or "down"."""
 
-        def seen():
+        def is_shown():
             health = self.world.health()
             return health and health["components"]["broker"]["state"] == state
 
-        self.until(seen, "health calls the broker " + state)
+        self.wait_under_load(is_shown, "health shows the broker as " + state)
 
 
 @dataclass
 class Fault:
-    """A fault. happen(scene) causes it once, and ends it.
+    """A fault.
 
-    times: how often in the full run, on each
-    kind of database. told: whether StackStorm must be told of every webhook all the same.
-    missing: a program that it needs, in words, where the machine lacks it.
+    Attributes:
+        name: The name of the row.
+        inject: Causes the fault once, and ends it.
+        times: How often the full run injects it, on each kind of database.
+        on: The kinds of database on which it can occur.
+        keeps_webhooks: Whether StackStorm must receive every webhook trigger despite the fault.
+        missing: The program that the fault needs and the machine lacks; empty if it lacks none.
     """
 
     name: str
-    happen: Callable[[Scene], None]
+    inject: Callable[[Scene], None]
     times: int
     on: tuple[str, ...] = BOTH
-    told: bool = False
+    keeps_webhooks: bool = False
     missing: str = ""
 
 
 # -- the sensor
 
 
-def _sensor_again(scene):
-    scene.world.sensor.ended(10)
+def _restart_sensor(scene):
+    scene.world.sensor.wait(10)
     scene.pause(0, 0.3)
     scene.world.start_sensor()
 
@@ -109,21 +114,21 @@ def _sensor_again(scene):
 def sensor_killed(scene):
     scene.pause(0, 2)
     scene.world.sensor.kill()
-    _sensor_again(scene)
+    _restart_sensor(scene)
 
 
-def sensor_killed_at(station):
-    def happen(scene):
-        scene.at(station)
-        _sensor_again(scene)
+def sensor_killed_at(failpoint):
+    def inject(scene):
+        scene.kill_at(failpoint)
+        _restart_sensor(scene)
 
-    return happen
+    return inject
 
 
 def sensor_killed_within_request(share):
-    """share: how much of the body has arrived; None for the request's first byte alone."""
+    """Kill the sensor after a share of a body has arrived; None means the request's first byte."""
 
-    def happen(scene):
+    def inject(scene):
         delivery = Delivery(scene.load.notifications.new_episodes(1))
         lines = [f"POST {PATH} HTTP/1.1", "Host: 127.0.0.1"]
         headers = dict(delivery.headers, **{"Content-Length": len(delivery.body)})
@@ -137,9 +142,9 @@ def sensor_killed_within_request(share):
             scene.pause(0.02, 0.1)
             scene.world.sensor.kill()
         scene.load.send(delivery)
-        _sensor_again(scene)
+        _restart_sensor(scene)
 
-    return happen
+    return inject
 
 
 def sensor_killed_when_answered(scene):
@@ -155,14 +160,14 @@ def sensor_killed_when_answered(scene):
     if not killed.wait(HIT_SECONDS):
         raise Failed("no answer")
     scene.load.on_answer = None
-    _sensor_again(scene)
+    _restart_sensor(scene)
 
 
 def power_lost(scene):
-    """Of what the sensor has written only what it has synced is left."""
+    """Kill the sensor, and keep only the writes that it synced."""
     scene.pause(0, 2)
     scene.world.lose_power()
-    _sensor_again(scene)
+    _restart_sensor(scene)
 
 
 def sensor_stopped(scene):
@@ -189,14 +194,14 @@ def stackstorm_killed(scene):
     scene.world.start_stackstorm()
 
 
-def stackstorm_killed_at(station):
-    def happen(scene):
-        scene.at(station)
-        scene.world.stackstorm.ended(10)
+def stackstorm_killed_at(failpoint):
+    def inject(scene):
+        scene.kill_at(failpoint)
+        scene.world.stackstorm.wait(10)
         scene.pause(0, 1)
         scene.world.start_stackstorm()
 
-    return happen
+    return inject
 
 
 def stackstorm_stopped(scene):
@@ -211,60 +216,60 @@ def stackstorm_hangs(scene):
     scene.world.stackstorm.signal(signal.SIGCONT)
 
 
-def action_killed_at(station):
-    def happen(scene):
-        scene.at(station)
+def action_killed_at(failpoint):
+    def inject(scene):
+        scene.kill_at(failpoint)
 
-    return happen
+    return inject
 
 
 def one_request_cannot_be_recorded(scene):
-    """It is on record with its error, and an operator's replay makes up for it."""
+    """Expect that the request is recorded with its error, and that a replay succeeds."""
     world = scene.world
-    found = _poisoned(scene)
+    found = _poisoned_notification(scene)
     delivery = scene.load.post(found)
     statement = "SELECT error FROM poundcake_api_calls WHERE request_id = :i"
     try:
-        rows = scene.until(
+        rows = scene.wait_under_load(
             lambda: delivery.request_id and world.rows(statement, i=delivery.request_id),
-            "the request that fails is on record",
+            "the failing request is recorded",
         )
     finally:
-        world.end("poison")
+        world.clear_flag("poison")
     if not rows[0].error:
-        raise Failed("the request that failed is on record without its error")
+        raise Failed("the failing request is recorded without its error")
     run_action(world, "poundcake.replay", request_id=delivery.request_id)
 
 
 def one_request_kills_the_record(scene):
-    """It holds up nobody else, and is recorded once what killed the action is gone."""
+    """Expect that other requests are not blocked, and that this one is recorded in the end."""
     world = scene.world
-    world.begin("poison kills")
-    delivery = scene.load.post(_poisoned(scene))
+    world.set_flag("poison kills")
+    delivery = scene.load.post(_poisoned_notification(scene))
 
-    def stuck():
+    def is_stuck():
         health = world.health()
         return health and delivery.wanted_id in (
             health["components"]["journal"].get("stuck_requests") or []
         )
 
     try:
-        # Halved and tried twice each time, until it is alone.
-        wait_for(stuck, STUCK_SECONDS, "the request that kills the record is named in health")
+        # Each batch is halved after two attempts, until the request is alone.
+        wait_for(is_stuck, STUCK_SECONDS, "health names the request that kills the record action")
     finally:
-        world.end("poison")
-        world.end("poison kills")
+        world.clear_flag("poison")
+        world.clear_flag("poison kills")
 
 
-def _poisoned(scene):
+def _poisoned_notification(scene):
     found = scene.load.notifications.new_episodes(1)
     found["groupKey"] = f"poison-{scene.random.getrandbits(64)}"
-    scene.world.begin("poison", found["groupKey"])
+    scene.world.set_flag("poison", found["groupKey"])
     return found
 
 
 def run_action(world, ref, **parameters):
-    """Runs an action to its end, which has to be a good one."""
+    """Run an action and wait for its end. Raise Failed if it does not succeed."""
     body = json.dumps({"action": ref, "parameters": parameters}).encode()
     request = urllib.request.Request(
         world.api + "/executions", body, {"Content-Type": "application/json"}
@@ -273,7 +278,7 @@ def run_action(world, ref, **parameters):
         url = "{}/executions/{}".format(world.api, json.loads(answer.read())["id"])
 
     def ended():
-        execution = world.get(url)
+        execution = world.get_json(url)
         return execution if execution and execution.get("end_timestamp") else None
 
     execution = wait_for(ended, 60, ref + " ends")
@@ -297,28 +302,28 @@ def broker_killed(scene):
 
 
 def broker_cut(trigger, forward):
-    """The connection ends with a trigger on its way. forward: it arrives, its confirm does not."""
+    """Cut the connection while a trigger is in transit, or with `forward` before its confirm."""
 
-    def happen(scene):
+    def inject(scene):
         patterns = [trigger.encode()]
         trip = scene.world.broker_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
-        scene.until(trip.sprung.is_set, "a publish of " + trigger)
+        scene.wait_under_load(trip.fired.is_set, "a publish of " + trigger)
 
-    return happen
+    return inject
 
 
 def broker_cut_anywhere(scene):
     direction = scene.random.choice((TO_SERVER, TO_CLIENT))
     most = 4000 if direction == TO_SERVER else 200
     trip = scene.world.broker_proxy.trip(direction, after=scene.random.randint(0, most))
-    scene.until(trip.sprung.is_set, "so many bytes")
+    scene.wait_under_load(trip.fired.is_set, "enough bytes pass")
 
 
 def broker_stalls(scene):
-    scene.broker_is("ok")
+    scene.wait_for_broker("ok")
     scene.world.broker_proxy.stalled = True
     try:
-        scene.broker_is("down")
+        scene.wait_for_broker("down")
     finally:
         scene.world.broker_proxy.stalled = False
 
@@ -329,47 +334,47 @@ def _with_channel(scene, work):
 
 
 def queue_unbound(scene):
-    scene.broker_is("ok")
-    _until_consumed(scene)  # a consumer that comes back binds it again
+    scene.wait_for_broker("ok")
+    _wait_until_consumed(scene)  # a consumer that reconnects binds the queue again
     _with_channel(scene, lambda channel: channel.queue_unbind(QUEUE, EXCHANGE, "#"))
     try:
-        scene.broker_is("down")
+        scene.wait_for_broker("down")
     finally:
         _with_channel(scene, lambda channel: channel.queue_bind(QUEUE, EXCHANGE, "#"))
 
 
-def _until_consumed(scene):
+def _wait_until_consumed(scene):
     counts = []
 
-    def look(channel):
+    def count_consumers(channel):
         counts.append(channel.queue_declare(QUEUE, passive=True).consumer_count)
 
-    def consumed():
+    def is_consumed():
         try:
-            _with_channel(scene, look)
+            _with_channel(scene, count_consumers)
         except NotFound:
             return False  # deleted a moment ago
         return counts[-1]
 
-    wait_for(consumed, HIT_SECONDS, "StackStorm takes from its queue")
+    wait_for(is_consumed, HIT_SECONDS, "StackStorm consumes its queue")
 
 
 def queue_deleted(scene):
-    _until_consumed(scene)
+    _wait_until_consumed(scene)
     _with_channel(scene, lambda channel: channel.queue_delete(QUEUE))
 
 
 def broker_alarm(scene):
-    scene.broker_is("ok")
+    scene.wait_for_broker("ok")
     _rabbitmqctl(scene.world.broker, "set_vm_memory_high_watermark", "0.0000001")
     try:
-        scene.broker_is("down")
+        scene.wait_for_broker("down")
     finally:
         _rabbitmqctl(scene.world.broker, "set_vm_memory_high_watermark", "0.4")
 
 
 def _rabbitmqctl(broker, *words):
-    # /usr/sbin/rabbitmqctl is a wrapper that turns ordinary users away.
+    # /usr/sbin/rabbitmqctl is a wrapper that refuses ordinary users.
     scripts = glob.glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmqctl")
     program = services.program(*scripts, "rabbitmqctl")
     command = [program, "-n", broker.node, "--longnames", *words]
@@ -420,12 +425,12 @@ def database_read_only(scene):
 
 
 def database_cut_in_commit(table, forward):
-    def happen(scene):
+    def inject(scene):
         patterns = [f"INSERT INTO {table} ".encode(), b"\x03COMMIT"]
         trip = scene.world.database_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
-        scene.until(trip.sprung.is_set, "a commit of " + table)
+        scene.wait_under_load(trip.fired.is_set, "a commit of " + table)
 
-    return happen
+    return inject
 
 
 def database_cut(scene):
@@ -434,7 +439,7 @@ def database_cut(scene):
 
 
 def database_deadlocks(scene):
-    """Others lock the same rows, in another order, and lose or win."""
+    """Lock the same rows in other orders, so that one side of each deadlock loses."""
     ended = threading.Event()
     statement = (
         "UPDATE poundcake_alerts SET notifications = notifications WHERE id IN"
@@ -478,18 +483,20 @@ def database_locked(scene):
 
 
 def alerts_arrive_twice(scene):
-    """Two executions for one episode ask for its claim at the same time, and one is refused."""
+    """Expect that one of two concurrent executions for an episode is refused its claim."""
     world = scene.world
 
     def refused():
-        found = world.get(world.api + "/executions?action=poundcake_faults.work&limit=100") or []
+        found = (
+            world.get_json(world.api + "/executions?action=poundcake_faults.work&limit=100") or []
+        )
         outputs = [execution["result"].get("output") or {} for execution in found]
         return {e["id"] for e, o in zip(found, outputs) if o.get("stage") == "not_claimed"}
 
     before = refused()
-    world.begin("slow link")
+    world.set_flag("slow link")
     try:
-        # An alert that is resolved arrives twice as well, and nothing asks for a claim then.
+        # A resolved alert can be the one that arrives twice, and no execution requests its claim.
         for _ in range(20):
             broker_cut("poundcake.alert", True)(scene)
             try:
@@ -498,10 +505,10 @@ def alerts_arrive_twice(scene):
                 pass
         raise Failed("20 alerts arrived twice, and no execution was refused the claim")
     finally:
-        world.end("slow link")
+        world.clear_flag("slow link")
 
 
-SENSOR_STATIONS = (
+SENSOR_FAILPOINTS = (
     ("before commit", "before the journal's commit"),
     ("committed", "after the journal's commit, before the answer"),
     ("before poundcake.announce", "before an announcement is published"),
@@ -515,30 +522,30 @@ SENSOR_STATIONS = (
     ("between two alerts", "between two alerts of one request"),
     ("emitted", "after the emission, before mark_emitted"),
     ("marked emitted", "after mark_emitted"),
-    ("before poundcake.sync_due", "before a sync is asked for"),
+    ("before poundcake.sync_due", "before a sync is requested"),
     ("explained", "before mark_done"),
     ("marked done", "after mark_done"),
 )
-ACTION_STATIONS = (
+ACTION_FAILPOINTS = (
     ("record before commit", "record killed before its commit"),
     ("record committed", "record killed after its commit"),
     ("link before commit", "link killed before its commit"),
     ("link committed", "link killed after its commit"),
-    ("sync explained", "sync killed half way"),
+    ("sync explained", "sync killed halfway"),
     ("sync before commit", "sync killed before its last commit"),
     ("sync committed", "sync killed after its last commit"),
-    ("before work", "the work killed before it is done"),
-    ("after work", "the work killed once it is done"),
+    ("before work", "the work killed before it finishes"),
+    ("after work", "the work killed after it finishes"),
 )
-STACKSTORM_STATIONS = (
-    ("took poundcake.announce", "StackStorm killed with an announcement just taken"),
-    ("took poundcake.webhook", "StackStorm killed with a webhook just taken"),
-    ("took poundcake.alert", "StackStorm killed with an alert just taken"),
-    ("took poundcake.sync_due", "StackStorm killed with a sync_due just taken"),
-    ("starting poundcake.record", "StackStorm killed when record is to start"),
-    ("starting poundcake.link", "StackStorm killed when link is to start"),
-    ("starting core.local", "StackStorm killed when the work is to start"),
-    ("starting poundcake_faults.work", "StackStorm killed when the workflow is to start"),
+STACKSTORM_FAILPOINTS = (
+    ("took poundcake.announce", "StackStorm killed right after taking an announcement"),
+    ("took poundcake.webhook", "StackStorm killed right after taking a webhook"),
+    ("took poundcake.alert", "StackStorm killed right after taking an alert"),
+    ("took poundcake.sync_due", "StackStorm killed right after taking a sync_due"),
+    ("starting poundcake.record", "StackStorm killed when record is about to start"),
+    ("starting poundcake.link", "StackStorm killed when link is about to start"),
+    ("starting core.local", "StackStorm killed when the work is about to start"),
+    ("starting poundcake_faults.work", "StackStorm killed when the workflow is about to start"),
 )
 NO_COMPILER = "" if shutil.which("cc") else "a C compiler (cc)"
 MARIADB = ("mariadb",)
@@ -547,52 +554,60 @@ API_CALLS, LINKS = "poundcake_api_calls", "poundcake_st2_execution_link"
 FAULTS = [
     Fault("sensor killed at a random moment", sensor_killed, 10),
     Fault("sensor killed at a request's first byte", sensor_killed_within_request(None), 4),
-    Fault("sensor killed amid a request's body", sensor_killed_within_request(0.5), 4),
+    Fault("sensor killed in the middle of a request's body", sensor_killed_within_request(0.5), 4),
     Fault("sensor killed as soon as a 202 is read", sensor_killed_when_answered, 6),
     *(
-        Fault("sensor killed " + how, sensor_killed_at(station), 4)
-        for station, how in SENSOR_STATIONS
+        Fault("sensor killed " + how, sensor_killed_at(failpoint), 4)
+        for failpoint, how in SENSOR_FAILPOINTS
     ),
     Fault("sensor killed, and unsynced writes lost", power_lost, 4, missing=NO_COMPILER),
     Fault("sensor stopped (SIGTERM)", sensor_stopped, 4),
-    Fault("sensor hangs for seconds", sensor_hangs, 3),
-    *(Fault(how, action_killed_at(station), 4) for station, how in ACTION_STATIONS),
-    Fault("one request's record fails", one_request_cannot_be_recorded, 2),
-    Fault("one request kills the record", one_request_kills_the_record, 1),
+    Fault("sensor hangs for several seconds", sensor_hangs, 3),
+    *(Fault(how, action_killed_at(failpoint), 4) for failpoint, how in ACTION_FAILPOINTS),
+    Fault("recording one request fails", one_request_cannot_be_recorded, 2),
+    Fault("one request kills the record action", one_request_kills_the_record, 1),
     Fault("StackStorm killed at a random moment", stackstorm_killed, 6),
-    *(Fault(how, stackstorm_killed_at(station), 3) for station, how in STACKSTORM_STATIONS),
+    *(Fault(how, stackstorm_killed_at(failpoint), 3) for failpoint, how in STACKSTORM_FAILPOINTS),
     Fault("StackStorm stopped (SIGTERM)", stackstorm_stopped, 2),
-    Fault("StackStorm hangs for seconds", stackstorm_hangs, 2, told=True),
-    Fault("RabbitMQ stopped and started", broker_stopped, 2, told=True),
-    Fault("RabbitMQ killed and started", broker_killed, 2, told=True),
-    Fault("RabbitMQ's queue unbound", queue_unbound, 2, told=True),
+    Fault("StackStorm hangs for several seconds", stackstorm_hangs, 2, keeps_webhooks=True),
+    Fault("RabbitMQ stopped and started", broker_stopped, 2, keeps_webhooks=True),
+    Fault("RabbitMQ killed and started", broker_killed, 2, keeps_webhooks=True),
+    Fault("RabbitMQ's queue unbound", queue_unbound, 2, keeps_webhooks=True),
     Fault("RabbitMQ's queue deleted", queue_deleted, 2),
-    Fault("RabbitMQ's memory alarm", broker_alarm, 2, told=True),
-    Fault("RabbitMQ does not answer", broker_stalls, 2, told=True),
-    Fault("RabbitMQ cut after so many bytes", broker_cut_anywhere, 6, told=True),
-    *(
-        Fault(f"{trigger} cut {how}", broker_cut(trigger, forward), 2, told=True)
-        for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert")
-        for how, forward in (("on its way", False), ("before its confirm", True))
+    Fault("RabbitMQ's memory alarm", broker_alarm, 2, keeps_webhooks=True),
+    Fault("RabbitMQ does not answer", broker_stalls, 2, keeps_webhooks=True),
+    Fault(
+        "RabbitMQ cut after a random number of bytes", broker_cut_anywhere, 6, keeps_webhooks=True
     ),
-    Fault("alerts arrive twice at once", alerts_arrive_twice, 2, told=True),
-    Fault("MariaDB stopped and started", database_stopped, 3, MARIADB, told=True),
-    Fault("MariaDB killed and started", database_killed, 3, MARIADB, told=True),
-    Fault("MariaDB slow", database_slow, 2, MARIADB, told=True),
-    Fault("MariaDB does not answer", database_stalls, 2, MARIADB, told=True),
-    Fault("MariaDB read-only", database_read_only, 2, MARIADB, told=True),
-    Fault("MariaDB's rows locked by others", database_deadlocks, 2, MARIADB, told=True),
-    Fault("MariaDB's connections cut", database_cut, 3, MARIADB, told=True),
+    *(
+        Fault(f"{trigger} cut {how}", broker_cut(trigger, forward), 2, keeps_webhooks=True)
+        for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert")
+        for how, forward in (("in transit", False), ("before its confirm", True))
+    ),
+    Fault("alerts arrive twice at once", alerts_arrive_twice, 2, keeps_webhooks=True),
+    Fault("MariaDB stopped and started", database_stopped, 3, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB killed and started", database_killed, 3, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB slow", database_slow, 2, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB does not answer", database_stalls, 2, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB read-only", database_read_only, 2, MARIADB, keeps_webhooks=True),
+    Fault(
+        "MariaDB's rows locked by other clients",
+        database_deadlocks,
+        2,
+        MARIADB,
+        keeps_webhooks=True,
+    ),
+    Fault("MariaDB's connections cut", database_cut, 3, MARIADB, keeps_webhooks=True),
     *(
         Fault(
             f"{table} cut {how} COMMIT",
             database_cut_in_commit(table, forward),
             3,
             MARIADB,
-            told=True,
+            keeps_webhooks=True,
         )
         for table in (API_CALLS, LINKS)
         for how, forward in (("before", False), ("after", True))
     ),
-    Fault("SQLite locked by another", database_locked, 3, ("sqlite",), told=True),
+    Fault("SQLite locked by another process", database_locked, 3, ("sqlite",), keeps_webhooks=True),
 ]

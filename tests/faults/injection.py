@@ -1,7 +1,7 @@
-"""Whether what inject/sitecustomize.py is to change is there.
+"""Check that everything that inject/sitecustomize.py changes exists.
 
-A process that never loads a module says nothing of a hook or a setting that names none: without
-this a misspelt one would only make a fault never happen.
+A process that never loads a module does not report a hook or a setting for it. Without this check,
+a misspelt name would only mean that a fault never occurs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 INJECT = pathlib.Path(__file__).resolve().parent / "inject" / "sitecustomize.py"
 
 
-class Misspelt(Exception):
-    """A hook or a setting names what the product does not have."""
+class MisspeltError(Exception):
+    """A hook or a setting names something that the product does not have."""
 
 
 def hooks():
-    """The hooks by module, without installing them."""
+    """Return the hooks by module, without installing them."""
     spec = importlib.util.spec_from_file_location("faults_inject", str(INJECT))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -27,7 +27,7 @@ def hooks():
 
 
 def check(settings):
-    """Raise Misspelt if a module of the hooks, or a module or name of the settings, is missing.
+    """Raise MisspeltError if a hook or a setting names a missing module or constant.
 
     The hooks themselves check their functions when they are installed.
     """
@@ -39,7 +39,7 @@ def check(settings):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise Misspelt(f"{name}: {error}") from None
+            raise MisspeltError(f"{name}: {error}") from None
         for setting in settings.get(name, {}):
             if not hasattr(module, setting):
-                raise Misspelt(f"{name} has no {setting}")
+                raise MisspeltError(f"{name} has no {setting}")

@@ -1,4 +1,4 @@
-"""What must hold once all has healed: what the sender saw against what is on record and done."""
+"""Compare what the sender was promised with what was recorded and done, after the recovery."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 
 from tests.faults.load import RECEIVER
 
-ENDED_BADLY = ("failed", "timeout", "abandoned", "canceled", "gone")
+FAILED_STATUSES = ("failed", "timeout", "abandoned", "canceled", "gone")
 
 
 class Balance:
-    """The state of a world, counted. `problems` are sentences, each a broken promise."""
+    """The counts of a world. `problems` has a sentence for each broken promise."""
 
     def __init__(self, world, load):
         self.problems = list(dict.fromkeys(load.faults))
@@ -19,10 +19,10 @@ class Balance:
         self._count_requests(world, load)
         self._count_work(world)
         self._check_refused(world)
-        self.untold = self._untold(world)
+        self.unreceived = self._unreceived(world)
 
     def _count_requests(self, world, load):
-        """Each request answered 202 is on record exactly once."""
+        """Check that each request that was answered 202 is recorded exactly once."""
         calls = world.rows(
             "SELECT request_id, body_sha256 FROM poundcake_api_calls WHERE replay_of IS NULL"
         )
@@ -40,9 +40,9 @@ class Balance:
             self.answered += 1
             call = of_id.get(delivery.request_id)
             if call is None:
-                self.problems.append(f"{delivery.request_id} is not on record")
+                self.problems.append(f"{delivery.request_id} is not recorded")
             elif call.body_sha256 != delivery.sha256:
-                self.problems.append(f"{delivery.request_id} has another body")
+                self.problems.append(f"{delivery.request_id} is recorded with a different body")
             else:
                 self.recorded += 1
         for sha256, count in answered.items():
@@ -54,10 +54,10 @@ class Balance:
                 )
         strange = set(of_body) - set(tries)
         if strange:
-            self.problems.append(f"{len(strange)} bodies on record were never sent")
+            self.problems.append(f"{len(strange)} recorded bodies were never sent")
 
     def _count_work(self, world):
-        """For each admitted alert that the rule matches the work was done once."""
+        """Check that the work was done once for each admitted alert that the rule matches."""
         admitted = world.rows(
             "SELECT episode FROM poundcake_alerts WHERE outcome = 'admitted'"
             " AND alert_name LIKE 'FaultsWork%'"
@@ -69,7 +69,7 @@ class Balance:
         holders = {claim.claim.partition("|")[0]: claim for claim in claims}
         if len(holders) != len(claims):
             self.problems.append(f"{len(claims)} claims on {len(holders)} episodes")
-        done = Counter(episode for episode, _, _ in world.lines())
+        done = Counter(episode for episode, _, _ in world.finished_work())
         for (episode,) in admitted:
             times = done.pop(episode, 0)
             self.remediated += bool(times)
@@ -77,9 +77,9 @@ class Balance:
             if times:
                 continue
             holder = holders.get(episode)
-            if holder is not None and holder.status in ENDED_BADLY:
-                # Its execution passed the claim and was killed: it is shown so, and waits for
-                # an operator's release.
+            if holder is not None and holder.status in FAILED_STATUSES:
+                # Its execution was killed after the claim. The trail shows that, and an operator
+                # has to release the claim.
                 self.cut_off += 1
                 continue
             self.lost += 1
@@ -87,10 +87,10 @@ class Balance:
         if self.twice:
             self.problems.append(f"{self.twice} episodes were worked on twice")
         if done:
-            self.problems.append(f"work on what was not admitted: {sorted(done)[:3]}")
+            self.problems.append(f"work on episodes that were not admitted: {sorted(done)[:3]}")
 
     def _check_refused(self, world):
-        """What was not admitted started nothing, and its row says why."""
+        """Check that alerts that were not admitted started nothing, and have a reason."""
         refused = "a.outcome NOT IN ('admitted', 'malformed')"
         silent = world.rows(
             "SELECT count(*) FROM poundcake_alerts a WHERE a.reason = '' AND " + refused
@@ -111,18 +111,18 @@ class Balance:
                 " ORDER BY CASE a.outcome WHEN 'admitted' THEN 1 ELSE 0 END"
             )
         }
-        for episode, request_id, _ in world.lines():
+        for episode, request_id, _ in world.finished_work():
             if outcomes.get((request_id, episode)) != "admitted":
                 self.problems.append(f"{episode} was worked on for {request_id}")
 
     @staticmethod
-    def _untold(world):
-        """Return the recorded requests that StackStorm was not told of as poundcake.webhook.
+    def _unreceived(world):
+        """Return the recorded requests whose poundcake.webhook StackStorm did not receive.
 
-        That trigger is emitted once: it is lost with the rules engine that has it, and never with
-        the broker.
+        That trigger is emitted once. It can be lost by a killed rules engine, but never by the
+        broker.
         """
         calls = world.rows(
             "SELECT request_id FROM poundcake_api_calls WHERE receiver = :r", r=RECEIVER
         )
-        return {request_id for (request_id,) in calls} - world.webhooks()
+        return {request_id for (request_id,) in calls} - world.received_webhooks()

@@ -1,6 +1,6 @@
-"""The sender: webhooks at a steady rate, as Alertmanager and as a more careful sender post them.
+"""Post webhooks at a steady rate, with and without a request id, and retry until each is answered.
 
-What was answered 202 is written down; what was not is sent again until it is.
+The ledger keeps the request_id of each webhook that was answered 202.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 FINGERPRINTS = 200
-# Alerts of one name for many fingerprints run into the limit of remediations an hour.
+# Alerts with one name and many fingerprints reach the hourly limit of remediations.
 OFTEN = 10
 UNMATCHED = 10
 ANSWER_SECONDS = 10
@@ -30,7 +30,7 @@ def _now():
 
 
 class Notifications:
-    """What Alertmanager would have to say of some fingerprints, one after the other."""
+    """Notifications about some fingerprints, as Alertmanager would send them."""
 
     def __init__(self, seed, fingerprints=FINGERPRINTS, new=0.1):
         self._random = random.Random(seed)
@@ -41,7 +41,7 @@ class Notifications:
         self._lock = threading.Lock()
 
     def next(self):
-        """One notification: new episodes, repeats or resolves."""
+        """Return one notification with new episodes, repeats or resolves."""
         with self._lock:
             return self._next()
 
@@ -58,7 +58,7 @@ class Notifications:
         return self.of(found)
 
     def new_episodes(self, count):
-        """One notification of so many new episodes that a rule matches."""
+        """Return one notification with this many new episodes, which a rule matches."""
         with self._lock:
             wanted = [f for f in self._quiet if _name(f).startswith("FaultsWork0")][:count]
             for fingerprint in wanted:
@@ -66,7 +66,7 @@ class Notifications:
             return self.of([self._fire(fingerprint) for fingerprint in wanted])
 
     def of(self, found):
-        """A notification of some alerts; no two have the same body."""
+        """Return a notification with these alerts. No two notifications have the same body."""
         firing = any(a["status"] == "firing" for a in found)
         return {
             "receiver": RECEIVER,
@@ -95,7 +95,7 @@ class Notifications:
 
     def _resolve(self, fingerprint):
         alert = self._firing.pop(fingerprint)
-        # Not at once: the next episode begins after the end of this one.
+        # At the end of the list, so that the next episode begins after the end of this one.
         self._quiet.append(fingerprint)
         return dict(alert, status="resolved", endsAt=_now())
 
@@ -110,7 +110,7 @@ def _name(fingerprint):
 
 
 class Delivery:
-    """One POST that is repeated until it is answered 202."""
+    """One webhook that is posted again until it is answered 202."""
 
     def __init__(self, notification, with_id=True):
         self.body = json.dumps(notification).encode()
@@ -126,10 +126,13 @@ class Delivery:
 
 
 class Load:
-    """Sends notifications at a rate (requests a second) from start() to stop().
+    """Sends notifications from start() to stop().
 
-    `deliveries` is the ledger. `faults` are answers that no sender may get: anything but 202 and
-    503. on_answer(delivery), where set, is called in the sender's thread after each 202.
+    Attributes:
+        rate: Requests per second.
+        deliveries: The ledger.
+        faults: Responses that no sender may get: anything but 202 and 503.
+        on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
 
     def __init__(self, port, notifications, seed, rate):
@@ -139,52 +142,52 @@ class Load:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(32, "sender")
-        self._open = 0
-        self._going = False
+        self._unanswered = 0
+        self._is_running = False
         self._thread = None
 
     def start(self):
-        self._going = True
+        self._is_running = True
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self):
-        """Sends nothing new; what is not answered yet is still repeated."""
-        self._going = False
+        """Send no new notifications, and keep retrying the unanswered ones."""
+        self._is_running = False
         self._thread.join()
 
     @property
-    def waiting(self):
-        """How many are not answered yet."""
-        return self._open
+    def unanswered(self):
+        """The number of webhooks that are not answered yet."""
+        return self._unanswered
 
     def close(self):
-        if self._going:
+        if self._is_running:
             self.stop()
         self._pool.shutdown(wait=False)
 
     def post(self, notification, with_id=True):
-        """Sends one notification; its Delivery."""
+        """Send one notification, and return its Delivery."""
         delivery = Delivery(notification, with_id)
         self.send(delivery)
         return delivery
 
     def _run(self):
         due = time.monotonic()
-        while self._going:
+        while self._is_running:
             notification = self.notifications.next()
             with_id = self._random.random() < 0.6
-            # Both of a pair of Alertmanagers, or one that repeats what it thinks is lost.
+            # Two Alertmanagers, or one that repeats a notification whose response was lost.
             for _ in range(2 if self._random.random() < 0.15 else 1):
                 self.post(notification, with_id)
             due += self._random.uniform(0.5, 1.5) / self.rate
             time.sleep(max(0, due - time.monotonic()))
 
     def send(self, delivery):
-        """Has it sent until it is answered, and puts it in the ledger."""
+        """Add a delivery to the ledger, and send it until it is answered."""
         with self._lock:
             self.deliveries.append(delivery)
-            self._open += 1
+            self._unanswered += 1
         self._pool.submit(self._deliver, delivery)
 
     def _deliver(self, delivery):
@@ -193,7 +196,7 @@ class Load:
         try:
             while time.monotonic() < deadline:
                 delivery.tries += 1
-                if self._answered(delivery):
+                if self._try(delivery):
                     if self.on_answer:
                         self.on_answer(delivery)
                     return
@@ -202,9 +205,9 @@ class Load:
             self.faults.append(f"no 202 within {GIVE_UP_SECONDS} s")
         finally:
             with self._lock:
-                self._open -= 1
+                self._unanswered -= 1
 
-    def _answered(self, delivery):
+    def _try(self, delivery):
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
         try:
             client.request("POST", PATH, delivery.body, delivery.headers)
@@ -220,5 +223,5 @@ class Load:
             return False
         delivery.request_id = json.loads(text)["request_id"]
         if delivery.wanted_id and delivery.request_id != delivery.wanted_id:
-            self.faults.append("answered with another id than the one sent")
+            self.faults.append("the response has a different id from the one sent")
         return True

@@ -1,4 +1,4 @@
-"""A TCP proxy between the pack and a server, which can be told to go wrong."""
+"""A TCP proxy between the pack and a server, which can cut, stall and delay connections."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ _DRAIN_SECONDS = 5
 
 
 class Trip:
-    """What ends a connection.
+    """A condition that cuts a connection once.
 
-    It is so many bytes in one direction, or patterns seen there in this order, each in its own
-    chunk.
+    The condition is a number of bytes in one direction, or patterns in this order, each in a
+    separate chunk.
 
-    forward: whether the chunk with the last pattern is passed on; the connection is cut then when
-    the other side answers, which shows that all of it arrived. `sprung` is set at the cut; it
-    springs once.
+    Args:
+        direction: TO_SERVER or TO_CLIENT.
+        after: The number of bytes, if there are no patterns.
+        patterns: The patterns.
+        forward: Whether to pass on the chunk with the last pattern. The connection is then cut when
+            the other side answers, which shows that the chunk arrived.
+
+    Attributes:
+        fired: Set when the connection is cut.
     """
 
     def __init__(self, direction, after=0, patterns=(), forward=True):
@@ -28,10 +34,10 @@ class Trip:
         self._left, self._patterns = after, patterns
         self._seen = {}
         self._arrives = None
-        self.sprung = threading.Event()
+        self.fired = threading.Event()
 
     def passes(self, pair, direction, chunk):
-        """How many bytes of the chunk pass before the cut; None where all do, without one."""
+        """Return how many bytes of the chunk pass before the cut, or None if there is no cut."""
         if self._arrives:
             return 0 if self._arrives == pair and direction != self.direction else None
         if direction != self.direction:
@@ -53,16 +59,17 @@ class Trip:
         return 0
 
     def ended(self, pair):
-        """The connection has ended by itself, answered or not: another has to spring it."""
+        """Wait for another connection, because this one ended before it was cut."""
         if self._arrives == pair:
             self._arrives, self._seen = None, {}
 
 
 class Proxy:
-    """Listens on a port of its own and passes everything on to another on loopback.
+    """Listens on a free port, and forwards everything to another port on loopback.
 
-    delay: seconds that each chunk is held up. While `stalled`, connections are taken and nothing
-    passes, in neither direction.
+    Attributes:
+        delay: Seconds by which each chunk is delayed.
+        stalled: Whether connections are accepted but nothing is forwarded in either direction.
     """
 
     def __init__(self, target_port):
@@ -86,21 +93,21 @@ class Proxy:
         (self._flowing.clear if value else self._flowing.set)()
 
     def trip(self, direction, **how):
-        """Sets a Trip for whichever connection springs it first, and returns it."""
+        """Set a Trip, which cuts the first connection that meets its condition, and return it."""
         trip = Trip(direction, **how)
         with self._lock:
             self._trip = trip
         return trip
 
     def cut(self):
-        """Ends all connections, as a reset does."""
+        """Reset all connections."""
         with self._lock:
             pairs = list(self._pairs)
         for pair in pairs:
             self._end(pair)
 
     def close(self):
-        """Takes no more connections, and ends those there are."""
+        """Accept no more connections, and end the open ones."""
         self._listener.close()
         self.stalled = False
         self.cut()
@@ -135,7 +142,7 @@ class Proxy:
                     time.sleep(self.delay)
                 if not chunk:
                     break
-                passing = self._sprung(pair, direction, chunk)
+                passing = self._bytes_before_cut(pair, direction, chunk)
                 target.sendall(chunk if passing is None else chunk[:passing])
                 if passing is not None:
                     break
@@ -143,7 +150,7 @@ class Proxy:
             pass
         self._end(pair)
 
-    def _sprung(self, pair, direction, chunk):
+    def _bytes_before_cut(self, pair, direction, chunk):
         with self._lock:
             trip = self._trip
             if trip is None:
@@ -151,7 +158,7 @@ class Proxy:
             passing = trip.passes(pair, direction, chunk)
             if passing is not None:
                 self._trip = None
-                trip.sprung.set()
+                trip.fired.set()
             return passing
 
     def _end(self, pair):
@@ -163,8 +170,8 @@ class Proxy:
                 self._trip.ended(pair)
         client, server = pair
         _reset(client)
-        # A reset would take from the server what it has been sent and has not read yet.
-        threading.Thread(target=_let_go, args=(server,), daemon=True).start()
+        # A reset would discard data that the server has not read yet.
+        threading.Thread(target=_drain, args=(server,), daemon=True).start()
 
 
 def _reset(connection):
@@ -176,7 +183,7 @@ def _reset(connection):
     connection.close()
 
 
-def _let_go(connection):
+def _drain(connection):
     try:
         connection.settimeout(_DRAIN_SECONDS)
         connection.shutdown(socket.SHUT_WR)

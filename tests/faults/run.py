@@ -1,4 +1,4 @@
-"""Brings the faults about, one after the other, and balances what the sender saw each time."""
+"""Inject faults one by one, and compare what the sender was promised with what was done."""
 
 from __future__ import annotations
 
@@ -12,102 +12,119 @@ from tests.faults.world import Failed, World, wait_for
 # Requests a second.
 RATE = 3
 ANSWER_SECONDS = 60
-HEAL_SECONDS = 150
-# So that limits are met in a short time.
+RECOVERY_SECONDS = 150
+# Low, so that the limits are reached quickly.
 CONFIG = {"max_remediations_per_hour": 8, "cooldown_seconds": 3, "host_cooldown_seconds": 0}
 COLUMNS = ("answered", "recorded", "remediated", "lost", "twice", "cut_off")
 HEAD = """\
 seed {seed}. Shortened for the run: {settings}.
-answered: requests answered 202. recorded: of these, on record exactly once. remediated: episodes
-whose work was done. lost, twice: episodes whose work was never done, or more than once. cut off:
-episodes whose execution was killed between its claim and its work, and is shown so. heal: seconds
-from the last fault until nothing was on its way any more.
+answered: requests answered 202. recorded: those of them that were recorded exactly once.
+remediated: episodes whose work was done. lost, twice: episodes whose work was never done, or was
+done more than once. cut off: episodes whose execution was killed between its claim and its work,
+which the trail shows. recovery: seconds from the last fault until no work was pending.
 """
 
 
 def row(*cells):
-    """One line of the table."""
-    return "{:<8} {:<58} {:>5} {:>8} {:>8} {:>10} {:>4} {:>5} {:>7} {:>6}".format(*cells)
+    """Return one line of the table."""
+    return "{:<8} {:<58} {:>5} {:>8} {:>8} {:>10} {:>4} {:>5} {:>7} {:>8}".format(*cells)
 
 
 TITLES = row(
-    "on", "fault", "times", "answered", "recorded", "remediated", "lost", "twice", "cut off", "heal"
+    "on",
+    "fault",
+    "times",
+    "answered",
+    "recorded",
+    "remediated",
+    "lost",
+    "twice",
+    "cut off",
+    "recovery",
 )
 
 
 class Run:
-    """One world under load. say(line) takes the lines of the table."""
+    """One world under load. Calls report() with each line of the table."""
 
-    def __init__(self, kind, folder, broker, mariadb, seed, say, heal_seconds=HEAL_SECONDS):
-        self.kind, self._say, self._heal_seconds = kind, say, heal_seconds
+    def __init__(
+        self, kind, folder, broker, mariadb, seed, report, recovery_seconds=RECOVERY_SECONDS
+    ):
+        self.kind, self._report, self._recovery_seconds = kind, report, recovery_seconds
         mariadb = mariadb if kind == "mariadb" else None
         self.world = World(folder, broker, mariadb, shadow=not NO_COMPILER, **CONFIG)
         self.load = Load(self.world.port, Notifications(seed), seed, RATE)
         self.scene = Scene(self.world, self.load, seed)
         self.problems = []
-        self.happened = 0
+        self.injected = 0
         self._totals = dict.fromkeys(COLUMNS, 0)
-        self._untold = set()
+        self._unreceived = set()
         self._known = set()
 
     def start(self):
-        """Starts it, and sees one alert through, so that no fault is the first thing to happen."""
+        """Start the world, and process one alert before the first fault."""
         self.world.start()
         self.load.post(self.load.notifications.new_episodes(1))
-        self._heal()
+        self._wait_for_recovery()
 
     def close(self):
-        """Ends it; where something was wrong the world's folder stays, and is named."""
+        """Stop the world. After a problem, keep its folder and report the path."""
         self.load.close()
         self.world.close(keep=bool(self.problems))
         if self.problems:
-            self._say(f"logs and journal: {self.world.folder}")
+            self._report(f"logs and journal: {self.world.folder}")
 
-    def go_through(self, name, faults, meanwhile=()):
-        """Brings about each of the faults, waits until all has healed, and says the balance.
+    def inject(self, name, faults, failpoints=()):
+        """Inject each of the faults, wait for the recovery, and report the results.
 
-        meanwhile: stations of actions that processes end at while the faults happen.
+        Args:
+            name: The name of the row.
+            faults: The faults.
+            failpoints: Failpoints at which actions are killed meanwhile.
         """
         problems = []
         self.load.start()
-        for station in meanwhile:
-            self.world.arm(station)
+        for failpoint in failpoints:
+            self.world.arm(failpoint)
         for fault in faults:
             try:
-                fault.happen(self.scene)
-                self.happened += 1
-            # Whatever it is, the other faults are still to come.
+                fault.inject(self.scene)
+                self.injected += 1
+            # After any error, go on with the other faults.
             except Exception as error:
                 problems.append(f"{fault.name}: {error!r}")
         try:
-            self.scene.come_to(*meanwhile)
-            self.happened += len(meanwhile)
+            self.scene.wait_for_kills(*failpoints)
+            self.injected += len(failpoints)
         except Failed as error:
             problems.append(str(error))
         began = time.monotonic()
         self.load.stop()
         try:
-            self._heal()
+            self._wait_for_recovery()
         except Failed as error:
             problems.append(str(error))
-        heal = time.monotonic() - began
+        recovery = time.monotonic() - began
         balance = Balance(self.world, self.load)
-        if all(fault.told for fault in faults) and balance.untold - self._untold:
-            count = len(balance.untold - self._untold)
-            problems.append(f"StackStorm was never told of {count} webhooks")
-        self._untold = balance.untold
+        if all(fault.keeps_webhooks for fault in faults) and balance.unreceived - self._unreceived:
+            count = len(balance.unreceived - self._unreceived)
+            problems.append(f"StackStorm never received {count} webhooks")
+        self._unreceived = balance.unreceived
         problems += [p for p in balance.problems if p not in self._known]
         self._known.update(balance.problems)
         cells = [getattr(balance, c) - self._totals[c] for c in COLUMNS]
         self._totals = {c: getattr(balance, c) for c in COLUMNS}
-        self._say(row(self.kind, name, len(faults) + len(meanwhile), *cells, f"{heal:.1f}"))
+        self._report(row(self.kind, name, len(faults) + len(failpoints), *cells, f"{recovery:.1f}"))
         for problem in problems:
-            self._say("         PROBLEM: " + problem)
+            self._report("         PROBLEM: " + problem)
         self.problems += [f"{self.kind}, {name}: {p}" for p in problems]
 
-    def _heal(self):
-        wait_for(lambda: not self.load.waiting, ANSWER_SECONDS, "all are answered")
+    def _wait_for_recovery(self):
+        wait_for(lambda: not self.load.unanswered, ANSWER_SECONDS, "all requests are answered")
         try:
-            wait_for(lambda: not self.world.busy(), self._heal_seconds, "all is done")
+            wait_for(
+                lambda: not self.world.pending_work(), self._recovery_seconds, "all work is done"
+            )
         except Failed:
-            raise Failed(f"not healed within {self._heal_seconds} s: {self.world.busy()}") from None
+            pending = self.world.pending_work()
+            raise Failed(f"no recovery within {self._recovery_seconds} s: {pending}") from None

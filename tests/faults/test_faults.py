@@ -1,4 +1,4 @@
-"""The short form of the fault suite: each kind of fault once. `make faults` runs all of it."""
+"""The short version of the fault suite: each kind of fault once. `make faults` runs all of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tests.faults.faults import FAULTS
 from tests.faults.run import TITLES, Run
 
 SEED = 1
-FOREGROUND = {
+SELECTED = {
     "sqlite": [
         "sensor killed at a random moment",
-        "sensor killed amid a request's body",
+        "sensor killed in the middle of a request's body",
         "sensor killed as soon as a 202 is read",
         "sensor killed after the journal's commit, before the answer",
         "sensor killed between an announcement and its confirm",
@@ -20,8 +20,8 @@ FOREGROUND = {
         "sensor killed, and unsynced writes lost",
         "sensor killed between two alerts of one request",
         "sensor killed after the emission, before mark_emitted",
-        "StackStorm killed with an announcement just taken",
-        "StackStorm killed with an alert just taken",
+        "StackStorm killed right after taking an announcement",
+        "StackStorm killed right after taking an alert",
     ],
     "mariadb": [
         "RabbitMQ killed and started",
@@ -32,13 +32,13 @@ FOREGROUND = {
         "MariaDB killed and started",
         "MariaDB slow",
         "MariaDB read-only",
-        "MariaDB's rows locked by others",
+        "MariaDB's rows locked by other clients",
         "poundcake_api_calls cut after COMMIT",
-        "one request's record fails",
+        "recording one request fails",
         "sensor stopped (SIGTERM)",
     ],
 }
-MEANWHILE = {
+FAILPOINTS = {
     "sqlite": [
         "record before commit",
         "record committed",
@@ -50,17 +50,17 @@ MEANWHILE = {
 }
 
 
-@pytest.mark.parametrize("on", sorted(FOREGROUND))
-def test_nothing_is_lost_and_nothing_done_twice(on, request, rabbitmq, tmp_path):
+@pytest.mark.parametrize("on", sorted(SELECTED))
+def test_nothing_is_lost_and_nothing_is_done_twice(on, request, rabbitmq, tmp_path):
     mariadb = request.getfixturevalue("mariadb") if on == "mariadb" else None
     known = {fault.name: fault for fault in FAULTS}
-    faults = [known[name] for name in FOREGROUND[on] if not known[name].missing]
+    faults = [known[name] for name in SELECTED[on] if not known[name].missing]
     print(TITLES)
     run = Run(on, tmp_path / "world", rabbitmq, mariadb, SEED, print)
     try:
         run.start()
-        run.go_through("the short cut", faults, MEANWHILE[on])
+        run.inject("the short version", faults, FAILPOINTS[on])
         assert not run.problems
-        assert run.happened == len(faults) + len(MEANWHILE[on])
+        assert run.injected == len(faults) + len(FAILPOINTS[on])
     finally:
         run.close()

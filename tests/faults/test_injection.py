@@ -1,4 +1,4 @@
-"""A hook or a setting that is misspelt is an error, not a fault that never happens."""
+"""A misspelt hook or setting is an error, not a fault that never occurs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.world import HERE, ROOT, SETTINGS
 
 
 def load(tmp_path, settings, code):
-    """Runs code in a process that has the hooks installed and the settings changed."""
+    """Run code in a process with the hooks installed and the settings changed."""
     for name in ("armed", "hit", "while"):
         (tmp_path / name).mkdir()
     (tmp_path / "settings.json").write_text(json.dumps(settings))
@@ -31,7 +31,7 @@ def load(tmp_path, settings, code):
     )
 
 
-def test_all_that_the_suite_names_is_there(tmp_path):
+def test_every_hook_and_setting_exists(tmp_path):
     injection.check(SETTINGS)
     modules = ", ".join([*injection.hooks(), *SETTINGS])
     code = f"import {modules}; print(poundcake.endpoint.retry.RECORD_WAIT)"
@@ -44,13 +44,13 @@ def test_all_that_the_suite_names_is_there(tmp_path):
     [{"poundcake.endpoint.relay": {}}, {"poundcake.endpoint.retry": {"RECORD_WAITS": 4}}],
 )
 def test_a_misspelt_setting_is_an_error(settings):
-    with pytest.raises(injection.Misspelt, match="relay|RECORD_WAITS"):
+    with pytest.raises(injection.MisspeltError, match="relay|RECORD_WAITS"):
         injection.check(settings)
 
 
 def test_a_misspelt_hook_is_an_error(tmp_path):
     code = (
-        "import sitecustomize, types; sitecustomize.around(types.SimpleNamespace(), 'gone', 'here')"
+        "import sitecustomize, types; sitecustomize.wrap(types.SimpleNamespace(), 'gone', 'here')"
     )
     found = load(tmp_path, {}, code)
     assert found.returncode == 1 and "'gone'" in found.stdout

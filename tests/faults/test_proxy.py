@@ -1,4 +1,4 @@
-"""The proxy itself: that it passes everything on, and goes wrong where it is told to."""
+"""The proxy forwards everything, and fails as it is configured to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 
 
 class Echo:
-    """A server that sends back what it gets, and keeps it."""
+    """A server that sends back everything it receives, and keeps a copy."""
 
     def __init__(self):
         self.got = b""
@@ -36,16 +36,16 @@ class Echo:
 
 @pytest.fixture
 def echo():
-    found = Echo()
-    yield found
-    found.close()
+    echo = Echo()
+    yield echo
+    echo.close()
 
 
 @pytest.fixture
 def proxy(echo):
-    found = Proxy(echo.port)
-    yield found
-    found.close()
+    proxy = Proxy(echo.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def client(proxy):
         yield found
 
 
-def received(client, length):
-    """So many bytes; fewer where the connection ends before."""
+def receive(client, length):
+    """Return this many bytes, or fewer if the connection ends first."""
     found = b""
     try:
         while len(found) < length:
@@ -68,20 +68,20 @@ def received(client, length):
     return found
 
 
-def test_everything_passes(client, echo):
+def test_everything_is_forwarded(client, echo):
     text = bytes(range(256)) * 4000
     threading.Thread(target=client.sendall, args=(text,), daemon=True).start()
 
-    assert received(client, len(text)) == text
+    assert receive(client, len(text)) == text
     assert echo.got == text
 
 
-def test_cut_after_so_many_bytes_to_the_server(client, echo, proxy):
+def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
     trip = proxy.trip(TO_SERVER, after=3)
     client.sendall(b"abcdef")
 
     assert echo.ended.wait(10)
-    assert trip.sprung.is_set()
+    assert trip.fired.is_set()
     assert echo.got == b"abc"
 
 
@@ -89,26 +89,26 @@ def test_cut_before_the_answer(client, echo, proxy):
     trip = proxy.trip(TO_CLIENT, after=0)
     client.sendall(b"abcdef")
 
-    assert received(client, 1) == b""
+    assert receive(client, 1) == b""
     assert echo.ended.wait(10)
-    assert trip.sprung.is_set()
+    assert trip.fired.is_set()
     assert echo.got == b"abcdef"
 
 
 @pytest.mark.parametrize("forward, arrives", [(True, b"one two"), (False, b"one ")])
-def test_cut_at_patterns_in_their_order(client, echo, proxy, forward, arrives):
+def test_cut_after_patterns_in_order(client, echo, proxy, forward, arrives):
     trip = proxy.trip(TO_SERVER, patterns=[b"one", b"two"], forward=forward)
     client.sendall(b"one ")
-    assert received(client, 4) == b"one "
-    assert not trip.sprung.is_set()
+    assert receive(client, 4) == b"one "
+    assert not trip.fired.is_set()
 
     client.sendall(b"two")
     assert echo.ended.wait(10)
-    assert trip.sprung.is_set()
+    assert trip.fired.is_set()
     assert echo.got == arrives
 
 
-def test_stalled_and_on_again(client, echo, proxy):
+def test_a_stalled_connection_continues(client, echo, proxy):
     proxy.stalled = True
     client.sendall(b"abc")
     client.settimeout(0.3)
@@ -118,13 +118,13 @@ def test_stalled_and_on_again(client, echo, proxy):
 
     proxy.stalled = False
     client.settimeout(10)
-    assert received(client, 3) == b"abc"
+    assert receive(client, 3) == b"abc"
 
 
-def test_cut_now(client, echo, proxy):
+def test_cut_immediately(client, echo, proxy):
     client.sendall(b"abc")
-    assert received(client, 3) == b"abc"
+    assert receive(client, 3) == b"abc"
 
     proxy.cut()
-    assert received(client, 1) == b""
+    assert receive(client, 1) == b""
     assert echo.ended.wait(10)

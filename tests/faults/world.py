@@ -1,6 +1,6 @@
 """The processes that faults happen to: the sensor, StackStorm's stand-in, RabbitMQ and MariaDB.
 
-The sensor reaches RabbitMQ, and all of the pack MariaDB, through a proxy each.
+The sensor connects to RabbitMQ through one proxy, and the whole pack to MariaDB through another.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STOP_SECONDS = 5
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
-# The waits of the product, shortened: seconds.
+# Shortened waits of the product, in seconds.
 SETTINGS = {
     "poundcake.endpoint.retry": {
         "RECORD_WAIT": 4,
@@ -51,23 +51,23 @@ SETTINGS = {
 
 
 class Failed(Exception):
-    """What was waited for did not come."""
+    """A condition did not become true in time."""
 
 
-def wait_for(look, seconds, what):
-    """look(), as soon as it gives something true; Failed after so many seconds."""
+def wait_for(condition, seconds, what):
+    """Return the first true value of condition(). Raise Failed after a number of seconds."""
     deadline = time.monotonic() + seconds
     while True:
-        seen = look()
-        if seen:
-            return seen
+        value = condition()
+        if value:
+            return value
         if time.monotonic() > deadline:
             raise Failed(f"not within {seconds} s: {what}")
         time.sleep(0.05)
 
 
 class Process:
-    """A process of the world, which can be killed and started again. Its log is kept."""
+    """A process of the world that can be killed and restarted. Its log is kept."""
 
     def __init__(self, name, folder, command, environment):
         self.name = name
@@ -81,7 +81,7 @@ class Process:
 
     @property
     def code(self):
-        """What it ended with; None while it runs."""
+        """The exit code; None while the process runs."""
         return self._process.poll()
 
     def start(self):
@@ -94,7 +94,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                # Whatever ends the suite ends it too.
+                # The process must not outlive the suite.
                 preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
             )
 
@@ -107,7 +107,7 @@ class Process:
         self._process.wait()
 
     def stop(self):
-        """An orderly end; how many seconds it took."""
+        """Stop the process with SIGTERM, and return how many seconds that took."""
         began = time.monotonic()
         self._process.terminate()
         try:
@@ -116,23 +116,27 @@ class Process:
             self.kill()
         return time.monotonic() - began
 
-    def ended(self, seconds):
-        """Waits for its end."""
+    def wait(self, seconds):
+        """Wait until the process has ended."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Failed(f"{self.name} goes on") from None
+            raise Failed(f"{self.name} is still running") from None
 
     def log(self, characters=3000):
         return self._log.read_text(errors="replace")[-characters:]
 
 
 class World:
-    """An endpoint, a StackStorm, a broker and a database, in a folder of its own.
+    """An endpoint, StackStorm's stand-in, a broker and a database, in one folder.
 
-    broker: a running services.RabbitMQ. mariadb: a running services.MariaDB, or None for SQLite.
-    settings: which constants of the product differ. shadow: whether it is known what a loss of
-    power would leave of the journal. config: of the pack.
+    Args:
+        folder: Contains the logs, the journal and the control files.
+        broker: A running services.RabbitMQ.
+        mariadb: A running services.MariaDB, or None for SQLite.
+        settings: Constants of the product that have other values.
+        shadow: Whether to keep a copy of the journal as of its last sync, for lose_power().
+        config: The configuration of the pack.
     """
 
     def __init__(self, folder, broker, mariadb=None, settings=SETTINGS, shadow=False, **config):
@@ -172,7 +176,7 @@ class World:
             folder,
             [sys.executable, "-u", str(HERE / "sensor.py"), json.dumps(options)],
             self._environment(
-                STANDALONE_BROKER_URL=through, **(self._shadowing() if shadow else {})
+                STANDALONE_BROKER_URL=through, **(self._shadow_environment() if shadow else {})
             ),
         )
         command = [sys.executable, "-u", "-m", "tests.standin", "--no-sensor"]
@@ -185,8 +189,8 @@ class World:
         own.update(PYTHONPATH=str(HERE / "inject"), FAULTS_DIR=str(self.control), **more)
         return own
 
-    def _shadowing(self):
-        """The environment that has it kept."""
+    def _shadow_environment(self):
+        """Return the environment in which shadow.c copies the journal at each sync."""
         library = str(self.folder / "shadow.so")
         command = ["cc", "-shared", "-fPIC", "-o", library, str(HERE / "shadow.c"), "-ldl"]
         subprocess.run(command, check=True)
@@ -196,32 +200,32 @@ class World:
             "SHADOW": str(self.shadow),
         }
 
-    # -- life
+    # -- starting and stopping
 
     def start(self):
         self.start_stackstorm()
         self.start_sensor()
 
     def start_sensor(self):
-        """Starts it and waits until it takes webhooks."""
+        """Start the sensor and wait until it accepts webhooks."""
         self.sensor.start()
-        self._until_ready(self.sensor, self.takes_webhooks)
+        self._wait_until_ready(self.sensor, self.accepts_webhooks)
 
     def start_stackstorm(self):
-        """Starts it and waits until its rules engine takes triggers."""
+        """Start the stand-in and wait until its rules engine processes triggers."""
         self.stackstorm.start()
-        self._until_ready(self.stackstorm, lambda: self.get(self.api + "/rules?limit=1"))
+        self._wait_until_ready(self.stackstorm, lambda: self.get_json(self.api + "/rules?limit=1"))
 
-    def _until_ready(self, process, ready):
-        def look():
+    def _wait_until_ready(self, process, ready):
+        def is_ready():
             if not process.running:
-                raise Failed(f"{process.name} ended at its start:\n{process.log()}")
+                raise Failed(f"{process.name} ended while starting:\n{process.log()}")
             return ready()
 
-        wait_for(look, READY_SECONDS, process.name + " is ready:\n" + process.log())
+        wait_for(is_ready, READY_SECONDS, process.name + " is ready:\n" + process.log())
 
     def close(self, keep=False):
-        """keep: the folder, with the logs and the journal, stays."""
+        """Stop everything, and remove the folder unless `keep` is set."""
         for process in (self.sensor, self.stackstorm):
             if process.running:
                 process.stop()
@@ -237,33 +241,33 @@ class World:
 
     # -- faults
 
-    def arm(self, station):
-        """The next process that comes to the station ends there."""
-        (self.control / "armed" / station).touch()
+    def arm(self, failpoint):
+        """Have the next process that reaches the failpoint killed there."""
+        (self.control / "armed" / failpoint).touch()
 
-    def hit(self, station):
-        """Whether a process has ended at the armed station; asking again says no."""
+    def was_hit(self, failpoint):
+        """Return True once after a process was killed at the armed failpoint."""
         try:
-            (self.control / "hit" / station).unlink()
+            (self.control / "hit" / failpoint).unlink()
             return True
         except FileNotFoundError:
             return False
 
-    def disarm(self, station):
+    def disarm(self, failpoint):
         try:
-            (self.control / "armed" / station).unlink()
+            (self.control / "armed" / failpoint).unlink()
         except FileNotFoundError:
             pass
 
-    def begin(self, name, text=""):
-        """What the hooks know by that name lasts until end(name)."""
+    def set_flag(self, name, text=""):
+        """Set a flag for the hooks until clear_flag(name)."""
         (self.control / "while" / name).write_text(text)
 
-    def end(self, name):
+    def clear_flag(self, name):
         (self.control / "while" / name).unlink()
 
     def lose_power(self):
-        """Kills the sensor, and leaves of its journal what was synced to the disk."""
+        """Kill the sensor, and keep only the part of its journal that was synced to the disk."""
         self.sensor.kill()
         for end in ("", "-wal", "-shm", "-journal"):
             name = "journal.sqlite" + end
@@ -273,10 +277,10 @@ class World:
             if (self.shadow / name).exists():
                 shutil.copy(str(self.shadow / name), str(written))
 
-    # -- looks
+    # -- inspection
 
-    def get(self, url):
-        """The answer as JSON; None where there is none."""
+    def get_json(self, url):
+        """Return the JSON of a response, or None if there is none."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(url, timeout=5) as answer:
@@ -284,38 +288,38 @@ class World:
         except (OSError, http.client.HTTPException):
             return None
 
-    def takes_webhooks(self):
+    def accepts_webhooks(self):
         return bool(self.health())
 
     def health(self):
-        """The endpoint's health; None where it takes no webhooks."""
-        return self.get(f"http://127.0.0.1:{self.port}/api/v1/health")
+        """Return the endpoint's health, or None if it accepts no webhooks."""
+        return self.get_json(f"http://127.0.0.1:{self.port}/api/v1/health")
 
     def rows(self, statement, **values):
-        """What the tracking tables hold, read past the pack and the proxy."""
+        """Query the tracking tables directly, without the pack and the proxy."""
         with self.engine.connect() as connection:
             return connection.execute(sqlalchemy.text(statement), values).all()
 
-    def recorded(self, statement):
-        """The one number that a statement gives; 0 while there are no tables."""
+    def count(self, statement):
+        """Return the number that a statement selects, or 0 while there are no tables."""
         try:
             return self.rows(statement)[0][0]
         except sqlalchemy.exc.SQLAlchemyError:
             return 0
 
-    def lines(self):
-        """[(episode, request_id, execution_id)], one for each time that work was done."""
+    def finished_work(self):
+        """Return (episode, request_id, execution_id) for each time that the work was done."""
         return [tuple(s.split()) for s in (self.control / "lines").read_text().splitlines()]
 
-    def webhooks(self):
-        """The request_ids of the webhooks that StackStorm was told of."""
+    def received_webhooks(self):
+        """Return the request_ids of the webhook triggers that StackStorm received."""
         return set((self.control / "webhooks").read_text().split())
 
-    def busy(self):
-        """What is still on its way, in words; '' where all is done."""
+    def pending_work(self):
+        """Return which work is still pending, or '' if all of it is done."""
         health = self.health()
         if not health:
-            return "the endpoint takes no webhooks"
+            return "the endpoint accepts no webhooks"
         journal = health["components"]["journal"]
         waiting = {s: journal[s] for s in ("accepted", "announced", "recorded") if journal[s]}
         if waiting:

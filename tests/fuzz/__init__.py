@@ -1,4 +1,4 @@
-"""Inputs that nobody should send, and whether the pack takes them as it says."""
+"""Send inputs that nobody should send, and check that they are handled as documented."""
 
 from __future__ import annotations
 

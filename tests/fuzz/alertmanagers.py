@@ -1,13 +1,14 @@
 """A simulation of Prometheus servers, clustered Alertmanagers and the network to PoundCake.
 
-Everything happens in memory, in the order of a queue of events, and follows from the seed. One
-label set is played, in a group with another alert that comes and goes ("noise"). Times are seconds;
-those of Simulation are of the database's clock, and each machine adds the offset of its own clock.
+Everything happens in memory, in the order of an event queue, and is derived from the seed. The
+simulation has one label set, in a group with another alert that comes and goes ("noise"). Times are
+seconds by the database's clock, and each machine adds the offset of its own clock.
 
-What is modelled of Alertmanager 0.25 to 0.34: Alert.Merge and Alerts.Put (types, provider/mem), the
-timers of an aggregation group (dispatch), WaitStage, DedupStage and RetryStage (notify), and the
-notification log with its merge by timestamp (nflog). Of Prometheus: FiredAt, ResolvedAt and
-ValidUntil of an alert, the resend delay, and resolved alerts sent for 15 min (rules).
+The model covers these parts of Alertmanager 0.25 to 0.34: Alert.Merge and Alerts.Put (types,
+provider/mem), the timers of an aggregation group (dispatch), WaitStage, DedupStage and RetryStage
+(notify), and the notification log with its merge by timestamp (nflog). Of Prometheus, it covers
+FiredAt, ResolvedAt and ValidUntil of an alert, the resend delay, and resolved alerts that are sent
+for 15 min (rules).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ ALERT, NOISE = "alert", "noise"
 
 @dataclass
 class Plan:
-    """What one seed plays.
+    """The scenario of one seed.
 
     Attributes:
-        storm: For how long things go wrong.
-        calm: For how long, after that, everything works and nothing changes any more.
+        storm: How long faults occur.
+        calm: How long, after that, everything works and nothing changes.
         active: When the expression of the alert is true: (from, to).
         noise: When the other alert of the group is active.
-        long_retries: A failed notification is tried again for the group interval, not for 60 s.
+        long_retries: Whether a failed notification is retried for the group interval, not for 60 s.
         without: Fields that the sender leaves out: "startsAt", "endsAt".
     """
 
@@ -60,7 +61,7 @@ class Plan:
 
 
 def make_plan(seed, rng):
-    """Draw what a seed plays."""
+    """Draw the scenario of a seed."""
     plan = Plan(seed, rng.choice([1, 2, 2]), rng.choice([1, 2, 2, 2]))
     plan.interval = rng.choice([15, 30, 60])
     plan.group_wait = rng.choice([0, 10, 30])
@@ -68,14 +69,14 @@ def make_plan(seed, rng):
     plan.repeat_interval = rng.choice([300, 900, HOUR])
     plan.retry_for = rng.choice([60, 60, plan.group_interval])
     plan.storm = rng.choice([30, 60, 120]) * MINUTE
-    # Long enough for the next notification of what changed last.
+    # Long enough for the notification of the last change.
     plan.calm = plan.repeat_interval + 2 * plan.group_interval + 20 * MINUTE
     plan.latency = rng.choice([0.1, 1, 5])
     plan.without = rng.choice([(), (), (), (), ("startsAt",), ("endsAt",), ("startsAt", "endsAt")])
     scale = rng.choice([30, 120, 600, 1800])
     plan.active = draw_intervals(rng, plan.storm, scale, rng.choice([20, 60, 300, 1200]))
     if rng.random() < 0.4:
-        # At the end it is active.
+        # The alert is active at the end.
         plan.active.append((plan.storm - rng.uniform(0, 600), plan.end + HOUR))
     if rng.random() < 0.3:
         plan.noise = draw_intervals(rng, plan.storm, 600, 600)
@@ -213,7 +214,7 @@ class LogEntry:
 
 @dataclass
 class Notification:
-    """A request that PoundCake accepted, with what is true about it.
+    """A request that PoundCake accepted, with the truth about it.
 
     Attributes:
         flushed_at: When its content was true.
@@ -243,8 +244,8 @@ class Alertmanager:
         self.offset = world.plan.alertmanager_offsets[number]
         self.is_up = True
         self.log = None  # the LogEntry of the group
-        self.intervals = []  # [from, to] in which it held the alert active; the last may grow
-        # What no receiver can make up for: see test_simulation.py.
+        self.intervals = []  # [from, to] in which the alert was active here; the last may grow
+        # Faults for which no receiver can compensate: see test_simulation.py.
         self.restarts = 0
         self.lost_entries = 0
         self.ghosts = 0
@@ -256,7 +257,7 @@ class Alertmanager:
         self.is_grouped = False
         self.group = None  # identifies the timer of the group
         self.has_flushed = self.is_busy = self.is_due = False
-        self.attempts = 0  # at the notification under way
+        self.attempts = 0  # of the notification in progress
         self.under_way = None
 
     @property
@@ -281,7 +282,7 @@ class Alertmanager:
         ):  # they overlap: Alert.Merge
             starts_at = min(starts_at, self.starts_at)
             if resolved:
-                # The newer one is resolved: it stands, but for a later end of a resolved old one.
+                # The newer one is resolved: it counts, except if an old resolved one ends later.
                 if self.ends_at <= own:
                     ends_at = max(ends_at, self.ends_at)
             else:
@@ -403,7 +404,7 @@ class Alertmanager:
         latency = rng.uniform(0.01, world.plan.latency)
         is_lossy = world.now < world.lossy_until
         if is_lossy and rng.random() < 0.1:
-            # It gives up waiting, and the request arrives all the same.
+            # Alertmanager gives up, but the request still arrives.
             latency += rng.uniform(0, 15)
             world.after(latency, world.accept, sent)
             world.after(min(latency, 10), self._answered, content, False)
@@ -425,7 +426,7 @@ class Alertmanager:
             self.world.after(wait, self._post, content)
             return
         self.world.say(self.name, "gives up on a notification: {}", content[0].status)
-        # A copy may have been accepted whose answer was lost.
+        # A copy may have been accepted although its response was lost.
         self.ghosts += 1
         self._end_flush()
 
@@ -485,9 +486,9 @@ class Alertmanager:
 
 
 class World(Clockwork):
-    """All the machines but PoundCake's, and what goes wrong between them.
+    """All machines except PoundCake's, and the faults between them.
 
-    accept(sent) is called with each notification that reaches PoundCake.
+    Calls accept(sent) with each notification that reaches PoundCake.
     """
 
     def __init__(self, seed, plan=None):
@@ -568,7 +569,7 @@ class World(Clockwork):
         return any(peer.is_active for peer in self.alertmanagers)
 
     def was_active(self, since, until):
-        """Return True if an Alertmanager held the alert active at some time in between."""
+        """Return True if the alert was active in an Alertmanager at some time in between."""
         return any(
             start <= until and end > since
             for peer in self.alertmanagers
@@ -576,7 +577,7 @@ class World(Clockwork):
         )
 
     def was_inactive(self, since, until):
-        """Return True if, at some time in between, no Alertmanager held the alert active."""
+        """Return True if the alert was active in no Alertmanager at some time in between."""
         spans = sorted(span for peer in self.alertmanagers for span in peer.intervals)
         for start, end in spans:
             if start > since:

@@ -1,4 +1,4 @@
-"""Send a great many wild requests to an endpoint in a process of its own, and watch its memory."""
+"""Send many wild requests to an endpoint in a separate process, and watch its memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Flood(threading.Thread):
     Attributes:
         answers: How often it got each status.
         cut: How many requests were not answered because their connection had ended.
-        silent: On how many connections no answer came in time.
+        silent: How many connections got no response in time.
     """
 
     def __init__(self, port, requests, wild, deadline):
@@ -58,7 +58,7 @@ class Flood(threading.Thread):
         try:
             while self.sent < self._wanted and time.monotonic() < self._deadline:
                 self._batch()
-        except Exception as error:  # reported by the thread that waits for this one
+        except Exception as error:  # reported by the waiting thread
             self.error = error
         finally:
             self._hang_up()
@@ -86,13 +86,13 @@ class Flood(threading.Thread):
         except socket.timeout:
             self.silent += 1
             self._hang_up()
-        except (OSError, EOFError):  # the endpoint ended the connection
+        except (OSError, EOFError):  # the endpoint closed the connection
             self._hang_up()
-        # Bytes that the endpoint reads as two requests have two answers.
+        # Bytes that the endpoint parses as two requests get two responses.
         self.cut += max(0, count - (sum(self.answers.values()) - before))
 
     def _answer(self, buffer, head):
-        """Read one answer, of which `buffer` may be the start. Return what follows it."""
+        """Read one response, which may start in `buffer`, and return the bytes that follow it."""
         while True:
             end = buffer.find(b"\r\n\r\n")
             if end >= 0:
@@ -106,7 +106,7 @@ class Flood(threading.Thread):
         return buffer[end + 4 + length :]
 
     def _last(self, buffer):
-        """Read answers until the endpoint ends the connection."""
+        """Read responses until the endpoint closes the connection."""
         try:
             while True:
                 buffer += self._receive()
@@ -130,7 +130,7 @@ class Flood(threading.Thread):
 
 
 class Recorder(threading.Thread):
-    """Records what the endpoint announces, as StackStorm does, until it is stopped."""
+    """Records announced requests, as StackStorm does, until it is stopped."""
 
     def __init__(self, endpoint):
         super().__init__(daemon=True)
@@ -153,7 +153,7 @@ class Recorder(threading.Thread):
                     line = ""
                     if trigger == "poundcake.announce":
                         endpoint_process.record(self._endpoint.config, payload)
-        except Exception as error:  # reported by the thread that waits for this one
+        except Exception as error:  # reported by the waiting thread
             self.error = error
 
     def stop(self):
@@ -172,11 +172,11 @@ class Plan:
     """What to send, and how long it may take.
 
     Attributes:
-        seed: The requests of one seed are always the same.
-        clients: How many connections at a time.
-        accepted: The share of requests that are meant to be accepted.
-        warm_up: After how many of PARTS its memory may grow by no more than GROWTH.
-        minutes: How long it may take.
+        seed: One seed always generates the same requests.
+        clients: The number of concurrent connections.
+        accepted: The share of requests that should be accepted.
+        warm_up: The number of PARTS after which the memory may grow by at most GROWTH.
+        minutes: The maximum duration.
     """
 
     requests: int
@@ -196,13 +196,13 @@ def flood(kind, plan, say=print):
         say: Called with each line of the report.
 
     Returns:
-        What was wrong, as sentences.
+        The problems, as sentences.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-flood-"))
     endpoint = KINDS[kind](folder, auth_tokens=[TOKEN], backlog_limit=10_000_000, log_level="error")
-    endpoint.records = False  # recording takes memory that is not the endpoint's
-    # glibc may create eight arenas per CPU, and memory that is free in one is of no use to the
-    # others: their growth would hide the endpoint's.
+    endpoint.records = False  # recording would use memory of the endpoint's process
+    # glibc may create eight arenas per CPU, and free memory in one is unusable for the others.
+    # Their growth would hide the growth of the endpoint.
     endpoint.prefix = ["env", "MALLOC_ARENA_MAX=1"]
     recorder = Recorder(endpoint.start())
     recorder.start()
@@ -254,7 +254,7 @@ class Run:
 
     def _send_part(self, part):
         plan = self._plan
-        # What was not sent yet goes to the parts and clients that are left.
+        # The remaining requests are divided among the remaining parts and clients.
         share = (plan.requests - self._sent) // (PARTS - part)
         floods = []
         for n in range(plan.clients):
@@ -281,7 +281,7 @@ class Run:
         return self._memory[-1] - self._memory[warm_up - 1] if len(self._memory) >= warm_up else 0
 
     def problems(self):
-        """Return what was wrong, as sentences."""
+        """Return the problems, as sentences."""
         found = list(self._errors)
         wrong = {code: count for code, count in self._answers.items() if code >= 500}
         if self._sent < self._plan.requests:
@@ -289,7 +289,7 @@ class Run:
         if wrong:
             found.append(f"5xx answers: {wrong}")
         if self._silent:
-            found.append(f"{self._silent} connections got no answer in time")
+            found.append(f"{self._silent} connections got no response in time")
         if self._growth >= GROWTH:
             found.append(f"its memory grew by {_megabytes(self._growth)} MB")
         if not self._endpoint.alive:
@@ -300,7 +300,7 @@ class Run:
         return found
 
     def report(self):
-        """Return what happened, in lines."""
+        """Return the lines of the report."""
         rate = self._sent / self._seconds
         answers = ", ".join(f"{code}: {count}" for code, count in sorted(self._answers.items()))
         return [

@@ -1,7 +1,7 @@
-"""PoundCake in the simulation of alertmanagers.py, and what must hold of what it shows and starts.
+"""PoundCake in the simulation of alertmanagers.py, and the invariants of its views and actions.
 
-Requests are accepted by two endpoints, announced in batches, perhaps late and out of order, and
-decided by the real functions of poundcake.trail.admission.
+Two endpoints accept requests and announce them in batches, sometimes late and out of order. The
+real functions of poundcake.trail.admission decide about them.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from tests.lib.samples import later
 from tests.lib.trail.one_fingerprint import OneFingerprint
 
 SKEW = 120
-"""An occurrence that starts by so much later supersedes the open incident."""
+"""Seconds by which a later start supersedes the open incident."""
 GRACE = 90
-"""For how long after a resolve a firing copy may be stale, as documented."""
+"""Seconds after a resolve in which a firing copy may be stale, as documented."""
 UNCONFIRMED_AT_MOST = 10 * MINUTE
-"""An incident that stays is decided within this time: CONFIRM_AFTER and some rounds of sync."""
+"""Seconds until an unconfirmed incident is decided: CONFIRM_AFTER and some rounds of sync."""
 TIE = 0.1
-"""What two endpoints receive within this time may be taken to have come in either order."""
+"""Requests that two endpoints receive within this time may be ordered either way."""
 
 
 class Violation(AssertionError):
-    """Something is not as promised; the message is the timeline."""
+    """An invariant is violated. The message contains the timeline."""
 
 
 class Simulation(World):
-    """One seed. run_all() raises Violation, or counts in `seen` what it saw."""
+    """One seed. run_all() raises Violation, or counts the observed cases in `seen`."""
 
     def __init__(self, seed, plan=None):
         super().__init__(seed, plan)
         self.state = OneFingerprint()
         self.received = []
         self.seen = Counter()
-        self.waiting = ([], [])  # by endpoint: what it has yet to announce
+        self.waiting = ([], [])  # by endpoint: the requests that it has not announced yet
         self.unrecorded = 0
         self.opening = None  # the notification and the alert that opened the open incident
-        self.last_firing = {}  # by Alertmanager: the last one received, of those on record
-        self.resolves = []  # on record
+        self.last_firing = {}  # by Alertmanager: the last recorded one, in order of receipt
+        self.resolves = []  # the recorded ones
         self.admitted = None  # the last notification admitted
         self.last_confirmed = False
-        # How well the endpoints know by how much their clocks are ahead.
+        # The error with which the endpoints measure how far their clocks are ahead.
         self.errors = [self.rng.choice([0, self.rng.uniform(-0.04, 0.04)]) for _ in range(2)]
         self.after(self.rng.uniform(0, MINUTE), self.sync)
 
@@ -88,7 +88,7 @@ class Simulation(World):
         batch = list(waiting)
         waiting.clear()
         if self.now < self.forgetful_until and self.rng.random() < 0.6:
-            for note in batch:  # each is announced again by itself
+            for note in batch:  # each is announced again separately
                 self.after(self.rng.uniform(20, 200), self.announce_again, note)
             return
         self.after(self.rng.uniform(0.05, 3), self.record, endpoint, batch)
@@ -154,10 +154,10 @@ class Simulation(World):
                 assert waited < UNCONFIRMED_AT_MOST, "it stays unconfirmed"
         self.check()
 
-    # What must be true
+    # The invariants
 
     def judge_admission(self, note, found, before):
-        """Check that an alert was rightly admitted when its notification was recorded."""
+        """Check that it was right to admit an alert when its notification was recorded."""
         resolves = [
             r
             for r in self.resolves
@@ -195,7 +195,7 @@ class Simulation(World):
             self.seen["admitted again, with occurrences within the skew"] += 1
             return
         assert note.received_at - last >= GRACE - TIE or is_new, (
-            f"#{note.number} was admitted without that it stayed for {GRACE} s"
+            f"#{note.number} was admitted although it did not stay for {GRACE} s"
         )
         self.seen["admitted again, after a resolve of a peer"] += 1
 
@@ -205,7 +205,7 @@ class Simulation(World):
         return any(0 < seconds <= SKEW for seconds in began)
 
     def judge_confirmation(self, note):
-        """Check that an unconfirmed incident was rightly admitted."""
+        """Check that it was right to admit an unconfirmed incident."""
         if self.was_active(note.received_at, self.now):
             return
         excuse = self.excuse()
@@ -213,7 +213,7 @@ class Simulation(World):
         assert excuse, f"#{note.number} was a stale copy and was confirmed"
 
     def check(self):
-        """Check what is shown now."""
+        """Check the current view."""
         shown = self.state.incident is not None
         last_resolve = max((r.received_at for r in self.resolves), default=-1.0)
         for peer in self.alertmanagers:
@@ -227,7 +227,7 @@ class Simulation(World):
             self.seen["shown after a resolve of an earlier occurrence"] += 1
 
     def has_ended(self):
-        """Return True if nothing is active, and the last that was received says so."""
+        """Return True if nothing is active, and the last received notification reports that."""
         if self.unrecorded or not self.received or self.is_active():
             return False
         last = self.received[-1]
@@ -239,11 +239,11 @@ class Simulation(World):
         return all(start <= last.flushed_at for start in began)
 
     def check_the_end(self):
-        """Check that all is well after a time in which nothing went wrong."""
+        """Check the invariants after a time without faults."""
         shown = self.state.incident is not None
-        # It is told of an end when Alertmanager flushes the group next.
-        told = self.now - self.plan.group_interval - 2 * MINUTE
-        if not self.was_active(told, self.now):
+        # Alertmanager reports an end with the next flush of the group.
+        since = self.now - self.plan.group_interval - 2 * MINUTE
+        if not self.was_active(since, self.now):
             excuse = self.excuse() if shown else ""
             self.seen[f"stale at the end: {excuse}"] += shown
             assert not shown or excuse, "shown at the end, and nothing is active"
@@ -261,7 +261,7 @@ class Simulation(World):
             assert not shown or self.state.incident.outcome == Outcome.ADMITTED, "never admitted"
 
     def excuse(self):
-        """Return what happened that no receiver can make up for; empty for nothing."""
+        """Return a fault for which no receiver can compensate, or an empty string."""
         peers = self.alertmanagers
         if any(p.restarts for p in peers):
             return "an Alertmanager restarted"
@@ -276,7 +276,7 @@ class Simulation(World):
         return ""
 
     def ends_an_earlier_one(self, resolve):
-        """Return True if a resolve ended before the last start that Alertmanager has named."""
+        """Return True if the end in a resolve is before the last start that Alertmanager sent."""
         if self.plan.without or resolve.status != "resolved":
             return False
         firing = [n.starts_at for n in self.received if n.status == "firing"]

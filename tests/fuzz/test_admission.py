@@ -1,4 +1,4 @@
-"""Record alerts in any order, and compare with the rules written down a second time, plainly."""
+"""Record alerts in any order, and compare with a second, simpler implementation of the rules."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.lib.trails import database_time, do_not_sync
 SKEW = 120
 GRACE = 90
 HOUR = 3600
-# Two of them have one name.
+# Two of them have the same name.
 NAMES = {"id-a": "HostDown", "id-b": "HostDown", "id-c": "DiskFull"}
 RECEIVERS = ("may-start", "only-observes")
-# Minutes from now, few of them, so that one start comes often and each bound is met exactly.
+# Minutes from now; only a few values, so that starts repeat and each bound is hit exactly.
 moments = st.sampled_from([None, -60, -15, -11, -10, -3, -2, -1, 0, 0, 1, 2])
 drawn_alerts = st.fixed_dictionaries(
     {
@@ -41,7 +41,7 @@ drawn_requests = st.fixed_dictionaries(
     {
         "group_status": st.sampled_from(["firing", "resolved"]),
         "receiver": st.sampled_from((RECEIVERS[0], *RECEIVERS)),
-        # Some came earlier than the others of their list.
+        # Some were received earlier than the others of their batch.
         "delay": st.sampled_from([0, 0, 0, 60, 100]),
         "alerts": st.lists(drawn_alerts, max_size=3),
     }
@@ -53,14 +53,14 @@ class Rules:
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
-        self.open = {}  # id: {start, sender, heard, episode, outcome, notifications}
-        self.resolves = []  # (id, end, came)
-        self.admitted = []  # (id, name, when by the database's clock)
-        self.names = set()  # of episodes on record
+        self.open = {}  # id: {start, sender, last_seen, episode, outcome, notifications}
+        self.resolves = []  # (id, end, time of receipt)
+        self.admitted = []  # (id, name, time by the database's clock)
+        self.names = set()  # of recorded episodes
         self.clock = 0  # the database's
 
     def request(self, found, now, may_start):
-        """[(outcome, episode)] of a request's alerts: (id, status, start, end)."""
+        """Return [(outcome, episode)] for a request's alerts, each (id, status, start, end)."""
         outcomes, seen = [], {}
         for key, status, start, end in found:
             if status not in ("firing", "resolved"):
@@ -69,7 +69,7 @@ class Rules:
             if (key, status, start) in seen:
                 outcome = ("duplicate", seen[key, status, start])
                 if status == "firing":
-                    self.heard(key, outcome[1], start, now)
+                    self.count_notification(key, outcome[1], start, now)
             elif status == "resolved":
                 outcome = self.resolve(key, end, now)
             else:
@@ -83,7 +83,7 @@ class Rules:
 
     def resolve(self, key, end, now):
         one = self.open.get(key)
-        if one is None or now < one["heard"]:
+        if one is None or now < one["last_seen"]:
             return "duplicate", None
         if end is not None and one["sender"] is not None and end < one["sender"]:
             return "duplicate", None
@@ -102,9 +102,9 @@ class Rules:
             if may_start:
                 outcome = self.doubt(key, start, now) or self.limited(key) or "admitted"
         if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
-            # Another row takes the incident over.
+            # Another row takes over the incident.
             one.update(outcome=outcome, notifications=0)
-        self.heard(key, one["episode"], start, now)
+        self.count_notification(key, one["episode"], start, now)
         if outcome == "admitted":
             self.admitted.append((key, NAMES[key], self.clock))
         return outcome, one["episode"]
@@ -123,7 +123,7 @@ class Rules:
         self.open[key] = {
             "start": begins,
             "sender": start,
-            "heard": now,
+            "last_seen": now,
             "episode": episode,
             "outcome": outcome,
             "notifications": 1,
@@ -134,7 +134,7 @@ class Rules:
         return outcome, episode
 
     def doubt(self, key, start, now):
-        """What a resolve on record makes of a firing notification; None for nothing."""
+        """Return how a recorded resolve affects a firing notification, or None if it does not."""
         same = [
             came
             for other, end, came in self.resolves
@@ -144,11 +144,11 @@ class Rules:
             return "duplicate"
         return "unconfirmed" if any(now - came < GRACE for came in same) else None
 
-    def heard(self, key, episode, start, now):
+    def count_notification(self, key, episode, start, now):
         one = self.open.get(key)
         if one and one["episode"] == episode:
             one["notifications"] += 1
-            one["heard"] = max(one["heard"], now)
+            one["last_seen"] = max(one["last_seen"], now)
             if one["sender"] is None:
                 one["sender"] = start
 
@@ -166,7 +166,7 @@ class Rules:
 
 
 def made(key):
-    """The labels of an alert, of which the identity is made."""
+    """Return the labels of an alert, which determine its identity."""
     return alert(NAMES[key], labels={"id": key})
 
 
@@ -179,7 +179,7 @@ def moment(seconds):
 
 
 class Recording(RuleBasedStateMachine):
-    """Lists of requests, recorded as they come."""
+    """Batches of requests, recorded one after another."""
 
     template = None
 
@@ -187,7 +187,7 @@ class Recording(RuleBasedStateMachine):
         super().__init__()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
         path = self.folder / "tracking.db"
-        if Recording.template is None:  # to make the tables takes longer than an example
+        if Recording.template is None:  # creating the tables takes longer than an example
             first = database.open_engine(f"sqlite:///{path}")
             database.prepare(first)
             first.dispose()
@@ -215,9 +215,9 @@ class Recording(RuleBasedStateMachine):
         drawn=st.lists(drawn_requests, min_size=1, max_size=3),
         minutes=st.sampled_from([0, 0, 0, 2, 600, -600]),
     )
-    def a_list_is_recorded(self, drawn, minutes):
-        """It waited for some minutes, or another clock is ahead by ten hours."""
-        self.now += 1  # no two lists come within the same millisecond
+    def record_a_batch(self, drawn, minutes):
+        """Record a batch that waited for some minutes, or whose clock is ten hours ahead."""
+        self.now += 1  # no two batches arrive within the same millisecond
         received = self.now - 60 * minutes
         sent = [(one, self.request(one, received - one["delay"])) for one in drawn]
         with database_time(moment(self.now)):
@@ -252,14 +252,14 @@ class Recording(RuleBasedStateMachine):
         self.known += requests
 
     @rule(data=st.data())
-    def recorded_requests_come_again(self, data):
+    def record_requests_again(self, data):
         if self.known:
             again = data.draw(st.lists(st.sampled_from(self.known), max_size=3), label="again")
             counts = record_requests(self.engine, self.config, again)
             assert (counts["recorded"], counts["outcomes"]) == (0, {})
 
     @invariant()
-    def the_open_incidents_are_those_of_the_rules(self):
+    def open_incidents_match_the_rules(self):
         with database.reading(self.engine) as connection:
             rows = connection.execute(
                 select(alerts).where(alerts.c.open_fingerprint.is_not(None))
@@ -283,7 +283,7 @@ class Recording(RuleBasedStateMachine):
                 moment(one["start"]),
                 one["outcome"],
                 one["notifications"],
-                moment(one["heard"]),
+                moment(one["last_seen"]),
                 None if one["sender"] is None else moment(one["sender"]),
             )
             for key, one in (self.rules.open.items() if hasattr(self, "rules") else ())

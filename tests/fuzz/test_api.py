@@ -1,7 +1,7 @@
-"""Run schemathesis on the OpenAPI description and an endpoint in a process of its own.
+"""Run schemathesis on the OpenAPI description and an endpoint in a separate process.
 
-schemathesis needs Python 3.10 and has an environment of its own, .venv-fuzz. `make fuzz` creates
-it; without it the test is skipped.
+schemathesis needs Python 3.10 and a separate environment, .venv-fuzz, which `make fuzz` creates.
+Without it, the test is skipped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tests.lib.samples import alert, webhook
 
 SCHEMATHESIS = os.path.join(ROOT, ".venv-fuzz", "bin", "schemathesis")
 TOKEN = "the-token-in-use"
-# Left out are the checks that all valid inputs are accepted and all invalid ones refused: `until`
-# before `since` fits the description, and fields that it does not name are accepted.
+# Not included are the checks that all valid inputs are accepted and all invalid ones refused:
+# `until` before `since` matches the description, and fields that it does not name are accepted.
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_schema_conformance,response_headers_conformance,ignored_auth,missing_required_header,"
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_the_description_is_true(tmp_path):
+def test_the_endpoint_matches_its_description(tmp_path):
     endpoint = Unpatched(tmp_path, auth_tokens=[TOKEN], log_level="error").start().ready()
     try:
         endpoint.accept(webhook(alert(), alert("B")), Authorization="Bearer " + TOKEN)

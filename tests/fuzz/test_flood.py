@@ -1,4 +1,4 @@
-"""A short flood: some thousand requests on each kind of endpoint."""
+"""A short flood: a few thousand requests to each kind of endpoint."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.fuzz.wild import RequestGenerator
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
 @pytest.mark.parametrize("kind", sorted(flood.KINDS))
 def test_the_endpoint_survives_a_short_flood(kind):
-    # Half of it is warm-up: by then the endpoint has allocated what it keeps.
+    # Half of it is warm-up, after which the endpoint has allocated its permanent memory.
     assert flood.flood(kind, flood.Plan(requests=2000, warm_up=5)) == []
 
 
-def test_the_same_seed_makes_the_same_requests():
+def test_the_same_seed_generates_the_same_requests():
     one, other, third = RequestGenerator("1"), RequestGenerator("1"), RequestGenerator("2")
     for _ in range(50):
         assert one.framed_request().data == other.framed_request().data

@@ -1,4 +1,4 @@
-"""The journal, told anything in any order, against a list."""
+"""Call the journal in any order, and compare it with a list."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ bodies = st.sampled_from(["{}", '{"alerts": []}', "é🍰\0"])
 
 
 class Model:
-    """What the journal should have of a request. Waits are in seconds."""
+    """The expected state of a request. Waits are in seconds."""
 
     def __init__(self, request_id, body, client_id):
         self.request_id, self.body, self.client_id = request_id, body, client_id
@@ -32,7 +32,7 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    """Requests in, and on; closed and opened again in between. Time passes only as it is told."""
+    """Accept and advance requests, and reopen the journal in between. Only rules let time pass."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ class Machine(RuleBasedStateMachine):
             model.state, model.due_at = RequestState.DONE, self.now + KEEP_DONE
 
     @rule()
-    def waits_are_over(self):
+    def all_waits_end(self):
         self.journal.clear_waits()
         for model in self.models:
             if model.state == RequestState.ACCEPTED and model.attempts and not model.is_stuck:
@@ -111,7 +111,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 2, KEEP_DONE]))
     def time_passes(self, seconds):
-        self.now += seconds + 0.1  # no wait ends at this very moment
+        self.now += seconds + 0.1  # so that no wait ends exactly now
 
     @rule()
     def pruned(self):
@@ -125,7 +125,7 @@ class Machine(RuleBasedStateMachine):
         self.journal = Journal(self.path)
 
     @invariant()
-    def it_has_what_it_was_told(self):
+    def it_matches_the_model(self):
         for model in self.models:
             entry = self.journal.find(model.request_id)
             (found,) = self.journal.load_requests([entry])
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         assert names(self.journal.announced()) == [m.request_id for m in of[RequestState.ANNOUNCED]]
 
     @invariant()
-    def what_is_due_is_given_out(self):
+    def it_returns_due_requests(self):
         failed = [m for m in self.models if m.state == RequestState.ACCEPTED and m.attempts]
         due = [m for m in failed if m.due_at <= self.now]
         first = min(due, key=lambda m: m.due_at, default=None)

@@ -1,4 +1,4 @@
-"""Any payload is refused by the name of a field, or read into fields of the documented types."""
+"""Any payload is refused with the name of a field, or parsed into the documented types."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def check(found, sent):
 
 
 def read_and_check(body, sent):
-    """Read a body, which either names the field that refuses it or passes the check."""
+    """Parse a body: it passes the check, or the error names a field."""
     try:
         found = parse(body)
     except PayloadError as error:
@@ -134,7 +134,7 @@ def test_inert_texts_stay_inert_when_joined(texts, between):
 
 
 @given(hostile)
-def test_an_inert_text_has_the_same_length_and_stays_as_it_is(text):
+def test_an_inert_text_has_the_same_length_and_does_not_change_again(text):
     once = make_inert(text)
     assert len(once) == len(text) and once.isprintable()
     assert make_inert(once) == once

@@ -1,6 +1,6 @@
-"""Play Prometheus and Alertmanager against admission, and break its rules to see that this shows.
+"""Simulate Prometheus and Alertmanager, and check that a broken admission rule is noticed.
 
-What is shown stale, because no receiver can know better, is listed in README.md.
+README.md lists the cases in which no receiver can be right.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from poundcake.alertmanager import episode_name
 from poundcake.trail import admission, record
 from tests.fuzz.simulation import Simulation, Violation
 
-# `make fuzz` plays 10,000 seeds; SIMULATION_SEEDS=38 or 0-10000 plays those.
+# `make fuzz` runs 10,000 seeds; SIMULATION_SEEDS=38 or 0-10000 selects others.
 SEEDS = {"fuzz": "0-10000"}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), "0-200")
-ENOUGH = 600
-"""Seeds within which each broken rule is noticed."""
+SEED_COUNT = 600
+"""With this number of seeds, the simulation detects each broken rule."""
 
 
 def chosen_seeds():
@@ -27,27 +27,27 @@ def chosen_seeds():
     return range(int(first), int(last or int(first) + 1))
 
 
-def test_admission_is_right():
+def test_admission_keeps_every_invariant():
     seen, seeds = Counter(), chosen_seeds()
     for seed in seeds:
         seen += Simulation(seed).run_all()
     print(*sorted(seen.items()), sep="\n")
-    if len(seeds) >= 50:  # the simulation simulates something
+    if len(seeds) >= 50:  # the simulation covers the interesting cases
         for name in ("admitted", "resolved", "duplicate", "unconfirmed", "confirmed", "superseded"):
             assert seen[name] >= len(seeds) // 50, name
 
 
-def test_one_seed_always_plays_the_same():
+def test_one_seed_always_produces_the_same_simulation():
     played = [Simulation(7) for _ in range(2)]
     assert played[0].run_all() == played[1].run_all()
     assert played[0].readable() == played[1].readable()
     assert played[0].readable() != Simulation(8).readable()
 
 
-def test_a_violation_names_the_seed_and_tells_what_happened(monkeypatch):
+def test_a_violation_shows_the_seed_and_the_timeline(monkeypatch):
     monkeypatch.setattr(admission, "REFIRE_GRACE", datetime.timedelta(0))
     with pytest.raises(Violation) as caught:
-        for seed in range(ENOUGH):
+        for seed in range(SEED_COUNT):
             Simulation(seed).run_all()
     lines = str(caught.value).splitlines()
     assert lines[0] == f"seed {seed}: {lines[-1]}"
@@ -124,10 +124,10 @@ BROKEN = {
 @pytest.mark.parametrize("rule", sorted(BROKEN))
 def test_a_broken_rule_is_noticed(rule, monkeypatch):
     monkeypatch.setattr(*BROKEN[rule])
-    for seed in range(ENOUGH):
+    for seed in range(SEED_COUNT):
         try:
             Simulation(seed).run_all()
         except Violation as violation:
             print(seed, str(violation).splitlines()[-1])
             return
-    raise AssertionError(f"{rule}: nothing was noticed in {ENOUGH} seeds")
+    raise AssertionError(f"{rule}: no violation was found with {SEED_COUNT} seeds")

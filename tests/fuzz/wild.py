@@ -41,7 +41,7 @@ TEXTS = (
     "9999-12-31T23:59:60+23:59",
 )
 NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1.5, -0.0, 1e308)
-# Bytes that break a JSON text, or stand at its edges.
+# Bytes that break a JSON text, or border on its syntax.
 TOKENS = (
     b'"',
     b"\\",
@@ -110,7 +110,7 @@ class Request(NamedTuple):
 
     data: bytes
     head: bool = False
-    """Whether it is a HEAD request, whose answer has no body."""
+    """Whether it is a HEAD request, whose response has no body."""
     ends: bool = False
     """Whether the endpoint may close the connection after it, or wait for more bytes."""
 
@@ -121,8 +121,8 @@ class RequestGenerator:
     Args:
         seed: Any value. The same one gives the same requests.
         token: A bearer token, which nearly all requests carry.
-        accepted: The share of requests that the endpoint is likely to accept: notifications as
-            Alertmanager sends them, and some with a few values changed.
+        accepted: The share of requests that the endpoint should accept: notifications as
+            Alertmanager sends them, some with a few values changed.
     """
 
     def __init__(self, seed, token="", accepted=0.02):
@@ -151,7 +151,7 @@ class RequestGenerator:
         )
 
     def random_number(self, limit):
-        """Return a whole number from 0, below the limit."""
+        """Return an integer from 0 up to, but not including, the limit."""
         return self._random.randrange(limit)
 
     def framed_request(self):
@@ -174,7 +174,7 @@ class RequestGenerator:
         return make()
 
     def unframed_request(self):
-        """Return a request that may leave the endpoint in doubt where it ends."""
+        """Return a request whose end may be ambiguous."""
         plain = self._post(self._random.choice(self._corpus)).data
         return Request(self._random.choice(self._framings)(plain), ends=True)
 
@@ -182,7 +182,7 @@ class RequestGenerator:
         return self._mutated(plain, 12)
 
     def _with_two_lengths(self, plain):
-        """Add a header that says something else about the length of the body."""
+        """Add a header with a different length of the body."""
         size = plain.partition(b"Content-Length: ")[2].partition(b"\r\n")[0].decode()
         headers = (
             "Transfer-Encoding: chunked",
@@ -199,7 +199,7 @@ class RequestGenerator:
         return plain.replace(b"Host: x", added.encode())
 
     def _with_other_headers(self, plain):
-        """Replace a header by many, or by long ones."""
+        """Replace a header with many headers, or with long ones."""
         choice = self._random.choice
         count = choice((1, 2, 5, 99, 200))
         lines = "".join(f"{choice(HEADERS)}: {self._header()}\r\n" for _ in range(count))
@@ -260,13 +260,13 @@ class RequestGenerator:
         return text.replace("\r\n", "\r\n\t") if self._random.random() < 0.5 else text
 
     def _broken_json(self):
-        """Return a notification with some bytes changed, most often so that it is not JSON."""
+        """Return a notification with some bytes changed, which is usually not JSON any more."""
         body = self._mutated(self._random.choice(self._corpus), 4)
         at = self._random.randrange(len(body) + 1)
         return body[:at] + self._random.choice((b'"', b"\xff", b"\0", b"]", b"}")) + body[at:]
 
     def _mutated(self, data, most):
-        """Change bytes in up to that many places."""
+        """Change bytes in up to `most` places."""
         randrange = self._random.randrange
         for _ in range(randrange(1, most + 1)):
             at = randrange(len(data) + 1)
@@ -284,7 +284,7 @@ class RequestGenerator:
         return data
 
     def _with_values_changed(self):
-        """Return a notification with other values in some places."""
+        """Return a notification with some values changed."""
         notification = json.loads(self._random.choice(self._corpus))
         for _ in range(self._random.randrange(1, 4)):
             self._change_a_value(notification)
@@ -301,7 +301,7 @@ class RequestGenerator:
             inner[key] = self._value(2)
 
     def _value(self, depth):
-        """Return a JSON value, nested at most that deep."""
+        """Return a JSON value, nested at most `depth` levels."""
         kind = self._random.randrange(7 if depth else 5)
         if kind < 2:
             return self._random.choice(TEXTS)

@@ -1,6 +1,6 @@
-"""Rules that put text of an alert into parameters of every type, and text that wants out of them.
+"""Rules that put alert text into parameters of every type, and text that tries to escape from them.
 
-StackStorm's own code and the stand-in's render the same ones.
+StackStorm's own code and the stand-in render the same rules.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ texts = (
 )
 
 
-class Careless(NamedTuple):
-    """Parameters of a rule, the types that their action gives them, and what must come out.
+class CarelessRule(NamedTuple):
+    """The parameters of a rule, their types in the action's schema, and the expected result.
 
     In `expected`, TEXT and OTHER stand for the inert texts, and LABELS for all labels.
     """
@@ -90,55 +90,55 @@ ONE, TWO = "{{ trigger.labels.one }}", "{{ trigger.labels.two }}"
 STRING = {"value": "string"}
 
 RULES = {
-    "a string": Careless({"value": ONE}, STRING, {"value": TEXT}),
-    "a part of a string": Careless(
+    "a string": CarelessRule({"value": ONE}, STRING, {"value": TEXT}),
+    "a part of a string": CarelessRule(
         {"value": f"host {ONE}, again"}, STRING, {"value": f"host {TEXT}, again"}
     ),
-    "two joined": Careless({"value": ONE + TWO}, STRING, {"value": TEXT + OTHER}),
-    "a string of any type": Careless({"value": ONE}, {}, {"value": TEXT}),
-    "in an object": Careless(
+    "two joined": CarelessRule({"value": ONE + TWO}, STRING, {"value": TEXT + OTHER}),
+    "a string of any type": CarelessRule({"value": ONE}, {}, {"value": TEXT}),
+    "in an object": CarelessRule(
         {"value": {"host": ONE, "force": "false"}},
         {"value": "object"},
         {"value": {"host": TEXT, "force": "false"}},
     ),
-    "two in an object": Careless(
+    "two in an object": CarelessRule(
         {"value": {"host": ONE + TWO, "force": ["false"]}},
         {"value": "object"},
         {"value": {"host": TEXT + OTHER, "force": ["false"]}},
     ),
-    "deep in an object": Careless(
+    "deep in an object": CarelessRule(
         {"value": {"a": [{"b": f"x {ONE} y", "c": 1}, [TWO]], "d": None}},
         {"value": "object"},
         {"value": {"a": [{"b": f"x {TEXT} y", "c": 1}, [OTHER]], "d": None}},
     ),
-    "in an array": Careless(
+    "in an array": CarelessRule(
         {"value": [ONE, "fixed", TWO]}, {"value": "array"}, {"value": [TEXT, "fixed", OTHER]}
     ),
-    "in an object of any type": Careless(
+    "in an object of any type": CarelessRule(
         {"value": {"host": ONE}}, {"value": ""}, {"value": {"host": TEXT}}
     ),
-    "in an object written as JSON": Careless(
+    "in an object written as JSON": CarelessRule(
         {"value": f'{{"host": "{ONE}", "force": false}}'},
         {"value": "object"},
         {"value": {"host": TEXT, "force": False}},
     ),
-    "in an object written as Python": Careless(
+    "in an object written as Python": CarelessRule(
         {"value": f"{{'host': '{ONE}', 'force': False}}"},
         {"value": "object"},
         {"value": {"host": TEXT, "force": False}},
     ),
-    "in an array written as JSON": Careless(
+    "in an array written as JSON": CarelessRule(
         {"value": f'["{ONE}", "{TWO}"]'}, {"value": "array"}, {"value": [TEXT, OTHER]}
     ),
-    "all labels": Careless(
+    "all labels": CarelessRule(
         {"value": "{{ trigger.labels | to_complex }}"}, {"value": "object"}, {"value": LABELS}
     ),
-    "another parameter": Careless(
+    "another parameter": CarelessRule(
         {"value": ONE, "copy": ["{{ value }}", "{{value}}"]},
         {"value": "string", "copy": "array"},
         {"value": TEXT, "copy": [TEXT, TEXT]},
     ),
-    "each other field": Careless(
+    "each other field": CarelessRule(
         {"value": ["{{ trigger.alert_name }}", "{{ trigger.receiver }}", "{{ trigger.job }}"]},
         {"value": "array"},
         {"value": [TEXT, OTHER, TEXT]},
@@ -157,8 +157,8 @@ def payload_of(one: str, two: str) -> AlertPayload:
     return payload
 
 
-def expected_of(rule: Careless, one: str, two: str) -> dict[str, Any]:
-    """Return what the parameters of a rule must be for these two texts."""
+def expected_of(rule: CarelessRule, one: str, two: str) -> dict[str, Any]:
+    """Return the expected parameters of a rule for these two texts."""
     text, other = as_inert(one), as_inert(two)
 
     def fill(value: Any) -> Any:
@@ -174,7 +174,7 @@ def expected_of(rule: Careless, one: str, two: str) -> dict[str, Any]:
     return found
 
 
-def schemas_of(rule: Careless) -> dict[str, dict[str, str]]:
-    """Return the schemas of the parameters of a rule's action, one of which the rule omits."""
+def schemas_of(rule: CarelessRule) -> dict[str, dict[str, str]]:
+    """Return the schemas of the parameters of a rule's action; the rule omits one of them."""
     found = {name: {"type": kind} for name, kind in rule.types.items() if kind}
     return {"force": {"type": "string", "default": "false"}, "value": {}, **found}

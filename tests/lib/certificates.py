@@ -13,7 +13,7 @@ HOUR = datetime.timedelta(hours=1)
 
 
 class Authority:
-    """A CA that keeps what it signs in a folder: NAME.pem and NAME.key."""
+    """A CA that stores the certificates it signs in a folder, as NAME.pem and NAME.key."""
 
     def __init__(self, folder, name="ca"):
         self.folder = folder
@@ -22,7 +22,7 @@ class Authority:
         self._key = self._make(name, ca=True)
 
     def issue(self, name, address="127.0.0.1"):
-        """(path of the certificate, path of its key)."""
+        """Return the paths of a new certificate and of its key."""
         self._make(name, address)
         return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
 

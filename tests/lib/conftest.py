@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pathlib
 import shutil
 import sys
 
@@ -30,19 +31,19 @@ if importlib.util.find_spec("st2common") is None:
 
 @pytest.fixture(autouse=True)
 def readable_fingerprints(monkeypatch):
-    """Let a test name an alert: its label `id` is its fingerprint."""
+    """Use the label `id` of an alert as its fingerprint, so that tests can name it."""
     monkeypatch.setattr("poundcake.alertmanager.fingerprint", readable_fingerprint)
 
 
 @pytest.fixture(scope="session")
 def prepared():
-    """The first database of each kind that was prepared: all revisions take half a second."""
+    """The first prepared database of each kind, as a template: the revisions take half a second."""
     return {}
 
 
 @pytest.fixture
 def engine(database_url, prepared, tmp_path_factory):
-    """An engine of a fresh tracking database with its tables."""
+    """Return an engine for a fresh tracking database with its tables."""
     found = database.open_engine(database_url)
     do_not_sync(found)
     if found.dialect.name == "sqlite":
@@ -50,7 +51,7 @@ def engine(database_url, prepared, tmp_path_factory):
             prepared["sqlite"] = tmp_path_factory.mktemp("prepared") / "tracking.db"
             first = database.open_engine("sqlite:///{}".format(prepared["sqlite"]))
             database.prepare(first)
-            first.dispose()  # writes what is in its -wal
+            first.dispose()  # writes the content of the -wal file
         shutil.copy(str(prepared["sqlite"]), found.url.database)
     elif "mysql" not in prepared:
         database.prepare(found)
@@ -63,8 +64,27 @@ def engine(database_url, prepared, tmp_path_factory):
     found.dispose()
 
 
+@pytest.fixture
+def run_action(database_url, monkeypatch):
+    """A function that runs an action in this process as a StackStorm execution."""
+    actions = pathlib.Path(__file__).parents[2] / "actions"
+    monkeypatch.syspath_prepend(str(actions))
+
+    def run(name, execution, **parameters):
+        monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
+        spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        action = getattr(module, name.capitalize())({"database_url": database_url})
+        succeeded, result = action.run(**parameters)
+        assert succeeded, result
+        return result
+
+    return run
+
+
 def _statements(engine):
-    """What makes the tables of a database, and what stands in them."""
+    """Yield the statements that create the tables of a database and insert their rows."""
     yield "SET foreign_key_checks = 0", ()
     with engine.begin() as connection:
         for (table,) in connection.exec_driver_sql("SHOW TABLES").all():

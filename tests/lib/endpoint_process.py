@@ -1,10 +1,13 @@
-"""The endpoint in a process of its own, as StackStorm runs it: `endpoint_process.py OPTIONS`.
+"""Run the endpoint in a separate process, as StackStorm does: `endpoint_process.py OPTIONS`.
 
-OPTIONS is JSON: `patched` (as StackStorm's sensor wrapper patches its process, before anything is
-imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
-that the pack is in, and `published`, the file that triggers are written to. The broker is down
-while a file of that name with .down is there. What is announced is recorded here, unless `records`
-is false.
+OPTIONS is JSON: `patched` (patch the process as StackStorm's sensor wrapper does, before anything
+is imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
+of the pack, and `published`, the file to which triggers are written. The broker is down while a
+file with that name and the suffix .down exists. This process records announced requests, unless
+`records` is false.
+
+With only `patched` and `pack`, it is a server: it forks an endpoint for each request of a
+ForkServer. The first of the two files contains the other options, and the second is the log.
 """
 
 from __future__ import annotations
@@ -32,9 +35,12 @@ from poundcake.endpoint.bus import BusError
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
 
+# Modules that an endpoint otherwise imports when it needs them.
+LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
+
 
 class FileBus:
-    """A broker that is a file. A StackStorm behind it, or the test, records what is announced."""
+    """A broker that is a file. This process, or the test, records the announced requests."""
 
     def __init__(self, path, config, records=True):
         self.path = path
@@ -43,7 +49,7 @@ class FileBus:
 
     def check(self):
         if os.path.exists(self.path + ".down"):
-            raise BusError("the broker is away")
+            raise BusError("the broker is down")
 
     def publish(self, trigger, payload, trace_tag):
         self.check()
@@ -57,7 +63,7 @@ class FileBus:
 
 
 def record(config, announced):
-    """Writes what was announced to the tracking database."""
+    """Write announced requests to the tracking database."""
     checked = load(config)
     engine = database.open_engine(checked.tracking_url)
     requests = announcement.unpack(announced["version"], announced["batch"])
@@ -68,7 +74,7 @@ def record(config, announced):
 
 
 class NoStackStorm:
-    """A StackStorm that knows nothing."""
+    """A StackStorm without any content."""
 
     def get_executions(self, ids):
         return {}
@@ -84,14 +90,14 @@ class NoStackStorm:
 
 
 class Service:
-    """What StackStorm hands to a sensor."""
+    """The service object that StackStorm passes to a sensor."""
 
     def get_logger(self, name):
         return logging.getLogger(name)
 
 
 def registered(options):
-    """The configuration that the test has written over the one given, if it has."""
+    """Return the configuration that the test has registered, or the initial one."""
     try:
         with open(options["published"] + ".config") as file:
             return json.load(file)
@@ -100,7 +106,7 @@ def registered(options):
 
 
 def apply(settings):
-    """Set module constants by name; returns what they were."""
+    """Set module constants by name, and return their previous values."""
     before = {}
     for name, value in settings.items():
         module, _, attribute = name.rpartition(".")
@@ -110,8 +116,23 @@ def apply(settings):
     return before
 
 
-def main():
-    """The sensor as its container runs it: run(), and cleanup() at exit."""
+def forked_options():
+    """Import the modules of an endpoint, and fork endpoints. Return the options in the fork."""
+    from tests import forks
+
+    for name in LIBRARIES:
+        importlib.import_module(name)
+
+    given, log = forks.serve()
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    with open(given) as file:
+        return json.load(file)
+
+
+def main(options):
+    """Run the sensor as its container does: run(), and cleanup() at exit."""
     import atexit
     import runpy
 
@@ -119,16 +140,16 @@ def main():
     from poundcake.endpoint import bus
 
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
-    apply(OPTIONS["settings"])
-    bus.Bus = lambda: FileBus(OPTIONS["published"], OPTIONS["config"], OPTIONS["records"])
-    bus.registered_config = lambda: registered(OPTIONS)
+    apply(options["settings"])
+    bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
+    bus.registered_config = lambda: registered(options)
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
-    path = os.path.join(OPTIONS["pack"], "sensors", "alertmanager_sensor.py")
-    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), OPTIONS["config"])
+    path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
+    sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()
     atexit.register(sensor.cleanup)
     sensor.run()
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS if "config" in OPTIONS else forked_options())

@@ -1,7 +1,9 @@
-"""Endpoints to test: in this process on plain threads, or in one patched as StackStorm does it."""
+"""Endpoints for tests: in this process on plain threads, or in a process patched by eventlet."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -16,6 +19,7 @@ import pytest
 
 from poundcake.endpoint.service import Endpoint
 from tests import services
+from tests.forks import ForkServer
 from tests.lib import endpoint_process
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -23,9 +27,9 @@ WAYS = ["threads", "green"]
 
 
 def bound_by_permissions():
-    """Return the prefix of a command for which file permissions hold, although root runs it.
+    """Return the prefix of a command to which file permissions apply even as root.
 
-    The test is skipped if there is none.
+    If there is none, skip the test.
     """
     if os.geteuid() != 0:
         return []
@@ -33,12 +37,12 @@ def bound_by_permissions():
     try:
         subprocess.run(command + ["true"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"root may write anywhere, and does not get rid of that: {error}")
+        pytest.skip(f"root can write anywhere, and cannot drop that capability: {error}")
     return command
 
 
 class Answer:
-    """One HTTP answer, read from the wire."""
+    """An HTTP response, read from the wire."""
 
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -52,7 +56,7 @@ class Answer:
 
 
 class Client:
-    """A connection, byte by byte."""
+    """A raw connection."""
 
     def __init__(self, port, timeout=10):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
@@ -73,14 +77,14 @@ class Client:
         return bool(chunk)
 
     def closed(self):
-        """Whether the other side ends the connection, without another byte, in time."""
+        """Return True if the other side closes the connection in time without another byte."""
         try:
             return not self.buffer and not self.fill()
         except ConnectionError:
             return True
 
     def read(self, head=False):
-        """The next answer; None at the end of the connection."""
+        """Return the next response, or None at the end of the connection."""
         while b"\r\n\r\n" not in self.buffer:
             if not self.fill():
                 assert not self.buffer, self.buffer
@@ -101,7 +105,7 @@ class Client:
 
 
 def message(method, path, body=None, version="1.1", **headers):
-    """A request's bytes; a header of None is left out."""
+    """Return the bytes of a request. A header with the value None is omitted."""
     found = {"Host": "127.0.0.1"}
     if body is not None:
         found.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
@@ -112,7 +116,7 @@ def message(method, path, body=None, version="1.1", **headers):
 
 
 class Running:
-    """What both kinds have in common."""
+    """The part that all kinds of endpoint have in common."""
 
     def __init__(self, folder, settings=None, port=None, **config):
         self.folder = folder
@@ -127,7 +131,7 @@ class Running:
         return self.reaches(200 if journal else 503, Authorization=token)
 
     def reaches(self, status, **headers):
-        """Waits until it says by this status whether it is ready."""
+        """Wait until the readiness check has this status."""
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -142,36 +146,36 @@ class Running:
     def client(self, timeout=10):
         return Client(self.port, timeout)
 
-    def ask(self, method, path, body=None, **headers):
+    def request(self, method, path, body=None, **headers):
         with self.client() as client:
             client.send(message(method, path, body, **headers))
             return client.read(head=method == "HEAD")
 
     def get(self, path, **headers):
-        return self.ask("GET", path, **headers)
+        return self.request("GET", path, **headers)
 
     def post(self, payload, **headers):
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        return self.ask("POST", "/api/v1/webhook", body, **headers)
+        return self.request("POST", "/api/v1/webhook", body, **headers)
 
     def accept(self, payload, **headers):
-        """Post what is sure to be taken; its request_id."""
+        """Post a webhook that must be accepted, and return its request_id."""
         answer = self.post(payload, **headers)
         assert answer.status == 202, answer
         return answer.json["request_id"]
 
     def register(self, **config):
-        """Registers a changed configuration; a value of None removes its key."""
-        changed = {**self.config, **config}  # what records here keeps the first one
+        """Register a changed configuration. A value of None removes the key."""
+        changed = {**self.config, **config}  # the recorder of this process keeps the first one
         self.config = {name: value for name, value in changed.items() if value is not None}
         path = self.published_path + ".config"
         with open(path + ".new", "w") as file:
             json.dump(self.config, file)
-        os.replace(path + ".new", path)  # it is read at any moment
+        os.replace(path + ".new", path)  # atomically, because it can be read at any time
         return self
 
     def configuration(self, **headers):
-        """What health says of the configuration."""
+        """Return the configuration as health shows it."""
         return self.get("/api/v1/health", **headers).json["configuration"]
 
     def published(self):
@@ -189,7 +193,7 @@ class Running:
             open(path, "w").close()
 
     def credentials(self):
-        """The names of the credentials that the journal has, oldest request first."""
+        """Return the names of the credentials in the journal, oldest request first."""
         import sqlite3
 
         path = os.path.join(self.config["state_dir"], "journal.sqlite")
@@ -198,7 +202,7 @@ class Running:
             return [row[0] for row in found]
 
     def entries(self):
-        """[(request_id, body, headers, client_request_id)] of the journal, oldest first."""
+        """Return [(request_id, body, headers, client_request_id)] of the journal, oldest first."""
         import sqlite3
 
         path = os.path.join(self.config["state_dir"], "journal.sqlite")
@@ -210,7 +214,7 @@ class Running:
 
 
 class InThreads(Running):
-    """In this process."""
+    """An endpoint in this process."""
 
     def start(self):
         self.before = endpoint_process.apply(self.settings)
@@ -236,11 +240,25 @@ class InThreads(Running):
         return self.thread.is_alive()
 
 
-class Patched(Running):
-    """The sensor in its own process, patched by eventlet.
+def endpoint_command(options):
+    """Return the command that runs an endpoint, or a server that forks endpoints."""
+    return [sys.executable, endpoint_process.__file__, json.dumps(options)]
 
-    pack: the folder that it runs from. records: whether the stand-in there records what is
-    announced.
+
+@functools.lru_cache(maxsize=None)
+def fork_server(patched):
+    """Return the process of which the endpoints of this test run are forks."""
+    server = ForkServer(endpoint_command({"patched": patched, "pack": ROOT}))
+    atexit.register(server.close)
+    return server
+
+
+class Patched(Running):
+    """The sensor in a separate process, patched by eventlet.
+
+    Attributes:
+        pack: The folder that it runs from.
+        records: Whether that process records announced requests.
     """
 
     patched = True
@@ -258,12 +276,18 @@ class Patched(Running):
             "pack": self.pack,
         }
         self.log = open(str(self.folder / "log"), "ab")
-        self.process = subprocess.Popen(
-            self.prefix + [sys.executable, endpoint_process.__file__, json.dumps(options)],
-            stdout=self.log,
-            stderr=self.log,
-        )
+        if self.pack == ROOT and not self.prefix:
+            self.process = self.fork(options)
+        else:
+            command = [*self.prefix, *endpoint_command(options)]
+            self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         return self
+
+    def fork(self, options):
+        with tempfile.TemporaryFile() as given:
+            given.write(json.dumps(options).encode())
+            given.seek(0)
+            return fork_server(self.patched).start(given, self.log)
 
     def stop(self):
         if self.alive:
@@ -281,7 +305,7 @@ class Patched(Running):
 
 
 class Unpatched(Patched):
-    """The sensor in a process of its own, on plain threads."""
+    """The sensor in a separate process, on plain threads."""
 
     patched = False
 

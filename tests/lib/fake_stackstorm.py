@@ -1,4 +1,4 @@
-"""A StackStorm in memory, which answers as the API does and counts what it was asked."""
+"""An in-memory StackStorm that answers like the API and counts its calls."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OUTAGE = StackStormError("nobody answers")
 
 
 def refusal(status=500):
-    """An error about one question only."""
+    """Return an error that concerns only one call."""
     return StackStormError(f"GET /x: {status} the fault", status)
 
 
 class FakeStackStorm:
-    """StackStormApi. Tests put what happened into it with emit(), enforce() and run().
+    """A StackStormApi. Tests fill it with emit(), enforce() and run().
 
     Attributes:
-        calls: The questions, as (name of the method, its first argument).
+        calls: The calls, as (name of the method, its first argument).
         errors: What to raise, by the name of a method or by (name, first argument).
         unlisted: Executions that the list leaves out.
         clock_offset: How far StackStorm's clock is ahead of ours.
@@ -46,14 +46,14 @@ class FakeStackStorm:
         self.linking = set()
         self.unreadable = 0
 
-    # -- what happened
+    # -- filling it
 
     @property
     def time(self):
         return datetime.datetime.now(UTC) + self.clock_offset
 
     def emit(self, alert, request_id, status="processed", seconds=1, payload=()):
-        """A trigger for an alert, so many seconds ago; returns its id."""
+        """Add a trigger for an alert, some seconds ago, and return its id."""
         trigger_id = f"t{self.emitted}"
         self.emitted += 1
         payload = {
@@ -67,13 +67,13 @@ class FakeStackStorm:
         return trigger_id
 
     def enforce(self, trigger_id, execution="", reason="", rule="pack.rule"):
-        """A rule that matched a trigger."""
+        """Add the enforcement of a rule that matched a trigger."""
         trigger = self.triggers.get(trigger_id)
         at = trigger.occurred_at + MILLISECOND if trigger else self.time
         self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, at))
 
     def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **more):
-        """An execution that started so many seconds ago; links=True: it has a link task."""
+        """Add an execution that started some seconds ago; with links=True, it has a link task."""
         if more.pop("links", False):
             self.linking.add(action)
         started_at = self.time - datetime.timedelta(seconds=seconds)
@@ -87,9 +87,9 @@ class FakeStackStorm:
             **{"result": {}, **more},
         )
 
-    # -- the questions
+    # -- the API
 
-    def _asked(self, name, argument=None):
+    def _record_call(self, name, argument=None):
         self.calls.append((name, argument))
         for key in (name, (name, argument)):
             if key in self.errors:
@@ -101,37 +101,37 @@ class FakeStackStorm:
         return self.time
 
     def get_execution(self, execution_id):
-        self._asked("get_execution", execution_id)
+        self._record_call("get_execution", execution_id)
         return self.executions.get(execution_id)
 
     def get_executions(self, ids):
         assert len(ids) <= self.page
-        self._asked("get_executions", tuple(ids))
+        self._record_call("get_executions", tuple(ids))
         found = set(ids) - self.unlisted
         return {i: e for i, e in self.executions.items() if i in found}
 
     def list_triggers(self, trigger, after, before):
         assert trigger == "poundcake.alert"
-        self._asked("list_triggers", before)
+        self._record_call("list_triggers", before)
         found = [t for t in self.triggers.values() if _within(t.occurred_at, after, before)]
         return self._page(found, lambda t: t.occurred_at)
 
     def get_triggers(self, ids):
         assert len(ids) <= self.page
-        self._asked("get_triggers", tuple(ids))
+        self._record_call("get_triggers", tuple(ids))
         return {i: self.triggers[i] for i in ids if i in self.triggers}
 
     def list_enforcements(self, after, before):
-        self._asked("list_enforcements", before)
+        self._record_call("list_enforcements", before)
         found = [e for e in self.enforcements if _within(e.enforced_at, after, before)]
         return self._page(found, lambda e: e.enforced_at)
 
     def get_enforcements(self, trigger_instance_id):
-        self._asked("get_enforcements", trigger_instance_id)
+        self._record_call("get_enforcements", trigger_instance_id)
         return [e for e in self.enforcements if e.trigger_instance_id == trigger_instance_id]
 
     def runs_link_task(self, action):
-        self._asked("runs_link_task", action)
+        self._record_call("runs_link_task", action)
         return action in self.linking
 
     def _page(self, found, moment):
@@ -140,7 +140,7 @@ class FakeStackStorm:
         return Page(items, moment(items[-1]) + MILLISECOND if full else None, self.unreadable)
 
     def count(self, name):
-        """How often a question was asked."""
+        """Return how often a method was called."""
         return sum(asked == name for asked, _ in self.calls)
 
 

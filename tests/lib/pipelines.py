@@ -1,7 +1,7 @@
-"""A journal, a tracking database and the pipeline between them, driven by hand or by its thread.
+"""A journal, a tracking database and the pipeline between them, driven manually or by its thread.
 
-By hand nothing waits: advance() moves the monotonic clock of the endpoint's modules on and runs
-each step until nothing happens any more.
+Driven manually, nothing sleeps: advance() advances the monotonic clock of the endpoint's modules
+and runs each step until nothing changes any more.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TIMED = (
 
 
 class Clock:
-    """The monotonic clock of the endpoint's modules, which a test may move on."""
+    """The monotonic clock of the endpoint's modules, which a test can advance."""
 
     def __init__(self, monkeypatch):
         self.offset = 0.0
@@ -66,10 +66,12 @@ class Clock:
 
 
 class Broker:
-    """A broker with a StackStorm behind it that records what is announced.
+    """A broker, and a StackStorm that records announced requests.
 
-    published: (trigger, payload, trace tag). refuses(trigger, payload): whether it takes none such.
-    poison: bodies that make a whole announcement fail.
+    Attributes:
+        published: (trigger, payload, trace tag) of each message.
+        refuses: A function of trigger and payload that returns whether the broker refuses them.
+        poison: Bodies that make a whole announcement fail.
     """
 
     def __init__(self, engine):
@@ -83,32 +85,32 @@ class Broker:
 
     def publish(self, trigger, payload, trace_tag):
         if self.is_down or self.refuses(trigger, payload):
-            raise BusError("the broker is away" if self.is_down else "refused")
+            raise BusError("the broker is down" if self.is_down else "refused")
         self.published.append((trigger, payload, trace_tag))
         if trigger == triggers.ANNOUNCE and self.records:
             self.record(payload)
 
     def check(self):
         if self.is_down:
-            raise BusError("the broker is away")
+            raise BusError("the broker is down")
 
     def close(self):
         pass
 
     def record(self, payload):
-        """Record what was announced, as the action would."""
+        """Record announced requests, as the action does."""
         requests = announcement.unpack(payload["version"], payload["batch"])
         if not self.poison & {r.body for r in requests}:
             offset = payload["clock_offset_seconds"]
             record_requests(self.engine, self.config, requests, payload["database_id"], offset)
 
     def of(self, trigger):
-        """The payloads of a trigger."""
+        """Return the payloads of a trigger."""
         return [payload for name, payload, _ in list(self.published) if name == trigger]
 
     @property
     def batches(self):
-        """The bodies of each announcement."""
+        """Return the bodies of each announcement."""
         return [
             [r.body for r in announcement.unpack(p["version"], p["batch"])]
             for p in self.of(triggers.ANNOUNCE)
@@ -116,7 +118,7 @@ class Broker:
 
 
 class API:
-    """A StackStorm that is asked why it records nothing."""
+    """A StackStorm that explains why it records nothing."""
 
     problem, failure, not_taken_by, error = "", "", "", None
 
@@ -147,7 +149,7 @@ class Rig:
         self.pipeline = None
 
     def assemble(self):
-        """Make the pipeline, without its thread."""
+        """Create the pipeline without its thread."""
         self.reader = TrackingReader(self.engine, True)
         self.pipeline = Pipeline(
             Dependencies(
@@ -168,10 +170,10 @@ class Rig:
     def components(self):
         return self.pipeline.components
 
-    # -- by hand
+    # -- driven manually
 
     def advance(self, seconds=0.0):
-        """Let time pass, then run all steps until nothing happens any more."""
+        """Let time pass, then run all steps until nothing changes any more."""
         self.clock.offset += seconds
         before = None
         for _ in range(100):
@@ -182,16 +184,16 @@ class Rig:
             for step in self.pipeline.worker._steps:
                 self.pipeline.worker._run_step(step)
             self.clock.offset += announcer.POLL_WAITS[1]
-        raise AssertionError("it does not come to rest")
+        raise AssertionError("the pipeline does not settle")
 
     def states(self):
-        """{request_id: state} of all requests."""
+        """Return {request_id: state} of all requests."""
         rows = self.journal._file.run(
             lambda db: db.execute("SELECT request_id, state FROM requests").fetchall()
         )
         return {row[0]: row[1] for row in rows}
 
-    # -- by its thread
+    # -- driven by its thread
 
     def start(self):
         self.assemble().pipeline.start()
@@ -205,10 +207,10 @@ class Rig:
     def reaches(self, request_id, state, seconds=60):
         wait_for(lambda: self.state(request_id) == state, seconds)
 
-    # -- what is in it
+    # -- the requests
 
     def accept(self, *found, body=None, wanted_id="", **more):
-        """Put a request into the journal; its id."""
+        """Put a request into the journal, and return its id."""
         sent = request(*found, body=body, **more)
         request_id = self.journal.accept(sent, wanted_id, body_sha256(sent.body), len(found))
         if self.pipeline:
@@ -219,14 +221,14 @@ class Rig:
         return self.journal.find(request_id).state
 
     def set_explanation(self, explanation):
-        """Have StackStorm say what became of all alerts."""
+        """Set the explanation of all alerts, as sync does."""
         with database.transaction(self.engine) as connection:
             connection.execute(update(alerts).values(explanation=explanation))
             if explanation not in (None, "retry"):
                 connection.execute(update(api_calls).values(completed_at=later(60)))
 
     def reopen(self):
-        """Restart the endpoint: the journal is opened again, and nothing in memory survives."""
+        """Restart the endpoint: reopen the journal, and drop everything in memory."""
         self.stop()
         self.journal.close()
         self.journal = Journal(self.path)
@@ -239,7 +241,7 @@ class Rig:
 
 
 class WallClock:
-    """The time of day, which a test sets."""
+    """The wall clock, which a test can set."""
 
     def __init__(self, monkeypatch):
         self._real, self.offset = time.time, 0.0
@@ -253,11 +255,11 @@ def clock(monkeypatch):
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
-    """The path of a tracking database with its tables, to be copied: all revisions take a while."""
+    """Return the path of a tracking database with its tables, as a template for copies."""
     path = tmp_path_factory.mktemp("empty") / "tracking.sqlite"
     engine = database.open_engine(f"sqlite:///{path}")
     database.prepare(engine)
-    engine.dispose()  # writes what is in its -wal
+    engine.dispose()  # writes the content of the -wal file
     return path
 
 
@@ -268,7 +270,7 @@ def database_path(empty_database, tmp_path):
 
 @pytest.fixture
 def rig(tmp_path, database_path, clock):
-    """One that is driven by hand."""
+    """Return a rig that is driven manually."""
     found = Rig(tmp_path, database_path, clock).assemble()
     yield found
     found.close()

@@ -1,4 +1,4 @@
-"""Webhooks and requests to test with."""
+"""Webhooks and requests for tests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from poundcake.announcement import Request
 
 UTC = datetime.timezone.utc
 NOON = datetime.datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
-# All that StackStorm's Jinja and YAQL take for the beginning of something.
+# All delimiters with which an expression of StackStorm's Jinja and YAQL begins.
 DELIMITERS = ("{{", "{%", "{#", "<%")
 _SUBSTITUTES = {"{": "(", "}": ")", "<": "‹", ">": "›", '"': "”", "'": "’", "\\": "/"}
 
 
 def as_inert(value):
-    """Return what a trigger and the result of an action have where the tables have this value."""
+    """Return the inert form of a value, as in a trigger and in the result of an action."""
     if isinstance(value, str):
         following = [*value[1:], ""]
         return "".join(
@@ -50,10 +50,10 @@ def iso(moment):
 
 
 def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more):
-    """One alert as Alertmanager writes it; labels and whatever else may be given.
+    """Return an alert as Alertmanager writes it, with the given labels and other fields.
 
-    One with a fingerprint has a label `id` as well: without it, it would be the same alert as all
-    others of its name. Tests find it under that fingerprint, see readable_fingerprint().
+    An alert with a fingerprint also gets a label `id`, because it would otherwise be the same alert
+    as all others with its name. Tests find it by that fingerprint, see readable_fingerprint().
     """
     labels = {"alertname": name, "instance": "web-1:9100", "severity": "critical"}
     if more.get("fingerprint"):
@@ -72,7 +72,7 @@ def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more
 
 
 def webhook(*alerts, **more):
-    """The payload of a webhook."""
+    """Return the payload of a webhook."""
     found = {
         "version": "4",
         "groupKey": '{}:{alertname="HostDown"}',
@@ -90,7 +90,7 @@ def webhook(*alerts, **more):
 
 
 def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None, **more):
-    """A request as the journal announces it."""
+    """Return a request as the journal announces it."""
     return Request(
         request_id=request_id or str(uuid.uuid4()),
         received_at=received_at,

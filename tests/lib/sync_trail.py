@@ -1,4 +1,4 @@
-"""A trail with a StackStorm beside it, to run rounds of sync on."""
+"""A trail and a StackStorm, for rounds of sync."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SyncTrail:
         self.stackstorm = stackstorm or FakeStackStorm()
 
     def record(self, *found, seconds=5, **more):
-        """Records a request, so many seconds ago; its id and the rows of its alerts."""
+        """Record a request some seconds ago, and return its id and the rows of its alerts."""
         sent = request(*found, received_at=ago(seconds), **more)
         record_requests(self.engine, Config(max_remediations_per_hour=0), [sent])
         with database.transaction(self.engine) as connection:
@@ -41,7 +41,7 @@ class SyncTrail:
         return sent.request_id, rows
 
     def record_storm(self, count, seconds):
-        """Records so many requests of one alert each: (request_id, row) of each."""
+        """Record requests with one alert each, and return (request_id, row) of each."""
         sent = [request(alert(f"A{n}"), received_at=ago(seconds)) for n in range(count)]
         record_requests(self.engine, Config(max_remediations_per_hour=0), sent)
         self.change(alerts, recorded_at=ago(seconds))

@@ -1,4 +1,4 @@
-"""The payloads that senders post, and what they are read as."""
+"""The payloads that senders post, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(payload):
 
 
 def read_one(**fields):
-    """Return the alert of a notification that has one, with some fields changed."""
+    """Return the alert of a notification with one alert, with some fields changed."""
     (found,) = read(webhook(alert(**fields))).alerts
     return found
 
@@ -51,7 +51,7 @@ def refused(body):
 
 
 class TestSenders:
-    """Every sender's payload is read, whatever it leaves out or adds."""
+    """Every sender's payload is parsed, regardless of missing and additional fields."""
 
     def test_alertmanager(self):
         found = read(webhook(dict(alert(), fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3))
@@ -93,7 +93,7 @@ class TestSenders:
         assert [a.problem for a in found.alerts] == ["", ""]
         assert found.alerts[0].fingerprint == alertmanager.fingerprint(found.alerts[0].labels)
 
-    def test_vmalert_and_relays_that_leave_fields_out(self):
+    def test_vmalert_and_relays_that_omit_fields(self):
         found = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
         (one,) = found.alerts
         assert one.problem == ""
@@ -122,7 +122,7 @@ class TestSenders:
         }
         assert [(a.problem, a.notes) for a in read(payload).alerts] == [("", "")]
 
-    def test_an_alerts_own_status_wins_over_the_groups(self):
+    def test_an_alerts_own_status_overrides_the_groups(self):
         found = read(webhook(alert(status="resolved"), alert(status=""), status="firing"))
         assert [a.status for a in found.alerts] == ["resolved", "firing"]
 
@@ -141,7 +141,7 @@ class TestSenders:
         assert read_one(labels=labels).labels.items() >= labels.items()
 
     def test_an_empty_label_counts_as_absent(self):
-        """As in Prometheus's data model; its fingerprint is that of the label set without it."""
+        """As in Prometheus's data model, the fingerprint is that of the label set without it."""
         found = read_one(labels={"team": "", "job": None})
         assert "team" not in found.labels and "job" not in found.labels
         assert found.fingerprint == read_one().fingerprint
@@ -171,20 +171,20 @@ class TestSenders:
             ({}, ""),
         ],
     )
-    def test_the_fingerprint_of_a_sender_is_kept_and_decides_nothing(self, given, kept):
+    def test_the_senders_fingerprint_is_stored_and_does_not_identify_the_alert(self, given, kept):
         (found,) = read(webhook(dict(alert(), fingerprint=given))).alerts
         assert (found.problem, found.notes) == ("", "")
         assert found.fingerprint == alertmanager.fingerprint(found.labels)
         assert found.sender_fingerprint == kept
 
-    def test_a_senders_fingerprint_of_the_labels_is_not_kept_twice(self):
+    def test_a_senders_fingerprint_that_equals_ours_is_not_stored_twice(self):
         own = read_one().fingerprint
         (found,) = read(webhook(dict(alert(), fingerprint=own))).alerts
         assert found.sender_fingerprint == ""
 
 
 class TestIdentity:
-    """What two alerts have in common that are the same alert."""
+    """The fields by which two alerts are the same alert."""
 
     def fingerprint(self, identity=Identity(), url="http://a:9093", **labels):
         body = json.dumps(webhook(alert(labels=labels), externalURL=url)).encode()
@@ -197,7 +197,7 @@ class TestIdentity:
         assert len({one.fingerprint for one in found}) == 3
         assert {one.sender_fingerprint for one in found} == {"3f1d"}
 
-    def test_an_ignored_label_is_no_part_of_it_and_is_kept(self):
+    def test_an_ignored_label_is_stored_but_not_part_of_the_identity(self):
         identity = Identity(frozenset({"pod", "absent"}))
         assert self.fingerprint(identity, pod="a") == self.fingerprint(identity, pod="b")
         assert self.fingerprint(identity, pod="a") == self.fingerprint()
@@ -205,15 +205,15 @@ class TestIdentity:
         body = json.dumps(webhook(alert(labels={"pod": "a"}))).encode()
         assert parse(body, identity).alerts[0].labels["pod"] == "a"
 
-    def test_the_external_url_is_part_of_it_only_where_that_is_wanted(self):
+    def test_the_external_url_is_part_of_the_identity_only_if_configured(self):
         urls = ("http://a:9093", "http://b:9093")
         assert len({self.fingerprint(url=url) for url in urls}) == 1
         wanted = Identity(with_external_url=True)
         assert len({self.fingerprint(wanted, url) for url in urls}) == 2
-        # A sender without one is told apart by its labels alone.
+        # Alerts of a sender without an external URL are identified only by their labels.
         assert self.fingerprint(wanted, None) == self.fingerprint()
 
-    def test_a_reader_that_needs_none_gets_none(self):
+    def test_no_fingerprint_is_computed_if_none_is_needed(self):
         body = json.dumps(webhook(alert())).encode()
         (with_it,), (without,) = parse(body).alerts, parse(body, None).alerts
         assert replace(without, fingerprint=with_it.fingerprint) == with_it
@@ -237,10 +237,10 @@ class TestLimits:
     def test_the_length_of_a_label(self, name, value):
         found = read_one(labels={"n" * name: "x" * value})
         assert bool(found.problem) == ((name, value) != (1024, 16384))
-        assert found.labels["n" * name] == "x" * value  # it is kept all the same
+        assert found.labels["n" * name] == "x" * value  # it is stored anyway
         assert len(found.problem) < 200
 
-    def test_annotations_are_limited_by_the_body_alone(self):
+    def test_annotations_are_limited_only_by_the_body(self):
         assert read_one(annotations={"text": "x" * 100000}).problem == ""
 
     def test_the_number_of_alerts(self):
@@ -252,7 +252,7 @@ class TestLimits:
 
 
 class TestRefusedRequest:
-    """A request that can never be used is refused, by the name of the field."""
+    """A request that can never be used is refused with the name of the field."""
 
     @pytest.mark.parametrize("body", [b"", b"{", b"nothing", b"{'alerts': []}", b"\x00", b"[}"])
     def test_not_json(self, body):
@@ -281,7 +281,7 @@ class TestRefusedRequest:
         assert str(refused(body)) == f"body: must be a JSON object, not {kind}"
 
     def test_alerts_missing(self):
-        assert str(refused(b"{}")) == "alerts: must be a list, and is missing"
+        assert str(refused(b"{}")) == "alerts: must be a list, but it is missing"
 
     @pytest.mark.parametrize("value", [None, {}, "[]", 1, True])
     def test_alerts_not_a_list(self, value):
@@ -339,7 +339,7 @@ class TestRefusedRequest:
 
 
 class TestMalformedAlert:
-    """An alert that cannot be used names its field, and the others of the request are read."""
+    """The reason of an unusable alert names the field, and the other alerts are parsed."""
 
     @pytest.mark.parametrize(
         "broken, problem",
@@ -356,25 +356,25 @@ class TestMalformedAlert:
             (alert(status=[]), "alerts[1].status: must be firing or resolved, not '[]'"),
         ],
     )
-    def test_names_its_field(self, broken, problem):
+    def test_a_malformed_alert_names_its_field(self, broken, problem):
         found = read(webhook(alert(), broken, alert(name="Other"))).alerts
         assert [bool(a.problem) for a in found] == [False, True, False]
         assert found[1].problem.startswith(problem)
         assert [a.position for a in found] == [0, 1, 2]
 
-    def test_names_all_its_fields(self):
+    def test_a_malformed_alert_names_all_its_fields(self):
         problem = read_one(status="?", labels={"n": "x" * 20000}).problem
         for where in ("status", "labels.n"):
             assert "alerts[0]." + where in problem
 
     @pytest.mark.parametrize("group_status", ["alerting", "", None, {}, 7])
-    def test_an_unknown_status_of_the_group_is_none_of_an_alert(self, group_status):
+    def test_an_alert_does_not_inherit_an_unknown_group_status(self, group_status):
         found = read(webhook(alert(), alert(status=""), status=group_status))
         assert [bool(a.problem) for a in found.alerts] == [False, True]
 
 
 class TestTolerance:
-    """What decides nothing refuses nothing."""
+    """Fields that affect no decision cause no refusal."""
 
     @pytest.mark.parametrize(
         "value, text",
@@ -384,6 +384,12 @@ class TestTolerance:
         found = read_one(labels={"x": value}, annotations={"x": value})
         assert (found.problem, found.notes) == ("", "")
         assert (found.labels.get("x", ""), found.annotations["x"]) == (text, text)
+
+    @pytest.mark.parametrize("number", ["1e999", "-1E+400"])
+    def test_a_number_out_of_range_is_read_as_it_was_written(self, number):
+        body = b'{"alerts": [{"status": "firing", "labels": {"x": %s}}]}' % number.encode()
+        (found,) = alertmanager.parse(body).alerts
+        assert found.labels == {"x": number}
 
     def test_null_counts_as_absent(self):
         found = read_one(labels={"x": None}, annotations={"x": None})
@@ -410,7 +416,7 @@ class TestTolerance:
             ("generatorURL", {}, "generatorURL: not a text: {}"),
         ],
     )
-    def test_an_unreadable_field_is_missing_and_noted(self, field, value, note):
+    def test_an_unreadable_field_counts_as_missing_and_is_noted(self, field, value, note):
         found = read_one(**{field: value})
         assert (found.problem, found.notes) == ("", note)
         missing = {"startsAt": "starts_at", "endsAt": "ends_at", "generatorURL": "generator_url"}
@@ -446,10 +452,10 @@ class TestTolerance:
 
 class TestFingerprint:
     @pytest.mark.parametrize("labels, expected", FINGERPRINTS)
-    def test_is_the_one_that_alertmanager_gave(self, labels, expected):
+    def test_it_equals_the_fingerprint_of_alertmanagers_payload(self, labels, expected):
         assert alertmanager.fingerprint(labels) == expected
 
-    def test_is_the_one_of_the_installed_alertmanager(self, alertmanager):
+    def test_it_equals_the_fingerprint_of_the_installed_alertmanager(self, alertmanager):
         server = alertmanager("http://127.0.0.1:9/")
         sets = [labels for labels, _ in FINGERPRINTS]
         sets.append({"alertname": "x", "long": "y" * 5000, "quote": '"\\', "space": " "})
@@ -461,12 +467,12 @@ class TestFingerprint:
         assert len(found) == len(sets)
         assert {fingerprint(labels): labels for labels in sets} == found
 
-    def test_does_not_depend_on_the_order_of_labels(self):
+    def test_it_does_not_depend_on_the_order_of_labels(self):
         labels = {"b": "1", "a": "2", "c": "3"}
         orders = [dict(order) for order in itertools.permutations(labels.items())]
         assert len({alertmanager.fingerprint(order) for order in orders}) == 1
 
-    def test_tells_names_from_values(self):
+    def test_it_distinguishes_names_from_values(self):
         assert alertmanager.fingerprint({"ab": "c"}) != alertmanager.fingerprint({"a": "bc"})
 
 
@@ -476,12 +482,12 @@ def test_an_episode_is_named_by_fingerprint_and_start_in_milliseconds():
 
 
 class TestDeliveryKey:
-    """The same notification sent twice has one key."""
+    """The same notification sent twice has the same key."""
 
     def key(self, *alerts, **fields):
         return read(webhook(*alerts, **fields)).delivery_key
 
-    def test_is_64_hex_digits(self):
+    def test_it_has_64_hex_digits(self):
         assert len(self.key(alert())) == 64
         int(self.key(alert()), 16)
 
@@ -494,10 +500,10 @@ class TestDeliveryKey:
             {"startsAt": "2026-01-14T13:00:00+01:00"},
         ],
     )
-    def test_does_not_change_with_what_changes_from_flush_to_flush(self, changed):
+    def test_it_ignores_fields_that_change_with_each_flush(self, changed):
         assert self.key(alert(**changed)) == self.key(alert())
 
-    def test_does_not_depend_on_the_order_of_alerts(self):
+    def test_it_does_not_depend_on_the_order_of_alerts(self):
         a, b = alert("A"), alert("B")
         assert self.key(a, b) == self.key(b, a)
 
@@ -511,9 +517,9 @@ class TestDeliveryKey:
             [],
         ],
     )
-    def test_changes_with_the_alerts(self, other):
+    def test_it_changes_with_the_alerts(self, other):
         assert self.key(*other) != self.key(alert())
 
     @pytest.mark.parametrize("field", ["receiver", "groupKey", "status"])
-    def test_changes_with_the_group(self, field):
+    def test_it_changes_with_the_group(self, field):
         assert self.key(alert(), **{field: "resolved"}) != self.key(alert())

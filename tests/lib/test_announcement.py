@@ -1,4 +1,4 @@
-"""The payload that carries a list of requests through StackStorm."""
+"""The payload that carries a batch of requests through StackStorm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ requests = st.builds(
     method=st.text(),
     path=st.text(),
     headers=st.dictionaries(st.text(), st.text(), max_size=3),
-    body=st.text(alphabet=st.characters()),  # lone surrogates among them
+    body=st.text(alphabet=st.characters()),  # includes lone surrogates
     credential=st.text(),
 )
 
@@ -60,7 +60,7 @@ def test_each_announcement_has_its_own_id():
 
 
 @given(st.text(alphabet="{%#<>}ab"))
-def test_its_alphabet_is_inert(text):
+def test_a_batch_contains_only_inert_characters(text):
     batch = announcement.pack([request(body=text, headers={text: text})], "db")["batch"]
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", batch)
     assert not any(delimiter in batch for delimiter in DELIMITERS)
@@ -109,14 +109,14 @@ def test_a_damaged_batch_is_refused(batch):
 
 
 def test_an_announcement_without_credentials_is_read():
-    """Release 0.2.0 does not send them, and RabbitMQ may keep its announcements for long."""
+    """Release 0.2.0 does not send them, and RabbitMQ may keep its announcements for a long time."""
     sent = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
     del sent["credential"]
     (found,) = announcement.unpack(announcement.VERSION, packed(json.dumps([sent])))
     assert (found.request_id, found.credential) == (sent["request_id"], "")
 
 
-def test_half_a_batch_is_refused():
+def test_a_truncated_batch_is_refused():
     batch = announcement.pack([request()], "db")["batch"]
     with pytest.raises(AnnouncementError):
         announcement.unpack(announcement.VERSION, batch[: len(batch) // 2])

@@ -1,4 +1,4 @@
-"""The pack's configuration: bounds, secrets, and the schema that StackStorm checks it by."""
+"""The pack's configuration: bounds, secrets, and the schema by which StackStorm checks it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
 
 
 def has_secret(spec):
-    """Whether a key of the schema, or anything in it, is marked as secret."""
+    """Return True if a key of the schema, or anything in it, is marked as secret."""
     nested = [spec.get("items", {}), *spec.get("properties", {}).values()]
     return bool(spec.get("secret")) or any(has_secret(one) for one in nested if one)
 
 
 def given_as(key, secret):
-    """A value of a secret key with this secret in it."""
+    """Return a value of a secret key that contains this secret."""
     if key == "credentials":
         return [{"name": "one", "scope": "both", "token": secret}]
     return [secret] if key == "auth_tokens" else secret
@@ -42,7 +42,7 @@ def error_of(**given):
 
 
 class TestSchema:
-    """config.schema.yaml and Config say the same."""
+    """config.schema.yaml and Config agree."""
 
     def test_keys(self):
         assert set(SCHEMA) == KEYS
@@ -79,7 +79,7 @@ class TestSchema:
     def test_secrets(self):
         secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
-        # Declared on the array itself, StackStorm would hand the sensor ciphertext.
+        # If it were declared on the array itself, StackStorm would pass ciphertext to the sensor.
         for key in ("auth_tokens", "credentials"):
             assert "secret" not in SCHEMA[key]
         entry = SCHEMA["credentials"]["items"]
@@ -100,7 +100,7 @@ class TestSchema:
 
 
 class TestUnknownKeys:
-    """A misspelt key was ignored, so that its default stayed in force."""
+    """A misspelt key was once ignored, so that its default stayed in force."""
 
     @pytest.mark.parametrize(
         "key, nearest",
@@ -113,27 +113,27 @@ class TestUnknownKeys:
             ("databaseurl", "database_url"),
         ],
     )
-    def test_the_nearest_known_key_is_named(self, key, nearest):
+    def test_the_most_similar_known_key_is_named(self, key, nearest):
         assert error_of(**{key: 1}) == f"unknown key {key}; did you mean {nearest}?"
 
     @pytest.mark.parametrize("value", [None, 1, "", []])
-    def test_it_is_refused_whatever_its_value_is(self, value):
+    def test_an_unknown_key_is_refused_with_any_value(self, value):
         assert error_of(allowed_host=value).startswith("unknown key allowed_host;")
 
-    def test_without_a_near_one_all_known_keys_are_named(self):
+    def test_without_a_similar_key_all_known_keys_are_named(self):
         error = error_of(xyzzy=1)
         assert error.startswith("unknown key xyzzy; known: allowed_actions, allowed_hosts, ")
         assert error.endswith("tls_key")
 
     @pytest.mark.parametrize("key", [5, True, None, 1.5])
-    def test_a_key_that_is_no_text(self, key):
+    def test_a_key_that_is_not_text(self, key):
         with pytest.raises(ConfigError, match=f"unknown key {key}; "):
             load({key: "x"})
 
-    def test_keys_that_are_not_needed_are_known(self):
+    def test_optional_keys_are_known(self):
         load({"auth_tokens": ["t"], "basic_auth": "u:p"}, without=("auth_tokens", "basic_auth"))
 
-    def test_a_nested_one_is_named_with_its_place(self):
+    def test_a_nested_key_is_named_with_its_path(self):
         with pytest.raises(ConfigError) as caught:
             config.refuse_unknown_keys({"a_day": 1}, ("per_day", "per_hour"), "limits[2]")
         assert str(caught.value).startswith("unknown key limits[2].a_day; ")
@@ -142,11 +142,11 @@ class TestUnknownKeys:
     @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
     def test_a_mapping_in_a_list_is_refused_with_its_position(self, key):
         error = error_of(**{key: ["one", {"name": "two"}]})
-        assert error == f"{key}: must be a list of strings, and entry 2 is none"
+        assert error == f"{key}: must be a list of strings, but entry 2 is not a string"
 
 
 class TestSettings:
-    def test_every_key_but_the_secrets(self):
+    def test_every_key_except_secrets(self):
         assert set(Config().settings) == KEYS - set(config.SECRETS)
         assert Config(allowed_hosts=("a",)).settings["allowed_hosts"] == ["a"]
 
@@ -159,10 +159,10 @@ class TestWarnings:
     @pytest.mark.parametrize(
         "given", [{}, {"dry_run": False, "allowed_hosts": ["*"]}, {"allowed_hosts": ["web-1"]}]
     )
-    def test_nothing_to_say(self, given):
+    def test_no_warnings(self, given):
         assert load(given).warnings == []
 
-    def test_changes_are_on_and_no_host_is_allowed(self):
+    def test_no_dry_run_and_no_allowed_host(self):
         (warning,) = load({"dry_run": False}).warnings
         assert warning.startswith("dry_run is false and allowed_hosts is empty, so no host may be")
         assert '"*" for any' in warning
@@ -176,24 +176,24 @@ class TestTypes:
 
     @pytest.mark.parametrize("key", INTEGERS)
     @pytest.mark.parametrize("value", [True, 5.0, "5"])
-    def test_an_integer_is_a_whole_number(self, key, value):
+    def test_an_integer_must_be_a_whole_number(self, key, value):
         assert error_of(**{key: value}).startswith(key + ": must be a whole number")
 
     @pytest.mark.parametrize("value", [1, 0, "yes", []])
-    def test_a_boolean_is_true_or_false(self, value):
+    def test_a_boolean_must_be_true_or_false(self, value):
         assert error_of(dry_run=value) == "dry_run: must be true or false"
 
     @pytest.mark.parametrize("value", [[5], [None], [""], ["a", " "], {}, "a"])
     @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
-    def test_a_list_contains_strings_that_are_not_empty(self, key, value):
+    def test_a_list_must_contain_nonempty_strings(self, key, value):
         assert error_of(**{key: value}).startswith(key + ": ")
 
     @pytest.mark.parametrize("pattern", ["web-1:9100", "10.0.0.0/33", "http://x", "a b", "web/8"])
-    def test_an_allowed_host_that_no_host_can_be_is_refused(self, pattern):
+    def test_an_allowed_host_that_matches_no_host_is_refused(self, pattern):
         error = error_of(allowed_hosts=["*", pattern])
         assert error.startswith("allowed_hosts: must contain host names")
 
-    def test_allowed_hosts_are_names_addresses_and_networks(self):
+    def test_allowed_hosts_accept_names_addresses_and_networks(self):
         patterns = ("*", "WEB-[12].*.org.", "10.0.0.*", "10.0.0.0/8", "2001:DB8::/32", "::1")
         assert load({"allowed_hosts": list(patterns)}).allowed_hosts == patterns
 
@@ -210,6 +210,7 @@ class TestTypes:
             {"log_level": "loud"},
             {"log_level": "INFO"},
             {"log_level": ""},
+            {"host_label": ""},
             {"state_dir": "relative"},
             {"state_dir": ""},
             {"endpoint_url": "ftp://x"},
@@ -246,7 +247,7 @@ class TestSecrets:
         assert found.literal_secrets == ("auth_tokens",)
 
     @pytest.mark.parametrize("key", config.SECRETS)
-    def test_a_reference_that_leads_nowhere_names_the_key(self, key):
+    def test_an_unresolvable_reference_names_the_key(self, key):
         reference = "file:/no/such/file"
         error = error_of(**{key: given_as(key, reference)})
         entry = "entry 1 (one): token: " if key == "credentials" else ""
@@ -254,7 +255,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("key", config.SECRETS)
     @pytest.mark.parametrize("reference", ["FILE:/a-path-of-16-characters", "env: A_LONG_VARIABLE"])
-    def test_a_misspelt_reference_is_not_taken_for_the_secret(self, key, reference):
+    def test_a_misspelt_reference_is_not_used_as_the_secret(self, key, reference):
         error = error_of(**{key: given_as(key, reference)})
         right = "file:/path" if "path" in reference else "env:NAME"
         assert error.endswith(f"must be {right}, in lower case and without a space")
@@ -327,15 +328,15 @@ class TestTokens:
         assert load({"auth_tokens": [token]}).auth_tokens == (token,)
 
     @pytest.mark.parametrize("token", ["two words", "tökén", "a\tb", "a\x7fb", "a\x00b"])
-    def test_a_token_that_fits_no_header_is_refused(self, token):
+    def test_a_token_that_is_invalid_in_a_header_is_refused(self, token):
         assert error_of(auth_tokens=[token]).startswith("auth_tokens: must contain visible ASCII")
 
 
 class TestLength:
-    """What can be guessed is refused."""
+    """A secret that is easy to guess is refused."""
 
     @pytest.mark.parametrize("secret, is_accepted", [("x" * 15, False), ("x" * 16, True)])
-    def test_a_secret_has_16_characters(self, secret, is_accepted):
+    def test_a_secret_needs_16_characters(self, secret, is_accepted):
         for key, value in (
             ("auth_tokens", [secret]),
             ("basic_auth", "a-long-user-name:" + secret),
@@ -352,7 +353,7 @@ class TestLength:
 class TestCredentials:
     """Named credentials with a scope."""
 
-    def test_all_ways_to_write_one(self, tmp_path):
+    def test_every_form_of_a_credential(self, tmp_path):
         (tmp_path / "secret").write_text("the-secret-of-grafana\n")
         given = [
             {"name": "am", "scope": "post", "token": LONG},
@@ -378,12 +379,12 @@ class TestCredentials:
             ({"scope": ["post"]}, "entry 2 (two): scope: must be one of post, read, both"),
             (
                 {"basic": "u:" + LONG},
-                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has "
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, but has "
                 "token and basic",
             ),
             (
                 {"token": None},
-                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, and has none",
+                "entry 2 (two): must have exactly one of token, basic, hmac_sha256, but has none",
             ),
             ({"token": ""}, "entry 2 (two): token: must not be empty"),
             ({"token": 5}, "entry 2 (two): token: must be a string"),
@@ -409,7 +410,7 @@ class TestCredentials:
             ({"name": "a\n"}, "entry 2: name: must have letters"),
         ],
     )
-    def test_an_entry_that_cannot_be_used_is_named(self, entry, error):
+    def test_an_unusable_entry_is_named(self, entry, error):
         one = {"name": "one", "scope": "both", "token": LONG + "-1"}
         two = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
         found = error_of(credentials=[one, two])
@@ -417,16 +418,16 @@ class TestCredentials:
         assert LONG not in found
 
     @pytest.mark.parametrize("entry", [None, "a", 5, ["a"]])
-    def test_an_entry_is_a_mapping(self, entry):
+    def test_an_entry_must_be_a_mapping(self, entry):
         assert error_of(credentials=[entry]).startswith("credentials: entry 1: must have name")
 
-    def test_the_name_of_basic_auth_is_taken(self):
+    def test_the_name_basic_auth_is_reserved(self):
         entry = {"name": "basic_auth", "scope": "read", "token": LONG}
         assert load({"credentials": [entry]}).all_credentials[0].name == "basic_auth"
         error = error_of(credentials=[entry], basic_auth="u:" + LONG)
         assert error.startswith("credentials: the name basic_auth is used twice")
 
-    def test_one_is_enough_to_open_the_endpoint_to_other_machines(self):
+    def test_one_credential_is_enough_to_listen_beyond_loopback(self):
         entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG}
         assert load({"host": "0.0.0.0", "credentials": [entry]}).host == "0.0.0.0"
 
@@ -455,7 +456,7 @@ class TestTLS:
         assert error_of(**dict(TLS_FILES, **{key: "c.pem"})) == f"{key}: must be an absolute path"
 
     @pytest.mark.parametrize("key", ["tls_certificate", "tls_key"])
-    def test_certificate_and_key_are_set_together(self, key):
+    def test_certificate_and_key_must_be_set_together(self, key):
         (other,) = {"tls_certificate", "tls_key"} - {key}
         assert error_of(**{key: "/x"}).startswith(other + ": must be set")
 
@@ -464,7 +465,7 @@ class TestTLS:
 
 
 class TestLoopback:
-    """Nobody opens the endpoint to other machines by forgetting something."""
+    """A forgotten setting cannot expose the endpoint to other machines."""
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
     def test_loopback_needs_no_credentials(self, host):
@@ -473,14 +474,14 @@ class TestLoopback:
     @pytest.mark.parametrize(
         "host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example", "2130706433"]
     )
-    def test_any_other_address_needs_credentials_and_the_error_says_what_to_set(self, host):
+    def test_any_other_address_needs_credentials_and_the_error_names_the_keys(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
         assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error
         assert load({"host": host, "auth_tokens": [LONG]}).host == host
         assert load({"host": host, "basic_auth": "u:" + LONG}).host == host
         assert load(dict(TLS_FILES, host=host)).host == host
-        with pytest.raises(ConfigError):  # TLS alone encrypts, and lets everybody in
+        with pytest.raises(ConfigError):  # TLS alone encrypts, but authenticates nobody
             load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})
 
 

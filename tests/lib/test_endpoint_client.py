@@ -1,4 +1,4 @@
-"""What an action learns when it asks the endpoint: an answer, a refusal, or why there is none."""
+"""What an action gets from the endpoint: a response, a refusal, or why there is no response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that starts an endpoint, without waiting for it."""
+    """Return a function that starts an endpoint without waiting for it."""
     started = []
 
     def factory(**config):
@@ -37,7 +37,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def impostor():
-    """A function that has another server answer: it returns the configuration to ask it with."""
+    """Return a function that starts another server and returns the configuration to query it."""
     servers = []
 
     def factory(status, body, **headers):
@@ -76,13 +76,13 @@ def test_health_and_status(start):
 
 
 @pytest.mark.parametrize("request_id", [UNKNOWN, "nothing", "../../health", "a/b?c"])
-def test_a_request_that_the_endpoint_does_not_know(start, request_id):
+def test_an_unknown_request(start, request_id):
     running = start().ready()
     found = endpoint_client.status(load({"port": running.port}), request_id)
     assert isinstance(found, Refused) and found.status == 404
 
 
-def test_health_that_is_not_good_is_an_answer(start, tmp_path):
+def test_degraded_health_is_a_valid_answer(start, tmp_path):
     (tmp_path / "in-the-way").write_text("")
     running = start(state_dir=str(tmp_path / "in-the-way" / "state")).ready(journal=False)
     found = endpoint_client.health(load({"port": running.port}))
@@ -90,7 +90,7 @@ def test_health_that_is_not_good_is_an_answer(start, tmp_path):
     assert found.document["status"] == "unavailable"
 
 
-def test_wrong_credentials_are_not_called_no_answer(start):
+def test_wrong_credentials_are_not_reported_as_no_answer(start):
     running = start(auth_tokens=["the-token-in-use"])
     running.ready()
     wrong = load({"port": running.port, "auth_tokens": ["a-wrong-token-01"]})
@@ -117,7 +117,7 @@ def test_wrong_credentials_are_not_called_no_answer(start):
         (500, json.dumps({"components": {}, "request_id": ""}).encode()),
     ],
 )
-def test_what_is_not_the_endpoint_is_never_an_answer(impostor, status, body):
+def test_a_response_from_another_server_is_not_an_answer(impostor, status, body):
     config = impostor(status, body)
     for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
         assert isinstance(found, Refused) and found.status == status
@@ -130,7 +130,7 @@ def test_no_redirect_is_followed(impostor):
     assert isinstance(found, Refused) and found.status == 302
 
 
-def test_nobody_there():
+def test_an_unreachable_server():
     port = services.free_port()
     config = load({"port": port})
     for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
@@ -139,13 +139,13 @@ def test_nobody_there():
 
 
 @pytest.mark.parametrize("url", ["http://nosuch.invalid", "http://127.0.0.1:99999"])
-def test_a_url_that_leads_nowhere(url):
+def test_an_unreachable_url(url):
     found = endpoint_client.health(Config(endpoint_url=url))
     assert isinstance(found, Unreachable) and found.reason
 
 
-def test_no_proxy_is_asked(start, monkeypatch):
-    """It would see the token."""
+def test_no_proxy_is_used(start, monkeypatch):
+    """A proxy would see the token."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{services.free_port()}")
@@ -154,7 +154,7 @@ def test_no_proxy_is_asked(start, monkeypatch):
 
 
 class TestCertificate:
-    def test_the_endpoints_own_is_pinned(self, start, tmp_path):
+    def test_the_endpoints_own_certificate_is_pinned(self, start, tmp_path):
         authority = Authority(tmp_path)
         elsewhere = authority.issue("elsewhere", "192.0.2.1")
         files = dict(zip(("tls_certificate", "tls_key"), elsewhere))

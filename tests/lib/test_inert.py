@@ -1,4 +1,4 @@
-"""No text that was made inert can become code, end a string, forge a line or change its length."""
+"""Inert text cannot become code, end a string, or forge a line, and keeps its length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_texts, inner, max_size=3),
     max_leaves=8,
 )
-# What StackStorm's filter use_none makes of a null, and its casts take for one.
+# StackStorm's filter use_none replaces null by this text, and its casts read it as null.
 NONE_MARK = "%*****__%NONE%__*****%"
 FORBIDDEN = "{}<>\"'\\"
 
@@ -40,7 +40,7 @@ def strings_in(value):
 @given(json_values)
 @example([{delimiter: delimiter} for delimiter in DELIMITERS])
 @example({NONE_MARK: NONE_MARK})
-def test_no_string_anywhere_keeps_a_character_that_means_something(value):
+def test_no_string_keeps_a_special_character(value):
     for text in strings_in(make_inert(value)):
         assert not set(text) & set(FORBIDDEN)
         assert text.isprintable()
@@ -51,7 +51,7 @@ def test_no_string_anywhere_keeps_a_character_that_means_something(value):
 @example(["{", "{", "<", "%"])
 @example(["%*****__%NONE", "%__*****%"])
 @example(["%**", "***__%NONE%__*****%"])
-def test_joined_texts_mean_nothing_either(texts):
+def test_joined_inert_texts_are_inert(texts):
     for order in itertools.permutations(make_inert(texts)):
         joined = "".join(order)
         assert not any(delimiter in joined for delimiter in DELIMITERS)
@@ -59,7 +59,7 @@ def test_joined_texts_mean_nothing_either(texts):
 
 
 @given(hostile_texts)
-def test_a_text_keeps_its_length_and_everything_harmless(text):
+def test_a_text_keeps_its_length_and_harmless_characters(text):
     inert = make_inert(text)
     assert len(inert) == len(text)
     for before, after in zip(text, inert):
@@ -84,17 +84,17 @@ def test_a_text_keeps_its_length_and_everything_harmless(text):
 )
 def test_each_character_has_one_substitute(text, inert):
     assert make_inert(text) == (text if inert is None else inert)
-    assert as_inert(text) == make_inert(text)  # the tests' own statement of the same
+    assert as_inert(text) == make_inert(text)  # the tests' own implementation
 
 
 @given(json_values)
-def test_what_is_inert_stays_as_it_is(value):
+def test_an_inert_text_is_not_changed(value):
     once = make_inert(value)
     assert make_inert(once) == once
 
 
 @given(hostile_texts)
-def test_a_text_cannot_end_the_string_in_which_it_stands(text):
+def test_a_text_cannot_end_the_string_that_contains_it(text):
     inert = make_inert(text)
     assert json.loads('{"host": "' + inert + '"}') == {"host": inert}
     assert ast.literal_eval("{'host': '" + inert + "'}") == {"host": inert}
@@ -102,12 +102,12 @@ def test_a_text_cannot_end_the_string_in_which_it_stands(text):
 
 @given(st.dictionaries(hostile_texts, st.integers(), max_size=5))
 @example({"{": 1, "(": 2, "(_": 3})
-def test_two_keys_stay_two(value):
+def test_two_keys_remain_distinct(value):
     inert = make_inert(value)
     assert list(inert.values()) == list(value.values())
 
 
-def test_no_other_key_can_take_the_name_of_one_that_is_inert():
+def test_no_key_replaces_an_inert_key():
     assert make_inert({"{a}": "theirs", "(a)": "mine"}) == {"(a)_": "theirs", "(a)": "mine"}
 
 
@@ -115,7 +115,7 @@ def test_a_tuple_becomes_a_list():
     assert make_inert(("{",)) == ["("]
 
 
-def test_the_lines_of_a_view_stay_and_nothing_else():
+def test_only_the_line_breaks_of_a_view_are_kept():
     assert make_lines_inert('a  "b"\n{\u2028}\r') == "a  ”b”\n( ) "
 
 
@@ -124,7 +124,7 @@ def test_the_lines_of_a_view_stay_and_nothing_else():
     ["a\nb", "a\rb", "a\r\nb", "a\u2028b", "a\u2029b", "a\x85b", "a\x0bb", "a\x0cb", "a\u202eb"]
     + ["a\x1bb", "a\x9bb", "a\u200bb", "a\u2066b", "a\ufeffb", "a\ud800b", "a\tb", "a   b"],
 )
-def test_a_text_is_one_line_of_a_view(forged):
+def test_a_text_stays_on_one_line_of_a_view(forged):
     assert one_line(f" {forged} ") == "a b"
 
 

@@ -1,7 +1,7 @@
-r"""Alert text in a rule's parameters stays one text, as StackStorm itself renders parameters.
+r"""Alert text in a rule's parameters stays a single string when StackStorm itself renders them.
 
-Skipped where StackStorm's code cannot be imported. To run it, use the Python of a StackStorm
-installation that also has pytest and hypothesis, from the pack's folder:
+Skipped if StackStorm's code cannot be imported. To run these tests, use the Python of a StackStorm
+installation that also has pytest and hypothesis, in the pack's folder:
 
 PYTHONPATH=lib:. /opt/stackstorm/st2/bin/python -m pytest --noconftest \
     tests/lib/test_inert_against_stackstorm.py
@@ -30,9 +30,9 @@ CONTEXT = {"user": "stanley", "api_user": "stanley", "pack": "somebody"}
 
 
 class Secrets:
-    """A datastore in which every key is the secret, and which remembers that it was asked."""
+    """A datastore in which every key is the secret, and which records whether it was read."""
 
-    asked = False
+    was_read = False
 
     def __init__(self, **_):
         pass
@@ -43,7 +43,7 @@ class Secrets:
         return self[name]
 
     def __getitem__(self, name):
-        Secrets.asked = True
+        Secrets.was_read = True
         return self
 
     def __str__(self):
@@ -52,7 +52,7 @@ class Secrets:
 
 @pytest.fixture(autouse=True, scope="module")
 def secrets():
-    """Give every template a secret to ask for, and no database."""
+    """Give every template a secret to read, and no database."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(param, "get_config", lambda pack, user: {"secret": SECRET})
         patch.setattr(param, "KeyValueLookup", Secrets)
@@ -63,10 +63,10 @@ def secrets():
 
 
 @pytest.fixture(autouse=True)
-def nothing_asked(secrets):
-    Secrets.asked = False
+def nothing_read(secrets):
+    Secrets.was_read = False
     yield
-    assert not Secrets.asked
+    assert not Secrets.was_read
 
 
 def live(parameters, schemas, **contexts):
@@ -75,7 +75,7 @@ def live(parameters, schemas, **contexts):
 
 
 def final(parameters, schemas):
-    """Return what the runner passes to the action."""
+    """Return the parameters that the runner passes to the action."""
     return param.render_final_params({}, schemas, parameters, dict(CONTEXT))[1]
 
 
@@ -92,14 +92,14 @@ def check(rule, one, two):
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_stays_one_text(rule, text):
+def test_a_hostile_text_stays_a_single_string(rule, text):
     check(rule, text, "web-1")
     check(rule, "web-1", text)
 
 
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_texts(one, two):
+def test_any_two_texts_stay_strings(one, two):
     for rule in RULES.values():
         check(rule, one, two)
 
@@ -107,8 +107,8 @@ def test_any_two_texts_stay_texts(one, two):
 @pytest.mark.parametrize("kind", ["array", "object", "boolean", "integer", "number"])
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_parameter_that_is_no_text_takes_a_value_of_its_type_or_is_refused(kind, one, two):
-    """No type makes a text evaluated, or lets it reach another parameter."""
+def test_a_parameter_of_another_type_accepts_only_values_of_that_type(kind, one, two):
+    """In no type is a text evaluated, or can it reach another parameter."""
     schemas = {"value": {"type": kind}, "force": {"type": "string", "default": "false"}}
     given = {"value": careless_rules.ONE, "host": careless_rules.TWO}
     payload = careless_rules.payload_of(one, two)
@@ -119,13 +119,13 @@ def test_a_parameter_that_is_no_text_takes_a_value_of_its_type_or_is_refused(kin
     assert set(found) == {"value", "host"}
     assert found["host"] == as_inert(two)
     assert SECRET not in json.dumps(found, default=str)
-    # No text, and nothing with a name, comes out of a value without quotes and braces.
+    # A value without quotes and braces cannot become a string or an object.
     assert not isinstance(found["value"], (str, dict))
 
 
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_pattern_of_a_rule_stays_text(one, two):
+def test_a_pattern_of_a_rule_stays_a_string(one, two):
     payload = careless_rules.payload_of(one, two)
     for template, expected in (
         ("{{ trigger.labels.one }}", as_inert(one)),
@@ -138,8 +138,8 @@ def test_a_pattern_of_a_rule_stays_text(one, two):
 
 @untimed
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_mapping_that_is_rendered_as_json_stays_as_it_is(one, two):
-    """Notifications, action chains and the configuration of a pack are rendered so."""
+def test_a_mapping_rendered_as_json_is_unchanged(one, two):
+    """Notifications, action chains and the configuration of a pack are rendered like this."""
     payload = careless_rules.payload_of(one, two)
     given = {"value": {"a": careless_rules.ONE, "b": [careless_rules.TWO]}}
     found = jinja.render_values(given, {"trigger": payload})

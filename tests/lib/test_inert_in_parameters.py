@@ -1,6 +1,6 @@
-"""Alert text in a rule's parameters stays one text, as the stand-in renders parameters.
+"""Alert text in a rule's parameters stays a single string when the stand-in renders them.
 
-test_inert_against_stackstorm.py asks StackStorm's own code the same.
+test_inert_against_stackstorm.py runs the same checks on StackStorm's own code.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ def check(rule, one, two):
     expected = careless_rules.expected_of(rule, one, two)
     found = render(rule.parameters, schemas, {"trigger": payload})
     assert found == expected
-    # A workflow passes them on to a task, whose parameters are rendered once more.
+    # A workflow passes them to a task, whose parameters are rendered once more.
     assert render(found, schemas, {}) == expected
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_stays_one_text(rule, text):
+def test_a_hostile_text_stays_a_single_string(rule, text):
     check(rule, text, "web-1")
     check(rule, "web-1", text)
 
 
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_texts(one, two):
+def test_any_two_texts_stay_strings(one, two):
     for rule in RULES.values():
         check(rule, one, two)
 
 
-def test_these_rules_let_text_out_that_is_not_inert():
+def test_without_inert_text_these_rules_are_vulnerable():
     payload = {"labels": {"one": '", "force": "true', "two": "{{ config_context.secret }}"}}
     rule = RULES["in an object"]
     found = render(rule.parameters, careless_rules.schemas_of(rule), {"trigger": payload})

@@ -1,4 +1,4 @@
-"""JSON that is nested too deeply."""
+"""Detection of JSON that is nested too deeply."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def depth_of(value):
 
 
 @given(values, st.integers(0, MAX_DEPTH + 2), st.booleans())
-def test_counts_what_a_parser_would_open(value, levels, ascii_only):
+def test_depth_counts_nested_brackets(value, levels, ascii_only):
     for _ in range(levels):
         value = {"a": value} if levels % 2 else [value]
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
@@ -35,7 +35,7 @@ def test_counts_what_a_parser_would_open(value, levels, ascii_only):
 
 
 @pytest.mark.parametrize("suffix", [b"", b"]" * 200, b"\\", b'"', b'"\\', b"\xff", b"x"])
-def test_a_text_without_an_end_is_too_deep(suffix):
+def test_a_text_that_never_closes_its_brackets_is_too_deep(suffix):
     assert is_too_deep(b"[" * 101 + suffix)
     assert not is_too_deep(b"[" * 100 + suffix)
 
@@ -60,7 +60,7 @@ class CallsFunctions:
 
 
 def test_collecting_garbage_while_parsing_does_not_abort_the_process():
-    """json.loads() alone raises RecursionError here, or aborts the process (Python 3.8)."""
+    """Here, json.loads() alone raises RecursionError, or aborts the process on Python 3.8."""
     threshold = gc.get_threshold()
     gc.disable()
     try:

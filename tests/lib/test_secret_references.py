@@ -17,17 +17,17 @@ def error_of(reference):
     return str(caught.value)
 
 
-def test_a_secret_comes_from_a_file_without_its_line_end(tmp_path):
+def test_a_secret_is_read_from_a_file_without_the_newline(tmp_path):
     (tmp_path / "secret").write_text(" hush \n")
     assert resolve(f"file:{tmp_path}/secret") == "hush"
 
 
-def test_a_secret_comes_from_the_environment(monkeypatch):
+def test_a_secret_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("POUNDCAKE_SECRET", "hush ")
     assert resolve("env:POUNDCAKE_SECRET") == "hush"
 
 
-def test_a_literal_secret_stays_as_it_is():
+def test_a_literal_secret_is_not_changed():
     assert resolve("hush") == "hush"
     assert not is_reference("hush")
     assert is_reference("file:/x") and is_reference("env:X")
@@ -45,7 +45,7 @@ def test_a_literal_secret_stays_as_it_is():
         ("file:/a\0b", "cannot read /a\0b: no file can have this name"),
     ],
 )
-def test_the_error_names_what_cannot_be_read(reference, error):
+def test_the_error_names_the_unreadable_file_or_variable(reference, error):
     assert error_of(reference) == error
 
 
@@ -54,7 +54,7 @@ def test_a_file_that_is_not_text(tmp_path):
     assert error_of(f"file:{tmp_path}/secret").endswith("/secret: not UTF-8")
 
 
-def test_a_file_of_somebody_else_says_which_command_helps(monkeypatch):
+def test_the_error_for_another_users_file_suggests_a_command(monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
@@ -68,15 +68,15 @@ def test_a_file_of_somebody_else_says_which_command_helps(monkeypatch):
 @pytest.mark.parametrize(
     "value", ["FILE:/x", "File:/x", "file: /x", "file:\t/x", "file :/x", "file:/x ", "file: "]
 )
-def test_a_misspelt_reference_to_a_file_is_refused_with_what_is_right(value):
+def test_a_misspelt_file_reference_is_refused_with_the_correct_form(value):
     assert error_of(value) == "must be file:/path, in lower case and without a space"
 
 
 @pytest.mark.parametrize("value", ["ENV:X", "Env:X", "env: X", "env :X", "ENV:"])
-def test_a_misspelt_reference_to_a_variable_is_refused_with_what_is_right(value):
+def test_a_misspelt_variable_reference_is_refused_with_the_correct_form(value):
     assert error_of(value) == "must be env:NAME, in lower case and without a space"
 
 
 @pytest.mark.parametrize("value", ["file", "environment", "profile:/x", "my file:/x", "envy:x"])
-def test_what_only_looks_similar_is_the_secret(value):
+def test_a_secret_that_only_resembles_a_reference_is_literal(value):
     assert resolve(value) == value

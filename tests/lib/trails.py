@@ -1,4 +1,4 @@
-"""Trails to read: what was recorded, what ran for it, and the pages of a view."""
+"""Build trails for tests, and read the pages of views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, iso, later, request
 
 WORKFLOW = "poundcake.host_down"
-# For a test in which the kind of database cannot matter, or that is about one kind.
+# For tests that do not depend on the kind of database, or concern one kind.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_mariadb = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 # st2common/constants/action.py, LIVEACTION_STATUSES, and `gone`, which is the pack's own.
@@ -36,21 +36,21 @@ def episode(fingerprint, starts_at=NOON):
 
 @contextmanager
 def database_time(moment):
-    """The database's clock stands still at a moment. Not for several threads at once."""
+    """Stop the database's clock at a given time. Not thread-safe."""
     with mock.patch.object(clock, "database_now", lambda connection: moment):
         yield
 
 
 def record(engine, *alerts, config=None, **more):
-    """Record one request at the moment at which it was received, and return its id."""
+    """Record one request at the time of its receipt, and return its id."""
     sent = request(*alerts, **more)
     with database_time(sent.received_at):
         record_requests(engine, config or Config(cooldown_seconds=0), [sent])
     return sent.request_id
 
 
-def ran(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
-    """An execution that claimed the episode and ended."""
+def record_execution(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
+    """Add an execution that claimed the episode and ended."""
     claims.link(engine, request_id, episode, workflow, execution)
     found = {
         "id": execution,
@@ -74,13 +74,13 @@ def ran(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
 
 
 def do_not_sync(engine):
-    """Let SQLite commit without waiting for the disk: no test here cuts the power."""
+    """Let SQLite commit without waiting for the disk, because no test here cuts the power."""
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda opened, _: opened.execute("PRAGMA synchronous=OFF"))
 
 
 def in_parallel(count, work):
-    """What each of several threads that start at once returned or raised."""
+    """Run work() in several threads at once, and return what each returned or raised."""
     start, found = threading.Barrier(count), [None] * count
 
     def run(index):
@@ -101,16 +101,16 @@ def in_parallel(count, work):
 def view(engine, function, *args, **query):
     with database.reading(engine) as connection:
         found = function(connection, *args, **query)
-    json.dumps(found)  # it is what a URL answers
+    json.dumps(found)  # the HTTP route must be able to serialize it
     return found
 
 
 def pages(engine, function, *args, filters=Filters(), **query):
-    """Every page of a view, each from where the one before ended."""
+    """Yield every page of a view, each starting at the end of the previous one."""
     for _ in range(100):
         page = view(engine, function, *args, filters=filters, **query)
         yield page
         if "next" not in page:
             return
         filters = replace(filters, before=search.parse(before=page["next"]).before)
-    raise AssertionError("there is no end to it")
+    raise AssertionError("the pages do not end")

@@ -1,6 +1,6 @@
-"""One stack for each kind of database, shared by all scenarios; or the live StackStorm.
+"""A stack for each kind of database, shared by all scenarios, or the live StackStorm.
 
-What differs between databases is checked in tests/lib/trail, so most files run on one kind.
+tests/lib/trail checks the differences between databases, so most files run on one kind.
 
 With ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) set, everything runs on that StackStorm: the
 endpoint is POUNDCAKE_URL, its token POUNDCAKE_TOKEN. The tables are read at POUNDCAKE_DATABASE_URL,
@@ -23,14 +23,14 @@ else:
 
 # These run on both kinds.
 ON_BOTH = ("test_one_alert",)
-# These run on MariaDB if it is there: they stop it, or they balance the time of the two.
+# These run on MariaDB if it is available: they stop it, or they balance the load of the two.
 ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
 
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]
 
 
 def pytest_generate_tests(metafunc):
-    """Choose the kinds of database for a file, unless the file chooses itself."""
+    """Choose the kinds of database for a file, unless the file chooses them."""
     marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "kind" in metafunc.fixturenames and "kind" not in marked:
         module = metafunc.module.__name__.rpartition(".")[2]
@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc):
 
 
 def kinds_for(module, markers):
-    """Return what the scenarios of a file run on."""
+    """Return the kinds of database on which the scenarios of a file run."""
     if module in ON_BOTH:
         return KINDS
     try:
@@ -52,17 +52,17 @@ def kinds_for(module, markers):
 
 @pytest.fixture(scope="package")
 def kind(request):
-    """What the scenarios run on."""
+    """Return the kind of database on which the scenario runs."""
     return request.param
 
 
 @pytest.fixture(scope="package")
 def new_stack(request, kind, tmp_path_factory):
-    """A function that starts another stand-in with a configuration."""
+    """Return a function that starts another stand-in with a configuration."""
     started, dropped = [], []
 
     def start(config=None, token=""):
-        """Start one. `config` is a dict, or a function that makes it from the database's URL."""
+        """Start a stand-in. `config` is a dict, or a function of the database's URL."""
         folder = tmp_path_factory.mktemp("stack")
         server = None
         if kind == "mariadb":
@@ -88,22 +88,22 @@ def new_stack(request, kind, tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def stack(request, kind):
-    """The endpoint and StackStorm, as installed without any configuration."""
+    """Return the endpoint and StackStorm, as installed without any configuration."""
     if kind != "live":
         yield request.getfixturevalue("new_stack")()
         return
-    found = stacks.Live()
-    yield found
-    found.close()
+    live = stacks.Live()
+    yield live
+    live.close()
 
 
 @pytest.fixture(scope="package")
 def armed(request, kind, tmp_path_factory):
-    """A stack that wants a token and may change something: dry_run is off."""
+    """Return a stack that requires a token and may change hosts: dry_run is off."""
     if kind == "live":
         found = request.getfixturevalue("stack")
         if found.get("/health").json()["dry_run"]:
-            pytest.skip("live: dry_run is true there, and stays so")
+            pytest.skip("live: dry_run is true there, and is not changed")
         return found
     secret = tmp_path_factory.mktemp("secrets") / "token"
     secret.write_text(TOKENS[1] + "\n")
@@ -118,7 +118,7 @@ def armed(request, kind, tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def guarded(request, kind):
-    """A stack that wants a token."""
+    """Return a stack that requires a token."""
     if kind != "live":
         return request.getfixturevalue("armed")
     found = request.getfixturevalue("stack")
@@ -129,10 +129,10 @@ def guarded(request, kind):
 
 @pytest.fixture(scope="package")
 def secret(stack):
-    """A value in the datastore that only its owner may ever see."""
+    """Return a value in the datastore that must never leak."""
     key = "/keys/poundcake_scenario_secret"
     value = "never-to-be-seen-" + uuid.uuid4().hex
     stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
     yield value
-    if stack.live:  # the stand-in's datastore ends with it
+    if stack.live:  # the stand-in's datastore disappears with it
         stack.api(key, "DELETE")

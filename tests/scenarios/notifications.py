@@ -1,11 +1,11 @@
-"""Notifications as Alertmanager sends them. Every alert made here is a new one."""
+"""Notifications as Alertmanager sends them. Each call returns a new alert."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import datetime, timedelta, timezone
 
-# What Alertmanager sends for a time that is not known yet.
+# Alertmanager sends this for a time that is not known yet.
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
@@ -16,12 +16,12 @@ def ago(minutes=0.0):
 
 
 def unique(word):
-    """Return a name that no other test uses. It begins with the word, which a rule may match."""
+    """Return a unique name that begins with the word, which a rule may match."""
     return f"{word}-{uuid.uuid4().hex[:12]}"
 
 
 def alert(name, minutes=10, labels=None, annotations=None, **fields):
-    """Return a firing alert that started some minutes ago. Its name is made unique."""
+    """Return a firing alert with a unique name that started some minutes ago."""
     host = unique("host") + ".invalid"
     found = {
         "status": "firing",
@@ -55,7 +55,7 @@ def fingerprint(labels):
 
 
 def resolved(firing, minutes=5):
-    """Return the end of an alert, some minutes ago."""
+    """Return the resolve of an alert that ended some minutes ago."""
     return dict(firing, status="resolved", endsAt=ago(minutes))
 
 

@@ -1,7 +1,7 @@
-"""What the scenarios run against: the stand-in, or a live StackStorm with the pack installed.
+"""The target of the scenarios: the stand-in, or a live StackStorm with the pack installed.
 
-Scenarios talk to both in the same way: to the endpoint by HTTP, to StackStorm through its API. A
-difference between the two is a fault of the stand-in.
+Scenarios use both in the same way: the endpoint over HTTP, and StackStorm through its API. A
+difference between the two is a bug in the stand-in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Stack:
         self._patience = patience
         self._database = database
         self._engine = None
-        self.mariadb = None  # the server, where it can be stopped and started
+        self.mariadb = None  # the server, if it can be stopped and started
         self.token = token
         self._st2 = session(headers)
         self._endpoint = session({"Authorization": "Bearer " + token} if token else {})
@@ -68,23 +68,23 @@ class Stack:
         )
 
     def accepted(self, payload, headers=None):
-        """Post what must be accepted and return its request_id."""
+        """Post a webhook that must be accepted, and return its request_id."""
         answer = self.post(payload, headers)
         assert answer.status_code == 202, answer.text
         return answer.json()["request_id"]
 
     def trail(self, request_id):
-        """Return the status view, from its URL."""
+        """Return the status view over HTTP."""
         answer = self.get("/status/" + request_id)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def trail_when(self, request_id, predicate, timeout=None):
-        """Return the status view as soon as it shows what the test waits for."""
+        """Return the status view as soon as the predicate holds for it."""
         return self.wait_until(lambda: self.trail(request_id), predicate, timeout)
 
     def recorded(self, request_id):
-        """Return the status view once the request is on record."""
+        """Return the status view once the request is recorded."""
         return self.trail_when(request_id, lambda t: t["status"] not in ("accepted", "announced"))
 
     def completed(self, request_id):
@@ -100,7 +100,7 @@ class Stack:
     # -- StackStorm
 
     def api(self, path, method="GET", body=None, **query):
-        """Ask StackStorm's API and return its JSON; None for 404."""
+        """Call StackStorm's API, and return its JSON, or None for 404."""
         answer = self._st2.request(method, self._api + path, params=query, json=body, timeout=60)
         if answer.status_code == 404:
             return None
@@ -117,7 +117,7 @@ class Stack:
                 return found
 
     def execute(self, ref, **parameters):
-        """Run an action to its end and return its execution."""
+        """Run an action, wait for its end, and return its execution."""
         started = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
         return self.ended(started["id"])
 
@@ -135,15 +135,15 @@ class Stack:
         return result["result"]
 
     def done(self, note, action="poundcake_scenarios.work"):
-        """Return the executions of the scenarios' action with that note."""
+        """Return the executions of the scenarios' action with this note."""
         found = self.listed("/executions", action=action, timestamp_gt=self.began)
         return [e for e in found if e["parameters"].get("note") == note]
 
     def fill(self, seconds):
-        """Leave the action runner no room for another workflow for some seconds.
+        """Occupy all workflow slots of the action runner for some seconds.
 
-        A chain occupies one of its places for workflows until its task has ended. StackStorm has
-        40 of them (actionrunner.workflows_pool_size), and others for all other actions.
+        A chain occupies a slot until its task has ended. StackStorm has 40 slots for workflows
+        (actionrunner.workflows_pool_size), and others for all other actions.
         """
         chain, begun = "poundcake_scenarios.occupies", now()
         for _ in range(40):
@@ -155,7 +155,7 @@ class Stack:
         return self.api("/traces", trace_tag=request_id)
 
     def traced(self, request_id):
-        """Return the ids of all executions that a request led to."""
+        """Return the ids of all executions that ran for a request."""
         return {
             component["object_id"]
             for trace in self.traces(request_id)
@@ -174,27 +174,33 @@ class Stack:
             found = connection.execute(sqlalchemy.text(statement), values)
             return [dict(row) for row in found.mappings()]
 
+    def write(self, statement, **values):
+        """Change the tracking tables, without the pack's code. Not for a live StackStorm."""
+        self.rows("SELECT 1")  # opens the engine
+        with self._engine.begin() as connection:
+            connection.execute(sqlalchemy.text(statement), values)
+
     # -- its logs
 
     def log(self, after=None):
-        """Return its logs, or what it logged since a moment that said_all() returned."""
+        """Return the logs, or only the part after a position that wait_until_logged() returned."""
         said = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
         return b"\n".join(said).decode("utf-8", "replace")
 
-    def said_all(self, text):
-        """Return a moment after which it no longer logs a text that a test just caused."""
+    def wait_until_logged(self, text):
+        """Wait until a text that a test caused is fully logged, and return the log position."""
         while True:
             moment = {path: path.stat().st_size for path in self._logs()}
             if self.live and moment:
-                time.sleep(60)  # the notifier of a busy StackStorm is a minute late
+                time.sleep(60)  # the notifier of a busy StackStorm can be a minute late
             if text not in self.log(moment):
                 return moment
 
-    def wait_until(self, look, predicate=bool, timeout=None):
-        """Call look() until the predicate holds for its result, and return that."""
+    def wait_until(self, fetch, predicate=bool, timeout=None):
+        """Call fetch() until the predicate holds for its result, and return the result."""
         pause, deadline = 0.05, time.monotonic() + (timeout or self._patience)
         while True:
-            seen = look()
+            seen = fetch()
             if predicate(seen):
                 return seen
             if time.monotonic() > deadline:
@@ -216,7 +222,7 @@ class Standalone(Stack):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
-        # Without cooldowns, unless a scenario is about them: others fire the same alert twice.
+        # No cooldowns, except in the scenarios about them, because others fire an alert twice.
         config = {"cooldown_seconds": 0, "host_cooldown_seconds": 0, **(config or {})}
         config_file.write_text(json.dumps(config))  # JSON is YAML
         port = services.free_port()
@@ -224,7 +230,7 @@ class Standalone(Stack):
         self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
         self.command += ["--config", str(config_file), "--pack", str(PACK)]
         if "database_url" not in config:
-            # Not the URL: the process list would show its password, and one scenario looks there.
+            # Not the URL, because one scenario searches the process list for its password.
             (folder / "database_url").write_text(database)
             self.command += ["--database", f"file:{folder / 'database_url'}"]
         if config.get("log_level") == "debug":
@@ -239,6 +245,7 @@ class Standalone(Stack):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=services.end_with_parent,  # noqa: PLW1509 - as in services
             )
         self._patience = 90
         try:
@@ -272,7 +279,7 @@ class Standalone(Stack):
 
 
 class Live(Stack):
-    """A StackStorm that runs already. The scenarios' pack is installed there if it is missing."""
+    """A running StackStorm. The scenarios' pack is installed there if it is missing."""
 
     live = True
 
@@ -296,7 +303,7 @@ class Live(Stack):
             )
 
     def _installed(self):
-        """Return whether the files of the pack are the same there as here."""
+        """Return True if the pack's files there are the same as here."""
         found = self.api("/packs/views/files/poundcake_scenarios") or []
         there = {f["file_path"]: f["content"] for f in found}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
@@ -309,7 +316,7 @@ class Live(Stack):
 
 
 def live():
-    """Return whether the environment names a live StackStorm."""
+    """Return True if the environment names a live StackStorm."""
     environment = os.environ
     return bool(
         environment.get("ST2_API_URL")
@@ -320,8 +327,8 @@ def live():
 def session(headers):
     """Return a client that ignores the proxies and the .netrc of this machine.
 
-    It waits some seconds for a port that is closed, as an endpoint's is while its pack is installed
-    again. It never sends twice what may have arrived.
+    It waits some seconds for a closed port, as during a reinstall of the pack. It never repeats a
+    request that may have arrived.
     """
     client = requests.Session()
     client.trust_env = False

@@ -1,4 +1,4 @@
-"""StackStorm's own command, `st2`: the commands that the documents show, and each action's help."""
+"""StackStorm's `st2` command: the commands in the documents, and the help of each action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from st2client.shell import Shell
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 
-# What the command does depends on no kind of database: one is enough.
+# The command does not depend on the kind of database, so one is enough.
 pytestmark = [
     pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # st2client's
@@ -21,12 +21,12 @@ pytestmark = [
 ROOT = pathlib.Path(__file__).parents[2]
 ACTIONS = sorted(path.stem for path in (ROOT / "actions").glob("*.yaml"))
 DOCUMENTS = [
-    # CHANGES.md names commands that never worked.
+    # CHANGES.md contains commands that never worked.
     *(path for path in ROOT.glob("*.md") if path.name != "CHANGES.md"),
     *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("etc/*.yml"),
 ]
-# Other commands in the documents change what the rest of the scenarios need.
+# Other commands in the documents would affect the other scenarios.
 COMMAND = re.compile(
     r"\bst2 ((?:run poundcake\.|execution get|trace list|rule list|sensor list)[^`\n|#]*)",
 )
@@ -34,7 +34,7 @@ EXECUTION = re.compile(r"st2 execution get (\w+)")
 
 
 def documented_commands():
-    """Return every `st2` command in the documents that can be run here, without doubles."""
+    """Return every `st2` command in the documents that can run here, without duplicates."""
     found = {
         command.strip()
         for document in DOCUMENTS
@@ -45,9 +45,9 @@ def documented_commands():
 
 @pytest.fixture
 def st2(stack, monkeypatch, capsys):
-    """Return a function that runs `st2` with some arguments and returns what it printed.
+    """Return a function that runs `st2` with some arguments and returns its output.
 
-    It runs in this process, because Python and st2client take half a second to start.
+    The command runs in this process, because Python and st2client take half a second to start.
     """
     monkeypatch.setenv("ST2_API_URL", stack._api)
     if not stack.live:
@@ -57,7 +57,7 @@ def st2(stack, monkeypatch, capsys):
         code = Shell().run(["--skip-config", *arguments])
         printed = capsys.readouterr()
         text = printed.out + printed.err
-        # The help of an action names the log level ERROR; an error begins a line.
+        # The help of an action contains the log level ERROR; an error starts a line with it.
         failed = code != 0 or re.search("^ERROR", text, re.MULTILINE)
         assert not failed, f"st2 {' '.join(arguments)}\n{text}"
         return text
@@ -67,7 +67,7 @@ def st2(stack, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def recorded(stack):
-    """Return the ids of an alert that a workflow has worked on, by their placeholders."""
+    """Return the ids of a remediated alert, by their placeholders in the documents."""
     request_id = stack.accepted(notification(alert("ScenarioLinked")))
     trail = stack.completed(request_id)
     (shown,) = trail["alerts"]
@@ -94,8 +94,8 @@ def test_each_action_has_help(st2, action):
 def test_each_documented_command_works(stack, st2, recorded):
     commands = documented_commands()
     assert any(command.startswith("run poundcake.why ") for command in commands)
-    # A claim is released once nothing works on its episode any more, so after all the others. The
-    # last ones need what those before them did.
+    # A claim can be released after all work on its episode has ended, so these commands come last.
+    # They also depend on the previous ones.
     last = [
         [c for c in commands if c.startswith("run poundcake.release ")],
         [c for c in commands if "acknowledge" in c and "undo" not in c],
@@ -108,7 +108,7 @@ def test_each_documented_command_works(stack, st2, recorded):
         for command in some:
             verb, *arguments = shlex.split(_filled_in(command, recorded))
             if verb == "run" and "--help" not in arguments:
-                # Without waiting, so that they run at the same time.
+                # Without waiting, so that they run concurrently.
                 text = st2("run", "--async", *arguments)
                 match = EXECUTION.search(text)
                 assert match, f"st2 {command}: no execution in\n{text}"
@@ -119,5 +119,5 @@ def test_each_documented_command_works(stack, st2, recorded):
             execution = stack.ended(execution_id)
             assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
             if command.startswith("run poundcake.replay "):
-                # What it emitted is worked on as well.
+                # The workflow of the replay must end as well.
                 stack.completed(execution["result"]["result"]["request_id"])

@@ -1,4 +1,4 @@
-"""A configuration that is registered while everything runs."""
+"""A configuration that is registered while the endpoint runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.scenarios import conftest
 
-# What the configuration does depends on no kind of database: one is enough.
+# The configuration does not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 PROMISED = 30  # seconds; docs/CONFIGURATION.md
 SLACK = 15  # for a busy machine
@@ -17,17 +17,17 @@ BY_HAND = (
 
 
 class Registered:
-    """The pack's configuration in StackStorm, as its API shows and takes it."""
+    """The pack's configuration in StackStorm, read and changed through the API."""
 
     def __init__(self, stack, values):
         self.stack, self.values = stack, values
 
     def change(self, **changed):
-        """Register the first configuration with some keys changed."""
+        """Register the initial configuration with some keys changed."""
         self.stack.api("/configs/poundcake", "PUT", {**self.values, **changed})
 
     def configuration(self, predicate):
-        """Return what health says of the configuration, once it is as it should be."""
+        """Return the configuration in the health view once the predicate holds for it."""
         return self.stack.wait_until(
             lambda: self.stack.get("/health").json()["configuration"], predicate, PROMISED + SLACK
         )
@@ -35,30 +35,30 @@ class Registered:
 
 @pytest.fixture
 def registered(request, kind):
-    """The configuration of a stack. It is put back afterwards."""
+    """Return the configuration of a stack, and restore it afterwards."""
     if kind == "live":
         stack = request.getfixturevalue("stack")
     else:
         stack = request.getfixturevalue("new_stack")()
     document = stack.api("/configs/poundcake", show_secrets="true") or {"values": {}}
-    found = Registered(stack, document["values"])
+    registered = Registered(stack, document["values"])
     try:
-        found.change()
-    except AssertionError as error:  # its API may not write the file
+        registered.change()
+    except AssertionError as error:  # the API may not be able to write the file
         if not stack.live:
             raise
         pytest.skip(
             f"live: the configuration cannot be changed through the API ({error}); {BY_HAND}"
         )
-    yield found
-    found.change()
-    found.configuration(lambda c: not c["problem"])
+    yield registered
+    registered.change()
+    registered.configuration(lambda c: not c["problem"])
 
 
-def test_a_registered_change_is_in_force_within_thirty_seconds(registered):
-    """Actions have it from their next execution on, and health shows both."""
+def test_a_registered_change_takes_effect_within_thirty_seconds(registered):
+    """Actions use it from their next execution, and health shows both."""
     stack = registered.stack
-    # The stand-in is for this scenario alone. A live one may have hosts that could be changed.
+    # Only on the stand-in, because a live StackStorm may have hosts that could be changed.
     name, value = ("not_cleared_minutes", 17) if stack.live else ("dry_run", False)
     before = stack.get("/health").json()["configuration"]["in_force"][name]
     assert before != value

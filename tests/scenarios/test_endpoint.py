@@ -1,4 +1,4 @@
-"""The endpoint itself: its routes, its credentials, its health, and many requests at once."""
+"""The endpoint: its routes, its credentials, its health, and concurrent requests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_health_names_every_component(stack):
     def states():
         return [each["state"] for each in stack.get("/health").json()["components"].values()]
 
-    # A component is unknown until it was first used.
+    # A component is unknown until its first use.
     stack.wait_until(states, lambda found: set(found) == {"ok"})
     answer = stack.get("/health")
     assert answer.status_code == 200
@@ -85,14 +85,14 @@ def test_health_names_every_component(stack):
     assert stack.get("/health/ready").status_code == 200
 
 
-def test_the_action_health_says_the_same_as_the_url(stack):
-    shown, asked = stack.run("poundcake.health"), stack.get("/health").json()
+def test_the_action_health_matches_the_route(stack):
+    shown, served = stack.run("poundcake.health"), stack.get("/health").json()
     for name in ("status", "version", "address", "authentication", "database", "dry_run"):
-        assert shown[name] == asked[name]
-    assert list(shown["components"]) == list(asked["components"])
+        assert shown[name] == served[name]
+    assert list(shown["components"]) == list(served["components"])
     text = stack.run("poundcake.health", format="text")
-    assert f"PoundCake {asked['version']}: ok" in text
-    assert "endpoint " + asked["address"] in text
+    assert f"PoundCake {served['version']}: ok" in text
+    assert "endpoint " + served["address"] in text
 
 
 def test_health_names_the_kind_of_database(stack, kind):
@@ -103,7 +103,7 @@ def test_health_names_the_kind_of_database(stack, kind):
 def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
     """Cases A8 and A16."""
     if stack.mariadb is None:
-        pytest.skip("the tests have no database server here that they could stop")
+        pytest.skip("no database server that the tests can stop")
     firing = alert("ScenarioLinked")
     stack.mariadb.stop()
     try:
@@ -122,7 +122,7 @@ def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
         assert down["components"]["journal"]["state"] == "ok"
         trail = stack.trail(request_id)
         assert trail["status"] in ("accepted", "announced")
-        assert trail["held_up_by"].startswith("database: ")
+        assert trail["blocked_by"].startswith("database: ")
         found = problem(stack.get("/alerts/active"), 503)
         assert "webhooks are still accepted" in found["detail"]
     finally:
@@ -176,12 +176,12 @@ def test_each_of_several_tokens_is_accepted(guarded):
             answer = guarded.post(notification(), headers, token=False)
             assert answer.status_code == 202
     assert guarded.get("/health").json()["authentication"] == "bearer"
-    # The action takes the token from the pack's configuration.
+    # The action reads the token from the pack's configuration.
     assert guarded.run("poundcake.health")["components"]["journal"]["state"] == "ok"
 
 
 def test_no_token_is_stored_anywhere(guarded):
-    """Case A14: not in the tables, not by StackStorm, and not in the log."""
+    """Case A14: not in the tables, in StackStorm or in the log."""
     firing = alert("ScenarioLinked")
     began = stacks.now()
     request_id = guarded.accepted(notification(firing), {"X-Auth-Token": "secret-of-theirs"})

@@ -1,6 +1,6 @@
 """Case A11 of docs/CASES.md with a corpus: expressions for a secret in every text of an alert.
 
-The alerts go through every rule and workflow of the pack, and again by re-run and by replay.
+The alerts pass through every rule and workflow of the pack, and again by re-run and by replay.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, unique
 
-# What is evaluated does not depend on the kind of database: one is enough.
+# Evaluation does not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_PLANTED"
 # Expressions for secrets of the datastore, of the pack's configuration and of the environment.
-ASKED = (
+SECRETS = (
     "st2kv.system.poundcake_scenario_secret",
     'st2kv("system.poundcake_scenario_secret", decrypt=true)',
     "config_context.basic_auth",
     f'cycler.__init__.__globals__.os.environ["{VARIABLE}"]',
 )
-# In Jinja and in YAQL, nested, unfinished, and hidden from a search for delimiters.
+# In Jinja and YAQL, nested, incomplete, and hidden from a search for delimiters.
 FORMS = (
     "{{ %s }}",
     "{{%s}}",
@@ -75,17 +75,17 @@ OTHERS = (
     "{\u200b{ 7*7 }\u200b}",
     "x\r\nX-Injected: yes",
 )
-TEXTS = tuple(form % asked for asked in ASKED for form in FORMS) + OTHERS
+TEXTS = tuple(form % secret for secret in SECRETS for form in FORMS) + OTHERS
 NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
 TOKEN = "a-token-" + uuid.uuid4().hex
 
 
 @pytest.fixture(scope="module")
 def planted(request, kind):
-    """Plant secrets, and prove that an evaluated text would give one away.
+    """Plant secrets, and prove that an evaluated text would expose one.
 
-    Return the stack, the secrets, the id of the execution that is the proof, and the position from
-    which on the log does not mention it any more.
+    Return the stack, the secrets, the id of the execution that proves it, and the position after
+    which the log no longer mentions that execution.
     """
     if kind == "live":
         stack = request.getfixturevalue("stack")
@@ -104,9 +104,9 @@ def planted(request, kind):
     value = "in-the-datastore-" + uuid.uuid4().hex
     key = "/keys/poundcake_scenario_secret"
     stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
-    shown = stack.execute("core.echo", message=f"{{{{ {ASKED[0]} }}}}")
+    shown = stack.execute("core.echo", message=f"{{{{ {SECRETS[0]} }}}}")
     assert value in json.dumps(shown["result"])
-    yield stack, [s for s in secrets if s] + [value], shown["id"], stack.said_all(value)
+    yield stack, [s for s in secrets if s] + [value], shown["id"], stack.wait_until_logged(value)
     if kind == "live":
         stack.api(key, "DELETE")
 
@@ -119,8 +119,8 @@ def sent(planted):
     count = 20 if stack.live else 10
     alerts = []
     for i in range(count):
-        # Every text is the value and the name of a label and an annotation, the first also the
-        # instance.
+        # Every text is the value and the name of a label and of an annotation, and the first one is
+        # also the instance.
         own = [TEXTS[i]] + [t for n, t in enumerate(TEXTS) if n % count == i and n != i]
         labels = {f"l{n}": text for n, text in enumerate(own)}
         labels.update(dict.fromkeys(own, "x"), opening="{", closing=own[0][1:])
@@ -143,7 +143,7 @@ def sent(planted):
     return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
 
 
-def test_every_workflow_ends_as_without_hostile_text(planted, sent):
+def test_hostile_text_does_not_change_how_workflows_end(planted, sent):
     stack = planted[0]
     payload, trail = sent
     executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
@@ -189,7 +189,7 @@ def test_workflows_started_by_hand_by_re_run_and_by_replay(planted, sent):
     stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_text_that_a_host_prints(planted):
+def test_hostile_output_of_a_host(planted):
     stack = planted[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
     failing = alert("ScenarioHostPrints", labels=texts)
@@ -197,25 +197,25 @@ def test_text_that_a_host_prints(planted):
     request_id = stack.accepted(notification(failing, mending))
     trail = stack.trail_when(request_id, lambda t: t["completed_at"], timeout=300)
 
-    failed, mended = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
+    failed, second = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
     assert (failed["st2_workflow"], failed["status"]) == ("poundcake_scenarios.prints", "failed")
-    if stack.live and mended["stage"] == "refused":
-        assert "allowed_actions does not contain poundcake_scenarios.prints" in mended["message"]
+    if stack.live and second["stage"] == "refused":
+        assert "allowed_actions does not contain poundcake_scenarios.prints" in second["message"]
     else:
-        assert (mended["stage"], mended["message"]) == ("done", "the action succeeded")
-    # The reason is recorded as the host printed it, and inert in the result of every action.
+        assert (second["stage"], second["message"]) == ("done", "the action succeeded")
+    # The reason is recorded verbatim, and is inert in the result of every action.
     [row] = stack.rows(
         "SELECT error FROM execution_db WHERE id = :id", id=failed["st2_execution_id"]
     )
     assert row["error"].startswith(" ".join(TEXTS[:9]))
-    for ref, asked in (
+    for ref, parameters in (
         ("poundcake.status", {"request_id": request_id}),
         ("poundcake.why", {"fingerprint": failing["fingerprint"]}),
     ):
-        shown = json.dumps(stack.run(ref, format="json", **asked))
+        shown = json.dumps(stack.run(ref, format="json", **parameters))
         assert "poundcake_scenario_secret" in shown
         assert not [d for d in ("{{", "{%", "{#", "<%") if d in shown], ref
-    for id_ in (failed["st2_execution_id"], mended["st2_execution_id"]):
+    for id_ in (failed["st2_execution_id"], second["st2_execution_id"]):
         assert stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 
@@ -238,18 +238,18 @@ def test_every_text_is_recorded_as_it_was_sent(planted, sent):
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
 
 
-def test_no_secret_is_anywhere(planted, sent):
-    """The last test of this file: it searches everything that the others left behind."""
+def test_no_secret_leaks(planted, sent):
+    """This must be the last test of the file, because it searches the results of all others."""
     stack, secrets, shown, proved = planted
     _, trail = sent
-    # At log level debug, StackStorm logs the proof itself, and the answers to the queries below.
+    # At log level debug, StackStorm logs the proof itself, and the results of the queries below.
     text = stack.log(after=proved)
     assert not any(secret in text for secret in secrets)
     kept = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
     assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
         e["action"]["ref"] for e in kept
     }
-    # StackStorm emits a trigger for each new key and each ended execution, the proof included.
+    # StackStorm emits a trigger for each new key and each ended execution, including the proof.
     kept += [
         t
         for t in stack.listed("/triggerinstances", timestamp_gt=stack.began)

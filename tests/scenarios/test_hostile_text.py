@@ -10,7 +10,7 @@ from tests.lib.samples import as_inert as inert
 from tests.scenarios.notifications import alert, notification, unique
 
 KEY = "poundcake_scenario_secret"
-# Each would become the secret, or an error, in one of the places where StackStorm evaluates text.
+# Each would become the secret or an error in one of the places where StackStorm evaluates text.
 TEXTS = {
     "jinja": f"{{{{ st2kv.system.{KEY} }}}}",
     "jinja_call": f'{{{{ st2kv("system.{KEY}") }}}}',
@@ -21,7 +21,7 @@ TEXTS = {
     "context": "<% ctx().st2 %>",
     "config": "{{ config_context }}",
     "template": "{{ $labels.instance }} is down {{ $value | humanize }}",
-    # Two labels that a rule joins: neither is an expression alone.
+    # Two labels that a rule joins; neither is an expression by itself.
     "opening": "{",
     "closing": f"{{ st2kv.system.{KEY} }}}}",
     "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
@@ -35,13 +35,13 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def evaluated(stack, secret):
-    """Prove that an evaluated text would give the secret away.
+    """Prove that an evaluated text would expose the secret.
 
-    Return the position from which on the log does not mention that proof any more.
+    Return the position after which the log no longer mentions that proof.
     """
     shown = stack.execute("core.echo", message=TEXTS["jinja"])
     assert secret in json.dumps(shown["result"])
-    return stack.said_all(secret)
+    return stack.wait_until_logged(secret)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def hostile(stack, evaluated):
         annotations=dict(TEXTS, long=unique("{{ x }} <% y %> ") * 4000),
     )
     assert len(firing["annotations"]["long"]) > 100000
-    # The first one could end in an error early; this one would be carried all the way.
+    # The first one could cause an early error; this one would pass through every step.
     quiet = alert(
         "ScenarioHostileText",
         labels={"yaql": TEXTS["yaql"], "opening": "{", "closing": TEXTS["jinja_call"][1:]},
@@ -107,7 +107,7 @@ def test_the_tables_contain_the_text_as_it_was_sent(stack, hostile):
     assert json.loads(row["body"])["alerts"][0] == firing
 
 
-def test_a_workflow_that_passes_labels_on_carelessly_gets_them_inert(stack, hostile):
+def test_a_careless_workflow_gets_inert_labels(stack, hostile):
     firing, trail = hostile
 
     executions = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
@@ -148,7 +148,7 @@ def test_actions_return_the_text_inert(stack, hostile):
         assert "{{" not in seen and "<%" not in seen and "{%" not in seen
 
 
-def test_the_secret_is_in_no_execution_trigger_view_or_log(stack, hostile, evaluated, secret):
+def test_the_secret_does_not_leak(stack, hostile, evaluated, secret):
     _, trail = hostile
 
     executions = stack.listed("/executions", timestamp_gt=trail["received_at"])
@@ -171,7 +171,7 @@ def test_the_secret_is_in_no_execution_trigger_view_or_log(stack, hostile, evalu
     assert secret not in stack.log(after=evaluated)
 
 
-def test_a_text_longer_than_its_column_is_cut_there_and_whole_in_the_labels(stack):
+def test_long_text_is_cut_in_its_column_and_complete_in_the_labels(stack):
     long = unique("Scenario") + "x" * 5000
     firing = alert("ScenarioLong", labels={"alertname": long, "instance": long, "severity": long})
     trail = stack.recorded(stack.accepted(notification(firing, receiver=long, groupKey=long)))

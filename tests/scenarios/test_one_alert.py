@@ -69,7 +69,7 @@ def test_a_firing_alert_is_recorded_and_remediated_under_its_request_id(stack):
         "st2_rule": shown["st2_rule"],
         "st2_workflow": "poundcake_scenarios.linked",
     }
-    # StackStorm's part of the reason is added until the request is completed.
+    # StackStorm's part of the reason is complete when the request is completed.
     assert shown["reason"].startswith("new incident")
     execution = only(trail["stackstorm_executions"])
     assert execution["st2_workflow"] == "poundcake_scenarios.linked"
@@ -83,7 +83,7 @@ def test_a_firing_alert_is_recorded_and_remediated_under_its_request_id(stack):
     assert only(trail["alerts"])["st2_rule"] == "poundcake_scenarios.linked"
     assert only(trail["stackstorm_executions"])["st2_rule"] == "poundcake_scenarios.linked"
 
-    # StackStorm itself says the same.
+    # StackStorm itself has the same data.
     assert execution["st2_execution_id"] in stack.traced(request_id)
     original = stack.api("/executions/" + execution["st2_execution_id"])
     assert original["status"] == "succeeded"
@@ -93,7 +93,7 @@ def test_a_firing_alert_is_recorded_and_remediated_under_its_request_id(stack):
 
 
 def test_the_tables_hold_the_trail(stack):
-    """Cases A1 and A21: a join of the tables and the executions' mirror gives the whole trail."""
+    """Cases A1 and A21: a join of the tables returns the whole trail."""
     firing = alert("ScenarioLinked")
     trail = stack.completed(remediate(stack, firing)["request_id"])
 
@@ -127,7 +127,7 @@ def test_the_tables_hold_the_trail(stack):
     }
 
 
-def test_a_repeated_notification_runs_nothing(stack):
+def test_a_repeated_notification_starts_nothing(stack):
     """Case A2."""
     firing = alert("ScenarioLinked")
     first = remediate(stack, firing)
@@ -159,7 +159,7 @@ def test_an_earlier_start_of_the_same_alert_is_the_same_incident(stack):
     assert len(stack.active(name_of(firing))) == 1
 
 
-def test_a_resolved_alert_starts_only_the_rule_on_its_end(stack):
+def test_a_resolved_alert_starts_only_the_rule_on_resolves(stack):
     """Case A3."""
     firing = alert("ScenarioLinked")
     first = remediate(stack, firing)
@@ -175,7 +175,7 @@ def test_a_resolved_alert_starts_only_the_rule_on_its_end(stack):
     assert only(trail["stackstorm_executions"])["st2_workflow"] == "poundcake_scenarios.cleared"
     assert stack.active(name_of(firing)) == []
 
-    # The resolve arrives again, as it does from an Alertmanager and its peer.
+    # The resolve arrives again, as if from the peer of an Alertmanager.
     again = stack.recorded(stack.accepted(notification(ended)))
     assert only(again["alerts"])["outcome"] == "duplicate"
     assert only(again["alerts"])["reason"] == "nothing open"
@@ -209,8 +209,8 @@ def test_an_alert_that_fires_again_after_its_resolve_is_a_new_episode(stack):
     ]
 
 
-def test_an_alert_that_fires_shortly_after_its_resolve_waits(stack):
-    """Case A24: it may be a stale copy of another Alertmanager."""
+def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(stack):
+    """Case A24: it may be a stale copy from another Alertmanager."""
     firing = alert("ScenarioLinked")
     first = remediate(stack, firing)
     stack.completed(stack.accepted(notification(resolved(firing))))
@@ -225,7 +225,7 @@ def test_an_alert_that_fires_shortly_after_its_resolve_waits(stack):
     text = stack.run("poundcake.why", alert_name=name_of(firing), format="text")
     assert "firing (unconfirmed) since" in text
 
-    # The resolve of the other Alertmanager closes it, and no rule hears of that.
+    # The resolve from the other Alertmanager closes it, and no rule is notified.
     ended = stack.recorded(stack.accepted(notification(resolved(firing))))
     assert only(ended["alerts"])["outcome"] == "unconfirmed"
     assert ended["status"] == "completed" and ended["stackstorm_executions"] == []
@@ -251,8 +251,8 @@ def test_an_unconfirmed_alert_is_admitted_after_six_minutes(stack):
     assert (active["episode"], len(stack.done(episode))) == (episode, 1)
 
 
-def test_alerts_are_told_apart_by_their_labels(stack):
-    """Case A25: a relay gives three instances one fingerprint."""
+def test_alerts_are_distinguished_by_their_labels(stack):
+    """Case A25: a relay gives three instances the same fingerprint."""
     name = unique("ScenarioUnmatched")
     several = [
         dict(alert("any", labels={"alertname": name}), fingerprint="3f1dc6a0b7e94d52")
@@ -267,7 +267,7 @@ def test_alerts_are_told_apart_by_their_labels(stack):
 
 
 def test_clocks_of_different_machines_are_not_compared(stack):
-    """Case A25: without a start, and with an end by a clock that is behind."""
+    """Case A25: without a start, and with an end from a clock that is behind."""
     firing = alert("ScenarioUnmatched", startsAt=None)
     stack.recorded(stack.accepted(notification(firing)))
     ended = stack.recorded(stack.accepted(notification(resolved(firing, minutes=60))))
@@ -291,7 +291,7 @@ def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
     active = only(stack.active(name_of(firing)))
     assert active["acknowledged_comment"] == "the disk is on order"
 
-    # No workflow begins, until it is taken back.
+    # No workflow begins until the acknowledgement is withdrawn.
     stack.run("poundcake.release", episode=episode)
     ids = {"request_id": trail["request_id"], "episode": episode}
     refused = stack.execute("poundcake_scenarios.linked", **ids)
@@ -315,7 +315,7 @@ def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
             stack.run("poundcake.close", comment="again", **wrong)
 
 
-def test_a_resolve_of_an_unknown_alert_is_recorded_and_runs_nothing(stack):
+def test_a_resolve_of_an_unknown_alert_is_recorded_and_starts_nothing(stack):
     """Case A5."""
     ended = resolved(alert("ScenarioLinked"))
     trail = stack.recorded(stack.accepted(notification(ended)))
@@ -383,7 +383,7 @@ def test_simultaneous_notifications_run_one_execution(stack):
     assert len(stack.done(only(trails[0]["alerts"])["episode"])) == 1
 
 
-def test_a_workflow_works_once_for_an_episode_until_its_claim_is_released(stack):
+def test_a_workflow_handles_an_episode_once_until_its_claim_is_released(stack):
     trail = remediate(stack, alert("ScenarioLinked"))
     episode = only(trail["alerts"])["episode"]
     ids = {"request_id": trail["request_id"], "episode": episode}
@@ -410,7 +410,7 @@ def test_a_workflow_works_once_for_an_episode_until_its_claim_is_released(stack)
     assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 2
 
 
-def test_a_request_id_of_the_sender_makes_sending_again_harmless(stack):
+def test_a_retry_with_the_same_request_id_is_harmless(stack):
     """Case A15."""
     own = str(uuid.uuid4())
     payload = notification(alert("ScenarioUnmatched"))
@@ -430,8 +430,8 @@ def test_a_request_id_of_the_sender_makes_sending_again_harmless(stack):
     assert only(stack.active(only(trail["alerts"])["alert_name"]))["notifications"] == 1
 
 
-def test_a_fixed_request_id_of_a_proxy_loses_no_request(stack):
-    """Case A15: the same id with another body is another request."""
+def test_no_request_is_lost_if_a_proxy_sends_a_fixed_request_id(stack):
+    """Case A15: the same id with a different body is a different request."""
     fixed = str(uuid.uuid4())
     first = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
     second = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})

@@ -1,4 +1,4 @@
-"""The payloads that senders post, usable or not, and what the endpoint answers."""
+"""Usable and unusable payloads of senders, and the endpoint's responses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_times_of_every_form_become_utc(stack):
     assert shown[4]["episode"] == alerts[4]["fingerprint"] + "--1000"
 
 
-def test_missing_fields_are_no_error(stack):
+def test_missing_fields_are_not_an_error(stack):
     """Case A18."""
     name = unique("ScenarioBare")
     bare = {"labels": {"alertname": name}}
@@ -95,7 +95,7 @@ def test_missing_fields_are_no_error(stack):
 
 
 def test_an_alert_twice_in_one_payload_is_one_incident(stack):
-    """Case A18: it has two rows."""
+    """Case A18: the alert has two rows."""
     firing = alert("ScenarioTwice")
     trail = stack.recorded(stack.accepted(notification(firing, firing)))
 
@@ -150,7 +150,7 @@ BAD = {
 
 
 def problem(answer, status):
-    """Return the problem document of an answer with this status."""
+    """Return the problem document of a response with this status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     found = answer.json()
@@ -162,7 +162,7 @@ def problem(answer, status):
 
 @pytest.mark.parametrize("case", sorted(BAD))
 def test_an_unusable_body_is_refused_with_the_reason(stack, case):
-    """Case A13: never with a 5xx, which the sender would retry."""
+    """Case A13: never with a 5xx, because the sender would retry that."""
     body, status, field = BAD[case]
     found = problem(stack.post(body), status)
 
@@ -188,7 +188,7 @@ UNUSABLE_ALERTS = [
 
 @pytest.fixture(scope="module")
 def malformed(stack):
-    """Return the trail of each unusable alert. They are sent together with one usable alert."""
+    """Return the trail of the unusable alerts, which are sent together with a usable one."""
     usable = alert("ScenarioUnmatched")
     trail = stack.recorded(stack.accepted(notification(*UNUSABLE_ALERTS, usable)))
     assert trail["alerts"][-1]["outcome"] == "admitted"
@@ -196,7 +196,7 @@ def malformed(stack):
 
 
 @pytest.mark.parametrize("unusable", UNUSABLE_ALERTS, ids=json.dumps)
-def test_an_unusable_alert_is_malformed_and_says_why(malformed, unusable):
+def test_an_unusable_alert_is_malformed_with_the_reason(malformed, unusable):
     """Case A13."""
     shown = malformed[json.dumps(unusable)]
     assert shown["outcome"] == "malformed"
@@ -215,7 +215,7 @@ def test_an_unusable_alert_is_malformed_and_says_why(malformed, unusable):
     ],
     ids=json.dumps,
 )
-def test_what_decides_nothing_refuses_nothing(stack, group):
+def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
     """Case A23."""
     odd = [
         alert("ScenarioOdd", labels={"port": 8080, "up": True, "team": None, "zone": ""}),
@@ -246,7 +246,7 @@ def test_another_media_type_is_refused(stack):
 
 
 def test_a_body_that_is_too_large_is_refused(stack):
-    """Case A13: and so is a body without a Content-Length."""
+    """Case A13: a body without a Content-Length is refused as well."""
     found = problem(stack.post(b"x" * (7340032 + 1)), 413)
     assert "7340032" in found["detail"] and "max_body_bytes" in found["detail"]
     found = problem(stack.post(iter([b'{"alerts":', b"[]}"])), 411)

@@ -1,4 +1,4 @@
-"""The pack's own workflows: what they change, what they refuse, and how they report it."""
+"""The pack's own workflows: their changes, refusals and reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, resolved, unique
 
-# What the workflows do depends on no kind of database: one is enough.
+# The workflows do not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 DRY_RUN = "dry run: nothing was changed"
 
@@ -29,21 +29,21 @@ def host_down(instance):
 
 
 @pytest.fixture(scope="module")
-def careful(stack):
-    """Return a stack whose dry_run is true, as it is without any configuration."""
+def dry_run_stack(stack):
+    """Return a stack whose dry_run is true, which is the default."""
     if not stack.get("/health").json()["dry_run"]:
         pytest.skip("live: dry_run is off there")
     return stack
 
 
 def on_the_stand_in(stack):
-    """Skip a test that needs hosts which only the network of the stand-in has."""
+    """Skip a test that needs the hosts of the stand-in's network."""
     if stack.live:
-        pytest.skip("live: no host is known there that answers, refuses or keeps silent")
+        pytest.skip("live: no known host there answers, refuses or is silent")
 
 
 def instance_of(does):
-    """Return an instance on the stand-in's network. What the host does is its first word."""
+    """Return an instance on the stand-in's network. Its first word defines its behaviour."""
     return unique(does) + ".test:9100"
 
 
@@ -53,10 +53,10 @@ def ran(stack, execution):
     return [child["action"]["ref"] for child in children]
 
 
-def test_a_host_that_answers_is_left_alone(careful):
-    on_the_stand_in(careful)
+def test_a_host_that_answers_is_not_changed(dry_run_stack):
+    on_the_stand_in(dry_run_stack)
     instance = instance_of("answers")
-    trail = remediated(careful, host_down(instance))
+    trail = remediated(dry_run_stack, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["st2_workflow"] == "poundcake.host_down"
@@ -69,13 +69,17 @@ def test_a_host_that_answers_is_left_alone(careful):
 
 
 @pytest.mark.parametrize("instance", ["localhost:9182", "127.0.0.1", "[::ffff:127.0.0.1]:1"])
-def test_stackstorm_is_not_asked_about_itself(careful, instance):
-    trail = remediated(careful, host_down(instance))
+def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
+    trail = remediated(dry_run_stack, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["stage"], execution["verified"]) == ("refused", False)
     assert "StackStorm" in execution["message"]
-    assert ran(careful, execution) == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
+    assert ran(dry_run_stack, execution) == [
+        "poundcake.link",
+        "poundcake.get_alert",
+        "poundcake.report",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +101,8 @@ def test_only_a_host_that_does_not_answer_is_remediated(armed, does, message):
     assert armed.done(trail["alerts"][0]["episode"]) == []
 
 
-def test_every_view_says_that_a_dry_run_changed_nothing(careful):
-    trail = remediated(careful, host_down(unique("host") + ".invalid"))
+def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
+    trail = remediated(dry_run_stack, host_down(unique("host") + ".invalid"))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "dry_run")
@@ -106,7 +110,7 @@ def test_every_view_says_that_a_dry_run_changed_nothing(careful):
     assert execution["mutated"] is False
     assert execution["verified"] is False
     assert execution["message"].startswith(DRY_RUN)
-    trail = careful.completed(trail["request_id"])
+    trail = dry_run_stack.completed(trail["request_id"])
     shown = trail["stackstorm_executions"][0]
     assert shown["message"] == execution["message"]
     for view, query in (
@@ -114,35 +118,62 @@ def test_every_view_says_that_a_dry_run_changed_nothing(careful):
         ("poundcake.why", {"instance": trail["alerts"][0]["instance"]}),
         ("poundcake.alerts_active", {"instance": trail["alerts"][0]["instance"]}),
     ):
-        assert DRY_RUN in careful.run(view, format="text", **query)
-    active = careful.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
+        assert DRY_RUN in dry_run_stack.run(view, format="text", **query)
+    active = dry_run_stack.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
     assert [a["remediation_status"] for a in active["active_alerts"]] == [f"succeeded ({DRY_RUN})"]
 
 
 @pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
-def test_an_alert_without_a_usable_host_is_refused(careful, instance):
-    trail = remediated(careful, host_down(instance))
+def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
+    trail = remediated(dry_run_stack, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
-    assert "the instance of the alert names no host" in execution["message"]
-    assert ran(careful, execution) == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
+    assert "the label instance of the alert contains no host" in execution["message"]
+    assert ran(dry_run_stack, execution) == [
+        "poundcake.link",
+        "poundcake.get_alert",
+        "poundcake.report",
+    ]
 
 
-def test_a_dry_run_runs_no_action_of_another_pack(careful):
-    trail = remediated(careful, alert("ScenarioWrapped"))
+def test_another_label_may_name_the_host(new_stack, kind):
+    """The instance is that of an exporter on another machine."""
+    if kind == "live":
+        pytest.skip("live: host_label is not changed there")
+    stack = new_stack({"host_label": "node"})
+    exporter = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
+    node = unique("answers") + ".test"
+    trail = remediated(stack, alert("HostDown", labels={**exporter, "node": node}))
+    execution = trail["stackstorm_executions"][0]
+    assert execution["message"].endswith(f"{node} answers on port 22")
+    found = stack.run(
+        "poundcake.get_alert",
+        request_id=trail["request_id"],
+        episode=trail["alerts"][0]["episode"],
+    )
+    assert (found["host"], found["port"], found["instance"]) == (node, 0, exporter["instance"])
+
+    trail = remediated(stack, alert("HostDown", labels=exporter))
+    execution = trail["stackstorm_executions"][0]
+    assert execution["stage"] == "refused"
+    assert "the label node of the alert contains no host" in execution["message"]
+
+
+def test_a_dry_run_runs_no_action_of_another_pack(dry_run_stack):
+    trail = remediated(dry_run_stack, alert("ScenarioWrapped"))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["status"] == "succeeded"
     assert execution["stage"] == "refused"
     assert execution["mutated"] is False
     assert "allowed_actions does not contain poundcake_scenarios.work" in execution["message"]
-    assert careful.done(trail["alerts"][0]["episode"]) == []
+    assert dry_run_stack.done(trail["alerts"][0]["episode"]) == []
 
 
-def test_an_allowed_action_of_another_pack_runs_once_for_an_episode(armed):
+def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
     firing = alert("ScenarioWrapped")
     trail = remediated(armed, firing)
     episode = trail["alerts"][0]["episode"]
@@ -152,7 +183,7 @@ def test_an_allowed_action_of_another_pack_runs_once_for_an_episode(armed):
     assert execution["dry_run"] is False
     assert execution["mutated"] is True
     assert execution["message"] == "the action succeeded"
-    # It is linked and claimed under the action's name, though the action does not know this pack.
+    # It is linked and claimed under the action's name, although the action does not know this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
     assert len(armed.done(episode)) == 1
 
@@ -168,7 +199,7 @@ def test_an_allowed_action_of_another_pack_runs_once_for_an_episode(armed):
     assert len(armed.done(episode)) == 1
 
 
-def test_nothing_is_changed_for_an_incident_that_has_ended(armed):
+def test_nothing_is_changed_for_an_ended_incident(armed):
     firing = alert("ScenarioUnmatched")
     trail = armed.recorded(armed.accepted(notification(firing)))
     armed.recorded(armed.accepted(notification(resolved(firing))))
@@ -202,7 +233,7 @@ def test_an_action_that_is_not_allowed_is_refused(armed):
     assert output["message"] == "allowed_actions does not contain core.local"
 
 
-def test_a_host_that_does_not_come_back_fails_the_workflow(armed):
+def test_the_workflow_fails_if_the_host_does_not_come_back(armed):
     on_the_stand_in(armed)
     instance = instance_of("silent")
     spelling = "HTTP://" + instance.upper() + "/metrics"  # the action gets the canonical host
@@ -220,12 +251,12 @@ def test_a_host_that_does_not_come_back_fails_the_workflow(armed):
     assert [e["parameters"]["host"] for e in done] == [host]
 
 
-def test_a_hostile_instance_fails_the_workflow_if_changes_are_allowed(armed):
+def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     firing = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
     trail = remediated(armed, firing)
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
     assert execution["mutated"] is False
-    assert execution["message"] == "the instance of the alert names no host"
+    assert execution["message"] == "the label instance of the alert contains no host"
     assert armed.done(trail["alerts"][0]["episode"]) == []

@@ -1,7 +1,7 @@
-"""Operators' own rules and workflows, and what the trail shows of them.
+"""Operators' own rules and workflows, and how the trail shows them.
 
-One notification has an alert for each rule, so that all the scenarios wait only once for
-StackStorm to say what became of them.
+One notification has an alert for each rule, so that all scenarios wait only once for the results
+from StackStorm.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def shown_for(trail, name):
     return found[0], [e for e in executions if e["alert_id"] == found[0]["id"]]
 
 
-def test_a_workflow_that_does_not_know_poundcake_shows_in_the_trail(stack, ran):
+def test_a_workflow_without_a_link_task_is_in_the_trail(stack, ran):
     shown, executions = shown_for(ran, "ScenarioPlain")
 
     assert len(executions) == 1
@@ -81,7 +81,7 @@ def test_a_failed_workflow_is_shown_with_its_reason(ran):
 @pytest.mark.parametrize(
     "name, status", [("ScenarioSlow", "timeout"), ("ScenarioCanceled", "canceled")]
 )
-def test_timeout_and_cancellation_are_told_from_failure(ran, name, status):
+def test_timeout_and_cancellation_are_distinguished_from_failure(ran, name, status):
     """Case A10."""
     _, executions = shown_for(ran, name)
 
@@ -102,7 +102,7 @@ def test_timeout_and_cancellation_are_told_from_failure(ran, name, status):
 def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
     stack, ran, name, rule, reason
 ):
-    """Case A9: and the alert is emitted once, not again and again."""
+    """Case A9: the alert is not emitted again."""
     shown, executions = shown_for(ran, name)
 
     assert "poundcake_scenarios." + rule in shown["reason"]
@@ -116,7 +116,7 @@ def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
     assert len(emitted) == 1
 
 
-def test_an_alert_that_no_rule_matches_says_so(ran):
+def test_an_alert_without_a_matching_rule_is_explained(ran):
     """Case A12."""
     shown, executions = shown_for(ran, "ScenarioUnmatched")
 
@@ -158,7 +158,7 @@ def test_an_alert_that_never_fired_has_no_history(stack):
     assert text.strip() == "no such alert on record"
 
 
-def test_a_workflow_that_asks_a_person_is_paused_until_it_is_answered(stack):
+def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
     firing = alert("ScenarioAsks")
     request_id = stack.accepted(notification(firing))
 
@@ -173,9 +173,9 @@ def test_a_workflow_that_asks_a_person_is_paused_until_it_is_answered(stack):
     assert not stack.trail(request_id)["completed_at"]
 
     children = stack.listed("/executions", parent=waits["st2_execution_id"])
-    [asked] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
-    answer = {"id": asked, "response": {"go_on": True}}
-    stack.api("/inquiries/" + asked, "PUT", answer)
-    # The view asks StackStorm. The tables follow later: what waits for a person is polled rarely.
+    [inquiry] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
+    answer = {"id": inquiry, "response": {"go_on": True}}
+    stack.api("/inquiries/" + inquiry, "PUT", answer)
+    # The view queries StackStorm. The tables follow later, because pending work is polled rarely.
     stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["succeeded"])
     assert len(stack.done(why["episodes"][0]["episode"])) == 1

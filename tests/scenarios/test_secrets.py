@@ -1,6 +1,6 @@
-"""No secret that the configuration names as `file:` or `env:` gets out.
+"""No secret that the configuration references as `file:` or `env:` leaks.
 
-It is in no process list, log, table, metric, execution, trigger or error.
+It does not appear in the process list, a log, table, metric, execution, trigger or error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 from tests.scenarios.stack import ActionFailed
 
-# The kind of database that has a password.
+# The kind of database with a password.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[-1:], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_SCENARIO_BASIC"
@@ -31,7 +31,7 @@ VIEWS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "
 
 
 class Processes(threading.Thread):
-    """Searches the process list for secrets, again and again, as `ps` shows it."""
+    """Searches the process list, as shown by `ps`, for secrets repeatedly."""
 
     def __init__(self, secrets):
         super().__init__(daemon=True)
@@ -57,12 +57,12 @@ class Processes(threading.Thread):
 
 
 def encoded(basic):
-    """Return user:password as it stands in a header."""
+    """Return user:password as encoded in a header."""
     return base64.b64encode(basic.encode()).decode()
 
 
 def configured(folder):
-    """Return a function from a database's URL to the configuration, and the secrets in it."""
+    """Return a function that returns the configuration for a database's URL, and its secrets."""
     secrets = {name: f"hush-{name}-{uuid.uuid4().hex}" for name in ("token", "api-key")}
     basic = "on-call:hush-basic-" + uuid.uuid4().hex
     secrets.update(basic=basic.partition(":")[2], header=encoded(basic))
@@ -91,7 +91,7 @@ def configured(folder):
 def used(request, kind, tmp_path_factory):
     """Use a stack with secrets in every way.
 
-    Return the stack, its secrets by name, the process lists, and everything it answered.
+    Return the stack, its secrets by name, the process lists, and all its responses.
     """
     if kind == "live":
         stack = request.getfixturevalue("guarded")
@@ -119,7 +119,7 @@ def used(request, kind, tmp_path_factory):
 
 
 def _use(stack, secrets, answers):
-    """Do everything that an operator can do, rightly and wrongly."""
+    """Do everything that an operator can do, correctly and incorrectly."""
 
     def run(ref, **parameters):
         try:
@@ -127,16 +127,16 @@ def _use(stack, secrets, answers):
         except ActionFailed as failure:
             answers.append(str(failure))
 
-    def ask(path, headers=None, token=True, **query):
+    def fetch(path, headers=None, token=True, **query):
         answers.append(stack.get(path, headers, token, **query).text)
 
     trail = stack.completed(stack.accepted(notification(alert("ScenarioLinked"))))
     shown = {"request_id": trail["request_id"]}
     for wrong in ("Bearer " + secrets["token"][:-1], "Basic " + encoded("on-call:x"), ""):
-        ask("/health", {"Authorization": wrong}, token=False)
+        fetch("/health", {"Authorization": wrong}, token=False)
     answers.append(stack.post(b"{").text)
-    ask("/executions/recent", limit="x")
-    ask("/status/" + str(uuid.uuid4()))
+    fetch("/executions/recent", limit="x")
+    fetch("/status/" + str(uuid.uuid4()))
     for ref in ("health", "stats", "executions_recent", "alerts_active", "migrate", "sync"):
         run(ref)
     run("why", alert_name=trail["alerts"][0]["alert_name"])
@@ -148,8 +148,8 @@ def _use(stack, secrets, answers):
         stack.mariadb.stop()
         try:
             stack.accepted(notification(alert("ScenarioUnmatched")))
-            ask("/executions/recent")
-            ask("/health")
+            fetch("/executions/recent")
+            fetch("/health")
             run("status", **shown)
             run("health")
         finally:
@@ -164,13 +164,13 @@ def check(secrets, where, text):
 
 def test_no_secret_is_in_the_process_list(used):
     stack, _, processes, _ = used
-    # It has seen the process that gets the configuration: the stand-in, or an action's if live.
+    # The list contains the process with the configuration: the stand-in, or an action if live.
     known = b"link.py" if stack.live else b"tests.standin"
     assert any(known in line for line in processes.seen)
     assert not processes.found, processes.found[0]
 
 
-def test_no_secret_is_in_an_answer(used):
+def test_no_secret_is_in_a_response(used):
     stack, secrets, _, answers = used
     for path in VIEWS:
         answers.append(stack.get(path).text)

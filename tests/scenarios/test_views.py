@@ -1,4 +1,4 @@
-"""The views, at their URLs and with `st2 run`."""
+"""The views, over HTTP and with `st2 run`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shown(stack):
 
 
 def lines(text):
-    """Return the lines of a text. Its first is empty, because `st2 run` indents that one less."""
+    """Return the lines of a text. The first one is empty, because `st2 run` indents it less."""
     assert text.startswith("\n")
     return text.splitlines()[1:]
 
@@ -84,8 +84,8 @@ def test_executions_recent(stack, shown):
     assert received == sorted(received, reverse=True)
     assert answer["total"] >= len(received)
 
-    asked = stack.run("poundcake.executions_recent", limit=50)
-    same = [e for e in asked["executions"] if e["request_id"] == shown["request_id"]]
+    listed = stack.run("poundcake.executions_recent", limit=50)
+    same = [e for e in listed["executions"] if e["request_id"] == shown["request_id"]]
     assert same == [inert(dict(found[0], alerts=alerts))]
     text = stack.run("poundcake.executions_recent", limit=50, format="text")
     rows = [words(line) for line in lines(text) if shown["request_id"] in line]
@@ -128,7 +128,7 @@ def test_alerts_active(stack, shown):
     for query in (
         {"severity": "none"},
         {"instance": "elsewhere"},
-        # A filter is neither a pattern nor subject to the database's collation.
+        # A filter is not a pattern, and ignores the database's collation.
         {"alert_name": first["alert_name"].upper()},
         {"alert_name": first["alert_name"][:-1] + "%"},
         {"alert_name": first["alert_name"] + " "},
@@ -170,8 +170,8 @@ def test_st2_executions(stack, shown):
     failed = stack.get("/st2/executions", status="failed", limit=100).json()
     assert {e["status"] for e in failed["st2_executions"]} <= {"failed"}
 
-    asked = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
-    same = [e for e in asked["st2_executions"] if e["request_id"] == shown["request_id"]]
+    listed = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
+    same = [e for e in listed["st2_executions"] if e["request_id"] == shown["request_id"]]
     assert len(same) == 1 and same[0]["alert"] == found[0]["alert"]
     text = stack.run("poundcake.st2_executions", limit=100, format="text")
     assert [line for line in lines(text) if execution["st2_execution_id"] in line]
@@ -202,7 +202,7 @@ def test_why(stack, shown):
     assert [s for s in lines(text) if f"poundcake_scenarios.linked ({execution}): succeeded" in s]
 
 
-def test_why_needs_to_know_which_alert(stack):
+def test_why_requires_an_alert(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.why")
     assert str(failed.value) == (

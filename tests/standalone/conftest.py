@@ -1,4 +1,4 @@
-"""The stand-in as a process of its own, with the pack in probe/."""
+"""The stand-in in a separate process, with the pack in probe/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = HERE.parent.parent
 
 
 def make_pack(folder, **files):
-    """Copy the pack with the stand-in inside it; `files` replace or add some, by path."""
+    """Copy the pack, including the stand-in. `files` replaces or adds files by path."""
     shutil.copytree(HERE / "probe", folder, dirs_exist_ok=True)
     for name in ("standalone", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -33,7 +33,7 @@ def make_pack(folder, **files):
 
 
 def is_running(pid):
-    """Whether a process exists and has not ended; nobody may have waited for it yet."""
+    """Return True if a process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -98,7 +98,7 @@ class Standalone:
         return document["id"]
 
     def run(self, action, **parameters):
-        """Run an action to its end and return its execution."""
+        """Run an action, wait for its end, and return its execution."""
         return self.ended(self.start(action, **parameters))
 
     def reaches(self, id_, *statuses):
@@ -138,7 +138,7 @@ class Standalone:
         return self.get("/ruleenforcements?trigger_instance=" + instance["id"])
 
     def wait(self, seconds=60):
-        """Return its exit code, once `errors` has all that it said."""
+        """Wait until the process has ended and `errors` is complete, and return the exit code."""
         code = self.process.wait(seconds)
         self._reader.join(seconds)
         return code
@@ -152,7 +152,7 @@ class Standalone:
 
 @pytest.fixture(scope="session")
 def standalone(tmp_path_factory):
-    """One stand-in with the probe pack and a secret in its datastore."""
+    """Return a stand-in with the probe pack and a secret in its datastore."""
     folder = make_pack(tmp_path_factory.mktemp("pack"))
     running = Standalone(folder, "--no-sensor", "--kv", "word=TOP-SECRET")
     running.folder = folder

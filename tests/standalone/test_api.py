@@ -1,4 +1,4 @@
-"""The API, and the real `st2` command against it."""
+"""The API of the stand-in, and the real `st2` command with it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_keys_of_the_datastore(standalone):
 
 @pytest.fixture
 def st2(standalone, monkeypatch, capsys):
-    """A function that runs the `st2` command and returns (exit code, what it prints)."""
+    """Return a function that runs the `st2` command and returns (exit code, output)."""
     monkeypatch.setenv("ST2_API_URL", standalone.api)
     monkeypatch.setenv("ST2_AUTH_TOKEN", "standalone")
     monkeypatch.setenv("HOME", str(standalone.folder))
@@ -102,7 +102,7 @@ def test_st2_runs_actions_and_shows_executions(standalone, st2):
     assert "second" in text
     code, text = st2("run", "probe.behave", "how=raise")
     assert "failed" in text
-    assert "as told" in text
+    assert "as requested" in text
     code, text = st2("run", "--trace-tag", "cli-tag", "probe.show", "text=x")
     (trace,) = standalone.get("/traces?trace_tag=cli-tag")
     id_ = trace["action_executions"][0]["object_id"]
@@ -116,7 +116,7 @@ def test_st2_runs_actions_and_shows_executions(standalone, st2):
         assert id_ in text
 
 
-def test_st2_shows_and_switches_content(standalone, st2):
+def test_st2_shows_enables_and_disables_content(standalone, st2):
     code, text = st2("action", "list", "--pack=probe")
     assert code == 0, text
     assert "probe.show" in text

@@ -1,4 +1,4 @@
-"""Action chains, which hold one of the runner's places for workflows as long as they last."""
+"""Action chains, each of which occupies one of the runner's workflow slots while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.waiting import wait_for
     "how, names, status",
     [("value", ["first", "well"], "succeeded"), ("raise", ["first", "badly"], "succeeded")],
 )
-def test_a_chain_goes_on_as_its_task_ended(standalone, how, names, status):
+def test_a_chain_continues_depending_on_its_task(standalone, how, names, status):
     execution = standalone.run("probe.chain", how=how)
     assert execution["status"] == status, execution["result"]
     tasks = execution["result"]["tasks"]
@@ -26,7 +26,7 @@ def test_a_chain_without_a_task_for_its_failure_fails(standalone):
     assert execution["status"] == "failed" and "no such way" in str(execution["result"])
 
 
-def test_a_canceled_chain_starts_nothing_more(standalone):
+def test_a_canceled_chain_starts_no_more_tasks(standalone):
     id_ = standalone.start("probe.chain", how="sleep")
     (child,) = wait_for(lambda: standalone.get("/executions/" + id_)["children"])
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200

@@ -10,7 +10,7 @@ from tests.standalone.conftest import is_running
 from tests.waiting import wait_for
 
 
-def test_python_action_sees_what_stackstorm_shows_it(standalone):
+def test_a_python_action_gets_the_same_context_as_in_stackstorm(standalone):
     execution = standalone.run("probe.show", text="hi", data={"a": [1]}, number="12", flag="true")
     assert execution["status"] == "succeeded", execution["result"]
     assert set(execution["result"]) == {"result", "exit_code", "stdout", "stderr"}
@@ -48,12 +48,12 @@ def test_shape_of_an_execution(standalone):
     [
         ("value", "succeeded", ["a", "value"], 0, ""),
         ("false", "failed", "no", 0, ""),
-        ("raise", "failed", "None", 1, "ValueError: as told"),
+        ("raise", "failed", "None", 1, "ValueError: as requested"),
         ("exit", "failed", "None", 3, ""),
         ("status", "failed", "None", 1, "must either be True or False"),
     ],
 )
-def test_endings_of_a_python_action(standalone, how, status, result, code, error):
+def test_how_a_python_action_ends(standalone, how, status, result, code, error):
     execution = standalone.run("probe.behave", how=how)
     assert execution["status"] == status
     found = execution["result"]
@@ -67,7 +67,7 @@ def test_a_result_that_is_not_json_becomes_text(standalone):
 
 def test_timeout_kills_the_action(standalone, tmp_path):
     path = tmp_path / "notes"
-    # The process has to come up in that time.
+    # The process has to start within that time.
     execution = standalone.run("probe.behave", how="sleep", seconds=60, timeout=4, path=str(path))
     assert execution["status"] == "timeout"
     assert execution["result"]["error"] == "Action failed to complete in 4 seconds"
@@ -96,7 +96,7 @@ def test_refused_requests(standalone, body, text):
 
 
 def test_parameters_through_the_api_are_rendered(standalone):
-    """StackStorm's hazard: whoever passes alert text on hands out the datastore and the config."""
+    """StackStorm's hazard: passing alert text on exposes the datastore and the configuration."""
     text = "{{ st2kv.system.word }} {{ config_context.secret_word }} {{ st2kv.system.none }}."
     execution = standalone.run("probe.show", text=text)
     shown = execution["result"]["result"]["parameters"]["text"]
@@ -131,7 +131,7 @@ def test_shell(standalone):
     assert execution["status"] == "timeout" and "1 seconds" in execution["result"]["error"]
 
 
-def test_one_at_a_time_by_attribute(standalone, tmp_path):
+def test_a_concurrency_policy_by_attribute(standalone, tmp_path):
     path = tmp_path / "notes"
     parameters = {"how": "sleep", "seconds": 0.5, "path": str(path)}
     ids = [standalone.start("probe.behave", host=host, **parameters) for host in "aab"]
@@ -146,7 +146,7 @@ def test_one_at_a_time_by_attribute(standalone, tmp_path):
 
 
 def test_cancel(standalone, tmp_path):
-    """The action goes on, as under StackStorm, and its end changes nothing."""
+    """The action keeps running, as under StackStorm, and its end changes nothing."""
     path = tmp_path / "notes"
     id_ = standalone.start("probe.behave", how="sleep", seconds=2, path=str(path))
     pid = int(wait_for(lambda: path.exists() and path.read_text().split())[2])

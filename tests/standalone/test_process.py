@@ -1,4 +1,4 @@
-"""The process: what it says, what it refuses, and how it ends."""
+"""The process: its output, its refusals, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.standalone.conftest import ROOT, Standalone, is_running, make_pack
 from tests.waiting import wait_for
 
 
-def test_what_it_says_and_an_orderly_end(tmp_path):
+def test_output_and_orderly_stop(tmp_path):
     port = services.free_port()
     options = ("--port", str(port), "--state-dir", str(tmp_path))
     standalone = Standalone(ROOT, *options, program="standalone")
@@ -31,7 +31,7 @@ def test_what_it_says_and_an_orderly_end(tmp_path):
     assert code == 0, "".join(standalone.errors)
 
 
-def test_an_interrupt_ends_what_runs(tmp_path):
+def test_an_interrupt_stops_running_actions(tmp_path):
     standalone = Standalone(make_pack(tmp_path / "pack"), "--no-sensor")
     note = tmp_path / "note"
     standalone.start("core.local", cmd=f"echo $$ > {note}; sleep 60")
@@ -49,13 +49,13 @@ class Bell:
     setup = cleanup = lambda self: None
     def run(self):
         if self.config["breaks"]:
-            raise RuntimeError("broken as told")
+            raise RuntimeError("broken as configured")
 """
 
 
 @pytest.mark.parametrize(
     "breaks, said",
-    [(True, "sensor probe.Bell: RuntimeError: broken as told"), (False, "run() returned")],
+    [(True, "sensor probe.Bell: RuntimeError: broken as configured"), (False, "run() returned")],
 )
 def test_a_sensor_that_ends_is_reported(tmp_path, breaks, said):
     metadata = "class_name: Bell\nentry_point: bell.py\n"
@@ -91,7 +91,7 @@ def test_a_sensor_that_ends_is_reported(tmp_path, breaks, said):
         ("sensors/new.yaml", "class_name: A\nentry_point: a.py\npoll_interval: 5\n", "polling"),
     ],
 )
-def test_content_that_it_cannot_run_is_refused_by_name(tmp_path, path, text, reason):
+def test_unsupported_content_is_refused_and_named(tmp_path, path, text, reason):
     make_pack(tmp_path, **NO_CHAIN, **{path: text})
     with pytest.raises(ContentError) as caught:
         Content([tmp_path])
@@ -99,7 +99,7 @@ def test_content_that_it_cannot_run_is_refused_by_name(tmp_path, path, text, rea
     assert pathlib.Path(path).name in str(caught.value)
 
 
-def test_a_configuration_over_the_defaults(tmp_path):
+def test_a_configuration_overrides_the_defaults(tmp_path):
     folder, config, keys = make_pack(tmp_path, **NO_CHAIN), tmp_path / "given.yaml", {"hail": "ave"}
     config.write_text("greeting: '{{ st2kv.system.hail }}'\nnested: {other: 1}\n")
     content = Content([folder], str(config), {"secret_word": None}, keys)
@@ -108,7 +108,7 @@ def test_a_configuration_over_the_defaults(tmp_path):
         "secret_word": "open-sesame",
         "nested": {"other": 1, "depth": 3},
     }
-    # What is read again has what the datastore contains by then, and what was registered.
+    # Reading it again uses the current datastore and the registered values.
     keys["hail"] = "salve"
     assert content.read_config("probe")["greeting"] == "salve"
     content.register_config("probe", {"greeting": "hi"})

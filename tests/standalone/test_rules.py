@@ -1,4 +1,4 @@
-"""From a trigger through the rules to enforcements, executions and traces."""
+"""How triggers become enforcements, executions and traces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_rule_starts_its_action(standalone):
     assert [found["id"] for found in by_instance] == [execution["id"]]
 
 
-def test_each_dispatch_has_a_trace_of_its_own(standalone):
+def test_each_dispatch_has_its_own_trace(standalone):
     standalone.dispatch("probe.ping", {"name": "x"}, "tag-2")
     standalone.call(
         "POST",
@@ -82,8 +82,8 @@ def test_a_backstop_rule_runs_only_if_no_other_rule_matches(standalone):
     assert standalone.enforcements(instance) == []
 
 
-def test_null_on_the_left_is_a_failed_enforcement(standalone):
-    # The payload's schema would refuse it; a message on the bus is not checked. So is flow's.
+def test_a_null_value_in_a_criterion_is_a_failed_enforcement(standalone):
+    # The payload's schema would refuse it, but a message on the bus is not checked.
     rule = standalone.get("/rules/probe.show")
     assert rule["criteria"] == {"trigger.name": {"type": "startswith", "pattern": "show"}}
     status, _ = standalone.call(

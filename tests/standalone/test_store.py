@@ -1,4 +1,4 @@
-"""What is kept in memory, and that it is bounded."""
+"""The store in memory, and its bounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from standalone import store
 
 
-def test_the_oldest_finished_are_dropped_first():
+def test_the_oldest_finished_executions_are_dropped_first():
     table = store.Table(threading.RLock(), limit=3, is_finished=lambda document: document["done"])
     for number, done in enumerate([False, True, True, True, True]):
         table.add({"id": str(number), "done": done})
@@ -16,7 +16,7 @@ def test_the_oldest_finished_are_dropped_first():
     assert [document["id"] for document in found] == ["4", "3", "0"]
 
 
-def test_what_is_handed_out_is_a_copy():
+def test_the_store_returns_copies():
     table = store.Table(threading.RLock())
     table.add({"id": "a", "inner": {"n": 1}})
     table.get("a")["inner"]["n"] = 2
@@ -25,7 +25,7 @@ def test_what_is_handed_out_is_a_copy():
     assert table.change("b", n=3) is None
 
 
-def test_ids_are_distinct_and_like_those_of_mongodb():
+def test_ids_are_unique_and_look_like_mongodbs():
     ids = {store.new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(len(i) == 24 and int(i, 16) for i in ids)

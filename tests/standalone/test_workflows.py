@@ -31,7 +31,7 @@ def test_flow_and_its_context(standalone):
     assert set(first["context"]) == {"pack", "user", "parent", "orquesta"}
     assert set(first["context"]["parent"]) == {"execution_id", "user", "pack"}
     assert set(execution["children"]) == {child["id"] for child in children.values()}
-    # The child's parameter default found its workflow; the tag it cannot see.
+    # The default of the child's parameter found its workflow, but not the trace tag.
     assert first["result"]["result"]["parameters"]["workflow_id"] == execution["id"]
     assert first["result"]["result"]["parameters"]["tag"] == ""
     assert children["second"]["result"]["stdout"] == "moon"
@@ -47,7 +47,7 @@ def test_failure_still_has_its_output(standalone):
 
 
 def test_do_fail_after_a_handled_failure(standalone):
-    execution = standalone.run("probe.fails_told")
+    execution = standalone.run("probe.fails_as_requested")
     assert execution["status"] == "failed"
     assert execution["result"].get("output") == {"stage": "handled"}, execution["result"]
     assert set(_children(standalone, execution)) == {"first", "report"}
@@ -143,7 +143,7 @@ def test_static_actions_and_inputs_are_checked_before_any_task(standalone, actio
 
 
 def test_alert_text_in_an_input_is_evaluated(standalone):
-    """StackStorm's hazard, which the pack has to avoid, is really there."""
+    """The stand-in reproduces StackStorm's hazard, which the pack has to avoid."""
     hostile = '<% st2kv("system.word") %>'
     execution = standalone.run("probe.hostile", name=hostile)
     assert execution["result"].get("output") == {

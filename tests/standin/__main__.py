@@ -1,4 +1,4 @@
-"""python -m tests.standin: StackStorm's stand-in for the tests."""
+"""python -m tests.standin: the stand-in for StackStorm in tests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from standalone.__main__ import PACK, StandIn, arguments, overrides_of, run_and_
 
 
 class TestStandIn(StandIn):
-    """The stand-in with everything that tests ask of StackStorm."""
+    """The stand-in with all features of StackStorm that tests need."""
 
-    __test__ = False  # pytest would take it for a test
+    __test__ = False  # pytest would collect it as a test
 
     def parts(self):
         """Return the classes to use."""
@@ -26,14 +26,14 @@ class TestStandIn(StandIn):
         )
 
     def load_content(self, content_class):
-        """Load the pack, and those that the options name."""
+        """Load the pack, and the packs given as options."""
         options = self.options
         self.store.keys.update(pair.partition("=")[::2] for pair in options.kv)
         folders = [PACK, *options.pack]
         return content_class(folders, options.config, overrides_of(options), self.store.keys)
 
     def start(self, ended):
-        """Start every part; the API can emit triggers."""
+        """Start every part. The API can emit triggers."""
         self.server.api.consumer = self.consumer
         super().start(ended)
 

@@ -1,4 +1,4 @@
-"""What tests do through StackStorm's API besides running and reading."""
+"""Parts of StackStorm's API that only tests need."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Api(api.Api):
         ]
 
     def run_again(self, request, id_):
-        """Run an execution again; StackStorm renders the stored parameters once more."""
+        """Run an execution again. StackStorm renders the stored parameters once more."""
         original = self.found(id_)
         parameters = {**original["parameters"], **((request.body or {}).get("parameters") or {})}
         context = {"user": "stanley", "re-run": {"ref": id_}}
@@ -50,14 +50,14 @@ class Api(api.Api):
             self.executor.cancel(id_)
         except ValueError as error:
             if execution["status"] != "canceled":
-                # A fault that StackStorm answers with 200.
+                # StackStorm answers this error with 200.
                 raise ApiError(200, str(error)) from error
         return Answer(200, self.shown(self.found(id_)))
 
     def change(self, request, id_):
-        """Pause, resume or cancel an execution; any other status is set as it is.
+        """Pause, resume or cancel an execution, or set any other status.
 
-        So does StackStorm (st2api/controllers/v1/actionexecutions.py, put).
+        StackStorm does the same (st2api/controllers/v1/actionexecutions.py, put).
         """
         status = (request.body or {}).get("status")
         if status not in STATUSES:
@@ -103,7 +103,7 @@ class Api(api.Api):
         return Answer(202, request.body)
 
     def config(self, request, pack):
-        """Show the configuration of a pack as it is registered."""
+        """Show the registered configuration of a pack."""
         if pack not in self.content.registered_configs:
             raise not_found("Pack", pack)
         values = self.content.registered_configs[pack]
@@ -112,7 +112,7 @@ class Api(api.Api):
         return Answer(200, {"pack": pack, "values": values})
 
     def register_config(self, request, pack):
-        """Replace the configuration of a pack; the next execution gets it."""
+        """Replace the configuration of a pack. The next execution uses it."""
         try:
             self.content.register_config(pack, request.body or {})
         except ContentError as error:

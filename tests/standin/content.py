@@ -13,7 +13,7 @@ CATALOGUES = (
 
 
 class Content(content.Content):
-    """Everything that the packs bring, their policies included."""
+    """The content of the packs, including their policies."""
 
     def __init__(self, folders, config_file=None, overrides=None, keys=None):
         self.policies = []

@@ -6,10 +6,10 @@ from standalone import orquesta_engine
 
 
 class WorkflowEngine(orquesta_engine.WorkflowEngine):
-    """The workflow engine, with what an operator can do to a workflow."""
+    """The workflow engine, with an operator's controls."""
 
     def cancel(self, execution_id):
-        """Start no more tasks; the workflow is canceled when those that run have ended."""
+        """Start no more tasks. The workflow is canceled when the running tasks have ended."""
         run = self.runs.get(execution_id)
         if run is None:
             return
@@ -22,7 +22,7 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         self.settle(run)
 
     def pause(self, execution_id, user):
-        """Start no more tasks; the workflow is paused when those that run have ended."""
+        """Start no more tasks. The workflow is paused when the running tasks have ended."""
         run, statuses = self.runs.get(execution_id), self.orquesta.statuses
         if run is None or run.conductor.get_workflow_status() != statuses.RUNNING:
             return
@@ -31,7 +31,7 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         self.settle(run)
 
     def resume(self, execution_id, user):
-        """Continue a workflow that paused, for an inquiry or on request, and its parents."""
+        """Resume a workflow that paused for an inquiry or on request, and its parents."""
         run, statuses = self.runs.get(execution_id), self.orquesta.statuses
         if run is None or run.conductor.get_workflow_status() not in statuses.PAUSE_STATUSES:
             return

@@ -1,4 +1,4 @@
-"""Executions that obey policies and operators, and action chains."""
+"""Executions with policies and operator controls, and action chains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER = "stanley"
 
 
 class Executor(executor.Executor):
-    """The executor, with policies and with what an operator can do to an execution."""
+    """The executor, with policies and an operator's controls."""
 
     workflow_runners = ("orquesta", "action-chain")
 
@@ -31,12 +31,12 @@ class Executor(executor.Executor):
         self._starting = threading.Lock()
 
     def stop(self):
-        """Start nothing more and kill what runs."""
+        """Start no more executions, and kill the running ones."""
         self.forks.kill()
         super().stop()
 
     def ended(self, execution_id):
-        """Wait for the end of an execution and return it."""
+        """Wait until an execution has ended, and return it."""
         while not self._stopping:
             execution = self.store.executions.get(execution_id)
             if execution["status"] in COMPLETED:
@@ -54,7 +54,7 @@ class Executor(executor.Executor):
             elif policy["parameters"].get("action") == "cancel":
                 self.set_status(execution_id, "canceled")
             else:
-                # Said once: a test may have set another status since.
+                # Only once, because a test may have set another status since.
                 if "delayed" not in [entry["status"] for entry in execution["log"]]:
                     self.set_status(execution_id, "delayed")
                 self._start_later(execution_id, DELAYED_BY_POLICY)
@@ -80,7 +80,7 @@ class Executor(executor.Executor):
         return None
 
     def cancel(self, execution_id):
-        """Cancel an execution; ValueError if it has ended. A process that runs is left alone."""
+        """Cancel an execution, but not its process. Raise ValueError if it has ended."""
         execution = self.store.executions.get(execution_id)
         if execution["status"] in COMPLETED:
             raise ValueError(f"Action cannot be canceled. State = {execution['status']}.")
@@ -94,12 +94,12 @@ class Executor(executor.Executor):
             self.set_status(execution_id, "canceled", result, context)
 
     def pause(self, execution_id):
-        """Have a workflow start no more tasks; ValueError if it is none, or does not run."""
+        """Pause a workflow. Raise ValueError if it is not a workflow, or does not run."""
         self._check_workflow(execution_id, "pause", ("running", "pausing", "paused"))
         self.engine.post(self.engine.pause, execution_id, USER).result(10)
 
     def resume(self, execution_id):
-        """Continue a workflow that paused; ValueError if it is none, or did not pause."""
+        """Resume a workflow. Raise ValueError if it is not a workflow, or is not paused."""
         execution = self._check_workflow(execution_id, "resume", ("running", "resuming", "paused"))
         if execution["status"] == "paused":
             self.set_status(execution_id, "resuming")
@@ -116,7 +116,7 @@ class Executor(executor.Executor):
         return execution
 
     def respond(self, execution_id, response):
-        """Answer an inquiry; ValueError if it is none, has an answer, or the answer is wrong."""
+        """Answer an inquiry. Raise ValueError if it is not open, or the response is invalid."""
         execution = self.store.executions.get(execution_id)
         if execution["status"] != "pending":
             raise ValueError(f"Inquiry {execution_id} has already been responded to")
@@ -129,14 +129,14 @@ class Executor(executor.Executor):
 
 
 def python_script(run):
-    """Run a python action in a fork of a process that has loaded most of what it needs."""
+    """Run a python action in a fork of a process that has loaded the common modules."""
     task, environment = runners.python_task(run)
     ended = run.executor.forks.run(task, run.runner.get("timeout"), environment)
     return runners.python_result(run, task["mark"], ended)
 
 
 def action_chain(run):
-    """Run the tasks of a chain one after the other, in this thread, until the last has ended."""
+    """Run the tasks of a chain one by one in this thread, until the last has ended."""
     chain = read_yaml(run.action["file_path"])
     tasks = {task["name"]: task for task in chain["chain"]}
     name, status, done = chain.get("default") or chain["chain"][0]["name"], "succeeded", []

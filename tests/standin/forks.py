@@ -1,24 +1,24 @@
-"""Processes for python actions, each a fork of one that has loaded what most of them need.
+"""Processes for python actions, each a fork of a process that has loaded their common modules.
 
-Loading SQLAlchemy takes half a second, which would be most of what an action costs. This file is
-also the main program of the process that forks.
+These modules include the pack's own code in this repository. An action of another pack, or of
+another copy of this pack, loads its own code, as under StackStorm.
+
+This file is also the main program of the process that forks.
 """
 
 from __future__ import annotations
 
-import array
+import gc
+import glob
 import importlib
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
 
-# The packs' own code is loaded by each action, as under StackStorm.
 LIBRARIES = (
     "sqlalchemy",
     "sqlalchemy.dialects.mysql.pymysql",
@@ -28,113 +28,72 @@ LIBRARIES = (
 
 
 class Forks:
-    """Runs tasks of python_action.py, each in a process and a process group of its own."""
+    """Runs tasks of python_action.py, each in a separate process and process group."""
 
     def __init__(self):
+        from tests.forks import ForkServer
+
+        self._server = ForkServer([sys.executable, "-u", os.path.abspath(__file__)])
         self._lock, self._running, self._killed = threading.Lock(), set(), False
-        self._server = self._control = None
 
     def run(self, task, timeout, environment):
-        """Run a task to its end, or to its timeout in seconds."""
+        """Run a task until it ends or exceeds its timeout in seconds."""
         from standalone.runners import Ended
 
         with ExitStack() as stack:
             given, *printed = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
             given.write(json.dumps({"task": task, "environment": environment}).encode())
             given.seek(0)
-            code, timed_out = self._wait(self._begin(given, *printed), timeout)
+            code, timed_out = self._run_to_end([given, *printed], timeout)
             texts = []
             for file in printed:
                 file.seek(0)
                 texts.append(file.read().decode("utf-8", "replace"))
         return Ended(code, *texts, timed_out)
 
-    def _begin(self, *files):
-        """Hand the files to the server; return the pipe on which it reports on the process."""
-        reports, reporting = socket.socketpair()
-        descriptors = array.array("i", [f.fileno() for f in (reporting, *files)])
-        with self._lock, reporting:
+    def _run_to_end(self, streams, timeout):
+        with self._lock:
             if self._killed:
                 raise RuntimeError("stopping")
-            if self._server is None:
-                self._control, theirs = socket.socketpair()
-                # It ends when the other end of its stdin closes.
-                command = [sys.executable, "-u", os.path.abspath(__file__)]
-                with theirs:
-                    self._server = subprocess.Popen(command, stdin=theirs, start_new_session=True)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)
-            self._control.sendmsg([b"."], [rights])
-        return reports.makefile()
-
-    def _wait(self, reports, timeout):
-        pid, late = int(reports.readline()), []
-        timer = threading.Timer(timeout or 0, lambda: late.append(kill_group(pid)))
-        with self._lock:
-            self._running.add(pid)
-            if self._killed:
-                kill_group(pid)
-        if timeout:
-            timer.start()
-        code = int(reports.readline())
-        timer.cancel()
-        with self._lock:
-            self._running.discard(pid)
-        reports.close()
-        return code, bool(late)
+            process = self._server.start(*streams)
+            self._running.add(process)
+        try:
+            return process.wait(timeout or None), False
+        except subprocess.TimeoutExpired:
+            process.kill_group()
+            return process.wait(), True
+        finally:
+            with self._lock:
+                self._running.discard(process)
 
     def kill(self):
-        """Kill all that run; none starts after this."""
+        """Kill all running tasks, and start no more."""
         with self._lock:
             self._killed = True
-            for pid in self._running:
-                kill_group(pid)
-            if self._server:
-                self._control.close()
-                self._server.wait()
+            for process in self._running:
+                process.kill_group()
+            self._server.close()
 
 
-def kill_group(pid):
-    """Kill a process with all of its children."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+def load_actions(directory):
+    """Load the pack's python actions once, and return the names of the modules loaded from it.
 
-
-def serve():
-    """Fork a process for each task that comes by the socket on stdin.
-
-    Returns in the forked process, with the task. Ends when the socket is closed.
+    Actions load the pack's own code from below `directory`, through a symbolic link.
     """
-    for name in LIBRARIES:
-        with suppress(ImportError):  # the actions that need it say so
-            importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=os.dup(0)) as control:
-        while True:
-            files = array.array("i")
-            byte, rights, _, _ = control.recvmsg(1, socket.CMSG_SPACE(4 * files.itemsize))
-            if not byte:
-                sys.exit()
-            files.frombytes(rights[0][2])
-            if os.fork() == 0:
-                break
-            for file in files:
-                os.close(file)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return run_below(files)
+    before = set(sys.modules)
+    sys.path.append(directory)
+    for file in sorted(glob.glob(os.path.join(directory, "*.py"))):
+        with suppress(ImportError):  # the action reports the error when it runs
+            python_action.load_action_class(file)
+    sys.path.remove(directory)
+    origins = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules}
+    return {
+        name for name in set(sys.modules) - before if (origins[name] or "").startswith(directory)
+    }
 
 
-def run_below(files):
-    """Fork once more and report on the child; return the task in the child."""
-    reporting, *streams = files
-    process = os.fork()
-    if process:
-        _, status = os.waitpid(process, 0)
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        os.write(reporting, b"%d\n" % code)
-        os._exit(0)
-    os.setsid()
-    os.write(reporting, b"%d\n" % os.getpid())
-    os.close(reporting)
+def read_task(streams):
+    """Use the files as stdin, stdout and stderr, and return the task in stdin."""
     for number, file in enumerate(streams):
         os.dup2(file, number)
         os.close(file)
@@ -149,13 +108,26 @@ def run_below(files):
 if __name__ == "__main__":
     here = os.path.dirname(os.path.realpath(__file__))
     root = os.path.dirname(os.path.dirname(here))
+    actions = os.path.join(root, "actions")
     # The modules of the tests are not on an action's path.
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
     sys.path.insert(0, root)
+    from tests import forks
     from tests.standin import network
 
     network.install()
     sys.path[0] = os.path.join(root, "standalone")
     import python_action
 
-    python_action.run(serve())
+    for name in LIBRARIES:
+        with suppress(ImportError):  # actions that need it report the error
+            importlib.import_module(name)
+    sys.path.append(os.path.join(root, "standalone", "st2"))
+    pack_modules = load_actions(actions)
+    del sys.path[-1]
+    gc.freeze()  # a garbage collection would copy the memory that the forks share
+    task = read_task(forks.serve())
+    if os.path.dirname(task["file"]) != actions:
+        for name in pack_modules:
+            del sys.modules[name]
+    python_action.run(task)

@@ -1,7 +1,7 @@
-"""A few hosts for the stand-in's actions, which all run on one machine that they may not check.
+"""Fake hosts for the stand-in's actions, which must not check the machine they run on.
 
-What a host does is in the first word of its name: answers-1.test, refuses-1.test, silent-1.test.
-All other names and addresses are those of the real network.
+The first word of a name defines its behaviour: answers-1.test, refuses-1.test, silent-1.test.
+All other names and addresses belong to the real network.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Authentication:
             raise self._unauthenticated(request, str(error)) from None
         if verified is None:
             raise self._unauthenticated(
-                request, "the signature does not fit the body with any hmac_sha256 of credentials"
+                request, "the signature does not match the body for any hmac_sha256 in credentials"
             )
         return verified
 
@@ -128,6 +128,6 @@ class Authentication:
         )
         return ProblemError(
             HTTPStatus.FORBIDDEN,
-            f"the credential {credential.name} has the scope {credential.scope}, and this needs "
+            f"the credential {credential.name} has the scope {credential.scope}, but this needs "
             f"{needed}: use a credential with the scope {needed} or both",
         )

@@ -92,13 +92,13 @@ class BodySignatures:
             body = request.body.read()
         finally:
             self._room.release()
-        fitting = self._fitting(request, body)
-        if fitting is None:
+        credential = self._matching(request, body)
+        if credential is None:
             return None
         _check_time(request.headers.get(TIMESTAMP_HEADER.lower()))
-        return replace(request, body=_ReadBody(body), credential=fitting.name)
+        return replace(request, body=_ReadBody(body), credential=credential.name)
 
-    def _fitting(self, request: HTTPRequest, body: bytes) -> Credential | None:
+    def _matching(self, request: HTTPRequest, body: bytes) -> Credential | None:
         given = request.headers[SIGNATURE_HEADER.lower()].strip().encode("latin-1")
         timestamp = request.headers.get(TIMESTAMP_HEADER.lower())
         prefix = b"" if timestamp is None else timestamp.strip().encode("latin-1") + b":"
@@ -133,5 +133,5 @@ def _check_time(timestamp: str | None) -> None:
     if abs(time.time() - int(text)) > MAX_CLOCK_DIFFERENCE:
         raise StaleSignatureError(
             f"{TIMESTAMP_HEADER} is more than {MAX_CLOCK_DIFFERENCE // 60} minutes from this "
-            "machine's clock: set the clocks, or somebody sends an old notification again"
+            "machine's clock: correct the clocks; if they are right, this is a replay"
         )

@@ -27,15 +27,15 @@ def check_not_from_another_site(request: HTTPRequest) -> None:
     if request.host and not is_loopback(_host_name(request.host)):
         raise ProblemError(
             HTTPStatus.FORBIDDEN,
-            "this endpoint has no credentials, so it answers only to loopback names: ask for "
-            "http://127.0.0.1 or http://localhost, have a proxy in front send that as the Host "
+            "this endpoint has no credentials, so it answers only to loopback names: use "
+            "http://127.0.0.1 or http://localhost, make a proxy in front send that as the Host "
             "field, or set credentials",
         )
     origin = request.headers.get("origin")
     if origin is not None and not _is_own_origin(origin, request.host):
         raise ProblemError(
             HTTPStatus.FORBIDDEN,
-            "this endpoint has no credentials, so it takes no requests from web pages of another "
+            "this endpoint has no credentials, so it accepts no requests from web pages of another "
             "origin: send the request without an Origin field, or set credentials",
         )
 

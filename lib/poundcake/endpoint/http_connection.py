@@ -102,7 +102,7 @@ class HTTPConnection:
         has_begun = bool(received)
         self._stream.expire_in(HEADER_TIME if has_begun else IDLE_TIME)
         while True:
-            # RFC 9112, section 2.2: empty lines in front of a request are ignored.
+            # RFC 9112, section 2.2: empty lines before a request are ignored.
             while received.startswith(b"\r\n"):
                 del received[:2]
             end = 0 if received == b"\r" else request_head.find_end(received, searched)

@@ -65,7 +65,7 @@ class Installation:
             return pending_status(entry, f"database: {error}")
         if answer is None and entry:
             pipeline = self.keeper.pipeline
-            return pending_status(entry, pipeline.held_up_by(entry) if pipeline else "")
+            return pending_status(entry, pipeline.blocked_by(entry) if pipeline else "")
         if answer is None and problem:
             raise JournalError(problem)
         return answer
@@ -140,12 +140,12 @@ def log_as_configured(config: Config, log: logging.Logger) -> None:
         )
 
 
-def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
+def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
     """Return the status view of a request that is not recorded yet.
 
     Args:
         entry: The journal's entry of the request.
-        held_up_by: Why it is not recorded, '' if nothing is wrong.
+        blocked_by: Why it is not recorded, '' if nothing is wrong.
     """
     answer: dict[str, Any] = {
         "request_id": entry.request_id,
@@ -159,6 +159,6 @@ def pending_status(entry: Entry, held_up_by: str = "") -> dict[str, Any]:
     }
     if entry.credential:
         answer["credential"] = entry.credential
-    if held_up_by:
-        answer["held_up_by"] = held_up_by
+    if blocked_by:
+        answer["blocked_by"] = blocked_by
     return answer

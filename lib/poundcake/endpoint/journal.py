@@ -3,7 +3,7 @@
     accepted -> announced -> recorded -> done, then pruned a day later
 
 A request enters the next state only once the receiving side is known to have it, so a request that
-is lost on the way is sent again. `journal_schema.RequestState` describes each state.
+is lost in transit is sent again. `journal_schema.RequestState` describes each state.
 """
 
 from __future__ import annotations

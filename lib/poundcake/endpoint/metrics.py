@@ -95,7 +95,7 @@ class Metrics:
         )
         self.refused_webhooks = self._counter(
             "refused_webhooks",
-            "Webhooks answered with 4xx, which Alertmanager does not send again, by reason.",
+            "Webhooks answered with 4xx, which Alertmanager does not retry, by reason.",
             "reason",
         )
         self.alerts_received = self._counter(
@@ -121,7 +121,7 @@ class Metrics:
         )
         self._publishes = self._counter(
             "publishes",
-            "Triggers published to RabbitMQ, by trigger and whether it took them.",
+            "Triggers published to RabbitMQ, by trigger and whether it confirmed them.",
             "trigger",
             "result",
         )

@@ -81,7 +81,7 @@ class Pipeline:
         """Return what is wrong with the thread or with requests, '' if nothing is."""
         return self.worker.problem() or self.emitter.problem()
 
-    def held_up_by(self, entry: Entry) -> str:
+    def blocked_by(self, entry: Entry) -> str:
         """Return why a request is not recorded yet, '' if nothing is wrong."""
         if entry.is_stuck:
             reason = self.announcer.stuck_reason or "it is retried every 10 minutes"

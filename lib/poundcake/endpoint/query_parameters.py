@@ -65,7 +65,7 @@ def _parse(query: str, known: Sequence[str]) -> dict[str, str]:
         if name not in known:
             raise ProblemError(
                 HTTPStatus.BAD_REQUEST,
-                f"{name[:40]}: no such parameter; there are {', '.join(known) or 'none'}",
+                f"{name[:40]}: unknown parameter; known: {', '.join(known) or 'none'}",
                 field=name[:40],
             )
     return dict(pairs)

@@ -1,4 +1,4 @@
-"""Count and log refused webhooks, which Alertmanager does not send again."""
+"""Count and log refused webhooks, which Alertmanager does not retry."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class RefusalReason(StringEnum):
     UNAUTHENTICATED = "unauthenticated"
     CROSS_SITE = "cross_site"
     WRONG_SCOPE = "wrong_scope"
+    WRONG_PATH = "wrong_path"
     WRONG_METHOD = "wrong_method"
     NO_LENGTH = "no_length"
     TOO_LARGE = "too_large"
@@ -90,7 +91,7 @@ class RefusedWebhooks:
         self._counter.labels(reason.value).inc()
         # One format string per reason, so that a frequent reason does not suppress the others.
         self._log.warning(
-            f"refused a webhook ({reason.value}), and Alertmanager does not send it again: "
+            f"refused a webhook ({reason.value}), which Alertmanager does not retry: "
             "answered %s to %s: %s",
             status.value,
             sender,

@@ -68,7 +68,7 @@ def find_end(received: bytearray, searched: int = 0) -> int:
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             if line_end >= 0
             else HTTPStatus.REQUEST_URI_TOO_LONG,
-            f"the request line and the header together may have {MAX_HEAD_BYTES} bytes",
+            f"the request line and the header are limited to {MAX_HEAD_BYTES} bytes",
             bytes(received[: max(0, line_end)]),
         )
     return end
@@ -108,7 +108,7 @@ def _check_lines(head: bytes) -> None:
     if head.count(b"\r\n") - 2 > MAX_FIELDS:
         raise FramingError(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            f"the header may have {MAX_FIELDS} fields",
+            f"the header is limited to {MAX_FIELDS} fields",
         )
     if _HUGE_LENGTH.search(_LEADING_ZEROS.sub(rb"\1", head)):
         raise FramingError(

@@ -179,9 +179,9 @@ def observe_sync(
     return ObservedSync(synced_at, min(max(0.0, claimed_age), elapsed))
 
 
-def sync_wait(wait: float, moves_by_itself: bool) -> float:
+def sync_wait(wait: float, can_proceed_unattended: bool) -> float:
     """Return the wait between two rounds of sync."""
-    return wait if moves_by_itself else SYNC_IDLE_WAIT
+    return wait if can_proceed_unattended else SYNC_IDLE_WAIT
 
 
 def next_sync_wait(wait: float) -> float:

@@ -40,7 +40,7 @@ class SyncTimer:
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
-        wait = retry.sync_wait(self._wait, work.moves_by_itself)
+        wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
         left = wait - seen.age
         if left <= 0:
             payload = SyncDuePayload(open=work.count)

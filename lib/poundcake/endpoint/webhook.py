@@ -151,9 +151,14 @@ def _stored_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sender_request_id(headers: Mapping[str, str]) -> str:
-    """Return the sender's X-Request-ID if it is a lower-case UUID, otherwise an empty string."""
+    """Return the sender's X-Request-ID if it is a lower-case UUID, otherwise an empty string.
+
+    A UUID of version 5 is ignored as well. `request_ids` derives the ids of later requests in that
+    version, so a sender could take the id of another sender's replay or confirmation.
+    """
     given = headers.get("x-request-id", "")
     try:
-        return given if len(given) == 36 and str(uuid.UUID(given)) == given else ""
+        parsed = uuid.UUID(given)
     except ValueError:
         return ""
+    return given if str(parsed) == given and parsed.version != 5 else ""

@@ -153,7 +153,7 @@ class StackStorm:
         )
         return Execution.parse(found[0]) if isinstance(found, list) and found else None
 
-    # -- what the rules engine did
+    # -- the rules engine
 
     def list_triggers(
         self, trigger: str, after: datetime, before: datetime | None
@@ -194,7 +194,7 @@ class StackStorm:
         answer = self.get(path, limit=_PAGE, **params)
         return answer if isinstance(answer, list) else []
 
-    # -- what is installed, and whether it works
+    # -- the installation
 
     def runs_link_task(self, action: str) -> bool:
         """Return True if an action is a workflow with a task that runs poundcake.link."""

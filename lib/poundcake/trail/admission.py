@@ -182,7 +182,7 @@ def decide_replay(
         if incident and (has_ended_one or original.received_at < incident.last_seen_at):
             return Decision(
                 Outcome.DUPLICATE,
-                f"{why}: the open incident was heard of later",
+                f"{why}: the open incident has a later notification",
                 starts_at=alert.starts_at,
             )
         return _decide_resolve(alert, original.received_at, incident)
@@ -347,7 +347,7 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
     if received_at < incident.last_seen_at:
         return Decision(
             Outcome.DUPLICATE,
-            f"{incident.episode} was heard of after this was received",
+            f"{incident.episode} has a later notification",
             starts_at=alert.starts_at,
         )
     began = incident.sender_starts_at

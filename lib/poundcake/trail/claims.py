@@ -14,7 +14,6 @@ from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, Typed
 from sqlalchemy import Row, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql import ColumnElement
 
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
@@ -32,7 +31,7 @@ _CLAIM_LENGTH = 255
 _ALERT_COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
-    alerts.c.instance,
+    alerts.c.host,
     alerts.c.outcome,
     alerts.c.reason,
     alerts.c.attempt,
@@ -130,7 +129,7 @@ def link(
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
         host_cooldown: Seconds for which the workflow is refused another claim for the same host
-            after its last one, whatever the alert; 0 for no limit.
+            after its last one, for any alert; 0 for no limit.
 
     Raises:
         TrackingError: No such alert is recorded, or execution_id is empty.
@@ -226,7 +225,7 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
 
 
 def last_host_claim(
-    connection: Connection, instance: str, workflow: str, since: datetime
+    connection: Connection, host: str, workflow: str, since: datetime
 ) -> HostClaim | None:
     """Return the workflow's last claim on an alert of a host, or None.
 
@@ -234,7 +233,7 @@ def last_host_claim(
 
     Args:
         connection: A transaction.
-        instance: The instance of an alert. All instances of the same host count.
+        host: The canonical host. Every alert of the host counts, however its label spells it.
         workflow: The reference of the workflow.
         since: Only claims after this time count, by the database's clock.
     """
@@ -243,8 +242,8 @@ def last_host_claim(
         .join(alerts, alerts.c.id == links.c.alert_id)
         .join(executions, executions.c.id == links.c.st2_execution_id)
         .where(
-            _is_of_host(instance),
-            # Limit the scan of the instance index: older alerts are no longer emitted.
+            alerts.c.host == host,
+            # Limit the scan of the index: older alerts are no longer emitted.
             alerts.c.created_at > since - _MAX_EMISSION,
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
@@ -334,8 +333,8 @@ def _refusal_reason(
             f"the incident ended at {format_timestamp(ended)}; to work on it anyway, run `st2 run "
             f"poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.host_cooldown and alert.instance:
-        return _host_cooldown(connection, claimant, alert.instance, now)
+    if claimant.host_cooldown and alert.host:
+        return _host_cooldown(connection, claimant, alert.host, now)
     return ""
 
 
@@ -351,12 +350,10 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
     return found or ""
 
 
-def _host_cooldown(
-    connection: Connection, claimant: _Claimant, instance: str, now: datetime
-) -> str:
+def _host_cooldown(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    busy = last_host_claim(connection, instance, claimant.workflow, now - claimant.host_cooldown)
+    busy = last_host_claim(connection, host, claimant.workflow, now - claimant.host_cooldown)
     if not busy:
         return ""
     until = format_deadline(busy.created_at + claimant.host_cooldown)
@@ -439,19 +436,4 @@ def _still_running(held: Sequence[Row[Any]], running: Mapping[str, str]) -> str:
     return (
         f"nothing was released, because {named}: a second execution would work on the episode at "
         "the same time; wait until it has ended, or cancel it, or pass force=true"
-    )
-
-
-def _is_of_host(instance: str) -> ColumnElement[bool]:
-    """Return the condition for alerts of the same host, with any port or none."""
-    host, colon, port = instance.rpartition(":")
-    # In an IPv6 address without brackets, the part after the last colon is not a port.
-    if not colon or not port.isdigit() or (":" in host and not host.endswith("]")):
-        host = instance
-    bare = host.strip("[]")
-    with_port = f"[{bare}]" if ":" in bare else bare
-    return or_(
-        alerts.c.instance.in_({bare, with_port}),
-        # ";" is the character after ":". SQLite would not use its index for a LIKE.
-        alerts.c.instance.between(with_port + ":", with_port + ";"),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.engine import Connection
 
+from poundcake import alertmanager
 from poundcake.alertmanager import Alert
 from poundcake.announcement import Request
 from poundcake.config import Config
@@ -24,6 +25,7 @@ from poundcake.trail.admission_state import AdmissionState
 from poundcake.trail.open_work import unconfirmed
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.record import record_safely
+from poundcake.trail.rows import to_json
 from poundcake.trail.schema import alerts, api_calls
 from poundcake.trail.sync_round import SyncRound
 
@@ -71,7 +73,7 @@ def _admit(connection: Connection, config: Config, alert_id: int) -> None:
 
 def _request(row: Row[Any], connection: Connection) -> Request:
     """Return a new request that contains one alert of a recorded request."""
-    payload = json.loads(row.body)
+    payload = alertmanager.decode(row.body.encode())
     payload["alerts"] = [payload["alerts"][row.position]]
     return Request(
         # The id is the same in every round, so that the request is recorded only once.
@@ -82,7 +84,7 @@ def _request(row: Row[Any], connection: Connection) -> Request:
         method=METHOD,
         path=row.path,
         headers=json.loads(row.headers),
-        body=json.dumps(payload),
+        body=to_json(payload),
     )
 
 

@@ -1,4 +1,4 @@
-"""Find out what became of emitted alerts, and store that in the trail."""
+"""Explain emitted alerts from StackStorm's data, and store the explanations in the trail."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
     alerts.c.attempt,
-    alerts.c.instance,
+    alerts.c.host,
     alerts.c.recorded_at,
     alerts.c.closed_at,
     alerts.c.acknowledged_at,
@@ -77,7 +77,7 @@ def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) ->
     try:
         verdicts = _Explainer(sync_round, api, config).verdicts(batch, triggers)
     except StackStormError as error:
-        reason = f"StackStorm cannot be asked: {error}"
+        reason = f"StackStorm cannot be queried: {error}"
         unchanged = {alert.id: Verdict(alert.explanation, reason) for alert in batch}
         _write_verdicts(sync_round, config, batch, unchanged)
         raise
@@ -137,7 +137,7 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
             request_id=row.request_id,
             episode=row.episode or "",
             attempt=row.attempt,
-            instance=row.instance,
+            host=row.host,
             recorded_at=row.recorded_at,
             closed_at=row.closed_at,
             is_acknowledged=row.acknowledged_at is not None,
@@ -166,21 +166,21 @@ class _Explainer:
         """
         facts = TrailFacts(self._round, batch)
         verdicts: dict[int, Verdict] = {}
-        asked: list[OpenAlert] = []
+        checked: list[OpenAlert] = []
         for alert in batch:
             # The alert waits to be emitted again. Only its next trigger or a claim can change that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
-                asked.append(alert)
-        if not asked:
+                checked.append(alert)
+        if not checked:
             return verdicts
         clocks = self._clocks()
         deadline = Deadline(EVIDENCE_SECONDS)
         reader = EvidenceReader(self._round, self._api, self._config, clocks, deadline)
-        evidence = reader.read(asked, facts, triggers.seen)
-        judgements = self._judgements(asked, evidence, clocks)
-        for alert in asked:
+        evidence = reader.read(checked, facts, triggers.seen)
+        judgements = self._judgements(checked, evidence, clocks)
+        for alert in checked:
             found = evidence[alert.id]
             if found.problem:
                 self._round.note(f"alert {alert.id}: {found.problem}")
@@ -228,7 +228,7 @@ def _verdict(
     clocks: Clocks,
 ) -> Verdict:
     if evidence.problem:
-        return Verdict(None, f"StackStorm cannot tell: {evidence.problem}")
+        return Verdict(None, f"StackStorm gave no answer: {evidence.problem}")
     if not evidence.instances:
         return judge_missing_trigger(alert, may_be_unread, clocks)
     return judge_alert(evidence.instances, evidence.results, judgements, clocks)

@@ -49,7 +49,7 @@ class EndedBy(StringEnum):
 
 
 class Explanation(StringEnum):
-    """What became of an alert (column `explanation`, NULL until StackStorm reports it)."""
+    """What StackStorm did with an alert (column `explanation`, NULL until it has reported that)."""
 
     NOT_EMITTED = "none"
     """Its outcome is not in EMITTED, so StackStorm never received it."""

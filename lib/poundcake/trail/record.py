@@ -234,7 +234,7 @@ def _record_list(
         _parse(request, error, identity)
     now = clock.database_now(connection)
     state = make_state(connection, config, _batch(new, now))
-    decided = [DecidedRequest(request, _decide(state, request, now)) for request in new]
+    decided = [DecidedRequest(request, _decide(state, request, now, config)) for request in new]
     calls = [_call_row(one, now, replay_of) for one in decided]
     for one, call in zip(decided, calls):
         _check_size(connection, one, call)
@@ -290,7 +290,9 @@ def _batch(new: Sequence[NewRequest], now: datetime) -> AlertBatch:
     return AlertBatch(readable, min(one.request.received_at for one in new), now)
 
 
-def _decide(state: AdmissionState, new: NewRequest, now: datetime) -> list[AlertRow]:
+def _decide(
+    state: AdmissionState, new: NewRequest, now: datetime, config: Config
+) -> list[AlertRow]:
     """Decide about each alert of a request, and return the rows."""
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
@@ -303,7 +305,7 @@ def _decide(state: AdmissionState, new: NewRequest, now: datetime) -> list[Alert
             decision = state.decide(alert, new.request.received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
-        row = alert_row(alert, decision, new.request.received_at, now)
+        row = alert_row(alert, decision, new.request.received_at, now, config.host_label)
         state.apply(new.request_id, alert, decision, row)
         rows.append(row)
     return rows

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Mapping
+from typing import Any, Mapping
 
 from poundcake.alertmanager import Alert, Webhook
 from poundcake.announcement import Request
@@ -111,7 +111,7 @@ def call_row(
         request_id=request_id,
         method=cut(request.method, api_calls.c.method),
         path=cut(request.path, api_calls.c.path),
-        headers=_json(request.headers),
+        headers=to_json(request.headers),
         body=storable(request.body),
         status_code=202,
         created_at=request.received_at,
@@ -130,7 +130,9 @@ def call_row(
     )
 
 
-def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: datetime) -> AlertRow:
+def alert_row(
+    alert: Alert, decision: Decision, received_at: datetime, now: datetime, host_label: str
+) -> AlertRow:
     """Return the row of an alert.
 
     Args:
@@ -138,6 +140,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         decision: The decision about it.
         received_at: When its request was received.
         now: The current time by the database's clock.
+        host_label: The label that names the alert's host.
     """
     return AlertRow(
         position=alert.position,
@@ -145,8 +148,8 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         alert_name=cut(alert.name, alerts.c.alert_name),
         severity=cut(alert.severity, alerts.c.severity),
         instance=cut(alert.instance, alerts.c.instance),
-        labels=_json(alert.labels),
-        annotations=_json(alert.annotations),
+        labels=to_json(alert.labels),
+        annotations=to_json(alert.annotations),
         generator_url=storable(alert.generator_url)[:_URL_LENGTH],
         status=cut(alert.status, alerts.c.status),
         starts_at=decision.starts_at or alert.starts_at,
@@ -165,7 +168,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         held_until=decision.held_until,
         sender_fingerprint=cut(alert.sender_fingerprint, alerts.c.sender_fingerprint) or None,
         sender_starts_at=alert.starts_at,
-        host=cut(host_or_empty(alert.labels), alerts.c.host),
+        host=cut(host_or_empty(alert.labels, host_label), alerts.c.host),
         notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
     )
 
@@ -177,8 +180,9 @@ def _notes(alert: Alert, received_at: datetime) -> str:
     return "; ".join(notes)
 
 
-def _json(texts: Mapping[str, str]) -> str:
-    text = _encode(texts)
+def to_json(value: Mapping[str, Any]) -> str:
+    """Return an object as JSON that both databases can store."""
+    text = _encode(value)
     if text.isascii():
         return text
     # JSON may contain lone surrogates as escapes, but neither database can store them.

@@ -1,4 +1,4 @@
-"""Decide what became of an emitted alert, from the evidence of StackStorm and the trail.
+"""Decide the explanation of an emitted alert, from the evidence of StackStorm and the trail.
 
 These are pure functions: they read neither a database nor StackStorm, and take the time as an
 argument.
@@ -62,7 +62,7 @@ class OpenAlert:
     request_id: str
     episode: str
     attempt: int
-    instance: str
+    host: str
     recorded_at: datetime
     closed_at: datetime | None = None
     is_acknowledged: bool = False
@@ -73,7 +73,7 @@ class OpenAlert:
 
 
 class Verdict(NamedTuple):
-    """What became of an alert.
+    """The explanation of an alert.
 
     Attributes:
         explanation: The explanation, or None if it is not known yet.
@@ -196,7 +196,7 @@ def _judge_refused(
 ) -> Judgement:
     """Decide whether an execution explains its alert, after its claim was refused."""
     if started.claimed_for_alert:
-        return Judgement(Explanation.EXECUTION)  # the link shows what became of the alert
+        return Judgement(Explanation.EXECUTION)  # the link shows the result
     is_over = bool(alert.closed_at) or alert.is_acknowledged
     if not config.host_cooldown_seconds or is_over or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, reason)
@@ -213,7 +213,7 @@ def judge_alert(
     judgements: Sequence[Judgement],
     clocks: Clocks,
 ) -> Verdict:
-    """Decide what became of an alert whose triggers arrived.
+    """Decide the explanation of an alert whose triggers arrived.
 
     Args:
         instances: Its trigger instances, newest first; at least one.
@@ -255,7 +255,7 @@ def is_decided(newest: TriggerInstance, clocks: Clocks) -> bool:
 
 
 def judge_missing_trigger(alert: OpenAlert, may_be_unread: bool, clocks: Clocks) -> Verdict:
-    """Decide what became of an alert for which no trigger has been found.
+    """Decide the explanation of an alert for which no trigger has been found.
 
     Args:
         alert: The alert.

@@ -1,12 +1,12 @@
-"""What every Python process of the suite loads at its start, for this folder is on PYTHONPATH.
+"""Inject faults into the Python processes of the suite, which have this folder on PYTHONPATH.
 
-It makes a process end at a named station while the product's code stays as it is. FAULTS_DIR is
-a folder with
+Python loads this file at the start of each process. It kills the process at a named failpoint
+without a change to the product's code. FAULTS_DIR is a folder with
 
-    settings.json   {module: {constant: value}}, set when the module is loaded
-    armed/STATION   the next process that comes to the station takes the file away, to hit/, and
-                    ends by SIGKILL
-    while/NAME      what lasts as long as the file is there: see below
+    settings.json    {module: {constant: value}}, set when the module is loaded
+    armed/FAILPOINT  the next process that reaches the failpoint moves the file to hit/ and
+                     kills itself with SIGKILL
+    while/NAME       a flag that is set as long as the file exists: see below
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from datetime import timedelta
 _DIR = os.environ.get("FAULTS_DIR", "")
 
 
-def die(station):
-    """Ends the process where the station is armed."""
+def kill_if_armed(failpoint):
+    """Kill this process if the failpoint is armed."""
     try:
-        os.rename(os.path.join(_DIR, "armed", station), os.path.join(_DIR, "hit", station))
+        os.rename(os.path.join(_DIR, "armed", failpoint), os.path.join(_DIR, "hit", failpoint))
     except FileNotFoundError:
         return
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lasting(name):
-    """What the file while/NAME says; None where it is not there."""
+def read_flag(name):
+    """Return the content of a flag's file, or None if the flag is not set."""
     try:
         with open(os.path.join(_DIR, "while", name)) as file:
             return file.read()
@@ -42,92 +42,100 @@ def lasting(name):
         return None
 
 
-def around(owner, name, before=None, after=None):
-    """Has the stations before and after a function, which has to be there."""
+def wrap(owner, name, before=None, after=None):
+    """Put failpoints, or calls, before and after a function that must exist."""
     function = getattr(owner, name)
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         if before:
-            before(*args, **kwargs) if callable(before) else die(before)
+            before(*args, **kwargs) if callable(before) else kill_if_armed(before)
         result = function(*args, **kwargs)
         if after:
-            after(*args, **kwargs) if callable(after) else die(after)
+            after(*args, **kwargs) if callable(after) else kill_if_armed(after)
         return result
 
     setattr(owner, name, wrapper)
 
 
 def group_commit(module):
-    around(module.GroupCommit, "_commit", "before commit", "committed")
+    wrap(module.GroupCommit, "_commit", "before commit", "committed")
 
 
 def journal(module):
-    around(module.Journal, "mark_announced", "confirmed", "marked announced")
-    around(module.Journal, "mark_recorded", "recorded", "marked recorded")
-    around(module.Journal, "mark_emitted", "emitted", "marked emitted")
-    around(module.Journal, "mark_done", "explained", "marked done")
+    wrap(module.Journal, "mark_announced", "confirmed", "marked announced")
+    wrap(module.Journal, "mark_recorded", "recorded", "marked recorded")
+    wrap(module.Journal, "mark_emitted", "emitted", "marked emitted")
+    wrap(module.Journal, "mark_done", "explained", "marked done")
 
 
-# (trigger, trace tag) of what is or was published; there is one publish at a time.
+# (trigger, trace tag) of the current or last publish. Only one runs at a time.
 _published = ["", ""]
 
 
 def bus(module):
     def before(bus, trigger, payload, trace_tag):
         if trigger == "poundcake.alert" and _published == [trigger, trace_tag]:
-            die("between two alerts")
+            kill_if_armed("between two alerts")
         _published[:] = trigger, trace_tag
-        die("before " + trigger)
+        kill_if_armed("before " + trigger)
 
-    around(module.Bus, "publish", before)
+    wrap(module.Bus, "publish", before)
 
 
 def amqp(module):
-    around(module.Channel, "_basic_publish", after=lambda *_, **__: die("sent " + _published[0]))
+    wrap(
+        module.Channel,
+        "_basic_publish",
+        after=lambda *_, **__: kill_if_armed("sent " + _published[0]),
+    )
 
 
 def record(module):
     def poisoned(connection, config, requests, make_state, replay_of, error=""):
-        marker = lasting("poison")
+        marker = read_flag("poison")
         if error or not marker or not any(marker in request.body for request in requests):
             return
-        if lasting("poison kills") is not None:
+        if read_flag("poison kills") is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("poison")
 
-    around(module, "_record_list", before=poisoned)
-    around(module, "record_safely", after="record before commit")
-    around(module, "_record_all", after="record committed")
+    wrap(module, "_record_list", before=poisoned)
+    wrap(module, "record_safely", after="record before commit")
+    wrap(module, "_record_all", after="record committed")
 
 
 def claims(module):
     def slow(*_):
-        if lasting("slow link") is not None:
+        if read_flag("slow link") is not None:
             time.sleep(0.5)
 
-    around(module, "add_execution", before=slow)
-    around(module, "_link", after="link before commit")
-    around(module, "link", after="link committed")
+    wrap(module, "add_execution", before=slow)
+    wrap(module, "_link", after="link before commit")
+    wrap(module, "link", after="link committed")
 
 
 def sync(module):
-    around(module, "explain_alerts", after="sync explained")
-    around(module, "complete_requests", after="sync before commit")
-    around(module, "sync", after="sync committed")
+    wrap(module, "explain_alerts", after="sync explained")
+    wrap(module, "complete_requests", after="sync before commit")
+    wrap(module, "sync", after="sync committed")
 
 
 def broker(module):
-    # The message is acknowledged by then.
-    around(module.TriggerConsumer, "_take", after=lambda _, body, m: die("took " + body["trigger"]))
+    # The message is already acknowledged when _take() returns.
+    wrap(
+        module.TriggerConsumer,
+        "_take",
+        after=lambda _, body, m: kill_if_armed("took " + body["trigger"]),
+    )
 
 
 def executor(module):
     def before(executor, execution_id):
         execution = executor.store.executions.get(execution_id)
-        die("starting " + execution["action"]["ref"])
+        kill_if_armed("starting " + execution["action"]["ref"])
 
-    around(module.Executor, "_run", before=before)
+    wrap(module.Executor, "_run", before=before)
 
 
 HOOKS = {
@@ -144,7 +152,7 @@ HOOKS = {
 
 
 class Loader(importlib.abc.Loader):
-    """Loads a module as its own loader does, then changes it."""
+    """Load a module with its own loader, then change it."""
 
     def __init__(self, loader, settings):
         self._loader, self._settings = loader, settings

@@ -9,7 +9,7 @@ from tests.lib.endpoints import KINDS, WAYS
 
 @pytest.fixture(scope="session", params=WAYS)
 def endpoint(request, tmp_path_factory):
-    """One without credentials, which no test stops."""
+    """Return a shared endpoint without credentials, which no test stops."""
     folder = tmp_path_factory.mktemp(f"open-{request.param}")
     running = KINDS[request.param](folder).start().ready()
     yield running
@@ -18,7 +18,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=WAYS)
 def guarded(request, tmp_path_factory):
-    """One that wants a token, which no test stops."""
+    """Return a shared endpoint that requires a token, which no test stops."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     config = {"auth_tokens": ["the-old-token-01", "the-new-token-01"]}
     running = KINDS[request.param](folder, **config).start().ready()
@@ -28,7 +28,7 @@ def guarded(request, tmp_path_factory):
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts an endpoint as the test wants it."""
+    """Return a function that starts an endpoint with a given configuration."""
     started = []
 
     def factory(settings=None, **config):

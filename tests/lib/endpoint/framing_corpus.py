@@ -1,7 +1,7 @@
-"""Requests whose framing is plain, odd, ambiguous or broken, and how each must be answered.
+"""Requests whose framing is normal, unusual, ambiguous or broken, and the expected responses.
 
-A case is what a client sends on one connection, and the statuses of all answers. Behind what is
-ambiguous stands SMUGGLED: two answers would mean that a client's body became a request.
+A case contains the bytes that a client sends on one connection, and the statuses of all responses.
+SMUGGLED follows an ambiguous request: a second response would mean that a body became a request.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Case(NamedTuple):
 
 
 def get(head=b"", line=b"GET /api/v1/health/live HTTP/1.1", host=b"Host: 127.0.0.1\r\n"):
-    """A GET of the live route with more header lines."""
+    """Return a GET of the liveness route with more header lines."""
     return line + b"\r\n" + host + head + b"\r\n"
 
 
 def post(head, body=BODY, version=b"1.1"):
-    """A webhook with more header lines."""
+    """Return a webhook with more header lines."""
     start = b"POST /api/v1/webhook HTTP/" + version + b"\r\nHost: 127.0.0.1\r\n"
     return start + b"Content-Type: application/json\r\n" + head + b"\r\n" + body
 
@@ -45,15 +45,15 @@ def _lengths():
         ("in lower case", b"content-length: 14\r\n"),
         ("leading zeros", b"Content-Length: 00014\r\n"),
         ("many leading zeros", b"Content-Length: " + b"0" * 60 + b"14\r\n"),
-        ("twice the same", b"Content-Length: 14\r\nContent-Length: 14\r\n"),
-        ("a list of the same", b"Content-Length: 14, 14\r\n"),
-        ("another field of a similar name", b"Content_Length: 15\r\nContent-Length: 14\r\n"),
+        ("duplicate", b"Content-Length: 14\r\nContent-Length: 14\r\n"),
+        ("list of equal values", b"Content-Length: 14, 14\r\n"),
+        ("another field with a similar name", b"Content_Length: 15\r\nContent-Length: 14\r\n"),
     ):
         yield Case(f"length: {name}", post(head) + SMUGGLED, (202, 404))
     for name, value in (
         ("list of two", b"14, 15"),
         ("list with a gap", b"14,"),
-        ("list with zeros in front", b"0014, 0015"),
+        ("list with leading zeros", b"0014, 0015"),
         ("plus", b"+14"),
         ("minus", b"-14"),
         ("hexadecimal", b"0x0e"),
@@ -72,15 +72,15 @@ def _lengths():
         head = b"Content-Length: " + value + b"\r\n"
         yield Case(f"length: {name}", post(head) + SMUGGLED, (400,))
     differing = b"Content-Length: 14\r\nContent-Length: 15\r\n"
-    yield Case("length: two that differ", post(differing) + SMUGGLED, (400,))
+    yield Case("length: two different values", post(differing) + SMUGGLED, (400,))
     zero = b"Content-Length: 0\r\nContent-Length: 14\r\n"
-    yield Case("length: zero and another", post(zero) + SMUGGLED, (400,))
+    yield Case("length: zero and another value", post(zero) + SMUGGLED, (400,))
     for digits in (20, 21, 5000):
         head = b"Content-Length: " + b"9" * digits + b"\r\n"
         yield Case(f"length: {digits} digits", post(head) + SMUGGLED, (413,))
-    # The digits were once cut off, which made a body of no length of this one.
+    # The digits were once cut off, so that the body seemed to be empty.
     head = b"Content-Length: " + b"0" * 30 + b"%d\r\n" % len(SMUGGLED)
-    yield Case("length: zeros in front of a request", post(head, SMUGGLED), (400,))
+    yield Case("length: leading zeros before a smuggled request", post(head, SMUGGLED), (400,))
 
 
 def _codings():
@@ -95,13 +95,13 @@ def _codings():
         ("quoted", b'Transfer-Encoding: "chunked"\r\n'),
         ("empty", b"Transfer-Encoding:\r\n"),
         ("two fields", b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n"),
-        ("twice the same field", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        ("duplicate field", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
     ):
         yield Case(f"coding: {name}", post(head, CHUNKED) + SMUGGLED, (411,))
     both = b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n"
-    yield Case("coding: behind a length", post(both, CHUNKED) + SMUGGLED, (400,))
+    yield Case("coding: after a length", post(both, CHUNKED) + SMUGGLED, (400,))
     both = b"Transfer-Encoding: chunked\r\nContent-Length: 14\r\n"
-    yield Case("coding: in front of a length", post(both, CHUNKED) + SMUGGLED, (400,))
+    yield Case("coding: before a length", post(both, CHUNKED) + SMUGGLED, (400,))
     other = b"Content-Length: 14\r\nTransfer-Encoding: x\r\n"
     yield Case("coding: unknown, with a length", post(other) + SMUGGLED, (411,))
     chunked = b"Transfer-Encoding: chunked\r\n"
@@ -110,17 +110,17 @@ def _codings():
     for name, head in (
         ("space before the colon", b"Transfer-Encoding : chunked\r\n"),
         ("tab before the colon", b"Transfer-Encoding\t: chunked\r\n"),
-        ("space in front", b" Transfer-Encoding: chunked\r\n"),
+        ("leading space", b" Transfer-Encoding: chunked\r\n"),
         ("vertical tab", b"Transfer-Encoding:\x0bchunked\r\n"),
         ("NUL", b"Transfer-Encoding: chunked\x00\r\n"),
-        ("behind a bare CR", b"X: y\rTransfer-Encoding: chunked\r\n"),
-        ("behind a bare LF", b"X: y\nTransfer-Encoding: chunked\r\n"),
+        ("after a bare CR", b"X: y\rTransfer-Encoding: chunked\r\n"),
+        ("after a bare LF", b"X: y\nTransfer-Encoding: chunked\r\n"),
         ("folded", b"Transfer-Encoding:\r\n chunked\r\n"),
     ):
         data = post(b"Content-Length: 14\r\n" + head) + SMUGGLED
         yield Case(f"coding: {name}", data, (400,))
     other = b"Transfer_Encoding: chunked\r\nContent-Length: 14\r\n"
-    yield Case("coding: another field of a similar name", post(other) + SMUGGLED, (202, 404))
+    yield Case("coding: another field with a similar name", post(other) + SMUGGLED, (202, 404))
 
 
 def _fields():
@@ -144,7 +144,7 @@ def _fields():
     ):
         yield Case(f"field: {name}", post(head) + SMUGGLED, (400,))
     folded_first = b"GET /api/v1/health/live HTTP/1.1\r\n X: y\r\nHost: 127.0.0.1\r\n\r\n"
-    yield Case("field: first one folded", folded_first + SMUGGLED, (400,))
+    yield Case("field: folded first line", folded_first + SMUGGLED, (400,))
     yield Case("field: tab within", get(b"X: a\tb\r\n") + SMUGGLED, (200, 404))
     yield Case("field: obs-text in a value", get(b"X: \xe9\xff\r\n") + SMUGGLED, (200, 404))
     yield Case("field: empty value", get(b"X:\r\n") + SMUGGLED, (200, 404))
@@ -153,7 +153,7 @@ def _fields():
     yield Case("field: long", get(b"X: " + b"x" * 60000 + b"\r\n") + SMUGGLED, (200, 404))
     yield Case("field: too long", get(b"X: " + b"x" * 70000 + b"\r\n") + SMUGGLED, (431,))
     many_long = (b"X: " + b"x" * 9000 + b"\r\n") * 10
-    yield Case("field: too long together", get(many_long) + SMUGGLED, (431,))
+    yield Case("field: too long in total", get(many_long) + SMUGGLED, (431,))
 
 
 def _lines():
@@ -171,8 +171,8 @@ def _lines():
         ("HTTP/0.9", b"GET / HTTP/0.9"),
         ("HTTP/2", b"GET / HTTP/2.0"),
         ("HTTP/9.9", b"GET / HTTP/9.9"),
-        ("word behind the version", b"GET / HTTP/1.1 x"),
-        ("space behind the version", b"GET / HTTP/1.1 "),
+        ("word after the version", b"GET / HTTP/1.1 x"),
+        ("space after the version", b"GET / HTTP/1.1 "),
         ("two spaces", b"GET  / HTTP/1.1"),
         ("tab", b"GET\t/\tHTTP/1.1"),
         ("space in the target", b"GET /a b HTTP/1.1"),
@@ -180,15 +180,15 @@ def _lines():
         ("control character in the target", b"GET /\x01 HTTP/1.1"),
         ("fragment", b"GET /#x HTTP/1.1"),
         ("target without a slash", b"GET x HTTP/1.1"),
-        ("asterisk of another method", b"GET * HTTP/1.1"),
-        ("authority of another method", b"GET 127.0.0.1:80 HTTP/1.1"),
-        ("CONNECT of a path", b"CONNECT x HTTP/1.1"),
-        ("URL of another scheme", b"GET ftp://127.0.0.1/ HTTP/1.1"),
+        ("asterisk with another method", b"GET * HTTP/1.1"),
+        ("authority with another method", b"GET 127.0.0.1:80 HTTP/1.1"),
+        ("CONNECT with a path", b"CONNECT x HTTP/1.1"),
+        ("URL with another scheme", b"GET ftp://127.0.0.1/ HTTP/1.1"),
         ("URL with a user", b"GET http://a@127.0.0.1/ HTTP/1.1"),
         ("URL without a host", b"GET http:///api/v1/health/live HTTP/1.1"),
         ("separator in the method", b"GE(T / HTTP/1.1"),
-        ("space in front", b" GET / HTTP/1.1"),
-        ("NUL in front", b"\x00GET / HTTP/1.1"),
+        ("leading space", b" GET / HTTP/1.1"),
+        ("leading NUL", b"\x00GET / HTTP/1.1"),
     ):
         yield Case(f"line: {name}", get(line=line) + SMUGGLED, (400,))
     long = b"GET /" + b"x" * 70000 + b" HTTP/1.1"
@@ -197,31 +197,31 @@ def _lines():
     yield Case("line: bare LF", bare + SMUGGLED, (400,))
     tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100
     yield Case("line: TLS", tls, (400,))
-    yield Case("line: preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,))
+    yield Case("line: HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,))
     for name, data, status in (
-        ("empty lines in front", b"\r\n\r\n" + get(), 200),
+        ("leading empty lines", b"\r\n\r\n" + get(), 200),
         ("HTTP/1.2", get(line=b"GET /api/v1/health/live HTTP/1.2"), 200),
         ("URL", get(line=b"GET http://127.0.0.1/api/v1/health/live HTTP/1.1"), 200),
         ("URL in upper case", get(line=b"GET HTTP://LOCALHOST/api/v1/health/live HTTP/1.1"), 200),
-        ("URL of TLS", get(line=b"GET https://localhost:8/api/v1/health/live?x HTTP/1.1"), 200),
+        ("URL with https", get(line=b"GET https://localhost:8/api/v1/health/live?x HTTP/1.1"), 200),
         ("URL without a path", get(line=b"GET http://127.0.0.1 HTTP/1.1"), 404),
-        ("OPTIONS of the server", get(line=b"OPTIONS * HTTP/1.1"), 200),
-        ("OPTIONS of a path", get(line=b"OPTIONS /api/v1/health HTTP/1.1"), 405),
+        ("OPTIONS for the server", get(line=b"OPTIONS * HTTP/1.1"), 200),
+        ("OPTIONS for a path", get(line=b"OPTIONS /api/v1/health HTTP/1.1"), 405),
         ("CONNECT", get(line=b"CONNECT 127.0.0.1:80 HTTP/1.1"), 405),
         ("unknown method", get(line=b"BREW /api/v1/health HTTP/1.1"), 405),
         ("lower-case method", get(line=b"get /api/v1/health HTTP/1.1"), 405),
     ):
         yield Case(f"line: {name}", data + SMUGGLED, (status, 404))
     absolute = post(b"Content-Length: 14\r\n").replace(b"POST /", b"POST http://localhost/")
-    yield Case("line: webhook by URL", absolute + SMUGGLED, (202, 404))
+    yield Case("line: webhook with an absolute URL", absolute + SMUGGLED, (202, 404))
 
 
 def _hosts():
     """Host: RFC 9112, section 3.2."""
     for name, head in (
         ("missing", b""),
-        ("twice the same", b"Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n"),
-        ("two that differ", b"Host: 127.0.0.1\r\nHost: x\r\n"),
+        ("duplicate", b"Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n"),
+        ("two different values", b"Host: 127.0.0.1\r\nHost: x\r\n"),
         ("list", b"Host: 127.0.0.1, x\r\n"),
         ("space within", b"Host: 127.0.0.1 x\r\n"),
         ("user", b"Host: a@127.0.0.1\r\n"),
@@ -244,15 +244,15 @@ def _hosts():
 
 
 def _connections():
-    """Which request is the last: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
+    """The last request on a connection: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
     older = b"GET /api/v1/health/live HTTP/1.0"
     for name, data in (
         ("close", get(b"Connection: close\r\n")),
-        ("close among others", get(b"Connection: x, CLOSE\r\n")),
+        ("close among other options", get(b"Connection: x, CLOSE\r\n")),
         ("close in a second field", get(b"Connection: x\r\nConnection: close\r\n")),
         ("HTTP/1.0", get(line=older)),
-        # Persisting is for the server to choose.
-        ("HTTP/1.0 that would persist", get(b"Connection: keep-alive\r\n", older)),
+        # The server decides whether to persist.
+        ("HTTP/1.0 with keep-alive", get(b"Connection: keep-alive\r\n", older)),
     ):
         yield Case(f"connection: {name}", data + SMUGGLED, (200,))
     for name, data in (
@@ -262,9 +262,9 @@ def _connections():
     ):
         yield Case(f"connection: {name}", data + SMUGGLED, (200, 404))
     body = b"Content-Length: %d\r\n" % len(SMUGGLED)
-    yield Case("connection: unread body of a GET", get(body) + SMUGGLED, (200,))
+    yield Case("connection: GET with a body", get(body) + SMUGGLED, (200,))
     wrong = post(body, SMUGGLED).replace(HOOK.encode(), b"/api/v1/health")
-    yield Case("connection: unread body of another route", wrong, (405,))
+    yield Case("connection: body sent to another route", wrong, (405,))
     head = b"Content-Length: 14\r\nExpect: 100-continue\r\n"
     yield Case("connection: 100-continue", post(head) + SMUGGLED, (100, 202, 404))
     yield Case("connection: 100-continue, HTTP/1.0", post(head, BODY, b"1.0"), (202,))

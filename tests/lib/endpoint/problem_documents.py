@@ -6,7 +6,7 @@ import uuid
 
 
 def check_problem(answer, status):
-    """Assert that an answer is an RFC 9457 problem document, and return it."""
+    """Assert that a response is an RFC 9457 problem document, and return it."""
     assert answer.status == status
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json

@@ -1,6 +1,6 @@
-"""Reverse proxies of the tests' own, as the distribution ships them: HAProxy, nginx and Apache.
+"""Private instances of the distribution's reverse proxies: HAProxy, nginx and Apache.
 
-Each forwards everything to one endpoint, with or without reusing its connections to it.
+Each forwards everything to one endpoint, with or without reusing its upstream connections.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from tests import services
 
 
 class Proxy(services.Server):
-    """A proxy in front of the endpoint on a port. reuses: it keeps its connections there."""
+    """A proxy in front of the endpoint on a port, which may reuse its upstream connections."""
 
     configuration = ""
 
@@ -31,7 +31,7 @@ class Proxy(services.Server):
             file.write(text)
 
     def options(self):
-        """More values for the configuration."""
+        """Return more values for the configuration."""
         raise NotImplementedError
 
     def is_ready(self):

@@ -29,19 +29,19 @@ def sizes(rig):
 
 
 class TestBatches:
-    def test_requests_that_wait_go_together(self, rig):
+    def test_waiting_requests_are_announced_together(self, rig):
         ids = accept_numbered(rig, 20)
         rig.advance()
         assert sizes(rig) == [20]
         assert {rig.state(i) for i in ids} == {"done"}
 
-    def test_a_batch_has_a_largest_number_of_requests(self, rig, monkeypatch):
+    def test_a_batch_is_bounded_by_requests(self, rig, monkeypatch):
         monkeypatch.setattr(retry, "BATCH_REQUESTS", 8)
         accept_numbered(rig, 20)
         rig.advance()
         assert sizes(rig) == [8, 8, 4]
 
-    def test_a_batch_has_a_largest_size_and_a_larger_request_goes_alone(self, rig, monkeypatch):
+    def test_a_batch_is_bounded_by_size_and_a_larger_request_goes_alone(self, rig, monkeypatch):
         monkeypatch.setattr(announcer, "BATCH_BYTES", 2000)
         noise = [
             "".join(chr(random.randrange(0x4E00, 0x9000)) for _ in range(n))
@@ -55,7 +55,7 @@ class TestBatches:
             assert len(payload["batch"]) <= 2000 or len(batch) == 1
         assert [body for batch in rig.bus.batches for body in batch] == bodies
 
-    def test_one_batch_is_out_at_a_time_and_what_arrives_meanwhile_goes_into_the_next(self, rig):
+    def test_one_batch_is_in_flight_and_later_requests_join_the_next(self, rig):
         rig.bus.records = False
         rig.accept(body=numbered(0))
         rig.advance()
@@ -68,18 +68,18 @@ class TestBatches:
         rig.advance()
         assert sizes(rig) == [1, 5]
 
-    def test_it_carries_the_id_of_the_database(self, rig):
+    def test_a_batch_contains_the_id_of_the_database(self, rig):
         rig.accept()
         rig.advance()
         (payload,) = rig.bus.of(ANNOUNCE)
         assert payload["database_id"] == database.prepare(rig.engine)
 
     def test_nothing_is_announced_without_the_id_of_the_database(self, rig, monkeypatch):
-        def away(engine, create=True):
-            raise database.DatabaseError("away")
+        def unavailable(engine, create=True):
+            raise database.DatabaseError("unavailable")
 
         prepare = database.prepare
-        monkeypatch.setattr(database, "prepare", away)
+        monkeypatch.setattr(database, "prepare", unavailable)
         request_id = rig.accept(alert())
         rig.advance()
         assert (rig.components.database.state, rig.bus.published) == (State.DOWN, [])
@@ -88,7 +88,7 @@ class TestBatches:
         assert rig.state(request_id) == "recorded"
         assert rig.components.database.state == State.OK
 
-    def test_a_restart_waits_for_what_was_announced_before(self, rig):
+    def test_a_restart_waits_for_earlier_announcements(self, rig):
         rig.bus.records = False
         ids = [rig.accept(alert("A")), rig.accept(alert("B"))]
         rig.advance()
@@ -98,7 +98,7 @@ class TestBatches:
         assert {rig.state(i) for i in ids} == {"recorded"}
         assert sizes(rig) == [2]
 
-    def test_a_database_that_was_set_back_gets_the_requests_again(self, rig):
+    def test_a_restored_database_gets_the_requests_again(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
         with database.transaction(rig.engine) as connection:
@@ -110,7 +110,7 @@ class TestBatches:
 
 
 class TestMissed:
-    """A batch that is not recorded in time comes again, later and in halves."""
+    """A batch that is not recorded in time is announced again, later and in halves."""
 
     def test_the_wait_doubles_and_the_batch_is_halved(self, rig):
         rig.bus.records = False
@@ -143,7 +143,7 @@ class TestMissed:
             ({}, "gives no reason"),
         ],
     )
-    def test_the_reason_is_asked_of_stackstorm(self, rig, api, reason):
+    def test_stackstorm_is_queried_for_the_reason(self, rig, api, reason):
         vars(rig.api).update(api)
         rig.bus.records = False
         rig.accept()
@@ -153,7 +153,7 @@ class TestMissed:
         assert reason in rig.components.stackstorm.detail
         assert "not recorded" in rig.components.stackstorm.detail
 
-    def test_a_late_record_is_seen_and_the_request_not_announced_again(self, rig):
+    def test_a_late_record_prevents_another_announcement(self, rig):
         rig.bus.records = False
         request_id = rig.accept(alert())
         rig.advance()
@@ -174,14 +174,14 @@ class TestMissed:
         assert {rig.state(i) for i in good} == {"done"}
         assert rig.journal.stuck(10) == [bad]
         assert rig.journal.backlog == 0
-        assert "this request alone" in rig.pipeline.held_up_by(rig.journal.find(bad))
+        assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad))
         rig.bus.poison.clear()
-        for _ in range(2):  # it may be out when that ends
+        for _ in range(2):  # it may be in flight when the outage ends
             rig.advance(601)
         assert rig.state(bad) == "done"
         assert rig.journal.counts().stuck == 0
 
-    def test_a_stuck_request_comes_every_ten_minutes_whatever_else_is_recorded(self, rig):
+    def test_a_stuck_request_is_announced_every_ten_minutes(self, rig):
         poison = numbered("poison")
         rig.bus.poison.add(poison)
         rig.accept(body=poison)
@@ -194,10 +194,10 @@ class TestMissed:
             rig.advance(30)
         assert sum(poison in batch for batch in rig.bus.batches) - before <= 1
 
-    def test_after_an_outage_the_first_record_ends_all_waits(self, rig):
+    def test_the_first_record_after_an_outage_ends_all_waits(self, rig):
         rig.bus.records = False
         ids = accept_numbered(rig, 4)
-        while max(rig.journal.find(i).attempts for i in ids) < 4:  # they wait for minutes
+        while max(rig.journal.find(i).attempts for i in ids) < 4:  # the waits take minutes
             rig.advance(31)
         rig.bus.records = True
         ids.append(rig.accept())
@@ -205,12 +205,12 @@ class TestMissed:
             rig.advance(31)
         assert {rig.state(i) for i in ids} == {"done"}
 
-    def test_during_an_outage_announcements_are_rare(self, rig):
+    def test_announcements_are_rare_during_an_outage(self, rig):
         rig.bus.records = False
         for _ in range(60):  # 10 minutes
             rig.accept()
             rig.advance(10)
-        # Each is out for 30 s, and then nothing is for 30 to 60 s.
+        # Each batch is in flight for 30 s, followed by a pause of 30 to 60 s.
         assert len(sizes(rig)) <= 9
         rig.bus.records = True
         for _ in range(3):
@@ -220,22 +220,22 @@ class TestMissed:
 
 
 class TestRefused:
-    """What cannot be published counts as a failed attempt of that request alone."""
+    """A request that cannot be published counts as a failed attempt only for itself."""
 
-    def test_a_broker_that_is_away_costs_nobody_anything(self, rig):
+    def test_requests_are_announced_as_soon_as_the_broker_returns(self, rig):
         rig.bus.is_down = True
         request_id = rig.accept(alert())
         rig.advance()
         assert rig.components.broker.state == State.DOWN
-        assert rig.components.broker.detail == "the broker is away"
+        assert rig.components.broker.detail == "the broker is down"
         assert rig.state(request_id) == "accepted"
         rig.bus.is_down = False
-        rig.advance(3)  # as soon as the broker is asked again
+        rig.advance(3)  # when the broker is tried again
         assert rig.state(request_id) == "recorded"
         assert rig.components.broker.state == State.OK
         assert sizes(rig) == [1]
 
-    def test_after_an_outage_of_the_broker_everything_is_announced_in_few_batches(self, rig):
+    def test_after_a_broker_outage_everything_is_announced_in_few_batches(self, rig):
         accept_numbered(rig, 100)
         rig.bus.is_down = True
         for _ in range(60):  # an hour
@@ -247,7 +247,7 @@ class TestRefused:
         assert len(sizes(rig)) < 30
 
     @pytest.mark.parametrize("where", [0, 5, 9])
-    def test_a_request_that_the_broker_refuses_does_not_hold_up_the_others(self, rig, where):
+    def test_a_request_that_the_broker_refuses_does_not_block_the_others(self, rig, where):
         poison = numbered(where)
 
         def refuses(trigger, payload):
@@ -261,21 +261,21 @@ class TestRefused:
             rig.advance(61)
         assert {rig.state(i) for i in ids} == {"done"}
         late = rig.accept(body=numbered("late"))
-        rig.advance(31)  # until then the broker seemed to be away
+        rig.advance(31)  # until then, the broker seemed to be down
         assert rig.state(late) == "done"
         rig.advance(601)
         assert rig.journal.stuck(10) == [bad]
-        assert "cannot be published: refused" in rig.pipeline.held_up_by(rig.journal.find(bad))
+        assert "cannot be published: refused" in rig.pipeline.blocked_by(rig.journal.find(bad))
         later = rig.accept(body=numbered("later"))
         rig.advance(2)
         assert rig.state(later) == "done"
 
-    def test_a_request_that_cannot_be_packed_does_not_hold_up_the_others(self, rig, monkeypatch):
+    def test_a_request_that_cannot_be_packed_does_not_block_the_others(self, rig, monkeypatch):
         pack = announcer.announcement.pack
 
         def fails(requests, *args):
             if any("poison" in request.body for request in requests):
-                raise RuntimeError("a fault of ours")
+                raise RuntimeError("an internal fault")
             return pack(requests, *args)
 
         monkeypatch.setattr(announcer.announcement, "pack", fails)

@@ -15,7 +15,7 @@ from tests.lib.endpoints import KINDS, message
 from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
-# Fixed: several processes that share the tests must all find the same.
+# Fixed, because all pytest workers must collect the same tests.
 UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 ROUTES = {
     "/api/v1/webhook": "POST",
@@ -33,12 +33,12 @@ ROUTES = {
 
 class TestRoutes:
     @pytest.mark.parametrize("path", sorted(ROUTES))
-    def test_another_method_is_told_which_there_is(self, endpoint, path):
+    def test_a_wrong_method_is_answered_with_the_allowed_one(self, endpoint, path):
         verb = ROUTES[path]
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW", "get"):
             if method == verb or (method, verb) == ("HEAD", "GET"):
                 continue
-            answer = endpoint.ask(method, path, b"{}" if method == "POST" else None)
+            answer = endpoint.request(method, path, b"{}" if method == "POST" else None)
             assert answer.status == 405
             assert verb in answer.headers["allow"].split(", ")
             if method != "HEAD":
@@ -63,28 +63,28 @@ class TestRoutes:
             "http://127.0.0.1/x",
         ],
     )
-    def test_another_path_is_told_which_there_are(self, endpoint, path):
+    def test_an_unknown_path_is_answered_with_the_existing_ones(self, endpoint, path):
         for method, body in (("GET", None), ("POST", b"{}")):
-            found = check_problem(endpoint.ask(method, path, body), 404)
+            found = check_problem(endpoint.request(method, path, body), 404)
             assert "POST /api/v1/webhook" in found["detail"]
 
     @pytest.mark.parametrize("path", [p for p, verb in sorted(ROUTES.items()) if verb == "GET"])
     def test_head_is_get_without_the_body(self, endpoint, path):
-        got, headed = endpoint.get(path), endpoint.ask("HEAD", path)
+        got, headed = endpoint.get(path), endpoint.request("HEAD", path)
         assert headed.status == got.status
         assert headed.headers["content-type"] == got.headers["content-type"]
         if "health" not in path and "metrics" not in path:
             assert headed.headers["content-length"] == got.headers["content-length"]
 
     def test_options_of_the_server_as_a_whole(self, endpoint):
-        answer = endpoint.ask("OPTIONS", "*")
+        answer = endpoint.request("OPTIONS", "*")
         assert (answer.status, answer.headers["allow"]) == (200, "GET, HEAD, POST")
 
-    def test_a_url_as_target(self, endpoint):
-        answer = endpoint.ask("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
+    def test_a_url_as_the_request_target(self, endpoint):
+        answer = endpoint.request("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
         assert (answer.status, answer.json["count"]) == (200, 0)
 
-    def test_no_answer_is_for_a_browser_to_interpret_or_to_keep(self, endpoint):
+    def test_browsers_must_not_sniff_or_cache_responses(self, endpoint):
         for path in [*ROUTES, "/", "/api/v1/alerts/active?x=1", "no path"]:
             answer = endpoint.get(path)
             assert answer.headers["x-content-type-options"] == "nosniff", path
@@ -110,9 +110,9 @@ class TestRoutes:
 
 
 class TestOwnTrouble:
-    """503 for a state of our own, and for nothing else."""
+    """503 is only for a temporary state of the endpoint."""
 
-    def test_our_fault_is_told_without_what_it_was(self, tmp_path, monkeypatch, caplog):
+    def test_an_internal_error_is_answered_without_details(self, tmp_path, monkeypatch, caplog):
         def fails(raw, identity):
             raise RuntimeError("hush-word")
 
@@ -126,11 +126,11 @@ class TestOwnTrouble:
             endpoint.stop()
         found = check_problem(answer, 503)
         assert "hush" not in answer.body.decode() and "RuntimeError" not in answer.body.decode()
-        # Who looks for it finds it.
+        # The log contains the details.
         assert found["request_id"] in caplog.text and "hush-word" in caplog.text
 
-    def test_a_file_that_cannot_be_read_is_answered(self, tmp_path, monkeypatch):
-        """It is an OSError, as a client that goes away is one."""
+    def test_an_unreadable_file_gets_a_response(self, tmp_path, monkeypatch):
+        """The error is an OSError, like that of a disconnected client."""
 
         def fails(self):
             raise PermissionError(13, "Permission denied", "/some/file")
@@ -158,12 +158,12 @@ class TestOwnTrouble:
         wait_for(lambda: endpoint.post(webhook()).status == 202)
         assert len({e[0] for e in endpoint.entries()}) == 3
 
-    def test_the_journal_is_locked_and_free_again(self, make):
+    def test_the_journal_is_locked_and_then_unlocked(self, make):
         endpoint = make()
         path = os.path.join(endpoint.config["state_dir"], "journal.sqlite")
         with sqlite3.connect(path, isolation_level=None) as connection:
             connection.execute("BEGIN EXCLUSIVE")
-            with endpoint.client(timeout=30) as client:  # the announcer waits for its turn, too
+            with endpoint.client(timeout=30) as client:  # the announcer also waits for the lock
                 client.send(message("POST", "/api/v1/webhook", b'{"alerts": []}'))
                 found = check_problem(client.read(), 503)
             assert "journal" in found["detail"]
@@ -171,10 +171,10 @@ class TestOwnTrouble:
         assert endpoint.post(webhook()).status == 202
         assert len(endpoint.entries()) == 1
 
-    def test_a_locked_tracking_database_holds_up_no_webhook(self, make):
+    def test_a_locked_tracking_database_does_not_block_webhooks(self, make):
         endpoint = make()
         assert endpoint.post(webhook()).status == 202
-        # The stub behind the broker records in the endpoint's own process: it must be through.
+        # The stub behind the broker records in the endpoint's process, so it must finish first.
         wait_for(lambda: "poundcake.webhook" in [trigger for trigger, _, _ in endpoint.published()])
         endpoint.set_broker(up=False)
         path = os.path.join(endpoint.config["state_dir"], "tracking.sqlite")

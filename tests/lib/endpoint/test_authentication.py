@@ -1,4 +1,4 @@
-"""Who may send a request, and what everybody else is told."""
+"""Which clients are accepted, and how the others are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROTECTED = (
 
 @pytest.fixture(scope="module", params=WAYS)
 def basic(request, tmp_path_factory):
-    """One that takes a user's password, or a token."""
+    """Return an endpoint that accepts a user's password or a token."""
     folder = tmp_path_factory.mktemp("basic-" + request.param)
     config = {"basic_auth": "on-call:a-longer-pässword", "auth_tokens": ["the-old-token-01"]}
     running = KINDS[request.param](folder, **config).start().ready()
@@ -98,20 +98,20 @@ class TestTokens:
             ("CONNECT", "127.0.0.1:80"),
         ],
     )
-    def test_a_stranger_does_not_learn_what_there_is(self, guarded, method, path):
-        """Credentials come first: also for what does not exist."""
-        answer = guarded.ask(method, path)
+    def test_credentials_are_checked_before_path_and_method(self, guarded, method, path):
+        """Credentials are checked first, even for unknown paths and methods."""
+        answer = guarded.request(method, path)
         check_problem(answer, 401)
         assert "allow" not in answer.headers and "/api/" not in answer.json["detail"]
 
-    def test_given_twice_it_is_not_one(self, guarded):
+    def test_a_duplicate_header_is_not_a_credential(self, guarded):
         line = b"Authorization: Bearer the-old-token-01\r\n"
         with guarded.client() as client:
             client.send(message("GET", HEALTH).replace(b"Host", line * 2 + b"Host"))
             assert client.read().status == 401
 
     @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
-    def test_metrics_are_for_those_who_have_one(self, guarded, token):
+    def test_metrics_require_a_token(self, guarded, token):
         answer = guarded.get("/metrics", Authorization="Bearer " + token)
         assert answer.status == 200
         families = text_string_to_metric_families(answer.body.decode())
@@ -120,16 +120,16 @@ class TestTokens:
 
     def test_live_is_open(self, guarded):
         assert guarded.get(LIVE).status == 200
-        assert guarded.ask("HEAD", LIVE).status == 200
+        assert guarded.request("HEAD", LIVE).status == 200
 
-    def test_health_says_that_one_is_needed(self, guarded):
+    def test_health_shows_that_a_token_is_required(self, guarded):
         answer = guarded.get(HEALTH, Authorization="Bearer the-old-token-01")
         assert answer.json["authentication"] == "bearer"
         assert "the-old-token-01" not in answer.body.decode()
 
 
 class TestBasicAuthentication:
-    def test_user_and_password_are_enough_and_so_is_a_token(self, basic):
+    def test_user_and_password_or_a_token_is_enough(self, basic):
         good = basic_credentials("on-call:a-longer-pässword")
         for given in (good, good.replace("Basic", "basic"), "Bearer the-old-token-01"):
             assert basic.post(webhook(), Authorization=given).status == 202
@@ -177,7 +177,7 @@ ON_CALL = "Bearer a-token-for-everything"
 
 @pytest.fixture(scope="module", params=WAYS)
 def named(request, tmp_path_factory):
-    """One whose credentials have names and scopes."""
+    """Return an endpoint whose credentials have names and scopes."""
     folder = tmp_path_factory.mktemp("named-" + request.param)
     running = KINDS[request.param](folder, credentials=NAMED, max_body_bytes=200_000).start()
     yield running.reaches(200, Authorization=ON_CALL)
@@ -185,7 +185,7 @@ def named(request, tmp_path_factory):
 
 
 def signed(body, secret="the-secret-of-grafana", **headers):
-    """The headers of a body that Grafana has signed, with a timestamp if it is given."""
+    """Return the headers of a body signed by Grafana, with a timestamp if one is given."""
     timestamp = headers.get("X_Grafana_Alerting_Timestamp")
     prefix = b"" if timestamp is None else timestamp.encode() + b":"
     signature = hmac.new(secret.encode(), prefix + body, "sha256").hexdigest()
@@ -196,24 +196,24 @@ class TestScopes:
     @pytest.mark.parametrize(
         "given, name", [(POSTER, "alertmanager"), (ON_CALL, "on-call")], ids=["post", "both"]
     )
-    def test_who_may_post_is_on_record(self, named, given, name):
+    def test_the_name_of_the_credential_is_recorded(self, named, given, name):
         request_id = named.accept(webhook(), Authorization=given)
         assert named.credentials()[-1] == name
         status = named.get("/api/v1/status/" + request_id, Authorization=ON_CALL)
         assert status.json["credential"] == name
 
     @pytest.mark.parametrize("path", PROTECTED)
-    def test_who_may_only_post_reads_nothing(self, named, path):
+    def test_a_credential_with_scope_post_cannot_read(self, named, path):
         answer = named.get(path, Authorization=POSTER)
         check_problem(answer, 403)
         assert answer.json["detail"] == (
-            "the credential alertmanager has the scope post, and this needs read: use a credential "
+            "the credential alertmanager has the scope post, but this needs read: use a credential "
             "with the scope read or both"
         )
         for given in (READER, ON_CALL):
             assert named.get(path, Authorization=given).status in (200, 404)
 
-    def test_who_may_only_read_posts_nothing(self, named):
+    def test_a_credential_with_scope_read_cannot_post(self, named):
         before = named.entries()
         answer = named.post(webhook(alert()), Authorization=READER)
         check_problem(answer, 403)
@@ -222,7 +222,7 @@ class TestScopes:
         refused = named.get(HEALTH, Authorization=READER).json["refused"]["last"]
         assert (refused["reason"], refused["status"]) == ("wrong_scope", 403)
 
-    def test_it_does_not_depend_on_the_path_being_there(self, named):
+    def test_the_scope_is_checked_before_the_path(self, named):
         assert named.get("/no/such/path", Authorization=POSTER).status == 403
         assert named.get("/no/such/path", Authorization=READER).status == 404
         assert named.get("/api/v1/webhook", Authorization=POSTER).status == 405
@@ -231,11 +231,11 @@ class TestScopes:
     def test_live_is_open(self, named):
         assert named.get(LIVE).status == 200
 
-    def test_health_says_what_is_accepted(self, named):
+    def test_health_lists_the_accepted_credentials(self, named):
         found = named.get(HEALTH, Authorization=ON_CALL).json["authentication"]
         assert found == "bearer, basic, hmac"
 
-    def test_credentials_without_a_name_are_on_record_by_their_key(self, guarded, basic):
+    def test_unnamed_credentials_are_recorded_by_their_key(self, guarded, basic):
         for endpoint, given, name in (
             (guarded, "Bearer the-old-token-01", "auth_tokens[1]"),
             (guarded, "Bearer the-new-token-01", "auth_tokens[2]"),
@@ -244,14 +244,14 @@ class TestScopes:
             endpoint.accept(webhook(), Authorization=given)
             assert endpoint.credentials()[-1] == name
 
-    def test_without_credentials_there_is_no_name(self, endpoint):
+    def test_without_credentials_no_name_is_recorded(self, endpoint):
         request_id = endpoint.accept(webhook())
         assert endpoint.credentials()[-1] == ""
         assert "credential" not in endpoint.get("/api/v1/status/" + request_id).json
 
 
 class TestSignatures:
-    """Grafana signs the body of a webhook with a secret that it shares with us."""
+    """Grafana signs the body of a webhook with a shared secret."""
 
     BODY = json.dumps(webhook(alert())).encode()
 
@@ -259,7 +259,7 @@ class TestSignatures:
         return {"X_Grafana_Alerting_Timestamp": str(int(time.time()) + seconds)}
 
     @pytest.mark.parametrize("timestamp", [None, 0, -290, 290])
-    def test_a_signed_webhook_is_taken(self, named, timestamp):
+    def test_a_signed_webhook_is_accepted(self, named, timestamp):
         more = {} if timestamp is None else self.now(timestamp)
         assert named.post(self.BODY, **signed(self.BODY, **more)).status == 202
         assert named.credentials()[-1] == "grafana"
@@ -268,7 +268,7 @@ class TestSignatures:
         assert named.credentials()[-1] == "grafana-2"
 
     def test_the_signature_is_the_one_that_grafana_computes(self):
-        """Of the body alone, and of the time, a colon and the body; by OpenSSL."""
+        """OpenSSL computed these from the body, and from the time, a colon and the body."""
         body, time_and_body = b'{"a":1}', b'1700000000:{"a":1}'
         for text, headers in (
             (body, {}),
@@ -279,12 +279,12 @@ class TestSignatures:
             found = signed(body, **headers)["X_Grafana_Alerting_Signature"]
             assert found == printed.stdout.split()[-1].decode()
 
-    def test_a_large_body_is_taken(self, named):
+    def test_a_large_signed_body_is_accepted(self, named):
         body = json.dumps(webhook(alert(annotations={"text": "x" * 100_000}))).encode()
         assert named.post(body, **signed(body)).status == 202
 
     @pytest.mark.parametrize("seconds", [-310, 310, -86400])
-    def test_an_old_one_cannot_be_sent_again(self, named, seconds):
+    def test_an_old_signed_webhook_cannot_be_replayed(self, named, seconds):
         before = named.entries()
         answer = named.post(self.BODY, **signed(self.BODY, **self.now(seconds)))
         check_problem(answer, 401)
@@ -292,7 +292,7 @@ class TestSignatures:
         assert named.entries() == before
 
     @pytest.mark.parametrize("timestamp", ["", "now", "-1", "1e9", "1_0", "٣", "9" * 13])
-    def test_a_time_that_is_none(self, named, timestamp):
+    def test_an_invalid_timestamp(self, named, timestamp):
         headers = {"X_Grafana_Alerting_Timestamp": timestamp.encode().decode("latin-1")}
         prefix = timestamp.encode() + b":"
         key = b"the-secret-of-grafana"
@@ -316,7 +316,7 @@ class TestSignatures:
             {"X_Grafana_Alerting_Signature": good.upper()},
             {"X_Grafana_Alerting_Signature": "sha256=" + good},
             {"X_Grafana_Alerting_Signature": good + ", " + good},
-            # The time is signed too: it can be neither taken away, nor added, nor changed.
+            # The timestamp is signed, so it cannot be removed, added or changed.
             {"X_Grafana_Alerting_Signature": timed["X_Grafana_Alerting_Signature"]},
             {"X_Grafana_Alerting_Signature": good, **self.now()},
             {**timed, **self.now(1)},
@@ -328,26 +328,26 @@ class TestSignatures:
             assert "the-secret" not in answer.body.decode()
         assert named.entries() == before
 
-    def test_it_is_for_webhooks_alone(self, named):
+    def test_signatures_are_only_for_webhooks(self, named):
         for path in PROTECTED:
             check_problem(named.get(path, **signed(b"")), 401)
-            check_problem(named.ask("POST", path, b"{}", **signed(b"{}")), 401)
+            check_problem(named.request("POST", path, b"{}", **signed(b"{}")), 401)
         check_problem(named.get("/api/v1/webhook", **signed(b"")), 401)
 
-    def test_without_a_shared_secret_nothing_is_read(self, guarded):
+    def test_without_a_shared_secret_no_body_is_read(self, guarded):
         check_problem(guarded.post(self.BODY, **signed(self.BODY, "")), 401)
 
     @pytest.mark.parametrize(
         "headers, status",
         [({"Content_Length": "200001"}, 413), ({"Content_Type": "text/plain"}, 415)],
     )
-    def test_a_body_that_cannot_be_used_is_not_read(self, named, headers, status):
+    def test_an_unusable_body_is_not_read(self, named, headers, status):
         with named.client() as client:
             head = message("POST", "/api/v1/webhook", b"", **{**signed(b""), **headers})
             client.send(head)
             check_problem(client.read(), status)
 
-    def test_the_time_that_it_takes_tells_nothing(self, tmp_path, monkeypatch):
+    def test_the_time_to_check_a_credential_leaks_nothing(self, tmp_path, monkeypatch):
         compared = []
         compare = hmac.compare_digest
 
@@ -366,8 +366,8 @@ class TestSignatures:
         finally:
             endpoint.stop()
 
-    def test_strangers_with_unfinished_bodies_hold_up_nobody_else(self, make):
-        """They could keep every connection busy, and fill the memory."""
+    def test_unauthenticated_unfinished_bodies_do_not_block_others(self, make):
+        """Otherwise, they could occupy every connection and exhaust the memory."""
         endpoint = make({"endpoint.body_signatures.MAX_UNVERIFIED": 2}, **GRAFANA_AND_ON_CALL)
         body = self.BODY
         head = message("POST", "/api/v1/webhook", body, **signed(body))[: -len(body)]
@@ -386,11 +386,11 @@ class TestSignatures:
                 client.socket.close()
 
 
-# The second is what `ready` asks with.
+# `ready` uses the second credential.
 GRAFANA_AND_ON_CALL = {"credentials": [NAMED[3]], "auth_tokens": ["a-token-for-everything"]}
 
 
-def test_the_time_that_it_takes_tells_nothing(tmp_path, monkeypatch):
+def test_the_time_to_check_a_credential_leaks_nothing(tmp_path, monkeypatch):
     compared = []
     compare = hmac.compare_digest
 
@@ -422,7 +422,7 @@ def test_the_time_that_it_takes_tells_nothing(tmp_path, monkeypatch):
         endpoint.stop()
 
 
-def test_failures_are_counted_and_logged_once_without_what_was_given(tmp_path, caplog):
+def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, caplog):
     endpoint = KINDS["threads"](tmp_path, basic_auth="on-call:hush-hush-hush-word").start()
     try:
         right = basic_credentials("on-call:hush-hush-hush-word")

@@ -1,4 +1,4 @@
-"""An endpoint without credentials answers nothing that a web page may have asked for."""
+"""An endpoint without credentials refuses requests that a web page may have sent."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TOKEN = {"Authorization": "Bearer the-old-token-01"}
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.0.2.1", "[::2]"]
 )
-def test_a_name_that_leads_here_by_dns_rebinding(endpoint, host):
+def test_a_host_name_from_dns_rebinding_is_refused(endpoint, host):
     before = len(endpoint.entries())
     for answer in (endpoint.get(HEALTH, Host=host), endpoint.post(webhook(), Host=host)):
         assert "http://127.0.0.1" in check_problem(answer, 403)["detail"]
     assert len(endpoint.entries()) == before
 
 
-def test_the_host_of_a_url_counts(endpoint):
-    assert endpoint.ask("GET", "http://evil.example" + HEALTH).status == 403
+def test_the_host_in_an_absolute_url_is_checked(endpoint):
+    assert endpoint.request("GET", "http://evil.example" + HEALTH).status == 403
     with endpoint.client() as client:
         client.send(message("GET", "http://localhost" + HEALTH, Host="evil.example"))
         assert client.read().status == 200
@@ -55,19 +55,19 @@ def test_a_page_of_another_origin(endpoint, origin):
     assert len(endpoint.entries()) == before
 
 
-def test_a_page_of_its_own(endpoint):
+def test_a_page_of_the_same_origin(endpoint):
     host = f"127.0.0.1:{endpoint.port}"
     assert endpoint.get(HEALTH, Host=host, Origin="http://" + host).status == 200
 
 
-def test_a_form_that_a_page_posts(endpoint):
-    """A browser sends these media types without asking first."""
+def test_a_form_posted_by_a_page(endpoint):
+    """A browser sends these media types without a preflight request."""
     for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         assert endpoint.post(webhook(), Content_Type=media_type).status == 415
 
 
-def test_a_browser_that_asks_first_is_not_told_to_go_on(endpoint):
-    answer = endpoint.ask("OPTIONS", "/api/v1/webhook", Origin="http://evil.example")
+def test_a_preflight_request_is_not_allowed(endpoint):
+    answer = endpoint.request("OPTIONS", "/api/v1/webhook", Origin="http://evil.example")
     assert answer.status == 403
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -76,8 +76,8 @@ def test_live_is_open(endpoint):
     assert endpoint.get("/api/v1/health/live", Host="evil.example").status == 200
 
 
-def test_with_credentials_any_name_will_do(guarded):
-    """A proxy may send any, and a page does not have the credentials."""
+def test_with_credentials_any_host_name_is_accepted(guarded):
+    """A proxy may send any host name, and a page does not have the credentials."""
     assert guarded.get(HEALTH, Host="poundcake.example", **TOKEN).status == 200
     answer = guarded.post(webhook(), Host="x", Origin="https://grafana.example", **TOKEN)
     assert answer.status == 202

@@ -1,4 +1,4 @@
-"""Publishing to a real RabbitMQ: what was not taken is an exception, and it recovers by itself."""
+"""Publishing to a real RabbitMQ: an unconfirmed message is an error, and the bus recovers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def connect_to(url):
 
 @pytest.fixture
 def queue(rabbitmq):
-    """StackStorm's exchange with the rules engine's queue on it, empty."""
+    """Return the rules engine's queue, empty and bound to StackStorm's exchange."""
     with kombu.Connection(rabbitmq.url) as connection:
-        # That of a stand-in that used the same server, and took its queue not with it.
+        # A stand-in that used the same server may have left its queue behind.
         other = EXCHANGE.name + ".rules_engine"
         kombu.Queue(other, channel=connection.channel()).delete()
         found = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
@@ -38,13 +38,13 @@ def queue(rabbitmq):
 
 @pytest.fixture
 def bus(rabbitmq, queue):
-    found = Bus(connect_to(rabbitmq.url))
-    yield found
-    found.close()
+    bus = Bus(connect_to(rabbitmq.url))
+    yield bus
+    bus.close()
 
 
 def arrived(url):
-    """What the rules engine would read, and how."""
+    """Return the messages that the rules engine would read."""
     found = []
     with kombu.Connection(url) as connection:
         queue = kombu.Queue("rules_engine", channel=connection.channel())
@@ -65,10 +65,12 @@ def test_a_trigger_arrives_as_stackstorm_reads_it(bus, rabbitmq):
     }
     assert pickle.loads(message.body) == message.payload
     assert message.delivery_info["routing_key"] == "trigger_instance"
-    assert message.properties["delivery_mode"] == 2  # it outlives the broker
+    assert (
+        message.properties["delivery_mode"] == 2
+    )  # persistent: it survives a restart of the broker
 
 
-def test_in_order_on_one_connection(bus, rabbitmq):
+def test_triggers_arrive_in_order_on_one_connection(bus, rabbitmq):
     for number in range(50):
         bus.publish("poundcake.alert", {"n": number}, "t")
     assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == list(range(50))
@@ -87,7 +89,7 @@ def test_from_many_threads(bus, rabbitmq):
     assert sorted(found) == list(range(20))
 
 
-def test_no_queue_is_an_error_and_a_queue_ends_it(bus, rabbitmq, queue):
+def test_a_missing_queue_is_an_error_until_it_exists(bus, rabbitmq, queue):
     with kombu.Connection(rabbitmq.url) as connection:
         kombu.Queue(queue, channel=connection.channel()).delete()
     for _ in range(2):
@@ -101,7 +103,7 @@ def test_no_queue_is_an_error_and_a_queue_ends_it(bus, rabbitmq, queue):
     assert len(arrived(rabbitmq.url)) == 1
 
 
-def test_a_broker_that_goes_away_is_an_error_and_its_return_is_enough(bus, rabbitmq):
+def test_a_lost_broker_is_an_error_until_it_returns(bus, rabbitmq):
     bus.publish("poundcake.alert", {"n": 0}, "t")
     rabbitmq.kill()
     for _ in range(2):
@@ -115,7 +117,7 @@ def test_a_broker_that_goes_away_is_an_error_and_its_return_is_enough(bus, rabbi
     assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [0, 2]
 
 
-def test_a_connection_that_died_unseen_costs_nothing(bus, rabbitmq):
+def test_a_connection_that_died_unnoticed_is_replaced(bus, rabbitmq):
     bus.publish("poundcake.alert", {"n": 0}, "t")
     rabbitmq.stop()
     rabbitmq.start()
@@ -123,8 +125,8 @@ def test_a_connection_that_died_unseen_costs_nothing(bus, rabbitmq):
     assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [0, 1]
 
 
-def test_a_broker_that_says_nothing_is_an_error_in_time():
-    """It listens and never answers, as one does that has no memory left."""
+def test_a_silent_broker_is_an_error_after_the_timeout():
+    """The broker listens and never answers, like one that is out of memory."""
     import socket
 
     with socket.socket() as listener:
@@ -138,12 +140,12 @@ def test_a_broker_that_says_nothing_is_an_error_in_time():
         assert time.monotonic() - began < 30
 
 
-def test_a_broker_without_memory_is_an_error_in_time(bus, rabbitmq):
-    """RabbitMQ's alarm: it takes the bytes and confirms nothing."""
+def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
+    """During a memory alarm, RabbitMQ accepts the bytes and confirms nothing."""
     import subprocess
 
     def control(*args):
-        # /usr/sbin/rabbitmqctl is a wrapper that becomes another user.
+        # /usr/sbin/rabbitmqctl is a wrapper that switches to another user.
         try:
             program = services.program("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
             subprocess.run(
@@ -164,7 +166,7 @@ def test_a_broker_without_memory_is_an_error_in_time(bus, rabbitmq):
             while True:  # the alarm takes a moment to reach the connections
                 began = time.monotonic()
                 bus.publish("poundcake.alert", {"n": 1}, "t")
-                assert began < deadline, "it is confirmed all the same"
+                assert began < deadline, "messages are still confirmed"
         assert time.monotonic() - began < 30
     finally:
         control("set_vm_memory_high_watermark", "0.4")
@@ -179,11 +181,11 @@ def test_a_broker_without_memory_is_an_error_in_time(bus, rabbitmq):
 
 
 def test_a_wrong_password_is_an_error_that_does_not_show_it(rabbitmq):
-    bus = Bus(connect_to(f"amqp://nobody:hushword@127.0.0.1:{rabbitmq.port}//"))
+    bus = Bus(connect_to(f"amqp://nobody:hidden-word@127.0.0.1:{rabbitmq.port}//"))
     for use in (bus.check, lambda: bus.publish("poundcake.alert", {}, "t")):
         with pytest.raises(BusError) as caught:
             use()
-        assert "hushword" not in str(caught.value)
+        assert "hidden-word" not in str(caught.value)
 
 
 def test_closing_does_not_wait(bus, rabbitmq):
@@ -195,7 +197,7 @@ def test_closing_does_not_wait(bus, rabbitmq):
     assert time.monotonic() - began < 20
 
 
-def test_nobody_there():
+def test_an_unreachable_server():
     bus = Bus(connect_to(f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"))
     began = time.monotonic()
     with pytest.raises(BusError):
@@ -205,14 +207,14 @@ def test_nobody_there():
     assert time.monotonic() - began < 30
 
 
-def test_a_check_publishes_nothing_and_leaves_a_connection_that_works(bus, rabbitmq):
+def test_a_check_publishes_nothing_and_keeps_the_connection(bus, rabbitmq):
     bus.check()
     assert arrived(rabbitmq.url) == []
     bus.publish("poundcake.alert", {"n": 1}, "t")
     assert len(arrived(rabbitmq.url)) == 1
 
 
-def test_a_message_that_cannot_be_written_is_an_error_and_the_next_goes(bus, rabbitmq):
+def test_an_unserializable_message_is_an_error_and_the_next_one_is_sent(bus, rabbitmq):
     with pytest.raises(BusError):
         bus.publish("poundcake.alert", {"n": threading.Lock()}, "t")
     bus.publish("poundcake.alert", {"n": 2}, "t")

@@ -1,4 +1,4 @@
-"""The watcher: what it finds, and that nothing it meets ends it."""
+"""The watcher finds changes, and no error stops it."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from tests.waiting import wait_for
 
 @pytest.fixture
 def watcher(monkeypatch):
-    """A running one whose registered configuration is `watcher.answer`: a value, or an error."""
+    """Return a running watcher. `watcher.answer` is the registered configuration, or an error."""
     monkeypatch.setattr(config_watcher, "POLL_SECONDS", 0.01)
-    looked = threading.Event()
+    polled = threading.Event()
 
     def read():
         if isinstance(found.answer, Exception):
             raise found.answer
         return found.answer
 
-    found = ConfigWatcher({"port": 1}, read, looked.set)
+    found = ConfigWatcher({"port": 1}, read, polled.set)
     found.answer = {"port": 1}
-    found.looked = looked
+    found.polled = polled
     found.start()
     yield found
     found.stop()
 
 
-def test_it_finds_what_is_registered_and_says_so_once_for_each_look(watcher):
+def test_a_registered_configuration_is_returned_once_per_poll(watcher):
     watcher.answer = {"port": 2}
     wait_for(lambda: watcher.latest == {"port": 2})
-    assert watcher.looked.wait(10)
+    assert watcher.polled.wait(10)
     watcher.stop()
     wait_for(lambda: not watcher.take())
     assert watcher.problem == ""
 
 
 @pytest.mark.parametrize(
-    "error, said",
+    "error, expected",
     [
         (RuntimeError("no key x\nat line 1"), "no key x"),
         (ValueError(), "ValueError"),
         (KeyError("x" * 1000), "'" + "x" * 299),
     ],
 )
-def test_what_cannot_be_read_leaves_what_was_found(watcher, error, said):
+def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected):
     watcher.answer = error
     wait_for(lambda: watcher.problem)
-    assert watcher.problem == f"the registered one cannot be read: {said}"
+    assert watcher.problem == f"the registered one cannot be read: {expected}"
     assert watcher.latest == {"port": 1}
     watcher.answer = {"port": 3}
     wait_for(lambda: watcher.latest == {"port": 3})
     assert watcher.problem == ""
 
 
-def test_without_stackstorm_the_given_configuration_stays(watcher):
+def test_without_stackstorm_the_initial_configuration_is_kept(watcher):
     watcher.answer = ImportError("st2common.util.config_loader")
-    watcher.looked.clear()
-    assert watcher.looked.wait(10)
+    watcher.polled.clear()
+    assert watcher.polled.wait(10)
     assert (watcher.latest, watcher.problem) == ({"port": 1}, "")

@@ -1,4 +1,4 @@
-"""Recorded requests are emitted once, and again only what StackStorm lost."""
+"""Recorded requests are emitted once; only alerts that StackStorm lost are emitted again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def several(*names, **more):
 
 
 class TestTriggers:
-    def test_of_an_alert(self, rig):
+    def test_the_trigger_of_an_alert(self, rig):
         request_id = rig.accept(alert("HostDown", fingerprint="f"))
         rig.advance()
         assert rig.state(request_id) == "recorded"
@@ -78,7 +78,7 @@ class TestTriggers:
         assert rig.state(request_id) == "done"
         assert (len(rig.bus.of(WEBHOOK)), rig.bus.of(ALERT)) == (1, [])
 
-    def test_a_limit_is_announced_once_until_nobody_has_run_into_it_for_an_hour(self, rig):
+    def test_a_limit_is_announced_once_until_it_is_not_reached_for_an_hour(self, rig):
         rig.bus.config = Config(max_remediations_per_hour=1)
         named = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
         first = rig.accept(*named[:3])
@@ -86,10 +86,13 @@ class TestTriggers:
         rig.accept(named[3])
         other = rig.accept(*[alert("B", fingerprint=f) for f in "56"])
         rig.advance()
-        told = rig.bus.of(LIMIT_REACHED)
-        assert [(p["alert_name"], p["request_id"]) for p in told] == [("A", first), ("B", other)]
-        assert (told[0]["instance"], told[0]["severity"]) == ("i2", "critical")
-        assert told[0]["reason"].startswith("limit of 1 an hour")
+        payloads = rig.bus.of(LIMIT_REACHED)
+        assert [(p["alert_name"], p["request_id"]) for p in payloads] == [
+            ("A", first),
+            ("B", other),
+        ]
+        assert (payloads[0]["instance"], payloads[0]["severity"]) == ("i2", "critical")
+        assert payloads[0]["reason"].startswith("limit of 1 an hour")
         much_later = later(3 * 3600)
         late = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
         rig.accept(*late, received_at=much_later)
@@ -103,16 +106,16 @@ class TestTriggers:
         assert payload["until"] == "2026-01-14T12:01:00Z"
 
     def test_only_admitted_and_resolved_alerts_are_emitted(self, rig):
-        ends = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
+        resolve = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
         again = alert("A", fingerprint="a")
-        rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), ends, ends)
+        rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), resolve, resolve)
         rig.advance()
         found = [(p["alert_name"], p["status"]) for p in rig.bus.of(ALERT)]
         assert sorted(found) == [("A", "firing"), ("B", "firing"), ("B", "resolved")]
         (payload,) = rig.bus.of(WEBHOOK)
         assert (payload["alerts_received"], payload["outcomes"]["malformed"]) == (6, 1)
 
-    def test_every_string_is_inert_and_none_is_null(self, rig):
+    def test_every_string_is_inert_and_never_null(self, rig):
         text = "{{ st2kv.system.x }}<% ctx() %>{\"'\\\n"
         rig.bus.config = Config(max_remediations_per_hour=1)
         labels = {text: text, "job": text, "severity": text, "instance": text}
@@ -152,6 +155,16 @@ class TestTriggers:
         rig.advance()
         assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
 
+    def test_another_label_may_name_the_host(self, rig):
+        rig.bus.config = Config(host_label="node")
+        exporter = {"instance": "kube-state-metrics:8080"}
+        rig.accept(alert("A", labels={**exporter, "node": "worker-1"}), alert("B", labels=exporter))
+        rig.advance()
+        assert [(p["instance"], p["host"]) for p in rig.bus.of(ALERT)] == [
+            ("kube-state-metrics:8080", "worker-1"),
+            ("kube-state-metrics:8080", ""),
+        ]
+
     def test_nothing_is_emitted_before_it_is_recorded(self, rig):
         rig.bus.records = False
         request_id = rig.accept(alert())
@@ -161,11 +174,11 @@ class TestTriggers:
 
 
 class TestExplained:
-    def test_an_alert_that_stackstorm_lost_is_emitted_again_less_and_less_often(self, rig):
+    def test_a_lost_alert_is_emitted_again_at_growing_intervals(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
         rig.advance(300)
-        assert len(names(rig)) == 1  # nobody has said that it is lost
+        assert len(names(rig)) == 1  # it has not been reported as lost
         rig.set_explanation("retry")
         rig.advance(6)
         assert len(names(rig)) == 2
@@ -180,14 +193,14 @@ class TestExplained:
         assert rig.state(request_id) == "done"
 
     @pytest.mark.parametrize("explanation", ["execution", "no_rule", "failed", "lost"])
-    def test_whatever_became_of_its_alerts_a_request_is_done(self, rig, explanation):
+    def test_a_request_is_done_after_any_result_of_its_alerts(self, rig, explanation):
         request_id = rig.accept(alert())
         rig.advance()
         rig.set_explanation(explanation)
         rig.advance(6)
         assert rig.state(request_id) == "done"
 
-    def test_looking_at_many_open_requests_takes_few_transactions(self, rig):
+    def test_checking_many_open_requests_takes_few_transactions(self, rig):
         ids = [rig.accept(alert(str(n), fingerprint=str(n))) for n in range(60)]
         rig.advance()
         assert {rig.state(i) for i in ids} == {"recorded"}
@@ -200,9 +213,9 @@ class TestExplained:
 
 
 class TestRefused:
-    """A request that cannot be emitted waits, and the others go on."""
+    """A request that cannot be emitted waits, and the others continue."""
 
-    def test_one_refused_alert_of_a_hundred_costs_the_others_nothing(self, rig):
+    def test_one_refused_alert_of_a_hundred_does_not_affect_the_others(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "A50"
         request_id = rig.accept(*several(*[f"A{n}" for n in range(100)]))
         rig.advance()
@@ -217,13 +230,38 @@ class TestRefused:
         rig.advance(6)
         assert rig.state(request_id) == "done"
 
+    def test_an_alert_that_stackstorm_lost_does_not_wait_for_a_refused_one(self, rig):
+        rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
+        rig.accept(*several("Bad", "Lost", "Good"))
+        rig.advance()
+        for _ in range(10):
+            rig.advance(61)
+        assert names(rig) == ["Lost", "Good"]
+        self.explain(rig, "Lost", "retry")
+        for _ in range(3):
+            for _ in range(60):
+                rig.advance(61)
+        # Again less and less often, at last once an hour.
+        assert 3 <= names(rig).count("Lost") <= 5
+        assert names(rig).count("Good") == 1
+        assert len(rig.bus.of(WEBHOOK)) == 1
+        rig.bus.refuses = lambda trigger, payload: False
+        self.explain(rig, "Lost", "execution")
+        rig.advance(61)
+        assert names(rig)[-1] == "Bad"
+
+    def explain(self, rig, name, explanation):
+        with database.transaction(rig.engine) as connection:
+            found = update(alerts).where(alerts.c.alert_name == name)
+            connection.execute(found.values(explanation=explanation))
+
     def test_the_next_requests_are_emitted(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
         bad = rig.accept(*several("Bad"))
         good = [rig.accept(*several(f"Good{n}")) for n in range(5)]
         rig.advance()
         assert names(rig) == [f"Good{n}" for n in range(5)]
-        # It is not the broker that is at fault.
+        # The broker is not at fault.
         assert rig.components.broker.state == State.OK
         assert rig.pipeline.problem() == ("the triggers of 1 request cannot be published: refused")
         rig.accept(*several("Later"))
@@ -235,12 +273,12 @@ class TestRefused:
         assert rig.pipeline.problem() == ""
         assert {rig.state(i) for i in [bad, *good]} == {"recorded"}
 
-    def test_an_emission_that_raises_holds_up_nobody(self, rig, monkeypatch, caplog):
+    def test_an_emission_that_raises_does_not_block_others(self, rig, monkeypatch, caplog):
         payload_of = triggers.alert_payload
 
         def fails(request, alert):
             if alert.alert_name == "Bad":
-                raise KeyError("a fault of ours")
+                raise KeyError("an internal fault")
             return payload_of(request, alert)
 
         monkeypatch.setattr(triggers, "alert_payload", fails)
@@ -249,13 +287,13 @@ class TestRefused:
         rig.advance()
         rig.advance(61)
         assert names(rig) == ["Good"]
-        assert bad in caplog.text and "a fault of ours" in caplog.text
+        assert bad in caplog.text and "an internal fault" in caplog.text
         monkeypatch.setattr(triggers, "alert_payload", payload_of)
         rig.advance(61)
         assert names(rig) == ["Good", "Bad"]
         assert len(rig.bus.of(WEBHOOK)) == 2
 
-    def test_many_that_fail_in_a_row_are_the_broker(self, rig):
+    def test_many_consecutive_failures_mean_that_the_broker_is_down(self, rig):
         rig.bus.refuses = lambda trigger, payload: trigger in (WEBHOOK, ALERT)
         ids = [rig.accept(*several(str(n))) for n in range(10)]
         rig.advance()
@@ -266,7 +304,7 @@ class TestRefused:
         assert rig.components.broker.state == State.OK
         assert {rig.state(i) for i in ids} == {"recorded"}
 
-    def test_a_broker_that_goes_away_in_the_middle_of_a_request(self, rig):
+    def test_a_broker_that_fails_in_the_middle_of_a_request(self, rig):
         def refuses(trigger, payload):
             rig.bus.is_down = rig.bus.is_down or payload.get("alert_name") == "A50"
             return rig.bus.is_down
@@ -282,9 +320,9 @@ class TestRefused:
         assert names(rig) == [f"A{n}" for n in range(100)]
         assert len(rig.bus.of(WEBHOOK)) == 1
 
-    def test_a_broker_that_is_away_is_down_also_for_a_single_request(self, rig):
+    def test_an_unavailable_broker_is_reported_even_for_a_single_request(self, rig):
         rig.bus.records = False
-        rig.accept()  # without alerts: there is nothing open to sync for
+        rig.accept()  # without alerts, so that no open work causes a sync
         rig.advance()
         rig.bus.record(rig.bus.of(triggers.ANNOUNCE)[0])
         rig.bus.is_down = True
@@ -294,7 +332,7 @@ class TestRefused:
         rig.advance(61)
         assert len(rig.bus.of(WEBHOOK)) == 1
 
-    def test_a_journal_that_cannot_be_written_does_not_make_it_emit_again(self, rig, monkeypatch):
+    def test_an_unwritable_journal_does_not_cause_another_emission(self, rig, monkeypatch):
         request_id = rig.accept(*several("A"))
         monkeypatch.setattr(rig.journal, "mark_emitted", self.fails)
         rig.advance()
@@ -310,7 +348,7 @@ class TestRefused:
 
 
 class TestMemory:
-    def test_labels_are_loaded_a_few_bytes_at_a_time(self, rig, monkeypatch):
+    def test_labels_are_loaded_in_chunks(self, rig, monkeypatch):
         loaded = []
         load_alerts = alert_loader.load_alerts
 
@@ -331,7 +369,7 @@ class TestMemory:
 
 
 class TestReplays:
-    def test_a_replay_is_emitted_whoever_recorded_it(self, rig):
+    def test_a_replay_recorded_by_any_process_is_emitted(self, rig):
         request_id = rig.accept(*several("One", "Two"))
         rig.advance()
         rig.set_explanation("execution")
@@ -341,7 +379,7 @@ class TestReplays:
         rig.advance(6)
         assert [p["request_id"] for p in rig.bus.of(ALERT)] == [request_id] * 2 + [again] * 2
         assert [p["request_id"] for p in rig.bus.of(WEBHOOK)] == [request_id, again]
-        # It is on record: it is not announced, neither now nor after a restart.
+        # It is recorded, so it is never announced, even after a restart.
         rig.reopen().advance(6)
         assert len(rig.bus.batches) == 1
         assert len(rig.bus.of(ALERT)) == 4
@@ -349,7 +387,7 @@ class TestReplays:
         rig.advance(6)
         assert rig.state(again) == "done"
 
-    def test_all_are_emitted_however_many_are_open(self, rig, monkeypatch):
+    def test_any_number_of_open_replays_is_emitted(self, rig, monkeypatch):
         monkeypatch.setattr("poundcake.endpoint.replay_importer.IMPORTED_TOGETHER", 1)
         ids = [rig.accept(*several(name)) for name in "abc"]
         rig.advance()
@@ -357,10 +395,10 @@ class TestReplays:
         rig.advance(6)
         assert {p["request_id"] for p in rig.bus.of(ALERT)} == again | set(ids)
 
-    def test_one_that_has_nothing_to_do_is_left_alone(self, rig):
+    def test_a_replay_without_work_is_skipped(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
-        # While the first is at work, the replay finds it open.
+        # The replay finds the incident open while the first workflow runs.
         episode = rig.bus.of(ALERT)[0]["episode"]
         claims.link(rig.engine, request_id, episode, "w", "e1")
         again = replay_request(rig.engine, Config(), request_id)
@@ -409,9 +447,9 @@ class TestTwoEndpoints:
         assert self.emitted(rigs, ALERT).count(again) == 1
 
     def test_an_unconfirmed_incident_that_sync_admits(self, rigs):
-        ends = alert(status="resolved", ends_at=later(60))
+        resolve = alert(status="resolved", ends_at=later(60))
         rigs[0].accept(alert())
-        rigs[0].accept(ends, received_at=later(70))
+        rigs[0].accept(resolve, received_at=later(70))
         rigs[1].accept(alert(), received_at=later(80))
         self.advance(rigs)
         assert rigs[0].bus.of(SYNC_DUE)[-1]["open"] >= 1
@@ -426,18 +464,18 @@ class TestTwoEndpoints:
         for _ in range(5):
             self.advance(rigs, 6)
         assert self.emitted(rigs, ALERT).count(admitted.request_id) == 1
-        told = [p for rig in rigs for p in rig.bus.of(ALERT)][-1]
-        assert (told["status"], told["episode"][-13:]) == ("firing", "1768392080000")
+        payloads = [p for rig in rigs for p in rig.bus.of(ALERT)][-1]
+        assert (payloads["status"], payloads["episode"][-13:]) == ("firing", "1768392080000")
 
     @pytest.mark.parametrize("explained", [True, False])
-    def test_a_request_with_one_id_that_reached_both(self, rigs, explained):
+    def test_a_request_that_reached_both_with_the_same_id(self, rigs, explained):
         wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
             assert rig.accept(alert(), body=body, wanted_id=wanted) == wanted
         rigs[0].advance()
         if explained:
-            # Long before the other comes to it.
+            # Long before the other endpoint takes over.
             rigs[0].set_explanation("execution")
             rigs[0].advance(1000)
         for _ in range(3):
@@ -447,7 +485,7 @@ class TestTwoEndpoints:
         self.advance(rigs, 31)
         assert {rig.state(wanted) for rig in rigs} == {"done"}
 
-    def test_the_other_takes_over_when_the_first_is_gone(self, rigs):
+    def test_the_other_endpoint_takes_over_when_the_first_is_gone(self, rigs):
         wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
@@ -477,7 +515,7 @@ class TestTwoEndpoints:
             rigs[1].advance()
         assert self.emitted(rigs, ALERT) == [wanted]
 
-    def test_ids_that_the_endpoint_made_need_no_claim(self, rigs):
+    def test_ids_that_the_endpoint_generated_need_no_claim(self, rigs):
         rigs[0].accept(alert())
         rigs[0].advance()
         with database.reading(rigs[0].engine) as connection:
@@ -486,7 +524,7 @@ class TestTwoEndpoints:
             ).all() == [None]
 
     def test_a_request_of_release_0_2_0_may_be_shared(self, rigs):
-        """Its journal does not say who chose the id."""
+        """Its journal does not record whether the sender chose the id."""
         request_id = rigs[0].accept(alert())
         rigs[0].journal._file.run(
             in_transaction, lambda db: db.execute("UPDATE requests SET shared = 1")
@@ -494,9 +532,7 @@ class TestTwoEndpoints:
         rigs[0].advance()
         assert self.emitted(rigs, ALERT) == [request_id]
 
-    def test_a_database_that_cannot_be_written_holds_up_only_the_shared_ones(
-        self, rigs, monkeypatch
-    ):
+    def test_an_unwritable_database_blocks_only_shared_requests(self, rigs, monkeypatch):
         def read_only(*args):
             raise database.DatabaseError("read-only")
 
@@ -514,7 +550,7 @@ class TestTwoEndpoints:
             connection.execute(api_calls.update().values(emitter_until=later(0)))
 
 
-def test_a_request_that_fails_is_logged_with_when_it_is_tried_again(rig, caplog):
+def test_a_failed_request_is_logged_with_the_time_of_its_retry(rig, caplog):
     rig.bus.refuses = lambda trigger, payload: trigger == ALERT
     request_id = rig.accept(alert())
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""The corpus of framing cases against an endpoint: what is one request stays one."""
+"""Send the corpus of framing cases to an endpoint: no request becomes two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUPS = sorted({case.name.partition(":")[0] for case in CASES})
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_case_is_answered_as_the_corpus_says(endpoint, group):
+def test_every_case_gets_the_response_in_the_corpus(endpoint, group):
     cases = [case for case in CASES if case.name.startswith(group)]
     before = len(endpoint.entries())
     found = {case.name: statuses(exchange(endpoint, case.data)) for case in cases}
@@ -45,7 +45,7 @@ def test_a_refused_head_request_has_no_body(endpoint):
 
 
 def test_the_rest_of_a_refused_body_is_not_a_request(make):
-    """Not even if there is no time to read it all."""
+    """Not even if there is no time to read the whole body."""
     endpoint = make({"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"])
     inner = message("POST", HOOK, BODY, Authorization="Bearer the-token-in-use")
     received = exchange(endpoint, message("POST", HOOK, b"0123456789" + inner))
@@ -55,7 +55,7 @@ def test_the_rest_of_a_refused_body_is_not_a_request(make):
     assert endpoint.entries() == []
 
 
-def test_changed_bytes_are_never_our_fault(endpoint):
+def test_changed_bytes_never_cause_a_5xx(endpoint):
     chance = random.Random(7)
     good = message("POST", HOOK, BODY)
     for _ in range(60):
@@ -66,7 +66,7 @@ def test_changed_bytes_are_never_our_fault(endpoint):
     assert endpoint.get(LIVE).status == 200
 
 
-def test_the_header_is_bounded_before_the_client_says_who_it_is(make):
+def test_the_header_is_bounded_before_authentication(make):
     """12 connections with one long line after the other once held 383 MiB."""
     endpoint = make(auth_tokens=["the-token-in-use"])
     clients = [endpoint.client() for _ in range(4)]
@@ -77,7 +77,7 @@ def test_the_header_is_bounded_before_the_client_says_who_it_is(make):
                 for _ in range(20):
                     client.send(b"X: " + b"x" * 60000 + b"\r\n")
             except ConnectionError:
-                pass  # it has heard enough
+                pass  # the endpoint has closed the connection
         for client in clients:
             assert client.read().status == 431
     finally:

@@ -1,4 +1,4 @@
-"""The health report: what is said of each part, and when the endpoint is degraded."""
+"""The health report: the state of each component, and when the endpoint is degraded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG = logging.getLogger("health")
 
 @pytest.fixture
 def installation(rig, tmp_path):
-    """One around a rig that is driven by hand."""
+    """Return an installation around a rig that is driven manually."""
     config = Config(state_dir=str(tmp_path), backlog_limit=5)
     keeper = JournalKeeper(config, None, LOG)
     keeper.journal, keeper.pipeline = rig.journal, rig.pipeline
@@ -35,7 +35,7 @@ def journal_of(installation):
     return report(installation)["components"]["journal"]
 
 
-def test_all_is_well(rig, installation):
+def test_everything_works(rig, installation):
     rig.accept(alert())
     rig.advance()
     found = report(installation)
@@ -77,20 +77,20 @@ def test_all_is_well(rig, installation):
     }
 
 
-def test_a_part_that_is_down_degrades(rig, installation):
+def test_a_component_that_is_down_degrades_health(rig, installation):
     rig.advance()
     rig.components.stackstorm.down("the rule is disabled")
     assert report(installation)["status"] == "degraded"
 
 
-def test_a_configuration_that_cannot_be_used_degrades_and_says_why(rig, installation):
+def test_an_unusable_configuration_degrades_health_and_is_explained(rig, installation):
     rig.advance()
     found = report(installation, "keeping the previous configuration: port: must be a number")
     assert found["status"] == "degraded"
     assert found["configuration"]["problem"].endswith("port: must be a number")
 
 
-def test_what_waits_for_migrate_is_said_of_the_database(rig, installation):
+def test_pending_migrations_are_shown_for_the_database(rig, installation):
     rig.pipeline.pending_migrations = "run st2 run poundcake.migrate"
     assert report(installation)["components"]["database"]["pending"].startswith("run st2 run")
     assert report(installation)["status"] == "ok"
@@ -103,9 +103,7 @@ def test_a_full_journal_is_unavailable(rig, installation):
     assert (found["status"], found["components"]["journal"]["state"]) == ("unavailable", "full")
 
 
-def test_a_journal_that_cannot_be_read_is_unavailable_and_says_why(
-    rig, installation, monkeypatch, caplog
-):
+def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, monkeypatch, caplog):
     def fails():
         raise JournalError("disk I/O error")
 
@@ -118,7 +116,7 @@ def test_a_journal_that_cannot_be_read_is_unavailable_and_says_why(
 
 
 class TestWatchdog:
-    """R5: it said ok with requests waiting and the thread that moves them on dead or hung."""
+    """Health was ok while requests waited and the thread that processes them was dead or hung."""
 
     def test_a_request_that_waits_for_more_than_two_minutes(self, rig, installation, clock):
         rig.accept(alert())
@@ -133,13 +131,15 @@ class TestWatchdog:
         assert report(installation)["status"] == "ok"
 
     @pytest.mark.parametrize("hours", [-5, 5])
-    def test_a_wall_clock_that_steps_makes_nothing_late(self, rig, installation, wall_clock, hours):
+    def test_a_step_of_the_wall_clock_makes_nothing_late(
+        self, rig, installation, wall_clock, hours
+    ):
         rig.accept(alert())
         wall_clock.offset = hours * 3600
         assert 0 <= journal_of(installation)["oldest_seconds"] < 60
         assert report(installation)["status"] == "ok"
 
-    def test_triggers_that_are_late(self, rig, installation, clock):
+    def test_late_triggers(self, rig, installation, clock):
         rig.accept(alert())
         rig.advance()
         clock.offset += 130
@@ -148,12 +148,12 @@ class TestWatchdog:
         rig.advance()
         assert report(installation)["status"] == "ok"
 
-    def test_a_thread_that_is_dead(self, rig, installation, monkeypatch):
+    def test_a_dead_thread(self, rig, installation, monkeypatch):
         monkeypatch.setattr(rig.pipeline.worker, "is_dead", lambda: True)
         assert report(installation)["status"] == "degraded"
         assert "has died" in journal_of(installation)["detail"]
 
-    def test_a_thread_that_hangs(self, rig, installation, clock):
+    def test_a_hanging_thread(self, rig, installation, clock):
         rig.pipeline.worker._step = "emitting"
         rig.pipeline.worker.keep_going()
         assert report(installation)["status"] == "ok"
@@ -161,7 +161,7 @@ class TestWatchdog:
         assert report(installation)["status"] == "degraded"
         assert "has hung for 12" in journal_of(installation)["detail"]
 
-    def test_a_request_whose_triggers_cannot_be_published(self, rig, installation):
+    def test_a_request_with_unpublishable_triggers(self, rig, installation):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
         rig.accept(alert("Bad"))
         rig.advance()
@@ -172,7 +172,7 @@ class TestWatchdog:
 
 
 class TestVolatile:
-    """R11: a state_dir in memory was not warned about."""
+    """A state_dir in memory causes a warning."""
 
     @pytest.fixture
     def mounts(self, tmp_path, monkeypatch):
@@ -182,7 +182,9 @@ class TestVolatile:
 
         return write
 
-    def test_it_is_said_and_does_not_degrade(self, rig, installation, tmp_path, mounts):
+    def test_a_volatile_state_dir_is_reported_without_degrading_health(
+        self, rig, installation, tmp_path, mounts
+    ):
         mounts("/ ext4", f"{tmp_path} tmpfs")
         assert f"state_dir {tmp_path} is on tmpfs" in journal_of(installation)["detail"]
         assert report(installation)["status"] == "ok"
@@ -196,24 +198,24 @@ class TestVolatile:
             (["/ ramfs"], "/opt", "ramfs"),
             (["/ overlay"], "/opt", ""),
             (["/ ext4", "/run tmpfs", "/run/disk xfs"], "/run/disk/x", ""),
-            (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last one covers the first
+            (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last mount hides the first
             (["/ ext4", "/with\\040space tmpfs"], "/with space/x", "tmpfs"),
             (["/ ext4", "/ä tmpfs"], "/ä/x", "tmpfs"),
             (["nonsense"], "/opt", ""),
             ([], "/opt", ""),
         ],
     )
-    def test_the_innermost_mount_decides(self, mounts, lines, path, kind):
+    def test_the_innermost_mount_point_counts(self, mounts, lines, path, kind):
         mounts(*lines)
         assert filesystem.volatile_filesystem(path) == kind
 
-    def test_a_system_that_does_not_say(self, monkeypatch):
+    def test_a_system_without_mount_information(self, monkeypatch):
         monkeypatch.setattr(filesystem, "_MOUNTS", "/nonexistent")
         assert filesystem.volatile_filesystem("/opt") == ""
 
 
 class TestComponent:
-    def test_a_state_is_logged_once_and_has_a_beginning(self, caplog):
+    def test_a_state_is_logged_once_and_has_a_start_time(self, caplog):
         part = Component(LOG, "broker")
         assert part.state == State.UNKNOWN
         with caplog.at_level("INFO"):
@@ -221,11 +223,11 @@ class TestComponent:
             since = part.since
             part.ok()
             assert part.since == since
-            part.down("away")
-            part.down("still away")
-            assert (part.state, part.detail) == (State.DOWN, "still away")
+            part.down("unavailable")
+            part.down("still unavailable")
+            assert (part.state, part.detail) == (State.DOWN, "still unavailable")
             part.ok()
         assert [r.getMessage() for r in caplog.records] == [
-            "broker: down: away",
+            "broker: down: unavailable",
             "broker: works again",
         ]

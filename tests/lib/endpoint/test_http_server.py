@@ -1,4 +1,4 @@
-"""Connections on the wire: one request after the other, slow clients, too many, and the end."""
+"""Connections: consecutive requests, slow clients, too many clients, and the shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG_LINGER = {"endpoint.http_connection.LINGER_TIME": 60}
 
 
 def has_ended(client):
-    """Whether the endpoint has ended a connection on which it had nothing to say."""
+    """Return True if the endpoint has closed a connection without sending anything."""
     client.socket.setblocking(False)
     try:
         return client.socket.recv(1) == b""
@@ -39,7 +39,7 @@ def has_ended(client):
 
 
 class TestConnections:
-    def test_many_requests_on_one(self, endpoint):
+    def test_many_requests_on_one_connection(self, endpoint):
         with endpoint.client() as client:
             for _ in range(20):
                 client.send(message("POST", HOOK, BODY))
@@ -47,7 +47,7 @@ class TestConnections:
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
 
-    def test_pipelined_requests_are_answered_in_their_order(self, endpoint):
+    def test_pipelined_requests_are_answered_in_order(self, endpoint):
         with endpoint.client() as client:
             client.send(
                 b"".join(
@@ -65,7 +65,7 @@ class TestConnections:
                 client.send(bytes([byte]))
             assert client.read().status == 202
 
-    def test_the_last_answer_says_so(self, endpoint):
+    def test_the_last_response_announces_the_close(self, endpoint):
         with endpoint.client() as client:
             client.send(message("GET", LIVE, Connection="close"))
             answer = client.read()
@@ -75,7 +75,7 @@ class TestConnections:
     def test_every_answer_has_a_date(self, endpoint):
         assert endpoint.get(LIVE).headers["date"].endswith(" GMT")
 
-    def test_after_a_refusal_the_connection_goes_on(self, endpoint):
+    def test_the_connection_stays_usable_after_a_refusal(self, endpoint):
         with endpoint.client() as client:
             client.send(message("POST", HOOK, b"no json"))
             assert client.read().status == 400
@@ -84,7 +84,7 @@ class TestConnections:
             client.send(message("POST", HOOK, BODY))
             assert client.read().status == 202
 
-    def test_many_at_once(self, endpoint):
+    def test_many_concurrent_connections(self, endpoint):
         found, start = [], threading.Barrier(40)
 
         def work():
@@ -99,7 +99,7 @@ class TestConnections:
             thread.join(60)
         assert found == [202] * 120
 
-    def test_a_client_that_goes_away_costs_nobody_else(self, endpoint):
+    def test_a_disconnected_client_does_not_affect_others(self, endpoint):
         for cut in (5, 60, len(message("POST", HOOK, BODY)) - 3):
             with endpoint.client() as client:
                 client.send(message("POST", HOOK, BODY)[:cut])
@@ -108,22 +108,22 @@ class TestConnections:
                 client.send(message("POST", HOOK, BODY))
         assert endpoint.get(LIVE).status == 200
 
-    def test_half_a_body_is_neither_stored_nor_refused(self, endpoint):
-        """Alertmanager sends it again if it gets no answer, and would not after a 4xx."""
+    def test_an_incomplete_body_is_neither_stored_nor_refused(self, endpoint):
+        """Alertmanager retries without a response, but not after a 4xx."""
         half = b'{"alerts": [], "receiver": "half"}'
         data = message("POST", HOOK, half, Content_Length=str(len(half) + 1))
         assert exchange(endpoint, data) == b""
         assert half not in [body for _, body, *_ in endpoint.entries()]
 
-    def test_the_answer_arrives_although_a_large_body_is_on_its_way(self, endpoint):
-        """It is not read, only thrown away: closing at once would lose the answer."""
+    def test_the_response_arrives_while_a_large_body_is_being_sent(self, endpoint):
+        """The body is discarded, because closing immediately would lose the response."""
         with endpoint.client(60) as client:
             client.send(message("POST", HOOK, b"x" * (9 << 20)))
             assert client.read().status == 413
 
 
 class TestExpect:
-    def test_the_body_is_asked_for(self, endpoint):
+    def test_the_body_is_requested(self, endpoint):
         with endpoint.client() as client:
             head = message("POST", HOOK, b"", Content_Length=str(len(BODY)), Expect="100-continue")
             client.send(head)
@@ -140,7 +140,7 @@ class TestExpect:
             ({"Content_Type": "text/plain"}, 415),
         ],
     )
-    def test_a_body_that_is_refused_is_not_asked_for(self, endpoint, headers, status):
+    def test_a_refused_body_is_not_requested(self, endpoint, headers, status):
         given = {"Content_Length": "14", "Expect": "100-continue", **headers}
         with endpoint.client() as client:
             client.send(message("POST", HOOK, b"", **given))
@@ -153,7 +153,7 @@ class TestSlow:
         return make(QUICK)
 
     def trickle(self, client, data):
-        """Send a byte now and then until the endpoint ends the connection."""
+        """Send a byte from time to time until the endpoint closes the connection."""
         try:
             for byte in data:
                 client.send(bytes([byte]))
@@ -162,8 +162,8 @@ class TestSlow:
             return True
         return False
 
-    def test_all_of_them_are_cut_off(self, quick):
-        """A header, a body and nothing at all, each slow in its own way and all at once."""
+    def test_slow_clients_are_disconnected(self, quick):
+        """Clients with a slow header, a slow body and no data at all, all concurrently."""
         found = {}
 
         def header():
@@ -197,7 +197,7 @@ class TestSlow:
         assert found["header"] and found["body"] and found["nothing"]
         assert found["idle"] >= QUICK["endpoint.http_connection.IDLE_TIME"]
 
-    def test_a_client_that_does_not_read_its_answers(self, quick):
+    def test_a_client_that_does_not_read_its_responses(self, quick):
         with quick.client() as client:
             client.socket.setblocking(False)
             request = message("GET", "/api/v1/nothing") * 100
@@ -210,8 +210,8 @@ class TestSlow:
                         time.sleep(0.05)
         assert quick.get(LIVE).status == 200
 
-    def test_a_client_that_reads_its_answers_a_bit_at_a_time(self, quick):
-        """Each bit must not give it the whole time again."""
+    def test_a_client_that_reads_its_responses_slowly(self, quick):
+        """A partial read must not restart the time limit."""
         with quick.client() as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.socket.setblocking(False)
@@ -226,11 +226,11 @@ class TestSlow:
 
     def read(self, client):
         if not client.socket.recv(2000):
-            raise ConnectionError("the endpoint ended the connection")
+            raise ConnectionError("the endpoint closed the connection")
 
 
 class TestFull:
-    def test_the_one_that_has_waited_longest_goes(self, make):
+    def test_the_longest_idle_client_is_evicted(self, make):
         endpoint = make(max_connections=5)
         waiting = []
         with endpoint.client() as asks:
@@ -253,12 +253,12 @@ class TestFull:
                 for client in waiting:
                     client.socket.close()
 
-    def test_a_request_in_flight_stays(self, make):
+    def test_a_request_in_flight_is_not_evicted(self, make):
         endpoint = make(max_connections=3)
         with endpoint.client() as busy:
             length = str(len(BODY))
             busy.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
-            assert busy.read().status == 100  # it has the header
+            assert busy.read().status == 100  # the endpoint has the header
             others = [endpoint.client() for _ in range(6)]
             wait_for(lambda: sum(has_ended(other) for other in others) >= 4)
             busy.send(BODY)
@@ -266,8 +266,8 @@ class TestFull:
             for other in others:
                 other.socket.close()
 
-    def test_clients_without_credentials_shut_out_nobody(self, make):
-        """They are refused and then linger. That once counted as a request in flight."""
+    def test_clients_without_credentials_do_not_block_others(self, make):
+        """Refused clients linger, which once counted as a request in flight."""
         endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
         refused = []
         try:
@@ -284,7 +284,7 @@ class TestFull:
             for client in refused:
                 client.socket.close()
 
-    def test_the_bound_holds_however_fast_they_come(self, make):
+    def test_the_limit_holds_at_any_rate_of_connections(self, make):
         endpoint = make(max_connections=10)
         clients = []
         try:
@@ -333,7 +333,7 @@ class TestStopping:
         idle.socket.close()
         slow.socket.close()
 
-    def test_a_request_that_is_almost_there_gets_its_answer(self, make):
+    def test_a_nearly_complete_request_is_answered(self, make):
         endpoint = make()
         with endpoint.client() as client:
             length = str(len(BODY))
@@ -352,9 +352,9 @@ class TestStopping:
 
 @pytest.mark.parametrize("kind", [Patched, Unpatched])
 class TestSignals:
-    """The sensor as its container ends it: SIGTERM, and SIGKILL five seconds later."""
+    """The container stops the sensor with SIGTERM, and with SIGKILL five seconds later."""
 
-    def test_terminated(self, kind, tmp_path):
+    def test_sigterm_stops_the_endpoint(self, kind, tmp_path):
         endpoint = kind(tmp_path).start()
         try:
             endpoint.ready()
@@ -363,14 +363,14 @@ class TestSignals:
             began = time.monotonic()
             endpoint.process.send_signal(signal.SIGTERM)
             endpoint.process.wait(60)
-            # 5 seconds for itself; the rest is what a busy machine takes to end a process.
+            # 5 seconds, plus the time in which a busy machine ends a process.
             assert time.monotonic() - began < 15
             idle.socket.close()
             assert request_id in [e[0] for e in endpoint.entries()]
         finally:
             endpoint.stop()
 
-    def test_killed_right_after_the_answer_and_started_again(self, kind, tmp_path):
+    def test_a_kill_right_after_the_response_loses_nothing(self, kind, tmp_path):
         endpoint = kind(tmp_path).start()
         try:
             endpoint.ready()
@@ -386,5 +386,5 @@ class TestSignals:
             endpoint.stop()
 
 
-def test_what_is_sent_before_the_end_is_answered(endpoint):
+def test_requests_sent_before_the_end_are_answered(endpoint):
     assert statuses(exchange(endpoint, message("GET", LIVE) * 3)) == (200, 200, 200)

@@ -1,4 +1,4 @@
-"""An accepted request is on the disk, once, and changes its state only when it is told to."""
+"""An accepted request is on the disk exactly once, and changes its state only on request."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def path(tmp_path):
 
 @pytest.fixture
 def journal(path):
-    found = Journal(path)
-    yield found
-    found.close()
+    journal = Journal(path)
+    yield journal
+    journal.close()
 
 
 def accept(journal, body="{}", wanted_id="", alerts=1):
@@ -49,7 +49,7 @@ def accept(journal, body="{}", wanted_id="", alerts=1):
 
 
 def load(journal, request_id):
-    """The request with its body."""
+    """Return the request with its body."""
     return journal.load_requests([journal.find(request_id)])[0]
 
 
@@ -73,7 +73,7 @@ def say(text):
 
 
 class TestAccept:
-    def test_the_name_of_the_credential_is_kept(self, journal):
+    def test_the_name_of_the_credential_is_stored(self, journal):
         sent = replace(request(), credential="grafana")
         request_id = journal.accept(sent, "", body_sha256(sent.body), 1)
         assert journal.find(request_id).credential == "grafana"
@@ -94,7 +94,7 @@ class TestAccept:
     def test_each_request_gets_a_new_id(self, journal):
         assert len({accept(journal) for _ in range(10)}) == 10
 
-    def test_the_id_that_the_sender_chose_is_used(self, journal):
+    def test_the_senders_id_is_used(self, journal):
         wanted = str(uuid.uuid4())
         assert accept(journal, wanted_id=wanted) == wanted
         assert load(journal, wanted).client_request_id == ""
@@ -107,7 +107,7 @@ class TestAccept:
         assert accept(journal, "a", wanted) == wanted
         assert journal.find(wanted).state == "recorded"
 
-    def test_the_same_id_with_another_body_is_another_request(self, journal):
+    def test_the_same_id_with_a_different_body_is_a_different_request(self, journal):
         wanted = str(uuid.uuid4())
         accept(journal, "a", wanted)
         other = accept(journal, "b", wanted)
@@ -116,8 +116,8 @@ class TestAccept:
         assert load(journal, other).body == "b"
         assert load(journal, wanted).body == "a"
 
-    def test_the_same_and_another_body_in_one_commit(self, journal):
-        """A fixed header from many threads at once."""
+    def test_the_same_and_a_different_body_in_one_commit(self, journal):
+        """Many concurrent requests with a fixed id."""
         wanted, found = str(uuid.uuid4()), []
         start = threading.Barrier(8)
 
@@ -136,7 +136,7 @@ class TestAccept:
         for body, request_id in found:
             assert load(journal, request_id).body == body
 
-    def test_many_requests_at_once_share_commits(self, journal, monkeypatch):
+    def test_concurrent_requests_share_commits(self, journal, monkeypatch):
         sizes = []
         commits = journal._group_commit
         commit = commits._commit
@@ -164,13 +164,13 @@ class TestAccept:
         assert all(journal.find(i) for i in ids)
 
     def test_a_request_that_arrives_while_a_commit_begins_is_stored(self, journal):
-        """A thread may pause between reading the list of waiting requests and joining it."""
+        """A thread may be preempted between reading the list of waiting requests and joining it."""
         others = threading.Event()
 
         class Preempted(list):
             def append(self, acceptance):
                 if acceptance.request.body == "late":
-                    # Where accept() guards the list, the other waits for us instead.
+                    # If accept() locks the list, the other thread waits for this one instead.
                     others.wait(0.5)
                 super().append(acceptance)
 
@@ -215,10 +215,10 @@ class TestAccept:
         monkeypatch.setattr(group_commit, "insert", insert)
         assert journal.find(accept(journal))
 
-    def test_a_thread_that_is_killed_in_a_commit_leaves_nobody_without_an_answer(
+    def test_a_thread_killed_during_a_commit_leaves_no_request_unanswered(
         self, journal, monkeypatch
     ):
-        """R11: the others of the commit got a 202 with an empty request_id."""
+        """The other requests of the commit once got a 202 with an empty request_id."""
         commits = journal._group_commit
         commit, first = commits._commit, threading.Event()
 
@@ -228,7 +228,7 @@ class TestAccept:
                 wait_for(lambda: len(commits._pending) >= 3)
                 return commit(connection, batch)
             monkeypatch.setattr(commits, "_commit", commit)
-            raise SystemExit  # as a green thread ends that is killed
+            raise SystemExit  # as in a killed green thread
 
         monkeypatch.setattr(commits, "_commit", killed)
         answers = []
@@ -252,14 +252,14 @@ class TestAccept:
         assert sorted(e.__name__ for e in errors) == ["JournalError", "JournalError", "SystemExit"]
         assert journal.find(accept(journal))
 
-    def test_a_request_that_nobody_committed_has_no_answer(self, journal, monkeypatch):
+    def test_an_uncommitted_request_is_not_answered(self, journal, monkeypatch):
         monkeypatch.setattr(journal._group_commit, "_commit", lambda connection, batch: None)
         with pytest.raises(JournalError, match="interrupted"):
             accept(journal)
 
 
 class TestProblem:
-    """It is over when what failed would work."""
+    """The problem ends when the failed operation would succeed."""
 
     def fail(self, journal, monkeypatch, body="{}"):
         insert = group_commit.insert
@@ -279,7 +279,7 @@ class TestProblem:
         accept(journal)
         assert journal.problem == ""
 
-    def test_room_for_less_than_was_needed_does_not_end_it(self, journal, monkeypatch):
+    def test_too_little_free_space_does_not_end_the_problem(self, journal, monkeypatch):
         self.fail(journal, monkeypatch, "x" * 100000)
         usage = shutil.disk_usage("/")
         for free, works in ((0, False), (100000, False), (1 << 30, True)):
@@ -297,7 +297,7 @@ class TestProblem:
         )
         journal.check()  # nothing has failed since
 
-    def test_a_lock_of_another_process_does_not_end_it(self, journal, path):
+    def test_a_lock_of_another_process_does_not_end_the_problem(self, journal, path):
         with sqlite3.connect(path, isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(JournalError, match="locked"):
@@ -359,7 +359,7 @@ threading.Event().wait(60)
         child.wait()
         Journal(path).close()
 
-    def test_fifty_threads_at_once_do_not_deadlock(self, way, path):
+    def test_fifty_concurrent_threads_do_not_deadlock(self, way, path):
         child = process(
             way,
             """
@@ -378,7 +378,7 @@ say(str((len(set(ids)), journal.counts().announced, journal.backlog))); journal.
 class TestStates:
     """accepted -> announced -> recorded -> done."""
 
-    def test_all_the_way(self, journal, clock):
+    def test_a_request_passes_through_all_states(self, journal, clock):
         entry = journal.find(accept(journal))
         assert [e.id for e in journal.fresh(10)] == [entry.id]
         journal.mark_announced([entry.id], "the-batch")
@@ -400,11 +400,11 @@ class TestStates:
         assert journal.due(10) == []
         assert journal.find(entry.request_id).state == RequestState.DONE
 
-    def test_missed(self, journal, clock):
+    def test_missed_requests_are_due_after_their_wait(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(4)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids, 100, 2)
-        assert journal.fresh(10) == []  # they are no longer fresh
+        assert journal.fresh(10) == []  # missed requests are not fresh
         assert journal.failed(10) == []
         clock.offset += 101
         assert [e.id for e in journal.failed(10)] == ids[:2]
@@ -424,7 +424,7 @@ class TestStates:
         journal.mark_recorded(ids[2:4])
         assert [e.id for e in journal.failed(10)] == ids[4:5]
 
-    def test_clear_waits_leaves_out_what_is_stuck(self, journal):
+    def test_clear_waits_skips_stuck_requests(self, journal):
         ids = [journal.find(accept(journal)).id for _ in range(2)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids[:1], 600, 5)
@@ -443,7 +443,7 @@ class TestStates:
         assert (round(found.oldest_seconds), round(found.overdue_seconds)) == (90, 90)
         assert found.stuck == 0
 
-    def test_no_attempt_makes_the_oldest_younger(self, journal, clock):
+    def test_attempts_do_not_reset_the_age_of_the_oldest(self, journal, clock):
         accept(journal)
         clock.offset += 60
         accept(journal)
@@ -454,7 +454,7 @@ class TestStates:
             journal.mark_missed([first.id], 0, 1)
             assert round(journal.counts().oldest_seconds) == 60
 
-    def test_what_is_stuck_is_named_and_does_not_fill_the_backlog(self, journal, clock):
+    def test_stuck_requests_are_named_and_do_not_count_towards_the_backlog(self, journal, clock):
         ids = [accept(journal)]
         clock.offset += 30
         ids.append(accept(journal))
@@ -466,11 +466,11 @@ class TestStates:
         assert journal.find(ids[0]).is_stuck
         assert (journal.counts().stuck, journal.stuck(10)) == (1, [ids[0]])
         assert journal.backlog == 1
-        assert round(journal.counts().oldest_seconds) == 30  # the other's
+        assert round(journal.counts().oldest_seconds) == 30  # that of the other request
         journal.mark_recorded([journal.find(ids[1]).id])
         assert journal.counts().oldest_seconds == 0
 
-    def test_prune_removes_what_has_been_done_for_a_day(self, journal, clock):
+    def test_prune_removes_requests_done_for_a_day(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(3)]
         journal.mark_done(ids[:2])
         assert journal.prune() == 0
@@ -486,7 +486,7 @@ class TestStates:
         assert journal.find("nobody") is None
         journal.mark_done([])
 
-    def test_who_chose_an_id_is_known(self, journal):
+    def test_an_id_chosen_by_the_sender_is_marked(self, journal):
         """Another endpoint may hold the same request only if a client chose its id."""
         wanted = str(uuid.uuid4())
         accept(journal, "a", wanted)
@@ -503,13 +503,13 @@ class TestStates:
 
 
 class TestCosts:
-    """What a step costs depends on what it does, not on what the journal holds."""
+    """The cost of a step depends on its own work, not on the size of the journal."""
 
     COUNT = 3000
 
     @pytest.fixture
     def steps(self, journal):
-        """A function that counts the steps of SQLite's machine in hundreds."""
+        """Return a function that counts the steps of SQLite's virtual machine, in hundreds."""
         connection = journal._file._connection
 
         def count(work):
@@ -524,7 +524,7 @@ class TestCosts:
         return count
 
     def fill(self, journal, state, due_at, **columns):
-        """Adds many requests to the file, past the journal's own counts."""
+        """Add many requests to the file, without the journal's own counters."""
         values = dict(
             body_sha256="'x'", body_bytes=2, alert_count=0, received_at="'2026-01-14T12:00:00Z'",
             client_host="''", client_request_id="''", method="''", path="''", headers="'{}'",
@@ -538,11 +538,11 @@ class TestCosts:
         )
         journal._file.write(lambda db: db.execute(statement))
 
-    def test_pruning_does_not_read_what_stays(self, journal, steps):
+    def test_pruning_does_not_read_the_remaining_requests(self, journal, steps):
         self.fill(journal, "done", 1e12)
         assert steps(journal.prune) < 5
 
-    def test_pruning_takes_a_few_at_a_time(self, journal):
+    def test_pruning_deletes_in_batches(self, journal):
         self.fill(journal, "done", 1)
         assert journal.prune() == 200
         bodies = [accept(journal, "x" * (3 << 20)) for _ in range(3)]
@@ -552,7 +552,7 @@ class TestCosts:
         assert [journal.prune() for _ in range(4)] == [1, 1, 1, 0]
 
     @pytest.mark.parametrize("state, due_at", [("accepted", 0), ("done", 1e12), ("recorded", 1e12)])
-    def test_looking_for_what_is_due_does_not_read_the_others(self, journal, steps, state, due_at):
+    def test_finding_due_requests_does_not_read_the_others(self, journal, steps, state, due_at):
         self.fill(journal, state, due_at)
         for work in (
             lambda: journal.fresh(1),
@@ -564,8 +564,8 @@ class TestCosts:
         ):
             assert steps(work) < 10
 
-    def test_what_needs_no_body_reads_none(self, path):
-        """A body of megabytes lies on pages of its own, which are damaged here."""
+    def test_bodies_are_read_only_when_needed(self, path):
+        """A large body has separate pages, which are damaged here."""
         journal = Journal(path)
         entry = journal.find(accept(journal, "x" * 200_000))
         journal.close()
@@ -588,12 +588,12 @@ class TestCosts:
             journal.load_requests([entry])
         journal.close()
 
-    def test_a_page_of_recorded_requests_has_a_largest_number_of_alerts(self, journal):
+    def test_a_page_of_recorded_requests_is_bounded_by_alerts(self, journal):
         ids = [journal.find(accept(journal, alerts=4000)).id for _ in range(5)]
         journal.mark_recorded(ids)
         assert [e.id for e in journal.due(10)] == ids[:2]
 
-    def test_a_batch_has_a_largest_number_of_bytes(self, journal):
+    def test_a_batch_is_bounded_by_bytes(self, journal):
         for _ in range(3):
             accept(journal, "x" * (2 << 20))
         assert len(journal.fresh(10)) == 2
@@ -604,9 +604,9 @@ class TestCosts:
 
 
 class TestClock:
-    """The journal's times are bounded by what it can have written, whatever the clocks say."""
+    """Stored times are limited to plausible values, regardless of the clocks."""
 
-    def test_no_wait_ends_by_a_restart_alone(self, path, clock, wall_clock):
+    def test_a_restart_does_not_end_a_wait(self, path, clock, wall_clock):
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 600, 0)
@@ -619,7 +619,7 @@ class TestClock:
         assert [e.id for e in journal.failed(10)] == [entry.id]
         journal.close()
 
-    def test_a_time_that_it_cannot_have_written_is_not_believed(self, path, clock):
+    def test_an_implausible_saved_time_is_ignored(self, path, clock):
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_recorded([entry.id])
@@ -633,15 +633,13 @@ class TestClock:
         assert found.emit_after <= clock()
         journal.close()
 
-    def test_waits_end_although_the_process_is_killed_again_and_again(
-        self, path, clock, wall_clock
-    ):
-        """Of the time that it did not run as much counts as it takes to start it."""
+    def test_waits_end_although_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
+        """Only a part of the downtime counts: as much as a start takes."""
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 100, 0)
         for _ in range(3):
-            os.close(journal._file._lock_file)  # as the end of a process does it
+            os.close(journal._file._lock_file)  # as when a process ends
             clock.offset += 40
             wall_clock.offset += 40
             journal = Journal(path)
@@ -650,13 +648,13 @@ class TestClock:
 
 
 class TestUpgrade:
-    """A journal of release 0.2.0 is upgraded in place, and nothing of it is lost."""
+    """A journal of release 0.2.0 is upgraded in place, and no request is lost."""
 
     BODY = "é🍰" * 100
 
     @pytest.fixture
     def old_path(self, path):
-        """One with a request in each state; the clock of its host was an hour ahead."""
+        """Return an old journal with a request in each state; its clock was an hour ahead."""
         now = time.time() + 3600
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
@@ -695,7 +693,7 @@ class TestUpgrade:
     def names(self, entries):
         return [uuid.UUID(entry.request_id).int for entry in entries]
 
-    def test_every_request_keeps_its_place(self, old_path, clock):
+    def test_an_upgrade_keeps_every_request_and_its_state(self, old_path, clock):
         journal = Journal(old_path)
         counts = journal.counts()
         assert (counts.accepted, counts.announced, counts.recorded, counts.done) == (5, 2, 2, 1)
@@ -704,7 +702,7 @@ class TestUpgrade:
         assert self.names(journal.failed(10)) == [3]
         assert self.names(journal.announced()) == [5, 6]
         assert journal.announced()[0].batch_id == "out"
-        # The clock goes on from the last thing that was written down: a look 3 s later.
+        # The clock continues from the last stored value; it is read 3 s later.
         found = journal.due(10)
         assert self.names(found) == [7, 8]
         assert (found[0].emit_after, round(found[1].emit_after - clock())) == (None, 47)
@@ -718,7 +716,7 @@ class TestUpgrade:
         assert self.names(journal.failed(10)) == [4]
         for number in range(10):
             entry = journal.find(str(uuid.UUID(int=number)))
-            # Who chose its id is not known; of what is done it does not matter.
+            # Whether the sender chose its id is unknown, and irrelevant for a request that is done.
             assert entry.is_shared == (entry.state != RequestState.DONE)
             # Release 0.2.0 did not store it.
             assert entry.credential == ""
@@ -731,7 +729,7 @@ class TestUpgrade:
         journal.close()
 
     def test_an_upgrade_that_fails_changes_nothing(self, old_path, monkeypatch):
-        """It is one transaction: without room, or killed in it, the old one stays."""
+        """The upgrade is one transaction: after a full disk or a kill, the old journal remains."""
         upgrade = journal_file.journal_schema.upgrade
 
         def full(connection, version):
@@ -749,9 +747,9 @@ class TestUpgrade:
         assert journal.backlog == 5
         journal.close()
 
-    @pytest.mark.parametrize("damage", ["", "found when it was open"])
-    def test_a_journal_of_release_0_3_0_goes_on(self, path, damage):
-        """It has no column for the name of the credential."""
+    @pytest.mark.parametrize("damage", ["", "found while it was open"])
+    def test_a_journal_of_release_0_3_0_is_upgraded(self, path, damage):
+        """The old journal has no column for the name of the credential."""
         first = Journal(path)
         ids = [accept(first, body) for body in ("{}", "[]")]
         first.mark_announced([first.find(ids[0]).id], "a")
@@ -787,7 +785,7 @@ class TestUpgrade:
         assert journal.endpoint_id == endpoint_id
         journal.close()
 
-    def test_the_requests_of_a_damaged_one_go_on(self, old_path):
+    def test_the_requests_of_a_damaged_journal_continue(self, old_path):
         journal = Journal(old_path, "somebody says so")
         assert journal.backlog == 5
         assert self.names(journal.announced()) == [5, 6]
@@ -856,7 +854,7 @@ class TestOpening:
     FILES = ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm")
 
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
-    def test_its_files_are_for_their_owner_and_its_group(self, path, tmp_path, umask):
+    def test_only_the_owner_and_the_group_can_access_the_files(self, path, tmp_path, umask):
         before = os.umask(umask)
         try:
             journal = Journal(path)
@@ -867,8 +865,8 @@ class TestOpening:
             os.umask(before)
         assert modes == dict.fromkeys(self.FILES, 0o640)
 
-    def test_files_that_all_could_read_are_closed_to_others(self, path, tmp_path):
-        """Release 0.2.0 made them so."""
+    def test_others_lose_access_to_existing_files(self, path, tmp_path):
+        """Release 0.2.0 created them with this mode."""
         first = Journal(path)
         accept(first)
         corrupt = [f"{path}.corrupt-20260114T120000Z{suffix}" for suffix in ("", "-wal", ".json")]
@@ -880,9 +878,9 @@ class TestOpening:
         copies = tmp_path / "killed"
         shutil.copytree(str(tmp_path), str(copies))
         first.close()
-        found = Journal(str(copies / "journal.sqlite"))
+        journal = Journal(str(copies / "journal.sqlite"))
         assert {file.stat().st_mode & 0o777 for file in copies.iterdir()} == {0o640}
-        found.close()
+        journal.close()
 
     def test_a_reopened_journal_has_the_same_requests(self, path):
         first = Journal(path)
@@ -895,7 +893,7 @@ class TestOpening:
         second.close()
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99, -1])
-    def test_a_journal_of_another_release_is_refused_and_not_touched(self, path, version):
+    def test_a_journal_of_another_release_is_refused_and_not_changed(self, path, version):
         journal = Journal(path)
         request_id = accept(journal)
         journal.close()
@@ -911,8 +909,8 @@ class TestOpening:
             assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
     @pytest.mark.parametrize("torn", [1, 24, 2000, 4119])
-    def test_a_torn_last_write_costs_only_that_request(self, path, torn, tmp_path):
-        """As a power cut leaves it: the file, and a -wal whose last page is not whole."""
+    def test_a_torn_last_write_loses_only_that_request(self, path, torn, tmp_path):
+        """As after a power cut: the file, and a -wal whose last page is incomplete."""
         journal, there = Journal(path), str(tmp_path / "there.sqlite")
         ids = [accept(journal) for _ in range(5)]
         before = os.path.getsize(path + "-wal")
@@ -933,7 +931,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("way", sorted(WAYS))
     def test_a_read_only_file_is_refused_until_it_is_writable(self, way, path):
-        """What was opened to be read cannot be written once it may be, either."""
+        """A file opened read-only stays read-only after its permissions change."""
         Journal(path).close()
         os.chmod(path, 0o444)
         child = process(
@@ -956,7 +954,7 @@ say(accept(Journal(sys.argv[1])))
         assert str(uuid.UUID(request_id)) == request_id
 
     @pytest.mark.parametrize("where", ["missing/journal.sqlite", "file/journal.sqlite"])
-    def test_no_such_folder(self, tmp_path, where):
+    def test_a_missing_folder(self, tmp_path, where):
         (tmp_path / "file").write_text("")
         with pytest.raises(JournalError, match="journal.sqlite"):
             Journal(str(tmp_path / where))

@@ -1,6 +1,6 @@
-"""The metrics, read as Prometheus reads them.
+"""The metrics, parsed as Prometheus parses them.
 
-Each moves when what it counts happens, and no label has a value that a client chose.
+Each metric changes with the events that it counts, and no label value is chosen by a client.
 """
 
 from __future__ import annotations
@@ -77,17 +77,17 @@ def reaches(endpoint, condition):
     """Return the first scrape for which the condition is true."""
     found = []
 
-    def look():
+    def check():
         found[:] = [scrape(endpoint)]
         return condition(found[0])
 
-    wait_for(look)
+    wait_for(check)
     return found[0]
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def endpoint(request, tmp_path_factory):
-    """One that no test stops, and that looks its health up at every scrape."""
+    """Return a shared endpoint that no test stops, and that computes its health for each scrape."""
     found = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
     yield found
     found.stop()
@@ -95,7 +95,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts an endpoint as the test wants it."""
+    """Return a function that starts an endpoint with a given configuration."""
     made = []
 
     def factory(settings=None, way=request.param, journal=True, **config):
@@ -110,13 +110,13 @@ def make(request, tmp_path):
 
 @pytest.fixture
 def pipeline(tmp_path, database_path, monkeypatch):
-    """One with its thread that waits for nothing long."""
+    """Return a pipeline with its thread and short waits."""
     monkeypatch.setattr("poundcake.endpoint.retry.RECORD_WAIT", 0.3)
     monkeypatch.setattr("poundcake.endpoint.emitter.RECHECK_WAIT", 0.05)
     monkeypatch.setattr("poundcake.endpoint.retry.EMIT_WAITS", (0.1, 0.1))
-    found = Rig(tmp_path, database_path)
-    yield found
-    found.close()
+    rig = Rig(tmp_path, database_path)
+    yield rig
+    rig.close()
 
 
 def numbers(counted):
@@ -128,13 +128,13 @@ class TestFormat:
         answer = endpoint.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=")
         assert answer.headers["cache-control"] == "no-store"
-        found = Scrape(answer.body)
-        build = [labels for name, labels in found.samples if name == "poundcake_build_info"]
+        scrape = Scrape(answer.body)
+        build = [labels for name, labels in scrape.samples if name == "poundcake_build_info"]
         assert dict(build[0])["version"] == poundcake.__version__
-        assert all(name.startswith("poundcake_") for name, _ in found.samples)
-        assert all(family.documentation for family in found.families)
+        assert all(name.startswith("poundcake_") for name, _ in scrape.samples)
+        assert all(family.documentation for family in scrape.families)
 
-    def test_what_the_client_asks_for(self, endpoint):
+    def test_the_format_that_the_client_accepts(self, endpoint):
         answer = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert Scrape(answer.body, open_metrics).has("build_info")
@@ -154,13 +154,13 @@ class TestFormat:
             ";=,;=" * 1000,
         ],
     )
-    def test_whatever_it_asks_for_it_gets_an_answer(self, endpoint, accept):
+    def test_any_accept_header_gets_a_response(self, endpoint, accept):
         answer = endpoint.get("/metrics", Accept=accept)
         assert answer.status == 200
         kind = answer.headers["content-type"]
         assert Scrape(answer.body, open_metrics if "openmetrics" in kind else prometheus).samples
 
-    def test_the_names_are_as_prometheus_wants_them(self, endpoint):
+    def test_the_names_follow_prometheuss_conventions(self, endpoint):
         endpoint.accept(webhook(alert()))
         text = endpoint.get("/metrics").body
         try:
@@ -173,24 +173,24 @@ class TestFormat:
         )
         assert (checked.returncode, checked.stdout.decode()) == (0, "")
 
-    def test_the_page_names_each(self, make):
+    def test_the_page_lists_every_metric(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
         found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
-            told = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
-        assert told == {
+            documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
+        assert documented == {
             family.name + ("_total" if family.type == "counter" else "")
             for family in found.families
         }
 
-    def test_the_registry_is_its_own(self):
+    def test_each_endpoint_has_its_own_registry(self):
         first, second = Metrics(dict, tuple), Metrics(dict, tuple)
         first.alerts_received.inc()
         assert first is not second
         assert b"poundcake" not in generate_latest(REGISTRY)
 
-    def test_actions_need_not_wait_for_the_library(self):
+    def test_actions_do_not_import_the_library(self):
         code = """if True:
             import glob, importlib, os, sys
             sys.path[:0] = [os.path.abspath(p) for p in ("actions", "lib")]
@@ -207,14 +207,14 @@ class TestFormat:
 
 
 class TestRequests:
-    def test_each_answer_is_counted(self, make):
+    def test_each_response_is_counted(self, make):
         endpoint = make(auth_tokens=["the-token-in-use"])
         token = {"Authorization": "Bearer the-token-in-use"}
         hook, health = "/api/v1/webhook", "/api/v1/health"
         a_status = "/api/v1/status/"
         two = json.dumps(webhook(alert(), alert("B"))).encode()
 
-        def look():
+        def read_metrics():
             return Scrape(endpoint.get("/metrics", **token).body)
 
         for code, method, route, path, body, headers in (
@@ -231,18 +231,18 @@ class TestRequests:
             (400, "GET", "other", "x", None, token),
             (200, "HEAD", health, health, None, token),
         ):
-            before = look()
-            assert endpoint.ask(method, path, body, **headers).status == code
-            after = look()
+            before = read_metrics()
+            assert endpoint.request(method, path, body, **headers).status == code
+            after = read_metrics()
 
             moved = functools.partial(difference, before, after)
-            asked = {"route": route, "method": method, "code": str(code)}
-            assert moved("http_requests_total", **asked) == 1, asked
-            looks = 1 if route == "/metrics" else 0
-            # What is not a valid request takes no time of the application.
+            labels = {"route": route, "method": method, "code": str(code)}
+            assert moved("http_requests_total", **labels) == 1, labels
+            reads = 1 if route == "/metrics" else 0
+            # An invalid request takes no time in the application.
             timed = code != 400 or (headers is token and path == hook)
-            assert moved("http_request_duration_seconds_count", route=route) == timed + looks
-            assert moved("http_requests_total") == 2  # the first look is the other
+            assert moved("http_request_duration_seconds_count", route=route) == timed + reads
+            assert moved("http_requests_total") == 2  # the other one is the first poll
             assert moved("failed_authentications_total") == (code == 401)
             assert moved("alerts_received_total") == (2 if code == 202 else 0)
 
@@ -272,7 +272,7 @@ class TestRequests:
         }
         assert (min(bounds), max(bounds - {float("inf")})) == (0.001, 10)
 
-    def test_no_label_takes_what_a_client_sends(self, endpoint):
+    def test_no_label_contains_text_from_a_client(self, endpoint):
         mark = f"hush{os.getpid()}"
 
         def barrage(mark):
@@ -280,7 +280,7 @@ class TestRequests:
             for path in paths:
                 for method in ("GET", "POST", "HEAD", "DELETE", "BREW", mark, "get", "TRACE"):
                     body = b"{}" if method == "POST" else None
-                    endpoint.ask(method, path.format(mark), body, User_Agent=mark)
+                    endpoint.request(method, path.format(mark), body, User_Agent=mark)
             endpoint.get('/api/v1/status/"%0A}}' + mark)
             endpoint.get("/api/v1/alerts/active?severity=" + mark)
             endpoint.get("/metrics?x=" + mark, Accept=mark, Authorization="Bearer " + mark)
@@ -312,11 +312,11 @@ class TestRequests:
         assert barrage(mark + "again") == series
 
 
-class TestTheWay:
+class TestPipelineMetrics:
     def test_from_acceptance_to_the_rules(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         at_first = scrape(endpoint)
-        for outcome in metrics.OUTCOMES:  # each is there from the start
+        for outcome in metrics.OUTCOMES:  # every outcome exists from the start
             assert ("poundcake_alerts_recorded_total", frozenset({("outcome", outcome)})) in (
                 at_first.samples
             )
@@ -341,7 +341,7 @@ class TestTheWay:
         assert 0 < found.get("accept_to_record_seconds_sum") < 60
         assert found.get("journal_requests", state="recorded") == 2
         assert found.get("announcement_misses_total") == 0
-        endpoint.set_broker(up=False)  # nothing is published any more
+        endpoint.set_broker(up=False)  # no more triggers are published
         found = reaches(
             endpoint, lambda n: n.get("publishes_total", result="ok") >= len(endpoint.published())
         )
@@ -352,10 +352,10 @@ class TestTheWay:
         syncs = found.get("publishes_total", trigger="poundcake.sync_due", result="ok")
         assert found.get("syncs_asked_total") == syncs
 
-    def test_a_broker_that_is_away(self, make):
+    def test_a_broker_outage_is_counted(self, make):
         endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
-        # Health is looked at once a second, the rest is of this moment.
+        # Health is cached for a second; the other metrics are current.
         up = reaches(
             endpoint,
             lambda n: (
@@ -368,7 +368,7 @@ class TestTheWay:
         endpoint.set_broker(up=False)
         endpoint.accept(webhook())
         endpoint.accept(webhook())
-        away = reaches(
+        down = reaches(
             endpoint,
             lambda n: (
                 n.get("component_down", component="broker") == 1
@@ -377,12 +377,12 @@ class TestTheWay:
                 and n.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
             ),
         )
-        assert away.get("component_since_timestamp_seconds", component="broker") > since
-        assert away.get("component_since_timestamp_seconds", component="broker") <= time.time()
-        assert away.values("component") == {"journal", "broker", "database", "stackstorm"}
-        assert away.get("component_down") == 1
-        assert away.get("journal_backlog_requests") == 2
-        assert away.get("journal_backlog_limit_requests") == 7
+        assert down.get("component_since_timestamp_seconds", component="broker") > since
+        assert down.get("component_since_timestamp_seconds", component="broker") <= time.time()
+        assert down.values("component") == {"journal", "broker", "database", "stackstorm"}
+        assert down.get("component_down") == 1
+        assert down.get("journal_backlog_requests") == 2
+        assert down.get("journal_backlog_limit_requests") == 7
         endpoint.set_broker(up=True)
         reaches(
             endpoint,
@@ -394,19 +394,19 @@ class TestTheWay:
             ),
         )
 
-    def test_what_is_stuck_has_a_number_of_its_own(self, make):
+    def test_stuck_requests_have_a_separate_metric(self, make):
         endpoint = make(way="threads")
         endpoint.set_broker(up=False)
         for _ in range(30):
             endpoint.accept(webhook())
-        book = endpoint.endpoint.journal
-        entries = book.fresh(25)
-        book.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
+        journal = endpoint.endpoint.journal
+        entries = journal.fresh(25)
+        journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
         found = reaches(endpoint, lambda n: n.get("journal_stuck_requests"))
         assert found.get("journal_stuck_requests") == 25
         assert found.get("journal_backlog_requests") == 5
 
-    def test_a_journal_that_cannot_be_had(self, make, tmp_path):
+    def test_an_unavailable_journal(self, make, tmp_path):
         (tmp_path / "in-the-way").write_text("")
         state = str(tmp_path / "in-the-way" / "state")
         endpoint = make({"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state)
@@ -416,7 +416,7 @@ class TestTheWay:
         found = reaches(endpoint, lambda n: n.has("journal_requests"))
         assert found.get("component_down", component="journal") == 0
 
-    def test_a_miss_and_what_is_recorded_late(self, pipeline):
+    def test_misses_and_late_records(self, pipeline):
         pipeline.bus.records = False
         pipeline.start()
         request_id = pipeline.accept(alert())
@@ -439,7 +439,9 @@ class TestTheWay:
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="again"))
         found = numbers(pipeline.metrics)
         assert found.get("alerts_emitted_total", emission="first") == 1
-        assert found.get("alerts_recorded_total") == 1  # again is no other alert
+        assert (
+            found.get("alerts_recorded_total") == 1
+        )  # an alert emitted again is not another alert
 
 
 class TestMetrics:
@@ -451,12 +453,12 @@ class TestMetrics:
         assert found.get("alerts_recorded_total", outcome="other") == 3
         assert "eaten" not in found.values("outcome")
 
-    def test_a_clock_that_was_set_back(self):
+    def test_a_clock_set_back_records_no_negative_duration(self):
         counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
         counted.recorded([later(10**9)])
         assert numbers(counted).get("accept_to_record_seconds_sum") == 0
 
-    def test_a_journal_that_takes_long_to_count_is_counted_rarely(self, monkeypatch):
+    def test_a_slow_journal_is_counted_less_often(self, monkeypatch):
         clock, asked = [100.0], []
         takes = 0.0
 
@@ -465,7 +467,7 @@ class TestMetrics:
             clock[0] += takes
             return {"components": {"journal": DOWN}}
 
-        # Other tests of this file run with an endpoint that keeps no answer.
+        # The other tests in this file use an endpoint without this cache.
         monkeypatch.setattr(metrics, "_HEALTH_AGE", 1.0)
         monkeypatch.setattr(metrics, "_HEALTH_AGE_FACTOR", 20)
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])

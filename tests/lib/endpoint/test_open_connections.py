@@ -8,7 +8,7 @@ from poundcake.endpoint.open_connections import OpenConnections, Phase
 
 
 class Opened:
-    """A connection that notes when it is aborted."""
+    """A connection that records when it is aborted."""
 
     def __init__(self, connections):
         self.aborted = 0
@@ -20,7 +20,7 @@ class Opened:
 
 @pytest.fixture
 def full():
-    """Three open connections, which are as many as there may be."""
+    """Return three open connections, which is the maximum."""
     connections = OpenConnections(3)
     return connections, [Opened(connections) for _ in range(3)]
 
@@ -29,7 +29,7 @@ def aborted(opened):
     return [one.aborted for one in opened]
 
 
-def test_the_one_that_waited_longest_is_closed(full):
+def test_the_longest_idle_connection_is_closed(full):
     connections, opened = full
     opened[0].slot.enter(Phase.BUSY)
     opened[0].slot.enter(Phase.WAITING)
@@ -38,14 +38,14 @@ def test_the_one_that_waited_longest_is_closed(full):
     assert (len(connections), connections.evicted) == (3, 1)
 
 
-def test_one_that_lingers_is_closed_first(full):
+def test_a_lingering_connection_is_closed_first(full):
     connections, opened = full
     opened[2].slot.enter(Phase.LINGERING)
     Opened(connections)
     assert aborted(opened) == [0, 0, 1]
 
 
-def test_one_that_is_busy_is_never_closed(full):
+def test_a_busy_connection_is_never_closed(full):
     connections, opened = full
     for one in opened:
         assert one.slot.enter(Phase.BUSY)
@@ -54,7 +54,7 @@ def test_one_that_is_busy_is_never_closed(full):
     assert connections.evicted == 1
 
 
-def test_one_that_was_closed_starts_no_request(full):
+def test_a_closed_connection_starts_no_request(full):
     connections, opened = full
     Opened(connections)
     assert not opened[0].slot.enter(Phase.BUSY)
@@ -62,7 +62,7 @@ def test_one_that_was_closed_starts_no_request(full):
     assert len(connections) == 3
 
 
-def test_after_the_stop_no_request_starts_and_those_in_flight_finish(full):
+def test_stopping_lets_requests_in_flight_finish_and_starts_no_others(full):
     connections, opened = full
     opened[0].slot.enter(Phase.BUSY)
     connections.stop()

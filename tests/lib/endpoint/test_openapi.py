@@ -1,4 +1,4 @@
-"""The description of the endpoint is valid, and is true of its routes, parameters and answers."""
+"""The endpoint's description is valid, and matches its routes, parameters and responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATHS = sorted(openapi.description([], False)["paths"])
 
 
 def resolve(document, part):
-    """Return what a part of the document stands for, if it is a reference."""
+    """Return the target of a part of the document if it is a reference, and otherwise the part."""
     if "$ref" not in part:
         return part
     for name in part["$ref"].split("/")[1:]:
@@ -51,7 +51,7 @@ def references(part):
 
 
 def translate(schema, document):
-    """Return a schema of OpenAPI 3.0 as JSON Schema that allows nothing but what it names."""
+    """Return an OpenAPI 3.0 schema as JSON Schema that allows only the named properties."""
     if isinstance(schema, list):
         return [translate(part, document) for part in schema]
     if not isinstance(schema, dict):
@@ -79,7 +79,7 @@ def described(endpoint):
 
 @pytest.fixture(scope="module")
 def worked_on(endpoint):
-    """The id of a request that has all that a request can have."""
+    """Return the id of a request that has every field."""
     request_id = endpoint.accept(
         webhook(alert("Worked"), {"labels": 5}, alert("Ran")), Authorization=TOKEN
     )
@@ -106,7 +106,7 @@ def worked_on(endpoint):
 
 
 def check(described, path, answer, method="get"):
-    """Assert that the answer is one that the description has for this path."""
+    """Assert that the description contains this response for this path."""
     responses = described["paths"][path][method]["responses"]
     response = resolve(described, responses[str(answer.status)])
     media_type = answer.headers["content-type"].split(";")[0]
@@ -124,7 +124,7 @@ class TestDocument:
         jsonschema.Draft7Validator(schema).validate(document)
         assert document["info"]["version"] == poundcake.__version__
 
-    def test_its_references_lead_somewhere_and_nothing_is_left_over(self):
+    def test_every_reference_resolves_and_every_component_is_used(self):
         document = openapi.description([], False)
         used = set()
         for reference in references(document):
@@ -146,7 +146,7 @@ class TestDocument:
                 named = [p["name"] for p in parameters if p["in"] == "path"]
                 assert re.findall(r"{(\w+)}", path) == named
 
-    def test_a_client_can_name_its_operations(self):
+    def test_every_operation_has_a_unique_id(self):
         paths = openapi.description([], False)["paths"].values()
         names = [operation["operationId"] for path in paths for operation in path.values()]
         assert len(set(names)) == len(names) and "status" in names
@@ -160,14 +160,14 @@ class TestDocument:
             (["client certificate"], [{}]),
         ],
     )
-    def test_its_security_is_what_is_configured(self, ways, expected):
+    def test_its_security_matches_the_configuration(self, ways, expected):
         found = openapi.description(ways, False)
         assert found["security"] == expected
         responses = found["paths"]["/metrics"]["get"]["responses"]
         assert ("401" in responses) == bool(ways)
         assert ("403" in responses) == (not ways)
 
-    def test_scopes_make_a_refusal_possible_and_a_signature_is_for_webhooks(self):
+    def test_scopes_add_403_and_signatures_apply_to_webhooks(self):
         found = openapi.description(["bearer", "hmac"], True)
         operations = [op for path in found["paths"].values() for op in path.values()]
         assert all(
@@ -179,7 +179,7 @@ class TestDocument:
         hook = found["paths"]["/api/v1/webhook"]["post"]
         assert hook["security"] == [{"bearer": []}, {"hmac": []}]
 
-    def test_its_lists_of_values_are_those_of_the_code(self, described):
+    def test_its_enums_match_the_code(self, described):
         components = described["components"]
         schemas, parameters = components["schemas"], components["parameters"]
         outcomes = [str(outcome) for outcome in Outcome]
@@ -189,13 +189,13 @@ class TestDocument:
         last = schemas["RefusedWebhooks"]["properties"]["last"]
         assert last["properties"]["reason"]["enum"] == [reason.value for reason in RefusalReason]
 
-    def test_its_limit_of_alerts_is_the_real_one(self, described, endpoint):
+    def test_its_limit_of_alerts_matches_the_code(self, described, endpoint):
         most = described["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
         answer = endpoint.post({"alerts": [0] * (most + 1)}, Authorization=TOKEN)
         assert (answer.status, answer.json["field"]) == (400, "alerts")
         assert str(most) in answer.json["detail"].replace(str(most + 1), "")
 
-    def test_a_webhook_of_alertmanager_fits(self, described):
+    def test_a_webhook_of_alertmanager_is_valid(self, described):
         schema = described["components"]["schemas"]["Alert"]
         validator = jsonschema.Draft7Validator(translate(schema, described))
         for one in (alert(), alert(fingerprint="2993e3e5da48cfe2"), alert(starts_at=None)):
@@ -205,7 +205,7 @@ class TestDocument:
 
 
 class TestRoutes:
-    def test_its_routes_are_those_that_are_served(self, described):
+    def test_its_routes_are_those_of_the_application(self, described):
         class Service:
             metrics = Metrics(dict, tuple)
 
@@ -215,14 +215,14 @@ class TestRoutes:
         )
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_its_parameters_are_those_that_are_accepted(self, described, endpoint, path):
+    def test_its_parameters_are_those_of_the_application(self, described, endpoint, path):
         operation = described["paths"][path].get("get")
         if operation is None or "400" not in operation["responses"]:
             return
         url = path.replace("{request_id}", "x")
         answer = endpoint.get(url + "?nonsense=1", Authorization=TOKEN)
         check(described, path, answer)
-        known = answer.json["detail"].partition("there are ")[2].split(", ")
+        known = answer.json["detail"].partition("known: ")[2].split(", ")
         parameters = [resolve(described, parameter) for parameter in operation["parameters"]]
         named = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
         assert sorted(known) == sorted(named or ["none"])
@@ -231,14 +231,14 @@ class TestRoutes:
             for bound, step in (("minimum", -1), ("maximum", 1)):
                 if bound in schema:
                     for value, status in ((schema[bound], 200), (schema[bound] + step, 400)):
-                        asked = f"{path}?{name}={value}"
-                        assert endpoint.get(asked, Authorization=TOKEN).status == status, asked
+                        url = f"{path}?{name}={value}"
+                        assert endpoint.get(url, Authorization=TOKEN).status == status, url
             for value in schema.get("enum", []):
-                asked = f"{path}?{name}={value}"
-                assert endpoint.get(asked, Authorization=TOKEN).status == 200, asked
+                url = f"{path}?{name}={value}"
+                assert endpoint.get(url, Authorization=TOKEN).status == 200, url
             if "enum" in schema:
-                asked = f"{path}?{name}=other"
-                check(described, path, endpoint.get(asked, Authorization=TOKEN))
+                url = f"{path}?{name}=other"
+                check(described, path, endpoint.get(url, Authorization=TOKEN))
 
     @pytest.mark.parametrize(
         "given, fits",
@@ -252,7 +252,7 @@ class TestRoutes:
             ("2026-01-14", False),
         ],
     )
-    def test_a_time_that_fits_is_accepted(self, described, endpoint, given, fits):
+    def test_a_time_that_matches_the_pattern_is_accepted(self, described, endpoint, given, fits):
         pattern = described["components"]["parameters"]["since"]["schema"]["pattern"]
         assert bool(re.search(pattern, given)) == fits
         url = "/api/v1/alerts/active?since=" + given.replace("+", "%2B")
@@ -270,7 +270,7 @@ class TestAnswers:
             ("/api/v1/alerts/active", "?outcome=admitted&alert_name=Ran"),
         ],
     )
-    def test_answers_are_as_it_says(self, described, endpoint, worked_on, path, query):
+    def test_responses_match_the_description(self, described, endpoint, worked_on, path, query):
         url = path.replace("{request_id}", worked_on) + query
         answer = endpoint.get(url, Authorization=TOKEN)
         assert answer.status == 200
@@ -280,10 +280,10 @@ class TestAnswers:
             assert rows
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_credentials_are_needed_where_it_says(self, described, endpoint, path):
+    def test_credentials_are_required_as_described(self, described, endpoint, path):
         ((method, operation),) = described["paths"][path].items()
         assert described["security"] == [{"bearer": []}]
-        answer = endpoint.ask(method.upper(), path, b"{}" if method == "post" else None)
+        answer = endpoint.request(method.upper(), path, b"{}" if method == "post" else None)
         assert answer.status == (200 if operation.get("security") == [] else 401)
         check(described, path, answer, method)
 
@@ -297,8 +297,8 @@ class TestAnswers:
             (b"{}", {"Content_Type": "text/plain"}, 415),
         ],
     )
-    def test_answers_to_a_webhook(self, described, endpoint, body, headers, status):
-        answer = endpoint.ask("POST", "/api/v1/webhook", body, Authorization=TOKEN, **headers)
+    def test_responses_to_a_webhook(self, described, endpoint, body, headers, status):
+        answer = endpoint.request("POST", "/api/v1/webhook", body, Authorization=TOKEN, **headers)
         assert answer.status == status
         check(described, "/api/v1/webhook", answer, "post")
         health = endpoint.get("/api/v1/health", Authorization=TOKEN)
@@ -315,6 +315,6 @@ class TestAnswers:
         for path in PATHS:
             ((method, operation),) = described["paths"][path].items()
             body = b"{}" if method == "post" else None
-            answer = endpoint.ask(method.upper(), path, body, Origin="http://evil.example")
+            answer = endpoint.request(method.upper(), path, body, Origin="http://evil.example")
             assert answer.status == (200 if operation.get("security") == [] else 403)
             check(described, path, answer, method)

@@ -1,4 +1,4 @@
-"""The steps together, and in their thread; and that no clock stops them."""
+"""The steps of the pipeline together, in their thread, and with wrong clocks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TestThread:
     @pytest.fixture
     def rig(self, tmp_path, database_path, monkeypatch):
         monkeypatch.setattr(retry, "FAILURE_WAITS", (0.01, 0.05))
-        found = Rig(tmp_path, database_path)
-        yield found
-        found.close()
+        rig = Rig(tmp_path, database_path)
+        yield rig
+        rig.close()
 
     def test_a_request_is_announced_recorded_and_emitted(self, rig):
         rig.start()
@@ -29,7 +29,7 @@ class TestThread:
         wait_for(lambda: rig.bus.of(ALERT))
         rig.reaches(request_id, "recorded")
 
-    def test_a_broker_that_comes_back_is_enough(self, rig):
+    def test_processing_continues_when_the_broker_returns(self, rig):
         rig.bus.is_down = True
         rig.start()
         request_id = rig.accept(alert())
@@ -40,31 +40,34 @@ class TestThread:
 
 
 class TestBroker:
-    def test_it_is_known_at_the_start_without_a_request(self, rig):
-        """U13: it was unknown until the first request came."""
+    def test_the_broker_is_checked_at_the_start_without_a_request(self, rig):
+        """The state was once unknown until the first request."""
         rig.advance()
         assert rig.components.broker.state == State.OK
         assert rig.bus.published == []
 
-    def test_also_that_it_is_away(self, rig):
+    def test_a_missing_broker_is_noticed_at_the_start(self, rig):
         rig.bus.is_down = True
         rig.advance()
         assert rig.components.broker.state == State.DOWN
 
 
 class TestDatabase:
-    def test_it_goes_away_and_comes_back(self, rig, monkeypatch):
-        def away(*args):
-            raise database.DatabaseError("away")
+    def test_the_database_becomes_unavailable_and_returns(self, rig, monkeypatch):
+        def unavailable(*args):
+            raise database.DatabaseError("unavailable")
 
-        monkeypatch.setattr(rig.reader, "_read", away)
+        monkeypatch.setattr(rig.reader, "_read", unavailable)
         request_id = rig.accept(alert())
         rig.advance()
-        assert (rig.components.database.state, rig.components.database.detail) == ("down", "away")
+        assert (rig.components.database.state, rig.components.database.detail) == (
+            "down",
+            "unavailable",
+        )
         monkeypatch.undo()
         assert rig.state(request_id) == "announced"
 
-    def test_what_waits_for_migrate_is_known(self, rig, monkeypatch):
+    def test_pending_migrations_are_known(self, rig, monkeypatch):
         monkeypatch.setattr(database, "pending", lambda bind: "run st2 run poundcake.migrate")
         rig.advance()
         assert rig.pipeline.pending_migrations == "run st2 run poundcake.migrate"
@@ -74,10 +77,10 @@ class TestDatabase:
 
 
 class TestWallClock:
-    """R4: a wall clock that steps by hours neither stops anything nor makes everything due."""
+    """A wall clock that steps by hours neither stops anything nor makes everything due."""
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_requests_are_announced_emitted_and_synced_as_before(self, rig, wall_clock, hours):
+    def test_requests_are_still_announced_emitted_and_synced(self, rig, wall_clock, hours):
         first = rig.accept(alert("A", fingerprint="a"))
         rig.advance()
         wall_clock.offset = hours * 3600
@@ -89,7 +92,7 @@ class TestWallClock:
         assert len(rig.bus.of(SYNC_DUE)) > before
         rig.set_explanation("retry")
         rig.advance(6)
-        assert len(rig.bus.of(ALERT)) == 2  # it is not an hour later
+        assert len(rig.bus.of(ALERT)) == 2  # an hour has not passed
         rig.advance(61)
         assert len(rig.bus.of(ALERT)) == 4
         rig.set_explanation("execution")
@@ -97,7 +100,7 @@ class TestWallClock:
         assert {rig.state(first), rig.state(second)} == {"done"}
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_a_batch_that_is_not_recorded_is_missed_at_its_time(self, rig, wall_clock, hours):
+    def test_an_unrecorded_batch_is_missed_on_time(self, rig, wall_clock, hours):
         rig.bus.records = False
         rig.accept(alert())
         rig.advance()
@@ -111,7 +114,7 @@ class TestWallClock:
         assert len(rig.bus.of(ANNOUNCE)) == 2
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_waits_are_kept_over_a_restart(self, rig, wall_clock, hours):
+    def test_waits_survive_a_restart(self, rig, wall_clock, hours):
         rig.accept(alert("A", fingerprint="a"))
         rig.advance()
         rig.set_explanation("retry")
@@ -127,9 +130,7 @@ class TestWallClock:
         assert len(rig.bus.of(ALERT)) == emitted + 1
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_what_was_announced_before_a_restart_is_missed_at_its_time(
-        self, rig, wall_clock, hours
-    ):
+    def test_requests_announced_before_a_restart_are_missed_on_time(self, rig, wall_clock, hours):
         rig.bus.records = False
         rig.accept(alert())
         rig.advance()

@@ -1,4 +1,4 @@
-"""What plain SQL can read of a damaged journal goes on, and its file is kept."""
+"""The readable requests of a damaged journal are kept, and its file is quarantined."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COUNT = 120
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """The path of a journal of COUNT entries in every state, and {id: row} of it."""
+    """Return the path of a journal with COUNT entries in every state, and its rows by id."""
     path = str(tmp_path_factory.mktemp("sound") / "journal.sqlite")
     journal, chance = Journal(path), random.Random(5)
     for _ in range(COUNT):
-        # Some within their page, some beyond it.
+        # Some bodies fit into their page, others need overflow pages.
         accept(journal, "x" * chance.choice([10, 300, 2000, 9000]))
     entries = [entry.id for entry in journal.fresh(COUNT)]
     journal.mark_announced(entries, "the-batch")
@@ -44,7 +44,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def path(sound, tmp_path):
-    """A copy of it, to be damaged."""
+    """Return the path of a copy, to be damaged."""
     return shutil.copy(sound[0], str(tmp_path / "journal.sqlite"))
 
 
@@ -53,7 +53,7 @@ def rows_of(journal):
 
 
 def read_all(connection):
-    """{id: all of a request with its body} of those that plain SQL can read one by one."""
+    """Return {id: the request with its body} of those that plain SQL can read one by one."""
     found = {}
     for number in range(1, COUNT + 1):
         try:
@@ -65,7 +65,7 @@ def read_all(connection):
 
 
 def readable(path, rows):
-    """The ids of what SQLite finds, as it was, when it is asked for one after the other."""
+    """Return the ids of the unchanged requests that SQLite can read one by one."""
     connection = sqlite3.connect(path)
     found = read_all(connection)
     connection.close()
@@ -99,7 +99,7 @@ def roots(path):
 
 
 class TestReadable:
-    """What plain SQL can read goes on, with its state, and what is missing is said."""
+    """The readable requests keep their state, and the report counts the missing ones."""
 
     def check(self, path, rows, wanted, journal):
         assert rows_of(journal) == {i: rows[i] for i in wanted}
@@ -120,7 +120,7 @@ class TestReadable:
             write(path, page, data(PAGE))
         wanted = readable(path, sound[1])
         assert 0 < len(wanted) < COUNT
-        # Asked for, as the endpoint does once it has met damage: not each page is met by reading.
+        # Requested explicitly, as the endpoint does after damage: reading may miss a damaged page.
         report = self.check(path, sound[1], wanted, Journal(path, "it was overwritten"))
         assert report.reason == "it was overwritten"
         assert report.unread_bytes >= count * PAGE / 2
@@ -132,7 +132,7 @@ class TestReadable:
         report = self.check(path, sound[1], set(sound[1]), Journal(path, "an index"))
         assert report.lost == 0
 
-    def test_requests_before_the_end_of_a_cut_file_are_saved(self, sound, path):
+    def test_requests_in_a_truncated_file_are_saved(self, sound, path):
         os.truncate(path, int(os.path.getsize(path) * 0.7) // PAGE * PAGE)
         journal = Journal(path)
         found = set(rows_of(journal))
@@ -179,7 +179,7 @@ class TestReadable:
         connection.close()
         self.check(path, sound[1], set(), Journal(path))
 
-    def test_what_it_leaves_is_not_open_to_others(self, sound, path, tmp_path):
+    def test_others_cannot_access_the_quarantined_files(self, sound, path, tmp_path):
         with open(path, "wb") as file:
             file.write(b"this is no database, and long enough to be taken for one" * 200)
         os.chmod(path, 0o644)
@@ -218,7 +218,7 @@ class TestReadable:
         assert self.check_all_but_one(sound, path, Journal(path, "something else")).lost == 1
 
     @pytest.mark.parametrize("text", [b"\xff\xfe", b"?!"], ids=["no text", "no JSON"])
-    def test_an_unreadable_request_does_not_hold_up_the_others(self, sound, path, text):
+    def test_an_unreadable_request_does_not_block_the_others(self, sound, path, text):
         """SQLite itself sees nothing wrong with it."""
         connection = sqlite3.connect(path)
         connection.execute(
@@ -231,7 +231,7 @@ class TestReadable:
             journal.load_requests(journal.announced())
         assert journal.is_damaged
         with pytest.raises(JournalError):
-            accept(journal)  # what is accepted from now on is safer in the next one
+            accept(journal)  # new requests are safer in the next journal
         journal.close()
         self.check_all_but_one(sound, path, Journal(path, journal.problem))
 
@@ -258,7 +258,7 @@ class TestQuarantine:
         with open(path, "r+b") as file:
             file.truncate(100)
 
-    def test_only_a_few_a_day_are_put_into_quarantine(self, path, monkeypatch):
+    def test_only_a_few_journals_a_day_are_quarantined(self, path, monkeypatch):
         class Clock:
             now, gmtime, strftime = 0.0, time.gmtime, time.strftime
 
@@ -289,7 +289,7 @@ class TestQuarantine:
         assert names(path) == before
         assert os.path.getsize(path) == 100
 
-    def test_the_report_lasts_until_the_file_is_moved_away(self, path):
+    def test_the_report_is_shown_until_the_file_is_moved(self, path):
         self.spoil(path)
         Journal(path).close()
         (report,) = quarantine.reports(path)
@@ -309,7 +309,7 @@ class TestQuarantine:
             assert quarantine.reports(path) == []
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99])
-    def test_a_journal_of_a_newer_release_is_not_put_into_quarantine(self, path, version):
+    def test_a_journal_of_a_newer_release_is_not_quarantined(self, path, version):
         connection = sqlite3.connect(path)
         connection.execute(f"PRAGMA user_version={version}")
         connection.close()
@@ -339,8 +339,8 @@ class TestQuarantine:
         assert quarantine.is_damage(error) == is_damage
 
 
-# Renames, in order: the new one is complete, the damaged one goes aside, the new one takes its
-# place.
+# The steps: the new journal is complete, the damaged one is moved away, the new one is moved into
+# its place.
 KILLED = """
 import os, signal
 from poundcake.endpoint import journal_file, quarantine
@@ -369,7 +369,7 @@ class TestKilled:
         child = process(way, KILLED, path, str(steps))
         assert child.communicate(timeout=60)[0] == ""
         assert child.returncode == -signal.SIGKILL
-        # The next start finds the old one, damaged or not, or the new one.
+        # The next start finds the old journal, damaged or not, or the new one.
         journal = Journal(path)
         assert rows_of(journal) == sound[1]
         journal.close()
@@ -406,9 +406,9 @@ say(str(sum(vars(journal.counts())[s] for s in ("accepted", "announced", "record
 
 
 @pytest.mark.parametrize("way", sorted(WAYS))
-def test_a_full_disk_leaves_the_old_journal_as_it_was(path, way):
+def test_a_full_disk_leaves_the_old_journal_unchanged(path, way):
     if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
-        pytest.skip("this process may not raise its limit again")
+        pytest.skip("this process cannot raise its limit again")
     child = process(way, FULL, path, str(20 * PAGE))
     first, second = child.communicate(timeout=60)[0].split("\n")[:2]
     assert first.startswith("JournalError") and path in first

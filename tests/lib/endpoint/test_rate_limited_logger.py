@@ -1,4 +1,4 @@
-"""A warning that a client can cause is logged once a minute, with how often it was left out."""
+"""A warning that a client can cause is logged once a minute, with the number of repetitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from poundcake.endpoint import rate_limited_logger
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 
 
-def test_a_text_is_logged_once_a_minute_and_counted_meanwhile(monkeypatch, caplog):
+def test_a_message_is_logged_once_a_minute_and_counted_meanwhile(monkeypatch, caplog):
     now = [1000.0]
     monkeypatch.setattr(rate_limited_logger, "monotonic", lambda: now[0])
     log = RateLimitedLogger(logging.getLogger("limited"))

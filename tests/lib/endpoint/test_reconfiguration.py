@@ -1,4 +1,4 @@
-"""A changed configuration is applied to a running endpoint, whole or not at all."""
+"""A changed configuration is applied to a running endpoint completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bearer(token):
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts an endpoint that looks for changes often."""
+    """Return a function that starts an endpoint that polls for changes often."""
     made = []
 
     def factory(token="", **config):
@@ -43,7 +43,7 @@ def make(request, tmp_path):
 
 @pytest.fixture
 def log(caplog, tmp_path):
-    """A function that gives the log of what was made."""
+    """Return a function that returns the log of the endpoints."""
     caplog.set_level("INFO")
 
     def text():
@@ -53,7 +53,7 @@ def log(caplog, tmp_path):
     return text
 
 
-def test_it_looks_often_enough_for_what_is_promised():
+def test_the_configuration_is_polled_as_often_as_documented():
     assert config_watcher.POLL_SECONDS <= 25  # docs/CONFIGURATION.md promises 30
 
 
@@ -69,10 +69,10 @@ class TestChanges:
         assert health["configuration"]["applied_at"] > before
         assert "allowed_hosts is empty" in health["configuration"]["warnings"][0]
         assert found.post(webhook(alert(annotations={"x": "y" * 2000}))).status == 413
-        said = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
-        assert log().count(said) == 1
+        message = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
+        assert log().count(message) == 1
 
-    def test_a_token_that_was_taken_out_is_refused_on_open_connections(self, make, tmp_path):
+    def test_a_removed_token_is_refused_on_open_connections(self, make, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-first-long-token")
         found = make(
@@ -87,20 +87,20 @@ class TestChanges:
                 return client.read().status
 
             assert status_with("the-first-long-token") == 200
-            # Nothing is registered: the file alone changes.
+            # Only the file changes, not the registered configuration.
             secret.write_text("the-second-long-token")
             found.reaches(200, **bearer("the-second-long-token"))
             assert status_with("the-first-long-token") == 401
             assert status_with("the-second-long-token") == 200
 
-    def test_another_database_is_read(self, make, tmp_path):
+    def test_a_changed_database_url_is_used(self, make, tmp_path):
         url = tmp_path / "database_url"
         url.write_text(f"sqlite:///{tmp_path}/one.sqlite")
         found = make(database_url=f"file:{url}")
         request_id = found.accept(webhook(alert()))
         status = "/api/v1/status/" + request_id
         wait_for(lambda: found.get(status).json["alerts"])
-        # What is announced and not seen to be recorded is missed first, after 30 s.
+        # An announced request that is not recorded is first missed, after 30 s.
         wait_for(lambda: not found.get("/api/v1/health").json["components"]["journal"]["waiting"])
         url.write_text(f"sqlite:///{tmp_path}/two.sqlite")
         wait_for(lambda: os.path.exists(f"{tmp_path}/two.sqlite"))
@@ -108,7 +108,7 @@ class TestChanges:
         again = found.accept(webhook(alert("Again")))
         wait_for(lambda: found.get("/api/v1/status/" + again).json["alerts"])
 
-    def test_nothing_that_was_accepted_is_lost(self, make):
+    def test_no_accepted_request_is_lost(self, make):
         found = make()
         accepted = []
         for number in range(20):
@@ -120,7 +120,7 @@ class TestChanges:
 
 
 class TestAddress:
-    def test_it_moves_to_another_port_and_finishes_what_is_in_flight(self, make):
+    def test_it_moves_to_another_port_and_finishes_requests_in_flight(self, make):
         found = make()
         old = found.client()
         idle = found.client()
@@ -134,13 +134,13 @@ class TestAddress:
         assert idle.closed()
         old.send(b"{}")
         answer = old.read()
-        assert answer.status == 400  # it is no webhook, and it was answered
+        assert answer.status == 400  # it was answered, but is not a webhook
         assert answer.headers["connection"] == "close"
         for client in (old, idle):
             client.socket.close()
 
-    def test_it_goes_from_one_address_to_all(self, make):
-        """Of 127.0.0.1 and 0.0.0.0, only one can be listened at."""
+    def test_it_moves_from_one_address_to_all(self, make):
+        """The endpoint cannot listen on 127.0.0.1 and 0.0.0.0 at the same time."""
         found = make()
         found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
         wait_for(lambda: status_of(found) == 401)
@@ -149,11 +149,9 @@ class TestAddress:
         wait_for(lambda: status_of(found) == 200)
         assert found.configuration()["in_force"]["host"] == "127.0.0.1"
 
-    def test_an_address_that_is_in_the_way_is_listened_at_again_if_the_new_one_fails(
-        self, make, log
-    ):
+    def test_the_old_address_is_restored_if_the_new_one_fails(self, make, log):
         found = make()
-        with socket.socket() as taken:  # so that the port is taken on another address, too
+        with socket.socket() as taken:  # so that the port is also in use on another address
             taken.bind(("127.0.0.2", found.port))
             taken.listen(1)
             found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
@@ -190,7 +188,7 @@ class TestAddress:
             thread.join()
         assert refused == []
 
-    def test_a_changed_client_ca_ends_connections_that_the_old_one_let_in(self, make, tmp_path):
+    def test_a_changed_client_ca_ends_connections_of_the_old_one(self, make, tmp_path):
         authority = Authority(tmp_path)
         certificate, key = authority.issue("endpoint")
         (tmp_path / "clients").mkdir()
@@ -221,18 +219,18 @@ class TestAddress:
                     while connection.recv(65536):
                         pass
                 except OSError:
-                    pass  # it was ended
+                    pass  # the connection was closed
         finally:
             found.stop()
 
 
 def status_of(found):
-    """The status of health without credentials; None if it does not listen."""
+    """Return the status of health without credentials, or None if the endpoint does not listen."""
     try:
         answer = found.get("/api/v1/health")
     except OSError:
         return None
-    return answer and answer.status  # one that was idle at the wrong moment has no answer
+    return answer and answer.status  # a connection that was closed while idle has no response
 
 
 def reaches(secured, path=LIVE, **more):
@@ -242,26 +240,26 @@ def reaches(secured, path=LIVE, **more):
         return False
 
 
-class TestWhatCannotBeUsed:
-    """The previous configuration stays in force; the log says so once, and health until then."""
+class TestUnusableConfigurations:
+    """The previous configuration stays in force; the problem is logged once and shown by health."""
 
-    def kept(self, found, log, said, **headers):
+    def assert_kept(self, found, log, problem, **headers):
         """Assert that a problem is shown, logged once, and that the endpoint works as before."""
-        wait_for(lambda: said in found.configuration(**headers)["problem"])
+        wait_for(lambda: problem in found.configuration(**headers)["problem"])
         health = found.get("/api/v1/health", **headers).json
         assert health["status"] == "degraded"
         assert health["configuration"]["problem"].startswith("keeping the previous configuration: ")
         assert found.post(webhook(), **headers).status == 202
-        # Whoever records in the meantime may log the same reason.
-        pattern = f"keeping the previous configuration: .*{re.escape(said)}"
+        # A record in the meantime may log the same reason.
+        pattern = f"keeping the previous configuration: .*{re.escape(problem)}"
         assert len(re.findall(pattern, log())) == 1
 
-    def restored(self, found, **headers):
+    def wait_until_restored(self, found, **headers):
         wait_for(lambda: not found.configuration(**headers)["problem"])
         assert found.get("/api/v1/health", **headers).json["status"] == "ok"
 
     @pytest.mark.parametrize(
-        "config, said",
+        "config, problem",
         [
             ({"allowed_host": ["web-1"]}, "unknown key allowed_host; did you mean allowed_hosts?"),
             ({"port": "x"}, "port: must be a whole number from 1 to 65535"),
@@ -278,46 +276,48 @@ class TestWhatCannotBeUsed:
             ),
         ],
     )
-    def test_a_broken_configuration(self, make, log, config, said):
+    def test_a_broken_configuration(self, make, log, config, problem):
         found = make()
         found.register(dry_run=False, allowed_hosts=["*"], **config)
-        self.kept(found, log, said)
+        self.assert_kept(found, log, problem)
         in_force = found.configuration()["in_force"]
-        assert in_force["dry_run"] is True  # not a part of it
+        assert in_force["dry_run"] is True  # no part of the change is applied
         found.register(**{**dict.fromkeys(config), "port": found.port})
         wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
-        self.restored(found)
+        self.wait_until_restored(found)
 
-    def test_a_port_that_is_taken_until_it_is_free(self, make, log):
+    def test_a_port_that_is_in_use_at_first(self, make, log):
         found = make()
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen(1)
             port = taken.getsockname()[1]
             found.register(port=port)
-            self.kept(found, log, f"cannot listen on 127.0.0.1:{port}: Address already in use")
+            self.assert_kept(
+                found, log, f"cannot listen on 127.0.0.1:{port}: Address already in use"
+            )
         found.port = port
         found.reaches(200)
-        self.restored(found)
+        self.wait_until_restored(found)
 
-    def test_a_token_file_that_cannot_be_read(self, make, log, tmp_path):
+    def test_an_unreadable_token_file(self, make, log, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-only-long-token")
         found = make("the-only-long-token", auth_tokens=[f"file:{secret}", "another-long-token"])
         os.rename(str(secret), str(secret) + ".away")
-        self.kept(found, log, "cannot read", **bearer("the-only-long-token"))
+        self.assert_kept(found, log, "cannot read", **bearer("the-only-long-token"))
         secret.write_text("a-new-and-long-token")
         found.reaches(200, **bearer("a-new-and-long-token"))
-        self.restored(found, **bearer("a-new-and-long-token"))
+        self.wait_until_restored(found, **bearer("a-new-and-long-token"))
 
-    def test_a_registration_that_cannot_be_read(self, make, log, tmp_path):
+    def test_an_unreadable_registration(self, make, log, tmp_path):
         found = make()
         path = found.published_path + ".config"
         with open(path, "w") as file:
             file.write("not json")
-        self.kept(found, log, "the registered one cannot be read: ")
+        self.assert_kept(found, log, "the registered one cannot be read: ")
         found.register()
-        self.restored(found)
+        self.wait_until_restored(found)
 
     def test_a_broken_certificate_file(self, make, log, tmp_path):
         authority = Authority(tmp_path)
@@ -348,7 +348,7 @@ class TestWhatCannotBeUsed:
         assert found.get("/api/v1/health").json["status"] == "degraded"
         assert not (tmp_path / "other").exists()
 
-    def test_a_configuration_that_is_broken_at_the_start_is_used_once_it_is_repaired(
+    def test_a_configuration_that_is_broken_at_the_start_is_used_after_its_repair(
         self, make, tmp_path
     ):
         found = KINDS["threads"](tmp_path, QUICK, allowed_host=["web-1"]).start()

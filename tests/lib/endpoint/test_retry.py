@@ -1,4 +1,4 @@
-"""When retries run and how much they take on: pure functions, case by case."""
+"""When retries run and how large their batches are: pure functions, case by case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOREVER = 100_000
 @pytest.mark.parametrize(
     "times, wait", [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (FOREVER, 3600)]
 )
-def test_waits_double_up_to_the_longest(times, wait):
+def test_waits_double_up_to_the_maximum(times, wait):
     assert retry.doubled((60.0, 3600.0), times) == wait
 
 
@@ -26,7 +26,7 @@ def test_jitter_only_shortens():
 @pytest.mark.parametrize(
     "size, attempts, others_recorded, plan",
     [
-        # A first miss keeps the batch together, later ones halve it and double the wait.
+        # A first miss keeps the batch; each later one halves it and doubles the wait.
         (8, 0, False, RetryPlan(30, 8, False)),
         (8, 1, False, RetryPlan(60, 4, False)),
         (4, 2, False, RetryPlan(120, 2, False)),
@@ -34,7 +34,7 @@ def test_jitter_only_shortens():
         (1, 4, False, RetryPlan(480, 1, False)),
         (1, 5, False, RetryPlan(600, 1, False)),
         (1, FOREVER, False, RetryPlan(600, 1, False)),
-        # What was recorded meanwhile shows that it is the batch; a single request is then stuck.
+        # Other recorded requests show that the batch is at fault. A single request is then stuck.
         (8, 3, True, RetryPlan(240, 4, False)),
         (1, 0, True, RetryPlan(30, 1, False)),
         (1, 1, True, RetryPlan(600, 1, True)),
@@ -48,7 +48,7 @@ def test_a_batch_that_was_not_recorded(size, attempts, others_recorded, plan):
 @pytest.mark.parametrize(
     "attempts, others_recorded, plan",
     [
-        (0, False, RetryPlan(1, 0, False)),  # it may have been the broker
+        (0, False, RetryPlan(1, 0, False)),  # the broker may have been at fault
         (0, True, RetryPlan(1, 0, False)),
         (1, False, RetryPlan(2, 1, False)),
         (9, False, RetryPlan(60, 1, False)),
@@ -81,27 +81,27 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
 @pytest.mark.parametrize(
     "seen, synced_at, claimed_age, elapsed, age",
     [
-        # The first look has only what the clocks say, which is not taken for more than a wait.
+        # The first poll relies on the clocks, by which at most one wait has passed.
         (None, None, 0, 0, float("inf")),
         (None, NOON, 40, 0, 40),
         (None, NOON, -7200, 0, 0),
-        # Unchanged: what counts is the time that passed here.
+        # Unchanged: the time that passed here counts.
         (ObservedSync(NOON, 10), NOON, -7200, 5, 15),
         (ObservedSync(NOON, 10), NOON, 7200, 5, 15),
-        # Changed: it ended since the last look, whatever the clocks say.
+        # Changed: sync has ended since the last poll, regardless of the clocks.
         (ObservedSync(NOON, 10), later(5), 3, 5, 3),
         (ObservedSync(NOON, 10), later(5), -7200, 5, 0),
         (ObservedSync(NOON, 10), later(5), 7200, 5, 5),
     ],
 )
-def test_how_long_ago_sync_was_whatever_the_clocks_say(seen, synced_at, claimed_age, elapsed, age):
+def test_the_age_of_the_last_sync_with_wrong_clocks(seen, synced_at, claimed_age, elapsed, age):
     assert retry.observe_sync(seen, synced_at, claimed_age, elapsed) == ObservedSync(synced_at, age)
 
 
-def test_syncs_become_rarer():
+def test_the_interval_between_syncs_grows():
     waits = [retry.SYNC_WAITS[0]]
     while waits[-1] < retry.SYNC_WAITS[1]:
         waits.append(retry.next_sync_wait(waits[-1]))
     assert waits[:3] == [5.0, 7.5, 11.25] and waits[-1] == 60.0
-    assert retry.sync_wait(5.0, moves_by_itself=True) == 5.0
-    assert retry.sync_wait(5.0, moves_by_itself=False) == 600.0
+    assert retry.sync_wait(5.0, can_proceed_unattended=True) == 5.0
+    assert retry.sync_wait(5.0, can_proceed_unattended=False) == 600.0

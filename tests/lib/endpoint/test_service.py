@@ -1,4 +1,4 @@
-"""The endpoint as a whole: it says what is missing, and uses it as soon as it is there."""
+"""The whole endpoint: it reports what is missing, and continues when that is available."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PAGE = 4096
 
 @pytest.fixture(params=WAYS)
 def make(request, tmp_path):
-    """A function that starts one that tries again quickly, without waiting for it."""
+    """Return a function that starts an endpoint with short retry waits, without waiting for it."""
     made = []
 
     def factory(**config):
@@ -59,7 +59,7 @@ def make(request, tmp_path):
 
 @pytest.fixture
 def make_here(tmp_path):
-    """The same, always on plain threads: for what has nothing to do with how threads run."""
+    """Return the same function, but always for plain threads."""
     made = []
 
     def factory(**config):
@@ -73,10 +73,10 @@ def make_here(tmp_path):
 
 @pytest.fixture
 def log(caplog, tmp_path):
-    """A function that gives the log of what was made."""
+    """Return a function that returns the log of the endpoints."""
 
     def text():
-        file = tmp_path / "log"  # of one in a process of its own
+        file = tmp_path / "log"  # of an endpoint in a separate process
         return file.read_text(errors="replace") if file.exists() else caplog.text
 
     return text
@@ -84,7 +84,7 @@ def log(caplog, tmp_path):
 
 @pytest.fixture
 def failed(log):
-    """Return a function that waits until the log announces a retry, and then for some more."""
+    """Return a function that waits until the log announces a retry, and then a little longer."""
 
     def wait():
         wait_for(lambda: "retrying until it works" in log())
@@ -94,7 +94,7 @@ def failed(log):
 
 
 def sql(path, statement):
-    """All rows of a statement, on a connection of its own."""
+    """Return all rows of a statement, on a separate connection."""
     connection = sqlite3.connect(str(path), timeout=20, isolation_level=None)
     try:
         return connection.execute(statement).fetchall()
@@ -111,7 +111,7 @@ def has_status(endpoint, request_id, *wanted):
 
 
 class TestRecovers:
-    def test_the_port_taken_and_freed(self, make, failed):
+    def test_a_port_that_is_taken_and_then_freed(self, make, failed):
         with socket.socket() as taken:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", 0))
@@ -122,8 +122,8 @@ class TestRecovers:
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
-    def test_the_state_directory_cannot_be_made_at_first(self, make, tmp_path):
-        """A file is where the folder should be: even root cannot write below it."""
+    def test_a_state_directory_that_cannot_be_created_at_first(self, make, tmp_path):
+        """A file is in the place of the folder, so that even root cannot write below it."""
         (tmp_path / "in-the-way").write_text("")
         state = tmp_path / "in-the-way" / "state"
         endpoint = make(state_dir=str(state)).ready(journal=False)
@@ -137,7 +137,7 @@ class TestRecovers:
         assert "in-the-way" in found.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/health/live").status == 200
         assert endpoint.get("/api/v1/executions/recent").status == 503
-        # The journal may know it, for all that the endpoint can say.
+        # The endpoint cannot rule out that the journal contains it.
         assert endpoint.get("/api/v1/status/x").status == 503
         (tmp_path / "in-the-way").unlink()
         endpoint.ready()
@@ -146,18 +146,18 @@ class TestRecovers:
     def test_another_endpoint_uses_the_state_directory(self, make_here):
         first = make_here().ready()
         second = make_here(port=services.free_port()).ready(journal=False)
-        told(second, "another endpoint")
+        wait_for_refusal(second, "another endpoint")
         first.stop()
         second.ready()
 
-    def test_the_journal_of_another_release_is_not_touched(self, make_here, tmp_path):
+    def test_a_journal_of_another_release_is_not_changed(self, make_here, tmp_path):
         endpoint = make_here().ready()
         request_id = endpoint.accept(webhook())
         endpoint.stop()
         path = tmp_path / "state" / "journal.sqlite"
         sql(path, "PRAGMA user_version = 99")
         endpoint.start().ready(journal=False)
-        told(endpoint, "another release")
+        wait_for_refusal(endpoint, "another release")
         assert "another release" in part(endpoint, "journal")["detail"]
         assert sql(path, "SELECT request_id FROM requests") == [(request_id,)]
         sql(path, f"PRAGMA user_version = {VERSION}")
@@ -175,7 +175,7 @@ class TestRecovers:
             {"auth_tokens": ["env:POUNDCAKE_NO_SUCH_VARIABLE"]},
         ],
     )
-    def test_a_configuration_that_cannot_be_used_does_not_end_it(
+    def test_an_unusable_configuration_does_not_stop_the_endpoint(
         self, make_here, failed, log, config
     ):
         endpoint = make_here(**config)
@@ -186,12 +186,12 @@ class TestRecovers:
             endpoint.client()
 
     @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 100, "192.0.2.1"])
-    def test_an_address_that_cannot_be_used_does_not_end_it(self, make_here, failed, host):
+    def test_an_unusable_address_does_not_stop_the_endpoint(self, make_here, failed, host):
         endpoint = make_here(host=host, auth_tokens=["the-token-in-use"])
         failed()
         assert endpoint.alive
 
-    def test_the_token_file_comes_later(self, make_here, failed, tmp_path):
+    def test_a_token_file_that_is_created_later(self, make_here, failed, tmp_path):
         endpoint = make_here(auth_tokens=["file:{}".format(tmp_path / "token")])
         failed()
         (tmp_path / "token").write_text("the-token-in-use\n")
@@ -207,7 +207,7 @@ class TestRecovers:
         except OSError:
             return False
 
-    def test_the_broker_away(self, make):
+    def test_an_unavailable_broker(self, make):
         endpoint = make().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
@@ -218,15 +218,15 @@ class TestRecovers:
         assert (found.status, found.json["status"]) == (200, "degraded")
         assert endpoint.get("/api/v1/health/ready").status == 200
         answer = endpoint.get("/api/v1/status/" + request_id).json
-        assert (answer["status"], answer["held_up_by"]) == (
+        assert (answer["status"], answer["blocked_by"]) == (
             "accepted",
-            "broker: the broker is away",
+            "broker: the broker is down",
         )
         endpoint.set_broker(up=True)
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
         wait_for(lambda: endpoint.get("/api/v1/health").json["status"] == "ok")
 
-    def test_the_database_away_at_the_start(self, make, mariadb, mariadb_url):
+    def test_a_database_that_is_unavailable_at_the_start(self, make, mariadb, mariadb_url):
         mariadb.stop()
         endpoint = make(database_url=mariadb_url).ready()
         request_id = endpoint.accept(webhook(alert()))
@@ -251,8 +251,8 @@ class TestRecovers:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
 
 
-def test_the_broker_is_known_before_anything_is_published(make):
-    """U13: it was unknown after every start, until the first request."""
+def test_the_state_of_the_broker_is_known_before_anything_is_published(make):
+    """The state was once unknown after every start, until the first request."""
     endpoint = make().ready()
     wait_for(lambda: part(endpoint, "broker")["state"] == "ok")
     assert endpoint.published() == []
@@ -275,13 +275,13 @@ def test_a_restart_resumes_the_requests_of_the_journal(make, log, caplog):
 
 
 class TestDamage:
-    """What SQLite can read of a damaged journal is kept; test_quarantine.py says what that is."""
+    """The readable requests of a damaged journal are kept; see test_quarantine.py."""
 
     def spoil(self, path, pages=0):
-        """Overwrite that many pages of entries while an endpoint uses the file; 0: all but one."""
+        """Overwrite this many pages of entries while an endpoint uses the file; 0: all but one."""
         while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-            pass  # the endpoint is at it
-        sql(path, f"PRAGMA user_version = {VERSION}")  # makes others forget what they have read
+            pass  # the endpoint uses it
+        sql(path, f"PRAGMA user_version = {VERSION}")  # makes other connections drop their caches
         sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         data = path.read_bytes()
         count = len(data) // PAGE
@@ -291,13 +291,13 @@ class TestDamage:
                 file.seek(page * PAGE)
                 file.write(bytes(PAGE))
 
-    def test_damage_while_the_endpoint_works(self, make, tmp_path, log):
+    def test_damage_while_the_endpoint_runs(self, make, tmp_path, log):
         endpoint = make().ready()
         path = tmp_path / "state" / "journal.sqlite"
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
         self.spoil(path, pages=1)
-        endpoint.set_broker(up=True)  # the announcer reads what waits
+        endpoint.set_broker(up=True)  # the announcer reads the waiting requests
         found = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
@@ -308,7 +308,7 @@ class TestDamage:
         assert os.path.exists(found["file"])
         assert found["saved"] + found["lost"] == 60 and 0 < found["lost"] < 20
         saved = [i for i in ids if endpoint.get("/api/v1/status/" + i).status == 200]
-        # Those that were recorded before the damage was noticed are in the tables.
+        # Requests that were recorded before the damage was noticed are in the tables.
         assert len(saved) >= found["saved"]
         for request_id in saved:
             wait_for(lambda: has_status(endpoint, request_id, "recorded"))
@@ -328,11 +328,11 @@ class TestDamage:
             assert file.read() == b"this is no database" * 99
         assert endpoint.post(webhook()).status == 202
         endpoint.stop()
-        endpoint.start().ready()  # who looks at it later hears of it as well
+        endpoint.start().ready()  # a later start reports it as well
         assert part(endpoint, "journal")["set_aside"] == [found]
 
-    def test_damage_again_and_again(self, make, tmp_path):
-        """It is not set aside a second time at once, and everyone is told why."""
+    def test_repeated_damage(self, make, tmp_path):
+        """The journal is not quarantined again immediately, and responses contain the reason."""
         endpoint = make().ready()
         endpoint.set_broker(up=False)
         path = tmp_path / "state" / "journal.sqlite"
@@ -342,11 +342,11 @@ class TestDamage:
         endpoint.ready()
         before = aside(path)
         self.spoil(path)
-        told(endpoint, "check the disk")
+        wait_for_refusal(endpoint, "check the disk")
         assert "check the disk" in part(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
         assert aside(path) == before and len(before) == 1
-        os.remove(before[0])  # the operator has looked
+        os.remove(before[0])  # the operator has handled it
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
         assert len(aside(path)) == 1
@@ -357,20 +357,20 @@ def aside(path):
 
 
 def refused(endpoint):
-    """The answer to a webhook that cannot be taken now."""
+    """Return the response to a webhook that cannot be accepted now."""
     answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
     assert answer.status == 503
     return answer
 
 
-def told(endpoint, words):
-    """Waits until those who send are told so: the journal is opened beside answering them."""
+def wait_for_refusal(endpoint, words):
+    """Wait until a 503 contains these words: the journal is opened in another thread."""
     wait_for(lambda: words in refused(endpoint).json["detail"])
 
 
 @pytest.fixture(params=[Patched, Unpatched])
 def sensor(request, tmp_path):
-    """A function that makes one in a process of its own, without starting it."""
+    """Return a function that creates an endpoint in a separate process, without starting it."""
     made = []
 
     def factory(**config):
@@ -384,18 +384,18 @@ def sensor(request, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MiB."""
+    """Return the path of a file system with 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("a file system can be mounted by root alone, and not everywhere")
+        pytest.skip("only root can mount a file system, and not everywhere")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class TestDisk:
-    """A disk that is full or read-only loses nothing that was accepted, and ends no process."""
+    """A full or read-only disk loses no accepted request, and stops no process."""
 
     def check_full(self, endpoint, ids, make_room, word):
         answer = refused(endpoint)
@@ -406,7 +406,7 @@ class TestDisk:
         assert word in found.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/status/" + ids[0]).json["status"] == "accepted"
         make_room()
-        endpoint.ready()  # without a webhook, which a load balancer would not send
+        endpoint.ready()  # without a webhook, because a load balancer would not send one
         ids.append(endpoint.accept(webhook(alert("later"))))
         assert set(ids) <= {entry[0] for entry in endpoint.entries()}
         assert aside(endpoint.config["state_dir"] + "/journal.sqlite") == []
@@ -421,7 +421,7 @@ class TestDisk:
         endpoint.set_broker(up=False)
         ids = []
         with open(str(small_disk / "filler"), "wb") as filler:
-            # Unbuffered: what did not fit would be written again at the end.
+            # Unbuffered, because a buffer would write the rest again when it is closed.
             os.write(filler.fileno(), bytes(500000))
         while True:
             answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
@@ -432,7 +432,7 @@ class TestDisk:
         assert ids
         self.check_full(endpoint, ids, (small_disk / "filler").unlink, "full")
 
-    def test_a_view_does_not_wait_for_room_in_the_tracking_database(self, small_disk, monkeypatch):
+    def test_a_view_does_not_wait_for_free_space(self, small_disk, monkeypatch):
         engine = database.open_engine("sqlite:///{}".format(small_disk / "tracking.sqlite"))
         with open(str(small_disk / "filler"), "wb") as filler:
             while os.write(filler.fileno(), bytes(4096)) == 4096:
@@ -443,7 +443,7 @@ class TestDisk:
             database.prepare(engine)
 
     def test_a_limit(self, sensor, tmp_path):
-        """The same without a file system: no file may grow beyond what the journal has."""
+        """The same without a file system: no file may grow beyond the journal's current size."""
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(labels={"x": "y" * 9000}))) for _ in range(40)]
@@ -457,18 +457,18 @@ class TestDisk:
 
         self.check_full(endpoint, ids, lift, "disk I/O error")
 
-    def test_the_state_directory_may_not_be_written(self, sensor, tmp_path):
+    def test_an_unwritable_state_directory(self, sensor, tmp_path):
         state = tmp_path / "state"
         state.mkdir(mode=0o555)
         endpoint = sensor()
         endpoint.prefix = bound_by_permissions()
         endpoint.start().ready(journal=False)
-        told(endpoint, "Permission denied")
+        wait_for_refusal(endpoint, "Permission denied")
         assert str(state) in part(endpoint, "journal")["detail"]
         state.chmod(0o755)
         endpoint.ready()
         request_id = endpoint.accept(webhook())
-        # What is open goes on being written, and those who ask are told so.
+        # Open files are still written, and responses contain the reason.
         state.chmod(0o555)
         assert endpoint.post(webhook()).status == 202
         assert endpoint.get("/api/v1/health/ready").status == 200
@@ -479,7 +479,7 @@ class TestDisk:
 
 class TestBounds:
     @pytest.mark.parametrize("headers", [{}, {"Expect": "100-continue"}])
-    def test_over_the_backlog_limit_nobody_sends_a_body_in_vain(self, make, headers):
+    def test_over_the_backlog_limit_no_body_is_requested(self, make, headers):
         endpoint = make(backlog_limit=2).ready()
         endpoint.set_broker(up=False)
         for _ in range(2):
@@ -494,7 +494,7 @@ class TestBounds:
 
 
 class TestInside:
-    """What only shows at a certain moment."""
+    """Faults that occur at a certain moment."""
 
     @pytest.fixture
     def quick(self, monkeypatch):
@@ -520,7 +520,7 @@ class TestInside:
             (installation, "Pipeline"),
         ],
     )
-    def test_a_programming_error_does_not_end_it(
+    def test_a_programming_error_does_not_stop_the_endpoint(
         self, tmp_path, monkeypatch, caplog, quick, module, what
     ):
         found, _ = self.start(tmp_path)
@@ -534,11 +534,11 @@ class TestInside:
 
         monkeypatch.setattr(module, what, fails)
         self.run_until(found, lambda: found.journal and len(tries) == 4)
-        assert caplog.text.count("cannot be brought up") == 1  # with its traceback
+        assert caplog.text.count("cannot be brought up") == 1  # with a traceback
         assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
-    def test_a_pipeline_that_cannot_start_does_not_keep_the_journal(
+    def test_a_pipeline_that_cannot_start_closes_the_journal(
         self, tmp_path, monkeypatch, quick, error
     ):
         found, _ = self.start(tmp_path)
@@ -553,8 +553,8 @@ class TestInside:
         monkeypatch.setattr(Pipeline, "start", fails)
         self.run_until(found, lambda: found.journal)
 
-    def test_a_journal_that_failed_is_tried_until_it_works(self, tmp_path, monkeypatch, quick):
-        """Also where nobody sends anything any more."""
+    def test_opening_a_failed_journal_is_retried_until_it_works(self, tmp_path, monkeypatch, quick):
+        """This works even if no more requests arrive."""
         found, _ = self.start(tmp_path)
         tries = []
 
@@ -576,7 +576,7 @@ class TestInside:
         )
         assert tries == ["unavailable"] * 4
 
-    def test_a_request_is_not_unknown_while_the_journal_cannot_be_read(
+    def test_a_request_is_not_reported_as_unknown_while_the_journal_is_unreadable(
         self, tmp_path, monkeypatch, quick
     ):
         found, port = self.start(tmp_path)
@@ -585,7 +585,7 @@ class TestInside:
         def fails(request_id):
             raise JournalError("disk I/O error")
 
-        def asked():
+        def was_queried():
             if not found.journal or not services.accepts_connections(port):
                 return False
             wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
@@ -594,9 +594,9 @@ class TestInside:
             assert (answer.status, answer.json["detail"]) == (503, "disk I/O error")
             return True
 
-        self.run_until(found, asked)
+        self.run_until(found, was_queried)
 
-    def test_damage_that_the_pipeline_meets_first(self, tmp_path, monkeypatch, quick):
+    def test_damage_that_the_pipeline_finds_first(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path)
         works, tries = Pipeline.start, []
 
@@ -612,8 +612,8 @@ class TestInside:
         assert len(aside(tmp_path / "state" / "journal.sqlite")) == 1
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-    def test_a_thread_that_ended_is_started_again(self, tmp_path, monkeypatch, caplog, quick):
-        """R5: requests waited for a thread that was dead, and health said ok."""
+    def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, quick):
+        """Requests once waited for a dead thread while health was ok."""
         found, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
         settle, killed = Announcer.settle, []
@@ -636,7 +636,9 @@ class TestInside:
         self.run_until(found, recorded)
         assert "has died; it is being restarted" in caplog.text
 
-    def test_a_state_dir_in_memory_is_warned_about_once(self, tmp_path, monkeypatch, caplog, quick):
+    def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
+        self, tmp_path, monkeypatch, caplog, quick
+    ):
         (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
         monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
         found, _ = self.start(tmp_path)
@@ -663,7 +665,7 @@ class TestInside:
         assert caplog.text.count("webhooks at http") == 1
         assert caplog.text.count("journal: works again") == 1
 
-    def test_retries_become_rarer(self, tmp_path, monkeypatch, quick):
+    def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
@@ -677,13 +679,13 @@ class TestInside:
         given = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
         given.update(config)
         log = logging.getLogger("inside")
-        found = Endpoint(
+        endpoint = Endpoint(
             given,
             endpoint_process.FileBus(str(tmp_path / "published"), given),
             lambda checked: endpoint_process.NoStackStorm(),
             log,
         )
-        return found, given["port"]
+        return endpoint, given["port"]
 
     def test_a_webhook_during_the_start_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())
@@ -703,7 +705,7 @@ class TestInside:
         thread.join(10)
         assert (answers[0].status == 202) == bool(probe.entries())
 
-    def test_literal_secrets_are_warned_of_by_name_alone(self, tmp_path, caplog):
+    def test_the_warning_about_literal_secrets_contains_only_their_names(self, tmp_path, caplog):
         found, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
         thread = threading.Thread(target=found.run, daemon=True)
         with caplog.at_level("DEBUG"):
@@ -715,7 +717,7 @@ class TestInside:
         assert "auth_tokens is a literal secret" in caplog.text
         assert "hush-hush" not in caplog.text
 
-    def test_what_is_wrong_is_logged(self, tmp_path, caplog):
+    def test_problems_are_logged(self, tmp_path, caplog):
         found, _ = self.start(tmp_path, host="0.0.0.0")
         thread = threading.Thread(target=found.run, daemon=True)
         thread.start()
@@ -723,7 +725,7 @@ class TestInside:
         found.stop()
         thread.join(10)
 
-    def test_stopped_before_it_ran(self, tmp_path):
+    def test_stopping_before_run(self, tmp_path):
         found, _ = self.start(tmp_path)
         began = time.monotonic()
         found.stop(0.2)

@@ -1,4 +1,4 @@
-"""StackStorm is asked what became of what is open, while anything is."""
+"""Syncs run as long as an alert or an execution is open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poundcake.endpoint.triggers import SYNC_DUE
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.schema import alerts, meta
-from tests.lib.samples import alert
+from tests.lib.samples import alert, later
 
 
 def set_synced(rig, moment):
@@ -34,7 +34,7 @@ def test_nothing_open_needs_no_sync(rig):
     assert syncs(rig) == 0
 
 
-def test_syncs_follow_an_emission_and_end_with_what_is_open(rig):
+def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     rig.accept(alert())
     rig.advance()
     rig.advance(6)
@@ -44,13 +44,13 @@ def test_syncs_follow_an_emission_and_end_with_what_is_open(rig):
     assert before >= 2
     rig.set_explanation("no_rule")
     rig.advance(61)
-    asked = syncs(rig)
+    before = syncs(rig)
     for _ in range(5):
         rig.advance(61)
-    assert syncs(rig) == asked
+    assert syncs(rig) == before
 
 
-def test_they_become_rarer_up_to_a_minute_and_frequent_again_after_an_emission(rig):
+def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
     rig.accept(alert())
     for _ in range(40):
         rig.advance(15)
@@ -65,7 +65,7 @@ def test_they_become_rarer_up_to_a_minute_and_frequent_again_after_an_emission(r
     assert syncs(rig) - before >= 2
 
 
-def test_what_waits_for_people_is_asked_about_rarely(rig, monkeypatch):
+def test_work_that_waits_for_people_is_polled_rarely(rig, monkeypatch):
     rig.accept(alert())
     rig.advance()
     monkeypatch.setattr(retry, "sync_wait", lambda wait, moves: retry.SYNC_IDLE_WAIT)
@@ -75,7 +75,7 @@ def test_what_waits_for_people_is_asked_about_rarely(rig, monkeypatch):
     assert 5 <= syncs(rig) - before <= 7
 
 
-def test_a_sync_that_another_endpoint_asked_for_counts(rig):
+def test_a_sync_requested_by_another_endpoint_counts(rig):
     rig.accept(alert())
     rig.advance()
     rig.advance(300)
@@ -87,8 +87,8 @@ def test_a_sync_that_another_endpoint_asked_for_counts(rig):
 
 
 @pytest.mark.parametrize("hours", [-3, -0.01, 0.01, 3, 24 * 120])
-def test_a_clock_elsewhere_that_is_wrong_does_not_stop_it(rig, hours):
-    """R4: a runner's clock ahead of ours made its last round look as if it lay in the future."""
+def test_a_wrong_clock_on_another_machine_does_not_stop_syncs(rig, hours):
+    """With a runner's clock ahead of ours, its last round seemed to be in the future."""
     rig.accept(alert())
     rig.advance()
     set_synced(rig, datetime.now(timezone.utc) + timedelta(hours=hours))
@@ -99,17 +99,17 @@ def test_a_clock_elsewhere_that_is_wrong_does_not_stop_it(rig, hours):
     assert syncs(rig) - before >= 4
 
 
-def test_an_incident_to_expire_is_seen_once_the_configuration_says_so(rig):
+def test_stale_incidents_cause_syncs_only_if_expiry_is_configured(rig):
     rig.accept(alert())
+    rig.accept(received_at=later(-5400))  # so it is not that nothing at all was heard
     rig.advance()
     rig.set_explanation("no_rule")
     rig.advance(61)
     with database.transaction(rig.engine) as connection:
-        hours_ago = datetime.now(timezone.utc) - timedelta(hours=3)
-        connection.execute(update(alerts).values(last_seen_at=hours_ago))
-    asked = syncs(rig)
+        connection.execute(update(alerts).values(last_seen_at=later(-3 * 3600)))
+    before = syncs(rig)
     rig.advance(61)
-    assert syncs(rig) == asked
+    assert syncs(rig) == before
     rig.bus.config = Config(expire_stale_hours=2)  # registered while the endpoint runs
     rig.advance(61)
-    assert syncs(rig) > asked
+    assert syncs(rig) > before

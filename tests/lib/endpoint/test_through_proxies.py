@@ -1,8 +1,8 @@
-"""The corpus through real proxies: no client gets or loses an answer by what another sends.
+"""The corpus through real proxies: no client gets or loses a response because of another client.
 
-A proxy that reuses its connections to the endpoint sends the requests of several clients on one of
-them. If the two disagreed on where a request ends, the rest of one client's body would become
-another client's request, and its answer another client's answer.
+A proxy that reuses its upstream connections sends the requests of several clients on one of them.
+If proxy and endpoint disagreed about where a request ends, the rest of one client's body would
+become another client's request, and the response would go to the wrong client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.lib.endpoints import Client, InThreads, message
 pytestmark = pytest.mark.services
 
 TOKEN = "Bearer the-token-in-use"
-# The start of a request. It takes the next one on the connection for its own header or body.
+# The start of a request that would consume the next one as its own header or body.
 SWALLOWING_HEADER = b"GET /api/v1/health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Swallowed: "
 SWALLOWING_BODY = (
     b"POST /api/v1/webhook HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -48,7 +48,7 @@ def proxy(request, endpoint, reuses):
 
 
 def attack(port, data):
-    """Send what a hostile client sends, and leave once something has come back."""
+    """Send the data of a hostile client, and disconnect after the first response."""
     with Client(port, timeout=1) as client:
         try:
             client.send(data)
@@ -57,11 +57,11 @@ def attack(port, data):
             while client.socket.recv(65536):
                 pass
         except OSError:
-            pass  # it has heard enough, or has nothing more to say
+            pass  # the proxy has closed the connection
 
 
 def attacks(swallowing):
-    """The corpus, and if `swallowing` again with the start of a request in place of SMUGGLED."""
+    """Return the corpus; if `swallowing`, also with the start of a request instead of SMUGGLED."""
     for case in CASES:
         if len(case.data) < 9000:  # no proxy forwards longer headers
             yield case.data
@@ -73,7 +73,7 @@ def attacks(swallowing):
 
 
 def check_bystander(client):
-    """Send two requests as a client that has nothing to do with the attack."""
+    """Send two requests as an uninvolved client."""
     request_id = str(uuid.uuid4())
     body = json.dumps({"alerts": [], "receiver": request_id}).encode()
     client.send(message("POST", HOOK, body, Authorization=TOKEN, X_Request_ID=request_id))
@@ -85,7 +85,7 @@ def check_bystander(client):
     return request_id, body
 
 
-def test_no_request_is_answered_for_another(proxy, endpoint, reuses):
+def test_no_response_belongs_to_another_request(proxy, endpoint, reuses):
     before = {entry[0] for entry in endpoint.entries()}
     sent = {}
     for data in attacks(swallowing=reuses):
@@ -97,5 +97,5 @@ def test_no_request_is_answered_for_another(proxy, endpoint, reuses):
                 pytest.fail(f"after {data!r}: {error!r}")
         sent[request_id] = body
     stored = {entry[0]: entry[1] for entry in endpoint.entries() if entry[0] not in before}
-    # The attacker has no token: what is stored are the bystanders' webhooks, verbatim.
+    # The attacker has no token, so only the bystanders' webhooks are stored, verbatim.
     assert stored == sent

@@ -1,4 +1,4 @@
-"""TLS on the wire: certificates of the endpoint and of clients, changed and broken ones."""
+"""TLS: certificates of the endpoint and of clients, changed and broken ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def files(authority):
 
 
 class Secured:
-    """An endpoint with TLS, asked with `requests`."""
+    """An endpoint with TLS, and a client that uses `requests`."""
 
     def __init__(self, running, ca):
         self.running, self.ca = running, str(ca)
         self.url = f"https://127.0.0.1:{running.port}"
 
     def get(self, path=LIVE, **more):
-        with requests.Session() as session:  # each on a connection of its own
+        with requests.Session() as session:  # a separate connection for each request
             session.trust_env = False
             return session.get(self.url + path, verify=self.ca, timeout=20, **more)
 
@@ -54,12 +54,12 @@ class Secured:
             return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def serial(self):
-        """The serial number of the certificate that it shows."""
+        """Return the serial number of the endpoint's certificate."""
         with self.connect() as secured:
             return secured.getpeercert()["serialNumber"]
 
     def log(self, caplog):
-        """What it has logged so far."""
+        """Return the log so far."""
         path = self.running.folder / "log"
         return path.read_text() if path.exists() else caplog.text
 
@@ -79,9 +79,9 @@ def make(request, tmp_path, authority, caplog):
     def factory(settings=None, until=answers, **config):
         running = KINDS[request.param](tmp_path, settings, **config).start()
         made.append(running)
-        found = Secured(running, authority.certificate)
-        wait_for(lambda: until(found))
-        return found
+        secured = Secured(running, authority.certificate)
+        wait_for(lambda: until(secured))
+        return secured
 
     yield factory
     for running in made:
@@ -89,7 +89,7 @@ def make(request, tmp_path, authority, caplog):
 
 
 def read_all(client):
-    """Until the other side ends the connection, one way or the other."""
+    """Read until the other side closes or resets the connection."""
     try:
         while client.fill():
             pass
@@ -98,7 +98,7 @@ def read_all(client):
 
 
 class TestCertificate:
-    def test_webhooks_come_in(self, make, files):
+    def test_webhooks_are_accepted(self, make, files):
         found = make(**files)
         answer = requests.post(
             found.url + "/api/v1/webhook", json=webhook(), verify=found.ca, timeout=20
@@ -116,8 +116,8 @@ class TestCertificate:
             hook = found.url + "/api/v1/webhook"
             assert session.post(hook, json=large, timeout=20).status_code == 202
 
-    def test_requests_are_framed_as_without_it(self, make, files):
-        """Of the corpus, the cases that end their connection."""
+    def test_requests_are_framed_as_without_tls(self, make, files):
+        """The cases of the corpus that end their connection."""
         found = make(**files)
         for case in [case for case in CASES if len(case.statuses) == 1][::4]:
             received = b""
@@ -130,11 +130,11 @@ class TestCertificate:
                         if not chunk:
                             break
                 except OSError:
-                    pass  # the endpoint has ended the connection
+                    pass  # the endpoint has closed the connection
             assert statuses(received) == case.statuses, case.name
 
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-    def test_versions_before_1_2_are_not_spoken(self, make, files):
+    def test_versions_before_1_2_are_refused(self, make, files):
         found = make(**files)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(found.ca)
@@ -145,13 +145,13 @@ class TestCertificate:
             found.connect(context)
         assert answers(found)
 
-    def test_a_new_one_is_shown_without_a_restart(self, make, files, authority):
+    def test_a_new_certificate_is_used_without_a_restart(self, make, files, authority):
         found = make(**files)
         before = found.serial()
         authority.issue("endpoint")
         assert found.serial() != before
 
-    def test_a_broken_one_does_not_replace_it(self, make, files, authority, caplog):
+    def test_a_broken_certificate_does_not_replace_it(self, make, files, authority, caplog):
         found = make(**files)
         before = found.serial()
         with open(files["tls_key"], "w") as file:
@@ -162,17 +162,17 @@ class TestCertificate:
         assert found.serial() != before
         assert "using the changed certificate files" in found.log(caplog)
 
-    def test_files_that_come_later(self, make, files, caplog):
-        away = files["tls_key"] + ".away"
-        os.rename(files["tls_key"], away)
+    def test_files_that_are_created_later(self, make, files, caplog):
+        moved = files["tls_key"] + ".away"
+        os.rename(files["tls_key"], moved)
         missing = "tls_key: cannot read " + files["tls_key"]
         found = make(until=lambda found: missing in found.log(caplog), **files)
-        os.rename(away, files["tls_key"])
+        os.rename(moved, files["tls_key"])
         wait_for(lambda: answers(found))
 
 
 class TestWrongClients:
-    def test_plain_http_is_told(self, make, files):
+    def test_plain_http_gets_an_explanation(self, make, files):
         found = make(**files)
         with found.running.client() as client:
             client.send(message("GET", LIVE))
@@ -181,7 +181,7 @@ class TestWrongClients:
             assert "https://" in answer.json["detail"]
             assert client.closed()
 
-    def test_no_webhook_comes_in_plain(self, make, files):
+    def test_a_webhook_over_plain_http_is_refused(self, make, files):
         found = make(**files)
         assert found.running.post(webhook()).status == 400
         assert found.running.entries() == []
@@ -189,15 +189,15 @@ class TestWrongClients:
     @pytest.mark.parametrize(
         "sent", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
     )
-    def test_what_is_no_handshake_ends(self, make, files, sent):
+    def test_a_connection_without_a_handshake_is_closed(self, make, files, sent):
         found = make({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
         with found.running.client() as client:
             client.send(sent)
             read_all(client)
-            assert len(client.buffer) < 20  # an alert of TLS, at the most
+            assert len(client.buffer) < 20  # at most a TLS alert
         assert answers(found)
 
-    def test_a_handshake_has_its_time_as_a_whole(self, make, files):
+    def test_the_time_limit_applies_to_the_whole_handshake(self, make, files):
         found = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
         with found.running.client() as client:
             client.send(b"\x16\x03\x01\x02\x00")
@@ -211,7 +211,7 @@ class TestWrongClients:
         [b"GET /", message("POST", HOOK, b"", Content_Length="9")],
         ids=["header", "body"],
     )
-    def test_a_record_that_trickles_in_has_the_time_of_what_it_carries(self, make, files, sent):
+    def test_a_slow_tls_record_has_the_time_limit_of_its_content(self, make, files, sent):
         found = make(
             {
                 "endpoint.http_connection.HEADER_TIME": 1.0,
@@ -238,7 +238,7 @@ class TestWrongClients:
                     plain.send(bytes([byte]))
                     time.sleep(0.1)
 
-    def test_who_says_nothing_holds_up_nobody(self, make, files):
+    def test_silent_clients_do_not_block_others(self, make, files):
         found = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
         silent = [found.running.client() for _ in range(20)]
         try:
@@ -248,7 +248,7 @@ class TestWrongClients:
             for client in silent:
                 client.socket.close()
 
-    def test_silent_ones_make_room(self, make, files):
+    def test_silent_connections_are_evicted(self, make, files):
         found = make(max_connections=3, **files)
         silent = [found.running.client() for _ in range(6)]
         try:
@@ -268,7 +268,7 @@ class TestWrongClients:
         assert found.log(caplog).count("TLS with 127.0.0.1 failed") == 1
 
     def test_tls_on_a_plain_port(self, make, authority, tmp_path):
-        """It ends for the client as what it is: no TLS."""
+        """The client sees that the port does not speak TLS."""
         running = KINDS["threads"](tmp_path).start()
         try:
             running.ready()
@@ -289,11 +289,11 @@ class TestClientCertificates:
     def found(self, make, files, clients):
         return make(tls_client_ca=str(clients.certificate), **files)
 
-    def test_one_of_the_ca_is_enough(self, found, clients):
+    def test_a_certificate_of_the_ca_is_enough(self, found, clients):
         assert found.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
         assert found.get(HEALTH).json()["detail"].endswith(": client certificate")
 
-    def test_without_one_only_live_is_answered(self, found):
+    def test_without_a_certificate_only_live_is_answered(self, found):
         assert found.get(HEALTH).status_code == 401
         answer = requests.post(
             found.url + "/api/v1/webhook", json=webhook(), verify=found.ca, timeout=20
@@ -303,11 +303,11 @@ class TestClientCertificates:
         assert found.get(LIVE).status_code == 200
         assert found.running.entries() == []
 
-    def test_one_of_another_ca_ends_the_connection(self, found, authority):
+    def test_a_certificate_of_another_ca_ends_the_connection(self, found, authority):
         with pytest.raises(requests.ConnectionError):
             found.get(LIVE, cert=authority.issue("somebody"))
 
-    def test_another_credential_is_enough_where_one_is_set(self, make, files, clients):
+    def test_another_configured_credential_is_enough(self, make, files, clients):
         found = make(tls_client_ca=str(clients.certificate), auth_tokens=[TOKEN], **files)
         bearer = {"Authorization": "Bearer " + TOKEN}
         assert found.get(HEALTH, headers=bearer).json()["authentication"] == (
@@ -322,10 +322,12 @@ class TestClientCertificates:
 
 
 class TestAlertmanager:
-    """The program itself, over TLS."""
+    """Alertmanager itself, over TLS."""
 
     @pytest.mark.parametrize("way", ["certificate", "password"])
-    def test_its_notification_comes_in(self, way, make, files, authority, tmp_path, alertmanager):
+    def test_its_notification_is_accepted(
+        self, way, make, files, authority, tmp_path, alertmanager
+    ):
         (tmp_path / "clients").mkdir()
         clients = Authority(tmp_path / "clients", "client-ca")
         http = {"tls_config": {"ca_file": str(authority.certificate)}}
@@ -343,7 +345,7 @@ class TestAlertmanager:
 
 
 class TestNames:
-    """What the trail calls who proved a certificate."""
+    """The name of a client certificate in the trail."""
 
     @pytest.mark.parametrize(
         "certificate, name",
@@ -354,5 +356,5 @@ class TestNames:
             ({"subject": ((("commonName", "a\nb" + "c" * 64),),)}, "CN=a b" + "c" * 58),
         ],
     )
-    def test_it_is_printable_and_fits_into_the_table(self, certificate, name):
+    def test_a_name_is_printable_and_fits_into_its_column(self, certificate, name):
         assert tls._name(certificate) == name

@@ -26,13 +26,13 @@ def ahead(monkeypatch):
 
 @on_mariadb
 @pytest.mark.parametrize("seconds", [0, 600, -7200])
-def test_how_far_the_clock_is_ahead_of_the_databases(engine, ahead, seconds):
+def test_the_offset_from_the_databases_clock(engine, ahead, seconds):
     ahead(seconds)
     assert abs(TrackingReader(engine, True).clock_offset() - seconds) < 5
 
 
 @on_mariadb
-def test_it_is_measured_again_beside_other_reads(engine, ahead, monkeypatch):
+def test_the_offset_is_measured_again_with_other_reads(engine, ahead, monkeypatch):
     reader = TrackingReader(engine, True)
     reader.clock_offset()
     ahead(600)
@@ -45,7 +45,7 @@ def test_it_is_measured_again_beside_other_reads(engine, ahead, monkeypatch):
 
 
 @on_sqlite
-def test_sqlite_has_this_machines_clock(engine, ahead):
+def test_sqlite_uses_this_machines_clock(engine, ahead):
     ahead(600)
     reader = TrackingReader(engine, True)
     reader.read(lambda connection: None)

@@ -1,4 +1,4 @@
-"""The routes of the trail: pages, filters, and what is refused."""
+"""The routes of the trail: pages, filters and refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
         "/api/v1/status/a/b",
     ],
 )
-def test_a_status_of_nothing(endpoint, path):
+def test_the_status_of_an_unknown_id(endpoint, path):
     check_problem(endpoint.get(path), 404)
 
 
@@ -52,7 +52,7 @@ def test_a_status_of_nothing(endpoint, path):
         ("limit=1&limit=x", "limit"),
     ],
 )
-def test_a_query_that_is_wrong_names_its_parameter(endpoint, query, field):
+def test_an_invalid_query_names_its_parameter(endpoint, query, field):
     for path in LISTS:
         assert check_problem(endpoint.get(path + "?" + query), 400)["field"] == field
 
@@ -74,7 +74,7 @@ def test_the_bounds_of_a_page(endpoint, query):
         "severity=%F0%9F%8D%B0",
     ],
 )
-def test_a_hostile_filter_finds_nothing(endpoint, query):
+def test_a_hostile_filter_matches_nothing(endpoint, query):
     answer = endpoint.get("/api/v1/alerts/active?" + query)
     assert (answer.status, answer.json) == (200, {"active_alerts": [], "count": 0})
 
@@ -84,14 +84,14 @@ def test_too_many_parameters(endpoint):
 
 
 class Trail:
-    """A service whose rows all have the same size. asked: the limits that it was asked with."""
+    """A service whose rows all have the same size."""
 
     def __init__(self, row_bytes):
         self.row_bytes = row_bytes
-        self.asked = []
+        self.requested_limits = []
 
     def read(self, view, filters, limit, offset, **more):
-        self.asked.append(limit)
+        self.requested_limits.append(limit)
         return {"rows": ["x" * self.row_bytes] * limit, "next": f"after {limit}"}
 
 
@@ -104,19 +104,19 @@ def page_of(trail, limit):
 class TestPageSize:
     """Four requests with 10,000 alerts once made a page of 8.8 MB."""
 
-    def test_a_page_that_is_too_large_is_asked_for_again_with_fewer_rows(self):
+    def test_a_page_that_is_too_large_is_queried_again_with_fewer_rows(self):
         trail = Trail(MAX_PAGE_BYTES // 10)
         response = page_of(trail, 1000)
         assert len(response.body) <= MAX_PAGE_BYTES
-        assert trail.asked[0] == 1000 and 1 < trail.asked[-1] <= 10
-        assert f"after {trail.asked[-1]}".encode() in response.body
+        assert trail.requested_limits[0] == 1000 and 1 < trail.requested_limits[-1] <= 10
+        assert f"after {trail.requested_limits[-1]}".encode() in response.body
 
-    def test_a_single_row_is_shown_whatever_its_size(self):
+    def test_a_single_row_of_any_size_is_shown(self):
         trail = Trail(2 * MAX_PAGE_BYTES)
         assert len(page_of(trail, 4).body) > MAX_PAGE_BYTES
-        assert trail.asked[-1] == 1
+        assert trail.requested_limits[-1] == 1
 
-    def test_any_other_page_is_asked_for_once(self):
+    def test_any_other_page_is_queried_once(self):
         trail = Trail(10)
         page_of(trail, 1000)
-        assert trail.asked == [1000]
+        assert trail.requested_limits == [1000]

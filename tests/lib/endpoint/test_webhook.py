@@ -8,13 +8,14 @@ import uuid
 
 import pytest
 
+from poundcake.request_ids import collision_id, confirmation_id, replay_id
 from tests.lib.endpoint.problem_documents import check_problem
 from tests.lib.endpoints import message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
 HOOK = "/api/v1/webhook"
-# Fixed: several processes that share the tests must all find the same.
+# Fixed, because all pytest workers must collect the same tests.
 SOME_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 OTHER_ID = "7c2d9e58-1f4b-4a6d-8e3c-91b5d0a7f213"
 
@@ -35,7 +36,7 @@ class TestAccepted:
         answer = endpoint.post({"alerts": []})
         assert (answer.status, answer.json["alerts_received"]) == (202, 0)
 
-    def test_one_broken_alert_does_not_cost_the_others(self, endpoint):
+    def test_one_malformed_alert_does_not_affect_the_others(self, endpoint):
         answer = endpoint.post(webhook(alert(), 5, {"labels": 3}))
         assert (answer.status, answer.json["alerts_received"]) == (202, 3)
 
@@ -44,7 +45,7 @@ class TestAccepted:
         request_id = endpoint.accept(body)
         assert {e[0]: e[1] for e in endpoint.entries()}[request_id] == body
 
-    def test_its_trail(self, endpoint):
+    def test_the_trail_of_an_accepted_request(self, endpoint):
         request_id = endpoint.accept(webhook(alert("Trail")))
         status = "/api/v1/status/" + request_id
         wait_for(lambda: endpoint.get(status).json["status"] not in ("accepted", "announced"))
@@ -77,7 +78,7 @@ class TestRefused:
             ({"Content_Encoding": "gzip"}, "Content-Encoding"),
         ],
     )
-    def test_what_is_not_plain_json_is_told_what_is_right(self, endpoint, headers, hint):
+    def test_another_content_type_is_refused_with_the_right_one(self, endpoint, headers, hint):
         before = len(endpoint.entries())
         assert hint in check_problem(endpoint.post(webhook(), **headers), 415)["detail"]
         assert len(endpoint.entries()) == before
@@ -97,7 +98,7 @@ class TestRefused:
             (b"[" * 100000, "body"),
         ],
     )
-    def test_a_body_that_can_never_be_used_names_its_field(self, endpoint, body, field):
+    def test_the_refusal_of_an_unusable_body_names_the_field(self, endpoint, body, field):
         before = len(endpoint.entries())
         found = check_problem(endpoint.post(body), 400)
         assert found["field"] == field
@@ -105,7 +106,7 @@ class TestRefused:
         assert len(endpoint.entries()) == before
 
     def test_no_length(self, endpoint):
-        found = check_problem(endpoint.ask("POST", HOOK), 411)
+        found = check_problem(endpoint.request("POST", HOOK), 411)
         assert "Content-Length" in found["detail"]
 
     def test_too_large(self, make):
@@ -123,7 +124,7 @@ class TestRequestIDs:
             assert endpoint.accept(webhook(), X_Request_ID=wanted) == wanted
         assert [e[0] for e in endpoint.entries()].count(wanted) == 1
 
-    def test_with_another_body_it_is_only_kept(self, endpoint):
+    def test_with_a_different_body_the_senders_id_is_only_stored(self, endpoint):
         wanted = str(uuid.uuid4())
         endpoint.post(webhook(), X_Request_ID=wanted)
         other = endpoint.accept(webhook(alert()), X_Request_ID=wanted)
@@ -143,6 +144,10 @@ class TestRequestIDs:
             SOME_ID + "," + OTHER_ID,
             "x" * 60000,
             "é" * 36,
+            # The ids that PoundCake derives.
+            confirmation_id(SOME_ID, 0),
+            replay_id(SOME_ID, "e1"),
+            collision_id(SOME_ID, "0" * 64),
         ],
     )
     def test_anything_else_is_ignored(self, endpoint, given):
@@ -161,7 +166,7 @@ class TestRequestIDs:
 
 
 class TestStoredHeaders:
-    def test_only_those_on_the_list_are_stored(self, endpoint):
+    def test_only_headers_on_the_allow_list_are_stored(self, endpoint):
         secret = "hush-" + str(uuid.uuid4())
         answer = endpoint.post(
             webhook(),

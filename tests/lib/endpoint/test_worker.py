@@ -1,4 +1,4 @@
-"""One thread runs the steps, whatever they raise, and says whether it lives."""
+"""One thread runs the steps despite their errors, and reports whether it is alive."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def make():
-    """A function that starts a worker with steps by name; failures are in worker.seen."""
+    """Return a function that starts a worker with named steps; worker.seen has the failures."""
     made = []
 
     def factory(**steps):
         seen = []
-        found = Worker(list(steps.items()), lambda name, error: seen.append((name, str(error))))
-        found.seen = seen
-        made.append(found)
-        found.start()
-        return found
+        worker = Worker(list(steps.items()), lambda name, error: seen.append((name, str(error))))
+        worker.seen = seen
+        made.append(worker)
+        worker.start()
+        return worker
 
     yield factory
     for found in made:
         found.stop(5)
 
 
-def test_a_step_that_fails_is_tried_again_and_the_others_run(make, quick):
+def test_a_failed_step_is_retried_and_the_others_run(make, quick):
     ran = {"bad": 0, "good": 0}
 
     def bad():
@@ -51,22 +51,22 @@ def test_a_step_that_fails_is_tried_again_and_the_others_run(make, quick):
     assert found.seen == [("bad", "a fault")] * 2
 
 
-def test_failures_in_a_row_make_the_waits_longer(clock, monkeypatch):
+def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
     monkeypatch.setattr(retry, "jittered", lambda wait: wait)
     waits = []
 
     def fails():
         raise ValueError
 
-    found = Worker([("fails", fails)], lambda *_: None)
+    worker = Worker([("fails", fails)], lambda *_: None)
     for _ in range(8):
-        waits.append(found._run_step(found._steps[0]))
-        assert found._run_step(found._steps[0]) > 0  # not before its wait is over
+        waits.append(worker._run_step(worker._steps[0]))
+        assert worker._run_step(worker._steps[0]) > 0  # not before its wait is over
         clock.offset += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_waking_runs_the_steps_at_once(make, monkeypatch):
+def test_waking_runs_the_steps_immediately(make, monkeypatch):
     monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
     ran = []
     found = make(step=lambda: ran.append(1))
@@ -80,32 +80,32 @@ def test_stopping_does_not_wait_for_the_next_run(make, monkeypatch):
     found = make(step=lambda: None)
     found.stop(60)
     assert not found._thread.is_alive()
-    assert not found.is_dead()  # nobody is to start it again
+    assert not found.is_dead()  # it must not be restarted
     assert found.problem() == ""
 
 
-def test_a_step_is_told_to_end_early(make):
+def test_a_step_can_be_asked_to_end_early(make):
     left = threading.Event()
 
     def step():
-        while found.keep_going():
+        while worker.keep_going():
             pass
         left.set()
 
-    found = Worker([("step", step)], lambda *_: None)
-    found.start()
-    found.stop(60)
+    worker = Worker([("step", step)], lambda *_: None)
+    worker.start()
+    worker.stop(60)
     assert left.is_set()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_ended_is_dead_and_can_be_started_again(make, quick):
+def test_an_ended_thread_is_dead_and_can_be_restarted(make, quick):
     ran = []
 
     def step():
         ran.append(1)
         if len(ran) == 1:
-            raise SystemExit  # as a green thread that is killed ends
+            raise SystemExit  # as in a killed green thread
 
     found = make(step=step)
     wait_for(found.is_dead)
@@ -115,7 +115,7 @@ def test_a_thread_that_ended_is_dead_and_can_be_started_again(make, quick):
     assert not found.is_dead() and found.problem() == ""
 
 
-def test_a_thread_that_hangs_is_named_with_its_step(make, clock):
+def test_a_hanging_thread_is_reported_with_its_step(make, clock):
     hangs, entered = threading.Event(), threading.Event()
 
     def step():

@@ -9,13 +9,13 @@ _STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d\d\d) ")
 
 
 def exchange(endpoint, data):
-    """Return all that comes back for these bytes, once the client has nothing more to say."""
+    """Send these bytes, end the sending side, and return everything that comes back."""
     with endpoint.client() as client:
         try:
             client.send(data)
             client.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it has heard enough
+            pass  # the endpoint has closed the connection
         chunks = []
         try:
             while True:
@@ -29,5 +29,5 @@ def exchange(endpoint, data):
 
 
 def statuses(received):
-    """Return the statuses of all answers, in their order."""
+    """Return the statuses of all responses, in order."""
     return tuple(int(status) for status in _STATUS.findall(received))

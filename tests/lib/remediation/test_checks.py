@@ -14,18 +14,18 @@ from poundcake.remediation.errors import RemediationError
 
 @pytest.fixture
 def loopback_is_another_host(monkeypatch):
-    """Let the checks take 127.0.0.1 for a host that is not StackStorm's own."""
+    """Let the checks treat 127.0.0.1 as a host other than StackStorm's own."""
     monkeypatch.setattr(checks, "refusal_of_target", lambda host: "")
     monkeypatch.setattr(checks, "refusal_of_address", lambda address: "")
 
 
 @pytest.fixture
 def network(monkeypatch):
-    """Return a function that says what each connection and each name gives."""
+    """Return a function that defines the result of each connection and each name."""
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: None)
 
     def network(*connections, addresses=("198.51.100.7",)):
-        """Take connections as errors or None for success; the last one repeats."""
+        """Set the connections, each an error or None for success; the last one repeats."""
         given, tried = list(connections), []
 
         def connect(address, timeout):
@@ -65,14 +65,14 @@ class TestRealSockets:
             found = check_host("127.0.0.1", [port], 0)
         assert (found.state, found.port) == (TcpState.ANSWERS, port)
 
-    def test_a_refused_connection_is_no_answer_and_no_silence(self):
+    def test_a_refused_connection_is_a_separate_state(self):
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
             port = bound.getsockname()[1]
             found = check_host("127.0.0.1", [port], 0)
         assert (found.state, found.port) == (TcpState.REFUSED, port)
 
-    def test_a_connection_that_nobody_accepts_ends_after_its_timeout(self, monkeypatch):
+    def test_a_connection_that_nobody_accepts_times_out(self, monkeypatch):
         monkeypatch.setattr(checks, "CONNECT_TIMEOUT", 0.3)
         with socket.socket() as full:
             full.bind(("127.0.0.1", 0))
@@ -80,7 +80,7 @@ class TestRealSockets:
             port = full.getsockname()[1]
             others = [socket.socket() for _ in range(3)]
             try:
-                for other in others:  # they fill the queue, so the next SYN is not answered
+                for other in others:  # they fill the backlog, so that the next SYN is not answered
                     other.setblocking(False)
                     other.connect_ex(("127.0.0.1", port))
                 assert check_host("127.0.0.1", [port], 0).state is TcpState.NO_ANSWER
@@ -122,25 +122,25 @@ def test_every_address_of_a_name_is_tried(network):
 
 
 @pytest.mark.parametrize("error", [NO_NETWORK, NOT_PERMITTED])
-def test_a_fault_of_this_machine_says_nothing_of_the_host(network, error):
+def test_a_local_network_fault_is_not_a_result_for_the_host(network, error):
     network(error)
     with pytest.raises(RemediationError, match="web-1 could not be checked from this machine: "):
         check_host("web-1", [22, 80], 0)
 
 
 @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN])
-def test_a_name_server_that_fails_is_no_silence_of_the_host(network, code):
+def test_a_failing_name_server_does_not_mean_that_the_host_is_down(network, code):
     network(None, addresses=socket.gaierror(code, "x"))
     assert check_host("web-1", [22], 0).state is TcpState.UNRESOLVABLE
 
 
-def test_a_host_is_tried_again_until_it_answers(network):
+def test_a_host_is_checked_until_it_answers(network):
     network(TIMED_OUT, TIMED_OUT, REFUSED, REFUSED, TIMED_OUT, None)
     found = check_host("web-1", [22, 80], 60)
     assert (found.state, found.port) == (TcpState.ANSWERS, 80)
 
 
-def test_the_last_state_counts_once_the_wait_is_over(network, monkeypatch):
+def test_the_last_state_counts_after_the_wait(network, monkeypatch):
     clock = iter([0, 30, 61])
     monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
     network(TIMED_OUT, REFUSED)
@@ -157,7 +157,7 @@ def test_an_invalid_host_is_refused(host):
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1", "::1", "::", "fe80::1"])
-def test_stackstorm_is_not_asked_about_itself(network, host):
+def test_stackstorm_does_not_check_itself(network, host):
     tried = network(None)
     with pytest.raises(RemediationError, match="host: "):
         check_host(host, [22], 0)
@@ -165,7 +165,7 @@ def test_stackstorm_is_not_asked_about_itself(network, host):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "fe80::1%eth0"])
-def test_nor_by_a_name_that_resolves_to_its_own_address(network, address):
+def test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it(network, address):
     tried = network(None, addresses=("198.51.100.7", address))
     with pytest.raises(RemediationError, match="host: web-1 resolves to "):
         check_host("web-1", [22], 0)
@@ -178,7 +178,7 @@ def test_ssh_and_the_port_of_the_metrics_are_checked():
     assert checks.ports_to_check(9100) == [22, 9100]
 
 
-def test_the_result_is_that_of_the_action():
+def test_the_result_matches_that_of_the_action():
     found = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
     assert found == {"state": "answers", "port": 22, "seconds": 0.1}
     assert type(found["state"]) is str

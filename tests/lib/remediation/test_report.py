@@ -9,10 +9,9 @@ from poundcake.stackstorm import Execution
 
 
 class Executions:
-    """StackStorm's API: the executions of a workflow's tasks.
+    """A StackStorm API that returns the executions of a workflow's tasks.
 
-    Each task is given as what its action returned, as the status in which it ended, or as fields
-    of its execution.
+    Each task is defined by the result of its action, by its status, or by fields of its execution.
     """
 
     def __init__(self, **tasks):
@@ -181,8 +180,22 @@ def test_a_host_that_answers_needs_no_change():
 @pytest.mark.parametrize(
     "change, check, status, stage, message, verified",
     [
-        (RAN_AND_FAILED, None, "failed", "remediate", "linux.service ended as failed", False),
-        (RAN_INTO_TIMEOUT, None, "failed", "remediate", "linux.service ended as timeout", False),
+        (
+            RAN_AND_FAILED,
+            None,
+            "failed",
+            "remediate",
+            "linux.service ended with status failed",
+            False,
+        ),
+        (
+            RAN_INTO_TIMEOUT,
+            None,
+            "failed",
+            "remediate",
+            "linux.service ended with status timeout",
+            False,
+        ),
         (RAN, None, "succeeded", "done", "the action succeeded", False),
         (RAN, UP, "succeeded", "done", "web-1 answers again after 0.1 s", True),
         (RAN, DOWN, "failed", "verify", "web-1 still does not answer after 60 s", False),
@@ -208,7 +221,7 @@ def test_the_evidence_of_both_checks_is_kept():
     assert found["evidence"] == {"before": DOWN, "after": UP}
 
 
-def test_what_an_action_of_another_pack_returned_is_not_passed_on():
+def test_the_result_of_another_packs_action_is_not_passed_on():
     hostile = {
         "status": "succeeded",
         "action": {"ref": "core.remote"},

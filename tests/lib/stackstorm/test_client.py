@@ -1,4 +1,4 @@
-"""The questions that go to StackStorm's API, and the answers that come back."""
+"""The requests to StackStorm's API, and how its responses are interpreted."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ class Answer:
 def api():
     """Return a fake of the API.
 
-    answers: one for each question, or an exception. asked: (path, parameters). fresh: whether a new
-    token was asked for.
+    Its `answers` contains a response or an exception for each request, `requests` the path and the
+    parameters of each request, and `fresh` whether a new token was requested.
     """
-    found = types.SimpleNamespace(answers=[], asked=[], fresh=[])
+    api = types.SimpleNamespace(answers=[], requests=[], fresh=[])
 
     def get(path, params, **more):
-        found.asked.append((path, params))
-        answer = found.answers.pop(0)
+        api.requests.append((path, params))
+        answer = api.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def connect(fresh):
-        found.fresh.append(fresh)
+        api.fresh.append(fresh)
         executions = types.SimpleNamespace(client=types.SimpleNamespace(get=get))
         return types.SimpleNamespace(executions=executions, token="t", api_key=None)
 
-    found.stackstorm = StackStorm(connect)
-    return found
+    api.stackstorm = StackStorm(connect)
+    return api
 
 
-class TestAsking:
+class TestRequesting:
     @pytest.mark.parametrize(
         "given, path",
         [
@@ -65,10 +65,10 @@ class TestAsking:
             ("{{ x }}", "/executions/%7B%7B%20x%20%7D%7D"),
         ],
     )
-    def test_an_id_cannot_name_another_path(self, api, given, path):
+    def test_an_id_cannot_change_the_path(self, api, given, path):
         api.answers = [Answer(404)]
         assert api.stackstorm.get_execution(given) is None
-        assert api.asked == [(path, {})]
+        assert api.requests == [(path, {})]
 
     def test_an_expired_token_is_renewed_once(self, api):
         api.answers = [Answer(401), Answer(200, {"id": "e1"})]
@@ -87,14 +87,14 @@ class TestAsking:
         assert not caught.value.is_outage
 
     @pytest.mark.parametrize("status", [502, 503, 504])
-    def test_a_gateway_without_an_api_behind_it_is_an_outage(self, api, status):
+    def test_a_gateway_error_is_an_outage(self, api, status):
         api.answers = [Answer(status)]
         with pytest.raises(StackStormError) as caught:
             api.stackstorm.get_execution("e1")
         assert caught.value.is_outage
 
     @pytest.mark.parametrize("in_body", [False, True])
-    def test_an_answer_that_takes_too_long_is_told_from_an_outage(self, api, in_body):
+    def test_a_timeout_is_distinguished_from_an_outage(self, api, in_body):
         from requests.exceptions import ConnectionError, ReadTimeout
 
         late = ConnectionError("HTTPConnectionPool: Read timed out.") if in_body else ReadTimeout()
@@ -106,17 +106,17 @@ class TestAsking:
 
 
 class TestClock:
-    def test_it_is_that_of_the_last_answer(self, api):
+    def test_the_clock_is_that_of_the_last_response(self, api):
         api.answers = [Answer(404, Date="Wed, 14 Jan 2026 12:00:00 GMT")]
         api.stackstorm.get_execution("e1")
         assert NOON <= api.stackstorm.now() < later(60)
 
-    def test_it_is_asked_for_if_nothing_was_asked_yet(self, api):
+    def test_the_clock_is_requested_if_there_is_no_response_yet(self, api):
         api.answers = [Answer(200, [], Date="Wed, 14 Jan 2026 12:00:00 GMT")]
         assert NOON <= api.stackstorm.now() < later(60)
 
     @pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}, {"Date": None}])
-    def test_without_a_date_it_is_our_own(self, api, headers):
+    def test_without_a_date_header_the_local_clock_is_used(self, api, headers):
         api.answers = [Answer(200, [], **headers)]
         assert abs(api.stackstorm.now() - datetime.now(timezone.utc)) < timedelta(minutes=1)
 
@@ -126,22 +126,22 @@ class TestExecutions:
         api.answers = [Answer(400, {"faultstring": "Invalid ObjectId"})]
         assert api.stackstorm.get_execution("x") is None
 
-    def test_an_invalid_id_does_not_hide_the_others_of_its_list(self, api):
+    def test_an_invalid_id_does_not_hide_the_others(self, api):
         refused = Answer(400, {"faultstring": "Invalid"})
         api.answers = [refused, Answer(400), Answer(200, {"id": "e2"})]
         assert api.stackstorm.get_executions(["x", "e2"]) == {"e2": Execution("e2")}
 
-    def test_a_list_of_100_is_one_question(self, api):
+    def test_100_executions_are_read_in_one_request(self, api):
         ids = [f"e{n}" for n in range(150)]
         api.answers = [Answer(200, [{"id": "e1"}, {"no": "id"}, 5]), Answer(200, None)]
         assert set(api.stackstorm.get_executions(ids)) == {"e1"}
-        assert [len(params["id"].split(",")) for _, params in api.asked] == [100, 50]
+        assert [len(params["id"].split(",")) for _, params in api.requests] == [100, 50]
 
-    def test_children_come_oldest_first(self, api):
+    def test_children_are_listed_oldest_first(self, api):
         late, early = ({"id": i, "start_timestamp": iso(later(s))} for i, s in (("b", 9), ("a", 1)))
         api.answers = [Answer(200, [late, early])]
         assert [child.id for child in api.stackstorm.get_children("e1")] == ["a", "b"]
-        assert api.asked[0][1]["parent"] == "e1"
+        assert api.requests[0][1]["parent"] == "e1"
 
 
 def instance(n, **more):
@@ -155,12 +155,12 @@ def instance(n, **more):
 
 
 class TestTriggers:
-    def test_a_page_is_asked_for_by_time(self, api):
+    def test_a_page_is_selected_by_time(self, api):
         api.answers = [Answer(200, [instance(2), instance(1)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, later(3))
         assert [found.id for found in page.items] == ["t2", "t1"]
         assert (page.older, page.unreadable) == (None, 0)
-        ((path, params),) = api.asked
+        ((path, params),) = api.requests
         assert path == "/triggerinstances" and params == {
             "trigger": "poundcake.alert",
             "timestamp_gt": "2026-01-14T12:00:00Z",
@@ -168,14 +168,14 @@ class TestTriggers:
             "limit": 100,
         }
 
-    def test_the_next_page_begins_with_the_oldest_moment_of_a_full_one(self, api):
-        """By an offset, the deepest pages of a long list timed out."""
+    def test_the_next_page_begins_at_the_oldest_time_of_a_full_page(self, api):
+        """With an offset, the last pages of a long list timed out."""
         api.answers = [Answer(200, [instance(200 - n) for n in range(100)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert page.older == later(101.001)
-        assert "offset" not in api.asked[0][1]
+        assert "offset" not in api.requests[0][1]
 
-    def test_a_full_page_of_one_moment_does_not_come_again_for_ever(self, api):
+    def test_a_full_page_with_one_time_does_not_repeat_forever(self, api):
         api.answers = [Answer(200, [instance(1)] * 100)] * 2
         first = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         second = api.stackstorm.list_triggers("poundcake.alert", NOON, first.older)
@@ -194,19 +194,19 @@ class TestTriggers:
             instance(1, payload=None),
         ],
     )
-    def test_an_odd_entry_is_left_out_and_counted(self, api, odd):
+    def test_a_malformed_entry_is_skipped_and_counted(self, api, odd):
         api.answers = [Answer(200, [instance(2), odd])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert [found.id for found in page.items] == ["t2"] and page.unreadable == 1
 
     def test_by_id(self, api):
-        """A stand-in that ignores the filter lists others."""
+        """An API that ignores the filter returns other triggers."""
         api.answers = [Answer(200, [instance(1), instance(2), 5])]
         assert set(api.stackstorm.get_triggers(["t2", "t3"])) == {"t2"}
-        assert api.asked[0][1]["id"] == "t2,t3"
+        assert api.requests[0][1]["id"] == "t2,t3"
 
     @pytest.mark.parametrize("answer", [None, {}, "text"])
-    def test_an_answer_that_is_no_list(self, api, answer):
+    def test_a_response_that_is_not_a_list(self, api, answer):
         api.answers = [Answer(200, answer)] * 2
         assert api.stackstorm.list_triggers("poundcake.alert", NOON, None).items == []
         assert api.stackstorm.get_enforcements("t1") == []
@@ -221,22 +221,22 @@ class TestEnforcements:
     }
     FOUND = RuleEnforcement("t1", "pack.rule", "e1", "", later(1))
 
-    def test_of_one_trigger(self, api):
+    def test_enforcements_of_one_trigger(self, api):
         failed = {"trigger_instance_id": "t1", "rule": None, "failure_reason": "no action"}
         api.answers = [Answer(200, [self.ANSWER, failed, {}])]
         assert api.stackstorm.get_enforcements("t1") == [
             self.FOUND,
             RuleEnforcement("t1", "", failure_reason="no action"),
         ]
-        assert api.asked[0][1]["trigger_instance"] == "t1"
+        assert api.requests[0][1]["trigger_instance"] == "t1"
 
-    def test_of_all_rules_in_a_span_of_time(self, api):
+    def test_enforcements_of_all_rules_in_a_time_span(self, api):
         api.answers = [Answer(200, [self.ANSWER] * 100), Answer(200, [self.ANSWER, {}])]
         page = api.stackstorm.list_enforcements(NOON, None)
         assert page.older == later(1.000001) and len(page.items) == 100
         page = api.stackstorm.list_enforcements(NOON, page.older)
         assert (page.items, page.older, page.unreadable) == ([self.FOUND], None, 1)
-        assert api.asked[1][1]["enforced_at_lt"] == "2026-01-14T12:00:01.000001Z"
+        assert api.requests[1][1]["enforced_at_lt"] == "2026-01-14T12:00:01.000001Z"
 
 
 class TestContent:
@@ -250,10 +250,10 @@ class TestContent:
             (None, False),
         ],
     )
-    def test_whether_a_workflow_links_itself(self, api, answer, expected):
+    def test_a_workflow_with_a_link_task_is_recognized(self, api, answer, expected):
         api.answers = [Answer(200 if answer else 404, answer)]
         assert api.stackstorm.runs_link_task("pack.flow") is expected
-        assert api.asked == [("/actions/views/entry_point/pack.flow", {})]
+        assert api.requests == [("/actions/views/entry_point/pack.flow", {})]
 
     def test_an_action_without_an_entry_point_has_no_link_task(self, api):
         api.answers = [Answer(500, {"faultstring": "no entry point"})]
@@ -288,12 +288,12 @@ class TestContent:
             (None, ""),
         ],
     )
-    def test_the_process_that_does_not_take_an_execution_is_named(self, api, status, process):
+    def test_the_process_that_does_not_start_an_execution_is_named(self, api, status, process):
         api.answers = [Answer(200, [{"id": "e1", "status": status}] if status else [])]
         found = api.stackstorm.stuck_execution("poundcake.record", NOON)
         wanted = f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
         assert found == (f"{wanted} {process}" if process else "")
-        assert api.asked[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
+        assert api.requests[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
 
     def test_the_last_failure(self, api):
         api.answers = [
@@ -309,11 +309,11 @@ class TestOverHttp:
 
     @pytest.fixture
     def server(self):
-        asked = []
+        requests = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                asked.append((self.path, dict(self.headers)))
+                requests.append((self.path, dict(self.headers)))
                 body = json.dumps({"faultstring": "the fault"}).encode()
                 self.send_response(403 if "secret" in self.path else 404)
                 self.send_header("Content-Length", str(len(body)))
@@ -323,12 +323,12 @@ class TestOverHttp:
             def log_message(self, *args):
                 pass
 
-        found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=found.serve_forever, args=(0.05,), daemon=True).start()
-        url = f"http://127.0.0.1:{found.server_port}/v1"
-        yield types.SimpleNamespace(url=url, asked=asked)
-        found.shutdown()
-        found.server_close()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield types.SimpleNamespace(url=url, requests=requests)
+        server.shutdown()
+        server.server_close()
 
     @pytest.fixture(autouse=True)
     def no_token(self, monkeypatch):
@@ -338,14 +338,14 @@ class TestOverHttp:
     def test_the_key_is_sent_and_not_shown(self, server):
         client = stackstorm.in_action(Config(st2_api_url=server.url, st2_api_key="the-key"))
         assert client.get_execution("nothing") is None
-        assert server.asked[0][1]["St2-Api-Key"] == "the-key"
+        assert server.requests[0][1]["St2-Api-Key"] == "the-key"
         assert abs(client.now() - datetime.now(timezone.utc)) < timedelta(minutes=1)
         with pytest.raises(StackStormError) as caught:
             client.get_execution("secret")
         assert caught.value.status == 403
         assert "the fault" in str(caught.value) and "the-key" not in str(caught.value)
 
-    def test_nobody_there_is_an_outage_and_one_line(self):
+    def test_an_unreachable_api_is_an_outage_in_one_line(self):
         url = f"http://127.0.0.1:{services.free_port()}/v1"
         client = stackstorm.in_action(Config(st2_api_url=url, st2_api_key="the-key"))
         with pytest.raises(StackStormError) as caught:

@@ -1,4 +1,4 @@
-"""What an execution's status and result mean."""
+"""How an execution's status and result are interpreted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_execution_is_read():
 
 
 @pytest.mark.parametrize("odd", [None, 5.5j, ["x"], {"ref": 5, "orquesta": "x"}])
-def test_odd_and_missing_fields_are_empty(odd):
+def test_malformed_and_missing_fields_are_empty(odd):
     odd_fields = {name: odd for name in ANSWER if name not in ("id", "result", "parameters")}
     assert Execution.parse({"id": "e1", "parameters": "x", **odd_fields}) == Execution("e1")
     assert Execution.parse({"id": "e1"}) == Execution("e1")
@@ -57,7 +57,7 @@ def test_odd_and_missing_fields_are_empty(odd):
 
 
 @pytest.mark.parametrize("answer", [None, [], "e1", {}, {"id": None}, {"id": 5}, {"id": ""}])
-def test_an_answer_without_an_id_is_no_execution(answer):
+def test_a_response_without_an_id_is_not_an_execution(answer):
     assert Execution.parse(answer) is None
 
 
@@ -70,14 +70,14 @@ def test_the_statuses_are_those_of_stackstorm():
 
 
 @pytest.mark.parametrize("status", ExecutionStatus)
-def test_each_status_says_what_it_is(status):
+def test_each_status_has_its_properties(status):
     assert f"{status}" == str(status) == json.loads(json.dumps(status)) == status.value
     assert status.is_terminal is (status.value in TERMINAL)
     assert status.needs_a_person is (status.value in WAITING)
     assert Execution("e1", status.value).is_terminal is status.is_terminal
 
 
-def test_a_status_of_a_later_stackstorm_is_open():
+def test_an_unknown_status_counts_as_open():
     assert not Execution("e1", "hibernating").is_terminal
 
 
@@ -118,7 +118,7 @@ def test_why_an_execution_failed(result, reason):
         ({"mutated": 1, "verified": None, "message": ["m"]}, {}),
     ],
 )
-def test_what_a_workflow_reports_of_itself(output, expected):
+def test_the_report_of_a_workflow(output, expected):
     assert workflow_output({"output": output}) == expected
 
 

@@ -1,4 +1,4 @@
-"""The least that keeps what decide() asks for: the state of one label set, in memory."""
+"""A minimal in-memory state of one label set for decide()."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class OneFingerprint:
     def __init__(self, cooldown=0):
         self.cooldown = datetime.timedelta(seconds=cooldown)
         self.incident = None
-        self.opened_at = None  # when the row was recorded that opened the incident
+        self.opened_at = None  # when the row that opened the incident was recorded
         self.resolves = []
         self.admitted_at = None
         self.episodes = set()
 
     def decide(self, alert, received_at, now, may_start=True):
-        """Decide about an alert that was received at a time and is recorded now."""
+        """Decide about an alert that was received at `received_at` and is recorded now."""
         situation = self.situation(now, may_start)
         found = admission.decide(alert, received_at, situation)
         self.apply(alert, found, received_at, now)
@@ -33,7 +33,7 @@ class OneFingerprint:
         return found
 
     def confirm(self, alert, now):
-        """Decide what a round of sync does: about an incident that is unconfirmed for so long.
+        """Decide about a long unconfirmed incident, as a round of sync does.
 
         Args:
             alert: The alert that opened the incident.

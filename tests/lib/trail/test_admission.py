@@ -1,4 +1,4 @@
-"""Which alert may start a remediation: each outcome with its reason, and all of them in a row."""
+"""Which alerts may start a remediation: each outcome with its reason, and sequences of them."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ class TestFiring:
         assert (found.outcome, found.episode, found.starts_at) == ("admitted", OPEN.episode, NOON)
 
     @pytest.mark.parametrize("start", [later(60.000001), later(10**8), None])
-    def test_a_start_in_the_future_is_when_it_was_received(self, start):
+    def test_a_start_in_the_future_is_replaced_by_the_time_of_receipt(self, start):
         found = choose(firing(start))
         assert (found.outcome, found.starts_at) == ("admitted", later(60))
         assert found.episode == f"fp-{START + 60_000}"
 
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(1), later(120), None])
     def test_a_repeat_is_a_duplicate_with_the_incidents_episode(self, start):
-        """Whatever limit applies and whatever was resolved before."""
+        """Regardless of limits and earlier resolves."""
         found = choose(firing(start), OPEN, [Resolve(later(500), later(50))], LIMIT)
         assert (found.outcome, found.episode) == ("duplicate", OPEN.episode)
         assert found.reason == "duplicate of the-first"
@@ -93,8 +93,8 @@ class TestFiring:
         assert choose(firing(start), ahead).outcome == "duplicate"
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600])
-    def test_the_start_that_an_incident_was_opened_with_never_supersedes_it(self, ahead):
-        """A peer names an earlier start in between, and the clocks there may be an hour ahead."""
+    def test_the_opening_start_never_supersedes_the_incident(self, ahead):
+        """In between, a peer sends an earlier start, and its clock may be an hour ahead."""
         recorded = OneFingerprint()
         for seconds, start in ((0, 0), (60, -900), (120, 0), (180, 120)):
             received_at = later(seconds)
@@ -103,8 +103,8 @@ class TestFiring:
         found = recorded.decide(firing(later(120.001 + ahead)), later(240), later(240))
         assert found.ended_by == "superseded"
 
-    def test_what_supersedes_an_unconfirmed_incident_may_be_a_stale_copy_as_well(self):
-        """One peer has an old start, the other one says that the new occurrence has ended."""
+    def test_an_alert_that_supersedes_an_unconfirmed_incident_may_be_stale(self):
+        """One peer has an old start, and the other reports that the new occurrence has ended."""
         recorded = OneFingerprint()
         outcomes = [
             recorded.decide(alert, later(second), later(second)).outcome
@@ -120,7 +120,7 @@ class TestFiring:
         late = recorded.decide(resolved(later(730)), later(730), later(730))
         assert late.outcome == "resolved"
 
-    def test_what_was_overtaken_by_its_resolve_supersedes_nothing(self):
+    def test_an_alert_overtaken_by_its_resolve_supersedes_nothing(self):
         found = choose(firing(later(500)), OPEN, [Resolve(later(600), later(61))])
         assert (found.outcome, found.opens, found.closes) == ("duplicate", False, False)
 
@@ -140,7 +140,7 @@ class TestFiring:
     @pytest.mark.parametrize(
         "ends_at, received_at, outcome",
         [
-            (later(30), later(61), "duplicate"),  # it was overtaken
+            (later(30), later(61), "duplicate"),  # overtaken by the resolve
             (NOON, later(10**6), "duplicate"),
             (None, later(61), "duplicate"),
             (later(30), later(60), "unconfirmed"),
@@ -153,7 +153,9 @@ class TestFiring:
         ],
     )
     @pytest.mark.parametrize("incident", [None, HELD, UNCONFIRMED])
-    def test_what_a_resolve_on_record_makes_of_it(self, ends_at, received_at, outcome, incident):
+    def test_a_recorded_resolve_decides_about_a_firing_alert(
+        self, ends_at, received_at, outcome, incident
+    ):
         found = choose(firing(), incident, [Resolve(ends_at, received_at)])
         assert found.outcome == outcome
         assert found.reason.startswith("late") is (outcome == "duplicate")
@@ -176,8 +178,8 @@ class TestFiring:
         assert (found.outcome, found.opens, found.held_until) == ("unconfirmed", True, None)
         assert found.reason.startswith("fires 10 s after its resolve")
 
-    def test_it_takes_over_what_was_only_observed(self):
-        """Otherwise nothing would confirm it after 6 min."""
+    def test_it_takes_over_an_observed_incident(self):
+        """Otherwise, nothing would confirm the incident after 6 min."""
         found = choose(firing(), OBSERVED, [Resolve(NOON, later(50))])
         assert (found.outcome, found.opens, found.closes) == ("unconfirmed", True, True)
         assert (found.episode, found.ended_by) == (OPEN.episode, None)
@@ -185,19 +187,19 @@ class TestFiring:
         assert (again.outcome, again.opens, again.closes) == ("unconfirmed", False, False)
 
     @pytest.mark.parametrize("before", [HELD, UNCONFIRMED, OBSERVED])
-    def test_a_limit_holds_back_what_waited(self, before):
+    def test_a_limit_holds_back_an_incident_that_waited(self, before):
         found = choose(firing(), before, limit=LIMIT)
         assert (found.outcome, found.opens, found.closes) == ("rate_limited", False, False)
 
     @pytest.mark.parametrize("before", [None, HELD, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("limit", [None, LIMIT])
-    def test_a_receiver_that_may_not_start_anything_is_observed(self, before, limit):
+    def test_an_unlisted_receiver_is_observed(self, before, limit):
         found = choose(firing(), before, [Resolve(NOON, later(50))], limit, may_start=False)
         assert (found.outcome, found.opens) == ("observed", before is None)
         assert "receivers" in found.reason and not found.held_until
         assert choose(firing(), OPEN, may_start=False).outcome == "duplicate"
 
-    def test_a_receiver_that_may_not_start_anything_supersedes_all_the_same(self):
+    def test_an_unlisted_receiver_still_supersedes(self):
         found = choose(firing(later(500)), OPEN, may_start=False, received_at=later(500))
         assert (found.outcome, found.opens, found.closes) == ("observed", True, True)
 
@@ -207,13 +209,13 @@ class TestFiring:
         assert (found.outcome, found.reason) == (outcome, "acknowledged by anna")
         assert not found.opens and not found.closes
 
-    def test_the_name_of_an_episode_that_has_ended_is_not_used_again(self):
+    def test_the_name_of_an_ended_episode_is_not_reused(self):
         known = {OPEN.episode, f"fp-{START + 60_000}"}
         found = choose(firing(), known_episodes=known)
         assert (found.outcome, found.starts_at) == ("admitted", NOON)
         assert found.episode == f"fp-{START + 60_001}"
 
-    def test_a_held_back_alert_opens_an_incident_all_the_same(self):
+    def test_a_held_back_alert_still_opens_an_incident(self):
         found = choose(firing(), None, limit=LIMIT)
         assert (found.outcome, found.reason) == ("rate_limited", LIMIT.reason)
         assert (found.opens, found.episode, found.held_until) == (True, OPEN.episode, later(3600))
@@ -236,7 +238,7 @@ class TestFiring:
 
     @pytest.mark.parametrize("start", [datetime.datetime.max.replace(tzinfo=UTC), NOON])
     @pytest.mark.parametrize("other", [datetime.datetime.min.replace(year=2, tzinfo=UTC), None])
-    def test_no_time_is_too_late_or_too_early(self, start, other):
+    def test_extreme_times_are_accepted(self, start, other):
         opened = incident(starts_at=start, sender_starts_at=start)
         for moment in (other, start, datetime.datetime.max.replace(tzinfo=UTC)):
             choose(firing(moment), opened, [Resolve(other, later(50))])
@@ -246,7 +248,7 @@ class TestFiring:
 class TestResolved:
     @pytest.mark.parametrize("ends_at", [None, NOON, later(1), later(10**8)])
     @pytest.mark.parametrize("incident", [OPEN, HELD])
-    def test_it_closes_the_incident_under_its_name(self, ends_at, incident):
+    def test_a_resolve_has_the_episode_of_the_incident_it_closes(self, ends_at, incident):
         found = choose(resolved(ends_at), incident)
         assert (found.outcome, found.closes, found.opens) == ("resolved", True, False)
         assert (found.episode, found.ended_by) == (OPEN.episode, "resolve")
@@ -254,7 +256,7 @@ class TestResolved:
 
     @pytest.mark.parametrize("opened", [UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("may_start", [True, False])
-    def test_it_closes_silently_what_no_rule_has_heard_of(self, opened, may_start):
+    def test_an_incident_unknown_to_rules_is_closed_silently(self, opened, may_start):
         found = choose(resolved(), opened, may_start=may_start)
         assert (found.outcome, found.closes) == (opened.outcome, True)
         assert found.outcome not in EMITTED
@@ -262,24 +264,24 @@ class TestResolved:
     def test_any_receiver_closes(self):
         assert choose(resolved(), OPEN, may_start=False).outcome == "resolved"
 
-    def test_one_that_ended_before_the_incident_began_does_not(self):
+    def test_a_resolve_of_an_earlier_incident_does_not_close(self):
         found = choose(resolved(later(-0.000001)), OPEN)
         assert (found.outcome, found.closes) == ("duplicate", False)
         assert OPEN.episode in found.reason
 
     @pytest.mark.parametrize("seconds, closes", [(60, True), (60.000001, False)])
-    def test_one_that_came_before_the_last_notification_does_not(self, seconds, closes):
+    def test_a_resolve_received_before_the_last_notification_does_not_close(self, seconds, closes):
         found = choose(resolved(later(10**6)), incident(last_seen_at=later(seconds)))
         assert found.closes is closes
 
     def test_the_end_is_compared_with_the_start_of_the_same_sender(self):
-        """Not with when the incident was received, by another clock."""
+        """The end is not compared with the time of receipt, which comes from another clock."""
         assert choose(resolved(later(-90)), incident(sender_starts_at=None)).closes
         slow = incident(starts_at=NOON, sender_starts_at=later(-3600))
         assert choose(resolved(later(-3600)), slow).closes
         assert not choose(resolved(later(-3601)), slow).closes
 
-    def test_nothing_is_open(self):
+    def test_a_resolve_without_an_open_incident(self):
         found = choose(resolved(later(60)))
         assert (found.outcome, found.reason) == ("duplicate", "nothing open")
         assert not found.closes and not found.opens
@@ -287,7 +289,7 @@ class TestResolved:
 
 @pytest.mark.parametrize("incident", [None, OPEN, HELD, UNCONFIRMED, OBSERVED])
 @pytest.mark.parametrize("status", ["firing", "resolved", "?"])
-def test_a_malformed_alert_is_malformed_whatever_is_open(incident, status):
+def test_a_malformed_alert_is_malformed_in_any_state(incident, status):
     broken = Alert(0, status=status, fingerprint="fp", problem="alerts[0].status: x")
     found = choose(broken, incident, limit=LIMIT)
     assert found == Decision(Outcome.MALFORMED, "alerts[0].status: x")
@@ -305,7 +307,7 @@ class TestReplay:
 
     @pytest.mark.parametrize("incident", [OPEN, HELD, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(120), None])
-    def test_it_takes_over_an_incident_that_was_not_worked_on(self, incident, start):
+    def test_it_takes_over_an_unclaimed_incident(self, incident, start):
         found = self.choose(firing(start), incident)
         assert (found.outcome, found.reason) == ("admitted", "replay of first")
         assert (found.episode, found.starts_at, found.attempt) == (OPEN.episode, NOON, 1)
@@ -325,26 +327,26 @@ class TestReplay:
         assert "force=true" in found.reason
         assert not found.closes and not found.opens
 
-    def test_an_acknowledged_incident_is_left_alone_unless_forced(self):
+    def test_an_acknowledged_incident_is_not_admitted_unless_forced(self):
         acknowledged = incident(acknowledged_by="anna")
         found = self.choose(firing(), acknowledged)
         assert (found.outcome, found.closes) == ("duplicate", False)
         assert found.reason == "replay of first: acknowledged by anna; force=true runs it again"
         assert self.choose(firing(), acknowledged, force=True).outcome == "admitted"
 
-    def test_a_receiver_that_may_not_start_anything_is_observed_unless_forced(self):
+    def test_an_unlisted_receiver_is_observed_unless_forced(self):
         found = self.choose(firing(), OPEN, may_start=False)
         assert (found.outcome, found.opens) == ("observed", False)
         assert self.choose(firing(), OPEN, may_start=False, force=True).outcome == "admitted"
 
     @pytest.mark.parametrize("claimed_by, attempt", [("pack.workflow (e1)", 4), ("", 3)])
-    def test_by_force_it_is_another_attempt(self, claimed_by, attempt):
+    def test_a_forced_replay_is_another_attempt(self, claimed_by, attempt):
         found = self.choose(firing(), OPEN, Work(3, claimed_by), force=True)
         assert (found.outcome, found.attempt) == ("admitted", attempt)
         assert found.closes and found.opens
 
     @pytest.mark.parametrize("incident", [None, OPEN])
-    def test_an_incident_that_has_ended_is_worked_on_by_force_only(self, incident):
+    def test_an_ended_incident_is_admitted_only_by_force(self, incident):
         start = later(500)
         original = Original("first", later(600), "admitted", "fp-500", start)
         found = self.choose(firing(start), incident, original=original)
@@ -355,14 +357,14 @@ class TestReplay:
         assert not found.opens and not found.closes
 
     LATER = incident(last_seen_at=later(60.000001))
-    NEWER = ("duplicate", "replay of first: the open incident was heard of later")
+    NEWER = ("duplicate", "replay of first: the open incident has a later notification")
 
     @pytest.mark.parametrize(
         "incident, outcome, expected",
         [
             (None, "duplicate", ("duplicate", "nothing open")),
             (OPEN, "duplicate", ("resolved", "ends the incident of the-first")),
-            # It ended another, under the same name: Alertmanager lost sight of the alert.
+            # It ended another incident with the same name: Alertmanager briefly lost the alert.
             (OPEN, "resolved", NEWER),
             (OPEN, "unconfirmed", NEWER),
             (OPEN, "observed", NEWER),
@@ -387,7 +389,7 @@ class TestConfirmed:
             (LIMIT, False, "observed"),
         ],
     )
-    def test_it_takes_the_incident_over(self, limit, may_start, outcome):
+    def test_the_admission_takes_over_the_incident(self, limit, may_start, outcome):
         situation = Situation(UNCONFIRMED, SKEW, (), limit, may_start)
         found = decide_confirmed(UNCONFIRMED, situation)
         assert (found.outcome, found.closes, found.opens, found.ended_by) == (
@@ -401,30 +403,30 @@ class TestConfirmed:
 
 
 class Reference:
-    """The rules, written down once more and as plainly as possible, for one fingerprint."""
+    """A second, simpler implementation of the rules, for one fingerprint."""
 
     def __init__(self, cooldown):
         self.cooldown = cooldown
-        self.open = None  # {start, first start named, outcome, heard}
+        self.open = None  # {start, sender, outcome, last_seen}
         self.resolves = []  # (end, received)
         self.last_admitted = None
 
     def expected(self, status, start, end, now, may_start):
-        outcome = (self.ends if status == "resolved" else self.fires)(start, end, now, may_start)
+        outcome = (self.resolve if status == "resolved" else self.fire)(start, end, now, may_start)
         if status == "resolved":
             self.resolves.append((end, now))
         return outcome
 
-    def ends(self, start, end, now, may_start):
+    def resolve(self, start, end, now, may_start):
         one = self.open
-        if one is None or now < one["heard"]:
+        if one is None or now < one["last_seen"]:
             return "duplicate"
         if None not in (end, one["sender"]) and end < one["sender"]:
             return "duplicate"
         self.open = None
         return one["outcome"] if one["outcome"] in ("unconfirmed", "observed") else "resolved"
 
-    def fires(self, start, end, now, may_start):
+    def fire(self, start, end, now, may_start):
         one = self.open
         has_starts = one and None not in (start, one["sender"])
         if has_starts and start > one["sender"] + 120:
@@ -433,22 +435,27 @@ class Reference:
             outcome = self.outcome(start, now, may_start)
             if outcome != "duplicate":
                 begins = now if start is None else min(start, now)
-                self.open = {"start": begins, "sender": start, "outcome": outcome, "heard": now}
+                self.open = {
+                    "start": begins,
+                    "sender": start,
+                    "outcome": outcome,
+                    "last_seen": now,
+                }
         elif one["outcome"] == "admitted":
             outcome = "duplicate"
-            self.heard(start, now)
+            self.count_notification(start, now)
         else:
             outcome = self.outcome(start, now, may_start, is_open=True)
-            self.heard(start, now)
+            self.count_notification(start, now)
             if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
                 one["outcome"] = outcome
         if outcome == "admitted":
             self.last_admitted = now
         return outcome
 
-    def heard(self, start, now):
+    def count_notification(self, start, now):
         one = self.open
-        one["heard"] = max(one["heard"], now)
+        one["last_seen"] = max(one["last_seen"], now)
         if one["sender"] is None:
             one["sender"] = start
 
@@ -474,7 +481,7 @@ notifications = st.lists(
         st.sampled_from(["firing", "firing", "resolved"]),
         times,
         times,
-        # Some are recorded after others that were received later.
+        # Some notifications are recorded after others that were received later.
         st.sampled_from([0, 0, 0, -70, -200]),
         st.sampled_from([True, True, False]),
     ),
@@ -485,7 +492,7 @@ notifications = st.lists(
 
 @settings(max_examples=500)
 @given(notifications, st.sampled_from([0, 100, 400]))
-def test_any_sequence_goes_by_the_rules(sequence, cooldown):
+def test_any_sequence_follows_the_rules(sequence, cooldown):
     reference, recorded = Reference(cooldown), OneFingerprint(cooldown)
     for number, (status, start, end, delay, may_start) in enumerate(sequence):
         now = number * 60 + delay

@@ -31,8 +31,8 @@ def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0):
     return claims.link(engine, request_id, episode, workflow, execution, host_cooldown)
 
 
-def patient_link(engine, admitted, execution, **more):
-    """A link that is retried as the action retries it: threads of a test wait for each other."""
+def link_with_retries(engine, admitted, execution, **more):
+    """Link with the action's retries, because the threads of a test wait for each other."""
     return database.retry_while_unavailable(
         lambda: link(engine, admitted, execution, **more), seconds=30
     )
@@ -40,7 +40,7 @@ def patient_link(engine, admitted, execution, **more):
 
 @pytest.fixture
 def admitted(engine):
-    """The request_id and episode of an admitted alert."""
+    """Return the request_id and the episode of an admitted alert."""
     request_id = record(engine, alert(fingerprint="f"))
     return request_id, rows(engine)[0].episode
 
@@ -72,28 +72,26 @@ class TestLink:
         assert [row.st2_execution_id for row in rows(engine, links)] == ["e1"]
         assert len(rows(engine, executions)) == 1
 
-    def test_another_workflow_gets_a_claim_of_its_own(self, engine, admitted):
+    def test_another_workflow_gets_a_separate_claim(self, engine, admitted):
         assert link(engine, admitted)["claimed"]
         assert link(engine, admitted, "e2", "other.workflow")["claimed"]
 
-    def test_of_many_executions_at_the_same_time_one_gets_it(self, engine, admitted):
-        found = in_parallel(8, lambda i: patient_link(engine, admitted, f"e{i}"))
+    def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted):
+        found = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
         assert sorted(f["claimed"] for f in found) == [False] * 7 + [True]
         (row,) = rows(engine, links)
         assert found[int(row.st2_execution_id[1:])]["claimed"]
 
-    def test_one_execution_that_asks_several_times_at_once_gets_it_each_time(
-        self, engine, admitted
-    ):
-        found = in_parallel(5, lambda i: patient_link(engine, admitted, "e1"))
+    def test_concurrent_requests_of_one_execution_all_get_the_claim(self, engine, admitted):
+        found = in_parallel(5, lambda i: link_with_retries(engine, admitted, "e1"))
         assert [f["claimed"] for f in found] == [True] * 5
         assert len(rows(engine, links)) == 1
 
     @on_sqlite
     def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted):
         link(engine, admitted)
-        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
-        second = record(engine, ends, received_at=later(70))
+        resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        second = record(engine, resolve, received_at=later(70))
         assert link(engine, (second, admitted[1]), "e2")["claimed"] is False
 
     @on_sqlite
@@ -121,9 +119,7 @@ class TestLink:
     @pytest.mark.parametrize(
         "request_id, episode", [("nobody", None), (None, "nothing"), ("", ""), ("'", "%s")]
     )
-    def test_an_alert_that_is_not_on_record_is_an_error(
-        self, engine, admitted, request_id, episode
-    ):
+    def test_an_unrecorded_alert_is_an_error(self, engine, admitted, request_id, episode):
         wanted = (
             admitted[0] if request_id is None else request_id,
             admitted[1] if episode is None else episode,
@@ -139,17 +135,17 @@ class TestLink:
             link(engine, (request_id, "f-1"))
 
     @on_sqlite
-    def test_an_execution_id_is_needed(self, engine, admitted):
+    def test_an_execution_id_is_required(self, engine, admitted):
         with pytest.raises(TrackingError, match="^execution_id"):
             link(engine, admitted, "")
 
     def test_an_incident_that_ended_long_ago_is_refused(self, engine, admitted):
-        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
-        record(engine, ends, received_at=later(65))
+        resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        record(engine, resolve, received_at=later(65))
         with database_time(later(600)):
             assert link(engine, admitted)["claimed"]
         with database_time(later(666)):
-            # The execution that has the claim keeps it.
+            # The execution with the claim keeps it.
             assert link(engine, admitted)["claimed"]
             found = link(engine, admitted, "e2", "poundcake.default")
         assert found["claimed"] is False
@@ -192,7 +188,7 @@ class TestLink:
 
 
 class TestClaimKey:
-    def test_long_names_have_keys_of_their_own(self):
+    def test_long_names_have_distinct_keys(self):
         one, other = "pack." + "w" * 250, "pack." + "w" * 249 + "x"
         keys = {claims.claim_key("e" * 96, name, n) for name in (one, other) for n in (1, 2, 3)}
         assert len(keys) == 6
@@ -206,7 +202,7 @@ class TestClaimKey:
 class TestRelease:
     @pytest.fixture
     def claimed(self, engine, admitted):
-        """Two workflows have claimed the episode, and their executions have ended."""
+        """Let two workflows claim the episode, and end their executions."""
         link(engine, admitted)
         link(engine, admitted, "e2", "other.workflow")
         change(engine, update(executions).values(status="failed"))
@@ -224,13 +220,13 @@ class TestRelease:
         assert third.claim
 
     @on_sqlite
-    def test_the_claims_of_other_workflows_stay(self, engine, claimed):
+    def test_the_claims_of_other_workflows_are_kept(self, engine, claimed):
         released = claims.release(engine, claimed[1], "other.workflow")
         assert [claim["st2_execution_id"] for claim in released] == ["e2"]
         assert not link(engine, claimed, "e3")["claimed"]
 
     @on_sqlite
-    def test_nothing_is_released_where_nothing_is_claimed(self, engine):
+    def test_without_a_claim_nothing_is_released(self, engine):
         assert claims.release(engine, "no-such-episode") == []
 
     @pytest.mark.parametrize("status", ["running", "pending", "paused"])
@@ -249,15 +245,15 @@ class TestRelease:
     @pytest.mark.parametrize(
         "now, is_released", [("succeeded", True), ("running", False), (None, False)]
     )
-    def test_stackstorm_is_asked_about_an_execution_that_runs_on_record(
+    def test_stackstorm_is_queried_about_an_execution_recorded_as_running(
         self, engine, claimed, now, is_released
     ):
-        """The trail may learn only later that it has ended."""
+        """The trail may not have recorded yet that it has ended."""
         change(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
-        asked = []
+        requested = []
 
         def statuses(ids):
-            asked.extend(ids)
+            requested.extend(ids)
             return {"e2": now} if now else {}
 
         if is_released:
@@ -265,23 +261,23 @@ class TestRelease:
         else:
             with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
                 claims.release(engine, claimed[1], statuses=statuses)
-        assert asked == ["e2"]
+        assert requested == ["e2"]
 
     @on_sqlite
-    def test_by_force_it_is_released_anyway(self, engine, claimed):
+    def test_force_releases_it_anyway(self, engine, claimed):
         change(engine, update(executions).values(status="running"))
         assert len(claims.release(engine, claimed[1], force=True)) == 2
         assert link(engine, claimed, "e3")["claimed"]
 
 
 class TestHostCooldown:
-    """After its last claim a workflow gets no other one for the same host for some time."""
+    """For some time after its last claim, a workflow gets no other claim for the same host."""
 
     SECONDS = 600
 
     @pytest.fixture
     def admit(self, engine):
-        """A function that records an alert of an instance and returns (request_id, episode)."""
+        """Return a function that records an alert and returns (request_id, episode)."""
 
         def admit(instance, received_at=NOON, **more):
             one = alert(labels={"instance": instance}, **more)
@@ -290,7 +286,7 @@ class TestHostCooldown:
 
         return admit
 
-    def ask(self, engine, admitted, execution, at=NOON, **more):
+    def claim(self, engine, admitted, execution, at=NOON, **more):
         with database_time(at):
             more.setdefault("host_cooldown", self.SECONDS)
             return link(engine, admitted, execution, **more)
@@ -309,15 +305,21 @@ class TestHostCooldown:
             ("2001:db8::1", "2001:db8::1:2", True),
             ("web1:9100", "web10:9100", True),
             ("web1:9100", "web1.example.org:9100", True),
+            ("web1:9100", "WEB1.:9256", False),
+            ("web1:9100", "http://Web1:9100/metrics", False),
+            ("web1:9100", "web1:", False),
+            ("192.0.2.7:9100", "[::ffff:192.0.2.7]:9100", False),
+            ("2001:db8::1", "[2001:0DB8:0:0::1]:9100", False),
             ("web_:9100", "web1:9100", True),
             ("web%:9100", "web1:9100", True),
             ("", "", True),
+            ("a b", "a b", True),
         ],
     )
     def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
-        assert self.ask(engine, admit(first, fingerprint="one"), "e1")["claimed"]
+        assert self.claim(engine, admit(first, fingerprint="one"), "e1")["claimed"]
         other = admit(second, fingerprint="two")
-        found = self.ask(engine, other, "e2", later(30))
+        found = self.claim(engine, other, "e2", later(30))
         assert found["claimed"] is claimed
         assert len(rows(engine, links)) == 1 + claimed
         if not claimed:
@@ -325,19 +327,46 @@ class TestHostCooldown:
                 "cooldown of this host until 2026-01-14T12:10:00Z: execution e1 of "
                 f"{WORKFLOW} was started for it"
             )
-            # It holds up no other workflow, and nobody where there is no cooldown.
-            assert self.ask(engine, other, "e3", workflow="v")["claimed"]
-            assert self.ask(engine, other, "e4", host_cooldown=0)["claimed"]
+            # It does not affect another workflow, or a claim without a cooldown.
+            assert self.claim(engine, other, "e3", workflow="v")["claimed"]
+            assert self.claim(engine, other, "e4", host_cooldown=0)["claimed"]
 
     @on_sqlite
-    def test_it_ends(self, engine, admit):
-        self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
+    def test_the_label_that_names_the_host_decides(self, engine):
+        """Many alerts have the instance of one exporter, each about a host of its own."""
+        exporter = {"instance": "kube-state-metrics:8080"}
+        config = Config(host_label="node", cooldown_seconds=0)
+        nodes = ("worker-1", "worker-2", "WORKER-1.", "")
+        for i, node in enumerate(nodes):
+            one = alert(labels={**exporter, "node": node, "id": str(i)})
+            request_id = record(engine, one, config=config)
+            found = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
+            assert found["claimed"] is (i != 2), node
+
+    @on_sqlite
+    def test_without_a_configuration_it_lasts_half_an_hour(self, admit, run_action):
+        one, two = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        for admitted, seconds, claimed in (
+            (one, 0, True),
+            (two, 17, False),
+            (two, 1799, False),
+            (two, 1800, True),
+        ):
+            parameters = {"workflow": WORKFLOW, "execution_id": f"e{seconds}"}
+            parameters.update(zip(("request_id", "episode"), admitted))
+            with database_time(later(seconds)):
+                found = run_action("link", f"task {seconds}", **parameters)
+            assert found["claimed"] is claimed, seconds
+
+    @on_sqlite
+    def test_a_cooldown_ends(self, engine, admit):
+        self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         other = admit("web1:9100", fingerprint="two")
-        assert not self.ask(engine, other, "e2", later(599))["claimed"]
-        assert self.ask(engine, other, "e2", later(600))["claimed"]
+        assert not self.claim(engine, other, "e2", later(599))["claimed"]
+        assert self.claim(engine, other, "e2", later(600))["claimed"]
 
     @on_mariadb
-    def test_it_goes_by_the_databases_clock(self, engine, admit, monkeypatch):
+    def test_the_cooldown_uses_the_databases_clock(self, engine, admit, monkeypatch):
         """Another runner's clock is hours ahead."""
         now = datetime.datetime.now(UTC)
         one = admit("web1:9100", now, fingerprint="one")
@@ -350,14 +379,14 @@ class TestHostCooldown:
     @on_sqlite
     def test_the_same_execution_gets_its_claim_again(self, engine, admit):
         found = admit("web1:9100")
-        assert [self.ask(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
+        assert [self.claim(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
 
     @on_sqlite
-    def test_a_released_claim_holds_up_nobody(self, engine, admit):
+    def test_a_released_claim_causes_no_cooldown(self, engine, admit):
         found = admit("web1:9100")
-        self.ask(engine, found, "e1")
+        self.claim(engine, found, "e1")
         claims.release(engine, found[1], force=True)
-        assert self.ask(engine, found, "e2")["claimed"]
+        assert self.claim(engine, found, "e2")["claimed"]
 
     @pytest.mark.parametrize(
         "status, mutated, counts",
@@ -366,20 +395,20 @@ class TestHostCooldown:
             ("succeeded", True, True),
             ("succeeded", None, True),
             ("running", None, True),
-            # Of a workflow that was cut short this is what it had published before.
+            # For a workflow that was cut short, this is the output it had published before.
             ("failed", False, True),
             ("canceled", False, True),
         ],
     )
-    def test_an_execution_that_changed_nothing_holds_up_nobody(
+    def test_an_execution_that_changed_nothing_causes_no_cooldown(
         self, engine, admit, status, mutated, counts
     ):
-        self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
+        self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         change(engine, update(executions).values(status=status, mutated=mutated))
         other = admit("web1:9100", fingerprint="two")
-        assert self.ask(engine, other, "e2", later(30))["claimed"] is not counts
+        assert self.claim(engine, other, "e2", later(30))["claimed"] is not counts
 
-    def test_of_several_at_the_same_time_one_gets_a_claim(self, engine, admit):
+    def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
         with database_time(NOON):
             found = in_parallel(4, lambda i: link(engine, each[i], f"e{i}", host_cooldown=600))

@@ -1,4 +1,4 @@
-"""The requests that wait for nothing any more."""
+"""Requests are completed when all their work has ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def test_a_request_is_completed_once_alert_and_execution_have_ended(trail):
+def test_a_request_is_completed_when_alert_and_execution_have_ended(trail):
     request_id, (row,) = trail.record(alert())
     claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
     trail.stackstorm.run("e1", "running")
@@ -32,7 +32,7 @@ def test_a_request_is_completed_once_alert_and_execution_have_ended(trail):
     assert trail.sync().completed == 0
 
 
-def test_a_round_completes_so_many_and_the_next_goes_on(trail, monkeypatch):
+def test_a_round_completes_a_batch_and_the_next_continues(trail, monkeypatch):
     monkeypatch.setattr(complete, "_MAX_REQUESTS", 2)
     for n in range(3):
         trail.record(alert(f"A{n}"))
@@ -40,8 +40,8 @@ def test_a_round_completes_so_many_and_the_next_goes_on(trail, monkeypatch):
     assert [trail.sync().completed for _ in range(3)] == [2, 1, 0]
 
 
-def test_a_request_whose_record_ends_at_this_moment_is_not_completed(trail):
-    """MariaDB lets an UPDATE see a row that its own subquery does not see the alerts of."""
+def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
+    """In MariaDB, an UPDATE can see a request whose alerts its own subquery does not see."""
     trail.record(alert())
     held, go_on = threading.Event(), threading.Event()
 
@@ -55,7 +55,7 @@ def test_a_request_whose_record_ends_at_this_moment_is_not_completed(trail):
         recording = pool.submit(trail.record, alert(fingerprint="another"))
         assert held.wait(20)
         syncing = pool.submit(trail.sync)
-        time.sleep(0.5)  # for what it may wait for now
+        time.sleep(0.5)  # time for the other transaction to wait for a lock
         go_on.set()
         recording.result()
         assert syncing.result().completed == 0

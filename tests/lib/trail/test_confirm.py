@@ -14,7 +14,7 @@ from poundcake.trail.confirm import METHOD, admit_unconfirmed
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
 from poundcake.trail.sync_round import start_round
-from tests.lib.samples import alert, request
+from tests.lib.samples import alert, request, webhook
 from tests.lib.sync_trail import SyncTrail, ago
 from tests.lib.trails import on_sqlite
 
@@ -25,11 +25,11 @@ def trail(engine):
 
 
 def refire(trail, seconds, **more):
-    """Record that an alert fires 10 s after its resolve, so many seconds ago."""
+    """Record that an alert fired 10 s after its resolve, some seconds ago."""
     sent = alert(starts_at=ago(5000), **more)
-    ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    resolve = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
     trail.record(sent, seconds=4000)
-    trail.record(ends, seconds=seconds + 10)
+    trail.record(resolve, seconds=seconds + 10)
     request_id, rows = trail.record(alert("First"), sent, seconds=seconds)
     assert rows[1].outcome == "unconfirmed"
     return request_id, rows[1]
@@ -49,7 +49,7 @@ def test_it_is_admitted_after_six_minutes(trail, seconds, outcome):
     assert row.episode == unconfirmed.episode
 
 
-def test_it_is_admitted_by_a_request_of_its_own(trail):
+def test_it_is_admitted_by_an_additional_request(trail):
     request_id, unconfirmed = refire(trail, 400)
     trail.sync()
     call = trail.rows(api_calls)[-1]
@@ -59,7 +59,7 @@ def test_it_is_admitted_by_a_request_of_its_own(trail):
     (row,) = open_rows(trail)
     assert (row.api_call_id, row.position, row.explanation) == (call.id, 0, None)
     assert row.starts_at == unconfirmed.starts_at
-    # Nothing was heard of it since: a resolve that came meanwhile ends it.
+    # No notification arrived since; a resolve received in the meantime ends the incident.
     assert row.last_seen_at == unconfirmed.last_seen_at
     with database.reading(trail.engine) as connection:
         assert open_replays(connection) == [call.request_id]
@@ -67,7 +67,7 @@ def test_it_is_admitted_by_a_request_of_its_own(trail):
     assert (before.closed_at, before.ended_by) == (row.created_at, None)
 
 
-def test_a_resolve_that_came_before_it_was_admitted_ends_it(trail):
+def test_a_resolve_received_before_the_admission_ends_it(trail):
     refire(trail, 400)
     trail.sync()
     _, (row,) = trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
@@ -76,7 +76,7 @@ def test_a_resolve_that_came_before_it_was_admitted_ends_it(trail):
 
 
 @on_sqlite
-def test_one_that_a_resolve_has_ended_is_not_admitted(trail):
+def test_a_resolved_incident_is_not_admitted(trail):
     refire(trail, 400)
     trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
     assert trail.sync().confirmed == 0
@@ -84,7 +84,7 @@ def test_one_that_a_resolve_has_ended_is_not_admitted(trail):
 
 
 @on_sqlite
-def test_one_that_a_person_has_acknowledged_is_not_admitted(trail):
+def test_an_acknowledged_incident_is_not_admitted(trail):
     _, row = refire(trail, 400)
     trail.change(alerts, alerts.c.id == row.id, acknowledged_at=ago(1), acknowledged_by="anna")
     assert trail.sync().confirmed == 0
@@ -107,14 +107,40 @@ def test_limits_and_receivers_apply(trail, config, outcome):
 
 
 @on_sqlite
-def test_identity_and_numbers_of_any_length_survive(trail):
-    """The body is read again as the webhook was."""
+def test_identity_and_long_numbers_are_preserved(trail):
+    """The body is parsed again like that of the webhook."""
     refire(trail, 400, labels={"port": 8080, "n": 10**30})
     assert trail.sync().confirmed == 1
     assert [row.outcome for row in open_rows(trail)] == ["admitted"]
 
 
-def test_a_notification_at_the_same_moment_admits_it_once(trail, database_url):
+def refire_with(trail, body, name, seconds=400):
+    """Record like refire(), but with this text at the start of each body."""
+    sent = alert(name, starts_at=ago(5000))
+    ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    for one, age in ((sent, 4000), (ends, seconds + 10), (sent, seconds)):
+        whole = "{" + body + json.dumps(webhook(one))[1:]
+        trail.record(seconds=age, body=whole)
+    (row,) = open_rows(trail, name)
+    assert row.outcome == "unconfirmed"
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1e999", "-1e999"], ids=lambda n: n[:6])
+def test_a_number_that_python_cannot_hold_is_preserved(trail, number):
+    refire_with(trail, f'"x": {number}, ', "Odd")
+    refire(trail, 390)
+    assert trail.sync().confirmed == 2
+    assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
+    assert [row.outcome for row in open_rows(trail)] == ["admitted"]
+
+
+def test_a_body_that_is_nearly_too_large_to_store_is_preserved(trail):
+    refire_with(trail, f'"x": "{"é" * 3_000_000}", ', "Odd")
+    assert trail.sync().confirmed == 1
+    assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
+
+
+def test_a_concurrent_notification_admits_it_once(trail, database_url):
     _, unconfirmed = refire(trail, 400)
     sent = [
         request(dict(alert(), startsAt=alert(starts_at=ago(5000))["startsAt"])) for _ in range(3)

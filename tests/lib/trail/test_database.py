@@ -1,4 +1,4 @@
-"""The tracking database: created once, by whoever comes first, and used in transactions."""
+"""The tracking database: created once, by the first process, and used in transactions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestPrepare:
         tables = sqlalchemy.inspect(engine).get_table_names()
         assert set(schema.metadata.tables) <= set(tables)
 
-    def test_threads_that_prepare_at_the_same_time_get_one_id(self, database_url):
+    def test_concurrent_threads_prepare_one_id(self, database_url):
         found, start = [], threading.Barrier(6)
 
         def work():
@@ -66,7 +66,7 @@ class TestPrepare:
         assert len(found) == 6
         assert len(set(found)) == 1
 
-    def test_processes_that_prepare_at_the_same_time_get_one_id(self, database_url):
+    def test_concurrent_processes_prepare_one_id(self, database_url):
         code = (
             "import sys; from poundcake.trail import database as d;"
             "sys.stdin.readline(); print(d.prepare(d.open_engine(sys.argv[1])))"
@@ -90,12 +90,12 @@ class TestPrepare:
         assert len(found) == 1 and found != {""}
 
     @on_sqlite
-    def test_without_leave_nothing_is_created(self, engine):
+    def test_without_permission_nothing_is_created(self, engine):
         with pytest.raises(DatabaseError, match="poundcake.migrate"):
             database.prepare(engine, create=False)
         assert sqlalchemy.inspect(engine).get_table_names() == []
 
-    def test_a_database_that_was_half_created_is_completed(self, engine):
+    def test_a_half_created_database_is_completed(self, engine):
         with engine.begin() as connection:
             schema.api_calls.create(connection)
         assert database.prepare(engine)
@@ -111,13 +111,13 @@ class TestRefused:
             "sqlite:",
             "sqlite://",
             "sqlite:///:memory:",
-            "mysql+pymysql://u:hushword@h:port/db",
-            "mysql+pymysql://u:hushword@[::1/db",
+            "mysql+pymysql://u:hidden-word@h:port/db",
+            "mysql+pymysql://u:hidden-word@[::1/db",
         ],
     )
-    def test_a_url_that_cannot_be_used(self, url):
+    def test_an_unusable_url(self, url):
         error = error_of(url)
-        assert "hushword" not in error
+        assert "hidden-word" not in error
         assert "database_url" in error or "sqlite" in error
 
     def test_a_server_that_does_not_answer(self):
@@ -127,8 +127,10 @@ class TestRefused:
         assert "\n" not in error
 
     def test_a_wrong_password(self, mariadb):
-        error = error_of(f"mysql+pymysql://poundcake:hushword@127.0.0.1:{mariadb.port}/poundcake_x")
-        assert "hushword" not in error and "denied" in error.lower()
+        error = error_of(
+            f"mysql+pymysql://poundcake:hidden-word@127.0.0.1:{mariadb.port}/poundcake_x"
+        )
+        assert "hidden-word" not in error and "denied" in error.lower()
 
     def test_a_database_that_does_not_exist(self, mariadb):
         error = error_of(mariadb.url("poundcake_not_there"))
@@ -150,10 +152,10 @@ class TestRefused:
         assert "file" in error_of("sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db"))
 
     @pytest.mark.parametrize("password", ["hush-word", "hush%2Fw%3Ard"])
-    def test_the_password_is_masked_wherever_it_is(self, password):
+    def test_the_password_is_masked_anywhere_in_an_error(self, password):
         engine = database.open_engine(f"mysql+pymysql://on-call:{password}@127.0.0.1:1/x")
-        said = Exception(1045, f"denied for on-call with {engine.url.password}")
-        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        cause = Exception(1045, f"denied for on-call with {engine.url.password}")
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert (
             error == "mysql+pymysql://on-call:***@127.0.0.1:1/x: 1045 denied for on-call with ***"
         )
@@ -175,17 +177,19 @@ class TestRefused:
     )
     def test_a_password_is_masked_in_every_form_of_the_url(self, url, shown):
         engine = database.open_engine("mysql+pymysql://" + url)
-        said = Exception(1045, "denied for on-call with hush-word")
-        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        cause = Exception(1045, "denied for on-call with hush-word")
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert error == f"mysql+pymysql://{shown}: 1045 denied for on-call with ***"
 
-    def test_a_password_is_masked_percent_encoded_too(self):
+    def test_a_percent_encoded_password_is_masked_too(self):
         engine = database.open_engine("mysql+pymysql://on-call@h/x?password=hush%2Fwo+rd%2520")
-        said = Exception("hush/wo rd%20, hush%2Fwo%20rd%2520, hush%2Fwo+rd%2520, hush/wo%20rd%2520")
-        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        cause = Exception(
+            "hush/wo rd%20, hush%2Fwo%20rd%2520, hush%2Fwo+rd%2520, hush/wo%20rd%2520"
+        )
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert error == "mysql+pymysql://on-call@h/x: ***, ***, ***, ***"
 
-    def test_an_at_sign_in_a_password_is_not_taken_for_a_host(self):
+    def test_an_at_sign_in_a_password_does_not_start_the_host(self):
         error = error_of("mysql+pymysql://on-call:p@hush-word@127.0.0.1:1/x")
         assert error == "database_url: write an @ in the password as %40"
 
@@ -201,14 +205,14 @@ class TestRefused:
         assert "\n" not in str(caught.value)
 
     @on_sqlite
-    def test_the_refusal_of_a_unique_key_is_for_the_caller(self, engine):
+    def test_a_unique_key_violation_is_raised_to_the_caller(self, engine):
         database.prepare(engine)
         with pytest.raises(sqlalchemy.exc.IntegrityError):
             with database.transaction(engine) as connection:
                 connection.execute(schema.meta.insert().values(name="schema", value="2"))
 
 
-def test_a_read_holds_up_no_writer(engine):
+def test_a_read_does_not_block_writers(engine):
     database.prepare(engine)
     with database.reading(engine) as reader:
         before = reader.execute(select(schema.meta)).all()
@@ -219,10 +223,10 @@ def test_a_read_holds_up_no_writer(engine):
         assert len(reader.execute(select(schema.meta)).all()) == len(before) + 1
 
 
-def test_a_statement_that_takes_too_long_is_ended(database_url):
+def test_a_statement_that_takes_too_long_is_aborted(database_url):
     patient = database.open_engine(database_url)
     database.prepare(patient)
-    hurried = database.open_engine(database_url, 1)
+    engine = database.open_engine(database_url, 1)
     slow = (
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000000)"
         " SELECT count(*) FROM c"
@@ -232,23 +236,23 @@ def test_a_statement_that_takes_too_long_is_ended(database_url):
     began = threading.Event()
     threading.Timer(4, began.set).start()
     try:
-        with database.reading(hurried) as connection:
+        with database.reading(engine) as connection:
             connection.execute(text(slow)).all()
     except DatabaseError:
-        pass  # MariaDB ends a SLEEP by its return value, not by an error
+        pass  # in MariaDB, an aborted SLEEP returns a value instead of an error
     assert not began.is_set()
     patient.dispose()
-    hurried.dispose()
+    engine.dispose()
 
 
 class TestServerSettings:
-    """What a MariaDB server may be set to, for all of its sessions."""
+    """Global settings of a MariaDB server that affect its sessions."""
 
     MODES = "EMPTY_STRING_IS_NULL,ORACLE,PAD_CHAR_TO_FULL_LENGTH,NO_BACKSLASH_ESCAPES"
 
     @pytest.fixture
     def set_global(self, mariadb):
-        """A function that sets a variable of the server until the test ends."""
+        """Return a function that sets a variable of the server until the test ends."""
         before = {}
 
         def set_global(name, value):
@@ -261,7 +265,7 @@ class TestServerSettings:
             set_global(name, repr(value))
 
     @on_mariadb
-    def test_its_sql_mode_changes_nothing(self, database_url, set_global):
+    def test_the_servers_sql_mode_has_no_effect(self, database_url, set_global):
         set_global("sql_mode", f"'{self.MODES}'")
         engine = database.open_engine(database_url)
         labels = {"instance": "", "severity": "", "x": "a\\b'c\"d"}
@@ -281,7 +285,7 @@ class TestServerSettings:
         assert "max_allowed_packet is 262144 bytes: set max_allowed_packet = 16M" in error
 
     def test_statement_based_replication_is_refused(self):
-        """The server refuses every INSERT then, at the isolation level that recording needs."""
+        """The server would refuse every INSERT at the isolation level that recording needs."""
         server = services_server(StatementReplication)
         try:
             url = server.url(server.create_database())
@@ -296,7 +300,7 @@ class TestServerSettings:
 
 
 class StatementReplication(services.MariaDB):
-    """A server with a binary log of statements."""
+    """A server with a statement-based binary log."""
 
     def command(self):
         return super().command() + ["--log-bin=binlog", "--binlog-format=STATEMENT"]
@@ -328,7 +332,7 @@ def with_root(mariadb, statement):
 class TestRetryWhileUnavailable:
     def test_it_retries_until_the_work_succeeds(self, monkeypatch):
         monkeypatch.setattr(transactions.time, "sleep", lambda seconds: None)
-        answers = iter([DatabaseError("away"), DatabaseError("away"), 7])
+        answers = iter([DatabaseError("unavailable"), DatabaseError("unavailable"), 7])
 
         def work():
             answer = next(answers)
@@ -338,13 +342,13 @@ class TestRetryWhileUnavailable:
 
         assert database.retry_while_unavailable(work, 60) == 7
 
-    def test_it_gives_up_after_its_time(self, monkeypatch):
+    def test_it_gives_up_after_the_time_limit(self, monkeypatch):
         pauses = []
         monkeypatch.setattr(transactions.time, "sleep", pauses.append)
         monkeypatch.setattr(transactions.time, "monotonic", lambda: sum(pauses))
 
         def work():
-            raise DatabaseError("away")
+            raise DatabaseError("unavailable")
 
         with pytest.raises(DatabaseError):
             database.retry_while_unavailable(work, 45)
@@ -363,7 +367,7 @@ class TestRetryWhileUnavailable:
 
 
 class TestClock:
-    def test_the_databases_time_is_utc_with_microseconds(self, engine):
+    def test_the_time_of_the_database_is_utc_with_microseconds(self, engine):
         with engine.connect() as connection:
             found = [clock.database_now(connection) for _ in range(20)]
         here = clock.local_now()

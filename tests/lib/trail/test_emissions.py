@@ -23,7 +23,7 @@ def claim(engine, request_ids, endpoint, at=NOON):
         return emissions.claim(engine, list(request_ids), endpoint)
 
 
-def test_the_first_endpoint_that_asks_emits(engine, requests):
+def test_the_first_endpoint_to_claim_emits(engine, requests):
     first, *rest = sorted(requests)
     assert claim(engine, [first], ONE) == {first}
     assert claim(engine, requests, OTHER) == set(rest)
@@ -31,7 +31,7 @@ def test_the_first_endpoint_that_asks_emits(engine, requests):
 
 
 @on_sqlite
-def test_an_endpoint_that_asks_again_extends_its_claims(engine, requests):
+def test_claiming_again_extends_the_claims(engine, requests):
     for minutes in (0, 9, 18):
         at = NOON + minutes * emissions.LEASE / 10
         assert claim(engine, requests, ONE, at) == requests
@@ -43,12 +43,12 @@ def test_the_claim_of_an_endpoint_that_is_gone_expires(engine, requests):
     almost = NOON + 0.999 * emissions.LEASE
     assert claim(engine, requests, OTHER, almost) == set()
     assert claim(engine, requests, OTHER, NOON + emissions.LEASE) == requests
-    # Should it come back, it is told.
+    # If the first endpoint returns, it does not get the claim.
     assert claim(engine, requests, ONE, NOON + emissions.LEASE) == set()
 
 
 @on_sqlite
-def test_a_request_that_is_not_on_record_cannot_be_claimed(engine, requests):
+def test_an_unrecorded_request_cannot_be_claimed(engine, requests):
     assert claim(engine, ["nobody"], ONE) == set()
     assert claim(engine, [], ONE) == set()
 
@@ -61,7 +61,7 @@ def test_more_requests_than_sqlite_has_variables(engine):
     assert claim(engine, ids, ONE) == known
 
 
-def test_of_two_endpoints_at_the_same_time_one_emits_each_request(engine):
+def test_one_of_two_concurrent_endpoints_emits_each_request(engine):
     requests = [record(engine, alert(f"A{n}")) for n in range(20)]
     orders = [requests, requests[::-1], requests[10:] + requests[:10]]
     found = in_parallel(3, lambda i: emissions.claim(engine, orders[i], f"endpoint-{i}"))

@@ -1,4 +1,4 @@
-"""What rules made of triggers, read with few calls."""
+"""Enforcements of rules, read with few calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def stackstorm():
 
 
 def triggers(count, gap=0.1, first=0):
-    """So many triggers, each so many seconds after the one before."""
+    """Return a number of triggers, each `gap` seconds after the previous one."""
     return [
         TriggerInstance(f"t{first}-{n}", "processed", later(first + gap * n), {})
         for n in range(count)
@@ -29,8 +29,8 @@ def triggers(count, gap=0.1, first=0):
 def enforce(stackstorm, instances, delay=0.01):
     for instance in instances:
         at = instance.occurred_at + timedelta(seconds=delay)
-        found = RuleEnforcement(instance.id, "pack.rule", "e-" + instance.id, "", at)
-        stackstorm.enforcements.append(found)
+        rule_enforcement = RuleEnforcement(instance.id, "pack.rule", "e-" + instance.id, "", at)
+        stackstorm.enforcements.append(rule_enforcement)
 
 
 def read(stackstorm, instances, seconds=60):
@@ -38,7 +38,7 @@ def read(stackstorm, instances, seconds=60):
     return read_enforcements(stackstorm, instances, Deadline(seconds), notes.append), notes
 
 
-def test_a_storm_is_answered_by_a_few_pages(stackstorm):
+def test_many_triggers_are_answered_by_a_few_pages(stackstorm):
     storm = triggers(250)
     enforce(stackstorm, storm)
     answer, _ = read(stackstorm, storm)
@@ -53,7 +53,7 @@ def test_triggers_that_no_rule_matched_are_answered_too(stackstorm):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_few_are_asked_for_one_by_one(stackstorm, count):
+def test_a_few_triggers_are_queried_one_by_one(stackstorm, count):
     few = triggers(count)
     enforce(stackstorm, few)
     answer, _ = read(stackstorm, few)
@@ -61,7 +61,7 @@ def test_a_few_are_asked_for_one_by_one(stackstorm, count):
     assert stackstorm.count("list_enforcements") == 0
 
 
-def test_an_old_one_among_many_new_ones_is_asked_for_alone(stackstorm):
+def test_an_old_trigger_among_many_new_ones_is_queried_separately(stackstorm):
     old, new = triggers(1, first=-86400), triggers(150)
     noise = triggers(2000, gap=40, first=-86000)
     enforce(stackstorm, old + noise + new)
@@ -71,7 +71,7 @@ def test_an_old_one_among_many_new_ones_is_asked_for_alone(stackstorm):
     assert stackstorm.count("list_enforcements") < 5
 
 
-def test_other_rules_do_not_make_the_list_longer_than_asking_for_each(stackstorm):
+def test_other_rules_do_not_make_the_list_cost_more_than_single_calls(stackstorm):
     wanted, noise = triggers(10, gap=60), triggers(5000, gap=0.12)
     noise = [
         TriggerInstance(f"noise{n}", "processed", t.occurred_at, {}) for n, t in enumerate(noise)
@@ -82,7 +82,7 @@ def test_other_rules_do_not_make_the_list_longer_than_asking_for_each(stackstorm
     assert len(stackstorm.calls) <= 11
 
 
-def test_a_list_that_cannot_be_read_leaves_the_single_calls(stackstorm):
+def test_an_unreadable_list_falls_back_to_single_calls(stackstorm):
     storm = triggers(20)
     enforce(stackstorm, storm)
     stackstorm.errors["list_enforcements"] = refusal()
@@ -90,14 +90,14 @@ def test_a_list_that_cannot_be_read_leaves_the_single_calls(stackstorm):
     assert len(answer.found) == 20 and "the fault" in notes[0]
 
 
-def test_one_that_cannot_be_read_is_told_apart(stackstorm):
+def test_an_unreadable_trigger_is_distinguished(stackstorm):
     stackstorm.errors["get_enforcements", "t0-1"] = refusal()
     answer, _ = read(stackstorm, triggers(3))
     assert set(answer.found) == {"t0-0", "t0-2"} and "the fault" in answer.failed["t0-1"]
 
 
 @pytest.mark.parametrize("question, count", [("list_enforcements", 9), ("get_enforcements", 2)])
-def test_an_outage_ends_it(stackstorm, question, count):
+def test_an_outage_stops_the_queries(stackstorm, question, count):
     stackstorm.errors[question] = OUTAGE
     with pytest.raises(StackStormError):
         read(stackstorm, triggers(count))
@@ -113,12 +113,12 @@ def test_single_calls_are_bounded(stackstorm):
 @pytest.mark.parametrize(
     "ages, span, expected",
     [
-        ([60], 120, True),  # one more page answers it
+        ([60], 120, True),  # one more page is enough
         ([600], 60, False),  # ten pages for one
         ([600] * 20, 60, True),  # ten pages for twenty
         ([60, 86400], 100, True),  # the first is worth a page
     ],
 )
-def test_when_another_page_is_worth_its_call(ages, span, expected):
+def test_another_page_is_read_only_if_it_saves_calls(ages, span, expected):
     left = [TriggerInstance("t", "processed", later(-age), {}) for age in ages]
     assert is_list_worthwhile(left, NOON, timedelta(seconds=span)) is expected

@@ -1,4 +1,4 @@
-"""What became of emitted alerts, found out in rounds of sync on one StackStorm."""
+"""Explanations of emitted alerts, by rounds of sync on one StackStorm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUR = 3600
 
 @pytest.fixture
 def database_url(tmp_path):
-    """SQLite only: test_sync.py has the whole way of an alert on both databases."""
+    """Use only SQLite: test_sync.py tests an alert from start to end on both databases."""
     return f"sqlite:///{tmp_path / 'tracking.db'}"
 
 
@@ -34,7 +34,7 @@ def trail(engine):
 
 @pytest.fixture
 def started(trail):
-    """An alert for which a workflow with a link task was started, as execution e1."""
+    """Return an alert for which a workflow with a link task was started, as execution e1."""
     trail.request_id, (trail.alert,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(trail.alert, trail.request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
@@ -72,7 +72,7 @@ class TestRules:
         assert trail.one().explanation == "execution"
         assert {found.st2_execution_id for found in trail.rows(links)} == {"e1", "e2"}
 
-    def test_a_trigger_that_was_emitted_twice_is_explained_by_the_newer(self, trail):
+    def test_an_alert_emitted_twice_is_explained_by_the_newer_trigger(self, trail):
         request_id, (row,) = trail.record(alert())
         trail.stackstorm.emit(row, request_id, "processing_failed", 5)
         trail.stackstorm.emit(row, request_id, "processed", 1)
@@ -98,21 +98,21 @@ class TestRules:
         trail.sync()
         assert trail.one().explanation is None
 
-    def test_of_two_alerts_each_has_its_own_trigger(self, trail):
+    def test_each_of_two_alerts_has_its_own_trigger(self, trail):
         request_id, (first, _) = trail.record(alert("A"), alert("B"))
         trail.stackstorm.emit(first, request_id)
         trail.sync()
         assert trail.explanations() == ["no_rule", None] and trail.completed == [False]
 
-    def test_a_resolve_is_told_from_the_alert_that_it_ends(self, trail):
-        ends = alert(status="resolved", ends_at=ago(0))
-        request_id, (first, second) = trail.record(alert(), ends)
+    def test_a_resolve_is_distinguished_from_its_alert(self, trail):
+        resolve = alert(status="resolved", ends_at=ago(0))
+        request_id, (first, second) = trail.record(alert(), resolve)
         assert first.episode == second.episode
         trail.stackstorm.emit(second, request_id)
         trail.sync()
         assert trail.explanations() == [None, "no_rule"]
 
-    def test_an_alert_that_was_not_emitted_is_left_alone(self, trail):
+    def test_an_alert_that_was_not_emitted_is_skipped(self, trail):
         trail.record(alert())
         trail.change(alerts, explanation="execution")
         trail.record(alert())
@@ -149,14 +149,14 @@ class TestExecutions:
         assert started.one(links).claim is None
         assert started.one().explanation is None and started.completed == [False]
 
-    def test_one_that_links_itself_at_this_moment_is_looked_at_again(self, started, monkeypatch):
+    def test_an_execution_that_is_just_linking_itself_is_checked_again(self, started, monkeypatch):
         started.stackstorm.run("e1", "running", seconds=61)
         monkeypatch.setattr(evidence.TrailFacts, "link", lambda *_: evidence.OwnLink.NONE)
         link(started, started.request_id, started.alert, "e1")
         started.sync()
         assert started.one().explanation is None and started.one(links).claim
 
-    def test_one_that_was_refused_the_claim_is_not_linked(self, started):
+    def test_an_execution_that_was_refused_the_claim_is_not_linked(self, started):
         refused = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
         started.stackstorm.run("e1", result=refused)
         started.sync()
@@ -165,8 +165,8 @@ class TestExecutions:
         assert found.explanation_reason == "pack.workflow did nothing: cooldown of this host"
         assert started.rows(links) == [] and started.completed == [True]
 
-    def test_one_whose_episode_was_worked_on_before_says_so(self, trail):
-        """Between a replay and its workflow, the workflow of the original has begun at last."""
+    def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
+        """The workflow of the original request claimed the episode before that of the replay."""
         first, (original,) = trail.record(alert(), seconds=3000)
         second = replay_request(trail.engine, Config(), first)["request_id"]
         row = trail.rows(alerts)[-1]
@@ -183,7 +183,7 @@ class TestExecutions:
         assert found.explanation_reason == "pack.workflow did nothing: " + refused["reason"]
 
     @pytest.mark.parametrize("result", [{"output": {"stage": "not_claimed"}}, {}])
-    def test_a_claim_of_the_same_action_explains_one_that_did_nothing(self, trail, result):
+    def test_a_claim_of_the_same_action_explains_an_idle_execution(self, trail, result):
         """poundcake.remediate claims under the name of the action that it is given."""
         request_id, (row,) = trail.record(alert())
         link(trail, request_id, row, "e1", "pack.clean")
@@ -195,7 +195,7 @@ class TestExecutions:
         trail.sync()
         assert (trail.one().explanation, trail.one().explanation_reason) == ("execution", "")
 
-    def test_one_that_stackstorm_has_collected_already(self, trail):
+    def test_an_execution_that_stackstorm_already_deleted(self, trail):
         request_id, (row,) = trail.record(alert())
         trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e1")
         trail.sync()
@@ -208,7 +208,7 @@ class TestExecutions:
         started.sync()
         assert started.one().explanation == "execution"
 
-    def test_a_claim_on_the_first_attempt_does_not_explain_a_further_one(self, started):
+    def test_a_claim_on_the_first_attempt_does_not_explain_a_later_one(self, started):
         link(started, started.request_id, started.alert, "e1")
         again = replay_request(started.engine, Config(), started.request_id, force=True)
         again = again["request_id"]
@@ -217,7 +217,7 @@ class TestExecutions:
         started.stackstorm.run("e2", "failed", result={"errors": [{"message": "no database"}]})
         started.sync()
         assert started.explanations()[1] == "retry"
-        # The other way about it does: what took the episode over is at work for both.
+        # The reverse is true: the execution that took over the episode works for both.
         link(started, again, row, "e3")
         started.stackstorm.enforce(started.stackstorm.emit(row, again), "e3")
         started.stackstorm.run("e3", "running")
@@ -231,7 +231,7 @@ class TestRetries:
         started.sync()
         assert started.one().explanation == "retry" and started.completed == [False]
         assert "no database" in started.one().explanation_reason
-        # The next one gets it.
+        # The next execution gets the claim.
         trigger = started.stackstorm.emit(started.alert, started.request_id)
         started.stackstorm.enforce(trigger, "e2")
         started.stackstorm.run("e2", "running")
@@ -239,7 +239,7 @@ class TestRetries:
         started.sync()
         assert started.one().explanation == "execution"
 
-    def test_while_it_waits_for_its_next_trigger_nothing_is_asked_about_it(self, started):
+    def test_an_alert_that_waits_for_its_next_trigger_is_not_queried(self, started):
         started.stackstorm.run("e1", "failed")
         started.sync()
         reason = started.one().explanation_reason
@@ -257,7 +257,7 @@ class TestRetries:
         assert started.one().explanation is None
         assert "the fault" in started.one().explanation_reason
 
-    def test_one_that_claims_late_after_all_ends_the_wait(self, started):
+    def test_a_late_claim_ends_the_wait(self, started):
         started.stackstorm.run("e1", "running", seconds=601)
         started.sync()
         assert started.one().explanation == "retry"
@@ -266,7 +266,7 @@ class TestRetries:
         assert (started.one().explanation, started.one().explanation_reason) == ("execution", "")
 
     def cooled(self, trail, **more):
-        """Two alerts of one host: the workflow worked on the first, and was refused the second."""
+        """Record two alerts of one host; the second is refused because the first was handled."""
         host = {"instance": "web-1:9100"}
         first, (one,) = trail.record(alert("One", labels=host))
         link(trail, first, one, "e1", cooldown=600)
@@ -278,7 +278,7 @@ class TestRetries:
         trail.stackstorm.run("e2", result=output, links=True)
         return second, two, "pack.workflow did nothing: " + refused["reason"]
 
-    def test_after_the_cooldown_of_its_host_an_alert_is_tried_again(self, trail):
+    def test_an_alert_is_retried_after_the_cooldown_of_its_host(self, trail):
         request_id, row, reason = self.cooled(trail)
         for seconds, explanation in ((0, None), (590, None), (610, "retry")):
             trail.change(links, created_at=ago(seconds))
@@ -293,7 +293,19 @@ class TestRetries:
         found = trail.rows(alerts)[-1]
         assert (found.explanation, found.explanation_reason) == ("execution", "")
 
-    def test_a_cooldown_that_outlasts_the_incident_is_its_end(self, trail):
+    def test_alerts_without_a_host_share_no_cooldown(self, trail):
+        """What held the second one back was something else, so it does not wait for a cooldown."""
+        first, (one,) = trail.record(alert("One", labels={"instance": ""}))
+        link(trail, first, one, "e1", cooldown=600)
+        trail.change(alerts, explanation="execution")
+        second, (two,) = trail.record(alert("Two", labels={"instance": ""}))
+        trail.stackstorm.enforce(trail.stackstorm.emit(two, second), "e2")
+        output = {"output": {"stage": "not_claimed", "message": "acknowledged by anna"}}
+        trail.stackstorm.run("e2", result=output, links=True)
+        trail.sync(host_cooldown_seconds=600)
+        assert trail.explanations() == ["execution", "retry"]
+
+    def test_an_alert_is_not_retried_if_the_cooldown_outlasts_the_incident(self, trail):
         _, _, reason = self.cooled(trail)
         trail.record(alert("Two", "resolved", ends_at=ago(1)), seconds=0)
         trail.change(links, created_at=ago(610))
@@ -302,7 +314,7 @@ class TestRetries:
         assert (found.explanation, found.explanation_reason) == ("execution", reason)
 
     @pytest.mark.parametrize("minutes, explanation", [(9, "retry"), (11, "ended")])
-    def test_an_incident_that_ended_is_not_tried_again_for_long(self, trail, minutes, explanation):
+    def test_an_ended_incident_is_not_retried_for_long(self, trail, minutes, explanation):
         trail.record(alert(), seconds=3 * HOUR)
         trail.record(alert(status="resolved", ends_at=ago(60 * minutes)), seconds=60 * minutes)
         trail.sync()
@@ -310,14 +322,14 @@ class TestRetries:
         assert found.explanation == explanation
         assert ("the incident ended at 20" in found.explanation_reason) is (explanation == "ended")
 
-    def test_the_time_to_give_up_begins_with_the_record(self, trail):
-        """After an outage of a day what waited in the journal is not given up at once."""
+    def test_the_time_to_give_up_starts_when_the_alert_is_recorded(self, trail):
+        """After an outage of a day, alerts from the journal are not given up immediately."""
         trail.record(alert())
         trail.change(alerts, created_at=ago(25 * HOUR))
         trail.sync()
         assert trail.one().explanation is None
 
-    def test_an_alert_that_was_given_up_and_is_claimed_after_all_is_not_lost(self, trail):
+    def test_an_alert_that_was_given_up_and_then_claimed_is_not_lost(self, trail):
         request_id, (row,) = trail.record(alert(), seconds=25 * HOUR)
         trail.sync()
         assert trail.one().explanation == "lost" and trail.completed == [True]
@@ -337,7 +349,7 @@ class TestRetries:
         assert trail.one().explanation == "no_rule"
 
 
-class TestTrouble:
+class TestFailures:
     @pytest.mark.parametrize("error", [OUTAGE, refusal(), StackStormError("late", timed_out=True)])
     def test_an_old_alert_is_given_up_although_triggers_cannot_be_read(self, trail, error):
         trail.record(alert("Old"), seconds=25 * HOUR)
@@ -361,8 +373,8 @@ class TestTrouble:
         assert trail.explanations() == ["lost", None]
         assert "nobody answers" in trail.rows(alerts)[1].explanation_reason
 
-    def test_what_a_killed_round_was_looking_at_is_given_up_first(self, trail):
-        """Whatever killed it would kill the next round, too."""
+    def test_alerts_that_a_killed_round_checked_are_given_up_first(self, trail):
+        """The same alert could kill the next round, too."""
         for name, seconds in (("Old", 25 * HOUR), ("New", HOUR)):
             request_id, (row,) = trail.record(alert(name), seconds=seconds)
             trail.stackstorm.emit(row, request_id)
@@ -372,7 +384,7 @@ class TestTrouble:
                 trail.sync()
         assert trail.explanations() == ["lost", None]
 
-    def test_what_cannot_be_read_about_one_alert_does_not_hold_up_the_others(self, trail):
+    def test_an_unreadable_alert_does_not_block_the_others(self, trail):
         for name in ("One", "Two", "Three"):
             request_id, (row,) = trail.record(alert(name))
             trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e-" + name)
@@ -383,7 +395,7 @@ class TestTrouble:
         assert trail.explanations() == [None, None, "execution"]
         assert len(problems) == 3 and all(isinstance(problem, str) for problem in problems)
 
-    def test_alerts_that_wait_long_do_not_hold_up_the_others(self, trail, monkeypatch):
+    def test_long_waiting_alerts_do_not_block_the_others(self, trail, monkeypatch):
         monkeypatch.setattr(explain, "_BATCH_ALERTS", 3)
         trail.record(*(alert(f"Lost{n}") for n in range(4)), seconds=3000)
         request_id, (row,) = trail.record(alert("Later"))
@@ -392,11 +404,9 @@ class TestTrouble:
             trail.sync()
         assert trail.explanations()[-1] == "no_rule"
 
-    def test_what_there_was_no_time_for_is_looked_at_first_by_the_next_round(
-        self, trail, monkeypatch
-    ):
+    def test_alerts_skipped_for_lack_of_time_come_first_in_the_next_round(self, trail, monkeypatch):
         class Deadline:
-            """The time is over once two enforcements were asked for."""
+            """A deadline that passes after two enforcements were requested."""
 
             def __init__(self, seconds):
                 pass
@@ -423,13 +433,13 @@ class TestTrouble:
     [
         (None, False),
         (Span(later(-9000), None), True),
-        # The alert is an hour old: a trigger of it occurred 3600 s ago at the earliest, on a
-        # clock that may be 300 s off.
+        # The alert is an hour old, so its trigger occurred at most 3600 s ago, by a clock that
+        # may be 300 s off.
         (Span(later(-9000), later(-3901)), False),
         (Span(later(-9000), later(-3899)), True),
     ],
 )
-def test_whether_a_trigger_may_be_among_the_unread(unread, expected):
+def test_a_trigger_may_be_among_the_unread(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
-    found = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
-    assert explain.may_be_unread(found, unread, clocks) is expected
+    open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
+    assert explain.may_be_unread(open_alert, unread, clocks) is expected

@@ -1,4 +1,4 @@
-"""The health as an action sees it without the endpoint."""
+"""The health that an action reports without the endpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poundcake.trail import database, health, text
 
 
 class StackStorm:
-    """The StackStorm API; without an answer it is unavailable."""
+    """A StackStorm API, which is unavailable if it has no answer."""
 
     def __init__(self, answer=None):
         self.answer = answer
@@ -29,7 +29,7 @@ def engine(tmp_path):
     found.dispose()
 
 
-def test_what_works_is_tried_and_the_rest_unknown(engine):
+def test_only_available_components_are_checked(engine):
     database.prepare(engine)
     found = health.without_endpoint(Config(auth_tokens=("t",)), engine, StackStorm({}))
     states = {name: part["state"] for name, part in found["components"].items()}
@@ -53,7 +53,7 @@ def test_what_works_is_tried_and_the_rest_unknown(engine):
     assert "journal" in text.health(found)
 
 
-def test_what_does_not_work_says_why(engine):
+def test_a_failing_component_is_explained(engine):
     found = health.without_endpoint(Config(), engine, StackStorm(), "it answered 401")
     parts = found["components"]
     assert found["address"] == "it answered 401"
@@ -86,11 +86,11 @@ class TestDifferences:
         found = health.with_differences(self.answer(), Config(**secrets))
         assert found["configuration"]["differences"] == {}
 
-    def test_an_endpoint_of_an_older_release_says_nothing_of_it(self):
+    def test_an_older_endpoint_does_not_report_its_configuration(self):
         assert health.with_differences({"status": "ok"}, Config()) == {"status": "ok"}
 
 
-def test_a_migration_that_waits(engine, monkeypatch):
+def test_a_pending_migration(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
     found = health.without_endpoint(Config(), engine, StackStorm({}))["components"]["database"]

@@ -1,4 +1,4 @@
-"""What people say about open incidents, and what is noted of it."""
+"""Manual changes to open incidents, and their audit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def entries(engine):
 
 
 class TestAcknowledge:
-    def test_it_is_on_the_incident_and_in_the_audit(self, engine):
+    def test_an_acknowledgement_is_in_the_incident_and_in_the_audit(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(later(60)):
             found = acknowledge(engine, ANNA, F, comment="the disk is on order")
@@ -66,11 +66,11 @@ class TestAcknowledge:
         ]
         assert rows(engine, audit)[0].at == later(60)
 
-    def test_nothing_new_is_started_until_it_is_taken_back(self, engine):
+    def test_nothing_new_is_started_until_it_is_withdrawn(self, engine):
         config = Config(cooldown_seconds=60)
         record(engine, alert(fingerprint="f"), config=config)
-        ends = alert(fingerprint="f", status="resolved", ends_at=later(5))
-        record(engine, ends, received_at=later(10), config=config)
+        resolve = alert(fingerprint="f", status="resolved", ends_at=later(5))
+        record(engine, resolve, received_at=later(10), config=config)
         again = alert(fingerprint="f", starts_at=later(20))
         record(engine, again, received_at=later(30), config=config)
         held = rows(engine)[-1]
@@ -84,7 +84,7 @@ class TestAcknowledge:
         assert rows(engine)[-1].outcome == "admitted"
         assert [entry[5]["undo"] for entry in entries(engine)] == [False, True]
 
-    def test_a_workflow_that_is_about_to_begin_is_refused(self, engine):
+    def test_a_workflow_that_has_not_begun_is_refused(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, F)
         found = claims.link(engine, request_id, F, WORKFLOW, "e1")
@@ -100,7 +100,7 @@ class TestAcknowledge:
         assert claims.link(engine, request_id, F, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
-    def test_a_forced_replay_takes_it_back(self, engine):
+    def test_a_forced_replay_withdraws_it(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, F)
         assert replay_request(engine, Config(), request_id)["outcomes"] == {"duplicate": 1}
@@ -109,7 +109,7 @@ class TestAcknowledge:
         assert claims.link(engine, found["request_id"], F, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
-    def test_the_resolve_ends_it_all_the_same(self, engine):
+    def test_a_resolve_still_ends_the_incident(self, engine):
         record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, F)
         record(engine, alert(fingerprint="f", status="resolved"), received_at=later(9))
@@ -118,7 +118,7 @@ class TestAcknowledge:
             acknowledge(engine, ANNA, F, undo=True)
 
     @on_sqlite
-    def test_what_is_not_acknowledged_cannot_be_taken_back(self, engine):
+    def test_an_unacknowledged_incident_cannot_be_unacknowledged(self, engine):
         record(engine, alert(fingerprint="f"))
         with pytest.raises(TrackingError, match="is not acknowledged"):
             acknowledge(engine, ANNA, F, undo=True)
@@ -136,7 +136,7 @@ class TestWhichIncident:
             ({"status": "firing"}, "name the incident"),
         ],
     )
-    def test_it_must_be_exactly_one(self, engine, filters, problem):
+    def test_exactly_one_incident_must_match(self, engine, filters, problem):
         record(engine, alert(fingerprint="f1"), alert(fingerprint="f2"))
         with pytest.raises(TrackingError, match=problem):
             close(engine, ANNA, "gone", filters=Filters(**filters))
@@ -151,13 +151,13 @@ class TestWhichIncident:
             {"instance": "db-1", "severity": "critical"},
         ],
     )
-    def test_filters_name_it(self, engine, filters):
+    def test_filters_select_the_incident(self, engine, filters):
         record(engine, alert("A", fingerprint="f1"))
         record(engine, alert("B", fingerprint="f2", labels={"instance": "db-1"}))
         assert close(engine, ANNA, "gone", filters=search.parse(**filters))["alert_name"] == "B"
 
     @on_sqlite
-    def test_an_episode_that_has_ended_is_none(self, engine):
+    def test_an_ended_episode_does_not_match(self, engine):
         record(engine, alert(fingerprint="f"))
         close(engine, ANNA, "gone", F)
         with pytest.raises(TrackingError, match="no open incident matches"):
@@ -165,7 +165,7 @@ class TestWhichIncident:
 
 
 class TestClose:
-    def test_it_ends_the_incident(self, engine):
+    def test_closing_ends_the_incident(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(later(60)):
             found = close(engine, ANNA, "decommissioned", F)
@@ -176,7 +176,7 @@ class TestClose:
         assert entries(engine) == [("close", "anna", "e-anna", F, "decommissioned", {})]
 
     @on_sqlite
-    def test_its_alert_may_open_another(self, engine):
+    def test_a_closed_alert_may_open_another_incident(self, engine):
         record(engine, alert(fingerprint="f"))
         close(engine, ANNA, "gone", F)
         record(engine, alert(fingerprint="f"), received_at=later(9))
@@ -186,13 +186,13 @@ class TestClose:
 
     @on_sqlite
     @pytest.mark.parametrize("comment", ["", "  "])
-    def test_it_needs_a_comment(self, engine, comment):
+    def test_closing_needs_a_comment(self, engine, comment):
         record(engine, alert(fingerprint="f"))
         with pytest.raises(TrackingError, match="comment"):
             close(engine, ANNA, comment, F)
         assert rows(engine)[0].open_fingerprint
 
-    def test_a_notification_at_the_same_moment(self, engine):
+    def test_a_concurrent_notification(self, engine):
         record(engine, alert(fingerprint="f"))
         with ThreadPoolExecutor(2) as pool:
             again = pool.submit(
@@ -204,8 +204,9 @@ class TestClose:
 
 
 class TestAudit:
-    def test_release_replay_and_purge_are_noted_too(self, engine):
+    def test_release_replay_and_purge_are_audited(self, engine):
         old = record(engine, alert("Old"), received_at=ago(86400 * 50))
+        record(engine, alert("Recent"), received_at=ago(86400 * 8))  # otherwise purge refuses
         sent = request(alert(fingerprint="f"), received_at=ago(5))
         record_requests(engine, Config(), [sent])
         name = rows(engine)[-1].episode
@@ -246,7 +247,7 @@ class TestAudit:
         record(engine, alert(fingerprint="f"))
         with database_time(NOON):
             acknowledge(engine, ANNA, F)
-        record(engine, alert("Young"), received_at=ago(5))
+        record(engine, alert("Young"), received_at=ago(86400 * 8))
         purge(engine, Config(), 30, actor=ANNA)
         assert [entry[0] for entry in entries(engine)] == ["purge"]
 

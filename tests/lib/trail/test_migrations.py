@@ -1,4 +1,4 @@
-"""Migrations from every released schema to today's, whatever interrupts them."""
+"""Migrations from every released schema to the current one, despite interruptions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import jsonschema
 import pytest
@@ -31,15 +32,15 @@ from tests.waiting import wait_for
 
 ROOT = str(pathlib.Path(__file__).resolve().parents[3])
 LIB = os.path.join(ROOT, "lib")
-# Release 0.1.0 made 1, 0.2.0 made 4, or 3 on a long history whose indexes wait for `migrate`.
-# Release 0.3.0 made 5.
+# Release 0.1.0 created schema 1; 0.2.0 created 4, or 3 on a long history whose indexes are pending;
+# 0.3.0 created 5.
 EARLIER = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
-    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance".split()]
+    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
     + ["ix_execution_db_by_status"]
 )
-# Migrates, and waits after each line that it logs until a line tells it to go on.
+# Migrates, and after each line that it logs waits for a line on stdin.
 LINE_BY_LINE = """
 import sys
 from poundcake.trail import database
@@ -60,8 +61,8 @@ def engine(database_url):
 
 
 @pytest.fixture
-def made_by(engine):
-    """Return a function that makes the tables as a release with a revision did."""
+def tables_of(engine):
+    """Return a function that creates the tables like the release with a given schema version."""
 
     def make(version):
         tables._upgrade(engine, version, 30, lambda line: None)
@@ -75,7 +76,7 @@ def made_by(engine):
 
 @pytest.fixture
 def many(monkeypatch):
-    """What fill() writes counts as a long history."""
+    """Let the rows of fill() count as a long history."""
     monkeypatch.setattr(tables, "FEW_ALERTS", 2)
 
 
@@ -90,7 +91,7 @@ def scalar(engine, statement):
 
 
 def fill(engine):
-    """Rows in every table, with nothing that the first revision has no column for."""
+    """Insert rows into every table, using only columns of the first revision."""
     columns = {
         found["name"] for found in sqlalchemy.inspect(engine).get_columns("poundcake_alerts")
     }
@@ -119,7 +120,7 @@ def fill(engine):
 
 
 def rows(engine):
-    """Of every table but alembic_version and poundcake_meta, as mappings."""
+    """Return the rows of every table except alembic_version and poundcake_meta, as mappings."""
     names = sorted(set(schema.metadata.tables) - {"poundcake_meta", *schema.LATER_TABLES})
     with engine.connect() as connection:
         return {
@@ -143,7 +144,7 @@ def assert_kept(before, after):
 
 
 def shape(engine):
-    """All that makes the tables what they are, as the database tells it."""
+    """Return the structure of all tables, as the database reports it."""
     with engine.connect() as connection:
         inspector = sqlalchemy.inspect(connection)
         names = set(inspector.get_table_names()) - {"alembic_version"}
@@ -154,7 +155,7 @@ def shape_of(inspector, table):
     def texts(found):
         return sorted(map(repr, found))
 
-    # Engine, character set and collation, which SQLite does not have.
+    # Engine, character set and collation, which do not exist in SQLite.
     options = {} if inspector.dialect.name == "sqlite" else inspector.get_table_options(table)
     return {
         "columns": [
@@ -171,7 +172,7 @@ def shape_of(inspector, table):
 
 @pytest.fixture
 def todays_shape(engine, shapes):
-    """What schema.py makes by itself, in the test's own database while it is empty."""
+    """Return the structure that schema.py creates, in the test's database while it is empty."""
     kind = database.kind(engine)
     if kind not in shapes:
         if kind == "SQLite":
@@ -188,7 +189,7 @@ def shapes():
 
 
 def versions(engine):
-    """Alembic's heads, and what poundcake_meta says of the tables and of the indexes."""
+    """Return Alembic's heads, and the versions of tables and indexes in poundcake_meta."""
     with engine.connect() as connection:
         heads = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
         names = ("schema", "indexes")
@@ -196,13 +197,14 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0004", "0006", "6", "4")
+NEWEST = ("0006", "0007", "6", "7")
 ONLY_TABLES = ("0006", "6", None)
+INDEXES = ["0004", "0007"]
 
 
 @pytest.fixture
 def spawn():
-    """Return a function of (code, url, given) that runs code in a process of its own."""
+    """Return a function of (code, url, given) that runs code in a separate process."""
     processes = []
 
     def start(code, url, given=""):
@@ -226,7 +228,7 @@ def spawn():
 
 
 def waits(engine, what):
-    """Whether a statement of the test's database waits for that."""
+    """Return True if a statement of the test's database is in this state."""
     found = (
         "SELECT count(*) FROM information_schema.processlist"
         f" WHERE db = DATABASE() AND state LIKE '{what}'"
@@ -235,14 +237,14 @@ def waits(engine, what):
 
 
 class TestFromEveryRelease:
-    def test_the_revisions_make_the_tables_of_schema(self, engine, todays_shape):
+    def test_the_revisions_create_the_tables_of_schema(self, engine, todays_shape):
         database.prepare(engine)
         assert shape(engine) == todays_shape
         assert versions(engine) == NEWEST
 
     @pytest.mark.parametrize("version", EARLIER)
-    def test_no_row_is_lost(self, engine, made_by, todays_shape, version):
-        made_by(version)
+    def test_no_row_is_lost(self, engine, tables_of, todays_shape, version):
+        tables_of(version)
         fill(engine)
         before = rows(engine)
         database_id = scalar(engine, "SELECT value FROM poundcake_meta WHERE name = 'database_id'")
@@ -251,7 +253,7 @@ class TestFromEveryRelease:
         assert_kept(before, after)
         new = ("attempt", "closed_at", "sender_starts_at", "host", "ended_by", "acknowledged_at")
         assert {tuple(row[name] for name in new) for row in after["poundcake_alerts"]} == {
-            (1, None, None, "", None, None)
+            (1, None, None, f"web-{n}", None, None) for n in (1, 2, 3)
         }
         assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
         assert shape(engine) == todays_shape
@@ -259,12 +261,27 @@ class TestFromEveryRelease:
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
 
+    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, tables_of):
+        """Release 0.2.0 stored no hosts. Only the alerts that a cooldown may need get one."""
+        tables_of(4)
+        fill(engine)
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
+        run(
+            engine,
+            "UPDATE poundcake_alerts SET open_fingerprint = NULL",
+            "UPDATE poundcake_alerts SET instance = 'http://WEB-1./metrics' WHERE id = 1",
+            f"UPDATE poundcake_st2_execution_link SET created_at = '{now}'",
+        )
+        database.prepare(engine)
+        hosts = [row["host"] for row in rows(engine)["poundcake_alerts"]]
+        assert hosts == ["web-1", "", ""]
+
     @on_sqlite
-    def test_migrate_tells_what_it_did(self, engine, made_by):
+    def test_migrate_reports_what_it_did(self, engine, tables_of):
         lines = []
-        made_by(2)
+        tables_of(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004", "0007"]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
@@ -273,13 +290,20 @@ class TestFromEveryRelease:
 
     def test_migrate_creates_the_tables_of_an_empty_database(self, engine, todays_shape):
         steps = database.migrate(engine, lambda line: None)
-        assert [step.revision for step in steps] == ["0001", "0002", "0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == [
+            "0001",
+            "0002",
+            "0003",
+            "0005",
+            "0006",
+            *INDEXES,
+        ]
         assert shape(engine) == todays_shape
         assert database.prepare(engine, create=False)
 
-    def test_tables_that_lack_an_index_get_it(self, engine, made_by, todays_shape):
-        """The first release was killed while it made them."""
-        made_by(1)
+    def test_a_missing_index_is_created(self, engine, tables_of, todays_shape):
+        """The first release was killed while it created the tables."""
+        tables_of(1)
         on = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
         run(engine, "DELETE FROM poundcake_meta", "DROP INDEX ix_poundcake_alerts_fate" + on)
         database.prepare(engine)
@@ -287,33 +311,37 @@ class TestFromEveryRelease:
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "version, expected", [(3, ["0005", "0006", "0004"]), (4, ["0005", "0006"])]
+        "version, expected", [(3, ["0005", "0006", *INDEXES]), (4, ["0005", "0006", "0007"])]
     )
-    def test_a_backup_without_alembics_table_is_upgraded(self, engine, made_by, version, expected):
-        made_by(version)
+    def test_a_backup_without_alembics_table_is_upgraded(
+        self, engine, tables_of, version, expected
+    ):
+        tables_of(version)
         run(engine, "DROP TABLE alembic_version")
         steps = database.migrate(engine, lambda line: None)
         assert [step.revision for step in steps] == expected
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_a_backup_of_today_without_alembics_table_gets_its_indexes(self, engine, many, made_by):
-        made_by(3)
+    def test_a_current_backup_without_alembics_table_gets_its_indexes(
+        self, engine, many, tables_of
+    ):
+        tables_of(3)
         fill(engine)
         database.prepare(engine)
         run(engine, "DROP TABLE alembic_version")
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert versions(engine) == NEWEST
 
 
 class TestLongHistory:
-    """The indexes that the views need take long, and nobody else waits for them."""
+    """The indexes for the views take long to build, and nothing else waits for them."""
 
     @pytest.mark.parametrize("version", [1, 3])
     def test_alerts_are_recorded_before_the_indexes_are_built(
-        self, engine, made_by, many, todays_shape, version
+        self, engine, tables_of, many, todays_shape, version
     ):
-        made_by(version)
+        tables_of(version)
         fill(engine)
         before = rows(engine)
         statements = []
@@ -332,26 +360,27 @@ class TestLongHistory:
             waiting = database.pending(connection)
             assert not database.has_view_indexes(connection)
         assert "st2 run poundcake.migrate" in waiting
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert database.pending(engine) == ""
         with database.reading(engine) as connection:
             assert database.has_view_indexes(connection)
         assert shape(engine) == todays_shape
         assert_kept(before, rows(engine))
 
-    def test_nothing_waits_where_release_0_2_0_had_built_them(
-        self, engine, made_by, many, todays_shape
+    def test_only_newer_indexes_are_built_if_release_0_2_0_built_its_own(
+        self, engine, tables_of, many, todays_shape
     ):
-        made_by(4)
+        tables_of(4)
         fill(engine)
         database.prepare(engine)
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
         assert database.pending(engine) == ""
         assert shape(engine) == todays_shape
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_alerts_are_recorded_where_indexes_cannot_be_built(self, engine, made_by, monkeypatch):
-        made_by(3)
+    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, tables_of, monkeypatch):
+        tables_of(3)
 
         def refuse(*_):
             raise DatabaseError("INDEX command denied")
@@ -364,8 +393,8 @@ class TestLongHistory:
             database.migrate(engine, lambda line: None)
 
     @on_sqlite
-    def test_tables_that_cannot_be_upgraded_are_an_error(self, engine, made_by, monkeypatch):
-        made_by(3)
+    def test_tables_that_cannot_be_upgraded_are_an_error(self, engine, tables_of, monkeypatch):
+        tables_of(3)
 
         def refuse(*_):
             raise DatabaseError("ALTER command denied")
@@ -378,8 +407,8 @@ class TestLongHistory:
 class TestWithoutAutoMigrate:
     @on_sqlite
     @pytest.mark.parametrize("version", EARLIER)
-    def test_earlier_tables_are_refused_and_left(self, engine, made_by, version):
-        made_by(version)
+    def test_earlier_tables_are_refused_and_not_changed(self, engine, tables_of, version):
+        tables_of(version)
         before = shape(engine)
         expected = f"schema {version}, this release needs 6: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
@@ -390,7 +419,7 @@ class TestWithoutAutoMigrate:
         assert shape(engine) == before
 
     @on_sqlite
-    def test_missing_indexes_are_left(self, engine):
+    def test_missing_indexes_are_not_built(self, engine):
         tables._upgrade_tables(engine, 30, lambda line: None)
         before = shape(engine)
         assert database.prepare(engine, create=False)
@@ -398,7 +427,7 @@ class TestWithoutAutoMigrate:
 
 
 class TestWhileRelease020StillRuns:
-    """Its sensor and some of its actions run on for a moment. They fail, and are repeated."""
+    """Its sensor and some of its actions keep running for a moment. They fail, and are retried."""
 
     STATEMENTS = (
         "SELECT id, fate, fate_reason FROM poundcake_alerts",
@@ -409,20 +438,20 @@ class TestWhileRelease020StillRuns:
         " '2026-01-14 12:00:00', '2026-01-14 12:00:00', 'duplicate', '', 'none', 1, 1)",
     )
 
-    def test_it_cannot_use_the_upgraded_tables(self, engine, made_by):
-        made_by(4)
+    def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, tables_of):
+        tables_of(4)
         fill(engine)
         database.prepare(engine)
         before = rows(engine)
-        # It refuses to write, and to migrate, where this number is greater than 4.
+        # It refuses to write and to migrate if this number is greater than 4.
         assert int(scalar(engine, "SELECT value FROM poundcake_meta WHERE name = 'schema'")) > 4
         for statement in self.STATEMENTS:
             with pytest.raises(sqlalchemy.exc.OperationalError):
                 run(engine, statement)
         assert rows(engine) == before
 
-    def test_the_upgrade_waits_for_its_last_transaction(self, engine, made_by):
-        made_by(4)
+    def test_the_upgrade_waits_for_its_last_transaction(self, engine, tables_of):
+        tables_of(4)
         fill(engine)
         *_, insert = self.STATEMENTS
         with engine.begin() as connection:
@@ -443,8 +472,8 @@ class TestInconsistentDatabases:
     USES = (database.prepare, database.pending, lambda e: database.migrate(e, pytest.fail))
 
     @pytest.mark.parametrize("table", ["poundcake_st2_execution_link", "poundcake_meta"])
-    def test_a_table_that_is_missing_is_named(self, engine, made_by, table):
-        made_by(2)
+    def test_a_missing_table_is_named(self, engine, tables_of, table):
+        tables_of(2)
         run(engine, f"DROP TABLE {table}")
         for use in self.USES:
             with pytest.raises(DatabaseError, match=f"schema 2, and lacks {table}: restore"):
@@ -452,15 +481,15 @@ class TestInconsistentDatabases:
         assert table not in sqlalchemy.inspect(engine).get_table_names()
 
     @on_sqlite
-    def test_a_table_that_is_missing_today_is_named_too(self, engine):
+    def test_a_missing_table_of_the_current_schema_is_named(self, engine):
         database.prepare(engine)
         run(engine, "DROP TABLE poundcake_st2_execution_link")
         with pytest.raises(DatabaseError, match="lacks poundcake_st2_execution_link: restore"):
             database.prepare(engine)
 
     @on_sqlite
-    def test_two_backups_in_one_database_are_refused(self, engine, made_by):
-        made_by(3)
+    def test_two_backups_in_one_database_are_refused(self, engine, tables_of):
+        tables_of(3)
         run(engine, "UPDATE poundcake_meta SET value = '2' WHERE name = 'schema'")
         with pytest.raises(DatabaseError, match="alembic_version says 0003.*says schema 2"):
             database.prepare(engine)
@@ -474,11 +503,11 @@ class TestInconsistentDatabases:
 
 
 class TestKilled:
-    """By SIGKILL. The next process continues."""
+    """After SIGKILL, the next process continues."""
 
     @staticmethod
     def prepare_until(url, limit):
-        """In a process of its own: prepare, killed before the write of that number."""
+        """Prepare the database in a separate process, killed before its write number `limit`."""
         left = [limit]
 
         def count(*_):
@@ -495,8 +524,8 @@ class TestKilled:
         database.prepare(database.open_engine(url))
 
     def killed(self, engine, limit):
-        """Whether it was killed before it was done."""
-        # Loaded here, Alembic need not be loaded in each of the processes.
+        """Return True if the process was killed before it finished."""
+        # Imported here, so that the forked processes need not import Alembic.
         from poundcake.trail import migrations  # noqa: F401
 
         engine.dispose()
@@ -518,7 +547,7 @@ class TestKilled:
         return repr(found)
 
     def state_with_tables(self, engine, path):
-        """The state of a copy on which only the revisions of the tables were run."""
+        """Return the state of a copy after only the revisions of the tables."""
         engine.dispose()
         shutil.copy(engine.url.database, str(path))
         copy = database.open_engine(f"sqlite:///{path}")
@@ -527,17 +556,17 @@ class TestKilled:
 
     @on_mariadb
     @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
-    def test_between_any_two_writes(self, engine, todays_shape, made_by, version, least):
-        """Each process makes one write more, so the next one begins in every state of a kill."""
+    def test_a_kill_between_any_two_writes(self, engine, todays_shape, tables_of, version, least):
+        """Each process does one more write, so that the next one begins in every possible state."""
         limit, state, kills, before = 1, None, 0, None
         if version:
-            made_by(version)
+            tables_of(version)
             fill(engine)
             before = rows(engine)
         while self.killed(engine, limit):
             kills += 1
             left = self.state(engine)
-            # What a transaction wrote is gone with it: the next must come as far as its end.
+            # The writes of an unfinished transaction are lost, so the next process repeats them.
             limit = limit + 1 if left == state else 2
             state = left
             if before is None and "('schema', '1')" in state:
@@ -550,10 +579,10 @@ class TestKilled:
 
     @on_sqlite
     @pytest.mark.parametrize("limit", [1, 6, 12, 18, 24, 30, 36])
-    def test_the_tables_are_one_transaction_on_sqlite_and_the_indexes_another(
-        self, engine, made_by, todays_shape, limit, tmp_path
+    def test_on_sqlite_tables_and_indexes_are_separate_transactions(
+        self, engine, tables_of, todays_shape, limit, tmp_path
     ):
-        made_by(1)
+        tables_of(1)
         fill(engine)
         before = rows(engine)
         possible = {self.state(engine), self.state_with_tables(engine, tmp_path / "copy.db")}
@@ -566,8 +595,10 @@ class TestKilled:
 
 
 class TestTwoAtTheSameTime:
-    def test_the_second_waits_and_does_nothing(self, engine, database_url, made_by, spawn, request):
-        made_by(1)
+    def test_the_second_waits_and_does_nothing(
+        self, engine, database_url, tables_of, spawn, request
+    ):
+        tables_of(1)
         fill(engine)
         before = rows(engine)
         first = spawn(LINE_BY_LINE, database_url)
@@ -579,24 +610,24 @@ class TestTwoAtTheSameTime:
         assert second.stdout.readline() == "begun\n"
         if database.kind(engine) == "MariaDB":
             wait_for(lambda: waits(engine, "User lock"))
-            # A migration of another database on that server does not wait.
+            # A migration of another database on the same server does not wait.
             server = request.getfixturevalue("mariadb")
             name = server.create_database()
             other = database.open_engine(server.url(name))
             assert database.prepare(other)
             other.dispose()
             server.drop_database(name)
-        told = first.communicate("\n" * 50, timeout=120)[0]
-        assert told.endswith("done 0001 0002 0003 0005 0006 0004\n")
+        output = first.communicate("\n" * 50, timeout=120)[0]
+        assert output.endswith("done 0001 0002 0003 0005 0006 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
     @on_mariadb
-    def test_one_that_is_killed_while_it_waits_for_a_reader(
-        self, engine, database_url, made_by, spawn
+    def test_a_migration_killed_while_it_waits_for_a_reader(
+        self, engine, database_url, tables_of, spawn
     ):
-        made_by(1)
+        tables_of(1)
         fill(engine)
         before = rows(engine)
         with engine.connect() as reader:
@@ -606,16 +637,16 @@ class TestTwoAtTheSameTime:
             killed.kill()
             killed.communicate()
             second = spawn(LINE_BY_LINE, database_url, "\n" * 50)
-            # The server gives up for the first, and the second comes as far.
+            # The server aborts the first, and the second reaches the same point.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
-        told = second.communicate(timeout=120)[0]
-        assert told.endswith("done 0002 0003 0005 0006 0004\n"), told
+        output = second.communicate(timeout=120)[0]
+        assert output.endswith("done 0002 0003 0005 0006 0004 0007\n"), output
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
     @on_sqlite
     def test_threads_of_one_process_upgrade_several_databases(self, engine, tmp_path):
-        """Alembic keeps the running command in its own modules."""
+        """Alembic keeps the running command in global variables."""
         engines = [database.open_engine(f"sqlite:///{tmp_path / f'{n}.sqlite'}") for n in range(6)]
         with ThreadPoolExecutor(len(engines)) as threads:
             ids = list(threads.map(database.prepare, engines))
@@ -627,7 +658,7 @@ class TestTwoAtTheSameTime:
 
 class TestProcesses:
     @on_sqlite
-    def test_alembic_is_loaded_only_if_something_is_to_be_done(self, engine, database_url, spawn):
+    def test_alembic_is_loaded_only_if_needed(self, engine, database_url, spawn):
         code = (
             "import sys; from poundcake.trail import database;"
             "database.prepare(database.open_engine(sys.argv[1])); print('alembic' in sys.modules)"
@@ -652,8 +683,8 @@ class TestProcesses:
             f"import sys; sys.path.insert(0, {str(link)!r}); from poundcake.trail import database;"
             "database.prepare(database.open_engine(sys.argv[1])); print(database.__file__)"
         )
-        told = spawn(code, f"sqlite:///{tmp_path}/t.db").communicate(timeout=60)[0]
-        assert told == f"{link}/poundcake/trail/database/__init__.py\n"
+        output = spawn(code, f"sqlite:///{tmp_path}/t.db").communicate(timeout=60)[0]
+        assert output == f"{link}/poundcake/trail/database/__init__.py\n"
 
     def test_it_works_in_a_process_patched_by_eventlet(self, database_url, spawn):
         code = (
@@ -666,14 +697,14 @@ class TestProcesses:
             " if database.kind(engine) == 'SQLite' else database.prepare(engine);"
             "print(database.prepare(engine, create=False))"
         )
-        # Eventlet may warn of its own age first.
-        told = spawn(code, database_url).communicate(timeout=60)[0]
-        assert re.fullmatch(r"[0-9a-f-]{36}", told.splitlines()[-1]), told
+        # Eventlet may print a deprecation warning first.
+        output = spawn(code, database_url).communicate(timeout=60)[0]
+        assert re.fullmatch(r"[0-9a-f-]{36}", output.splitlines()[-1]), output
 
 
 @on_sqlite
-def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch):
-    made_by(3)
+def test_the_action_reports_what_it_did(engine, database_url, tables_of, monkeypatch):
+    tables_of(3)
     actions = os.path.join(ROOT, "actions")
     monkeypatch.syspath_prepend(actions)
     spec = importlib.util.spec_from_file_location("m", os.path.join(actions, "migrate.py"))
@@ -681,7 +712,7 @@ def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0004"], []):
+    for revisions in (["0005", "0006", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))
@@ -690,7 +721,7 @@ def test_the_action_tells_what_it_did(engine, database_url, made_by, monkeypatch
         assert result["database_id"] == database.prepare(engine)
 
 
-def test_a_database_that_is_up_to_date_costs_one_query(engine):
+def test_an_up_to_date_database_needs_one_query(engine):
     database.prepare(engine)
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))

@@ -19,11 +19,11 @@ FLOW = "pack.workflow"
 
 @pytest.fixture
 def trail(engine):
-    """A trail with an execution e1 that claimed the episode of an alert."""
-    found = SyncTrail(engine)
-    request_id, (row,) = found.record(alert())
+    """Return a trail with an execution e1 that claimed the episode of an alert."""
+    sync_trail = SyncTrail(engine)
+    request_id, (row,) = sync_trail.record(alert())
     claims.link(engine, request_id, row.episode, FLOW, "e1")
-    return found
+    return sync_trail
 
 
 def open_executions(trail, *ids):
@@ -33,7 +33,7 @@ def open_executions(trail, *ids):
 
 
 def run(trail, deadline=None):
-    """The step, as a round does it: (how many it mirrored, what was odd)."""
+    """Run the step like a round, and return (the number of mirrored executions, the notes)."""
     started = sync_round.start_round(trail.engine, "test")
     try:
         count = mirror_open_executions(started, trail.stackstorm, deadline or Deadline(60))
@@ -50,7 +50,7 @@ def test_each_status(trail, status):
     assert before.status == status and before.rule == "pack.rule"
     assert bool(before.end_timestamp) is (status in TERMINAL)
     assert trail.one(links).st2_rule_ref == "pack.rule"
-    # One that has ended is never opened again.
+    # An ended execution never becomes open again.
     trail.stackstorm.run("e1", "resuming")
     run(trail)
     with database.transaction(trail.engine) as connection:
@@ -60,7 +60,7 @@ def test_each_status(trail, status):
     assert after.status == (status if status in TERMINAL else "resuming")
 
 
-def test_what_a_workflow_reports_of_itself(trail):
+def test_the_report_of_a_workflow(trail):
     output = {"dry_run": True, "mutated": False, "stage": "s", "message": "m"}
     trail.stackstorm.run("e1", result={"output": output}, web_url="https://st2/e1")
     run(trail)
@@ -69,15 +69,15 @@ def test_what_a_workflow_reports_of_itself(trail):
     assert (found.dry_run, found.mutated, found.verified) == (True, False, None)
 
 
-def test_an_execution_that_stackstorm_no_longer_has(trail):
+def test_an_execution_that_stackstorm_deleted(trail):
     run(trail)
     found = trail.one(executions)
     assert (found.status, found.error) == ("gone", "StackStorm no longer has this execution")
-    asked = len(trail.stackstorm.calls)
-    assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == asked
+    calls = len(trail.stackstorm.calls)
+    assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == calls
 
 
-def test_an_execution_that_a_list_leaves_out_is_not_gone(trail):
+def test_an_execution_missing_from_a_list_is_not_gone(trail):
     trail.stackstorm.run("e1", "paused")
     trail.stackstorm.unlisted.add("e1")
     run(trail)
@@ -109,7 +109,7 @@ def test_hostile_results(trail):
         {"id": "e1", "status": ["running"], "result": 5, "end_timestamp": 7, "web_url": {}},
     ],
 )
-def test_odd_answers_change_nothing(trail, answer):
+def test_malformed_responses_change_nothing(trail, answer):
     trail.stackstorm.executions["e1"] = Execution.parse(answer)
     before = trail.one(executions)
     run(trail)
@@ -117,7 +117,7 @@ def test_odd_answers_change_nothing(trail, answer):
     assert after.status == "running" and after.start_timestamp == before.start_timestamp
 
 
-def test_one_that_cannot_be_read_does_not_hold_up_the_others(trail, monkeypatch):
+def test_an_unreadable_execution_does_not_block_the_others(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 2)
     open_executions(trail, "e0", "e2", "e3")
     for execution_id in ("e0", "e1", "e2", "e3"):
@@ -130,7 +130,7 @@ def test_one_that_cannot_be_read_does_not_hold_up_the_others(trail, monkeypatch)
     assert status == {"e0": "running", "e1": "succeeded", "e2": "succeeded", "e3": "succeeded"}
 
 
-def test_the_next_round_goes_on_where_one_had_no_more_time(trail, monkeypatch):
+def test_the_next_round_continues_where_one_ran_out_of_time(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 1)
     open_executions(trail, "e2", "e3")
     for execution_id in ("e1", "e2", "e3"):
@@ -138,11 +138,11 @@ def test_the_next_round_goes_on_where_one_had_no_more_time(trail, monkeypatch):
     trail.stackstorm.errors["get_executions", ("e1",)] = refusal()
     for _ in range(4):
         run(trail, Deadline(0))
-    asked = [ids for name, ids in trail.stackstorm.calls if name == "get_executions"]
-    assert asked == [("e1",), ("e2",), ("e3",), ("e1",)]
+    calls = [ids for name, ids in trail.stackstorm.calls if name == "get_executions"]
+    assert calls == [("e1",), ("e2",), ("e3",), ("e1",)]
 
 
-def test_an_outage_is_raised_and_what_was_learnt_stays(trail, monkeypatch):
+def test_an_outage_is_raised_and_earlier_results_are_kept(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 1)
     open_executions(trail, "e2")
     trail.stackstorm.run("e1")

@@ -1,4 +1,4 @@
-"""Purging: requests that ended long ago are deleted whole, and nothing else is."""
+"""Purging deletes old finished requests completely, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ TABLES = (api_calls, alerts, links, executions)
 NOW = datetime.now(timezone.utc)
 OLD = NOW - timedelta(days=100)
 YOUNG = NOW - timedelta(days=80)
-TODAY = request(received_at=NOW)
+LAST_WEEK = request(received_at=NOW - timedelta(days=8))
 NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 
 @pytest.fixture(autouse=True)
-def today(engine):
-    """The trail has a request of today: a purge that leaves none is refused."""
-    record_requests(engine, Config(), [TODAY])
+def last_week(engine):
+    """Record a request of last week, because a purge that leaves none of that age is refused."""
+    record_requests(engine, Config(), [LAST_WEEK])
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Transactions so small that a few requests need several."""
+    """Make transactions so small that a few requests need several."""
     monkeypatch.setattr(purge, "_MAX_REQUESTS", 2)
     monkeypatch.setattr(purge, "_MAX_ALERTS", 8)
 
@@ -49,7 +49,7 @@ def change(engine, *statements):
 
 
 def ended(engine, *requests):
-    """Records requests, each of which is over at the moment at which it came."""
+    """Record requests, each of which ends at the time of its receipt."""
     record_requests(engine, Config(), requests)
     ids = [r.request_id for r in requests]
     own = select(api_calls.c.id).where(api_calls.c.request_id.in_(ids)).scalar_subquery()
@@ -79,8 +79,8 @@ def row_of(engine, sent, position=0):
         ).one()
 
 
-def worked(engine, sent, execution_id, status="succeeded", position=0):
-    """An execution that claimed the alert's episode, and how it stands."""
+def add_execution(engine, sent, execution_id, status="succeeded", position=0):
+    """Add an execution with this status that claimed the alert's episode."""
     episode = row_of(engine, sent, position).episode
     workflow = f"pack.{execution_id}"
     claimed = claims.link(engine, sent.request_id, episode, workflow, execution_id)
@@ -88,8 +88,8 @@ def worked(engine, sent, execution_id, status="succeeded", position=0):
     change(engine, update(executions).where(executions.c.id == execution_id).values(status=status))
 
 
-def left(engine):
-    """How many rows each table has, without those of today's request."""
+def count_rows(engine):
+    """Return the number of rows in each table, without those of last week's request."""
     with database.reading(engine) as connection:
         calls, *others = [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
     return [calls - 1, *others]
@@ -97,7 +97,7 @@ def left(engine):
 
 def requests_left(engine):
     with database.reading(engine) as connection:
-        return set(connection.scalars(select(api_calls.c.request_id))) - {TODAY.request_id}
+        return set(connection.scalars(select(api_calls.c.request_id))) - {LAST_WEEK.request_id}
 
 
 def run(engine, days=90, dry_run=False, **config):
@@ -108,23 +108,23 @@ def run(engine, days=90, dry_run=False, **config):
 
 
 class TestDeleted:
-    def test_a_request_that_ended_long_ago_is_deleted_whole(self, engine):
+    def test_an_old_request_is_deleted_completely(self, engine):
         old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
-        worked(engine, old, "e1")
-        worked(engine, old, "e2", "failed", position=1)
-        worked(engine, young, "e3")
+        add_execution(engine, old, "e1")
+        add_execution(engine, old, "e2", "failed", position=1)
+        add_execution(engine, young, "e3")
         assert run(engine) == {"requests": 1, "alerts": 2, "links": 2, "executions": 2, "kept": 0}
         assert requests_left(engine) == {young.request_id}
-        assert left(engine) == [1, 1, 1, 1]
+        assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine) == NOTHING
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
-    def test_it_is_deleted_however_its_execution_ended(self, engine, status):
+    def test_an_old_request_is_deleted_after_any_execution_status(self, engine, status):
         (old,) = ended(engine, fired())
-        worked(engine, old, "e1", status)
+        add_execution(engine, old, "e1", status)
         assert run(engine)["executions"] == 1
-        assert left(engine) == [0, 0, 0, 0]
+        assert count_rows(engine) == [0, 0, 0, 0]
 
     @on_sqlite
     def test_a_request_without_alerts_is_deleted_too(self, engine):
@@ -160,10 +160,10 @@ class TestKept:
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
     )
-    def test_a_request_that_is_not_over_is_kept(self, engine, table, values):
+    def test_an_unfinished_request_is_kept(self, engine, table, values):
         other, old = ended(engine, fired("Other"), fired(count=2))
         for sent, name in ((other, "e1"), (old, "e2")):
-            worked(engine, sent, name)
+            add_execution(engine, sent, name)
         with database.transaction(engine) as connection:
             row_id = connection.scalar(select(func.max(table.c.id)))
             before = dict(
@@ -173,7 +173,7 @@ class TestKept:
         found = run(engine)
         assert found == {"requests": 1, "alerts": 1, "links": 1, "executions": 1, "kept": 1}
         assert requests_left(engine) == {old.request_id}
-        assert left(engine) == [1, 2, 1, 1]
+        assert count_rows(engine) == [1, 2, 1, 1]
         change(engine, update(table).where(table.c.id == row_id).values(before))
         assert run(engine)["requests"] == 1
 
@@ -182,9 +182,9 @@ class TestKept:
         [{"created_at": YOUNG}, {"open_fingerprint": "abc"}, {"explanation": None}],
         ids="-".join,
     )
-    def test_a_claim_on_an_episode_that_is_not_over_is_kept(self, engine, values):
+    def test_a_claim_on_an_open_episode_is_kept(self, engine, values):
         claimed, again, _ = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
-        worked(engine, claimed, "e1")
+        add_execution(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
         change(
             engine,
@@ -207,7 +207,7 @@ class TestKept:
     @on_sqlite
     def test_a_link_without_a_claim_is_not_kept(self, engine):
         released, again = ended(engine, fired(), fired("Again", YOUNG))
-        worked(engine, released, "e1")
+        add_execution(engine, released, "e1")
         episode = row_of(engine, released).episode
         change(engine, update(alerts).values(episode=episode))
         claims.release(engine, episode)
@@ -218,33 +218,33 @@ class TestKept:
         old, later, young = ended(
             engine, fired(), fired("Later", OLD + timedelta(hours=1)), fired("Young", YOUNG)
         )
-        worked(engine, old, "shared")
-        worked(engine, young, "shared")
-        worked(engine, later, "shared")
-        worked(engine, later, "alone")
+        add_execution(engine, old, "shared")
+        add_execution(engine, young, "shared")
+        add_execution(engine, later, "shared")
+        add_execution(engine, later, "alone")
         found = run(engine, dry_run=True)
         assert found == {"requests": 2, "alerts": 2, "links": 3, "executions": 1, "kept": 0}
         assert run(engine) == found
-        assert left(engine) == [1, 1, 1, 1]
+        assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine, 79)["executions"] == 1
-        assert left(engine) == [0, 0, 0, 0]
+        assert count_rows(engine) == [0, 0, 0, 0]
 
 
-class TestInPieces:
+class TestBatches:
     def history(self, engine):
-        """Record 13 requests, of which the first, one in the middle and the last are kept.
+        """Record 13 requests. The first, one in the middle and the last are kept.
 
-        Some are of one moment. Requests that are far apart share executions.
+        Some were received at the same time. Distant requests share executions.
         """
         sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
         sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
         ended(engine, *sent)
         for i, one in enumerate(sent):
-            worked(engine, one, f"e{i}")
+            add_execution(engine, one, f"e{i}")
         for i in (1, 4, 9):
-            worked(engine, sent[i], "shared")
+            add_execution(engine, sent[i], "shared")
         for i in (0, 3):
-            worked(engine, sent[i], "shared with one that stays")
+            add_execution(engine, sent[i], "shared with a kept request")
         kept = [sent[i].request_id for i in (0, 5, 11)]
         change(
             engine,
@@ -252,16 +252,16 @@ class TestInPieces:
         )
         return set(kept)
 
-    def test_a_dry_run_counts_what_is_then_deleted(self, engine, small):
+    def test_a_dry_run_counts_what_a_purge_deletes(self, engine, small):
         kept = self.history(engine)
-        before = left(engine)
-        told = run(engine, dry_run=True)
-        assert left(engine) == before
-        assert run(engine) == told
-        assert [told[n] for n in ("requests", "alerts", "links", "executions")] == [
-            b - a for b, a in zip(before, left(engine))
+        before = count_rows(engine)
+        counts = run(engine, dry_run=True)
+        assert count_rows(engine) == before
+        assert run(engine) == counts
+        assert [counts[n] for n in ("requests", "alerts", "links", "executions")] == [
+            b - a for b, a in zip(before, count_rows(engine))
         ]
-        assert told["kept"] == 3 and told["executions"] == 11
+        assert counts["kept"] == 3 and counts["executions"] == 11
         assert requests_left(engine) == kept
 
     def test_transactions_are_small(self, engine, small):
@@ -285,9 +285,9 @@ class TestInPieces:
         big = [size for size in sizes if size["poundcake_alerts"] > 8]
         assert [size["poundcake_api_calls"] for size in big] == [1]
 
-    def test_a_transaction_that_the_database_refused_is_repeated(self, engine, small, monkeypatch):
+    def test_a_refused_transaction_is_retried(self, engine, small, monkeypatch):
         self.history(engine)
-        told = run(engine, dry_run=True)
+        counts = run(engine, dry_run=True)
         real, failures = purge._delete, [1213, 1205]
 
         def fail(connection, column, values):
@@ -296,12 +296,12 @@ class TestInPieces:
                 raise OperationalError("", {}, Exception(failures.pop(), "try again"))
 
         monkeypatch.setattr(purge, "_delete", fail)
-        assert run(engine) == told
+        assert run(engine) == counts
         assert not failures
 
     def test_two_purges_at_the_same_time(self, engine, small):
         kept = self.history(engine)
-        told = run(engine, dry_run=True)
+        counts = run(engine, dry_run=True)
         found = []
         threads = [threading.Thread(target=lambda: found.append(run(engine))) for _ in range(2)]
         for thread in threads:
@@ -309,13 +309,13 @@ class TestInPieces:
         for thread in threads:
             thread.join(60)
         for name in ("requests", "alerts", "links", "executions"):
-            assert sum(each[name] for each in found) == told[name], name
+            assert sum(each[name] for each in found) == counts[name], name
         assert requests_left(engine) == kept
 
     @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
-    def test_killed_in_the_middle(self, engine, small, after):
+    def test_a_purge_that_is_killed_can_run_again(self, engine, small, after):
         kept = self.history(engine)
-        total = left(engine)
+        total = count_rows(engine)
         script = f"""
 import sys
 from poundcake.trail import database, purge
@@ -342,8 +342,8 @@ purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config
         finally:
             child.kill()
             child.communicate()
-        rest = left(engine)
-        # The first transaction is done, the second is not.
+        rest = count_rows(engine)
+        # The first transaction is committed, and the second is not.
         assert 0 < total[0] - rest[0] <= 2
         assert orphans(engine) == 0
         assert run(engine)["requests"] == rest[0] - 3
@@ -352,7 +352,7 @@ purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config
 
 
 def orphans(engine):
-    """Rows whose parent is not there, and links whose execution is not."""
+    """Return the number of rows without a parent, and of links without an execution."""
     with database.reading(engine) as connection:
         return sum(
             connection.scalar(select(func.count()).select_from(child).where(parent.not_in(known)))
@@ -366,7 +366,7 @@ def orphans(engine):
 
 class TestMeanwhile:
     def test_requests_recorded_meanwhile_are_complete(self, engine, small):
-        """The same fingerprints as in the history, opened, repeated, closed and claimed."""
+        """The fingerprints of the history are opened, repeated, closed and claimed meanwhile."""
         for i in range(0, 30, 10):
             ended(
                 engine, *[fired(f"A{n % 5}", OLD + timedelta(minutes=n)) for n in range(i, i + 10)]
@@ -407,11 +407,11 @@ class TestMeanwhile:
         assert errors == []
         assert found["requests"] == 30
         assert requests_left(engine) == {i for mine in sent for i in mine}
-        assert left(engine)[1] == 5 * left(engine)[0]
+        assert count_rows(engine)[1] == 5 * count_rows(engine)[0]
         assert orphans(engine) == 0
 
     @on_mariadb
-    def test_a_request_that_an_execution_is_linked_to_at_this_moment_is_kept(self, engine):
+    def test_a_request_that_is_just_being_linked_is_kept(self, engine):
         (old,) = ended(engine, fired())
         row = row_of(engine, old)
         waits, found = threading.Event(), []
@@ -433,7 +433,7 @@ class TestMeanwhile:
             assert waits.wait(10)
         thread.join(60)
         assert found == [{**NOTHING, "kept": 1}]
-        assert left(engine) == [1, 1, 1, 1]
+        assert count_rows(engine) == [1, 1, 1, 1]
 
 
 class TestRefused:
@@ -444,14 +444,36 @@ class TestRefused:
             run(engine, days)
 
     def test_a_clock_that_is_months_ahead(self, engine, monkeypatch):
-        """By it the whole history looks old. On SQLite it is the database's clock as well."""
+        """This clock makes the whole history look old. On SQLite, it is the database's clock."""
         ended(engine, fired(), fired("Young", YOUNG))
         ahead = datetime.now(timezone.utc) + timedelta(days=120)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
         for dry_run in (True, False):
             with pytest.raises(PurgeError, match="^nothing was deleted, because .*clock"):
                 run(engine, dry_run=dry_run)
-        assert left(engine)[:2] == [2, 2]
+        assert count_rows(engine)[:2] == [2, 2]
+
+    @on_sqlite
+    def test_requests_that_came_after_the_clock_jumped_prove_nothing(self, engine, monkeypatch):
+        """Alertmanager repeats its notifications, so there is always a recent one."""
+        ended(engine, fired(), fired("Young", YOUNG))
+        ahead = datetime.now(timezone.utc) + timedelta(days=120)
+        monkeypatch.setattr(clock, "local_now", lambda: ahead)
+        for hours in (0, 1, 6 * 24):
+            ended(engine, fired("Late", ahead - timedelta(hours=hours)))
+            with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+                run(engine)
+        assert count_rows(engine)[0] == 5
+        ended(engine, fired("Old enough", ahead - timedelta(days=7, minutes=1)))
+        assert run(engine)["requests"] == 3  # with that of last week
+
+    @on_sqlite
+    def test_a_short_retention_has_a_shorter_proof(self, engine):
+        ended(engine, fired(), fired("Hours", NOW - timedelta(hours=11)))
+        with pytest.raises(PurgeError, match="no request older than 12 hours would be left"):
+            run(engine, 1)
+        ended(engine, fired("Day", NOW - timedelta(hours=13)))
+        assert run(engine, 1)["requests"] == 1
 
     @on_mariadb
     @pytest.mark.parametrize("days", [120, -120])
@@ -461,30 +483,30 @@ class TestRefused:
         monkeypatch.setattr(clock, "database_now", lambda connection: wrong)
         with pytest.raises(PurgeError, match="the clocks disagree: the database's says 20"):
             run(engine)
-        assert left(engine)[:2] == [2, 2]
+        assert count_rows(engine)[:2] == [2, 2]
 
     @on_sqlite
-    def test_a_history_without_a_recent_request(self, engine):
+    def test_a_history_without_recent_requests(self, engine):
         ended(engine, fired(), fired("Young", YOUNG))
-        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="no request would be left: .* received at 20"):
+        change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
+        with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
             run(engine, 79)
         assert run(engine, 81)["requests"] == 1
 
     @on_sqlite
     def test_a_request_from_the_future_is_not_a_recent_one(self, engine):
-        """An endpoint's clock was ahead, and tells nothing about the database's."""
+        """An endpoint's clock was ahead, which says nothing about the database's clock."""
         ended(engine, fired(), fired("Ahead"))
-        # Until 0.3.0 such a time was recorded as it was.
+        # Before 0.3.0, such a time was recorded unchanged.
         ahead = api_calls.c.body.contains("Ahead")
         change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
-        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="no request would be left"):
+        change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
+        with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
             run(engine)
 
     @on_sqlite
-    def test_days_that_a_cooldown_looks_back(self, engine):
-        ended(engine, fired())
+    def test_fewer_days_than_the_cooldown(self, engine):
+        ended(engine, fired(), fired("Recent", NOW - timedelta(days=2)))
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
         assert run(engine, 3, cooldown_seconds=2 * 86_400 + 1)["requests"] == 1
@@ -509,7 +531,7 @@ class TestPlans:
 
 
 def fill(engine):
-    """10,000 requests, 1000 of them old, each with an alert, a link and an execution."""
+    """Insert 10,000 requests, 1000 of them old, each with an alert, a link and an execution."""
     rows = {table: [] for table in TABLES}
     for i in range(1, 10_001):
         at = (OLD if i <= 1000 else YOUNG) + timedelta(seconds=i)
@@ -535,7 +557,7 @@ def fill(engine):
 
 
 def whole_tables(engine, statement, parameters):
-    """Those steps of a statement's plan that read a table or an index from end to end."""
+    """Return the steps of a statement's plan that read a whole table or index."""
     with database.transaction(engine) as connection:
         if engine.dialect.name == "mysql":
             plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).mappings().all()

@@ -1,4 +1,4 @@
-"""Recording: each request once, each incident once, an outcome for each alert."""
+"""Recording stores each request and each incident once, and an outcome for each alert."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.lib.trails import database_time, do_not_sync, in_parallel, on_mariadb
 
 
 def record(engine, *requests, now=None, **config):
-    """Record requests at the moment at which the last of them was received."""
+    """Record requests at the time at which the last of them was received."""
     with database_time(now or max(one.received_at for one in requests)):
         config.setdefault("cooldown_seconds", 0)
         return record_requests(engine, Config(**config), requests)
@@ -89,14 +89,14 @@ class TestRequests:
         assert (rows(engine), rows(engine, api_calls)) == before
 
     @on_sqlite
-    def test_a_request_twice_in_one_list_is_recorded_once(self, engine):
+    def test_a_request_that_is_twice_in_a_batch_is_recorded_once(self, engine):
         sent = request(alert())
         counts = record(engine, sent, sent)
         assert (counts["recorded"], counts["known"]) == (1, 1)
         assert len(rows(engine, api_calls)) == 1
 
     @on_sqlite
-    def test_the_same_id_with_another_body_is_another_request(self, engine):
+    def test_the_same_id_with_a_different_body_is_a_different_request(self, engine):
         first = request(alert("A"))
         second = request(alert("B"), request_id=first.request_id)
         for _ in range(2):
@@ -127,7 +127,7 @@ class TestRequests:
 
 
 class TestText:
-    def test_long_text_is_cut_in_its_column_and_whole_in_the_json(self, engine):
+    def test_long_text_is_cut_in_its_column_and_complete_in_the_json(self, engine):
         text = "🍰" * 50000
         sent = request(
             alert(text, labels={"severity": text, "instance": text, "x": text}, generatorURL=text),
@@ -189,7 +189,7 @@ class TestText:
         "payload, what",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
-            # As the text of an object it takes four times the space that it takes in the body.
+            # As the JSON text of an object, it needs four times its space in the body.
             (webhook(alert(annotations={"x": {"y": "🍰" * 400_000}})), r"alerts\[0\]"),
         ],
         ids=["request", "alert"],
@@ -222,8 +222,8 @@ class TestText:
     def test_any_time_can_be_recorded(self, engine, start):
         for _ in range(2):
             record(engine, request(alert(startsAt=start, fingerprint="f")))
-        ends = alert(status="resolved", startsAt=start, endsAt=start, fingerprint="f")
-        record(engine, request(ends))
+        resolve = alert(status="resolved", startsAt=start, endsAt=start, fingerprint="f")
+        record(engine, request(resolve))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
 
 
@@ -281,8 +281,8 @@ class TestOutcomes:
     def test_an_incident_from_firing_to_firing_again(self, engine):
         record(engine, request(alert()))
         record(engine, request(alert(), received_at=later(60)))
-        ends = alert(status="resolved", ends_at=later(90))
-        record(engine, request(ends, received_at=later(100)))
+        resolve = alert(status="resolved", ends_at=later(90))
+        record(engine, request(resolve, received_at=later(100)))
         record(engine, request(alert(starts_at=later(200)), received_at=later(210)))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved", "admitted"]
         first, again, closing, second = rows(engine)
@@ -301,26 +301,26 @@ class TestOutcomes:
         assert [row.explanation for row in rows(engine)] == [None, "none"]
 
     @on_sqlite
-    def test_a_resolve_of_nothing_is_on_record(self, engine):
+    def test_a_resolve_without_an_incident_is_recorded(self, engine):
         record(engine, request(alert(status="resolved", ends_at=later(5))))
         (one,) = rows(engine)
         assert (one.outcome, one.reason) == ("duplicate", "nothing open")
         assert open_incidents(engine) == []
 
     @on_sqlite
-    def test_a_notification_that_its_resolve_overtook_is_late(self, engine):
-        ends = alert(status="resolved", ends_at=later(60))
-        record(engine, request(ends, received_at=later(70)))
+    def test_a_notification_overtaken_by_its_resolve_is_late(self, engine):
+        resolve = alert(status="resolved", ends_at=later(60))
+        record(engine, request(resolve, received_at=later(70)))
         record(engine, request(alert(), received_at=later(69)), now=later(80))
         record(engine, request(alert(starts_at=later(61)), received_at=later(90)))
         assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
         assert rows(engine)[1].reason.startswith("late")
 
-    def test_what_fires_shortly_after_its_resolve_waits_to_be_confirmed(self, engine):
-        """It is a stale copy of another Alertmanager, or Prometheus was away and is back."""
+    def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(self, engine):
+        """It is a stale copy of another Alertmanager, or Prometheus was down and has returned."""
         record(engine, request(alert()))
-        ends = alert(status="resolved", ends_at=later(60))
-        record(engine, request(ends, received_at=later(70)))
+        resolve = alert(status="resolved", ends_at=later(60))
+        record(engine, request(resolve, received_at=later(70)))
         for seconds in (80, 159.9):
             record(engine, request(alert(), received_at=later(seconds)))
         assert outcomes(engine)[2:] == ["unconfirmed"] * 2
@@ -335,17 +335,17 @@ class TestOutcomes:
         first, _, unconfirmed, _, admitted = rows(engine)
         assert [row.id for row in open_incidents(engine)] == [admitted.id]
         assert (unconfirmed.closed_at, unconfirmed.ended_by) == (later(160), None)
-        # The workflow that worked on the first occurrence may work on this one.
+        # The workflow that handled the first occurrence may handle this one.
         assert admitted.episode == unconfirmed.episode == f"{first.fingerprint}-1768392080000"
         assert admitted.starts_at == NOON
 
     @on_sqlite
     def test_the_resolve_of_a_peer_closes_an_unconfirmed_incident_silently(self, engine):
-        ends = alert(status="resolved", ends_at=later(60))
+        resolve = alert(status="resolved", ends_at=later(60))
         record(engine, request(alert()))
-        record(engine, request(ends, received_at=later(70)))
+        record(engine, request(resolve, received_at=later(70)))
         record(engine, request(alert(), received_at=later(80)))
-        record(engine, request(ends, received_at=later(90)))
+        record(engine, request(resolve, received_at=later(90)))
         closing = rows(engine)[-1]
         assert (closing.outcome, closing.status) == ("unconfirmed", "resolved")
         assert closing.explanation == "none"
@@ -354,8 +354,8 @@ class TestOutcomes:
         assert [row.ended_by for row in rows(engine)] == ["resolve", None, "resolve", None]
 
     @on_sqlite
-    def test_what_fires_long_after_its_resolve_is_another_episode(self, engine):
-        """Alertmanager resolves what it does not hear of, and fires it again with its old start."""
+    def test_an_alert_that_fires_long_after_its_resolve_is_another_episode(self, engine):
+        """Alertmanager resolves an alert without updates, and fires it again with its old start."""
         sent = [
             request(alert(), received_at=later(60)),
             request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),
@@ -370,41 +370,41 @@ class TestOutcomes:
         assert (first.starts_at, second.starts_at) == (NOON, NOON)
         assert second.episode == f"{first.fingerprint}-{1768392000000 + 690_000}" != first.episode
 
-    def test_requests_are_decided_in_the_order_in_which_they_came(self, engine):
-        """A delayed resolve does not close a newer incident, in one list or in several."""
-        ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
+    def test_requests_are_decided_in_order_of_receipt(self, engine):
+        """A delayed resolve does not close a newer incident, in one batch or in several."""
+        resolve = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
         again = request(alert(starts_at=later(100)), received_at=later(110))
         record(engine, request(alert()))
-        record(engine, again, ends)
+        record(engine, again, resolve)
         assert [row.outcome for row in rows(engine)] == ["admitted", "resolved", "admitted"]
         assert [row.starts_at for row in open_incidents(engine)] == [later(100)]
 
     @on_sqlite
-    def test_a_resolve_that_came_before_the_last_notification_closes_nothing(self, engine):
-        ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
+    def test_a_resolve_received_before_the_last_notification_closes_nothing(self, engine):
+        resolve = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
         record(engine, request(alert()))
         record(engine, request(alert(), received_at=later(80)))
-        record(engine, ends, now=later(90))
+        record(engine, resolve, now=later(90))
         assert outcomes(engine) == ["admitted", "duplicate", "duplicate"]
-        assert rows(engine)[-1].reason.endswith("was heard of after this was received")
+        assert rows(engine)[-1].reason.endswith("has a later notification")
         assert len(open_incidents(engine)) == 1
 
     def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):
         """A firing alert without startsAt, and a resolve from a clock that is 90 s behind."""
         record(engine, request(alert(starts_at=None)))
-        ends = alert(status="resolved", starts_at=None, ends_at=later(-30))
-        record(engine, request(ends, received_at=later(60)))
+        resolve = alert(status="resolved", starts_at=None, ends_at=later(-30))
+        record(engine, request(resolve, received_at=later(60)))
         assert outcomes(engine) == ["admitted", "resolved"]
         assert [row.ended_by for row in rows(engine)] == ["resolve", None]
 
     @on_sqlite
     @pytest.mark.parametrize("start", ["soon", None, "2999-01-01T00:00:00Z"])
-    def test_a_start_that_cannot_be_believed_is_when_it_was_received(self, engine, start):
+    def test_an_implausible_start_is_replaced_by_the_time_of_receipt(self, engine, start):
         sent = alert(startsAt=start)
-        ends = dict(sent, status="resolved", endsAt=start or "")
+        resolve = dict(sent, status="resolved", endsAt=start or "")
         for seconds in (0, 600):
             record(engine, request(sent, received_at=later(seconds)))
-        record(engine, request(ends, received_at=later(700)))
+        record(engine, request(resolve, received_at=later(700)))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
         first = rows(engine)[0]
         assert (first.starts_at, first.episode[-13:]) == (NOON, "1768392000000")
@@ -415,22 +415,22 @@ class TestOutcomes:
         }.get(start)
 
     @on_sqlite
-    def test_the_first_start_that_an_incident_was_given_is_kept(self, engine):
+    def test_the_first_start_of_an_incident_is_kept(self, engine):
         for second, start in enumerate([None, later(-300), later(-600), later(-200)]):
             record(engine, request(alert(starts_at=start), received_at=later(second)))
         assert outcomes(engine) == ["admitted"] + ["duplicate"] * 3
         assert rows(engine)[0].sender_starts_at == later(-300)
-        ends = alert(status="resolved", ends_at=later(-301))
-        record(engine, request(ends, received_at=later(60)))
+        resolve = alert(status="resolved", ends_at=later(-301))
+        record(engine, request(resolve, received_at=later(60)))
         assert rows(engine)[-1].reason.startswith("ended before")
-        ends["endsAt"] = alert(ends_at=later(-300))["endsAt"]
-        record(engine, request(ends, received_at=later(60)))
+        resolve["endsAt"] = alert(ends_at=later(-300))["endsAt"]
+        record(engine, request(resolve, received_at=later(60)))
         assert outcomes(engine)[-1] == "resolved"
 
     @on_sqlite
     @pytest.mark.parametrize("at_once", [False, True])
     def test_no_episode_has_the_name_of_a_late_duplicate(self, engine, at_once):
-        """Whether or not both are in one list."""
+        """With both in one batch, and in two."""
         record(engine, request(alert(status="resolved", ends_at=later(1)), received_at=later(10)))
         late, refire = (request(alert(), received_at=later(second)) for second in (5, 100))
         for requests in [[late, refire]] if at_once else [[late], [refire]]:
@@ -438,11 +438,11 @@ class TestOutcomes:
         assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
         assert rows(engine)[1].episode != rows(engine)[2].episode
 
-    def test_times_are_those_of_the_databases_clock(self, engine):
-        """Two endpoints whose clocks are 10 min apart: the slow one's resolve ends the incident."""
+    def test_times_are_taken_from_the_databases_clock(self, engine):
+        """The clocks of two endpoints differ by 10 min; the slow one receives the resolve."""
         firing = request(alert(), received_at=later(600))
-        ends = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
-        for sent, offset in ((firing, 600), (ends, -300)):
+        resolve = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
+        for sent, offset in ((firing, 600), (resolve, -300)):
             with database_time(later(90)):
                 record_requests(engine, Config(), [sent], clock_offset_seconds=offset)
         assert [row.created_at for row in rows(engine)] == [NOON, later(60)]
@@ -459,9 +459,7 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         "receivers, first", [((), "admitted"), (("restart-team",), "observed")]
     )
-    def test_a_receiver_that_may_not_start_anything_is_only_observed(
-        self, engine, receivers, first
-    ):
+    def test_an_unlisted_receiver_is_only_observed(self, engine, receivers, first):
         for second, receiver in enumerate(["audit-team", "audit-team", "restart-team", "audit"]):
             sent = request(alert(), receiver=receiver, received_at=later(second))
             record(engine, sent, receivers=receivers)
@@ -471,22 +469,22 @@ class TestOutcomes:
             assert rows(engine)[2].reason == "first notification after observed"
             assert "receivers" in rows(engine)[0].reason
         assert len(open_incidents(engine)) == 1
-        ends = request(alert(status="resolved"), receiver="audit-team", received_at=later(9))
-        record(engine, ends, receivers=receivers)
+        resolve = request(alert(status="resolved"), receiver="audit-team", received_at=later(9))
+        record(engine, resolve, receivers=receivers)
         assert (outcomes(engine)[-1], open_incidents(engine)) == ("resolved", [])
 
     @on_sqlite
-    def test_an_incident_that_was_only_observed_ends_without_a_trigger(self, engine):
+    def test_an_observed_incident_ends_without_a_trigger(self, engine):
         record(engine, request(alert(), receiver="audit"), receivers=("restart",))
-        ends = request(alert(status="resolved"), receiver="restart", received_at=later(9))
-        record(engine, ends, receivers=("restart",))
+        resolve = request(alert(status="resolved"), receiver="restart", received_at=later(9))
+        record(engine, resolve, receivers=("restart",))
         assert outcomes(engine) == ["observed", "observed"]
         assert [row.explanation for row in rows(engine)] == ["none", "none"]
         assert open_incidents(engine) == []
 
     @on_sqlite
     @pytest.mark.parametrize("name", ["web.hook", "web\\.hook", "a+b"])
-    def test_a_receiver_is_named_as_in_alertmanagers_configuration(self, engine, name):
+    def test_a_receiver_has_its_name_from_alertmanagers_configuration(self, engine, name):
         r"""Alertmanager sends it as a regular expression: ``web\\.hook``."""
         sent = request(alert(), receiver=re.sub(r"([.+\\])", r"\\\1", name))
         record(engine, sent, receivers=(name,))
@@ -496,8 +494,8 @@ class TestOutcomes:
     def test_a_stale_copy_to_a_receiver_that_may_start_is_not_confirmed_by_another(self, engine):
         config = {"receivers": ("restart",)}
         record(engine, request(alert(), receiver="restart"), **config)
-        ends = alert(status="resolved", ends_at=later(60))
-        record(engine, request(ends, receiver="restart", received_at=later(60)), **config)
+        resolve = alert(status="resolved", ends_at=later(60))
+        record(engine, request(resolve, receiver="restart", received_at=later(60)), **config)
         for second, receiver in ((70, "audit"), (80, "restart"), (90, "audit"), (150, "restart")):
             sent = request(alert(), receiver=receiver, received_at=later(second))
             record(engine, sent, **config)
@@ -511,10 +509,21 @@ class TestOutcomes:
         for url in ("http://a", "http://b"):
             record(engine, request(sent[0], externalURL=url), **config)
         assert outcomes(engine)[2:] == ["admitted", "admitted"]
-        ends = alert(status="resolved", labels={"pod": "c"})
-        record(engine, request(ends, externalURL="http://a", received_at=later(5)), **config)
+        resolve = alert(status="resolved", labels={"pod": "c"})
+        record(engine, request(resolve, externalURL="http://a", received_at=later(5)), **config)
         assert outcomes(engine)[-1] == "resolved"
         assert len(open_incidents(engine)) == 2
+
+    @on_sqlite
+    def test_the_label_that_names_the_host(self, engine):
+        exporter = {"instance": "kube-state-metrics:8080"}
+        record(
+            engine,
+            request(alert(labels={**exporter, "node": "Worker-1."}), alert(labels=exporter)),
+            host_label="node",
+        )
+        assert [row.host for row in rows(engine)] == ["worker-1", ""]
+        assert {row.instance for row in rows(engine)} == {"kube-state-metrics:8080"}
 
     @on_sqlite
     def test_three_instances_under_one_fingerprint_of_a_relay(self, engine):
@@ -547,20 +556,20 @@ class TestOutcomes:
     @on_sqlite
     def test_a_resolve_of_an_earlier_incident_closes_nothing(self, engine):
         record(engine, request(alert(starts_at=later(600)), received_at=later(610)))
-        ends = alert(status="resolved", ends_at=later(30))
-        record(engine, request(ends, received_at=later(620)))
+        resolve = alert(status="resolved", ends_at=later(30))
+        record(engine, request(resolve, received_at=later(620)))
         assert outcomes(engine) == ["admitted", "duplicate"]
         assert len(open_incidents(engine)) == 1
 
     @on_sqlite
-    def test_a_request_that_was_held_up_does_not_turn_last_seen_back(self, engine):
+    def test_a_delayed_request_does_not_move_last_seen_back(self, engine):
         for seconds in (0, 600, 300):
             record(engine, request(alert(), received_at=later(seconds)), now=later(600))
         assert rows(engine)[0].last_seen_at == later(600)
         assert rows(engine)[0].notifications == 3
 
     @on_sqlite
-    def test_good_alerts_survive_bad_ones_in_the_same_payload(self, engine):
+    def test_valid_alerts_are_recorded_despite_malformed_ones(self, engine):
         record(engine, request(alert("Old")))
         record(
             engine,
@@ -616,8 +625,8 @@ class TestLimits:
     def test_a_cooldown_holds_the_alert_back_until_it_ends(self, engine):
         config = {"cooldown_seconds": 300}
         record(engine, request(alert()), **config)
-        ends = alert(status="resolved", ends_at=later(10))
-        record(engine, request(ends, received_at=later(20)), **config)
+        resolve = alert(status="resolved", ends_at=later(10))
+        record(engine, request(resolve, received_at=later(20)), **config)
         for seconds in (30, 200, 299, 300, 310):
             again = alert(starts_at=later(25))
             record(engine, request(again, received_at=later(seconds)), **config)
@@ -626,6 +635,19 @@ class TestLimits:
         assert rows(engine)[2].reason == "cooldown until 2026-01-14T12:05:00Z"
         assert [row.held_until for row in rows(engine)[2:6]] == [later(300)] * 3 + [None]
         assert len({row.episode for row in rows(engine)[2:]}) == 1
+
+    @on_sqlite
+    def test_without_a_configuration_a_flapping_alert_starts_one_remediation(self, engine):
+        """It flaps every 15 s for two minutes, past the doubt about stale copies."""
+        for seconds in range(0, 120, 30):
+            fires = alert(starts_at=later(seconds))
+            ends = alert(status="resolved", starts_at=later(seconds), ends_at=later(seconds + 14))
+            for second, one in ((0, fires), (15, ends)):
+                sent = request(one, received_at=later(seconds + second))
+                with database_time(sent.received_at):
+                    record_requests(engine, Config(), [sent])
+        assert outcomes(engine).count("admitted") == 1
+        assert outcomes(engine).count("cooldown") == 3
 
     def test_a_rate_limit_holds_further_alerts_of_the_name_back(self, engine):
         config = {"max_remediations_per_hour": 2}
@@ -641,8 +663,8 @@ class TestLimits:
         assert outcomes(engine)[6:] == ["rate_limited", "admitted"]
 
     @on_sqlite
-    def test_a_rate_limit_ends_when_there_is_room_again(self, engine):
-        """More than the limit are on record: it was higher before."""
+    def test_a_rate_limit_ends_when_the_count_falls_below_it(self, engine):
+        """More alerts than the limit are recorded, because the limit was higher before."""
         sent = [alert("A", labels={"i": str(i)}) for i in range(6)]
         for i in range(5):
             record(engine, request(sent[i], received_at=later(60 * i)))
@@ -673,8 +695,8 @@ class TestLimits:
         assert counts["outcomes"] == {"admitted": 3}
 
     @pytest.mark.parametrize("ahead", [7200, -7200])
-    def test_limits_go_by_the_databases_clock(self, engine, ahead):
-        """Whatever the clocks say of the two endpoints that received the alerts."""
+    def test_limits_use_the_databases_clock(self, engine, ahead):
+        """Regardless of the clocks of the two endpoints that received the alerts."""
         config = {"cooldown_seconds": 600, "max_remediations_per_hour": 2}
         record(engine, request(alert("A", fingerprint="f")), now=NOON, **config)
         again, other, third = (
@@ -688,7 +710,7 @@ class TestLimits:
         assert outcomes(engine)[-1] == "admitted"
 
     def test_alerts_that_waited_in_a_journal_count_when_they_are_recorded(self, engine):
-        """After an outage, hours of alerts are recorded within minutes."""
+        """After an outage, the alerts of hours are recorded within minutes."""
         config = {"max_remediations_per_hour": 2}
         for hour in range(4):
             sent = request(alert("A", fingerprint=str(hour)), received_at=later(3600 * hour))
@@ -696,7 +718,7 @@ class TestLimits:
         assert outcomes(engine) == ["admitted", "admitted", "rate_limited", "rate_limited"]
 
 
-class TestAtTheSameTime:
+class TestConcurrency:
     def test_the_same_alert_opens_one_incident(self, engine):
         sent = [request(alert(fingerprint="f")) for _ in range(6)]
         found = in_parallel(6, lambda i: record_requests(engine, Config(), [sent[i]]))
@@ -715,7 +737,7 @@ class TestAtTheSameTime:
         assert len(rows(engine)) == 5
         assert [c.error for c in rows(engine, api_calls)] == [None] * 5
 
-    def test_lists_that_cross_are_both_recorded(self, engine):
+    def test_overlapping_batches_are_both_recorded(self, engine):
         names = [f"A{i}" for i in range(8)]
         lists = [
             [request(alert(n, fingerprint=n)) for n in names],
@@ -727,8 +749,8 @@ class TestAtTheSameTime:
 
     @on_mariadb
     @pytest.mark.parametrize("both", [True, False])
-    def test_another_endpoint_that_was_first_is_seen(self, engine, monkeypatch, both):
-        """It records a request, and opens its incident, after they were looked up here."""
+    def test_a_concurrent_record_by_another_endpoint_is_noticed(self, engine, monkeypatch, both):
+        """The other endpoint records a request and opens its incident after the lookup here."""
         mine, second = (request(alert(fingerprint="f")) for _ in range(2))
         decide = record_module._decide
 
@@ -745,7 +767,7 @@ class TestAtTheSameTime:
 
 
 class TestLists:
-    """A list is recorded as its requests would be one by one, in a few statements."""
+    """A batch is recorded like its requests one by one, but in a few statements."""
 
     CONTENTS = st.fixed_dictionaries(
         {
@@ -767,7 +789,7 @@ class TestLists:
             ),
             st.lists(CONTENTS, max_size=5),
             st.integers(0, 15),
-            # The same id comes again, with the same body or another.
+            # The same id arrives again, with the same body or a different one.
             st.integers(0, 30),
             st.sampled_from([False] * 9 + [True]),
         ),
@@ -786,7 +808,7 @@ class TestLists:
         return engines
 
     def contents(self, engine):
-        """Everything on record except the rows' ids."""
+        """Return all recorded data except the ids of the rows."""
         calls = {call.id: call.request_id for call in rows(engine, api_calls)}
         found = []
         for row in rows(engine):
@@ -804,7 +826,7 @@ class TestLists:
         st.sampled_from([0, 120, 600]),
         st.sampled_from([0, 1, 2]),
     )
-    def test_a_list_is_recorded_as_its_requests_one_by_one(
+    def test_a_batch_is_recorded_like_its_requests_one_by_one(
         self, two, sent, again, first, cooldown, limit
     ):
         sent = sent + [sent[n % len(sent)] for n in again]
@@ -828,16 +850,16 @@ class TestLists:
             (Counter(e["outcomes"]) for e in expected), Counter()
         )
 
-    def test_incidents_of_an_earlier_list_are_closed_and_counted(self, engine):
+    def test_incidents_of_an_earlier_batch_are_closed_and_counted(self, engine):
         names = [f"A{n}" for n in range(250)]
         firing = [alert(n, fingerprint=n) for n in names]
-        ends = [alert(n, "resolved", fingerprint=n, ends_at=later(300)) for n in names]
+        resolve = [alert(n, "resolved", fingerprint=n, ends_at=later(300)) for n in names]
         record(engine, request(*firing))
         record(
             engine,
             request(*firing, received_at=later(60)),
             request(*firing[:10], received_at=later(120)),
-            request(*ends[5:], received_at=later(310)),
+            request(*resolve[5:], received_at=later(310)),
             request(*firing[:5], received_at=later(320)),
         )
         first = rows(engine)[:250]
@@ -850,17 +872,17 @@ class TestLists:
         assert {row.attempt for row in rows(engine)} == {1}
 
     @on_sqlite
-    def test_a_resolve_twice_in_a_payload_is_no_notification(self, engine):
-        """Nor of an incident with the same name that begins between the two."""
+    def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
+        """Nor is it one of an incident with the same name that begins between the two."""
         one = {"fingerprint": "f", "starts_at": later(600)}
-        ends = alert(status="resolved", ends_at=later(700), **one)
+        resolve = alert(status="resolved", ends_at=later(700), **one)
         record(engine, request(alert(**one)))
-        record(engine, request(ends, alert(**one), ends, received_at=later(60)))
+        record(engine, request(resolve, alert(**one), resolve, received_at=later(60)))
         assert outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
         (held,) = open_incidents(engine)
         assert held.notifications == 1
 
-    def test_the_number_of_statements_does_not_grow_with_the_list(self, engine):
+    def test_the_number_of_statements_does_not_grow_with_the_batch(self, engine):
         sent = [request(alert(labels={"i": str(n)})) for n in range(50)]
         statements = []
         event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))

@@ -11,7 +11,7 @@ from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, queries, refresh
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert
-from tests.lib.trails import STATUSES, WORKFLOW, episode, ran, record, view
+from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
 
 DRY_RUN = "dry run: nothing was changed"
 DONE = {
@@ -25,14 +25,14 @@ DONE = {
 
 
 class StackStorm:
-    """The StackStorm API, as a view asks it; without executions it is unavailable."""
+    """A StackStorm API for views, which is unavailable without executions."""
 
     def __init__(self, found=None):
         self.found = found
-        self.asked = []
+        self.requested = []
 
     def get_executions(self, ids):
-        self.asked.append(list(ids))
+        self.requested.append(list(ids))
         if self.found is None:
             raise StackStormError("no route")
         answers = {i: self.found.get(i) for i in ids}
@@ -41,7 +41,7 @@ class StackStorm:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """The path of an empty tracking database."""
+    """Return the path of an empty tracking database."""
     path = tmp_path_factory.mktemp("tables") / "tracking.db"
     prepared = database.open_engine(f"sqlite:///{path}")
     database.prepare(prepared)
@@ -51,7 +51,7 @@ def tables(tmp_path_factory):
 
 @pytest.fixture
 def engine(tables, tmp_path):
-    """An engine on SQLite: StackStorm is asked the same, whatever the database is."""
+    """Return an engine on SQLite; the calls to StackStorm do not depend on the database."""
     shutil.copy(tables, tmp_path / "tracking.db")
     found = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
     yield found
@@ -60,7 +60,7 @@ def engine(tables, tmp_path):
 
 @pytest.fixture
 def open_one(engine):
-    """A request whose workflow runs."""
+    """Return a request whose workflow runs."""
     request_id = record(engine, alert(fingerprint="f"))
     claims.link(engine, request_id, episode("f"), WORKFLOW, "e1")
     return request_id
@@ -70,10 +70,10 @@ def answers(engine, request_id):
     """Yield each view that shows the open execution, and its row there."""
     trail = view(engine, queries.status, request_id)
     listed = view(engine, queries.st2_executions)
-    asked = view(engine, queries.why, Filters(alert_name="HostDown"))
+    requested = view(engine, queries.why, Filters(alert_name="HostDown"))
     yield trail, trail["stackstorm_executions"][0]
     yield listed, listed["st2_executions"][0]
-    yield asked, asked["episodes"][0]["stackstorm_executions"][0]
+    yield requested, requested["episodes"][0]["stackstorm_executions"][0]
 
 
 def test_open_executions_are_updated(engine, open_one):
@@ -119,41 +119,41 @@ def test_each_status(engine, open_one, status):
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_only_what_is_open_is_asked_for(engine, open_one, status):
-    ran(engine, open_one, episode("f"), "e1", status=status)
-    asked = [answer for answer, _ in answers(engine, open_one)]
-    asked.append(view(engine, queries.alerts_active, 24))
-    for answer in asked:
+def test_only_open_executions_are_requested(engine, open_one, status):
+    record_execution(engine, open_one, episode("f"), "e1", status=status)
+    requested = [answer for answer, _ in answers(engine, open_one)]
+    requested.append(view(engine, queries.alerts_active, 24))
+    for answer in requested:
         stackstorm_now = StackStorm({})
         refresh.refresh_open_executions(stackstorm_now, answer)
-        assert stackstorm_now.asked == ([] if status in stackstorm.TERMINAL else [["e1"]])
+        assert stackstorm_now.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
 
 
-def test_each_is_asked_for_once(engine, open_one):
+def test_each_execution_is_requested_once(engine, open_one):
     stackstorm_now = StackStorm({})
     trail = view(engine, queries.status, open_one)
     trail["stackstorm_executions"] *= 2
     refresh.refresh_open_executions(stackstorm_now, trail)
-    assert stackstorm_now.asked == [["e1"]]
+    assert stackstorm_now.requested == [["e1"]]
 
 
 @pytest.fixture
 def many(engine, open_one):
-    """A page of 250 open executions, the one that is shown first with the greatest id."""
+    """Return a page of 250 open executions. The first one shown has the greatest id."""
     (one,) = view(engine, queries.st2_executions)["st2_executions"]
     return {"st2_executions": [dict(one, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
 
-def test_all_that_are_shown_are_updated(many):
+def test_all_shown_executions_are_updated(many):
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     refresh.refresh_open_executions(stackstorm_now, many)
     assert {row["status"] for row in many["st2_executions"]} == {"succeeded"}
-    # One page of StackStorm's API has 100.
-    assert [len(ids) for ids in stackstorm_now.asked] == [100, 100, 50]
+    # A page of StackStorm's API has 100 entries.
+    assert [len(ids) for ids in stackstorm_now.requested] == [100, 100, 50]
     assert "stackstorm" not in many
 
 
-def test_incidents_that_are_shown_are_updated(engine, open_one):
+def test_shown_incidents_are_updated(engine, open_one):
     (one,) = view(engine, queries.alerts_active, 24)["active_alerts"]
     answer = {"active_alerts": [dict(one, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]}
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
@@ -161,7 +161,7 @@ def test_incidents_that_are_shown_are_updated(engine, open_one):
     assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}
 
 
-def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
+def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many, monkeypatch):
     monkeypatch.setattr(refresh, "_MAX_SECONDS", -1)
     refresh.refresh_open_executions(
         StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many
@@ -173,12 +173,12 @@ def test_a_slow_stackstorm_is_not_asked_for_all(many, monkeypatch):
     )
 
 
-def test_a_failure_after_the_first_page_leaves_what_was_answered(many):
+def test_a_failure_after_the_first_page_keeps_the_first_results(many):
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     answer = stackstorm_now.get_executions
 
     def fail_later(ids):
-        if stackstorm_now.asked:
+        if stackstorm_now.requested:
             raise StackStormError("no route")
         return answer(ids)
 
@@ -206,7 +206,7 @@ def test_an_unavailable_stackstorm_is_noted(engine, open_one):
         assert execution["status"] == "running"
 
 
-def test_nothing_to_ask_for(engine, open_one):
+def test_nothing_to_refresh(engine, open_one):
     for answer in (
         view(engine, queries.executions_recent),
         {"active_alerts": [], "count": 0},
@@ -218,7 +218,7 @@ def test_nothing_to_ask_for(engine, open_one):
 
 
 @pytest.mark.parametrize("found", [{}, {"e1": {}}, {"e1": {"result": "x", "rule": None}}])
-def test_odd_answers(engine, open_one, found):
+def test_malformed_responses(engine, open_one, found):
     for answer, execution in answers(engine, open_one):
         refresh.refresh_open_executions(StackStorm(found), answer)
         assert execution["status"] == "running"

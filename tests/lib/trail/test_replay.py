@@ -1,12 +1,10 @@
-"""A replay records a request again. Unforced, it is never a second remediation of an episode."""
+"""A replay records a request again. Without force, it never remediates an episode twice."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
 import json
-import pathlib
 import uuid
 
 import pytest
@@ -29,7 +27,7 @@ NOW = None
 
 @pytest.fixture(autouse=True)
 def now():
-    """A replay comes now: at the time of the test, not of the file's import."""
+    """Set NOW to the time of the test instead of the time of the import."""
     global NOW
     NOW = datetime.datetime.now(UTC).replace(microsecond=0)
 
@@ -47,7 +45,7 @@ def resolved(name="A", start=60, end=30):
 
 
 def record(engine, *found, minutes=59, **config):
-    """Records one request with these alerts; returns its id."""
+    """Record one request with these alerts, and return its id."""
     sent = request(*found, received_at=ago(minutes))
     config.setdefault("cooldown_seconds", 0)
     record_requests(engine, Config(**config), [sent])
@@ -60,7 +58,7 @@ def replay(engine, request_id, force=False, execution="", **config):
 
 
 def rows(engine, request_id=None):
-    """The alerts of a request, or all, in their order."""
+    """Return the alerts of a request, or all alerts, in order."""
     wanted = select(alerts).join(api_calls, api_calls.c.id == alerts.c.api_call_id)
     if request_id:
         wanted = wanted.where(api_calls.c.request_id == request_id)
@@ -75,13 +73,13 @@ def call(engine, request_id):
         ).one()
 
 
-def work(engine, request_id, execution, workflow=WORKFLOW):
-    """Whether an execution that the request's first alert has started may work."""
+def gets_claim(engine, request_id, execution, workflow=WORKFLOW):
+    """Return True if an execution for the request's first alert gets the claim."""
     row = rows(engine, request_id)[0]
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
 
-def test_a_replay_is_a_request_of_its_own(engine):
+def test_a_replay_is_a_separate_request(engine):
     first = record(engine, firing())
     found = replay(engine, first)
     assert found == {
@@ -101,7 +99,7 @@ def test_a_replay_is_a_request_of_its_own(engine):
 
 @on_sqlite
 @pytest.mark.parametrize("request_id", [str(uuid.UUID(int=1)), "", "'%s"])
-def test_a_request_that_is_not_on_record_is_an_error(engine, request_id):
+def test_an_unrecorded_request_is_an_error(engine, request_id):
     for execution in ("", "e1"):
         with pytest.raises(TrackingError, match=f"^request_id: {request_id} is not"):
             replay(engine, request_id, execution=execution)
@@ -116,23 +114,23 @@ def test_it_takes_over_the_open_incident(engine):
     assert old.closed_at == row.created_at
     assert (row.outcome, row.reason) == ("admitted", f"replay of {first}")
     assert (row.episode, row.starts_at, row.attempt) == (old.episode, old.starts_at, 1)
-    # One execution works, whichever of the two requests has started it.
-    assert work(engine, first, "e1")
-    assert not work(engine, new, "e2")
-    # What comes next is about the incident as it was.
+    # One execution works, regardless of which of the two requests started it.
+    assert gets_claim(engine, first, "e1")
+    assert not gets_claim(engine, new, "e2")
+    # Later notifications refer to the same incident.
     again = record(engine, firing(), minutes=0)
     ended = record(engine, resolved(end=0), minutes=0)
     assert [rows(engine, r)[0].outcome for r in (again, ended)] == ["duplicate", "resolved"]
     assert rows(engine)[1].closed_at == ago(0)
 
 
-def test_a_held_back_alert_is_admitted_once_the_limit_has_ended(engine):
+def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     limit = {"max_remediations_per_hour": 1}
     several = [alert("A", starts_at=ago(70), fingerprint=f) for f in ("one", "two")]
     with database_time(ago(65)):
         first = record(engine, *several, minutes=65, **limit)
     assert [row.outcome for row in rows(engine)] == ["admitted", "rate_limited"]
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     new = replay(engine, first, **limit)["request_id"]
     assert [row.outcome for row in rows(engine, new)] == ["duplicate", "admitted"]
     assert rows(engine, new)[1].open_fingerprint == "two"
@@ -152,7 +150,7 @@ def test_limits_apply_unless_forced(engine, config, outcome):
 
 def test_an_episode_that_was_worked_on_is_left_alone(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     found = replay(engine, first)
     assert found["outcomes"] == {"duplicate": 1}
     (row,) = rows(engine, found["request_id"])
@@ -165,35 +163,35 @@ def test_an_episode_that_was_worked_on_is_left_alone(engine):
 
 
 @on_sqlite
-def test_a_released_episode_is_worked_on_again(engine):
+def test_a_released_episode_is_admitted_again(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     claims.release(engine, rows(engine)[0].episode, force=True)
     new = replay(engine, first)["request_id"]
-    assert work(engine, new, "e2")
+    assert gets_claim(engine, new, "e2")
 
 
-def test_by_force_it_is_another_attempt_each_time(engine):
+def test_each_forced_replay_is_another_attempt(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     for attempt in (2, 3):
         new = replay(engine, first, force=True)["request_id"]
         (row,) = rows(engine, new)
         assert (row.attempt, row.episode) == (attempt, rows(engine, first)[0].episode)
-        assert work(engine, new, f"e{attempt}")
-        assert not work(engine, new, "another")
-        assert not work(engine, first, "another")
+        assert gets_claim(engine, new, f"e{attempt}")
+        assert not gets_claim(engine, new, "another")
+        assert not gets_claim(engine, first, "another")
     with database.reading(engine) as connection:
         found = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert found == [key, key + "|2", key + "|3"]
     released = claims.release(engine, row.episode, force=True)
     assert [r["st2_execution_id"] for r in released] == ["e1", "e2", "e3"]
-    assert work(engine, new, "e4")
+    assert gets_claim(engine, new, "e4")
 
 
 @on_sqlite
-def test_an_incident_that_has_ended_is_left_alone(engine):
+def test_an_ended_incident_is_not_admitted(engine):
     first = record(engine, firing())
     record(engine, resolved(), minutes=29)
     found = replay(engine, first)
@@ -202,16 +200,16 @@ def test_an_incident_that_has_ended_is_left_alone(engine):
     assert row.reason == f"replay of {first}: nothing open, the incident has ended"
 
 
-def test_by_force_an_incident_that_has_ended_is_worked_on_and_stays_closed(engine):
+def test_force_admits_an_ended_incident_which_stays_closed(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     record(engine, resolved(), minutes=29)
     new = replay(engine, first, force=True)["request_id"]
     (row,) = rows(engine, new)
     assert (row.outcome, row.attempt) == ("admitted", 2)
     assert (row.episode, row.starts_at) == (rows(engine)[0].episode, ago(60))
     assert [row.open_fingerprint for row in rows(engine)] == [None] * 3
-    assert work(engine, new, "e2")
+    assert gets_claim(engine, new, "e2")
 
 
 @on_sqlite
@@ -220,7 +218,7 @@ def test_a_resolve_does_not_close_a_later_incident(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(start=20), minutes=19)
     assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
-    # Under its old start, as after an outage of Prometheus.
+    # With its old start, as after an outage of Prometheus.
     record(engine, resolved(start=20, end=18), minutes=17)
     record(engine, firing(), minutes=5)
     assert rows(engine)[-1].open_fingerprint == "A"
@@ -229,16 +227,18 @@ def test_a_resolve_does_not_close_a_later_incident(engine):
 
 
 @on_sqlite
-def test_a_resolve_does_not_close_an_incident_that_was_heard_of_after_it_came(engine):
+def test_a_resolve_does_not_close_an_incident_with_a_later_notification(engine):
     ended = record(engine, resolved(), minutes=29)
     record(engine, firing(), minutes=15)
     assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
-    assert rows(engine)[-1].reason == f"replay of {ended}: the open incident was heard of later"
+    assert (
+        rows(engine)[-1].reason == f"replay of {ended}: the open incident has a later notification"
+    )
     assert rows(engine)[1].open_fingerprint == "A"
 
 
 @on_sqlite
-def test_a_resolve_that_could_not_be_recorded_ends_what_it_could_have_ended(engine, monkeypatch):
+def test_the_replay_of_a_failed_resolve_closes_its_incident(engine, monkeypatch):
     record(engine, firing(), minutes=59)
     with monkeypatch.context() as broken:
         broken.setattr(admission, "decide", None)
@@ -254,8 +254,8 @@ def test_a_resolve_that_could_not_be_recorded_ends_what_it_could_have_ended(engi
 
 
 @on_sqlite
-def test_a_replay_is_no_notification(engine):
-    """A resolve that came before the replay, and is recorded after it, ends the incident."""
+def test_a_replay_does_not_count_as_a_notification(engine):
+    """A resolve that was received before the replay and recorded after it ends the incident."""
     first = record(engine, firing(), minutes=59)
     replay(engine, first)
     assert rows(engine)[-1].last_seen_at == ago(59)
@@ -264,11 +264,11 @@ def test_a_replay_is_no_notification(engine):
 
 
 @on_sqlite
-def test_a_replayed_resolve_casts_no_doubt_on_the_next_notification(engine):
+def test_a_replayed_resolve_does_not_make_the_next_notification_unconfirmed(engine):
     first = record(engine, firing())
     ended = record(engine, resolved(), minutes=29)
     replay(engine, ended)
-    # Prometheus is heard again, with the old start.
+    # Prometheus sends the alert again, with the old start.
     again = request(firing(), received_at=datetime.datetime.now(UTC))
     assert record_requests(engine, Config(cooldown_seconds=0), [again])["outcomes"] == {
         "admitted": 1
@@ -303,8 +303,8 @@ def test_alerts_of_all_kinds_in_one_request(engine):
 
 
 @on_sqlite
-def test_an_alert_that_was_malformed_is_decided_as_a_new_one(engine, monkeypatch):
-    """An older release may have read less."""
+def test_a_formerly_malformed_alert_is_decided_as_a_new_one(engine, monkeypatch):
+    """An older release may have accepted fewer payloads."""
     decide = admission.decide
 
     def narrower(found, *args):
@@ -318,7 +318,7 @@ def test_an_alert_that_was_malformed_is_decided_as_a_new_one(engine, monkeypatch
 
 
 @on_sqlite
-def test_by_force_an_episode_that_has_ended_is_admitted_once(engine):
+def test_force_admits_an_ended_episode_once(engine):
     first = record(engine, firing("A"), firing("A", start=61))
     record(engine, resolved(), minutes=29)
     new = replay(engine, first, force=True)["request_id"]
@@ -334,20 +334,20 @@ def test_a_replay_of_a_replay_names_the_replay(engine):
     assert len({row.episode for row in rows(engine)}) == 1
 
 
-class TestTheExecutionThatAsks:
-    """It does not learn whether its transaction was committed when the connection breaks."""
+class TestRequestingExecution:
+    """After a broken connection, it does not know whether its transaction was committed."""
 
-    def test_it_replays_a_request_once(self, engine):
+    def test_an_execution_replays_a_request_once(self, engine):
         first = record(engine, firing("A"), firing("B"))
         found = [replay(engine, first, True, "execution-1") for _ in range(2)]
         assert found[0] == found[1]
         assert found[0]["outcomes"] == {"admitted": 2}
         assert len(rows(engine)) == 4
 
-    def test_a_broken_commit_is_repeated_without_a_second_attempt(self, engine):
-        """The server commits, and the connection is gone before it says so."""
+    def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
+        """The server commits, and the connection breaks before the confirmation arrives."""
         first = record(engine, firing())
-        assert work(engine, first, "e1")
+        assert gets_claim(engine, first, "e1")
         breaks = [True]
 
         def after_commit(connection):
@@ -361,12 +361,12 @@ class TestTheExecutionThatAsks:
             after_commit(connection)
 
         engine.dialect.do_commit = do_commit
-        asked = database.retry_while_unavailable(
+        result = database.retry_while_unavailable(
             lambda: replay(engine, first, True, "execution-1"), 30
         )
         assert not breaks
         assert [row.attempt for row in rows(engine)] == [1, 2]
-        assert call(engine, asked["request_id"]).replay_of == first
+        assert call(engine, result["request_id"]).replay_of == first
 
     @on_sqlite
     def test_another_execution_replays_it_again(self, engine):
@@ -375,7 +375,7 @@ class TestTheExecutionThatAsks:
         assert len(found) == 3
 
     @on_sqlite
-    def test_it_replays_each_request(self, engine):
+    def test_an_execution_can_replay_several_requests(self, engine):
         requests = [record(engine, firing(name)) for name in "AB"]
         found = {replay(engine, one, True, "execution-1")["request_id"] for one in requests}
         assert len(found) == 2
@@ -399,27 +399,9 @@ class TestTheExecutionThatAsks:
         ]
         assert found[0]["request_id"] == found[1]["request_id"]
 
-    @pytest.fixture
-    def run_action(self, database_url, monkeypatch):
-        """A function that runs an action in this process as a StackStorm execution."""
-        actions = pathlib.Path(__file__).parents[3] / "actions"
-        monkeypatch.syspath_prepend(str(actions))
-
-        def run(name, execution, **parameters):
-            monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
-            spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            action = getattr(module, name.capitalize())({"database_url": database_url})
-            succeeded, result = action.run(**parameters)
-            assert succeeded, result
-            return result
-
-        return run
-
 
 class TestFailed:
-    """The original is on record with an error and without alerts."""
+    """The original is recorded with an error and without alerts."""
 
     @pytest.fixture
     def failed(self, engine, monkeypatch):
@@ -440,7 +422,7 @@ class TestFailed:
         assert call(engine, found["request_id"]).replay_of == failed
         assert call(engine, failed).error == "a fault"
 
-    def test_it_fails_again(self, engine):
+    def test_a_replay_can_fail_again(self, engine):
         sent = request(body="no json", received_at=ago(1))
         record_requests(engine, Config(), [sent])
         with pytest.raises(TrackingError, match="cannot be read") as caught:

@@ -1,4 +1,4 @@
-"""The tables store and compare the same on both databases."""
+"""The tables store and compare values in the same way on both databases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import select
 from poundcake.trail import schema
 from tests.lib.samples import NOON
 
-# What users of the first version select.
+# The columns that users of the first version select.
 COLUMNS = {
     "poundcake_api_calls": "id request_id method path headers body status_code created_at"
     " completed_at",
@@ -28,7 +28,7 @@ def put(connection, name, **more):
 
 
 @pytest.mark.parametrize("table", sorted(COLUMNS))
-def test_the_columns_that_users_select_are_there(table):
+def test_the_columns_that_users_select_exist(table):
     assert set(COLUMNS[table].split()) <= set(schema.metadata.tables[table].c.keys())
 
 

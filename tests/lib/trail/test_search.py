@@ -1,4 +1,4 @@
-"""Filters and cursors, as people and URLs write them."""
+"""Filters and cursors, in the form used by people and URLs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class TestParse:
         ],
     )
     @pytest.mark.parametrize("field", ["since", "until"])
-    def test_time_or_age(self, field, text, found):
+    def test_times_and_ages(self, field, text, found):
         assert getattr(search.parse(NOON, **{field: text}), field) == found
 
-    def test_an_age_is_counted_back_from_now(self):
+    def test_an_age_is_relative_to_now(self):
         before = datetime.now(UTC)
         found = search.parse(since="1h").since + timedelta(hours=1)
         assert before <= found <= datetime.now(UTC)
@@ -70,7 +70,7 @@ class TestParse:
         ],
     )
     @pytest.mark.parametrize("field", ["since", "until"])
-    def test_what_is_not_a_time(self, field, text):
+    def test_invalid_times(self, field, text):
         with pytest.raises(FilterError) as raised:
             search.parse(**{field: text})
         assert raised.value.field == field
@@ -89,7 +89,7 @@ class TestParse:
         "field, known",
         [("status", ("firing", "resolved")), ("outcome", search.OUTCOMES)],
     )
-    def test_one_of_the_known_values(self, field, known):
+    def test_only_known_values(self, field, known):
         for text in known:
             assert getattr(search.parse(**{field: text}), field) == text
         for text in ("x", known[0].upper(), known[0] + " ", "%", known[0] + "," + known[1]):
@@ -101,7 +101,7 @@ class TestParse:
 class TestCursor:
     @pytest.mark.parametrize("ids", [(1,), (1, 2), ("67ab-_F", 3)])
     @pytest.mark.parametrize("moment", [NOON, later(0.000001)])
-    def test_parsed_as_it_was_formatted(self, moment, ids):
+    def test_a_formatted_cursor_is_parsed_back(self, moment, ids):
         cursor = Cursor.of(moment, *ids)
         assert search.parse(before=f" {cursor.format()} ").before == cursor
 
@@ -123,7 +123,7 @@ class TestCursor:
             "90m/5",
         ],
     )
-    def test_what_is_not_a_cursor(self, text):
+    def test_invalid_cursors(self, text):
         with pytest.raises(FilterError) as raised:
             search.parse(before=text)
         assert raised.value.field == "before"

@@ -1,6 +1,6 @@
-"""The SQL that users have from the first version works to the letter on MariaDB.
+"""The SQL from the first version's documentation works unchanged on MariaDB.
 
-docs/QUERIES.md has it, too, and some more.
+docs/QUERIES.md contains it as well, with more statements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from poundcake.trail import database
 from tests import documents, services
 from tests.lib.samples import alert, iso, later
-from tests.lib.trails import episode, ran, record
+from tests.lib.trails import episode, record, record_execution
 
 AUDIT_TRAIL = """
 SELECT
@@ -54,7 +54,7 @@ STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 
 @pytest.fixture
 def request_id(mariadb_url):
-    """One request with three alerts and three executions, among another's."""
+    """Return the id of a request with three alerts and three executions, among those of another."""
     engine = database.open_engine(mariadb_url)
     found = record(
         engine,
@@ -63,19 +63,25 @@ def request_id(mariadb_url):
         alert("Unknown", fingerprint="c", labels={"severity": ""}),
     )
     other = record(engine, alert("HostDown", fingerprint="d"))
-    # Two seconds and a half, seven, and one that has not ended.
-    ran(engine, found, episode("a"), "e1", "poundcake.host_down")
-    ran(engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None)
+    # 2.5 s, 7 s, and one that has not ended.
+    record_execution(engine, found, episode("a"), "e1", "poundcake.host_down")
+    record_execution(
+        engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None
+    )
     ended = iso(later(17))
-    ran(engine, found, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended)
-    ran(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
-    ran(engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended)
+    record_execution(
+        engine, found, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended
+    )
+    record_execution(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
+    record_execution(
+        engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended
+    )
     engine.dispose()
     return found
 
 
-def ask(url, statement):
-    """(the names of the columns, the rows in any order but sorted) by a plain cursor."""
+def query(url, statement):
+    """Return the names of the columns and the sorted rows, read with a plain cursor."""
     parsed = make_url(url)
     connection = pymysql.connect(
         host=parsed.host,
@@ -93,7 +99,7 @@ def ask(url, statement):
 
 
 def test_the_complete_audit_trail(mariadb_url, request_id):
-    names, rows = ask(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
+    names, rows = query(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
     assert names == [
         "request_id",
         "alert_name",
@@ -108,11 +114,11 @@ def test_the_complete_audit_trail(mariadb_url, request_id):
         (request_id, "HostDown", "critical", "e2", "x.tell", "running"),
         (request_id, "Unknown", "", None, None, None),
     ]
-    assert ask(mariadb_url, AUDIT_TRAIL)[1] == []
+    assert query(mariadb_url, AUDIT_TRAIL)[1] == []
 
 
 def test_the_success_rates_of_workflows(mariadb_url, request_id):
-    names, rows = ask(mariadb_url, SUCCESS_RATES)
+    names, rows = query(mariadb_url, SUCCESS_RATES)
     assert names == ["workflow", "total", "succeeded", "avg_duration_sec"]
     assert rows == [
         ("poundcake.host_down", 2, 2, Decimal("4.50")),  # 2 (whole seconds) and 7
@@ -122,7 +128,7 @@ def test_the_success_rates_of_workflows(mariadb_url, request_id):
 
 
 def test_the_executions_by_action(mariadb_url, request_id):
-    names, rows = ask(mariadb_url, RECENT_EXECUTIONS)
+    names, rows = query(mariadb_url, RECENT_EXECUTIONS)
     assert names == ["total", "st2_action_ref"]
     assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.tell")]
 
@@ -133,7 +139,7 @@ def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id)
     except services.Missing as missing:
         pytest.skip(str(missing))
     url = make_url(mariadb_url)
-    # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on a port of its own
+    # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on another port
     server = ["--no-defaults", "-h" + url.host, f"-P{url.port}"]
     account = ["-u" + url.username, "-p" + url.password, url.database]
     shown = subprocess.run(
@@ -152,20 +158,20 @@ def numbered(statements):
 
 
 @pytest.mark.parametrize("statement", numbered([AUDIT_TRAIL, SUCCESS_RATES, RECENT_EXECUTIONS]))
-def test_the_page_has_it(statement):
+def test_the_page_contains_the_statement(statement):
     assert statement.lstrip() in STATEMENTS
 
 
 @pytest.mark.parametrize("statement", numbered(STATEMENTS))
 def test_each_statement_of_the_page_works(statement, mariadb_url, request_id):
-    names, _ = ask(mariadb_url, statement)
+    names, _ = query(mariadb_url, statement)
     assert names
 
 
 @pytest.mark.parametrize(
     "statement", numbered(text for text in STATEMENTS if "TIMESTAMPDIFF" not in text)
 )
-def test_all_but_one_works_on_sqlite_as_well(statement, tmp_path):
+def test_all_statements_but_one_work_on_sqlite(statement, tmp_path):
     engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.sqlite")
     record(engine, alert("HostDown", fingerprint="a"))
     with database.reading(engine) as connection:

@@ -1,4 +1,4 @@
-"""Root's actions and the sensor's user share a folder, whichever of them creates it."""
+"""Root's actions and the sensor's user share a folder that either of them creates."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_what_root_creates_belongs_to_the_owner_of_the_folder(other, tmp_path):
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm are there while it is open
         connection.execute(select(schema.meta)).all()
-        made = [state.parent, state, *state.iterdir()]
-        assert len(made) >= 3
-        for path in made:
+        paths = [state.parent, state, *state.iterdir()]
+        assert len(paths) >= 3
+        for path in paths:
             found = os.stat(str(path))
             assert (found.st_uid, found.st_gid) == (other.pw_uid, other.pw_gid), path
 
@@ -49,12 +49,12 @@ def mode(path):
     return stat.S_IMODE(os.stat(str(path)).st_mode)
 
 
-def test_a_folder_is_not_open_to_the_world(tmp_path, umask):
+def test_others_cannot_access_a_folder(tmp_path, umask):
     shared_files.make_folder(str(tmp_path / "a" / "b"))
     assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o750 & ~umask
 
 
-def test_a_database_is_for_its_owner_and_its_group(tmp_path, umask):
+def test_only_the_owner_and_the_group_can_access_a_database(tmp_path, umask):
     engine = database.open_engine("sqlite:///{}".format(tmp_path / "tracking.sqlite"))
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm are there while it is open
@@ -69,7 +69,7 @@ def test_a_database_is_for_its_owner_and_its_group(tmp_path, umask):
     "before, after",
     [(0o644, 0o640), (0o666, 0o660), (0o640, 0o640), (0o660, 0o660), (0o600, 0o600)],
 )
-def test_a_database_that_all_could_read_is_closed_to_others(tmp_path, before, after):
+def test_others_lose_access_to_an_existing_database(tmp_path, before, after):
     path = tmp_path / "tracking.sqlite"
     engine = database.open_engine(f"sqlite:///{path}")
     database.prepare(engine)
@@ -82,7 +82,7 @@ def test_a_database_that_all_could_read_is_closed_to_others(tmp_path, before, af
         assert [mode(file) for file in files] == [after] * 3
 
 
-def test_a_file_of_somebody_else_stays_as_it_is(tmp_path, monkeypatch):
+def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(1, "Operation not permitted")
 
@@ -95,10 +95,10 @@ def test_a_file_of_somebody_else_stays_as_it_is(tmp_path, monkeypatch):
 
 @pytest.fixture
 def open_to_all():
-    """A folder that others reach, which pytest's own are not."""
-    found = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
-    yield found
-    shutil.rmtree(str(found))
+    """Return a folder that other users can reach, unlike pytest's own."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
+    yield path
+    shutil.rmtree(str(path))
 
 
 def test_the_other_user_can_write_what_root_created(other, open_to_all):

@@ -1,4 +1,4 @@
-"""Rounds of sync: their order, their lease, and what a round costs."""
+"""Rounds of sync: their order, their lease, and their number of requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def synced_at(trail):
         return open_work.last_synced(connection)
 
 
-def test_the_whole_way_of_an_alert(trail):
+def test_an_alert_from_start_to_end(trail):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
@@ -73,7 +73,7 @@ def test_a_trigger_that_never_arrived(trail, seconds, explanation):
     assert trail.one().explanation == explanation and trail.completed == [False]
 
 
-def test_nothing_open_asks_nothing(trail):
+def test_without_open_work_nothing_is_requested(trail):
     assert trail.sync().as_dict() == {
         "executions": 0,
         "explained": 0,
@@ -88,8 +88,8 @@ def test_nothing_open_asks_nothing(trail):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_storm_of_200_alerts_takes_a_dozen_questions(trail):
-    """It took 406: two for each alert."""
+def test_200_alerts_take_a_dozen_requests(trail):
+    """A round once sent 406 requests, two for each alert."""
     for n, (request_id, row) in enumerate(trail.record_storm(200, seconds=1200)):
         trigger = trail.stackstorm.emit(row, request_id, seconds=600 - n / 10)
         trail.stackstorm.enforce(trigger, f"e{n}")
@@ -104,10 +104,10 @@ def test_a_storm_of_200_alerts_takes_a_dozen_questions(trail):
 
 
 class TestSteps:
-    """No step keeps another from its work."""
+    """A failing step does not prevent the others."""
 
     def open_and_explained(self, trail):
-        """A request with a running execution, one that is explained, and one that is not."""
+        """Record a request with a running execution, an explained one, and an unexplained one."""
         request_id, (row,) = trail.record(alert("Runs"))
         claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
         trail.stackstorm.run("e1", "succeeded")
@@ -116,7 +116,7 @@ class TestSteps:
         trail.record(alert("New"))
 
     @pytest.mark.parametrize("error", [OUTAGE, refusal(), StackStormError("late", timed_out=True)])
-    def test_triggers_that_cannot_be_read(self, trail, error):
+    def test_unreadable_triggers(self, trail, error):
         self.open_and_explained(trail)
         trail.stackstorm.errors["list_triggers"] = error
         with pytest.raises(StackStormError, match=str(error)):
@@ -134,7 +134,7 @@ class TestSteps:
             trail.sync()
         assert trail.explanations() == ["execution", "execution", None, "no_rule"]
         assert trail.completed == [False, True, False, True]
-        # The state on record is as old as it was, and another round may begin at once.
+        # The recorded time is unchanged, and another round may begin immediately.
         assert synced_at(trail) is None
         trail.stackstorm.errors.clear()
         trail.sync()
@@ -169,16 +169,14 @@ class TestLease:
         started.abandon()
         assert trail.sync().explained == 1
 
-    def test_of_two_that_start_at_once_one_runs(self, trail):
+    def test_one_of_two_concurrent_rounds_runs(self, trail):
         with ThreadPoolExecutor(8) as pool:
             owners = [f"round-{n}" for n in range(8)]
             rounds = list(pool.map(lambda o: sync_round.start_round(trail.engine, o), owners))
         assert sum(found is not None for found in rounds) == 1
 
-    def test_a_round_that_lost_its_lease_writes_nothing_and_leaves_the_other_alone(
-        self, trail, monkeypatch
-    ):
-        """A round older than 2 min was taken for dead; then each deleted the other's marker."""
+    def test_a_round_that_lost_its_lease_writes_nothing(self, trail, monkeypatch):
+        """Rounds older than 2 min once counted as dead, and deleted each other's marker."""
         request_id, (row,) = trail.record(alert())
         claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
         trail.stackstorm.run("e1")
@@ -205,7 +203,7 @@ class TestLease:
         assert self.holder(trail).startswith("other ")
         other.finish()
 
-    def test_a_round_whose_lease_ran_out_writes_nothing(self, trail):
+    def test_a_round_whose_lease_expired_writes_nothing(self, trail):
         late = sync_round.start_round(trail.engine, "late")
         self.expire(trail)
         with pytest.raises(sync_round.LeaseLostError), late.writing():
@@ -217,13 +215,13 @@ class TestLease:
         owner = self.holder(trail).split()[0]
         trail.change(meta, meta.c.name == "sync_round", value=f"{owner} 2026-01-01T00:00:00Z")
 
-    def test_a_killed_round_keeps_others_out_until_its_lease_ends(self, trail):
+    def test_a_killed_round_blocks_others_until_its_lease_expires(self, trail):
         sync_round.start_round(trail.engine, "killed")
         assert sync_round.start_round(trail.engine, "next") is None
         self.expire(trail)
         assert sync_round.start_round(trail.engine, "next")
 
-    def test_a_lease_from_before_the_clock_was_set_back_does_not_last(self, trail):
+    def test_a_lease_from_before_a_clock_change_expires(self, trail):
         sync_round.start_round(trail.engine, "before")
         trail.change(meta, meta.c.name == "sync_round", value="before 2999-01-01T00:00:00Z")
         assert sync_round.start_round(trail.engine, "next")
@@ -236,7 +234,7 @@ class TestLease:
         assert sync_round.start_round(trail.engine, "next")
 
     def test_the_lease_outlasts_the_action(self):
-        """StackStorm has ended a round before the next one may take over."""
+        """StackStorm kills a round before the next one can take over."""
         with open("actions/sync.yaml") as file:
             timeout = yaml.safe_load(file)["parameters"]["timeout"]
         asking = mirror.MIRROR_SECONDS + explain.TRIGGER_SECONDS + explain.EVIDENCE_SECONDS

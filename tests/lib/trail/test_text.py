@@ -1,4 +1,4 @@
-"""The views as a terminal shows them."""
+"""The text views, for a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from poundcake.trail import text
 from tests.lib.samples import later
 
-# `st2 run` prints a backslash and an n in a text as a line break, and drops a backslash and an r.
+# `st2 run` prints backslash-n in a text as a line break, and drops backslash-r.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\\r\\nline\u2028x"
 
 
@@ -48,7 +48,7 @@ def episode(**more):
 
 def why(*episodes, **more):
     answer = dict({"episodes": list(episodes), "count": len(episodes)}, **more)
-    return text.why(answer, later(3 * 3600 + 1800 + 59))
+    return text.why(answer, 24, later(3 * 3600 + 1800 + 59))
 
 
 def execution(**more):
@@ -193,7 +193,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("found", TEXTS)
-def test_starts_on_a_line_of_its_own(found):
+def test_a_text_view_starts_on_a_new_line(found):
     assert found.startswith("\n") and not found.startswith("\n\n")
     assert not found.endswith("\n")
     assert all(line == line.rstrip() for line in found.split("\n"))
@@ -202,7 +202,7 @@ def test_starts_on_a_line_of_its_own(found):
 @pytest.mark.parametrize(
     "found",
     [
-        lambda h: text.status(status(receiver=h, error=h, held_up_by=h, stackstorm=h)),
+        lambda h: text.status(status(receiver=h, error=h, blocked_by=h, stackstorm=h)),
         lambda h: text.status(status(alerts=[alert(alert_name=h, reason=h, instance=h)])),
         lambda h: text.status(status(stackstorm_executions=[execution(message=h)])),
         lambda h: why(episode(alert_name=h, instance=h, severity=h, episode=h)),
@@ -247,7 +247,7 @@ def test_a_label_cannot_draw_columns():
     assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced]))
 
 
-def test_a_status_has_what_is_known():
+def test_a_status_shows_the_known_fields():
     found = text.status(
         status(truncated_alerts=22, error="the error", completed_at="2026-01-14T12:01:00Z")
     )
@@ -270,12 +270,22 @@ def test_a_status_has_what_is_known():
         (864_000, "10 days ago"),
     ],
 )
-def test_why_says_when_an_alert_was_last_heard_of(seconds, age):
+def test_why_shows_the_time_of_the_last_notification(seconds, age):
     answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
-    assert f"last heard {age}\n" in text.why(answer, later(seconds))
+    assert f"last notification {age}\n" in text.why(answer, 24, later(seconds))
 
 
-def test_what_people_did_is_shown():
+def test_why_says_when_an_incident_is_stale():
+    answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
+    assert "firing since" in text.why(answer, 2, later(7200))
+    assert "firing (stale) since" in text.why(answer, 2, later(7201))
+    answer["episodes"][0]["outcome"] = "rate_limited"
+    assert "firing (rate limited, stale) since" in text.why(answer, 2, later(7201))
+    answer["episodes"][0]["state"] = "resolved"
+    assert "stale" not in text.why(answer, 2, later(7201))
+
+
+def test_manual_changes_are_shown():
     entry = {
         "at": "2026-01-14T12:00:00Z",
         "action": "acknowledge",
@@ -300,7 +310,7 @@ def test_what_people_did_is_shown():
         "\n  2026-01-14T12:00:00Z  acknowledge (undone) by anna: the disk is on order\n",
     ):
         assert line in shown
-    assert "expired: nothing was heard of it" in why(episode(ended_by="expired"))
+    assert "expired: no notification for" in why(episode(ended_by="expired"))
     shown = text.status(status(audit=[entry], alerts=[alert(**more)]))
     assert "HostDown web-1: acknowledged by anna: the disk is on order\n" in shown
     assert "acknowledge (undone) by anna" in shown
@@ -311,7 +321,7 @@ def test_what_people_did_is_shown():
     assert "ended by expired" in recent
 
 
-def test_why_says_why_nothing_ran():
+def test_why_explains_why_nothing_ran():
     assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
     assert "nothing ran for it" in why(episode())
     assert "no such alert" in why()
@@ -330,8 +340,8 @@ def test_why_shows_the_course_of_an_episode():
         next="2026-01-14T12:00:00Z/5/9",
     ).split("\n") == [
         "",
-        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times, last heard"
-        " 3 h ago",
+        "HostDown  web-1  critical  firing since 2026-01-14T12:00:00Z, seen 2 times,"
+        " last notification 3 h ago",
         "  episode f-1",
         "  2026-01-14T12:00:00Z  firing: admitted, new incident",
         "    request r",
@@ -394,10 +404,10 @@ def test_stats_have_each_figure_in_its_column():
         ),
     ],
 )
-def test_a_list_says_how_many_rows_there_are_and_how_to_go_on(show, plain, at_least):
+def test_a_list_shows_its_count_and_how_to_continue(show, plain, at_least):
     assert show({}).split("\n")[-1] == plain
-    lines = show({"next": "CURSOR", "stackstorm": "away"}).split("\n")
-    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: away"]
+    lines = show({"next": "CURSOR", "stackstorm": "unavailable"}).split("\n")
+    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: unavailable"]
     if at_least:
         assert show({"at_least": True}).split("\n")[-1] == "at least " + plain
 
@@ -413,7 +423,7 @@ def test_an_empty_page_is_not_an_empty_list():
     ]
 
 
-def test_a_replay_names_what_it_repeats():
+def test_a_replay_names_the_original_request():
     assert "replay of: q" in text.status(status(replay_of="q"))
     assert "replay" not in text.status(status())
 
@@ -444,12 +454,12 @@ def test_a_replay_names_what_it_repeats():
         ),
     ],
 )
-def test_one_and_two(show, one, two):
+def test_singular_and_plural(show, one, two):
     assert one in show(1).split("\n")
     assert two in show(2).split("\n")
 
 
-def test_what_is_left_out_is_counted():
+def test_omitted_rows_are_counted():
     assert "  5 more notifications" in why(episode(notifications=9, alerts_left_out=5)).split("\n")
     assert "more" not in why(episode(notifications=1))
     large = call(alert_count=3, alerts_left_out=2)
@@ -463,14 +473,14 @@ def test_a_table_keeps_its_columns():
     assert lines == ["A          LONG HEADING", "wide cell", "           5"]
 
 
-def test_health_shows_the_webhook_that_was_refused_last():
+def test_health_shows_the_last_refused_webhook():
     assert "refused" not in text.health(health(refused={"count": 0, "last": None}))
     shown = text.health(health(refused=refused("the body has 9 bytes", 2)))
     assert "refused: 2 webhooks since the start" in shown
     assert "from 127.0.0.1: 413, the body has 9 bytes" in shown
 
 
-def test_health_says_what_is_to_be_known_of_the_configuration():
+def test_health_shows_the_state_of_the_configuration():
     assert "configuration" not in text.health(health(configuration=configuration()))
     differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
     found = text.health(health(configuration=configuration("kept", ["odd"], differences)))

@@ -1,4 +1,4 @@
-"""What became of an alert, decided from facts alone."""
+"""The explanation of an alert, decided from given facts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.lib.samples import NOON, later
 
 EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation.FAILED
 NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
-# StackStorm's clock is an hour behind: nothing may be compared across.
+# StackStorm's clock is an hour behind, so times from different clocks must not be compared.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
 ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
 REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
@@ -52,7 +52,7 @@ LINKED = {"link": OwnLink.UNCLAIMED}
 @pytest.mark.parametrize(
     "facts, expected",
     [
-        # Explained by its claim, or by what the trail already has.
+        # Explained by its claim, or by an existing link.
         (started("failed", 30, link=OwnLink.CLAIMED), Judgement(EXECUTION)),
         (StartedExecution("e1", None), Judgement(EXECUTION)),
         # A workflow without a link task is linked by sync, and explains the alert at once.
@@ -80,7 +80,7 @@ LINKED = {"link": OwnLink.UNCLAIMED}
             ),
         ),
         (started("failed", 5, **HELD), Judgement(EXECUTION, needs_link=True)),
-        # Refused the claim.
+        # The claim was refused.
         (started("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
         (started("succeeded", 5, REFUSED, claimed_for_alert=True, **HELD), Judgement(EXECUTION)),
     ],
@@ -117,7 +117,7 @@ def test_a_workflow_whose_link_task_failed_is_retried():
         (ALERT, HELD, EXECUTION),
     ],
 )
-def test_an_execution_that_the_host_cooldown_refused(alert, facts, expected):
+def test_an_execution_refused_by_the_host_cooldown(alert, facts, expected):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
     found = judge_execution(alert, started("succeeded", 5, REFUSED, **facts), config, CLOCKS)
     assert found == Judgement(expected, REFUSAL)
@@ -184,7 +184,7 @@ def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
         (61, True, RETRY, RETRY),
     ],
 )
-def test_an_alert_whose_trigger_was_not_seen(seconds, unread, before, expected):
+def test_an_alert_whose_trigger_was_not_found(seconds, unread, before, expected):
     alert = replace(ALERT, recorded_at=later(-seconds), explanation=before)
     assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
 

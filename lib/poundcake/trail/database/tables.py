@@ -191,8 +191,8 @@ def pending(bind: Engine | Connection) -> str:
         return _missing_message(version)
     if not version.has_all_indexes:
         return (
-            "the views are slow until their indexes are built: run `st2 run poundcake.migrate`, "
-            "which may take long"
+            "the views and the cooldown of hosts are slow until their indexes are built: run "
+            "`st2 run poundcake.migrate`, which may take a long time"
         )
     return ""
 

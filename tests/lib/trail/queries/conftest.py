@@ -1,16 +1,16 @@
-"""A trail that has something for each view."""
+"""A trail with data for each view."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.lib.samples import alert, later
-from tests.lib.trails import ran, record
+from tests.lib.trails import record, record_execution
 
 
 @pytest.fixture
 def trail(engine):
-    """The id of a request with an alert of each kind, one of which was remediated."""
+    """Return the id of a request with an alert of each kind, one of which was remediated."""
     record(engine, alert("Old", fingerprint="old"))
     request_id = record(
         engine,
@@ -21,5 +21,5 @@ def trail(engine):
         received_at=later(60),
         truncatedAlerts=22,
     )
-    ran(engine, request_id, "new-1768392000000")
+    record_execution(engine, request_id, "new-1768392000000")
     return request_id

@@ -1,4 +1,4 @@
-"""One alert with all that its sender said of it."""
+"""One alert with everything that its sender sent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_labels_and_annotations_are_verbatim(engine):
     assert view(engine, queries.alert_of, "x", episode("f")) is None
 
 
-def test_it_says_when_its_incident_ended(engine):
+def test_it_shows_when_its_incident_ended(engine):
     request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
     found = [view(engine, queries.alert_of, request_id, episode("f"))]
-    # A replay takes the incident over, which does not end it.
+    # A replay takes over the incident without ending it.
     replay_request(engine, Config(), request_id)
     found.append(view(engine, queries.alert_of, request_id, episode("f")))
-    ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
-    record(engine, ends, received_at=later(65))
+    resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
+    record(engine, resolve, received_at=later(65))
     found.append(view(engine, queries.alert_of, request_id, episode("f")))
     assert [one["incident_ended_at"] for one in found] == [None, None, iso(later(65))]

@@ -1,6 +1,6 @@
 """The filters and the pages of all list views.
 
-What a view should find is computed here from all rows of the tables, without an index or a bound.
+The tests compute the expected rows from all rows of the tables, without an index or a bound.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from poundcake.trail.queries import executions as executions_view
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.search import Cursor, FilterError, Filters
 from tests.lib.samples import NOON, alert, iso, later
-from tests.lib.trails import episode, pages, ran, record, view
+from tests.lib.trails import episode, pages, record, record_execution, view
 
 
 def active(connection, **query):
@@ -28,7 +28,7 @@ def listed(execution):
     return execution["st2_execution_id"], alert["name"], alert["instance"]
 
 
-# The view, the key of its list and of its count, and what tells its rows apart.
+# The view, the keys of its list and of its count, and the key that identifies a row.
 VIEWS = {
     "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
     "active": (active, "active_alerts", "count", lambda a: a["episode"]),
@@ -53,7 +53,7 @@ def sample(name, number, status="firing", **more):
 
 @pytest.fixture
 def history(engine):
-    """Record alerts of many kinds, several of one moment, not in the order they were received.
+    """Record alerts of many kinds, some received at the same time, not in order of receipt.
 
     One alert has three workflows, and one execution has three alerts.
     """
@@ -61,20 +61,20 @@ def history(engine):
     record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
     record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
     for name in ("B1", "B2", "A1"):
-        ran(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
+        record_execution(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
     resolved = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
     ended = record(engine, *resolved, received_at=later(120))
     last = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
     record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
     record(engine, sample("B", 1, "resolved"), received_at=later(180))
     for number, workflow in enumerate(("x.one", "x.two", "x.three")):
-        ran(engine, first, episode("A2"), f"one{number}", workflow)
-    ran(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
-    ran(engine, ended, episode("A1"), "three", "x.one", status="failed")
+        record_execution(engine, first, episode("A2"), f"one{number}", workflow)
+    record_execution(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
+    record_execution(engine, ended, episode("A1"), "three", "x.one", status="failed")
 
 
 def expected(engine, filters):
-    """Return what each view has for the filters, newest first."""
+    """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
         found = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
         linked = connection.execute(
@@ -132,7 +132,7 @@ def combinations():
     yield from (Filters(since=later(60)), Filters(until=later(60)), Filters(since=later(999)))
 
 
-A_FEW = [
+SOME_FILTERS = [
     Filters(),
     Filters(alert_name="A"),
     Filters(severity="critical"),
@@ -147,7 +147,7 @@ A_FEW = [
 
 
 class TestFilters:
-    def test_each_alone_and_together(self, engine, history):
+    def test_each_filter_alone_and_combined(self, engine, history):
         seen = set()
         for filters in combinations():
             wanted = expected(engine, filters)
@@ -157,7 +157,7 @@ class TestFilters:
                 assert (found, answer[count]) == (wanted[name], len(found)), (name, filters)
                 assert "next" not in answer and "at_least" not in answer
                 seen.update((name, len(found) > 1) for _ in found)
-        assert len(seen) == 8  # of each view one row, and several
+        assert len(seen) == 8  # one row and several rows for each view
 
     def test_an_execution_by_its_status_and_its_alert(self, engine, history):
         for status, filters, wanted in (
@@ -186,7 +186,7 @@ class TestFilters:
         sent = [alert(fingerprint=f"f{n}", labels={label: text}) for n, text in enumerate(texts)]
         request_id = record(engine, *sent)
         for number in range(len(texts)):
-            ran(engine, request_id, episode(f"f{number}"), f"e{number}")
+            record_execution(engine, request_id, episode(f"f{number}"), f"e{number}")
         for number, text in enumerate(texts):
             filters = search.parse(**{field: text})
             for function in (active, queries.why):
@@ -209,7 +209,7 @@ class TestFilters:
                 filters = search.parse(fingerprint=text)
                 assert view(engine, function, filters=filters)["count"] == count
 
-    def test_a_text_longer_than_its_column_finds_what_was_cut(self, engine):
+    def test_a_text_longer_than_its_column_matches_the_cut_text(self, engine):
         long = {"alert_name": "\xe9" * 300, "severity": "\U0001f370" * 70, "instance": "i" * 256}
         labels = {name.replace("alert_name", "alertname"): text for name, text in long.items()}
         record(engine, alert(fingerprint="f", labels=labels), alert(labels={"severity": "i"}))
@@ -224,7 +224,7 @@ class TestFilters:
         found = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
         assert found["active_alerts"][0]["fingerprint"] == "g"
 
-    def test_moments_that_no_webhook_had(self, engine, history):
+    def test_times_without_webhooks(self, engine, history):
         for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
             filters = search.parse(since=since, until=until)
             for function, _, count, _ in VIEWS.values():
@@ -233,7 +233,7 @@ class TestFilters:
 
     def test_an_empty_database(self, engine):
         for function, rows, count, _ in VIEWS.values():
-            for filters in A_FEW + [Filters(fingerprint="x", since=NOON, until=later(1))]:
+            for filters in SOME_FILTERS + [Filters(fingerprint="x", since=NOON, until=later(1))]:
                 assert view(engine, function, filters=filters) == {rows: [], count: 0}
             assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
                 rows: [],
@@ -244,7 +244,7 @@ class TestFilters:
 class TestPages:
     @pytest.mark.parametrize("limit", [1, 3])
     def test_each_row_once_and_newest_first(self, engine, history, limit):
-        for filters in A_FEW:
+        for filters in SOME_FILTERS:
             wanted = expected(engine, filters)
             for name, (function, rows, _, row_name) in VIEWS.items():
                 left = list(wanted[name])
@@ -256,7 +256,7 @@ class TestPages:
                 assert left == []
 
     def test_by_offset(self, engine, history):
-        for filters in A_FEW:
+        for filters in SOME_FILTERS:
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 total = len(wanted[name])
@@ -267,9 +267,9 @@ class TestPages:
                     assert page[count] == total
                     assert ("next" in page) == (offset + 2 < total)
 
-    def test_what_comes_in_between_moves_nothing(self, engine, history):
+    def test_new_rows_between_pages_shift_nothing(self, engine, history):
         new = 0
-        for filters in A_FEW[:6]:
+        for filters in SOME_FILTERS[:6]:
             for name, (function, rows, _, row_name) in VIEWS.items():
                 wanted = expected(engine, filters)[name]
                 found = []
@@ -277,7 +277,7 @@ class TestPages:
                     found += [row_name(row) for row in page[rows]]
                     if number:
                         continue
-                    # All that is open is heard of again, and something new comes and runs.
+                    # Every open incident is notified again, and a new alert is recorded and runs.
                     new += 1
                     again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
                     moment = later(1000 + new)
@@ -285,10 +285,12 @@ class TestPages:
                         engine, *again, alert(fingerprint=str(new)), received_at=moment
                     )
                     start = iso(moment)
-                    ran(engine, request_id, episode(new), str(new), start_timestamp=start)
+                    record_execution(
+                        engine, request_id, episode(new), str(new), start_timestamp=start
+                    )
                 assert found == wanted, (name, filters)
 
-    def test_what_comes_while_a_page_is_read_moves_nothing(self, engine, history, monkeypatch):
+    def test_new_rows_during_a_page_shift_nothing(self, engine, history, monkeypatch):
         candidates = episodes.candidates
         filters = Filters(alert_name="A")
         wanted = expected(engine, filters)["why"]
@@ -304,7 +306,7 @@ class TestPages:
             found += [VIEWS["why"][3](row) for row in page["episodes"]]
         assert found == wanted
 
-    def test_a_page_may_begin_anew_for_what_is_heard_of_again(self, engine, history):
+    def test_an_episode_with_a_new_notification_may_appear_again(self, engine, history):
         filters = Filters(alert_name="A")
         newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
@@ -312,7 +314,7 @@ class TestPages:
         found = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         assert found == episode(oldest)
 
-    def test_until_does_not_hide_what_was_heard_of_later(self, engine):
+    def test_until_does_not_hide_an_episode_with_later_notifications(self, engine):
         record(engine, sample("A", 1), received_at=later(0))
         record(engine, sample("A", 2), received_at=later(10))
         record(engine, sample("A", 1), received_at=later(100))
@@ -331,8 +333,8 @@ class TestBound:
         monkeypatch.setattr(executions_view, "MAX_ROWS", most_rows)
         monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", most_rows)
 
-    def test_next_leads_on_until_all_is_found(self, engine, history, bound):
-        for filters, limit in itertools.product(A_FEW, (1, 50)):
+    def test_next_continues_until_everything_is_found(self, engine, history, bound):
+        for filters, limit in itertools.product(SOME_FILTERS, (1, 50)):
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 found = []
@@ -350,7 +352,7 @@ class TestBound:
     def test_a_count_says_that_it_is_a_lower_bound(self, engine, monkeypatch):
         for n in range(8):
             request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
-            ran(engine, request_id, episode(f"f{n}"), f"e{n}")
+            record_execution(engine, request_id, episode(f"f{n}"), f"e{n}")
         by_name = Filters(alert_name="HostDown")
         for depth, at_least in ((5, True), (8, False)):
             monkeypatch.setattr(bounded_search, "DEPTH", depth)
@@ -359,7 +361,7 @@ class TestBound:
             for filters in (Filters(), by_name):
                 for name, (function, _, count, _) in VIEWS.items():
                     if name == "active":
-                        continue  # the open incidents are counted all
+                        continue  # all open incidents are counted
                     answer = view(engine, function, filters=filters, limit=1)
                     assert answer.get("at_least", False) == at_least, (name, filters)
                     assert answer[count] in ((5, 6) if at_least else (8,))
@@ -370,11 +372,11 @@ class TestBound:
             answer = view(engine, function, filters=by_name)
             assert (answer["count"], answer["at_least"]) == (5, True)
 
-    def test_a_search_that_ends_within_a_request_goes_on_there(self, engine, monkeypatch):
+    def test_a_search_that_ends_within_a_request_continues_there(self, engine, monkeypatch):
         monkeypatch.setattr(bounded_search, "DEPTH", 3)
         wanted = []
         for n in range(12):
-            # The search comes to a request's last alert first.
+            # The search reaches a request's last alert first.
             sent = [alert("A", fingerprint=f"a{n}")]
             sent += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
             if n % 2:

@@ -1,4 +1,4 @@
-"""From an alert to what was done for it, episode by episode."""
+"""The episodes of an alert, with their notifications and executions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, iso, later, request
 from tests.lib.trail.queries.test_request_status import EXECUTION_KEYS
-from tests.lib.trails import episode, pages, ran, record, view
+from tests.lib.trails import episode, pages, record, record_execution, view
 
 EPISODE_KEYS = (
     "episode fingerprint alert_name severity instance state starts_at ends_at last_seen_at"
@@ -24,7 +24,7 @@ def why(engine, name="HostDown", **query):
 
 
 def lines(one):
-    return text.why({"episodes": [one], "count": 1}).split("\n")
+    return text.why({"episodes": [one], "count": 1}, stale_after_hours=87_600).split("\n")
 
 
 def test_shape(engine, trail):
@@ -38,7 +38,7 @@ def test_shape(engine, trail):
     assert one["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
 
-def test_from_the_alert_to_what_was_done(engine, trail):
+def test_an_episode_from_alert_to_remediation(engine, trail):
     (one,) = why(engine, "New")
     (notification,) = one.pop("alerts")
     (execution,) = one.pop("stackstorm_executions")
@@ -76,7 +76,7 @@ def test_resolved_episode(engine, trail):
     assert one["stackstorm_executions"] == []
 
 
-def test_the_episode_heard_of_last_comes_first(engine):
+def test_the_episode_with_the_latest_notification_comes_first(engine):
     for n in range(3):
         record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
     record(engine, alert(fingerprint="f1"), received_at=later(60))
@@ -92,13 +92,13 @@ def test_superseded_episode(engine):
 
 
 def test_unconfirmed_observed_and_expired_episodes(engine):
-    ends = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
-    record(engine, ends, received_at=later(1))
+    resolve = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
+    record(engine, resolve, received_at=later(1))
     record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
     one = why(engine, "Stale")[0]
     assert (one["state"], one["outcome"]) == ("firing", "unconfirmed")
     assert "firing (unconfirmed) since" in lines(one)[1]
-    record(engine, ends, received_at=later(3))
+    record(engine, resolve, received_at=later(3))
     one = why(engine, "Stale")[0]
     assert (one["state"], one["ended_by"]) == ("resolved", "resolve")
     assert one["ends_at"] == iso(later(3))
@@ -119,8 +119,8 @@ def test_unconfirmed_observed_and_expired_episodes(engine):
 
 def test_a_resolve_without_an_end_ended_when_it_was_received(engine):
     record(engine, alert(fingerprint="f"))
-    ends = alert(fingerprint="f", status="resolved", ends_at=None)
-    request_id = record(engine, ends, received_at=later(60))
+    resolve = alert(fingerprint="f", status="resolved", ends_at=None)
+    request_id = record(engine, resolve, received_at=later(60))
     assert why(engine)[0]["ends_at"] == iso(later(60))
     (shown,) = view(engine, queries.status, request_id)["alerts"]
     assert shown["ends_at"] == iso(later(60))
@@ -182,7 +182,7 @@ def test_why_nothing_ran(engine):
     assert reason == "new incident; no rule matched"
 
 
-def test_incident_that_waited_for_its_cooldown(engine):
+def test_an_incident_that_waited_for_its_cooldown(engine):
     config = Config(cooldown_seconds=100)
     record(engine, alert(fingerprint="f"), config=config)
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
@@ -191,7 +191,7 @@ def test_incident_that_waited_for_its_cooldown(engine):
     for seconds in (30, 40, 90, 110, 120):
         record(engine, again, received_at=later(seconds), config=config)
     one = why(engine)[0]
-    # The first, and the newest of the others.
+    # The first notification, and the newest of the others.
     assert [a["outcome"] for a in one["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
     assert one["alerts"][2]["reason"] == "first notification after cooldown"
     assert (one["state"], one["notifications"]) == ("firing", 5)
@@ -200,9 +200,9 @@ def test_incident_that_waited_for_its_cooldown(engine):
     assert (one["starts_at"], one["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
-def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
+def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
     first = record(engine, alert(fingerprint="f"))
-    ran(engine, first, episode("f"))
+    record_execution(engine, first, episode("f"))
     again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
     record_requests(engine, Config(), again)
     for seconds in (None, 60):
@@ -223,7 +223,7 @@ def test_the_newest_repetitions_are_shown_and_the_others_counted(engine):
         assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
 
 
-def test_a_notification_that_the_resolve_overtook_is_not_of_those_counted(engine):
+def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     for n in range(6):
         record(engine, alert(fingerprint="f"), received_at=later(n))
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
@@ -243,7 +243,7 @@ def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
         request(alert(fingerprint=f), received_at=later(n))
         for f, n in [("other", 9)] + [("noisy", n) for n in range(10, 40)]
     ]
-    # Nothing more is admitted: each notification of the noisy one is rate-limited again.
+    # No more alerts are admitted: each notification of the noisy one is rate-limited again.
     record_requests(engine, Config(max_remediations_per_hour=1), noise)
     for until, number in ((later(12), 1), (None, 2)):
         found = []
@@ -268,7 +268,7 @@ def test_a_page_ends_between_two_episodes_of_a_request(engine):
     assert found == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
 
 
-def test_notifications_are_in_the_order_in_which_they_were_received(engine):
+def test_notifications_are_in_order_of_receipt(engine):
     record(engine, alert(fingerprint="f"), received_at=later(10))
     record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
     record(engine, alert(fingerprint="g"), received_at=later(7))

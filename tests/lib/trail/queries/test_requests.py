@@ -1,4 +1,4 @@
-"""The newest requests, and how much of each a page shows."""
+"""The newest requests, and how many alerts of each a page shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from poundcake.trail import queries
 from poundcake.trail.queries import requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, later
-from tests.lib.trails import WORKFLOW, episode, ran, record, view
+from tests.lib.trails import WORKFLOW, episode, record, record_execution, view
 
 REQUEST_KEYS = "request_id received_at status alert_count st2_execution_count alerts".split()
 ALERT_KEYS = "id alert_name severity instance status outcome reason st2_workflow".split()
@@ -42,13 +42,13 @@ def test_pages_by_offset(engine):
     assert shown == ids[::-1]
 
 
-def test_requests_of_one_moment_are_in_the_order_of_their_record(engine):
+def test_requests_received_at_the_same_time_are_sorted_by_record(engine):
     ids = [record(engine) for _ in range(5)]
     assert [request["request_id"] for request in recent(engine)] == ids[::-1]
 
 
 class TestLargeRequests:
-    """A request may have 10,000 alerts: a page shows some of them and counts the others."""
+    """A request may have 10,000 alerts, so a page shows some of them and counts the others."""
 
     def alerts(self, count):
         return [alert(f"Alert{n}", fingerprint=f"f{n}") for n in range(count)]
@@ -62,7 +62,7 @@ class TestLargeRequests:
         assert self.names(found) == [f"Alert{n}" for n in range(20)]
         assert (found["alert_count"], found["alerts_left_out"]) == (50, 30)
 
-    def test_the_alert_by_which_it_was_found_is_shown(self, engine):
+    def test_the_matching_alert_is_shown(self, engine):
         record(engine, *self.alerts(50))
         (found,) = recent(engine, filters=Filters(alert_name="Alert33"))
         assert self.names(found) == [f"Alert{n}" for n in range(20)] + ["Alert33"]
@@ -70,14 +70,16 @@ class TestLargeRequests:
         (found,) = recent(engine, filters=Filters(alert_name="Alert3"))
         assert len(self.names(found)) == 20
 
-    def test_executions_of_alerts_that_are_not_shown_count(self, engine):
+    def test_executions_of_omitted_alerts_count(self, engine):
         request_id = record(engine, *self.alerts(50))
-        ran(engine, request_id, episode("f0"), "first")
-        ran(engine, request_id, episode("f40"), "last", status="running", end_timestamp=None)
+        record_execution(engine, request_id, episode("f0"), "first")
+        record_execution(
+            engine, request_id, episode("f40"), "last", status="running", end_timestamp=None
+        )
         (found,) = recent(engine)
         assert (found["st2_execution_count"], found["status"]) == (2, "running")
 
-    def test_a_page_of_many_requests_shows_fewer_alerts_of_each(self, engine, monkeypatch):
+    def test_a_page_with_many_requests_shows_fewer_alerts_of_each(self, engine, monkeypatch):
         monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 7)
         for _ in range(3):
             record(engine, *self.alerts(5))

@@ -1,4 +1,4 @@
-"""An action that shows what a host printed."""
+"""An action that returns the output of a host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from st2common.runners.base_action import Action
 
 class Prints(Action):
     def run(self, texts, fails):
-        """Print and return the texts in every way in which an action can show what a host said."""
+        """Print and return the texts in every way in which an action can return output."""
         texts = json.loads(base64.b64decode(texts).decode())
         for text in texts:
             print(text)

@@ -9,7 +9,7 @@ from st2common.runners.base_action import Action
 
 class ZetaHelper:
     def run(self):
-        raise RuntimeError("the first class by name is the action, not this")
+        raise RuntimeError("this class is not the action; the first one by name is")
 
 
 class Behave(Action):
@@ -25,7 +25,7 @@ class Behave(Action):
         if how == "false":
             return False, "no"
         if how == "raise":
-            raise ValueError("as told")
+            raise ValueError("as requested")
         if how == "status":
             return "good", "x"
         if how == "object":

@@ -1,0 +1,187 @@
+"""Compare the endpoint's open alerts with those of two clustered Alertmanagers for a long time.
+
+    make soak ARGS="--minutes 30 --seed 1"
+
+In each round, some alerts fire or end while a process is restarted, killed, frozen or cut off.
+Whenever both Alertmanagers have the same active alerts, the endpoint must show these alerts as
+open. No episode may be admitted twice. The run uses the stand-in, or, with ST2_API_URL and the
+other variables of `make live`, a live StackStorm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
+from tests.scenarios import stack as stacks
+
+INSTANCES = [f"web-{number}" for number in range(6)]
+# A failed notification is repeated after at most 10 seconds, a notification waits for
+# group_interval, and the second Alertmanager waits for the first.
+MAX_SECONDS = 60
+
+
+@dataclass
+class Disturbance:
+    """A disturbance of one process or connection.
+
+    Attributes:
+        name: A description.
+        begin: Starts the disturbance.
+        end: Ends the disturbance.
+        seconds: The duration.
+        comparable: Whether the endpoint can be up to date while the disturbance lasts.
+    """
+
+    name: str
+    begin: Callable[[], Any]
+    end: Callable[[], Any]
+    seconds: float
+    comparable: bool = True
+
+
+def disturbances(world):
+    """Return one of each disturbance."""
+    first, second = world.alertmanagers
+    found = [
+        Disturbance("nothing", list, list, 0),
+        Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, comparable=False),
+        Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, comparable=False),
+        Disturbance(
+            "Prometheus is frozen until its alerts expire",
+            world.freeze_prometheus,
+            world.thaw_prometheus,
+            3 * EXPIRY,
+        ),
+        Disturbance(
+            "Prometheus is stopped until its alerts expire",
+            world.prometheus.stop,
+            world.prometheus.start,
+            3 * EXPIRY,
+        ),
+    ]
+    links = {
+        "Prometheus cannot reach Alertmanager 0": (world.to_alertmanager[:1], False),
+        "Prometheus cannot reach any Alertmanager": (world.to_alertmanager, True),
+        "Alertmanager 0 cannot reach the endpoint": (world.to_endpoint[:1], True),
+        "Alertmanager 1 cannot reach the endpoint": (world.to_endpoint[1:], True),
+        "no Alertmanager can reach the endpoint": (world.to_endpoint, False),
+    }
+    for name, (proxies, comparable) in links.items():
+        begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.restore(*p))
+        found.append(Disturbance(name, begin, end, 3 * EXPIRY, comparable))
+    if can_cut_gossip():
+        name = "the Alertmanagers cannot reach each other"
+        found.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
+    else:
+        print("skipped: Alertmanagers that cannot reach each other (needs nft, as root)")
+    return found
+
+
+@dataclass
+class Run:
+    """A run, which consists of rounds."""
+
+    world: Any
+    stack: Any
+    alert_name: str
+    random: random.Random
+    compared: int = 0
+    slowest: float = 0.0
+
+    def shown(self):
+        """Return the instances that the endpoint shows as open."""
+        return {alert["instance"] for alert in self.stack.active(self.alert_name)}
+
+    def change(self):
+        """Make some instances faulty, and the others healthy."""
+        chosen = [i for i in INSTANCES if self.random.random() < 0.4]
+        self.world.set_faulty(*chosen)
+
+    def compare(self):
+        held, seconds = wait_until_equal(self.world, self.shown, MAX_SECONDS)
+        self.compared += 1
+        self.slowest = max(self.slowest, seconds)
+        return f"{len(held)} open after {seconds:.1f} s"
+
+    def round(self, disturbance):
+        """Change alerts during and after a disturbance. Return a summary of the comparisons."""
+        if self.random.random() < 0.5:
+            self.change()
+        disturbance.begin()
+        try:
+            time.sleep(disturbance.seconds * self.random.random())
+            self.change()
+            time.sleep(disturbance.seconds)
+            during = self.compare() if disturbance.comparable else "not compared"
+        finally:
+            disturbance.end()
+        if self.random.random() < 0.3:
+            self.change()
+        return f"during the disturbance {during}, afterwards {self.compare()}"
+
+    def count_admitted(self):
+        """Return the number of episodes admitted, and those admitted more than once."""
+        rows = self.stack.rows(
+            "SELECT episode, COUNT(*) AS times FROM poundcake_alerts"
+            " WHERE alert_name = :name AND status = 'firing' AND outcome = 'admitted'"
+            " GROUP BY episode",
+            name=self.alert_name,
+        )
+        return len(rows), [row for row in rows if row["times"] > 1]
+
+
+def soak(stack, minutes, seed, out=print):
+    """Run rounds for the given number of minutes.
+
+    Raises:
+        AssertionError: The endpoint did not show the active alerts of the Alertmanagers, or an
+            episode was admitted twice.
+    """
+    alert_name = f"ScenarioCluster{seed}x{int(time.time())}"
+    with contextlib.closing(World(stack.url, stack.token, alert_name, INSTANCES)) as world:
+        run = Run(world, stack, alert_name, random.Random(seed))
+        deadline, number, left = time.monotonic() + minutes * 60, 0, []
+        while time.monotonic() < deadline:
+            if not left:  # each disturbance once, in a new order
+                left = disturbances(world)
+                run.random.shuffle(left)
+            disturbance, number = left.pop(), number + 1
+            out(f"{number}: {disturbance.name}: {run.round(disturbance)}")
+        world.set_faulty()
+        run.compare()
+        episodes, twice = run.count_admitted()
+        assert episodes, "no alert was admitted"
+        out(
+            f"{number} rounds, {run.compared} comparisons, all equal, the slowest after "
+            f"{run.slowest:.1f} s; {episodes} episodes, {len(twice)} admitted twice"
+        )
+        assert not twice, twice
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m tests.cluster", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/tracking.sqlite"
+        live = stacks.live()
+        stack = stacks.Live() if live else stacks.Standalone(pathlib.Path(folder) / "stack", url)
+        with contextlib.closing(stack):
+            try:
+                soak(stack, options.minutes, options.seed, lambda line: print(line, flush=True))
+            except AssertionError as error:
+                sys.exit(f"FAILED: {error}")
+
+
+if __name__ == "__main__":
+    main()

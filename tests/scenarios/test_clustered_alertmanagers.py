@@ -1,0 +1,113 @@
+"""Notifications of a real Prometheus and two real clustered Alertmanagers.
+
+Cases A2, A3, A4 and A7 in docs/CASES.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from tests import services
+from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
+from tests.scenarios import conftest
+from tests.scenarios.notifications import unique
+
+pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
+
+# Longer than the interval of retries, and than an Alertmanager waits for its peer.
+MAX_SECONDS = 60
+
+
+class Cluster:
+    """The world, and the alerts of it that the endpoint shows."""
+
+    def __init__(self, world, stack, alert_name):
+        self.world, self.stack, self.alert_name = world, stack, alert_name
+
+    def shown(self):
+        return {alert["instance"] for alert in self.stack.active(self.alert_name)}
+
+    def show(self, *instances):
+        """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
+        self.world.set_faulty(*instances)
+        self.stack.wait_until(self.world.agreed, lambda held: held == set(instances))
+        wait_until_equal(self.world, self.shown, MAX_SECONDS)
+        return self
+
+    def outcomes(self, instance):
+        """Return the outcomes of the alerts of an instance, oldest first."""
+        rows = self.stack.rows(
+            "SELECT outcome FROM poundcake_alerts WHERE alert_name = :name AND instance = :instance"
+            " ORDER BY id",
+            name=self.alert_name,
+            instance=instance,
+        )
+        return [row["outcome"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def cluster(stack):
+    """Return the Cluster in front of the stack, with no alert active."""
+    name = unique("ScenarioCluster")
+    try:
+        world = World(stack.url, stack.token, name, [f"web-{number}" for number in range(5)])
+    except services.Missing as missing:
+        pytest.skip(f"no cluster: {missing}")
+    with contextlib.closing(world):
+        yield Cluster(world, stack, name)
+
+
+def test_an_alert_of_two_alertmanagers_is_admitted_once(cluster):
+    """A2, A3: one of the peers notifies, and the resolve is shown as well."""
+    cluster.show("web-0").show()
+    assert cluster.outcomes("web-0").count("admitted") == 1
+
+
+def test_alertmanagers_that_cannot_reach_each_other_both_notify(cluster):
+    """A7: the second notification is a duplicate, and so is the second resolve."""
+    if not can_cut_gossip():
+        pytest.skip("the Alertmanagers cannot be separated: that needs nft, as root")
+    cluster.world.cut_gossip()
+    try:
+        cluster.show("web-1")
+        cluster.stack.wait_until(lambda: "duplicate" in cluster.outcomes("web-1"))
+        cluster.show()
+    finally:
+        cluster.world.restore_gossip()
+    assert cluster.outcomes("web-1").count("admitted") == 1
+
+
+def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluster):
+    """A4: Alertmanager itself resolves it, and it fires again with the same startsAt."""
+    cluster.show("web-2")
+    cluster.world.freeze_prometheus()
+    try:
+        cluster.stack.wait_until(cluster.world.agreed, lambda held: held == set(), 10 * EXPIRY)
+        wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
+    finally:
+        cluster.world.thaw_prometheus()
+    cluster.show("web-2").show()
+    assert cluster.outcomes("web-2").count("admitted") == 1
+
+
+def test_an_alert_is_shown_if_one_alertmanager_cannot_reach_the_endpoint(cluster):
+    """A2, A3: its peer notifies instead."""
+    for link in cluster.world.to_endpoint:
+        cluster.world.cut(link)
+        try:
+            cluster.show("web-3").show()
+        finally:
+            cluster.world.restore(link)
+
+
+def test_an_alertmanager_that_is_killed_and_restarted_changes_nothing(cluster):
+    """A2: it gets the lost state from its peer."""
+    cluster.show("web-4")
+    for alertmanager in cluster.world.alertmanagers:
+        alertmanager.kill()
+        alertmanager.start()
+        cluster.show("web-4")
+    cluster.show()
+    assert cluster.outcomes("web-4").count("admitted") == 1
