@@ -25,7 +25,7 @@ from poundcake.trail.errors import CopyError
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls, audit, executions, links
 from tests.lib.samples import NOON, alert, later, request
-from tests.lib.trails import WORKFLOW, do_not_sync, episode, ran
+from tests.lib.trails import WORKFLOW, do_not_sync, episode, record_execution
 
 ROOT = pathlib.Path(__file__).parents[3]
 TABLES = (api_calls, alerts, links, executions, audit)
@@ -86,8 +86,10 @@ def fill(engine):
         {"status": "firing", "labels": "none"},
     )
     record(engine, first)
-    ran(engine, first.request_id, episode("a"))
-    ran(engine, first.request_id, rows(engine, alerts)[1].episode, "e2", status="failed")
+    record_execution(engine, first.request_id, episode("a"))
+    record_execution(
+        engine, first.request_id, rows(engine, alerts)[1].episode, "e2", status="failed"
+    )
     record(engine, request(alert(fingerprint="a"), received_at=later(60)))
     resolve = alert(fingerprint="b", status="resolved", starts_at=None, ends_at=later(90))
     record(engine, request(resolve, received_at=later(100)))
@@ -164,7 +166,7 @@ class TestCopy:
         source = opened(urls[0])
         sent = request(alert(fingerprint="a"))
         record(source, sent)
-        ran(source, sent.request_id, episode("a"))
+        record_execution(source, sent.request_id, episode("a"))
         copy(*urls, False, silent)
         target = opened(urls[1])
         again = request(alert(fingerprint="a"), received_at=later(300))
@@ -308,13 +310,13 @@ class TestInUse:
         source = opened(urls[0])
         sent = request(alert(fingerprint="a"), alert(fingerprint="b"))
         record(source, sent)
-        ran(source, sent.request_id, episode("a"))
+        record_execution(source, sent.request_id, episode("a"))
         changed = []
 
         def change():
             """A claim moves to another execution, an incident to another row; others are new."""
             claims.release(source, episode("a"), actor=SOMEBODY)
-            ran(source, sent.request_id, episode("a"), "e2")
+            record_execution(source, sent.request_id, episode("a"), "e2")
             replay.replay_request(source, CONFIG, sent.request_id, True, "e9", SOMEBODY)
             record(source, request(alert(fingerprint="c"), received_at=later(60)))
             over = alert(fingerprint="b", status="resolved", ends_at=later(70))
@@ -371,7 +373,7 @@ class TestTargetInUse:
         fill(source)
         own = request(alert(fingerprint="z"), received_at=later(900))
         record(target, own)
-        ran(target, own.request_id, episode("z"), "e-z")
+        record_execution(target, own.request_id, episode("z"), "e-z")
         before, mine = trail(source), trail(target)
         result = copy(*urls, True, silent)
         after = trail(target)
@@ -399,7 +401,7 @@ class TestTargetInUse:
     def test_an_incident_open_in_both_stays_open_once(self, urls, opened):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
         source, target = self.both(urls, opened, [old], [new])
-        ran(source, old.request_id, episode("a"))
+        record_execution(source, old.request_id, episode("a"))
         interventions.acknowledge(source, SOMEBODY, episode("a"), comment="mine")
         copy(*urls, True, silent)
         opening = [row for row in rows(target, alerts) if row.open_fingerprint]
@@ -413,8 +415,8 @@ class TestTargetInUse:
     def test_a_claim_of_both_stays_with_the_target(self, files, opened):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
         source, target = self.both(files, opened, [old], [new])
-        ran(source, old.request_id, episode("a"), "e-old")
-        ran(target, new.request_id, episode("a"), "e-new")
+        record_execution(source, old.request_id, episode("a"), "e-old")
+        record_execution(target, new.request_id, episode("a"), "e-new")
         copy(*files, True, silent)
         claimed = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
         assert claimed == {"e-new": True, "e-old": False}
@@ -451,7 +453,7 @@ class TestTargetInUse:
         """The endpoint announced it again, because the new database did not have it."""
         sent = request(alert(fingerprint="a"))
         source, target = self.both(files, opened, [sent], [sent])
-        ran(source, sent.request_id, episode("a"))
+        record_execution(source, sent.request_id, episode("a"))
         result = copy(*files, True, silent)["tables"]
         assert result["poundcake_alerts"]["kept"] == 1
         assert len(rows(target, alerts)) == 1
@@ -628,7 +630,7 @@ class TestKilled:
         sent = [request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(20)]
         record(source, *sent)
         for number, one in enumerate(sent[:12]):
-            ran(source, one.request_id, episode(f"f{number}"), f"e{number}")
+            record_execution(source, one.request_id, episode(f"f{number}"), f"e{number}")
         before = trail(source)
         own = []
         if target_is_in_use:
