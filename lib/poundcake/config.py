@@ -303,7 +303,36 @@ class Config:
     @property
     def tracking_url(self) -> str:
         """The SQLAlchemy URL of the tracking database."""
-        return self.database_url or "sqlite:///" + os.path.join(self.state_dir, "tracking.sqlite")
+        return self.database_url or self.default_tracking_url
+
+    @property
+    def default_tracking_path(self) -> str:
+        """The path of the SQLite file that is used if database_url is not set."""
+        return os.path.join(self.state_dir, "tracking.sqlite")
+
+    @property
+    def default_tracking_url(self) -> str:
+        """The SQLAlchemy URL of that file."""
+        return "sqlite:///" + self.default_tracking_path
+
+    def other_tracking_url(self, name: str, value: str) -> str:
+        """Return the SQLAlchemy URL of a database other than the tracking database.
+
+        Args:
+            name: The parameter with the value, for the error.
+            value: The word `sqlite` for the default SQLite file, or whatever database_url accepts.
+
+        Raises:
+            ConfigError: The value is invalid, or a reference cannot be read.
+        """
+        if value.strip() == "sqlite":
+            return self.default_tracking_url
+        try:
+            url = secret_references.resolve(value.strip())
+            _database_url(url)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        return url
 
     @property
     def endpoint(self) -> str:

@@ -217,7 +217,8 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
             alerts.c.outcome != Outcome.DUPLICATE,
             or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at.is_not(None)),
         )
-        .order_by(alerts.c.id.desc())
+        # An incident that came from another database may have a higher id than its successor.
+        .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
         .limit(1)
     )
     return connection.scalar(last)

@@ -20,7 +20,7 @@ from poundcake.alertmanager import Alert, Identity, PayloadError, Webhook
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import body_sha256, collision_id
-from poundcake.trail import clock, database
+from poundcake.trail import clock, database, uncopied
 from poundcake.trail.admission import Decision
 from poundcake.trail.admission_state import AdmissionState, AlertBatch, ReceivedAlert
 from poundcake.trail.errors import DatabaseError
@@ -133,8 +133,8 @@ def record_requests(
         clock_offset_seconds: How far the endpoint's clock is ahead of the database's.
 
     Raises:
-        DatabaseError: Nothing was written, because the database is unavailable or the endpoint
-            reads another database.
+        DatabaseError: Nothing was written, because the database is unavailable, the endpoint reads
+            another database, or the trail has not been moved to this one.
     """
     own_id = database.prepare(engine, create=config.auto_migrate)
     if database_id and database_id != own_id:
@@ -143,6 +143,7 @@ def record_requests(
             f"{own_id} ({database.public_url(engine.url)}): set database_url to "
             "one MariaDB for both, or put state_dir where both see it"
         )
+    uncopied.refuse_empty_database(config, engine)
     offset = timedelta(seconds=clock_offset_seconds)
     return database.retry_deadlocks(lambda: _record_all(engine, config, requests, offset))
 

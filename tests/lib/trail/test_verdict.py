@@ -95,6 +95,17 @@ def test_an_execution_that_ended_before_its_claim_is_retried(status):
     assert found.explanation is RETRY and status in found.reason
 
 
+def test_a_workflow_whose_link_task_failed_is_retried():
+    """Its output is that of a refused claim, but it has no reason for a refusal."""
+    unclaimed = {"output": {"stage": "not_claimed", "message": ""}}
+    config = Config(host_cooldown_seconds=0)
+    found = judge_execution(ALERT, started("failed", 60, unclaimed), config, CLOCKS)
+    assert found.explanation is RETRY
+    assert "ended before it claimed the episode" in found.reason
+    refused = judge_execution(ALERT, started("succeeded", 60, unclaimed), config, CLOCKS)
+    assert refused.explanation is EXECUTION
+
+
 @pytest.mark.parametrize(
     "alert, facts, expected",
     [
