@@ -20,5 +20,6 @@ class GetAlert(PackAction):
         alert = self.view(queries.alert_of, request_id=request_id, episode=episode)
         if alert is None:
             raise TrackingError(f"no alert of episode {episode} in request {request_id}")
-        state = AlertState(alert["instance"], alert["status"], alert["incident_ended_at"])
+        named_host = alert["labels"].get(self.settings.host_label, "")
+        state = AlertState(named_host, alert["status"], alert["incident_ended_at"])
         return {**alert, **permit(self.settings, state, action, needs_host).as_dict()}

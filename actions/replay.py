@@ -20,8 +20,10 @@ class Replay(PackAction):
         # If the connection breaks during a commit, the replay may or may not be recorded. The next
         # attempt derives the same id from the execution's id, and so finds the replay if it is.
         actor = self.actor(st2_user)
-        asking = execution_id or actor.execution_id
+        replaying_execution = execution_id or actor.execution_id
         return database.retry_while_unavailable(
-            lambda: replay_request(self.engine(), self.settings, request_id, force, asking, actor),
+            lambda: replay_request(
+                self.engine(), self.settings, request_id, force, replaying_execution, actor
+            ),
             _RETRY_SECONDS,
         )

@@ -27,4 +27,5 @@ class Why(PackAction):
             offset=offset,
             web_url=self.settings.st2_web_url,
         )
-        return text.why(answer) if format == "text" else answer
+        stale_after = self.settings.stale_after_hours
+        return text.why(answer, stale_after) if format == "text" else answer

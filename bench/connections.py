@@ -29,7 +29,7 @@ from poundcake.config import Config
 from tests.lib.endpoints import Patched, Unpatched, message
 from tests.lib.samples import alert, webhook
 
-MOST_MS = 100
+LIMIT_MS = 100
 WEBHOOK = "/api/v1/webhook"
 LIVE = "/api/v1/health/live"
 TYPE = {"Content-Type": "application/json"}
@@ -54,18 +54,18 @@ def main() -> None:
                     endpoint.ready()
                     label = f"{name}, max_connections {limit}"
                     report(label + ", alone", measure(endpoint, options.samples))
-                    with crowd(endpoint, options.idle, options.slow) as count_open:
+                    with hold_connections(endpoint, options.idle, options.slow) as count_open:
                         among = measure(endpoint, options.samples)
                         report(label + ", among them", among)
                         print(f"  {count_open()} of the other connections are still open")
-                    over = over or p99(among) >= MOST_MS
+                    over = over or p99(among) >= LIMIT_MS
                 finally:
                     endpoint.stop()
-    sys.exit(f"over {MOST_MS} ms" if over else 0)
+    sys.exit(f"over {LIMIT_MS} ms" if over else 0)
 
 
 @contextlib.contextmanager
-def crowd(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
+def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
     """Hold connections of both kinds, and yield a function that counts those still open."""
     clients, ended = [], threading.Event()
     try:

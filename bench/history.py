@@ -40,7 +40,7 @@ from poundcake.trail import schema
 from tests.services import Missing
 
 # Requests in one transaction.
-AT_ONCE = 1000
+REQUESTS_PER_TRANSACTION = 1000
 
 CALLS = (
     "id request_id method path headers body status_code created_at completed_at client_host "
@@ -254,7 +254,7 @@ def _fill(connection: Connection, write: Write, made: Iterator[Rows]) -> None:
     # The requests of a transaction are written while those of the next one are generated.
     with ThreadPoolExecutor(1) as writer:
         writing = None
-        for some in iter(lambda: list(islice(made, AT_ONCE)), []):
+        for some in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
             if writing:
                 writing.result()
             writing = writer.submit(_write_all, connection, write, some)

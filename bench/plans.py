@@ -86,20 +86,20 @@ def main() -> None:
     chosen = history.options(__doc__).parse_args()
     with history.open_histories(chosen, [chosen.large]) as urls:
         engine = database.open_engine(urls[chosen.large])
-        failed, asked = set(), 0
+        failed, plans = set(), 0
         with database.reading(engine) as connection:
             drawn = views.samples(connection, SAMPLES)
             for name, prepare in views.cases().items():
                 with sent_selects(engine) as sent:
                     for sample in drawn:
                         prepare(connection, sample)()
-                asked += len(sent)
+                plans += len(sent)
                 for statement, parameters in sent:
                     for line in full_scans(connection, statement, parameters):
                         if (name, statement, line) not in failed:
                             print(f"{name}: {line}\n{statement}\n{parameters}\n")
                             failed.add((name, statement, line))
-    print(f"{asked} plans of {len(views.cases())} views")
+    print(f"{plans} plans of {len(views.cases())} views")
     if failed:
         sys.exit(f"{len(failed)} plans read a whole table")
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 HOST = "https://api.osv.dev"
 PROBE = f"{HOST}/v1/vulns/OSV-2020-111"
 ENVIRONMENT = ".venv-audit"
-COULD_NOT_ASK = 3
+UNAVAILABLE = 3
 
 
 class Audit(NamedTuple):
@@ -33,21 +33,21 @@ def audit() -> Audit:
     try:
         urllib.request.urlopen(PROBE, timeout=5).close()
     except OSError as error:
-        return Audit(COULD_NOT_ASK, f"{HOST} does not answer ({error})")
+        return Audit(UNAVAILABLE, f"{HOST} does not answer ({error})")
     made = run(sys.executable, "scripts/venv.py", ENVIRONMENT, "-r", "requirements-audit.txt")
     if made.returncode:
-        return Audit(COULD_NOT_ASK, f"pip-audit cannot be installed: {last_line(made)}")
-    asked = run(
+        return Audit(UNAVAILABLE, f"pip-audit cannot be installed: {last_line(made)}")
+    audited = run(
         os.path.join(ENVIRONMENT, "bin", "python"),
         *"-m pip_audit -r requirements.txt -s osv -f json --progress-spinner off".split(),
     )
     try:
-        dependencies = json.loads(asked.stdout)["dependencies"]
+        dependencies = json.loads(audited.stdout)["dependencies"]
     except ValueError:
-        return Audit(COULD_NOT_ASK, last_line(asked))
+        return Audit(UNAVAILABLE, last_line(audited))
     unknown = [d["name"] for d in dependencies if "skip_reason" in d]
     if not dependencies or unknown:
-        return Audit(COULD_NOT_ASK, f"not found: {', '.join(unknown)}")
+        return Audit(UNAVAILABLE, f"not found: {', '.join(unknown)}")
     found = [f"{d['name']} {d['version']}: {v['id']}" for d in dependencies for v in d["vulns"]]
     summary = f"{len(dependencies)} packages, {len(found)} known vulnerabilities"
     return Audit(1 if found else 0, "\n".join([*found, summary]))

@@ -37,7 +37,7 @@ def main() -> None:
             skipped.append(f"{check.name} ({check.command[0]} is not installed)")
     failed = [check.name for check in checks if not passes(check)]
     code, report = audit.audit()
-    if code == audit.COULD_NOT_ASK:
+    if code == audit.UNAVAILABLE:
         skipped.append(f"known vulnerabilities: {report}")
     elif code:
         print(report)

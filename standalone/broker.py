@@ -23,7 +23,7 @@ OPTIONS = {"transport_options": {"polling_interval": 0.02}, "connect_timeout": 3
 
 
 class TriggerConsumer:
-    """Take triggers from the queue, record and acknowledge each, then process it."""
+    """Consume triggers from the queue: record and acknowledge each, then process it."""
 
     def __init__(self, rules_engine: RulesEngine):
         self.rules_engine = rules_engine

@@ -11,6 +11,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from poundcake.config import Config
 from tests import services
 
 # No deadline: how long an example takes depends on how busy the machine is.
@@ -53,6 +54,7 @@ SLOW_FILES = (
         )
     ),
     "tests/lib/trail/queries/test_bounded_search.py",
+    "tests/lib/trail/test_copy_trail.py",
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestLists",
 )
@@ -131,6 +133,19 @@ def pytest_configure(config):
     """Keep the order of the groups; pytest-xdist would sort them by the number of tests."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+@pytest.fixture(autouse=True)
+def no_installed_database(monkeypatch):
+    """Do not look into the database of a pack that is installed on this machine."""
+    installed = Config().default_tracking_path
+    path_of = Config.default_tracking_path.fget
+
+    def path(config):
+        found = path_of(config)
+        return "/no-such-folder/tracking.sqlite" if found == installed else found
+
+    monkeypatch.setattr(Config, "default_tracking_path", property(path))
 
 
 def start(kind, *args, **kwargs):

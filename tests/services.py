@@ -166,7 +166,7 @@ class Server:
 
 
 def end_with_parent():
-    """In a child, ask the kernel to be ended when the parent ends."""
+    """In a child process: let the kernel end it when its parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -24,7 +24,7 @@ def audit(monkeypatch):
         close = staticmethod(lambda: None)
 
     def audited(printed, code=0, online=True):
-        def ask(*_, **__):
+        def urlopen(*_, **__):
             if not online:
                 raise urllib.error.URLError("no route")
             return Answer()
@@ -35,7 +35,7 @@ def audit(monkeypatch):
             code_of_run = 0 if installs else code
             return subprocess.CompletedProcess(command, code_of_run, out, "went wrong\n")
 
-        monkeypatch.setattr(module.urllib.request, "urlopen", ask)
+        monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
         monkeypatch.setattr(module, "run", run)
         return module.audit()
 

@@ -22,7 +22,7 @@ CONFIG = "# /opt/stackstorm/configs/poundcake.yaml\n"
 MODULE = re.compile(r"(?:endpoint|trail|remediation|stackstorm)(?:\.[A-Za-z_]+)+\Z")
 # A file of the pack or of the tests, and a function in it.
 PLACE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
-OF_DEVELOPERS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
+DEVELOPER_DOCUMENTS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
 
 
 def each(language):
@@ -79,7 +79,7 @@ def test_each_configuration_has_keys_that_exist(text):
     assert set(yaml.safe_load(text)) <= set(schema)
 
 
-@pytest.mark.parametrize("path", OF_DEVELOPERS, ids=documents.name)
+@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
 def test_each_named_module_exists(path):
     names = [text for text in documents.code(path) if MODULE.match(text)]
     for text in names:
@@ -94,7 +94,7 @@ def test_each_named_module_exists(path):
             assert rest[-1] in module.read_text(encoding="utf-8"), f"{text}: not in {module}"
 
 
-@pytest.mark.parametrize("path", OF_DEVELOPERS, ids=documents.name)
+@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
 def test_each_named_file_and_test_exists(path):
     for text in documents.code(path):
         match = PLACE.match(text)

@@ -344,7 +344,8 @@ def test_no_expression_may_name_the_result_of_another_pack(pack, path, value):
         workflow["tasks"]["look"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
     write(pack, WORKFLOW, workflow)
     found = content.problems(str(pack))
-    assert any("expression" in problem or "no task" in problem for problem in found), found
+    expected = ("expression", "result() is not available", "is not a task of this workflow")
+    assert any(text in problem for problem in found for text in expected), found
 
 
 def test_a_task_whose_action_is_an_expression_counts_as_another_pack(pack):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from poundcake import credentials, secret_references
 from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
-from poundcake.hosts import check_pattern
+from poundcake.hosts import HOST_LABEL, check_pattern
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
@@ -165,6 +165,11 @@ def _not_empty(value: str) -> None:
         raise ValueError("must not contain an empty entry")
 
 
+def _label_name(value: str) -> None:
+    if not value:
+        raise ValueError("must be the name of a label")
+
+
 def _absolute_path(value: str) -> None:
     if not os.path.isabs(value):
         raise ValueError("must be an absolute path")
@@ -229,6 +234,7 @@ class Config:
     dry_run: bool = _boolean(True)
     allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
+    host_label: str = _string(HOST_LABEL, _label_name)
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _one_of(IDENTITY_SOURCES))
     receivers: tuple[str, ...] = _strings()
@@ -297,7 +303,36 @@ class Config:
     @property
     def tracking_url(self) -> str:
         """The SQLAlchemy URL of the tracking database."""
-        return self.database_url or "sqlite:///" + os.path.join(self.state_dir, "tracking.sqlite")
+        return self.database_url or self.default_tracking_url
+
+    @property
+    def default_tracking_path(self) -> str:
+        """The path of the SQLite file that is used if database_url is not set."""
+        return os.path.join(self.state_dir, "tracking.sqlite")
+
+    @property
+    def default_tracking_url(self) -> str:
+        """The SQLAlchemy URL of that file."""
+        return "sqlite:///" + self.default_tracking_path
+
+    def other_tracking_url(self, name: str, value: str) -> str:
+        """Return the SQLAlchemy URL of a database other than the tracking database.
+
+        Args:
+            name: The parameter with the value, for the error.
+            value: The word `sqlite` for the default SQLite file, or whatever database_url accepts.
+
+        Raises:
+            ConfigError: The value is invalid, or a reference cannot be read.
+        """
+        if value.strip() == "sqlite":
+            return self.default_tracking_url
+        try:
+            url = secret_references.resolve(value.strip())
+            _database_url(url)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        return url
 
     @property
     def endpoint(self) -> str:

@@ -15,7 +15,7 @@ from typing import Iterable, Mapping, NamedTuple, Union
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 HOST_LABEL = "instance"
-"""The label that names an alert's host."""
+"""The label that names an alert's host, unless host_label of the configuration names another."""
 
 # RFC 1123, section 2.1, plus underscores, which some host names contain despite the RFC.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -88,7 +88,7 @@ def host_and_port(instance: str) -> HostPort | None:
     return HostPort(host, int(port) if port else of_scheme)
 
 
-def host_or_empty(labels: Mapping[str, str], host_label: str = HOST_LABEL) -> str:
+def host_or_empty(labels: Mapping[str, str], host_label: str) -> str:
     """Return the canonical host that an alert's labels name, or '' if they name none."""
     found = host_and_port(labels.get(host_label, ""))
     return found.host if found else ""

@@ -2,10 +2,10 @@
 
     make soak ARGS="--minutes 30 --seed 1"
 
-In each round some alerts fire or end while something is restarted, killed, frozen or cut off. At
-each quiet moment, when both Alertmanagers hold the same alerts active, the endpoint must show these
-alerts as open. At the end, no episode may have been admitted twice. It runs on the stand-in, or,
-with ST2_API_URL and the other variables of `make live`, on a live StackStorm.
+In each round, some alerts fire or end while a process is restarted, killed, frozen or cut off.
+Whenever both Alertmanagers have the same active alerts, the endpoint must show these alerts as
+open. No episode may be admitted twice. The run uses the stand-in, or, with ST2_API_URL and the
+other variables of `make live`, a live StackStorm.
 """
 
 from __future__ import annotations
@@ -24,45 +24,48 @@ from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
 from tests.scenarios import stack as stacks
 
 INSTANCES = [f"web-{number}" for number in range(6)]
-# A notification that fails is repeated after at most 10 seconds here, an alert that is due waits
-# for group_interval, and the second Alertmanager for the first one.
-BOUND = 60
+# A failed notification is repeated after at most 10 seconds, a notification waits for
+# group_interval, and the second Alertmanager waits for the first.
+MAX_SECONDS = 60
 
 
 @dataclass
 class Disturbance:
-    """Something that goes wrong.
+    """A disturbance of one process or connection.
 
     Attributes:
-        name: What happens.
-        begin: Makes it happen.
-        end: Mends it.
-        seconds: How long it lasts.
-        quiet: Whether the endpoint can know, while it lasts, what the Alertmanagers hold active.
+        name: A description.
+        begin: Starts the disturbance.
+        end: Ends the disturbance.
+        seconds: The duration.
+        comparable: Whether the endpoint can be up to date while the disturbance lasts.
     """
 
     name: str
     begin: Callable[[], Any]
     end: Callable[[], Any]
     seconds: float
-    quiet: bool = True
+    comparable: bool = True
 
 
 def disturbances(world):
-    """Return what can go wrong."""
+    """Return one of each disturbance."""
     first, second = world.alertmanagers
     found = [
         Disturbance("nothing", list, list, 0),
-        Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, quiet=False),
-        Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, quiet=False),
+        Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, comparable=False),
+        Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, comparable=False),
         Disturbance(
-            "Prometheus is not heard of until its alerts expire",
+            "Prometheus is frozen until its alerts expire",
             world.freeze_prometheus,
             world.thaw_prometheus,
             3 * EXPIRY,
         ),
         Disturbance(
-            "Prometheus restarts late", world.prometheus.stop, world.prometheus.start, 3 * EXPIRY
+            "Prometheus is stopped until its alerts expire",
+            world.prometheus.stop,
+            world.prometheus.start,
+            3 * EXPIRY,
         ),
     ]
     links = {
@@ -72,12 +75,12 @@ def disturbances(world):
         "Alertmanager 1 cannot reach the endpoint": (world.to_endpoint[1:], True),
         "no Alertmanager can reach the endpoint": (world.to_endpoint, False),
     }
-    for name, (proxies, quiet) in links.items():
-        begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.mend(*p))
-        found.append(Disturbance(name, begin, end, 3 * EXPIRY, quiet))
+    for name, (proxies, comparable) in links.items():
+        begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.restore(*p))
+        found.append(Disturbance(name, begin, end, 3 * EXPIRY, comparable))
     if can_cut_gossip():
         name = "the Alertmanagers cannot reach each other"
-        found.append(Disturbance(name, world.cut_gossip, world.mend_gossip, 3 * EXPIRY))
+        found.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
     else:
         print("skipped: Alertmanagers that cannot reach each other (needs nft, as root)")
     return found
@@ -85,7 +88,7 @@ def disturbances(world):
 
 @dataclass
 class Run:
-    """One run: rounds until the time is over."""
+    """A run, which consists of rounds."""
 
     world: Any
     stack: Any
@@ -99,18 +102,18 @@ class Run:
         return {alert["instance"] for alert in self.stack.active(self.alert_name)}
 
     def change(self):
-        """Make some instances faulty, and others well."""
+        """Make some instances faulty, and the others healthy."""
         chosen = [i for i in INSTANCES if self.random.random() < 0.4]
         self.world.set_faulty(*chosen)
 
     def compare(self):
-        held, seconds = wait_until_equal(self.world, self.shown, BOUND)
+        held, seconds = wait_until_equal(self.world, self.shown, MAX_SECONDS)
         self.compared += 1
         self.slowest = max(self.slowest, seconds)
         return f"{len(held)} open after {seconds:.1f} s"
 
     def round(self, disturbance):
-        """Let one thing go wrong while alerts change. Return what was seen."""
+        """Change alerts during and after a disturbance. Return a summary of the comparisons."""
         if self.random.random() < 0.5:
             self.change()
         disturbance.begin()
@@ -118,14 +121,14 @@ class Run:
             time.sleep(disturbance.seconds * self.random.random())
             self.change()
             time.sleep(disturbance.seconds)
-            during = self.compare() if disturbance.quiet else "not compared"
+            during = self.compare() if disturbance.comparable else "not compared"
         finally:
             disturbance.end()
         if self.random.random() < 0.3:
             self.change()
-        return f"during it {during}, afterwards {self.compare()}"
+        return f"during the disturbance {during}, afterwards {self.compare()}"
 
-    def admitted(self):
+    def count_admitted(self):
         """Return the number of episodes admitted, and those admitted more than once."""
         rows = self.stack.rows(
             "SELECT episode, COUNT(*) AS times FROM poundcake_alerts"
@@ -137,25 +140,25 @@ class Run:
 
 
 def soak(stack, minutes, seed, out=print):
-    """Run rounds for some minutes.
+    """Run rounds for the given number of minutes.
 
     Raises:
-        AssertionError: The endpoint did not show what the Alertmanagers hold active, or an episode
-            was admitted twice.
+        AssertionError: The endpoint did not show the active alerts of the Alertmanagers, or an
+            episode was admitted twice.
     """
     alert_name = f"ScenarioCluster{seed}x{int(time.time())}"
     with contextlib.closing(World(stack.url, stack.token, alert_name, INSTANCES)) as world:
         run = Run(world, stack, alert_name, random.Random(seed))
-        ends, number, left = time.monotonic() + minutes * 60, 0, []
-        while time.monotonic() < ends:
-            if not left:  # each once, in another order each time
+        deadline, number, left = time.monotonic() + minutes * 60, 0, []
+        while time.monotonic() < deadline:
+            if not left:  # each disturbance once, in a new order
                 left = disturbances(world)
                 run.random.shuffle(left)
             disturbance, number = left.pop(), number + 1
             out(f"{number}: {disturbance.name}: {run.round(disturbance)}")
         world.set_faulty()
         run.compare()
-        episodes, twice = run.admitted()
+        episodes, twice = run.count_admitted()
         assert episodes, "no alert was admitted"
         out(
             f"{number} rounds, {run.compared} comparisons, all equal, the slowest after "
@@ -177,7 +180,7 @@ def main():
             try:
                 soak(stack, options.minutes, options.seed, lambda line: print(line, flush=True))
             except AssertionError as error:
-                sys.exit(f"WRONG: {error}")
+                sys.exit(f"FAILED: {error}")
 
 
 if __name__ == "__main__":

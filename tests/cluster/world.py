@@ -20,7 +20,7 @@ from tests import services
 from tests.faults.proxy import Proxy
 
 ROUTE = {"group_wait": "1s", "group_interval": "3s", "repeat_interval": "30s"}
-# Prometheus sends an endsAt four times its resend delay ahead, here four seconds.
+# The endsAt that Prometheus sends is four times its resend delay ahead: here, four seconds.
 EXPIRY = 4
 CLUSTER = (
     "--cluster.settle-timeout=2s",
@@ -47,7 +47,7 @@ class Exporter:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.end_headers()
-                with contextlib.suppress(ConnectionError):  # Prometheus was ended meanwhile
+                with contextlib.suppress(ConnectionError):  # Prometheus has been stopped
                     self.wfile.write("".join(lines).encode())
 
             def log_message(self, *args):
@@ -121,13 +121,13 @@ class ClusteredAlertmanager(services.Alertmanager):
         return [*alone, f"--cluster.listen-address={address}", f"--cluster.peer={peer}", *CLUSTER]
 
     def active(self):
-        """Return the instances whose alert it holds active."""
+        """Return the instances whose alert is active."""
         alerts = json.loads(self.request("/api/v2/alerts?active=true"))
         return {a["labels"]["instance"] for a in alerts if a["status"]["state"] == "active"}
 
 
 class World:
-    """The processes, and the links between them.
+    """The processes, and the connections between them.
 
     Args:
         endpoint_url: The base URL of an endpoint on loopback.
@@ -179,18 +179,18 @@ class World:
         return {instance for instance, faulty in self.exporter.faulty.items() if faulty}
 
     def agreed(self):
-        """Return the alerts that both Alertmanagers hold active; None if they differ."""
+        """Return the active alerts of both Alertmanagers, or None if they differ."""
         first, second = (alertmanager.active() for alertmanager in self.alertmanagers)
         return first if first == second else None
 
     def cut(self, *proxies):
-        """Let nothing pass."""
+        """Close the connections through these proxies, and stop forwarding."""
         for proxy in proxies:
             proxy.stalled = True
             proxy.cut()
 
-    def mend(self, *proxies):
-        """Let everything pass again, except what was held up."""
+    def restore(self, *proxies):
+        """Forward again, over new connections. Bytes that were held back are lost."""
         for proxy in proxies:
             proxy.cut()
             proxy.stalled = False
@@ -213,36 +213,36 @@ class World:
             }}"""
         subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
 
-    def mend_gossip(self):
+    def restore_gossip(self):
         subprocess.run(["nft", "delete", "table", "inet", TABLE], check=False, capture_output=True)
 
     def close(self):
         if can_cut_gossip():
-            self.mend_gossip()
+            self.restore_gossip()
         for opened in reversed(self._opened):
             opened.close()
 
 
 def can_cut_gossip():
-    """Return True if this machine has nftables, and we may use it."""
+    """Return True if this process may use nftables."""
     command = ["nft", "list", "tables"]
     return bool(shutil.which("nft")) and not subprocess.run(command, check=False).returncode
 
 
 def wait_until_equal(world, open_alerts, seconds, stable=2.0):
-    """Wait until the endpoint shows what both Alertmanagers hold active, and keeps showing it.
+    """Wait until the endpoint steadily shows the active alerts of both Alertmanagers.
 
     Args:
         world: The World.
-        open_alerts: A function that returns the instances that the endpoint shows.
-        seconds: How long it may take.
-        stable: How long they must stay equal, in seconds.
+        open_alerts: Returns the instances that the endpoint shows.
+        seconds: The maximum duration.
+        stable: The number of seconds for which they must stay equal.
 
     Returns:
-        The set of instances, and the seconds that it took.
+        The set of instances, and the seconds until they were equal.
 
     Raises:
-        AssertionError: It took longer.
+        AssertionError: They were not equal in time.
     """
     began = time.monotonic()
     equal_since, before = None, None
@@ -256,8 +256,8 @@ def wait_until_equal(world, open_alerts, seconds, stable=2.0):
         if equal_since is not None and now - equal_since >= stable:
             return held, equal_since - began
         assert now - began < seconds + stable, (
-            f"after {seconds} s, the Alertmanagers hold "
-            f"{[sorted(a.active()) for a in world.alertmanagers]} active, and the endpoint shows "
+            f"after {seconds} s, the active alerts of the Alertmanagers are "
+            f"{[sorted(a.active()) for a in world.alertmanagers]}, but the endpoint shows "
             f"{sorted(shown)}"
         )
         time.sleep(0.25)

@@ -59,13 +59,13 @@ def check_text(where, value, own_task, trusted, tasks):
     for expression in expressions(value):
         if RESULT_CALL.search(expression):
             if own_task is None:
-                yield f"{where}: result() of no task"
+                yield f"{where}: result() is not available here"
             elif own_task not in trusted:
                 yield foreign_result(where, own_task, tasks)
         for call in TASK_CALL.finditer(expression):
             name = call[1] or call[2] or call[3]
             if name not in tasks:
-                yield f"{where}: task({name}) names no task here"
+                yield f"{where}: task({name}) is not a task of this workflow"
             elif name not in trusted and not call[4]:
                 yield foreign_result(where, name, tasks)
 

@@ -59,7 +59,7 @@ RECORD_TESTS = "tests/lib/trail/test_record.py::"
 NO_CREDENTIAL = test(
     AUTHENTICATION_TESTS + "TestTokens::test_nothing_else_is_and_nothing_is_stored",
 )
-CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_that_it_takes_tells_nothing")
+CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_to_check_a_credential_leaks_nothing")
 UNSIGNED = test(
     AUTHENTICATION_TESTS + "TestSignatures::test_nothing_else_is_and_nothing_is_stored", "threads"
 )
@@ -73,7 +73,7 @@ MEDIA_TYPES = test(
     "threads",
 )
 INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
-INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_none_is_null")
+INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_never_null")
 REFUSALS = test(SAFETY_TESTS + "test_a_refusal_explains_itself")
 HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_yields_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_anywhere_in_an_error")
@@ -148,18 +148,19 @@ WHO_MAY_POST = [
     ),
     Defence(
         "a signature is computed from the body and a shared secret",
-        Edit(SIGNATURES + "BodySignatures._fitting", "hmac.compare_digest(_1, _2)", "True"),
+        Edit(SIGNATURES + "BodySignatures._matching", "hmac.compare_digest(_1, _2)", "True"),
         UNSIGNED,
     ),
     Defence(
         "signatures are compared in constant time",
         Edit(
-            SIGNATURES + "BodySignatures._fitting",
+            SIGNATURES + "BodySignatures._matching",
             "hmac.compare_digest",
             "__import__('operator').eq",
         ),
         test(
-            AUTHENTICATION_TESTS + "TestSignatures::test_the_time_that_it_takes_tells_nothing",
+            AUTHENTICATION_TESTS
+            + "TestSignatures::test_the_time_to_check_a_credential_leaks_nothing",
         ),
     ),
     Defence(
@@ -263,7 +264,7 @@ WHO_MAY_POST = [
         test(
             CONFIG_TESTS
             + "TestLoopback"
-            + "::test_any_other_address_needs_credentials_and_the_error_says_what_to_set"
+            + "::test_any_other_address_needs_credentials_and_the_error_names_the_keys"
         ),
     ),
     Defence(
@@ -782,11 +783,32 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.instance", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.host", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestHostCooldown::test_one_of_several_concurrent_executions_gets_a_claim",
             "sqlite",
+        ),
+    ),
+    Defence(
+        "a host has one cooldown, however its label spells it",
+        Edit(
+            "poundcake.trail.rows:alert_row",
+            "host_or_empty(alert.labels, host_label)",
+            "alert.instance",
+        ),
+        test(
+            "tests/lib/trail/test_claims.py::"
+            "TestHostCooldown::test_instances_of_the_same_host_share_it",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a clock that jumped ahead makes purge delete nothing",
+        Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
+        test(
+            "tests/lib/trail/test_purge.py::TestRefused::"
+            "test_requests_that_came_after_the_clock_jumped_prove_nothing"
         ),
     ),
 ]

@@ -85,7 +85,7 @@ def changed(mutation):
         (Edit("m", "LIMIT = _1", "LIMIT = -_1"), ["LIMIT = -10"]),
     ],
 )
-def test_a_change_replaces_what_it_names_and_nothing_else(mutation, lines):
+def test_a_change_replaces_only_its_target(mutation, lines):
     assert changed(mutation) == lines
 
 
@@ -139,7 +139,7 @@ def tree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given, code, said",
+    "given, code, expected",
     [
         ({}, 0, "caught          the wall is high"),
         ({"mutation": Becomes("wall:HIGH", "1")}, 1, "NOT CAUGHT      the wall is high"),
@@ -157,6 +157,6 @@ def tree(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_the_verdict_on_a_defence(tree, capsys, given, code, said):
+def test_the_verdict_on_a_defence(tree, capsys, given, code, expected):
     assert tree(**given) == code
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out

@@ -55,9 +55,9 @@ def faults(options):
                 mariadb = services.MariaDB()
                 mariadb.start()
             folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-faults-"))
-            under = run.Run(kind, folder, broker, mariadb, options.seed, say, options.recovery)
+            suite = run.Run(kind, folder, broker, mariadb, options.seed, say, options.recovery)
             try:
-                under.start()
+                suite.start()
                 wanted = [f for f in FAULTS if kind in f.on and options.only in f.name]
                 random.Random(options.seed).shuffle(wanted)
                 for fault in wanted:
@@ -67,11 +67,11 @@ def faults(options):
                     if time.monotonic() > deadline:
                         skipped += 1
                         continue
-                    under.inject(fault.name, [fault] * (options.times or fault.times))
+                    suite.inject(fault.name, [fault] * (options.times or fault.times))
             finally:
-                problems += under.problems
-                injected += under.injected
-                under.close()
+                problems += suite.problems
+                injected += suite.injected
+                suite.close()
     finally:
         broker.close()
         if mariadb:

@@ -36,16 +36,16 @@ class Echo:
 
 @pytest.fixture
 def echo():
-    found = Echo()
-    yield found
-    found.close()
+    echo = Echo()
+    yield echo
+    echo.close()
 
 
 @pytest.fixture
 def proxy(echo):
-    found = Proxy(echo.port)
-    yield found
-    found.close()
+    proxy = Proxy(echo.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

@@ -242,8 +242,8 @@ class Simulation(World):
         """Check the invariants after a time without faults."""
         shown = self.state.incident is not None
         # Alertmanager reports an end with the next flush of the group.
-        told = self.now - self.plan.group_interval - 2 * MINUTE
-        if not self.was_active(told, self.now):
+        since = self.now - self.plan.group_interval - 2 * MINUTE
+        if not self.was_active(since, self.now):
             excuse = self.excuse() if shown else ""
             self.seen[f"stale at the end: {excuse}"] += shown
             assert not shown or excuse, "shown at the end, and nothing is active"

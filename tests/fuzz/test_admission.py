@@ -53,7 +53,7 @@ class Rules:
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
-        self.open = {}  # id: {start, sender, heard, episode, outcome, notifications}
+        self.open = {}  # id: {start, sender, last_seen, episode, outcome, notifications}
         self.resolves = []  # (id, end, time of receipt)
         self.admitted = []  # (id, name, time by the database's clock)
         self.names = set()  # of recorded episodes
@@ -69,7 +69,7 @@ class Rules:
             if (key, status, start) in seen:
                 outcome = ("duplicate", seen[key, status, start])
                 if status == "firing":
-                    self.heard(key, outcome[1], start, now)
+                    self.count_notification(key, outcome[1], start, now)
             elif status == "resolved":
                 outcome = self.resolve(key, end, now)
             else:
@@ -83,7 +83,7 @@ class Rules:
 
     def resolve(self, key, end, now):
         one = self.open.get(key)
-        if one is None or now < one["heard"]:
+        if one is None or now < one["last_seen"]:
             return "duplicate", None
         if end is not None and one["sender"] is not None and end < one["sender"]:
             return "duplicate", None
@@ -104,7 +104,7 @@ class Rules:
         if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
             # Another row takes over the incident.
             one.update(outcome=outcome, notifications=0)
-        self.heard(key, one["episode"], start, now)
+        self.count_notification(key, one["episode"], start, now)
         if outcome == "admitted":
             self.admitted.append((key, NAMES[key], self.clock))
         return outcome, one["episode"]
@@ -123,7 +123,7 @@ class Rules:
         self.open[key] = {
             "start": begins,
             "sender": start,
-            "heard": now,
+            "last_seen": now,
             "episode": episode,
             "outcome": outcome,
             "notifications": 1,
@@ -144,11 +144,11 @@ class Rules:
             return "duplicate"
         return "unconfirmed" if any(now - came < GRACE for came in same) else None
 
-    def heard(self, key, episode, start, now):
+    def count_notification(self, key, episode, start, now):
         one = self.open.get(key)
         if one and one["episode"] == episode:
             one["notifications"] += 1
-            one["heard"] = max(one["heard"], now)
+            one["last_seen"] = max(one["last_seen"], now)
             if one["sender"] is None:
                 one["sender"] = start
 
@@ -283,7 +283,7 @@ class Recording(RuleBasedStateMachine):
                 moment(one["start"]),
                 one["outcome"],
                 one["notifications"],
-                moment(one["heard"]),
+                moment(one["last_seen"]),
                 None if one["sender"] is None else moment(one["sender"]),
             )
             for key, one in (self.rules.open.items() if hasattr(self, "rules") else ())

@@ -18,8 +18,8 @@ from tests.fuzz.simulation import Simulation, Violation
 
 # `make fuzz` runs 10,000 seeds; SIMULATION_SEEDS=38 or 0-10000 selects others.
 SEEDS = {"fuzz": "0-10000"}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), "0-200")
-ENOUGH = 600
-"""Seeds within which each broken rule is noticed."""
+SEED_COUNT = 600
+"""With this number of seeds, the simulation detects each broken rule."""
 
 
 def chosen_seeds():
@@ -47,7 +47,7 @@ def test_one_seed_always_produces_the_same_simulation():
 def test_a_violation_shows_the_seed_and_the_timeline(monkeypatch):
     monkeypatch.setattr(admission, "REFIRE_GRACE", datetime.timedelta(0))
     with pytest.raises(Violation) as caught:
-        for seed in range(ENOUGH):
+        for seed in range(SEED_COUNT):
             Simulation(seed).run_all()
     lines = str(caught.value).splitlines()
     assert lines[0] == f"seed {seed}: {lines[-1]}"
@@ -124,10 +124,10 @@ BROKEN = {
 @pytest.mark.parametrize("rule", sorted(BROKEN))
 def test_a_broken_rule_is_noticed(rule, monkeypatch):
     monkeypatch.setattr(*BROKEN[rule])
-    for seed in range(ENOUGH):
+    for seed in range(SEED_COUNT):
         try:
             Simulation(seed).run_all()
         except Violation as violation:
             print(seed, str(violation).splitlines()[-1])
             return
-    raise AssertionError(f"{rule}: nothing was noticed in {ENOUGH} seeds")
+    raise AssertionError(f"{rule}: no violation was found with {SEED_COUNT} seeds")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pathlib
 import shutil
 import sys
 
@@ -61,6 +62,25 @@ def engine(database_url, prepared, tmp_path_factory):
                 connection.exec_driver_sql(statement, parameters)
     yield found
     found.dispose()
+
+
+@pytest.fixture
+def run_action(database_url, monkeypatch):
+    """A function that runs an action in this process as a StackStorm execution."""
+    actions = pathlib.Path(__file__).parents[2] / "actions"
+    monkeypatch.syspath_prepend(str(actions))
+
+    def run(name, execution, **parameters):
+        monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
+        spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        action = getattr(module, name.capitalize())({"database_url": database_url})
+        succeeded, result = action.run(**parameters)
+        assert succeeded, result
+        return result
+
+    return run
 
 
 def _statements(engine):

@@ -146,17 +146,17 @@ class Running:
     def client(self, timeout=10):
         return Client(self.port, timeout)
 
-    def ask(self, method, path, body=None, **headers):
+    def request(self, method, path, body=None, **headers):
         with self.client() as client:
             client.send(message(method, path, body, **headers))
             return client.read(head=method == "HEAD")
 
     def get(self, path, **headers):
-        return self.ask("GET", path, **headers)
+        return self.request("GET", path, **headers)
 
     def post(self, payload, **headers):
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        return self.ask("POST", "/api/v1/webhook", body, **headers)
+        return self.request("POST", "/api/v1/webhook", body, **headers)
 
     def accept(self, payload, **headers):
         """Post a webhook that must be accepted, and return its request_id."""

@@ -89,7 +89,7 @@ class FakeStackStorm:
 
     # -- the API
 
-    def _asked(self, name, argument=None):
+    def _record_call(self, name, argument=None):
         self.calls.append((name, argument))
         for key in (name, (name, argument)):
             if key in self.errors:
@@ -101,37 +101,37 @@ class FakeStackStorm:
         return self.time
 
     def get_execution(self, execution_id):
-        self._asked("get_execution", execution_id)
+        self._record_call("get_execution", execution_id)
         return self.executions.get(execution_id)
 
     def get_executions(self, ids):
         assert len(ids) <= self.page
-        self._asked("get_executions", tuple(ids))
+        self._record_call("get_executions", tuple(ids))
         found = set(ids) - self.unlisted
         return {i: e for i, e in self.executions.items() if i in found}
 
     def list_triggers(self, trigger, after, before):
         assert trigger == "poundcake.alert"
-        self._asked("list_triggers", before)
+        self._record_call("list_triggers", before)
         found = [t for t in self.triggers.values() if _within(t.occurred_at, after, before)]
         return self._page(found, lambda t: t.occurred_at)
 
     def get_triggers(self, ids):
         assert len(ids) <= self.page
-        self._asked("get_triggers", tuple(ids))
+        self._record_call("get_triggers", tuple(ids))
         return {i: self.triggers[i] for i in ids if i in self.triggers}
 
     def list_enforcements(self, after, before):
-        self._asked("list_enforcements", before)
+        self._record_call("list_enforcements", before)
         found = [e for e in self.enforcements if _within(e.enforced_at, after, before)]
         return self._page(found, lambda e: e.enforced_at)
 
     def get_enforcements(self, trigger_instance_id):
-        self._asked("get_enforcements", trigger_instance_id)
+        self._record_call("get_enforcements", trigger_instance_id)
         return [e for e in self.enforcements if e.trigger_instance_id == trigger_instance_id]
 
     def runs_link_task(self, action):
-        self._asked("runs_link_task", action)
+        self._record_call("runs_link_task", action)
         return action in self.linking
 
     def _page(self, found, moment):

@@ -210,6 +210,7 @@ class TestTypes:
             {"log_level": "loud"},
             {"log_level": "INFO"},
             {"log_level": ""},
+            {"host_label": ""},
             {"state_dir": "relative"},
             {"state_dir": ""},
             {"endpoint_url": "ftp://x"},
@@ -473,7 +474,7 @@ class TestLoopback:
     @pytest.mark.parametrize(
         "host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example", "2130706433"]
     )
-    def test_any_other_address_needs_credentials_and_the_error_says_what_to_set(self, host):
+    def test_any_other_address_needs_credentials_and_the_error_names_the_keys(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
         assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error
@@ -493,6 +494,30 @@ class TestDerivedValues:
         assert load({"endpoint_url": "https://e/"}).endpoint == "https://e"
         assert load({"database_url": "sqlite:////y"}).tracking_url == "sqlite:////y"
         assert os.path.isabs(Config().state_dir)
+
+    def test_the_url_of_another_database(self, tmp_path, monkeypatch):
+        url = "mysql+pymysql://u:hush-word@h/d"
+        (tmp_path / "url").write_text(url + "\n")
+        monkeypatch.setenv("OTHER_URL", url)
+        found = load({"state_dir": "/x", "database_url": "sqlite:////y"})
+        for value in (url, f"file:{tmp_path / 'url'}", "env:OTHER_URL"):
+            assert found.other_tracking_url("copy_to", value) == url
+        assert found.other_tracking_url("copy_to", " sqlite ") == "sqlite:////x/tracking.sqlite"
+
+    @pytest.mark.parametrize(
+        "value, reason",
+        [
+            ("postgresql://u:hush-word@h/d", "must be mysql"),
+            ("file:/nowhere", "cannot read /nowhere"),
+            ("env:NO_SUCH_NAME", "NO_SUCH_NAME is not set"),
+            ("SQLite", "must be mysql"),
+        ],
+    )
+    def test_an_unusable_url_of_another_database_is_refused(self, value, reason):
+        with pytest.raises(ConfigError) as caught:
+            Config().other_tracking_url("copy_from", value)
+        assert str(caught.value).startswith("copy_from: ") and reason in str(caught.value)
+        assert "hush-word" not in str(caught.value)
 
     def test_an_ipv6_address_stands_in_brackets(self):
         assert load({"host": "::1"}).endpoint == "http://[::1]:8000"

@@ -130,7 +130,7 @@ def test_no_redirect_is_followed(impostor):
     assert isinstance(found, Refused) and found.status == 302
 
 
-def test_nobody_there():
+def test_an_unreachable_server():
     port = services.free_port()
     config = load({"port": port})
     for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):

@@ -141,9 +141,9 @@ def test_a_host_is_always_safe_as_an_argument_of_a_command(instance):
     "host, bracketed", [("web-1", "web-1"), ("192.0.2.7", "192.0.2.7"), ("::1", "[::1]")]
 )
 def test_an_ipv6_address_stands_in_brackets_before_a_port(host, bracketed):
-    found = HostPort(host, 9100)
-    assert found.bracketed_host == bracketed
-    assert host_and_port(f"{found.bracketed_host}:9100") == found
+    host_port = HostPort(host, 9100)
+    assert host_port.bracketed_host == bracketed
+    assert host_and_port(f"{host_port.bracketed_host}:9100") == host_port
 
 
 @pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", "http://web-1", ""])
@@ -160,10 +160,10 @@ def test_a_canonical_host_is_its_own_canonical_form(text):
 
 
 def test_labels_without_a_host_yield_an_empty_string():
-    assert host_or_empty({"instance": "Web-1.:9100"}) == "web-1"
-    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}) == ""
+    assert host_or_empty({"instance": "Web-1.:9100"}, "instance") == "web-1"
+    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}, "instance") == ""
     assert host_or_empty({"instance": "", "node": "WEB-2"}, "node") == "web-2"
-    assert host_or_empty({}) == ""
+    assert host_or_empty({}, "instance") == ""
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ CONTEXT = {"user": "stanley", "api_user": "stanley", "pack": "somebody"}
 class Secrets:
     """A datastore in which every key is the secret, and which records whether it was read."""
 
-    asked = False
+    was_read = False
 
     def __init__(self, **_):
         pass
@@ -43,7 +43,7 @@ class Secrets:
         return self[name]
 
     def __getitem__(self, name):
-        Secrets.asked = True
+        Secrets.was_read = True
         return self
 
     def __str__(self):
@@ -63,10 +63,10 @@ def secrets():
 
 
 @pytest.fixture(autouse=True)
-def nothing_asked(secrets):
-    Secrets.asked = False
+def nothing_read(secrets):
+    Secrets.was_read = False
     yield
-    assert not Secrets.asked
+    assert not Secrets.was_read
 
 
 def live(parameters, schemas, **contexts):

@@ -49,7 +49,7 @@ def record(engine, *alerts, config=None, **more):
     return sent.request_id
 
 
-def ran(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
+def record_execution(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
     """Add an execution that claimed the episode and ended."""
     claims.link(engine, request_id, episode, workflow, execution)
     found = {

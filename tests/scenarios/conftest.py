@@ -92,9 +92,9 @@ def stack(request, kind):
     if kind != "live":
         yield request.getfixturevalue("new_stack")()
         return
-    found = stacks.Live()
-    yield found
-    found.close()
+    live = stacks.Live()
+    yield live
+    live.close()
 
 
 @pytest.fixture(scope="package")

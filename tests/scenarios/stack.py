@@ -174,14 +174,20 @@ class Stack:
             found = connection.execute(sqlalchemy.text(statement), values)
             return [dict(row) for row in found.mappings()]
 
+    def write(self, statement, **values):
+        """Change the tracking tables, without the pack's code. Not for a live StackStorm."""
+        self.rows("SELECT 1")  # opens the engine
+        with self._engine.begin() as connection:
+            connection.execute(sqlalchemy.text(statement), values)
+
     # -- its logs
 
     def log(self, after=None):
-        """Return the logs, or only the part after a position that said_all() returned."""
+        """Return the logs, or only the part after a position that wait_until_logged() returned."""
         said = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
         return b"\n".join(said).decode("utf-8", "replace")
 
-    def said_all(self, text):
+    def wait_until_logged(self, text):
         """Wait until a text that a test caused is fully logged, and return the log position."""
         while True:
             moment = {path: path.stat().st_size for path in self._logs()}

@@ -1,4 +1,4 @@
-"""A Prometheus and two clustered Alertmanagers send what they really send.
+"""Notifications of a real Prometheus and two real clustered Alertmanagers.
 
 Cases A2, A3, A4 and A7 in docs/CASES.md.
 """
@@ -16,13 +16,12 @@ from tests.scenarios.notifications import unique
 
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
-# Longer than a failed notification takes to be repeated, and than one Alertmanager waits for its
-# peer.
-SECONDS = 60
+# Longer than the interval of retries, and than an Alertmanager waits for its peer.
+MAX_SECONDS = 60
 
 
 class Cluster:
-    """The world, and what the endpoint shows of it."""
+    """The world, and the alerts of it that the endpoint shows."""
 
     def __init__(self, world, stack, alert_name):
         self.world, self.stack, self.alert_name = world, stack, alert_name
@@ -30,11 +29,11 @@ class Cluster:
     def shown(self):
         return {alert["instance"] for alert in self.stack.active(self.alert_name)}
 
-    def is_shown(self, *instances):
-        """Make these instances faulty, and wait until the endpoint shows these alerts as open."""
+    def show(self, *instances):
+        """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
         self.world.set_faulty(*instances)
         self.stack.wait_until(self.world.agreed, lambda held: held == set(instances))
-        wait_until_equal(self.world, self.shown, SECONDS)
+        wait_until_equal(self.world, self.shown, MAX_SECONDS)
         return self
 
     def outcomes(self, instance):
@@ -61,8 +60,8 @@ def cluster(stack):
 
 
 def test_an_alert_of_two_alertmanagers_is_admitted_once(cluster):
-    """A2, A3: the peers agree on who notifies, and the end is shown as well."""
-    cluster.is_shown("web-0").is_shown()
+    """A2, A3: one of the peers notifies, and the resolve is shown as well."""
+    cluster.show("web-0").show()
     assert cluster.outcomes("web-0").count("admitted") == 1
 
 
@@ -72,43 +71,43 @@ def test_alertmanagers_that_cannot_reach_each_other_both_notify(cluster):
         pytest.skip("the Alertmanagers cannot be separated: that needs nft, as root")
     cluster.world.cut_gossip()
     try:
-        cluster.is_shown("web-1")
+        cluster.show("web-1")
         cluster.stack.wait_until(lambda: "duplicate" in cluster.outcomes("web-1"))
-        cluster.is_shown()
+        cluster.show()
     finally:
-        cluster.world.mend_gossip()
+        cluster.world.restore_gossip()
     assert cluster.outcomes("web-1").count("admitted") == 1
 
 
-def test_an_alert_that_expired_while_prometheus_was_away_is_shown_again(cluster):
-    """A4: Alertmanager resolves it itself, and it fires again with the same startsAt."""
-    cluster.is_shown("web-2")
+def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluster):
+    """A4: Alertmanager itself resolves it, and it fires again with the same startsAt."""
+    cluster.show("web-2")
     cluster.world.freeze_prometheus()
     try:
         cluster.stack.wait_until(cluster.world.agreed, lambda held: held == set(), 10 * EXPIRY)
-        wait_until_equal(cluster.world, cluster.shown, SECONDS)
+        wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
-    cluster.is_shown("web-2").is_shown()
+    cluster.show("web-2").show()
     assert cluster.outcomes("web-2").count("admitted") == 1
 
 
-def test_an_alert_is_shown_though_one_alertmanager_cannot_reach_the_endpoint(cluster):
+def test_an_alert_is_shown_if_one_alertmanager_cannot_reach_the_endpoint(cluster):
     """A2, A3: its peer notifies instead."""
     for link in cluster.world.to_endpoint:
         cluster.world.cut(link)
         try:
-            cluster.is_shown("web-3").is_shown()
+            cluster.show("web-3").show()
         finally:
-            cluster.world.mend(link)
+            cluster.world.restore(link)
 
 
-def test_an_alertmanager_that_is_killed_and_returns_changes_nothing(cluster):
-    """A2: what it has forgotten, its peer tells it."""
-    cluster.is_shown("web-4")
+def test_an_alertmanager_that_is_killed_and_restarted_changes_nothing(cluster):
+    """A2: it gets the lost state from its peer."""
+    cluster.show("web-4")
     for alertmanager in cluster.world.alertmanagers:
         alertmanager.kill()
         alertmanager.start()
-        cluster.is_shown("web-4")
-    cluster.is_shown()
+        cluster.show("web-4")
+    cluster.show()
     assert cluster.outcomes("web-4").count("admitted") == 1

@@ -41,18 +41,18 @@ def registered(request, kind):
     else:
         stack = request.getfixturevalue("new_stack")()
     document = stack.api("/configs/poundcake", show_secrets="true") or {"values": {}}
-    found = Registered(stack, document["values"])
+    registered = Registered(stack, document["values"])
     try:
-        found.change()
+        registered.change()
     except AssertionError as error:  # the API may not be able to write the file
         if not stack.live:
             raise
         pytest.skip(
             f"live: the configuration cannot be changed through the API ({error}); {BY_HAND}"
         )
-    yield found
-    found.change()
-    found.configuration(lambda c: not c["problem"])
+    yield registered
+    registered.change()
+    registered.configuration(lambda c: not c["problem"])
 
 
 def test_a_registered_change_takes_effect_within_thirty_seconds(registered):

@@ -86,13 +86,13 @@ def test_health_names_every_component(stack):
 
 
 def test_the_action_health_matches_the_route(stack):
-    shown, asked = stack.run("poundcake.health"), stack.get("/health").json()
+    shown, served = stack.run("poundcake.health"), stack.get("/health").json()
     for name in ("status", "version", "address", "authentication", "database", "dry_run"):
-        assert shown[name] == asked[name]
-    assert list(shown["components"]) == list(asked["components"])
+        assert shown[name] == served[name]
+    assert list(shown["components"]) == list(served["components"])
     text = stack.run("poundcake.health", format="text")
-    assert f"PoundCake {asked['version']}: ok" in text
-    assert "endpoint " + asked["address"] in text
+    assert f"PoundCake {served['version']}: ok" in text
+    assert "endpoint " + served["address"] in text
 
 
 def test_health_names_the_kind_of_database(stack, kind):

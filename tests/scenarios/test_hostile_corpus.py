@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 
 VARIABLE = "POUNDCAKE_PLANTED"
 # Expressions for secrets of the datastore, of the pack's configuration and of the environment.
-ASKED = (
+SECRETS = (
     "st2kv.system.poundcake_scenario_secret",
     'st2kv("system.poundcake_scenario_secret", decrypt=true)',
     "config_context.basic_auth",
@@ -75,7 +75,7 @@ OTHERS = (
     "{\u200b{ 7*7 }\u200b}",
     "x\r\nX-Injected: yes",
 )
-TEXTS = tuple(form % asked for asked in ASKED for form in FORMS) + OTHERS
+TEXTS = tuple(form % secret for secret in SECRETS for form in FORMS) + OTHERS
 NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
 TOKEN = "a-token-" + uuid.uuid4().hex
 
@@ -104,9 +104,9 @@ def planted(request, kind):
     value = "in-the-datastore-" + uuid.uuid4().hex
     key = "/keys/poundcake_scenario_secret"
     stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
-    shown = stack.execute("core.echo", message=f"{{{{ {ASKED[0]} }}}}")
+    shown = stack.execute("core.echo", message=f"{{{{ {SECRETS[0]} }}}}")
     assert value in json.dumps(shown["result"])
-    yield stack, [s for s in secrets if s] + [value], shown["id"], stack.said_all(value)
+    yield stack, [s for s in secrets if s] + [value], shown["id"], stack.wait_until_logged(value)
     if kind == "live":
         stack.api(key, "DELETE")
 
@@ -197,25 +197,25 @@ def test_hostile_output_of_a_host(planted):
     request_id = stack.accepted(notification(failing, mending))
     trail = stack.trail_when(request_id, lambda t: t["completed_at"], timeout=300)
 
-    failed, mended = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
+    failed, second = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
     assert (failed["st2_workflow"], failed["status"]) == ("poundcake_scenarios.prints", "failed")
-    if stack.live and mended["stage"] == "refused":
-        assert "allowed_actions does not contain poundcake_scenarios.prints" in mended["message"]
+    if stack.live and second["stage"] == "refused":
+        assert "allowed_actions does not contain poundcake_scenarios.prints" in second["message"]
     else:
-        assert (mended["stage"], mended["message"]) == ("done", "the action succeeded")
+        assert (second["stage"], second["message"]) == ("done", "the action succeeded")
     # The reason is recorded verbatim, and is inert in the result of every action.
     [row] = stack.rows(
         "SELECT error FROM execution_db WHERE id = :id", id=failed["st2_execution_id"]
     )
     assert row["error"].startswith(" ".join(TEXTS[:9]))
-    for ref, asked in (
+    for ref, parameters in (
         ("poundcake.status", {"request_id": request_id}),
         ("poundcake.why", {"fingerprint": failing["fingerprint"]}),
     ):
-        shown = json.dumps(stack.run(ref, format="json", **asked))
+        shown = json.dumps(stack.run(ref, format="json", **parameters))
         assert "poundcake_scenario_secret" in shown
         assert not [d for d in ("{{", "{%", "{#", "<%") if d in shown], ref
-    for id_ in (failed["st2_execution_id"], mended["st2_execution_id"]):
+    for id_ in (failed["st2_execution_id"], second["st2_execution_id"]):
         assert stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 

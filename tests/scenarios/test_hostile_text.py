@@ -41,7 +41,7 @@ def evaluated(stack, secret):
     """
     shown = stack.execute("core.echo", message=TEXTS["jinja"])
     assert secret in json.dumps(shown["result"])
-    return stack.said_all(secret)
+    return stack.wait_until_logged(secret)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -55,7 +56,7 @@ def sent(stack):
     return found
 
 
-def fits(reason, pattern):
+def matches(reason, pattern):
     """Return True if a reason matches a pattern in which `*` stands for any text."""
     return fnmatch.fnmatchcase(reason.replace("[", "("), pattern.replace("[", "("))
 
@@ -69,12 +70,12 @@ CASES = (
 def test_each_reason_is_shown_in_status_and_in_why(stack, sent, case):
     request_id, _, outcome, reason = sent[case]
     (shown,) = stack.trail_when(
-        request_id, lambda t: t["completed_at"] and fits(t["alerts"][0]["reason"], reason)
+        request_id, lambda t: t["completed_at"] and matches(t["alerts"][0]["reason"], reason)
     )["alerts"]
     assert shown["outcome"] == outcome
 
-    asked = stack.run("poundcake.why", fingerprint=shown["fingerprint"])
-    alerts = [a for e in asked["episodes"] for a in e["alerts"]]
+    viewed = stack.run("poundcake.why", fingerprint=shown["fingerprint"])
+    alerts = [a for e in viewed["episodes"] for a in e["alerts"]]
     (same,) = [a for a in alerts if a["request_id"] == request_id]
     assert (same["outcome"], same["reason"]) == (outcome, as_inert(shown["reason"]))
     text = stack.run("poundcake.why", fingerprint=shown["fingerprint"], format="text")
@@ -91,8 +92,8 @@ def test_alerts_of_one_name_beyond_the_hourly_limit_are_rate_limited(stack):
     assert {a["outcome"] for a in trail["alerts"]} == {"admitted", "rate_limited"}
     reason = f"limit of {LIMIT} an hour for this alert name until "
     assert all(a["reason"].startswith(reason) for a in limited)
-    asked = stack.run("poundcake.why", alert_name=name_of(storm[0]), outcome="rate_limited")
-    assert sorted(e["alerts"][0]["reason"] for e in asked["episodes"]) == sorted(
+    viewed = stack.run("poundcake.why", alert_name=name_of(storm[0]), outcome="rate_limited")
+    assert sorted(e["alerts"][0]["reason"] for e in viewed["episodes"]) == sorted(
         a["reason"] for a in limited
     )
     active = stack.get("/alerts/active", alert_name=name_of(storm[0]), outcome="rate_limited")
@@ -111,8 +112,8 @@ def test_an_alert_that_fires_again_within_the_cooldown_is_not_admitted(cooled):
     assert shown["outcome"] == "cooldown"
     assert shown["reason"].startswith("cooldown until ")
     assert refused["stackstorm_executions"] == []
-    asked = stack.run("poundcake.why", fingerprint=fires["fingerprint"])
-    newest = asked["episodes"][0]
+    viewed = stack.run("poundcake.why", fingerprint=fires["fingerprint"])
+    newest = viewed["episodes"][0]
     assert (newest["state"], newest["alerts"][-1]["reason"]) == ("firing", shown["reason"])
 
 
@@ -131,11 +132,11 @@ def cooled(kind, request):
 def test_why_shows_each_episode_from_start_to_end(stack, sent):
     _, fingerprint, _, _ = sent["new"]
     stack.completed(sent["again"][0])
-    asked = stack.run("poundcake.why", fingerprint=fingerprint)
-    newest = asked["episodes"][0]
+    viewed = stack.run("poundcake.why", fingerprint=fingerprint)
+    newest = viewed["episodes"][0]
     assert (newest["state"], newest["notifications"]) == ("firing", 1)
     assert len(newest["stackstorm_executions"]) == 1
-    (first,) = [e for e in asked["episodes"] if e["state"] == "resolved"]
+    (first,) = [e for e in viewed["episodes"] if e["state"] == "resolved"]
     assert first["notifications"] == 2
     assert first["ends_at"] > first["starts_at"]
     # The rule on resolved alerts has an execution as well.
@@ -192,11 +193,11 @@ def test_stats_count_what_ran(stack, sent):
     trails = [stack.completed(sent[case][0]) for case in ("new", "end", "again")]
     name = trails[0]["alerts"][0]["alert_name"]
     ran = [e["st2_workflow"] for t in trails for e in t["stackstorm_executions"]]
-    asked = stack.run("poundcake.stats", alert_name=name, since="1h")
-    (row,) = asked["alerts"]
+    viewed = stack.run("poundcake.stats", alert_name=name, since="1h")
+    (row,) = viewed["alerts"]
     assert (row["alert_name"], row["count"], row["succeeded"], row["failed"]) == (name, 3, 3, 0)
     assert row["success_rate"] == 1 and row["p95_seconds"] >= row["mean_seconds"] > 0
-    assert {w["workflow"]: w["count"] for w in asked["workflows"]} == Counter(ran)
+    assert {w["workflow"]: w["count"] for w in viewed["workflows"]} == Counter(ran)
     assert name in stack.run("poundcake.stats", alert_name=name, since="1h", format="text")
 
 
@@ -205,16 +206,16 @@ def test_a_replay_remediates_again_only_with_force(stack):
     first = stack.completed(stack.accepted(notification(fires)))
     (ran,) = first["stackstorm_executions"]
 
-    asked = stack.run("poundcake.replay", request_id=first["request_id"])
-    assert (asked["replay_of"], asked["outcomes"]) == (first["request_id"], {"duplicate": 1})
-    trail = stack.completed(asked["request_id"])
+    viewed = stack.run("poundcake.replay", request_id=first["request_id"])
+    assert (viewed["replay_of"], viewed["outcomes"]) == (first["request_id"], {"duplicate": 1})
+    trail = stack.completed(viewed["request_id"])
     assert trail["replay_of"] == first["request_id"]
     assert trail["stackstorm_executions"] == []
     assert ran["st2_execution_id"] in trail["alerts"][0]["reason"]
 
-    asked = stack.run("poundcake.replay", request_id=first["request_id"], force=True)
-    assert asked["outcomes"] == {"admitted": 1}
-    trail = stack.completed(asked["request_id"])
+    viewed = stack.run("poundcake.replay", request_id=first["request_id"], force=True)
+    assert viewed["outcomes"] == {"admitted": 1}
+    trail = stack.completed(viewed["request_id"])
     (again,) = trail["stackstorm_executions"]
     assert again["status"] == "succeeded"
     assert again["st2_execution_id"] != ran["st2_execution_id"]
@@ -227,13 +228,55 @@ def test_a_replay_remediates_again_only_with_force(stack):
 def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
     """An operator does this after adding a rule. Here no rule was added, so none matches again."""
     first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
-    asked = stack.run("poundcake.replay", request_id=first["request_id"])
-    assert asked["outcomes"] == {"admitted": 1}
-    (shown,) = stack.completed(asked["request_id"])["alerts"]
+    viewed = stack.run("poundcake.replay", request_id=first["request_id"])
+    assert viewed["outcomes"] == {"admitted": 1}
+    (shown,) = stack.completed(viewed["request_id"])["alerts"]
     assert shown["reason"] == f"replay of {first['request_id']}; no rule matched"
     assert len(stack.active(shown["alert_name"])) == 1
 
 
-def test_a_dry_run_of_purge_says_what_it_would_delete(stack):
-    asked = stack.run("poundcake.purge", older_than_days=36500, dry_run=True)
-    assert (asked["dry_run"], asked["requests"], asked["alerts"]) == (True, 0, 0)
+def test_who_replayed_is_on_record(stack):
+    first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
+    execution = stack.execute("poundcake.replay", request_id=first["request_id"])
+    (entry,) = stack.trail(first["request_id"])["audit"]
+    assert entry["action"] == "replay"
+    assert entry["st2_user"] == execution["context"]["user"] != ""
+    assert entry["execution_id"] == execution["id"]
+
+
+def test_who_purged_is_on_record(stack):
+    if stack.live:
+        pytest.skip("live: there is no request that may be deleted")
+    columns = "method, path, headers, body, status_code, truncated_alerts, body_sha256"
+    values = "'POST', '/', '{}', '{}', 202, 0, ''"
+    now = datetime.now(timezone.utc)
+    for request_id, days in (("purged", 100), ("remains", 10)):
+        stack.write(
+            f"INSERT INTO poundcake_api_calls (request_id, created_at, completed_at, {columns})"
+            f" VALUES (:request_id, :at, :at, {values})",
+            request_id=request_id,
+            at=(now - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S.%f"),
+        )
+    execution = stack.execute("poundcake.purge", older_than_days=90)
+    assert execution["result"]["result"]["requests"] == 1
+    (entry,) = stack.rows("SELECT * FROM poundcake_audit WHERE action = 'purge'")
+    assert entry["st2_user"] == execution["context"]["user"] != ""
+    assert entry["execution_id"] == execution["id"]
+
+
+@pytest.mark.parametrize("action", ["acknowledge", "close", "release", "replay", "purge"])
+def test_nobody_acts_under_another_name(stack, action):
+    parameters = {"st2_user": "mallory"}
+    if action == "release":
+        parameters["episode"] = "0123456789abcdef-1"
+    if action == "replay":
+        parameters["request_id"] = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+    if action == "close":
+        parameters.update(alert_name="Nothing", comment="gone")
+    with pytest.raises(AssertionError, match="immutable.*st2_user"):
+        stack.execute("poundcake." + action, **parameters)
+
+
+def test_a_dry_run_of_purge_reports_what_it_would_delete(stack):
+    viewed = stack.run("poundcake.purge", older_than_days=36500, dry_run=True)
+    assert (viewed["dry_run"], viewed["requests"], viewed["alerts"]) == (True, 0, 0)

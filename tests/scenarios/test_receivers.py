@@ -8,7 +8,7 @@ from tests.scenarios.notifications import alert, name_of, notification, resolved
 
 
 @pytest.fixture(scope="module")
-def choosy(kind, request):
+def restricted(kind, request):
     """Return a stack on which only one receiver may start a remediation."""
     if kind == "live":
         found = request.getfixturevalue("stack")
@@ -19,26 +19,26 @@ def choosy(kind, request):
     return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
 
 
-def test_only_a_listed_receiver_starts_a_remediation_in_any_order(choosy):
+def test_only_a_listed_receiver_starts_a_remediation_in_any_order(restricted):
     """Case A27."""
     firing = alert("ScenarioLinked")
 
     def outcome(receiver, one=firing):
-        request_id = choosy.accepted(notification(one, receiver=receiver))
-        (shown,) = choosy.recorded(request_id)["alerts"]
+        request_id = restricted.accepted(notification(one, receiver=receiver))
+        (shown,) = restricted.recorded(request_id)["alerts"]
         return shown["outcome"]
 
     assert [outcome("audit-team") for _ in range(2)] == ["observed"] * 2
-    (active,) = choosy.active(name_of(firing))
+    (active,) = restricted.active(name_of(firing))
     assert (active["outcome"], active["notifications"]) == ("observed", 2)
     # Alertmanager sends the name as a regular expression.
     assert outcome("restart\\.team") == "admitted"
     assert outcome("audit-team") == outcome("restart\\.team") == "duplicate"
-    (active,) = choosy.active(name_of(firing))
-    choosy.completed(active["request_id"])
-    assert len(choosy.done(active["episode"])) == 1
+    (active,) = restricted.active(name_of(firing))
+    restricted.completed(active["request_id"])
+    assert len(restricted.done(active["episode"])) == 1
     assert outcome("audit-team", resolved(firing)) == "resolved"
-    assert choosy.active(name_of(firing)) == []
+    assert restricted.active(name_of(firing)) == []
 
 
 def test_without_a_list_any_receiver_starts_it(stack):

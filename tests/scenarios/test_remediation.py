@@ -29,7 +29,7 @@ def host_down(instance):
 
 
 @pytest.fixture(scope="module")
-def careful(stack):
+def dry_run_stack(stack):
     """Return a stack whose dry_run is true, which is the default."""
     if not stack.get("/health").json()["dry_run"]:
         pytest.skip("live: dry_run is off there")
@@ -53,10 +53,10 @@ def ran(stack, execution):
     return [child["action"]["ref"] for child in children]
 
 
-def test_a_host_that_answers_is_not_changed(careful):
-    on_the_stand_in(careful)
+def test_a_host_that_answers_is_not_changed(dry_run_stack):
+    on_the_stand_in(dry_run_stack)
     instance = instance_of("answers")
-    trail = remediated(careful, host_down(instance))
+    trail = remediated(dry_run_stack, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["st2_workflow"] == "poundcake.host_down"
@@ -69,13 +69,17 @@ def test_a_host_that_answers_is_not_changed(careful):
 
 
 @pytest.mark.parametrize("instance", ["localhost:9182", "127.0.0.1", "[::ffff:127.0.0.1]:1"])
-def test_stackstorm_does_not_check_itself(careful, instance):
-    trail = remediated(careful, host_down(instance))
+def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
+    trail = remediated(dry_run_stack, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["stage"], execution["verified"]) == ("refused", False)
     assert "StackStorm" in execution["message"]
-    assert ran(careful, execution) == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
+    assert ran(dry_run_stack, execution) == [
+        "poundcake.link",
+        "poundcake.get_alert",
+        "poundcake.report",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +101,8 @@ def test_only_a_host_that_does_not_answer_is_remediated(armed, does, message):
     assert armed.done(trail["alerts"][0]["episode"]) == []
 
 
-def test_every_view_shows_that_a_dry_run_changed_nothing(careful):
-    trail = remediated(careful, host_down(unique("host") + ".invalid"))
+def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
+    trail = remediated(dry_run_stack, host_down(unique("host") + ".invalid"))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "dry_run")
@@ -106,7 +110,7 @@ def test_every_view_shows_that_a_dry_run_changed_nothing(careful):
     assert execution["mutated"] is False
     assert execution["verified"] is False
     assert execution["message"].startswith(DRY_RUN)
-    trail = careful.completed(trail["request_id"])
+    trail = dry_run_stack.completed(trail["request_id"])
     shown = trail["stackstorm_executions"][0]
     assert shown["message"] == execution["message"]
     for view, query in (
@@ -114,32 +118,59 @@ def test_every_view_shows_that_a_dry_run_changed_nothing(careful):
         ("poundcake.why", {"instance": trail["alerts"][0]["instance"]}),
         ("poundcake.alerts_active", {"instance": trail["alerts"][0]["instance"]}),
     ):
-        assert DRY_RUN in careful.run(view, format="text", **query)
-    active = careful.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
+        assert DRY_RUN in dry_run_stack.run(view, format="text", **query)
+    active = dry_run_stack.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
     assert [a["remediation_status"] for a in active["active_alerts"]] == [f"succeeded ({DRY_RUN})"]
 
 
 @pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
-def test_an_alert_without_a_usable_host_is_refused(careful, instance):
-    trail = remediated(careful, host_down(instance))
+def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
+    trail = remediated(dry_run_stack, host_down(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
-    assert "the alert's instance contains no host" in execution["message"]
-    assert ran(careful, execution) == ["poundcake.link", "poundcake.get_alert", "poundcake.report"]
+    assert "the label instance of the alert contains no host" in execution["message"]
+    assert ran(dry_run_stack, execution) == [
+        "poundcake.link",
+        "poundcake.get_alert",
+        "poundcake.report",
+    ]
 
 
-def test_a_dry_run_runs_no_action_of_another_pack(careful):
-    trail = remediated(careful, alert("ScenarioWrapped"))
+def test_another_label_may_name_the_host(new_stack, kind):
+    """The instance is that of an exporter on another machine."""
+    if kind == "live":
+        pytest.skip("live: host_label is not changed there")
+    stack = new_stack({"host_label": "node"})
+    exporter = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
+    node = unique("answers") + ".test"
+    trail = remediated(stack, alert("HostDown", labels={**exporter, "node": node}))
+    execution = trail["stackstorm_executions"][0]
+    assert execution["message"].endswith(f"{node} answers on port 22")
+    found = stack.run(
+        "poundcake.get_alert",
+        request_id=trail["request_id"],
+        episode=trail["alerts"][0]["episode"],
+    )
+    assert (found["host"], found["port"], found["instance"]) == (node, 0, exporter["instance"])
+
+    trail = remediated(stack, alert("HostDown", labels=exporter))
+    execution = trail["stackstorm_executions"][0]
+    assert execution["stage"] == "refused"
+    assert "the label node of the alert contains no host" in execution["message"]
+
+
+def test_a_dry_run_runs_no_action_of_another_pack(dry_run_stack):
+    trail = remediated(dry_run_stack, alert("ScenarioWrapped"))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["status"] == "succeeded"
     assert execution["stage"] == "refused"
     assert execution["mutated"] is False
     assert "allowed_actions does not contain poundcake_scenarios.work" in execution["message"]
-    assert careful.done(trail["alerts"][0]["episode"]) == []
+    assert dry_run_stack.done(trail["alerts"][0]["episode"]) == []
 
 
 def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
@@ -227,5 +258,5 @@ def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
     assert execution["mutated"] is False
-    assert execution["message"] == "the alert's instance contains no host"
+    assert execution["message"] == "the label instance of the alert contains no host"
     assert armed.done(trail["alerts"][0]["episode"]) == []

@@ -173,9 +173,9 @@ def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
     assert not stack.trail(request_id)["completed_at"]
 
     children = stack.listed("/executions", parent=waits["st2_execution_id"])
-    [asked] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
-    answer = {"id": asked, "response": {"go_on": True}}
-    stack.api("/inquiries/" + asked, "PUT", answer)
+    [inquiry] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
+    answer = {"id": inquiry, "response": {"go_on": True}}
+    stack.api("/inquiries/" + inquiry, "PUT", answer)
     # The view queries StackStorm. The tables follow later, because pending work is polled rarely.
     stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["succeeded"])
     assert len(stack.done(why["episodes"][0]["episode"])) == 1

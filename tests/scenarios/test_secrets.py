@@ -127,16 +127,16 @@ def _use(stack, secrets, answers):
         except ActionFailed as failure:
             answers.append(str(failure))
 
-    def ask(path, headers=None, token=True, **query):
+    def fetch(path, headers=None, token=True, **query):
         answers.append(stack.get(path, headers, token, **query).text)
 
     trail = stack.completed(stack.accepted(notification(alert("ScenarioLinked"))))
     shown = {"request_id": trail["request_id"]}
     for wrong in ("Bearer " + secrets["token"][:-1], "Basic " + encoded("on-call:x"), ""):
-        ask("/health", {"Authorization": wrong}, token=False)
+        fetch("/health", {"Authorization": wrong}, token=False)
     answers.append(stack.post(b"{").text)
-    ask("/executions/recent", limit="x")
-    ask("/status/" + str(uuid.uuid4()))
+    fetch("/executions/recent", limit="x")
+    fetch("/status/" + str(uuid.uuid4()))
     for ref in ("health", "stats", "executions_recent", "alerts_active", "migrate", "sync"):
         run(ref)
     run("why", alert_name=trail["alerts"][0]["alert_name"])
@@ -148,8 +148,8 @@ def _use(stack, secrets, answers):
         stack.mariadb.stop()
         try:
             stack.accepted(notification(alert("ScenarioUnmatched")))
-            ask("/executions/recent")
-            ask("/health")
+            fetch("/executions/recent")
+            fetch("/health")
             run("status", **shown)
             run("health")
         finally:

@@ -18,7 +18,7 @@ from tests.scenarios.notifications import alert, notification
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 
-class Followed:
+class FollowedExecution:
     """An alert whose rule started an execution."""
 
     def __init__(self, stack, name):
@@ -39,8 +39,8 @@ class Followed:
     def is_shown_as(self, status):
         """Wait until `status` shows the execution with a status, and check that `why` does too."""
         self.stack.wait_until(self.execution, lambda found: found["status"] == status)
-        asked = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
-        (execution,) = asked["episodes"][0]["stackstorm_executions"]
+        why = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
+        (execution,) = why["episodes"][0]["stackstorm_executions"]
         assert execution["status"] == status
         text = self.stack.run("poundcake.why", fingerprint=self.fingerprint, format="text")
         assert "): " + status in text
@@ -55,7 +55,7 @@ class Followed:
             self.put("canceled")
 
     @contextlib.contextmanager
-    def held_at(self, status):
+    def kept_at(self, status):
         """Set a status repeatedly, because StackStorm changes it after a while."""
         over = threading.Event()
 
@@ -73,11 +73,11 @@ class Followed:
 
 
 def test_an_execution_that_a_policy_delays_is_delayed(stack):
-    first = Followed(stack, "ScenarioInTurn")
+    first = FollowedExecution(stack, "ScenarioInTurn")
     first.is_shown_as("running")
-    second = Followed(stack, "ScenarioInTurn")
+    second = FollowedExecution(stack, "ScenarioInTurn")
     second.is_shown_as("delayed")
-    with second.held_at("requested"):  # the scheduler polls it every 2.5 seconds
+    with second.kept_at("requested"):  # the scheduler polls it every 2.5 seconds
         second.is_shown_as("requested")
     second.put("canceled")
     first.cancel()
@@ -85,14 +85,14 @@ def test_an_execution_that_a_policy_delays_is_delayed(stack):
 
 
 def test_a_canceled_workflow_is_canceling_until_its_task_has_ended(stack):
-    followed = Followed(stack, "ScenarioLasting")
+    followed = FollowedExecution(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("canceled")
     followed.is_shown_as("canceling")
 
 
 def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
-    followed = Followed(stack, "ScenarioLasting")
+    followed = FollowedExecution(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("paused")
     followed.is_shown_as("pausing")  # until its task has ended
@@ -100,24 +100,24 @@ def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     assert not stack.trail(followed.request_id)["completed_at"]
     stack.fill(90 if stack.live else 40)
     followed.put("resuming")
-    fresh = Followed(stack, "ScenarioLasting")
+    fresh = FollowedExecution(stack, "ScenarioLasting")
     followed.is_shown_as("resuming")
     fresh.is_shown_as("scheduled")
     followed.is_shown_as("succeeded")
 
 
 def test_an_inquiry_is_pending_until_it_is_answered(stack):
-    followed = Followed(stack, "ScenarioQuestion")
+    followed = FollowedExecution(stack, "ScenarioQuestion")
     followed.is_shown_as("pending")
-    asked = followed.path.rpartition("/")[2]
-    stack.api("/inquiries/" + asked, "PUT", {"id": asked, "response": {"continue": True}})
+    inquiry = followed.path.rpartition("/")[2]
+    stack.api("/inquiries/" + inquiry, "PUT", {"id": inquiry, "response": {"continue": True}})
     # The view queries StackStorm. The tables are updated later, as for all long-waiting work.
     followed.is_shown_as("succeeded")
 
 
 def test_an_execution_whose_action_runner_stopped_is_abandoned(stack):
     """Case A10 of docs/CASES.md: StackStorm sets this status when its action runner stops."""
-    followed = Followed(stack, "ScenarioQuestion")
+    followed = FollowedExecution(stack, "ScenarioQuestion")
     followed.is_shown_as("pending")
     followed.put("abandoned")
     followed.is_shown_as("abandoned")

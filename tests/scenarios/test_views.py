@@ -84,8 +84,8 @@ def test_executions_recent(stack, shown):
     assert received == sorted(received, reverse=True)
     assert answer["total"] >= len(received)
 
-    asked = stack.run("poundcake.executions_recent", limit=50)
-    same = [e for e in asked["executions"] if e["request_id"] == shown["request_id"]]
+    listed = stack.run("poundcake.executions_recent", limit=50)
+    same = [e for e in listed["executions"] if e["request_id"] == shown["request_id"]]
     assert same == [inert(dict(found[0], alerts=alerts))]
     text = stack.run("poundcake.executions_recent", limit=50, format="text")
     rows = [words(line) for line in lines(text) if shown["request_id"] in line]
@@ -170,8 +170,8 @@ def test_st2_executions(stack, shown):
     failed = stack.get("/st2/executions", status="failed", limit=100).json()
     assert {e["status"] for e in failed["st2_executions"]} <= {"failed"}
 
-    asked = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
-    same = [e for e in asked["st2_executions"] if e["request_id"] == shown["request_id"]]
+    listed = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
+    same = [e for e in listed["st2_executions"] if e["request_id"] == shown["request_id"]]
     assert len(same) == 1 and same[0]["alert"] == found[0]["alert"]
     text = stack.run("poundcake.st2_executions", limit=100, format="text")
     assert [line for line in lines(text) if execution["st2_execution_id"] in line]

@@ -102,7 +102,7 @@ def test_st2_runs_actions_and_shows_executions(standalone, st2):
     assert "second" in text
     code, text = st2("run", "probe.behave", "how=raise")
     assert "failed" in text
-    assert "as told" in text
+    assert "as requested" in text
     code, text = st2("run", "--trace-tag", "cli-tag", "probe.show", "text=x")
     (trace,) = standalone.get("/traces?trace_tag=cli-tag")
     id_ = trace["action_executions"][0]["object_id"]

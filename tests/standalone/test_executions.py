@@ -10,7 +10,7 @@ from tests.standalone.conftest import is_running
 from tests.waiting import wait_for
 
 
-def test_python_action_sees_what_stackstorm_shows_it(standalone):
+def test_a_python_action_gets_the_same_context_as_in_stackstorm(standalone):
     execution = standalone.run("probe.show", text="hi", data={"a": [1]}, number="12", flag="true")
     assert execution["status"] == "succeeded", execution["result"]
     assert set(execution["result"]) == {"result", "exit_code", "stdout", "stderr"}
@@ -48,7 +48,7 @@ def test_shape_of_an_execution(standalone):
     [
         ("value", "succeeded", ["a", "value"], 0, ""),
         ("false", "failed", "no", 0, ""),
-        ("raise", "failed", "None", 1, "ValueError: as told"),
+        ("raise", "failed", "None", 1, "ValueError: as requested"),
         ("exit", "failed", "None", 3, ""),
         ("status", "failed", "None", 1, "must either be True or False"),
     ],

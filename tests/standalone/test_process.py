@@ -49,13 +49,13 @@ class Bell:
     setup = cleanup = lambda self: None
     def run(self):
         if self.config["breaks"]:
-            raise RuntimeError("broken as told")
+            raise RuntimeError("broken as configured")
 """
 
 
 @pytest.mark.parametrize(
     "breaks, said",
-    [(True, "sensor probe.Bell: RuntimeError: broken as told"), (False, "run() returned")],
+    [(True, "sensor probe.Bell: RuntimeError: broken as configured"), (False, "run() returned")],
 )
 def test_a_sensor_that_ends_is_reported(tmp_path, breaks, said):
     metadata = "class_name: Bell\nentry_point: bell.py\n"

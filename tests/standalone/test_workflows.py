@@ -47,7 +47,7 @@ def test_failure_still_has_its_output(standalone):
 
 
 def test_do_fail_after_a_handled_failure(standalone):
-    execution = standalone.run("probe.fails_told")
+    execution = standalone.run("probe.fails_as_requested")
     assert execution["status"] == "failed"
     assert execution["result"].get("output") == {"stage": "handled"}, execution["result"]
     assert set(_children(standalone, execution)) == {"first", "report"}

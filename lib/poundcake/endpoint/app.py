@@ -91,10 +91,8 @@ class Receiver:
             response = self._answer(request)
         except ProblemError as problem:
             response = problem.response(request_id)
-            if request.path == WEBHOOK_PATH and problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                reason = RefusalReason.of_status(problem.status)
-                if reason is RefusalReason.CROSS_SITE and self._ways_to_authenticate:
-                    reason = RefusalReason.WRONG_SCOPE
+            reason = self._refusal_reason(request, problem.status)
+            if reason:
                 self._note_refusal(reason, problem, request.client_host)
         except ClientGoneError:
             raise
@@ -134,6 +132,20 @@ class Receiver:
             ) from None
         except JournalError as error:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+
+    def _refusal_reason(self, request: HTTPRequest, status: HTTPStatus) -> RefusalReason | None:
+        """Return why a webhook was refused, or None if it was not one, or is sent again."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return None
+        if request.path != WEBHOOK_PATH:
+            # Only webhooks are posted, so the sender has a wrong URL. A wrong credential may also
+            # be a stranger's, who posts to any path.
+            is_posted = request.method == "POST" and status != HTTPStatus.UNAUTHORIZED
+            return RefusalReason.WRONG_PATH if is_posted else None
+        reason = RefusalReason.of_status(status)
+        if reason is RefusalReason.CROSS_SITE and self._ways_to_authenticate:
+            return RefusalReason.WRONG_SCOPE
+        return reason
 
     def _note_refusal(self, reason: RefusalReason, problem: ProblemError, sender: str) -> None:
         self.refused_webhooks.add(reason, problem.status, problem.detail, sender)

@@ -92,13 +92,13 @@ class BodySignatures:
             body = request.body.read()
         finally:
             self._room.release()
-        fitting = self._fitting(request, body)
-        if fitting is None:
+        credential = self._matching(request, body)
+        if credential is None:
             return None
         _check_time(request.headers.get(TIMESTAMP_HEADER.lower()))
-        return replace(request, body=_ReadBody(body), credential=fitting.name)
+        return replace(request, body=_ReadBody(body), credential=credential.name)
 
-    def _fitting(self, request: HTTPRequest, body: bytes) -> Credential | None:
+    def _matching(self, request: HTTPRequest, body: bytes) -> Credential | None:
         given = request.headers[SIGNATURE_HEADER.lower()].strip().encode("latin-1")
         timestamp = request.headers.get(TIMESTAMP_HEADER.lower())
         prefix = b"" if timestamp is None else timestamp.strip().encode("latin-1") + b":"

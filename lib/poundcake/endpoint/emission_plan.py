@@ -43,6 +43,11 @@ class Emission:
         """Return True if there is nothing to publish."""
         return not self.is_first and not self.alerts
 
+    @property
+    def lost(self) -> set[int]:
+        """The row ids of the alerts that StackStorm lost."""
+        return {alert.id for alert in self.alerts if alert.is_lost}
+
     def items(self, summary: Summary) -> Iterator[Item]:
         """Yield the triggers to publish, in order."""
         if self.is_first:

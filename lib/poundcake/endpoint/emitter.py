@@ -35,14 +35,14 @@ class Attempt:
     """The progress of an emission that is not complete.
 
     Attributes:
-        sent: The triggers that were published.
+        sent_at: When each trigger was last published, by the monotonic clock.
         is_counted: All triggers were published and counted in the metrics; only the journal has
             not been updated.
         failures: Failed attempts in a row.
         error: The error of the last failed attempt.
     """
 
-    sent: set[Item] = field(default_factory=set)
+    sent_at: dict[Item, float] = field(default_factory=dict)
     is_counted: bool = False
     failures: int = 0
     error: str = ""
@@ -158,13 +158,13 @@ class Emitter:
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
         failed: Exception | None = None
         for item in plan.items(summary):
-            if item in attempt.sent:
+            if not _is_due(item, plan, attempt):
                 continue
             if not self._keep_going():
                 return False
             try:
                 self._send(item, plan.request, summary, loader)
-                attempt.sent.add(item)
+                attempt.sent_at[item] = monotonic()
             except (DatabaseError, JournalError):
                 raise
             except Exception as error:
@@ -228,6 +228,18 @@ class Emitter:
             exc_info=not isinstance(error, BusError),
         )
         self._dependencies.journal.postpone([plan.entry.id], wait)
+
+
+def _is_due(item: Item, plan: Emission, attempt: Attempt) -> bool:
+    """Return True if a trigger was not published yet, or was published and StackStorm lost it.
+
+    A request whose emission never completes would otherwise keep its lost alerts for ever.
+    """
+    sent_at = attempt.sent_at.get(item)
+    if sent_at is None:
+        return True
+    is_lost = item.trigger == triggers.ALERT and item.row_id in plan.lost
+    return is_lost and monotonic() - sent_at >= retry.doubled(retry.EMIT_WAITS, attempt.failures)
 
 
 def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from poundcake.endpoint import native
 from poundcake.endpoint.announcer import Announcer
 from poundcake.endpoint.bus import BusError
 from poundcake.endpoint.dependencies import Dependencies
@@ -13,7 +14,7 @@ from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.replay_importer import ReplayImporter
 from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
-from poundcake.trail import database
+from poundcake.trail import database, uncopied
 from poundcake.trail.database import DatabaseError
 
 PRUNE_WAIT = 60.0
@@ -106,9 +107,18 @@ class Pipeline:
             self.components.broker.ok()
 
     def _find_migrations(self) -> None:
-        if monotonic() >= self._migrations_at:
-            self.pending_migrations = self._dependencies.reader.read(database.pending)
-            self._migrations_at = monotonic() + MIGRATIONS_WAIT
+        if monotonic() < self._migrations_at:
+            return
+        reader, config = self._dependencies.reader, self._dependencies.config()
+        request_ids = native.run_in_native_thread(
+            uncopied.open_in_default_file, config, reader.engine
+        )
+        waiting = [
+            reader.read(database.pending),
+            reader.read(uncopied.warning, config, request_ids),
+        ]
+        self.pending_migrations = "; ".join(filter(None, waiting))
+        self._migrations_at = monotonic() + MIGRATIONS_WAIT
 
     def _prune(self) -> float | None:
         if monotonic() < self._prune_at:

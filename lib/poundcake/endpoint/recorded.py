@@ -46,12 +46,13 @@ class UnexplainedAlert:
 
 @dataclass(frozen=True)
 class RecordedAlert:
-    """An alert in the tracking database. `labels` is JSON text."""
+    """An alert in the tracking database. `labels` is JSON text, and `host` is canonical."""
 
     id: int
     alert_name: str
     severity: str
     instance: str
+    host: str
     status: str
     episode: str
     labels: str

@@ -23,6 +23,7 @@ class RefusalReason(StringEnum):
     UNAUTHENTICATED = "unauthenticated"
     CROSS_SITE = "cross_site"
     WRONG_SCOPE = "wrong_scope"
+    WRONG_PATH = "wrong_path"
     WRONG_METHOD = "wrong_method"
     NO_LENGTH = "no_length"
     TOO_LARGE = "too_large"

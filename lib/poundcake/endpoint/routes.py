@@ -31,7 +31,7 @@ class Route(NamedTuple):
             return "" if path == self.template else None
         return path[len(prefix) :] or None if path.startswith(prefix) else None
 
-    def takes(self, method: str) -> bool:
+    def accepts(self, method: str) -> bool:
         """Return True if the route answers this method. A GET route also answers HEAD."""
         return method == self.method or (method == "HEAD" and self.method == "GET")
 
@@ -49,7 +49,7 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
         known = ", ".join(f"{route.method} {route.template}" for route in routes)
         raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown path; known: {known}")
     for route in fitting:
-        if route.takes(request.method):
+        if route.accepts(request.method):
             return route.handler(request, route.argument(request.path) or "")
     raise _wrong_method(request.path, request.method, [route.method for route in fitting])
 

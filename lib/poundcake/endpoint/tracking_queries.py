@@ -182,6 +182,7 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
                 alerts.c.alert_name,
                 alerts.c.severity,
                 alerts.c.instance,
+                alerts.c.host,
                 alerts.c.status,
                 alerts.c.episode,
                 alerts.c.labels,

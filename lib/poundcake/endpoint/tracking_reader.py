@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from poundcake.endpoint import native
 from poundcake.trail import clock, database
-from poundcake.trail.database import DatabaseError
+from poundcake.trail.database import DatabaseError, holds
 
 CLOCK_WAIT = 30.0
 """Seconds between two comparisons of the clocks."""
@@ -129,8 +129,17 @@ class TrackingReader:
 
     def _read(self, query: Callable[..., T], *args: Any) -> T:
         with database.reading(self.engine) as connection:
+            self._check_usable(connection)
             self._compare_clocks(connection)
             return query(connection, *args)
+
+    def _check_usable(self, connection: Connection) -> None:
+        try:
+            holds.check_usable(connection)
+        except DatabaseError:
+            # Nothing is announced any more, because announcements need the id.
+            self.forget()
+            raise
 
     def _compare_clocks(self, connection: Connection) -> None:
         now = monotonic()

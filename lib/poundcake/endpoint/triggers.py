@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TypedDict
 
 from poundcake.endpoint.recorded import LimitedAlert, RecordedAlert, RecordedRequest, Summary
-from poundcake.hosts import host_or_empty
 from poundcake.inert import make_inert
 from poundcake.timestamps import format_timestamp
 
@@ -92,7 +91,7 @@ def alert_payload(request: RecordedRequest, alert: RecordedAlert) -> AlertPayloa
             alert_name=alert.alert_name,
             severity=alert.severity,
             instance=alert.instance,
-            host=host_or_empty(labels),
+            host=alert.host,
             job=labels.get("job", ""),
             labels=labels,
             receiver=request.receiver,

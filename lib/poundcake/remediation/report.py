@@ -141,7 +141,7 @@ def _ending_after_change(
     permission: dict[str, Any], change: Execution, check: dict[str, Any]
 ) -> _Ending:
     if change.status != _SUCCEEDED:
-        message = f"{change.action} ended as {change.status}"
+        message = f"{change.action} ended with status {change.status}"
         return _Ending(False, Stage.REMEDIATE, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)

@@ -17,8 +17,8 @@ _ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 class AlertState(NamedTuple):
     """The properties of an alert that the decision depends on."""
 
-    instance: str
-    """Its label ``instance``, as the sender wrote it."""
+    named_host: str
+    """Its label host_label, as the sender wrote it; empty if it has none."""
     status: str
     """``firing`` or ``resolved``."""
     incident_ended_at: str | None
@@ -69,7 +69,7 @@ def permit(config: Config, alert: AlertState, action: str, needs_host: bool = Tr
         action: The reference of the action that makes the change; empty to only collect evidence.
         needs_host: Refuse an alert without a usable host.
     """
-    target = host_and_port(alert.instance)
+    target = host_and_port(alert.named_host)
     refusal = _refusal_of_target(config, target)
     stage, message = _decide(config, alert, target, action, needs_host, refusal)
     may_check = target is not None and not refusal
@@ -90,8 +90,8 @@ def _decide(
     if action or needs_host:
         if alert.status != FIRING:
             refusal = "the alert is resolved"
-        elif target is None and (needs_host or _names_hosts(config)):
-            refusal = "the alert's instance contains no host"
+        elif target is None and (needs_host or _restricts_hosts(config)):
+            refusal = f"the label {config.host_label} of the alert contains no host"
         else:
             refusal = refusal_of_target
     if action:
@@ -118,7 +118,7 @@ def _refusal_of_target(config: Config, target: HostPort | None) -> str:
     return refusal_of_target(target.host)
 
 
-def _names_hosts(config: Config) -> bool:
+def _restricts_hosts(config: Config) -> bool:
     """Return True if only some hosts are allowed, so that an alert without a host is refused."""
     return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 

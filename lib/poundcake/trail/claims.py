@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypedDict
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import Row, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -24,11 +24,14 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 
+# The upper bound of give_up_hours: no alert is emitted for longer.
+_MAX_EMISSION = timedelta(hours=720)
 _CLAIM_LENGTH = 255
 
 _ALERT_COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
+    alerts.c.host,
     alerts.c.outcome,
     alerts.c.reason,
     alerts.c.attempt,
@@ -214,42 +217,35 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
             alerts.c.outcome != Outcome.DUPLICATE,
             or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at.is_not(None)),
         )
-        .order_by(alerts.c.id.desc())
+        # An incident that came from another database may have a higher id than its successor.
+        .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
         .limit(1)
     )
     return connection.scalar(last)
 
 
 def last_host_claim(
-    connection: Connection, alert_id: int, workflow: str, since: datetime
+    connection: Connection, host: str, workflow: str, since: datetime
 ) -> HostClaim | None:
-    """Return the workflow's last claim on an alert of the same host, or None.
+    """Return the workflow's last claim on an alert of a host, or None.
 
     The claim of an execution that succeeded and reported that it changed nothing does not count.
 
     Args:
         connection: A transaction.
-        alert_id: The alert. Every spelling of its host counts, with any port. If its instance names
-            no host, only the same instance counts.
+        host: The canonical host. Every alert of the host counts, however its label spells it.
         workflow: The reference of the workflow.
         since: Only claims after this time count, by the database's clock.
     """
-    own = alerts.alias("own")
-    # The links have no index on their time, but their ids grow with it.
-    last_before = select(links.c.id).where(links.c.created_at <= since)
-    last_before = last_before.order_by(links.c.id.desc()).limit(1)
     found = connection.execute(
         select(links.c.st2_execution_id, links.c.created_at)
         .join(alerts, alerts.c.id == links.c.alert_id)
         .join(executions, executions.c.id == links.c.st2_execution_id)
-        .join(own, own.c.id == alert_id)
         .where(
-            links.c.id > func.coalesce(last_before.scalar_subquery(), 0),
-            own.c.instance != "",
-            or_(
-                alerts.c.instance == own.c.instance,
-                and_(alerts.c.host == own.c.host, own.c.host != ""),
-            ),
+            alerts.c.host == host,
+            # Limit the scan of the index: older alerts are no longer emitted.
+            alerts.c.created_at > since - _MAX_EMISSION,
+            alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
             links.c.created_at > since,
@@ -337,8 +333,8 @@ def _refusal_reason(
             f"the incident ended at {format_timestamp(ended)}; to work on it anyway, run `st2 run "
             f"poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.host_cooldown:
-        return _host_cooldown(connection, claimant, alert.id, now)
+    if claimant.host_cooldown and alert.host:
+        return _host_cooldown(connection, claimant, alert.host, now)
     return ""
 
 
@@ -354,12 +350,10 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
     return found or ""
 
 
-def _host_cooldown(
-    connection: Connection, claimant: _Claimant, alert_id: int, now: datetime
-) -> str:
+def _host_cooldown(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    busy = last_host_claim(connection, alert_id, claimant.workflow, now - claimant.host_cooldown)
+    busy = last_host_claim(connection, host, claimant.workflow, now - claimant.host_cooldown)
     if not busy:
         return ""
     until = format_deadline(busy.created_at + claimant.host_cooldown)

@@ -15,3 +15,7 @@ class TrackingError(PoundCakeError):
 
 class PurgeError(PoundCakeError):
     """A purge was refused before it deleted anything."""
+
+
+class CopyError(PoundCakeError):
+    """The trail cannot be copied to another database, or did not arrive unchanged."""

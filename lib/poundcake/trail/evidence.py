@@ -259,11 +259,12 @@ class EvidenceReader:
     ) -> datetime | None:
         """Return the end of the cooldown that may have caused the refusal of the claim, or None."""
         cooldown = timedelta(seconds=self._config.host_cooldown_seconds)
-        if not cooldown or workflow_output(execution.result).get("stage") != NOT_CLAIMED:
+        is_refused = workflow_output(execution.result).get("stage") == NOT_CLAIMED
+        if not cooldown or not alert.host or not is_refused:
             return None
         since = self._clocks.database - cooldown
         with database.reading(self._round.engine) as connection:
-            busy = last_host_claim(connection, alert.id, workflow, since)
+            busy = last_host_claim(connection, alert.host, workflow, since)
         return busy.created_at + cooldown if busy else None
 
 

@@ -42,6 +42,7 @@ _COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
     alerts.c.attempt,
+    alerts.c.host,
     alerts.c.recorded_at,
     alerts.c.closed_at,
     alerts.c.acknowledged_at,
@@ -136,6 +137,7 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
             request_id=row.request_id,
             episode=row.episode or "",
             attempt=row.attempt,
+            host=row.host,
             recorded_at=row.recorded_at,
             closed_at=row.closed_at,
             is_acknowledged=row.acknowledged_at is not None,
@@ -164,21 +166,21 @@ class _Explainer:
         """
         facts = TrailFacts(self._round, batch)
         verdicts: dict[int, Verdict] = {}
-        asked: list[OpenAlert] = []
+        checked: list[OpenAlert] = []
         for alert in batch:
             # The alert waits to be emitted again. Only its next trigger or a claim can change that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
-                asked.append(alert)
-        if not asked:
+                checked.append(alert)
+        if not checked:
             return verdicts
         clocks = self._clocks()
         deadline = Deadline(EVIDENCE_SECONDS)
         reader = EvidenceReader(self._round, self._api, self._config, clocks, deadline)
-        evidence = reader.read(asked, facts, triggers.seen)
-        judgements = self._judgements(asked, evidence, clocks)
-        for alert in asked:
+        evidence = reader.read(checked, facts, triggers.seen)
+        judgements = self._judgements(checked, evidence, clocks)
+        for alert in checked:
             found = evidence[alert.id]
             if found.problem:
                 self._round.note(f"alert {alert.id}: {found.problem}")

@@ -11,7 +11,7 @@ from poundcake import __version__
 from poundcake.config import Config
 from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.string_enum import StringEnum
-from poundcake.trail import database
+from poundcake.trail import database, uncopied
 from poundcake.trail.database import DatabaseError
 
 
@@ -63,7 +63,7 @@ def without_endpoint(
     components = {
         "journal": unknown,
         "broker": unknown,
-        "database": _database(engine),
+        "database": _database(config, engine),
         "stackstorm": _stackstorm(stackstorm),
     }
     return {
@@ -101,10 +101,14 @@ def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
     return {**answer, "configuration": {**configuration, "differences": differences}}
 
 
-def _database(engine: Engine) -> Part:
+def _database(config: Config, engine: Engine) -> Part:
     try:
         database.prepare(engine, create=False)
-        return Part(State.OK, pending=database.pending(engine))
+        waiting = [database.pending(engine)]
+        request_ids = uncopied.open_in_default_file(config, engine)
+        with database.reading(engine) as connection:
+            waiting.append(uncopied.warning(connection, config, request_ids))
+        return Part(State.OK, pending="; ".join(filter(None, waiting)))
     except DatabaseError as error:
         return Part(State.DOWN, str(error))
 

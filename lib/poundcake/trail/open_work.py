@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, false, or_, select
 from sqlalchemy.engine import Connection
 
 from poundcake.stackstorm import TERMINAL, WAITING
@@ -17,6 +17,8 @@ from poundcake.trail.schema import alerts, api_calls, executions, meta
 SYNCED_AT = "synced_at"
 """The row of poundcake_meta with the time at which a round of sync last finished."""
 _MAX_COUNT = 1000
+# How long webhooks must have arrived again after an outage, before an incident is stale.
+_HEARD_AGAIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     # Sync admits unconfirmed incidents and closes stale ones.
     for_sync = list(connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT)))
     if expire_stale_hours:
-        stale = is_stale(now, expire_stale_hours)
+        stale = is_stale(connection, expire_stale_hours)
         for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
     waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
@@ -85,9 +87,27 @@ def unconfirmed() -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def is_stale(now: datetime, hours: int) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of incidents that received no notification for some hours."""
-    return is_open(), alerts.c.last_seen_at < now - timedelta(hours=hours)
+def is_stale(connection: Connection, hours: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of incidents that received no notification for some hours.
+
+    Other webhooks must have arrived during these hours. After an outage of the endpoint or of the
+    database, the notifications of all incidents are missing or not recorded yet, and an incident
+    that was closed would be remediated again. So the hours are counted back from the newest
+    recorded webhook, and an earlier one must lie in between.
+    """
+    received = api_calls.c.created_at
+    heard = select(received).where(
+        api_calls.c.replay_of.is_(None), received <= database_now(connection)
+    )
+    newest = connection.scalar(heard.order_by(received.desc()).limit(1))
+    if newest is None:
+        return (false(),)
+    since = newest - timedelta(hours=hours)
+    until = newest - min(_HEARD_AGAIN, timedelta(hours=hours) / 2)
+    heard_before = heard.where(received >= since, received <= until).limit(1)
+    if connection.scalar(heard_before) is None:
+        return (false(),)
+    return is_open(), alerts.c.last_seen_at < since
 
 
 def last_synced(connection: Connection) -> datetime | None:

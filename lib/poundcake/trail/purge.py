@@ -31,6 +31,9 @@ _MAX_ALERTS = 2000
 _RETRY_SECONDS = 60
 # Maximum difference between the clocks of this machine and of the database server.
 _MAX_SKEW = timedelta(hours=1)
+# Requests that are younger than this do not prove that the clock is right: after a clock has jumped
+# ahead, new requests look recent, and all others look old.
+_UNPROVEN = timedelta(days=7)
 
 
 class PurgeResult(TypedDict):
@@ -161,12 +164,14 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
     """Return the time before which requests are deleted.
 
     Raises PurgeError if a clock seems to be wrong. If the clock were months ahead, the whole
-    history would look old.
+    history would look old. Then no request would be left except those received since the clock
+    jumped, so there has to be an older one.
     """
+    unproven = min(_UNPROVEN, age / 2)
     with database.reading(engine) as connection:
         now, here = clock.database_now(connection), clock.local_now()
         newest = connection.scalar(
-            select(func.max(api_calls.c.created_at)).where(api_calls.c.created_at <= now)
+            select(func.max(api_calls.c.created_at)).where(api_calls.c.created_at <= now - unproven)
         )
     if abs(now - here) > _MAX_SKEW:
         raise PurgeError(
@@ -176,11 +181,16 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
         )
     if newest is not None and newest < now - age:
         raise PurgeError(
-            f"nothing was deleted, because no request would be left: the newest was received "
-            f"at {clock.format_deadline(newest)}, and the database's clock says "
-            f"{clock.format_deadline(now)}; if that is right, purge again once there is a newer one"
+            f"nothing was deleted, because no request older than {_in_words(unproven)} would be "
+            f"left: the newest of them was received at {clock.format_deadline(newest)}, and the "
+            f"database's clock says {clock.format_deadline(now)}; if that is right, purge again "
+            f"once a newer one is {_in_words(unproven)} old"
         )
     return now - age
+
+
+def _in_words(age: timedelta) -> str:
+    return f"{age.days} days" if age.days > 1 else f"{age // timedelta(hours=1)} hours"
 
 
 def _purge_page(

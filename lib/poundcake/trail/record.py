@@ -20,7 +20,7 @@ from poundcake.alertmanager import Alert, Identity, PayloadError, Webhook
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import body_sha256, collision_id
-from poundcake.trail import clock, database
+from poundcake.trail import clock, database, uncopied
 from poundcake.trail.admission import Decision
 from poundcake.trail.admission_state import AdmissionState, AlertBatch, ReceivedAlert
 from poundcake.trail.errors import DatabaseError
@@ -133,8 +133,8 @@ def record_requests(
         clock_offset_seconds: How far the endpoint's clock is ahead of the database's.
 
     Raises:
-        DatabaseError: Nothing was written, because the database is unavailable or the endpoint
-            reads another database.
+        DatabaseError: Nothing was written, because the database is unavailable, the endpoint reads
+            another database, or the trail has not been moved to this one.
     """
     own_id = database.prepare(engine, create=config.auto_migrate)
     if database_id and database_id != own_id:
@@ -143,6 +143,7 @@ def record_requests(
             f"{own_id} ({database.public_url(engine.url)}): set database_url to "
             "one MariaDB for both, or put state_dir where both see it"
         )
+    uncopied.refuse_empty_database(config, engine)
     offset = timedelta(seconds=clock_offset_seconds)
     return database.retry_deadlocks(lambda: _record_all(engine, config, requests, offset))
 
@@ -233,7 +234,7 @@ def _record_list(
         _parse(request, error, identity)
     now = clock.database_now(connection)
     state = make_state(connection, config, _batch(new, now))
-    decided = [DecidedRequest(request, _decide(state, request, now)) for request in new]
+    decided = [DecidedRequest(request, _decide(state, request, now, config)) for request in new]
     calls = [_call_row(one, now, replay_of) for one in decided]
     for one, call in zip(decided, calls):
         _check_size(connection, one, call)
@@ -289,7 +290,9 @@ def _batch(new: Sequence[NewRequest], now: datetime) -> AlertBatch:
     return AlertBatch(readable, min(one.request.received_at for one in new), now)
 
 
-def _decide(state: AdmissionState, new: NewRequest, now: datetime) -> list[AlertRow]:
+def _decide(
+    state: AdmissionState, new: NewRequest, now: datetime, config: Config
+) -> list[AlertRow]:
     """Decide about each alert of a request, and return the rows."""
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
@@ -302,7 +305,7 @@ def _decide(state: AdmissionState, new: NewRequest, now: datetime) -> list[Alert
             decision = state.decide(alert, new.request.received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
-        row = alert_row(alert, decision, new.request.received_at, now)
+        row = alert_row(alert, decision, new.request.received_at, now, config.host_label)
         state.apply(new.request_id, alert, decision, row)
         rows.append(row)
     return rows

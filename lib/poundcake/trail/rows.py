@@ -130,7 +130,9 @@ def call_row(
     )
 
 
-def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: datetime) -> AlertRow:
+def alert_row(
+    alert: Alert, decision: Decision, received_at: datetime, now: datetime, host_label: str
+) -> AlertRow:
     """Return the row of an alert.
 
     Args:
@@ -138,6 +140,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         decision: The decision about it.
         received_at: When its request was received.
         now: The current time by the database's clock.
+        host_label: The label that names the alert's host.
     """
     return AlertRow(
         position=alert.position,
@@ -165,7 +168,7 @@ def alert_row(alert: Alert, decision: Decision, received_at: datetime, now: date
         held_until=decision.held_until,
         sender_fingerprint=cut(alert.sender_fingerprint, alerts.c.sender_fingerprint) or None,
         sender_starts_at=alert.starts_at,
-        host=cut(host_or_empty(alert.labels), alerts.c.host),
+        host=cut(host_or_empty(alert.labels, host_label), alerts.c.host),
         notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
     )
 

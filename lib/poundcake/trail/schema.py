@@ -34,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 VERSION = 6
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. With a long history they take long to build, so they are built last.
-INDEX_REVISIONS = (4,)
+INDEX_REVISIONS = (4, 7)
 # {table: revision} for tables that a later revision than the first one created.
 LATER_TABLES = {"poundcake_audit": 6}
 
@@ -151,7 +151,7 @@ alerts = Table(
     # The first startsAt in the notifications of the incident, by the sender's clock. NULL if none
     # of them had one.
     Column("sender_starts_at", UtcDateTime),
-    # The host that the alert is about, in normalized form, or empty if the alert names no host.
+    # The canonical host in the label host_label, or empty if the alert names no host.
     Column("host", String(255), nullable=False, default="", server_default=""),
     # Fields of the alert that could not be read and were ignored, in one line.
     Column("notes", String(1024)),
@@ -176,6 +176,8 @@ alerts = Table(
     Index("ix_poundcake_alerts_by_time", *_SEARCH),
     Index("ix_poundcake_alerts_by_name", "alert_name", *_SEARCH),
     Index("ix_poundcake_alerts_by_instance", "instance", *_SEARCH, "alert_name"),
+    # The cooldown of a host searches this one.
+    Index("ix_poundcake_alerts_by_host", "host", "created_at"),
     Index("ix_poundcake_alerts_by_fingerprint", "fingerprint", *_SEARCH),
     Index("ix_poundcake_alerts_by_outcome", "outcome", *[c for c in _SEARCH if c != "outcome"]),
     Index("ix_poundcake_alerts_by_severity", "severity", *[c for c in _SEARCH if c != "severity"]),

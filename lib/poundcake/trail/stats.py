@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, case, cast, func, literal, select
@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import clock
 from poundcake.trail.queries.bounded_search import time_filters, unindexed
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.search import Filters
@@ -132,7 +133,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
         not_cleared_minutes: A successful execution counts as not cleared if its alert kept firing
             for longer than this after its end.
     """
-    now = datetime.now(timezone.utc)
+    now = clock.database_now(connection)
     until = filters.until or now
     since = filters.since or until - DEFAULT_RANGE
     statement = _sums(connection, now, timedelta(minutes=not_cleared_minutes)).where(

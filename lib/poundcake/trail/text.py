@@ -7,7 +7,7 @@ layout.
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Mapping, Sequence
 
 from poundcake.inert import one_line
@@ -63,14 +63,17 @@ def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(headings, [[e[name] for name in (*columns, "message")] for e in executions])
 
 
-def why(answer: dict[str, Any], now: datetime | None = None) -> str:
+def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = None) -> str:
     """Format what was done for an alert, episode by episode.
 
     Args:
         answer: The view.
+        stale_after_hours: The configuration key: an incident without a notification for so long is
+            shown as stale.
         now: The time to which ages are relative. The default is the current time.
     """
     now = now or datetime.now(timezone.utc)
+    stale_before = now - timedelta(hours=stale_after_hours)
     answer = _cleaned(answer)
     if not answer["episodes"]:
         found_later = "none of the newest alerts matches"
@@ -78,13 +81,13 @@ def why(answer: dict[str, Any], now: datetime | None = None) -> str:
         return _text([none, *_footer(answer)])
     lines: list[str] = []
     for episode in answer["episodes"]:
-        lines += [*_episode(episode, now), ""]
+        lines += [*_episode(episode, now, stale_before), ""]
     return _text([*lines, _total(answer, "count", "episode"), *_footer(answer)])
 
 
-def _episode(episode: Mapping[str, Any], now: datetime) -> list[str]:
+def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> list[str]:
     named = [episode[name] for name in ("alert_name", "instance", "severity") if episode[name]]
-    lines = ["  ".join([*named, _summary(episode, now)])]
+    lines = ["  ".join([*named, _summary(episode, now, stale_before)])]
     if episode["episode"]:
         lines.append(f"  episode {episode['episode']}")
     for alert in episode["alerts"]:
@@ -145,13 +148,16 @@ def _age(moment: str, now: datetime) -> str:
     return f"{counted(seconds // 86400, 'day')} ago"
 
 
-def _summary(episode: Mapping[str, Any], now: datetime) -> str:
+def _summary(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> str:
     """Return a summary of an episode: its state, its times, and its number of notifications."""
     times = episode["notifications"]
     seen = f"seen {times} times" if times > 1 else "seen once"
     if episode["state"] == "firing":
         outcome = episode.get("outcome", "").replace("_", " ")
-        firing = f"firing ({outcome})" if outcome else "firing"
+        seen_at = parse_timestamp(episode["last_seen_at"])
+        stale = "stale" if seen_at and seen_at < stale_before else ""
+        remarks = ", ".join(filter(None, (outcome, stale)))
+        firing = f"firing ({remarks})" if remarks else "firing"
         last = f"last notification {_age(episode['last_seen_at'], now)}"
         return f"{firing} since {episode['starts_at']}, {seen}, {last}"
     if episode["state"]:

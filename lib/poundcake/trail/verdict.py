@@ -62,6 +62,7 @@ class OpenAlert:
     request_id: str
     episode: str
     attempt: int
+    host: str
     recorded_at: datetime
     closed_at: datetime | None = None
     is_acknowledged: bool = False
@@ -165,7 +166,10 @@ def judge_execution(
         if is_young and not execution.is_terminal:
             return Judgement(None, waiting)
         output = workflow_output(execution.result)
-        if output.get("stage") == NOT_CLAIMED:
+        # Without a message, the link task itself may have failed, because the database was
+        # unavailable or the trail was moved meanwhile.
+        was_refused = output.get("message") or execution.status == ExecutionStatus.SUCCEEDED
+        if output.get("stage") == NOT_CLAIMED and was_refused:
             reason = f"{execution.action} did nothing: {output.get('message')}"
             return _judge_refused(alert, started, reason, config)
     needs_link = started.link is OwnLink.NONE

@@ -99,7 +99,7 @@ def _codings():
     ):
         yield Case(f"coding: {name}", post(head, CHUNKED) + SMUGGLED, (411,))
     both = b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n"
-    yield Case("coding: behind a length", post(both, CHUNKED) + SMUGGLED, (400,))
+    yield Case("coding: after a length", post(both, CHUNKED) + SMUGGLED, (400,))
     both = b"Transfer-Encoding: chunked\r\nContent-Length: 14\r\n"
     yield Case("coding: before a length", post(both, CHUNKED) + SMUGGLED, (400,))
     other = b"Content-Length: 14\r\nTransfer-Encoding: x\r\n"

@@ -75,11 +75,11 @@ class TestBatches:
         assert payload["database_id"] == database.prepare(rig.engine)
 
     def test_nothing_is_announced_without_the_id_of_the_database(self, rig, monkeypatch):
-        def away(engine, create=True):
-            raise database.DatabaseError("away")
+        def unavailable(engine, create=True):
+            raise database.DatabaseError("unavailable")
 
         prepare = database.prepare
-        monkeypatch.setattr(database, "prepare", away)
+        monkeypatch.setattr(database, "prepare", unavailable)
         request_id = rig.accept(alert())
         rig.advance()
         assert (rig.components.database.state, rig.bus.published) == (State.DOWN, [])
@@ -275,7 +275,7 @@ class TestRefused:
 
         def fails(requests, *args):
             if any("poison" in request.body for request in requests):
-                raise RuntimeError("a fault of ours")
+                raise RuntimeError("an internal fault")
             return pack(requests, *args)
 
         monkeypatch.setattr(announcer.announcement, "pack", fails)

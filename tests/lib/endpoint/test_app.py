@@ -38,7 +38,7 @@ class TestRoutes:
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW", "get"):
             if method == verb or (method, verb) == ("HEAD", "GET"):
                 continue
-            answer = endpoint.ask(method, path, b"{}" if method == "POST" else None)
+            answer = endpoint.request(method, path, b"{}" if method == "POST" else None)
             assert answer.status == 405
             assert verb in answer.headers["allow"].split(", ")
             if method != "HEAD":
@@ -65,23 +65,23 @@ class TestRoutes:
     )
     def test_an_unknown_path_is_answered_with_the_existing_ones(self, endpoint, path):
         for method, body in (("GET", None), ("POST", b"{}")):
-            found = check_problem(endpoint.ask(method, path, body), 404)
+            found = check_problem(endpoint.request(method, path, body), 404)
             assert "POST /api/v1/webhook" in found["detail"]
 
     @pytest.mark.parametrize("path", [p for p, verb in sorted(ROUTES.items()) if verb == "GET"])
     def test_head_is_get_without_the_body(self, endpoint, path):
-        got, headed = endpoint.get(path), endpoint.ask("HEAD", path)
+        got, headed = endpoint.get(path), endpoint.request("HEAD", path)
         assert headed.status == got.status
         assert headed.headers["content-type"] == got.headers["content-type"]
         if "health" not in path and "metrics" not in path:
             assert headed.headers["content-length"] == got.headers["content-length"]
 
     def test_options_of_the_server_as_a_whole(self, endpoint):
-        answer = endpoint.ask("OPTIONS", "*")
+        answer = endpoint.request("OPTIONS", "*")
         assert (answer.status, answer.headers["allow"]) == (200, "GET, HEAD, POST")
 
     def test_a_url_as_the_request_target(self, endpoint):
-        answer = endpoint.ask("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
+        answer = endpoint.request("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
         assert (answer.status, answer.json["count"]) == (200, 0)
 
     def test_browsers_must_not_sniff_or_cache_responses(self, endpoint):
@@ -129,7 +129,7 @@ class TestOwnTrouble:
         # The log contains the details.
         assert found["request_id"] in caplog.text and "hush-word" in caplog.text
 
-    def test_a_file_that_cannot_be_read_is_answered(self, tmp_path, monkeypatch):
+    def test_an_unreadable_file_gets_a_response(self, tmp_path, monkeypatch):
         """The error is an OSError, like that of a disconnected client."""
 
         def fails(self):

@@ -100,7 +100,7 @@ class TestTokens:
     )
     def test_credentials_are_checked_before_path_and_method(self, guarded, method, path):
         """Credentials are checked first, even for unknown paths and methods."""
-        answer = guarded.ask(method, path)
+        answer = guarded.request(method, path)
         check_problem(answer, 401)
         assert "allow" not in answer.headers and "/api/" not in answer.json["detail"]
 
@@ -120,7 +120,7 @@ class TestTokens:
 
     def test_live_is_open(self, guarded):
         assert guarded.get(LIVE).status == 200
-        assert guarded.ask("HEAD", LIVE).status == 200
+        assert guarded.request("HEAD", LIVE).status == 200
 
     def test_health_shows_that_a_token_is_required(self, guarded):
         answer = guarded.get(HEALTH, Authorization="Bearer the-old-token-01")
@@ -244,7 +244,7 @@ class TestScopes:
             endpoint.accept(webhook(), Authorization=given)
             assert endpoint.credentials()[-1] == name
 
-    def test_without_credentials_there_is_no_name(self, endpoint):
+    def test_without_credentials_no_name_is_recorded(self, endpoint):
         request_id = endpoint.accept(webhook())
         assert endpoint.credentials()[-1] == ""
         assert "credential" not in endpoint.get("/api/v1/status/" + request_id).json
@@ -331,7 +331,7 @@ class TestSignatures:
     def test_signatures_are_only_for_webhooks(self, named):
         for path in PROTECTED:
             check_problem(named.get(path, **signed(b"")), 401)
-            check_problem(named.ask("POST", path, b"{}", **signed(b"{}")), 401)
+            check_problem(named.request("POST", path, b"{}", **signed(b"{}")), 401)
         check_problem(named.get("/api/v1/webhook", **signed(b"")), 401)
 
     def test_without_a_shared_secret_no_body_is_read(self, guarded):
@@ -347,7 +347,7 @@ class TestSignatures:
             client.send(head)
             check_problem(client.read(), status)
 
-    def test_the_time_that_it_takes_tells_nothing(self, tmp_path, monkeypatch):
+    def test_the_time_to_check_a_credential_leaks_nothing(self, tmp_path, monkeypatch):
         compared = []
         compare = hmac.compare_digest
 
@@ -390,7 +390,7 @@ class TestSignatures:
 GRAFANA_AND_ON_CALL = {"credentials": [NAMED[3]], "auth_tokens": ["a-token-for-everything"]}
 
 
-def test_the_time_that_it_takes_tells_nothing(tmp_path, monkeypatch):
+def test_the_time_to_check_a_credential_leaks_nothing(tmp_path, monkeypatch):
     compared = []
     compare = hmac.compare_digest
 

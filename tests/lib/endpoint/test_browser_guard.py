@@ -23,7 +23,7 @@ def test_a_host_name_from_dns_rebinding_is_refused(endpoint, host):
 
 
 def test_the_host_in_an_absolute_url_is_checked(endpoint):
-    assert endpoint.ask("GET", "http://evil.example" + HEALTH).status == 403
+    assert endpoint.request("GET", "http://evil.example" + HEALTH).status == 403
     with endpoint.client() as client:
         client.send(message("GET", "http://localhost" + HEALTH, Host="evil.example"))
         assert client.read().status == 200
@@ -67,7 +67,7 @@ def test_a_form_posted_by_a_page(endpoint):
 
 
 def test_a_preflight_request_is_not_allowed(endpoint):
-    answer = endpoint.ask("OPTIONS", "/api/v1/webhook", Origin="http://evil.example")
+    answer = endpoint.request("OPTIONS", "/api/v1/webhook", Origin="http://evil.example")
     assert answer.status == 403
     assert not [name for name in answer.headers if name.startswith("access-control")]
 

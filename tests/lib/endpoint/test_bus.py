@@ -38,9 +38,9 @@ def queue(rabbitmq):
 
 @pytest.fixture
 def bus(rabbitmq, queue):
-    found = Bus(connect_to(rabbitmq.url))
-    yield found
-    found.close()
+    bus = Bus(connect_to(rabbitmq.url))
+    yield bus
+    bus.close()
 
 
 def arrived(url):
@@ -181,11 +181,11 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
 
 
 def test_a_wrong_password_is_an_error_that_does_not_show_it(rabbitmq):
-    bus = Bus(connect_to(f"amqp://nobody:hushword@127.0.0.1:{rabbitmq.port}//"))
+    bus = Bus(connect_to(f"amqp://nobody:hidden-word@127.0.0.1:{rabbitmq.port}//"))
     for use in (bus.check, lambda: bus.publish("poundcake.alert", {}, "t")):
         with pytest.raises(BusError) as caught:
             use()
-        assert "hushword" not in str(caught.value)
+        assert "hidden-word" not in str(caught.value)
 
 
 def test_closing_does_not_wait(bus, rabbitmq):
@@ -197,7 +197,7 @@ def test_closing_does_not_wait(bus, rabbitmq):
     assert time.monotonic() - began < 20
 
 
-def test_nobody_there():
+def test_an_unreachable_server():
     bus = Bus(connect_to(f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"))
     began = time.monotonic()
     with pytest.raises(BusError):

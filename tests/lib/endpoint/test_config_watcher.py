@@ -15,16 +15,16 @@ from tests.waiting import wait_for
 def watcher(monkeypatch):
     """Return a running watcher. `watcher.answer` is the registered configuration, or an error."""
     monkeypatch.setattr(config_watcher, "POLL_SECONDS", 0.01)
-    looked = threading.Event()
+    polled = threading.Event()
 
     def read():
         if isinstance(found.answer, Exception):
             raise found.answer
         return found.answer
 
-    found = ConfigWatcher({"port": 1}, read, looked.set)
+    found = ConfigWatcher({"port": 1}, read, polled.set)
     found.answer = {"port": 1}
-    found.looked = looked
+    found.polled = polled
     found.start()
     yield found
     found.stop()
@@ -33,24 +33,24 @@ def watcher(monkeypatch):
 def test_a_registered_configuration_is_returned_once_per_poll(watcher):
     watcher.answer = {"port": 2}
     wait_for(lambda: watcher.latest == {"port": 2})
-    assert watcher.looked.wait(10)
+    assert watcher.polled.wait(10)
     watcher.stop()
     wait_for(lambda: not watcher.take())
     assert watcher.problem == ""
 
 
 @pytest.mark.parametrize(
-    "error, said",
+    "error, expected",
     [
         (RuntimeError("no key x\nat line 1"), "no key x"),
         (ValueError(), "ValueError"),
         (KeyError("x" * 1000), "'" + "x" * 299),
     ],
 )
-def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, said):
+def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected):
     watcher.answer = error
     wait_for(lambda: watcher.problem)
-    assert watcher.problem == f"the registered one cannot be read: {said}"
+    assert watcher.problem == f"the registered one cannot be read: {expected}"
     assert watcher.latest == {"port": 1}
     watcher.answer = {"port": 3}
     wait_for(lambda: watcher.latest == {"port": 3})
@@ -59,6 +59,6 @@ def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, said
 
 def test_without_stackstorm_the_initial_configuration_is_kept(watcher):
     watcher.answer = ImportError("st2common.util.config_loader")
-    watcher.looked.clear()
-    assert watcher.looked.wait(10)
+    watcher.polled.clear()
+    assert watcher.polled.wait(10)
     assert (watcher.latest, watcher.problem) == ({"port": 1}, "")

@@ -86,10 +86,13 @@ class TestTriggers:
         rig.accept(named[3])
         other = rig.accept(*[alert("B", fingerprint=f) for f in "56"])
         rig.advance()
-        told = rig.bus.of(LIMIT_REACHED)
-        assert [(p["alert_name"], p["request_id"]) for p in told] == [("A", first), ("B", other)]
-        assert (told[0]["instance"], told[0]["severity"]) == ("i2", "critical")
-        assert told[0]["reason"].startswith("limit of 1 an hour")
+        payloads = rig.bus.of(LIMIT_REACHED)
+        assert [(p["alert_name"], p["request_id"]) for p in payloads] == [
+            ("A", first),
+            ("B", other),
+        ]
+        assert (payloads[0]["instance"], payloads[0]["severity"]) == ("i2", "critical")
+        assert payloads[0]["reason"].startswith("limit of 1 an hour")
         much_later = later(3 * 3600)
         late = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
         rig.accept(*late, received_at=much_later)
@@ -103,16 +106,16 @@ class TestTriggers:
         assert payload["until"] == "2026-01-14T12:01:00Z"
 
     def test_only_admitted_and_resolved_alerts_are_emitted(self, rig):
-        ends = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
+        resolve = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
         again = alert("A", fingerprint="a")
-        rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), ends, ends)
+        rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), resolve, resolve)
         rig.advance()
         found = [(p["alert_name"], p["status"]) for p in rig.bus.of(ALERT)]
         assert sorted(found) == [("A", "firing"), ("B", "firing"), ("B", "resolved")]
         (payload,) = rig.bus.of(WEBHOOK)
         assert (payload["alerts_received"], payload["outcomes"]["malformed"]) == (6, 1)
 
-    def test_every_string_is_inert_and_none_is_null(self, rig):
+    def test_every_string_is_inert_and_never_null(self, rig):
         text = "{{ st2kv.system.x }}<% ctx() %>{\"'\\\n"
         rig.bus.config = Config(max_remediations_per_hour=1)
         labels = {text: text, "job": text, "severity": text, "instance": text}
@@ -151,6 +154,16 @@ class TestTriggers:
         rig.accept(alert(labels={"instance": instance}))
         rig.advance()
         assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
+
+    def test_another_label_may_name_the_host(self, rig):
+        rig.bus.config = Config(host_label="node")
+        exporter = {"instance": "kube-state-metrics:8080"}
+        rig.accept(alert("A", labels={**exporter, "node": "worker-1"}), alert("B", labels=exporter))
+        rig.advance()
+        assert [(p["instance"], p["host"]) for p in rig.bus.of(ALERT)] == [
+            ("kube-state-metrics:8080", "worker-1"),
+            ("kube-state-metrics:8080", ""),
+        ]
 
     def test_nothing_is_emitted_before_it_is_recorded(self, rig):
         rig.bus.records = False
@@ -217,6 +230,31 @@ class TestRefused:
         rig.advance(6)
         assert rig.state(request_id) == "done"
 
+    def test_an_alert_that_stackstorm_lost_does_not_wait_for_a_refused_one(self, rig):
+        rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
+        rig.accept(*several("Bad", "Lost", "Good"))
+        rig.advance()
+        for _ in range(10):
+            rig.advance(61)
+        assert names(rig) == ["Lost", "Good"]
+        self.explain(rig, "Lost", "retry")
+        for _ in range(3):
+            for _ in range(60):
+                rig.advance(61)
+        # Again less and less often, at last once an hour.
+        assert 3 <= names(rig).count("Lost") <= 5
+        assert names(rig).count("Good") == 1
+        assert len(rig.bus.of(WEBHOOK)) == 1
+        rig.bus.refuses = lambda trigger, payload: False
+        self.explain(rig, "Lost", "execution")
+        rig.advance(61)
+        assert names(rig)[-1] == "Bad"
+
+    def explain(self, rig, name, explanation):
+        with database.transaction(rig.engine) as connection:
+            found = update(alerts).where(alerts.c.alert_name == name)
+            connection.execute(found.values(explanation=explanation))
+
     def test_the_next_requests_are_emitted(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
         bad = rig.accept(*several("Bad"))
@@ -240,7 +278,7 @@ class TestRefused:
 
         def fails(request, alert):
             if alert.alert_name == "Bad":
-                raise KeyError("a fault of ours")
+                raise KeyError("an internal fault")
             return payload_of(request, alert)
 
         monkeypatch.setattr(triggers, "alert_payload", fails)
@@ -249,7 +287,7 @@ class TestRefused:
         rig.advance()
         rig.advance(61)
         assert names(rig) == ["Good"]
-        assert bad in caplog.text and "a fault of ours" in caplog.text
+        assert bad in caplog.text and "an internal fault" in caplog.text
         monkeypatch.setattr(triggers, "alert_payload", payload_of)
         rig.advance(61)
         assert names(rig) == ["Good", "Bad"]
@@ -409,9 +447,9 @@ class TestTwoEndpoints:
         assert self.emitted(rigs, ALERT).count(again) == 1
 
     def test_an_unconfirmed_incident_that_sync_admits(self, rigs):
-        ends = alert(status="resolved", ends_at=later(60))
+        resolve = alert(status="resolved", ends_at=later(60))
         rigs[0].accept(alert())
-        rigs[0].accept(ends, received_at=later(70))
+        rigs[0].accept(resolve, received_at=later(70))
         rigs[1].accept(alert(), received_at=later(80))
         self.advance(rigs)
         assert rigs[0].bus.of(SYNC_DUE)[-1]["open"] >= 1
@@ -426,8 +464,8 @@ class TestTwoEndpoints:
         for _ in range(5):
             self.advance(rigs, 6)
         assert self.emitted(rigs, ALERT).count(admitted.request_id) == 1
-        told = [p for rig in rigs for p in rig.bus.of(ALERT)][-1]
-        assert (told["status"], told["episode"][-13:]) == ("firing", "1768392080000")
+        payloads = [p for rig in rigs for p in rig.bus.of(ALERT)][-1]
+        assert (payloads["status"], payloads["episode"][-13:]) == ("firing", "1768392080000")
 
     @pytest.mark.parametrize("explained", [True, False])
     def test_a_request_that_reached_both_with_the_same_id(self, rigs, explained):

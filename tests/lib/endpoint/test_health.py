@@ -223,11 +223,11 @@ class TestComponent:
             since = part.since
             part.ok()
             assert part.since == since
-            part.down("away")
-            part.down("still away")
-            assert (part.state, part.detail) == (State.DOWN, "still away")
+            part.down("unavailable")
+            part.down("still unavailable")
+            assert (part.state, part.detail) == (State.DOWN, "still unavailable")
             part.ok()
         assert [r.getMessage() for r in caplog.records] == [
-            "broker: down: away",
+            "broker: down: unavailable",
             "broker: works again",
         ]

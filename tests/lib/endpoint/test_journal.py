@@ -39,9 +39,9 @@ def path(tmp_path):
 
 @pytest.fixture
 def journal(path):
-    found = Journal(path)
-    yield found
-    found.close()
+    journal = Journal(path)
+    yield journal
+    journal.close()
 
 
 def accept(journal, body="{}", wanted_id="", alerts=1):
@@ -359,7 +359,7 @@ threading.Event().wait(60)
         child.wait()
         Journal(path).close()
 
-    def test_fifty_threads_at_once_do_not_deadlock(self, way, path):
+    def test_fifty_concurrent_threads_do_not_deadlock(self, way, path):
         child = process(
             way,
             """
@@ -878,9 +878,9 @@ class TestOpening:
         copies = tmp_path / "killed"
         shutil.copytree(str(tmp_path), str(copies))
         first.close()
-        found = Journal(str(copies / "journal.sqlite"))
+        journal = Journal(str(copies / "journal.sqlite"))
         assert {file.stat().st_mode & 0o777 for file in copies.iterdir()} == {0o640}
-        found.close()
+        journal.close()
 
     def test_a_reopened_journal_has_the_same_requests(self, path):
         first = Journal(path)
@@ -954,7 +954,7 @@ say(accept(Journal(sys.argv[1])))
         assert str(uuid.UUID(request_id)) == request_id
 
     @pytest.mark.parametrize("where", ["missing/journal.sqlite", "file/journal.sqlite"])
-    def test_no_such_folder(self, tmp_path, where):
+    def test_a_missing_folder(self, tmp_path, where):
         (tmp_path / "file").write_text("")
         with pytest.raises(JournalError, match="journal.sqlite"):
             Journal(str(tmp_path / where))

@@ -77,11 +77,11 @@ def reaches(endpoint, condition):
     """Return the first scrape for which the condition is true."""
     found = []
 
-    def look():
+    def check():
         found[:] = [scrape(endpoint)]
         return condition(found[0])
 
-    wait_for(look)
+    wait_for(check)
     return found[0]
 
 
@@ -114,9 +114,9 @@ def pipeline(tmp_path, database_path, monkeypatch):
     monkeypatch.setattr("poundcake.endpoint.retry.RECORD_WAIT", 0.3)
     monkeypatch.setattr("poundcake.endpoint.emitter.RECHECK_WAIT", 0.05)
     monkeypatch.setattr("poundcake.endpoint.retry.EMIT_WAITS", (0.1, 0.1))
-    found = Rig(tmp_path, database_path)
-    yield found
-    found.close()
+    rig = Rig(tmp_path, database_path)
+    yield rig
+    rig.close()
 
 
 def numbers(counted):
@@ -128,11 +128,11 @@ class TestFormat:
         answer = endpoint.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=")
         assert answer.headers["cache-control"] == "no-store"
-        found = Scrape(answer.body)
-        build = [labels for name, labels in found.samples if name == "poundcake_build_info"]
+        scrape = Scrape(answer.body)
+        build = [labels for name, labels in scrape.samples if name == "poundcake_build_info"]
         assert dict(build[0])["version"] == poundcake.__version__
-        assert all(name.startswith("poundcake_") for name, _ in found.samples)
-        assert all(family.documentation for family in found.families)
+        assert all(name.startswith("poundcake_") for name, _ in scrape.samples)
+        assert all(family.documentation for family in scrape.families)
 
     def test_the_format_that_the_client_accepts(self, endpoint):
         answer = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
@@ -178,8 +178,8 @@ class TestFormat:
         endpoint.accept(webhook(alert()))
         found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
-            told = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
-        assert told == {
+            documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
+        assert documented == {
             family.name + ("_total" if family.type == "counter" else "")
             for family in found.families
         }
@@ -214,7 +214,7 @@ class TestRequests:
         a_status = "/api/v1/status/"
         two = json.dumps(webhook(alert(), alert("B"))).encode()
 
-        def look():
+        def read_metrics():
             return Scrape(endpoint.get("/metrics", **token).body)
 
         for code, method, route, path, body, headers in (
@@ -231,17 +231,17 @@ class TestRequests:
             (400, "GET", "other", "x", None, token),
             (200, "HEAD", health, health, None, token),
         ):
-            before = look()
-            assert endpoint.ask(method, path, body, **headers).status == code
-            after = look()
+            before = read_metrics()
+            assert endpoint.request(method, path, body, **headers).status == code
+            after = read_metrics()
 
             moved = functools.partial(difference, before, after)
-            asked = {"route": route, "method": method, "code": str(code)}
-            assert moved("http_requests_total", **asked) == 1, asked
-            looks = 1 if route == "/metrics" else 0
+            labels = {"route": route, "method": method, "code": str(code)}
+            assert moved("http_requests_total", **labels) == 1, labels
+            reads = 1 if route == "/metrics" else 0
             # An invalid request takes no time in the application.
             timed = code != 400 or (headers is token and path == hook)
-            assert moved("http_request_duration_seconds_count", route=route) == timed + looks
+            assert moved("http_request_duration_seconds_count", route=route) == timed + reads
             assert moved("http_requests_total") == 2  # the other one is the first poll
             assert moved("failed_authentications_total") == (code == 401)
             assert moved("alerts_received_total") == (2 if code == 202 else 0)
@@ -280,7 +280,7 @@ class TestRequests:
             for path in paths:
                 for method in ("GET", "POST", "HEAD", "DELETE", "BREW", mark, "get", "TRACE"):
                     body = b"{}" if method == "POST" else None
-                    endpoint.ask(method, path.format(mark), body, User_Agent=mark)
+                    endpoint.request(method, path.format(mark), body, User_Agent=mark)
             endpoint.get('/api/v1/status/"%0A}}' + mark)
             endpoint.get("/api/v1/alerts/active?severity=" + mark)
             endpoint.get("/metrics?x=" + mark, Accept=mark, Authorization="Bearer " + mark)
@@ -368,7 +368,7 @@ class TestPipelineMetrics:
         endpoint.set_broker(up=False)
         endpoint.accept(webhook())
         endpoint.accept(webhook())
-        away = reaches(
+        down = reaches(
             endpoint,
             lambda n: (
                 n.get("component_down", component="broker") == 1
@@ -377,12 +377,12 @@ class TestPipelineMetrics:
                 and n.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
             ),
         )
-        assert away.get("component_since_timestamp_seconds", component="broker") > since
-        assert away.get("component_since_timestamp_seconds", component="broker") <= time.time()
-        assert away.values("component") == {"journal", "broker", "database", "stackstorm"}
-        assert away.get("component_down") == 1
-        assert away.get("journal_backlog_requests") == 2
-        assert away.get("journal_backlog_limit_requests") == 7
+        assert down.get("component_since_timestamp_seconds", component="broker") > since
+        assert down.get("component_since_timestamp_seconds", component="broker") <= time.time()
+        assert down.values("component") == {"journal", "broker", "database", "stackstorm"}
+        assert down.get("component_down") == 1
+        assert down.get("journal_backlog_requests") == 2
+        assert down.get("journal_backlog_limit_requests") == 7
         endpoint.set_broker(up=True)
         reaches(
             endpoint,
@@ -399,9 +399,9 @@ class TestPipelineMetrics:
         endpoint.set_broker(up=False)
         for _ in range(30):
             endpoint.accept(webhook())
-        book = endpoint.endpoint.journal
-        entries = book.fresh(25)
-        book.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
+        journal = endpoint.endpoint.journal
+        entries = journal.fresh(25)
+        journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
         found = reaches(endpoint, lambda n: n.get("journal_stuck_requests"))
         assert found.get("journal_stuck_requests") == 25
         assert found.get("journal_backlog_requests") == 5

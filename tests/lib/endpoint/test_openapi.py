@@ -231,14 +231,14 @@ class TestRoutes:
             for bound, step in (("minimum", -1), ("maximum", 1)):
                 if bound in schema:
                     for value, status in ((schema[bound], 200), (schema[bound] + step, 400)):
-                        asked = f"{path}?{name}={value}"
-                        assert endpoint.get(asked, Authorization=TOKEN).status == status, asked
+                        url = f"{path}?{name}={value}"
+                        assert endpoint.get(url, Authorization=TOKEN).status == status, url
             for value in schema.get("enum", []):
-                asked = f"{path}?{name}={value}"
-                assert endpoint.get(asked, Authorization=TOKEN).status == 200, asked
+                url = f"{path}?{name}={value}"
+                assert endpoint.get(url, Authorization=TOKEN).status == 200, url
             if "enum" in schema:
-                asked = f"{path}?{name}=other"
-                check(described, path, endpoint.get(asked, Authorization=TOKEN))
+                url = f"{path}?{name}=other"
+                check(described, path, endpoint.get(url, Authorization=TOKEN))
 
     @pytest.mark.parametrize(
         "given, fits",
@@ -283,7 +283,7 @@ class TestAnswers:
     def test_credentials_are_required_as_described(self, described, endpoint, path):
         ((method, operation),) = described["paths"][path].items()
         assert described["security"] == [{"bearer": []}]
-        answer = endpoint.ask(method.upper(), path, b"{}" if method == "post" else None)
+        answer = endpoint.request(method.upper(), path, b"{}" if method == "post" else None)
         assert answer.status == (200 if operation.get("security") == [] else 401)
         check(described, path, answer, method)
 
@@ -298,7 +298,7 @@ class TestAnswers:
         ],
     )
     def test_responses_to_a_webhook(self, described, endpoint, body, headers, status):
-        answer = endpoint.ask("POST", "/api/v1/webhook", body, Authorization=TOKEN, **headers)
+        answer = endpoint.request("POST", "/api/v1/webhook", body, Authorization=TOKEN, **headers)
         assert answer.status == status
         check(described, "/api/v1/webhook", answer, "post")
         health = endpoint.get("/api/v1/health", Authorization=TOKEN)
@@ -315,6 +315,6 @@ class TestAnswers:
         for path in PATHS:
             ((method, operation),) = described["paths"][path].items()
             body = b"{}" if method == "post" else None
-            answer = endpoint.ask(method.upper(), path, body, Origin="http://evil.example")
+            answer = endpoint.request(method.upper(), path, body, Origin="http://evil.example")
             assert answer.status == (200 if operation.get("security") == [] else 403)
             check(described, path, answer, method)

@@ -19,9 +19,9 @@ class TestThread:
     @pytest.fixture
     def rig(self, tmp_path, database_path, monkeypatch):
         monkeypatch.setattr(retry, "FAILURE_WAITS", (0.01, 0.05))
-        found = Rig(tmp_path, database_path)
-        yield found
-        found.close()
+        rig = Rig(tmp_path, database_path)
+        yield rig
+        rig.close()
 
     def test_a_request_is_announced_recorded_and_emitted(self, rig):
         rig.start()
@@ -54,13 +54,16 @@ class TestBroker:
 
 class TestDatabase:
     def test_the_database_becomes_unavailable_and_returns(self, rig, monkeypatch):
-        def away(*args):
-            raise database.DatabaseError("away")
+        def unavailable(*args):
+            raise database.DatabaseError("unavailable")
 
-        monkeypatch.setattr(rig.reader, "_read", away)
+        monkeypatch.setattr(rig.reader, "_read", unavailable)
         request_id = rig.accept(alert())
         rig.advance()
-        assert (rig.components.database.state, rig.components.database.detail) == ("down", "away")
+        assert (rig.components.database.state, rig.components.database.detail) == (
+            "down",
+            "unavailable",
+        )
         monkeypatch.undo()
         assert rig.state(request_id) == "announced"
 

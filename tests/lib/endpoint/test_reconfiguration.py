@@ -69,8 +69,8 @@ class TestChanges:
         assert health["configuration"]["applied_at"] > before
         assert "allowed_hosts is empty" in health["configuration"]["warnings"][0]
         assert found.post(webhook(alert(annotations={"x": "y" * 2000}))).status == 413
-        said = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
-        assert log().count(said) == 1
+        message = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
+        assert log().count(message) == 1
 
     def test_a_removed_token_is_refused_on_open_connections(self, make, tmp_path):
         secret = tmp_path / "token"
@@ -243,23 +243,23 @@ def reaches(secured, path=LIVE, **more):
 class TestUnusableConfigurations:
     """The previous configuration stays in force; the problem is logged once and shown by health."""
 
-    def kept(self, found, log, said, **headers):
+    def assert_kept(self, found, log, problem, **headers):
         """Assert that a problem is shown, logged once, and that the endpoint works as before."""
-        wait_for(lambda: said in found.configuration(**headers)["problem"])
+        wait_for(lambda: problem in found.configuration(**headers)["problem"])
         health = found.get("/api/v1/health", **headers).json
         assert health["status"] == "degraded"
         assert health["configuration"]["problem"].startswith("keeping the previous configuration: ")
         assert found.post(webhook(), **headers).status == 202
         # A record in the meantime may log the same reason.
-        pattern = f"keeping the previous configuration: .*{re.escape(said)}"
+        pattern = f"keeping the previous configuration: .*{re.escape(problem)}"
         assert len(re.findall(pattern, log())) == 1
 
-    def restored(self, found, **headers):
+    def wait_until_restored(self, found, **headers):
         wait_for(lambda: not found.configuration(**headers)["problem"])
         assert found.get("/api/v1/health", **headers).json["status"] == "ok"
 
     @pytest.mark.parametrize(
-        "config, said",
+        "config, problem",
         [
             ({"allowed_host": ["web-1"]}, "unknown key allowed_host; did you mean allowed_hosts?"),
             ({"port": "x"}, "port: must be a whole number from 1 to 65535"),
@@ -276,15 +276,15 @@ class TestUnusableConfigurations:
             ),
         ],
     )
-    def test_a_broken_configuration(self, make, log, config, said):
+    def test_a_broken_configuration(self, make, log, config, problem):
         found = make()
         found.register(dry_run=False, allowed_hosts=["*"], **config)
-        self.kept(found, log, said)
+        self.assert_kept(found, log, problem)
         in_force = found.configuration()["in_force"]
         assert in_force["dry_run"] is True  # no part of the change is applied
         found.register(**{**dict.fromkeys(config), "port": found.port})
         wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
-        self.restored(found)
+        self.wait_until_restored(found)
 
     def test_a_port_that_is_in_use_at_first(self, make, log):
         found = make()
@@ -293,29 +293,31 @@ class TestUnusableConfigurations:
             taken.listen(1)
             port = taken.getsockname()[1]
             found.register(port=port)
-            self.kept(found, log, f"cannot listen on 127.0.0.1:{port}: Address already in use")
+            self.assert_kept(
+                found, log, f"cannot listen on 127.0.0.1:{port}: Address already in use"
+            )
         found.port = port
         found.reaches(200)
-        self.restored(found)
+        self.wait_until_restored(found)
 
     def test_an_unreadable_token_file(self, make, log, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-only-long-token")
         found = make("the-only-long-token", auth_tokens=[f"file:{secret}", "another-long-token"])
         os.rename(str(secret), str(secret) + ".away")
-        self.kept(found, log, "cannot read", **bearer("the-only-long-token"))
+        self.assert_kept(found, log, "cannot read", **bearer("the-only-long-token"))
         secret.write_text("a-new-and-long-token")
         found.reaches(200, **bearer("a-new-and-long-token"))
-        self.restored(found, **bearer("a-new-and-long-token"))
+        self.wait_until_restored(found, **bearer("a-new-and-long-token"))
 
     def test_an_unreadable_registration(self, make, log, tmp_path):
         found = make()
         path = found.published_path + ".config"
         with open(path, "w") as file:
             file.write("not json")
-        self.kept(found, log, "the registered one cannot be read: ")
+        self.assert_kept(found, log, "the registered one cannot be read: ")
         found.register()
-        self.restored(found)
+        self.wait_until_restored(found)
 
     def test_a_broken_certificate_file(self, make, log, tmp_path):
         authority = Authority(tmp_path)

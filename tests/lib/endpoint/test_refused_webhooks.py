@@ -6,7 +6,7 @@ import pytest
 
 from tests.lib.endpoint.wire import exchange
 from tests.lib.endpoints import KINDS, WAYS, message
-from tests.lib.samples import webhook
+from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
 HOOK = "/api/v1/webhook"
@@ -43,6 +43,9 @@ def refused(endpoint):
         ("media_type", 415, message("POST", HOOK, b"{}", Content_Type=None, **TOKEN)),
         ("no_length", 411, message("POST", HOOK, **TOKEN)),
         ("no_length", 411, message("POST", HOOK, Transfer_Encoding="chunked", **TOKEN)),
+        ("wrong_path", 404, message("POST", "/webhook", b"{}", **TOKEN)),
+        ("wrong_path", 404, message("POST", HOOK + "/", b"{}", **TOKEN)),
+        ("wrong_path", 405, message("POST", "/api/v1/health", b"{}", **TOKEN)),
         ("wrong_method", 405, message("GET", HOOK, **TOKEN)),
         ("invalid_http", 400, message("POST", HOOK, b"{}", Content_Length="x", **TOKEN)),
         ("invalid_http", 431, message("POST", HOOK, b"{}", X="x" * 70000, **TOKEN)),
@@ -65,9 +68,33 @@ def test_a_page_of_another_site(make):
     assert refused(endpoint)["last"]["reason"] == "cross_site"
 
 
+def test_a_credential_for_webhooks_and_a_wrong_path(make):
+    poster = {"name": "alertmanager", "scope": "post", "token": "the-token-to-post-with"}
+    endpoint = make(auth_tokens=["the-token-in-use"], credentials=[poster])
+    answer = endpoint.ask("POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with")
+    assert answer.status == 403
+    last = refused(endpoint)["last"]
+    assert (last["reason"], last["status"]) == ("wrong_path", 403)
+
+
+def test_a_storm_is_accepted_by_default(make):
+    """A notification of 2,500 alerts was refused for its size, and never sent again."""
+    storm = webhook(
+        *[
+            alert(f"HostDown{n}", fingerprint=f"f{n}", annotations={"summary": "x" * 200})
+            for n in range(2500)
+        ]
+    )
+    endpoint = make()
+    answer = endpoint.post(storm)
+    assert (answer.status, answer.json["alerts_received"]) == (202, 2500)
+    assert refused(endpoint) == {"count": 0, "last": None}
+
+
 def test_other_refusals_are_not_counted(make):
     endpoint = make()
     assert endpoint.get("/api/v1/no-such-path").status == 404
+    assert endpoint.ask("OPTIONS", "/webhook").status == 404
     assert endpoint.get("/api/v1/alerts/active?x=1").status == 400
     assert endpoint.post(webhook()).status == 202
     assert refused(endpoint) == {"count": 0, "last": None}

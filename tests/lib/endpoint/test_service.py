@@ -146,7 +146,7 @@ class TestRecovers:
     def test_another_endpoint_uses_the_state_directory(self, make_here):
         first = make_here().ready()
         second = make_here(port=services.free_port()).ready(journal=False)
-        told(second, "another endpoint")
+        wait_for_refusal(second, "another endpoint")
         first.stop()
         second.ready()
 
@@ -157,7 +157,7 @@ class TestRecovers:
         path = tmp_path / "state" / "journal.sqlite"
         sql(path, "PRAGMA user_version = 99")
         endpoint.start().ready(journal=False)
-        told(endpoint, "another release")
+        wait_for_refusal(endpoint, "another release")
         assert "another release" in part(endpoint, "journal")["detail"]
         assert sql(path, "SELECT request_id FROM requests") == [(request_id,)]
         sql(path, f"PRAGMA user_version = {VERSION}")
@@ -342,7 +342,7 @@ class TestDamage:
         endpoint.ready()
         before = aside(path)
         self.spoil(path)
-        told(endpoint, "check the disk")
+        wait_for_refusal(endpoint, "check the disk")
         assert "check the disk" in part(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
         assert aside(path) == before and len(before) == 1
@@ -363,7 +363,7 @@ def refused(endpoint):
     return answer
 
 
-def told(endpoint, words):
+def wait_for_refusal(endpoint, words):
     """Wait until a 503 contains these words: the journal is opened in another thread."""
     wait_for(lambda: words in refused(endpoint).json["detail"])
 
@@ -463,7 +463,7 @@ class TestDisk:
         endpoint = sensor()
         endpoint.prefix = bound_by_permissions()
         endpoint.start().ready(journal=False)
-        told(endpoint, "Permission denied")
+        wait_for_refusal(endpoint, "Permission denied")
         assert str(state) in part(endpoint, "journal")["detail"]
         state.chmod(0o755)
         endpoint.ready()
@@ -585,7 +585,7 @@ class TestInside:
         def fails(request_id):
             raise JournalError("disk I/O error")
 
-        def asked():
+        def was_queried():
             if not found.journal or not services.accepts_connections(port):
                 return False
             wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
@@ -594,7 +594,7 @@ class TestInside:
             assert (answer.status, answer.json["detail"]) == (503, "disk I/O error")
             return True
 
-        self.run_until(found, asked)
+        self.run_until(found, was_queried)
 
     def test_damage_that_the_pipeline_finds_first(self, tmp_path, monkeypatch, quick):
         found, _ = self.start(tmp_path)
@@ -636,7 +636,9 @@ class TestInside:
         self.run_until(found, recorded)
         assert "has died; it is being restarted" in caplog.text
 
-    def test_a_state_dir_in_memory_is_warned_about_once(self, tmp_path, monkeypatch, caplog, quick):
+    def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
+        self, tmp_path, monkeypatch, caplog, quick
+    ):
         (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
         monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
         found, _ = self.start(tmp_path)
@@ -677,13 +679,13 @@ class TestInside:
         given = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
         given.update(config)
         log = logging.getLogger("inside")
-        found = Endpoint(
+        endpoint = Endpoint(
             given,
             endpoint_process.FileBus(str(tmp_path / "published"), given),
             lambda checked: endpoint_process.NoStackStorm(),
             log,
         )
-        return found, given["port"]
+        return endpoint, given["port"]
 
     def test_a_webhook_during_the_start_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())

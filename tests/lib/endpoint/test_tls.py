@@ -79,9 +79,9 @@ def make(request, tmp_path, authority, caplog):
     def factory(settings=None, until=answers, **config):
         running = KINDS[request.param](tmp_path, settings, **config).start()
         made.append(running)
-        found = Secured(running, authority.certificate)
-        wait_for(lambda: until(found))
-        return found
+        secured = Secured(running, authority.certificate)
+        wait_for(lambda: until(secured))
+        return secured
 
     yield factory
     for running in made:
@@ -163,11 +163,11 @@ class TestCertificate:
         assert "using the changed certificate files" in found.log(caplog)
 
     def test_files_that_are_created_later(self, make, files, caplog):
-        away = files["tls_key"] + ".away"
-        os.rename(files["tls_key"], away)
+        moved = files["tls_key"] + ".away"
+        os.rename(files["tls_key"], moved)
         missing = "tls_key: cannot read " + files["tls_key"]
         found = make(until=lambda found: missing in found.log(caplog), **files)
-        os.rename(away, files["tls_key"])
+        os.rename(moved, files["tls_key"])
         wait_for(lambda: answers(found))
 
 

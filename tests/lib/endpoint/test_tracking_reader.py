@@ -16,8 +16,8 @@ from poundcake.endpoint.tracking_reader import (
     MAX_WAITING_VIEWS,
     TrackingReader,
 )
-from poundcake.trail import clock
-from poundcake.trail.database import DatabaseError
+from poundcake.trail import clock, database
+from poundcake.trail.database import DatabaseError, holds
 from tests.lib.trails import on_mariadb, on_sqlite
 
 
@@ -99,3 +99,14 @@ def test_sqlite_uses_this_machines_clock(engine, ahead):
     reader = TrackingReader(engine, True)
     reader.read(lambda connection: None)
     assert reader.clock_offset() == 0
+
+
+def test_a_database_whose_trail_was_moved_is_not_used(engine):
+    """Nothing is announced or emitted any more, because its id and every read are refused."""
+    reader = TrackingReader(engine, True)
+    reader.database_id()
+    with database.transaction(engine) as connection:
+        holds.set_mark(connection, holds.MOVED_TO, "another-id", "sqlite:////new")
+    for use in (lambda: reader.read(lambda connection: None), reader.database_id):
+        with pytest.raises(DatabaseError, match="the trail was moved to sqlite:////new"):
+            use()

@@ -84,14 +84,14 @@ def test_too_many_parameters(endpoint):
 
 
 class Trail:
-    """A service whose rows all have the same size. `asked` contains the requested limits."""
+    """A service whose rows all have the same size."""
 
     def __init__(self, row_bytes):
         self.row_bytes = row_bytes
-        self.asked = []
+        self.requested_limits = []
 
     def read(self, view, filters, limit, offset, **more):
-        self.asked.append(limit)
+        self.requested_limits.append(limit)
         return {"rows": ["x" * self.row_bytes] * limit, "next": f"after {limit}"}
 
 
@@ -108,15 +108,15 @@ class TestPageSize:
         trail = Trail(MAX_PAGE_BYTES // 10)
         response = page_of(trail, 1000)
         assert len(response.body) <= MAX_PAGE_BYTES
-        assert trail.asked[0] == 1000 and 1 < trail.asked[-1] <= 10
-        assert f"after {trail.asked[-1]}".encode() in response.body
+        assert trail.requested_limits[0] == 1000 and 1 < trail.requested_limits[-1] <= 10
+        assert f"after {trail.requested_limits[-1]}".encode() in response.body
 
     def test_a_single_row_of_any_size_is_shown(self):
         trail = Trail(2 * MAX_PAGE_BYTES)
         assert len(page_of(trail, 4).body) > MAX_PAGE_BYTES
-        assert trail.asked[-1] == 1
+        assert trail.requested_limits[-1] == 1
 
     def test_any_other_page_is_queried_once(self):
         trail = Trail(10)
         page_of(trail, 1000)
-        assert trail.asked == [1000]
+        assert trail.requested_limits == [1000]

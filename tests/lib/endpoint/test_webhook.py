@@ -135,7 +135,7 @@ class TestRefused:
         assert len(endpoint.entries()) == before
 
     def test_no_length(self, endpoint):
-        found = check_problem(endpoint.ask("POST", HOOK), 411)
+        found = check_problem(endpoint.request("POST", HOOK), 411)
         assert "Content-Length" in found["detail"]
 
     def test_too_large(self, make):

@@ -24,11 +24,11 @@ def make():
 
     def factory(**steps):
         seen = []
-        found = Worker(list(steps.items()), lambda name, error: seen.append((name, str(error))))
-        found.seen = seen
-        made.append(found)
-        found.start()
-        return found
+        worker = Worker(list(steps.items()), lambda name, error: seen.append((name, str(error))))
+        worker.seen = seen
+        made.append(worker)
+        worker.start()
+        return worker
 
     yield factory
     for found in made:
@@ -58,10 +58,10 @@ def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
     def fails():
         raise ValueError
 
-    found = Worker([("fails", fails)], lambda *_: None)
+    worker = Worker([("fails", fails)], lambda *_: None)
     for _ in range(8):
-        waits.append(found._run_step(found._steps[0]))
-        assert found._run_step(found._steps[0]) > 0  # not before its wait is over
+        waits.append(worker._run_step(worker._steps[0]))
+        assert worker._run_step(worker._steps[0]) > 0  # not before its wait is over
         clock.offset += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -84,17 +84,17 @@ def test_stopping_does_not_wait_for_the_next_run(make, monkeypatch):
     assert found.problem() == ""
 
 
-def test_a_step_is_told_to_end_early(make):
+def test_a_step_can_be_asked_to_end_early(make):
     left = threading.Event()
 
     def step():
-        while found.keep_going():
+        while worker.keep_going():
             pass
         left.set()
 
-    found = Worker([("step", step)], lambda *_: None)
-    found.start()
-    found.stop(60)
+    worker = Worker([("step", step)], lambda *_: None)
+    worker.start()
+    worker.stop(60)
     assert left.is_set()
 
 

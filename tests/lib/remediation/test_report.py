@@ -180,8 +180,22 @@ def test_a_host_that_answers_needs_no_change():
 @pytest.mark.parametrize(
     "change, check, status, stage, message, verified",
     [
-        (RAN_AND_FAILED, None, "failed", "remediate", "linux.service ended as failed", False),
-        (RAN_INTO_TIMEOUT, None, "failed", "remediate", "linux.service ended as timeout", False),
+        (
+            RAN_AND_FAILED,
+            None,
+            "failed",
+            "remediate",
+            "linux.service ended with status failed",
+            False,
+        ),
+        (
+            RAN_INTO_TIMEOUT,
+            None,
+            "failed",
+            "remediate",
+            "linux.service ended with status timeout",
+            False,
+        ),
         (RAN, None, "succeeded", "done", "the action succeeded", False),
         (RAN, UP, "succeeded", "done", "web-1 answers again after 0.1 s", True),
         (RAN, DOWN, "failed", "verify", "web-1 still does not answer after 60 s", False),

@@ -34,25 +34,25 @@ class Answer:
 def api():
     """Return a fake of the API.
 
-    Its `answers` contains a response or an exception for each request, `asked` the path and the
+    Its `answers` contains a response or an exception for each request, `requests` the path and the
     parameters of each request, and `fresh` whether a new token was requested.
     """
-    found = types.SimpleNamespace(answers=[], asked=[], fresh=[])
+    api = types.SimpleNamespace(answers=[], requests=[], fresh=[])
 
     def get(path, params, **more):
-        found.asked.append((path, params))
-        answer = found.answers.pop(0)
+        api.requests.append((path, params))
+        answer = api.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def connect(fresh):
-        found.fresh.append(fresh)
+        api.fresh.append(fresh)
         executions = types.SimpleNamespace(client=types.SimpleNamespace(get=get))
         return types.SimpleNamespace(executions=executions, token="t", api_key=None)
 
-    found.stackstorm = StackStorm(connect)
-    return found
+    api.stackstorm = StackStorm(connect)
+    return api
 
 
 class TestRequesting:
@@ -68,7 +68,7 @@ class TestRequesting:
     def test_an_id_cannot_change_the_path(self, api, given, path):
         api.answers = [Answer(404)]
         assert api.stackstorm.get_execution(given) is None
-        assert api.asked == [(path, {})]
+        assert api.requests == [(path, {})]
 
     def test_an_expired_token_is_renewed_once(self, api):
         api.answers = [Answer(401), Answer(200, {"id": "e1"})]
@@ -135,13 +135,13 @@ class TestExecutions:
         ids = [f"e{n}" for n in range(150)]
         api.answers = [Answer(200, [{"id": "e1"}, {"no": "id"}, 5]), Answer(200, None)]
         assert set(api.stackstorm.get_executions(ids)) == {"e1"}
-        assert [len(params["id"].split(",")) for _, params in api.asked] == [100, 50]
+        assert [len(params["id"].split(",")) for _, params in api.requests] == [100, 50]
 
-    def test_children_come_oldest_first(self, api):
+    def test_children_are_listed_oldest_first(self, api):
         late, early = ({"id": i, "start_timestamp": iso(later(s))} for i, s in (("b", 9), ("a", 1)))
         api.answers = [Answer(200, [late, early])]
         assert [child.id for child in api.stackstorm.get_children("e1")] == ["a", "b"]
-        assert api.asked[0][1]["parent"] == "e1"
+        assert api.requests[0][1]["parent"] == "e1"
 
 
 def instance(n, **more):
@@ -160,7 +160,7 @@ class TestTriggers:
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, later(3))
         assert [found.id for found in page.items] == ["t2", "t1"]
         assert (page.older, page.unreadable) == (None, 0)
-        ((path, params),) = api.asked
+        ((path, params),) = api.requests
         assert path == "/triggerinstances" and params == {
             "trigger": "poundcake.alert",
             "timestamp_gt": "2026-01-14T12:00:00Z",
@@ -173,7 +173,7 @@ class TestTriggers:
         api.answers = [Answer(200, [instance(200 - n) for n in range(100)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert page.older == later(101.001)
-        assert "offset" not in api.asked[0][1]
+        assert "offset" not in api.requests[0][1]
 
     def test_a_full_page_with_one_time_does_not_repeat_forever(self, api):
         api.answers = [Answer(200, [instance(1)] * 100)] * 2
@@ -203,7 +203,7 @@ class TestTriggers:
         """An API that ignores the filter returns other triggers."""
         api.answers = [Answer(200, [instance(1), instance(2), 5])]
         assert set(api.stackstorm.get_triggers(["t2", "t3"])) == {"t2"}
-        assert api.asked[0][1]["id"] == "t2,t3"
+        assert api.requests[0][1]["id"] == "t2,t3"
 
     @pytest.mark.parametrize("answer", [None, {}, "text"])
     def test_a_response_that_is_not_a_list(self, api, answer):
@@ -228,7 +228,7 @@ class TestEnforcements:
             self.FOUND,
             RuleEnforcement("t1", "", failure_reason="no action"),
         ]
-        assert api.asked[0][1]["trigger_instance"] == "t1"
+        assert api.requests[0][1]["trigger_instance"] == "t1"
 
     def test_enforcements_of_all_rules_in_a_time_span(self, api):
         api.answers = [Answer(200, [self.ANSWER] * 100), Answer(200, [self.ANSWER, {}])]
@@ -236,7 +236,7 @@ class TestEnforcements:
         assert page.older == later(1.000001) and len(page.items) == 100
         page = api.stackstorm.list_enforcements(NOON, page.older)
         assert (page.items, page.older, page.unreadable) == ([self.FOUND], None, 1)
-        assert api.asked[1][1]["enforced_at_lt"] == "2026-01-14T12:00:01.000001Z"
+        assert api.requests[1][1]["enforced_at_lt"] == "2026-01-14T12:00:01.000001Z"
 
 
 class TestContent:
@@ -253,7 +253,7 @@ class TestContent:
     def test_a_workflow_with_a_link_task_is_recognized(self, api, answer, expected):
         api.answers = [Answer(200 if answer else 404, answer)]
         assert api.stackstorm.runs_link_task("pack.flow") is expected
-        assert api.asked == [("/actions/views/entry_point/pack.flow", {})]
+        assert api.requests == [("/actions/views/entry_point/pack.flow", {})]
 
     def test_an_action_without_an_entry_point_has_no_link_task(self, api):
         api.answers = [Answer(500, {"faultstring": "no entry point"})]
@@ -293,7 +293,7 @@ class TestContent:
         found = api.stackstorm.stuck_execution("poundcake.record", NOON)
         wanted = f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
         assert found == (f"{wanted} {process}" if process else "")
-        assert api.asked[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
+        assert api.requests[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
 
     def test_the_last_failure(self, api):
         api.answers = [
@@ -309,11 +309,11 @@ class TestOverHttp:
 
     @pytest.fixture
     def server(self):
-        asked = []
+        requests = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                asked.append((self.path, dict(self.headers)))
+                requests.append((self.path, dict(self.headers)))
                 body = json.dumps({"faultstring": "the fault"}).encode()
                 self.send_response(403 if "secret" in self.path else 404)
                 self.send_header("Content-Length", str(len(body)))
@@ -323,12 +323,12 @@ class TestOverHttp:
             def log_message(self, *args):
                 pass
 
-        found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=found.serve_forever, args=(0.05,), daemon=True).start()
-        url = f"http://127.0.0.1:{found.server_port}/v1"
-        yield types.SimpleNamespace(url=url, asked=asked)
-        found.shutdown()
-        found.server_close()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield types.SimpleNamespace(url=url, requests=requests)
+        server.shutdown()
+        server.server_close()
 
     @pytest.fixture(autouse=True)
     def no_token(self, monkeypatch):
@@ -338,14 +338,14 @@ class TestOverHttp:
     def test_the_key_is_sent_and_not_shown(self, server):
         client = stackstorm.in_action(Config(st2_api_url=server.url, st2_api_key="the-key"))
         assert client.get_execution("nothing") is None
-        assert server.asked[0][1]["St2-Api-Key"] == "the-key"
+        assert server.requests[0][1]["St2-Api-Key"] == "the-key"
         assert abs(client.now() - datetime.now(timezone.utc)) < timedelta(minutes=1)
         with pytest.raises(StackStormError) as caught:
             client.get_execution("secret")
         assert caught.value.status == 403
         assert "the fault" in str(caught.value) and "the-key" not in str(caught.value)
 
-    def test_nobody_there_is_an_outage_and_one_line(self):
+    def test_an_unreachable_api_is_an_outage_in_one_line(self):
         url = f"http://127.0.0.1:{services.free_port()}/v1"
         client = stackstorm.in_action(Config(st2_api_url=url, st2_api_key="the-key"))
         with pytest.raises(StackStormError) as caught:

@@ -407,26 +407,26 @@ class Reference:
 
     def __init__(self, cooldown):
         self.cooldown = cooldown
-        self.open = None  # {start, first start named, outcome, heard}
+        self.open = None  # {start, sender, outcome, last_seen}
         self.resolves = []  # (end, received)
         self.last_admitted = None
 
     def expected(self, status, start, end, now, may_start):
-        outcome = (self.ends if status == "resolved" else self.fires)(start, end, now, may_start)
+        outcome = (self.resolve if status == "resolved" else self.fire)(start, end, now, may_start)
         if status == "resolved":
             self.resolves.append((end, now))
         return outcome
 
-    def ends(self, start, end, now, may_start):
+    def resolve(self, start, end, now, may_start):
         one = self.open
-        if one is None or now < one["heard"]:
+        if one is None or now < one["last_seen"]:
             return "duplicate"
         if None not in (end, one["sender"]) and end < one["sender"]:
             return "duplicate"
         self.open = None
         return one["outcome"] if one["outcome"] in ("unconfirmed", "observed") else "resolved"
 
-    def fires(self, start, end, now, may_start):
+    def fire(self, start, end, now, may_start):
         one = self.open
         has_starts = one and None not in (start, one["sender"])
         if has_starts and start > one["sender"] + 120:
@@ -435,22 +435,27 @@ class Reference:
             outcome = self.outcome(start, now, may_start)
             if outcome != "duplicate":
                 begins = now if start is None else min(start, now)
-                self.open = {"start": begins, "sender": start, "outcome": outcome, "heard": now}
+                self.open = {
+                    "start": begins,
+                    "sender": start,
+                    "outcome": outcome,
+                    "last_seen": now,
+                }
         elif one["outcome"] == "admitted":
             outcome = "duplicate"
-            self.heard(start, now)
+            self.count_notification(start, now)
         else:
             outcome = self.outcome(start, now, may_start, is_open=True)
-            self.heard(start, now)
+            self.count_notification(start, now)
             if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
                 one["outcome"] = outcome
         if outcome == "admitted":
             self.last_admitted = now
         return outcome
 
-    def heard(self, start, now):
+    def count_notification(self, start, now):
         one = self.open
-        one["heard"] = max(one["heard"], now)
+        one["last_seen"] = max(one["last_seen"], now)
         if one["sender"] is None:
             one["sender"] = start
 

@@ -31,7 +31,7 @@ def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0):
     return claims.link(engine, request_id, episode, workflow, execution, host_cooldown)
 
 
-def patient_link(engine, admitted, execution, **more):
+def link_with_retries(engine, admitted, execution, **more):
     """Link with the action's retries, because the threads of a test wait for each other."""
     return database.retry_while_unavailable(
         lambda: link(engine, admitted, execution, **more), seconds=30
@@ -77,21 +77,21 @@ class TestLink:
         assert link(engine, admitted, "e2", "other.workflow")["claimed"]
 
     def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted):
-        found = in_parallel(8, lambda i: patient_link(engine, admitted, f"e{i}"))
+        found = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
         assert sorted(f["claimed"] for f in found) == [False] * 7 + [True]
         (row,) = rows(engine, links)
         assert found[int(row.st2_execution_id[1:])]["claimed"]
 
     def test_concurrent_requests_of_one_execution_all_get_the_claim(self, engine, admitted):
-        found = in_parallel(5, lambda i: patient_link(engine, admitted, "e1"))
+        found = in_parallel(5, lambda i: link_with_retries(engine, admitted, "e1"))
         assert [f["claimed"] for f in found] == [True] * 5
         assert len(rows(engine, links)) == 1
 
     @on_sqlite
     def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted):
         link(engine, admitted)
-        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
-        second = record(engine, ends, received_at=later(70))
+        resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        second = record(engine, resolve, received_at=later(70))
         assert link(engine, (second, admitted[1]), "e2")["claimed"] is False
 
     @on_sqlite
@@ -140,8 +140,8 @@ class TestLink:
             link(engine, admitted, "")
 
     def test_an_incident_that_ended_long_ago_is_refused(self, engine, admitted):
-        ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
-        record(engine, ends, received_at=later(65))
+        resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
+        record(engine, resolve, received_at=later(65))
         with database_time(later(600)):
             assert link(engine, admitted)["claimed"]
         with database_time(later(666)):
@@ -250,10 +250,10 @@ class TestRelease:
     ):
         """The trail may not have recorded yet that it has ended."""
         change(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
-        asked = []
+        requested = []
 
         def statuses(ids):
-            asked.extend(ids)
+            requested.extend(ids)
             return {"e2": now} if now else {}
 
         if is_released:
@@ -261,7 +261,7 @@ class TestRelease:
         else:
             with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
                 claims.release(engine, claimed[1], statuses=statuses)
-        assert asked == ["e2"]
+        assert requested == ["e2"]
 
     @on_sqlite
     def test_force_releases_it_anyway(self, engine, claimed):
@@ -286,7 +286,7 @@ class TestHostCooldown:
 
         return admit
 
-    def ask(self, engine, admitted, execution, at=NOON, **more):
+    def claim(self, engine, admitted, execution, at=NOON, **more):
         with database_time(at):
             more.setdefault("host_cooldown", self.SECONDS)
             return link(engine, admitted, execution, **more)
@@ -301,25 +301,25 @@ class TestHostCooldown:
             ("[2001:db8::1]:9100", "[2001:db8::1]:9256", False),
             ("2001:db8::1", "[2001:db8::1]:9100", False),
             ("[2001:db8::1]:9100", "2001:db8::1", False),
-            ("web1:9100", "WEB1", False),
-            ("web1.:9100", "http://web1/metrics", False),
-            ("192.0.2.7", "[::ffff:192.0.2.7]:9100", False),
-            ("2001:db8::1", "2001:db8:0:0::1", False),
-            ("no host!", "no host!", False),
-            ("no host!", "another one!", True),
             ("2001:db8::1", "2001:db8::2", True),
             ("2001:db8::1", "2001:db8::1:2", True),
             ("web1:9100", "web10:9100", True),
             ("web1:9100", "web1.example.org:9100", True),
+            ("web1:9100", "WEB1.:9256", False),
+            ("web1:9100", "http://Web1:9100/metrics", False),
+            ("web1:9100", "web1:", False),
+            ("192.0.2.7:9100", "[::ffff:192.0.2.7]:9100", False),
+            ("2001:db8::1", "[2001:0DB8:0:0::1]:9100", False),
             ("web_:9100", "web1:9100", True),
             ("web%:9100", "web1:9100", True),
             ("", "", True),
+            ("a b", "a b", True),
         ],
     )
     def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
-        assert self.ask(engine, admit(first, fingerprint="one"), "e1")["claimed"]
+        assert self.claim(engine, admit(first, fingerprint="one"), "e1")["claimed"]
         other = admit(second, fingerprint="two")
-        found = self.ask(engine, other, "e2", later(30))
+        found = self.claim(engine, other, "e2", later(30))
         assert found["claimed"] is claimed
         assert len(rows(engine, links)) == 1 + claimed
         if not claimed:
@@ -328,15 +328,42 @@ class TestHostCooldown:
                 f"{WORKFLOW} was started for it"
             )
             # It does not affect another workflow, or a claim without a cooldown.
-            assert self.ask(engine, other, "e3", workflow="v")["claimed"]
-            assert self.ask(engine, other, "e4", host_cooldown=0)["claimed"]
+            assert self.claim(engine, other, "e3", workflow="v")["claimed"]
+            assert self.claim(engine, other, "e4", host_cooldown=0)["claimed"]
 
     @on_sqlite
-    def test_it_ends(self, engine, admit):
-        self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
+    def test_the_label_that_names_the_host_decides(self, engine):
+        """Many alerts have the instance of one exporter, each about a host of its own."""
+        exporter = {"instance": "kube-state-metrics:8080"}
+        config = Config(host_label="node", cooldown_seconds=0)
+        nodes = ("worker-1", "worker-2", "WORKER-1.", "")
+        for i, node in enumerate(nodes):
+            one = alert(labels={**exporter, "node": node, "id": str(i)})
+            request_id = record(engine, one, config=config)
+            found = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
+            assert found["claimed"] is (i != 2), node
+
+    @on_sqlite
+    def test_without_a_configuration_it_lasts_half_an_hour(self, admit, run_action):
+        one, two = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        for admitted, seconds, claimed in (
+            (one, 0, True),
+            (two, 17, False),
+            (two, 1799, False),
+            (two, 1800, True),
+        ):
+            parameters = {"workflow": WORKFLOW, "execution_id": f"e{seconds}"}
+            parameters.update(zip(("request_id", "episode"), admitted))
+            with database_time(later(seconds)):
+                found = run_action("link", f"task {seconds}", **parameters)
+            assert found["claimed"] is claimed, seconds
+
+    @on_sqlite
+    def test_a_cooldown_ends(self, engine, admit):
+        self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         other = admit("web1:9100", fingerprint="two")
-        assert not self.ask(engine, other, "e2", later(599))["claimed"]
-        assert self.ask(engine, other, "e2", later(600))["claimed"]
+        assert not self.claim(engine, other, "e2", later(599))["claimed"]
+        assert self.claim(engine, other, "e2", later(600))["claimed"]
 
     @on_mariadb
     def test_the_cooldown_uses_the_databases_clock(self, engine, admit, monkeypatch):
@@ -352,14 +379,14 @@ class TestHostCooldown:
     @on_sqlite
     def test_the_same_execution_gets_its_claim_again(self, engine, admit):
         found = admit("web1:9100")
-        assert [self.ask(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
+        assert [self.claim(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
 
     @on_sqlite
     def test_a_released_claim_causes_no_cooldown(self, engine, admit):
         found = admit("web1:9100")
-        self.ask(engine, found, "e1")
+        self.claim(engine, found, "e1")
         claims.release(engine, found[1], force=True)
-        assert self.ask(engine, found, "e2")["claimed"]
+        assert self.claim(engine, found, "e2")["claimed"]
 
     @pytest.mark.parametrize(
         "status, mutated, counts",
@@ -376,10 +403,10 @@ class TestHostCooldown:
     def test_an_execution_that_changed_nothing_causes_no_cooldown(
         self, engine, admit, status, mutated, counts
     ):
-        self.ask(engine, admit("web1:9100", fingerprint="one"), "e1")
+        self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         change(engine, update(executions).values(status=status, mutated=mutated))
         other = admit("web1:9100", fingerprint="two")
-        assert self.ask(engine, other, "e2", later(30))["claimed"] is not counts
+        assert self.claim(engine, other, "e2", later(30))["claimed"] is not counts
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]

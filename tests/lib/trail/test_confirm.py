@@ -27,9 +27,9 @@ def trail(engine):
 def refire(trail, seconds, **more):
     """Record that an alert fired 10 s after its resolve, some seconds ago."""
     sent = alert(starts_at=ago(5000), **more)
-    ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    resolve = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
     trail.record(sent, seconds=4000)
-    trail.record(ends, seconds=seconds + 10)
+    trail.record(resolve, seconds=seconds + 10)
     request_id, rows = trail.record(alert("First"), sent, seconds=seconds)
     assert rows[1].outcome == "unconfirmed"
     return request_id, rows[1]

@@ -111,13 +111,13 @@ class TestRefused:
             "sqlite:",
             "sqlite://",
             "sqlite:///:memory:",
-            "mysql+pymysql://u:hushword@h:port/db",
-            "mysql+pymysql://u:hushword@[::1/db",
+            "mysql+pymysql://u:hidden-word@h:port/db",
+            "mysql+pymysql://u:hidden-word@[::1/db",
         ],
     )
     def test_an_unusable_url(self, url):
         error = error_of(url)
-        assert "hushword" not in error
+        assert "hidden-word" not in error
         assert "database_url" in error or "sqlite" in error
 
     def test_a_server_that_does_not_answer(self):
@@ -127,8 +127,10 @@ class TestRefused:
         assert "\n" not in error
 
     def test_a_wrong_password(self, mariadb):
-        error = error_of(f"mysql+pymysql://poundcake:hushword@127.0.0.1:{mariadb.port}/poundcake_x")
-        assert "hushword" not in error and "denied" in error.lower()
+        error = error_of(
+            f"mysql+pymysql://poundcake:hidden-word@127.0.0.1:{mariadb.port}/poundcake_x"
+        )
+        assert "hidden-word" not in error and "denied" in error.lower()
 
     def test_a_database_that_does_not_exist(self, mariadb):
         error = error_of(mariadb.url("poundcake_not_there"))
@@ -152,8 +154,8 @@ class TestRefused:
     @pytest.mark.parametrize("password", ["hush-word", "hush%2Fw%3Ard"])
     def test_the_password_is_masked_anywhere_in_an_error(self, password):
         engine = database.open_engine(f"mysql+pymysql://on-call:{password}@127.0.0.1:1/x")
-        said = Exception(1045, f"denied for on-call with {engine.url.password}")
-        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        cause = Exception(1045, f"denied for on-call with {engine.url.password}")
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert (
             error == "mysql+pymysql://on-call:***@127.0.0.1:1/x: 1045 denied for on-call with ***"
         )
@@ -175,14 +177,16 @@ class TestRefused:
     )
     def test_a_password_is_masked_in_every_form_of_the_url(self, url, shown):
         engine = database.open_engine("mysql+pymysql://" + url)
-        said = Exception(1045, "denied for on-call with hush-word")
-        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        cause = Exception(1045, "denied for on-call with hush-word")
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert error == f"mysql+pymysql://{shown}: 1045 denied for on-call with ***"
 
     def test_a_percent_encoded_password_is_masked_too(self):
         engine = database.open_engine("mysql+pymysql://on-call@h/x?password=hush%2Fwo+rd%2520")
-        said = Exception("hush/wo rd%20, hush%2Fwo%20rd%2520, hush%2Fwo+rd%2520, hush/wo%20rd%2520")
-        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, said), engine)
+        cause = Exception(
+            "hush/wo rd%20, hush%2Fwo%20rd%2520, hush%2Fwo+rd%2520, hush/wo%20rd%2520"
+        )
+        error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert error == "mysql+pymysql://on-call@h/x: ***, ***, ***, ***"
 
     def test_an_at_sign_in_a_password_does_not_start_the_host(self):
@@ -222,7 +226,7 @@ def test_a_read_does_not_block_writers(engine):
 def test_a_statement_that_takes_too_long_is_aborted(database_url):
     patient = database.open_engine(database_url)
     database.prepare(patient)
-    hurried = database.open_engine(database_url, 1)
+    engine = database.open_engine(database_url, 1)
     slow = (
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000000)"
         " SELECT count(*) FROM c"
@@ -232,13 +236,13 @@ def test_a_statement_that_takes_too_long_is_aborted(database_url):
     began = threading.Event()
     threading.Timer(4, began.set).start()
     try:
-        with database.reading(hurried) as connection:
+        with database.reading(engine) as connection:
             connection.execute(text(slow)).all()
     except DatabaseError:
         pass  # in MariaDB, an aborted SLEEP returns a value instead of an error
     assert not began.is_set()
     patient.dispose()
-    hurried.dispose()
+    engine.dispose()
 
 
 class TestServerSettings:
@@ -328,7 +332,7 @@ def with_root(mariadb, statement):
 class TestRetryWhileUnavailable:
     def test_it_retries_until_the_work_succeeds(self, monkeypatch):
         monkeypatch.setattr(transactions.time, "sleep", lambda seconds: None)
-        answers = iter([DatabaseError("away"), DatabaseError("away"), 7])
+        answers = iter([DatabaseError("unavailable"), DatabaseError("unavailable"), 7])
 
         def work():
             answer = next(answers)
@@ -344,7 +348,7 @@ class TestRetryWhileUnavailable:
         monkeypatch.setattr(transactions.time, "monotonic", lambda: sum(pauses))
 
         def work():
-            raise DatabaseError("away")
+            raise DatabaseError("unavailable")
 
         with pytest.raises(DatabaseError):
             database.retry_while_unavailable(work, 45)

@@ -29,8 +29,8 @@ def triggers(count, gap=0.1, first=0):
 def enforce(stackstorm, instances, delay=0.01):
     for instance in instances:
         at = instance.occurred_at + timedelta(seconds=delay)
-        found = RuleEnforcement(instance.id, "pack.rule", "e-" + instance.id, "", at)
-        stackstorm.enforcements.append(found)
+        rule_enforcement = RuleEnforcement(instance.id, "pack.rule", "e-" + instance.id, "", at)
+        stackstorm.enforcements.append(rule_enforcement)
 
 
 def read(stackstorm, instances, seconds=60):

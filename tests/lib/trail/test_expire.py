@@ -29,7 +29,8 @@ def work(trail, hours):
 def test_an_incident_expires_after_its_last_notification(trail, hours, heard, expired):
     trail.record(alert(), seconds=1000 * HOUR)
     trail.record(alert(), seconds=heard * HOUR)
-    trail.record(alert("Young"), seconds=HOUR)
+    for name, seconds in (("Young", 2 * HOUR), ("Younger", 1)):
+        trail.record(alert(name), seconds=seconds)
     trail.change(alerts, explanation="execution")
     trail.sync()
     for found in (work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
@@ -42,8 +43,43 @@ def test_an_incident_expires_after_its_last_notification(trail, hours, heard, ex
 
 def test_an_alert_that_fires_after_the_expiry_opens_another_incident(trail):
     _, (first,) = trail.record(alert(), seconds=10 * HOUR)
+    for seconds in (2 * HOUR, 1):
+        trail.record(alert("Other"), seconds=seconds)
     trail.sync(expire_stale_hours=9)
     _, (again,) = trail.record(alert(), seconds=1)
     assert (again.outcome, again.reason) == ("admitted", "new incident")
     assert again.episode != first.episode
     assert ago(60) < trail.rows(alerts)[0].closed_at
+
+
+class TestOutage:
+    """Nothing could be heard of any incident. If it were closed, it would be remediated again."""
+
+    def test_while_nothing_at_all_is_heard_nothing_expires(self, trail):
+        trail.record(alert(), seconds=100 * HOUR)
+        trail.record(alert("Other"), seconds=90 * HOUR)
+        trail.change(alerts, explanation="execution")
+        trail.sync()
+        assert (work(trail, 24), trail.sync(expire_stale_hours=24).expired) == (0, 0)
+
+    def test_the_first_webhook_after_it_closes_no_other_incident(self, trail):
+        trail.record(alert(), seconds=100 * HOUR)
+        for seconds in (59 * 60, 1):
+            trail.record(alert("Other"), seconds=seconds)
+        assert trail.sync(expire_stale_hours=24).expired == 0
+        _, (again,) = trail.record(alert(), seconds=0)
+        assert again.outcome == "duplicate"
+
+    def test_incidents_wait_for_what_the_journal_still_holds(self, trail):
+        """The database was away for two days, and every alert was repeated every four hours."""
+        for hours in range(56, 0, -4):
+            for name in ("One", "Two"):
+                _, (row,) = trail.record(alert(name), seconds=hours * HOUR)
+                assert row.outcome == ("admitted" if hours == 56 else "duplicate")
+                assert trail.sync(expire_stale_hours=24).expired == 0
+
+    def test_an_alert_that_is_gone_expires_once_others_were_heard_again(self, trail):
+        trail.record(alert(), seconds=100 * HOUR)
+        for seconds in (2 * HOUR, 1):
+            trail.record(alert("Other"), seconds=seconds)
+        assert trail.sync(expire_stale_hours=24).expired == 1

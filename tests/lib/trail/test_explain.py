@@ -105,8 +105,8 @@ class TestRules:
         assert trail.explanations() == ["no_rule", None] and trail.completed == [False]
 
     def test_a_resolve_is_distinguished_from_its_alert(self, trail):
-        ends = alert(status="resolved", ends_at=ago(0))
-        request_id, (first, second) = trail.record(alert(), ends)
+        resolve = alert(status="resolved", ends_at=ago(0))
+        request_id, (first, second) = trail.record(alert(), resolve)
         assert first.episode == second.episode
         trail.stackstorm.emit(second, request_id)
         trail.sync()
@@ -293,6 +293,18 @@ class TestRetries:
         found = trail.rows(alerts)[-1]
         assert (found.explanation, found.explanation_reason) == ("execution", "")
 
+    def test_alerts_without_a_host_share_no_cooldown(self, trail):
+        """What held the second one back was something else, so it does not wait for a cooldown."""
+        first, (one,) = trail.record(alert("One", labels={"instance": ""}))
+        link(trail, first, one, "e1", cooldown=600)
+        trail.change(alerts, explanation="execution")
+        second, (two,) = trail.record(alert("Two", labels={"instance": ""}))
+        trail.stackstorm.enforce(trail.stackstorm.emit(two, second), "e2")
+        output = {"output": {"stage": "not_claimed", "message": "acknowledged by anna"}}
+        trail.stackstorm.run("e2", result=output, links=True)
+        trail.sync(host_cooldown_seconds=600)
+        assert trail.explanations() == ["execution", "retry"]
+
     def test_an_alert_is_not_retried_if_the_cooldown_outlasts_the_incident(self, trail):
         _, _, reason = self.cooled(trail)
         trail.record(alert("Two", "resolved", ends_at=ago(1)), seconds=0)
@@ -429,5 +441,5 @@ class TestFailures:
 )
 def test_a_trigger_may_be_among_the_unread(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
-    found = OpenAlert(1, "r", "e", 1, recorded_at=later(777 - 3600))
-    assert explain.may_be_unread(found, unread, clocks) is expected
+    open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
+    assert explain.may_be_unread(open_alert, unread, clocks) is expected

@@ -69,8 +69,8 @@ class TestAcknowledge:
     def test_nothing_new_is_started_until_it_is_withdrawn(self, engine):
         config = Config(cooldown_seconds=60)
         record(engine, alert(fingerprint="f"), config=config)
-        ends = alert(fingerprint="f", status="resolved", ends_at=later(5))
-        record(engine, ends, received_at=later(10), config=config)
+        resolve = alert(fingerprint="f", status="resolved", ends_at=later(5))
+        record(engine, resolve, received_at=later(10), config=config)
         again = alert(fingerprint="f", starts_at=later(20))
         record(engine, again, received_at=later(30), config=config)
         held = rows(engine)[-1]
@@ -206,6 +206,7 @@ class TestClose:
 class TestAudit:
     def test_release_replay_and_purge_are_audited(self, engine):
         old = record(engine, alert("Old"), received_at=ago(86400 * 50))
+        record(engine, alert("Recent"), received_at=ago(86400 * 8))  # otherwise purge refuses
         sent = request(alert(fingerprint="f"), received_at=ago(5))
         record_requests(engine, Config(), [sent])
         name = rows(engine)[-1].episode
@@ -246,7 +247,7 @@ class TestAudit:
         record(engine, alert(fingerprint="f"))
         with database_time(NOON):
             acknowledge(engine, ANNA, F)
-        record(engine, alert("Young"), received_at=ago(5))
+        record(engine, alert("Young"), received_at=ago(86400 * 8))
         purge(engine, Config(), 30, actor=ANNA)
         assert [entry[0] for entry in entries(engine)] == ["purge"]
 

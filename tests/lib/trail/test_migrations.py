@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import jsonschema
 import pytest
@@ -35,7 +36,7 @@ LIB = os.path.join(ROOT, "lib")
 # 0.3.0 created 5.
 EARLIER = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
-    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance".split()]
+    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
     + ["ix_execution_db_by_status"]
 )
@@ -60,7 +61,7 @@ def engine(database_url):
 
 
 @pytest.fixture
-def made_by(engine):
+def tables_of(engine):
     """Return a function that creates the tables like the release with a given schema version."""
 
     def make(version):
@@ -170,7 +171,7 @@ def shape_of(inspector, table):
 
 
 @pytest.fixture
-def todays_shape(engine, shapes):
+def current_shape(engine, shapes):
     """Return the structure that schema.py creates, in the test's database while it is empty."""
     kind = database.kind(engine)
     if kind not in shapes:
@@ -196,8 +197,9 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0004", "0006", "6", "4")
+NEWEST = ("0006", "0007", "6", "7")
 ONLY_TABLES = ("0006", "6", None)
+INDEXES = ["0004", "0007"]
 
 
 @pytest.fixture
@@ -235,14 +237,14 @@ def waits(engine, what):
 
 
 class TestFromEveryRelease:
-    def test_the_revisions_create_the_tables_of_schema(self, engine, todays_shape):
+    def test_the_revisions_create_the_tables_of_schema(self, engine, current_shape):
         database.prepare(engine)
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
     @pytest.mark.parametrize("version", EARLIER)
-    def test_no_row_is_lost(self, engine, made_by, todays_shape, version):
-        made_by(version)
+    def test_no_row_is_lost(self, engine, tables_of, current_shape, version):
+        tables_of(version)
         fill(engine)
         before = rows(engine)
         database_id = scalar(engine, "SELECT value FROM poundcake_meta WHERE name = 'database_id'")
@@ -251,58 +253,84 @@ class TestFromEveryRelease:
         assert_kept(before, after)
         new = ("attempt", "closed_at", "sender_starts_at", "host", "ended_by", "acknowledged_at")
         assert {tuple(row[name] for name in new) for row in after["poundcake_alerts"]} == {
-            (1, None, None, "", None, None)
+            (1, None, None, f"web-{n}", None, None) for n in (1, 2, 3)
         }
         assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
 
+    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, tables_of):
+        """Release 0.2.0 stored no hosts. Only the alerts that a cooldown may need get one."""
+        tables_of(4)
+        fill(engine)
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
+        run(
+            engine,
+            "UPDATE poundcake_alerts SET open_fingerprint = NULL",
+            "UPDATE poundcake_alerts SET instance = 'http://WEB-1./metrics' WHERE id = 1",
+            f"UPDATE poundcake_st2_execution_link SET created_at = '{now}'",
+        )
+        database.prepare(engine)
+        hosts = [row["host"] for row in rows(engine)["poundcake_alerts"]]
+        assert hosts == ["web-1", "", ""]
+
     @on_sqlite
-    def test_migrate_reports_what_it_did(self, engine, made_by):
+    def test_migrate_reports_what_it_did(self, engine, tables_of):
         lines = []
-        made_by(2)
+        tables_of(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004"]
+        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004", "0007"]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
         for name in NEW_INDEXES:
             assert any(re.search(rf"{name}: \d+\.\d s", line) for line in lines), name
 
-    def test_migrate_creates_the_tables_of_an_empty_database(self, engine, todays_shape):
+    def test_migrate_creates_the_tables_of_an_empty_database(self, engine, current_shape):
         steps = database.migrate(engine, lambda line: None)
-        assert [step.revision for step in steps] == ["0001", "0002", "0003", "0005", "0006", "0004"]
-        assert shape(engine) == todays_shape
+        assert [step.revision for step in steps] == [
+            "0001",
+            "0002",
+            "0003",
+            "0005",
+            "0006",
+            *INDEXES,
+        ]
+        assert shape(engine) == current_shape
         assert database.prepare(engine, create=False)
 
-    def test_a_missing_index_is_created(self, engine, made_by, todays_shape):
+    def test_a_missing_index_is_created(self, engine, tables_of, current_shape):
         """The first release was killed while it created the tables."""
-        made_by(1)
+        tables_of(1)
         on = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
         run(engine, "DELETE FROM poundcake_meta", "DROP INDEX ix_poundcake_alerts_fate" + on)
         database.prepare(engine)
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "version, expected", [(3, ["0005", "0006", "0004"]), (4, ["0005", "0006"])]
+        "version, expected", [(3, ["0005", "0006", *INDEXES]), (4, ["0005", "0006", "0007"])]
     )
-    def test_a_backup_without_alembics_table_is_upgraded(self, engine, made_by, version, expected):
-        made_by(version)
+    def test_a_backup_without_alembics_table_is_upgraded(
+        self, engine, tables_of, version, expected
+    ):
+        tables_of(version)
         run(engine, "DROP TABLE alembic_version")
         steps = database.migrate(engine, lambda line: None)
         assert [step.revision for step in steps] == expected
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_a_current_backup_without_alembics_table_gets_its_indexes(self, engine, many, made_by):
-        made_by(3)
+    def test_a_current_backup_without_alembics_table_gets_its_indexes(
+        self, engine, many, tables_of
+    ):
+        tables_of(3)
         fill(engine)
         database.prepare(engine)
         run(engine, "DROP TABLE alembic_version")
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert versions(engine) == NEWEST
 
 
@@ -311,9 +339,9 @@ class TestLongHistory:
 
     @pytest.mark.parametrize("version", [1, 3])
     def test_alerts_are_recorded_before_the_indexes_are_built(
-        self, engine, made_by, many, todays_shape, version
+        self, engine, tables_of, many, current_shape, version
     ):
-        made_by(version)
+        tables_of(version)
         fill(engine)
         before = rows(engine)
         statements = []
@@ -332,26 +360,27 @@ class TestLongHistory:
             waiting = database.pending(connection)
             assert not database.has_view_indexes(connection)
         assert "st2 run poundcake.migrate" in waiting
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0004"]
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert database.pending(engine) == ""
         with database.reading(engine) as connection:
             assert database.has_view_indexes(connection)
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert_kept(before, rows(engine))
 
-    def test_no_index_is_pending_if_release_0_2_0_built_it(
-        self, engine, made_by, many, todays_shape
+    def test_only_newer_indexes_are_built_if_release_0_2_0_built_its_own(
+        self, engine, tables_of, many, current_shape
     ):
-        made_by(4)
+        tables_of(4)
         fill(engine)
         database.prepare(engine)
+        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
         assert database.pending(engine) == ""
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, made_by, monkeypatch):
-        made_by(3)
+    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, tables_of, monkeypatch):
+        tables_of(3)
 
         def refuse(*_):
             raise DatabaseError("INDEX command denied")
@@ -364,8 +393,8 @@ class TestLongHistory:
             database.migrate(engine, lambda line: None)
 
     @on_sqlite
-    def test_tables_that_cannot_be_upgraded_are_an_error(self, engine, made_by, monkeypatch):
-        made_by(3)
+    def test_tables_that_cannot_be_upgraded_are_an_error(self, engine, tables_of, monkeypatch):
+        tables_of(3)
 
         def refuse(*_):
             raise DatabaseError("ALTER command denied")
@@ -378,8 +407,8 @@ class TestLongHistory:
 class TestWithoutAutoMigrate:
     @on_sqlite
     @pytest.mark.parametrize("version", EARLIER)
-    def test_earlier_tables_are_refused_and_not_changed(self, engine, made_by, version):
-        made_by(version)
+    def test_earlier_tables_are_refused_and_not_changed(self, engine, tables_of, version):
+        tables_of(version)
         before = shape(engine)
         expected = f"schema {version}, this release needs 6: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
@@ -409,8 +438,8 @@ class TestWhileRelease020StillRuns:
         " '2026-01-14 12:00:00', '2026-01-14 12:00:00', 'duplicate', '', 'none', 1, 1)",
     )
 
-    def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, made_by):
-        made_by(4)
+    def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, tables_of):
+        tables_of(4)
         fill(engine)
         database.prepare(engine)
         before = rows(engine)
@@ -421,8 +450,8 @@ class TestWhileRelease020StillRuns:
                 run(engine, statement)
         assert rows(engine) == before
 
-    def test_the_upgrade_waits_for_its_last_transaction(self, engine, made_by):
-        made_by(4)
+    def test_the_upgrade_waits_for_its_last_transaction(self, engine, tables_of):
+        tables_of(4)
         fill(engine)
         *_, insert = self.STATEMENTS
         with engine.begin() as connection:
@@ -443,8 +472,8 @@ class TestInconsistentDatabases:
     USES = (database.prepare, database.pending, lambda e: database.migrate(e, pytest.fail))
 
     @pytest.mark.parametrize("table", ["poundcake_st2_execution_link", "poundcake_meta"])
-    def test_a_missing_table_is_named(self, engine, made_by, table):
-        made_by(2)
+    def test_a_missing_table_is_named(self, engine, tables_of, table):
+        tables_of(2)
         run(engine, f"DROP TABLE {table}")
         for use in self.USES:
             with pytest.raises(DatabaseError, match=f"schema 2, and lacks {table}: restore"):
@@ -459,8 +488,8 @@ class TestInconsistentDatabases:
             database.prepare(engine)
 
     @on_sqlite
-    def test_two_backups_in_one_database_are_refused(self, engine, made_by):
-        made_by(3)
+    def test_two_backups_in_one_database_are_refused(self, engine, tables_of):
+        tables_of(3)
         run(engine, "UPDATE poundcake_meta SET value = '2' WHERE name = 'schema'")
         with pytest.raises(DatabaseError, match="alembic_version says 0003.*says schema 2"):
             database.prepare(engine)
@@ -527,11 +556,11 @@ class TestKilled:
 
     @on_mariadb
     @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
-    def test_a_kill_between_any_two_writes(self, engine, todays_shape, made_by, version, least):
+    def test_a_kill_between_any_two_writes(self, engine, current_shape, tables_of, version, least):
         """Each process does one more write, so that the next one begins in every possible state."""
         limit, state, kills, before = 1, None, 0, None
         if version:
-            made_by(version)
+            tables_of(version)
             fill(engine)
             before = rows(engine)
         while self.killed(engine, limit):
@@ -545,15 +574,15 @@ class TestKilled:
                 before = rows(engine)
         assert kills > least
         assert_kept(before, rows(engine))
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
     @on_sqlite
     @pytest.mark.parametrize("limit", [1, 6, 12, 18, 24, 30, 36])
-    def test_the_tables_are_one_transaction_on_sqlite_and_the_indexes_another(
-        self, engine, made_by, todays_shape, limit, tmp_path
+    def test_on_sqlite_tables_and_indexes_are_separate_transactions(
+        self, engine, tables_of, current_shape, limit, tmp_path
     ):
-        made_by(1)
+        tables_of(1)
         fill(engine)
         before = rows(engine)
         possible = {self.state(engine), self.state_with_tables(engine, tmp_path / "copy.db")}
@@ -562,12 +591,14 @@ class TestKilled:
         assert self.state(engine) in possible
         database.prepare(engine)
         assert_kept(before, rows(engine))
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
 
 
 class TestTwoAtTheSameTime:
-    def test_the_second_waits_and_does_nothing(self, engine, database_url, made_by, spawn, request):
-        made_by(1)
+    def test_the_second_waits_and_does_nothing(
+        self, engine, database_url, tables_of, spawn, request
+    ):
+        tables_of(1)
         fill(engine)
         before = rows(engine)
         first = spawn(LINE_BY_LINE, database_url)
@@ -586,17 +617,17 @@ class TestTwoAtTheSameTime:
             assert database.prepare(other)
             other.dispose()
             server.drop_database(name)
-        told = first.communicate("\n" * 50, timeout=120)[0]
-        assert told.endswith("done 0001 0002 0003 0005 0006 0004\n")
+        output = first.communicate("\n" * 50, timeout=120)[0]
+        assert output.endswith("done 0001 0002 0003 0005 0006 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
     @on_mariadb
     def test_a_migration_killed_while_it_waits_for_a_reader(
-        self, engine, database_url, made_by, spawn
+        self, engine, database_url, tables_of, spawn
     ):
-        made_by(1)
+        tables_of(1)
         fill(engine)
         before = rows(engine)
         with engine.connect() as reader:
@@ -608,8 +639,8 @@ class TestTwoAtTheSameTime:
             second = spawn(LINE_BY_LINE, database_url, "\n" * 50)
             # The server aborts the first, and the second reaches the same point.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
-        told = second.communicate(timeout=120)[0]
-        assert told.endswith("done 0002 0003 0005 0006 0004\n"), told
+        output = second.communicate(timeout=120)[0]
+        assert output.endswith("done 0002 0003 0005 0006 0004 0007\n"), output
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
@@ -652,8 +683,8 @@ class TestProcesses:
             f"import sys; sys.path.insert(0, {str(link)!r}); from poundcake.trail import database;"
             "database.prepare(database.open_engine(sys.argv[1])); print(database.__file__)"
         )
-        told = spawn(code, f"sqlite:///{tmp_path}/t.db").communicate(timeout=60)[0]
-        assert told == f"{link}/poundcake/trail/database/__init__.py\n"
+        output = spawn(code, f"sqlite:///{tmp_path}/t.db").communicate(timeout=60)[0]
+        assert output == f"{link}/poundcake/trail/database/__init__.py\n"
 
     def test_it_works_in_a_process_patched_by_eventlet(self, database_url, spawn):
         code = (
@@ -667,13 +698,13 @@ class TestProcesses:
             "print(database.prepare(engine, create=False))"
         )
         # Eventlet may print a deprecation warning first.
-        told = spawn(code, database_url).communicate(timeout=60)[0]
-        assert re.fullmatch(r"[0-9a-f-]{36}", told.splitlines()[-1]), told
+        output = spawn(code, database_url).communicate(timeout=60)[0]
+        assert re.fullmatch(r"[0-9a-f-]{36}", output.splitlines()[-1]), output
 
 
 @on_sqlite
-def test_the_action_reports_what_it_did(engine, database_url, made_by, monkeypatch):
-    made_by(3)
+def test_the_action_reports_what_it_did(engine, database_url, tables_of, monkeypatch):
+    tables_of(3)
     actions = os.path.join(ROOT, "actions")
     monkeypatch.syspath_prepend(actions)
     spec = importlib.util.spec_from_file_location("m", os.path.join(actions, "migrate.py"))
@@ -681,7 +712,7 @@ def test_the_action_reports_what_it_did(engine, database_url, made_by, monkeypat
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0004"], []):
+    for revisions in (["0005", "0006", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

@@ -20,10 +20,10 @@ FLOW = "pack.workflow"
 @pytest.fixture
 def trail(engine):
     """Return a trail with an execution e1 that claimed the episode of an alert."""
-    found = SyncTrail(engine)
-    request_id, (row,) = found.record(alert())
+    sync_trail = SyncTrail(engine)
+    request_id, (row,) = sync_trail.record(alert())
     claims.link(engine, request_id, row.episode, FLOW, "e1")
-    return found
+    return sync_trail
 
 
 def open_executions(trail, *ids):
@@ -73,8 +73,8 @@ def test_an_execution_that_stackstorm_deleted(trail):
     run(trail)
     found = trail.one(executions)
     assert (found.status, found.error) == ("gone", "StackStorm no longer has this execution")
-    asked = len(trail.stackstorm.calls)
-    assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == asked
+    calls = len(trail.stackstorm.calls)
+    assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == calls
 
 
 def test_an_execution_missing_from_a_list_is_not_gone(trail):
@@ -138,8 +138,8 @@ def test_the_next_round_continues_where_one_ran_out_of_time(trail, monkeypatch):
     trail.stackstorm.errors["get_executions", ("e1",)] = refusal()
     for _ in range(4):
         run(trail, Deadline(0))
-    asked = [ids for name, ids in trail.stackstorm.calls if name == "get_executions"]
-    assert asked == [("e1",), ("e2",), ("e3",), ("e1",)]
+    calls = [ids for name, ids in trail.stackstorm.calls if name == "get_executions"]
+    assert calls == [("e1",), ("e2",), ("e3",), ("e1",)]
 
 
 def test_an_outage_is_raised_and_earlier_results_are_kept(trail, monkeypatch):

@@ -25,14 +25,14 @@ TABLES = (api_calls, alerts, links, executions)
 NOW = datetime.now(timezone.utc)
 OLD = NOW - timedelta(days=100)
 YOUNG = NOW - timedelta(days=80)
-TODAY = request(received_at=NOW)
+LAST_WEEK = request(received_at=NOW - timedelta(days=8))
 NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 
 @pytest.fixture(autouse=True)
-def today(engine):
-    """Record a request of today, because a purge that leaves no request is refused."""
-    record_requests(engine, Config(), [TODAY])
+def last_week(engine):
+    """Record a request of last week, because a purge that leaves none of that age is refused."""
+    record_requests(engine, Config(), [LAST_WEEK])
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def row_of(engine, sent, position=0):
         ).one()
 
 
-def worked(engine, sent, execution_id, status="succeeded", position=0):
+def add_execution(engine, sent, execution_id, status="succeeded", position=0):
     """Add an execution with this status that claimed the alert's episode."""
     episode = row_of(engine, sent, position).episode
     workflow = f"pack.{execution_id}"
@@ -88,8 +88,8 @@ def worked(engine, sent, execution_id, status="succeeded", position=0):
     change(engine, update(executions).where(executions.c.id == execution_id).values(status=status))
 
 
-def left(engine):
-    """Return the number of rows in each table, without those of today's request."""
+def count_rows(engine):
+    """Return the number of rows in each table, without those of last week's request."""
     with database.reading(engine) as connection:
         calls, *others = [connection.scalar(select(func.count()).select_from(t)) for t in TABLES]
     return [calls - 1, *others]
@@ -97,7 +97,7 @@ def left(engine):
 
 def requests_left(engine):
     with database.reading(engine) as connection:
-        return set(connection.scalars(select(api_calls.c.request_id))) - {TODAY.request_id}
+        return set(connection.scalars(select(api_calls.c.request_id))) - {LAST_WEEK.request_id}
 
 
 def run(engine, days=90, dry_run=False, **config):
@@ -110,21 +110,21 @@ def run(engine, days=90, dry_run=False, **config):
 class TestDeleted:
     def test_an_old_request_is_deleted_completely(self, engine):
         old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
-        worked(engine, old, "e1")
-        worked(engine, old, "e2", "failed", position=1)
-        worked(engine, young, "e3")
+        add_execution(engine, old, "e1")
+        add_execution(engine, old, "e2", "failed", position=1)
+        add_execution(engine, young, "e3")
         assert run(engine) == {"requests": 1, "alerts": 2, "links": 2, "executions": 2, "kept": 0}
         assert requests_left(engine) == {young.request_id}
-        assert left(engine) == [1, 1, 1, 1]
+        assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine) == NOTHING
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
     def test_an_old_request_is_deleted_after_any_execution_status(self, engine, status):
         (old,) = ended(engine, fired())
-        worked(engine, old, "e1", status)
+        add_execution(engine, old, "e1", status)
         assert run(engine)["executions"] == 1
-        assert left(engine) == [0, 0, 0, 0]
+        assert count_rows(engine) == [0, 0, 0, 0]
 
     @on_sqlite
     def test_a_request_without_alerts_is_deleted_too(self, engine):
@@ -163,7 +163,7 @@ class TestKept:
     def test_an_unfinished_request_is_kept(self, engine, table, values):
         other, old = ended(engine, fired("Other"), fired(count=2))
         for sent, name in ((other, "e1"), (old, "e2")):
-            worked(engine, sent, name)
+            add_execution(engine, sent, name)
         with database.transaction(engine) as connection:
             row_id = connection.scalar(select(func.max(table.c.id)))
             before = dict(
@@ -173,7 +173,7 @@ class TestKept:
         found = run(engine)
         assert found == {"requests": 1, "alerts": 1, "links": 1, "executions": 1, "kept": 1}
         assert requests_left(engine) == {old.request_id}
-        assert left(engine) == [1, 2, 1, 1]
+        assert count_rows(engine) == [1, 2, 1, 1]
         change(engine, update(table).where(table.c.id == row_id).values(before))
         assert run(engine)["requests"] == 1
 
@@ -184,7 +184,7 @@ class TestKept:
     )
     def test_a_claim_on_an_open_episode_is_kept(self, engine, values):
         claimed, again, _ = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
-        worked(engine, claimed, "e1")
+        add_execution(engine, claimed, "e1")
         first, second = row_of(engine, claimed), row_of(engine, again)
         change(
             engine,
@@ -207,7 +207,7 @@ class TestKept:
     @on_sqlite
     def test_a_link_without_a_claim_is_not_kept(self, engine):
         released, again = ended(engine, fired(), fired("Again", YOUNG))
-        worked(engine, released, "e1")
+        add_execution(engine, released, "e1")
         episode = row_of(engine, released).episode
         change(engine, update(alerts).values(episode=episode))
         claims.release(engine, episode)
@@ -218,16 +218,16 @@ class TestKept:
         old, later, young = ended(
             engine, fired(), fired("Later", OLD + timedelta(hours=1)), fired("Young", YOUNG)
         )
-        worked(engine, old, "shared")
-        worked(engine, young, "shared")
-        worked(engine, later, "shared")
-        worked(engine, later, "alone")
+        add_execution(engine, old, "shared")
+        add_execution(engine, young, "shared")
+        add_execution(engine, later, "shared")
+        add_execution(engine, later, "alone")
         found = run(engine, dry_run=True)
         assert found == {"requests": 2, "alerts": 2, "links": 3, "executions": 1, "kept": 0}
         assert run(engine) == found
-        assert left(engine) == [1, 1, 1, 1]
+        assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine, 79)["executions"] == 1
-        assert left(engine) == [0, 0, 0, 0]
+        assert count_rows(engine) == [0, 0, 0, 0]
 
 
 class TestBatches:
@@ -240,11 +240,11 @@ class TestBatches:
         sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
         ended(engine, *sent)
         for i, one in enumerate(sent):
-            worked(engine, one, f"e{i}")
+            add_execution(engine, one, f"e{i}")
         for i in (1, 4, 9):
-            worked(engine, sent[i], "shared")
+            add_execution(engine, sent[i], "shared")
         for i in (0, 3):
-            worked(engine, sent[i], "shared with a kept request")
+            add_execution(engine, sent[i], "shared with a kept request")
         kept = [sent[i].request_id for i in (0, 5, 11)]
         change(
             engine,
@@ -254,14 +254,14 @@ class TestBatches:
 
     def test_a_dry_run_counts_what_a_purge_deletes(self, engine, small):
         kept = self.history(engine)
-        before = left(engine)
-        told = run(engine, dry_run=True)
-        assert left(engine) == before
-        assert run(engine) == told
-        assert [told[n] for n in ("requests", "alerts", "links", "executions")] == [
-            b - a for b, a in zip(before, left(engine))
+        before = count_rows(engine)
+        counts = run(engine, dry_run=True)
+        assert count_rows(engine) == before
+        assert run(engine) == counts
+        assert [counts[n] for n in ("requests", "alerts", "links", "executions")] == [
+            b - a for b, a in zip(before, count_rows(engine))
         ]
-        assert told["kept"] == 3 and told["executions"] == 11
+        assert counts["kept"] == 3 and counts["executions"] == 11
         assert requests_left(engine) == kept
 
     def test_transactions_are_small(self, engine, small):
@@ -287,7 +287,7 @@ class TestBatches:
 
     def test_a_refused_transaction_is_retried(self, engine, small, monkeypatch):
         self.history(engine)
-        told = run(engine, dry_run=True)
+        counts = run(engine, dry_run=True)
         real, failures = purge._delete, [1213, 1205]
 
         def fail(connection, column, values):
@@ -296,12 +296,12 @@ class TestBatches:
                 raise OperationalError("", {}, Exception(failures.pop(), "try again"))
 
         monkeypatch.setattr(purge, "_delete", fail)
-        assert run(engine) == told
+        assert run(engine) == counts
         assert not failures
 
     def test_two_purges_at_the_same_time(self, engine, small):
         kept = self.history(engine)
-        told = run(engine, dry_run=True)
+        counts = run(engine, dry_run=True)
         found = []
         threads = [threading.Thread(target=lambda: found.append(run(engine))) for _ in range(2)]
         for thread in threads:
@@ -309,13 +309,13 @@ class TestBatches:
         for thread in threads:
             thread.join(60)
         for name in ("requests", "alerts", "links", "executions"):
-            assert sum(each[name] for each in found) == told[name], name
+            assert sum(each[name] for each in found) == counts[name], name
         assert requests_left(engine) == kept
 
     @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
     def test_a_purge_that_is_killed_can_run_again(self, engine, small, after):
         kept = self.history(engine)
-        total = left(engine)
+        total = count_rows(engine)
         script = f"""
 import sys
 from poundcake.trail import database, purge
@@ -342,7 +342,7 @@ purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config
         finally:
             child.kill()
             child.communicate()
-        rest = left(engine)
+        rest = count_rows(engine)
         # The first transaction is committed, and the second is not.
         assert 0 < total[0] - rest[0] <= 2
         assert orphans(engine) == 0
@@ -407,7 +407,7 @@ class TestMeanwhile:
         assert errors == []
         assert found["requests"] == 30
         assert requests_left(engine) == {i for mine in sent for i in mine}
-        assert left(engine)[1] == 5 * left(engine)[0]
+        assert count_rows(engine)[1] == 5 * count_rows(engine)[0]
         assert orphans(engine) == 0
 
     @on_mariadb
@@ -433,7 +433,7 @@ class TestMeanwhile:
             assert waits.wait(10)
         thread.join(60)
         assert found == [{**NOTHING, "kept": 1}]
-        assert left(engine) == [1, 1, 1, 1]
+        assert count_rows(engine) == [1, 1, 1, 1]
 
 
 class TestRefused:
@@ -451,7 +451,29 @@ class TestRefused:
         for dry_run in (True, False):
             with pytest.raises(PurgeError, match="^nothing was deleted, because .*clock"):
                 run(engine, dry_run=dry_run)
-        assert left(engine)[:2] == [2, 2]
+        assert count_rows(engine)[:2] == [2, 2]
+
+    @on_sqlite
+    def test_requests_that_came_after_the_clock_jumped_prove_nothing(self, engine, monkeypatch):
+        """Alertmanager repeats its notifications, so there is always a recent one."""
+        ended(engine, fired(), fired("Young", YOUNG))
+        ahead = datetime.now(timezone.utc) + timedelta(days=120)
+        monkeypatch.setattr(clock, "local_now", lambda: ahead)
+        for hours in (0, 1, 6 * 24):
+            ended(engine, fired("Late", ahead - timedelta(hours=hours)))
+            with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+                run(engine)
+        assert count_rows(engine)[0] == 5
+        ended(engine, fired("Old enough", ahead - timedelta(days=7, minutes=1)))
+        assert run(engine)["requests"] == 3  # with that of last week
+
+    @on_sqlite
+    def test_a_short_retention_has_a_shorter_proof(self, engine):
+        ended(engine, fired(), fired("Hours", NOW - timedelta(hours=11)))
+        with pytest.raises(PurgeError, match="no request older than 12 hours would be left"):
+            run(engine, 1)
+        ended(engine, fired("Day", NOW - timedelta(hours=13)))
+        assert run(engine, 1)["requests"] == 1
 
     @on_mariadb
     @pytest.mark.parametrize("days", [120, -120])
@@ -461,13 +483,13 @@ class TestRefused:
         monkeypatch.setattr(clock, "database_now", lambda connection: wrong)
         with pytest.raises(PurgeError, match="the clocks disagree: the database's says 20"):
             run(engine)
-        assert left(engine)[:2] == [2, 2]
+        assert count_rows(engine)[:2] == [2, 2]
 
     @on_sqlite
     def test_a_history_without_recent_requests(self, engine):
         ended(engine, fired(), fired("Young", YOUNG))
-        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="no request would be left: .* received at 20"):
+        change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
+        with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
             run(engine, 79)
         assert run(engine, 81)["requests"] == 1
 
@@ -478,13 +500,13 @@ class TestRefused:
         # Before 0.3.0, such a time was recorded unchanged.
         ahead = api_calls.c.body.contains("Ahead")
         change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
-        change(engine, api_calls.delete().where(api_calls.c.request_id == TODAY.request_id))
-        with pytest.raises(PurgeError, match="no request would be left"):
+        change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
+        with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
             run(engine)
 
     @on_sqlite
     def test_fewer_days_than_the_cooldown(self, engine):
-        ended(engine, fired())
+        ended(engine, fired(), fired("Recent", NOW - timedelta(days=2)))
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
         assert run(engine, 3, cooldown_seconds=2 * 86_400 + 1)["requests"] == 1

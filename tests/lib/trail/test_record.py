@@ -222,8 +222,8 @@ class TestText:
     def test_any_time_can_be_recorded(self, engine, start):
         for _ in range(2):
             record(engine, request(alert(startsAt=start, fingerprint="f")))
-        ends = alert(status="resolved", startsAt=start, endsAt=start, fingerprint="f")
-        record(engine, request(ends))
+        resolve = alert(status="resolved", startsAt=start, endsAt=start, fingerprint="f")
+        record(engine, request(resolve))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
 
 
@@ -281,8 +281,8 @@ class TestOutcomes:
     def test_an_incident_from_firing_to_firing_again(self, engine):
         record(engine, request(alert()))
         record(engine, request(alert(), received_at=later(60)))
-        ends = alert(status="resolved", ends_at=later(90))
-        record(engine, request(ends, received_at=later(100)))
+        resolve = alert(status="resolved", ends_at=later(90))
+        record(engine, request(resolve, received_at=later(100)))
         record(engine, request(alert(starts_at=later(200)), received_at=later(210)))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved", "admitted"]
         first, again, closing, second = rows(engine)
@@ -309,8 +309,8 @@ class TestOutcomes:
 
     @on_sqlite
     def test_a_notification_overtaken_by_its_resolve_is_late(self, engine):
-        ends = alert(status="resolved", ends_at=later(60))
-        record(engine, request(ends, received_at=later(70)))
+        resolve = alert(status="resolved", ends_at=later(60))
+        record(engine, request(resolve, received_at=later(70)))
         record(engine, request(alert(), received_at=later(69)), now=later(80))
         record(engine, request(alert(starts_at=later(61)), received_at=later(90)))
         assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
@@ -319,8 +319,8 @@ class TestOutcomes:
     def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(self, engine):
         """It is a stale copy of another Alertmanager, or Prometheus was down and has returned."""
         record(engine, request(alert()))
-        ends = alert(status="resolved", ends_at=later(60))
-        record(engine, request(ends, received_at=later(70)))
+        resolve = alert(status="resolved", ends_at=later(60))
+        record(engine, request(resolve, received_at=later(70)))
         for seconds in (80, 159.9):
             record(engine, request(alert(), received_at=later(seconds)))
         assert outcomes(engine)[2:] == ["unconfirmed"] * 2
@@ -341,11 +341,11 @@ class TestOutcomes:
 
     @on_sqlite
     def test_the_resolve_of_a_peer_closes_an_unconfirmed_incident_silently(self, engine):
-        ends = alert(status="resolved", ends_at=later(60))
+        resolve = alert(status="resolved", ends_at=later(60))
         record(engine, request(alert()))
-        record(engine, request(ends, received_at=later(70)))
+        record(engine, request(resolve, received_at=later(70)))
         record(engine, request(alert(), received_at=later(80)))
-        record(engine, request(ends, received_at=later(90)))
+        record(engine, request(resolve, received_at=later(90)))
         closing = rows(engine)[-1]
         assert (closing.outcome, closing.status) == ("unconfirmed", "resolved")
         assert closing.explanation == "none"
@@ -372,19 +372,19 @@ class TestOutcomes:
 
     def test_requests_are_decided_in_order_of_receipt(self, engine):
         """A delayed resolve does not close a newer incident, in one batch or in several."""
-        ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
+        resolve = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
         again = request(alert(starts_at=later(100)), received_at=later(110))
         record(engine, request(alert()))
-        record(engine, again, ends)
+        record(engine, again, resolve)
         assert [row.outcome for row in rows(engine)] == ["admitted", "resolved", "admitted"]
         assert [row.starts_at for row in open_incidents(engine)] == [later(100)]
 
     @on_sqlite
     def test_a_resolve_received_before_the_last_notification_closes_nothing(self, engine):
-        ends = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
+        resolve = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
         record(engine, request(alert()))
         record(engine, request(alert(), received_at=later(80)))
-        record(engine, ends, now=later(90))
+        record(engine, resolve, now=later(90))
         assert outcomes(engine) == ["admitted", "duplicate", "duplicate"]
         assert rows(engine)[-1].reason.endswith("has a later notification")
         assert len(open_incidents(engine)) == 1
@@ -392,8 +392,8 @@ class TestOutcomes:
     def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):
         """A firing alert without startsAt, and a resolve from a clock that is 90 s behind."""
         record(engine, request(alert(starts_at=None)))
-        ends = alert(status="resolved", starts_at=None, ends_at=later(-30))
-        record(engine, request(ends, received_at=later(60)))
+        resolve = alert(status="resolved", starts_at=None, ends_at=later(-30))
+        record(engine, request(resolve, received_at=later(60)))
         assert outcomes(engine) == ["admitted", "resolved"]
         assert [row.ended_by for row in rows(engine)] == ["resolve", None]
 
@@ -401,10 +401,10 @@ class TestOutcomes:
     @pytest.mark.parametrize("start", ["soon", None, "2999-01-01T00:00:00Z"])
     def test_an_implausible_start_is_replaced_by_the_time_of_receipt(self, engine, start):
         sent = alert(startsAt=start)
-        ends = dict(sent, status="resolved", endsAt=start or "")
+        resolve = dict(sent, status="resolved", endsAt=start or "")
         for seconds in (0, 600):
             record(engine, request(sent, received_at=later(seconds)))
-        record(engine, request(ends, received_at=later(700)))
+        record(engine, request(resolve, received_at=later(700)))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
         first = rows(engine)[0]
         assert (first.starts_at, first.episode[-13:]) == (NOON, "1768392000000")
@@ -420,11 +420,11 @@ class TestOutcomes:
             record(engine, request(alert(starts_at=start), received_at=later(second)))
         assert outcomes(engine) == ["admitted"] + ["duplicate"] * 3
         assert rows(engine)[0].sender_starts_at == later(-300)
-        ends = alert(status="resolved", ends_at=later(-301))
-        record(engine, request(ends, received_at=later(60)))
+        resolve = alert(status="resolved", ends_at=later(-301))
+        record(engine, request(resolve, received_at=later(60)))
         assert rows(engine)[-1].reason.startswith("ended before")
-        ends["endsAt"] = alert(ends_at=later(-300))["endsAt"]
-        record(engine, request(ends, received_at=later(60)))
+        resolve["endsAt"] = alert(ends_at=later(-300))["endsAt"]
+        record(engine, request(resolve, received_at=later(60)))
         assert outcomes(engine)[-1] == "resolved"
 
     @on_sqlite
@@ -441,8 +441,8 @@ class TestOutcomes:
     def test_times_are_taken_from_the_databases_clock(self, engine):
         """The clocks of two endpoints differ by 10 min; the slow one receives the resolve."""
         firing = request(alert(), received_at=later(600))
-        ends = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
-        for sent, offset in ((firing, 600), (ends, -300)):
+        resolve = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
+        for sent, offset in ((firing, 600), (resolve, -300)):
             with database_time(later(90)):
                 record_requests(engine, Config(), [sent], clock_offset_seconds=offset)
         assert [row.created_at for row in rows(engine)] == [NOON, later(60)]
@@ -469,15 +469,15 @@ class TestOutcomes:
             assert rows(engine)[2].reason == "first notification after observed"
             assert "receivers" in rows(engine)[0].reason
         assert len(open_incidents(engine)) == 1
-        ends = request(alert(status="resolved"), receiver="audit-team", received_at=later(9))
-        record(engine, ends, receivers=receivers)
+        resolve = request(alert(status="resolved"), receiver="audit-team", received_at=later(9))
+        record(engine, resolve, receivers=receivers)
         assert (outcomes(engine)[-1], open_incidents(engine)) == ("resolved", [])
 
     @on_sqlite
-    def test_an_incident_that_was_only_observed_ends_without_a_trigger(self, engine):
+    def test_an_observed_incident_ends_without_a_trigger(self, engine):
         record(engine, request(alert(), receiver="audit"), receivers=("restart",))
-        ends = request(alert(status="resolved"), receiver="restart", received_at=later(9))
-        record(engine, ends, receivers=("restart",))
+        resolve = request(alert(status="resolved"), receiver="restart", received_at=later(9))
+        record(engine, resolve, receivers=("restart",))
         assert outcomes(engine) == ["observed", "observed"]
         assert [row.explanation for row in rows(engine)] == ["none", "none"]
         assert open_incidents(engine) == []
@@ -494,8 +494,8 @@ class TestOutcomes:
     def test_a_stale_copy_to_a_receiver_that_may_start_is_not_confirmed_by_another(self, engine):
         config = {"receivers": ("restart",)}
         record(engine, request(alert(), receiver="restart"), **config)
-        ends = alert(status="resolved", ends_at=later(60))
-        record(engine, request(ends, receiver="restart", received_at=later(60)), **config)
+        resolve = alert(status="resolved", ends_at=later(60))
+        record(engine, request(resolve, receiver="restart", received_at=later(60)), **config)
         for second, receiver in ((70, "audit"), (80, "restart"), (90, "audit"), (150, "restart")):
             sent = request(alert(), receiver=receiver, received_at=later(second))
             record(engine, sent, **config)
@@ -509,10 +509,21 @@ class TestOutcomes:
         for url in ("http://a", "http://b"):
             record(engine, request(sent[0], externalURL=url), **config)
         assert outcomes(engine)[2:] == ["admitted", "admitted"]
-        ends = alert(status="resolved", labels={"pod": "c"})
-        record(engine, request(ends, externalURL="http://a", received_at=later(5)), **config)
+        resolve = alert(status="resolved", labels={"pod": "c"})
+        record(engine, request(resolve, externalURL="http://a", received_at=later(5)), **config)
         assert outcomes(engine)[-1] == "resolved"
         assert len(open_incidents(engine)) == 2
+
+    @on_sqlite
+    def test_the_label_that_names_the_host(self, engine):
+        exporter = {"instance": "kube-state-metrics:8080"}
+        record(
+            engine,
+            request(alert(labels={**exporter, "node": "Worker-1."}), alert(labels=exporter)),
+            host_label="node",
+        )
+        assert [row.host for row in rows(engine)] == ["worker-1", ""]
+        assert {row.instance for row in rows(engine)} == {"kube-state-metrics:8080"}
 
     @on_sqlite
     def test_three_instances_under_one_fingerprint_of_a_relay(self, engine):
@@ -545,8 +556,8 @@ class TestOutcomes:
     @on_sqlite
     def test_a_resolve_of_an_earlier_incident_closes_nothing(self, engine):
         record(engine, request(alert(starts_at=later(600)), received_at=later(610)))
-        ends = alert(status="resolved", ends_at=later(30))
-        record(engine, request(ends, received_at=later(620)))
+        resolve = alert(status="resolved", ends_at=later(30))
+        record(engine, request(resolve, received_at=later(620)))
         assert outcomes(engine) == ["admitted", "duplicate"]
         assert len(open_incidents(engine)) == 1
 
@@ -614,8 +625,8 @@ class TestLimits:
     def test_a_cooldown_holds_the_alert_back_until_it_ends(self, engine):
         config = {"cooldown_seconds": 300}
         record(engine, request(alert()), **config)
-        ends = alert(status="resolved", ends_at=later(10))
-        record(engine, request(ends, received_at=later(20)), **config)
+        resolve = alert(status="resolved", ends_at=later(10))
+        record(engine, request(resolve, received_at=later(20)), **config)
         for seconds in (30, 200, 299, 300, 310):
             again = alert(starts_at=later(25))
             record(engine, request(again, received_at=later(seconds)), **config)
@@ -624,6 +635,19 @@ class TestLimits:
         assert rows(engine)[2].reason == "cooldown until 2026-01-14T12:05:00Z"
         assert [row.held_until for row in rows(engine)[2:6]] == [later(300)] * 3 + [None]
         assert len({row.episode for row in rows(engine)[2:]}) == 1
+
+    @on_sqlite
+    def test_without_a_configuration_a_flapping_alert_starts_one_remediation(self, engine):
+        """It flaps every 15 s for two minutes, past the doubt about stale copies."""
+        for seconds in range(0, 120, 30):
+            fires = alert(starts_at=later(seconds))
+            ends = alert(status="resolved", starts_at=later(seconds), ends_at=later(seconds + 14))
+            for second, one in ((0, fires), (15, ends)):
+                sent = request(one, received_at=later(seconds + second))
+                with database_time(sent.received_at):
+                    record_requests(engine, Config(), [sent])
+        assert outcomes(engine).count("admitted") == 1
+        assert outcomes(engine).count("cooldown") == 3
 
     def test_a_rate_limit_holds_further_alerts_of_the_name_back(self, engine):
         config = {"max_remediations_per_hour": 2}
@@ -829,13 +853,13 @@ class TestLists:
     def test_incidents_of_an_earlier_batch_are_closed_and_counted(self, engine):
         names = [f"A{n}" for n in range(250)]
         firing = [alert(n, fingerprint=n) for n in names]
-        ends = [alert(n, "resolved", fingerprint=n, ends_at=later(300)) for n in names]
+        resolve = [alert(n, "resolved", fingerprint=n, ends_at=later(300)) for n in names]
         record(engine, request(*firing))
         record(
             engine,
             request(*firing, received_at=later(60)),
             request(*firing[:10], received_at=later(120)),
-            request(*ends[5:], received_at=later(310)),
+            request(*resolve[5:], received_at=later(310)),
             request(*firing[:5], received_at=later(320)),
         )
         first = rows(engine)[:250]
@@ -851,9 +875,9 @@ class TestLists:
     def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
         """Nor is it one of an incident with the same name that begins between the two."""
         one = {"fingerprint": "f", "starts_at": later(600)}
-        ends = alert(status="resolved", ends_at=later(700), **one)
+        resolve = alert(status="resolved", ends_at=later(700), **one)
         record(engine, request(alert(**one)))
-        record(engine, request(ends, alert(**one), ends, received_at=later(60)))
+        record(engine, request(resolve, alert(**one), resolve, received_at=later(60)))
         assert outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
         (held,) = open_incidents(engine)
         assert held.notifications == 1

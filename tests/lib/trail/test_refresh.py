@@ -11,7 +11,7 @@ from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, queries, refresh
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert
-from tests.lib.trails import STATUSES, WORKFLOW, episode, ran, record, view
+from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
 
 DRY_RUN = "dry run: nothing was changed"
 DONE = {
@@ -29,10 +29,10 @@ class StackStorm:
 
     def __init__(self, found=None):
         self.found = found
-        self.asked = []
+        self.requested = []
 
     def get_executions(self, ids):
-        self.asked.append(list(ids))
+        self.requested.append(list(ids))
         if self.found is None:
             raise StackStormError("no route")
         answers = {i: self.found.get(i) for i in ids}
@@ -70,10 +70,10 @@ def answers(engine, request_id):
     """Yield each view that shows the open execution, and its row there."""
     trail = view(engine, queries.status, request_id)
     listed = view(engine, queries.st2_executions)
-    asked = view(engine, queries.why, Filters(alert_name="HostDown"))
+    requested = view(engine, queries.why, Filters(alert_name="HostDown"))
     yield trail, trail["stackstorm_executions"][0]
     yield listed, listed["st2_executions"][0]
-    yield asked, asked["episodes"][0]["stackstorm_executions"][0]
+    yield requested, requested["episodes"][0]["stackstorm_executions"][0]
 
 
 def test_open_executions_are_updated(engine, open_one):
@@ -120,13 +120,13 @@ def test_each_status(engine, open_one, status):
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_only_open_executions_are_requested(engine, open_one, status):
-    ran(engine, open_one, episode("f"), "e1", status=status)
-    asked = [answer for answer, _ in answers(engine, open_one)]
-    asked.append(view(engine, queries.alerts_active, 24))
-    for answer in asked:
+    record_execution(engine, open_one, episode("f"), "e1", status=status)
+    requested = [answer for answer, _ in answers(engine, open_one)]
+    requested.append(view(engine, queries.alerts_active, 24))
+    for answer in requested:
         stackstorm_now = StackStorm({})
         refresh.refresh_open_executions(stackstorm_now, answer)
-        assert stackstorm_now.asked == ([] if status in stackstorm.TERMINAL else [["e1"]])
+        assert stackstorm_now.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
 
 
 def test_each_execution_is_requested_once(engine, open_one):
@@ -134,7 +134,7 @@ def test_each_execution_is_requested_once(engine, open_one):
     trail = view(engine, queries.status, open_one)
     trail["stackstorm_executions"] *= 2
     refresh.refresh_open_executions(stackstorm_now, trail)
-    assert stackstorm_now.asked == [["e1"]]
+    assert stackstorm_now.requested == [["e1"]]
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_all_shown_executions_are_updated(many):
     refresh.refresh_open_executions(stackstorm_now, many)
     assert {row["status"] for row in many["st2_executions"]} == {"succeeded"}
     # A page of StackStorm's API has 100 entries.
-    assert [len(ids) for ids in stackstorm_now.asked] == [100, 100, 50]
+    assert [len(ids) for ids in stackstorm_now.requested] == [100, 100, 50]
     assert "stackstorm" not in many
 
 
@@ -178,7 +178,7 @@ def test_a_failure_after_the_first_page_keeps_the_first_results(many):
     answer = stackstorm_now.get_executions
 
     def fail_later(ids):
-        if stackstorm_now.asked:
+        if stackstorm_now.requested:
             raise StackStormError("no route")
         return answer(ids)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
 import json
-import pathlib
 import uuid
 
 import pytest
@@ -75,7 +73,7 @@ def call(engine, request_id):
         ).one()
 
 
-def work(engine, request_id, execution, workflow=WORKFLOW):
+def gets_claim(engine, request_id, execution, workflow=WORKFLOW):
     """Return True if an execution for the request's first alert gets the claim."""
     row = rows(engine, request_id)[0]
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
@@ -117,8 +115,8 @@ def test_it_takes_over_the_open_incident(engine):
     assert (row.outcome, row.reason) == ("admitted", f"replay of {first}")
     assert (row.episode, row.starts_at, row.attempt) == (old.episode, old.starts_at, 1)
     # One execution works, regardless of which of the two requests started it.
-    assert work(engine, first, "e1")
-    assert not work(engine, new, "e2")
+    assert gets_claim(engine, first, "e1")
+    assert not gets_claim(engine, new, "e2")
     # Later notifications refer to the same incident.
     again = record(engine, firing(), minutes=0)
     ended = record(engine, resolved(end=0), minutes=0)
@@ -132,7 +130,7 @@ def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     with database_time(ago(65)):
         first = record(engine, *several, minutes=65, **limit)
     assert [row.outcome for row in rows(engine)] == ["admitted", "rate_limited"]
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     new = replay(engine, first, **limit)["request_id"]
     assert [row.outcome for row in rows(engine, new)] == ["duplicate", "admitted"]
     assert rows(engine, new)[1].open_fingerprint == "two"
@@ -152,7 +150,7 @@ def test_limits_apply_unless_forced(engine, config, outcome):
 
 def test_an_episode_that_was_worked_on_is_left_alone(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     found = replay(engine, first)
     assert found["outcomes"] == {"duplicate": 1}
     (row,) = rows(engine, found["request_id"])
@@ -167,29 +165,29 @@ def test_an_episode_that_was_worked_on_is_left_alone(engine):
 @on_sqlite
 def test_a_released_episode_is_admitted_again(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     claims.release(engine, rows(engine)[0].episode, force=True)
     new = replay(engine, first)["request_id"]
-    assert work(engine, new, "e2")
+    assert gets_claim(engine, new, "e2")
 
 
 def test_each_forced_replay_is_another_attempt(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     for attempt in (2, 3):
         new = replay(engine, first, force=True)["request_id"]
         (row,) = rows(engine, new)
         assert (row.attempt, row.episode) == (attempt, rows(engine, first)[0].episode)
-        assert work(engine, new, f"e{attempt}")
-        assert not work(engine, new, "another")
-        assert not work(engine, first, "another")
+        assert gets_claim(engine, new, f"e{attempt}")
+        assert not gets_claim(engine, new, "another")
+        assert not gets_claim(engine, first, "another")
     with database.reading(engine) as connection:
         found = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert found == [key, key + "|2", key + "|3"]
     released = claims.release(engine, row.episode, force=True)
     assert [r["st2_execution_id"] for r in released] == ["e1", "e2", "e3"]
-    assert work(engine, new, "e4")
+    assert gets_claim(engine, new, "e4")
 
 
 @on_sqlite
@@ -204,14 +202,14 @@ def test_an_ended_incident_is_not_admitted(engine):
 
 def test_force_admits_an_ended_incident_which_stays_closed(engine):
     first = record(engine, firing())
-    assert work(engine, first, "e1")
+    assert gets_claim(engine, first, "e1")
     record(engine, resolved(), minutes=29)
     new = replay(engine, first, force=True)["request_id"]
     (row,) = rows(engine, new)
     assert (row.outcome, row.attempt) == ("admitted", 2)
     assert (row.episode, row.starts_at) == (rows(engine)[0].episode, ago(60))
     assert [row.open_fingerprint for row in rows(engine)] == [None] * 3
-    assert work(engine, new, "e2")
+    assert gets_claim(engine, new, "e2")
 
 
 @on_sqlite
@@ -349,7 +347,7 @@ class TestRequestingExecution:
     def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
         """The server commits, and the connection breaks before the confirmation arrives."""
         first = record(engine, firing())
-        assert work(engine, first, "e1")
+        assert gets_claim(engine, first, "e1")
         breaks = [True]
 
         def after_commit(connection):
@@ -363,12 +361,12 @@ class TestRequestingExecution:
             after_commit(connection)
 
         engine.dialect.do_commit = do_commit
-        asked = database.retry_while_unavailable(
+        result = database.retry_while_unavailable(
             lambda: replay(engine, first, True, "execution-1"), 30
         )
         assert not breaks
         assert [row.attempt for row in rows(engine)] == [1, 2]
-        assert call(engine, asked["request_id"]).replay_of == first
+        assert call(engine, result["request_id"]).replay_of == first
 
     @on_sqlite
     def test_another_execution_replays_it_again(self, engine):
@@ -400,24 +398,6 @@ class TestRequestingExecution:
             for execution in ("task one", "task two")
         ]
         assert found[0]["request_id"] == found[1]["request_id"]
-
-    @pytest.fixture
-    def run_action(self, database_url, monkeypatch):
-        """Return a function that runs an action in this process as a StackStorm execution."""
-        actions = pathlib.Path(__file__).parents[3] / "actions"
-        monkeypatch.syspath_prepend(str(actions))
-
-        def run(name, execution, **parameters):
-            monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
-            spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            action = getattr(module, name.capitalize())({"database_url": database_url})
-            succeeded, result = action.run(**parameters)
-            assert succeeded, result
-            return result
-
-        return run
 
 
 class TestFailed:

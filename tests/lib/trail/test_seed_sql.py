@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from poundcake.trail import database
 from tests import documents, services
 from tests.lib.samples import alert, iso, later
-from tests.lib.trails import episode, ran, record
+from tests.lib.trails import episode, record, record_execution
 
 AUDIT_TRAIL = """
 SELECT
@@ -64,17 +64,23 @@ def request_id(mariadb_url):
     )
     other = record(engine, alert("HostDown", fingerprint="d"))
     # 2.5 s, 7 s, and one that has not ended.
-    ran(engine, found, episode("a"), "e1", "poundcake.host_down")
-    ran(engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None)
+    record_execution(engine, found, episode("a"), "e1", "poundcake.host_down")
+    record_execution(
+        engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None
+    )
     ended = iso(later(17))
-    ran(engine, found, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended)
-    ran(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
-    ran(engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended)
+    record_execution(
+        engine, found, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended
+    )
+    record_execution(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
+    record_execution(
+        engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended
+    )
     engine.dispose()
     return found
 
 
-def ask(url, statement):
+def query(url, statement):
     """Return the names of the columns and the sorted rows, read with a plain cursor."""
     parsed = make_url(url)
     connection = pymysql.connect(
@@ -93,7 +99,7 @@ def ask(url, statement):
 
 
 def test_the_complete_audit_trail(mariadb_url, request_id):
-    names, rows = ask(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
+    names, rows = query(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
     assert names == [
         "request_id",
         "alert_name",
@@ -108,11 +114,11 @@ def test_the_complete_audit_trail(mariadb_url, request_id):
         (request_id, "HostDown", "critical", "e2", "x.tell", "running"),
         (request_id, "Unknown", "", None, None, None),
     ]
-    assert ask(mariadb_url, AUDIT_TRAIL)[1] == []
+    assert query(mariadb_url, AUDIT_TRAIL)[1] == []
 
 
 def test_the_success_rates_of_workflows(mariadb_url, request_id):
-    names, rows = ask(mariadb_url, SUCCESS_RATES)
+    names, rows = query(mariadb_url, SUCCESS_RATES)
     assert names == ["workflow", "total", "succeeded", "avg_duration_sec"]
     assert rows == [
         ("poundcake.host_down", 2, 2, Decimal("4.50")),  # 2 (whole seconds) and 7
@@ -122,7 +128,7 @@ def test_the_success_rates_of_workflows(mariadb_url, request_id):
 
 
 def test_the_executions_by_action(mariadb_url, request_id):
-    names, rows = ask(mariadb_url, RECENT_EXECUTIONS)
+    names, rows = query(mariadb_url, RECENT_EXECUTIONS)
     assert names == ["total", "st2_action_ref"]
     assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.tell")]
 
@@ -158,7 +164,7 @@ def test_the_page_contains_the_statement(statement):
 
 @pytest.mark.parametrize("statement", numbered(STATEMENTS))
 def test_each_statement_of_the_page_works(statement, mariadb_url, request_id):
-    names, _ = ask(mariadb_url, statement)
+    names, _ = query(mariadb_url, statement)
     assert names
 
 

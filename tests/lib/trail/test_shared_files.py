@@ -31,9 +31,9 @@ def test_what_root_creates_belongs_to_the_owner_of_the_folder(other, tmp_path):
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm are there while it is open
         connection.execute(select(schema.meta)).all()
-        made = [state.parent, state, *state.iterdir()]
-        assert len(made) >= 3
-        for path in made:
+        paths = [state.parent, state, *state.iterdir()]
+        assert len(paths) >= 3
+        for path in paths:
             found = os.stat(str(path))
             assert (found.st_uid, found.st_gid) == (other.pw_uid, other.pw_gid), path
 
@@ -96,9 +96,9 @@ def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
 @pytest.fixture
 def open_to_all():
     """Return a folder that other users can reach, unlike pytest's own."""
-    found = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
-    yield found
-    shutil.rmtree(str(found))
+    path = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
+    yield path
+    shutil.rmtree(str(path))
 
 
 def test_the_other_user_can_write_what_root_created(other, open_to_all):

@@ -12,7 +12,7 @@ from poundcake.trail import database, search, stats, text
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, UTC, alert, iso, later
-from tests.lib.trails import STATUSES, WORKFLOW, episode, ran, record, view
+from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
 
 DAY = Filters(since=NOON, until=later(86400))
 ROW = (
@@ -20,19 +20,19 @@ ROW = (
 ).split()
 
 
-def ask(engine, filters=DAY, minutes=15):
+def read_stats(engine, filters=DAY, minutes=15):
     return view(engine, stats.stats, filters, minutes)
 
 
 def by_workflow(engine, filters=DAY, minutes=15):
-    return {row["workflow"]: row for row in ask(engine, filters, minutes)["workflows"]}
+    return {row["workflow"]: row for row in read_stats(engine, filters, minutes)["workflows"]}
 
 
 def figures(row):
     return [row[name] for name in ROW]
 
 
-def take(engine, workflow, *seconds):
+def add_executions(engine, workflow, *seconds):
     """Add successful executions for one alert with these durations in seconds."""
     record(engine, alert(fingerprint=workflow))
     with database.transaction(engine) as connection:
@@ -60,8 +60,8 @@ def take(engine, workflow, *seconds):
 
 
 def test_its_shape(engine):
-    ran(engine, record(engine, alert(fingerprint="f")), episode("f"))
-    found = ask(engine)
+    record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
+    found = read_stats(engine)
     assert list(found) == ["since", "until", "workflows", "alerts"]
     assert (found["since"], found["until"]) == ("2026-01-14T12:00:00Z", "2026-01-15T12:00:00Z")
     assert [list(row) for row in found["workflows"]] == [["workflow"] + ROW]
@@ -73,8 +73,10 @@ def test_each_status_counts_once_in_its_column(engine):
     for status in STATUSES:
         ended = status in "succeeded failed timeout abandoned canceled gone".split()
         end = iso(later(12.5)) if ended else None
-        ran(engine, request_id, episode(status), status, status=status, end_timestamp=end)
-    found = ask(engine)
+        record_execution(
+            engine, request_id, episode(status), status, status=status, end_timestamp=end
+        )
+    found = read_stats(engine)
     for row in found["workflows"] + found["alerts"]:
         # requested scheduled delayed running canceling pending pausing paused resuming
         assert figures(row)[:5] == [15, 1, 3, 9, 2]
@@ -89,8 +91,10 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
         status = "failed" if number in (1, 3) else "succeeded"
         workflow = "x.many" if number < 3 else "x.a" if number == 3 else "x.b"
         end = iso(later(10 + 2**number))
-        ran(engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end)
-    found = ask(engine)
+        record_execution(
+            engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end
+        )
+    found = read_stats(engine)
     # 1, 2, 4, 8 and 16 seconds. The alerts have been open for a long time.
     assert [(row["workflow"], figures(row)) for row in found["workflows"]] == [
         ("x.many", [3, 2, 1, 0, 0, 2, 0.6667, 2.333, 4.0]),
@@ -107,7 +111,7 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
 def test_the_95th_percentile_uses_the_nearest_rank(engine):
     wanted = {1: 1, 2: 2, 19: 19, 20: 19, 21: 20, 40: 38, 100: 95}
     for count in wanted:
-        take(engine, str(count), *reversed(range(1, count + 1)))
+        add_executions(engine, str(count), *reversed(range(1, count + 1)))
     found = by_workflow(engine)
     assert {int(name): row["p95_seconds"] for name, row in found.items()} == wanted
     assert {int(name): row["mean_seconds"] for name, row in found.items()} == {
@@ -130,13 +134,13 @@ def test_remediations_that_did_not_clear_their_alert(engine):
         request_id = record(engine, alert(fingerprint=key))
         state = name if name in ("failed", "running") else "succeeded"
         more = {"end_timestamp": None} if name == "running" else {}
-        ran(engine, request_id, episode(key), key, name, status=state, **more)
+        record_execution(engine, request_id, episode(key), key, name, status=state, **more)
         resolve = alert(fingerprint=key, status="resolved", ends_at=later(closed_after))
         resolved = record(engine, resolve, received_at=later(closed_after))
     # An execution for a resolve has no alert to clear.
-    ran(engine, resolved, episode("running"), "resolve", "resolve")
+    record_execution(engine, resolved, episode("running"), "resolve", "resolve")
     request_id = record(engine, alert(fingerprint="superseded"))
-    ran(engine, request_id, episode("superseded"), "superseded", "superseded")
+    record_execution(engine, request_id, episode("superseded"), "superseded", "superseded")
     again = alert(fingerprint="superseded", starts_at=later(1200))
     record(engine, again, received_at=later(1200))
     found = by_workflow(engine)
@@ -157,7 +161,7 @@ def test_alerts_that_still_fire(engine):
         at = now - timedelta(minutes=minutes)
         request_id = record(engine, alert(fingerprint=name, starts_at=at), received_at=at)
         times = {"start_timestamp": iso(at), "end_timestamp": iso(at)}
-        ran(engine, request_id, episode(name, at), name, name, **times)
+        record_execution(engine, request_id, episode(name, at), name, name, **times)
     found = by_workflow(engine, Filters())
     assert {name: row["not_cleared"] for name, row in found.items()} == {"long": 1, "short": 0}
 
@@ -167,7 +171,7 @@ def test_the_bounds_of_a_range(engine):
         key = f"f{number}"
         request_id = record(engine, alert(fingerprint=key))
         start = iso(later(seconds))
-        ran(engine, request_id, episode(key), key, key, start_timestamp=start)
+        record_execution(engine, request_id, episode(key), key, key, start_timestamp=start)
     for since, until, wanted in (
         (0, 121, "f0 f1 f2"),
         (0, 120, "f0 f1"),
@@ -186,8 +190,8 @@ def test_the_default_range_is_a_day(engine):
         at = iso(now - timedelta(hours=hours))
         request_id = record(engine, alert(fingerprint=name))
         times = {"start_timestamp": at, "end_timestamp": at}
-        ran(engine, request_id, episode(name), name, name, **times)
-    found = ask(engine, Filters())
+        record_execution(engine, request_id, episode(name), name, name, **times)
+    found = read_stats(engine, Filters())
     assert sorted(row["workflow"] for row in found["workflows"]) == ["day", "new"]
     since, until = (parse_timestamp(found[name]) for name in ("since", "until"))
     assert until - since == timedelta(days=1) and until >= now
@@ -202,7 +206,7 @@ def test_filters(engine):
         key = f"f{number}"
         labels = {"severity": severity, "instance": instance}
         request_id = record(engine, alert(name, fingerprint=key, labels=labels))
-        ran(engine, request_id, episode(key), key, key)
+        record_execution(engine, request_id, episode(key), key, key)
     for query, wanted in (
         ({"alert_name": "A"}, "f0 f1"),
         ({"alert_name": "a"}, "f2"),
@@ -215,7 +219,7 @@ def test_filters(engine):
         ({"severity": "%"}, ""),
     ):
         filters = search.parse(since=iso(NOON), until=iso(later(60)), **query)
-        found = ask(engine, filters)
+        found = read_stats(engine, filters)
         assert sorted(row["workflow"] for row in found["workflows"]) == wanted.split(), query
         assert sum(row["count"] for row in found["alerts"]) == len(wanted.split())
 
@@ -224,7 +228,7 @@ def test_filters(engine):
 def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2:4]))
-    ask(engine, search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"}))
+    read_stats(engine, search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"}))
     ((statement, parameters),) = [s for s in statements if "execution_db" in s[0]]
     with database.reading(engine) as connection:
         if engine.dialect.name == "mysql":
@@ -243,18 +247,20 @@ def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
 
 def test_an_empty_range(engine):
     for _ in range(2):
-        found = ask(engine, Filters(since=later(-60), until=NOON))
+        found = read_stats(engine, Filters(since=later(-60), until=NOON))
         assert (found["workflows"], found["alerts"]) == ([], [])
         assert "nothing ran" in text.stats(found)
-        ran(engine, record(engine, alert(fingerprint="f")), episode("f"))
+        record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
 
 
 def test_the_text_has_each_figure(engine):
     for number in range(3):
         key = f"f{number}"
         status = "failed" if number == 2 else "succeeded"
-        ran(engine, record(engine, alert(fingerprint=key)), episode(key), key, status=status)
-    shown = text.stats(ask(engine))
+        record_execution(
+            engine, record(engine, alert(fingerprint=key)), episode(key), key, status=status
+        )
+    shown = text.stats(read_stats(engine))
     lines = [line.split() for line in shown.split("\n")]
     assert [WORKFLOW, "3", "2", "1", "0", "0", "2", "0.6667", "2.5", "2.5"] in lines
     assert ["HostDown", "3", "2", "1", "0", "0", "2", "0.6667", "2.5", "2.5"] in lines

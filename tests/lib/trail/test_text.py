@@ -48,7 +48,7 @@ def episode(**more):
 
 def why(*episodes, **more):
     answer = dict({"episodes": list(episodes), "count": len(episodes)}, **more)
-    return text.why(answer, later(3 * 3600 + 1800 + 59))
+    return text.why(answer, 24, later(3 * 3600 + 1800 + 59))
 
 
 def execution(**more):
@@ -273,7 +273,17 @@ def test_a_status_shows_the_known_fields():
 )
 def test_why_shows_the_time_of_the_last_notification(seconds, age):
     answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
-    assert f"last notification {age}\n" in text.why(answer, later(seconds))
+    assert f"last notification {age}\n" in text.why(answer, 24, later(seconds))
+
+
+def test_why_says_when_an_incident_is_stale():
+    answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
+    assert "firing since" in text.why(answer, 2, later(7200))
+    assert "firing (stale) since" in text.why(answer, 2, later(7201))
+    answer["episodes"][0]["outcome"] = "rate_limited"
+    assert "firing (rate limited, stale) since" in text.why(answer, 2, later(7201))
+    answer["episodes"][0]["state"] = "resolved"
+    assert "stale" not in text.why(answer, 2, later(7201))
 
 
 def test_manual_changes_are_shown():
@@ -397,8 +407,8 @@ def test_stats_have_each_figure_in_its_column():
 )
 def test_a_list_shows_its_count_and_how_to_continue(show, plain, at_least):
     assert show({}).split("\n")[-1] == plain
-    lines = show({"next": "CURSOR", "stackstorm": "away"}).split("\n")
-    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: away"]
+    lines = show({"next": "CURSOR", "stackstorm": "unavailable"}).split("\n")
+    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: unavailable"]
     if at_least:
         assert show({"at_least": True}).split("\n")[-1] == "at least " + plain
 

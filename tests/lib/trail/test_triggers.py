@@ -24,7 +24,7 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def find(trail, deadline=None):
+def read_once(trail, deadline=None):
     """Read triggers once, as a round does."""
     started = sync_round.start_round(trail.engine, "test")
     found = find_triggers(started, trail.stackstorm, deadline or Deadline(60))
@@ -32,7 +32,7 @@ def find(trail, deadline=None):
     return found, started.problems
 
 
-def crowd(stackstorm, count, since, seconds):
+def add_other_triggers(stackstorm, count, since, seconds):
     """Add triggers of other requests, spread evenly over a number of seconds."""
     for n in range(count):
         moment = since + timedelta(seconds=seconds * n / count)
@@ -46,10 +46,10 @@ def test_triggers_are_read_newest_first_and_stored_once(trail):
     request_id, (row,) = trail.record(alert(), seconds=300)
     for seconds in (200, 100):
         trail.stackstorm.emit(row, request_id, seconds=seconds)
-    assert find(trail)[0].unread is None
+    assert read_once(trail)[0].unread is None
     assert trail.one().trigger_instances == "t1,t0"
     trail.stackstorm.emit(row, request_id)
-    find(trail)
+    read_once(trail)
     assert trail.one().trigger_instances == "t2,t1,t0"
 
 
@@ -57,7 +57,7 @@ def test_an_alert_keeps_its_newest_triggers(trail):
     request_id, (row,) = trail.record(alert(), seconds=300)
     for n in range(12):
         trail.stackstorm.emit(row, request_id, seconds=200 - n)
-    find(trail)
+    read_once(trail)
     assert trail.one().trigger_instances == "t11,t10,t9,t8,t7,t6,t5,t4"
 
 
@@ -66,12 +66,12 @@ def test_triggers_on_several_pages_are_stored_in_order_of_time(trail):
     trail.stackstorm.page = 2
     for n in range(6):
         trail.stackstorm.emit(row, request_id, seconds=2000 - n)
-    find(trail)
+    read_once(trail)
     assert trail.one().trigger_instances == "t5,t4,t3,t2,t1,t0"
 
 
 def test_without_open_alerts_nothing_is_requested(trail):
-    assert find(trail)[0].unread is None
+    assert read_once(trail)[0].unread is None
     assert trail.stackstorm.calls == []
 
 
@@ -79,47 +79,47 @@ def test_triggers_are_read_once_for_alerts_of_any_age(trail, monkeypatch):
     """An alert open for 20 h once made each round read all triggers since then: 201 pages."""
     monkeypatch.setattr(triggers, "_PAGES_AT_ONCE", 10)
     request_id, (row,) = trail.record(alert(), seconds=20 * HOUR)
-    crowd(trail.stackstorm, 2000, ago(19 * HOUR), 18 * HOUR)
+    add_other_triggers(trail.stackstorm, 2000, ago(19 * HOUR), 18 * HOUR)
     trail.stackstorm.emit(row, request_id, seconds=20 * HOUR - 5)
     pages, found = [], []
     for _ in range(4):
         trail.stackstorm.calls.clear()
-        answer, problems = find(trail)
+        answer, problems = read_once(trail)
         pages.append(trail.stackstorm.count("list_triggers"))
         found.append((bool(answer.unread), bool(problems), trail.one().trigger_instances))
     assert pages[:2] == [10, 10] and pages[2] < 5 and pages[3] == 1
     assert found[:2] == [(True, True, None)] * 2 and found[2:] == [(False, False, "t0")] * 2
 
 
-def test_new_triggers_come_before_those_that_an_earlier_round_left(trail, monkeypatch):
+def test_new_triggers_come_before_those_left_by_an_earlier_round(trail, monkeypatch):
     monkeypatch.setattr(triggers, "_PAGES_AT_ONCE", 2)
     trail.record(alert("Old"), seconds=20 * HOUR)
-    crowd(trail.stackstorm, 1000, ago(19 * HOUR), 18 * HOUR)
-    find(trail)
+    add_other_triggers(trail.stackstorm, 1000, ago(19 * HOUR), 18 * HOUR)
+    read_once(trail)
     request_id, (row,) = trail.record(alert("New"))
     trail.stackstorm.emit(row, request_id)
-    assert find(trail)[0].unread
+    assert read_once(trail)[0].unread
     assert trail.rows(alerts)[1].trigger_instances == "t0"
 
 
 @pytest.mark.parametrize("error", [OUTAGE, refusal()])
 def test_an_unreadable_page_is_left_to_the_next_round(trail, error):
     request_id, (row,) = trail.record(alert(), seconds=2 * HOUR)
-    crowd(trail.stackstorm, 150, ago(HOUR), 600)
+    add_other_triggers(trail.stackstorm, 150, ago(HOUR), 600)
     trail.stackstorm.emit(row, request_id, seconds=2 * HOUR - 5)
     second_page = sorted(t.occurred_at for t in trail.stackstorm.triggers.values())[-100]
     second_page += timedelta(milliseconds=1)
     trail.stackstorm.errors["list_triggers", second_page] = error
-    found, _ = find(trail)
+    found, _ = read_once(trail)
     assert found.unread.before == second_page and found.failure is error
     trail.stackstorm.errors.clear()
-    assert find(trail)[0].unread is None
+    assert read_once(trail)[0].unread is None
     assert trail.one().trigger_instances == "t0"
 
 
 def test_a_round_without_time_reads_nothing_and_reports_that(trail):
     trail.record(alert())
-    found, problems = find(trail, Deadline(0))
+    found, problems = read_once(trail, Deadline(0))
     assert found.unread.before is None and "no time" in problems[0]
 
 
@@ -140,14 +140,14 @@ def test_malformed_payloads_are_skipped(trail, payload):
     odd_id = trail.stackstorm.emit(row, request_id)
     found = trail.stackstorm.triggers.pop(odd_id)
     trail.stackstorm.triggers["a,b"] = TriggerInstance("a,b", "x", found.occurred_at, found.payload)
-    find(trail)
+    read_once(trail)
     assert trail.one().trigger_instances == "t1"
 
 
 def test_entries_without_id_or_time_are_counted(trail):
     trail.record(alert())
     trail.stackstorm.unreadable = 3
-    assert find(trail)[1] == ["triggers left out, without id, time or payload: 3"]
+    assert read_once(trail)[1] == ["triggers left out, without id, time or payload: 3"]
 
 
 def test_the_clocks_of_the_database_and_of_stackstorm_are_never_compared(trail):
@@ -156,17 +156,17 @@ def test_the_clocks_of_the_database_and_of_stackstorm_are_never_compared(trail):
         trail.stackstorm.clock_offset = timedelta(hours=offset)
         request_id, (row,) = trail.record(alert(f"Offset{offset}"))
         trail.stackstorm.emit(row, request_id, seconds=1)
-        find(trail)
+        read_once(trail)
         assert trail.rows(alerts)[-1].trigger_instances
 
 
 def test_after_stackstorms_clock_was_set_back_new_triggers_are_found(trail):
     request_id, (row,) = trail.record(alert(), seconds=600)
     trail.stackstorm.emit(row, request_id)
-    find(trail)
+    read_once(trail)
     trail.stackstorm.clock_offset = timedelta(hours=-2)
     trail.stackstorm.emit(row, request_id)
-    find(trail)
+    read_once(trail)
     assert "t1" in trail.one().trigger_instances
 
 

@@ -29,7 +29,7 @@ EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation
 NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
 # StackStorm's clock is an hour behind, so times from different clocks must not be compared.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
-ALERT = OpenAlert(1, "request", "f-1", 1, recorded_at=later(-20))
+ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
 REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
 REFUSAL = "pack.flow did nothing: cooldown of this host"
 
@@ -93,6 +93,17 @@ def test_an_execution(facts, expected):
 def test_an_execution_that_ended_before_its_claim_is_retried(status):
     found = judge_execution(ALERT, started(status), Config(), CLOCKS)
     assert found.explanation is RETRY and status in found.reason
+
+
+def test_a_workflow_whose_link_task_failed_is_retried():
+    """Its output is that of a refused claim, but it has no reason for a refusal."""
+    unclaimed = {"output": {"stage": "not_claimed", "message": ""}}
+    config = Config(host_cooldown_seconds=0)
+    found = judge_execution(ALERT, started("failed", 60, unclaimed), config, CLOCKS)
+    assert found.explanation is RETRY
+    assert "ended before it claimed the episode" in found.reason
+    refused = judge_execution(ALERT, started("succeeded", 60, unclaimed), config, CLOCKS)
+    assert refused.explanation is EXECUTION
 
 
 @pytest.mark.parametrize(

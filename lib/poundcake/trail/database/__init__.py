@@ -3,6 +3,7 @@
 engine        open a connection pool for MariaDB or SQLite
 mariadb       configure MariaDB connections, and refuse servers that cannot be used
 sqlite        configure SQLite connections
+holds         refuse a database whose trail was moved to another one
 tables        create and upgrade the tables, and return the database's id
 transactions  read, write, and retry
 batches       build statements for many rows at once
@@ -13,7 +14,14 @@ from __future__ import annotations
 from poundcake.trail.database.batches import batched
 from poundcake.trail.database.engine import open_engine
 from poundcake.trail.database.mariadb import check_size, longest_text
-from poundcake.trail.database.tables import has_view_indexes, migrate, pending, prepare
+from poundcake.trail.database.tables import (
+    has_view_indexes,
+    identify,
+    migrate,
+    pending,
+    prepare,
+    upgrade_tables,
+)
 from poundcake.trail.database.transactions import (
     ATTEMPTS,
     describe,
@@ -33,6 +41,7 @@ __all__ = [
     "check_size",
     "describe",
     "has_view_indexes",
+    "identify",
     "kind",
     "longest_text",
     "migrate",
@@ -44,4 +53,5 @@ __all__ = [
     "retry_deadlocks",
     "retry_while_unavailable",
     "transaction",
+    "upgrade_tables",
 ]

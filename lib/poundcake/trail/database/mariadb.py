@@ -74,6 +74,12 @@ def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
         raise DatabaseError(f"the database server cannot be used: {problem}")
 
 
+def refuse_writes(opened: Any, entry: ConnectionPoolEntry) -> None:
+    """Make a new PyMySQL connection read-only."""
+    with opened.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION READ ONLY")
+
+
 def longest_text(connection: Connection) -> int | None:
     """Return how many characters are sure to fit into one statement, or None if unlimited."""
     packet = connection.info.get(_PACKET)
@@ -81,11 +87,22 @@ def longest_text(connection: Connection) -> int | None:
     return None if packet is None else (packet - _OTHER_BYTES) // 4
 
 
-def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> None:
+def check_size(
+    connection: Connection,
+    name: str,
+    row: Mapping[str, object],
+    next_step: str = "replay the request",
+) -> None:
     """Raise ValueError if a row is too large for one statement. The message starts with `name`.
 
     The server would close the connection when it receives a larger packet, and the rows of other
     requests in the same transaction would be lost.
+
+    Args:
+        connection: A connection.
+        name: What the row is.
+        row: The values of the row.
+        next_step: What to do after raising the server's limit.
     """
     packet = connection.info.get(_PACKET)
     if packet is None:  # SQLite
@@ -97,7 +114,7 @@ def check_size(connection: Connection, name: str, row: Mapping[str, object]) -> 
     if size > packet:
         raise ValueError(
             f"{name}: too large for the database server, {size} bytes and max_allowed_packet is "
-            f"{packet}: raise it in the server's configuration, then replay the request"
+            f"{packet}: raise it in the server's configuration, then {next_step}"
         )
 
 

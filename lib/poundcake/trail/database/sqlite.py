@@ -11,12 +11,13 @@ READ_ONLY = "poundcake_read"
 """The execution option of a connection that only reads and so does not wait for writers."""
 
 
-def set_up(opened: sqlite3.Connection, seconds: int) -> None:
+def set_up(opened: sqlite3.Connection, seconds: int, read_only: bool = False) -> None:
     """Configure a new connection.
 
     Args:
         opened: The driver's connection.
         seconds: How long all of its statements together may take; 0 for no limit.
+        read_only: Whether the file was opened read-only, so that it keeps its journal mode.
     """
     if seconds:
         deadline = time.monotonic() + seconds
@@ -24,6 +25,8 @@ def set_up(opened: sqlite3.Connection, seconds: int) -> None:
     # The driver must not begin transactions itself. It would begin them as readers. If two such
     # transactions then write, one of them fails instead of waiting.
     opened.isolation_level = None
+    if read_only:
+        return
     _use_write_ahead_log(opened)
     opened.execute("PRAGMA synchronous=FULL")
     opened.execute("PRAGMA foreign_keys=ON")

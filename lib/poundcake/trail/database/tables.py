@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql import Select
 
 from poundcake.trail import schema
+from poundcake.trail.database import holds
 from poundcake.trail.database.engine import STATEMENT_TIMEOUT, open_engine
 from poundcake.trail.database.sqlite import READ_ONLY
 from poundcake.trail.database.transactions import describe, reading
@@ -57,11 +58,13 @@ class _Version:
         database_id: The database's id, or '' if there are no tables.
         tables: The newest applied revision of the tables, or 0 if none was applied.
         indexes: The newest applied revision of the indexes, or 0 if none was applied.
+        why_held: Why the database must not be used, or '' if it may.
     """
 
     database_id: str = ""
     tables: int = 0
     indexes: int = 0
+    why_held: str = ""
 
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> _Version:
@@ -75,7 +78,8 @@ class _Version:
             )
         # Release 0.2.0 counted the revisions of the indexes among those of the tables.
         counted = tables if tables in schema.INDEX_REVISIONS else 0
-        return cls(meta.get("database_id", ""), tables, int(meta.get("indexes", counted)))
+        indexes = int(meta.get("indexes", counted))
+        return cls(meta.get("database_id", ""), tables, indexes, holds.why_held(meta))
 
     @property
     def has_all_tables(self) -> bool:
@@ -102,12 +106,14 @@ def prepare(engine: Engine, create: bool = True) -> str:
         create: Whether missing tables and columns may be created.
 
     Raises:
-        DatabaseError: The database is unavailable, has tables of a newer release, or needs an
-            upgrade while ``create`` is False.
+        DatabaseError: The database is unavailable, has tables of a newer release, needs an upgrade
+            while ``create`` is False, or must not be used because the trail was moved.
     """
     with _describing_errors(engine):
         _close_files_to_others(engine)
         version = _version_of(engine)
+        if version.why_held:
+            raise DatabaseError(version.why_held)
         if not version.has_all_tables:
             if not create:
                 raise DatabaseError(_missing_message(version))
@@ -146,6 +152,27 @@ def migrate(engine: Engine, log: Callable[[str], None]) -> list[Step]:
     return steps
 
 
+def identify(engine: Engine) -> str:
+    """Return the database's id, or '' if it has no tables. Change nothing.
+
+    Raises:
+        DatabaseError: The database is unavailable, or has tables of a newer release.
+    """
+    with _describing_errors(engine):
+        return _version_of(engine).database_id
+
+
+def upgrade_tables(engine: Engine, log: Callable[[str], None]) -> None:
+    """Upgrade existing tables, but not their indexes, however long it takes.
+
+    Raises:
+        DatabaseError: A revision failed. The next call continues after the completed ones.
+    """
+    with _describing_errors(engine):
+        if not _version_of(engine).has_all_tables:
+            _upgrade_tables(engine, MIGRATION_TIMEOUT, log)
+
+
 def pending(bind: Engine | Connection) -> str:
     """Return a sentence that describes the pending migrations, or '' if there are none.
 
@@ -164,8 +191,8 @@ def pending(bind: Engine | Connection) -> str:
         return _missing_message(version)
     if not version.has_all_indexes:
         return (
-            "the views are slow until their indexes are built: run `st2 run poundcake.migrate`, "
-            "which may take a long time"
+            "the views and the cooldown of hosts are slow until their indexes are built: run "
+            "`st2 run poundcake.migrate`, which may take a long time"
         )
     return ""
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, quote_plus
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from poundcake.trail.database import holds
 from poundcake.trail.database.sqlite import READ_ONLY
 from poundcake.trail.errors import DatabaseError
 
@@ -28,15 +29,21 @@ def kind(engine: Engine) -> str:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
+def transaction(engine: Engine, check: bool = True) -> Iterator[Connection]:
     """Open a transaction that commits at the end of the block.
+
+    Args:
+        engine: The tracking database, with its tables.
+        check: Whether to refuse a database that must not be used. Only the copy does not check.
 
     Raises:
         IntegrityError: A unique key rejected a row. The caller has to handle this.
-        DatabaseError: Any other error of the database.
+        DatabaseError: Any other error of the database, or the trail was moved to another one.
     """
     try:
         with engine.begin() as connection:
+            if check:
+                holds.check_writable(connection)
             yield connection
     except IntegrityError:
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Subquery, false, func, select
@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import clock
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
 from poundcake.trail.queries.page import Page, page_of
@@ -85,7 +86,7 @@ def open_incidents(
         execution.alert_id: execution
         for execution in executions_of_alerts(connection, [row.id for row in rows])
     }
-    stale_before = datetime.now(timezone.utc) - timedelta(hours=stale_after_hours)
+    stale_before = clock.database_now(connection) - timedelta(hours=stale_after_hours)
     return page.with_rows(
         [Incident(row, row.last_seen_at < stale_before, newest.get(row.id)) for row in rows]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lib.samples import alert, later
-from tests.lib.trails import ran, record
+from tests.lib.trails import record, record_execution
 
 
 @pytest.fixture
@@ -21,5 +21,5 @@ def trail(engine):
         received_at=later(60),
         truncatedAlerts=22,
     )
-    ran(engine, request_id, "new-1768392000000")
+    record_execution(engine, request_id, "new-1768392000000")
     return request_id

@@ -27,7 +27,7 @@ def test_it_shows_when_its_incident_ended(engine):
     # A replay takes over the incident without ending it.
     replay_request(engine, Config(), request_id)
     found.append(view(engine, queries.alert_of, request_id, episode("f")))
-    ends = alert(status="resolved", fingerprint="f", ends_at=later(60))
-    record(engine, ends, received_at=later(65))
+    resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
+    record(engine, resolve, received_at=later(65))
     found.append(view(engine, queries.alert_of, request_id, episode("f")))
     assert [one["incident_ended_at"] for one in found] == [None, None, iso(later(65))]

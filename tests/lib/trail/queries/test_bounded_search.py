@@ -16,7 +16,7 @@ from poundcake.trail.queries import executions as executions_view
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.search import Cursor, FilterError, Filters
 from tests.lib.samples import NOON, alert, iso, later
-from tests.lib.trails import episode, pages, ran, record, view
+from tests.lib.trails import episode, pages, record, record_execution, view
 
 
 def active(connection, **query):
@@ -61,16 +61,16 @@ def history(engine):
     record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
     record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
     for name in ("B1", "B2", "A1"):
-        ran(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
+        record_execution(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
     resolved = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
     ended = record(engine, *resolved, received_at=later(120))
     last = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
     record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
     record(engine, sample("B", 1, "resolved"), received_at=later(180))
     for number, workflow in enumerate(("x.one", "x.two", "x.three")):
-        ran(engine, first, episode("A2"), f"one{number}", workflow)
-    ran(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
-    ran(engine, ended, episode("A1"), "three", "x.one", status="failed")
+        record_execution(engine, first, episode("A2"), f"one{number}", workflow)
+    record_execution(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
+    record_execution(engine, ended, episode("A1"), "three", "x.one", status="failed")
 
 
 def expected(engine, filters):
@@ -132,7 +132,7 @@ def combinations():
     yield from (Filters(since=later(60)), Filters(until=later(60)), Filters(since=later(999)))
 
 
-A_FEW = [
+SOME_FILTERS = [
     Filters(),
     Filters(alert_name="A"),
     Filters(severity="critical"),
@@ -186,7 +186,7 @@ class TestFilters:
         sent = [alert(fingerprint=f"f{n}", labels={label: text}) for n, text in enumerate(texts)]
         request_id = record(engine, *sent)
         for number in range(len(texts)):
-            ran(engine, request_id, episode(f"f{number}"), f"e{number}")
+            record_execution(engine, request_id, episode(f"f{number}"), f"e{number}")
         for number, text in enumerate(texts):
             filters = search.parse(**{field: text})
             for function in (active, queries.why):
@@ -233,7 +233,7 @@ class TestFilters:
 
     def test_an_empty_database(self, engine):
         for function, rows, count, _ in VIEWS.values():
-            for filters in A_FEW + [Filters(fingerprint="x", since=NOON, until=later(1))]:
+            for filters in SOME_FILTERS + [Filters(fingerprint="x", since=NOON, until=later(1))]:
                 assert view(engine, function, filters=filters) == {rows: [], count: 0}
             assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
                 rows: [],
@@ -244,7 +244,7 @@ class TestFilters:
 class TestPages:
     @pytest.mark.parametrize("limit", [1, 3])
     def test_each_row_once_and_newest_first(self, engine, history, limit):
-        for filters in A_FEW:
+        for filters in SOME_FILTERS:
             wanted = expected(engine, filters)
             for name, (function, rows, _, row_name) in VIEWS.items():
                 left = list(wanted[name])
@@ -256,7 +256,7 @@ class TestPages:
                 assert left == []
 
     def test_by_offset(self, engine, history):
-        for filters in A_FEW:
+        for filters in SOME_FILTERS:
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 total = len(wanted[name])
@@ -269,7 +269,7 @@ class TestPages:
 
     def test_new_rows_between_pages_shift_nothing(self, engine, history):
         new = 0
-        for filters in A_FEW[:6]:
+        for filters in SOME_FILTERS[:6]:
             for name, (function, rows, _, row_name) in VIEWS.items():
                 wanted = expected(engine, filters)[name]
                 found = []
@@ -285,7 +285,9 @@ class TestPages:
                         engine, *again, alert(fingerprint=str(new)), received_at=moment
                     )
                     start = iso(moment)
-                    ran(engine, request_id, episode(new), str(new), start_timestamp=start)
+                    record_execution(
+                        engine, request_id, episode(new), str(new), start_timestamp=start
+                    )
                 assert found == wanted, (name, filters)
 
     def test_new_rows_during_a_page_shift_nothing(self, engine, history, monkeypatch):
@@ -332,7 +334,7 @@ class TestBound:
         monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", most_rows)
 
     def test_next_continues_until_everything_is_found(self, engine, history, bound):
-        for filters, limit in itertools.product(A_FEW, (1, 50)):
+        for filters, limit in itertools.product(SOME_FILTERS, (1, 50)):
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 found = []
@@ -350,7 +352,7 @@ class TestBound:
     def test_a_count_says_that_it_is_a_lower_bound(self, engine, monkeypatch):
         for n in range(8):
             request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
-            ran(engine, request_id, episode(f"f{n}"), f"e{n}")
+            record_execution(engine, request_id, episode(f"f{n}"), f"e{n}")
         by_name = Filters(alert_name="HostDown")
         for depth, at_least in ((5, True), (8, False)):
             monkeypatch.setattr(bounded_search, "DEPTH", depth)

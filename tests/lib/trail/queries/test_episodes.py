@@ -10,7 +10,7 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, iso, later, request
 from tests.lib.trail.queries.test_request_status import EXECUTION_KEYS
-from tests.lib.trails import episode, pages, ran, record, view
+from tests.lib.trails import episode, pages, record, record_execution, view
 
 EPISODE_KEYS = (
     "episode fingerprint alert_name severity instance state starts_at ends_at last_seen_at"
@@ -24,7 +24,7 @@ def why(engine, name="HostDown", **query):
 
 
 def lines(one):
-    return text.why({"episodes": [one], "count": 1}).split("\n")
+    return text.why({"episodes": [one], "count": 1}, stale_after_hours=87_600).split("\n")
 
 
 def test_shape(engine, trail):
@@ -92,13 +92,13 @@ def test_superseded_episode(engine):
 
 
 def test_unconfirmed_observed_and_expired_episodes(engine):
-    ends = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
-    record(engine, ends, received_at=later(1))
+    resolve = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
+    record(engine, resolve, received_at=later(1))
     record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
     one = why(engine, "Stale")[0]
     assert (one["state"], one["outcome"]) == ("firing", "unconfirmed")
     assert "firing (unconfirmed) since" in lines(one)[1]
-    record(engine, ends, received_at=later(3))
+    record(engine, resolve, received_at=later(3))
     one = why(engine, "Stale")[0]
     assert (one["state"], one["ended_by"]) == ("resolved", "resolve")
     assert one["ends_at"] == iso(later(3))
@@ -119,8 +119,8 @@ def test_unconfirmed_observed_and_expired_episodes(engine):
 
 def test_a_resolve_without_an_end_ended_when_it_was_received(engine):
     record(engine, alert(fingerprint="f"))
-    ends = alert(fingerprint="f", status="resolved", ends_at=None)
-    request_id = record(engine, ends, received_at=later(60))
+    resolve = alert(fingerprint="f", status="resolved", ends_at=None)
+    request_id = record(engine, resolve, received_at=later(60))
     assert why(engine)[0]["ends_at"] == iso(later(60))
     (shown,) = view(engine, queries.status, request_id)["alerts"]
     assert shown["ends_at"] == iso(later(60))
@@ -202,7 +202,7 @@ def test_an_incident_that_waited_for_its_cooldown(engine):
 
 def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
     first = record(engine, alert(fingerprint="f"))
-    ran(engine, first, episode("f"))
+    record_execution(engine, first, episode("f"))
     again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
     record_requests(engine, Config(), again)
     for seconds in (None, 60):
@@ -268,7 +268,7 @@ def test_a_page_ends_between_two_episodes_of_a_request(engine):
     assert found == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
 
 
-def test_notifications_are_in_the_order_in_which_they_were_received(engine):
+def test_notifications_are_in_order_of_receipt(engine):
     record(engine, alert(fingerprint="f"), received_at=later(10))
     record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
     record(engine, alert(fingerprint="g"), received_at=later(7))

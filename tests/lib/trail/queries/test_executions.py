@@ -7,7 +7,7 @@ import pytest
 from poundcake.trail import queries, search
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, iso, later
-from tests.lib.trails import ran, record, view
+from tests.lib.trails import record, record_execution, view
 
 EXECUTION_KEYS = (
     "request_id st2_execution_id st2_workflow st2_rule status triggered_at duration_seconds url"
@@ -37,7 +37,7 @@ def test_by_status_and_by_offset(engine):
     for number, status in enumerate(["succeeded", "failed", "succeeded"]):
         name = f"f{number}"
         request_id = record(engine, alert(fingerprint=name))
-        ran(engine, request_id, name + "-1768392000000", "e" + name, status=status)
+        record_execution(engine, request_id, name + "-1768392000000", "e" + name, status=status)
     found = listed(engine, status="succeeded")
     assert (ids(found), found["count"]) == (["ef2", "ef0"], 2)
     found = listed(engine, limit=1, offset=1)
@@ -52,7 +52,9 @@ def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filter
     monkeypatch.setattr("poundcake.trail.queries.bounded_search.DEPTH", depth)
     for name, received, started in (("a", 0, 100), ("b", 1, 50), ("c", 2, 70)):
         request_id = record(engine, alert(fingerprint=name), received_at=later(received))
-        ran(engine, request_id, f"{name}-1768392000000", name, start_timestamp=iso(later(started)))
+        record_execution(
+            engine, request_id, f"{name}-1768392000000", name, start_timestamp=iso(later(started))
+        )
     found, before = [], ""
     while True:
         page = listed(

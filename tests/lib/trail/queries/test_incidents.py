@@ -9,7 +9,7 @@ from poundcake.trail import queries
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import UTC, alert, later, request
-from tests.lib.trails import WORKFLOW, ran, record, view
+from tests.lib.trails import WORKFLOW, database_time, record, record_execution, view
 
 INCIDENT_KEYS = (
     "fingerprint episode alert_name severity instance starts_at last_seen_at notifications stale"
@@ -39,7 +39,7 @@ def test_shape(engine, trail):
 
 def test_the_newest_execution_is_shown(engine, trail):
     more = {"status": "running", "end_timestamp": None}
-    ran(engine, trail, "new-1768392000000", "e2", "operations.notify", **more)
+    record_execution(engine, trail, "new-1768392000000", "e2", "operations.notify", **more)
     (one,) = active(engine)["active_alerts"]
     assert (one["st2_execution_id"], one["st2_workflow"]) == ("e2", "operations.notify")
     assert (one["remediation_status"], one["st2_execution_status"]) == ("running", "running")
@@ -70,6 +70,14 @@ def test_an_incident_without_notifications_is_stale(engine):
     found = active(engine, stale_after_hours=1)["active_alerts"]
     stale = {incident["alert_name"]: incident["stale"] for incident in found}
     assert stale == {"Fresh": False, "Stale": True}
+
+
+def test_what_is_stale_goes_by_the_databases_clock(engine):
+    record(engine, alert())
+    for seconds, stale in ((3599, False), (3601, True)):
+        with database_time(later(seconds)):
+            (incident,) = active(engine, stale_after_hours=1)["active_alerts"]
+        assert incident["stale"] is stale
 
 
 def test_the_reason_why_nothing_runs_is_shown(engine):

@@ -7,7 +7,7 @@ import pytest
 from poundcake.trail import database, queries
 from poundcake.trail.schema import alerts
 from tests.lib.samples import alert, later
-from tests.lib.trails import WORKFLOW, ran, record, view
+from tests.lib.trails import WORKFLOW, record, record_execution, view
 
 STATUS_KEYS = (
     "request_id received_at completed_at status receiver truncated_alerts alerts"
@@ -70,7 +70,7 @@ def test_unknown_request(engine, request_id):
 def test_dry_run_is_noted_beside_the_status(engine):
     request_id = record(engine, alert(fingerprint="f"))
     output = {"dry_run": True, "mutated": False, "message": "would run x"}
-    ran(engine, request_id, "f-1768392000000", result={"output": output})
+    record_execution(engine, request_id, "f-1768392000000", result={"output": output})
     (found,) = view(engine, queries.status, request_id)["stackstorm_executions"]
     assert found["message"] == "dry run: nothing was changed. would run x"
     (active,) = view(engine, queries.alerts_active, 24)["active_alerts"]
@@ -89,7 +89,7 @@ def test_request_that_is_complete_when_recorded(engine, body, status):
 def test_request_that_waits(engine):
     request_id = record(engine, alert(fingerprint="f"))
     assert view(engine, queries.status, request_id)["status"] == "recorded"
-    ran(engine, request_id, "f-1768392000000", status="running", end_timestamp=None)
+    record_execution(engine, request_id, "f-1768392000000", status="running", end_timestamp=None)
     found = view(engine, queries.status, request_id)
     assert found["status"] == "running"
     assert found["stackstorm_executions"][0]["duration_seconds"] is None

@@ -8,7 +8,7 @@ from poundcake.trail import queries
 from poundcake.trail.queries import requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, later
-from tests.lib.trails import WORKFLOW, episode, ran, record, view
+from tests.lib.trails import WORKFLOW, episode, record, record_execution, view
 
 REQUEST_KEYS = "request_id received_at status alert_count st2_execution_count alerts".split()
 ALERT_KEYS = "id alert_name severity instance status outcome reason st2_workflow".split()
@@ -72,8 +72,10 @@ class TestLargeRequests:
 
     def test_executions_of_omitted_alerts_count(self, engine):
         request_id = record(engine, *self.alerts(50))
-        ran(engine, request_id, episode("f0"), "first")
-        ran(engine, request_id, episode("f40"), "last", status="running", end_timestamp=None)
+        record_execution(engine, request_id, episode("f0"), "first")
+        record_execution(
+            engine, request_id, episode("f40"), "last", status="running", end_timestamp=None
+        )
         (found,) = recent(engine)
         assert (found["st2_execution_count"], found["status"]) == (2, "running")
 

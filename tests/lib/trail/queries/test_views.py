@@ -11,22 +11,24 @@ from poundcake.trail import queries, text
 from poundcake.trail.schema import executions
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, iso, later
-from tests.lib.trails import STATUSES, episode, ran, record, view
+from tests.lib.trails import STATUSES, episode, record, record_execution, view
 
 
 def test_each_status_of_stackstorm_in_each_view(engine):
     request_id = record(engine, *[alert(fingerprint=status) for status in STATUSES])
     for status in STATUSES:
         end = iso(later(12.5)) if status in stackstorm.TERMINAL else None
-        ran(engine, request_id, episode(status), "e-" + status, status=status, end_timestamp=end)
+        record_execution(
+            engine, request_id, episode(status), "e-" + status, status=status, end_timestamp=end
+        )
     trail = view(engine, queries.status, request_id)
     listed = view(engine, queries.st2_executions)
     active = view(engine, queries.alerts_active, 24)
-    asked = view(engine, queries.why, Filters(alert_name="HostDown"), limit=len(STATUSES))
+    why = view(engine, queries.why, Filters(alert_name="HostDown"), limit=len(STATUSES))
     for rows in (
         trail["stackstorm_executions"],
         listed["st2_executions"],
-        [e for one in asked["episodes"] for e in one["stackstorm_executions"]],
+        [e for one in why["episodes"] for e in one["stackstorm_executions"]],
     ):
         found = {row["st2_execution_id"]: row for row in rows}
         for status in STATUSES:
@@ -40,7 +42,7 @@ def test_each_status_of_stackstorm_in_each_view(engine):
     for key in ("remediation_status", "st2_execution_status"):
         found = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
         assert found == {status: status for status in STATUSES}
-    for shown in (text.status(trail), text.st2_executions(listed), text.why(asked)):
+    for shown in (text.status(trail), text.st2_executions(listed), text.why(why, 24)):
         lines = [re.split(r"[^\w-]+", line) for line in shown.split("\n")]
         for status in STATUSES:
             (line,) = [line for line in lines if "e-" + status in line]

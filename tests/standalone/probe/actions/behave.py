@@ -25,7 +25,7 @@ class Behave(Action):
         if how == "false":
             return False, "no"
         if how == "raise":
-            raise ValueError("as told")
+            raise ValueError("as requested")
         if how == "status":
             return "good", "x"
         if how == "object":

@@ -1,4 +1,4 @@
-"""When an incident was closed: poundcake_alerts.closed_at."""
+"""The time at which an incident was closed: poundcake_alerts.closed_at."""
 
 from __future__ import annotations
 

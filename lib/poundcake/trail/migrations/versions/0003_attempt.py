@@ -1,4 +1,4 @@
-"""Which attempt at its episode a row is: poundcake_alerts.attempt."""
+"""The number of an attempt to remediate an episode: poundcake_alerts.attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indexes that the views search by, in place of those that they searched by before."""
+"""Indexes for the views, which replace the previous indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain names for the outcome of an alert; who emits a request; how long an alert is held."""
+"""New names for the explanation; the endpoint that emits a request; the end of a delay."""
 
 from __future__ import annotations
 

@@ -1,12 +1,27 @@
-"""What a sender said of an incident, how it ended and who ended it; what people did."""
+"""The sender's fields of an incident, how and by whom it ended, and the table of audit entries."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text
+from alembic import op
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    text,
+)
 from sqlalchemy.dialects import mysql
 
+from poundcake.hosts import HOST_LABEL, host_or_empty
 from poundcake.trail.migrations.changes import add_column, create_table
 
 revision = "0006"
@@ -39,6 +54,15 @@ _audit = Table(
     **_options,
 )
 
+_WITHOUT_HOST = f"""
+SELECT id, instance FROM {ALERTS} WHERE host = '' AND open_fingerprint > ''
+UNION SELECT id, instance FROM {ALERTS} WHERE host = '' AND explanation IS NULL
+UNION SELECT id, instance FROM {ALERTS} WHERE host = '' AND explanation = 'retry'
+UNION SELECT alerts.id, alerts.instance FROM {ALERTS} AS alerts
+    JOIN poundcake_st2_execution_link AS links ON links.alert_id = alerts.id
+    WHERE alerts.host = '' AND links.claim IS NOT NULL AND links.created_at > :since
+"""
+
 
 def upgrade() -> None:
     """Upgrade the tables to this revision."""
@@ -54,3 +78,20 @@ def upgrade() -> None:
     add_column(ALERTS, Column("closed_by", String(255)))
     add_column(ALERTS, Column("closed_comment", String(1024)))
     create_table(_audit)
+    _fill_hosts()
+
+
+def _fill_hosts() -> None:
+    """Set the host of alerts that the cooldown of their host may still depend on.
+
+    These are the open incidents, the alerts that StackStorm has not handled yet, and those for
+    which a workflow was started in the last day, the longest cooldown. Reading the whole history
+    would take too long.
+    """
+    day_ago = datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(days=1)
+    since = bindparam("since", day_ago, _Moment)
+    found = op.get_bind().execute(text(_WITHOUT_HOST).bindparams(since)).all()
+    hosts = ((row.id, host_or_empty({HOST_LABEL: row.instance}, HOST_LABEL)) for row in found)
+    rows = [{"id": row_id, "host": host} for row_id, host in hosts if host]
+    if rows:
+        op.get_bind().execute(text(f"UPDATE {ALERTS} SET host = :host WHERE id = :id"), rows)

@@ -1,0 +1,442 @@
+"""Move the trail to another database: copy it, verify it, and stop the use of the old database.
+
+The source may be in use. Most of the trail is copied meanwhile. Then writers are locked out of the
+source, what has changed since is copied, every row is verified, and the source is marked as moved:
+nothing can be written to it any more. The target is marked as incomplete until that is done, so
+that nothing is recorded there before. So only one of the two is in use at any time, and an alert
+that is known to one is never new to the other.
+
+If the target is in use already, because `database_url` was changed first, the source is not in use
+any more. Then rows that the target lacks are added, and its own rows are not changed.
+
+Each page of rows is one transaction. A copy that was killed can run again: it skips the rows that
+are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypedDict
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from poundcake.trail import database
+from poundcake.trail.copy_rows import (
+    ALERTS,
+    AUDIT,
+    CALLS,
+    EXECUTIONS,
+    LINKS,
+    TABLES,
+    CopiedTable,
+    Row,
+    RowWriter,
+    WrittenRows,
+)
+from poundcake.trail.database import holds
+from poundcake.trail.errors import CopyError
+from poundcake.trail.open_work import is_open
+from poundcake.trail.schema import alerts, api_calls, links
+
+# The maximum rows of a page, and the maximum characters of its requests: a body may have 7 MiB.
+_PAGE_ROWS = 500
+_PAGE_SIZE = 8 << 20
+# How long a page is retried while a database is unavailable, in seconds.
+_RETRY_SECONDS = 60
+_LOG_EVERY = 20  # pages
+
+Log = Callable[[str], None]
+
+
+class TableResult(TypedDict):
+    """The result for one table.
+
+    Attributes:
+        rows: The rows of the source.
+        inserted: How many of them were inserted.
+        updated: How many of them had been copied before, and have changed since.
+        kept: How many of them the target had.
+        verified: How many of them were read back from the target and compared with the source.
+        sha256: The checksum of the verified rows, the same in both databases.
+    """
+
+    rows: int
+    inserted: int
+    updated: int
+    kept: int
+    verified: int
+    sha256: str
+
+
+class CopyResult(TypedDict):
+    """The result of a copy.
+
+    Attributes:
+        source: The URL of the source, without its password.
+        target: The URL of the target, without its password.
+        complete: Always true: an incomplete copy raises an error.
+        already_moved: Whether an earlier copy was complete, so that nothing was done.
+        tables: The results by table. Empty if nothing was done.
+    """
+
+    source: str
+    target: str
+    complete: bool
+    already_moved: bool
+    tables: dict[str, TableResult]
+
+
+class _Total:
+    """The sum of the results for the pages of one table."""
+
+    def __init__(self) -> None:
+        self._counts = WrittenRows()
+        self._verified = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, written: WrittenRows) -> None:
+        """Add the result of a page."""
+        self._counts.rows += written.rows
+        self._counts.inserted += written.inserted
+        self._counts.updated += written.updated
+        for line in written.lines:
+            self._hash.update(line.encode() + b"\n")
+        self._verified += len(written.lines)
+
+    def as_dict(self, earlier: _Total | None) -> TableResult:
+        """Return the result, with the rows that an earlier pass has inserted or updated."""
+        before = earlier._counts if earlier else WrittenRows()
+        inserted = self._counts.inserted + before.inserted
+        return TableResult(
+            rows=self._counts.rows,
+            inserted=inserted,
+            updated=self._counts.updated + before.updated,
+            # Purge may have deleted rows of the source since they were copied.
+            kept=max(0, self._counts.rows - inserted),
+            verified=self._verified,
+            sha256=self._hash.hexdigest(),
+        )
+
+
+class _Databases(NamedTuple):
+    """The databases of a copy.
+
+    Attributes:
+        reader: The source, read-only.
+        source: The source, to lock and mark it.
+        target: The target.
+        source_id: The id of the source.
+        target_id: The id of the target.
+    """
+
+    reader: Engine
+    source: Engine
+    target: Engine
+    source_id: str
+    target_id: str
+
+
+def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> CopyResult:
+    """Move the trail from one database to another.
+
+    Args:
+        source: The URL of the database that has the trail. Older tables are upgraded first.
+        target: The URL of the database that gets it. Its tables are created or upgraded.
+        is_target_in_use: Whether the target may be in use. If not, the source may be.
+        log: Called with a line about the progress.
+
+    Raises:
+        CopyError: The databases cannot be used for a copy, or a row did not arrive unchanged.
+        DatabaseError: A database is unavailable. What was copied is kept, and the next call with
+            the same arguments continues.
+    """
+    with _opened(source, target, log) as databases:
+        result = CopyResult(
+            source=database.public_url(databases.source.url),
+            target=database.public_url(databases.target.url),
+            complete=True,
+            already_moved=not _begin(databases, is_target_in_use),
+            tables={},
+        )
+        if result["already_moved"]:
+            return result
+        source_wins = holds.COPYING_FROM in _marks(databases.target)
+        # The source of a target in use is not in use itself, so it can be locked from the start.
+        earlier = _Pass(databases, source_wins, log, verify=False).run() if source_wins else {}
+        with database.transaction(databases.source, check=False) as lock:
+            holds.lock_out_writers(lock)
+            _check_source(databases, holds.read_marks(lock))
+            log("writers are locked out of the source; copying what has changed since")
+            totals = _Pass(databases, source_wins, log).run()
+            holds.set_mark(lock, holds.MOVED_TO, databases.target_id, result["target"])
+        _release(databases.target)
+        result["tables"] = {
+            name: total.as_dict(earlier.get(name)) for name, total in totals.items()
+        }
+        return result
+
+
+# -- before and after the copy
+
+
+@contextmanager
+def _opened(source: str, target: str, log: Log) -> Iterator[_Databases]:
+    """Open and check both databases, and upgrade their tables. Close them at the end."""
+    engines = [
+        database.open_engine(source, read_only=True),
+        database.open_engine(source),
+        database.open_engine(target),
+    ]
+    reader, writer, other = engines
+    try:
+        source_id = _identify_source(reader)
+        if source_id == database.identify(other):
+            raise CopyError(
+                f"the source and the target are the same database, {source_id}, or one is a copy "
+                "of the other's files: nothing was copied"
+            )
+        database.migrate(other, log)
+        database.upgrade_tables(writer, log)
+        yield _Databases(reader, writer, other, source_id, database.identify(other))
+    finally:
+        for engine in engines:
+            engine.dispose()
+
+
+def _identify_source(reader: Engine) -> str:
+    where = database.public_url(reader.url)
+    path = reader.url.database or ""
+    if reader.dialect.name == "sqlite" and not os.path.isfile(path):
+        raise CopyError(f"nothing was copied: {where}: no such file")
+    source_id = database.identify(reader)
+    if not source_id:
+        raise CopyError(f"nothing was copied: {where} has no tables of PoundCake")
+    return source_id
+
+
+def _marks(engine: Engine) -> dict[str, str]:
+    with database.reading(engine) as connection:
+        return holds.read_marks(connection)
+
+
+def _check_source(databases: _Databases, marks: dict[str, str]) -> None:
+    """Raise CopyError if the source does not have the whole trail."""
+    moved_to = holds.marked_id(marks, holds.MOVED_TO)
+    if holds.COPYING_FROM in marks or moved_to not in ("", databases.target_id):
+        raise CopyError(f"nothing was copied from the source: {holds.why_held(marks)}")
+
+
+def _begin(databases: _Databases, is_target_in_use: bool) -> bool:
+    """Mark the target as incomplete, unless it is in use.
+
+    Returns:
+        False if an earlier copy was complete.
+    """
+    source_marks = _marks(databases.source)
+    _check_source(databases, source_marks)
+    with database.transaction(databases.target, check=False) as connection:
+        holds.lock_out_writers(connection)
+        marks = holds.read_marks(connection)
+        copying_from = holds.marked_id(marks, holds.COPYING_FROM)
+        if copying_from not in ("", databases.source_id):
+            raise CopyError(
+                f"nothing was copied, because an earlier one is not complete: "
+                f"{holds.why_held(marks)}. To start with an empty target, drop its tables."
+            )
+        if holds.MOVED_TO in source_marks and not copying_from:
+            return False
+        is_empty = connection.scalar(select(api_calls.c.id).limit(1)) is None
+        if not is_target_in_use or is_empty or marks:
+            url = database.public_url(databases.source.url)
+            holds.set_mark(connection, holds.COPYING_FROM, databases.source_id, url)
+    return True
+
+
+def _release(target: Engine) -> None:
+    """Let the target be used."""
+    with database.transaction(target, check=False) as connection:
+        holds.lock_out_writers(connection)
+        holds.remove_marks(connection)
+
+
+# -- the copy
+
+
+class _Pass:
+    """Copy all rows that the target lacks. If the source wins, also update changed ones."""
+
+    def __init__(self, databases: _Databases, source_wins: bool, log: Log, verify: bool = True):
+        self._verify = verify
+        self._databases = databases
+        self._source_wins = source_wins
+        self._log = log
+        self._totals = {one.name: _Total() for one in TABLES}
+        self._pages = 0
+
+    def run(self) -> dict[str, _Total]:
+        """Return the results by table."""
+        # Links refer to executions.
+        self._copy_table(EXECUTIONS)
+        if not self._source_wins:
+            # A repeat of an open incident must find it as soon as possible.
+            self._copy_requests(_with_open_incident(), is_repeated=True)
+        self._copy_requests(None)
+        self._copy_table(AUDIT)
+        return self._totals
+
+    def _copy_table(self, kind: CopiedTable) -> None:
+        def copy_page(after: Any) -> Any:
+            with database.reading(self._databases.reader) as connection:
+                rows = _rows(connection, _after(select(kind.table), kind.table.c.id, after))
+            if not rows:
+                return None
+            self._write_page(lambda writer: writer.write(kind, rows))
+            return rows[-1]["id"]
+
+        self._run_pages(copy_page)
+
+    def _copy_requests(
+        self, condition: ColumnElement[bool] | None, is_repeated: bool = False
+    ) -> None:
+        """Copy requests with their alerts and links.
+
+        Args:
+            condition: Only the requests for which it is true.
+            is_repeated: Whether a later call copies the same requests and counts them.
+        """
+
+        def copy_page(after: Any) -> Any:
+            with database.reading(self._databases.reader) as connection:
+                ids = _next_requests(connection, after, condition)
+                requests = _read_requests(connection, ids)
+            if not ids:
+                return None
+            self._write_page(partial(_write_requests, requests), is_repeated)
+            return ids[-1]
+
+        self._run_pages(copy_page)
+
+    def _run_pages(self, copy_page: Callable[[Any], Any]) -> None:
+        """Copy one page after the other.
+
+        Args:
+            copy_page: Copies the page after an id, and returns the id of its last row, or None if
+                there are no more rows.
+        """
+        last: Any = None
+        while True:
+            copy = partial(database.retry_deadlocks, partial(copy_page, last))
+            last = database.retry_while_unavailable(copy, _RETRY_SECONDS)
+            if last is None:
+                return
+            self._pages += 1
+            if self._pages % _LOG_EVERY == 0:
+                self._log(f"copied {self._pages} pages of up to {_PAGE_ROWS} rows")
+
+    def _write_page(self, write: Callable[[RowWriter], object], is_repeated: bool = False) -> None:
+        """Write a page in one transaction, again if the target got a conflicting row meanwhile."""
+        for attempt in range(database.ATTEMPTS):
+            try:
+                with self._writing() as connection:
+                    writer = RowWriter(connection, self._source_wins, self._verify)
+                    write(writer)
+                break
+            except IntegrityError as error:
+                if attempt == database.ATTEMPTS - 1:
+                    reason = database.describe(error, self._databases.target)
+                    raise CopyError(f"a row cannot be inserted: {reason}") from None
+        for name, written in writer.written.items():
+            if is_repeated:
+                written.rows = 0
+            self._totals[name].add(written)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Open a transaction of the target, unless it has been released meanwhile."""
+        if not self._source_wins:
+            with database.transaction(self._databases.target) as connection:
+                yield connection
+            return
+        with database.transaction(self._databases.target, check=False) as connection:
+            holds.lock_shared(connection)
+            marks = holds.read_marks(connection)
+            if holds.marked_id(marks, holds.COPYING_FROM) != self._databases.source_id:
+                raise CopyError("another run of poundcake.migrate has completed the copy")
+            yield connection
+
+
+class _Requests(NamedTuple):
+    """Requests of the source, with their alerts and the links of those."""
+
+    calls: Sequence[Row]
+    alerts: Sequence[Row]
+    links: Sequence[Row]
+
+
+def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
+    return [dict(row._mapping) for row in connection.execute(statement)]
+
+
+def _after(statement: Select[Any], column: Any, after: Any) -> Select[Any]:
+    """Return a statement that reads the page of rows after an id."""
+    if after is not None:
+        statement = statement.where(column > after)
+    return statement.order_by(column).limit(_PAGE_ROWS)
+
+
+def _with_open_incident() -> ColumnElement[bool]:
+    return api_calls.c.id.in_(select(alerts.c.api_call_id).where(is_open()))
+
+
+def _next_requests(
+    connection: Connection, after: Any, condition: ColumnElement[bool] | None
+) -> list[int]:
+    """Return the ids of the next requests that together fit into memory, at least of one."""
+    size = func.length(api_calls.c.body) + func.length(api_calls.c.headers)
+    statement = select(api_calls.c.id, size)
+    if condition is not None:
+        statement = statement.where(condition)
+    ids: list[int] = []
+    total = 0
+    for call_id, length in connection.execute(_after(statement, api_calls.c.id, after)):
+        total += length
+        if ids and total > _PAGE_SIZE:
+            break
+        ids.append(call_id)
+    return ids
+
+
+def _read_requests(connection: Connection, ids: Sequence[int]) -> _Requests:
+    calls = _rows(
+        connection, select(api_calls).where(api_calls.c.id.in_(ids)).order_by(api_calls.c.id)
+    )
+    found_alerts = _rows(
+        connection, select(alerts).where(alerts.c.api_call_id.in_(ids)).order_by(alerts.c.id)
+    )
+    of_alerts = links.c.alert_id.in_(select(alerts.c.id).where(alerts.c.api_call_id.in_(ids)))
+    found_links = _rows(connection, select(links).where(of_alerts).order_by(links.c.id))
+    return _Requests(calls, found_alerts, found_links)
+
+
+def _write_requests(requests: _Requests, writer: RowWriter) -> None:
+    """Write requests with their alerts and links, and translate the references between them."""
+    calls = writer.write(CALLS, requests.calls)
+    requests_by_id = {there["id"]: there["request_id"] for there in calls.values()}
+    found = [{**row, "api_call_id": calls[row["api_call_id"]]["id"]} for row in requests.alerts]
+    written = writer.write(ALERTS, found, requests_by_id)
+    names = {
+        there["id"]: [requests_by_id[there["api_call_id"]], there["position"]]
+        for there in written.values()
+    }
+    # A link that was made while this page was read may belong to an alert of the next pass.
+    linked = [
+        {**row, "alert_id": written[row["alert_id"]]["id"]}
+        for row in requests.links
+        if row["alert_id"] in written
+    ]
+    writer.write(LINKS, linked, names)

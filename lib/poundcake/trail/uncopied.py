@@ -1,0 +1,102 @@
+"""Find open incidents in the default SQLite file after `database_url` was set.
+
+If the trail was not moved, the new database does not know these incidents, so their alerts would be
+remediated again.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.config import Config
+from poundcake.trail import database
+from poundcake.trail.database import holds
+from poundcake.trail.errors import DatabaseError
+from poundcake.trail.open_work import is_open
+from poundcake.trail.schema import alerts, api_calls
+
+COMMAND = "st2 run poundcake.migrate copy_from=sqlite"
+"""The command that moves the trail from the default SQLite file to the configured database."""
+_MAX_INCIDENTS = 1000
+
+
+def open_in_default_file(config: Config, engine: Engine) -> list[str]:
+    """Return the requests that opened the incidents that are open in the default SQLite file.
+
+    Args:
+        config: The configuration.
+        engine: The tracking database.
+
+    Returns:
+        At most 1000 request_ids. None if the file is the tracking database, if its trail was moved,
+        or if it does not exist or cannot be read.
+    """
+    path = config.default_tracking_path
+    if engine.dialect.name == "sqlite" and engine.url.database == path:
+        return []
+    if not os.path.isfile(path):
+        return []
+    default = database.open_engine(config.default_tracking_url, read_only=True)
+    try:
+        with database.reading(default) as connection:
+            if holds.read_marks(connection):
+                return []
+            return list(
+                connection.scalars(
+                    select(api_calls.c.request_id)
+                    .join(alerts, alerts.c.api_call_id == api_calls.c.id)
+                    .where(is_open())
+                    .limit(_MAX_INCIDENTS)
+                )
+            )
+    except DatabaseError:
+        return []
+    finally:
+        default.dispose()
+
+
+def warning(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
+    """Return a sentence if the tracking database lacks some of these requests, otherwise ''.
+
+    Args:
+        connection: The tracking database.
+        config: The configuration.
+        request_ids: The result of open_in_default_file().
+    """
+    known: set[str] = set()
+    for chunk in database.batched(sorted(set(request_ids))):
+        column = api_calls.c.request_id
+        known.update(connection.scalars(select(column).where(column.in_(chunk))))
+    count = sum(request_id not in known for request_id in request_ids)
+    if not count:
+        return ""
+    at_least = "at least " if len(request_ids) == _MAX_INCIDENTS else ""
+    incidents = "1 open incident" if count == 1 else f"{at_least}{count} open incidents"
+    return (
+        f"{config.default_tracking_path} has {incidents} that this database does not have: run "
+        f"`{COMMAND}`, or move the file away to do without them"
+    )
+
+
+def refuse_empty_database(config: Config, engine: Engine) -> None:
+    """Raise DatabaseError if nothing is recorded yet, but the default SQLite file has incidents.
+
+    Their alerts fire again soon, and would be new to this database.
+
+    Args:
+        config: The configuration.
+        engine: The tracking database, with its tables.
+    """
+    request_ids = open_in_default_file(config, engine)
+    if not request_ids:
+        return
+    with database.reading(engine) as connection:
+        if connection.scalar(select(api_calls.c.id).limit(1)) is None:
+            raise DatabaseError(
+                f"nothing is recorded, because the database is new, and "
+                f"{warning(connection, config, request_ids)}"
+            )
