@@ -29,6 +29,11 @@ _LOOKALIKES = str.maketrans(
     }
 )
 
+# Characters that look like a space or like nothing, although str.isprintable() accepts them: Hangul
+# fillers, the blank Braille pattern, and marks that Unicode calls default ignorable. Not variation
+# selectors, which are part of many emojis and only change the character before them.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]")
+
 # StackStorm reads %*****__%NONE%__*****% as null. Replace the asterisks, not the word, so that no
 # texts can form this marker when a rule joins two or three of them.
 _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
@@ -66,6 +71,7 @@ def printable(text: str) -> str:
     Unprintable characters are line breaks of any kind, control characters (as in ANSI sequences),
     marks that change the direction of writing, invisible characters and lone surrogates.
     """
+    text = _BLANK.sub(" ", text)
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)

@@ -13,6 +13,8 @@ UTC = datetime.timezone.utc
 NOON = datetime.datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
 # All delimiters with which an expression of StackStorm's Jinja and YAQL begins.
 DELIMITERS = ("{{", "{%", "{#", "<%")
+# Characters that look like spaces or like nothing, although str.isprintable() accepts them.
+BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 _SUBSTITUTES = {"{": "(", "}": ")", "<": "‹", ">": "›", '"': "”", "'": "’", "\\": "/"}
 
 
@@ -24,7 +26,7 @@ def as_inert(value):
             "∗"
             if character == after == "*"
             else _SUBSTITUTES.get(character, character)
-            if character.isprintable()
+            if character.isprintable() and character not in BLANKS
             else " "
             for character, after in zip(value, following)
         )

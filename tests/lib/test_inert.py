@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poundcake.inert import make_inert, make_lines_inert, one_line
-from tests.lib.samples import DELIMITERS, as_inert
+from tests.lib.samples import BLANKS, DELIMITERS, as_inert
 
 hostile_texts = st.text(alphabet="{%#<}>\"'\\*_NOE\n\r\u2028ab ", max_size=8) | st.text(max_size=8)
 json_values = st.recursive(
@@ -40,10 +40,11 @@ def strings_in(value):
 @given(json_values)
 @example([{delimiter: delimiter} for delimiter in DELIMITERS])
 @example({NONE_MARK: NONE_MARK})
+@example({BLANKS: BLANKS})
 def test_no_string_keeps_a_special_character(value):
     for text in strings_in(make_inert(value)):
         assert not set(text) & set(FORBIDDEN)
-        assert text.isprintable()
+        assert text.isprintable() and not set(text) & set(BLANKS)
         assert NONE_MARK not in text
 
 
@@ -63,7 +64,7 @@ def test_a_text_keeps_its_length_and_harmless_characters(text):
     inert = make_inert(text)
     assert len(inert) == len(text)
     for before, after in zip(text, inert):
-        assert before == after or before in FORBIDDEN + "*" or not before.isprintable()
+        assert before == after or before in FORBIDDEN + "*" + BLANKS or not before.isprintable()
 
 
 @pytest.mark.parametrize(

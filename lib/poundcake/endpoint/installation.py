@@ -41,7 +41,7 @@ class Installation:
         Raises:
             DatabaseError: The database cannot be read now.
         """
-        answer = self.reader.read(lambda connection: view(connection, **query))
+        answer = self.reader.read_view(lambda connection: view(connection, **query))
         return refresh.refresh_open_executions(self.stackstorm, answer) if answer else answer
 
     def status(self, request_id: str) -> dict[str, Any] | None:

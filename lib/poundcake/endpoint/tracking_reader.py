@@ -15,6 +15,13 @@ from poundcake.trail.database import DatabaseError, holds
 CLOCK_WAIT = 30.0
 """Seconds between two comparisons of the clocks."""
 
+MAX_VIEWS = 2
+"""Maximum number of views that are read concurrently.
+
+Views and the pipeline share SQLite's lock and MariaDB's connections. Without this limit, a client
+that reads many views at once could delay the emission of every alert.
+"""
+
 T = TypeVar("T")
 
 
@@ -36,6 +43,7 @@ class TrackingReader:
         self._create = create
         self._database_id = ""
         self._lock = threading.Lock()
+        self._views = threading.BoundedSemaphore(MAX_VIEWS)
         self._clock_offset = 0.0
         self._compared_at: float | None = None
 
@@ -48,6 +56,15 @@ class TrackingReader:
         self.database_id()
         result: T = self._call(self._read, query, *args)
         return result
+
+    def read_view(self, query: Callable[..., T], *args: Any) -> T:
+        """Return query(connection, *args) for a client, after the views that others wait for.
+
+        Raises:
+            DatabaseError: The database cannot be read now.
+        """
+        with self._views:
+            return self.read(query, *args)
 
     def write(self, statement: Callable[..., T], *args: Any) -> T:
         """Return statement(engine, *args), which writes to the database.

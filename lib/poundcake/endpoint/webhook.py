@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -38,6 +39,9 @@ class WebhookReceiver:
     def __init__(self, config: Config, service: Service) -> None:
         self._config = config
         self._service = service
+        # Python parses one body at a time anyway. Several threads that parse would only take more
+        # memory, and more of the time that the other connections need.
+        self._parsing_large_body = threading.Lock()
 
     def accept(self, request: HTTPRequest, _: str) -> HTTPResponse:
         """Store a notification in the journal.
@@ -50,7 +54,7 @@ class WebhookReceiver:
         self.check_before_body(request)
         received_at = datetime.now(timezone.utc)
         raw = request.body.read()
-        webhook = _parse(raw)
+        webhook = self._parse(raw)
         stored = Request(
             request_id="",
             received_at=received_at,
@@ -75,6 +79,16 @@ class WebhookReceiver:
             },
             {"X-Request-ID": request_id},
         )
+
+    def _parse(self, raw: bytes) -> Webhook:
+        try:
+            if len(raw) <= _LARGE_BODY:
+                return alertmanager.parse(raw, None)
+            with self._parsing_large_body:
+                webhook: Webhook = native.run_in_native_thread(alertmanager.parse, raw, None)
+            return webhook
+        except PayloadError as error:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
 
     def check_before_body(self, request: HTTPRequest) -> None:
         """Raise ProblemError if the webhook cannot be accepted, whatever its body is."""
@@ -126,16 +140,6 @@ class WebhookReceiver:
             ) from None
         self._service.accepted()
         return request_id
-
-
-def _parse(raw: bytes) -> Webhook:
-    try:
-        if len(raw) > _LARGE_BODY:
-            webhook: Webhook = native.run_in_native_thread(alertmanager.parse, raw, None)
-            return webhook
-        return alertmanager.parse(raw, None)
-    except PayloadError as error:
-        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
 
 
 def _is_json(content_type: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from poundcake.endpoint import tracking_reader
-from poundcake.endpoint.tracking_reader import CLOCK_WAIT, TrackingReader
+from poundcake.endpoint.tracking_reader import CLOCK_WAIT, MAX_VIEWS, TrackingReader
 from poundcake.trail import clock, database
 from poundcake.trail.database import DatabaseError, holds
 from tests.lib.trails import on_mariadb, on_sqlite
@@ -23,6 +25,23 @@ def ahead(monkeypatch):
         monkeypatch.setattr(clock, "local_now", lambda: local_now() + moment)
 
     return set_ahead
+
+
+def test_few_views_are_read_at_a_time(engine, monkeypatch):
+    """However many clients read views, the pipeline waits for few of them."""
+    reader, reading, most = TrackingReader(engine, True), [], []
+
+    def observed(query):
+        reading.append(query)
+        most.append(len(reading))
+        time.sleep(0.02)  # lets another thread enter
+        reading.pop()
+
+    monkeypatch.setattr(reader, "read", observed)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(reader.read_view, range(16)))
+    assert len(most) == 16
+    assert max(most) <= MAX_VIEWS
 
 
 @on_mariadb

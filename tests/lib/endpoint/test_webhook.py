@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from poundcake import alertmanager
 from poundcake.request_ids import collision_id, confirmation_id, replay_id
 from tests.lib.endpoint.problem_documents import check_problem
-from tests.lib.endpoints import message
+from tests.lib.endpoints import InThreads, message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
@@ -63,6 +66,32 @@ class TestAccepted:
     )
     def test_media_types(self, endpoint, media_type):
         assert endpoint.post(webhook(), Content_Type=media_type).status == 202
+
+
+def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    parse, parsing, most = alertmanager.parse, [], []
+
+    def observed(body, identity):
+        if identity:  # recording, which is an action
+            return parse(body, identity)
+        parsing.append(body)
+        most.append(len(parsing))
+        time.sleep(0.05)  # lets another thread enter
+        try:
+            return parse(body, identity)
+        finally:
+            parsing.pop()
+
+    monkeypatch.setattr(alertmanager, "parse", observed)
+    endpoint = InThreads(tmp_path).start().ready()
+    try:
+        large = webhook(alert(annotations={"x": "y" * 100_000}))
+        with ThreadPoolExecutor(5) as pool:
+            answers = list(pool.map(endpoint.post, [large] * 5))
+        assert [answer.status for answer in answers] == [202] * 5
+        assert set(most) == {1}
+    finally:
+        endpoint.stop()
 
 
 class TestRefused:

@@ -171,7 +171,7 @@ def shape_of(inspector, table):
 
 
 @pytest.fixture
-def todays_shape(engine, shapes):
+def current_shape(engine, shapes):
     """Return the structure that schema.py creates, in the test's database while it is empty."""
     kind = database.kind(engine)
     if kind not in shapes:
@@ -237,13 +237,13 @@ def waits(engine, what):
 
 
 class TestFromEveryRelease:
-    def test_the_revisions_create_the_tables_of_schema(self, engine, todays_shape):
+    def test_the_revisions_create_the_tables_of_schema(self, engine, current_shape):
         database.prepare(engine)
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
     @pytest.mark.parametrize("version", EARLIER)
-    def test_no_row_is_lost(self, engine, tables_of, todays_shape, version):
+    def test_no_row_is_lost(self, engine, tables_of, current_shape, version):
         tables_of(version)
         fill(engine)
         before = rows(engine)
@@ -256,7 +256,7 @@ class TestFromEveryRelease:
             (1, None, None, f"web-{n}", None, None) for n in (1, 2, 3)
         }
         assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
@@ -288,7 +288,7 @@ class TestFromEveryRelease:
         for name in NEW_INDEXES:
             assert any(re.search(rf"{name}: \d+\.\d s", line) for line in lines), name
 
-    def test_migrate_creates_the_tables_of_an_empty_database(self, engine, todays_shape):
+    def test_migrate_creates_the_tables_of_an_empty_database(self, engine, current_shape):
         steps = database.migrate(engine, lambda line: None)
         assert [step.revision for step in steps] == [
             "0001",
@@ -298,16 +298,16 @@ class TestFromEveryRelease:
             "0006",
             *INDEXES,
         ]
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert database.prepare(engine, create=False)
 
-    def test_a_missing_index_is_created(self, engine, tables_of, todays_shape):
+    def test_a_missing_index_is_created(self, engine, tables_of, current_shape):
         """The first release was killed while it created the tables."""
         tables_of(1)
         on = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
         run(engine, "DELETE FROM poundcake_meta", "DROP INDEX ix_poundcake_alerts_fate" + on)
         database.prepare(engine)
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
 
     @on_sqlite
     @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ class TestLongHistory:
 
     @pytest.mark.parametrize("version", [1, 3])
     def test_alerts_are_recorded_before_the_indexes_are_built(
-        self, engine, tables_of, many, todays_shape, version
+        self, engine, tables_of, many, current_shape, version
     ):
         tables_of(version)
         fill(engine)
@@ -364,18 +364,18 @@ class TestLongHistory:
         assert database.pending(engine) == ""
         with database.reading(engine) as connection:
             assert database.has_view_indexes(connection)
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert_kept(before, rows(engine))
 
     def test_only_newer_indexes_are_built_if_release_0_2_0_built_its_own(
-        self, engine, tables_of, many, todays_shape
+        self, engine, tables_of, many, current_shape
     ):
         tables_of(4)
         fill(engine)
         database.prepare(engine)
         assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
         assert database.pending(engine) == ""
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
     @on_sqlite
@@ -556,7 +556,7 @@ class TestKilled:
 
     @on_mariadb
     @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
-    def test_a_kill_between_any_two_writes(self, engine, todays_shape, tables_of, version, least):
+    def test_a_kill_between_any_two_writes(self, engine, current_shape, tables_of, version, least):
         """Each process does one more write, so that the next one begins in every possible state."""
         limit, state, kills, before = 1, None, 0, None
         if version:
@@ -574,13 +574,13 @@ class TestKilled:
                 before = rows(engine)
         assert kills > least
         assert_kept(before, rows(engine))
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
     @on_sqlite
     @pytest.mark.parametrize("limit", [1, 6, 12, 18, 24, 30, 36])
     def test_on_sqlite_tables_and_indexes_are_separate_transactions(
-        self, engine, tables_of, todays_shape, limit, tmp_path
+        self, engine, tables_of, current_shape, limit, tmp_path
     ):
         tables_of(1)
         fill(engine)
@@ -591,7 +591,7 @@ class TestKilled:
         assert self.state(engine) in possible
         database.prepare(engine)
         assert_kept(before, rows(engine))
-        assert shape(engine) == todays_shape
+        assert shape(engine) == current_shape
 
 
 class TestTwoAtTheSameTime:

@@ -242,8 +242,9 @@ def as_st2_prints(shown):
     return shown.replace("\\n", "\n").replace("\\r", "\r").replace('\\"', '"')
 
 
-def test_a_label_cannot_draw_columns():
-    spaced = alert(alert_name="HostDown   web-1  resolved")
+@pytest.mark.parametrize("blank", [" ", "\xa0", "\u2800", "\u3164", "\u115f", "\uffa0", "\u034f"])
+def test_a_label_cannot_draw_columns(blank):
+    spaced = alert(alert_name=f"HostDown{blank * 3}web-1{blank * 2}resolved")
     assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced]))
 
 

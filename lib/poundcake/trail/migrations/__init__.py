@@ -53,7 +53,7 @@ def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> 
     """Run the pending revisions of a branch, up to and including the given one.
 
     Args:
-        connection: A connection that no other migration runs alongside.
+        connection: A connection to a database in which no other migration runs.
         number: The number of the revision.
         log: Called with a line for each revision and each index.
 
