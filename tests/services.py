@@ -200,6 +200,8 @@ class MariaDB(Server):
         options = [
             "--no-defaults",
             "--datadir=" + self.path("data"),
+            # Another server that starts at the same time deletes the temporary tables in /tmp.
+            "--tmpdir=" + self.directory,
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--force",  # where the host's own name does not resolve

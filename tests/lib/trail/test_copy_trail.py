@@ -358,6 +358,20 @@ class TestInUse:
         assert result["poundcake_alerts"]["rows"] == 0
         assert rows(opened(files[1]), alerts)  # as history, until the target is purged
 
+    def test_incidents_and_claims_of_a_target_that_was_used_before_give_way(self, urls, opened):
+        """The source is the database in use, so its incident stays open and its claim is held."""
+        source, target = opened(urls[0]), opened(urls[1])
+        for engine, name in ((target, "e-before"), (source, "e-now")):
+            sent = request(alert(fingerprint="a"))
+            record(engine, sent)
+            record_execution(engine, sent.request_id, episode("a"), name)
+        copy(*urls, False, silent)
+        calls = {row.id: row.request_id for row in rows(target, api_calls)}
+        opening = [row for row in rows(target, alerts) if row.open_fingerprint]
+        assert [calls[row.api_call_id] for row in opening] == [sent.request_id]
+        claimed = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
+        assert claimed == {"e-before": False, "e-now": True}
+
 
 class TestTargetInUse:
     """database_url was changed first, and the new database has recorded requests."""
