@@ -71,7 +71,7 @@ def test_a_page_of_another_site(make):
 def test_a_credential_for_webhooks_and_a_wrong_path(make):
     poster = {"name": "alertmanager", "scope": "post", "token": "the-token-to-post-with"}
     endpoint = make(auth_tokens=["the-token-in-use"], credentials=[poster])
-    answer = endpoint.ask("POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with")
+    answer = endpoint.request("POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with")
     assert answer.status == 403
     last = refused(endpoint)["last"]
     assert (last["reason"], last["status"]) == ("wrong_path", 403)
@@ -94,7 +94,7 @@ def test_a_storm_is_accepted_by_default(make):
 def test_other_refusals_are_not_counted(make):
     endpoint = make()
     assert endpoint.get("/api/v1/no-such-path").status == 404
-    assert endpoint.ask("OPTIONS", "/webhook").status == 404
+    assert endpoint.request("OPTIONS", "/webhook").status == 404
     assert endpoint.get("/api/v1/alerts/active?x=1").status == 400
     assert endpoint.post(webhook()).status == 202
     assert refused(endpoint) == {"count": 0, "last": None}
