@@ -71,7 +71,9 @@ def test_a_page_of_another_site(make):
 def test_a_credential_for_webhooks_and_a_wrong_path(make):
     poster = {"name": "alertmanager", "scope": "post", "token": "the-token-to-post-with"}
     endpoint = make(auth_tokens=["the-token-in-use"], credentials=[poster])
-    answer = endpoint.request("POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with")
+    answer = endpoint.request(
+        "POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with"
+    )
     assert answer.status == 403
     last = refused(endpoint)["last"]
     assert (last["reason"], last["status"]) == ("wrong_path", 403)
