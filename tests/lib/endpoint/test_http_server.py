@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
 import threading
@@ -293,8 +292,8 @@ class TestFull:
                 client = endpoint.client()
                 refused.append(client)
                 client.send(message("POST", HOOK, b"", Content_Length="1000"))
-                # The endpoint may have closed it for the next one, if that of ready() is still open.
-                with contextlib.suppress(ConnectionError):
+                # It may be closed for the next one, if the connection of ready() is still open.
+                with suppress(ConnectionError):
                     assert client.read().status == 401
             for _ in range(6):
                 assert (
