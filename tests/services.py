@@ -370,6 +370,7 @@ class Alertmanager(Server):
     """
 
     name = "Alertmanager"
+    cluster_options = ("--cluster.listen-address=",)
 
     def __init__(self, webhook_url, http_config=None, **route):
         webhook = {"url": webhook_url, "send_resolved": True}
@@ -397,7 +398,7 @@ class Alertmanager(Server):
             "--config.file=" + self.path("alertmanager.yml"),
             "--storage.path=" + self.path("data"),
             f"--web.listen-address={LOOPBACK}:{self.port}",
-            "--cluster.listen-address=",
+            *self.cluster_options,
         ]
 
     def is_ready(self):

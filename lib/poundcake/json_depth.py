@@ -16,11 +16,11 @@ _OTHER_BYTES = bytes(set(range(256)) - set(_QUOTES_AND_BRACKETS))
 def is_too_deep(text: bytes) -> bool:
     """Return True if lists and objects in a JSON text are nested deeper than MAX_DEPTH.
 
-    Invalid JSON is counted up to its first error as a parser would read it, and may count as too
-    deep after that.
+    This takes less time than json.loads(). In invalid JSON, brackets after the first error count as
+    well.
 
     Args:
-        text: JSON in UTF-8. It takes less time than json.loads().
+        text: JSON in UTF-8.
     """
     unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside_strings = unescaped.translate(None, _OTHER_BYTES).split(b'"')[::2]

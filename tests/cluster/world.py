@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,8 @@ CLUSTER = (
     "--cluster.probe-timeout=300ms",
     "--cluster.reconnect-interval=2s",
 )
-TABLE = "poundcake_tests"
+# Test runs at the same time must not remove each other's rules.
+TABLE = f"poundcake_tests_{os.getpid()}"
 
 
 class Exporter:
@@ -112,13 +114,13 @@ class ClusteredAlertmanager(services.Alertmanager):
     """An Alertmanager with a peer."""
 
     def __init__(self, cluster_port, peer_port, webhook_url, http_config=None):
-        self.cluster_port, self._peer_port = cluster_port, peer_port
+        self.cluster_port = cluster_port
+        self.cluster_options = (
+            f"--cluster.listen-address={services.LOOPBACK}:{cluster_port}",
+            f"--cluster.peer={services.LOOPBACK}:{peer_port}",
+            *CLUSTER,
+        )
         super().__init__(webhook_url, http_config, **ROUTE)
-
-    def command(self):
-        address, peer = (f"{services.LOOPBACK}:{p}" for p in (self.cluster_port, self._peer_port))
-        alone = super().command()[:-1]
-        return [*alone, f"--cluster.listen-address={address}", f"--cluster.peer={peer}", *CLUSTER]
 
     def active(self):
         """Return the instances whose alert is active."""
@@ -225,8 +227,10 @@ class World:
 
 def can_cut_gossip():
     """Return True if this process may use nftables."""
-    command = ["nft", "list", "tables"]
-    return bool(shutil.which("nft")) and not subprocess.run(command, check=False).returncode
+    if not shutil.which("nft"):
+        return False
+    tables = subprocess.run(["nft", "list", "tables"], check=False, capture_output=True)
+    return tables.returncode == 0
 
 
 def wait_until_equal(world, open_alerts, seconds, stable=2.0):

@@ -134,12 +134,15 @@ class Receiver:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
 
     def _refusal_reason(self, request: HTTPRequest, status: HTTPStatus) -> RefusalReason | None:
-        """Return why a webhook was refused, or None if it was not one, or is sent again."""
+        """Return why a webhook was refused.
+
+        None if the request is not a webhook, or if Alertmanager retries it.
+        """
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return None
         if request.path != WEBHOOK_PATH:
-            # Only webhooks are posted, so the sender has a wrong URL. A wrong credential may also
-            # be a stranger's, who posts to any path.
+            # Only webhooks are posted, so the sender has a wrong URL. Without a valid credential,
+            # it may be a scanner that posts to any path.
             is_posted = request.method == "POST" and status != HTTPStatus.UNAUTHORIZED
             return RefusalReason.WRONG_PATH if is_posted else None
         reason = RefusalReason.of_status(status)

@@ -156,9 +156,10 @@ class Emitter:
         if plan.entry.is_shared and not self._claims.claim([plan.request.request_id]):
             return True  # the claim has expired; the next check tries again
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
+        lost = plan.lost
         failed: Exception | None = None
         for item in plan.items(summary):
-            if not _is_due(item, plan, attempt):
+            if not _is_due(item, lost, attempt):
                 continue
             if not self._keep_going():
                 return False
@@ -230,15 +231,15 @@ class Emitter:
         self._dependencies.journal.postpone([plan.entry.id], wait)
 
 
-def _is_due(item: Item, plan: Emission, attempt: Attempt) -> bool:
+def _is_due(item: Item, lost: set[int], attempt: Attempt) -> bool:
     """Return True if a trigger was not published yet, or was published and StackStorm lost it.
 
-    A request whose emission never completes would otherwise keep its lost alerts for ever.
+    A request whose emission never completes would otherwise keep its lost alerts forever.
     """
     sent_at = attempt.sent_at.get(item)
     if sent_at is None:
         return True
-    is_lost = item.trigger == triggers.ALERT and item.row_id in plan.lost
+    is_lost = item.trigger == triggers.ALERT and item.row_id in lost
     return is_lost and monotonic() - sent_at >= retry.doubled(retry.EMIT_WAITS, attempt.failures)
 
 

@@ -14,7 +14,7 @@ from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.replay_importer import ReplayImporter
 from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
-from poundcake.trail import database, uncopied
+from poundcake.trail import uncopied
 from poundcake.trail.database import DatabaseError
 
 PRUNE_WAIT = 60.0
@@ -113,11 +113,7 @@ class Pipeline:
         request_ids = native.run_in_native_thread(
             uncopied.open_in_default_file, config, reader.engine
         )
-        waiting = [
-            reader.read(database.pending),
-            reader.read(uncopied.warning, config, request_ids),
-        ]
-        self.pending_migrations = "; ".join(filter(None, waiting))
+        self.pending_migrations = reader.read(uncopied.pending, config, request_ids)
         self._migrations_at = monotonic() + MIGRATIONS_WAIT
 
     def _prune(self) -> float | None:

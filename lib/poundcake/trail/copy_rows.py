@@ -90,7 +90,7 @@ TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT)
 
 @dataclass
 class WrittenRows:
-    """What became of the rows of one table in one transaction.
+    """The counts of the rows of one table in one transaction.
 
     Attributes:
         rows: How many rows the source has.
@@ -109,7 +109,7 @@ class RowWriter:
     """Write rows in one transaction of the target.
 
     Attributes:
-        written: What became of the rows, by the name of the table.
+        written: The counts, by the name of the table.
     """
 
     def __init__(self, connection: Connection, source_wins: bool, verify: bool):

@@ -25,7 +25,7 @@ def expire_incidents(sync_round: SyncRound, config: Config) -> int:
     closed = 0
     with database.reading(sync_round.engine) as connection:
         now = clock.database_now(connection)
-        stale = is_stale(connection, config.expire_stale_hours)
+        stale = is_stale(connection, now, config.expire_stale_hours)
         ids = connection.scalars(select(alerts.c.id).where(*stale).limit(_AT_ONCE)).all()
     for chunk in database.batched(ids):
         with sync_round.writing() as connection:

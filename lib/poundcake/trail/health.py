@@ -104,11 +104,9 @@ def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
 def _database(config: Config, engine: Engine) -> Part:
     try:
         database.prepare(engine, create=False)
-        waiting = [database.pending(engine)]
         request_ids = uncopied.open_in_default_file(config, engine)
         with database.reading(engine) as connection:
-            waiting.append(uncopied.warning(connection, config, request_ids))
-        return Part(State.OK, pending="; ".join(filter(None, waiting)))
+            return Part(State.OK, pending=uncopied.pending(connection, config, request_ids))
     except DatabaseError as error:
         return Part(State.DOWN, str(error))
 

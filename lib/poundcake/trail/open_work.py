@@ -56,7 +56,7 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     # Sync admits unconfirmed incidents and closes stale ones.
     for_sync = list(connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT)))
     if expire_stale_hours:
-        stale = is_stale(connection, expire_stale_hours)
+        stale = is_stale(connection, now, expire_stale_hours)
         for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
     waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
@@ -87,18 +87,21 @@ def unconfirmed() -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def is_stale(connection: Connection, hours: int) -> tuple[ColumnElement[bool], ...]:
+def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of incidents that received no notification for some hours.
 
     Other webhooks must have arrived during these hours. After an outage of the endpoint or of the
     database, the notifications of all incidents are missing or not recorded yet, and an incident
     that was closed would be remediated again. So the hours are counted back from the newest
     recorded webhook, and an earlier one must lie in between.
+
+    Args:
+        connection: The tracking database.
+        now: The current time by the database's clock.
+        hours: The hours without a notification.
     """
     received = api_calls.c.created_at
-    heard = select(received).where(
-        api_calls.c.replay_of.is_(None), received <= database_now(connection)
-    )
+    heard = select(received).where(api_calls.c.replay_of.is_(None), received <= now)
     newest = connection.scalar(heard.order_by(received.desc()).limit(1))
     if newest is None:
         return (false(),)

@@ -35,10 +35,7 @@ def open_in_default_file(config: Config, engine: Engine) -> list[str]:
         At most 1000 request_ids. None if the file is the tracking database, if its trail was moved,
         or if it does not exist or cannot be read.
     """
-    path = config.default_tracking_path
-    if engine.dialect.name == "sqlite" and engine.url.database == path:
-        return []
-    if not os.path.isfile(path):
+    if not _is_left_behind(config, engine):
         return []
     default = database.open_engine(config.default_tracking_url, read_only=True)
     try:
@@ -59,14 +56,27 @@ def open_in_default_file(config: Config, engine: Engine) -> list[str]:
         default.dispose()
 
 
-def warning(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
-    """Return a sentence if the tracking database lacks some of these requests, otherwise ''.
+def _is_left_behind(config: Config, engine: Engine) -> bool:
+    """Return True if the default SQLite file exists, and is not the tracking database."""
+    path = config.default_tracking_path
+    is_in_use = engine.dialect.name == "sqlite" and engine.url.database == path
+    return not is_in_use and os.path.isfile(path)
+
+
+def pending(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
+    """Return what an operator should run poundcake.migrate for, or '' if there is nothing.
 
     Args:
         connection: The tracking database.
         config: The configuration.
         request_ids: The result of open_in_default_file().
     """
+    sentences = (database.pending(connection), _warning(connection, config, request_ids))
+    return "; ".join(filter(None, sentences))
+
+
+def _warning(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
+    """Return a sentence if the tracking database lacks some of these requests, otherwise ''."""
     known: set[str] = set()
     for chunk in database.batched(sorted(set(request_ids))):
         column = api_calls.c.request_id
@@ -91,12 +101,14 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         config: The configuration.
         engine: The tracking database, with its tables.
     """
-    request_ids = open_in_default_file(config, engine)
-    if not request_ids:
+    if not _is_left_behind(config, engine):
         return
     with database.reading(engine) as connection:
-        if connection.scalar(select(api_calls.c.id).limit(1)) is None:
+        if connection.scalar(select(api_calls.c.id).limit(1)) is not None:
+            return
+        request_ids = open_in_default_file(config, engine)
+        if request_ids:
             raise DatabaseError(
                 f"nothing is recorded, because the database is new, and "
-                f"{warning(connection, config, request_ids)}"
+                f"{_warning(connection, config, request_ids)}"
             )
