@@ -65,9 +65,9 @@ class CopiedTable:
         """Return the natural key of a row."""
         return tuple([row[name] for name in self.key])
 
-    def differences(self, row: Row, there: Row) -> list[str]:
+    def differences(self, row: Row, existing: Row) -> list[str]:
         """Return the columns in which two rows differ."""
-        return [name for name in self.columns if row[name] != there[name]]
+        return [name for name in self.columns if row[name] != existing[name]]
 
     def line_of(self, row: Row, parent: Any) -> str:
         """Return a row as one line for the checksum, the same on MariaDB and SQLite.
@@ -204,12 +204,12 @@ class RowWriter:
     ) -> int:
         """Update the rows that differ, and return their number."""
         count = 0
-        for key, there in found.items():
+        for key, existing in found.items():
             row = wanted.get(key)
-            changed = kind.differences(row, there) if row else []
+            changed = kind.differences(row, existing) if row else []
             if row and changed:
                 self._check_size(kind, row)
-                self._change(kind, there, **{name: row[name] for name in changed})
+                self._change(kind, existing, **{name: row[name] for name in changed})
                 count += 1
         return count
 
@@ -230,17 +230,17 @@ class RowWriter:
         """
         if kind is LINKS:
             claims = {row["claim"]: key for key, row in wanted.items() if row["claim"]}
-            for there in self._holders(kind, "claim", claims):
-                if kind.key_of(there) != claims[there["claim"]]:
-                    self._change(kind, there, claim=None)
+            for existing in self._lock_rows_with(kind, "claim", claims):
+                if kind.key_of(existing) != claims[existing["claim"]]:
+                    self._change(kind, existing, claim=None)
         elif kind is ALERTS:
             opened = {
                 row["open_fingerprint"]: row for row in wanted.values() if row["open_fingerprint"]
             }
-            for there in self._holders(kind, "open_fingerprint", opened):
-                row = opened[there["open_fingerprint"]]
-                if kind.key_of(there) != kind.key_of(row):
-                    self._close(there, row, clock.database_now(self._connection))
+            for existing in self._lock_rows_with(kind, "open_fingerprint", opened):
+                row = opened[existing["open_fingerprint"]]
+                if kind.key_of(existing) != kind.key_of(row):
+                    self._close(existing, row, clock.database_now(self._connection))
 
     # -- the target wins
 
@@ -248,8 +248,8 @@ class RowWriter:
         """Adapt rows before they are inserted to what the target has recorded on its own."""
         if kind is LINKS:
             claims = {row["claim"]: row for row in rows if row["claim"]}
-            for there in self._holders(kind, "claim", claims):
-                claims[there["claim"]]["claim"] = None
+            for existing in self._lock_rows_with(kind, "claim", claims):
+                claims[existing["claim"]]["claim"] = None
         elif kind is ALERTS:
             self._merge_incidents([row for row in rows if row["open_fingerprint"]])
 
@@ -262,24 +262,24 @@ class RowWriter:
         """
         opened = {row["open_fingerprint"]: row for row in rows}
         resolved_at = self._last_resolves(opened)
-        there_open = {
+        existing_open = {
             row["open_fingerprint"]: row
-            for row in self._holders(ALERTS, "open_fingerprint", opened)
+            for row in self._lock_rows_with(ALERTS, "open_fingerprint", opened)
         }
         now = clock.database_now(self._connection)
         for fingerprint, row in opened.items():
-            there, resolve = there_open.get(fingerprint), resolved_at.get(fingerprint)
+            existing, resolve = existing_open.get(fingerprint), resolved_at.get(fingerprint)
             if resolve and resolve > row["last_seen_at"]:
                 row.update(open_fingerprint=None, closed_at=resolve, ended_by=EndedBy.RESOLVE.value)
-            elif there and _is_admitted(row) and not _is_admitted(there):
-                self._close(there, row, now)
-                row["last_seen_at"] = max(row["last_seen_at"], there["last_seen_at"])
-                row.update(_missing_acknowledgement(row, there))
-            elif there:
-                row.update(_ending(row, there, now))
-                missing = _missing_acknowledgement(there, row)
+            elif existing and _is_admitted(row) and not _is_admitted(existing):
+                self._close(existing, row, now)
+                row["last_seen_at"] = max(row["last_seen_at"], existing["last_seen_at"])
+                row.update(_missing_acknowledgement(row, existing))
+            elif existing:
+                row.update(_ending(row, existing, now))
+                missing = _missing_acknowledgement(existing, row)
                 if missing:
-                    self._change(ALERTS, there, **missing)
+                    self._change(ALERTS, existing, **missing)
 
     def _last_resolves(self, fingerprints: Collection[str]) -> dict[str, datetime]:
         """Return when the target last received a resolve, by fingerprint."""
@@ -295,7 +295,7 @@ class RowWriter:
 
     # -- both
 
-    def _holders(self, kind: CopiedTable, name: str, values: Collection[str]) -> list[Row]:
+    def _lock_rows_with(self, kind: CopiedTable, name: str, values: Collection[str]) -> list[Row]:
         """Lock and return the rows of the target that have one of the values in a unique column."""
         column = kind.table.c[name]
         found: list[Row] = []
@@ -306,12 +306,12 @@ class RowWriter:
             found += [dict(row._mapping) for row in rows]
         return found
 
-    def _close(self, there: Row, successor: Row, at: datetime) -> None:
-        self._change(ALERTS, there, **_ending(there, successor, at))
+    def _close(self, existing: Row, successor: Row, at: datetime) -> None:
+        self._change(ALERTS, existing, **_ending(existing, successor, at))
 
-    def _change(self, kind: CopiedTable, there: Row, **values: Any) -> None:
+    def _change(self, kind: CopiedTable, existing: Row, **values: Any) -> None:
         self._connection.execute(
-            update(kind.table).where(kind.table.c.id == there["id"]).values(values)
+            update(kind.table).where(kind.table.c.id == existing["id"]).values(values)
         )
 
 
@@ -333,11 +333,11 @@ def _missing_acknowledgement(row: Row, other: Row) -> Row:
     return {name: other[name] for name in _ACKNOWLEDGEMENT}
 
 
-def _compare(kind: CopiedTable, row: Row, there: Row | None) -> None:
+def _compare(kind: CopiedTable, row: Row, existing: Row | None) -> None:
     """Raise CopyError if a row arrived changed."""
-    if there is None:
+    if existing is None:
         raise CopyError(f"{kind.name}: the row with id {row['id']} in the source did not arrive")
-    for name in kind.differences(row, there):
+    for name in kind.differences(row, existing):
         raise CopyError(
             f"{kind.name}: {name} of the row with id {row['id']} in the source arrived changed"
         )

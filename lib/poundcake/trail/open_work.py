@@ -18,7 +18,7 @@ SYNCED_AT = "synced_at"
 """The row of poundcake_meta with the time at which a round of sync last finished."""
 _MAX_COUNT = 1000
 # How long webhooks must have arrived again after an outage, before an incident is stale.
-_HEARD_AGAIN = timedelta(hours=1)
+_ARRIVING_AGAIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnE
         hours: The hours without a notification.
     """
     received = api_calls.c.created_at
-    heard = select(received).where(api_calls.c.replay_of.is_(None), received <= now)
-    newest = connection.scalar(heard.order_by(received.desc()).limit(1))
+    webhooks = select(received).where(api_calls.c.replay_of.is_(None), received <= now)
+    newest = connection.scalar(webhooks.order_by(received.desc()).limit(1))
     if newest is None:
         return (false(),)
     since = newest - timedelta(hours=hours)
-    until = newest - min(_HEARD_AGAIN, timedelta(hours=hours) / 2)
-    heard_before = heard.where(received >= since, received <= until).limit(1)
-    if connection.scalar(heard_before) is None:
+    until = newest - min(_ARRIVING_AGAIN, timedelta(hours=hours) / 2)
+    earlier_webhook = webhooks.where(received >= since, received <= until).limit(1)
+    if connection.scalar(earlier_webhook) is None:
         return (false(),)
     return is_open(), alerts.c.last_seen_at < since
 
