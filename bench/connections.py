@@ -42,10 +42,10 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=200)
     parser.add_argument("--samples", type=int, default=1000)
     options = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     over = False
-    print(f"{'milliseconds':<40}{'p50':>10}{'p99':>10}{'most':>10}")
+    print(f"{'milliseconds':<40}{'p50':>10}{'p99':>10}{'max':>10}")
     for kind, name in ((Patched, "eventlet"), (Unpatched, "threads")):
         for limit in (options.idle + options.slow + 100, Config.max_connections):
             with tempfile.TemporaryDirectory() as folder:
@@ -74,9 +74,9 @@ def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[
             client.send(message("GET", LIVE))
             assert client.read().status == 200
             clients.append(client)
-        slow_ones = [endpoint.client() for _ in range(slow)]
-        clients += slow_ones
-        for number, client in enumerate(slow_ones):
+        slow_clients = [endpoint.client() for _ in range(slow)]
+        clients += slow_clients
+        for number, client in enumerate(slow_clients):
             if number % 2:
                 client.send(message("POST", WEBHOOK, b"", Content_Length="100000"))
             else:
@@ -84,7 +84,7 @@ def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[
 
         def send_slowly() -> None:
             while not ended.wait(0.5):
-                for client in slow_ones:
+                for client in slow_clients:
                     with contextlib.suppress(OSError):
                         client.send(b"x")
 

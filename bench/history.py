@@ -37,7 +37,7 @@ from bench.incidents import GROUPS, PER_REQUEST, SEED, SMALLEST, Incident, Value
 from bench.server import BUFFER_POOL, MariaDB
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import schema
-from tests.services import Missing
+from tests.services import MissingProgram
 
 # Requests in one transaction.
 REQUESTS_PER_TRANSACTION = 1000
@@ -291,7 +291,7 @@ def open_histories(
     os.makedirs(directory, exist_ok=True)
     try:
         server = MariaDB(os.path.join(directory, "mariadb")) if chosen.mariadb else None
-    except Missing as missing:
+    except MissingProgram as missing:
         sys.exit(str(missing))
     try:
         if server:

@@ -29,7 +29,7 @@ from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
-from tests.services import Missing
+from tests.services import MissingProgram
 
 MIN_SPEEDUP = 20
 SAMPLE = 50
@@ -145,7 +145,7 @@ def mariadb() -> Iterator[Callable[[], str]]:
         os.chmod(directory, 0o755)  # the server runs under another account
         try:
             server = MariaDB(os.path.join(directory, "mariadb"))
-        except Missing as missing:
+        except MissingProgram as missing:
             sys.exit(str(missing))
         try:
             yield lambda: str(server.url(server.create_database()))

@@ -153,7 +153,7 @@ def start(kind, *args, **kwargs):
     try:
         server = kind(*args, **kwargs)
         server.start()
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(f"{kind.name}: {missing}")
     return server
 

@@ -128,7 +128,7 @@ WHO_MAY_POST = [
             "hmac.compare_digest(_1, _2) and _",
             "hmac.compare_digest(_1, _2)",
         ),
-        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_nothing_else_is"),
+        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_other_credentials_are_refused"),
     ),
     Defence(
         "a credential that may only post reads nothing, and one that may only read posts nothing",

@@ -80,7 +80,7 @@ class Run:
         Args:
             name: The name of the row.
             faults: The faults.
-            failpoints: Failpoints at which actions are killed meanwhile.
+            failpoints: Failpoints at which actions are killed while the faults are injected.
         """
         problems = []
         self.load.start()

@@ -28,7 +28,7 @@ PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _ANSWER = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
-_MOST_PIPELINED = 16  # requests on a connection before the one that may end it
+_MAX_PIPELINED = 16  # requests that are sent before one that may end the connection
 _ANSWER_TIME = 60  # seconds; the endpoint gives up on a body after 30
 
 
@@ -64,7 +64,7 @@ class Flood(threading.Thread):
             self._hang_up()
 
     def _batch(self):
-        count = min(self._wild.random_number(_MOST_PIPELINED) + 1, self._wanted - self.sent)
+        count = min(self._wild.random_number(_MAX_PIPELINED) + 1, self._wanted - self.sent)
         requests = [self._wild.framed_request() for _ in range(count)]
         if count > 1 and self._wild.random_number(2):
             requests[-1] = self._wild.unframed_request()

@@ -29,7 +29,7 @@ def sent(stack):
     first = send("new", fires, "admitted", "new incident")
     send("repeat", fires, "duplicate", "duplicate of " + first)
     send("end", resolved(fires), "resolved", f"ends the incident of {first}")
-    send("ended again", resolved(fires), "duplicate", "nothing open")
+    send("ended again", resolved(fires), "duplicate", "no open incident")
     send("unconfirmed", fires, "unconfirmed", "fires * s after its resolve*")
     again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])
     again.update(labels=fires["labels"], startsAt=ago(2))

@@ -50,7 +50,7 @@ class FollowedExecution:
         self.stack.api(self.path, "PUT", {"status": status})
 
     def cancel(self):
-        """Cancel the execution, unless it has ended meanwhile."""
+        """Cancel the execution, unless it has already ended."""
         if not self.stack.api(self.path).get("end_timestamp"):
             self.put("canceled")
 

@@ -141,8 +141,8 @@ def test_a_concurrency_policy_by_attribute(standalone, tmp_path):
         "delayed" in [entry["status"] for entry in execution["log"]] for execution in ended
     ] == [False, True, False]
     notes = [line.split() for line in path.read_text().splitlines()]
-    of_a = [what for what, host, _ in notes if host == "a"]
-    assert of_a == ["start", "end", "start", "end"]
+    events_of_a = [event for event, host, _ in notes if host == "a"]
+    assert events_of_a == ["start", "end", "start", "end"]
 
 
 def test_cancel(standalone, tmp_path):

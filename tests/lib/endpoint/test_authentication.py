@@ -153,7 +153,7 @@ class TestBasicAuthentication:
             "Bearer " + base64.b64encode("on-call:a-longer-pässword".encode()).decode(),
         ],
     )
-    def test_nothing_else_is(self, basic, given):
+    def test_other_credentials_are_refused(self, basic, given):
         before = basic.entries()
         answer = basic.post(webhook(), Authorization=given)
         check_problem(answer, 401)

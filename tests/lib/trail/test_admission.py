@@ -283,7 +283,7 @@ class TestResolved:
 
     def test_a_resolve_without_an_open_incident(self):
         found = choose(resolved(later(60)))
-        assert (found.outcome, found.reason) == ("duplicate", "nothing open")
+        assert (found.outcome, found.reason) == ("duplicate", "no open incident")
         assert not found.closes and not found.opens
 
 
@@ -351,7 +351,7 @@ class TestReplay:
         original = Original("first", later(600), "admitted", "fp-500", start)
         found = self.choose(firing(start), incident, original=original)
         assert (found.outcome, found.episode, found.starts_at) == ("duplicate", "fp-500", start)
-        assert found.reason == "replay of first: nothing open, the incident has ended"
+        assert found.reason == "replay of first: the incident has ended"
         found = self.choose(firing(start), incident, Work(2), LIMIT, True, original)
         assert (found.outcome, found.episode, found.attempt) == ("admitted", "fp-500", 3)
         assert not found.opens and not found.closes
@@ -362,7 +362,7 @@ class TestReplay:
     @pytest.mark.parametrize(
         "incident, outcome, expected",
         [
-            (None, "duplicate", ("duplicate", "nothing open")),
+            (None, "duplicate", ("duplicate", "no open incident")),
             (OPEN, "duplicate", ("resolved", "ends the incident of the-first")),
             # It ended another incident with the same name: Alertmanager briefly lost the alert.
             (OPEN, "resolved", NEWER),

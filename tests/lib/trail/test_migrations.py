@@ -379,7 +379,9 @@ class TestLongHistory:
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, tables_of, monkeypatch):
+    def test_alerts_are_recorded_even_if_indexes_cannot_be_built(
+        self, engine, tables_of, monkeypatch
+    ):
         tables_of(3)
 
         def refuse(*_):

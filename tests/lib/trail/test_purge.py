@@ -364,9 +364,9 @@ def orphans(engine):
         )
 
 
-class TestMeanwhile:
-    def test_requests_recorded_meanwhile_are_complete(self, engine, small):
-        """The fingerprints of the history are opened, repeated, closed and claimed meanwhile."""
+class TestConcurrentRecording:
+    def test_requests_recorded_during_a_purge_are_complete(self, engine, small):
+        """Incidents with fingerprints of the history are opened, repeated, closed and claimed."""
         for i in range(0, 30, 10):
             ended(
                 engine, *[fired(f"A{n % 5}", OLD + timedelta(minutes=n)) for n in range(i, i + 10)]

@@ -304,7 +304,7 @@ class TestOutcomes:
     def test_a_resolve_without_an_incident_is_recorded(self, engine):
         record(engine, request(alert(status="resolved", ends_at=later(5))))
         (one,) = rows(engine)
-        assert (one.outcome, one.reason) == ("duplicate", "nothing open")
+        assert (one.outcome, one.reason) == ("duplicate", "no open incident")
         assert open_incidents(engine) == []
 
     @on_sqlite
@@ -754,12 +754,12 @@ class TestConcurrency:
         mine, second = (request(alert(fingerprint="f")) for _ in range(2))
         decide = record_module._decide
 
-        def meanwhile(*args):
+        def record_first(*args):
             monkeypatch.setattr(record_module, "_decide", decide)
             record(engine, mine)
             return decide(*args)
 
-        monkeypatch.setattr(record_module, "_decide", meanwhile)
+        monkeypatch.setattr(record_module, "_decide", record_first)
         counts = record(engine, *([mine, second] if both else [second]))
         assert (counts["recorded"], counts["known"], counts["failed"]) == (1, int(both), 0)
         assert outcomes(engine) == ["admitted", "duplicate"]

@@ -197,7 +197,7 @@ def test_an_ended_incident_is_not_admitted(engine):
     found = replay(engine, first)
     (row,) = rows(engine, found["request_id"])
     assert (row.outcome, row.episode) == ("duplicate", rows(engine, first)[0].episode)
-    assert row.reason == f"replay of {first}: nothing open, the incident has ended"
+    assert row.reason == f"replay of {first}: the incident has ended"
 
 
 def test_force_admits_an_ended_incident_which_stays_closed(engine):

@@ -94,7 +94,7 @@ def expected(engine, filters):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
-    named = [r for r in found if all(getattr(r, n) == v for n, v in filters.of_alerts.items())]
+    named = [r for r in found if all(getattr(r, n) == v for n, v in filters.alert_filters.items())]
     named.sort(key=lambda row: (row.created_at, row.id), reverse=True)
     rows = [row for row in named if in_range(row.created_at)]
     ids = {row.id for row in named}
