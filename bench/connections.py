@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=200)
     parser.add_argument("--samples", type=int, default=1000)
     options = parser.parse_args()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    over = False
+    max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))
+    is_over_limit = False
     print(f"{'milliseconds':<40}{'p50':>10}{'p99':>10}{'max':>10}")
     for kind, name in ((Patched, "eventlet"), (Unpatched, "threads")):
         for limit in (options.idle + options.slow + 100, Config.max_connections):
@@ -55,13 +55,13 @@ def main() -> None:
                     label = f"{name}, max_connections {limit}"
                     report(label + ", alone", measure(endpoint, options.samples))
                     with hold_connections(endpoint, options.idle, options.slow) as count_open:
-                        among = measure(endpoint, options.samples)
-                        report(label + ", among them", among)
+                        under_load = measure(endpoint, options.samples)
+                        report(label + ", among them", under_load)
                         print(f"  {count_open()} of the other connections are still open")
-                    over = over or p99(among) >= LIMIT_MS
+                    is_over_limit = is_over_limit or p99(under_load) >= LIMIT_MS
                 finally:
                     endpoint.stop()
-    sys.exit(f"over {LIMIT_MS} ms" if over else 0)
+    sys.exit(f"over {LIMIT_MS} ms" if is_over_limit else 0)
 
 
 @contextlib.contextmanager

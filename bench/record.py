@@ -166,16 +166,16 @@ def compare(
     record = kind(fresh())
     started = time.perf_counter()
     whole = record(some)
-    one = time.perf_counter() - started
+    batch_seconds = time.perf_counter() - started
     record = kind(fresh())
     started = time.perf_counter()
     outcomes: Counter[str] = Counter()
     for request in some[:sample]:
         outcomes.update(record([request])["outcomes"])
-    many = (time.perf_counter() - started) * len(some) / sample
+    single_seconds = (time.perf_counter() - started) * len(some) / sample
     if sample == len(some) and outcomes != whole["outcomes"]:
         sys.exit(f"not the same: {whole['outcomes']} and {dict(outcomes)}")
-    return one, many
+    return batch_seconds, single_seconds
 
 
 def main() -> None:

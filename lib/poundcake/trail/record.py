@@ -235,15 +235,15 @@ def _record_list(
     now = clock.database_now(connection)
     state = make_state(connection, config, _batch(new, now))
     decided = [DecidedRequest(request, _decide(state, request, now, config)) for request in new]
-    calls = [_call_row(one, now, replay_of) for one in decided]
-    for one, call in zip(decided, calls):
-        _check_size(connection, one, call)
+    calls = [_call_row(item, now, replay_of) for item in decided]
+    for item, call in zip(decided, calls):
+        _check_size(connection, item, call)
     # Close incidents before new ones are inserted, because open_fingerprint is unique.
     state.write_changes(connection)
     _insert(connection, decided, calls)
     counts.failed = sum(bool(request.error) for request in new)
     counts.recorded = len(new) - counts.failed
-    counts.outcomes.update(row.outcome.value for one in decided for row in one.rows)
+    counts.outcomes.update(row.outcome.value for item in decided for row in item.rows)
     return counts
 
 
@@ -350,10 +350,10 @@ def _insert(
         statement = select(api_calls.c.request_id, api_calls.c.id)
         rows = connection.execute(statement.where(api_calls.c.request_id.in_(chunk)))
         ids.update((row.request_id, row.id) for row in rows)
-    for one in decided:
-        for row in one.rows:
-            row.api_call_id = ids[one.new.request_id]
-    inserted = [vars(row) for one in decided for row in one.rows]
+    for item in decided:
+        for row in item.rows:
+            row.api_call_id = ids[item.new.request_id]
+    inserted = [vars(row) for item in decided for row in item.rows]
     if inserted:
         connection.execute(alerts.insert(), inserted)
 

@@ -48,7 +48,7 @@ def basic_credentials(text):
 class TestTokens:
     @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-    def test_each_of_them_is_enough(self, guarded, scheme, token):
+    def test_each_token_is_enough(self, guarded, scheme, token):
         given = f"{scheme} {token}"
         assert guarded.post(webhook(), Authorization=given).status == 202
         assert guarded.get(HEALTH, Authorization=given).status == 200

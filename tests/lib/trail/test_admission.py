@@ -307,13 +307,13 @@ class TestReplay:
 
     @pytest.mark.parametrize("incident", [OPEN, HELD, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(120), None])
-    def test_it_takes_over_an_unclaimed_incident(self, incident, start):
+    def test_a_replay_takes_over_an_unclaimed_incident(self, incident, start):
         found = self.choose(firing(start), incident)
         assert (found.outcome, found.reason) == ("admitted", "replay of first")
         assert (found.episode, found.starts_at, found.attempt) == (OPEN.episode, NOON, 1)
         assert found.closes and found.opens
 
-    def test_a_limit_holds_it_back_unless_forced(self):
+    def test_a_limit_holds_a_replay_back_unless_it_is_forced(self):
         found = self.choose(firing(), OPEN, limit=LIMIT)
         assert (found.outcome, found.reason) == ("rate_limited", LIMIT.reason)
         assert (found.episode, found.opens, found.closes) == (OPEN.episode, False, False)
