@@ -897,7 +897,7 @@ SECRETS = [
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, _)",
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, __import__('traceback').format_exc())",
         ),
-        test(APP_TESTS + "TestOwnTrouble::test_an_internal_error_is_answered_without_details"),
+        test(APP_TESTS + "TestInternalErrors::test_an_internal_error_is_answered_without_details"),
     ),
     Defence(
         "no metric has a label that a client controls",

@@ -183,7 +183,7 @@ def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
     assert execution["dry_run"] is False
     assert execution["mutated"] is True
     assert execution["message"] == "the action succeeded"
-    # It is linked and claimed under the action's name, although the action does not know this pack.
+    # It is linked and claimed under the action's name, although the action does not use this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
     assert len(armed.done(episode)) == 1
 

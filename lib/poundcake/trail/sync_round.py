@@ -120,15 +120,15 @@ def start_round(engine: Engine, owner: str) -> SyncRound | None:
     for is_last in (False, True):
         try:
             with database.transaction(engine) as connection:
-                said = _locked_row(connection)
-                holder, now = _parse(said), database_now(connection)
+                lease = _locked_row(connection)
+                holder, now = _parse(lease), database_now(connection)
                 # If a lease ends later than now + LEASE, the clock was set back after it was taken.
                 if holder and now < holder.until <= now + LEASE:
                     return None
                 # Do not use write_meta(): it would overwrite the row of a round that starts
                 # concurrently.
                 value = f"{owner} {format_timestamp(now + LEASE)}"
-                if said is None:
+                if lease is None:
                     connection.execute(meta.insert().values(name=_ROUND, value=value))
                 else:
                     connection.execute(update(meta).where(_IS_ROUND).values(value=value))

@@ -180,7 +180,7 @@ def named(request, tmp_path_factory):
     """Return an endpoint whose credentials have names and scopes."""
     folder = tmp_path_factory.mktemp("named-" + request.param)
     running = KINDS[request.param](folder, credentials=NAMED, max_body_bytes=200_000).start()
-    yield running.reaches(200, Authorization=ON_CALL)
+    yield running.wait_for_status(200, Authorization=ON_CALL)
     running.stop()
 
 
@@ -357,7 +357,7 @@ class TestSignatures:
 
         endpoint = KINDS["threads"](tmp_path, credentials=NAMED[2:]).start()
         try:
-            endpoint.reaches(200, Authorization=ON_CALL)
+            endpoint.wait_for_status(200, Authorization=ON_CALL)
             monkeypatch.setattr(body_signatures.hmac, "compare_digest", watched)
             for headers in (signed(self.BODY), signed(self.BODY, "another-secret-01")):
                 del compared[:]
@@ -426,7 +426,7 @@ def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, c
     endpoint = KINDS["threads"](tmp_path, basic_auth="on-call:hush-hush-hush-word").start()
     try:
         right = basic_credentials("on-call:hush-hush-hush-word")
-        endpoint.reaches(200, Authorization=right)
+        endpoint.wait_for_status(200, Authorization=right)
         given = basic_credentials("on-call:hush-hush-hush-wort")
         for _ in range(5):
             assert endpoint.get("/metrics", Authorization=given).status == 401

@@ -34,7 +34,7 @@ def make(request, tmp_path):
     def factory(token="", **config):
         endpoint = KINDS[request.param](tmp_path, QUICK, **config).start()
         made.append(endpoint)
-        return endpoint.reaches(200, **bearer(token))
+        return endpoint.wait_for_status(200, **bearer(token))
 
     yield factory
     for endpoint in made:
@@ -89,7 +89,7 @@ class TestChanges:
             assert status_with("the-first-long-token") == 200
             # Only the file changes, not the registered configuration.
             secret.write_text("the-second-long-token")
-            endpoint.reaches(200, **bearer("the-second-long-token"))
+            endpoint.wait_for_status(200, **bearer("the-second-long-token"))
             assert status_with("the-first-long-token") == 401
             assert status_with("the-second-long-token") == 200
 
@@ -130,7 +130,7 @@ class TestAddress:
         assert old.read().status == 100
         before = endpoint.port
         endpoint.port = services.free_port()
-        endpoint.register(port=endpoint.port).reaches(200)
+        endpoint.register(port=endpoint.port).wait_for_status(200)
         assert endpoint.configuration()["in_force"]["port"] == endpoint.port
         wait_for(lambda: not services.accepts_connections(before))
         assert idle.closed()
@@ -182,11 +182,11 @@ class TestAddress:
             idle = endpoint.client()
             endpoint.register(tls_certificate=certificate, tls_key=key)
             secured = Secured(endpoint, authority.certificate)
-            wait_for(lambda: reaches(secured))
+            wait_for(lambda: is_answered(secured))
             assert secured.get("/api/v1/health").json()["address"].startswith("https://")
             assert idle.closed()
             idle.socket.close()
-            endpoint.register(tls_certificate=None, tls_key=None).reaches(200)
+            endpoint.register(tls_certificate=None, tls_key=None).wait_for_status(200)
         finally:
             stop.set()
             thread.join()
@@ -206,7 +206,7 @@ class TestAddress:
         ).start()
         try:
             secured = Secured(endpoint, authority.certificate)
-            wait_for(lambda: reaches(secured))
+            wait_for(lambda: is_answered(secured))
             context = ssl.create_default_context(cafile=secured.ca)
             context.load_cert_chain(*clients.issue("am"))
             with secured.connect(context) as connection:
@@ -214,7 +214,7 @@ class TestAddress:
                 assert connection.recv(100).startswith(b"HTTP/1.1 200")
                 endpoint.register(tls_client_ca=None, auth_tokens=["the-only-long-token"])
                 wait_for(
-                    lambda: reaches(
+                    lambda: is_answered(
                         secured, "/api/v1/health", headers=bearer("the-only-long-token")
                     )
                 )
@@ -237,7 +237,7 @@ def status_of(endpoint):
     return answer and answer.status  # a connection that was closed while idle has no response
 
 
-def reaches(secured, path=LIVE, **more):
+def is_answered(secured, path=LIVE, **more):
     try:
         return secured.get(path, **more).status_code == 200
     except OSError:
@@ -301,7 +301,7 @@ class TestUnusableConfigurations:
                 endpoint, log, f"cannot listen on 127.0.0.1:{port}: Address already in use"
             )
         endpoint.port = port
-        endpoint.reaches(200)
+        endpoint.wait_for_status(200)
         self.wait_until_restored(endpoint)
 
     def test_an_unreadable_token_file(self, make, log, tmp_path):
@@ -311,7 +311,7 @@ class TestUnusableConfigurations:
         os.rename(str(secret), str(secret) + ".away")
         self.assert_kept(endpoint, log, "cannot read", **bearer("the-only-long-token"))
         secret.write_text("a-new-and-long-token")
-        endpoint.reaches(200, **bearer("a-new-and-long-token"))
+        endpoint.wait_for_status(200, **bearer("a-new-and-long-token"))
         self.wait_until_restored(endpoint, **bearer("a-new-and-long-token"))
 
     def test_an_unreadable_registration(self, make, log, tmp_path):
@@ -329,7 +329,7 @@ class TestUnusableConfigurations:
         endpoint = make()
         endpoint.register(tls_certificate=certificate, tls_key=key)
         secured = Secured(endpoint, authority.certificate)
-        wait_for(lambda: reaches(secured))
+        wait_for(lambda: is_answered(secured))
         with open(key, "w") as file:
             file.write("no key")
         wait_for(lambda: secured.get("/api/v1/health").json()["status"] == "degraded")
@@ -357,6 +357,6 @@ class TestUnusableConfigurations:
     ):
         endpoint = KINDS["threads"](tmp_path, QUICK, allowed_host=["web-1"]).start()
         try:
-            endpoint.register(allowed_host=None).reaches(200)
+            endpoint.register(allowed_host=None).wait_for_status(200)
         finally:
             endpoint.stop()
