@@ -58,12 +58,27 @@ SLOW_FILES = (
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestLists",
 )
+# Each of these tests takes longer than half a minute. `make test` skips them; `make test-long` runs
+# only them.
+LONG_TESTS = (
+    "tests/faults/test_faults.py::test_nothing_is_lost_and_nothing_is_done_twice[mariadb]",
+    "tests/lib/trail/test_copy_trail.py::TestKilled",
+    "tests/lib/trail/test_copy_trail.py::test_a_long_history_in_bounded_memory",
+    "tests/lib/trail/test_migrations.py::TestKilled",
+    "tests/scenarios/test_another_database.py",
+    "tests/scenarios/test_clustered_alertmanagers.py",
+    "tests/scenarios/test_statuses.py::test_a_paused_workflow_resumes_when_the_action_runner_has_room",
+)
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
 # These scenarios wait most of the time, so each file gets its own stand-in and process.
 WAITING_SCENARIOS = (
+    "tests/scenarios/test_another_database.py",
     "tests/scenarios/test_clustered_alertmanagers.py",
+    "tests/scenarios/test_configuration.py",
     "tests/scenarios/test_hostile_corpus.py",
+    "tests/scenarios/test_reasons.py",
+    "tests/scenarios/test_remediation.py",
     "tests/scenarios/test_statuses.py",
 )
 # The longest tests come first, so that none of them runs alone at the end.
@@ -80,6 +95,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("processes")
         if item.nodeid.startswith(SLOW_FILES):
             item.add_marker("slow")
+        if item.nodeid.startswith(LONG_TESTS):
+            item.add_marker("long")
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: rank(item.nodeid))
 

@@ -247,7 +247,7 @@ class Standalone(Stack):
                 stderr=log,
                 preexec_fn=services.end_with_parent,  # noqa: PLW1509 - as in services
             )
-        self._patience = 90
+        self._patience = 180
         try:
             ready = self.wait_until(self._ready)
         except BaseException:

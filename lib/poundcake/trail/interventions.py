@@ -66,6 +66,14 @@ def acknowledge(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
+    return database.retry_deadlocks(
+        lambda: _acknowledge(engine, actor, episode, filters, comment, undo)
+    )
+
+
+def _acknowledge(
+    engine: Engine, actor: Actor, episode: str, filters: Filters, comment: str, undo: bool
+) -> IncidentChange:
     with database.transaction(engine) as connection:
         row = _find(connection, episode, filters)
         if undo and row.acknowledged_at is None:
@@ -103,6 +111,12 @@ def close(
     if not comment.strip():
         raise TrackingError("comment: say why the incident is closed")
     database.prepare(engine, create=False)
+    return database.retry_deadlocks(lambda: _close(engine, actor, comment, episode, filters))
+
+
+def _close(
+    engine: Engine, actor: Actor, comment: str, episode: str, filters: Filters
+) -> IncidentChange:
     with database.transaction(engine) as connection:
         row = _find(connection, episode, filters)
         now = clock.database_now(connection)
