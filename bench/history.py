@@ -254,10 +254,10 @@ def _fill(connection: Connection, write: Write, made: Iterator[Rows]) -> None:
     # The requests of a transaction are written while those of the next one are generated.
     with ThreadPoolExecutor(1) as writer:
         writing = None
-        for some in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
+        for batch in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
             if writing:
                 writing.result()
-            writing = writer.submit(_write_all, connection, write, some)
+            writing = writer.submit(_write_all, connection, write, batch)
         if writing:
             writing.result()
 

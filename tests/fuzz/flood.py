@@ -262,18 +262,18 @@ class Run:
             own = share // plan.clients + (n < share % plan.clients)
             floods.append(Flood(self._endpoint.port, own, wild, self._deadline))
         began = time.monotonic()
-        for one in floods:
-            one.start()
-        for one in floods:
-            one.join()
+        for flood in floods:
+            flood.start()
+        for flood in floods:
+            flood.join()
         self._seconds += time.monotonic() - began
-        for one in floods:
-            self._sent += one.sent
-            self._cut += one.cut
-            self._silent += one.silent
-            self._answers += one.answers
-            if one.error:
-                self._errors.append(f"a client failed: {one.error!r}")
+        for flood in floods:
+            self._sent += flood.sent
+            self._cut += flood.cut
+            self._silent += flood.silent
+            self._answers += flood.answers
+            if flood.error:
+                self._errors.append(f"a client failed: {flood.error!r}")
 
     @property
     def _growth(self):

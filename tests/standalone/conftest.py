@@ -59,9 +59,9 @@ class Standalone:
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
         self.api = ""
-        self.said = []
+        self.output = []
         for line in self.process.stdout:
-            self.said.append(line.strip())
+            self.output.append(line.strip())
             if line.startswith("ready: "):
                 self.api = line.split("API at ")[1].strip()
                 break

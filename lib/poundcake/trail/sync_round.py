@@ -78,7 +78,7 @@ class SyncRound:
             now = database_now(connection)
             if holder is None or holder.owner != self._owner or now >= holder.until:
                 taken = holder is not None and holder.owner != self._owner
-                other = f": {holder.owner} runs now" if holder and taken else ""
+                other = f": {holder.owner} is running now" if holder and taken else ""
                 raise LeaseLostError(
                     f"the round took longer than {LEASE.seconds} s and lost its lease{other}"
                 )

@@ -160,7 +160,7 @@ class TestDocument:
             (["client certificate"], [{}]),
         ],
     )
-    def test_its_security_matches_the_configuration(self, methods, expected):
+    def test_the_security_matches_the_configuration(self, methods, expected):
         found = openapi.description(methods, False)
         assert found["security"] == expected
         responses = found["paths"]["/metrics"]["get"]["responses"]
@@ -179,7 +179,7 @@ class TestDocument:
         hook = found["paths"]["/api/v1/webhook"]["post"]
         assert hook["security"] == [{"bearer": []}, {"hmac": []}]
 
-    def test_its_enums_match_the_code(self, described):
+    def test_the_enums_match_the_code(self, described):
         components = described["components"]
         schemas, parameters = components["schemas"], components["parameters"]
         outcomes = [str(outcome) for outcome in Outcome]
@@ -189,7 +189,7 @@ class TestDocument:
         last = schemas["RefusedWebhooks"]["properties"]["last"]
         assert last["properties"]["reason"]["enum"] == [reason.value for reason in RefusalReason]
 
-    def test_its_limit_of_alerts_matches_the_code(self, described, endpoint):
+    def test_the_limit_of_alerts_matches_the_code(self, described, endpoint):
         maximum = described["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
         answer = endpoint.post({"alerts": [0] * (maximum + 1)}, Authorization=TOKEN)
         assert (answer.status, answer.json["field"]) == (400, "alerts")
@@ -205,7 +205,7 @@ class TestDocument:
 
 
 class TestRoutes:
-    def test_its_routes_are_those_of_the_application(self, described):
+    def test_the_routes_are_those_of_the_application(self, described):
         class Service:
             metrics = Metrics(dict, tuple)
 
@@ -215,7 +215,7 @@ class TestRoutes:
         )
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_its_parameters_are_those_of_the_application(self, described, endpoint, path):
+    def test_the_parameters_are_those_of_the_application(self, described, endpoint, path):
         operation = described["paths"][path].get("get")
         if operation is None or "400" not in operation["responses"]:
             return

@@ -418,20 +418,24 @@ class Reference:
         return outcome
 
     def resolve(self, start, end, now, may_start):
-        one = self.open
-        if one is None or now < one["last_seen"]:
+        incident = self.open
+        if incident is None or now < incident["last_seen"]:
             return "duplicate"
-        if None not in (end, one["sender"]) and end < one["sender"]:
+        if None not in (end, incident["sender"]) and end < incident["sender"]:
             return "duplicate"
         self.open = None
-        return one["outcome"] if one["outcome"] in ("unconfirmed", "observed") else "resolved"
+        return (
+            incident["outcome"]
+            if incident["outcome"] in ("unconfirmed", "observed")
+            else "resolved"
+        )
 
     def fire(self, start, end, now, may_start):
-        one = self.open
-        has_starts = one and None not in (start, one["sender"])
-        if has_starts and start > one["sender"] + 120:
-            one = None  # the next occurrence
-        if one is None:
+        incident = self.open
+        has_starts = incident and None not in (start, incident["sender"])
+        if has_starts and start > incident["sender"] + 120:
+            incident = None  # the next occurrence
+        if incident is None:
             outcome = self.outcome(start, now, may_start)
             if outcome != "duplicate":
                 begins = now if start is None else min(start, now)
@@ -441,23 +445,26 @@ class Reference:
                     "outcome": outcome,
                     "last_seen": now,
                 }
-        elif one["outcome"] == "admitted":
+        elif incident["outcome"] == "admitted":
             outcome = "duplicate"
             self.count_notification(start, now)
         else:
             outcome = self.outcome(start, now, may_start, is_open=True)
             self.count_notification(start, now)
-            if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
-                one["outcome"] = outcome
+            if outcome == "admitted" or (outcome, incident["outcome"]) == (
+                "unconfirmed",
+                "observed",
+            ):
+                incident["outcome"] = outcome
         if outcome == "admitted":
             self.last_admitted = now
         return outcome
 
     def count_notification(self, start, now):
-        one = self.open
-        one["last_seen"] = max(one["last_seen"], now)
-        if one["sender"] is None:
-            one["sender"] = start
+        incident = self.open
+        incident["last_seen"] = max(incident["last_seen"], now)
+        if incident["sender"] is None:
+            incident["sender"] = start
 
     def outcome(self, start, now, may_start, is_open=False):
         same = [

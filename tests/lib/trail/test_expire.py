@@ -18,7 +18,7 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def work(trail, hours):
+def count_open_work(trail, hours):
     with database.reading(trail.engine) as connection:
         return open_work(connection, hours).count
 
@@ -35,7 +35,7 @@ def test_an_incident_expires_after_its_last_notification(trail, hours, silent_ho
         trail.record(alert(name), seconds=seconds)
     trail.change(alerts, explanation="execution")
     trail.sync()
-    for found in (work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
+    for found in (count_open_work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
         assert found == expired
     assert trail.sync(expire_stale_hours=hours).expired == 0
     row = trail.rows(alerts)[0]
@@ -62,7 +62,7 @@ class TestOutage:
         trail.record(alert("Other"), seconds=90 * HOUR)
         trail.change(alerts, explanation="execution")
         trail.sync()
-        assert (work(trail, 24), trail.sync(expire_stale_hours=24).expired) == (0, 0)
+        assert (count_open_work(trail, 24), trail.sync(expire_stale_hours=24).expired) == (0, 0)
 
     def test_the_first_webhook_after_an_outage_closes_no_other_incident(self, trail):
         trail.record(alert(), seconds=100 * HOUR)

@@ -406,7 +406,7 @@ class TestConcurrentRecording:
                 thread.join(60)
         assert errors == []
         assert found["requests"] == 30
-        assert requests_left(engine) == {i for mine in sent for i in mine}
+        assert requests_left(engine) == {i for request_ids in sent for i in request_ids}
         assert count_rows(engine)[1] == 5 * count_rows(engine)[0]
         assert orphans(engine) == 0
 

@@ -186,7 +186,7 @@ class TestText:
 
     @on_mariadb
     @pytest.mark.parametrize(
-        "payload, what",
+        "payload, named_part",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
             # As the JSON text of an object, it needs four times its space in the body.
@@ -194,7 +194,9 @@ class TestText:
         ],
         ids=["request", "alert"],
     )
-    def test_a_request_too_large_for_the_server_fails_alone(self, engine, mariadb, payload, what):
+    def test_a_request_too_large_for_the_server_fails_alone(
+        self, engine, mariadb, payload, named_part
+    ):
         big = request(body=json.dumps(payload, ensure_ascii=False))
         sent = [request(alert("A")), big, request(alert("B"))]
         mariadb.execute(f"SET GLOBAL max_allowed_packet = {4 << 20}")
@@ -203,7 +205,7 @@ class TestText:
             counts = record(engine, *sent)
             assert (counts["recorded"], counts["failed"]) == (2, 1)
             call = rows(engine, api_calls)[1]
-            assert re.match(f"{what}: .* max_allowed_packet is 4194304: raise it", call.error)
+            assert re.match(f"{named_part}: .* max_allowed_packet is 4194304: raise it", call.error)
             assert len(call.body) > 0 and big.body.startswith(call.body)
             assert record(engine, *sent)["known"] == 3
         finally:
