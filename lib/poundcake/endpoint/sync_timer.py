@@ -32,10 +32,12 @@ class SyncTimer:
         left = self._check_at - monotonic()
         if left > 0:
             return left
+        config = self._dependencies.config()
         work = self._dependencies.reader.read(
-            open_work, self._dependencies.config().expire_stale_hours
+            open_work, config.expire_stale_hours, bool(config.alertmanagers)
         )
         self._dependencies.components.database.ok()
+        self._report_monitoring(work.monitoring_problem)
         seen = self._observe(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
@@ -53,6 +55,13 @@ class SyncTimer:
             left = wait
         self._check_at = monotonic() + left
         return left
+
+    def _report_monitoring(self, problem: str) -> None:
+        monitoring = self._dependencies.components.monitoring
+        if problem:
+            monitoring.down(problem)
+        else:
+            monitoring.ok()
 
     def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()
