@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Mapping, Sequence
 from urllib.parse import quote
 
@@ -52,7 +52,8 @@ class Alertmanager:
             raise self._unexpected("/api/v2/status")
         if response.now is None:
             raise self._client.error("the response has no Date: let the proxy in front of it pass")
-        return AlertmanagerStatus(response.now - started, response.now)
+        # Date has whole seconds, so it may lie before the start.
+        return AlertmanagerStatus(max(response.now - started, timedelta(0)), response.now)
 
     def silences(self) -> list[Silence]:
         """Return all silences, also those that ended recently."""
@@ -134,6 +135,6 @@ def _time(text: Any) -> datetime:
 
 
 def _texts(labels: Mapping[str, Any]) -> dict[str, str]:
-    if not all(isinstance(value, str) for value in labels.values()):
+    if not isinstance(labels, dict) or not all(isinstance(one, str) for one in labels.values()):
         raise TypeError
     return dict(labels)
