@@ -16,6 +16,7 @@ from tests.scenarios.notifications import unique
 
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
+
 class Cluster:
     """The world, and the alerts of it that the endpoint shows."""
 

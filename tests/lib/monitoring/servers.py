@@ -39,7 +39,7 @@ class FakeServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = do_DELETE = answer
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - names of http.server
 
             def log_message(self, *_):
                 pass
