@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 
 
 class Cluster:
-    """The world, and the alerts of it that the endpoint shows."""
+    """A World, and the alerts that the endpoint shows for it."""
 
     def __init__(self, world, stack, alert_name):
         self.world, self.stack, self.alert_name = world, stack, alert_name
@@ -29,7 +29,7 @@ class Cluster:
     def show(self, *instances):
         """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed, lambda held: held == set(instances))
+        self.stack.wait_until(self.world.agreed, lambda active: active == set(instances))
         wait_until_equal(self.world, self.shown, MAX_SECONDS)
         return self
 
@@ -56,11 +56,11 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(stack):
-    """Return the Cluster in front of the stack, with no alert active."""
+    """Return a Cluster in front of the stack, without active alerts."""
     name = unique("ScenarioCluster")
     try:
         world = World(stack.url, stack.token, name, [f"web-{number}" for number in range(6)])
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(f"no cluster: {missing}")
     with contextlib.closing(world), stack.configured(**world.configuration):
         yield Cluster(world, stack, name)
@@ -91,7 +91,7 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.show("web-2")
     cluster.world.freeze_prometheus()
     try:
-        cluster.stack.wait_until(cluster.world.agreed, lambda held: held == set(), 10 * EXPIRY)
+        cluster.stack.wait_until(cluster.world.agreed, lambda active: active == set(), 10 * EXPIRY)
         wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
