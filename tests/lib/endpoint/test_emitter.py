@@ -67,6 +67,7 @@ class TestTriggers:
                 "receiver": "poundcake",
                 "starts_at": "2026-01-14T12:00:00Z",
                 "ends_at": "",
+                "remediation": "",
             }
         ]
         states = {part.state for part in vars(rig.components).values()}

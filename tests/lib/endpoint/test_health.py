@@ -53,6 +53,7 @@ def test_everything_works(rig, installation):
             "applied_at": "2026-01-14T12:00:00Z",
             "problem": "",
             "warnings": [],
+            "remediation_errors": [],
             "in_force": installation.config.settings,
         },
         "components": {

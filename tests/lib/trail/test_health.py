@@ -48,6 +48,7 @@ def test_only_available_components_are_checked(engine):
         "database": "SQLite",
         "dry_run": True,
         "literal_secrets": [],
+        "configuration": {"remediation_errors": []},
         "components": None,
     }
     assert "journal" in text.health(found)
