@@ -14,7 +14,8 @@ from typing import Any, Iterator
 
 import yaml
 
-from standalone import expressions, operators, schemas
+from poundcake.stackstorm import operators
+from standalone import expressions, schemas
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 from urllib.parse import urlsplit
 
@@ -287,6 +287,11 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """The keys that are not secret, with their values as JSON types."""
         return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    @property
+    def without_dry_run(self) -> Config:
+        """The configuration with dry_run off."""
+        return replace(self, dry_run=False)
 
     @property
     def warnings(self) -> list[str]:

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 from poundcake.inert import FixedText, is_evaluated, make_inert
@@ -156,6 +156,11 @@ class Remediation:
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
         described = ", ".join(filter(None, [str(self.mode), self.action]))
         return f"{self.name} ({described}) {digest[:8]}"
+
+    @property
+    def in_live_mode(self) -> Remediation:
+        """The entry as it would be in the mode live."""
+        return replace(self, mode=Mode.LIVE)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry with the keys of the configuration, without the empty ones."""
@@ -495,6 +500,11 @@ KEYS = tuple(_READERS)
 
 
 # -- labels in parameters
+
+
+def label_parameters(remediation: Remediation) -> set[str]:
+    """Return the names of the parameters that contain a label."""
+    return {n for n, value in remediation.parameters.items() if any(_references(value))}
 
 
 class _Reference(NamedTuple):

@@ -94,9 +94,7 @@ class Amtool:
         self.file = folder / "alertmanager.yml"
 
     def run(self, *arguments):
-        done = subprocess.run(
-            [self.program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
-        )
+        done = subprocess.run([self.program, *arguments], capture_output=True, check=False)
         return done.returncode, done.stdout.decode()
 
     def accepts(self, text):

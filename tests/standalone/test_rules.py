@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from standalone.operators import OPERATORS
+from poundcake.stackstorm.operators import OPERATORS
 
 
 def test_a_rule_starts_its_action(standalone):
