@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
+import yaml
 
 from poundcake.config import ConfigError, changed_keys, load
 from poundcake.inert import make_inert
@@ -16,6 +19,7 @@ from poundcake.remediations import (
     read_remediations,
 )
 
+FOLDER = pathlib.Path(__file__).parents[2] / "etc" / "remediations"
 DISK = {"alertname": "DiskFull", "mountpoint": "/var", "instance": "db-3:9100"}
 
 
@@ -311,3 +315,34 @@ class TestParameters:
         assert labels.target_of(given, "") == "cluster=eu-1,namespace=shop"
         with pytest.raises(LabelError, match="no label namespace"):
             labels.target_of({"cluster": "eu-1"}, "")
+
+
+EXAMPLES = {
+    "service": {"alertname": "ServiceDown", "service": "app-shop", "instance": "web-1:9100"},
+    "dead-host": {"alertname": "NodeDown", "rack": "r12", "instance": "web-1:9100"},
+    "disk": {"alertname": "NodeFilesystemAlmostOutOfSpace", "mountpoint": "/var"},
+    "scale": {
+        "alertname": "ApiSaturated",
+        "cluster": "eu-1",
+        "namespace": "shop",
+        "deployment": "api",
+    },
+    "evidence": {"alertname": "Anything", "severity": "warning"},
+}
+
+
+class TestExamples:
+    """The files in etc/remediations."""
+
+    def test_each_file_is_an_example(self):
+        assert {path.stem for path in FOLDER.glob("*")} == set(EXAMPLES)
+
+    @pytest.mark.parametrize("name", sorted(EXAMPLES))
+    def test_each_example_is_valid_and_matches_its_alert_only(self, name):
+        config = load(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+        assert config.remediation_errors == ()
+        (found,) = config.remediations
+        assert first_match(config.remediations, EXAMPLES[name]) is found
+        found.resolve(EXAMPLES[name])
+        others = [labels for other, labels in EXAMPLES.items() if other != name]
+        assert [labels for labels in others if found.matches(labels)] == []

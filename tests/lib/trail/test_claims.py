@@ -26,9 +26,9 @@ def change(engine, statement):
         connection.execute(statement)
 
 
-def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0):
+def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0, changes=True):
     request_id, episode = admitted
-    return claims.link(engine, request_id, episode, workflow, execution, host_cooldown)
+    return claims.link(engine, request_id, episode, workflow, execution, host_cooldown, changes)
 
 
 def link_with_retries(engine, admitted, execution, **more):
@@ -75,6 +75,36 @@ class TestLink:
     def test_another_workflow_gets_a_separate_claim(self, engine, admitted):
         assert link(engine, admitted)["claimed"]
         assert link(engine, admitted, "e2", "other.workflow")["claimed"]
+
+    @on_sqlite
+    def test_an_execution_that_changes_nothing_takes_no_claim(self, engine, admitted):
+        for _ in range(2):
+            assert link(engine, admitted, "looks", changes=False)["claimed"]
+        assert link(engine, admitted, "changes")["claimed"]
+        assert link(engine, admitted, "looks too", changes=False)["claimed"]
+        assert [(row.st2_execution_id, bool(row.claim)) for row in rows(engine, links)] == [
+            ("looks", False),
+            ("changes", True),
+            ("looks too", False),
+        ]
+
+    @on_sqlite
+    def test_no_cooldown_follows_an_execution_that_changes_nothing(self, engine, admitted):
+        assert link(engine, admitted, "looks", host_cooldown=60, changes=False)["claimed"]
+        other = record(engine, alert("Other", fingerprint="g"))
+        claimed = (other, rows(engine)[1].episode)
+        assert link(engine, claimed, "changes", host_cooldown=60)["claimed"]
+        assert not link(engine, admitted, "again", host_cooldown=60)["claimed"]
+        assert link(engine, admitted, "looks again", host_cooldown=60, changes=False)["claimed"]
+
+    @on_sqlite
+    def test_an_acknowledged_incident_is_left_alone_also_by_what_changes_nothing(
+        self, engine, admitted
+    ):
+        change(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
+        found = link(engine, admitted, changes=False)
+        assert (found["claimed"], found["reason"]) == (False, "acknowledged by anna")
+        assert rows(engine, links) == []
 
     def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted):
         found = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
