@@ -89,15 +89,6 @@ class TestLink:
         ]
 
     @on_sqlite
-    def test_no_cooldown_follows_an_execution_that_changes_nothing(self, engine, admitted):
-        assert link(engine, admitted, "looks", host_cooldown=60, changes=False)["claimed"]
-        other = record(engine, alert("Other", fingerprint="g"))
-        claimed = (other, rows(engine)[1].episode)
-        assert link(engine, claimed, "changes", host_cooldown=60)["claimed"]
-        assert not link(engine, admitted, "again", host_cooldown=60)["claimed"]
-        assert link(engine, admitted, "looks again", host_cooldown=60, changes=False)["claimed"]
-
-    @on_sqlite
     def test_an_acknowledged_incident_is_left_alone_also_by_what_changes_nothing(
         self, engine, admitted
     ):
@@ -437,6 +428,16 @@ class TestHostCooldown:
         change(engine, update(executions).values(status=status, mutated=mutated))
         other = admit("web1:9100", fingerprint="two")
         assert self.claim(engine, other, "e2", later(30))["claimed"] is not counts
+
+    @on_sqlite
+    def test_an_execution_that_is_to_change_nothing_neither_waits_nor_makes_others_wait(
+        self, engine, admit
+    ):
+        one, other = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        assert self.claim(engine, one, "looks", changes=False)["claimed"]
+        assert self.claim(engine, other, "changes")["claimed"]
+        assert not self.claim(engine, one, "waits")["claimed"]
+        assert self.claim(engine, one, "looks again", changes=False)["claimed"]
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
