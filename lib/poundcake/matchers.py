@@ -14,7 +14,7 @@ from typing import Mapping, Sequence
 from poundcake.regex import Regex
 from poundcake.string_enum import StringEnum
 
-MAX_LABEL_CHARACTERS = 65_536
+MAX_LABEL_CHARACTERS = 4096
 """A regular expression is not compared with a longer label, and the matcher does not match."""
 
 _CLASSIC = re.compile(

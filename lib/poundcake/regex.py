@@ -18,7 +18,7 @@ MAX_CHARACTERS = 1000
 _MAX_STATES = 2000
 _MAX_REPEAT = 1000  # as in RE2
 _MAX_DEPTH = 50
-_MAX_CACHED = 10_000
+_MAX_CACHED = 100_000  # states in all cached sets
 
 _Predicate = Callable[[str], bool]
 _Flags = FrozenSet[str]
@@ -384,6 +384,7 @@ class _Automaton:
         self._next: list[list[int]] = [[]]
         self._start = self._add(node, 0)
         self._steps: dict[tuple[_States, str], _States] = {}
+        self._cached = 0
 
     def matches(self, text: str) -> bool:
         """Return True if the whole text leads from the first state to the end."""
@@ -396,13 +397,20 @@ class _Automaton:
             key = (states, character)
             found = self._steps.get(key)
             if found is None:
-                if len(self._steps) >= _MAX_CACHED:
-                    self._steps.clear()
-                found = self._steps[key] = self._step(states, character, is_end=False)
+                found = self._step(states, character, is_end=False)
+                self._remember(key, found)
             states = found
             if not states:
                 return False
         return 0 in states
+
+    def _remember(self, key: tuple[_States, str], found: _States) -> None:
+        size = len(key[0]) + len(found) + 1
+        if self._cached + size > _MAX_CACHED:
+            self._steps.clear()
+            self._cached = 0
+        self._steps[key] = found
+        self._cached += size
 
     def _step(self, states: _States, character: str, is_end: bool) -> _States:
         following: set[int] = set()
