@@ -215,7 +215,7 @@ def _entry_view(
         try:
             stopped_by += entry_problems(api, entry)
         except StackStormError as error:
-            problem = str(error)
+            stopped_by.append(f"the action could not be checked: {error}")
     return {
         "name": entry.name,
         "mode": str(entry.mode),
