@@ -7,10 +7,10 @@ import logging
 import re
 from typing import Any
 
-from poundcake.stackstorm.operators import OPERATORS
 from standalone import expressions
 from standalone.content import Content
 from standalone.executor import Executor, Origin
+from standalone.operators import OPERATORS
 from standalone.store import Store, new_id, timestamp
 
 LOG = logging.getLogger("standalone.rules")

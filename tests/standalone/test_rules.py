@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from poundcake.stackstorm.operators import OPERATORS
+from poundcake.stackstorm import catalogue
+from standalone.operators import OPERATORS
 
 
 def test_a_rule_starts_its_action(standalone):
@@ -13,7 +14,7 @@ def test_a_rule_starts_its_action(standalone):
     assert instance["status"] == "processed" and instance["payload"] == payload
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["rule"]["ref"] == "probe.show" and enforcement["status"] == "succeeded"
-    execution = standalone.ended(enforcement["execution_id"])
+    execution = standalone.wait_for_end(enforcement["execution_id"])
     assert execution["status"] == "succeeded"
     assert execution["rule"]["ref"] == "probe.show" and execution["rule"]["name"] == "show"
     assert execution["trigger_instance"]["id"] == instance["id"]
@@ -46,7 +47,7 @@ def test_payload_text_is_not_rendered(standalone):
     name = 'show {{ st2kv.system.word }} <% st2kv("system.word") %> {% raw %}'
     instance = standalone.dispatch("probe.ping", {"name": name}, "tag-3")
     (enforcement,) = standalone.enforcements(instance)
-    execution = standalone.ended(enforcement["execution_id"])
+    execution = standalone.wait_for_end(enforcement["execution_id"])
     assert execution["result"]["result"]["parameters"]["text"] == name
 
 
@@ -143,4 +144,10 @@ def test_a_rule_can_be_disabled(standalone):
     ],
 )
 def test_operators(operator, value, pattern, expected):
-    assert OPERATORS[operator](value, pattern) is expected
+    """Those of the standalone runner, and those by which poundcake.plan evaluates criteria."""
+    for operators in (OPERATORS, catalogue.OPERATORS):
+        assert operators[operator](value, pattern) is expected
+
+
+def test_a_plan_knows_the_same_operators():
+    assert set(catalogue.OPERATORS) == set(OPERATORS)

@@ -1,12 +1,16 @@
-"""The comparisons of rule criteria: the trigger's value on the left, the pattern on the right."""
+"""StackStorm's operators of rule criteria: the value on the left, the pattern on the right.
+
+The criteria `search`, `timediff_lt` and `timediff_gt` are left out.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import re
+from typing import Any, Callable
 
 # As in StackStorm, text comparisons raise if the left side is null, and the rule fails.
-OPERATORS = {
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "matchwildcard": fnmatch.fnmatch,
     "matchregex": lambda value, pattern: re.match(pattern, value, re.DOTALL) is not None,
     "regex": lambda value, pattern: re.search(pattern, value) is not None,
