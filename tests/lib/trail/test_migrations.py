@@ -379,7 +379,9 @@ class TestLongHistory:
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, tables_of, monkeypatch):
+    def test_alerts_are_recorded_even_if_indexes_cannot_be_built(
+        self, engine, tables_of, monkeypatch
+    ):
         tables_of(3)
 
         def refuse(*_):
@@ -555,8 +557,10 @@ class TestKilled:
         return self.state(copy)
 
     @on_mariadb
-    @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
-    def test_a_kill_between_any_two_writes(self, engine, current_shape, tables_of, version, least):
+    @pytest.mark.parametrize("version, min_kills", [(0, 40), (4, 6)])
+    def test_a_kill_between_any_two_writes(
+        self, engine, current_shape, tables_of, version, min_kills
+    ):
         """Each process does one more write, so that the next one begins in every possible state."""
         limit, state, kills, before = 1, None, 0, None
         if version:
@@ -572,7 +576,7 @@ class TestKilled:
             if before is None and "('schema', '1')" in state:
                 fill(engine)
                 before = rows(engine)
-        assert kills > least
+        assert kills > min_kills
         assert_kept(before, rows(engine))
         assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
