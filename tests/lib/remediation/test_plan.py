@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 import pytest
 
 from poundcake.config import load
@@ -221,7 +219,7 @@ def test_without_stackstorm_the_plan_knows_the_remediation_but_no_rule():
 
 def test_the_payload_of_a_plan_has_the_fields_of_the_trigger():
     payload = plan._payload(load({}), PlannedAlert({"alertname": "{{ x }}"}), None)
-    assert list(payload) == list(typing.get_type_hints(AlertPayload))
+    assert list(payload) == list(AlertPayload.__annotations__)
     assert payload["alert_name"] == "(( x ))"
 
 
