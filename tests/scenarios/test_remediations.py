@@ -84,6 +84,7 @@ def only_execution(trail):
 
 
 def test_a_live_remediation_runs_its_action_once(configured):
+    """A30: in mode live."""
     sent, note = firing("ScenarioConfigured")
     trail = completed(configured, sent)
     completed(configured, sent)  # a repeat
@@ -107,6 +108,7 @@ def test_a_live_remediation_runs_its_action_once(configured):
 
 
 def test_a_dry_run_says_what_would_run_and_leaves_the_claim_to_others(configured):
+    """A30: in mode dry_run."""
     sent, note = firing("ScenarioConfiguredDryRun")
     trail = completed(configured, sent)
     execution = only_execution(trail)
@@ -128,6 +130,7 @@ def test_a_dry_run_says_what_would_run_and_leaves_the_claim_to_others(configured
 
 
 def test_an_alert_that_nothing_matches_costs_no_execution(configured):
+    """A31."""
     sent, _ = firing("ScenarioUnmatched")
     trail = completed(configured, sent)
     assert trail["stackstorm_executions"] == []
@@ -137,6 +140,7 @@ def test_an_alert_that_nothing_matches_costs_no_execution(configured):
 
 @pytest.mark.parametrize("note", ["web-1; reboot", "{{ 7 * 7 }}", "../etc"])
 def test_a_label_that_is_not_safe_is_refused(configured, note):
+    """A30: a label that is not safe to pass on."""
     sent, note = firing("ScenarioConfigured", note=note)
     execution = only_execution(completed(configured, sent))
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
@@ -146,6 +150,7 @@ def test_a_label_that_is_not_safe_is_refused(configured, note):
 
 
 def test_evidence_takes_nothing_from_the_rule_of_a_user(configured):
+    """A32: an entry in mode evidence."""
     sent, _ = firing("ScenarioWrappedEvidence")
     trail = completed(configured, sent)
     stages = {e["st2_rule"]: e["stage"] for e in trail["stackstorm_executions"]}
@@ -157,6 +162,7 @@ def test_evidence_takes_nothing_from_the_rule_of_a_user(configured):
 
 
 def test_an_action_of_an_entry_and_of_the_rule_of_a_user_runs_once(configured):
+    """A32: both run the same action."""
     sent, note = firing("ScenarioWrappedTwice")
     trail = completed(configured, sent)
     done = configured.done(trail["alerts"][0]["episode"]) + configured.done(note)
@@ -186,6 +192,7 @@ def test_a_plan_says_what_would_happen_and_records_nothing(configured):
 
 
 def test_a_plan_checks_every_entry(configured):
+    """A33: the plan without an alert."""
     found = configured.run("poundcake.plan")
     assert {e["name"]: e["problems"] for e in found["remediations"]} == {
         "scenario-live": [],
@@ -199,6 +206,7 @@ def test_a_plan_checks_every_entry(configured):
 
 
 def test_health_shows_an_invalid_entry(configured):
+    """A33."""
     health = configured.get("/health").json()
     assert health["status"] == "degraded"
     (error,) = health["configuration"]["remediation_errors"]

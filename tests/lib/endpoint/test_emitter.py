@@ -301,10 +301,10 @@ class TestRefused:
     def test_an_emission_that_raises_does_not_block_others(self, rig, monkeypatch, caplog):
         payload_of = triggers.alert_payload
 
-        def fails(request, alert):
+        def fails(request, alert, remediations):
             if alert.alert_name == "Bad":
                 raise KeyError("an internal fault")
-            return payload_of(request, alert)
+            return payload_of(request, alert, remediations)
 
         monkeypatch.setattr(triggers, "alert_payload", fails)
         bad = rig.accept(*several("Bad"))
