@@ -416,7 +416,7 @@ class TestWithoutAutoMigrate:
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(
-            "(with auto_migrate: true the first write does it)"
+            "(with auto_migrate: true, the first write runs it)"
         )
         assert shape(engine) == before
 
