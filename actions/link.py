@@ -13,9 +13,14 @@ class Link(PackAction):
     """Run poundcake.link."""
 
     def work(
-        self, request_id: str, episode: str, workflow: str, execution_id: str
+        self,
+        request_id: str,
+        episode: str,
+        workflow: str,
+        execution_id: str,
+        changes: bool = True,
     ) -> claims.LinkResult:
-        """Return whether the execution has the claim, and if not, why not."""
+        """Return whether the execution may continue, and if not, why not."""
         return database.retry_while_unavailable(
             lambda: claims.link(
                 self.engine(),
@@ -24,6 +29,7 @@ class Link(PackAction):
                 workflow,
                 execution_id,
                 self.settings.host_cooldown_seconds,
+                changes,
             ),
             _RETRY_SECONDS,
         )

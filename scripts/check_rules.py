@@ -29,6 +29,7 @@ SAFE_FIELDS = {
     "group_status",
     "alerts_received",
     "open",
+    "remediation",
 }
 TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 # `trigger.name` and `trigger['name']` are a field; `trigger` alone is the whole payload.

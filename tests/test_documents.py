@@ -13,6 +13,7 @@ import pytest
 import yaml
 from st2client.shell import Shell
 
+from poundcake.remediations import read_remediations
 from tests import documents
 from tests.documents import DOCUMENTS, ROOT
 
@@ -76,7 +77,9 @@ def test_each_yaml_snippet_is_valid(text):
 @pytest.mark.parametrize("text", [p for p in each("yaml") if p.values[0].startswith(CONFIG)])
 def test_each_configuration_has_keys_that_exist(text):
     schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
-    assert set(yaml.safe_load(text)) <= set(schema)
+    given = yaml.safe_load(text)
+    assert set(given) <= set(schema)
+    assert read_remediations(given.get("remediations", []))[1] == ()
 
 
 @pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)

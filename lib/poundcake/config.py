@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 
 from poundcake import credentials, monitoring_servers, secret_references
@@ -17,6 +17,7 @@ from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
 from poundcake.hosts import HOST_LABEL, check_pattern
 from poundcake.monitoring_servers import MonitoringServer
+from poundcake.remediations import Remediation, read_remediations
 from poundcake.urls import check_http_url
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
@@ -32,7 +33,13 @@ MONITORING_KEYS = ("alertmanagers", "prometheus")
 """The keys with the secrets of the monitoring servers. Few actions need them."""
 
 _Value = Union[
-    bool, int, str, Tuple[str, ...], Tuple[Credential, ...], Tuple[MonitoringServer, ...]
+    bool,
+    int,
+    str,
+    Tuple[str, ...],
+    Tuple[Credential, ...],
+    Tuple[MonitoringServer, ...],
+    Tuple[Remediation, ...],
 ]
 _Default = TypeVar(
     "_Default",
@@ -42,6 +49,7 @@ _Default = TypeVar(
     Tuple[str, ...],
     Tuple[Credential, ...],
     Tuple[MonitoringServer, ...],
+    Tuple[Remediation, ...],
 )
 _Check = Callable[[str], None]
 
@@ -165,6 +173,15 @@ class _MonitoringServers:
         return monitoring_servers.has_literal_secret(value)
 
 
+class _Remediations(_Public):
+    """The list of remediations. An invalid entry is left out: see Config.remediation_errors."""
+
+    def read(self, value: Any) -> _Value:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("must be a list of entries, each with name, match and mode")
+        return read_remediations(value)[0]
+
+
 def _boolean(default: bool) -> bool:
     return _key(default, _Boolean())
 
@@ -250,6 +267,7 @@ class Config:
     dry_run: bool = _boolean(True)
     allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
+    remediations: tuple[Remediation, ...] = _key((), _Remediations())
     host_label: str = _string(HOST_LABEL, _label_name)
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _one_of(IDENTITY_SOURCES))
@@ -275,6 +293,8 @@ class Config:
 
     literal_secrets: tuple[str, ...] = ()
     """Not a key: the secret keys that contain the secret itself instead of a reference."""
+    remediation_errors: tuple[str, ...] = ()
+    """Not a key: a sentence for each entry of `remediations` that is invalid and not in force."""
 
     @property
     def all_credentials(self) -> tuple[Credential, ...]:
@@ -291,6 +311,11 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """The keys that are not secret, with their values as JSON types."""
         return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    @property
+    def without_dry_run(self) -> Config:
+        """The configuration with dry_run off."""
+        return replace(self, dry_run=False)
 
     @property
     def warnings(self) -> list[str]:
@@ -370,7 +395,10 @@ SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
 
 def changed_keys(before: Config, after: Config) -> list[str]:
     """Return the names of the keys whose values differ."""
-    return [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
+    changed = [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
+    if before.remediation_errors != after.remediation_errors and "remediations" not in changed:
+        changed.append("remediations")
+    return changed
 
 
 def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Config:
@@ -393,7 +421,8 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     }
     values = {name: _read(name, value) for name, value in given.items()}
     literal = [name for name, value in given.items() if _KINDS[name].is_literal(value)]
-    config = Config(literal_secrets=tuple(literal), **values)
+    _, errors = read_remediations(given.get("remediations", ()))
+    config = Config(literal_secrets=tuple(literal), remediation_errors=errors, **values)
     _check_tls(config)
     if not set(CREDENTIAL_KEYS) & set(without):
         _check_authentication(config)
@@ -430,7 +459,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _shown(value: _Value) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    return [item.summary if isinstance(item, Remediation) else item for item in value]
 
 
 def _read(name: str, value: Any) -> Any:

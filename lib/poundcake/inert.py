@@ -40,12 +40,31 @@ _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
 _OTHER_ASTERISK = "\N{ASTERISK OPERATOR}"
 
 
+# The delimiters of Jinja and YAQL, and StackStorm's mark for null.
+_EVALUATED = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}|<%|%>|%NONE%")
+
+
+class FixedText(str):
+    """A text that the operator wrote into the configuration, which make_inert() does not change.
+
+    Unlike text from a sender, it may contain quotes and backslashes, as commands do. It contains no
+    delimiter of Jinja or YAQL: see `is_evaluated`.
+    """
+
+
+def is_evaluated(text: str) -> bool:
+    """Return True if StackStorm would evaluate a part of the text."""
+    return bool(_EVALUATED.search(text))
+
+
 def make_inert(value: Any) -> Any:
     """Return a JSON value in which every string is inert, keys included.
 
     If two keys of an object become equal, the second one gets a trailing underscore. A key that was
     already inert keeps its name.
     """
+    if isinstance(value, FixedText):
+        return str(value)
     if isinstance(value, str):
         return _inert_text(value)
     if isinstance(value, dict):

@@ -842,11 +842,43 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a host has a cooldown, whichever alert names it",
-        Edit("poundcake.trail.claims:_refusal_reason", "_ and alert.host", "False"),
+        Edit("poundcake.trail.claims:_refusal_reason", "_ and _ and alert.host", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestHostCooldown::test_one_of_several_concurrent_executions_gets_a_claim",
             "sqlite",
+        ),
+    ),
+    Defence(
+        "an execution that changes nothing takes no claim",
+        Edit("poundcake.trail.claims:_link", "_ if claimant.changes else None", "key"),
+        test(
+            "tests/lib/trail/test_claims.py::"
+            "TestLink::test_an_execution_that_changes_nothing_takes_no_claim",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "the value of a label reaches an action only if it is safe",
+        Edit("poundcake.remediations:_safe_value", "not _SAFE_VALUE.match(value)", "False"),
+        test(
+            "tests/lib/test_remediations.py::TestParameters::test_any_other_value_is_refused",
+        ),
+    ),
+    Defence(
+        "no change is made without a check that its entry demands",
+        Edit("poundcake.remediation.begin:decide_entry", "decision.may_change and missing", "''"),
+        test(
+            "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
+        ),
+    ),
+    Defence(
+        "a remediation that no longer matches the alert is refused",
+        Edit(
+            "poundcake.remediation.begin:decide_entry", "not entry.matches(alert.labels)", "False"
+        ),
+        test(
+            "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
         ),
     ),
     Defence(

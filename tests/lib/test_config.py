@@ -16,7 +16,7 @@ from poundcake.credentials import Credential, Kind, Scope
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
-KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets"}
+KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets", "remediation_errors"}
 TLS_FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
 LONG = "a-secret-that-is-long"
 INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")

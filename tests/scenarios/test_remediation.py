@@ -260,3 +260,20 @@ def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
     assert execution["mutated"] is False
     assert execution["message"] == "the label instance of the alert contains no host"
     assert armed.done(trail["alerts"][0]["episode"]) == []
+
+
+def test_a_users_own_rule_beside_the_shipped_one_runs_its_action_once_each(armed):
+    """A32: both rules start the same workflow, and one of them only collects evidence."""
+    require_stand_in(armed)
+    labels = {"alertname": "HostDown", "owner": "scenario"}
+    firing = [
+        alert("HostDown", labels={**labels, "instance": instance_of("silent")}) for _ in range(5)
+    ]
+    trail = armed.completed(armed.accepted(notification(*firing)))
+    assert [len(armed.done(shown["episode"])) for shown in trail["alerts"]] == [1] * 5
+    stages = sorted((e["st2_rule"], e["stage"]) for e in trail["stackstorm_executions"])
+    assert (
+        stages
+        == [("poundcake.host_down", "evidence")] * 5
+        + [("poundcake_scenarios.own_host_down", "verify")] * 5
+    )

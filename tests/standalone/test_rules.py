@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from poundcake.stackstorm import catalogue
 from standalone.operators import OPERATORS
 
 
@@ -143,4 +144,10 @@ def test_a_rule_can_be_disabled(standalone):
     ],
 )
 def test_operators(operator, value, pattern, expected):
-    assert OPERATORS[operator](value, pattern) is expected
+    """Those of the standalone runner, and those by which poundcake.plan evaluates criteria."""
+    for operators in (OPERATORS, catalogue.OPERATORS):
+        assert operators[operator](value, pattern) is expected
+
+
+def test_a_plan_knows_the_same_operators():
+    assert set(catalogue.OPERATORS) == set(OPERATORS)

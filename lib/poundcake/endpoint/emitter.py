@@ -194,7 +194,8 @@ class Emitter:
             alert = loader.get(item.row_id)
             if alert is None:
                 return  # it was purged
-            payload = triggers.alert_payload(request, alert)
+            remediations = self._dependencies.config().remediations
+            payload = triggers.alert_payload(request, alert, remediations)
         self._dependencies.bus.publish(item.trigger, dict(payload), request.request_id)
         self._dependencies.components.broker.ok()
         self._failures_in_a_row = 0

@@ -147,12 +147,14 @@ class ConfigurationReport:
         applied_at: When it came into force.
         problem: Why a newer configuration is not in force, '' if there is none.
         warnings: Valid settings that are probably mistakes.
+        remediation_errors: The entries of `remediations` that are invalid and not in force.
         in_force: The keys that are not secret, with their values.
     """
 
     applied_at: str
     problem: str
     warnings: list[str]
+    remediation_errors: list[str]
     in_force: dict[str, Any]
 
 
@@ -207,7 +209,10 @@ def assemble(
         if config.alertmanagers:
             components["monitoring"] = _monitoring(keeper.pipeline.components.monitoring)
     return HealthReport(
-        status=_overall(components, [*problems, *filter(None, [config_problem])]),
+        status=_overall(
+            components,
+            [*problems, *filter(None, [config_problem]), *config.remediation_errors],
+        ),
         version=poundcake.__version__,
         address=address,
         authentication=", ".join(config.authentication) or "none",
@@ -215,7 +220,11 @@ def assemble(
         dry_run=config.dry_run,
         literal_secrets=list(config.literal_secrets),
         configuration=ConfigurationReport(
-            format_timestamp(applied_at), config_problem, config.warnings, config.settings
+            applied_at=format_timestamp(applied_at),
+            problem=config_problem,
+            warnings=config.warnings,
+            remediation_errors=list(config.remediation_errors),
+            in_force=config.settings,
         ),
         components=components,
     )

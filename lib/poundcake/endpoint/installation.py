@@ -130,7 +130,7 @@ def open_engine(config: Config) -> Engine:
 def log_as_configured(config: Config, log: logging.Logger) -> None:
     """Set the log level, and log a warning for each setting that is probably a mistake."""
     log.setLevel(config.log_level.upper())
-    for warning in config.warnings:
+    for warning in [*config.warnings, *config.remediation_errors]:
         log.warning("%s", warning)
     for key in config.literal_secrets:
         log.warning(

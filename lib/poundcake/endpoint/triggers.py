@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import TypedDict
+from typing import Sequence, TypedDict
 
+from poundcake.alertmanager import FIRING
 from poundcake.endpoint.recorded import LimitedAlert, RecordedAlert, RecordedRequest, Summary
 from poundcake.inert import make_inert
+from poundcake.remediations import Remediation, first_match
 from poundcake.timestamps import format_timestamp
 
 ANNOUNCE = "poundcake.announce"
@@ -46,6 +48,7 @@ class AlertPayload(TypedDict):
     receiver: str
     starts_at: str
     ends_at: str
+    remediation: str
 
 
 class LimitReachedPayload(TypedDict):
@@ -80,9 +83,22 @@ def webhook_payload(request: RecordedRequest, summary: Summary) -> WebhookPayloa
     return payload
 
 
-def alert_payload(request: RecordedRequest, alert: RecordedAlert) -> AlertPayload:
-    """Return the payload of poundcake.alert. Raises ValueError if the labels cannot be read."""
+def alert_payload(
+    request: RecordedRequest, alert: RecordedAlert, remediations: Sequence[Remediation] = ()
+) -> AlertPayload:
+    """Return the payload of poundcake.alert.
+
+    Args:
+        request: The request that contained the alert.
+        alert: The alert.
+        remediations: The configured remediations. They are matched with the labels as they were
+            sent, and only for a firing alert.
+
+    Raises:
+        ValueError: The labels cannot be read.
+    """
     labels = json.loads(alert.labels)
+    matching = first_match(remediations, labels) if alert.status == FIRING else None
     payload: AlertPayload = make_inert(
         AlertPayload(
             request_id=request.request_id,
@@ -97,6 +113,7 @@ def alert_payload(request: RecordedRequest, alert: RecordedAlert) -> AlertPayloa
             receiver=request.receiver,
             starts_at=_text(alert.starts_at),
             ends_at=_text(alert.ends_at),
+            remediation=matching.name if matching else "",
         )
     )
     return payload

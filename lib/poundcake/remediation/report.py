@@ -60,7 +60,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
-        dry_run=bool(tasks.result("alert").get("dry_run", True)),
+        dry_run=bool((tasks.result("alert") or tasks.result("begin")).get("dry_run", True)),
         verified=ending.verified,
         stage=str(ending.stage),
         message=ending.message,
@@ -105,13 +105,14 @@ class _Ending(NamedTuple):
 
 
 def _ending(tasks: _Tasks) -> _Ending:
-    link = tasks.result("link")
+    begin = tasks.result("begin")
+    link = tasks.result("link") or begin
     if not link.get("claimed"):
         return _Ending(True, Stage.NOT_CLAIMED, str(link.get("reason", "")))
-    permission = tasks.result("alert")
+    permission = tasks.result("alert") or begin
     if not permission:
         return _Ending(False, Stage.ALERT, "the alert could not be read; its task says why")
-    change = tasks.execution("remediate")
+    change = tasks.execution("remediate") or tasks.execution("remediate_host")
     if change is None:
         return _ending_without_change(permission, tasks.result("evidence"))
     return _ending_after_change(permission, change, tasks.result("verify"))

@@ -16,6 +16,8 @@ from poundcake.stackstorm.rules import RuleEnforcement, TriggerInstance
 from poundcake.timestamps import format_timestamp
 
 LINK = "poundcake.link"
+_LINKING = (LINK, "poundcake.begin")
+"""The actions that link the workflow whose task they are."""
 _BEFORE_ALL = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
 """Maximum difference between the clocks of StackStorm's hosts."""
@@ -197,13 +199,13 @@ class StackStorm:
     # -- the installation
 
     def runs_link_task(self, action: str) -> bool:
-        """Return True if an action is a workflow with a task that runs poundcake.link."""
+        """Return True if an action is a workflow with a task that links it."""
         import yaml  # part of StackStorm; imported here because only sync needs it
 
         try:
             text = self.get(f"/actions/views/entry_point/{quote(action, safe='')}")
             tasks = yaml.safe_load(text)["tasks"]
-            return any(task.get("action") == LINK for task in tasks.values())
+            return any(task.get("action") in _LINKING for task in tasks.values())
         except StackStormError as error:
             if error.is_outage or error.timed_out:
                 raise

@@ -45,7 +45,11 @@ StatusLookup = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 class LinkResult(TypedDict):
-    """The result of the action poundcake.link. `reason` is empty if the claim was granted."""
+    """The result of the action poundcake.link.
+
+    `claimed` is true if the workflow may continue: it has the claim, or needs none because it
+    changes nothing. Otherwise `reason` says why not.
+    """
 
     claimed: bool
     reason: str
@@ -91,6 +95,7 @@ class _Claimant:
         execution_id: The id of the execution.
         host_cooldown: How long the workflow is refused another claim for the same host after its
             last one; 0 for no limit.
+        changes: Whether the execution may change anything. Otherwise it needs no claim.
     """
 
     request_id: str
@@ -98,6 +103,7 @@ class _Claimant:
     workflow: str
     execution_id: str
     host_cooldown: timedelta
+    changes: bool = True
 
 
 def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
@@ -116,11 +122,13 @@ def link(
     workflow: str,
     execution_id: str,
     host_cooldown: int = 0,
+    changes: bool = True,
 ) -> LinkResult:
     """Claim an episode for a workflow, and link the execution to the alert.
 
     The execution that already holds the claim is granted it again. Any other execution is refused
-    and not linked.
+    and not linked. An execution that changes nothing is linked without a claim, so that it never
+    takes the claim from one that does.
 
     Args:
         engine: The tracking database.
@@ -130,6 +138,7 @@ def link(
         execution_id: The workflow's execution.
         host_cooldown: Seconds for which the workflow is refused another claim for the same host
             after its last one, for any alert; 0 for no limit.
+        changes: Whether the execution may change anything.
 
     Raises:
         TrackingError: No such alert is recorded, or execution_id is empty.
@@ -141,7 +150,7 @@ def link(
         )
     database.prepare(engine, create=False)
     claimant = _Claimant(
-        request_id, episode, workflow, execution_id, timedelta(seconds=host_cooldown)
+        request_id, episode, workflow, execution_id, timedelta(seconds=host_cooldown), changes
     )
     for attempt in range(database.ATTEMPTS):
         try:
@@ -289,7 +298,7 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
     elif holder != claimant.execution_id:
         reason = _refusal_reason(connection, claimant, alert, holder, now)
         if not reason:
-            _write_link(connection, claimant, alert, key, now)
+            _write_link(connection, claimant, alert, key if claimant.changes else None, now)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
@@ -318,7 +327,7 @@ def _refusal_reason(
     now: datetime,
 ) -> str:
     """Return why the execution is refused the claim, or '' if the claim is granted."""
-    if holder:
+    if holder and claimant.changes:
         return (
             f"execution {holder} of {claimant.workflow} holds the claim on this episode; if it "
             "ended without doing its work, release the claim with `st2 run poundcake.release "
@@ -333,7 +342,7 @@ def _refusal_reason(
             f"the incident ended at {format_timestamp(ended)}; to work on it anyway, run `st2 run "
             f"poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.host_cooldown and alert.host:
+    if claimant.changes and claimant.host_cooldown and alert.host:
         return _host_cooldown(connection, claimant, alert.host, now)
     return ""
 
@@ -364,19 +373,17 @@ def _host_cooldown(connection: Connection, claimant: _Claimant, host: str, now: 
 
 
 def _write_link(
-    connection: Connection, claimant: _Claimant, alert: Row[Any], key: str, now: datetime
+    connection: Connection, claimant: _Claimant, alert: Row[Any], key: str | None, now: datetime
 ) -> None:
     add_execution(connection, claimant.execution_id, claimant.workflow, "running", now)
-    claimed = connection.execute(
-        update(links)
-        .where(
-            links.c.st2_execution_id == claimant.execution_id,
-            links.c.alert_id == alert.id,
-            links.c.claim.is_(None),
-        )
-        .values(claim=key)
-    )
-    if not claimed.rowcount:
+    own = (links.c.st2_execution_id == claimant.execution_id, links.c.alert_id == alert.id)
+    if key is None:
+        is_linked = connection.scalar(select(links.c.id).where(*own)) is not None
+    else:
+        is_unclaimed = links.c.claim.is_(None)
+        claimed = connection.execute(update(links).where(*own, is_unclaimed).values(claim=key))
+        is_linked = bool(claimed.rowcount)
+    if not is_linked:
         connection.execute(
             links.insert().values(
                 request_id=claimant.request_id,

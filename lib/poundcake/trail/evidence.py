@@ -231,7 +231,7 @@ class EvidenceReader:
         execution = self._executions[execution_id]
         if execution is None:
             return StartedExecution(execution_id, None, link)
-        workflow = claiming_workflow(execution)
+        workflow = claiming_workflow(execution, self._config)
         claimed_through = facts.claimed_through(alert, workflow)
         return StartedExecution(
             execution_id,
@@ -268,11 +268,15 @@ class EvidenceReader:
         return busy.created_at + cooldown if busy else None
 
 
-def claiming_workflow(execution: Execution) -> str:
+def claiming_workflow(execution: Execution, config: Config) -> str:
     """Return the name under which an execution claims an episode.
 
-    poundcake.remediate claims under the name of the action that it runs.
+    poundcake.remediate claims under the name of the action that it runs, which its parameters or
+    the entry of `remediations` name.
     """
     if execution.action != REMEDIATE:
         return execution.action
-    return str((execution.parameters or {}).get("action") or execution.action)
+    parameters = execution.parameters or {}
+    name = parameters.get("remediation")
+    entry = next((e for e in config.remediations if e.name == name), None)
+    return str(parameters.get("action") or (entry and entry.action) or execution.action)

@@ -74,6 +74,7 @@ def without_endpoint(
         "database": database.kind(engine),
         "dry_run": config.dry_run,
         "literal_secrets": list(config.literal_secrets),
+        "configuration": {"remediation_errors": list(config.remediation_errors)},
         "components": {name: part.as_json() for name, part in components.items()},
     }
 
@@ -92,13 +93,23 @@ def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
     configuration = answer.get("configuration")
     if not isinstance(configuration, dict):  # an endpoint of release 0.2.0
         return answer
+    # Actions may already use a newer configuration than the endpoint.
+    errors = list(dict.fromkeys([*_errors_in(configuration), *config.remediation_errors]))
+    if config.remediation_errors and answer.get("status") == "ok":
+        answer = {**answer, "status": "degraded"}
     in_force = configuration.get("in_force") or {}
     differences = {
         name: {"endpoint": in_force[name], "actions": value}
         for name, value in config.settings.items()
         if name in in_force and in_force[name] != value
     }
-    return {**answer, "configuration": {**configuration, "differences": differences}}
+    found = {**configuration, "differences": differences, "remediation_errors": errors}
+    return {**answer, "configuration": found}
+
+
+def _errors_in(configuration: dict[str, Any]) -> list[str]:
+    errors = configuration.get("remediation_errors")
+    return errors if isinstance(errors, list) else []
 
 
 def _database(config: Config, engine: Engine) -> Part:

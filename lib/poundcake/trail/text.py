@@ -300,6 +300,7 @@ def health(answer: dict[str, Any]) -> str:
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:
     """Return a line for each problem of the endpoint's configuration."""
     texts = [configuration.get("problem"), *configuration.get("warnings", [])]
+    texts += configuration.get("remediation_errors", [])
     lines = [f"configuration: {text}" for text in texts if text]
     for key, values in configuration.get("differences", {}).items():
         lines.append(

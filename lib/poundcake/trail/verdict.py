@@ -32,6 +32,8 @@ LINK_GRACE = timedelta(seconds=60)
 # A workflow that has not claimed the episode within this time never will: if its runner was
 # killed, StackStorm leaves the execution `running` forever.
 LINK_LATE = timedelta(minutes=10)
+LINK_STAGE = "link"
+"""The stage that a workflow reports if it ended before it was linked."""
 NOT_CLAIMED = "not_claimed"
 """The stage that a workflow reports if its claim on the episode was refused."""
 
@@ -92,7 +94,7 @@ class OwnLink(Enum):
     NONE = "none"
     """It is not linked."""
     UNCLAIMED = "unclaimed"
-    """Sync linked it, without a claim."""
+    """Sync linked it, or it linked itself to change nothing: without a claim."""
     CLAIMED = "claimed"
     """It claimed the episode. The claim may have been released since."""
 
@@ -161,11 +163,11 @@ def judge_execution(
         return Judgement(Explanation.EXECUTION)
     since_start = clocks.stackstorm - execution.started_at if execution.started_at else None
     waiting = f"{execution.action} was started ({execution.id}) and has not linked itself yet"
+    output = workflow_output(execution.result)
     if started.runs_link_task:
         is_young = since_start is not None and since_start < LINK_GRACE
         if is_young and not execution.is_terminal:
             return Judgement(None, waiting)
-        output = workflow_output(execution.result)
         # Without a message, the link task itself may have failed, because the database was
         # unavailable or the trail was moved meanwhile.
         was_refused = output.get("message") or execution.status == ExecutionStatus.SUCCEEDED
@@ -175,7 +177,10 @@ def judge_execution(
     needs_link = started.link is OwnLink.NONE
     # A workflow that succeeded without running its link task took a branch without that task.
     succeeded = execution.status == ExecutionStatus.SUCCEEDED
-    if not started.runs_link_task or succeeded or started.episode_claimed:
+    # A workflow that changes nothing links itself without a claim, and may fail after that.
+    has_reported = output.get("stage") not in (None, LINK_STAGE)
+    has_begun = started.link is OwnLink.UNCLAIMED and has_reported
+    if not started.runs_link_task or succeeded or has_begun or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, needs_link=needs_link)
     if execution.is_terminal:
         reason = (

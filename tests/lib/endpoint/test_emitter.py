@@ -8,7 +8,7 @@ import logging
 import pytest
 from sqlalchemy import select, update
 
-from poundcake.config import Config
+from poundcake.config import Config, load
 from poundcake.endpoint import alert_loader, emitter, triggers
 from poundcake.endpoint.health import State
 from poundcake.endpoint.journal_file import in_transaction
@@ -67,10 +67,35 @@ class TestTriggers:
                 "receiver": "poundcake",
                 "starts_at": "2026-01-14T12:00:00Z",
                 "ends_at": "",
+                "remediation": "",
             }
         ]
         states = {part.state for part in vars(rig.components).values()}
         assert states == {State.OK}
+
+    def test_a_firing_alert_names_the_first_remediation_that_matches(self, rig):
+        entries = [
+            {"name": "other", "match": ["alertname=Other"]},
+            {"name": "verbatim", "match": ['path="/orders/{id}"']},
+            {"name": "any", "match": ["alertname!="]},
+        ]
+        rig.bus.config = load({"remediations": [{**e, "mode": "evidence"} for e in entries]})
+        named = alert("HostDown", fingerprint="a", labels={"path": "/orders/{id}"})
+        rig.accept(named, alert("HostDown", fingerprint="b"))
+        rig.advance()
+        ended = {**named, "status": "resolved", "endsAt": "2026-01-14T12:00:05Z"}
+        rig.accept(ended, received_at=later(10))
+        rig.advance()
+        found = [(p["status"], p["remediation"]) for p in rig.bus.of(ALERT)]
+        assert found == [("firing", "verbatim"), ("firing", "any"), ("resolved", "")]
+
+    def test_a_changed_configuration_applies_to_the_next_alert(self, rig):
+        for name in ("before", "after"):
+            entry = {"name": name, "match": ["alertname!="], "mode": "evidence"}
+            rig.bus.config = load({"remediations": [entry]})
+            rig.accept(alert("HostDown", fingerprint=name))
+            rig.advance()
+        assert [p["remediation"] for p in rig.bus.of(ALERT)] == ["before", "after"]
 
     def test_a_request_without_alerts_is_done_after_its_webhook(self, rig):
         request_id = rig.accept()
@@ -276,10 +301,10 @@ class TestRefused:
     def test_an_emission_that_raises_does_not_block_others(self, rig, monkeypatch, caplog):
         payload_of = triggers.alert_payload
 
-        def fails(request, alert):
+        def fails(request, alert, remediations):
             if alert.alert_name == "Bad":
                 raise KeyError("an internal fault")
-            return payload_of(request, alert)
+            return payload_of(request, alert, remediations)
 
         monkeypatch.setattr(triggers, "alert_payload", fails)
         bad = rig.accept(*several("Bad"))

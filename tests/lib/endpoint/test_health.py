@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
-from poundcake.config import Config
+from poundcake.config import Config, load
 from poundcake.endpoint import filesystem, health, worker
 from poundcake.endpoint.health import Component, State
 from poundcake.endpoint.installation import Installation
@@ -53,6 +54,7 @@ def test_everything_works(rig, installation):
             "applied_at": "2026-01-14T12:00:00Z",
             "problem": "",
             "warnings": [],
+            "remediation_errors": [],
             "in_force": installation.config.settings,
         },
         "components": {
@@ -88,6 +90,15 @@ def test_an_unusable_configuration_degrades_health_and_is_explained(rig, install
     found = report(installation, "keeping the previous configuration: port: must be a number")
     assert found["status"] == "degraded"
     assert found["configuration"]["problem"].endswith("port: must be a number")
+
+
+def test_an_invalid_remediation_degrades_health_and_is_explained(rig, installation):
+    config = load({"remediations": [{"name": "nginx", "mode": "live"}]})
+    found = report(replace(installation, config=config))
+    assert found["status"] == "degraded"
+    (error,) = found["configuration"]["remediation_errors"]
+    assert error.startswith("remediations, entry 1 (nginx): match: is missing")
+    assert found["configuration"]["problem"] == ""
 
 
 def test_pending_migrations_are_shown_for_the_database(rig, installation):

@@ -57,6 +57,7 @@ ALLOWED = {
     "stage": "remediate",
     "message": "",
 }
+BEGUN = {"claimed": True, "reason": "", **ALLOWED}
 REFUSED = dict(
     ALLOWED, may_change=False, stage="refused", message="allowed_hosts does not contain web-1"
 )
@@ -229,3 +230,20 @@ def test_the_result_of_another_packs_action_is_not_passed_on():
     }
     found = report(link=LINKED, alert=ALLOWED, evidence=hostile, remediate=RAN)
     assert "st2kv" not in repr(found) and "{{" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "tasks, expected",
+    [
+        ({"remediate": RAN}, ("succeeded", "done", "the action succeeded")),
+        ({"remediate_host": RAN}, ("succeeded", "done", "the action succeeded")),
+        (
+            {"remediate_host": RAN_AND_FAILED},
+            ("failed", "remediate", "linux.service ended with status failed"),
+        ),
+    ],
+)
+def test_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
+    found = report(begin=BEGUN, **tasks)
+    assert (found["status"], found["stage"], found["message"]) == expected
+    assert (found["mutated"], found["dry_run"]) == (True, False)

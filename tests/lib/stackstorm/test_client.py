@@ -244,6 +244,7 @@ class TestContent:
         "answer, expected",
         [
             (LINKING, True),
+            ("tasks: {begin: {action: poundcake.begin}}", True),
             ("# no poundcake.link\ntasks: {a: {action: core.noop}}", False),
             ("tasks: [", False),
             ("chain: []", False),

@@ -26,9 +26,9 @@ def change(engine, statement):
         connection.execute(statement)
 
 
-def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0):
+def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0, changes=True):
     request_id, episode = admitted
-    return claims.link(engine, request_id, episode, workflow, execution, host_cooldown)
+    return claims.link(engine, request_id, episode, workflow, execution, host_cooldown, changes)
 
 
 def link_with_retries(engine, admitted, execution, **more):
@@ -75,6 +75,27 @@ class TestLink:
     def test_another_workflow_gets_a_separate_claim(self, engine, admitted):
         assert link(engine, admitted)["claimed"]
         assert link(engine, admitted, "e2", "other.workflow")["claimed"]
+
+    @on_sqlite
+    def test_an_execution_that_changes_nothing_takes_no_claim(self, engine, admitted):
+        for _ in range(2):
+            assert link(engine, admitted, "looks", changes=False)["claimed"]
+        assert link(engine, admitted, "changes")["claimed"]
+        assert link(engine, admitted, "looks too", changes=False)["claimed"]
+        assert [(row.st2_execution_id, bool(row.claim)) for row in rows(engine, links)] == [
+            ("looks", False),
+            ("changes", True),
+            ("looks too", False),
+        ]
+
+    @on_sqlite
+    def test_an_acknowledged_incident_is_left_alone_also_by_what_changes_nothing(
+        self, engine, admitted
+    ):
+        change(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
+        found = link(engine, admitted, changes=False)
+        assert (found["claimed"], found["reason"]) == (False, "acknowledged by anna")
+        assert rows(engine, links) == []
 
     def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted):
         found = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
@@ -407,6 +428,16 @@ class TestHostCooldown:
         change(engine, update(executions).values(status=status, mutated=mutated))
         other = admit("web1:9100", fingerprint="two")
         assert self.claim(engine, other, "e2", later(30))["claimed"] is not counts
+
+    @on_sqlite
+    def test_an_execution_that_is_to_change_nothing_neither_waits_nor_makes_others_wait(
+        self, engine, admit
+    ):
+        one, other = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        assert self.claim(engine, one, "looks", changes=False)["claimed"]
+        assert self.claim(engine, other, "changes")["claimed"]
+        assert not self.claim(engine, one, "waits")["claimed"]
+        assert self.claim(engine, one, "looks again", changes=False)["claimed"]
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]

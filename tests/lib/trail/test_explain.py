@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from poundcake.config import Config
+from poundcake.config import Config, load
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims, evidence, explain
 from poundcake.trail.replay import replay_request
@@ -183,16 +183,19 @@ class TestExecutions:
         assert found.explanation_reason == "pack.workflow did nothing: " + refused["reason"]
 
     @pytest.mark.parametrize("result", [{"output": {"stage": "not_claimed"}}, {}])
-    def test_a_claim_of_the_same_action_explains_an_idle_execution(self, trail, result):
+    @pytest.mark.parametrize("parameters", [{"action": "pack.clean"}, {"remediation": "clean"}])
+    def test_a_claim_of_the_same_action_explains_an_idle_execution(self, trail, parameters, result):
         """poundcake.remediate claims under the name of the action that it is given."""
         request_id, (row,) = trail.record(alert())
         link(trail, request_id, row, "e1", "pack.clean")
-        wraps = {"action": "poundcake.remediate", "parameters": {"action": "pack.clean"}}
+        wraps = {"action": "poundcake.remediate", "parameters": parameters}
         trail.stackstorm.run("e1", **wraps)
         status = "succeeded" if result else "failed"
         trail.stackstorm.run("e2", status, result=result, links=True, **wraps)
         trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e2")
-        trail.sync()
+        entry = {"name": "clean", "match": ["alertname!="], "mode": "live"}
+        config = load({"remediations": [{**entry, "action": "pack.clean"}]})
+        trail.sync(remediations=config.remediations)
         assert (trail.one().explanation, trail.one().explanation_reason) == ("execution", "")
 
     def test_an_execution_that_stackstorm_already_deleted(self, trail):

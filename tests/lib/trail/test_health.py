@@ -48,6 +48,7 @@ def test_only_available_components_are_checked(engine):
         "database": "SQLite",
         "dry_run": True,
         "literal_secrets": [],
+        "configuration": {"remediation_errors": []},
         "components": None,
     }
     assert "journal" in text.health(found)
@@ -85,6 +86,15 @@ class TestDifferences:
         secrets = {"auth_tokens": ("a",), "basic_auth": "a:b", "st2_api_key": "c"}
         found = health.with_differences(self.answer(), Config(**secrets))
         assert found["configuration"]["differences"] == {}
+
+    def test_invalid_remediations_degrade_the_health_that_an_action_reports(self):
+        errors = ("remediations, entry 1: must be a mapping with name, match and mode",)
+        answer = {"status": "ok", **self.answer()}
+        answer["configuration"]["remediation_errors"] = ["of the endpoint"]
+        found = health.with_differences(answer, Config(remediation_errors=errors))
+        assert found["status"] == "degraded"
+        assert found["configuration"]["remediation_errors"] == ["of the endpoint", *errors]
+        assert health.with_differences(answer, Config())["status"] == "ok"
 
     def test_an_older_endpoint_does_not_report_its_configuration(self):
         assert health.with_differences({"status": "ok"}, Config()) == {"status": "ok"}

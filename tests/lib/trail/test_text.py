@@ -152,6 +152,13 @@ def health(**more):
     return found
 
 
+def test_invalid_remediations_are_shown():
+    found = {**configuration(), "remediation_errors": ["remediations, entry 2: is wrong"]}
+    assert "configuration: remediations, entry 2: is wrong" in text.health(
+        health(configuration=found)
+    )
+
+
 def configuration(problem="", warnings=(), differences=None):
     return {
         "applied_at": "x",

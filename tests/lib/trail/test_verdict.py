@@ -68,6 +68,17 @@ LINKED = {"link": OwnLink.UNCLAIMED}
             Judgement(RETRY, "execution e1 of pack.flow runs and has not claimed the episode"),
         ),
         (started("running", 601, **HELD), Judgement(EXECUTION, needs_link=True)),
+        # It linked itself without a claim, because it was to change nothing, and then failed.
+        (
+            started("failed", 5, {"output": {"stage": "refused", "message": "no"}}, **LINKED),
+            Judgement(EXECUTION),
+        ),
+        (
+            started("failed", 5, {"output": {"stage": "link"}}, **LINKED),
+            Judgement(
+                RETRY, "execution e1 of pack.flow ended before it claimed the episode: failed, "
+            ),
+        ),
         # Ended without a claim.
         (started("succeeded"), Judgement(EXECUTION, needs_link=True)),
         (

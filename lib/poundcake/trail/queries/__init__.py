@@ -10,7 +10,7 @@ has its own module, which returns typed rows:
 | alerts_active | /api/v1/alerts/active | incidents |
 | st2_executions | /api/v1/st2/executions | executions |
 | why | | episodes |
-| alert_of (the action get_alert) | | alert |
+| alert_of, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, and `rows` the rows that they show. The
 functions in this module return the views ready for JSON, as their URLs return them.
@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from poundcake.trail.queries.alert import alert_details
+from poundcake.trail.queries.alert import alert_details, find_emitted
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
 from poundcake.trail.queries.executions import linked_executions
 from poundcake.trail.queries.incidents import open_incidents
@@ -34,6 +34,7 @@ from poundcake.trail.search import Filters
 __all__ = [
     "Page",
     "alert_of",
+    "alert_of_episode",
     "alerts_active",
     "executions_recent",
     "st2_executions",
@@ -94,4 +95,10 @@ def why(
 def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
     """Return one alert with its labels and annotations, or None if it is not recorded."""
     details = alert_details(connection, request_id, episode)
+    return details.as_json() if details else None
+
+
+def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | None:
+    """Return the newest emitted alert of an episode, or None if the episode is not recorded."""
+    details = find_emitted(connection, episode)
     return details.as_json() if details else None

@@ -10,12 +10,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from poundcake.alertmanager import RESOLVED
+from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.trail.claims import ended_at
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.search import FilterError
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,39 @@ class AlertDetails:
         """Return the result of the action get_alert."""
         times = ("starts_at", "ends_at", "incident_ended_at", "silenced_until")
         return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
+
+
+def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
+    """Return the newest firing alert of an episode that was emitted, or else the newest one.
+
+    Args:
+        connection: A transaction.
+        episode: The name of the episode, or its unique beginning.
+
+    Raises:
+        FilterError: Several episodes begin with the text.
+    """
+    is_episode = alerts.c.episode == episode
+    begins = alerts.c.episode.startswith(episode, autoescape=True)
+    for condition in (is_episode, begins):
+        names = connection.scalars(select(alerts.c.episode).where(condition).distinct().limit(2))
+        found = list(names)
+        if len(found) > 1:
+            raise FilterError("episode", f"several episodes begin with {episode}")
+        if found:
+            request_id = connection.scalar(
+                select(api_calls.c.request_id)
+                .join(alerts, alerts.c.api_call_id == api_calls.c.id)
+                .where(alerts.c.episode == found[0])
+                .order_by(
+                    (alerts.c.status == FIRING).desc(),
+                    alerts.c.outcome.in_(EMITTED).desc(),
+                    alerts.c.id.desc(),
+                )
+                .limit(1)
+            )
+            return alert_details(connection, str(request_id), found[0])
+    return None
 
 
 def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:

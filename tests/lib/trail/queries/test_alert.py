@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from poundcake.config import Config
 from poundcake.trail import queries
 from poundcake.trail.replay import replay_request
+from poundcake.trail.search import FilterError
 from tests.lib.samples import alert, iso, later
 from tests.lib.trails import episode, record, view
 
@@ -31,3 +34,20 @@ def test_it_shows_when_its_incident_ended(engine):
     record(engine, resolve, received_at=later(65))
     found.append(view(engine, queries.alert_of, request_id, episode("f")))
     assert [one["incident_ended_at"] for one in found] == [None, None, iso(later(65))]
+
+
+def test_the_newest_alert_of_an_episode_by_its_name_or_its_beginning(engine):
+    record(engine, alert(fingerprint="abc", labels={"n": "1"}))
+    first = record(engine, alert(fingerprint="abd"))
+    replayed = replay_request(engine, Config(), first)["request_id"]
+    resolve = alert(status="resolved", fingerprint="abd", ends_at=later(60))
+    record(engine, resolve, received_at=later(65))
+    found = view(engine, queries.alert_of_episode, "abc")
+    assert (found["episode"], found["labels"]["n"]) == (episode("abc"), "1")
+    for name in (episode("abd"), "abd"):
+        found = view(engine, queries.alert_of_episode, name)
+        assert (found["status"], found["request_id"]) == ("firing", replayed)
+        assert found["incident_ended_at"] == iso(later(65))
+    assert view(engine, queries.alert_of_episode, "ab_") is None
+    with pytest.raises(FilterError, match="several episodes begin with ab"):
+        view(engine, queries.alert_of_episode, "ab")

@@ -1,0 +1,54 @@
+"""Decide what a remediation does for an alert, and claim the episode if it makes a change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pack_action import PackAction
+from poundcake.remediation import begin
+from poundcake.remediation.stage import Stage
+from poundcake.remediations import Mode
+from poundcake.trail import claims, database, queries
+from poundcake.trail.errors import TrackingError
+
+# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
+_RETRY_SECONDS = 45
+
+
+class Begin(PackAction):
+    """Run poundcake.begin."""
+
+    def work(self, request_id: str, episode: str, **given: Any) -> dict[str, Any]:
+        """Return what the workflow may do, and if it changes nothing, its report."""
+        return database.retry_while_unavailable(
+            lambda: self._begin(request_id, episode, **given), _RETRY_SECONDS
+        )
+
+    def _begin(
+        self,
+        request_id: str,
+        episode: str,
+        execution_id: str,
+        remediation: str = "",
+        action: str = "",
+        parameters: dict[str, Any] | None = None,
+        mode: str = "live",
+    ) -> dict[str, Any]:
+        found = self.view(queries.alert_of, request_id=request_id, episode=episode)
+        if found is None:
+            raise TrackingError(f"no alert of episode {episode} in request {request_id}")
+        alert = begin.Alert(found["labels"], found["status"], found["incident_ended_at"])
+        request = begin.Request(remediation, action, parameters or {}, Mode(mode))
+        decision = begin.decide(self.settings, alert, request)
+        linked = claims.link(
+            self.engine(),
+            request_id,
+            episode,
+            decision.action or begin.REMEDIATE,
+            execution_id,
+            self.settings.host_cooldown_seconds,
+            decision.may_change,
+        )
+        if not linked["claimed"]:
+            decision = decision.ended(Stage.NOT_CLAIMED, linked["reason"])
+        return {**linked, **decision.as_dict()}

@@ -1,0 +1,224 @@
+"""Decide what a remediation does for an alert, from its entry, its rule and the configuration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping
+
+from poundcake.config import Config
+from poundcake.hosts import host_or_empty
+from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.report import Report
+from poundcake.remediation.safety import AlertState, permit
+from poundcake.remediation.stage import Stage
+from poundcake.remediations import LabelError, Mode, Remediation, nearest_misses
+
+REMEDIATE = "poundcake.remediate"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """The properties of an alert that the decision depends on.
+
+    Attributes:
+        labels: Its labels, as they were sent.
+        status: `firing` or `resolved`.
+        incident_ended_at: When its incident ended, or None while it is open.
+    """
+
+    labels: Mapping[str, str]
+    status: str
+    incident_ended_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a rule asks for: an entry of `remediations`, or an action with its parameters.
+
+    Attributes:
+        remediation: The name of the entry, or ''.
+        action: The reference of the action, or ''.
+        parameters: The parameters of the action.
+        mode: The mode that the rule allows at most.
+    """
+
+    remediation: str = ""
+    action: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    mode: Mode = Mode.LIVE
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a remediation does, and if it changes nothing, why not.
+
+    Attributes:
+        action: The action that makes the change, '' if there is none.
+        parameters: Its parameters, without the host.
+        host_parameter: Its parameter for the host, '' if it gets no host.
+        host: The alert's host, or ''.
+        target: What is changed: the host, `label=value,…`, or '' if the alert names none.
+        dry_run: Whether changes are only reported.
+        stage: REMEDIATE if the action may run; otherwise the stage at which the remediation ends.
+        message: Why nothing is changed; '' if the action may run.
+    """
+
+    stage: Stage
+    message: str = ""
+    action: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    host_parameter: str = ""
+    host: str = ""
+    target: str = ""
+    dry_run: bool = False
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the action may run."""
+        return self.stage is Stage.REMEDIATE
+
+    @property
+    def change(self) -> str:
+        """The action, its parameters and its target in words, '' if there is no action."""
+        if not self.action:
+            return ""
+        given = ", ".join(f"{name}={_shown(value)}" for name, value in self.parameters.items())
+        target = f" on {self.target}" if self.target else ""
+        return self.action + (f" with {given}" if given else "") + target
+
+    def ended(self, stage: Stage, message: str) -> Decision:
+        """Return the decision to end at a stage, without a change."""
+        return replace(self, stage=stage, message=message)
+
+    def report(self) -> Report:
+        """Return the output of a workflow that ends without a change."""
+        expected = self.dry_run or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
+        return Report(
+            status="succeeded" if expected else "failed",
+            mutated=False,
+            dry_run=self.dry_run,
+            verified=False,
+            stage=str(self.stage),
+            message=self.message,
+            evidence={},
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result of poundcake.begin."""
+        return {
+            "may_change": self.may_change,
+            "action": self.action,
+            "parameters": dict(self.parameters),
+            "host_parameter": self.host_parameter,
+            "host": self.host,
+            "target": self.target,
+            "dry_run": self.dry_run,
+            "stage": str(self.stage),
+            "message": self.message,
+            "report": self.report().as_dict(),
+        }
+
+
+def decide(config: Config, alert: Alert, request: Request) -> Decision:
+    """Decide what a remediation does for an alert.
+
+    Raises:
+        RemediationError: The rule names neither an entry nor an action, or both.
+    """
+    if bool(request.remediation) == bool(request.action):
+        raise RemediationError("name either a remediation or an action")
+    if request.remediation:
+        entry = next((e for e in config.remediations if e.name == request.remediation), None)
+        if entry is None:
+            message = f"the configuration has no valid remediation {request.remediation}"
+            return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
+        return decide_entry(config, alert, entry, request.mode)
+    mode = _effective_mode(config, request.mode)
+    host = host_or_empty(alert.labels, config.host_label)
+    planned = Decision(Stage.REMEDIATE, "", request.action, request.parameters, "", host, host)
+    return _permitted(config, alert, planned, mode)
+
+
+def decide_entry(
+    config: Config, alert: Alert, entry: Remediation, mode: Mode = Mode.LIVE
+) -> Decision:
+    """Decide what an entry of `remediations` does for an alert.
+
+    Args:
+        config: The pack's configuration.
+        alert: The alert.
+        entry: The entry.
+        mode: The mode that the rule allows at most.
+    """
+    mode = _effective_mode(config, mode, entry.mode)
+    if not entry.matches(alert.labels):
+        (miss,) = nearest_misses([entry], alert.labels)
+        message = f"the remediation does not match the alert: {miss}"
+        return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
+    host = host_or_empty(alert.labels, config.host_label)
+    if mode is Mode.EVIDENCE or not entry.action:
+        reason = f"is in mode {mode}" if mode is Mode.EVIDENCE else "names no action"
+        message = f"the remediation {entry.name} {reason}, so nothing is changed"
+        return _permitted(config, alert, Decision(Stage.EVIDENCE, message, host=host), mode)
+    try:
+        parameters = entry.resolve(alert.labels)
+        target = entry.target_of(alert.labels, host)
+    except LabelError as error:
+        return Decision(
+            Stage.REFUSED, str(error), entry.action, host=host, dry_run=mode is Mode.DRY_RUN
+        )
+    planned = Decision(
+        Stage.REMEDIATE, "", entry.action, parameters, entry.host_parameter, host, target
+    )
+    decision = _permitted(config, alert, planned, mode)
+    missing = missing_support(entry)
+    if decision.may_change and missing:
+        return replace(decision, stage=Stage.REFUSED, message=missing)
+    return decision
+
+
+def missing_support(entry: Remediation) -> str:
+    """Return why this release does not make the change of an entry, or '' if it does.
+
+    A change without a check that the entry demands would be unsafe.
+    """
+    if entry.mode is Mode.ASK:
+        return "approval is not available in this release; set mode: dry_run or mode: live"
+    demanded = ("check", "only_if", "per", "target", "verify")
+    unsupported = [key for key in demanded if getattr(entry, key)]
+    if not unsupported:
+        return ""
+    verb = "is" if len(unsupported) == 1 else "are"
+    return f"{', '.join(unsupported)} {verb} not available in this release; set mode: dry_run"
+
+
+def _effective_mode(config: Config, *modes: Mode) -> Mode:
+    return Mode.strictest(*modes, Mode.DRY_RUN if config.dry_run else Mode.LIVE)
+
+
+def _permitted(config: Config, alert: Alert, planned: Decision, mode: Mode) -> Decision:
+    """Return the planned decision, or why the safety rules refuse it."""
+    is_dry_run = mode is Mode.DRY_RUN
+    dry_run = is_dry_run or config.dry_run
+    action = planned.action if mode is not Mode.EVIDENCE else ""
+    named_host = alert.labels.get(config.host_label, "")
+    permission = permit(
+        replace(config, dry_run=is_dry_run),
+        AlertState(named_host, alert.status, alert.incident_ended_at),
+        action,
+        needs_host=bool(action and planned.host_parameter),
+    )
+    stage, message = permission.stage, permission.message
+    if stage is Stage.DRY_RUN and action:
+        message = f"would run {planned.change}"
+        if not config.allowed_hosts:
+            message += ", but allowed_hosts is empty: with dry_run: false it allows no host"
+    elif not action:
+        stage = Stage.DRY_RUN if is_dry_run else Stage.EVIDENCE
+        message = planned.message or "the mode evidence changes nothing"
+    return replace(planned, stage=stage, message=message, dry_run=dry_run)
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,378 @@
+"""Say what would happen for an alert, and check the configured remediations, without a change."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from poundcake.alertmanager import FIRING
+from poundcake.config import Config
+from poundcake.hosts import host_or_empty
+from poundcake.inert import make_inert, one_line
+from poundcake.remediation.begin import (
+    REMEDIATE,
+    Alert,
+    Decision,
+    Request,
+    decide,
+    decide_entry,
+    missing_support,
+)
+from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.stage import Stage
+from poundcake.remediations import (
+    Mode,
+    Remediation,
+    first_match,
+    label_parameters,
+    nearest_misses,
+)
+from poundcake.stackstorm import StackStormError
+from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, list_rules
+
+TRIGGER = "poundcake.alert"
+_EPISODE = "plan-0"
+_WIDTH = 80
+_TEMPLATE_OF_ENTRY = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
+
+
+class PlannedAlert(NamedTuple):
+    """An alert that came, or that may come.
+
+    Attributes:
+        labels: Its labels, as they are or would be sent.
+        episode: Its episode, '' if it has not come.
+        status: `firing` or `resolved`.
+        incident_ended_at: When its incident ended, or None.
+    """
+
+    labels: Mapping[str, str]
+    episode: str = ""
+    status: str = FIRING
+    incident_ended_at: str | None = None
+
+
+def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
+    """Return what would happen for an alert, ready for JSON. Nothing is recorded.
+
+    Args:
+        config: The pack's configuration.
+        api: StackStorm's API. If it is unavailable, the plan says so and leaves the rules out.
+        alert: The alert.
+    """
+    entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
+    considered = Alert(alert.labels, alert.status, alert.incident_ended_at)
+    problem, found = "", _Rules([], [], [])
+    try:
+        found = _matching_rules(api, _payload(config, alert, entry))
+    except StackStormError as error:
+        problem = str(error)
+    answer = {
+        "labels": dict(alert.labels),
+        "episode": alert.episode,
+        "host": host_or_empty(alert.labels, config.host_label),
+        "remediation": None,
+        "rules": [
+            _rule_view(config, considered, rule, reason)
+            for rule, reason in found.matching
+            if not _starts_entries(rule)
+        ],
+        "disabled_rules": [rule.ref for rule in found.disabled if not _starts_entries(rule)],
+        "failing_rules": [f"{rule.ref}: {reason}" for rule, reason in found.failing],
+        "nearest": [str(miss) for miss in nearest_misses(config.remediations, alert.labels)],
+        "errors": list(config.remediation_errors),
+        "stackstorm": problem,
+    }
+    if entry:
+        starting = [rule.ref for rule, _ in found.matching if _starts_entries(rule)]
+        answer["remediation"] = _entry_view(config, api, considered, entry, starting, problem)
+    return answer
+
+
+def check_entries(config: Config, api: Api) -> dict[str, Any]:
+    """Return each valid entry with its problems, and the errors of the invalid ones, for JSON.
+
+    Raises:
+        StackStormError: The API is unavailable.
+    """
+    starts = any(rule.is_enabled and _starts_entries(rule) for rule in list_rules(api, TRIGGER))
+    notes = [] if starts else [_NOT_STARTED]
+    return {
+        "remediations": [
+            {
+                "name": entry.name,
+                "mode": str(entry.mode),
+                "action": entry.action,
+                "match": [str(matcher) for matcher in entry.match],
+                "problems": entry_problems(api, entry),
+                "stopped_by": _always_stopped_by(config, entry),
+            }
+            for entry in config.remediations
+        ],
+        "errors": [*config.remediation_errors, *notes],
+    }
+
+
+def entry_problems(api: Api, entry: Remediation) -> list[str]:
+    """Return why StackStorm would refuse to run the actions of an entry.
+
+    Raises:
+        StackStormError: The API is unavailable.
+    """
+    problems: list[str] = []
+    if entry.action:
+        action = find_action(api, entry.action)
+        if action is None:
+            problems.append(f"StackStorm has no action {entry.action}")
+        else:
+            host = {entry.host_parameter: ""} if entry.host_parameter else {}
+            unresolved = {*host, *label_parameters(entry)}
+            problems += action.problems({**entry.parameters, **host}, unresolved)
+    checks = [check.partition(":")[2] for check in entry.check if check.startswith("action:")]
+    for ref in [*checks, *entry.evidence]:
+        found = find_action(api, ref)
+        if found is None:
+            problems.append(f"StackStorm has no action {ref}")
+        elif not found.is_enabled:
+            problems.append(f"{ref} is disabled")
+    return problems
+
+
+_NOT_STARTED = "no enabled rule starts remediations: st2 rule enable poundcake.remediate"
+
+
+class _Rules(NamedTuple):
+    """The rules on alerts: those that match, with the reason of a doubt, and others of interest."""
+
+    matching: list[tuple[Rule, str]]
+    disabled: list[Rule]
+    failing: list[tuple[Rule, str]]
+
+
+def _matching_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
+    """Return the rules that match. Backstop rules apply only if no other rule matches."""
+    rules = list_rules(api, TRIGGER)
+    results = [(rule, rule.match(payload)) for rule in rules]
+    may = (Matching.YES, Matching.UNKNOWN)
+    enabled = [(rule, result) for rule, result in results if rule.is_enabled]
+    matching = [(r, m.reason) for r, m in enabled if m.matching in may and not r.is_backstop]
+    if not any(m.matching is Matching.YES for r, m in enabled if not r.is_backstop):
+        matching += [(r, m.reason) for r, m in enabled if m.matching in may and r.is_backstop]
+    failing = [(r, m.reason) for r, m in enabled if m.matching is Matching.FAILS]
+    disabled = [r for r, m in results if not r.is_enabled and m.matching is Matching.YES]
+    return _Rules(matching, disabled, failing)
+
+
+def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> dict[str, Any]:
+    """Return the payload of poundcake.alert for an alert."""
+    labels = alert.labels
+    payload: dict[str, Any] = make_inert(
+        {
+            "request_id": "00000000-0000-0000-0000-000000000000",
+            "episode": alert.episode or _EPISODE,
+            "status": alert.status,
+            "alert_name": labels.get("alertname", ""),
+            "severity": labels.get("severity", ""),
+            "instance": labels.get("instance", ""),
+            "host": host_or_empty(labels, config.host_label),
+            "job": labels.get("job", ""),
+            "labels": dict(labels),
+            "receiver": "",
+            "starts_at": "",
+            "ends_at": "",
+            "remediation": entry.name if entry else "",
+        }
+    )
+    return payload
+
+
+def _starts_entries(rule: Rule) -> bool:
+    """Return True if a rule starts the entry that the trigger names."""
+    name = str(rule.parameters.get("remediation", ""))
+    return rule.action == REMEDIATE and bool(_TEMPLATE_OF_ENTRY.search(name))
+
+
+def _entry_view(
+    config: Config,
+    api: Api,
+    alert: Alert,
+    entry: Remediation,
+    starting: Sequence[str],
+    problem: str,
+) -> dict[str, Any]:
+    decision = decide_entry(config, alert, entry)
+    in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
+    stopped_by = [] if decision.may_change else [_stop(entry, config, decision)]
+    # In the mode that is set, one reason may hide another, which would stop a change later.
+    if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
+        stopped_by.append(in_live_mode.message)
+    unsupported = missing_support(entry)
+    if unsupported and unsupported not in stopped_by:
+        stopped_by.append(unsupported)
+    if not starting and not problem:
+        stopped_by.append(_NOT_STARTED)
+    if not problem:
+        try:
+            stopped_by += entry_problems(api, entry)
+        except StackStormError as error:
+            stopped_by.append(f"the action could not be checked: {error}")
+    return {
+        "name": entry.name,
+        "mode": str(entry.mode),
+        "started_by": list(starting),
+        "would_change": decision.may_change and bool(starting) and not stopped_by,
+        "change": in_live_mode.change or decision.change,
+        "action": decision.action,
+        "parameters": dict(decision.parameters),
+        "target": decision.target,
+        "host_parameter": decision.host_parameter,
+        "stage": str(decision.stage),
+        "stopped_by": stopped_by,
+    }
+
+
+def _stop(entry: Remediation, config: Config, decision: Decision) -> str:
+    """Return what stops a change in the mode that is set, and how to lift it."""
+    if decision.stage is Stage.DRY_RUN and config.dry_run:
+        return "dry_run is on; set dry_run: false"
+    if decision.stage in (Stage.DRY_RUN, Stage.EVIDENCE):
+        return f"mode is {entry.mode}; set mode: live"
+    return decision.message
+
+
+def _always_stopped_by(config: Config, entry: Remediation) -> list[str]:
+    """Return what stops an entry for every alert. Empty for an entry that changes nothing."""
+    if not entry.action or entry.mode is Mode.EVIDENCE:
+        return []
+    found = []
+    if config.dry_run:
+        found.append("dry_run is on; set dry_run: false")
+    if entry.action not in config.allowed_actions:
+        found.append(f"allowed_actions does not contain {entry.action}")
+    if not config.allowed_hosts:
+        found.append('allowed_hosts is empty, which allows no host: list the hosts, or "*"')
+    if entry.mode is Mode.DRY_RUN:
+        found.append("mode is dry_run; set mode: live")
+    return [*found, *filter(None, [missing_support(entry)])]
+
+
+def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
+    view = {"rule": rule.ref, "action": rule.action, "doubt": doubt, "note": ""}
+    if rule.action == REMEDIATE:
+        parameters = rule.parameters.get("parameters")
+        request = Request(
+            remediation=str(rule.parameters.get("remediation") or ""),
+            action=str(rule.parameters.get("action") or ""),
+            parameters=parameters if isinstance(parameters, dict) else {},
+        )
+        try:
+            decision = decide(config, alert, request)
+            view["note"] = decision.message or f"would run {decision.change}"
+        except RemediationError as error:
+            view["note"] = str(error)
+    return view
+
+
+# -- text
+
+
+def as_text(answer: Mapping[str, Any]) -> str:
+    """Return a plan or a list of checked entries as text, at most 80 columns wide."""
+    lines = _alert_lines(answer) if "labels" in answer else _entry_lines(answer)
+    # `st2 run` prints "result: " before the first line, which would shift its columns.
+    return "\n" + "\n".join(lines)
+
+
+def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
+    entry, labels = answer["remediation"], answer["labels"]
+    named = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
+    title = " ".join([_verdict(answer), "", *filter(None, named), labels.get("severity", "")])
+    lines = _wrapped(title.rstrip(), "")
+    remarks = [
+        *(_entry_remarks(entry) if entry else []),
+        *map(_rule_remark, answer["rules"]),
+        *(f"rule fails: {text}" for text in answer["failing_rules"]),
+        *(f"disabled rule matches: {ref}" for ref in answer["disabled_rules"]),
+        *([] if entry else _near(answer["nearest"])),
+        *answer["errors"],
+    ]
+    if answer["stackstorm"]:
+        remarks.append(f"rules unknown: StackStorm cannot be queried: {answer['stackstorm']}")
+    for remark in remarks:
+        lines += _wrapped(remark, "  ")
+    return [*lines, f"  next: {_next(answer)}"]
+
+
+def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
+    started = f", started by {', '.join(entry['started_by'])}" if entry["started_by"] else ""
+    change = [f"change: {entry['change']}"] if entry["change"] else []
+    stops = [f"stopped: {stop}" for stop in entry["stopped_by"]]
+    return [f"remediation {entry['name']}, mode {entry['mode']}{started}", *change, *stops]
+
+
+def _rule_remark(rule: Mapping[str, Any]) -> str:
+    note = f": {rule['note']}" if rule["note"] else ""
+    doubt = f" (may match; {rule['doubt']})" if rule["doubt"] else ""
+    return f"rule {rule['rule']} starts {rule['action']}{doubt}{note}"
+
+
+def _near(misses: Sequence[str]) -> list[str]:
+    if not misses:
+        return ["no remediation is configured"]
+    return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
+
+
+def _verdict(answer: Mapping[str, Any]) -> str:
+    entry = answer["remediation"]
+    if entry and entry["would_change"]:
+        return "WOULD CHANGE"
+    if entry and entry["started_by"]:
+        return "WOULD REPORT" if entry["stage"] in ("evidence", "dry_run") else "WOULD BE REFUSED"
+    if answer["rules"]:
+        return "WOULD START A RULE"
+    return "UNKNOWN" if answer["stackstorm"] else "NOTHING WOULD RUN"
+
+
+def _next(answer: Mapping[str, Any]) -> str:
+    entry, instance = answer["remediation"], answer["labels"].get("instance")
+    if answer["stackstorm"]:
+        return "st2 run poundcake.health format=text"
+    if entry and _NOT_STARTED in entry["stopped_by"]:
+        return "st2 rule enable poundcake.remediate"
+    if answer["episode"] and instance:
+        return f"st2 run poundcake.why format=text instance={one_line(instance)}"
+    return "st2 run poundcake.plan format=text"
+
+
+def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for entry in answer["remediations"]:
+        state = "ERROR" if entry["problems"] else "ok"
+        does = f", {entry['action']}" if entry["action"] else ""
+        lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{does}", "")
+        lines += _wrapped(f"matches {', '.join(entry['match'])}", "       ")
+        for problem in entry["problems"]:
+            lines += _wrapped(problem, "       ")
+        for stop in entry["stopped_by"]:
+            lines += _wrapped(f"stopped: {stop}", "       ")
+    for error in answer["errors"]:
+        lines += _wrapped(f"ERROR  {error}", "")
+    if not lines:
+        return ["no remediation is configured", "  next: st2 run poundcake.plan --help"]
+    return [
+        *lines,
+        "  next: st2 run poundcake.plan format=text labels=alertname=NAME,instance=HOST",
+    ]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Return a text as lines of at most 80 columns; a longer word has a line of its own."""
+    head, *words = (one_line(word) for word in text.split(" "))
+    lines, line = [], indent + head
+    for word in words:
+        if len(line) + 1 + len(word) > _WIDTH:
+            lines.append(line.rstrip())
+            line = f"{indent}  {word}"
+        else:
+            line += " " + word
+    return [*lines, line.rstrip()]

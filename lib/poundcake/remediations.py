@@ -1,0 +1,556 @@
+"""The configured remediations: what to do about which alerts. The first entry that matches applies.
+
+An invalid entry is left out and reported, and the other entries stay in force.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+
+from poundcake.inert import FixedText, is_evaluated, make_inert
+from poundcake.matchers import Matcher, MatchType, find_contradiction, parse_matchers
+from poundcake.string_enum import StringEnum
+
+MATCH_ALL = 'alertname=~".*"'
+"""A matcher that matches every alert."""
+MAX_WAIT = 3600
+"""Maximum value of `wait`, in seconds."""
+CHECKS = ("alert", "expression", "tcp", "disk", "memory", "cpu", "service", "action")
+"""The kinds of checks. Some take an argument after a colon: `tcp:22`."""
+CHECKS_WITH_ARGUMENT = ("tcp", "disk", "service", "action")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+_ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
+_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]+)\})")
+_DOLLAR = "$$"
+# A value may be a path, a unit, a host, a device or the name of an object. It has no character that
+# a shell, StackStorm or a list of hosts interprets, is no option, and leads to no parent folder.
+_SAFE_VALUE = re.compile(
+    r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9_/][A-Za-z0-9_./:@+-]{0,254}\Z", re.ASCII
+)
+_RUNS_COMMANDS = re.compile(r"core\.(local|remote|winrm)")
+_UNSAFE_PARAMETERS = {
+    "cmd": "a shell would run the text of the label",
+    "hosts": "a comma in the label names another host; use host_parameter: hosts",
+}
+# What people write instead of the key.
+_SYNONYMS = {
+    "parameters": "with",
+    "params": "with",
+    "matchers": "match",
+    "labels": "match",
+    "checks": "check",
+    "targets": "target",
+    "timeout": "wait",
+}
+
+
+class Mode(StringEnum):
+    """What a remediation may do. The first mode is the strictest."""
+
+    EVIDENCE = "evidence"
+    """Check, and report. Nothing is changed."""
+    DRY_RUN = "dry_run"
+    """Report the action, the parameters and the target. Nothing is changed."""
+    ASK = "ask"
+    """Run the action after one of the approvers has agreed."""
+    LIVE = "live"
+    """Run the action."""
+
+    @classmethod
+    def strictest(cls, *modes: Mode) -> Mode:
+        """Return the strictest of several modes."""
+        order = list(cls)
+        return min(modes, key=order.index)
+
+
+class LabelError(ValueError):
+    """A label cannot be passed to an action. The message names the label and the reason."""
+
+
+@dataclass(frozen=True)
+class Per:
+    """Limits on the targets that share the value of a label, such as a rack.
+
+    Attributes:
+        label: The label.
+        at_once: How many of these targets may be changed at the same time.
+        storm: From how many open incidents with the same value on, nothing is changed; None for no
+            such limit.
+    """
+
+    label: str
+    at_once: int = 1
+    storm: int | None = None
+
+
+@dataclass(frozen=True)
+class Remediation:
+    """An entry of the list `remediations`. The attributes are its keys.
+
+    Attributes:
+        name: Its unique name.
+        match: The matchers, all of which an alert has to fulfil.
+        mode: What it may do.
+        approvers: The users who may approve it in the mode ask.
+        action: The reference of the action that makes the change, '' if there is none.
+        parameters: The key `with`: the parameters of the action. The text `$name` stands for the
+            value of a label, and `$$` for a dollar sign.
+        host_parameter: The parameter of the action that gets the alert's host, '' if none does.
+        check: The checks that have to agree before a change.
+        only_if: A PromQL expression that has to be true before a change, '' if there is none.
+        per: The limits on targets that share a label, or None.
+        wait: Seconds that the verification may take, or None for the default of its kind.
+        verify: The check that verifies the change, '' if there is none.
+        target: The labels that name what is changed. If there are none, the host is changed.
+        evidence: The references of actions that collect evidence.
+    """
+
+    name: str
+    match: tuple[Matcher, ...]
+    mode: Mode
+    approvers: tuple[str, ...] = ()
+    action: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    host_parameter: str = ""
+    check: tuple[str, ...] = ()
+    only_if: str = ""
+    per: Per | None = None
+    wait: int | None = None
+    verify: str = ""
+    target: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Return True if the labels of an alert fulfil all matchers."""
+        return all(matcher.matches(labels) for matcher in self.match)
+
+    def resolve(self, labels: Mapping[str, str]) -> dict[str, Any]:
+        """Return the parameters of the action for an alert, without the host.
+
+        Raises:
+            LabelError: A label is missing, or its value is not safe to pass to an action.
+        """
+        found: dict[str, Any] = _resolved(self.parameters, labels)
+        return found
+
+    def target_of(self, labels: Mapping[str, str], host: str) -> str:
+        """Return what would be changed: `label=value,…`, or the host.
+
+        Raises:
+            LabelError: A label of the target is missing.
+        """
+        if not self.target:
+            return host
+        return ",".join(f"{name}={_safe_value(name, labels)}" for name in self.target)
+
+    @property
+    def summary(self) -> str:
+        """The name, the mode, the action and a digest of the whole entry, without parameters."""
+        digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+        described = ", ".join(filter(None, [str(self.mode), self.action]))
+        return f"{self.name} ({described}) {digest[:8]}"
+
+    @property
+    def in_live_mode(self) -> Remediation:
+        """The entry as it would be in the mode live."""
+        return replace(self, mode=Mode.LIVE)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry with the keys of the configuration, without the empty ones."""
+        entry: dict[str, Any] = {
+            "name": self.name,
+            "match": [str(matcher) for matcher in self.match],
+            "mode": str(self.mode),
+            "approvers": list(self.approvers),
+            "action": self.action,
+            "with": dict(self.parameters),
+            "host_parameter": self.host_parameter,
+            "check": list(self.check),
+            "only_if": self.only_if,
+            "per": vars(self.per) if self.per else {},
+            "wait": self.wait,
+            "verify": self.verify,
+            "target": list(self.target),
+            "evidence": list(self.evidence),
+        }
+        return {key: value for key, value in entry.items() if value not in ("", [], {}, None)}
+
+
+class Miss(NamedTuple):
+    """An entry that does not match an alert.
+
+    Attributes:
+        name: The name of the entry.
+        failed: For each matcher that the alert does not fulfil, what differs.
+    """
+
+    name: str
+    failed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the entry and what differs: `var-log (mountpoint is /data, wants /var)`."""
+        return f"{self.name} ({'; '.join(self.failed)})"
+
+
+def first_match(
+    remediations: Sequence[Remediation], labels: Mapping[str, str]
+) -> Remediation | None:
+    """Return the first entry that matches the labels of an alert, or None."""
+    return next((entry for entry in remediations if entry.matches(labels)), None)
+
+
+def nearest_misses(
+    remediations: Sequence[Remediation], labels: Mapping[str, str], count: int = 3
+) -> list[Miss]:
+    """Return the entries that do not match an alert, those with the fewest differences first."""
+    misses = [
+        Miss(
+            entry.name, tuple(_difference(m, labels) for m in entry.match if not m.matches(labels))
+        )
+        for entry in remediations
+        if not entry.matches(labels)
+    ]
+    return sorted(misses, key=lambda miss: len(miss.failed))[:count]
+
+
+def _difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
+    name, value = matcher.name, labels.get(matcher.name, "")
+    if name == "alertname" and matcher.type is MatchType.EQUAL:
+        return "alertname differs"
+    has = f"{name} is {value}" if value else f"{name} is missing"
+    if matcher.type is MatchType.EQUAL:
+        return f"{has}, wants {matcher.value or 'none'}"
+    if matcher.type is MatchType.NOT_EQUAL:
+        return f"{has}, wants another" if value else f"{has}, wants any"
+    return f"{has}, wants {matcher.type}{matcher.value}"
+
+
+# -- reading the list
+
+
+def read_remediations(value: Sequence[Any]) -> tuple[tuple[Remediation, ...], tuple[str, ...]]:
+    """Return the valid entries of the list in order, and a sentence for each invalid one.
+
+    Args:
+        value: The value of the key `remediations`.
+    """
+    found: dict[str, Remediation] = {}
+    errors = []
+    for number, entry in enumerate(value, 1):
+        try:
+            remediation = _read_entry(entry)
+            if remediation.name in found:
+                raise ValueError("an earlier entry has the same name")
+        except ValueError as error:
+            errors.append(f"remediations, {_described(number, entry)}: {error}")
+        else:
+            found[remediation.name] = remediation
+    return tuple(found.values()), tuple(errors)
+
+
+def _described(number: int, entry: Any) -> str:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    is_name = isinstance(name, str) and bool(_NAME.match(name))
+    return f"entry {number} ({name})" if is_name else f"entry {number}"
+
+
+def _read_entry(entry: Any) -> Remediation:
+    if not isinstance(entry, dict):
+        raise ValueError("must be a mapping with name, match and mode")
+    for key in entry:
+        if key not in KEYS:
+            raise ValueError(f"key '{key}' is unknown; {_hint(str(key))}")
+    values: dict[str, Any] = {}
+    for key, reader in _READERS.items():
+        if entry.get(key) is not None:
+            try:
+                values[key] = reader(entry[key])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+        elif key in _EXAMPLES:
+            raise ValueError(f"{key}: is missing; {_EXAMPLES[key]}")
+    values.setdefault("host_parameter", "" if values.get("target") else "host")
+    remediation = Remediation(parameters=values.pop("with", {}), **values)
+    _check_entry(remediation)
+    return remediation
+
+
+_EXAMPLES = {
+    "name": "write name: my-remediation",
+    "match": "write match: ['alertname=\"DiskFull\"']",
+    "mode": "write mode: evidence, dry_run, ask or live",
+}
+
+
+def _hint(key: str) -> str:
+    nearest = [_SYNONYMS[key]] if key in _SYNONYMS else difflib.get_close_matches(key, KEYS, n=1)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"the keys are {', '.join(KEYS)}"
+
+
+def _check_entry(remediation: Remediation) -> None:
+    """Raise ValueError if the values of several keys do not fit together."""
+    action, mode = remediation.action, remediation.mode
+    if mode is Mode.ASK and not remediation.approvers:
+        raise ValueError(
+            "approvers: is missing; the mode ask needs the StackStorm users who may approve, for "
+            "example approvers: [anna, ben]"
+        )
+    if not action:
+        if mode in (Mode.ASK, Mode.LIVE):
+            raise ValueError(f"action: is missing; the mode {mode} needs the action to run")
+        if remediation.parameters:
+            raise ValueError("with: needs an action that takes the parameters")
+    references = list(_references(remediation.parameters))
+    if references and _RUNS_COMMANDS.match(action):
+        raise ValueError(
+            f"with: {action} runs a command, so its parameters must be fixed, without a label "
+            f"such as ${references[0].label}; write an action that takes the label as an argument"
+        )
+    for reference in references:
+        if reference.parameter in _UNSAFE_PARAMETERS:
+            why = _UNSAFE_PARAMETERS[reference.parameter]
+            raise ValueError(f"with.{reference.parameter}: must not contain a label: {why}")
+    if remediation.host_parameter in remediation.parameters:
+        raise ValueError(
+            f"with.{remediation.host_parameter}: is the parameter that gets the host; remove it, "
+            "or set host_parameter to another name or to ''"
+        )
+
+
+# -- the values of the keys; each function raises ValueError, for example "must be a list"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"must be a text, but is {_shown(value)}")
+    return value.strip()
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list, such as [{_shown(value)}]")
+    return tuple(map(_text, value))
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.match(value):
+        raise ValueError(
+            "must have lower-case letters, digits, hyphens and underscores, begin with a letter or "
+            "a digit, and have at most 64 characters"
+        )
+    return value
+
+
+def _match(value: Any) -> tuple[Matcher, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of matchers, such as ['alertname=\"DiskFull\"']")
+    if not value:
+        raise ValueError(f"must not be empty; to match every alert, write ['{MATCH_ALL}']")
+    for item in value:
+        if not isinstance(item, str):
+            raise ValueError(f"must be a list of texts, but has {_shown(item)}; put quotes around")
+    matchers = tuple(matcher for item in value for matcher in parse_matchers(item))
+    contradiction = find_contradiction(matchers)
+    if contradiction:
+        raise ValueError("can never match: no alert has both {} and {}".format(*contradiction))
+    return matchers
+
+
+def _mode(value: Any) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(Mode)}, but is {_shown(value)}") from None
+
+
+def _action(value: Any) -> str:
+    if not isinstance(value, str) or not _ACTION.match(value):
+        raise ValueError("must be a reference of the form pack.name, such as linux.service")
+    return value
+
+
+def _actions(value: Any) -> tuple[str, ...]:
+    return tuple(map(_action, _strings(value)))
+
+
+def _labels(value: Any) -> tuple[str, ...]:
+    found = _strings(value)
+    for name in found:
+        if name.startswith("$"):
+            raise ValueError(f"must be names of labels: write {name[1:]}, not {name}")
+    return found
+
+
+def _host_parameter(value: Any) -> str:
+    if value != "" and (not isinstance(value, str) or not _PARAMETER.match(value)):
+        raise ValueError("must be the name of a parameter of the action, or '' for none")
+    return str(value)
+
+
+def _wait(value: Any) -> int:
+    return _whole_number(value, 0, MAX_WAIT)
+
+
+def _whole_number(value: Any, least: int, most: int) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= most:
+        raise ValueError(f"must be a whole number from {least} to {most}, but is {_shown(value)}")
+    return int(value)
+
+
+def _per(value: Any) -> Per:
+    keys = ("label", "at_once", "storm")
+    if not isinstance(value, dict) or not isinstance(value.get("label"), str):
+        raise ValueError("must be a mapping such as {label: rack, at_once: 1, storm: 2}")
+    for key in value:
+        if key not in keys:
+            raise ValueError(f"key '{key}' is unknown; the keys are {', '.join(keys)}")
+    (label,) = _labels([value["label"]])
+    at_once = _whole_number(value.get("at_once", 1), 1, 1000)
+    storm = value.get("storm")
+    return Per(label, at_once, None if storm is None else _whole_number(storm, 1, 100_000))
+
+
+def _checks(value: Any) -> tuple[str, ...]:
+    return tuple(map(_check, _strings(value)))
+
+
+def _check(value: Any) -> str:
+    text = _text(value)
+    kind, colon, argument = text.partition(":")
+    if kind not in CHECKS:
+        raise ValueError(f"{text} is not a check; the checks are {', '.join(CHECKS)}")
+    needs_argument = kind in CHECKS_WITH_ARGUMENT
+    if needs_argument != bool(argument) or (colon and not argument):
+        form = f"{kind}:22" if kind == "tcp" else f"{kind}:NAME" if needs_argument else kind
+        raise ValueError(f"{text} must have the form {form}")
+    if kind == "tcp" and not (argument.isdigit() and 0 < int(argument) < 65_536):
+        raise ValueError(f"{text} must have the form tcp:22, with a port from 1 to 65535")
+    if kind == "action":
+        _action(argument)
+    return text
+
+
+def _parameters(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of the action's parameters, such as {act: restart}")
+    for name, inner in value.items():
+        if not isinstance(name, str) or not _PARAMETER.match(name):
+            raise ValueError(f"{_shown(name)} is not the name of a parameter")
+        _check_value(name, inner)
+    return value
+
+
+def _check_value(place: str, value: Any) -> None:
+    """Raise ValueError if a text in a parameter embeds a label, or would be evaluated."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str) or make_inert(key) != key:
+                raise ValueError(f"{place}: {_shown(key)} cannot be a key")
+            _check_value(f"{place}.{key}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_value(place, inner)
+    elif isinstance(value, str) and not _REFERENCE.fullmatch(value):
+        embedded = _REFERENCE.search(value.replace(_DOLLAR, ""))
+        if embedded:
+            raise ValueError(
+                f"{place}: {_shown(value)} embeds a label in a text, but a label must be the whole "
+                f"value: {embedded[0]}; for a dollar sign, write $$"
+            )
+        if is_evaluated(value):
+            raise ValueError(
+                f"{place}: {_shown(value)} contains an expression, which StackStorm would "
+                "evaluate; put it into an action of your own"
+            )
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise ValueError(f"{place}: must be a text, a number, true, false, a list or a mapping")
+
+
+def _shown(value: Any) -> str:
+    text = str(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "name": _name,
+    "match": _match,
+    "mode": _mode,
+    "approvers": _strings,
+    "action": _action,
+    "with": _parameters,
+    "host_parameter": _host_parameter,
+    "check": _checks,
+    "only_if": _text,
+    "per": _per,
+    "wait": _wait,
+    "verify": _check,
+    "target": _labels,
+    "evidence": _actions,
+}
+KEYS = tuple(_READERS)
+"""The keys of an entry."""
+
+
+# -- labels in parameters
+
+
+def label_parameters(remediation: Remediation) -> set[str]:
+    """Return the names of the parameters that contain a label."""
+    return {n for n, value in remediation.parameters.items() if any(_references(value))}
+
+
+class _Reference(NamedTuple):
+    """A label in a parameter, and the nearest name above it."""
+
+    parameter: str
+    label: str
+
+
+def _references(value: Any, parameter: str = "") -> Iterator[_Reference]:
+    """Yield the labels in a value, at any depth."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _references(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner, parameter)
+    elif isinstance(value, str):
+        match = _REFERENCE.fullmatch(value)
+        if match:
+            yield _Reference(parameter, match[1] or match[2])
+
+
+def _resolved(value: Any, labels: Mapping[str, str]) -> Any:
+    """Return a value with labels replaced by their values, at any depth."""
+    if isinstance(value, dict):
+        return {name: _resolved(inner, labels) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolved(inner, labels) for inner in value]
+    if not isinstance(value, str):
+        return value
+    match = _REFERENCE.fullmatch(value)
+    if match:
+        return _safe_value(match[1] or match[2], labels)
+    return FixedText(value.replace(_DOLLAR, "$"))
+
+
+def _safe_value(name: str, labels: Mapping[str, str]) -> str:
+    """Return the value of a label, or raise LabelError if it cannot be passed to an action."""
+    value = labels.get(name, "")
+    if not value:
+        raise LabelError(f"the alert has no label {name}")
+    if not _SAFE_VALUE.match(value):
+        raise LabelError(
+            f"the label {name} has a value that is not passed to actions: it may contain letters, "
+            "digits and _./:@+- only, must not begin with one of .:@+-, and must have no .. as a "
+            "part of a path"
+        )
+    return value

@@ -1,0 +1,202 @@
+"""The rules and actions that are installed in StackStorm, and whether a rule matches a trigger."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Mapping, NamedTuple, Protocol
+from urllib.parse import quote
+
+from poundcake.stackstorm import fields
+from poundcake.stackstorm.operators import OPERATORS
+from poundcake.string_enum import StringEnum
+
+_PAGE = 100  # api.max_page_size; only administrators may request more
+_BACKSTOP = "backstop"
+# These operators accept a null pattern.
+_WITHOUT_PATTERN = ("nequals", "neq", "exists", "nexists")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+class Api(Protocol):
+    """The part of StackStorm's API that this module uses. It raises StackStormError."""
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Return the JSON response of a path below /v1, or None for 404."""
+
+
+class Matching(StringEnum):
+    """Whether a rule matches a trigger."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+    """A criterion has a template or an operator that only StackStorm evaluates."""
+    FAILS = "fails"
+    """A criterion cannot be evaluated: the rule does not start its action, and reports an error."""
+
+
+class RuleMatch(NamedTuple):
+    """Whether a rule matches a trigger, and if not, which criterion does not hold."""
+
+    matching: Matching
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule. Its parameters contain the templates as they are written."""
+
+    ref: str
+    is_enabled: bool
+    is_backstop: bool
+    action: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    criteria: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, answer: Any) -> Rule | None:
+        """Return the rule in a response of the API, or None if it has no reference."""
+        ref = fields.text(answer, "ref")
+        parameters, criteria = fields.value(answer, "action", "parameters"), answer.get("criteria")
+        if not ref:
+            return None
+        return cls(
+            ref=ref,
+            is_enabled=fields.value(answer, "enabled") is True,
+            is_backstop=fields.text(answer, "type", "ref") == _BACKSTOP,
+            action=fields.text(answer, "action", "ref"),
+            parameters=parameters if isinstance(parameters, dict) else {},
+            criteria=criteria if isinstance(criteria, dict) else {},
+        )
+
+    def match(self, payload: Mapping[str, Any]) -> RuleMatch:
+        """Evaluate the criteria for a trigger's payload, as StackStorm's rules engine does."""
+        unknown = ""
+        for key, criterion in self.criteria.items():
+            found = _holds(key, criterion, payload)
+            if found.matching in (Matching.NO, Matching.FAILS):
+                return found
+            unknown = unknown or found.reason
+        return RuleMatch(Matching.UNKNOWN, unknown) if unknown else RuleMatch(Matching.YES)
+
+
+@dataclass(frozen=True)
+class Action:
+    """An action with all its parameters, including those of its runner, by name."""
+
+    ref: str
+    is_enabled: bool
+    parameters: Mapping[str, Mapping[str, Any]]
+
+    def problems(self, given: Mapping[str, Any], unresolved: set[str]) -> list[str]:
+        """Return why StackStorm would refuse to run the action with parameters.
+
+        Args:
+            given: The parameters.
+            unresolved: The names of the parameters whose values are not known yet.
+        """
+        problems = [] if self.is_enabled else [f"{self.ref} is disabled"]
+        for name, value in given.items():
+            schema = self.parameters.get(name)
+            if schema is None:
+                nearest = difflib.get_close_matches(name, list(self.parameters), n=1)
+                hint = f"; did you mean {nearest[0]}?" if nearest else ""
+                problems.append(f"{self.ref} takes no parameter {name}{hint}")
+            elif schema.get("immutable"):
+                problems.append(f"{self.ref} does not let anybody set {name}: it is immutable")
+            elif name not in unresolved:
+                problems += _type_problem(f"{self.ref}: {name}", schema, value)
+        for name, schema in self.parameters.items():
+            if schema.get("required") and schema.get("default") is None and name not in given:
+                problems.append(f"{self.ref} needs the parameter {name}")
+        return problems
+
+
+def list_rules(api: Api, trigger: str) -> list[Rule]:
+    """Return the rules on a trigger, enabled or not. Raises StackStormError."""
+    found: list[Rule] = []
+    offset = 0
+    while True:
+        page = api.get("/rules", trigger=trigger, limit=_PAGE, offset=offset)
+        page = page if isinstance(page, list) else []
+        found += [
+            rule
+            for answer in page
+            if trigger in (fields.text(answer, "trigger", "type"), fields.text(answer, "trigger"))
+            for rule in [Rule.parse(answer)]
+            if rule
+        ]
+        if len(page) < _PAGE:
+            return found
+        offset += _PAGE
+
+
+def find_action(api: Api, ref: str) -> Action | None:
+    """Return an action, or None if StackStorm does not have it. Raises StackStormError."""
+    answer = api.get(f"/actions/views/overview/{quote(ref, safe='')}")
+    parameters = fields.value(answer, "parameters")
+    if not isinstance(parameters, dict):
+        return None
+    schemas = {n: schema for n, schema in parameters.items() if isinstance(schema, dict)}
+    return Action(ref, fields.value(answer, "enabled") is not False, schemas)
+
+
+def _holds(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]) -> RuleMatch:
+    # Part of StackStorm; imported here because only plan needs it.
+    import jsonpath_rw
+
+    operator, pattern = str(criterion.get("type", "")).lower(), criterion.get("pattern")
+    if operator not in OPERATORS:
+        return RuleMatch(Matching.UNKNOWN, f"{key}: only StackStorm evaluates {operator}")
+    if isinstance(pattern, str) and ("{{" in pattern or "{%" in pattern):
+        return RuleMatch(Matching.UNKNOWN, f"{key}: only StackStorm renders its pattern")
+    try:
+        found = jsonpath_rw.parse(key.split("#", 1)[0]).find({"trigger": payload})
+        value = found[0].value if found else None
+        is_null = pattern is None and operator not in _WITHOUT_PATTERN
+        holds = not is_null and OPERATORS[operator](value, pattern)
+    # A criterion of any kind may be wrong: a path, a regular expression, a comparison of types.
+    except Exception as error:
+        return RuleMatch(Matching.FAILS, f"{key}: {str(error) or type(error).__name__}")
+    if holds:
+        return RuleMatch(Matching.YES)
+    wants = f"{operator} {pattern}" if operator not in ("eq", "equals") else str(pattern)
+    return RuleMatch(Matching.NO, f"{key} is {_shown(value)}, wants {wants}")
+
+
+def _type_problem(place: str, schema: Mapping[str, Any], value: Any) -> list[str]:
+    kind, choices = schema.get("type"), schema.get("enum")
+    if isinstance(choices, list) and value not in choices:
+        return [f"{place} must be one of {', '.join(map(str, choices))}, but is {_shown(value)}"]
+    types = _TYPES.get(kind) if isinstance(kind, str) else None
+    if types is None or value is None or isinstance(value, types):
+        is_number = isinstance(value, bool) and kind in ("integer", "number")
+        return [f"{place} must be of type {kind}, but is {_shown(value)}"] if is_number else []
+    if isinstance(value, str) and _can_be_cast(value, str(kind)):
+        return []
+    return [f"{place} must be of type {kind}, but is {_shown(value)}"]
+
+
+def _can_be_cast(text: str, kind: str) -> bool:
+    """Return True if StackStorm converts a text to this type."""
+    if kind in ("integer", "number"):
+        try:
+            float(text) if kind == "number" else int(text)
+        except ValueError:
+            return False
+        return True
+    if kind == "boolean":
+        return text.lower() in ("true", "false", "0", "1")
+    return text.lstrip().startswith("[" if kind == "array" else "{")
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else str(value) or "empty"

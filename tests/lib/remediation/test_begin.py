@@ -1,0 +1,152 @@
+"""What a remediation does for an alert: its entry, its rule and the configuration decide."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.config import load
+from poundcake.inert import make_inert
+from poundcake.remediation.begin import Alert, Request, decide
+from poundcake.remediation.errors import RemediationError
+from poundcake.remediations import Mode
+
+LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "service": "nginx"}
+ENTRY = {
+    "name": "nginx",
+    "match": ["alertname=ServiceDown"],
+    "mode": "live",
+    "action": "linux.service",
+    "with": {"act": "restart", "service": "$service"},
+    "host_parameter": "hosts",
+}
+OPEN = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
+
+
+def decision(request=Request(remediation="nginx"), alert=None, config=None, **entry):
+    """Return the decision about an alert, by default for an entry that may change something."""
+    labels = {**LABELS, **(alert or {})}
+    status, ended = labels.pop("status", "firing"), labels.pop("ended", None)
+    configuration = load({**OPEN, "remediations": [{**ENTRY, **entry}], **(config or {})})
+    assert configuration.remediation_errors == ()
+    return decide(configuration, Alert(labels, status, ended), request)
+
+
+def test_a_live_entry_runs_its_action_with_labels_and_host():
+    found = decision()
+    assert found.may_change
+    assert found.as_dict() == {
+        "may_change": True,
+        "action": "linux.service",
+        "parameters": {"act": "restart", "service": "nginx"},
+        "host_parameter": "hosts",
+        "host": "web-1",
+        "target": "web-1",
+        "dry_run": False,
+        "stage": "remediate",
+        "message": "",
+        "report": found.report().as_dict(),
+    }
+    assert make_inert(found.as_dict()) == found.as_dict()
+
+
+@pytest.mark.parametrize("how", [{"mode": "dry_run"}, {"config": {"dry_run": True}}])
+def test_a_dry_run_says_literally_what_would_run(how):
+    found = decision(**how)
+    assert (found.may_change, found.stage, found.dry_run) == (False, "dry_run", True)
+    assert found.message == "would run linux.service with act=restart, service=nginx on web-1"
+    assert found.report().as_dict() == {
+        "status": "succeeded",
+        "mutated": False,
+        "dry_run": True,
+        "verified": False,
+        "stage": "dry_run",
+        "message": found.message,
+        "evidence": {},
+    }
+
+
+def test_a_dry_run_names_parameters_of_other_types_and_the_labels_of_the_target():
+    found = decision(
+        mode="dry_run",
+        target=["service"],
+        **{"with": {"max": 12, "now": True, "paths": ["/var"]}, "host_parameter": ""},
+    )
+    assert found.message == (
+        'would run linux.service with max=12, now=true, paths=["/var"] on service=nginx'
+    )
+
+
+def test_evidence_changes_nothing_and_needs_neither_host_nor_label():
+    found = decision(mode="evidence", alert={"instance": "", "service": ""})
+    assert (found.stage, found.report().status) == ("evidence", "succeeded")
+    assert found.message == "the remediation nginx is in mode evidence, so nothing is changed"
+
+
+@pytest.mark.parametrize(
+    "configured, of_rule, dry_run, stage",
+    [
+        ("live", "live", False, "remediate"),
+        ("live", "dry_run", False, "dry_run"),
+        ("live", "evidence", False, "evidence"),
+        ("dry_run", "live", False, "dry_run"),
+        ("evidence", "dry_run", False, "evidence"),
+        ("live", "live", True, "dry_run"),
+        ("evidence", "live", True, "evidence"),
+    ],
+)
+def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
+    configured, of_rule, dry_run, stage
+):
+    request = Request(remediation="nginx", mode=Mode(of_rule))
+    found = decision(request, mode=configured, config={"dry_run": dry_run})
+    assert found.stage == stage
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"alert": {"service": "nginx; reboot"}}, "the label service has a value that is not pass"),
+        ({"alert": {"service": ""}}, "the alert has no label service"),
+        ({"alert": {"instance": "$(reboot)"}}, "the label instance of the alert contains no host"),
+        ({"alert": {"alertname": "Other"}}, "the remediation does not match the alert: nginx ("),
+        ({"alert": {"status": "resolved"}}, "the alert is resolved"),
+        ({"config": {"allowed_actions": []}}, "allowed_actions does not contain linux.service"),
+        ({"config": {"allowed_hosts": ["db-*"]}}, "allowed_hosts does not contain web-1"),
+        ({"mode": "ask", "approvers": ["anna"]}, "approval is not available in this release"),
+        ({"check": ["alert"], "per": {"label": "rack"}}, "check, per are not available in this"),
+        ({"only_if": "up"}, "only_if is not available in this release"),
+        ({"verify": "alert"}, "verify is not available in this release"),
+    ],
+)
+def test_a_refusal_says_why_and_fails(changed, message):
+    found = decision(**changed)
+    assert (found.may_change, found.stage) == (False, "refused")
+    assert found.message.startswith(message)
+    assert found.report().status == "failed"
+
+
+def test_an_ended_incident_is_not_changed():
+    found = decision(alert={"ended": "2026-01-14T12:00:00Z"})
+    assert (found.stage, found.report().status) == ("ended", "succeeded")
+
+
+def test_an_entry_that_was_removed_is_refused():
+    found = decision(Request(remediation="other"))
+    assert (found.stage, found.message) == (
+        "refused",
+        "the configuration has no valid remediation other",
+    )
+
+
+def test_an_action_of_a_rule_needs_no_host():
+    request = Request(action="linux.service", parameters={"note": "{{ x }}"})
+    found = decision(request, alert={"instance": ""})
+    assert (found.may_change, found.action, found.host_parameter) == (True, "linux.service", "")
+    dry = decision(request, config={"dry_run": True})
+    assert dry.message == "would run linux.service with note={{ x }} on web-1"
+
+
+@pytest.mark.parametrize("request_", [Request(), Request(remediation="nginx", action="a.b")])
+def test_a_rule_names_either_an_entry_or_an_action(request_):
+    with pytest.raises(RemediationError, match="name either a remediation or an action"):
+        decision(request_)

@@ -1,0 +1,320 @@
+"""A plan says what would happen for an alert, and records nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.config import load
+from poundcake.endpoint.triggers import AlertPayload
+from poundcake.remediation import plan
+from poundcake.remediation.plan import PlannedAlert, as_text, check_entries, plan_alert
+from poundcake.stackstorm import StackStormError
+
+LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "severity": "critical"}
+OPEN = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
+ENTRY = {
+    "name": "nginx",
+    "match": ["alertname=ServiceDown"],
+    "mode": "live",
+    "action": "linux.service",
+    "with": {"act": "restart"},
+    "host_parameter": "hosts",
+}
+SERVICE = {
+    "enabled": True,
+    "parameters": {
+        "hosts": {"type": "string", "required": True},
+        "act": {"type": "string", "required": True, "enum": ["restart", "stop"]},
+        "service": {"type": "string"},
+        "timeout": {"type": "integer", "default": 60},
+        "cmd": {"type": "string", "immutable": True, "default": "x"},
+    },
+}
+
+
+def rule(ref, action="mypack.flow", enabled=True, kind="standard", parameters=None, **criteria):
+    pairs = {f"trigger.{key}": value for key, value in criteria.items()}
+    return {
+        "ref": ref,
+        "enabled": enabled,
+        "type": {"ref": kind},
+        "trigger": {"type": "poundcake.alert", "ref": "poundcake.alert"},
+        "action": {"ref": action, "parameters": parameters or {}},
+        "criteria": pairs,
+    }
+
+
+def equal(pattern, kind="eq"):
+    return {"type": kind, "pattern": pattern}
+
+
+SHIPPED = rule(
+    "poundcake.remediate",
+    "poundcake.remediate",
+    parameters={"remediation": "{{ trigger.remediation }}"},
+    status=equal("firing"),
+    remediation=equal("[a-z0-9]", "matchregex"),
+)
+
+
+class Api:
+    """StackStorm's API, with these rules and actions; or unavailable."""
+
+    def __init__(self, rules=(SHIPPED,), actions=None, error=""):
+        self.rules, self.error = list(rules), error
+        self.actions = {"linux.service": SERVICE} if actions is None else actions
+
+    def get(self, path, **params):
+        if self.error:
+            raise StackStormError(self.error)
+        if path == "/rules":
+            assert params["trigger"] == "poundcake.alert"
+            return self.rules[params["offset"] : params["offset"] + params["limit"]]
+        return self.actions.get(path.rpartition("/")[2])
+
+
+def planned(labels=None, api=None, config=None, entries=(ENTRY,), **alert):
+    configuration = load({**OPEN, "remediations": list(entries), **(config or {})})
+    of_alert = PlannedAlert({**LABELS, **(labels or {})}, **alert)
+    return plan_alert(configuration, api or Api(), of_alert)
+
+
+def stops(**changed):
+    return planned(**changed)["remediation"]["stopped_by"]
+
+
+def test_an_alert_that_would_be_remediated():
+    found = planned()
+    assert found["remediation"] == {
+        "name": "nginx",
+        "mode": "live",
+        "started_by": ["poundcake.remediate"],
+        "would_change": True,
+        "change": "linux.service with act=restart on web-1",
+        "action": "linux.service",
+        "parameters": {"act": "restart"},
+        "target": "web-1",
+        "host_parameter": "hosts",
+        "stage": "remediate",
+        "stopped_by": [],
+    }
+    assert as_text(found).splitlines() == [
+        "",
+        "WOULD CHANGE  ServiceDown web-1:9100 critical",
+        "  remediation nginx, mode live, started by poundcake.remediate",
+        "  change: linux.service with act=restart on web-1",
+        "  next: st2 run poundcake.plan format=text",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({"config": {"dry_run": True}}, ["dry_run is on; set dry_run: false"]),
+        (
+            {"config": {"dry_run": True, "allowed_actions": []}},
+            ["allowed_actions does not contain linux.service"],
+        ),
+        ({"entries": [{**ENTRY, "mode": "dry_run"}]}, ["mode is dry_run; set mode: live"]),
+        ({"entries": [{**ENTRY, "mode": "evidence"}]}, ["mode is evidence; set mode: live"]),
+        (
+            {"entries": [{**ENTRY, "mode": "ask", "approvers": ["anna"]}]},
+            ["approval is not available in this release; set mode: dry_run or mode: live"],
+        ),
+        ({"labels": {"instance": ""}}, ["the label instance of the alert contains no host"]),
+        (
+            {"config": {"dry_run": True, "allowed_hosts": ["db-*"]}},
+            ["allowed_hosts does not contain web-1"],
+        ),
+        (
+            {"api": Api(rules=[])},
+            ["no enabled rule starts remediations: st2 rule enable poundcake.remediate"],
+        ),
+        ({"api": Api(actions={})}, ["StackStorm has no action linux.service"]),
+        (
+            {"incident_ended_at": "2026-01-14T12:00:00Z"},
+            ["the incident ended at 2026-01-14T12:00:00Z"],
+        ),
+    ],
+)
+def test_what_would_stop_a_change(changed, expected):
+    found = planned(**changed)
+    assert found["remediation"]["stopped_by"] == expected
+    assert found["remediation"]["would_change"] is False
+    assert "WOULD CHANGE" not in as_text(found)
+
+
+def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
+    entry = {**ENTRY, "mode": "dry_run", "check": ["alert"]}
+    assert stops(entries=[entry]) == [
+        "mode is dry_run; set mode: live",
+        "check is not available in this release; set mode: dry_run",
+    ]
+
+
+def test_an_alert_that_nothing_matches_shows_what_nearly_did():
+    entry = {**ENTRY, "match": ["alertname=ServiceDown", "instance=~db-.*"]}
+    found = planned(entries=[{**ENTRY, "name": "other", "match": ["alertname=X", "a=b"]}, entry])
+    assert (found["remediation"], found["rules"]) == (None, [])
+    assert as_text(found).splitlines()[1:] == [
+        "NOTHING WOULD RUN  ServiceDown web-1:9100 critical",
+        "  nearest: nginx (instance is web-1:9100, wants =~db-.*)",
+        "  also near: other (alertname differs; a is missing, wants b)",
+        "  next: st2 run poundcake.plan format=text",
+    ]
+
+
+def test_the_rules_that_match():
+    rules = [
+        SHIPPED,
+        rule("mypack.own", alert_name=equal("ServiceDown"), host=equal("web-1")),
+        rule("mypack.other", alert_name=equal("HostDown")),
+        rule("mypack.off", enabled=False, alert_name=equal("ServiceDown")),
+        rule("mypack.template", alert_name=equal("{{ st2kv.system.name }}")),
+        rule("mypack.searches", labels=equal([], "search")),
+        rule("mypack.missing", **{"labels.rack": equal("r", "startswith")}),
+        rule("mypack.last", kind="backstop"),
+    ]
+    found = planned(api=Api(rules))
+    assert [(r["rule"], r["doubt"]) for r in found["rules"]] == [
+        ("mypack.own", ""),
+        ("mypack.template", "trigger.alert_name: only StackStorm renders its pattern"),
+        ("mypack.searches", "trigger.labels: only StackStorm evaluates search"),
+    ]
+    assert found["disabled_rules"] == ["mypack.off"]
+    (failing,) = found["failing_rules"]
+    assert failing.startswith("mypack.missing: trigger.labels.rack: ")
+
+
+def test_a_backstop_rule_matches_if_no_other_rule_does():
+    rules = [rule("mypack.last", kind="backstop"), SHIPPED]
+    assert [r["rule"] for r in planned(api=Api(rules), entries=[])["rules"]] == ["mypack.last"]
+    assert planned(api=Api(rules))["rules"] == []
+
+
+def test_a_rule_that_names_its_own_action_says_what_it_would_do():
+    own = rule(
+        "mypack.own",
+        "poundcake.remediate",
+        parameters={"action": "linux.service", "parameters": {"act": "stop"}},
+    )
+    (found,) = planned(api=Api([own]), entries=[])["rules"]
+    assert found["note"] == "would run linux.service with act=stop on web-1"
+    (found,) = planned(api=Api([own]), entries=[], config={"allowed_actions": []})["rules"]
+    assert found["note"] == "allowed_actions does not contain linux.service"
+
+
+def test_a_plan_reads_every_page_of_rules():
+    rules = [rule(f"mypack.r{n}", alert_name=equal("X")) for n in range(150)]
+    assert planned(api=Api([*rules, SHIPPED]))["remediation"]["started_by"] == [
+        "poundcake.remediate"
+    ]
+
+
+def test_without_stackstorm_the_plan_knows_the_remediation_but_no_rule():
+    found = planned(api=Api(error="no route"))
+    assert (found["remediation"]["name"], found["stackstorm"]) == ("nginx", "no route")
+    assert "rules unknown: StackStorm cannot be queried: no route" in as_text(found)
+
+
+def test_the_payload_of_a_plan_has_the_fields_of_the_trigger():
+    payload = plan._payload(load({}), PlannedAlert({"alertname": "{{ x }}"}), None)
+    assert list(payload) == list(AlertPayload.__annotations__)
+    assert payload["alert_name"] == "(( x ))"
+
+
+def test_no_line_of_a_plan_is_wider_than_80_columns_or_forged():
+    labels = {"alertname": "Some words " * 20, "instance": "web-1\nFORGED", "service": "x"}
+    text = as_text(planned(labels=labels))
+    assert max(map(len, text.splitlines())) <= 80
+    assert not any(line.startswith("FORGED") for line in text.splitlines())
+
+
+class TestChecks:
+    def checked(self, *entries, api=None, **config):
+        configuration = load({**OPEN, "remediations": list(entries), **config})
+        return check_entries(configuration, api or Api())
+
+    def problems(self, **changed):
+        (found,) = self.checked({**ENTRY, **changed})["remediations"]
+        return found["problems"]
+
+    def test_a_valid_entry(self):
+        found = self.checked(ENTRY)
+        assert found == {
+            "remediations": [
+                {
+                    "name": "nginx",
+                    "mode": "live",
+                    "action": "linux.service",
+                    "match": ['alertname="ServiceDown"'],
+                    "problems": [],
+                    "stopped_by": [],
+                }
+            ],
+            "errors": [],
+        }
+        assert as_text(found).splitlines() == [
+            "",
+            "ok     nginx  live, linux.service",
+            '       matches alertname="ServiceDown"',
+            "  next: st2 run poundcake.plan format=text labels=alertname=NAME,instance=HOST",
+        ]
+
+    @pytest.mark.parametrize(
+        "changed, problem",
+        [
+            ({"action": "linux.servce"}, "StackStorm has no action linux.servce"),
+            (
+                {"host_parameter": "host"},
+                "linux.service takes no parameter host; did you mean hosts",
+            ),
+            ({"with": {"act": "start"}}, "linux.service: act must be one of restart, stop, but is"),
+            (
+                {"with": {"act": "stop", "timeout": "1m"}},
+                "linux.service: timeout must be of type int",
+            ),
+            (
+                {"with": {"act": "stop", "service": ["a"]}},
+                "linux.service: service must be of type st",
+            ),
+            ({"with": {}}, "linux.service needs the parameter act"),
+            ({"with": {"act": "stop", "cmd": "x"}}, "linux.service does not let anybody set cmd"),
+            ({"evidence": ["mypack.look"]}, "StackStorm has no action mypack.look"),
+            ({"check": ["action:mypack.look"]}, "StackStorm has no action mypack.look"),
+        ],
+    )
+    def test_what_stackstorm_would_refuse(self, changed, problem):
+        assert [text[: len(problem)] for text in self.problems(**changed)][:1] == [problem]
+
+    @pytest.mark.parametrize(
+        "values", [{"act": "$action"}, {"act": "stop", "timeout": "30"}, {"act": "stop"}]
+    )
+    def test_values_that_stackstorm_accepts(self, values):
+        assert self.problems(**{"with": values}) == []
+
+    def test_a_disabled_action(self):
+        api = Api(actions={"linux.service": {**SERVICE, "enabled": False}})
+        (found,) = self.checked(ENTRY, api=api)["remediations"]
+        assert found["problems"] == ["linux.service is disabled"]
+
+    def test_what_stops_every_change_of_an_entry(self):
+        (found,) = self.checked(ENTRY, dry_run=True, allowed_hosts=[], allowed_actions=[])[
+            "remediations"
+        ]
+        assert found["stopped_by"] == [
+            "dry_run is on; set dry_run: false",
+            "allowed_actions does not contain linux.service",
+            'allowed_hosts is empty, which allows no host: list the hosts, or "*"',
+        ]
+
+    def test_invalid_entries_and_a_disabled_rule_are_errors(self):
+        off = {**SHIPPED, "enabled": False}
+        found = self.checked(ENTRY, {"name": "x"}, api=Api([off]))
+        assert found["errors"] == [
+            "remediations, entry 2 (x): match: is missing; write match: ['alertname=\"DiskFull\"']",
+            "no enabled rule starts remediations: st2 rule enable poundcake.remediate",
+        ]
+
+    def test_without_any_entry(self):
+        assert "no remediation is configured" in as_text(self.checked())

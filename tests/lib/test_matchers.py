@@ -1,0 +1,180 @@
+"""Matchers of labels mean what they mean to Alertmanager, whose amtool is the oracle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from poundcake.matchers import (
+    MAX_LABEL_CHARACTERS,
+    Matcher,
+    MatchType,
+    find_contradiction,
+    parse_matcher,
+    parse_matchers,
+)
+from tests import services
+
+LABELS = {"alertname": "DiskFull", "path": "/var", "text": 'a"b\\c', "team": "db", "n": "10"}
+
+# The text of a matcher, and whether it matches LABELS; None for a text that is not a matcher.
+TABLE = [
+    ('alertname="DiskFull"', True),
+    ("alertname=DiskFull", True),
+    ("  alertname  =  DiskFull  ", True),
+    ('alertname="diskfull"', False),
+    ('alertname!="DiskFull"', False),
+    ('alertname!="HostDown"', True),
+    ('alertname=~"Disk.*"', True),
+    ('alertname=~"Disk"', False),  # anchored
+    ('alertname=~"Full|DiskFull"', True),
+    ("alertname=~Disk.*|Host.*", True),
+    ('alertname!~"Disk.*"', False),
+    ('alertname!~"Disk"', True),
+    ('alertname=~"(?i)diskfull"', True),
+    ('alertname=~"[A-Z][a-z]+[A-Z][a-z]{3}"', True),
+    ('alertname=~"DiskFull$"', True),
+    ('path="/var"', True),
+    ("path=/var", True),
+    ('path=~"/(var|tmp)"', True),
+    ('n=~"\\d+"', True),  # a backslash before other characters stands for itself
+    ('n=~"\\\\d+"', True),
+    ("n=~\\d+", True),
+    ('text="a\\"b\\\\c"', True),
+    ('rack=""', True),  # a missing label is an empty string
+    ("rack=", True),
+    ('rack!=""', False),
+    ('rack=~".*"', True),
+    ('rack=~".+"', False),
+    ('rack!~".+"', True),
+    ('team=~"db|"', True),
+    ('{team="db"}', True),
+    ('team="db",n="10"', True),
+    ('{team="db", n="11"}', False),
+    ('team="db",', True),
+    ('team="a,b"', False),
+    ('_x:y="1"', False),
+    ("alertname", None),
+    ("alertname==DiskFull", False),
+    ('alertname="DiskFull', None),
+    ('alertname=Disk"Full', None),
+    ('alertname="Disk"Full"', None),
+    ("=DiskFull", None),
+    ('alertname~"x"', None),
+    ('alertname=~"("', None),
+    ('alertname=~"a**"', None),
+    ('alertname=~"(?=a)"', None),
+    ('alertname=~"(a)\\1"', None),
+]
+
+
+def matches(text, labels=None):
+    return all(m.matches(LABELS if labels is None else labels) for m in parse_matchers(text))
+
+
+@pytest.mark.parametrize("text, expected", TABLE)
+def test_each_matcher(text, expected):
+    if expected is None:
+        with pytest.raises(ValueError):
+            parse_matchers(text)
+    else:
+        assert matches(text) is expected
+
+
+class Amtool:
+    """Alertmanager's command, which checks a configuration and finds the route of an alert."""
+
+    def __init__(self, folder):
+        try:
+            self.program = services.program("amtool")
+        except services.Missing as missing:
+            pytest.skip(f"amtool: {missing}")
+        self.file = folder / "alertmanager.yml"
+
+    def run(self, *arguments):
+        done = subprocess.run([self.program, *arguments], capture_output=True, check=False)
+        return done.returncode, done.stdout.decode()
+
+    def accepts(self, text):
+        """Return True if a matcher is valid in a configuration."""
+        route = {"receiver": "other", "routes": [{"receiver": "found", "matchers": [text]}]}
+        receivers = [{"name": "other"}, {"name": "found"}]
+        self.file.write_text(json.dumps({"route": route, "receivers": receivers}))  # JSON is YAML
+        return self.run("check-config", str(self.file))[0] == 0
+
+    def matches(self, labels):
+        """Return True if the matcher that was checked last matches the labels."""
+        given = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
+        code, output = self.run("config", "routes", "test", f"--config.file={self.file}", *given)
+        assert code == 0, output
+        return output.strip() == "found"
+
+
+def test_alertmanager_agrees(tmp_path):
+    amtool = Amtool(tmp_path)
+    found = []
+    for text, _ in TABLE:
+        found.append((text, amtool.matches(LABELS) if amtool.accepts(text) else None))
+    assert found == TABLE
+
+
+# Alertmanager 0.27 and newer; older releases, such as Debian's, do not have this syntax.
+@pytest.mark.parametrize(
+    "text, name, value",
+    [
+        ('"app.kubernetes.io/name"="shop"', "app.kubernetes.io/name", "shop"),
+        ('"größe"=klein', "größe", "klein"),
+        ("größe=klein", "größe", "klein"),
+        ("9name=x", "9name", "x"),
+        ("name-with-dash=x", "name-with-dash", "x"),
+        ("app.kubernetes.io/name=shop", "app.kubernetes.io/name", "shop"),
+        ('"a\\"b"="\\u00e9\\t"', 'a"b', "é\t"),
+    ],
+)
+def test_names_with_other_characters(text, name, value):
+    assert parse_matcher(text) == Matcher(name, MatchType.EQUAL, value)
+    assert parse_matcher(str(parse_matcher(text))) == parse_matcher(text)
+
+
+@pytest.mark.parametrize("text", ['""="x"', '"a"="\\q"', '"a"="\\ud800"', '"a"', '"a=b', '"a"="b'])
+def test_invalid_texts_in_the_syntax_with_quoted_names(text):
+    with pytest.raises(ValueError, match="is not a matcher"):
+        parse_matcher(text)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "  ", ","])
+def test_a_text_without_a_matcher(text):
+    with pytest.raises(ValueError):
+        parse_matchers(text)
+
+
+def test_a_brace_on_one_side_only_is_named():
+    with pytest.raises(ValueError, match="quote the value, or remove the brace"):
+        parse_matchers("n=~a{2}")
+
+
+def test_a_regular_expression_is_not_compared_with_a_label_of_any_length():
+    for text in ('team=~"x*"', 'team!~"y"'):
+        assert matches(text, {"team": "x" * MAX_LABEL_CHARACTERS})
+        assert not matches(text, {"team": "x" * (MAX_LABEL_CHARACTERS + 1)})
+
+
+@pytest.mark.parametrize(
+    "text, pair",
+    [
+        ('a="1", a="2"', ['a="1"', 'a="2"']),
+        ('a="1", a!="1"', ['a="1"', 'a!="1"']),
+        ('a=~"2.*", a="1"', ['a="1"', 'a=~"2.*"']),
+        ('a="1", a!~"[0-9]"', ['a="1"', 'a!~"[0-9]"']),
+        ('a=~"x.*", a!~"x.*"', ['a=~"x.*"', 'a!~"x.*"']),
+        ('a="", b="1", a!=""', ['a=""', 'a!=""']),
+        ('a="1", b="2"', None),
+        ('a="1", a=~"[0-9]"', None),
+        ('a=~"x.*", a!~"xy.*"', None),
+    ],
+)
+def test_matchers_that_no_alert_fulfils(text, pair):
+    found = find_contradiction(parse_matchers(text))
+    assert (found and [str(matcher) for matcher in found]) == pair

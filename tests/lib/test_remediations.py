@@ -1,0 +1,348 @@
+"""The list of remediations: the first entry that matches applies, and errors concern one entry."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import yaml
+
+from poundcake.config import ConfigError, changed_keys, load
+from poundcake.inert import make_inert
+from poundcake.remediations import (
+    KEYS,
+    LabelError,
+    Mode,
+    Per,
+    first_match,
+    nearest_misses,
+    read_remediations,
+)
+
+FOLDER = pathlib.Path(__file__).parents[2] / "etc" / "remediations"
+DISK = {"alertname": "DiskFull", "mountpoint": "/var", "instance": "db-3:9100"}
+
+
+def entry(name="one", **keys):
+    return {"name": name, "match": ['alertname="DiskFull"'], "mode": "evidence", **keys}
+
+
+def acting(**keys):
+    return entry(**{"mode": "live", "action": "mypack.clean", **keys})
+
+
+def read(*entries):
+    """Return the entries, all of which must be valid."""
+    found, errors = read_remediations(list(entries))
+    assert errors == ()
+    return found
+
+
+def error_of(given):
+    """Return the error of an entry, without its beginning."""
+    found, (error,) = read_remediations([given])
+    assert found == ()
+    beginning, _, rest = error.partition(": ")
+    assert beginning.startswith("remediations, entry 1")
+    return rest
+
+
+class TestKeys:
+    def test_every_key(self):
+        given = {
+            "name": "scale-api",
+            "match": ['alertname="ApiSaturated"', "cluster!="],
+            "mode": "ask",
+            "approvers": ["anna", "ben"],
+            "action": "mypack.scale",
+            "with": {"max": 12, "where": {"namespace": "$namespace"}},
+            "host_parameter": "node",
+            "check": ["alert", "tcp:22", "action:mypack.look"],
+            "only_if": "count(up) > 1",
+            "per": {"label": "rack", "at_once": 2, "storm": 5},
+            "wait": 900,
+            "verify": "expression",
+            "target": ["cluster", "namespace"],
+            "evidence": ["mypack.snapshot"],
+        }
+        assert set(given) == set(KEYS)
+        (found,) = read(given)
+        assert found.mode is Mode.ASK
+        assert found.approvers == ("anna", "ben")
+        assert (found.action, found.host_parameter) == ("mypack.scale", "node")
+        assert found.check == ("alert", "tcp:22", "action:mypack.look")
+        assert found.per == Per("rack", 2, 5)
+        assert (found.wait, found.verify, found.only_if) == (900, "expression", "count(up) > 1")
+        assert found.target == ("cluster", "namespace")
+        assert found.evidence == ("mypack.snapshot",)
+        again = found.as_dict()
+        assert again == {**given, "match": ['alertname="ApiSaturated"', 'cluster!=""']}
+
+    def test_the_defaults(self):
+        (found,) = read(entry())
+        assert (found.approvers, found.action, found.parameters) == ((), "", {})
+        assert (found.check, found.only_if, found.per, found.verify) == ((), "", None, "")
+        assert (found.wait, found.target, found.evidence) == (None, (), ())
+
+    def test_the_action_gets_the_host_unless_labels_name_the_target(self):
+        assert read(acting())[0].host_parameter == "host"
+        assert read(acting(target=["cluster"]))[0].host_parameter == ""
+        assert read(acting(host_parameter=""))[0].host_parameter == ""
+
+    def test_null_counts_as_missing(self):
+        assert read(acting(check=None, wait=None)) == read(acting())
+
+    def test_one_matcher_entry_may_contain_several(self):
+        (found,) = read(entry(match=['{alertname="A", rack!=""}']))
+        assert [str(matcher) for matcher in found.match] == ['alertname="A"', 'rack!=""']
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "given, error",
+        [
+            (5, "must be a mapping with name, match and mode"),
+            (entry(aproval=["x"]), "key 'aproval' is unknown; did you mean 'approvers'?"),
+            (entry(parameters={}), "key 'parameters' is unknown; did you mean 'with'?"),
+            (entry(xyzzy=1), "key 'xyzzy' is unknown; the keys are name, match, mode, approvers"),
+            (entry("Nginx"), "name: must have lower-case letters"),
+            (entry("x" * 65), "name: must have lower-case letters"),
+            ({"match": ["a=b"], "mode": "live"}, "name: is missing; write name: my-remediation"),
+            ({"name": "x", "mode": "live"}, "match: is missing; write match: ['alertname"),
+            ({"name": "x", "match": ["a=b"]}, "mode: is missing; write mode: evidence, dry_run"),
+            (entry(match=[]), "match: must not be empty; to match every alert, write ['alertname"),
+            (entry(match='a="b"'), "match: must be a list of matchers, such as ['alertname"),
+            (entry(match=[{"a": "b"}]), "match: must be a list of texts, but has a dict"),
+            (entry(match=["a"]), "match: a is not a matcher: write it as name="),
+            (entry(match=['a=~"(?=b)"']), "match: the regular expression (?=b) has (?=b, which"),
+            (
+                entry(match=['alertname="A"', 'alertname="B"']),
+                'match: can never match: no alert has both alertname="A" and alertname="B"',
+            ),
+            (
+                entry(match=['a="1"', 'a=~"[2-9]"']),
+                'match: can never match: no alert has both a="1" and a=~"[2-9]"',
+            ),
+            (entry(mode="on"), "mode: must be one of evidence, dry_run, ask, live, but is on"),
+            (entry(mode=True), "mode: must be one of evidence, dry_run, ask, live, but is True"),
+            (entry(mode="live"), "action: is missing; the mode live needs the action to run"),
+            (acting(mode="ask"), "approvers: is missing; the mode ask needs the StackStorm users"),
+            (acting(mode="ask", approvers=[]), "approvers: is missing"),
+            (acting(mode="ask", approvers="anna"), "approvers: must be a list, such as [anna]"),
+            (acting(action="clean"), "action: must be a reference of the form pack.name"),
+            (entry(**{"with": {"a": 1}}), "with: needs an action that takes the parameters"),
+            (acting(**{"with": ["a"]}), "with: must be a mapping of the action's parameters"),
+            (acting(**{"with": {"a b": 1}}), "with: a b is not the name of a parameter"),
+            (
+                acting(**{"with": {"path": "/x/$service"}}),
+                "with: path: /x/$service embeds a label in a text, but a label must be the whole",
+            ),
+            (acting(**{"with": {"p": ["a", {"b": "$x$y"}]}}), "with: p.b: $x$y embeds a label"),
+            (acting(**{"with": {"p": "{{ st2kv.x }}"}}), "with: p: {{ st2kv.x }} contains an expr"),
+            (acting(**{"with": {"p": {"<% x %>": 1}}}), "with: p: <% x %> cannot be a key"),
+            (
+                acting(**{"with": {"cmd": "$service"}}),
+                "with.cmd: must not contain a label: a shell would run the text of the label",
+            ),
+            (
+                acting(**{"with": {"hosts": "$instance"}}),
+                "with.hosts: must not contain a label: a comma in the label names another host",
+            ),
+            (
+                acting(action="core.remote", **{"with": {"env": {"A": "$team"}}}),
+                "with: core.remote runs a command, so its parameters must be fixed, without a label"
+                " such as $team",
+            ),
+            (acting(**{"with": {"host": "web-1"}}), "with.host: is the parameter that gets the"),
+            (acting(host_parameter=5), "host_parameter: must be the name of a parameter"),
+            (acting(check="alert"), "check: must be a list, such as [alert]"),
+            (
+                acting(check=["ping"]),
+                "check: ping is not a check; the checks are alert, expression",
+            ),
+            (acting(check=["tcp"]), "check: tcp must have the form tcp:22"),
+            (acting(check=["tcp:0"]), "check: tcp:0 must have the form tcp:22, with a port from"),
+            (acting(check=["alert:x"]), "check: alert:x must have the form alert"),
+            (acting(check=["service"]), "check: service must have the form service:NAME"),
+            (acting(verify=["alert"]), "verify: must be a text, but is a list"),
+            (acting(only_if=True), "only_if: must be a text, but is True"),
+            (acting(per="rack"), "per: must be a mapping such as {label: rack"),
+            (acting(per={"label": "rack", "max": 1}), "per: key 'max' is unknown; the keys are"),
+            (acting(per={"label": "rack", "storm": 0}), "per: must be a whole number from 1 to"),
+            (acting(wait="15m"), "wait: must be a whole number from 0 to 3600, but is 15m"),
+            (acting(wait=True), "wait: must be a whole number from 0 to 3600, but is True"),
+            (acting(target=["$cluster"]), "target: must be names of labels: write cluster, not"),
+            (acting(evidence=["snapshot"]), "evidence: must be a reference of the form pack.name"),
+        ],
+    )
+    def test_each_error_says_what_would_be_right(self, given, error):
+        assert error_of(given).startswith(error)
+
+    def test_an_error_names_the_entry_and_the_others_stay_in_force(self):
+        found, errors = read_remediations(
+            [entry("one"), entry("nginx", aproval=1), entry("Two"), entry("three"), entry("one")]
+        )
+        assert [one.name for one in found] == ["one", "three"]
+        assert [error.partition(": ")[0] for error in errors] == [
+            "remediations, entry 2 (nginx)",
+            "remediations, entry 3",
+            "remediations, entry 5 (one)",
+        ]
+        assert errors[2].endswith("an earlier entry has the same name")
+
+    def test_a_fixed_command_may_contain_quotes(self):
+        command = "find /var/log -name '*.gz' -mtime +7 -exec rm \"{}\" \\;"
+        (found,) = read(acting(action="core.remote", **{"with": {"cmd": command}}))
+        assert make_inert(found.resolve(DISK)) == {"cmd": command}
+
+
+class TestConfiguration:
+    def test_the_valid_entries_and_the_errors(self):
+        config = load({"remediations": [entry("one"), 5]})
+        assert [one.name for one in config.remediations] == ["one"]
+        assert config.remediation_errors == (
+            "remediations, entry 2: must be a mapping with name, match and mode",
+        )
+
+    def test_a_value_that_is_no_list_is_refused(self):
+        with pytest.raises(ConfigError, match="remediations: must be a list of entries"):
+            load({"remediations": {"name": "one"}})
+
+    def test_equal_lists_are_equal_and_another_matcher_or_error_is_a_change(self):
+        before = load({"remediations": [entry(match=['a=~"b.*"'])]})
+        assert load({"remediations": [entry(match=['a=~"b.*"'])]}) == before
+        for changed in ([entry(match=['a=~"c.*"'])], [entry(match=['a=~"b.*"']), 5]):
+            assert changed_keys(before, load({"remediations": changed})) == ["remediations"]
+
+    def test_the_shown_setting_differs_with_every_part_but_shows_no_parameter(self):
+        shown = [
+            load({"remediations": [acting(**{"with": {"password": word}})]}).settings
+            for word in ("one-word", "two-words")
+        ]
+        (first,), (second,) = (settings["remediations"] for settings in shown)
+        assert first.startswith("one (live, mypack.clean) ")
+        assert first != second
+        assert "word" not in first
+
+
+class TestMatching:
+    def test_the_first_entry_that_matches_applies(self):
+        entries = read(
+            entry("other", match=["alertname=HostDown"]),
+            entry("var", match=["alertname=DiskFull", "mountpoint=/var"]),
+            entry("any", match=['alertname=~".*"']),
+        )
+        assert first_match(entries, DISK).name == "var"
+        assert first_match(entries, {**DISK, "mountpoint": "/"}).name == "any"
+        assert first_match(entries[:2], {}) is None
+
+    def test_the_nearest_miss_comes_first_and_says_what_differs(self):
+        entries = read(
+            entry("nginx", match=["alertname=ServiceDown", 'service=~"nginx|app-.*"', "team=web"]),
+            entry("var-log", match=["alertname=DiskAlmostFull", "mountpoint=/var/log"]),
+            entry("rack", match=["alertname=DiskFull", "rack!="]),
+            entry("var", match=["alertname=DiskFull"]),
+        )
+        assert [str(miss) for miss in nearest_misses(entries, {**DISK, "team": "web"})] == [
+            "rack (rack is missing, wants any)",
+            "nginx (alertname differs; service is missing, wants =~nginx|app-.*)",
+            "var-log (alertname differs; mountpoint is /var, wants /var/log)",
+        ]
+
+
+class TestModes:
+    @pytest.mark.parametrize(
+        "modes, strictest",
+        [("live ask", "ask"), ("ask dry_run live", "dry_run"), ("evidence dry_run", "evidence")],
+    )
+    def test_the_strictest_mode_wins(self, modes, strictest):
+        assert Mode.strictest(*map(Mode, modes.split())) is Mode(strictest)
+
+
+class TestParameters:
+    def resolved(self, labels, **parameters):
+        (found,) = read(acting(**{"with": parameters}))
+        return found.resolve(labels)
+
+    def test_labels_replace_whole_values_at_any_depth(self):
+        labels = {"mountpoint": "/var/log", "app.kubernetes.io/name": "shop", "n": "3"}
+        assert self.resolved(
+            labels,
+            paths=["$mountpoint", "/tmp"],
+            app={"name": "${app.kubernetes.io/name}"},
+            days=7,
+            force=True,
+            note="costs $5",
+            home="$$HOME/$$n",
+        ) == {
+            "paths": ["/var/log", "/tmp"],
+            "app": {"name": "shop"},
+            "days": 7,
+            "force": True,
+            "note": "costs $5",
+            "home": "$HOME/$n",
+        }
+
+    @pytest.mark.parametrize(
+        "value",
+        ["nginx", "nginx@1.service", "/var/log", "web-1:9100", "registry/app:1.2+3", "a..b", "_x"],
+    )
+    def test_a_value_that_is_passed_is_already_inert(self, value):
+        assert self.resolved({"x": value}, p="$x") == {"p": value} == make_inert({"p": value})
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "a b", "a;b", "$(reboot)", "`id`", "a,b", "{{ st2kv.x }}", "<% ctx() %>", "-rf", "a'b",
+            'a"b', "a\nb", "nginx\n", "../etc", "/var/../etc", "/var/..", "é", "x" * 256, "*", "~",
+            ".hidden", "a|b", "a\\b", "%NONE%",
+        ],
+    )  # fmt: skip
+    def test_any_other_value_is_refused(self, value):
+        with pytest.raises(LabelError, match="the label x has a value that is not passed"):
+            self.resolved({"x": value}, p=["$x"])
+
+    @pytest.mark.parametrize("labels", [{}, {"x": ""}])
+    def test_a_missing_label_is_refused(self, labels):
+        with pytest.raises(LabelError, match="the alert has no label x"):
+            self.resolved(labels, p="$x")
+
+    def test_the_target(self):
+        (host,) = read(acting())
+        assert host.target_of(DISK, "db-3") == "db-3"
+        (labels,) = read(acting(target=["cluster", "namespace"]))
+        given = {"cluster": "eu-1", "namespace": "shop"}
+        assert labels.target_of(given, "") == "cluster=eu-1,namespace=shop"
+        with pytest.raises(LabelError, match="no label namespace"):
+            labels.target_of({"cluster": "eu-1"}, "")
+
+
+EXAMPLES = {
+    "service": {"alertname": "ServiceDown", "service": "app-shop", "instance": "web-1:9100"},
+    "dead-host": {"alertname": "NodeDown", "rack": "r12", "instance": "web-1:9100"},
+    "disk": {"alertname": "NodeFilesystemAlmostOutOfSpace", "mountpoint": "/var"},
+    "scale": {
+        "alertname": "ApiSaturated",
+        "cluster": "eu-1",
+        "namespace": "shop",
+        "deployment": "api",
+    },
+    "evidence": {"alertname": "Anything", "severity": "warning"},
+}
+
+
+class TestExamples:
+    """The files in etc/remediations."""
+
+    def test_each_file_is_an_example(self):
+        assert {path.stem for path in FOLDER.glob("*")} == set(EXAMPLES)
+
+    @pytest.mark.parametrize("name", sorted(EXAMPLES))
+    def test_each_example_is_valid_and_matches_its_alert_only(self, name):
+        config = load(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+        assert config.remediation_errors == ()
+        (found,) = config.remediations
+        assert first_match(config.remediations, EXAMPLES[name]) is found
+        found.resolve(EXAMPLES[name])
+        others = [labels for other, labels in EXAMPLES.items() if other != name]
+        assert [labels for labels in others if found.matches(labels)] == []
