@@ -32,8 +32,9 @@ class SyncTimer:
         left = self._check_at - monotonic()
         if left > 0:
             return left
+        config = self._dependencies.config()
         work = self._dependencies.reader.read(
-            open_work, self._dependencies.config().expire_stale_hours
+            open_work, config.expire_stale_hours, config.not_cleared_minutes
         )
         self._dependencies.components.database.ok()
         seen = self._observe(work)

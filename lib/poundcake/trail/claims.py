@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import admission, clock, database
+from poundcake.trail import admission, changes, clock, database
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
@@ -166,6 +166,7 @@ def release(
     """Release the claims on an episode, for one workflow or for all of them.
 
     Use this if a workflow ended after its claim but before it did its work. The links are kept.
+    The claims of changes are released as well, so that another change may be made.
 
     Args:
         engine: The tracking database.
@@ -178,17 +179,22 @@ def release(
         actor: Who releases the claims, for the audit.
 
     Raises:
-        TrackingError: An execution that holds one of the claims has not ended. Nothing was
-            released.
+        TrackingError: An execution that holds one of the claims, or its change, has not ended.
+            Nothing was released.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
     with database.reading(engine) as connection:
         held = _claims_on(connection, episode, workflow)
+        made = _changes_of(connection, episode, held if workflow else None)
     running = {} if force else _running(held, statuses)
     if running:
         raise TrackingError(_still_running(held, running))
+    unfinished = [change for change in made if change.ended_at is None]
+    if unfinished and not force:
+        raise TrackingError(_not_ended(unfinished[0]))
     with database.transaction(engine) as connection:
+        changes.release_claims(connection, [change.id for change in made])
         connection.execute(
             update(links)
             .where(links.c.id.in_([row.id for row in held]))
@@ -202,6 +208,24 @@ def release(
             details = {"released": released, "force": force}
             write_entry(connection, "release", actor, episode, details=details)
     return released
+
+
+def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> int:
+    """Stop counting the failures of a remediation, so that it may change something again.
+
+    Returns:
+        The number of failures that no longer count.
+
+    Raises:
+        DatabaseError: The database is unavailable.
+    """
+    database.prepare(engine, create=False)
+    with database.transaction(engine) as connection:
+        failures = changes.release_remediation(connection, remediation)
+        if failures:
+            details = {"remediation": remediation, "failures": failures}
+            write_entry(connection, "release", actor, remediation, details=details)
+    return failures
 
 
 def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
@@ -415,6 +439,23 @@ def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[
     if workflow:
         held = held.where(links.c.st2_action_ref == workflow)
     return connection.execute(held).all()
+
+
+def _changes_of(
+    connection: Connection, episode: str, held: Sequence[Row[Any]] | None
+) -> list[changes.Change]:
+    """Return the changes for an episode, of all executions or of those that hold claims."""
+    found = changes.find(connection, changes.of_episode(episode), changes.is_granted())
+    ids = None if held is None else {row.st2_execution_id for row in held}
+    return [change for change in found if ids is None or change.st2_execution_id in ids]
+
+
+def _not_ended(change: changes.Change) -> str:
+    return (
+        f"nothing was released, because the change that execution {change.st2_execution_id} made "
+        f"with {change.action} has not ended as far as is known; sync finds that out within a "
+        "minute or two once it has ended; or pass force=true"
+    )
 
 
 def _running(held: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Callable, Sequence
 
 from sqlalchemy.engine import Engine
 
@@ -21,6 +21,7 @@ from poundcake.trail.confirm import admit_unconfirmed
 from poundcake.trail.expire import expire_incidents
 from poundcake.trail.explain import explain_alerts
 from poundcake.trail.mirror import MIRROR_SECONDS, mirror_open_executions
+from poundcake.trail.settle_changes import SETTLE_SECONDS, settle_changes
 from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, start_round
 
 
@@ -40,6 +41,8 @@ class SyncCounts:
     """Unconfirmed incidents that were decided."""
     expired: int = 0
     """Incidents that were closed because no notification arrived for expire_stale_hours."""
+    changes: int = 0
+    """Changes that were ended, or found to have cleared their alert or not."""
     problems: tuple[str, ...] = ()
     """A sentence for each read that failed."""
 
@@ -51,7 +54,8 @@ class SyncCounts:
 def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCounts:
     """Run one round: mirror open executions, explain emitted alerts, complete requests.
 
-    Also admit unconfirmed incidents and close stale ones when they are due.
+    Also admit unconfirmed incidents and close stale ones when they are due, and end the changes
+    whose workflow could not report.
 
     The steps are independent: if one of them fails, the next ones still run. The work of each step
     is bounded, and the next round continues where this one stopped.
@@ -98,8 +102,20 @@ def _run_steps(
     def expire() -> None:
         counts.expired = expire_incidents(sync_round, config)
 
+    def settle() -> None:
+        deadline = Deadline(SETTLE_SECONDS)
+        counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
+
+    try:
+        _run_each((mirror, explain, complete, confirm, expire, settle))
+    finally:
+        counts.problems = tuple(sync_round.problems)
+
+
+def _run_each(steps: Sequence[Callable[[], None]]) -> None:
+    """Run all steps, and then raise the first error."""
     first_error: Exception | None = None
-    for step in (mirror, explain, complete, confirm, expire):
+    for step in steps:
         try:
             step()
         except LeaseLostError:
@@ -107,6 +123,5 @@ def _run_steps(
         # An error in one step must not stop the next steps.
         except Exception as error:
             first_error = first_error or error
-    counts.problems = tuple(sync_round.problems)
     if first_error:
         raise first_error
