@@ -13,6 +13,7 @@ from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.string_enum import StringEnum
 from poundcake.trail import database, uncopied
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.pause import read_pause
 
 
 class State(StringEnum):
@@ -99,6 +100,20 @@ def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
         if name in in_force and in_force[name] != value
     }
     return {**answer, "configuration": {**configuration, "differences": differences}}
+
+
+def with_pause(answer: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """Return the health view with the pause that is in force now.
+
+    The endpoint shows a pause a few seconds later. If the database cannot be read, the view stays
+    as it is.
+    """
+    try:
+        with database.reading(engine) as connection:
+            pause = read_pause(connection)
+    except DatabaseError:
+        return answer
+    return {**answer, "paused": pause.as_json() if pause else None}
 
 
 def _database(config: Config, engine: Engine) -> Part:

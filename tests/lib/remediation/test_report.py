@@ -44,6 +44,7 @@ DRY_RUN = {
     "may_check": True,
     "action": "linux.service",
     "may_change": False,
+    "may_reserve": False,
     "dry_run": True,
     "stage": "dry_run",
     "message": "would run x",
@@ -53,15 +54,26 @@ ALLOWED = {
     "may_check": True,
     "action": "linux.service",
     "may_change": True,
+    "may_reserve": True,
     "dry_run": False,
     "stage": "remediate",
     "message": "",
 }
 REFUSED = dict(
-    ALLOWED, may_change=False, stage="refused", message="allowed_hosts does not contain web-1"
+    ALLOWED,
+    may_change=False,
+    may_reserve=False,
+    stage="refused",
+    message="allowed_hosts does not contain web-1",
 )
 REFUSED_IN_DRY_RUN = dict(REFUSED, dry_run=True)
-ENDED = dict(ALLOWED, may_change=False, stage="ended", message="the incident ended at 12:00")
+ENDED = dict(
+    ALLOWED,
+    may_change=False,
+    may_reserve=False,
+    stage="ended",
+    message="the incident ended at 12:00",
+)
 NO_ACTION = dict(
     DRY_RUN, action="", message="the rule names no action, so nothing would be changed"
 )

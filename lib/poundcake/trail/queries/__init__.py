@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.alert import alert_details
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
 from poundcake.trail.queries.executions import linked_executions
@@ -64,7 +65,7 @@ def alerts_active(
 ) -> dict[str, Any]:
     """Return the open incidents, newest first."""
     page = open_incidents(connection, stale_after_hours, filters, limit, offset)
-    return page.as_json("active_alerts", "count")
+    return _with_pause(connection, page.as_json("active_alerts", "count"))
 
 
 def st2_executions(
@@ -88,10 +89,17 @@ def why(
     web_url: str = "",
 ) -> dict[str, Any]:
     """Return the episodes of the matching alerts, most recently seen first."""
-    return find_episodes(connection, filters, limit, offset, web_url).as_json("episodes", "count")
+    page = find_episodes(connection, filters, limit, offset, web_url)
+    return _with_pause(connection, page.as_json("episodes", "count"))
 
 
 def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
     """Return one alert with its labels and annotations, or None if it is not recorded."""
     details = alert_details(connection, request_id, episode)
     return details.as_json() if details else None
+
+
+def _with_pause(connection: Connection, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a view with the pause of all changes, if one is in force."""
+    pause = read_pause(connection)
+    return {"paused": pause.as_json(), **answer} if pause else answer
