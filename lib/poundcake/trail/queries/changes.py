@@ -48,6 +48,7 @@ def as_json(change: Change) -> dict[str, Any]:
     shown = {
         "decided_at": format_timestamp(change.decided_at),
         "ended_at": format_optional(change.ended_at),
+        "episode": change.episode,
         "st2_execution_id": change.st2_execution_id,
         "remediation": change.remediation,
         "action": change.action,
