@@ -37,6 +37,7 @@ class Link(PackAction):
                 workflow,
                 execution_id,
                 self.settings.host_cooldown_seconds,
+                self.settings.power_cooldown_seconds,
             ),
             _RETRY_SECONDS,
         )

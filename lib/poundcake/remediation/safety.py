@@ -21,13 +21,12 @@ from poundcake.remediation.stage import Stage
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import limits
-from poundcake.trail.changes import FAILURES, Change
+from poundcake.trail.changes import FAILURES, Change, is_power_action
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.limits import DAY, HOUR, ChangeRequest, Situation
 
 _ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
-_POWER = ("power", "reboot", "cycle", "reset")
 
 
 class Refusal(StringEnum):
@@ -254,11 +253,6 @@ def without_database(
         reason=f"the tracking database is unavailable, so no limit can be checked ({error})",
         how_to_lift="see `st2 run poundcake.health`",
     )
-
-
-def is_power_action(action: str) -> bool:
-    """Return True if the reference of an action contains power, reboot, cycle or reset."""
-    return any(word in action.lower() for word in _POWER)
 
 
 # -- what lasts while the configuration and the alert stay as they are

@@ -52,6 +52,14 @@ UNDECIDED = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED)
 """The results that sync replaces by CLEARED or NOT_CLEARED."""
 
 
+_POWER = ("power", "reboot", "cycle", "reset")
+
+
+def is_power_action(action: str) -> bool:
+    """Return True if the reference of an action contains power, reboot, cycle or reset."""
+    return any(word in action.lower() for word in _POWER)
+
+
 class Change(NamedTuple):
     """A row of poundcake_changes. The fields are columns."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypedDict
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -23,10 +23,13 @@ from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
+from poundcake.trail.schema import changes as change_rows
 
 # The upper bound of give_up_hours: no alert is emitted for longer.
 _MAX_EMISSION = timedelta(hours=720)
 _CLAIM_LENGTH = 255
+# Maximum claims of a workflow on one host that are read for the host's cooldown.
+_MAX_CLAIMS = 50
 
 _ALERT_COLUMNS = (
     alerts.c.id,
@@ -60,10 +63,28 @@ class ReleasedClaim(TypedDict):
 
 
 class HostClaim(NamedTuple):
-    """The execution that claimed an alert of a host, and the time of the claim."""
+    """The execution that claimed an alert of a host, and when the cooldown that it began ends."""
 
     st2_execution_id: str
-    created_at: datetime
+    until: datetime
+
+
+class HostCooldown(NamedTuple):
+    """How long a workflow is refused another claim for the same host.
+
+    Attributes:
+        usual: After its last claim and, if it made a change, after the end of that change.
+        power: After the end of a change by a power action, instead.
+    """
+
+    usual: timedelta = timedelta(0)
+    power: timedelta = timedelta(0)
+
+    @classmethod
+    def of(cls, host_seconds: int, power_seconds: int = 0) -> HostCooldown:
+        """Return the cooldown with the values of the configuration. 0 for `host` turns it off."""
+        power = power_seconds if host_seconds else 0
+        return cls(timedelta(seconds=host_seconds), timedelta(seconds=power))
 
 
 class AlertOfEpisode(Protocol):
@@ -89,15 +110,14 @@ class _Claimant:
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The id of the execution.
-        host_cooldown: How long the workflow is refused another claim for the same host after its
-            last one; 0 for no limit.
+        cooldown: How long the workflow is refused another claim for the same host.
     """
 
     request_id: str
     episode: str
     workflow: str
     execution_id: str
-    host_cooldown: timedelta
+    cooldown: HostCooldown
 
 
 def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
@@ -116,6 +136,7 @@ def link(
     workflow: str,
     execution_id: str,
     host_cooldown: int = 0,
+    power_cooldown: int = 0,
 ) -> LinkResult:
     """Claim an episode for a workflow, and link the execution to the alert.
 
@@ -129,7 +150,8 @@ def link(
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
         host_cooldown: Seconds for which the workflow is refused another claim for the same host
-            after its last one, for any alert; 0 for no limit.
+            after its last one, and after the end of its last change, for any alert; 0 for no limit.
+        power_cooldown: The same after the end of a change by a power action.
 
     Raises:
         TrackingError: No such alert is recorded, or execution_id is empty.
@@ -141,7 +163,7 @@ def link(
         )
     database.prepare(engine, create=False)
     claimant = _Claimant(
-        request_id, episode, workflow, execution_id, timedelta(seconds=host_cooldown)
+        request_id, episode, workflow, execution_id, HostCooldown.of(host_cooldown, power_cooldown)
     )
     for attempt in range(database.ATTEMPTS):
         try:
@@ -249,9 +271,9 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
 
 
 def last_host_claim(
-    connection: Connection, host: str, workflow: str, since: datetime
+    connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
-    """Return the workflow's last claim on an alert of a host, or None.
+    """Return the workflow's claim on an alert of a host whose cooldown ends last, or None.
 
     The claim of an execution that succeeded and reported that it changed nothing does not count.
 
@@ -259,12 +281,25 @@ def last_host_claim(
         connection: A transaction.
         host: The canonical host. Every alert of the host counts, however its label spells it.
         workflow: The reference of the workflow.
-        since: Only claims after this time count, by the database's clock.
+        cooldown: How long the workflow is refused another claim.
+        now: The time by the database's clock.
     """
-    found = connection.execute(
-        select(links.c.st2_execution_id, links.c.created_at)
+    made = change_rows
+    since = now - max(cooldown)
+    rows = connection.execute(
+        select(
+            links.c.st2_execution_id, links.c.created_at, made.c.id, made.c.action, made.c.ended_at
+        )
         .join(alerts, alerts.c.id == links.c.alert_id)
         .join(executions, executions.c.id == links.c.st2_execution_id)
+        .outerjoin(
+            made,
+            and_(
+                made.c.st2_execution_id == links.c.st2_execution_id,
+                changes.is_granted(),
+                made.c.released_at.is_(None),
+            ),
+        )
         .where(
             alerts.c.host == host,
             # Limit the scan of the index: older alerts are no longer emitted.
@@ -272,7 +307,11 @@ def last_host_claim(
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
-            links.c.created_at > since,
+            or_(
+                links.c.created_at > since,
+                made.c.ended_at > since,
+                and_(made.c.id.is_not(None), changes.is_unfinished()),
+            ),
             # An execution that is running, was canceled or failed may have changed the host even
             # if it reports mutated=false: its output is only what it had published by then.
             or_(
@@ -281,9 +320,21 @@ def last_host_claim(
             ),
         )
         .order_by(links.c.created_at.desc())
-        .limit(1)
-    ).one_or_none()
-    return HostClaim(*found) if found else None
+        .limit(_MAX_CLAIMS)
+    )
+    found = [HostClaim(row.st2_execution_id, _cooldown_end(row, cooldown, now)) for row in rows]
+    last = max(found, key=lambda claim: claim.until, default=None)
+    return last if last and last.until > now else None
+
+
+def _cooldown_end(row: Row[Any], cooldown: HostCooldown, now: datetime) -> datetime:
+    """Return when the cooldown ends that a claim, and the change that was made with it, began."""
+    until: datetime = row.created_at + cooldown.usual
+    if row.id is None:
+        return until
+    after_change = cooldown.power if changes.is_power_action(row.action) else cooldown.usual
+    # The end of a change that is in flight is not known yet.
+    return max(until, (row.ended_at or now) + after_change)
 
 
 def add_execution(
@@ -357,7 +408,7 @@ def _refusal_reason(
             f"the incident ended at {format_timestamp(ended)}; to work on it anyway, run `st2 run "
             f"poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.host_cooldown and alert.host:
+    if claimant.cooldown.usual and alert.host:
         return _host_cooldown(connection, claimant, alert.host, now)
     return ""
 
@@ -377,13 +428,12 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
 def _host_cooldown(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    busy = last_host_claim(connection, host, claimant.workflow, now - claimant.host_cooldown)
+    busy = last_host_claim(connection, host, claimant.workflow, claimant.cooldown, now)
     if not busy:
         return ""
-    until = format_deadline(busy.created_at + claimant.host_cooldown)
     return (
-        f"cooldown of this host until {until}: execution {busy.st2_execution_id} of "
-        f"{claimant.workflow} was started for it"
+        f"cooldown of this host until {format_deadline(busy.until)}: execution "
+        f"{busy.st2_execution_id} of {claimant.workflow} was started for it"
     )
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from poundcake.config import load
-from poundcake.remediation.safety import Refusal, decide, is_power_action, preview
-from poundcake.trail.changes import Change
+from poundcake.remediation.safety import Refusal, decide, preview
+from poundcake.trail.changes import Change, is_power_action
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.pause import Pause
 from tests.lib.samples import NOON, later

@@ -127,6 +127,11 @@ class TestReserve:
         with pytest.raises(TrackingError, match="execution_id"):
             safety.reserve(engine, config(), ChangeRequest(hosts.request_id, episode("f0"), ACTION))
 
+    def test_a_dry_run_is_on_record_too(self, engine, hosts):
+        assert hosts.ask(config={"dry_run": True}).refusal == "dry_run"
+        (row,) = rows(engine)
+        assert (row.result, row.refusal) == ("refused", "dry_run")
+
     def test_an_unknown_alert_is_an_error(self, hosts):
         with pytest.raises(TrackingError, match="no alert of episode"):
             hosts.ask(episode=episode("unknown"))
@@ -264,6 +269,30 @@ class TestCooldown:
         with database_time(later(200)):
             claims.release(engine, episode("f0"), actor=ANNA)
         assert hosts.ask(at=210, execution="e9").may_change
+
+
+class TestCooldownOfAWorkflow:
+    """A workflow is started again once its change may be made, so that the alert is not lost."""
+
+    def link(self, hosts, name, at):
+        with database_time(later(at)):
+            request_id = record(hosts.engine, alert(fingerprint=name, labels={"instance": "web-0"}))
+        with database_time(later(at)):
+            return claims.link(
+                hosts.engine, request_id, episode(name), WORKFLOW, f"e-{name}", 1800, 3600
+            )
+
+    @pytest.mark.parametrize("action, seconds", [(ACTION, 1800), ("ipmi.power_cycle", 3600)])
+    def test_it_counts_from_the_end_of_the_change(self, hosts, action, seconds):
+        with database_time(later(100)):
+            claims.link(hosts.engine, hosts.request_id, episode("f0"), WORKFLOW, "e0", 1800, 3600)
+        assert hosts.ask(action=action).may_change
+        assert not self.link(hosts, "a", 5000)["claimed"]  # the change is still in flight
+        hosts.end("e0", at=6000)
+        refused = self.link(hosts, "b", 6000 + seconds - 1)
+        assert not refused["claimed"]
+        assert "cooldown of this host until" in refused["reason"]
+        assert self.link(hosts, "c", 6000 + seconds)["claimed"]
 
 
 class TestEpisodes:
@@ -422,6 +451,61 @@ class TestPause:
         assert (found.refusal, "maintenance" in found.reason) == ("paused", True)
         resume(engine, ANNA)
         assert hosts.ask().may_change
+
+
+class TestActions:
+    """What workflows and people get from the actions."""
+
+    KEYS = {
+        "dry_run": False,
+        "allowed_hosts": ["*"],
+        "allowed_actions": [ACTION],
+        "fresh_minutes": 0,
+        "settle_seconds": 0,
+    }
+
+    @pytest.fixture
+    def run(self, hosts, run_action):
+        """Return a function that runs an action for the first host as the workflow e1."""
+
+        def run(name, config=None, **parameters):
+            ids = {"request_id": hosts.request_id, "episode": episode("f0")}
+            return run_action(name, "e-task", {**self.KEYS, **(config or {})}, **ids, **parameters)
+
+        return run
+
+    def test_reserve_grants_a_change_and_says_why_not(self, run):
+        asked = {"action": ACTION, "execution_id": "e1"}
+        granted = run("reserve", **asked)
+        assert (granted["may_change"], granted["refusal"], granted["message"]) == (True, "", "")
+        refused = run("reserve", **{**asked, "execution_id": "e2"})
+        assert (refused["may_change"], refused["refusal"]) == (False, "episode_taken")
+        assert "execution e1 makes a change for this episode" in refused["message"]
+
+    def test_without_the_database_nothing_may_be_changed(self, run, monkeypatch, tmp_path):
+        monkeypatch.setattr(database, "retry_while_unavailable", lambda work, seconds: work())
+        gone = {"database_url": f"sqlite:///{tmp_path}/missing.sqlite"}
+        found = run("reserve", gone, action=ACTION, execution_id="e1")
+        assert (found["may_change"], found["refusal"]) == (False, "database_unavailable")
+        assert "the tracking database is unavailable" in found["message"]
+
+    def test_link_says_whether_a_change_would_be_allowed(self, engine, run):
+        asked = {"workflow": "pack.flow", "execution_id": "e1", "action": ACTION}
+        allowed = run("link", **asked)
+        assert (allowed["claimed"], allowed["may_change"]) == (True, True)
+        assert (allowed["reason"], allowed["refusal"]) == ("", "")
+        pause(engine, ANNA, "maintenance")
+        refused = run("link", **asked)
+        assert (refused["claimed"], refused["may_change"]) == (True, False)
+        assert refused["refusal"] == "paused"
+        assert "maintenance" in refused["reason"]
+        other = run("link", **{**asked, "execution_id": "e2"})
+        assert (other["claimed"], other["may_change"], other["refusal"]) == (False, False, "")
+        assert "execution e1 of pack.flow holds the claim" in other["reason"]
+
+    def test_link_without_an_action_allows_nothing(self, run):
+        found = run("link", workflow="pack.flow", execution_id="e1")
+        assert (found["claimed"], found["may_change"]) == (True, False)
 
 
 class TestSimultaneous:

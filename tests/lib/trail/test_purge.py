@@ -477,7 +477,7 @@ class TestMeanwhile:
             claims._link(
                 connection,
                 claims._Claimant(
-                    old.request_id, row.episode, "pack.work", "e1", host_cooldown=timedelta(0)
+                    old.request_id, row.episode, "pack.work", "e1", cooldown=claims.HostCooldown()
                 ),
             )
             event.listen(engine, "before_cursor_execute", seen)
