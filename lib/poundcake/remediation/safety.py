@@ -20,7 +20,7 @@ from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_targ
 from poundcake.remediation.stage import Stage
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import limits
+from poundcake.trail import changes, limits
 from poundcake.trail.changes import FAILURES, Change, is_power_action
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import DatabaseError
@@ -58,6 +58,8 @@ class Refusal(StringEnum):
     """`dry_run` is on."""
     PAUSED = "paused"
     """Somebody has paused all changes with poundcake.pause."""
+    NOT_CLAIMED = changes.NOT_CLAIMED
+    """Another execution of the same workflow holds the claim on the episode (poundcake.link)."""
     EPISODE_TAKEN = "episode_taken"
     """Another execution has made a change for this attempt at the episode."""
     STORM = "storm"
@@ -608,17 +610,17 @@ def _settle_seconds(config: Config, situation: Situation) -> int:
     return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - known)))
 
 
-def _counted(changes: Sequence[Change]) -> str:
-    return "1 change is" if len(changes) == 1 else f"{len(changes)} changes are"
+def _counted(found: Sequence[Change]) -> str:
+    return "1 change is" if len(found) == 1 else f"{len(found)} changes are"
 
 
-def _named(changes: Sequence[Change]) -> str:
-    shown = [f"{one.action} of execution {one.st2_execution_id}" for one in changes[:3]]
-    return ", ".join(shown) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+def _named(found: Sequence[Change]) -> str:
+    shown = [f"{one.action} of execution {one.st2_execution_id}" for one in found[:3]]
+    return ", ".join(shown) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def _wait_for(changes: Sequence[Change]) -> str:
+def _wait_for(found: Sequence[Change]) -> str:
     return (
         "wait until it ends; if its workflow is stuck, `st2 run poundcake.release "
-        f"episode={changes[0].episode} force=true`"
+        f"episode={found[0].episode} force=true`"
     )

@@ -8,14 +8,14 @@ says that all executions have ended. Until then it extends the lease of the row.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.string_enum import StringEnum
 from poundcake.trail import clock, database
-from poundcake.trail.schema import changes
+from poundcake.trail.schema import changes, cut
 
 LEASE = timedelta(hours=6)
 """How long a change counts as in flight although nothing is heard of it."""
@@ -44,6 +44,8 @@ class ChangeResult(StringEnum):
     """Its workflow was cancelled, or StackStorm has deleted it, before it reported a result."""
 
 
+NOT_CLAIMED = "not_claimed"
+"""The refusal of an execution that did not get the claim on the episode."""
 FAILURES = (ChangeResult.FAILED, ChangeResult.NOT_VERIFIED, ChangeResult.NOT_CLEARED)
 """The results that the breaker counts."""
 SUCCESSES = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED, ChangeResult.CLEARED)
@@ -174,6 +176,35 @@ def release_claims(connection: Connection, ids: Sequence[int]) -> None:
         )
         connection.execute(
             update(changes).where(changes.c.id.in_(chunk)).values(claim=None, released_at=now)
+        )
+
+
+def write_decision(
+    connection: Connection, execution_id: str, episode: str, values: Mapping[str, Any]
+) -> None:
+    """Write the decision about the change of an execution, or replace an earlier refusal.
+
+    Args:
+        connection: A transaction.
+        execution_id: The execution that asked.
+        episode: The episode for which it asked.
+        values: The other columns.
+    """
+    changed = connection.execute(
+        update(changes)
+        .where(
+            changes.c.st2_execution_id == execution_id,
+            changes.c.episode == episode,
+        )
+        .values(**values)
+    )
+    if not changed.rowcount:
+        connection.execute(
+            changes.insert().values(
+                st2_execution_id=cut(execution_id, changes.c.st2_execution_id),
+                episode=episode,
+                **values,
+            )
         )
 
 

@@ -35,6 +35,7 @@ _ALERT_COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
     alerts.c.host,
+    alerts.c.fingerprint,
     alerts.c.outcome,
     alerts.c.reason,
     alerts.c.attempt,
@@ -365,6 +366,8 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
         reason = _refusal_reason(connection, claimant, alert, holder, now)
         if not reason:
             _write_link(connection, claimant, alert, key, now)
+        elif holder:
+            _write_loser(connection, claimant, alert, reason, now)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
@@ -463,6 +466,28 @@ def _write_link(
         )
     if alert.explanation == Explanation.LOST:
         _reopen(connection, alert.id, claimant.request_id)
+
+
+def _write_loser(
+    connection: Connection, claimant: _Claimant, alert: Row[Any], reason: str, now: datetime
+) -> None:
+    """Record an execution whose claim another one holds, so that the views show who lost."""
+    values = {
+        "request_id": claimant.request_id,
+        "attempt": alert.attempt,
+        "claim": None,
+        "remediation": cut(claimant.workflow, change_rows.c.remediation),
+        "action": cut(claimant.workflow, change_rows.c.action),
+        "target": alert.host or f"fingerprint={alert.fingerprint}",
+        "per_value": "",
+        "decided_at": now,
+        "lease_until": None,
+        "ended_at": now,
+        "result": changes.ChangeResult.REFUSED,
+        "refusal": changes.NOT_CLAIMED,
+        "reason": cut(reason, change_rows.c.reason),
+    }
+    changes.write_decision(connection, claimant.execution_id, claimant.episode, values)
 
 
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:

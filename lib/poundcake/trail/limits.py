@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
 
-from sqlalchemy import ColumnElement, Row, func, select, update
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.alertmanager import FIRING
@@ -31,6 +31,7 @@ from poundcake.trail.changes import (
     find,
     in_flight,
     is_granted,
+    write_decision,
 )
 from poundcake.trail.claims import ended_at
 from poundcake.trail.errors import TrackingError
@@ -426,19 +427,4 @@ def _record(
         "reason": cut(decision.message, changes.c.reason),
     }
     # A refused execution may ask again. Its latest decision is recorded.
-    changed = connection.execute(
-        update(changes)
-        .where(
-            changes.c.st2_execution_id == request.execution_id,
-            changes.c.episode == alert.episode,
-        )
-        .values(**values)
-    )
-    if not changed.rowcount:
-        connection.execute(
-            changes.insert().values(
-                st2_execution_id=cut(request.execution_id, changes.c.st2_execution_id),
-                episode=alert.episode,
-                **values,
-            )
-        )
+    write_decision(connection, request.execution_id, alert.episode, values)

@@ -435,7 +435,7 @@ def test_every_refusal_is_tested_here():
     """The others are refusals of the configuration or the alert, above and below."""
     tested = {*PASSING, "no_action", "action_invalid", "action_not_allowed", "incident_ended"}
     tested |= {"resolved", "no_host", "no_target", "host_not_allowed", "host_denied"}
-    tested |= {"stackstorm_host", "dry_run", "database_unavailable"}
+    tested |= {"stackstorm_host", "dry_run", "database_unavailable", "not_claimed"}
     assert tested == {str(refusal) for refusal in Refusal}
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.trail import changes as change_rows
-from poundcake.trail import claims, database, interventions
+from poundcake.trail import claims, database, interventions, queries, search, text
 from poundcake.trail.audit import Actor
 from poundcake.trail.changes import ChangeResult, finish_change
 from poundcake.trail.errors import DatabaseError, TrackingError
@@ -29,6 +29,7 @@ from tests.lib.trails import (
     on_mariadb,
     on_sqlite,
     record,
+    view,
 )
 
 ANNA = Actor("anna", "e-anna")
@@ -301,6 +302,23 @@ class TestEpisodes:
         found = hosts.ask(execution="e2", action="ipmi.power_cycle")
         assert found.refusal == "episode_taken"
         assert "execution e1 makes a change for this episode with linux.service" in found.reason
+
+    def test_an_execution_that_loses_the_claim_is_on_record(self, engine, hosts):
+        for _ in range(2):
+            claims.link(engine, hosts.request_id, episode("f0"), WORKFLOW, "e1")
+            assert not claims.link(engine, hosts.request_id, episode("f0"), WORKFLOW, "e2")[
+                "claimed"
+            ]
+        (row,) = rows(engine)
+        assert (row.st2_execution_id, row.result, row.refusal) == ("e2", "refused", "not_claimed")
+        assert (row.target, row.action) == ("web-0", WORKFLOW)
+        assert row.reason.startswith(f"execution e1 of {WORKFLOW} holds the claim")
+        why = view(engine, queries.why, filters=search.parse(alert_name="HostDown"))
+        (shown,) = next(e for e in why["episodes"] if e["episode"] == episode("f0"))["changes"]
+        assert "execution e1" in shown["reason"]
+        assert f"{WORKFLOW} on web-0 (e2): refused, not_claimed: execution e1" in text.why(why, 24)
+        status = view(engine, queries.status, request_id=hosts.request_id)
+        assert status["changes"] == [shown]
 
     def test_another_attempt_may_change_something(self, engine, hosts):
         assert hosts.ask().may_change
