@@ -42,7 +42,8 @@ class Link(PackAction):
             _RETRY_SECONDS,
         )
         if not claim["claimed"] or not action:
-            return {**claim, "may_change": False, "refusal": ""}
+            refusal = safety.Refusal.NO_ACTION if claim["claimed"] else safety.Refusal.NOT_CLAIMED
+            return {**claim, "may_change": False, "refusal": str(refusal)}
         decision = self._decision(
             engine, ChangeRequest(request_id, episode, action, execution_id, needs_host=needs_host)
         )

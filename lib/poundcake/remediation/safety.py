@@ -59,7 +59,7 @@ class Refusal(StringEnum):
     PAUSED = "paused"
     """Somebody has paused all changes with poundcake.pause."""
     NOT_CLAIMED = changes.NOT_CLAIMED
-    """Another execution of the same workflow holds the claim on the episode (poundcake.link)."""
+    """The execution did not get the claim on the episode (poundcake.link)."""
     EPISODE_TAKEN = "episode_taken"
     """Another execution has made a change for this attempt at the episode."""
     STORM = "storm"

@@ -518,7 +518,8 @@ class TestActions:
         assert refused["refusal"] == "paused"
         assert "maintenance" in refused["reason"]
         other = run("link", **{**asked, "execution_id": "e2"})
-        assert (other["claimed"], other["may_change"], other["refusal"]) == (False, False, "")
+        assert (other["claimed"], other["may_change"]) == (False, False)
+        assert other["refusal"] == "not_claimed"
         assert "execution e1 of pack.flow holds the claim" in other["reason"]
 
     def test_link_without_an_action_allows_nothing(self, run):
