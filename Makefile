@@ -30,10 +30,13 @@ run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARG
 	@.venv/bin/python -m standalone $(ARGS)
 
 test-fast: .venv ## The tests while you work, in a minute: no servers, no endpoint in a process of its own
-	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow" $(TESTS)
+	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow and not long" $(TESTS)
 
-test: services .venv ## All tests (TESTS="..." for some; INSTALL=0: without installing servers)
-	@$(PYTEST) $(TESTS)
+test: services .venv ## All tests but the long ones (TESTS="..." for some; INSTALL=0: install no servers)
+	@$(PYTEST) -m "not long" $(TESTS)
+
+test-long: services .venv ## The tests that `make test` leaves out: short fault suite, clusters, kills
+	@$(PYTEST) -m long $(TESTS)
 
 test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")
 	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)

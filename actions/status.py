@@ -33,7 +33,7 @@ class Status(PackAction):
         result = endpoint_client.status(self.settings, request_id)
         if isinstance(result, endpoint_client.Answered):
             return result.document
-        unknown = f"no request {request_id} is on record"
+        unknown = f"no request {request_id} is recorded"
         if isinstance(result, endpoint_client.Refused) and result.status == 404:
             raise TrackingError(unknown)
         raise TrackingError(f"{unknown}; the endpoint may have it, but {result}")

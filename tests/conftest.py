@@ -7,6 +7,7 @@ that need it are skipped with a message.
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -58,12 +59,34 @@ SLOW_FILES = (
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestLists",
 )
+# `make test` leaves these to `make test-long`, because they take long, or because they repeat on
+# MariaDB what other tests check. (An asterisk stands for any text, as in a shell.)
+LONG_TESTS = (
+    "tests/faults/test_faults.py::*",
+    "tests/fuzz/test_admission.py::*",
+    "tests/fuzz/test_flood.py::*",
+    "tests/lib/endpoint/test_bus.py::*_broker_*",
+    "tests/lib/endpoint/test_through_proxies.py::*-not reusing*",
+    "tests/lib/trail/queries/test_bounded_search.py::*mariadb*",
+    "tests/lib/trail/test_copy_trail.py::TestKilled::*",
+    "tests/lib/trail/test_copy_trail.py::test_a_long_history_in_bounded_memory",
+    "tests/lib/trail/test_migrations.py::TestKilled::*",
+    "tests/lib/trail/test_purge.py::TestPlans::*",
+    "tests/scenarios/test_another_database.py::*",
+    "tests/scenarios/test_clustered_alertmanagers.py::*",
+    "tests/scenarios/test_one_alert.py::*mariadb*",
+    "tests/scenarios/test_statuses.py::test_a_paused_workflow_*",
+)
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
 # These scenarios wait most of the time, so each file gets its own stand-in and process.
 WAITING_SCENARIOS = (
+    "tests/scenarios/test_another_database.py",
     "tests/scenarios/test_clustered_alertmanagers.py",
+    "tests/scenarios/test_configuration.py",
     "tests/scenarios/test_hostile_corpus.py",
+    "tests/scenarios/test_reasons.py",
+    "tests/scenarios/test_remediation.py",
     "tests/scenarios/test_statuses.py",
 )
 # The longest tests come first, so that none of them runs alone at the end.
@@ -80,6 +103,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("processes")
         if item.nodeid.startswith(SLOW_FILES):
             item.add_marker("slow")
+        if any(fnmatchcase(item.nodeid, pattern) for pattern in LONG_TESTS):
+            item.add_marker("long")
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: rank(item.nodeid))
 
@@ -153,7 +178,7 @@ def start(kind, *args, **kwargs):
     try:
         server = kind(*args, **kwargs)
         server.start()
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(f"{kind.name}: {missing}")
     return server
 

@@ -281,7 +281,7 @@ class _Fields:
             return {}
         for key, text in value.items():
             if isinstance(text, (list, dict)):
-                self.note(f"{name}.{_shown(key)}", "not a text, kept as JSON")
+                self.note(f"{name}.{_abbreviate(key)}", "not a text, kept as JSON")
         return {key: _as_text(text) for key, text in value.items() if text is not None}
 
 
@@ -435,7 +435,7 @@ def _quoted(value: Any) -> str:
     return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
 
 
-def _shown(key: str) -> str:
+def _abbreviate(key: str) -> str:
     """Return the beginning of a key in printable characters."""
     return key[:40] if key.isprintable() else _quoted(key[:40])
 

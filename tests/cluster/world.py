@@ -21,7 +21,7 @@ from tests import services
 from tests.faults.proxy import Proxy
 
 ROUTE = {"group_wait": "1s", "group_interval": "3s", "repeat_interval": "30s"}
-# The endsAt that Prometheus sends is four times its resend delay ahead: here, four seconds.
+# Prometheus sends an endsAt that is four times its resend delay ahead: here, four seconds.
 EXPIRY = 4
 CLUSTER = (
     "--cluster.settle-timeout=2s",
@@ -234,7 +234,7 @@ def can_cut_gossip():
 
 
 def wait_until_equal(world, open_alerts, seconds, stable=2.0):
-    """Wait until the endpoint steadily shows the active alerts of both Alertmanagers.
+    """Wait until the endpoint shows the active alerts of both Alertmanagers, and keeps doing so.
 
     Args:
         world: The World.
@@ -249,16 +249,16 @@ def wait_until_equal(world, open_alerts, seconds, stable=2.0):
         AssertionError: They were not equal in time.
     """
     began = time.monotonic()
-    equal_since, before = None, None
+    equal_since, previous = None, None
     while True:
-        held, shown, now = world.agreed(), open_alerts(), time.monotonic()
-        if held is None or held != shown:
+        active, shown, now = world.agreed(), open_alerts(), time.monotonic()
+        if active is None or active != shown:
             equal_since = None
-        elif equal_since is None or held != before:
+        elif equal_since is None or active != previous:
             equal_since = now
-        before = held
+        previous = active
         if equal_since is not None and now - equal_since >= stable:
-            return held, equal_since - began
+            return active, equal_since - began
         assert now - began < seconds + stable, (
             f"after {seconds} s, the active alerts of the Alertmanagers are "
             f"{[sorted(a.active()) for a in world.alertmanagers]}, but the endpoint shows "

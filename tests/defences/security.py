@@ -135,7 +135,7 @@ WHO_MAY_POST = [
             "hmac.compare_digest(_1, _2) and _",
             "hmac.compare_digest(_1, _2)",
         ),
-        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_nothing_else_is"),
+        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_other_credentials_are_refused"),
     ),
     Defence(
         "a credential that may only post reads nothing, and one that may only read posts nothing",
@@ -1006,7 +1006,7 @@ SECRETS = [
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, _)",
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, __import__('traceback').format_exc())",
         ),
-        test(APP_TESTS + "TestOwnTrouble::test_an_internal_error_is_answered_without_details"),
+        test(APP_TESTS + "TestInternalErrors::test_an_internal_error_is_answered_without_details"),
     ),
     Defence(
         "no metric has a label that a client controls",

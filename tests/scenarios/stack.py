@@ -260,7 +260,7 @@ class Standalone(Stack):
                 stderr=log,
                 preexec_fn=services.end_with_parent,  # noqa: PLW1509 - as in services
             )
-        self._patience = 90
+        self._patience = 180
         try:
             ready = self.wait_until(self._ready)
         except BaseException:
@@ -318,9 +318,9 @@ class Live(Stack):
     def _installed(self):
         """Return True if the pack's files there are the same as here."""
         found = self.api("/packs/views/files/poundcake_scenarios") or []
-        there = {f["file_path"]: f["content"] for f in found}
+        installed = {f["file_path"]: f["content"] for f in found}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
-        return all(there.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
+        return all(installed.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 
     def _logs(self):
         """Return the log files, if POUNDCAKE_LOGS names their folder."""

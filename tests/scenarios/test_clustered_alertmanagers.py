@@ -16,12 +16,12 @@ from tests.scenarios.notifications import unique
 
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
-# Longer than the interval of retries, and than an Alertmanager waits for its peer.
+# Longer than the retry interval, and longer than an Alertmanager waits for its peer.
 MAX_SECONDS = 60
 
 
 class Cluster:
-    """The world, and the alerts of it that the endpoint shows."""
+    """A World, and the alerts that the endpoint shows for it."""
 
     def __init__(self, world, stack, alert_name):
         self.world, self.stack, self.alert_name = world, stack, alert_name
@@ -32,7 +32,7 @@ class Cluster:
     def show(self, *instances):
         """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed, lambda held: held == set(instances))
+        self.stack.wait_until(self.world.agreed, lambda active: active == set(instances))
         wait_until_equal(self.world, self.shown, MAX_SECONDS)
         return self
 
@@ -49,11 +49,11 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(stack):
-    """Return the Cluster in front of the stack, with no alert active."""
+    """Return a Cluster in front of the stack, without active alerts."""
     name = unique("ScenarioCluster")
     try:
         world = World(stack.url, stack.token, name, [f"web-{number}" for number in range(5)])
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(f"no cluster: {missing}")
     with contextlib.closing(world):
         yield Cluster(world, stack, name)
@@ -84,7 +84,7 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.show("web-2")
     cluster.world.freeze_prometheus()
     try:
-        cluster.stack.wait_until(cluster.world.agreed, lambda held: held == set(), 10 * EXPIRY)
+        cluster.stack.wait_until(cluster.world.agreed, lambda active: active == set(), 10 * EXPIRY)
         wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()

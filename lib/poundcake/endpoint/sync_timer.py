@@ -29,9 +29,9 @@ class SyncTimer:
 
     def request_sync(self) -> float | None:
         """Publish the trigger if work is open and the last round of sync was long enough ago."""
-        left = self._check_at - monotonic()
-        if left > 0:
-            return left
+        remaining = self._check_at - monotonic()
+        if remaining > 0:
+            return remaining
         config = self._dependencies.config()
         work = self._dependencies.reader.read(
             open_work, config.expire_stale_hours, config.not_cleared_minutes
@@ -42,8 +42,8 @@ class SyncTimer:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
         wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
-        left = wait - seen.age
-        if left <= 0:
+        remaining = wait - seen.age
+        if remaining <= 0:
             payload = SyncDuePayload(open=work.count)
             self._dependencies.bus.publish(
                 SYNC_DUE, dict(payload), f"poundcake-sync-{uuid.uuid4()}"
@@ -51,9 +51,9 @@ class SyncTimer:
             self._dependencies.metrics.syncs_asked.inc()
             self._dependencies.components.broker.ok()
             self._wait = retry.next_sync_wait(self._wait)
-            left = wait
-        self._check_at = monotonic() + left
-        return left
+            remaining = wait
+        self._check_at = monotonic() + remaining
+        return remaining
 
     def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()

@@ -131,14 +131,14 @@ def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _E
     if not decision:
         message = "the change could not be reserved, so nothing was changed; its task says why"
         return _Ending(False, Stage.REFUSED, message)
-    found = _found(permission, tasks.result("evidence"))
+    found = _describe_check(permission, tasks.result("evidence"))
     message = f"{found}; {decision['message']}" if found else str(decision["message"])
     # A limit that does its work is no failure of the workflow.
     return _Ending(True, Stage(decision["stage"]), message)
 
 
 def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
-    found = _found(permission, check)
+    found = _describe_check(permission, check)
     if check.get("state") == TcpState.ANSWERS:
         return _Ending(True, Stage.EVIDENCE, found, verified=True)
     if permission["may_reserve"]:
@@ -172,7 +172,7 @@ def _ending_after_change(
     if check.get("state") == TcpState.NO_ANSWER:
         message = f"{host} still does not answer after {seconds} s"
     else:
-        message = f"{_found(permission, check)} after {seconds} s"
+        message = f"{_describe_check(permission, check)} after {seconds} s"
     return _Ending(False, Stage.VERIFY, message, mutated=True)
 
 
@@ -188,7 +188,7 @@ def _change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
     return ChangeResult.VERIFIED if ending.verified else ChangeResult.SUCCEEDED
 
 
-def _found(permission: dict[str, Any], check: dict[str, Any]) -> str:
+def _describe_check(permission: dict[str, Any], check: dict[str, Any]) -> str:
     """Return the result of a check in words, or an empty string if the host was not checked."""
     host, port, state = permission.get("host", ""), check.get("port", 0), check.get("state")
     if state == TcpState.ANSWERS:

@@ -192,7 +192,7 @@ def decide_replay(
     if not force:
         return Decision(
             Outcome.DUPLICATE,
-            f"{why}: nothing open, the incident has ended",
+            f"{why}: the incident has ended",
             original.episode,
             original.starts_at,
         )
@@ -327,7 +327,7 @@ def _judge_refire(
     if last is None or received_at - last >= REFIRE_GRACE:
         return None
     if last > received_at:
-        return Outcome.DUPLICATE, "late: its resolve is already on record"
+        return Outcome.DUPLICATE, "late: its resolve is already recorded"
     seconds = int((received_at - last).total_seconds())
     return Outcome.UNCONFIRMED, (
         f"fires {seconds} s after its resolve, which a stale copy does as well; waits for another "
@@ -343,7 +343,7 @@ def _is_same_occurrence(alert: Alert, resolve: Resolve) -> bool:
 
 def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident | None) -> Decision:
     if not incident:
-        return Decision(Outcome.DUPLICATE, "nothing open", starts_at=alert.starts_at)
+        return Decision(Outcome.DUPLICATE, "no open incident", starts_at=alert.starts_at)
     if received_at < incident.last_seen_at:
         return Decision(
             Outcome.DUPLICATE,

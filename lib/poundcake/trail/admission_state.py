@@ -55,7 +55,7 @@ class AlertBatch:
     @property
     def alerts(self) -> list[Alert]:
         """Return the alerts."""
-        return [one.alert for one in self.received]
+        return [received.alert for received in self.received]
 
     @property
     def firing(self) -> list[Alert]:

@@ -66,6 +66,14 @@ def acknowledge(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
+    return database.retry_deadlocks(
+        lambda: _acknowledge(engine, actor, episode, filters, comment, undo)
+    )
+
+
+def _acknowledge(
+    engine: Engine, actor: Actor, episode: str, filters: Filters, comment: str, undo: bool
+) -> IncidentChange:
     with database.transaction(engine) as connection:
         row = _find(connection, episode, filters)
         if undo and row.acknowledged_at is None:
@@ -103,6 +111,12 @@ def close(
     if not comment.strip():
         raise TrackingError("comment: say why the incident is closed")
     database.prepare(engine, create=False)
+    return database.retry_deadlocks(lambda: _close(engine, actor, comment, episode, filters))
+
+
+def _close(
+    engine: Engine, actor: Actor, comment: str, episode: str, filters: Filters
+) -> IncidentChange:
     with database.transaction(engine) as connection:
         row = _find(connection, episode, filters)
         now = clock.database_now(connection)
@@ -121,7 +135,7 @@ def close(
 
 def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
     """Lock and return the row of the one open incident that matches."""
-    wanted = filters.of_alerts
+    wanted = filters.alert_filters
     conditions = [alerts.c[name] == wanted[name] for name in _FILTERS if name in wanted]
     if episode:
         conditions.append(alerts.c.episode == episode)

@@ -47,7 +47,7 @@ def status(answer: dict[str, Any]) -> str:
         cells = [[alert[column] for column in columns] for alert in answer["alerts"]]
         lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
-        lines += ["", "no alerts on record for it"]
+        lines += ["", "no alerts are recorded for it"]
     for alert in answer["alerts"]:
         for remark in _remarks(alert):
             lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
@@ -69,8 +69,8 @@ def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = N
 
     Args:
         answer: The view.
-        stale_after_hours: The configuration key: an incident without a notification for so long is
-            shown as stale.
+        stale_after_hours: The configuration key: an incident without a notification for this
+            long is shown as stale.
         now: The time to which ages are relative. The default is the current time.
     """
     now = now or datetime.now(timezone.utc)
@@ -78,7 +78,7 @@ def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = N
     answer = _cleaned(answer)
     if not answer["episodes"]:
         found_later = "none of the newest alerts matches"
-        none = found_later if answer.get("next") else "no such alert on record"
+        none = found_later if answer.get("next") else "no matching alert is recorded"
         return _text([*_paused(answer), none, *_footer(answer)])
     lines = _paused(answer)
     for episode in answer["episodes"]:
@@ -225,7 +225,7 @@ def executions_recent(answer: dict[str, Any]) -> str:
         elif not call["alerts"]:
             rows.append([*request, "", "", "", "", ""])
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
-    total = f"{_total(answer, 'total', 'request')} on record"
+    total = f"{_total(answer, 'total', 'request')} recorded"
     return _text([*table(headings, rows), "", total, *_footer(answer)])
 
 

@@ -109,7 +109,7 @@ class TestRoutes:
             assert {"state", "since", "detail", "waiting"} <= set(part)
 
 
-class TestOwnTrouble:
+class TestInternalErrors:
     """503 is only for a temporary state of the endpoint."""
 
     def test_an_internal_error_is_answered_without_details(self, tmp_path, monkeypatch, caplog):

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from poundcake.config import Config
-from poundcake.trail import claims, database, queries, search
-from poundcake.trail.audit import Actor
+from poundcake.trail import claims, database, interventions, queries, search
+from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.interventions import acknowledge, close
 from poundcake.trail.purge import purge
@@ -201,6 +202,22 @@ class TestClose:
             closed = pool.submit(close, engine, ANNA, "gone", F)
             assert (again.result()["recorded"], closed.result()["state"]) == (1, "closed")
         assert len([row for row in rows(engine) if row.open_fingerprint]) <= 1
+
+
+@pytest.mark.parametrize("change", [acknowledge, close])
+def test_a_deadlock_is_retried(engine, monkeypatch, change):
+    record(engine, alert(fingerprint="f"))
+    failures = [1213, 1205]
+
+    def fail(*args):
+        if failures:
+            raise OperationalError("", {}, Exception(failures.pop(), "try restarting transaction"))
+        return write_entry(*args)
+
+    monkeypatch.setattr(interventions, "write_entry", fail)
+    assert change(engine, ANNA, comment="gone", episode=F)["by"] == "anna"
+    assert not failures
+    assert len(entries(engine)) == 1
 
 
 class TestAudit:
