@@ -38,6 +38,7 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED, Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
+from poundcake.trail.queries.bounded_search import unindexed
 from poundcake.trail.rows import to_json
 from poundcake.trail.schema import alerts, api_calls, changes, cut
 
@@ -334,15 +335,20 @@ def _similar(
         request: Count only alerts with the same value of its per_label.
         labels: The alert's labels, for that value.
     """
-    conditions: list[ColumnElement[bool]] = [alerts.c.alert_name == alert_name]
+    conditions: list[ColumnElement[bool]] = []
     if request and labels is not None and request.per_label in labels:
         # The label as to_json() writes it. A quote within a value is escaped, so it matches only
         # the label itself.
         written = to_json({request.per_label: labels[request.per_label]})[1:-1]
         conditions.append(func.instr(alerts.c.labels, written) > 0)
-    opened = select(alerts.c.fingerprint).where(is_open(), *conditions)
+    # Search the open incidents by their index, and not the whole history of the name.
+    has_name = unindexed(alerts.c.alert_name) == alert_name
+    opened = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
     resolved = select(alerts.c.fingerprint).where(
-        alerts.c.outcome == Outcome.RESOLVED, alerts.c.created_at > since, *conditions
+        alerts.c.alert_name == alert_name,
+        alerts.c.created_at > since,
+        alerts.c.outcome == Outcome.RESOLVED,
+        *conditions,
     )
     distinct = opened.union(resolved).subquery("similar")
     return connection.scalar(select(func.count()).select_from(distinct)) or 0
