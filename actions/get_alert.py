@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from pack_action import PackAction
-from poundcake.remediation.safety import AlertState, permit
+from poundcake.remediation import safety
 from poundcake.trail import queries
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.limits import ChangeRequest, read_situation
 
 
 class GetAlert(PackAction):
     """Run poundcake.get_alert."""
 
-    def work(
-        self, request_id: str, episode: str, action: str = "", needs_host: bool = True
-    ) -> dict[str, Any]:
+    def work(self, **asked: Any) -> dict[str, Any]:
         """Return the alert with its labels and host, and the decision."""
-        alert = self.view(queries.alert_of, request_id=request_id, episode=episode)
+        answer: dict[str, Any] = self.view(self._read, request=ChangeRequest(**asked))
+        return answer
+
+    def _read(self, connection: Connection, request: ChangeRequest) -> dict[str, Any]:
+        alert = queries.alert_of(connection, request.request_id, request.episode)
         if alert is None:
-            raise TrackingError(f"no alert of episode {episode} in request {request_id}")
-        named_host = alert["labels"].get(self.settings.host_label, "")
-        state = AlertState(named_host, alert["status"], alert["incident_ended_at"])
-        return {**alert, **permit(self.settings, state, action, needs_host).as_dict()}
+            raise TrackingError(
+                f"no alert of episode {request.episode} in request {request.request_id}"
+            )
+        situation = read_situation(connection, self.settings, request)
+        return {**alert, **safety.preview(self.settings, request, situation).as_dict()}

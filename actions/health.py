@@ -24,4 +24,5 @@ class Health(PackAction):
             answer = health.without_endpoint(
                 self.settings, self.engine(), self.stackstorm(), str(result)
             )
+        answer = health.with_pause(answer, self.engine())
         return text.health(answer) if format == "text" else answer

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy.engine import Engine
+
 from pack_action import PackAction
+from poundcake.remediation import safety
 from poundcake.trail import claims, database
+from poundcake.trail.limits import ChangeRequest, read_situation
 
 # Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
 _RETRY_SECONDS = 45
@@ -18,18 +24,42 @@ class Link(PackAction):
         episode: str,
         workflow: str,
         execution_id: str,
+        action: str = "",
+        needs_host: bool = True,
         changes: bool = True,
-    ) -> claims.LinkResult:
-        """Return whether the execution may continue, and if not, why not."""
-        return database.retry_while_unavailable(
+    ) -> dict[str, Any]:
+        """Return whether the execution has the claim and may change anything, or why not."""
+        engine = self.engine()
+        claim = database.retry_while_unavailable(
             lambda: claims.link(
-                self.engine(),
+                engine,
                 request_id,
                 episode,
                 workflow,
                 execution_id,
                 self.settings.host_cooldown_seconds,
+                self.settings.power_cooldown_seconds,
                 changes,
             ),
             _RETRY_SECONDS,
         )
+        if not claim["claimed"] or not action:
+            refusal = safety.Refusal.NO_ACTION if claim["claimed"] else safety.Refusal.NOT_CLAIMED
+            return {**claim, "may_change": False, "refusal": str(refusal)}
+        decision = self._decision(
+            engine, ChangeRequest(request_id, episode, action, execution_id, needs_host=needs_host)
+        )
+        return {
+            **claim,
+            "reason": decision.message,
+            "may_change": decision.may_change,
+            "refusal": decision.refusal_name,
+        }
+
+    def _decision(self, engine: Engine, request: ChangeRequest) -> safety.SafetyDecision:
+        try:
+            with database.reading(engine) as connection:
+                situation = read_situation(connection, self.settings, request)
+        except database.DatabaseError as error:
+            return safety.without_database(self.settings, request, error)
+        return safety.preview(self.settings, request, situation)

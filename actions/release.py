@@ -1,4 +1,4 @@
-"""Release the claims on an episode, so that it can be remediated again."""
+"""Release the claims on an episode, or the breaker of a remediation."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ from typing import Any, Sequence
 from pack_action import PackAction
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims
+from poundcake.trail.errors import TrackingError
 
 
 class Release(PackAction):
     """Run poundcake.release."""
 
     def work(
-        self, episode: str, workflow: str = "", force: bool = False, st2_user: str = ""
+        self,
+        episode: str = "",
+        workflow: str = "",
+        force: bool = False,
+        remediation: str = "",
+        st2_user: str = "",
     ) -> dict[str, Any]:
-        """Release the claims, and return them."""
-        released = claims.release(
-            self.engine(), episode, workflow, force, self._statuses, self.actor(st2_user)
-        )
-        return {"released": released, "count": len(released)}
+        """Release the claims or the breaker, and return what was released."""
+        if bool(episode) == bool(remediation):
+            raise TrackingError("pass either episode=EPISODE or remediation=NAME")
+        actor = self.actor(st2_user)
+        if remediation:
+            failures = claims.release_breaker(self.engine(), remediation, actor)
+            return {"released": [], "count": 0, "failures": failures}
+        released = claims.release(self.engine(), episode, workflow, force, self._statuses, actor)
+        return {"released": released, "count": len(released), "failures": 0}
 
     def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
         """Return the statuses from StackStorm's API, or {} if the API is unavailable."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake.remediation.report import build_report
+from poundcake.trail import database
+from poundcake.trail.changes import finish_change
 
 
 class Report(PackAction):
@@ -13,4 +15,10 @@ class Report(PackAction):
 
     def work(self, execution_id: str) -> dict[str, Any]:
         """Return the workflow's output."""
-        return build_report(self.stackstorm(), execution_id).as_dict()
+        report = build_report(self.stackstorm(), execution_id)
+        if report.change_result:
+            try:
+                finish_change(self.engine(), execution_id, report.change_result)
+            except database.DatabaseError:
+                pass  # sync ends the change once it sees that the workflow has ended
+        return report.as_dict()

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from st2client.shell import Shell
 
+from poundcake.remediation.safety import Refusal
 from poundcake.remediations import read_remediations
 from tests import documents
 from tests.documents import DOCUMENTS, ROOT
@@ -108,3 +109,15 @@ def test_each_named_file_and_test_exists(path):
         assert found, f"{text}: no such file"
         if function:
             assert f"def {function}(" in found[0].read_text(encoding="utf-8"), text
+
+
+def test_the_table_of_refusals_lists_each_one():
+    text = (ROOT / "docs" / "REMEDIATION.md").read_text(encoding="utf-8")
+    section = text.partition("## Why a change is refused")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.*) \| (.+) \|$", section, re.MULTILINE)
+    assert [name for name, *_ in rows] and {name for name, *_ in rows} == set(map(str, Refusal))
+    schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
+    defaults = re.findall(r"`(\w+): (\d+)`", section)
+    assert len(defaults) == 11
+    for key, value in defaults:
+        assert schema[key]["default"] == int(value), key

@@ -27,6 +27,9 @@ ACTION = "pack_action:PackAction.run"
 HOSTS = "poundcake.hosts:canonical_host"
 CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
+PAUSE = "poundcake.trail.pause:"
+SETTLE = "poundcake.trail.settle_changes:"
+CLAIMS = "poundcake.trail.claims:"
 DESCRIBE = "poundcake.trail.database.transactions:describe"
 PUBLIC_URL = "poundcake.trail.database.transactions:public_url"
 ADMISSION = "poundcake.trail.admission:"
@@ -52,6 +55,10 @@ HOSTS_TESTS = "tests/lib/test_hosts.py::"
 CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
 REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
+CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it"
+LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
+SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
+PURGE_TESTS = "tests/lib/trail/test_purge.py::"
 ACTION_TESTS = "tests/test_actions.py::"
 DATABASE_TESTS = "tests/lib/trail/test_database.py::"
 FILE_TESTS = "tests/lib/trail/test_shared_files.py::"
@@ -659,12 +666,114 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "only allowed hosts are changed",
-        Edit(SAFETY + "_refusal_of_target", "not is_host_in(_, _)", "False"),
+        Edit(SAFETY + "_refusal_of_host", "not is_host_in(_, _)", "False"),
         REFUSALS,
     ),
     Defence(
+        "a denied host is not changed",
+        Edit(SAFETY + "_refusal_of_host", "is_host_in(_, config.denied_hosts)", "False"),
+        test(SAFETY_TESTS + "test_a_denied_host_is_refused_even_if_it_is_allowed"),
+    ),
+    Defence(
+        "pause refuses a change",
+        Returns(SAFETY + "_paused", "None"),
+        test(CONTROLS, "paused"),
+    ),
+    Defence(
+        "an acknowledgement refuses a change",
+        Returns(SAFETY + "_acknowledged", "None"),
+        test(CONTROLS, "acknowledged"),
+    ),
+    Defence(
+        "the claim of another change on the episode refuses a change",
+        Returns(SAFETY + "_episode_taken", "None"),
+        test(CONTROLS, "episode_taken"),
+    ),
+    Defence(
+        "a storm refuses a change",
+        Returns(SAFETY + "_storm", "None"),
+        test(CONTROLS, "storm"),
+    ),
+    Defence(
+        "an incident that has just begun refuses a change",
+        Returns(SAFETY + "_settling", "None"),
+        test(CONTROLS, "settling"),
+    ),
+    Defence(
+        "an old notification refuses a change",
+        Returns(SAFETY + "_stale", "None"),
+        test(CONTROLS, "stale"),
+    ),
+    Defence(
+        "a change in flight refuses a change",
+        Returns(SAFETY + "_in_flight", "None"),
+        test(CONTROLS, "in_flight"),
+    ),
+    Defence(
+        "the cooldown of a target refuses a change",
+        Returns(SAFETY + "_cooldown", "None"),
+        test(CONTROLS, "cooldown"),
+    ),
+    Defence(
+        "the daily limit of a target refuses a change",
+        Returns(SAFETY + "_daily", "None"),
+        test(CONTROLS, "daily_target_limit"),
+    ),
+    Defence(
+        "the hourly limit of a remediation refuses a change",
+        Returns(SAFETY + "_hourly", "None"),
+        test(CONTROLS, "hourly_limit"),
+    ),
+    Defence(
+        "the hourly limit of the site refuses a change",
+        Returns(SAFETY + "_site", "None"),
+        test(CONTROLS, "site_limit"),
+    ),
+    Defence(
+        "the breaker refuses a change",
+        Returns(SAFETY + "_breaker", "None"),
+        test(CONTROLS, "breaker"),
+    ),
+    Defence(
+        "simultaneous workflows cannot exceed a limit",
+        Returns(PAUSE + "lock_decisions", "None"),
+        test(LIMITS_TESTS + "TestSimultaneous::test_no_more_than_three_are_in_flight", "mariadb"),
+    ),
+    Defence(
+        "a change of a cancelled workflow stays in flight while it runs",
+        Edit(SETTLE + "_is_running", "any(_)", "False"),
+        test(
+            SETTLE_TESTS
+            + "test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_ended",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "an episode is not released while its change may run",
+        Edit(CLAIMS + "release", "unfinished and not force", "False"),
+        test(
+            LIMITS_TESTS + "TestEpisodes::test_release_refuses_while_the_change_may_run", "sqlite"
+        ),
+    ),
+    Defence(
+        "without the tracking database, nothing is changed",
+        Edit(SAFETY + "without_database", "Refusal.DATABASE_UNAVAILABLE", "None"),
+        test(
+            LIMITS_TESTS + "TestActions::test_without_the_database_nothing_may_be_changed",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a purge keeps the failures that a breaker counts",
+        Edit("poundcake.trail.purge:_delete_changes", "~is_counted", "True"),
+        test(
+            PURGE_TESTS + "TestChanges::test_failures_are_kept_while_the_breaker_counts_them",
+            "sqlite",
+        ),
+    ),
+    Defence(
         "without allowed hosts, no host is changed",
-        Returns(SAFETY + "_refusal_for_all_hosts", "''"),
+        Returns(SAFETY + "_refusal_for_all", "None"),
         test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
     ),
     Defence(
@@ -697,7 +806,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "a dry run changes nothing",
-        Edit(SAFETY + "_decide", "(Stage.DRY_RUN, _)", "(Stage.REMEDIATE, '')"),
+        Edit(SAFETY + "decide", "_dry_run(_, _, _, _, _)", "None"),
         test(SAFETY_TESTS + "test_a_dry_run_reports_what_it_would_run"),
     ),
     Defence(

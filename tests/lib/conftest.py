@@ -66,16 +66,21 @@ def engine(database_url, prepared, tmp_path_factory):
 
 @pytest.fixture
 def run_action(database_url, monkeypatch):
-    """A function that runs an action in this process as a StackStorm execution."""
+    """A function that runs an action in this process as a StackStorm execution.
+
+    `config` adds keys to the configuration.
+    """
     actions = pathlib.Path(__file__).parents[2] / "actions"
     monkeypatch.syspath_prepend(str(actions))
 
-    def run(name, execution, **parameters):
+    def run(name, execution, config=None, **parameters):
         monkeypatch.setenv("ST2_ACTION_EXECUTION_ID", execution)
         spec = importlib.util.spec_from_file_location("action", actions / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        action = getattr(module, name.capitalize())({"database_url": database_url})
+        action = getattr(module, name.capitalize())(
+            {"database_url": database_url, **(config or {})}
+        )
         succeeded, result = action.run(**parameters)
         assert succeeded, result
         return result

@@ -43,6 +43,7 @@ class FakeStackStorm:
         self.triggers, self.emitted = {}, 0
         self.enforcements = []
         self.executions = {}
+        self.parents = {}
         self.linking = set()
         self.unreadable = 0
 
@@ -73,7 +74,11 @@ class FakeStackStorm:
         self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, at))
 
     def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **more):
-        """Add an execution that started some seconds ago; with links=True, it has a link task."""
+        """Add an execution that started some seconds ago; with links=True, it has a link task.
+
+        With parent="e1", a task of the workflow e1 started it.
+        """
+        self.parents[execution_id] = more.pop("parent", "")
         if more.pop("links", False):
             self.linking.add(action)
         started_at = self.time - datetime.timedelta(seconds=seconds)
@@ -109,6 +114,10 @@ class FakeStackStorm:
         self._record_call("get_executions", tuple(ids))
         found = set(ids) - self.unlisted
         return {i: e for i, e in self.executions.items() if i in found}
+
+    def get_children(self, execution_id):
+        self._record_call("get_children", execution_id)
+        return [self.executions[i] for i, parent in self.parents.items() if parent == execution_id]
 
     def list_triggers(self, trigger, after, before):
         assert trigger == "poundcake.alert"

@@ -26,6 +26,18 @@ from tests import services
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 PACK = HERE / "pack"
+UNLIMITED = {
+    "cooldown_seconds": 0,
+    "host_cooldown_seconds": 0,
+    "power_cooldown_seconds": 0,
+    "settle_seconds": 0,
+    "storm_limit": 0,
+    "max_in_flight": 0,
+    "max_changes_per_hour": 0,
+    "max_changes_per_remediation_per_hour": 0,
+    "max_changes_per_target_per_day": 0,
+    "breaker_failures": 0,
+}
 ENDED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
 PAGE = 100
 
@@ -234,8 +246,9 @@ class Standalone(Stack):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
-        # No cooldowns, except in the scenarios about them, because others fire an alert twice.
-        config = {"cooldown_seconds": 0, "host_cooldown_seconds": 0, **(config or {})}
+        # No cooldowns and limits, except in the scenarios about them, because others fire an alert
+        # twice or make many changes.
+        config = {**UNLIMITED, **(config or {})}
         config_file.write_text(json.dumps(config))  # JSON is YAML
         port = services.free_port()
         self.command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]

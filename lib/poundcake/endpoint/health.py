@@ -172,6 +172,7 @@ class HealthReport:
         dry_run: Whether workflows only report what they would change.
         literal_secrets: The configuration keys that contain a secret instead of a reference.
         components: The report on each component, by name.
+        paused: The pause of all changes, or None.
     """
 
     status: str
@@ -183,6 +184,7 @@ class HealthReport:
     literal_secrets: list[str]
     configuration: ConfigurationReport
     components: dict[str, ComponentReport]
+    paused: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -227,6 +229,9 @@ def assemble(
             in_force=config.settings,
         ),
         components=components,
+        paused=keeper.pipeline.pause.as_json()
+        if keeper.pipeline and keeper.pipeline.pause
+        else None,
     )
 
 

@@ -266,8 +266,14 @@ class _HealthCollector(Collector):
         self._stale_at = 0.0
 
     def collect(self) -> Iterator[Metric]:
-        components = self._recent_health()["components"]
+        health = self._recent_health()
+        components = health["components"]
         yield from _component_metrics(components)
+        yield GaugeMetricFamily(
+            "poundcake_paused",
+            "1 while all changes are paused with poundcake.pause.",
+            int(bool(health.get("paused"))),
+        )
         journal = components["journal"]
         if "waiting" in journal:  # missing if the journal cannot be read
             yield from _journal_metrics(journal)

@@ -16,11 +16,14 @@ from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
 from poundcake.trail import uncopied
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.pause import Pause, read_pause
 
 PRUNE_WAIT = 60.0
 PRUNE_PAUSE = 0.1
 """Seconds between two pruning transactions, so that requests are accepted in between."""
 MIGRATIONS_WAIT = 30.0
+PAUSE_WAIT = 5.0
+"""Seconds between two reads of the pause, which health and the metrics show."""
 
 
 class Pipeline:
@@ -33,6 +36,7 @@ class Pipeline:
         worker: The thread that runs the steps.
         pending_migrations: A sentence about the database migrations that wait for an operator, ''
             if there are none.
+        pause: The pause of all changes that was in force a few seconds ago, or None.
     """
 
     def __init__(self, dependencies: Dependencies):
@@ -45,6 +49,8 @@ class Pipeline:
         self._prune_at = 0.0
         self._migrations_at = 0.0
         self.pending_migrations = ""
+        self._pause_at = 0.0
+        self.pause: Pause | None = None
         self.worker = Worker(
             [
                 ("checking the broker", self._check_broker),
@@ -54,6 +60,7 @@ class Pipeline:
                 ("emitting", self.emitter.emit),
                 ("requesting a sync", self.sync_timer.request_sync),
                 ("looking for migrations", self._find_migrations),
+                ("looking for a pause", self._find_pause),
                 ("pruning the journal", self._prune),
             ],
             self._failed,
@@ -115,6 +122,11 @@ class Pipeline:
         )
         self.pending_migrations = reader.read(uncopied.pending, config, request_ids)
         self._migrations_at = monotonic() + MIGRATIONS_WAIT
+
+    def _find_pause(self) -> None:
+        if monotonic() >= self._pause_at:
+            self.pause = self._dependencies.reader.read(read_pause)
+            self._pause_at = monotonic() + PAUSE_WAIT
 
     def _prune(self) -> float | None:
         if monotonic() < self._prune_at:

@@ -34,7 +34,10 @@ class SyncTimer:
             return remaining
         config = self._dependencies.config()
         work = self._dependencies.reader.read(
-            open_work, config.expire_stale_hours, bool(config.alertmanagers)
+            open_work,
+            config.expire_stale_hours,
+            bool(config.alertmanagers),
+            config.not_cleared_minutes,
         )
         self._dependencies.components.database.ok()
         self._report_monitoring(work.monitoring_problem)

@@ -7,12 +7,13 @@ actions. Of any other action it reports only whether it succeeded.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Sequence
 
 from poundcake.remediation.checks import TcpState
 from poundcake.remediation.stage import Stage
 from poundcake.stackstorm import Execution
+from poundcake.trail.changes import ChangeResult
 
 _OWN_ACTIONS = "poundcake."
 _SUCCEEDED = "succeeded"
@@ -41,10 +42,14 @@ class Report:
     message: str
     evidence: dict[str, Any]
     """The results of the checks that ran, by the keys ``before`` and ``after``."""
+    change_result: ChangeResult | None = field(default=None)
+    """How the change that was granted ended, or None if none was granted. Not in the output."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.report."""
-        return asdict(self)
+        output = asdict(self)
+        del output["change_result"]
+        return output
 
 
 def build_report(stackstorm: Executions, execution_id: str) -> Report:
@@ -65,6 +70,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         stage=str(ending.stage),
         message=ending.message,
         evidence={name: result for name, result in checks.items() if result},
+        change_result=_change_result(tasks, ending),
     )
 
 
@@ -113,16 +119,30 @@ def _ending(tasks: _Tasks) -> _Ending:
     if not permission:
         return _Ending(False, Stage.ALERT, "the alert could not be read; its task says why")
     change = tasks.execution("remediate") or tasks.execution("remediate_host")
+    if change is None and tasks.execution("reserve"):
+        return _ending_without_reservation(permission, tasks)
     if change is None:
         return _ending_without_change(permission, tasks.result("evidence"))
     return _ending_after_change(permission, change, tasks.result("verify"))
+
+
+def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _Ending:
+    """Return the ending of a workflow that asked for its change and did not make it."""
+    decision = tasks.result("reserve")
+    if not decision:
+        message = "the change could not be reserved, so nothing was changed; its task says why"
+        return _Ending(False, Stage.REFUSED, message)
+    found = _describe_check(permission, tasks.result("evidence"))
+    message = f"{found}; {decision['message']}" if found else str(decision["message"])
+    # A limit that does its work is no failure of the workflow.
+    return _Ending(True, Stage(decision["stage"]), message)
 
 
 def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
     found = _describe_check(permission, check)
     if check.get("state") == TcpState.ANSWERS:
         return _Ending(True, Stage.EVIDENCE, found, verified=True)
-    if permission["may_change"]:
+    if permission["may_reserve"]:
         if not check:
             message = "the host could not be checked; its task says why"
             return _Ending(False, Stage.EVIDENCE, message)
@@ -155,6 +175,18 @@ def _ending_after_change(
     else:
         message = f"{_describe_check(permission, check)} after {seconds} s"
     return _Ending(False, Stage.VERIFY, message, mutated=True)
+
+
+def _change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
+    """Return how the change that was granted ended, or None if none was granted."""
+    if not tasks.execution("reserve") or not ending.mutated:
+        # A granted change that was not made: its row is ended without counting as a failure.
+        return ChangeResult.UNKNOWN if tasks.result("reserve").get("may_change") else None
+    if ending.stage is Stage.REMEDIATE:
+        return ChangeResult.FAILED
+    if ending.stage is Stage.VERIFY:
+        return ChangeResult.NOT_VERIFIED
+    return ChangeResult.VERIFIED if ending.verified else ChangeResult.SUCCEEDED
 
 
 def _describe_check(permission: dict[str, Any], check: dict[str, Any]) -> str:

@@ -1,121 +1,330 @@
-"""Decide whether a remediation may change anything."""
+"""Decide whether a remediation may change anything.
+
+`decide` is the only function that decides this. It reads no database and no clock: the situation
+contains what it needs. `reserve` takes the decision in the transaction that counts the change.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Callable, Sequence
+
+from sqlalchemy.engine import Engine
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
 from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
 from poundcake.remediation.stage import Stage
+from poundcake.string_enum import StringEnum
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import changes, limits
+from poundcake.trail.changes import FAILURES, Change, is_power_action
+from poundcake.trail.clock import format_deadline
+from poundcake.trail.errors import DatabaseError
+from poundcake.trail.limits import DAY, HOUR, ChangeRequest, Situation
 
 _ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 
 
-class AlertState(NamedTuple):
-    """The properties of an alert that the decision depends on."""
+class Refusal(StringEnum):
+    """The control that refuses a change. docs/REMEDIATION.md says how to lift each one."""
 
-    named_host: str
-    """Its label host_label, as the sender wrote it; empty if it has none."""
-    status: str
-    """``firing`` or ``resolved``."""
-    incident_ended_at: str | None
-    """When its incident ended, or None while it is open."""
+    NO_ACTION = "no_action"
+    """The rule names no action, so only evidence is collected."""
+    ACTION_INVALID = "action_invalid"
+    """The action is not a reference of the form pack.name."""
+    ACTION_NOT_ALLOWED = "action_not_allowed"
+    """`allowed_actions` does not contain the action."""
+    INCIDENT_ENDED = "incident_ended"
+    """The incident has ended."""
+    RESOLVED = "resolved"
+    """The alert is a resolve."""
+    ACKNOWLEDGED = "acknowledged"
+    """A person has acknowledged the incident."""
+    NO_HOST = "no_host"
+    """The alert names no usable host."""
+    NO_TARGET = "no_target"
+    """The alert lacks a label that names the target."""
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    """`allowed_hosts` does not contain the host."""
+    HOST_DENIED = "host_denied"
+    """`denied_hosts` contains the host."""
+    STACKSTORM_HOST = "stackstorm_host"
+    """The host is StackStorm's own machine, or its address does not identify one host."""
+    DRY_RUN = "dry_run"
+    """`dry_run` is on."""
+    PAUSED = "paused"
+    """Somebody has paused all changes with poundcake.pause."""
+    NOT_CLAIMED = changes.NOT_CLAIMED
+    """The execution did not get the claim on the episode (poundcake.link)."""
+    EPISODE_TAKEN = "episode_taken"
+    """Another execution has made a change for this attempt at the episode."""
+    STORM = "storm"
+    """More than `storm_limit` incidents with this alert name are open, or were until recently."""
+    SETTLING = "settling"
+    """The incident has been known for less than `settle_seconds`."""
+    STALE = "stale"
+    """The last notification is older than `fresh_minutes`, and no check has failed just now."""
+    IN_FLIGHT = "in_flight"
+    """Another change to the same target is in progress or being verified."""
+    PER_LABEL_IN_FLIGHT = "per_label_in_flight"
+    """As many changes as `at_once` allows are in progress for the same value of a label."""
+    SITE_IN_FLIGHT = "site_in_flight"
+    """`max_in_flight` changes are in progress or being verified."""
+    COOLDOWN = "cooldown"
+    """The last change to the target ended less than `host_cooldown_seconds` ago, or
+    `power_cooldown_seconds` if it was a power action."""
+    DAILY_TARGET_LIMIT = "daily_target_limit"
+    """The target was changed `max_changes_per_target_per_day` times in 24 hours."""
+    HOURLY_LIMIT = "hourly_limit"
+    """The remediation made `max_changes_per_remediation_per_hour` changes in an hour."""
+    SITE_LIMIT = "site_limit"
+    """All remediations together made `max_changes_per_hour` changes in an hour."""
+    BREAKER = "breaker"
+    """The last `breaker_failures` changes of the remediation failed or did not clear the alert."""
+    DATABASE_UNAVAILABLE = "database_unavailable"
+    """The tracking database cannot be read or written, so no limit can be checked."""
+
+
+LASTING = (
+    Refusal.NO_ACTION,
+    Refusal.ACTION_INVALID,
+    Refusal.ACTION_NOT_ALLOWED,
+    Refusal.INCIDENT_ENDED,
+    Refusal.RESOLVED,
+    Refusal.NO_HOST,
+    Refusal.NO_TARGET,
+    Refusal.HOST_NOT_ALLOWED,
+    Refusal.HOST_DENIED,
+    Refusal.STACKSTORM_HOST,
+    Refusal.DRY_RUN,
+)
+"""The refusals that last while the configuration and the alert stay as they are."""
+_OF_TARGET = (Refusal.HOST_NOT_ALLOWED, Refusal.HOST_DENIED, Refusal.STACKSTORM_HOST)
 
 
 @dataclass(frozen=True)
-class Permission:
-    """Whether a remediation may change anything, and if not, why not."""
+class _Reason:
+    """Why a change is refused: the control, its present value, and how to lift it."""
+
+    refusal: Refusal
+    reason: str
+    how_to_lift: str = ""
+
+
+@dataclass(frozen=True)
+class SafetyDecision:
+    """Whether a remediation may change anything, and if not, why not.
+
+    Attributes:
+        target: The host that the alert names, or None.
+        may_check: Whether the host may be checked: it is allowed and is not StackStorm's machine.
+        action: The action that would make the change; empty if only evidence is collected.
+        dry_run: Whether `dry_run` is on.
+        refusal: The control that refuses the change, or None if it is allowed.
+        reason: What refuses it, and its present value; empty if it is allowed.
+        how_to_lift: What lifts the refusal; empty if it is allowed.
+        settle_seconds: Seconds until the incident has been known for long enough; 0 if it has, or
+            if waiting would not help.
+    """
 
     target: HostPort | None
-    """The host that the alert names, or None."""
     may_check: bool
-    """Whether the host may be checked: it is allowed and is not StackStorm's own machine."""
     action: str
-    """The action that would make the change; empty if only evidence is collected."""
     dry_run: bool
-    stage: Stage
-    """REMEDIATE if the change is allowed; otherwise the stage at which the remediation ends."""
-    message: str
-    """Why the change is not allowed; empty if it is."""
+    refusal: Refusal | None = None
+    reason: str = ""
+    how_to_lift: str = ""
+    settle_seconds: int = 0
 
     @property
     def may_change(self) -> bool:
         """Whether the action may be run."""
-        return self.stage is Stage.REMEDIATE
+        return self.refusal is None
+
+    @property
+    def may_reserve(self) -> bool:
+        """Whether the change may be allowed later, although it may be refused now."""
+        return self.refusal not in LASTING
+
+    @property
+    def refusal_name(self) -> str:
+        """The name of the control that refuses the change, or empty."""
+        return str(self.refusal) if self.refusal else ""
+
+    @property
+    def stage(self) -> Stage:
+        """REMEDIATE if the change is allowed, otherwise where the remediation ends."""
+        if self.refusal is None:
+            return Stage.REMEDIATE
+        if self.refusal is Refusal.NO_ACTION:
+            return Stage.DRY_RUN if self.dry_run else Stage.EVIDENCE
+        stages = {Refusal.DRY_RUN: Stage.DRY_RUN, Refusal.INCIDENT_ENDED: Stage.ENDED}
+        return stages.get(self.refusal, Stage.REFUSED)
+
+    @property
+    def message(self) -> str:
+        """The reason and what lifts it, in one line; empty if the change is allowed."""
+        if self.stage is Stage.REFUSED and self.how_to_lift:
+            return f"{self.reason}: {self.how_to_lift}"
+        return self.reason
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result of poundcake.get_alert. A missing host is '', a missing port 0."""
+        """Return the decision as JSON. A missing host is '', a missing port 0."""
         return {
             "host": self.target.host if self.target else "",
             "port": self.target.port if self.target else 0,
             "may_check": self.may_check,
             "may_change": self.may_change,
+            "may_reserve": self.may_reserve,
+            "settle_seconds": self.settle_seconds,
             "action": self.action,
             "dry_run": self.dry_run,
             "stage": str(self.stage),
+            "refusal": self.refusal_name,
+            "reason": self.reason,
+            "how_to_lift": self.how_to_lift,
             "message": self.message,
         }
 
 
-def permit(config: Config, alert: AlertState, action: str, needs_host: bool = True) -> Permission:
+def decide(config: Config, request: ChangeRequest, situation: Situation) -> SafetyDecision:
     """Decide whether a remediation may change anything for an alert.
 
     Args:
         config: The pack's configuration.
-        alert: The alert that started the remediation.
-        action: The reference of the action that makes the change; empty to only collect evidence.
-        needs_host: Refuse an alert without a usable host.
+        request: The change that a workflow asks for.
+        situation: The alert, its incident, and the other changes.
     """
-    target = host_and_port(alert.named_host)
-    refusal = _refusal_of_target(config, target)
-    stage, message = _decide(config, alert, target, action, needs_host, refusal)
-    may_check = target is not None and not refusal
-    return Permission(target, may_check, action, config.dry_run, stage, message)
+    host = host_and_port(situation.named_host)
+    of_host = _refusal_of_host(config, host)
+    found = _lasting_refusal(config, request, situation, host, of_host)
+    if found is None:
+        found = _passing_refusal(config, request, situation)
+        if config.dry_run:
+            found = _dry_run(config, request, situation, host, found)
+    decision = SafetyDecision(
+        target=host,
+        may_check=host is not None and of_host is None,
+        action=request.action,
+        dry_run=config.dry_run,
+    )
+    if found:
+        decision = replace(
+            decision,
+            refusal=found.refusal,
+            reason=found.reason,
+            how_to_lift=found.how_to_lift,
+        )
+    wait = _settle_seconds(config, situation) if decision.may_reserve else 0
+    return replace(decision, settle_seconds=wait)
 
 
-def _decide(
+def preview(config: Config, request: ChangeRequest, situation: Situation) -> SafetyDecision:
+    """Return what `decide` would decide once the incident has been known for long enough."""
+    decision = decide(replace(config, settle_seconds=0), request, situation)
+    wait = _settle_seconds(config, situation) if decision.may_reserve else 0
+    return replace(decision, settle_seconds=wait)
+
+
+def reserve(engine: Engine, config: Config, request: ChangeRequest) -> SafetyDecision:
+    """Decide about a change, and count it if it is allowed, in one transaction.
+
+    Raises:
+        TrackingError: No such alert is recorded, or the request has no execution.
+        DatabaseError: The database is unavailable, so nothing may be changed.
+    """
+    return limits.reserve(
+        engine, config, request, lambda situation: decide(config, request, situation)
+    )
+
+
+def without_database(
+    config: Config, request: ChangeRequest, error: DatabaseError
+) -> SafetyDecision:
+    """Return the decision if the tracking database is unavailable: nothing may be changed."""
+    return SafetyDecision(
+        target=None,
+        may_check=False,
+        action=request.action,
+        dry_run=config.dry_run,
+        refusal=Refusal.DATABASE_UNAVAILABLE,
+        reason=f"the tracking database is unavailable, so no limit can be checked ({error})",
+        how_to_lift="see `st2 run poundcake.health`",
+    )
+
+
+# -- what lasts while the configuration and the alert stay as they are
+
+
+def _lasting_refusal(
     config: Config,
-    alert: AlertState,
-    target: HostPort | None,
-    action: str,
-    needs_host: bool,
-    refusal_of_target: str,
-) -> tuple[Stage, str]:
-    if action and alert.incident_ended_at:
-        return Stage.ENDED, f"the incident ended at {alert.incident_ended_at}"
-    refusal = ""
-    if action or needs_host:
-        if alert.status != FIRING:
-            refusal = "the alert is resolved"
-        elif target is None and (needs_host or _restricts_hosts(config)):
-            refusal = f"the label {config.host_label} of the alert contains no host"
-        else:
-            refusal = refusal_of_target
-    if action:
-        refusal = refusal or _refusal_of_action(config, action) or _refusal_for_all_hosts(config)
-    if refusal:
-        return Stage.REFUSED, refusal
-    if not action:
-        stage = Stage.DRY_RUN if config.dry_run else Stage.EVIDENCE
-        return stage, "the rule names no action, so nothing would be changed"
-    if config.dry_run:
-        would = f"would run {action} for {target.host if target else 'the alert'}"
-        if not config.allowed_hosts:
-            would += ", but allowed_hosts is empty: with dry_run: false it allows no host"
-        return Stage.DRY_RUN, would
-    return Stage.REMEDIATE, ""
+    request: ChangeRequest,
+    situation: Situation,
+    host: HostPort | None,
+    of_host: _Reason | None,
+) -> _Reason | None:
+    if request.action and situation.incident_ended_at:
+        return _Reason(
+            Refusal.INCIDENT_ENDED,
+            f"the incident ended at {format_timestamp(situation.incident_ended_at)}",
+            "nothing; to work on it anyway, replay its request with force=true",
+        )
+    found: _Reason | None = None
+    if request.action or request.needs_host:
+        found = _refusal_of_alert(config, request, situation, host) or of_host
+    if request.action:
+        return found or _refusal_of_action(config, request.action) or _refusal_for_all(config)
+    return found or _Reason(
+        Refusal.NO_ACTION,
+        "the rule names no action, so nothing would be changed",
+        "name an action in the rule",
+    )
 
 
-def _refusal_of_target(config: Config, target: HostPort | None) -> str:
-    """Return why the alert's host must not be changed or checked, or an empty string."""
-    if target is None:
-        return ""
-    if config.allowed_hosts and not is_host_in(target.host, config.allowed_hosts):
-        return f"allowed_hosts does not contain {target.host}"
-    return refusal_of_target(target.host)
+def _refusal_of_alert(
+    config: Config, request: ChangeRequest, situation: Situation, host: HostPort | None
+) -> _Reason | None:
+    if situation.status != FIRING:
+        return _Reason(Refusal.RESOLVED, "the alert is resolved", "nothing, it is over")
+    if situation.missing_label:
+        return _Reason(
+            Refusal.NO_TARGET,
+            f"the alert lacks the label {situation.missing_label}, which names the target",
+            "add the label to the alert, or change `target`",
+        )
+    if host is None and (request.needs_host or _restricts_hosts(config)):
+        return _Reason(
+            Refusal.NO_HOST,
+            f"the label {config.host_label} of the alert contains no host",
+            "set host_label to the label that names it",
+        )
+    return None
+
+
+def _refusal_of_host(config: Config, host: HostPort | None) -> _Reason | None:
+    """Return why the alert's host must be neither changed nor checked, or None."""
+    if host is None:
+        return None
+    if is_host_in(host.host, config.denied_hosts):
+        return _Reason(
+            Refusal.HOST_DENIED,
+            f"denied_hosts contains {host.host}",
+            "handle it by hand, or remove it from denied_hosts",
+        )
+    if config.allowed_hosts and not is_host_in(host.host, config.allowed_hosts):
+        return _Reason(
+            Refusal.HOST_NOT_ALLOWED,
+            f"allowed_hosts does not contain {host.host}",
+            "add it to allowed_hosts",
+        )
+    own = refusal_of_target(host.host)
+    if own:
+        return _Reason(Refusal.STACKSTORM_HOST, own, "handle it by hand")
+    return None
 
 
 def _restricts_hosts(config: Config) -> bool:
@@ -123,17 +332,295 @@ def _restricts_hosts(config: Config) -> bool:
     return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 
 
-def _refusal_for_all_hosts(config: Config) -> str:
-    """Return why no host may be changed, or an empty string."""
+def _refusal_for_all(config: Config) -> _Reason | None:
+    """Return why no host may be changed, or None."""
     if config.allowed_hosts or config.dry_run:
-        return ""
-    return 'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'
+        return None
+    return _Reason(
+        Refusal.HOST_NOT_ALLOWED,
+        "allowed_hosts is empty, which allows no host",
+        'list the hosts in it, or "*" for any',
+    )
 
 
-def _refusal_of_action(config: Config, action: str) -> str:
-    """Return why the action may not be run, or an empty string."""
+def _refusal_of_action(config: Config, action: str) -> _Reason | None:
     if not _ACTION_REFERENCE.match(action):
-        return "action must be a reference of the form pack.name"
+        return _Reason(
+            Refusal.ACTION_INVALID,
+            "action must be a reference of the form pack.name",
+            "correct it in the rule",
+        )
     if action not in config.allowed_actions:
-        return f"allowed_actions does not contain {action}"
-    return ""
+        return _Reason(
+            Refusal.ACTION_NOT_ALLOWED,
+            f"allowed_actions does not contain {action}",
+            "add it to allowed_actions",
+        )
+    return None
+
+
+def _dry_run(
+    config: Config,
+    request: ChangeRequest,
+    situation: Situation,
+    host: HostPort | None,
+    passing: _Reason | None,
+) -> _Reason:
+    """Return the refusal of a dry run, which says what would run, and what would stop it now."""
+    target = host.host if host else "the alert"
+    if request.target_labels:
+        target = situation.target
+    would = f"would run {request.action} for {target}"
+    if not config.allowed_hosts:
+        would += ", but allowed_hosts is empty: with dry_run: false it allows no host"
+    elif passing:
+        would += f", but not now: {passing.reason}"
+    return _Reason(Refusal.DRY_RUN, would, "set dry_run to false")
+
+
+# -- what passes by itself, or once a person lifts it
+
+_Control = Callable[[Config, ChangeRequest, Situation], "_Reason | None"]
+
+
+def _passing_refusal(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
+    if situation.own and not situation.own.ended_at and not situation.pause:
+        return None  # the execution asks again for the change that it was granted
+    for control in _CONTROLS:
+        found = control(config, request, situation)
+        if found:
+            return found
+    return None
+
+
+def _paused(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    pause = situation.pause
+    if pause is None:
+        return None
+    until = f" until {format_deadline(pause.until)}" if pause.until else ""
+    return _Reason(
+        Refusal.PAUSED,
+        f"all changes are paused{until} by {pause.by} ({pause.reason})",
+        "`st2 run poundcake.resume`",
+    )
+
+
+def _acknowledged(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    if not situation.acknowledged_by:
+        return None
+    return _Reason(
+        Refusal.ACKNOWLEDGED,
+        f"acknowledged by {situation.acknowledged_by}",
+        f"`st2 run poundcake.acknowledge episode={situation.episode} undo=true`",
+    )
+
+
+def _episode_taken(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    holder = situation.holder
+    if holder is None:
+        return None
+    state = "makes" if holder.ended_at is None else "made"
+    return _Reason(
+        Refusal.EPISODE_TAKEN,
+        f"execution {holder.st2_execution_id} {state} a change for this episode with "
+        f"{holder.action}",
+        f"`st2 run poundcake.release episode={situation.episode}`",
+    )
+
+
+def _storm(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    quiet = config.storm_quiet_minutes
+    recently = f"are open or were resolved in the last {quiet} min"
+    if config.storm_limit and situation.similar > config.storm_limit:
+        return _Reason(
+            Refusal.STORM,
+            f"{situation.similar} incidents of {situation.alert_name} {recently}, and storm_limit "
+            f"is {config.storm_limit}",
+            f"it ends {quiet} min after their number has fallen; or raise storm_limit",
+        )
+    if request.storm and situation.similar_per_value > request.storm:
+        return _Reason(
+            Refusal.STORM,
+            f"{situation.similar_per_value} incidents of {situation.alert_name} with "
+            f"{situation.per_value} {recently}, and `storm` of {request.remediation_name} is "
+            f"{request.storm}",
+            f"it ends {quiet} min after their number has fallen",
+        )
+    return None
+
+
+def _settling(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    seconds = _settle_seconds(config, situation)
+    if not seconds:
+        return None
+    return _Reason(
+        Refusal.SETTLING,
+        f"the incident must be known for {config.settle_seconds} s (settle_seconds) before "
+        f"anything is changed, which it is in {seconds} s",
+        "wait",
+    )
+
+
+def _stale(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    if request.check_failed or not config.fresh_minutes or situation.last_seen_at is None:
+        return None
+    age = situation.now - situation.last_seen_at
+    if age <= timedelta(minutes=config.fresh_minutes):
+        return None
+    return _Reason(
+        Refusal.STALE,
+        f"the last notification was received {age // timedelta(minutes=1)} min ago, and "
+        f"fresh_minutes is {config.fresh_minutes}",
+        "the next notification lifts it, or a check just before the change",
+    )
+
+
+def _in_flight(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    flying = situation.in_flight
+    of_target = [one for one in flying if one.target == situation.target]
+    if of_target:
+        return _Reason(
+            Refusal.IN_FLIGHT,
+            f"another change to {situation.target} is in flight: {_named(of_target)}",
+            _wait_for(of_target),
+        )
+    per_value = [one for one in flying if one.per_value == situation.per_value]
+    if situation.per_value and request.at_once and len(per_value) >= request.at_once:
+        return _Reason(
+            Refusal.PER_LABEL_IN_FLIGHT,
+            f"{_counted(per_value)} in flight for {situation.per_value}, and at_once is "
+            f"{request.at_once}: {_named(per_value)}",
+            _wait_for(per_value),
+        )
+    if config.max_in_flight and len(flying) >= config.max_in_flight:
+        return _Reason(
+            Refusal.SITE_IN_FLIGHT,
+            f"{_counted(flying)} in flight, and max_in_flight is {config.max_in_flight}: "
+            f"{_named(flying)}",
+            _wait_for(flying),
+        )
+    return None
+
+
+def _cooldown(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    last = situation.last_of_target
+    if last is None or last.ended_at is None:
+        return None
+    is_power = is_power_action(last.action)
+    key = "power_cooldown_seconds" if is_power else "host_cooldown_seconds"
+    until = last.ended_at + timedelta(seconds=getattr(config, key))
+    if until <= situation.now:
+        return None
+    return _Reason(
+        Refusal.COOLDOWN,
+        f"cooldown of {situation.target} until {format_deadline(until)} ({key}): {last.action} of "
+        f"execution {last.st2_execution_id} ended at {format_deadline(last.ended_at)}",
+        f"wait, or `st2 run poundcake.release episode={last.episode}`",
+    )
+
+
+def _daily(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    return _count_limit(
+        Refusal.DAILY_TARGET_LIMIT,
+        f"changes to {situation.target} in 24 hours",
+        "max_changes_per_target_per_day",
+        config.max_changes_per_target_per_day,
+        situation.target_day,
+        DAY,
+    )
+
+
+def _hourly(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    return _count_limit(
+        Refusal.HOURLY_LIMIT,
+        f"changes of {request.remediation_name} in an hour",
+        "max_changes_per_remediation_per_hour",
+        config.max_changes_per_remediation_per_hour,
+        situation.remediation_hour,
+        HOUR,
+    )
+
+
+def _site(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    return _count_limit(
+        Refusal.SITE_LIMIT,
+        "changes of all remediations in an hour",
+        "max_changes_per_hour",
+        config.max_changes_per_hour,
+        situation.site_hour,
+        HOUR,
+    )
+
+
+def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    last = situation.outcomes[: config.breaker_failures]
+    failed = [one for one in last if one.result in FAILURES]
+    if not config.breaker_failures or len(failed) < config.breaker_failures:
+        return None
+    name = request.remediation_name
+    return _Reason(
+        Refusal.BREAKER,
+        f"the last {len(failed)} changes of {name} failed or did not clear the alert "
+        f"(breaker_failures), most recently in episode {failed[0].episode}",
+        f"find out why, then `st2 run poundcake.release remediation={name}`",
+    )
+
+
+_CONTROLS: Sequence[_Control] = (
+    _paused,
+    _acknowledged,
+    _episode_taken,
+    _breaker,
+    _storm,
+    _settling,
+    _stale,
+    _in_flight,
+    _cooldown,
+    _daily,
+    _hourly,
+    _site,
+)
+
+
+def _count_limit(
+    refusal: Refusal,
+    what: str,
+    key: str,
+    limit: int,
+    counted: Sequence[Change],
+    window: timedelta,
+) -> _Reason | None:
+    if not limit or len(counted) < limit:
+        return None
+    until: datetime = counted[limit - 1].decided_at + window
+    return _Reason(
+        refusal,
+        f"{len(counted)} {what}, and {key} is {limit}",
+        f"the next one is possible at {format_deadline(until)}; or raise {key}",
+    )
+
+
+def _settle_seconds(config: Config, situation: Situation) -> int:
+    """Return for how many seconds an incident has to wait until it has been known long enough."""
+    if situation.opened_at is None:
+        return 0
+    known = (situation.now - situation.opened_at).total_seconds()
+    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - known)))
+
+
+def _counted(found: Sequence[Change]) -> str:
+    return "1 change is" if len(found) == 1 else f"{len(found)} changes are"
+
+
+def _named(found: Sequence[Change]) -> str:
+    shown = [f"{one.action} of execution {one.st2_execution_id}" for one in found[:3]]
+    return ", ".join(shown) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _wait_for(found: Sequence[Change]) -> str:
+    return (
+        "wait until it ends; if its workflow is stuck, `st2 run poundcake.release "
+        f"episode={found[0].episode} force=true`"
+    )

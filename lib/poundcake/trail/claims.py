@@ -11,27 +11,31 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypedDict
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import admission, clock, database
+from poundcake.trail import admission, changes, clock, database
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
+from poundcake.trail.schema import changes as change_rows
 
 # The upper bound of give_up_hours: no alert is emitted for longer.
 _MAX_EMISSION = timedelta(hours=720)
 _CLAIM_LENGTH = 255
+# Maximum claims of a workflow on one host that are read for the host's cooldown.
+_MAX_CLAIMS = 50
 
 _ALERT_COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
     alerts.c.host,
+    alerts.c.fingerprint,
     alerts.c.outcome,
     alerts.c.reason,
     alerts.c.attempt,
@@ -64,10 +68,28 @@ class ReleasedClaim(TypedDict):
 
 
 class HostClaim(NamedTuple):
-    """The execution that claimed an alert of a host, and the time of the claim."""
+    """The execution that claimed an alert of a host, and when the cooldown that it began ends."""
 
     st2_execution_id: str
-    created_at: datetime
+    until: datetime
+
+
+class HostCooldown(NamedTuple):
+    """How long a workflow is refused another claim for the same host.
+
+    Attributes:
+        usual: After its last claim and, if it made a change, after the end of that change.
+        power: After the end of a change by a power action, instead.
+    """
+
+    usual: timedelta = timedelta(0)
+    power: timedelta = timedelta(0)
+
+    @classmethod
+    def of(cls, host_seconds: int, power_seconds: int = 0) -> HostCooldown:
+        """Return the cooldown with the values of the configuration. 0 for `host` turns it off."""
+        power = power_seconds if host_seconds else 0
+        return cls(timedelta(seconds=host_seconds), timedelta(seconds=power))
 
 
 class AlertOfEpisode(Protocol):
@@ -93,8 +115,7 @@ class _Claimant:
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The id of the execution.
-        host_cooldown: How long the workflow is refused another claim for the same host after its
-            last one; 0 for no limit.
+        cooldown: How long the workflow is refused another claim for the same host.
         changes: Whether the execution may change anything. Otherwise it needs no claim.
     """
 
@@ -102,7 +123,7 @@ class _Claimant:
     episode: str
     workflow: str
     execution_id: str
-    host_cooldown: timedelta
+    cooldown: HostCooldown
     changes: bool = True
 
 
@@ -122,6 +143,7 @@ def link(
     workflow: str,
     execution_id: str,
     host_cooldown: int = 0,
+    power_cooldown: int = 0,
     changes: bool = True,
 ) -> LinkResult:
     """Claim an episode for a workflow, and link the execution to the alert.
@@ -137,7 +159,8 @@ def link(
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
         host_cooldown: Seconds for which the workflow is refused another claim for the same host
-            after its last one, for any alert; 0 for no limit.
+            after its last one, and after the end of its last change, for any alert; 0 for no limit.
+        power_cooldown: The same after the end of a change by a power action.
         changes: Whether the execution may change anything.
 
     Raises:
@@ -150,7 +173,12 @@ def link(
         )
     database.prepare(engine, create=False)
     claimant = _Claimant(
-        request_id, episode, workflow, execution_id, timedelta(seconds=host_cooldown), changes
+        request_id,
+        episode,
+        workflow,
+        execution_id,
+        HostCooldown.of(host_cooldown, power_cooldown),
+        changes,
     )
     for attempt in range(database.ATTEMPTS):
         try:
@@ -175,6 +203,7 @@ def release(
     """Release the claims on an episode, for one workflow or for all of them.
 
     Use this if a workflow ended after its claim but before it did its work. The links are kept.
+    The claims of changes are released as well, so that another change may be made.
 
     Args:
         engine: The tracking database.
@@ -187,17 +216,22 @@ def release(
         actor: Who releases the claims, for the audit.
 
     Raises:
-        TrackingError: An execution that holds one of the claims has not ended. Nothing was
-            released.
+        TrackingError: An execution that holds one of the claims, or its change, has not ended.
+            Nothing was released.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
     with database.reading(engine) as connection:
         held = _claims_on(connection, episode, workflow)
+        made = _changes_of(connection, episode, held if workflow else None)
     running = {} if force else _running(held, statuses)
     if running:
         raise TrackingError(_still_running(held, running))
+    unfinished = [change for change in made if change.ended_at is None]
+    if unfinished and not force:
+        raise TrackingError(_not_ended(unfinished[0]))
     with database.transaction(engine) as connection:
+        changes.release_claims(connection, [change.id for change in made])
         connection.execute(
             update(links)
             .where(links.c.id.in_([row.id for row in held]))
@@ -211,6 +245,24 @@ def release(
             details = {"released": released, "force": force}
             write_entry(connection, "release", actor, episode, details=details)
     return released
+
+
+def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> int:
+    """Stop counting the failures of a remediation, so that it may change something again.
+
+    Returns:
+        The number of failures that no longer count.
+
+    Raises:
+        DatabaseError: The database is unavailable.
+    """
+    database.prepare(engine, create=False)
+    with database.transaction(engine) as connection:
+        failures = changes.release_remediation(connection, remediation)
+        if failures:
+            details = {"remediation": remediation, "failures": failures}
+            write_entry(connection, "release", actor, remediation, details=details)
+    return failures
 
 
 def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
@@ -234,9 +286,9 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
 
 
 def last_host_claim(
-    connection: Connection, host: str, workflow: str, since: datetime
+    connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
-    """Return the workflow's last claim on an alert of a host, or None.
+    """Return the workflow's claim on an alert of a host whose cooldown ends last, or None.
 
     The claim of an execution that succeeded and reported that it changed nothing does not count.
 
@@ -244,12 +296,25 @@ def last_host_claim(
         connection: A transaction.
         host: The canonical host. Every alert of the host counts, however its label spells it.
         workflow: The reference of the workflow.
-        since: Only claims after this time count, by the database's clock.
+        cooldown: How long the workflow is refused another claim.
+        now: The time by the database's clock.
     """
-    found = connection.execute(
-        select(links.c.st2_execution_id, links.c.created_at)
+    made = change_rows
+    since = now - max(cooldown)
+    rows = connection.execute(
+        select(
+            links.c.st2_execution_id, links.c.created_at, made.c.id, made.c.action, made.c.ended_at
+        )
         .join(alerts, alerts.c.id == links.c.alert_id)
         .join(executions, executions.c.id == links.c.st2_execution_id)
+        .outerjoin(
+            made,
+            and_(
+                made.c.st2_execution_id == links.c.st2_execution_id,
+                changes.is_granted(),
+                made.c.released_at.is_(None),
+            ),
+        )
         .where(
             alerts.c.host == host,
             # Limit the scan of the index: older alerts are no longer emitted.
@@ -257,7 +322,11 @@ def last_host_claim(
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
-            links.c.created_at > since,
+            or_(
+                links.c.created_at > since,
+                made.c.ended_at > since,
+                and_(made.c.id.is_not(None), changes.is_unfinished()),
+            ),
             # An execution that is running, was canceled or failed may have changed the host even
             # if it reports mutated=false: its output is only what it had published by then.
             or_(
@@ -266,9 +335,21 @@ def last_host_claim(
             ),
         )
         .order_by(links.c.created_at.desc())
-        .limit(1)
-    ).one_or_none()
-    return HostClaim(*found) if found else None
+        .limit(_MAX_CLAIMS)
+    )
+    found = [HostClaim(row.st2_execution_id, _cooldown_end(row, cooldown, now)) for row in rows]
+    last = max(found, key=lambda claim: claim.until, default=None)
+    return last if last and last.until > now else None
+
+
+def _cooldown_end(row: Row[Any], cooldown: HostCooldown, now: datetime) -> datetime:
+    """Return when the cooldown ends that a claim, and the change that was made with it, began."""
+    until: datetime = row.created_at + cooldown.usual
+    if row.id is None:
+        return until
+    after_change = cooldown.power if changes.is_power_action(row.action) else cooldown.usual
+    # The end of a change that is in flight is not known yet.
+    return max(until, (row.ended_at or now) + after_change)
 
 
 def add_execution(
@@ -299,6 +380,8 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
         reason = _refusal_reason(connection, claimant, alert, holder, now)
         if not reason:
             _write_link(connection, claimant, alert, key if claimant.changes else None, now)
+        elif holder:
+            _write_loser(connection, claimant, alert, reason, now)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
@@ -342,7 +425,7 @@ def _refusal_reason(
             f"the incident ended at {format_timestamp(ended)}; to work on it anyway, run `st2 run "
             f"poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.changes and claimant.host_cooldown and alert.host:
+    if claimant.changes and claimant.cooldown.usual and alert.host:
         return _host_cooldown(connection, claimant, alert.host, now)
     return ""
 
@@ -362,13 +445,12 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
 def _host_cooldown(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    busy = last_host_claim(connection, host, claimant.workflow, now - claimant.host_cooldown)
+    busy = last_host_claim(connection, host, claimant.workflow, claimant.cooldown, now)
     if not busy:
         return ""
-    until = format_deadline(busy.created_at + claimant.host_cooldown)
     return (
-        f"cooldown of this host until {until}: execution {busy.st2_execution_id} of "
-        f"{claimant.workflow} was started for it"
+        f"cooldown of this host until {format_deadline(busy.until)}: execution "
+        f"{busy.st2_execution_id} of {claimant.workflow} was started for it"
     )
 
 
@@ -398,6 +480,28 @@ def _write_link(
         _reopen(connection, alert.id, claimant.request_id)
 
 
+def _write_loser(
+    connection: Connection, claimant: _Claimant, alert: Row[Any], reason: str, now: datetime
+) -> None:
+    """Record an execution whose claim another one holds, so that the views show who lost."""
+    values = {
+        "request_id": claimant.request_id,
+        "attempt": alert.attempt,
+        "claim": None,
+        "remediation": cut(claimant.workflow, change_rows.c.remediation),
+        "action": cut(claimant.workflow, change_rows.c.action),
+        "target": alert.host or f"fingerprint={alert.fingerprint}",
+        "per_value": "",
+        "decided_at": now,
+        "lease_until": None,
+        "ended_at": now,
+        "result": changes.ChangeResult.REFUSED,
+        "refusal": changes.NOT_CLAIMED,
+        "reason": cut(reason, change_rows.c.reason),
+    }
+    changes.write_decision(connection, claimant.execution_id, claimant.episode, values)
+
+
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
     """Clear the explanation of an alert that was given up but turned out not to be lost."""
     connection.execute(
@@ -422,6 +526,23 @@ def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[
     if workflow:
         held = held.where(links.c.st2_action_ref == workflow)
     return connection.execute(held).all()
+
+
+def _changes_of(
+    connection: Connection, episode: str, held: Sequence[Row[Any]] | None
+) -> list[changes.Change]:
+    """Return the changes for an episode, of all executions or of those that hold claims."""
+    found = changes.find(connection, changes.of_episode(episode), changes.is_granted())
+    ids = None if held is None else {row.st2_execution_id for row in held}
+    return [change for change in found if ids is None or change.st2_execution_id in ids]
+
+
+def _not_ended(change: changes.Change) -> str:
+    return (
+        f"nothing was released, because the change that execution {change.st2_execution_id} made "
+        f"with {change.action} has not ended as far as is known; sync finds that out within a "
+        "minute or two once it has ended; or pass force=true"
+    )
 
 
 def _running(held: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:

@@ -19,7 +19,7 @@ from poundcake.alertmanager import RESOLVED
 from poundcake.trail import clock, database
 from poundcake.trail.errors import CopyError
 from poundcake.trail.outcomes import EndedBy, Outcome
-from poundcake.trail.schema import alerts, api_calls, audit, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, executions, links
 
 Row = Dict[str, Any]
 """A row of a table: its values by column."""
@@ -85,7 +85,8 @@ LINKS = CopiedTable(links, "alert_id", ("alert_id", "st2_execution_id"), "alert_
 EXECUTIONS = CopiedTable(executions, "id", ("id",))
 # An entry has no unique key. Its details change while a purge runs.
 AUDIT = CopiedTable(audit, "at", ("at", "action", "execution_id", "target", "st2_user", "comment"))
-TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT)
+CHANGES = CopiedTable(changes, "st2_execution_id", ("st2_execution_id", "episode"))
+TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT, CHANGES)
 
 
 @dataclass
@@ -228,7 +229,7 @@ class RowWriter:
         Another row of the target has such a value if an earlier run copied that row and it has
         changed since, or if the target was once in use itself.
         """
-        if kind is LINKS:
+        if kind in (LINKS, CHANGES):
             claims = {row["claim"]: key for key, row in wanted.items() if row["claim"]}
             for existing in self._lock_rows_with(kind, "claim", claims):
                 if kind.key_of(existing) != claims[existing["claim"]]:
@@ -246,7 +247,7 @@ class RowWriter:
 
     def _merge(self, kind: CopiedTable, rows: Sequence[Row]) -> None:
         """Change new rows before they are inserted, to fit what the target has recorded itself."""
-        if kind is LINKS:
+        if kind in (LINKS, CHANGES):
             claims = {row["claim"]: row for row in rows if row["claim"]}
             for existing in self._lock_rows_with(kind, "claim", claims):
                 claims[existing["claim"]]["claim"] = None

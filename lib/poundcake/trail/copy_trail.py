@@ -25,11 +25,12 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from poundcake.trail import database
+from poundcake.trail import database, pause
 from poundcake.trail.copy_rows import (
     ALERTS,
     AUDIT,
     CALLS,
+    CHANGES,
     EXECUTIONS,
     LINKS,
     TABLES,
@@ -173,6 +174,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
             _check_source(databases, holds.read_marks(lock))
             log("writers are locked out of the source; copying what has changed since")
             totals = _Pass(databases, source_wins, log).run()
+            _copy_pause(lock, databases.target)
             holds.set_mark(lock, holds.MOVED_TO, databases.target_id, result["target"])
         _release(databases.target)
         result["tables"] = {
@@ -257,6 +259,12 @@ def _begin(databases: _Databases, is_target_in_use: bool) -> bool:
     return True
 
 
+def _copy_pause(source: Connection, target: Engine) -> None:
+    """Keep changes paused after the move if they are paused in the source."""
+    with database.transaction(target, check=False) as connection:
+        pause.copy_pause(source, connection)
+
+
 def _release(target: Engine) -> None:
     """Remove the mark of the target, so that it can be used."""
     with database.transaction(target, check=False) as connection:
@@ -287,6 +295,7 @@ class _Pass:
             self._copy_requests(_with_open_incident(), is_repeated=True)
         self._copy_requests(None)
         self._copy_table(AUDIT)
+        self._copy_table(CHANGES)
         return self._totals
 
     def _copy_table(self, kind: CopiedTable) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Mapping, Sequence
 
 from sqlalchemy import or_, select
@@ -18,7 +18,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
-from poundcake.trail.claims import last_host_claim
+from poundcake.trail.claims import HostCooldown, last_host_claim
 from poundcake.trail.enforcements import Enforcements, read_enforcements
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, cut, links
@@ -258,14 +258,16 @@ class EvidenceReader:
         self, alert: OpenAlert, execution: Execution, workflow: str
     ) -> datetime | None:
         """Return the end of the cooldown that may have caused the refusal of the claim, or None."""
-        cooldown = timedelta(seconds=self._config.host_cooldown_seconds)
+        config = self._config
+        cooldown = HostCooldown.of(config.host_cooldown_seconds, config.power_cooldown_seconds)
         is_refused = workflow_output(execution.result).get("stage") == NOT_CLAIMED
-        if not cooldown or not alert.host or not is_refused:
+        if not cooldown.usual or not alert.host or not is_refused:
             return None
-        since = self._clocks.database - cooldown
         with database.reading(self._round.engine) as connection:
-            busy = last_host_claim(connection, alert.host, workflow, since)
-        return busy.created_at + cooldown if busy else None
+            busy = last_host_claim(
+                connection, alert.host, workflow, cooldown, self._clocks.database
+            )
+        return busy.until if busy else None
 
 
 def claiming_workflow(execution: Execution, config: Config) -> str:

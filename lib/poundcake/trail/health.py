@@ -13,6 +13,7 @@ from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.string_enum import StringEnum
 from poundcake.trail import database, uncopied
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.pause import read_pause
 
 
 class State(StringEnum):
@@ -110,6 +111,20 @@ def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
 def _errors_in(configuration: dict[str, Any]) -> list[str]:
     errors = configuration.get("remediation_errors")
     return errors if isinstance(errors, list) else []
+
+
+def with_pause(answer: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """Return the health view with the pause that is in force now.
+
+    The endpoint shows a pause a few seconds later. If the database cannot be read, the view stays
+    as it is.
+    """
+    try:
+        with database.reading(engine) as connection:
+            pause = read_pause(connection)
+    except DatabaseError:
+        return answer
+    return {**answer, "paused": pause.as_json() if pause else None}
 
 
 def _database(config: Config, engine: Engine) -> Part:

@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection
 
 from poundcake.stackstorm import TERMINAL, WAITING
 from poundcake.timestamps import parse_timestamp
+from poundcake.trail.changes import is_undecided, is_unfinished
 from poundcake.trail.clock import database_now
 from poundcake.trail.outcomes import Explanation, Outcome
-from poundcake.trail.schema import alerts, api_calls, executions, meta
+from poundcake.trail.schema import alerts, api_calls, changes, executions, meta
 
 SYNCED_AT = "synced_at"
 """The row of poundcake_meta with the time at which a round of sync last finished."""
@@ -28,8 +29,8 @@ class OpenWork:
     """The requests and executions that wait for StackStorm.
 
     Attributes:
-        count: The number of open requests, of open executions, or of incidents that need a round of
-            sync, whichever is largest; at most 1000.
+        count: The number of open requests, of open executions, or of incidents and changes that
+            need a round of sync, whichever is largest; at most 1000.
         can_proceed_unattended: Whether some of the work can proceed without a person. False if only
             pending or paused executions are left.
         synced_at: When a round of sync last finished, by the database's clock.
@@ -46,13 +47,18 @@ class OpenWork:
 
 
 def open_work(
-    connection: Connection, expire_stale_hours: int = 0, reconciles: bool = False
+    connection: Connection,
+    expire_stale_hours: int = 0,
+    reconciles: bool = False,
+    not_cleared_minutes: int = 15,
 ) -> OpenWork:
     """Return the work that currently waits for StackStorm or for a round of sync.
 
     Args:
+        connection: The tracking database.
         expire_stale_hours: The configuration key; 0 if incidents do not expire.
         reconciles: Whether each round compares the open incidents with the Alertmanagers.
+        not_cleared_minutes: The configuration key.
     """
     now = database_now(connection)
     statuses = connection.scalars(
@@ -72,10 +78,14 @@ def open_work(
         for_sync += found
         # Without open incidents, no round asks the Alertmanagers.
         problem = read_meta(connection, MONITORING_PROBLEM) if found else None
+    # Sync ends changes whose workflow did not report, and decides whether they cleared the alert.
+    due = is_undecided(now - timedelta(minutes=not_cleared_minutes))
+    for conditions in ((is_unfinished(),), due):
+        for_sync += connection.scalars(select(changes.c.id).where(*conditions).limit(_MAX_COUNT))
     waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
-        count=max(len(statuses), len(requests), len(for_sync)),
+        count=min(_MAX_COUNT, max(len(statuses), len(requests), len(for_sync))),
         can_proceed_unattended=waits is not None or bool(for_sync) or not only_people,
         synced_at=last_synced(connection),
         read_at=now,

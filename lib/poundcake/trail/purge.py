@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Collection, Mapping, NamedTuple, Sequence, TypedDict
 
-from sqlalchemy import Column, Row, Select, delete, func, or_, select
+from sqlalchemy import Column, Row, Select, and_, delete, exists, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.config import Config
@@ -19,9 +19,10 @@ from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, database
 from poundcake.trail.audit import NOBODY, Actor, change_details, write_entry
+from poundcake.trail.changes import FAILURES, SUCCESSES, is_unfinished
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.open_work import unexplained
-from poundcake.trail.schema import alerts, api_calls, audit, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, executions, links
 
 MAX_DAYS = 36_500
 # Maximum rows per transaction. A request with more alerts is deleted in a separate transaction.
@@ -98,7 +99,7 @@ def purge(
 
     - one of its alerts is an open incident, or was one during these days,
     - one of its alerts is not explained yet,
-    - one of its executions has not ended, or
+    - one of its executions, or the change that one made, has not ended, or
     - one of its executions has a claim on an episode that has not ended. Without the claim, a
       workflow could work on the episode a second time.
 
@@ -231,6 +232,7 @@ def _purge_page(
         if not dry_run:
             _delete(connection, links.c.id, {link.id for link in linked})
             _delete(connection, executions.c.id, ended)
+            _delete_changes(connection, old)
             _delete(connection, alerts.c.api_call_id, old)
             _delete(connection, api_calls.c.id, old)
         if entry:
@@ -302,6 +304,34 @@ def _delete(connection: Connection, column: Column[Any], values: Collection[Any]
         connection.execute(delete(column.table).where(column.in_(chunk)))
 
 
+def _delete_changes(connection: Connection, call_ids: Collection[int]) -> None:
+    """Delete the changes of requests, except failures that a breaker still counts.
+
+    A breaker counts the failures since the last success, so there are only a few.
+    """
+    later = changes.alias("later")
+    is_counted = and_(
+        changes.c.result.in_(FAILURES),
+        changes.c.released_at.is_(None),
+        ~exists(
+            select(later.c.id).where(
+                later.c.remediation == changes.c.remediation,
+                later.c.result.in_(SUCCESSES),
+                later.c.decided_at > changes.c.decided_at,
+            )
+        ),
+    )
+    for chunk in database.batched(sorted(call_ids)):
+        requests = select(api_calls.c.request_id).where(api_calls.c.id.in_(chunk))
+        # MariaDB cannot delete from a table that a subquery reads.
+        ids = connection.scalars(
+            select(changes.c.id).where(
+                changes.c.request_id.in_(requests), ~is_unfinished(), ~is_counted
+            )
+        ).all()
+        _delete(connection, changes.c.id, ids)
+
+
 def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
     """Return the ids of the requests to keep."""
     found: set[int] = set()
@@ -310,6 +340,7 @@ def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -
             _recent(chunk, before),
             _unfinished(chunk, before),
             _running(chunk),
+            _changing(chunk),
             _claiming(chunk, before),
         ):
             found.update(connection.scalars(statement.distinct()))
@@ -340,6 +371,14 @@ def _running(call_ids: Sequence[int]) -> Select[tuple[int]]:
         .join(links, links.c.alert_id == alerts.c.id)
         .join(executions, executions.c.id == links.c.st2_execution_id)
         .where(alerts.c.api_call_id.in_(call_ids), executions.c.status.not_in(TERMINAL))
+    )
+
+
+def _changing(call_ids: Sequence[int]) -> Select[tuple[int]]:
+    return (
+        select(api_calls.c.id)
+        .join(changes, changes.c.request_id == api_calls.c.request_id)
+        .where(api_calls.c.id.in_(call_ids), is_unfinished())
     )
 
 

@@ -22,7 +22,7 @@ from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.record import record_safely
-from poundcake.trail.schema import alerts, api_calls, links
+from poundcake.trail.schema import alerts, api_calls, changes, links
 
 
 class ReplayResult(TypedDict):
@@ -243,4 +243,11 @@ def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Wor
         )
         for episode, workflow, execution_id in claims:
             claimants[episode] = f"{workflow} ({execution_id})"
+        made = connection.execute(
+            select(changes.c.episode, changes.c.action, changes.c.st2_execution_id)
+            .where(changes.c.episode.in_(chunk), changes.c.claim.is_not(None))
+            .order_by(changes.c.id)
+        )
+        for episode, action, execution_id in made:
+            claimants.setdefault(episode, f"{action} ({execution_id})")
     return {episode: Work(n, claimants.get(episode, "")) for episode, n in attempts.items()}

@@ -2,8 +2,9 @@
 
 ``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` form the trail.
 ``execution_db`` mirrors the StackStorm executions in the trail. ``poundcake_audit`` logs manual
-changes to the trail. ``poundcake_meta`` contains the database's id and versions. All times are UTC
-with microseconds.
+changes to the trail. ``poundcake_changes`` contains the decisions about the changes that
+remediations asked for. ``poundcake_meta`` contains the database's id and versions. All times are
+UTC with microseconds.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions. Every writer needs it.
-VERSION = 8
+VERSION = 9
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. With a long history they take long to build, so they are built last.
 INDEX_REVISIONS = (4, 7)
 # {table: revision} for tables that a later revision than the first one created.
-LATER_TABLES = {"poundcake_audit": 6}
+LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 8}
 
 metadata = MetaData()
 
@@ -262,6 +263,49 @@ audit = Table(
     Column("details", Text, nullable=False),
     Index("ix_poundcake_audit_target", "target", "id"),
     Index("ix_poundcake_audit_at", "at", "id"),
+    **_options,
+)
+
+changes = Table(
+    "poundcake_changes",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    # The execution of the workflow that asked for the change.
+    Column("st2_execution_id", String(64), nullable=False),
+    Column("request_id", String(36), nullable=False),
+    Column("episode", String(96), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # `<episode>|<attempt>`, so that at most one change is made for an attempt at an episode. NULL
+    # if the change was refused, or once its claim was released.
+    Column("claim", String(128), unique=True),
+    # The name of the remediation, or the reference of the action if it has no name.
+    Column("remediation", String(255), nullable=False),
+    Column("action", String(255), nullable=False),
+    # What is changed: a canonical host, or `label=value,…`.
+    Column("target", String(255), nullable=False),
+    # `label=value` of the label by which changes are limited further, or empty.
+    Column("per_value", String(255), nullable=False),
+    Column("decided_at", UtcDateTime, nullable=False),
+    # Until when the change counts as in flight if nothing more is heard of it. Sync extends it.
+    # NULL if the change was refused.
+    Column("lease_until", UtcDateTime),
+    # When the change and its verification ended. NULL while the change is in flight.
+    Column("ended_at", UtcDateTime),
+    # See changes.ChangeResult. Empty while the change is in flight.
+    Column("result", String(16), nullable=False),
+    # Why the change was refused: a member of remediation.safety.Refusal, and a sentence.
+    Column("refusal", String(32), nullable=False),
+    Column("reason", String(512), nullable=False),
+    # When a person decided that its failure no longer counts.
+    Column("released_at", UtcDateTime),
+    UniqueConstraint("st2_execution_id", "episode", name="uq_poundcake_changes_execution"),
+    Index("ix_poundcake_changes_target", "target", "decided_at"),
+    Index("ix_poundcake_changes_remediation", "remediation", "decided_at"),
+    Index("ix_poundcake_changes_decided", "decided_at"),
+    Index("ix_poundcake_changes_ended", "ended_at"),
+    Index("ix_poundcake_changes_result", "result", "ended_at"),
+    Index("ix_poundcake_changes_episode", "episode"),
+    Index("ix_poundcake_changes_request", "request_id"),
     **_options,
 )
 

@@ -23,6 +23,7 @@ from poundcake.trail.expire import expire_incidents
 from poundcake.trail.explain import explain_alerts
 from poundcake.trail.mirror import MIRROR_SECONDS, mirror_open_executions
 from poundcake.trail.reconcile import reconcile_incidents
+from poundcake.trail.settle_changes import SETTLE_SECONDS, settle_changes
 from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, start_round
 
 
@@ -46,6 +47,8 @@ class SyncCounts:
     """Incidents that were closed because no Alertmanager holds their alerts any more."""
     silenced: int = 0
     """Open incidents whose alert is silenced in Alertmanager."""
+    changes: int = 0
+    """Changes that were ended, or found to have cleared their alert or not."""
     problems: tuple[str, ...] = ()
     """A sentence for each read that failed."""
 
@@ -62,8 +65,9 @@ def sync(
 ) -> SyncCounts:
     """Run one round: mirror open executions, explain emitted alerts, complete requests.
 
-    Also admit unconfirmed incidents and close stale ones when they are due, and compare the open
-    incidents with the alerts that the Alertmanagers hold.
+    Also admit unconfirmed incidents and close stale ones when they are due, end the changes whose
+    workflow could not report, and compare the open incidents with the alerts that the Alertmanagers
+    hold.
 
     The steps are independent: if one of them fails, the next ones still run. The work of each step
     is bounded, and the next round continues where this one stopped.
@@ -117,14 +121,18 @@ def _run_steps(
     def reconcile() -> None:
         counts.gone, counts.silenced = reconcile_incidents(sync_round, config, alertmanagers)
 
-    error = _run_each((mirror, explain, complete, confirm, expire, reconcile))
-    counts.problems = tuple(sync_round.problems)
-    if error:
-        raise error
+    def settle() -> None:
+        deadline = Deadline(SETTLE_SECONDS)
+        counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
+
+    try:
+        _run_each((mirror, explain, complete, confirm, expire, reconcile, settle))
+    finally:
+        counts.problems = tuple(sync_round.problems)
 
 
-def _run_each(steps: Sequence[Callable[[], None]]) -> Exception | None:
-    """Run the steps, also after one of them failed, and return the first error."""
+def _run_each(steps: Sequence[Callable[[], None]]) -> None:
+    """Run all steps, and then raise the first error."""
     first_error: Exception | None = None
     for step in steps:
         try:
@@ -134,4 +142,5 @@ def _run_each(steps: Sequence[Callable[[], None]]) -> Exception | None:
         # An error in one step must not stop the next steps.
         except Exception as error:
             first_error = first_error or error
-    return first_error
+    if first_error:
+        raise first_error

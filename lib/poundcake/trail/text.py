@@ -51,6 +51,7 @@ def status(answer: dict[str, Any]) -> str:
     for alert in answer["alerts"]:
         for remark in _remarks(alert):
             lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
+    lines += _changes(answer)
     lines += _audit(answer)
     return _text([*lines, "", *_executions(answer["stackstorm_executions"])])
 
@@ -78,8 +79,8 @@ def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = N
     if not answer["episodes"]:
         found_later = "none of the newest alerts matches"
         none = found_later if answer.get("next") else "no matching alert is recorded"
-        return _text([none, *_footer(answer)])
-    lines: list[str] = []
+        return _text([*_paused(answer), none, *_footer(answer)])
+    lines = _paused(answer)
     for episode in answer["episodes"]:
         lines += [*_episode(episode, now, stale_before), ""]
     return _text([*lines, _total(answer, "count", "episode"), *_footer(answer)])
@@ -108,6 +109,7 @@ def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) 
         )
     if not episode["stackstorm_executions"]:
         lines.append("  nothing ran for it")
+    lines += [f"  {line}" for line in _changes(episode)]
     lines += [f"  {remark}" for remark in _remarks(episode)]
     lines += [f"  {line}" for line in _audit(episode)]
     return lines
@@ -148,6 +150,30 @@ def _audit(shown: Mapping[str, Any]) -> list[str]:
         who = entry["st2_user"] or "somebody"
         lines.append(f"{entry['at']}  {entry['action']}{undone} by {who}{comment}")
     return lines
+
+
+def _changes(shown: Mapping[str, Any]) -> list[str]:
+    """Return a line for each change that was made or refused."""
+    lines = []
+    for change in shown.get("changes", ()):
+        what = f"{change['action']} on {change['target']} ({change['st2_execution_id']})"
+        result = change["result"].replace("_", " ")
+        refusal = f", {change['refusal']}: {change['reason']}" if change.get("refusal") else ""
+        lines.append(f"{change['decided_at']}  change {what}: {result}{refusal}")
+    return lines
+
+
+def _paused(answer: Mapping[str, Any]) -> list[str]:
+    """Return the lines that show a pause at the top of a view."""
+    pause = answer.get("paused")
+    if not pause:
+        return []
+    until = f" until {pause['until']}" if pause["until"] else ""
+    return [
+        f"PAUSED by {pause['by']} at {pause['at']}{until}: {pause['reason']}",
+        "  nothing is changed; to allow changes again: st2 run poundcake.resume",
+        "",
+    ]
 
 
 def _age(moment: str, now: datetime) -> str:
@@ -219,7 +245,7 @@ def alerts_active(answer: dict[str, Any]) -> str:
     """Format the open incidents."""
     answer = _cleaned(answer)
     if not answer["count"]:
-        return _text(["no active alerts"])
+        return _text([*_paused(answer), "no active alerts"])
     columns = ("starts_at", "alert_name", "severity", "instance", "notifications", "st2_workflow")
     rows = [
         [
@@ -230,7 +256,8 @@ def alerts_active(answer: dict[str, Any]) -> str:
         for incident in answer["active_alerts"]
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
-    return _text([*table(headings, rows), "", f"{answer['count']} active", *_footer(answer)])
+    total = f"{answer['count']} active"
+    return _text([*_paused(answer), *table(headings, rows), "", total, *_footer(answer)])
 
 
 def _incident_state(incident: Mapping[str, Any]) -> str:
@@ -265,6 +292,7 @@ def health(answer: dict[str, Any]) -> str:
     answer = _cleaned(answer)
     components = answer["components"]
     lines = [
+        *_paused(answer),
         f"PoundCake {answer['version']}: {answer['status']}",
         f"endpoint {answer['address'] or 'not listening'}, authentication "
         f"{answer['authentication']}, database {answer['database']}, "

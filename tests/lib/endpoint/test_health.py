@@ -13,6 +13,10 @@ from poundcake.endpoint.health import Component, State
 from poundcake.endpoint.installation import Installation
 from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.journal_keeper import JournalKeeper
+from poundcake.endpoint.metrics import Metrics
+from poundcake.endpoint.pipeline import PAUSE_WAIT
+from poundcake.trail.audit import Actor
+from poundcake.trail.pause import pause, resume
 from tests.lib.samples import NOON, alert
 
 LOG = logging.getLogger("health")
@@ -76,7 +80,22 @@ def test_everything_works(rig, installation):
             "database": {"state": "ok", "detail": "", "waiting": 0},
             "stackstorm": {"state": "ok", "detail": "", "waiting": 1, "stuck": []},
         },
+        "paused": None,
     }
+
+
+def test_a_pause_is_shown_within_seconds(rig, installation):
+    rig.advance()
+    pause(rig.reader.engine, Actor("anna"), "maintenance")
+    rig.advance(PAUSE_WAIT)
+    found = report(installation)
+    assert (found["paused"]["by"], found["paused"]["reason"]) == ("anna", "maintenance")
+    assert found["status"] == "ok"
+    metrics = Metrics(lambda: found, lambda: (0, 0, 0)).text("")[0].decode()
+    assert "\npoundcake_paused 1.0\n" in metrics
+    resume(rig.reader.engine, Actor("anna"))
+    rig.advance(PAUSE_WAIT)
+    assert report(installation)["paused"] is None
 
 
 def test_a_component_that_is_down_degrades_health(rig, installation):

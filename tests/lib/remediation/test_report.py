@@ -44,6 +44,7 @@ DRY_RUN = {
     "may_check": True,
     "action": "linux.service",
     "may_change": False,
+    "may_reserve": False,
     "dry_run": True,
     "stage": "dry_run",
     "message": "would run x",
@@ -53,16 +54,27 @@ ALLOWED = {
     "may_check": True,
     "action": "linux.service",
     "may_change": True,
+    "may_reserve": True,
     "dry_run": False,
     "stage": "remediate",
     "message": "",
 }
 BEGUN = {"claimed": True, "reason": "", **ALLOWED}
 REFUSED = dict(
-    ALLOWED, may_change=False, stage="refused", message="allowed_hosts does not contain web-1"
+    ALLOWED,
+    may_change=False,
+    may_reserve=False,
+    stage="refused",
+    message="allowed_hosts does not contain web-1",
 )
 REFUSED_IN_DRY_RUN = dict(REFUSED, dry_run=True)
-ENDED = dict(ALLOWED, may_change=False, stage="ended", message="the incident ended at 12:00")
+ENDED = dict(
+    ALLOWED,
+    may_change=False,
+    may_reserve=False,
+    stage="ended",
+    message="the incident ended at 12:00",
+)
 NO_ACTION = dict(
     DRY_RUN, action="", message="the rule names no action, so nothing would be changed"
 )
@@ -247,3 +259,50 @@ def test_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
     found = report(begin=BEGUN, **tasks)
     assert (found["status"], found["stage"], found["message"]) == expected
     assert (found["mutated"], found["dry_run"]) == (True, False)
+
+
+GRANTED = {"may_change": True, "stage": "remediate", "message": ""}
+STORM = {"may_change": False, "stage": "refused", "message": "7 incidents are open: wait"}
+OVER = {"may_change": False, "stage": "ended", "message": "the incident ended at 12:00"}
+
+
+@pytest.mark.parametrize(
+    "decision, stage, message",
+    [
+        (STORM, "refused", "web-1 does not answer; 7 incidents are open: wait"),
+        (OVER, "ended", "web-1 does not answer; the incident ended at 12:00"),
+    ],
+)
+def test_a_change_that_a_limit_refuses_is_no_failure(decision, stage, message):
+    found = report(link=LINKED, alert=ALLOWED, evidence=DOWN, reserve=decision)
+    assert (found["status"], found["stage"], found["mutated"]) == ("succeeded", stage, False)
+    assert found["message"] == message
+
+
+def test_a_change_that_could_not_be_reserved_is_a_failure():
+    found = report(link=LINKED, alert=ALLOWED, reserve="failed")
+    assert (found["status"], found["stage"], found["mutated"]) == ("failed", "refused", False)
+    assert found["message"] == (
+        "the change could not be reserved, so nothing was changed; its task says why"
+    )
+
+
+@pytest.mark.parametrize(
+    "tasks, expected",
+    [
+        ({"reserve": GRANTED, "remediate": RAN, "verify": UP}, "verified"),
+        ({"reserve": GRANTED, "remediate": RAN}, "succeeded"),
+        ({"reserve": GRANTED, "remediate": RAN, "verify": DOWN}, "not_verified"),
+        ({"reserve": GRANTED, "remediate": RAN_AND_FAILED}, "failed"),
+        ({"reserve": GRANTED, "remediate": RAN_INTO_TIMEOUT}, "failed"),
+        ({"reserve": GRANTED}, "unknown"),
+        ({"reserve": STORM}, None),
+        ({"remediate": RAN}, None),
+        ({}, None),
+    ],
+)
+def test_how_the_change_ended(tasks, expected):
+    """The action poundcake.report writes this to the tracking database."""
+    found = build_report(Executions(link=LINKED, alert=ALLOWED, **tasks), "the-workflow")
+    assert found.change_result == expected
+    assert "change_result" not in found.as_dict()

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import itertools
 import socket
+from dataclasses import replace
 
 import pytest
 
 from poundcake.config import load
-from poundcake.remediation.safety import AlertState, permit
+from poundcake.remediation.safety import Refusal, decide, preview
+from poundcake.trail.changes import Change, is_power_action
+from poundcake.trail.limits import ChangeRequest, Situation
+from poundcake.trail.pause import Pause
+from tests.lib.samples import NOON, later
 
-FIRING = AlertState(named_host="web-1:9100", status="firing", incident_ended_at=None)
+FIRING = Situation(
+    NOON, "web-1:9100", alert_name="HostDown", episode="f-1", target="web-1", last_seen_at=NOON
+)
+LIVE = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
 
 
 def decide_about(alert=None, action="linux.service", needs_host=True, **config):
     """Return the decision about an alert, with a configuration that allows linux.service."""
-    given = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
-    given.update(config)
-    return permit(load(given), FIRING._replace(**(alert or {})), action, needs_host)
+    request = ChangeRequest(action=action, needs_host=needs_host)
+    return decide(load({**LIVE, **config}), request, replace(FIRING, **(alert or {})))
 
 
 def test_an_allowed_action_on_an_allowed_host_may_change_it():
@@ -26,9 +33,14 @@ def test_an_allowed_action_on_an_allowed_host_may_change_it():
         "port": 9100,
         "may_check": True,
         "may_change": True,
+        "may_reserve": True,
+        "settle_seconds": 0,
         "action": "linux.service",
         "dry_run": False,
         "stage": "remediate",
+        "refusal": "",
+        "reason": "",
+        "how_to_lift": "",
         "message": "",
     }
 
@@ -39,7 +51,7 @@ def test_an_alert_without_a_usable_host_has_an_empty_host_and_port_0():
 
 
 def test_without_any_configuration_nothing_may_be_changed():
-    found = permit(load({}), FIRING, "linux.service")
+    found = decide(load({}), ChangeRequest(action="linux.service"), FIRING)
     assert found.may_change is False
     assert found.dry_run is True
 
@@ -134,12 +146,13 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
 )
 def test_a_refusal_explains_itself(alert, action, config, message):
     found = decide_about(alert, action, **config)
-    assert (found.may_change, found.stage, found.message) == (False, "refused", message)
+    assert (found.may_change, found.stage, found.reason) == (False, "refused", message)
+    assert found.message == f"{message}: {found.how_to_lift}"
 
 
 def test_a_refusal_names_the_label_that_should_name_the_host():
     found = decide_about({"named_host": ""}, host_label="node")
-    assert found.message == "the label node of the alert contains no host"
+    assert found.reason == "the label node of the alert contains no host"
 
 
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
@@ -149,7 +162,7 @@ def test_allowed_hosts_are_patterns(pattern):
 
 def test_an_address_wildcard_matches_no_name():
     found = decide_about({"named_host": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
-    assert found.message == "allowed_hosts does not contain 10.0.0.attacker.net"
+    assert found.reason == "allowed_hosts does not contain 10.0.0.attacker.net"
 
 
 @pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
@@ -213,7 +226,7 @@ def test_without_allowed_hosts_evidence_is_still_collected():
 
 
 def test_nothing_is_changed_for_an_ended_incident():
-    found = decide_about({"incident_ended_at": "2026-01-14T12:00:00Z"})
+    found = decide_about({"incident_ended_at": NOON})
     assert (found.may_change, found.stage) == (False, "ended")
     assert found.message == "the incident ended at 2026-01-14T12:00:00Z"
 
@@ -239,3 +252,274 @@ def test_a_change_needs_every_condition():
         assert found.may_change is may_change
         assert (found.stage == "remediate") is may_change
         assert bool(found.message) is not may_change
+
+
+# -- controls that depend on other incidents and changes
+
+
+def change(execution="e1", target="web-1", ended=None, result="", **more):
+    """Return a change that was granted 5 minutes before noon."""
+    values = {
+        "id": 1,
+        "st2_execution_id": execution,
+        "request_id": "r",
+        "episode": "g-1",
+        "attempt": 1,
+        "remediation": "linux.service",
+        "action": "linux.service",
+        "target": target,
+        "per_value": "",
+        "decided_at": later(-300),
+        "lease_until": later(3600),
+        "ended_at": ended,
+        "result": result,
+        "refusal": "",
+        "reason": "",
+    }
+    return Change(**{**values, **more})
+
+
+FAILED = [change(f"e{i}", ended=later(-7200), result="failed") for i in range(3)]
+
+# {refusal: (situation, request, configuration, part of the reason, part of how to lift it)}
+PASSING = {
+    "paused": (
+        {"pause": Pause(NOON, "anna", "maintenance")},
+        {},
+        {},
+        "all changes are paused by anna (maintenance)",
+        "poundcake.resume",
+    ),
+    "acknowledged": ({"acknowledged_by": "ben"}, {}, {}, "acknowledged by ben", "undo=true"),
+    "episode_taken": (
+        {"holder": change("e7", ended=NOON)},
+        {},
+        {"host_cooldown_seconds": 0},
+        "execution e7 made a change for this episode with linux.service",
+        "poundcake.release episode=f-1",
+    ),
+    "storm": (
+        {"similar": 6},
+        {},
+        {},
+        "6 incidents of HostDown are open or were resolved in the last 10 min, and storm_limit is",
+        "10 min",
+    ),
+    "settling": (
+        {"opened_at": later(-20)},
+        {},
+        {},
+        "known for 60 s (settle_seconds) before anything is changed, which it is in 40 s",
+        "wait",
+    ),
+    "stale": (
+        {"last_seen_at": later(-16 * 60)},
+        {},
+        {},
+        "received 16 min ago, and fresh_minutes is 15",
+        "next notification",
+    ),
+    "in_flight": (
+        {"in_flight": [change("e7")]},
+        {},
+        {},
+        "another change to web-1 is in flight: linux.service of execution e7",
+        "force=true",
+    ),
+    "per_label_in_flight": (
+        {"in_flight": [change("e7", "web-2", per_value="rack=r12")], "per_value": "rack=r12"},
+        {"per_label": "rack"},
+        {},
+        "1 change is in flight for rack=r12, and at_once is 1",
+        "force=true",
+    ),
+    "site_in_flight": (
+        {"in_flight": [change(f"e{i}", f"web-{i}") for i in (2, 3, 4)]},
+        {},
+        {},
+        "3 changes are in flight, and max_in_flight is 3",
+        "force=true",
+    ),
+    "cooldown": (
+        {"last_of_target": change("e7", ended=later(-1790), result="verified")},
+        {},
+        {},
+        "cooldown of web-1 until 2026-01-14T12:00:10Z (host_cooldown_seconds)",
+        "poundcake.release episode=g-1",
+    ),
+    "daily_target_limit": (
+        {"target_day": [change(f"e{i}", decided_at=later(-3600 * i)) for i in (2, 3, 4)]},
+        {},
+        {},
+        "3 changes to web-1 in 24 hours, and max_changes_per_target_per_day is 3",
+        "2026-01-15T08:00:00Z",
+    ),
+    "hourly_limit": (
+        {"remediation_hour": [change(f"e{i}", f"web-{i}") for i in range(5)]},
+        {},
+        {},
+        "5 changes of linux.service in an hour, and max_changes_per_remediation_per_hour is 5",
+        "2026-01-14T12:55:00Z",
+    ),
+    "site_limit": (
+        {"site_hour": [change(f"e{i}", f"web-{i}") for i in range(10)]},
+        {},
+        {},
+        "10 changes of all remediations in an hour, and max_changes_per_hour is 10",
+        "2026-01-14T12:55:00Z",
+    ),
+    "breaker": (
+        {"outcomes": FAILED},
+        {},
+        {},
+        "the last 3 changes of linux.service failed or did not clear the alert",
+        "poundcake.release remediation=linux.service",
+    ),
+}
+OFF = {
+    "storm": {"storm_limit": 0},
+    "settling": {"settle_seconds": 0},
+    "stale": {"fresh_minutes": 0},
+    "site_in_flight": {"max_in_flight": 0},
+    "cooldown": {"host_cooldown_seconds": 0},
+    "daily_target_limit": {"max_changes_per_target_per_day": 0},
+    "hourly_limit": {"max_changes_per_remediation_per_hour": 0},
+    "site_limit": {"max_changes_per_hour": 0},
+    "breaker": {"breaker_failures": 0},
+}
+
+
+def decide_in(situation, request=None, **config):
+    asked = ChangeRequest(action="linux.service", **(request or {}))
+    return decide(load({**LIVE, **config}), asked, replace(FIRING, **situation))
+
+
+@pytest.mark.parametrize("refusal", sorted(PASSING))
+def test_each_control_refuses_and_says_its_value_and_how_to_lift_it(refusal):
+    situation, request, config, reason, lift = PASSING[refusal]
+    found = decide_in(situation, request, **config)
+    assert (found.may_change, found.refusal) == (False, refusal)
+    assert (found.stage, found.may_reserve) == ("refused", True)
+    assert reason in found.reason
+    assert lift in found.how_to_lift
+    assert found.message == f"{found.reason}: {found.how_to_lift}"
+
+
+@pytest.mark.parametrize("refusal", sorted(OFF))
+def test_a_limit_of_zero_turns_the_control_off(refusal):
+    situation, request, config, _, _ = PASSING[refusal]
+    assert decide_in(situation, request, **{**config, **OFF[refusal]}).may_change is True
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        {"similar": 5},
+        {"opened_at": later(-60)},
+        {"last_seen_at": later(-15 * 60)},
+        {"in_flight": [change("e2", "web-2"), change("e3", "web-3")]},
+        {"in_flight": [change("e2", "web-2", per_value="rack=r12")], "per_value": "rack=r13"},
+        {"last_of_target": change(ended=later(-1800), result="failed")},
+        {"target_day": [change("e1"), change("e2")]},
+        {"remediation_hour": [change(f"e{i}") for i in range(4)]},
+        {"site_hour": [change(f"e{i}") for i in range(9)]},
+        {"outcomes": FAILED[:2]},
+        {"outcomes": [change(ended=later(-7200), result="verified"), *FAILED[:2]]},
+    ],
+)
+def test_below_each_limit_a_change_is_allowed(situation):
+    assert decide_in(situation).may_change is True
+
+
+def test_every_refusal_is_tested_here():
+    """The others are refusals of the configuration or the alert, above and below."""
+    tested = {*PASSING, "no_action", "action_invalid", "action_not_allowed", "incident_ended"}
+    tested |= {"resolved", "no_host", "no_target", "host_not_allowed", "host_denied"}
+    tested |= {"stackstorm_host", "dry_run", "database_unavailable", "not_claimed"}
+    assert tested == {str(refusal) for refusal in Refusal}
+
+
+def test_a_denied_host_is_refused_even_if_it_is_allowed():
+    found = decide_about(allowed_hosts=["*"], denied_hosts=["web-*"])
+    assert (found.refusal, found.may_check, found.may_reserve) == ("host_denied", False, False)
+    assert found.reason == "denied_hosts contains web-1"
+    assert decide_about(denied_hosts=["db-*"]).may_change is True
+    assert decide_about(action="", denied_hosts=["web-*"]).may_check is False
+
+
+def test_a_target_that_a_label_should_name_must_be_complete():
+    found = decide_in({"missing_label": "deployment"}, {"target_labels": ("deployment",)})
+    assert (found.refusal, found.may_reserve) == ("no_target", False)
+    assert "lacks the label deployment" in found.reason
+
+
+def test_a_check_just_now_replaces_a_recent_notification():
+    old = {"last_seen_at": later(-86_400)}
+    assert decide_in(old).refusal == "stale"
+    assert decide_in(old, {"check_failed": True}).may_change is True
+
+
+@pytest.mark.parametrize(
+    "action", ["ipmi.power_cycle", "mypack.Reboot", "aws.reset_instance", "powerdns.x"]
+)
+def test_a_power_action_has_a_longer_cooldown(action):
+    assert is_power_action(action)
+    last = change(ended=later(-2000), result="verified", action=action)
+    found = decide_in({"last_of_target": last})
+    assert found.refusal == "cooldown"
+    assert "until 2026-01-14T12:26:40Z (power_cooldown_seconds)" in found.reason
+    assert decide_in({"last_of_target": last}, power_cooldown_seconds=1999).may_change is True
+
+
+def test_other_actions_are_not_power_actions():
+    assert not is_power_action("linux.service")
+
+
+def test_the_storm_of_a_remediation_counts_alerts_with_the_same_label():
+    situation = {"similar": 3, "similar_per_value": 3, "per_value": "rack=r12"}
+    found = decide_in(situation, {"per_label": "rack", "storm": 2, "remediation": "dead-host"})
+    assert found.refusal == "storm"
+    assert "3 incidents of HostDown with rack=r12" in found.reason
+    assert "`storm` of dead-host is 2" in found.reason
+    assert decide_in(situation, {"per_label": "rack", "storm": 3}).may_change is True
+
+
+def test_several_changes_at_once_for_one_label():
+    situation = {
+        "in_flight": [change("e2", "web-2", per_value="rack=r12")],
+        "per_value": "rack=r12",
+    }
+    assert decide_in(situation, {"per_label": "rack", "at_once": 2}).may_change is True
+    assert decide_in(situation, {"per_label": "rack", "at_once": 0}).may_change is True
+
+
+def test_an_execution_gets_its_own_change_again():
+    own = change("e1")
+    full = [change(f"e{i}", f"web-{i}") for i in range(2, 9)]
+    assert decide_in({"own": own, "holder": own, "in_flight": full}).may_change is True
+    paused = {"own": own, "holder": own, "pause": Pause(NOON, "anna", "stop")}
+    assert decide_in(paused).refusal == "paused"
+    ended = change("e1", ended=NOON, result="verified")
+    assert decide_in({"own": ended, "holder": ended}).refusal == "episode_taken"
+
+
+def test_a_dry_run_says_what_would_stop_the_change_now():
+    found = decide_in({"similar": 6}, dry_run=True)
+    assert (found.refusal, found.stage, found.may_reserve) == ("dry_run", "dry_run", False)
+    assert found.message.startswith("would run linux.service for web-1, but not now: 6 incidents")
+
+
+def test_a_preview_says_how_long_to_wait_until_the_incident_has_settled():
+    situation = replace(FIRING, opened_at=later(-20))
+    request = ChangeRequest(action="linux.service")
+    found = preview(load(LIVE), request, situation)
+    assert (found.may_change, found.settle_seconds) == (True, 40)
+    assert decide(load(LIVE), request, situation).settle_seconds == 40
+    assert preview(load({**LIVE, "dry_run": True}), request, situation).settle_seconds == 0
+    storm = preview(load(LIVE), request, replace(situation, similar=6))
+    assert (storm.refusal, storm.may_reserve, storm.settle_seconds) == ("storm", True, 40)
+
+
+def test_a_pause_until_a_time_says_so():
+    pause = Pause(NOON, "anna", "maintenance", later(600))
+    assert "until 2026-01-14T12:10:00Z" in decide_in({"pause": pause}).reason

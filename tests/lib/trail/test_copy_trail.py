@@ -17,18 +17,20 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.engine import make_url
 
 from poundcake.config import Config
-from poundcake.trail import claims, copy_trail, database, interventions, purge, replay
+from poundcake.remediation import safety
+from poundcake.trail import claims, copy_trail, database, interventions, pause, purge, replay
 from poundcake.trail.audit import Actor
 from poundcake.trail.copy_trail import copy_trail as copy
 from poundcake.trail.database import DatabaseError, holds
 from poundcake.trail.errors import CopyError
+from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.record import record_requests
-from poundcake.trail.schema import alerts, api_calls, audit, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, executions, links
 from tests.lib.samples import NOON, alert, later, request
 from tests.lib.trails import WORKFLOW, do_not_sync, episode, record_execution
 
 ROOT = pathlib.Path(__file__).parents[3]
-TABLES = (api_calls, alerts, links, executions, audit)
+TABLES = (api_calls, alerts, links, executions, audit, changes)
 CONFIG = Config(cooldown_seconds=0)
 SOMEBODY = Actor("jane", "e-jane")
 
@@ -90,6 +92,8 @@ def fill(engine):
     record_execution(
         engine, first.request_id, rows(engine, alerts)[1].episode, "e2", status="failed"
     )
+    ask(engine, first, "e1")
+    ask(engine, first, "e2")
     record(engine, request(alert(fingerprint="a"), received_at=later(60)))
     resolve = alert(fingerprint="b", status="resolved", starts_at=None, ends_at=later(90))
     record(engine, request(resolve, received_at=later(100)))
@@ -98,6 +102,15 @@ def fill(engine):
     claims.release(engine, episode("a"), actor=SOMEBODY)
     replay.replay_request(engine, CONFIG, first.request_id, True, "e-replay", SOMEBODY)
     return first
+
+
+def ask(engine, sent, execution):
+    """Ask for a change of the first alert. The first execution that asks is granted it."""
+    config = Config(
+        dry_run=False, allowed_hosts=("*",), allowed_actions=("pack.work",), fresh_minutes=0
+    )
+    asked = ChangeRequest(sent.request_id, episode("a"), "pack.work", execution)
+    return safety.reserve(engine, config, asked).may_change
 
 
 def rows(engine, table):
@@ -155,6 +168,13 @@ class TestCopy:
             n: t["sha256"] for n, t in back.items()
         }
         assert {t["inserted"] for t in back.values()} == {0}
+
+    def test_changes_stay_paused(self, urls, opened):
+        fill(opened(urls[0]))
+        pause.pause(opened(urls[0]), SOMEBODY, "maintenance", 60)
+        copy(*urls, False, silent)
+        with database.reading(opened(urls[1])) as connection:
+            assert pause.read_pause(connection).reason == "maintenance"
 
     def test_an_empty_trail(self, urls, opened):
         opened(urls[0])
@@ -411,6 +431,15 @@ class TestTargetInUse:
         copy(*files, True, log)
         assert refused
         assert trail(target) == trail(opened(files[0], prepare=False))
+
+    def test_a_change_of_both_keeps_the_claim_of_the_target(self, urls, opened):
+        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
+        source, target = self.record_in_each(urls, opened, [old], [new])
+        assert ask(source, old, "e1") and ask(target, new, "e2")
+        copy(*urls, True, silent)
+        claimed = {row.st2_execution_id: bool(row.claim) for row in rows(target, changes)}
+        assert claimed == {"e1": False, "e2": True}
+        assert not ask(target, new, "e3")
 
     def test_an_incident_that_is_open_in_both_stays_open_in_one_row(self, urls, opened):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))

@@ -16,7 +16,7 @@ from poundcake.config import Config
 from poundcake.trail import claims, clock, database, purge
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.record import record_requests
-from poundcake.trail.schema import alerts, api_calls, executions, links
+from poundcake.trail.schema import alerts, api_calls, changes, executions, links
 from tests.lib.samples import alert, request
 from tests.lib.trails import on_mariadb, on_sqlite
 
@@ -230,6 +230,59 @@ class TestKept:
         assert count_rows(engine) == [0, 0, 0, 0]
 
 
+class TestChanges:
+    """The changes of a request are deleted with it."""
+
+    def add(self, engine, sent, execution_id, result="verified", **values):
+        row = {
+            "st2_execution_id": execution_id,
+            "request_id": sent.request_id,
+            "episode": row_of(engine, sent).episode,
+            "attempt": 1,
+            "remediation": "web",
+            "action": "linux.service",
+            "target": "web-1",
+            "per_value": "",
+            "decided_at": OLD,
+            "lease_until": None,
+            "ended_at": OLD,
+            "result": result,
+            "refusal": "",
+            "reason": "",
+        }
+        change(engine, changes.insert().values(**{**row, **values}))
+
+    def left(self, engine):
+        with database.reading(engine) as connection:
+            return list(
+                connection.scalars(select(changes.c.st2_execution_id).order_by(changes.c.id))
+            )
+
+    def test_ended_and_refused_changes_are_deleted(self, engine):
+        old, young = ended(engine, fired(), fired("Young", YOUNG))
+        self.add(engine, old, "e1")
+        self.add(engine, old, "e2", "refused")
+        self.add(engine, young, "e3")
+        assert run(engine)["requests"] == 1
+        assert self.left(engine) == ["e3"]
+
+    def test_a_request_is_kept_while_its_change_is_in_flight(self, engine):
+        (old,) = ended(engine, fired())
+        self.add(engine, old, "e1", "", ended_at=None, lease_until=NOW)
+        assert run(engine) == {**NOTHING, "kept": 1}
+        assert self.left(engine) == ["e1"]
+
+    def test_failures_are_kept_while_the_breaker_counts_them(self, engine):
+        (old,) = ended(engine, fired())
+        self.add(engine, old, "before", "failed", decided_at=OLD - timedelta(days=2))
+        self.add(engine, old, "success", decided_at=OLD - timedelta(days=1))
+        self.add(engine, old, "counted", "failed")
+        self.add(engine, old, "released", "failed", released_at=OLD)
+        self.add(engine, old, "other", "not_cleared", remediation="db")
+        assert run(engine)["requests"] == 1
+        assert self.left(engine) == ["counted", "other"]
+
+
 class TestBatches:
     def history(self, engine):
         """Record 13 requests. The first, one in the middle and the last are kept.
@@ -424,7 +477,7 @@ class TestConcurrentRecording:
             claims._link(
                 connection,
                 claims._Claimant(
-                    old.request_id, row.episode, "pack.work", "e1", host_cooldown=timedelta(0)
+                    old.request_id, row.episode, "pack.work", "e1", cooldown=claims.HostCooldown()
                 ),
             )
             event.listen(engine, "before_cursor_execute", seen)

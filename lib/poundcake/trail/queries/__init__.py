@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.alert import alert_details, find_emitted
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
 from poundcake.trail.queries.executions import linked_executions
@@ -65,7 +66,7 @@ def alerts_active(
 ) -> dict[str, Any]:
     """Return the open incidents, newest first."""
     page = open_incidents(connection, stale_after_hours, filters, limit, offset)
-    return page.as_json("active_alerts", "count")
+    return _with_pause(connection, page.as_json("active_alerts", "count"))
 
 
 def st2_executions(
@@ -89,7 +90,8 @@ def why(
     web_url: str = "",
 ) -> dict[str, Any]:
     """Return the episodes of the matching alerts, most recently seen first."""
-    return find_episodes(connection, filters, limit, offset, web_url).as_json("episodes", "count")
+    page = find_episodes(connection, filters, limit, offset, web_url)
+    return _with_pause(connection, page.as_json("episodes", "count"))
 
 
 def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
@@ -102,3 +104,9 @@ def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | N
     """Return the newest emitted alert of an episode, or None if the episode is not recorded."""
     details = find_emitted(connection, episode)
     return details.as_json() if details else None
+
+
+def _with_pause(connection: Connection, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a view with the pause of all changes, if one is in force."""
+    pause = read_pause(connection)
+    return {"paused": pause.as_json(), **answer} if pause else answer

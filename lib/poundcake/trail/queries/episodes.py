@@ -16,9 +16,12 @@ from poundcake.alertmanager import FIRING
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.audit import AuditEntry, entries_of
+from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import candidates, time_filters
+from poundcake.trail.queries.changes import as_json as change_as_json
+from poundcake.trail.queries.changes import changes_of_episodes
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import (
     AlertRow,
@@ -80,6 +83,7 @@ class Episode:
         ends_at: When the alert ended, or None if it did not.
         opened: The alert whose row is or was the open incident, or None if there is none.
         audit: The audit entries of the episode and of the shown requests, oldest first.
+        changes: The changes that were made or refused for it, oldest first.
         last_seen_at: When the newest notification was received.
         notifications: The number of firing notifications that were received.
         shown: The notifications to show, oldest first: the first one, those that changed
@@ -103,6 +107,7 @@ class Episode:
     left_out: int = 0
     opened: AlertRow | None = None
     audit: list[AuditEntry] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the episode as JSON, as the view's URL returns it."""
@@ -128,6 +133,8 @@ class Episode:
                 answer["outcome"] = self.opened.outcome
         if self.audit:
             answer["audit"] = [entry.as_json() for entry in self.audit]
+        if self.changes:
+            answer["changes"] = [change_as_json(change) for change in self.changes]
         return answer
 
 
@@ -285,11 +292,13 @@ def _episodes(
     by_target = entries_of(
         connection, [name for rows in shown for row in rows for name in _targets(row)]
     )
-    return [
+    made = changes_of_episodes(connection, [rows[0].episode or "" for rows in shown if rows])
+    found = [
         _episode(rows, changes.get(rows[0].episode or "", rows), executions, by_target)
         for rows in shown
         if rows
     ]
+    return [replace(one, changes=made.get(one.name, [])) for one in found]
 
 
 def _targets(row: AlertRow) -> tuple[str, ...]:

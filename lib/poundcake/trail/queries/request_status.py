@@ -11,7 +11,10 @@ from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.audit import AuditEntry, entries_of
+from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import Explanation
+from poundcake.trail.queries.changes import as_json as change_as_json
+from poundcake.trail.queries.changes import changes_of_request
 from poundcake.trail.queries.rows import (
     AlertRow,
     Execution,
@@ -84,6 +87,7 @@ class RequestTrail:
         error: Why it could not be recorded.
         credential: The name of the credential that its sender used, or '' if none was required.
         audit: The audit entries of the request and of its alerts' episodes, oldest first.
+        changes: The changes that were made or refused for its alerts, oldest first.
     """
 
     request_id: str
@@ -99,6 +103,7 @@ class RequestTrail:
     error: str = ""
     credential: str = ""
     audit: list[AuditEntry] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the trail as JSON, as the view's URL returns it."""
@@ -117,6 +122,8 @@ class RequestTrail:
                 answer[name] = getattr(self, name)
         if self.audit:
             answer["audit"] = [entry.as_json() for entry in self.audit]
+        if self.changes:
+            answer["changes"] = [change_as_json(change) for change in self.changes]
         return answer
 
 
@@ -152,6 +159,7 @@ def request_trail(
         error=call.error or "",
         credential=call.credential,
         audit=_audit(connection, request_id, found),
+        changes=changes_of_request(connection, request_id),
     )
 
 

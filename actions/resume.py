@@ -1,0 +1,17 @@
+"""Allow changes again after poundcake.pause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pack_action import PackAction
+from poundcake.trail.pause import resume
+
+
+class Resume(PackAction):
+    """Run poundcake.resume."""
+
+    def work(self, st2_user: str = "") -> dict[str, Any]:
+        """Resume, and return the pause that was in force, or null."""
+        ended = resume(self.engine(), self.actor(st2_user))
+        return {"resumed": ended is not None, "paused": ended.as_json() if ended else None}

@@ -1,0 +1,226 @@
+"""The rows of poundcake_changes: the changes that remediations made, and those that were refused.
+
+A change is in flight from the decision that grants it until the workflow reports its end. If the
+workflow is cancelled or killed, its change may still run, so sync ends the row only once StackStorm
+says that all executions have ended. Until then it extends the lease of the row.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.string_enum import StringEnum
+from poundcake.trail import clock, database
+from poundcake.trail.schema import changes, cut
+
+LEASE = timedelta(hours=6)
+"""How long a change counts as in flight although nothing is heard of it."""
+
+
+class ChangeResult(StringEnum):
+    """How a change ended (column `result`, empty while the change is in flight)."""
+
+    REFUSED = "refused"
+    """It was refused, so nothing was changed."""
+    VERIFIED = "verified"
+    """The action succeeded, and a check confirmed that it helped."""
+    SUCCEEDED = "succeeded"
+    """The action succeeded. No check was made afterwards."""
+    NOT_VERIFIED = "not_verified"
+    """The action succeeded, but the check afterwards failed."""
+    FAILED = "failed"
+    """The action failed."""
+    CLEARED = "cleared"
+    """The action succeeded, and the incident ended within `not_cleared_minutes`."""
+    NOT_CLEARED = "not_cleared"
+    """The action succeeded, and the incident was still open after `not_cleared_minutes`."""
+    RELEASED = "released"
+    """A person ended it with poundcake.release although it may still have run."""
+    UNKNOWN = "unknown"
+    """Its workflow was cancelled, or StackStorm has deleted it, before it reported a result."""
+
+
+NOT_CLAIMED = "not_claimed"
+"""The refusal of an execution that did not get the claim on the episode."""
+FAILURES = (ChangeResult.FAILED, ChangeResult.NOT_VERIFIED, ChangeResult.NOT_CLEARED)
+"""The results that the breaker counts."""
+SUCCESSES = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED, ChangeResult.CLEARED)
+"""The results that reset the breaker."""
+UNDECIDED = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED)
+"""The results that sync replaces by CLEARED or NOT_CLEARED."""
+
+
+_POWER = ("power", "reboot", "cycle", "reset")
+
+
+def is_power_action(action: str) -> bool:
+    """Return True if the reference of an action contains power, reboot, cycle or reset."""
+    return any(word in action.lower() for word in _POWER)
+
+
+class Change(NamedTuple):
+    """A row of poundcake_changes. The fields are columns."""
+
+    id: int
+    st2_execution_id: str
+    request_id: str
+    episode: str
+    attempt: int
+    remediation: str
+    action: str
+    target: str
+    per_value: str
+    decided_at: datetime
+    lease_until: datetime | None
+    ended_at: datetime | None
+    result: str
+    refusal: str
+    reason: str
+
+
+COLUMNS = tuple(changes.c[name] for name in Change._fields)
+
+
+def is_granted() -> ColumnElement[bool]:
+    """Return the condition for changes that were not refused."""
+    return changes.c.result != ChangeResult.REFUSED
+
+
+def of_episode(episode: str) -> ColumnElement[bool]:
+    """Return the condition for changes for an episode."""
+    return changes.c.episode == episode
+
+
+def is_unfinished() -> ColumnElement[bool]:
+    """Return the condition for changes whose end is not known."""
+    return changes.c.ended_at.is_(None)
+
+
+def is_undecided(before: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of changes that ended before a time and may have cleared the alert."""
+    return changes.c.result.in_(UNDECIDED), changes.c.ended_at <= before
+
+
+def in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of changes that are made or verified now."""
+    return is_unfinished(), changes.c.lease_until > now
+
+
+def active(connection: Connection) -> list[Change]:
+    """Return the changes that are in flight, oldest first."""
+    now = clock.database_now(connection)
+    return find(connection, *in_flight(now))
+
+
+def find(connection: Connection, *conditions: ColumnElement[bool]) -> list[Change]:
+    """Return the changes for which all conditions are true, oldest first."""
+    found = connection.execute(select(*COLUMNS).where(*conditions).order_by(changes.c.id))
+    return [Change(*row) for row in found]
+
+
+def extend(connection: Connection, ids: Sequence[int]) -> None:
+    """Extend the leases of changes that StackStorm still runs."""
+    until = clock.database_now(connection) + LEASE
+    for chunk in database.batched(ids):
+        connection.execute(
+            update(changes)
+            .where(changes.c.id.in_(chunk), is_unfinished())
+            .values(lease_until=until)
+        )
+
+
+def finish(connection: Connection, execution_id: str, result: ChangeResult) -> int:
+    """End the changes of a workflow's execution that are in flight.
+
+    Returns:
+        The number of changes that were ended.
+    """
+    ended = connection.execute(
+        update(changes)
+        .where(changes.c.st2_execution_id == execution_id, is_unfinished())
+        .values(ended_at=clock.database_now(connection), result=result)
+    )
+    return ended.rowcount
+
+
+def finish_change(engine: Engine, execution_id: str, result: ChangeResult) -> int:
+    """End the changes of a workflow's execution, as the workflow's last task does.
+
+    Raises:
+        DatabaseError: The database is unavailable. Sync ends the changes later.
+    """
+    database.prepare(engine, create=False)
+
+    def write() -> int:
+        with database.transaction(engine) as connection:
+            return finish(connection, execution_id, result)
+
+    return database.retry_deadlocks(write)
+
+
+def release_claims(connection: Connection, ids: Sequence[int]) -> None:
+    """Release the claims of changes on their episodes, and end those that are in flight.
+
+    Neither the cooldown of their targets nor the breaker counts them any more.
+    """
+    now = clock.database_now(connection)
+    for chunk in database.batched(ids):
+        connection.execute(
+            update(changes)
+            .where(changes.c.id.in_(chunk), is_unfinished())
+            .values(ended_at=now, result=ChangeResult.RELEASED)
+        )
+        connection.execute(
+            update(changes).where(changes.c.id.in_(chunk)).values(claim=None, released_at=now)
+        )
+
+
+def write_decision(
+    connection: Connection, execution_id: str, episode: str, values: Mapping[str, Any]
+) -> None:
+    """Write the decision about the change of an execution, or replace an earlier refusal.
+
+    Args:
+        connection: A transaction.
+        execution_id: The execution that asked.
+        episode: The episode for which it asked.
+        values: The other columns.
+    """
+    changed = connection.execute(
+        update(changes)
+        .where(
+            changes.c.st2_execution_id == execution_id,
+            changes.c.episode == episode,
+        )
+        .values(**values)
+    )
+    if not changed.rowcount:
+        connection.execute(
+            changes.insert().values(
+                st2_execution_id=cut(execution_id, changes.c.st2_execution_id),
+                episode=episode,
+                **values,
+            )
+        )
+
+
+def release_remediation(connection: Connection, remediation: str) -> int:
+    """Stop counting the failures of a remediation, so that its breaker closes.
+
+    Returns:
+        The number of failures that no longer count.
+    """
+    released = connection.execute(
+        update(changes)
+        .where(
+            changes.c.remediation == remediation,
+            changes.c.result.in_(FAILURES),
+            changes.c.released_at.is_(None),
+        )
+        .values(released_at=clock.database_now(connection))
+    )
+    return released.rowcount

@@ -1,0 +1,436 @@
+"""Reserve changes: read everything that a decision depends on, decide, and record the decision.
+
+This happens in one transaction that waits for all other decisions. So however many workflows ask at
+the same time, on however many machines, no limit is exceeded. The decision itself is
+`poundcake.remediation.safety.decide`, which the caller passes.
+
+All times are by the database's clock.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
+
+from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.alertmanager import FIRING
+from poundcake.config import Config
+from poundcake.hosts import host_or_empty
+from poundcake.trail import clock, database
+from poundcake.trail.changes import (
+    COLUMNS,
+    FAILURES,
+    LEASE,
+    SUCCESSES,
+    Change,
+    ChangeResult,
+    find,
+    in_flight,
+    is_granted,
+    write_decision,
+)
+from poundcake.trail.claims import ended_at
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.open_work import is_open
+from poundcake.trail.outcomes import EMITTED, Outcome
+from poundcake.trail.pause import Pause, lock_decisions, read_pause
+from poundcake.trail.queries.bounded_search import unindexed
+from poundcake.trail.rows import to_json
+from poundcake.trail.schema import alerts, api_calls, changes, cut
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class ChangeRequest:
+    """A change for which a workflow asks.
+
+    Attributes:
+        request_id: The request that contained the alert.
+        episode: The alert's episode.
+        action: The reference of the action that makes the change; empty to only collect evidence.
+        execution_id: The workflow's execution.
+        remediation: The name of the remediation, for its limits; empty for the action's reference.
+        needs_host: Whether an alert without a usable host is refused.
+        check_failed: Whether a check confirmed just now that the alert is true.
+        target_labels: The labels that name the target; empty if the target is the host.
+        per_label: A label by which changes are limited further, or empty.
+        at_once: How many changes may be in flight for one value of per_label; 0 for any number.
+        storm: Above how many incidents with one value of per_label nothing is changed; 0 if only
+            storm_limit of the configuration applies.
+    """
+
+    request_id: str = ""
+    episode: str = ""
+    action: str = ""
+    execution_id: str = ""
+    remediation: str = ""
+    needs_host: bool = True
+    check_failed: bool = False
+    target_labels: tuple[str, ...] = ()
+    per_label: str = ""
+    at_once: int = 1
+    storm: int = 0
+
+    @property
+    def remediation_name(self) -> str:
+        """The name that the limits of a remediation and its breaker count by."""
+        return self.remediation or self.action
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything that the decision about a change depends on, apart from the configuration.
+
+    Attributes:
+        now: The time by the database's clock.
+        named_host: The alert's label host_label, as the sender wrote it; empty if it has none.
+        status: The alert's status, `firing` or `resolved`.
+        alert_name: The alert's name.
+        episode: The alert's episode.
+        opened_at: When the first notification of the incident was received.
+        last_seen_at: When its last notification was received.
+        incident_ended_at: When the incident ended, or None while it is open.
+        acknowledged_by: Who acknowledged the incident, or empty.
+        target: What the change would change: a canonical host, or `label=value,…`.
+        missing_label: A label that should name the target and that the alert lacks, or empty.
+        per_value: `label=value` of the label by which changes are limited further, or empty.
+        pause: The pause that is in force, or None.
+        similar: The number of label sets with the same alert name whose incidents are open, or were
+            resolved in the last storm_quiet_minutes.
+        similar_per_value: The same, with the same per_value; 0 if the request has no `storm`.
+        holder: The change that holds the claim on the attempt at the episode, or None.
+        own: The granted change of the execution itself, or None.
+        in_flight: The changes of other executions that are made or verified now, oldest first.
+        site_hour: The newest changes of the last hour, newest first, up to the limit.
+        remediation_hour: The same, of the remediation.
+        target_day: The newest changes of the target in the last 24 hours, in the same way.
+        last_of_target: The change of the target that ended last and was not released, or None.
+        outcomes: The newest ended changes of the remediation that the breaker counts, newest first.
+    """
+
+    now: datetime
+    named_host: str = ""
+    status: str = FIRING
+    alert_name: str = ""
+    episode: str = ""
+    opened_at: datetime | None = None
+    last_seen_at: datetime | None = None
+    incident_ended_at: datetime | None = None
+    acknowledged_by: str = ""
+    target: str = ""
+    missing_label: str = ""
+    per_value: str = ""
+    pause: Pause | None = None
+    similar: int = 0
+    similar_per_value: int = 0
+    holder: Change | None = None
+    own: Change | None = None
+    in_flight: Sequence[Change] = ()
+    site_hour: Sequence[Change] = ()
+    remediation_hour: Sequence[Change] = ()
+    target_day: Sequence[Change] = ()
+    last_of_target: Change | None = None
+    outcomes: Sequence[Change] = ()
+
+
+class Decision(Protocol):
+    """The properties of a decision that are recorded."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the change may be made."""
+
+    @property
+    def refusal_name(self) -> str:
+        """The name of the control that refuses it, or empty."""
+
+    @property
+    def message(self) -> str:
+        """Why it is refused, or empty."""
+
+
+D = TypeVar("D", bound=Decision)
+
+
+def reserve(
+    engine: Engine,
+    config: Config,
+    request: ChangeRequest,
+    decide: Callable[[Situation], D],
+) -> D:
+    """Decide about a change, and record the decision.
+
+    A granted change counts from now on, and is in flight until its workflow ends. The same
+    execution may ask again: it is granted its change again, and counted once.
+
+    Raises:
+        TrackingError: No such alert is recorded, or the request has no execution.
+        DatabaseError: The database is unavailable, so nothing may be changed.
+    """
+    if not request.execution_id:
+        raise TrackingError(
+            "execution_id: empty; run reserve as a task of a workflow, or pass the execution's id"
+        )
+    database.prepare(engine, create=False)
+
+    def decide_and_record() -> D:
+        with database.transaction(engine) as connection:
+            lock_decisions(connection)
+            alert = _find_alert(connection, request)
+            situation = _situation(connection, config, request, alert)
+            decision = decide(situation)
+            _record(connection, request, alert, situation, decision)
+            return decision
+
+    return database.retry_deadlocks(decide_and_record)
+
+
+def read_situation(connection: Connection, config: Config, request: ChangeRequest) -> Situation:
+    """Return what a decision about a change would depend on now.
+
+    Raises:
+        TrackingError: No such alert is recorded.
+    """
+    return _situation(connection, config, request, _find_alert(connection, request))
+
+
+def change_claim(episode: str, attempt: int) -> str:
+    """Return the unique key of the change for an attempt at an episode."""
+    return f"{episode}|{attempt}"
+
+
+def _find_alert(connection: Connection, request: ChangeRequest) -> Row[Any]:
+    alert = connection.execute(
+        select(
+            alerts.c.episode,
+            alerts.c.attempt,
+            alerts.c.alert_name,
+            alerts.c.fingerprint,
+            alerts.c.labels,
+            alerts.c.status,
+            alerts.c.closed_at,
+        )
+        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+        .where(api_calls.c.request_id == request.request_id, alerts.c.episode == request.episode)
+        # One payload may contain an episode twice; prefer the alert that was emitted.
+        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
+        .limit(1)
+    ).one_or_none()
+    if alert is None:
+        raise TrackingError(
+            f"no alert of episode {request.episode} in request {request.request_id}"
+        )
+    return alert
+
+
+def _situation(
+    connection: Connection, config: Config, request: ChangeRequest, alert: Row[Any]
+) -> Situation:
+    now = clock.database_now(connection)
+    labels: dict[str, str] = json.loads(alert.labels)
+    target, missing_label = _target(labels, request, config.host_label, alert.fingerprint)
+    incident = _incident(connection, alert.episode)
+    flying = find(connection, *in_flight(now))
+    of_site = is_granted()
+    of_remediation = changes.c.remediation == _name(request)
+    of_target = changes.c.target == target
+    since_quiet = now - timedelta(minutes=config.storm_quiet_minutes)
+    per_value = f"{request.per_label}={labels.get(request.per_label, '')}"
+    return Situation(
+        now=now,
+        named_host=labels.get(config.host_label, ""),
+        status=alert.status,
+        alert_name=alert.alert_name,
+        episode=alert.episode,
+        opened_at=incident.opened_at,
+        last_seen_at=incident.last_seen_at,
+        incident_ended_at=ended_at(connection, alert),
+        acknowledged_by=incident.acknowledged_by or "",
+        target=target,
+        missing_label=missing_label,
+        per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
+        pause=read_pause(connection),
+        similar=_similar(connection, alert.alert_name, since_quiet),
+        similar_per_value=_similar(connection, alert.alert_name, since_quiet, request, labels)
+        if request.per_label and request.storm
+        else 0,
+        holder=_holder(connection, alert),
+        own=_own(connection, request),
+        in_flight=[one for one in flying if one.st2_execution_id != request.execution_id],
+        site_hour=_newest(connection, config.max_changes_per_hour, of_site, _since(now - HOUR)),
+        remediation_hour=_newest(
+            connection,
+            config.max_changes_per_remediation_per_hour,
+            of_site,
+            of_remediation,
+            _since(now - HOUR),
+        ),
+        target_day=_newest(
+            connection,
+            config.max_changes_per_target_per_day,
+            of_site,
+            of_target,
+            _since(now - DAY),
+        ),
+        last_of_target=_last_of_target(connection, of_target),
+        outcomes=_newest(
+            connection,
+            config.breaker_failures,
+            of_remediation,
+            changes.c.result.in_((*FAILURES, *SUCCESSES)),
+            changes.c.released_at.is_(None),
+        ),
+    )
+
+
+def _target(
+    labels: Mapping[str, str], request: ChangeRequest, host_label: str, fingerprint: str
+) -> tuple[str, str]:
+    """Return what the change would change, and a label that should name it and is missing."""
+    if request.target_labels:
+        missing = next((name for name in request.target_labels if not labels.get(name)), "")
+        named = ",".join(f"{name}={labels.get(name, '')}" for name in request.target_labels)
+        return cut(named, changes.c.target), missing
+    # An alert without a host is its own target.
+    host = host_or_empty(labels, host_label)
+    return cut(host or f"fingerprint={fingerprint}", changes.c.target), ""
+
+
+def _incident(connection: Connection, episode: str) -> Row[Any]:
+    """Return when an incident's notifications were received, and who acknowledged it."""
+    is_firing = alerts.c.status == FIRING
+    acknowledged_by = (
+        select(func.max(alerts.c.acknowledged_by))
+        .where(alerts.c.episode == episode, is_open(), alerts.c.acknowledged_at.is_not(None))
+        .scalar_subquery()
+    )
+    return connection.execute(
+        select(
+            func.min(alerts.c.created_at).label("opened_at"),
+            func.max(alerts.c.last_seen_at).label("last_seen_at"),
+            acknowledged_by.label("acknowledged_by"),
+        ).where(alerts.c.episode == episode, is_firing)
+    ).one()
+
+
+def _similar(
+    connection: Connection,
+    alert_name: str,
+    since: datetime,
+    request: ChangeRequest | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> int:
+    """Return how many label sets have an open incident of this name, or one resolved since.
+
+    Args:
+        connection: A connection.
+        alert_name: The alert's name.
+        since: Incidents that were resolved before this time do not count.
+        request: Count only alerts with the same value of its per_label.
+        labels: The alert's labels, for that value.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if request and labels is not None and request.per_label in labels:
+        # The label as to_json() writes it. A quote within a value is escaped, so it matches only
+        # the label itself.
+        written = to_json({request.per_label: labels[request.per_label]})[1:-1]
+        conditions.append(func.instr(alerts.c.labels, written) > 0)
+    # Search the open incidents by their index, and not the whole history of the name.
+    has_name = unindexed(alerts.c.alert_name) == alert_name
+    opened = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
+    resolved = select(alerts.c.fingerprint).where(
+        alerts.c.alert_name == alert_name,
+        alerts.c.created_at > since,
+        alerts.c.outcome == Outcome.RESOLVED,
+        *conditions,
+    )
+    distinct = opened.union(resolved).subquery("similar")
+    return connection.scalar(select(func.count()).select_from(distinct)) or 0
+
+
+def _holder(connection: Connection, alert: Row[Any]) -> Change | None:
+    claim = changes.c.claim == change_claim(alert.episode, alert.attempt)
+    return next(iter(find(connection, claim)), None)
+
+
+def _own(connection: Connection, request: ChangeRequest) -> Change | None:
+    found = find(
+        connection,
+        changes.c.st2_execution_id == request.execution_id,
+        changes.c.episode == request.episode,
+        is_granted(),
+    )
+    return next(iter(found), None)
+
+
+def _newest(
+    connection: Connection, limit: int, *conditions: ColumnElement[bool]
+) -> Sequence[Change]:
+    if not limit:
+        return ()
+    found = connection.execute(
+        select(*COLUMNS)
+        .where(*conditions)
+        .order_by(changes.c.decided_at.desc(), changes.c.id.desc())
+        .limit(limit)
+    )
+    return [Change(*row) for row in found]
+
+
+def _since(moment: datetime) -> ColumnElement[bool]:
+    return changes.c.decided_at > moment
+
+
+def _last_of_target(connection: Connection, of_target: ColumnElement[bool]) -> Change | None:
+    found = connection.execute(
+        select(*COLUMNS)
+        .where(
+            of_target,
+            is_granted(),
+            changes.c.ended_at.is_not(None),
+            changes.c.released_at.is_(None),
+        )
+        .order_by(changes.c.ended_at.desc())
+        .limit(1)
+    ).one_or_none()
+    return Change(*found) if found else None
+
+
+def _name(request: ChangeRequest) -> str:
+    return cut(request.remediation_name, changes.c.remediation)
+
+
+def _record(
+    connection: Connection,
+    request: ChangeRequest,
+    alert: Row[Any],
+    situation: Situation,
+    decision: Decision,
+) -> None:
+    """Write the decision, unless the execution was granted its change before."""
+    if situation.own:
+        return
+    granted, now = decision.may_change, situation.now
+    values = {
+        "request_id": request.request_id,
+        "attempt": alert.attempt,
+        "claim": change_claim(alert.episode, alert.attempt) if granted else None,
+        "remediation": _name(request),
+        "action": cut(request.action, changes.c.action),
+        "target": situation.target,
+        "per_value": situation.per_value,
+        "decided_at": now,
+        "lease_until": now + LEASE if granted else None,
+        "ended_at": None if granted else now,
+        "result": "" if granted else ChangeResult.REFUSED,
+        "refusal": cut(decision.refusal_name, changes.c.refusal),
+        "reason": cut(decision.message, changes.c.reason),
+    }
+    # A refused execution may ask again. Its latest decision is recorded.
+    write_decision(connection, request.execution_id, alert.episode, values)

@@ -1,0 +1,152 @@
+"""The switch that stops all changes at once: the actions poundcake.pause and poundcake.resume.
+
+The pause is in poundcake_meta, because every decision about a change reads the tracking database
+anyway. So it is in force everywhere as soon as it is committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.trail import clock, database
+from poundcake.trail.audit import Actor, write_entry
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.schema import cut, meta
+
+_AT, _UNTIL, _BY, _REASON = "paused_at", "paused_until", "paused_by", "paused_reason"
+_ROWS = (_AT, _UNTIL, _BY, _REASON)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The pause that is in force.
+
+    Attributes:
+        at: When it began.
+        by: The StackStorm user who paused.
+        reason: Why.
+        until: When it ends by itself, or None if only poundcake.resume ends it.
+    """
+
+    at: datetime
+    by: str
+    reason: str
+    until: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the pause as JSON, as the views show it."""
+        return {
+            "at": format_timestamp(self.at),
+            "by": self.by,
+            "reason": self.reason,
+            "until": format_timestamp(self.until) if self.until else None,
+        }
+
+
+def pause(engine: Engine, actor: Actor, reason: str, minutes: int = 0) -> Pause:
+    """Stop all changes until they are resumed, or for some minutes.
+
+    If changes are paused already, the reason is replaced, and the later end applies: nobody
+    shortens the pause of somebody else by accident.
+
+    Args:
+        engine: The tracking database.
+        actor: Who pauses.
+        reason: Why.
+        minutes: After how many minutes the pause ends by itself; 0 if only resume() ends it.
+
+    Raises:
+        TrackingError: The reason is empty.
+        DatabaseError: The database is unavailable.
+    """
+    if not reason.strip():
+        raise TrackingError("reason: say why changes are paused")
+    database.prepare(engine, create=False)
+    return database.retry_deadlocks(lambda: _pause(engine, actor, reason.strip(), minutes))
+
+
+def resume(engine: Engine, actor: Actor) -> Pause | None:
+    """Allow changes again.
+
+    Returns:
+        The pause that was in force, or None if there was none.
+
+    Raises:
+        DatabaseError: The database is unavailable.
+    """
+    database.prepare(engine, create=False)
+    return database.retry_deadlocks(lambda: _resume(engine, actor))
+
+
+def read_pause(connection: Connection) -> Pause | None:
+    """Return the pause that is in force, or None if changes are not paused."""
+    found = _rows(connection)
+    at = parse_timestamp(found.get(_AT, ""))
+    until = parse_timestamp(found.get(_UNTIL, ""))
+    if at is None or (until is not None and until <= clock.database_now(connection)):
+        return None
+    return Pause(at, found.get(_BY, ""), found.get(_REASON, ""), until)
+
+
+def copy_pause(source: Connection, target: Connection) -> None:
+    """Copy the pause of a database to another one, unless changes are paused there already."""
+    if read_pause(source) and not read_pause(target):
+        _write(target, _rows(source))
+
+
+def lock_decisions(connection: Connection) -> None:
+    """Wait for other decisions about changes, and let later ones wait until this transaction ends.
+
+    On SQLite, write transactions wait for each other anyway.
+    """
+    connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
+
+
+def _pause(engine: Engine, actor: Actor, reason: str, minutes: int) -> Pause:
+    with database.transaction(engine) as connection:
+        lock_decisions(connection)
+        now = clock.database_now(connection)
+        before = read_pause(connection)
+        until = now + timedelta(minutes=minutes) if minutes else None
+        if before:
+            ends = (before.until, until)
+            until = None if None in ends else max(end for end in ends if end)
+        paused = Pause(
+            at=before.at if before else now,
+            by=cut(actor.st2_user or "somebody", meta.c.value),
+            reason=cut(reason, meta.c.value),
+            until=until,
+        )
+        rows = {_AT: format_timestamp(paused.at), _BY: paused.by, _REASON: paused.reason}
+        rows[_UNTIL] = format_timestamp(until) if until else ""
+        _write(connection, rows)
+        write_entry(connection, "pause", actor, comment=reason, details={"until": rows[_UNTIL]})
+    return paused
+
+
+def _resume(engine: Engine, actor: Actor) -> Pause | None:
+    with database.transaction(engine) as connection:
+        lock_decisions(connection)
+        before = read_pause(connection)
+        connection.execute(delete(meta).where(meta.c.name.in_(_ROWS)))
+        if before:
+            write_entry(connection, "resume", actor)
+    return before
+
+
+def _rows(connection: Connection) -> dict[str, str]:
+    found = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ROWS)))
+    return {name: value for name, value in found}
+
+
+def _write(connection: Connection, rows: dict[str, str]) -> None:
+    connection.execute(delete(meta).where(meta.c.name.in_(_ROWS)))
+    connection.execute(
+        meta.insert(), [{"name": name, "value": value} for name, value in rows.items()]
+    )

@@ -1,0 +1,109 @@
+"""Pausing all changes, and resuming them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import select
+
+from poundcake.trail import database, queries, search, text
+from poundcake.trail.audit import Actor
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.health import with_pause
+from poundcake.trail.pause import Pause, pause, read_pause, resume
+from poundcake.trail.schema import audit
+from tests.lib.samples import NOON, alert, later
+from tests.lib.trails import database_time, on_sqlite, record, view
+
+ANNA, BEN = Actor("anna", "e-anna"), Actor("ben", "e-ben")
+
+
+def in_force(engine, at=0):
+    with database_time(later(at)), database.reading(engine) as connection:
+        return read_pause(connection)
+
+
+def paused(engine, actor=ANNA, reason="maintenance", minutes=0, at=0):
+    with database_time(later(at)):
+        return pause(engine, actor, reason, minutes)
+
+
+def entries(engine):
+    with database.reading(engine) as connection:
+        return [
+            (row.action, row.st2_user, row.comment, json.loads(row.details))
+            for row in connection.execute(select(audit).order_by(audit.c.id))
+        ]
+
+
+def test_a_pause_is_in_force_until_it_is_resumed(engine):
+    assert in_force(engine) is None
+    assert paused(engine) == Pause(NOON, "anna", "maintenance")
+    assert in_force(engine, 86_400) == Pause(NOON, "anna", "maintenance")
+    assert resume(engine, BEN) == Pause(NOON, "anna", "maintenance")
+    assert in_force(engine) is None
+    assert entries(engine) == [
+        ("pause", "anna", "maintenance", {"until": ""}),
+        ("resume", "ben", "", {}),
+    ]
+
+
+def test_a_pause_of_some_minutes_ends_by_itself(engine):
+    assert paused(engine, minutes=5).until == later(300)
+    assert in_force(engine, 299).reason == "maintenance"
+    assert in_force(engine, 300) is None
+    with database_time(later(301)):
+        assert resume(engine, ANNA) is None
+
+
+def test_resuming_without_a_pause_does_nothing(engine):
+    assert resume(engine, ANNA) is None
+    assert entries(engine) == []
+
+
+@pytest.mark.parametrize(
+    "first, second, until",
+    [(0, 5, None), (5, 0, None), (60, 5, later(3600)), (5, 60, later(10 + 3600))],
+)
+def test_a_second_pause_never_shortens_the_first(engine, first, second, until):
+    paused(engine, minutes=first)
+    found = paused(engine, BEN, "more", second, at=10)
+    assert found == in_force(engine, 11) == Pause(NOON, "ben", "more", until)
+
+
+@on_sqlite
+def test_a_pause_needs_a_reason(engine):
+    with pytest.raises(TrackingError, match="reason"):
+        pause(engine, ANNA, "  ")
+
+
+@on_sqlite
+def test_a_long_reason_is_cut(engine):
+    assert paused(engine, reason="x" * 400).reason == "x" * 255
+    assert entries(engine)[0][2] == "x" * 400
+
+
+@on_sqlite
+def test_the_views_show_it_at_the_top(engine):
+    record(engine, alert(fingerprint="f"))
+    why = {"filters": search.parse(alert_name="HostDown")}
+    assert "paused" not in view(engine, queries.why, **why)
+    paused(engine, minutes=7 * 24 * 60 * 52)
+    shown = {
+        "at": "2026-01-14T12:00:00Z",
+        "by": "anna",
+        "reason": "maintenance",
+        "until": "2027-01-13T12:00:00Z",
+    }
+    found = view(engine, queries.why, **why)
+    active = view(engine, queries.alerts_active, stale_after_hours=24)
+    health = with_pause({"status": "ok"}, engine)
+    assert found["paused"] == active["paused"] == health["paused"] == shown
+    line = "PAUSED by anna at 2026-01-14T12:00:00Z until 2027-01-13T12:00:00Z: maintenance"
+    for page in (text.why(found, 24), text.alerts_active(active)):
+        assert page.splitlines()[1] == line
+        assert page.splitlines()[2].endswith("st2 run poundcake.resume")
+    assert text.why(view(engine, queries.why, filters=search.parse(alert_name="x")), 24).startswith(
+        "\nPAUSED"
+    )

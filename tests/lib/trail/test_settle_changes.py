@@ -1,0 +1,148 @@
+"""Changes whose workflow could not report: in flight until everything that they started ended."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import update
+
+from poundcake.config import Config
+from poundcake.remediation import safety
+from poundcake.stackstorm import StackStormError
+from poundcake.trail import claims, database
+from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.limits import ChangeRequest
+from poundcake.trail.open_work import open_work
+from poundcake.trail.schema import alerts, changes
+from tests.lib.fake_stackstorm import OUTAGE
+from tests.lib.samples import alert
+from tests.lib.sync_trail import SyncTrail, ago
+from tests.lib.trails import WORKFLOW
+
+LIVE = Config(
+    dry_run=False, allowed_hosts=("*",), allowed_actions=("linux.service",), settle_seconds=0
+)
+
+
+@pytest.fixture
+def trail(engine):
+    """Return a trail with a change that the workflow e1 was granted."""
+    found = SyncTrail(engine)
+    request_id, (row,) = found.record(alert())
+    claims.link(engine, request_id, row.episode, WORKFLOW, "e1")
+    asked = ChangeRequest(request_id, row.episode, "linux.service", "e1")
+    assert safety.reserve(engine, LIVE, asked).may_change
+    return found
+
+
+def result(trail):
+    return trail.one(changes).result
+
+
+def lease(trail):
+    return trail.one(changes).lease_until
+
+
+def age(trail, **values):
+    """Set columns of the change."""
+    with database.transaction(trail.engine) as connection:
+        connection.execute(update(changes).values(**values))
+
+
+def test_a_running_workflow_keeps_its_change_in_flight(trail):
+    trail.stackstorm.run("e1", "running", WORKFLOW)
+    age(trail, lease_until=ago(10))
+    before = lease(trail)
+    trail.sync()
+    assert result(trail) == "" and lease(trail) > before
+
+
+def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_ended(trail):
+    trail.stackstorm.run("e1", "canceled", WORKFLOW)
+    trail.stackstorm.run("e2", "canceled", "poundcake.on_host", parent="e1")
+    trail.stackstorm.run("e3", "running", "linux.service", parent="e2")
+    age(trail, lease_until=ago(10))
+    before = lease(trail)
+    trail.sync()
+    assert result(trail) == "" and lease(trail) > before
+    trail.stackstorm.run("e3", "succeeded", "linux.service", parent="e2")
+    assert trail.sync().changes == 1
+    assert result(trail) == "unknown"
+    assert trail.one(changes).ended_at > ago(60)
+
+
+@pytest.mark.parametrize(
+    "status, output, expected",
+    [
+        ("succeeded", {"verified": True}, "verified"),
+        ("succeeded", {}, "succeeded"),
+        ("failed", {}, "failed"),
+        ("timeout", {}, "failed"),
+        ("abandoned", {}, "failed"),
+        ("canceled", {}, "unknown"),
+    ],
+)
+def test_a_workflow_that_did_not_report(trail, status, output, expected):
+    trail.stackstorm.run("e1", status, WORKFLOW, result={"output": output})
+    trail.sync()
+    assert result(trail) == expected
+
+
+def test_a_workflow_that_stackstorm_has_deleted(trail):
+    trail.sync()
+    assert result(trail) == "unknown"
+
+
+@pytest.mark.parametrize("call", ["get_executions", "get_children"])
+def test_without_stackstorm_the_change_stays_in_flight(trail, call):
+    trail.stackstorm.run("e1", "canceled", WORKFLOW)
+    trail.stackstorm.errors[call] = OUTAGE
+    with pytest.raises(StackStormError):
+        trail.sync()
+    assert result(trail) == ""
+
+
+def test_a_report_is_not_overwritten(trail):
+    finish_change(trail.engine, "e1", ChangeResult.NOT_VERIFIED)
+    trail.stackstorm.run("e1", "succeeded", WORKFLOW)
+    trail.sync()
+    assert result(trail) == "not_verified"
+
+
+@pytest.mark.parametrize("is_open, expected", [(True, "not_cleared"), (False, "cleared")])
+def test_whether_the_alert_cleared_is_decided_after_some_minutes(trail, is_open, expected):
+    finish_change(trail.engine, "e1", ChangeResult.VERIFIED)
+    if not is_open:
+        trail.change(alerts, open_fingerprint=None, closed_at=ago(1))
+    age(trail, ended_at=ago(15 * 60 - 30))
+    trail.sync()
+    assert result(trail) == "verified"
+    age(trail, ended_at=ago(15 * 60 + 1))
+    trail.sync()
+    assert result(trail) == expected
+
+
+def test_a_failure_stays_a_failure(trail):
+    finish_change(trail.engine, "e1", ChangeResult.FAILED)
+    age(trail, ended_at=ago(3600))
+    trail.sync()
+    assert result(trail) == "failed"
+
+
+def test_sync_is_requested_while_a_change_is_in_flight_or_undecided(trail):
+    def waiting():
+        with database.reading(trail.engine) as connection:
+            return open_work(connection).count
+
+    trail.stackstorm.run("e1", "canceled", WORKFLOW)
+    trail.stackstorm.run("e2", "running", "linux.service", parent="e1")
+    trail.change(alerts, explanation="execution")
+    trail.sync()
+    assert waiting() == 1
+    trail.stackstorm.run("e2", "succeeded", "linux.service", parent="e1")
+    trail.sync()
+    assert waiting() == 0
+    age(trail, result="verified", ended_at=ago(15 * 60 + 1))
+    assert waiting() == 1
+    trail.sync()
+    assert waiting() == 0
+    assert result(trail) == "not_cleared"
