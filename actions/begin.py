@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pack_action import PackAction
 from poundcake.remediation import begin
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import Mode
-from poundcake.trail import claims, database, queries
+from poundcake.trail import claims, database, limits, queries
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.limits import ChangeRequest, Situation
 
 # Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
 _RETRY_SECONDS = 45
@@ -37,7 +39,19 @@ class Begin(PackAction):
         found = self.view(queries.alert_of, request_id=request_id, episode=episode)
         if found is None:
             raise TrackingError(f"no alert of episode {episode} in request {request_id}")
-        alert = begin.Alert(found["labels"], found["status"], found["incident_ended_at"])
+
+        def read_situation(change: ChangeRequest) -> Situation:
+            asked = replace(
+                change, request_id=request_id, episode=episode, execution_id=execution_id
+            )
+            situation: Situation = self.view(
+                limits.read_situation, config=self.settings, request=asked
+            )
+            return situation
+
+        alert = begin.Alert(
+            found["labels"], found["status"], found["incident_ended_at"], read_situation
+        )
         request = begin.Request(remediation, action, parameters or {}, Mode(mode))
         decision = begin.decide(self.settings, alert, request)
         linked = claims.link(
@@ -46,8 +60,10 @@ class Begin(PackAction):
             episode,
             decision.action or begin.REMEDIATE,
             execution_id,
-            self.settings.host_cooldown_seconds,
-            decision.may_change,
+            claims.HostCooldown.of(
+                self.settings.host_cooldown_seconds, self.settings.power_cooldown_seconds
+            ),
+            decision.may_reserve,
         )
         if not linked["claimed"]:
             decision = decision.ended(Stage.NOT_CLAIMED, linked["reason"])

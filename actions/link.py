@@ -37,8 +37,9 @@ class Link(PackAction):
                 episode,
                 workflow,
                 execution_id,
-                self.settings.host_cooldown_seconds,
-                self.settings.power_cooldown_seconds,
+                claims.HostCooldown.of(
+                    self.settings.host_cooldown_seconds, self.settings.power_cooldown_seconds
+                ),
                 changes,
             ),
             _RETRY_SECONDS,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from pack_action import PackAction
 from poundcake.errors import PoundCakeError
 from poundcake.remediation import plan
 from poundcake.remediation.plan import PlannedAlert
+
+if TYPE_CHECKING:
+    from poundcake.trail.limits import ChangeRequest, Situation
 
 
 class Plan(PackAction):
@@ -21,22 +25,39 @@ class Plan(PackAction):
         if labels and episode:
             raise PoundCakeError("name either labels or an episode")
         if labels or episode:
-            alert = self._recorded(episode) if episode else _imagined(labels or {})
+            alert = self._recorded(episode) if episode else self._imagined(labels or {})
             answer = plan.plan_alert(self.settings, api, alert)
         else:
             answer = plan.check_entries(self.settings, api)
         return plan.as_text(answer) if format == "text" else answer
 
     def _recorded(self, episode: str) -> PlannedAlert:
-        from poundcake.trail import queries
+        from poundcake.trail import limits, queries
 
         found = self.view(queries.alert_of_episode, episode=episode)
         if found is None:
             raise PoundCakeError(f"no alert of episode {episode} is on record")
+
+        def read(change: ChangeRequest) -> Situation:
+            asked = replace(change, request_id=found["request_id"], episode=found["episode"])
+            situation: Situation = self.view(
+                limits.read_situation, config=self.settings, request=asked
+            )
+            return situation
+
         return PlannedAlert(
-            found["labels"], found["episode"], found["status"], found["incident_ended_at"]
+            found["labels"], found["episode"], found["status"], found["incident_ended_at"], read
         )
 
+    def _imagined(self, labels: dict[str, Any]) -> PlannedAlert:
+        from poundcake.trail import limits
 
-def _imagined(labels: dict[str, Any]) -> PlannedAlert:
-    return PlannedAlert({str(name): str(value) for name, value in labels.items()})
+        own = {str(name): str(value) for name, value in labels.items()}
+
+        def read(change: ChangeRequest) -> Situation:
+            situation: Situation = self.view(
+                limits.read_situation_of_labels, config=self.settings, request=change, labels=own
+            )
+            return situation
+
+        return PlannedAlert(own, read_situation=read)

@@ -81,7 +81,7 @@ class Per:
     Attributes:
         label: The label.
         at_once: How many of these targets may be changed at the same time.
-        storm: From how many open incidents with the same value on, nothing is changed; None for no
+        storm: Above how many open incidents with the same value nothing is changed; None for no
             such limit.
     """
 

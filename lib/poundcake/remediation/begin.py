@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Mapping
+from datetime import datetime, timezone
+from typing import Any, Callable, Mapping
 
 from poundcake.config import Config
 from poundcake.hosts import host_or_empty
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.report import Report
-from poundcake.remediation.safety import AlertState, permit
+from poundcake.remediation.safety import preview
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import LabelError, Mode, Remediation, nearest_misses
+from poundcake.timestamps import parse_timestamp
+from poundcake.trail.limits import ChangeRequest, Situation
 
 REMEDIATE = "poundcake.remediate"
+
+SituationReader = Callable[[ChangeRequest], Situation]
+"""Reads what a decision about a change depends on from the tracking database."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,25 @@ class Alert:
         labels: Its labels, as they were sent.
         status: `firing` or `resolved`.
         incident_ended_at: When its incident ended, or None while it is open.
+        read_situation: Reads the limits, pauses and other changes. None leaves them out.
     """
 
     labels: Mapping[str, str]
     status: str
     incident_ended_at: str | None = None
+    read_situation: SituationReader | None = None
+
+    def situation(self, config: Config, request: ChangeRequest) -> Situation:
+        """Return what a decision about a change depends on."""
+        if self.read_situation:
+            return self.read_situation(request)
+        return Situation(
+            now=datetime.min.replace(tzinfo=timezone.utc),
+            named_host=self.labels.get(config.host_label, ""),
+            status=self.status,
+            incident_ended_at=parse_timestamp(self.incident_ended_at or ""),
+            target=host_or_empty(self.labels, config.host_label),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,8 +80,12 @@ class Decision:
         host: The alert's host, or ''.
         target: What is changed: the host, `label=value,…`, or '' if the alert names none.
         dry_run: Whether changes are only reported.
-        stage: REMEDIATE if the action may run; otherwise the stage at which the remediation ends.
-        message: Why nothing is changed; '' if the action may run.
+        stage: REMEDIATE if the change may be reserved; otherwise the stage at which the remediation
+            ends.
+        message: What would refuse the change now; '' if nothing would.
+        refusal: The name of the control that would refuse it, or ''.
+        settle_seconds: Seconds until the incident has been known for long enough.
+        reservation: The parameters of poundcake.reserve that describe the limits of the change.
     """
 
     stage: Stage
@@ -72,11 +96,19 @@ class Decision:
     host: str = ""
     target: str = ""
     dry_run: bool = False
+    refusal: str = ""
+    settle_seconds: int = 0
+    reservation: ChangeRequest = field(default_factory=ChangeRequest)
+
+    @property
+    def may_reserve(self) -> bool:
+        """Whether poundcake.reserve may be asked for the change."""
+        return self.stage is Stage.REMEDIATE
 
     @property
     def may_change(self) -> bool:
-        """Whether the action may run."""
-        return self.stage is Stage.REMEDIATE
+        """Whether nothing would refuse the change now."""
+        return self.may_reserve and not self.message
 
     @property
     def change(self) -> str:
@@ -107,6 +139,7 @@ class Decision:
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.begin."""
         return {
+            "may_reserve": self.may_reserve,
             "may_change": self.may_change,
             "action": self.action,
             "parameters": dict(self.parameters),
@@ -116,6 +149,16 @@ class Decision:
             "dry_run": self.dry_run,
             "stage": str(self.stage),
             "message": self.message,
+            "refusal": self.refusal,
+            "settle_seconds": self.settle_seconds,
+            "reservation": {
+                "remediation": self.reservation.remediation,
+                "needs_host": self.reservation.needs_host,
+                "target": list(self.reservation.target_labels),
+                "per_label": self.reservation.per_label,
+                "at_once": self.reservation.at_once,
+                "storm": self.reservation.storm,
+            },
             "report": self.report().as_dict(),
         }
 
@@ -171,9 +214,9 @@ def decide_entry(
     planned = Decision(
         Stage.REMEDIATE, "", entry.action, parameters, entry.host_parameter, host, target
     )
-    decision = _permitted(config, alert, planned, mode)
+    decision = _permitted(config, alert, planned, mode, entry)
     missing = missing_support(entry)
-    if decision.may_change and missing:
+    if decision.may_reserve and missing:
         return replace(decision, stage=Stage.REFUSED, message=missing)
     return decision
 
@@ -185,7 +228,7 @@ def missing_support(entry: Remediation) -> str:
     """
     if entry.mode is Mode.ASK:
         return "approval is not available in this release; set mode: dry_run or mode: live"
-    demanded = ("check", "only_if", "per", "target", "verify")
+    demanded = ("check", "only_if", "verify")
     unsupported = [key for key in demanded if getattr(entry, key)]
     if not unsupported:
         return ""
@@ -197,27 +240,50 @@ def _effective_mode(config: Config, *modes: Mode) -> Mode:
     return Mode.strictest(*modes, Mode.DRY_RUN if config.dry_run else Mode.LIVE)
 
 
-def _permitted(config: Config, alert: Alert, planned: Decision, mode: Mode) -> Decision:
+def _permitted(
+    config: Config,
+    alert: Alert,
+    planned: Decision,
+    mode: Mode,
+    entry: Remediation | None = None,
+) -> Decision:
     """Return the planned decision, or why the safety rules refuse it."""
     is_dry_run = mode is Mode.DRY_RUN
-    dry_run = is_dry_run or config.dry_run
     action = planned.action if mode is not Mode.EVIDENCE else ""
-    named_host = alert.labels.get(config.host_label, "")
-    permission = permit(
-        replace(config, dry_run=is_dry_run),
-        AlertState(named_host, alert.status, alert.incident_ended_at),
-        action,
+    request = ChangeRequest(
+        action=action,
         needs_host=bool(action and planned.host_parameter),
+        change=planned.change,
+        **(_limits_of(entry) if entry else {}),
+    )
+    permission = preview(
+        replace(config, dry_run=is_dry_run), request, alert.situation(config, request)
     )
     stage, message = permission.stage, permission.message
-    if stage is Stage.DRY_RUN and action:
-        message = f"would run {planned.change}"
-        if not config.allowed_hosts:
-            message += ", but allowed_hosts is empty: with dry_run: false it allows no host"
-    elif not action:
+    if not action:
         stage = Stage.DRY_RUN if is_dry_run else Stage.EVIDENCE
         message = planned.message or "the mode evidence changes nothing"
-    return replace(planned, stage=stage, message=message, dry_run=dry_run)
+    elif permission.may_reserve:
+        stage = Stage.REMEDIATE
+    return replace(
+        planned,
+        stage=stage,
+        message=message,
+        dry_run=is_dry_run or config.dry_run,
+        refusal=permission.refusal_name if action else "",
+        settle_seconds=permission.settle_seconds,
+        reservation=request,
+    )
+
+
+def _limits_of(entry: Remediation) -> dict[str, Any]:
+    """Return the attributes of ChangeRequest that an entry sets."""
+    limits: dict[str, Any] = {"remediation": entry.name, "target_labels": entry.target}
+    if entry.per:
+        limits.update(
+            per_label=entry.per.label, at_once=entry.per.at_once, storm=entry.per.storm or 0
+        )
+    return limits
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,7 @@ from poundcake.remediation.begin import (
     Alert,
     Decision,
     Request,
+    SituationReader,
     decide,
     decide_entry,
     missing_support,
@@ -44,12 +45,14 @@ class PlannedAlert(NamedTuple):
         episode: Its episode, '' if it has not come.
         status: `firing` or `resolved`.
         incident_ended_at: When its incident ended, or None.
+        read_situation: Reads the limits, pauses and other changes. None leaves them out.
     """
 
     labels: Mapping[str, str]
     episode: str = ""
     status: str = FIRING
     incident_ended_at: str | None = None
+    read_situation: SituationReader | None = None
 
 
 def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
-    considered = Alert(alert.labels, alert.status, alert.incident_ended_at)
+    considered = Alert(alert.labels, alert.status, alert.incident_ended_at, alert.read_situation)
     problem, found = "", _Rules([], [], [])
     try:
         found = _matching_rules(api, _payload(config, alert, entry))

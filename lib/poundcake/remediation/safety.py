@@ -370,7 +370,7 @@ def _dry_run(
     target = host.host if host else "the alert"
     if request.target_labels:
         target = situation.target
-    would = f"would run {request.action} for {target}"
+    would = "would run " + (request.change or f"{request.action} for {target}")
     if not config.allowed_hosts:
         would += ", but allowed_hosts is empty: with dry_run: false it allows no host"
     elif passing:

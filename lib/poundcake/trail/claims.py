@@ -92,6 +92,10 @@ class HostCooldown(NamedTuple):
         return cls(timedelta(seconds=host_seconds), timedelta(seconds=power))
 
 
+NO_COOLDOWN = HostCooldown()
+"""No cooldown of a host."""
+
+
 class AlertOfEpisode(Protocol):
     """The columns of poundcake_alerts that ended_at() needs."""
 
@@ -142,8 +146,7 @@ def link(
     episode: str,
     workflow: str,
     execution_id: str,
-    host_cooldown: int = 0,
-    power_cooldown: int = 0,
+    cooldown: HostCooldown = NO_COOLDOWN,
     changes: bool = True,
 ) -> LinkResult:
     """Claim an episode for a workflow, and link the execution to the alert.
@@ -158,9 +161,7 @@ def link(
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
-        host_cooldown: Seconds for which the workflow is refused another claim for the same host
-            after its last one, and after the end of its last change, for any alert; 0 for no limit.
-        power_cooldown: The same after the end of a change by a power action.
+        cooldown: How long the workflow is refused another claim for the same host, for any alert.
         changes: Whether the execution may change anything.
 
     Raises:
@@ -177,13 +178,17 @@ def link(
         episode,
         workflow,
         execution_id,
-        HostCooldown.of(host_cooldown, power_cooldown),
+        cooldown,
         changes,
     )
+
+    def link_once() -> LinkResult:
+        with database.transaction(engine) as connection:
+            return _link(connection, claimant)
+
     for attempt in range(database.ATTEMPTS):
         try:
-            with database.transaction(engine) as connection:
-                return _link(connection, claimant)
+            return database.retry_deadlocks(link_once)
         except IntegrityError:
             # Another execution claimed the episode first. The next attempt finds its claim, unless
             # the claim was released in the meantime.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypeVar
 
 from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.engine import Connection, Engine
@@ -39,6 +39,7 @@ from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED, Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
 from poundcake.trail.queries.bounded_search import unindexed
+from poundcake.trail.record import config_identity
 from poundcake.trail.rows import to_json
 from poundcake.trail.schema import alerts, api_calls, changes, cut
 
@@ -63,6 +64,7 @@ class ChangeRequest:
         at_once: How many changes may be in flight for one value of per_label; 0 for any number.
         storm: Above how many incidents with one value of per_label nothing is changed; 0 if only
             storm_limit of the configuration applies.
+        change: The change in words, for the report of a dry run; empty for the action and target.
     """
 
     request_id: str = ""
@@ -76,6 +78,7 @@ class ChangeRequest:
     per_label: str = ""
     at_once: int = 1
     storm: int = 0
+    change: str = ""
 
     @property
     def remediation_name(self) -> str:
@@ -155,6 +158,37 @@ class Decision(Protocol):
         """Why it is refused, or empty."""
 
 
+class _AlertRow(Protocol):
+    """The columns of poundcake_alerts that a situation depends on."""
+
+    @property
+    def episode(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def alert_name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def labels(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def closed_at(self) -> datetime | None: ...
+
+
+class _Alert(NamedTuple):
+    """An alert that has not come."""
+
+    alert_name: str
+    fingerprint: str
+    labels: str
+    episode: str = ""
+    attempt: int = 1
+    status: str = FIRING
+    closed_at: datetime | None = None
+
+
 D = TypeVar("D", bound=Decision)
 
 
@@ -200,6 +234,23 @@ def read_situation(connection: Connection, config: Config, request: ChangeReques
     return _situation(connection, config, request, _find_alert(connection, request))
 
 
+def read_situation_of_labels(
+    connection: Connection, config: Config, request: ChangeRequest, labels: Mapping[str, str]
+) -> Situation:
+    """Return what a decision about a change would depend on if an alert with these labels came."""
+    identity = config_identity(config)
+    return _situation(
+        connection,
+        config,
+        request,
+        _Alert(
+            alert_name=labels.get("alertname", ""),
+            fingerprint=identity.fingerprint(labels, ""),
+            labels=to_json(dict(labels)),
+        ),
+    )
+
+
 def change_claim(episode: str, attempt: int) -> str:
     """Return the unique key of the change for an attempt at an episode."""
     return f"{episode}|{attempt}"
@@ -230,7 +281,7 @@ def _find_alert(connection: Connection, request: ChangeRequest) -> Row[Any]:
 
 
 def _situation(
-    connection: Connection, config: Config, request: ChangeRequest, alert: Row[Any]
+    connection: Connection, config: Config, request: ChangeRequest, alert: _AlertRow
 ) -> Situation:
     now = clock.database_now(connection)
     labels: dict[str, str] = json.loads(alert.labels)
@@ -354,7 +405,7 @@ def _similar(
     return connection.scalar(select(func.count()).select_from(distinct)) or 0
 
 
-def _holder(connection: Connection, alert: Row[Any]) -> Change | None:
+def _holder(connection: Connection, alert: _AlertRow) -> Change | None:
     claim = changes.c.claim == change_claim(alert.episode, alert.attempt)
     return next(iter(find(connection, claim)), None)
 
@@ -409,7 +460,7 @@ def _name(request: ChangeRequest) -> str:
 def _record(
     connection: Connection,
     request: ChangeRequest,
-    alert: Row[Any],
+    alert: _AlertRow,
     situation: Situation,
     decision: Decision,
 ) -> None:

@@ -28,7 +28,8 @@ def change(engine, statement):
 
 def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0, changes=True):
     request_id, episode = admitted
-    return claims.link(engine, request_id, episode, workflow, execution, host_cooldown, changes)
+    cooldown = claims.HostCooldown.of(host_cooldown)
+    return claims.link(engine, request_id, episode, workflow, execution, cooldown, changes)
 
 
 def link_with_retries(engine, admitted, execution, **more):

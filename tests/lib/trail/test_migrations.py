@@ -281,7 +281,14 @@ class TestFromEveryRelease:
         lines = []
         tables_of(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0008", "0009", *INDEXES]
+        assert [step.revision for step in steps] == [
+            "0003",
+            "0005",
+            "0006",
+            "0008",
+            "0009",
+            *INDEXES,
+        ]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
@@ -313,7 +320,10 @@ class TestFromEveryRelease:
     @on_sqlite
     @pytest.mark.parametrize(
         "version, expected",
-        [(3, ["0005", "0006", "0008", *INDEXES]), (4, ["0005", "0006", "0008", "0007"])],
+        [
+            (3, ["0005", "0006", "0008", "0009", *INDEXES]),
+            (4, ["0005", "0006", "0008", "0009", "0007"]),
+        ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
         self, engine, tables_of, version, expected
@@ -718,7 +728,7 @@ def test_the_action_reports_what_it_did(engine, database_url, tables_of, monkeyp
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0008", *INDEXES], []):
+    for revisions in (["0005", "0006", "0008", "0009", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))
