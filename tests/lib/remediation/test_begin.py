@@ -9,6 +9,9 @@ from poundcake.inert import make_inert
 from poundcake.remediation.begin import Alert, Request, decide
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediations import Mode
+from poundcake.trail.limits import Situation
+from poundcake.trail.pause import Pause
+from tests.lib.samples import NOON
 
 LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "service": "nginx"}
 ENTRY = {
@@ -35,6 +38,7 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
     found = decision()
     assert found.may_change
     assert found.as_dict() == {
+        "may_reserve": True,
         "may_change": True,
         "action": "linux.service",
         "parameters": {"act": "restart", "service": "nginx"},
@@ -44,6 +48,16 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
         "dry_run": False,
         "stage": "remediate",
         "message": "",
+        "refusal": "",
+        "settle_seconds": 0,
+        "reservation": {
+            "remediation": "nginx",
+            "needs_host": True,
+            "target": [],
+            "per_label": "",
+            "at_once": 1,
+            "storm": 0,
+        },
         "report": found.report().as_dict(),
     }
     assert make_inert(found.as_dict()) == found.as_dict()
@@ -113,7 +127,7 @@ def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
         ({"config": {"allowed_actions": []}}, "allowed_actions does not contain linux.service"),
         ({"config": {"allowed_hosts": ["db-*"]}}, "allowed_hosts does not contain web-1"),
         ({"mode": "ask", "approvers": ["anna"]}, "approval is not available in this release"),
-        ({"check": ["alert"], "per": {"label": "rack"}}, "check, per are not available in this"),
+        ({"check": ["alert"], "per": {"label": "rack"}}, "check is not available in this"),
         ({"only_if": "up"}, "only_if is not available in this release"),
         ({"verify": "alert"}, "verify is not available in this release"),
     ],
@@ -150,3 +164,30 @@ def test_an_action_of_a_rule_needs_no_host():
 def test_a_rule_names_either_an_entry_or_an_action(request_):
     with pytest.raises(RemediationError, match="name either a remediation or an action"):
         decision(request_)
+
+
+def paused(request):
+    return Situation(now=NOON, named_host="web-1", pause=Pause(NOON, "anna", "maintenance"))
+
+
+def test_a_refusal_that_may_pass_is_left_to_the_reservation():
+    configuration = load({**OPEN, "remediations": [ENTRY]})
+    alert = Alert(LABELS, "firing", read_situation=paused)
+    found = decide(configuration, alert, Request(remediation="nginx"))
+    assert (found.may_reserve, found.may_change, found.refusal) == (True, False, "paused")
+    assert "paused by anna" in found.message
+
+
+def test_the_limits_of_an_entry_reach_the_reservation():
+    asked = []
+
+    def read(request):
+        asked.append(request)
+        return Situation(now=NOON, named_host="web-1")
+
+    entry = {**ENTRY, "per": {"label": "rack", "at_once": 2, "storm": 3}}
+    configuration = load({**OPEN, "remediations": [entry]})
+    found = decide(configuration, Alert(LABELS, "firing", read_situation=read), Request("nginx"))
+    expected = {"per_label": "rack", "at_once": 2, "storm": 3}
+    assert expected.items() <= found.as_dict()["reservation"].items()
+    assert (asked[0].per_label, asked[0].at_once, asked[0].storm) == ("rack", 2, 3)

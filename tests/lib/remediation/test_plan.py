@@ -9,6 +9,9 @@ from poundcake.endpoint.triggers import AlertPayload
 from poundcake.remediation import plan
 from poundcake.remediation.plan import PlannedAlert, as_text, check_entries, plan_alert
 from poundcake.stackstorm import StackStormError
+from poundcake.trail.limits import Situation
+from poundcake.trail.pause import Pause
+from tests.lib.samples import NOON
 
 LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "severity": "critical"}
 OPEN = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
@@ -113,7 +116,7 @@ def test_an_alert_that_would_be_remediated():
         ({"config": {"dry_run": True}}, ["dry_run is on; set dry_run: false"]),
         (
             {"config": {"dry_run": True, "allowed_actions": []}},
-            ["allowed_actions does not contain linux.service"],
+            ["allowed_actions does not contain linux.service: add it to allowed_actions"],
         ),
         ({"entries": [{**ENTRY, "mode": "dry_run"}]}, ["mode is dry_run; set mode: live"]),
         ({"entries": [{**ENTRY, "mode": "evidence"}]}, ["mode is evidence; set mode: live"]),
@@ -121,10 +124,16 @@ def test_an_alert_that_would_be_remediated():
             {"entries": [{**ENTRY, "mode": "ask", "approvers": ["anna"]}]},
             ["approval is not available in this release; set mode: dry_run or mode: live"],
         ),
-        ({"labels": {"instance": ""}}, ["the label instance of the alert contains no host"]),
+        (
+            {"labels": {"instance": ""}},
+            [
+                "the label instance of the alert contains no host: set host_label to the label "
+                "that names it"
+            ],
+        ),
         (
             {"config": {"dry_run": True, "allowed_hosts": ["db-*"]}},
-            ["allowed_hosts does not contain web-1"],
+            ["allowed_hosts does not contain web-1: add it to allowed_hosts"],
         ),
         (
             {"api": Api(rules=[])},
@@ -192,6 +201,15 @@ def test_a_backstop_rule_matches_if_no_other_rule_does():
     assert planned(api=Api(rules))["rules"] == []
 
 
+def test_a_pause_stops_a_change():
+    def paused(request):
+        return Situation(now=NOON, named_host="web-1", pause=Pause(NOON, "anna", "maintenance"))
+
+    found = planned(read_situation=paused)
+    assert as_text(found).splitlines()[1].startswith("WOULD BE REFUSED")
+    assert "paused by anna (maintenance)" in " ".join(found["remediation"]["stopped_by"])
+
+
 def test_a_rule_that_names_its_own_action_says_what_it_would_do():
     own = rule(
         "mypack.own",
@@ -201,7 +219,9 @@ def test_a_rule_that_names_its_own_action_says_what_it_would_do():
     (found,) = planned(api=Api([own]), entries=[])["rules"]
     assert found["note"] == "would run linux.service with act=stop on web-1"
     (found,) = planned(api=Api([own]), entries=[], config={"allowed_actions": []})["rules"]
-    assert found["note"] == "allowed_actions does not contain linux.service"
+    assert found["note"] == (
+        "allowed_actions does not contain linux.service: add it to allowed_actions"
+    )
 
 
 def test_a_plan_reads_every_page_of_rules():

@@ -279,14 +279,16 @@ class TestCooldownOfAWorkflow:
         with database_time(later(at)):
             request_id = record(hosts.engine, alert(fingerprint=name, labels={"instance": "web-0"}))
         with database_time(later(at)):
-            return claims.link(
-                hosts.engine, request_id, episode(name), WORKFLOW, f"e-{name}", 1800, 3600
-            )
+            return self.claim(hosts, request_id, name, f"e-{name}")
+
+    def claim(self, hosts, request_id, name, execution):
+        cooldown = claims.HostCooldown.of(1800, 3600)
+        return claims.link(hosts.engine, request_id, episode(name), WORKFLOW, execution, cooldown)
 
     @pytest.mark.parametrize("action, seconds", [(ACTION, 1800), ("ipmi.power_cycle", 3600)])
     def test_it_counts_from_the_end_of_the_change(self, hosts, action, seconds):
         with database_time(later(100)):
-            claims.link(hosts.engine, hosts.request_id, episode("f0"), WORKFLOW, "e0", 1800, 3600)
+            self.claim(hosts, hosts.request_id, "f0", "e0")
         assert hosts.ask(action=action).may_change
         assert not self.link(hosts, "a", 5000)["claimed"]  # the change is still in flight
         hosts.end("e0", at=6000)

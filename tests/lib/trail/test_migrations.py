@@ -197,8 +197,8 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0007", "0008", "8", "7")
-ONLY_TABLES = ("0008", "8", None)
+NEWEST = ("0007", "0009", "9", "7")
+ONLY_TABLES = ("0009", "9", None)
 INDEXES = ["0004", "0007"]
 
 
@@ -287,6 +287,7 @@ class TestFromEveryRelease:
             "0006",
             "0008",
             "0009",
+            "0009",
             *INDEXES,
         ]
         assert all(step.seconds >= 0 and step.description for step in steps)
@@ -304,6 +305,7 @@ class TestFromEveryRelease:
             "0005",
             "0006",
             "0008",
+            "0009",
             *INDEXES,
         ]
         assert shape(engine) == current_shape
@@ -634,7 +636,7 @@ class TestTwoAtTheSameTime:
             other.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0004 0007\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
@@ -656,7 +658,7 @@ class TestTwoAtTheSameTime:
             # The server aborts the first, and the second reaches the same point.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0008 0004 0007\n"), output
+        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0004 0007\n"), output
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
