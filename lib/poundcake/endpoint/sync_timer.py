@@ -32,10 +32,12 @@ class SyncTimer:
         remaining = self._check_at - monotonic()
         if remaining > 0:
             return remaining
+        config = self._dependencies.config()
         work = self._dependencies.reader.read(
-            open_work, self._dependencies.config().expire_stale_hours
+            open_work, config.expire_stale_hours, bool(config.alertmanagers)
         )
         self._dependencies.components.database.ok()
+        self._report_monitoring(work.monitoring_problem)
         seen = self._observe(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
@@ -53,6 +55,13 @@ class SyncTimer:
             remaining = wait
         self._check_at = monotonic() + remaining
         return remaining
+
+    def _report_monitoring(self, problem: str) -> None:
+        monitoring = self._dependencies.components.monitoring
+        if problem:
+            monitoring.down(problem)
+        else:
+            monitoring.ok()
 
     def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()
