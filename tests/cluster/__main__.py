@@ -20,13 +20,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
+from tests.cluster.world import EXPIRY, MAX_SECONDS, World, can_cut_gossip, wait_until_equal
 from tests.scenarios import stack as stacks
 
 INSTANCES = [f"web-{number}" for number in range(6)]
-# A failed notification is repeated after at most 10 seconds, a notification waits for
-# group_interval, and the second Alertmanager waits for the first.
-MAX_SECONDS = 60
 
 
 @dataclass
@@ -148,7 +145,10 @@ def soak(stack, minutes, seed, out=print):
             episode was admitted twice.
     """
     alert_name = f"ScenarioCluster{seed}x{int(time.time())}"
-    with contextlib.closing(World(stack.url, stack.token, alert_name, INSTANCES)) as world:
+    with contextlib.ExitStack() as opened:
+        world = World(stack.url, stack.token, alert_name, INSTANCES)
+        opened.enter_context(contextlib.closing(world))
+        opened.enter_context(stack.configured(**world.configuration))
         run = Run(world, stack, alert_name, random.Random(seed))
         deadline, number, left = time.monotonic() + minutes * 60, 0, []
         while time.monotonic() < deadline:

@@ -6,6 +6,7 @@ difference between the two is a bug in the stand-in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -173,6 +174,17 @@ class Stack:
             for trace in self.traces(request_id)
             for component in trace["action_executions"]
         }
+
+    @contextlib.contextmanager
+    def configured(self, **changed):
+        """Register the pack's configuration with some keys changed, and restore it at the end."""
+        path = "/configs/poundcake"
+        values = (self.api(path, show_secrets="true") or {"values": {}})["values"]
+        self.api(path, "PUT", {**values, **changed})
+        try:
+            yield
+        finally:
+            self.api(path, "PUT", values)
 
     # -- the tables
 

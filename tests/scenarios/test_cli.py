@@ -48,6 +48,11 @@ def moves_the_trail(command):
     return "copy_" in command
 
 
+def changes_silences(command):
+    """Return True if a command creates or ends a silence in Alertmanager."""
+    return "silence " in command
+
+
 @pytest.fixture
 def st2(stack, monkeypatch, capsys):
     """Return a function that runs `st2` with some arguments and returns its output."""
@@ -103,7 +108,11 @@ def test_each_action_has_help(st2, action):
 
 def test_each_documented_command_works(stack, st2, recorded):
     # The trail of the stack that the scenarios share has to stay where it is.
-    commands = [command for command in documented_commands() if not moves_the_trail(command)]
+    commands = [
+        command
+        for command in documented_commands()
+        if not moves_the_trail(command) and not changes_silences(command)
+    ]
     assert any(command.startswith("run poundcake.why ") for command in commands)
     # A claim can be released after all work on its episode has ended, so these commands come last.
     # They also depend on the previous ones.
@@ -160,3 +169,27 @@ def test_the_documented_commands_that_move_the_trail_work(
         assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
         assert execution["result"]["result"]["copy"]["complete"]
     stack.recorded(stack.accepted(notification(alert("ScenarioLinked"))))
+
+
+def test_the_documented_commands_that_silence_an_alert_work(stack, st2, recorded, alertmanager):
+    """A real Alertmanager has the silences afterwards."""
+    server = alertmanager("http://127.0.0.1:1/")
+    commands = [c for c in documented_commands() if changes_silences(c)]
+    by_labels = sorted(c for c in commands if "labels=" in c or "SILENCE_ID" in c)
+    by_episode = sorted(c for c in commands if c not in by_labels)
+    assert (len(by_labels), len(by_episode)) == (2, 2)
+
+    def run(command, **values):
+        verb, *arguments = shlex.split(_filled_in(command, {**recorded, **values}))
+        text = st2(verb, "--async", *arguments)
+        execution = stack.ended(EXECUTION.search(text).group(1))
+        assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
+        return execution["result"]["result"]
+
+    with stack.configured(alertmanagers=[{"url": server.url}]):
+        for silence, unsilence in (by_episode, by_labels):
+            made = run(silence)
+            (shown,) = [s for s in server.silences() if s["status"]["state"] == "active"]
+            assert [shown["id"]] == made["silence_ids"]
+            assert run(unsilence, SILENCE_ID=shown["id"])["state"] == "ended"
+            assert "active" not in [s["status"]["state"] for s in server.silences()]

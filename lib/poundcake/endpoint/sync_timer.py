@@ -34,9 +34,13 @@ class SyncTimer:
             return remaining
         config = self._dependencies.config()
         work = self._dependencies.reader.read(
-            open_work, config.expire_stale_hours, config.not_cleared_minutes
+            open_work,
+            config.expire_stale_hours,
+            bool(config.alertmanagers),
+            config.not_cleared_minutes,
         )
         self._dependencies.components.database.ok()
+        self._report_monitoring(work.monitoring_problem)
         seen = self._observe(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
@@ -54,6 +58,13 @@ class SyncTimer:
             remaining = wait
         self._check_at = monotonic() + remaining
         return remaining
+
+    def _report_monitoring(self, problem: str) -> None:
+        monitoring = self._dependencies.components.monitoring
+        if problem:
+            monitoring.down(problem)
+        else:
+            monitoring.ok()
 
     def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()

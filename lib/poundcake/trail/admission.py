@@ -48,6 +48,7 @@ class OpenIncident:
         last_seen_at: When its last notification was received.
         sender_starts_at: The first startsAt in its notifications, or None if none had one.
         acknowledged_by: Who acknowledged it, or empty if nobody did.
+        external_url: The address of the sender of its last notification, or empty.
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class OpenIncident:
     last_seen_at: datetime
     sender_starts_at: datetime | None = None
     acknowledged_by: str = ""
+    external_url: str = ""
 
 
 @dataclass(frozen=True)

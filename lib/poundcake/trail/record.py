@@ -229,7 +229,7 @@ def _record_list(
     counts = Counts(known=len(requests) - len(new))
     if not new:
         return counts
-    identity = Identity(frozenset(config.ignored_labels), config.identity_source == "external_url")
+    identity = config_identity(config)
     for request in new:
         _parse(request, error, identity)
     now = clock.database_now(connection)
@@ -245,6 +245,11 @@ def _record_list(
     counts.recorded = len(new) - counts.failed
     counts.outcomes.update(row.outcome.value for item in decided for row in item.rows)
     return counts
+
+
+def config_identity(config: Config) -> Identity:
+    """Return what identifies an alert according to the configuration."""
+    return Identity(frozenset(config.ignored_labels), config.identity_source == "external_url")
 
 
 def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[NewRequest]:
@@ -297,6 +302,7 @@ def _decide(
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
     receiver = new.webhook.receiver if new.webhook else ""
+    external_url = new.webhook.external_url if new.webhook else ""
     for alert in new.alerts:
         key = (alert.fingerprint, alert.status, alert.starts_at)
         if key in episodes and not alert.problem:
@@ -305,7 +311,8 @@ def _decide(
             decision = state.decide(alert, new.request.received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
-        row = alert_row(alert, decision, new.request.received_at, now, config.host_label)
+        received_at = new.request.received_at
+        row = alert_row(alert, decision, received_at, now, config.host_label, external_url)
         state.apply(new.request_id, alert, decision, row)
         rows.append(row)
     return rows

@@ -116,17 +116,29 @@ def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) 
 
 
 def _remarks(shown: Mapping[str, Any]) -> list[str]:
-    """Return remarks on who acknowledged or closed an incident, and on unreadable fields."""
+    """Return remarks on what people did to an incident, how it ended, and unreadable fields."""
     remarks = []
     for done, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
         if shown.get(f"{done}_by"):
             why_done = f": {shown[comment]}" if shown.get(comment) else ""
             remarks.append(f"{done} by {shown[f'{done}_by']}{why_done}")
+    if shown.get("silence_id"):
+        comment = f": {shown['silenced_comment']}" if shown.get("silenced_comment") else ""
+        remarks.append(f"{_silenced(shown)}{comment}")
+    if shown.get("ended_by") == "gone":
+        remarks.append("gone: no Alertmanager holds the alert any more, and no resolve arrived")
     if shown.get("ended_by") == "expired":
         remarks.append("expired: no notification for expire_stale_hours")
     if shown.get("notes"):
         remarks.append(f"not read: {shown['notes']}")
     return remarks
+
+
+def _silenced(shown: Mapping[str, Any]) -> str:
+    """Return by whom and until when an alert is silenced, to the minute."""
+    until = parse_timestamp(shown.get("silenced_until"))
+    end = f" until {until:%Y-%m-%d %H:%MZ}" if until else ""
+    return f"silenced by {shown.get('silenced_by') or 'somebody'}{end}"
 
 
 def _audit(shown: Mapping[str, Any]) -> list[str]:
@@ -250,8 +262,10 @@ def alerts_active(answer: dict[str, Any]) -> str:
 
 def _incident_state(incident: Mapping[str, Any]) -> str:
     acknowledged = incident.get("acknowledged_by")
-    state = str(incident["remediation_status"])
-    return f"acknowledged by {acknowledged}; {state}" if acknowledged else state
+    states = [f"acknowledged by {acknowledged}"] if acknowledged else []
+    if incident.get("silence_id"):
+        states.append(_silenced(incident))
+    return "; ".join([*states, str(incident["remediation_status"])])
 
 
 def st2_executions(answer: dict[str, Any]) -> str:

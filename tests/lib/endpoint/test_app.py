@@ -82,7 +82,8 @@ class TestRoutes:
 
     def test_a_url_as_the_request_target(self, endpoint):
         answer = endpoint.request("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
-        assert (answer.status, answer.json["count"]) == (200, 0)
+        assert answer.status == 200
+        assert len(answer.json["active_alerts"]) <= 1
 
     def test_browsers_must_not_sniff_or_cache_responses(self, endpoint):
         for path in [*ROUTES, "/", "/api/v1/alerts/active?x=1", "no path"]:

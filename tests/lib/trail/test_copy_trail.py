@@ -647,7 +647,7 @@ def test_an_older_source_is_upgraded_first(urls, opened):
         connection.execute(text("DROP TABLE poundcake_changes"))
         connection.execute(text("UPDATE poundcake_meta SET value = '5' WHERE name = 'schema'"))
         connection.execute(
-            text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0008'")
+            text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0009'")
         )
     result = copy(*urls, False, silent)
     assert result["tables"]["poundcake_alerts"]["verified"] == 1

@@ -81,6 +81,8 @@ def test_without_open_work_nothing_is_requested(trail):
         "completed": 0,
         "confirmed": 0,
         "expired": 0,
+        "gone": 0,
+        "silenced": 0,
         "problems": [],
     }
     assert trail.stackstorm.calls == []

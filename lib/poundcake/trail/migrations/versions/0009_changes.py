@@ -19,8 +19,8 @@ from sqlalchemy.dialects import mysql
 
 from poundcake.trail.migrations.changes import create_table
 
-revision = "0008"
-down_revision = "0006"
+revision = "0009"
+down_revision = "0008"
 
 _Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 _options: dict[str, Any] = {
