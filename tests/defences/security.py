@@ -685,6 +685,11 @@ NOTHING_IS_EVALUATED = [
         test(CONTROLS, "acknowledged"),
     ),
     Defence(
+        "a silence refuses a change",
+        Returns(SAFETY + "_silenced", "None"),
+        test(CONTROLS, "silenced"),
+    ),
+    Defence(
         "the claim of another change on the episode refuses a change",
         Returns(SAFETY + "_episode_taken", "None"),
         test(CONTROLS, "episode_taken"),

@@ -44,6 +44,8 @@ class Refusal(StringEnum):
     """The alert is a resolve."""
     ACKNOWLEDGED = "acknowledged"
     """A person has acknowledged the incident."""
+    SILENCED = "silenced"
+    """A person has silenced the alert in Alertmanager."""
     NO_HOST = "no_host"
     """The alert names no usable host."""
     NO_TARGET = "no_target"
@@ -417,6 +419,16 @@ def _acknowledged(config: Config, request: ChangeRequest, situation: Situation) 
     )
 
 
+def _silenced(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    if not situation.silenced_by:
+        return None
+    return _Reason(
+        Refusal.SILENCED,
+        f"silenced in Alertmanager by {situation.silenced_by}",
+        "expire the silence in Alertmanager",
+    )
+
+
 def _episode_taken(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     holder = situation.holder
     if holder is None:
@@ -571,6 +583,7 @@ def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _R
 _CONTROLS: Sequence[_Control] = (
     _paused,
     _acknowledged,
+    _silenced,
     _episode_taken,
     _breaker,
     _storm,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypeVar
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.alertmanager import FIRING
@@ -100,6 +100,7 @@ class Situation:
         last_seen_at: When its last notification was received.
         incident_ended_at: When the incident ended, or None while it is open.
         acknowledged_by: Who acknowledged the incident, or empty.
+        silenced_by: Who silenced its alert in Alertmanager, or empty.
         target: What the change would change: a canonical host, or `label=value,…`.
         missing_label: A label that should name the target and that the alert lacks, or empty.
         per_value: `label=value` of the label by which changes are limited further, or empty.
@@ -126,6 +127,7 @@ class Situation:
     last_seen_at: datetime | None = None
     incident_ended_at: datetime | None = None
     acknowledged_by: str = ""
+    silenced_by: str = ""
     target: str = ""
     missing_label: str = ""
     per_value: str = ""
@@ -303,6 +305,7 @@ def _situation(
         last_seen_at=incident.last_seen_at,
         incident_ended_at=ended_at(connection, alert),
         acknowledged_by=incident.acknowledged_by or "",
+        silenced_by=incident.silenced_by or "",
         target=target,
         missing_label=missing_label,
         per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
@@ -361,11 +364,23 @@ def _incident(connection: Connection, episode: str) -> Row[Any]:
         .where(alerts.c.episode == episode, is_open(), alerts.c.acknowledged_at.is_not(None))
         .scalar_subquery()
     )
+    now = clock.database_now(connection)
+    silenced_by = (
+        select(func.max(func.coalesce(func.nullif(alerts.c.silenced_by, ""), "somebody")))
+        .where(
+            alerts.c.episode == episode,
+            is_open(),
+            alerts.c.silence_id.is_not(None),
+            or_(alerts.c.silenced_until.is_(None), alerts.c.silenced_until > now),
+        )
+        .scalar_subquery()
+    )
     return connection.execute(
         select(
             func.min(alerts.c.created_at).label("opened_at"),
             func.max(alerts.c.last_seen_at).label("last_seen_at"),
             acknowledged_by.label("acknowledged_by"),
+            silenced_by.label("silenced_by"),
         ).where(alerts.c.episode == episode, is_firing)
     ).one()
 

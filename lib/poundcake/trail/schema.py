@@ -37,7 +37,7 @@ VERSION = 9
 # views are slow without them. With a long history they take long to build, so they are built last.
 INDEX_REVISIONS = (4, 7)
 # {table: revision} for tables that a later revision than the first one created.
-LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 8}
+LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9}
 
 metadata = MetaData()
 

@@ -291,6 +291,13 @@ PASSING = {
         "poundcake.resume",
     ),
     "acknowledged": ({"acknowledged_by": "ben"}, {}, {}, "acknowledged by ben", "undo=true"),
+    "silenced": (
+        {"silenced_by": "ben"},
+        {},
+        {},
+        "silenced in Alertmanager by ben",
+        "expire the silence",
+    ),
     "episode_taken": (
         {"holder": change("e7", ended=NOON)},
         {},

@@ -20,6 +20,7 @@ from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.trail import claims, copy_trail, database, interventions, pause, purge, replay
 from poundcake.trail.audit import Actor
+from poundcake.trail.changes import ChangeResult, finish_change
 from poundcake.trail.copy_trail import copy_trail as copy
 from poundcake.trail.database import DatabaseError, holds
 from poundcake.trail.errors import CopyError
@@ -94,6 +95,7 @@ def fill(engine):
     )
     ask(engine, first, "e1")
     ask(engine, first, "e2")
+    finish_change(engine, "e1", ChangeResult.VERIFIED)
     record(engine, request(alert(fingerprint="a"), received_at=later(60)))
     resolve = alert(fingerprint="b", status="resolved", starts_at=None, ends_at=later(90))
     record(engine, request(resolve, received_at=later(100)))
@@ -642,9 +644,10 @@ def test_an_older_source_is_upgraded_first(urls, opened):
     record(source, sent)
     with source.begin() as connection:
         connection.execute(text("DROP TABLE poundcake_audit"))
+        connection.execute(text("DROP TABLE poundcake_changes"))
         connection.execute(text("UPDATE poundcake_meta SET value = '5' WHERE name = 'schema'"))
         connection.execute(
-            text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0006'")
+            text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0009'")
         )
     result = copy(*urls, False, silent)
     assert result["tables"]["poundcake_alerts"]["verified"] == 1

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from poundcake.config import Config
 from poundcake.remediation import safety
@@ -19,7 +19,7 @@ from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.pause import pause, resume
 from poundcake.trail.record import record_requests
 from poundcake.trail.replay import replay_request
-from poundcake.trail.schema import audit, changes
+from poundcake.trail.schema import alerts, audit, changes
 from tests.lib.samples import NOON, alert, later, request
 from tests.lib.trails import (
     WORKFLOW,
@@ -446,6 +446,17 @@ class TestIncidents:
         with database_time(later(10)):
             interventions.acknowledge(engine, ANNA, episode("f0"))
         assert hosts.ask().refusal == "acknowledged"
+
+    def test_a_silenced_alert_is_not_changed_until_the_silence_ends(self, engine, hosts):
+        with database.transaction(engine) as connection:
+            connection.execute(
+                update(alerts)
+                .where(alerts.c.episode == episode("f0"))
+                .values(silence_id="s1", silenced_by="ben", silenced_until=later(200))
+            )
+        found = hosts.ask(at=199)
+        assert (found.refusal, "by ben" in found.reason) == ("silenced", True)
+        assert hosts.ask(at=200).may_change
 
     def test_an_incident_that_ended_is_not_changed(self, engine, hosts):
         with database_time(later(10)):

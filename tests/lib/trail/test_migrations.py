@@ -426,7 +426,7 @@ class TestWithoutAutoMigrate:
     def test_earlier_tables_are_refused_and_not_changed(self, engine, tables_of, version):
         tables_of(version)
         before = shape(engine)
-        expected = f"schema {version}, this release needs 8: run `st2 run poundcake.migrate`"
+        expected = f"schema {version}, this release needs 9: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(

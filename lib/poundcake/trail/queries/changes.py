@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from sqlalchemy import Column
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
@@ -16,31 +15,18 @@ from poundcake.trail.schema import changes
 _SHOWN = 20
 
 
-def changes_of(
-    connection: Connection, column: Column[Any], values: Sequence[str]
-) -> dict[str, list[Change]]:
-    """Return the newest changes of episodes or requests, by the value of the column, oldest first.
-
-    Args:
-        connection: A connection to the tracking database.
-        column: The column `episode` or `request_id` of poundcake_changes.
-        values: The episodes or request ids.
-    """
-    found: dict[str, list[Change]] = {}
-    for chunk in database.batched(sorted({value for value in values if value})):
-        for change in find(connection, column.in_(chunk)):
-            found.setdefault(getattr(change, column.name), []).append(change)
-    return {value: of_value[-_SHOWN:] for value, of_value in found.items()}
-
-
 def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, list[Change]]:
-    """Return the changes of episodes, by the name of the episode, oldest first."""
-    return changes_of(connection, changes.c.episode, names)
+    """Return the newest changes of each episode, by the name of the episode, oldest first."""
+    found: dict[str, list[Change]] = {}
+    for chunk in database.batched(sorted({name for name in names if name})):
+        for change in find(connection, changes.c.episode.in_(chunk)):
+            found.setdefault(change.episode, []).append(change)
+    return {name: of_episode[-_SHOWN:] for name, of_episode in found.items()}
 
 
 def changes_of_request(connection: Connection, request_id: str) -> list[Change]:
     """Return the changes that were asked for because of a request, oldest first."""
-    return changes_of(connection, changes.c.request_id, [request_id]).get(request_id, [])
+    return find(connection, changes.c.request_id == request_id)
 
 
 def as_json(change: Change) -> dict[str, Any]:
