@@ -56,7 +56,9 @@ class World(SyncTrail):
         return sync.sync(self.engine, self.config, self.stackstorm, self.alertmanagers)
 
     def states(self):
-        return {row.alert_name: row.ended_by or "open" for row in self.rows(alerts)}
+        """Return how each incident ended, or "open", by the name of its alert."""
+        incidents = [row for row in self.rows(alerts) if row.open_fingerprint or row.closed_at]
+        return {row.alert_name: row.ended_by or "open" for row in incidents}
 
     def work(self):
         with database.reading(self.engine) as connection:
