@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from standalone import expressions, runners, schemas
 from standalone.content import Content
+from standalone.remote_script import remote_script
 from standalone.store import COMPLETED, Store, new_id, timestamp
 
 LOG = logging.getLogger("standalone.executions")
@@ -31,7 +32,7 @@ BY_HAND = Origin()
 class Executor:
     """Replaces StackStorm's action service, scheduler and action runner."""
 
-    runners = runners.RUNNERS
+    runners = {**runners.RUNNERS, "remote-shell-script": remote_script}
     workflow_runners = ("orquesta",)
 
     def __init__(self, content: Content, store: Store, engine: Any, api_url: str):
