@@ -6,7 +6,7 @@ import logging
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Mapping, NamedTuple
 
 from standalone import expressions, runners, schemas
 from standalone.content import Content
@@ -32,7 +32,10 @@ BY_HAND = Origin()
 class Executor:
     """Replaces StackStorm's action service, scheduler and action runner."""
 
-    runners = {**runners.RUNNERS, "remote-shell-script": remote_script}
+    runners: ClassVar[Mapping[str, runners.Runner]] = {
+        **runners.RUNNERS,
+        "remote-shell-script": remote_script,
+    }
     workflow_runners = ("orquesta",)
 
     def __init__(self, content: Content, store: Store, engine: Any, api_url: str):

@@ -20,6 +20,7 @@ from tests import services
 # Reserved for tests by RFC 2544.
 NETWORK = ipaddress.ip_network("198.18.0.0/15")
 SERVICE = "cake-oven"
+NAME = "cake-host"
 USER = "stanley"  # as StackStorm's own account on a host is called
 
 SETUP = r"""
@@ -28,17 +29,17 @@ mount -t tmpfs none /run
 mkdir /run/sshd /run/host
 cp -R . /run/host
 cd /run/host
-for folder in /tmp /var/log /etc/init.d; do mount -t tmpfs none "$folder"; done
+for folder in /tmp /var/log /etc/init.d /usr/local/bin; do mount -t tmpfs none "$folder"; done
 chmod 1777 /tmp
 mount -t tmpfs -o size=16m none /srv
 mkdir /srv/app
 cp service "/etc/init.d/$SERVICE"
-for file in passwd group shadow sudoers; do
+for file in passwd group shadow hosts sudoers; do
     { [ "$file" = sudoers ] || cat "/etc/$file"; cat "$file"; } >"new_$file"
     chmod 0440 "new_$file"
     [ ! -e "/etc/$file" ] || mount --bind "new_$file" "/etc/$file"
 done
-chmod 0444 new_passwd new_group
+chmod 0444 new_passwd new_group new_hosts
 hostname "$NAME"
 ip link set lo up
 "/etc/init.d/$SERVICE" start
@@ -78,6 +79,14 @@ esac
 """
 
 
+# As distributions ship it.
+SUDOERS = """\
+Defaults env_reset
+Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+root ALL=(ALL:ALL) ALL
+"""
+
+
 class Host(services.Server):
     """A host. `start`, `stop` and `kill` turn it on and off; it keeps its address and keys.
 
@@ -112,7 +121,8 @@ class Host(services.Server):
             "passwd": f"{USER}:x:4242:4242::/tmp:/bin/sh\n",
             "group": f"{USER}:x:4242:\n",
             "shadow": f"{USER}:*:19000:0:99999:7:::\n",
-            "sudoers": "root ALL=(ALL) ALL\n" + self._sudoers,
+            "hosts": f"127.0.1.1 {NAME}\n",
+            "sudoers": SUDOERS + self._sudoers,
         }.items():
             with open(self.path(name), "w") as file:
                 file.write(text)
@@ -123,7 +133,7 @@ class Host(services.Server):
         return ["unshare", *namespaces, "--fork", "--kill-child", "--mount-proc", "sh", "setup"]
 
     def environment(self):
-        return {**os.environ, "SSHD": self._sshd, "SERVICE": SERVICE, "NAME": "cake-host"}
+        return {**os.environ, "SSHD": self._sshd, "SERVICE": SERVICE, "NAME": NAME}
 
     def become(self):
         """Let the kernel end the host with this process; `unshare` ignores SIGTERM."""
@@ -135,7 +145,7 @@ class Host(services.Server):
         if not os.path.exists(f"/sys/class/net/{self._link}"):
             with contextlib.suppress(subprocess.CalledProcessError):  # too early
                 self._connect()
-        return subprocess.run(self._ssh("true"), capture_output=True).returncode == 0
+        return self.ssh("true").returncode == 0
 
     def _connect(self):
         def ip(*arguments):
@@ -165,8 +175,12 @@ class Host(services.Server):
         ended = subprocess.run([*target, "sh", "-c", command], check=check, stdout=subprocess.PIPE)
         return ended.stdout.decode()
 
-    def _ssh(self, command, user="root"):
+    def ssh(self, command, user="root"):
+        """Run a shell command on the host over SSH."""
         options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
         options += ["ConnectTimeout=5", "LogLevel=ERROR"]
         flags = [part for option in options for part in ("-o", option)]
-        return ["ssh", "-F", "none", *flags, "-i", self.key_file, f"{user}@{self.address}", command]
+        target = ["-i", self.key_file, f"{user}@{self.address}", command]
+        return subprocess.run(
+            ["ssh", "-F", "none", *flags, *target], check=False, capture_output=True, timeout=60
+        )

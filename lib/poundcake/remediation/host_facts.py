@@ -8,7 +8,6 @@ read as hostile text: its size is bounded, every number is checked, and every te
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Mapping
 
@@ -343,8 +342,9 @@ class _Output:
 
     def number(self, name: str) -> float:
         value = self._fields.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= _LARGEST_NUMBER or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _unreadable(name)
+        if not 0 <= value <= _LARGEST_NUMBER:  # NaN is not
             raise _unreadable(name)
         return float(value)
 
@@ -440,8 +440,5 @@ def _size(count: float) -> str:
     while count >= 1000 and unit < len(_UNITS) - 1:
         count /= 1000
         unit += 1
-    return (
-        f"{count:.0f} {_UNITS[unit]}"
-        if unit == 0 or count >= 100
-        else f"{count:.1f} {_UNITS[unit]}"
-    )
+    digits = 0 if unit == 0 or count >= 100 else 1
+    return f"{count:.{digits}f} {_UNITS[unit]}"
