@@ -151,11 +151,7 @@ class TestDisk:
         usage = shutil.disk_usage(tmp_path)
         assert facts.size_bytes == pytest.approx(usage.total, rel=0.2)  # without reserved blocks
         assert 0 <= facts.used_percent <= 100
-        assert (
-            tmp_path.resolve().is_relative_to(facts.mountpoint)
-            if hasattr(tmp_path, "is_relative_to")
-            else True
-        )
+        assert facts.mountpoint in ["/", *map(str, tmp_path.resolve().parents)]
 
     def test_names_of_directories_are_inert(self, run, tmp_path):
         hostile = tmp_path / "{{ 7*7 }}\"'\\$(id)\x1b[31m\n999999999\t/etc"
@@ -309,7 +305,6 @@ class TestCleanDisk:
         (fake / "find").chmod(0o755)
         command, path = shell
         arguments = [f"--directory_list={tmp_path}/logs", "--older_than_days=7"]
-        # BusyBox prefers its own find to one in the PATH, unless it is told otherwise.
         ended = subprocess.run(
             [*command, str(SCRIPTS / "clean_disk.sh"), *arguments],
             check=False,
