@@ -47,7 +47,7 @@ AWK_FUNCTIONS='
 
 # Print text from stdin as one line of inert characters, at most $1 long.
 clean() {
-    tr '\n\t' '  ' | tr -c "$INERT" '_' | cut -c "1-$1"
+    tr '\n\t' '  ' | tr -c "$INERT" '_' | sed 's/  *$//' | cut -c "1-$1"
 }
 
 # Print lines from stdin as the elements of a JSON array, each at most 300 characters long.
