@@ -43,6 +43,11 @@ def documented_commands():
     return sorted(found)
 
 
+def is_on_a_host(command):
+    """Return True if a command connects to a host over SSH."""
+    return "host=web-21" in command and "check_host" not in command
+
+
 def moves_the_trail(command):
     """Return True if a command moves the trail to another database."""
     return "copy_" in command
@@ -103,7 +108,11 @@ def test_each_action_has_help(st2, action):
 
 def test_each_documented_command_works(stack, st2, recorded):
     # The trail of the stack that the scenarios share has to stay where it is.
-    commands = [command for command in documented_commands() if not moves_the_trail(command)]
+    commands = [
+        command
+        for command in documented_commands()
+        if not moves_the_trail(command) and not is_on_a_host(command)
+    ]
     assert any(command.startswith("run poundcake.why ") for command in commands)
     # A claim can be released after all work on its episode has ended, so these commands come last.
     # They also depend on the previous ones.
@@ -132,6 +141,19 @@ def test_each_documented_command_works(stack, st2, recorded):
             if command.startswith("run poundcake.replay "):
                 # The workflow of the replay must end as well.
                 stack.completed(execution["result"]["result"]["request_id"])
+
+
+def test_the_documented_commands_on_a_host_work(stack, st2, test_host):
+    """On a host of the tests, never on one of this network."""
+    test_host.run("mkdir -p /var/log/app")
+    commands = [command for command in documented_commands() if is_on_a_host(command)]
+    assert len(commands) > 5
+    for command in commands:
+        arguments = shlex.split(command.replace("web-21", test_host.address))
+        login = ["username=root", f"private_key={test_host.key_file}"]
+        text = st2(arguments[0], "--async", *arguments[1:], *login)
+        execution = stack.ended(EXECUTION.search(text).group(1))
+        assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
 
 
 def test_the_documented_commands_that_move_the_trail_work(

@@ -1,4 +1,4 @@
-"""The checks and changes on a host, through StackStorm's SSH runner, on a host of the tests' own."""
+"""The checks and changes on a host, through StackStorm's SSH runner, on a test host."""
 
 from __future__ import annotations
 
