@@ -29,6 +29,10 @@ find_service "$service"
 # With root's rights already (parameter sudo), or for this one command by a line in sudoers.
 if [ "$(id -u)" = 0 ]; then as_root=''; else as_root='sudo -n --'; fi
 
+# The daemon inherits these; at boot it gets the same.
+umask 022
+cd /
+
 read_state
 before=$state before_since=$since
 

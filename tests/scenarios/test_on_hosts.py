@@ -133,6 +133,10 @@ def test_a_service_is_restarted(host, execute):
     assert execution["status"] == "succeeded"
     assert (done.before, done.after, done.exit_code) == ("inactive", "active", 0)
     assert host.run(f"/etc/init.d/{hosts.SERVICE} status && echo runs").strip() == "runs"
+    # The service gets the umask and the directory of a boot, and not those of the script.
+    assert (
+        host.run("stat -c %a /run/oven.pid; readlink /proc/$(cat /run/oven.pid)/cwd") == "644\n/\n"
+    )
 
 
 def test_a_service_that_does_not_start_fails_the_restart(host, execute):

@@ -9,7 +9,6 @@
 LC_ALL=C
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
-umask 077
 unset CDPATH ENV BASH_ENV
 IFS=' 	
 '
