@@ -410,14 +410,17 @@ def _of_the_host(result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _document(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the JSON object on stdout, which StackStorm may have parsed already."""
+    """Return the JSON object on stdout, which StackStorm may have parsed already.
+
+    It is the last line. With sudo, StackStorm uses a terminal, and sshd may print warnings there.
+    """
     output = entry.get("stdout")
     if isinstance(output, str):
         encoded = output.encode("utf-8", "replace")
         if len(output) > LONGEST_OUTPUT or is_too_deep(encoded):
             raise RemediationError(f"the host printed {len(output)} characters, which is too much")
         try:
-            output = json.loads(output)
+            output = json.loads(output.strip().rpartition("\n")[2])
         except (ValueError, RecursionError):
             said = str(entry.get("stdout") or entry.get("stderr") or "nothing")
             raise RemediationError(f"the host printed no JSON: {_inert(said)}") from None

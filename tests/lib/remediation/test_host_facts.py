@@ -151,6 +151,12 @@ def test_output_as_text_and_as_parsed_by_stackstorm(read, document):
 
 
 @each
+def test_output_after_warnings_of_the_terminal(read, document):
+    text = f"lastlog_openseek: Couldn't stat /var/log/lastlog\n{json.dumps(document)}\n"
+    assert read(result(text)) == read(result(document))
+
+
+@each
 def test_every_missing_or_wrong_field_is_named(read, document):
     """Also the fields of the first object in a list."""
     for name in document:
