@@ -35,7 +35,7 @@ test-fast: .venv ## The tests while you work, in a minute: no servers, no endpoi
 test: services .venv ## All tests but the long ones (TESTS="..." for some; INSTALL=0: install no servers)
 	@$(PYTEST) -m "not long" $(TESTS)
 
-test-long: services .venv ## The tests that take longer than half a minute each
+test-long: services .venv ## The tests that `make test` leaves out: short fault suite, clusters, kills
 	@$(PYTEST) -m long $(TESTS)
 
 test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")

@@ -6,13 +6,14 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake import endpoint_client
+from poundcake.config import MONITORING_KEYS
 from poundcake.trail import health, text
 
 
 class Health(PackAction):
     """Run poundcake.health."""
 
-    unneeded_keys = ()
+    unneeded_keys = MONITORING_KEYS
 
     def work(self, format: str = "json") -> dict[str, Any] | str:
         """Return the endpoint's health. If it is unreachable, check the dependencies from here."""

@@ -33,7 +33,7 @@ class PackAction(Action):
     settings: config.Config
     # Only actions that query the endpoint need credentials. They run on the sensor's host or on
     # another host that has the secret files.
-    unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS
+    unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS + config.MONITORING_KEYS
 
     def work(self, *args: Any, **parameters: Any) -> Any:
         """Do the action's work and return its result, any JSON value."""

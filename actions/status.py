@@ -6,6 +6,7 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake import endpoint_client
+from poundcake.config import MONITORING_KEYS
 from poundcake.trail import queries, text
 from poundcake.trail.errors import TrackingError
 
@@ -13,7 +14,7 @@ from poundcake.trail.errors import TrackingError
 class Status(PackAction):
     """Run poundcake.status."""
 
-    unneeded_keys = ()
+    unneeded_keys = MONITORING_KEYS
 
     def work(self, request_id: str, format: str = "json") -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
@@ -33,7 +34,7 @@ class Status(PackAction):
         result = endpoint_client.status(self.settings, request_id)
         if isinstance(result, endpoint_client.Answered):
             return result.document
-        unknown = f"no request {request_id} is on record"
+        unknown = f"no request {request_id} is recorded"
         if isinstance(result, endpoint_client.Refused) and result.status == 404:
             raise TrackingError(unknown)
         raise TrackingError(f"{unknown}; the endpoint may have it, but {result}")

@@ -37,7 +37,7 @@ from bench.incidents import GROUPS, PER_REQUEST, SEED, SMALLEST, Incident, Value
 from bench.server import BUFFER_POOL, MariaDB
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import schema
-from tests.services import Missing
+from tests.services import MissingProgram
 
 # Requests in one transaction.
 REQUESTS_PER_TRANSACTION = 1000
@@ -254,10 +254,10 @@ def _fill(connection: Connection, write: Write, made: Iterator[Rows]) -> None:
     # The requests of a transaction are written while those of the next one are generated.
     with ThreadPoolExecutor(1) as writer:
         writing = None
-        for some in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
+        for batch in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
             if writing:
                 writing.result()
-            writing = writer.submit(_write_all, connection, write, some)
+            writing = writer.submit(_write_all, connection, write, batch)
         if writing:
             writing.result()
 
@@ -291,7 +291,7 @@ def open_histories(
     os.makedirs(directory, exist_ok=True)
     try:
         server = MariaDB(os.path.join(directory, "mariadb")) if chosen.mariadb else None
-    except Missing as missing:
+    except MissingProgram as missing:
         sys.exit(str(missing))
     try:
         if server:

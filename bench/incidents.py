@@ -143,7 +143,7 @@ class Incident:
         self.refused = min(self.refused, self.firing)
         # In a few incidents, one notification is malformed or resolves nothing.
         self.odd: int | None = None
-        self.oddity = draw.choice(["malformed", "nothing open", "nothing open"])
+        self.oddity = draw.choice(["malformed", "no open incident", "no open incident"])
         if self.firing > self.refused + 2 and draw.random() < 0.25:
             self.odd = draw.randrange(self.refused + 1, self.firing - 1)
 
@@ -184,7 +184,10 @@ class Incident:
             )
             return "firing", Decided(outcome="malformed", reason=reason, last_seen_at=created_at)
         return "resolved", Decided(
-            ends_at=created_at, outcome="duplicate", reason="nothing open", last_seen_at=created_at
+            ends_at=created_at,
+            outcome="duplicate",
+            reason="no open incident",
+            last_seen_at=created_at,
         )
 
     def _resolved(self, nth: int, created_at: str) -> Decided:

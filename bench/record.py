@@ -29,7 +29,7 @@ from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
-from tests.services import Missing
+from tests.services import MissingProgram
 
 MIN_SPEEDUP = 20
 SAMPLE = 50
@@ -94,7 +94,7 @@ def in_process(url: str) -> Record:
     """Return record_requests() with an open engine."""
     engine = database.open_engine(url)
     database.prepare(engine)
-    return lambda some: record_requests(engine, Config(cooldown_seconds=0), some)
+    return lambda batch: record_requests(engine, Config(cooldown_seconds=0), batch)
 
 
 def as_action(url: str) -> Record:
@@ -104,11 +104,11 @@ def as_action(url: str) -> Record:
     engine.dispose()
     mark = "bench-result\n"
 
-    def record(some: Sequence[Request]) -> Any:
+    def record(batch: Sequence[Request]) -> Any:
         task = {
             "file": os.path.join(ROOT, "actions", "record.py"),
             "config": {"database_url": url},
-            "parameters": announcement.pack(some, database_id),
+            "parameters": announcement.pack(batch, database_id),
             "mark": mark,
         }
         run = subprocess.run(
@@ -145,7 +145,7 @@ def mariadb() -> Iterator[Callable[[], str]]:
         os.chmod(directory, 0o755)  # the server runs under another account
         try:
             server = MariaDB(os.path.join(directory, "mariadb"))
-        except Missing as missing:
+        except MissingProgram as missing:
             sys.exit(str(missing))
         try:
             yield lambda: str(server.url(server.create_database()))
@@ -154,7 +154,7 @@ def mariadb() -> Iterator[Callable[[], str]]:
 
 
 def compare(
-    fresh: Callable[[], str], kind: Callable[[str], Record], some: Sequence[Request], sample: int
+    fresh: Callable[[], str], kind: Callable[[str], Record], batch: Sequence[Request], sample: int
 ) -> tuple[float, float]:
     """Return the seconds of one call for all requests, and of one call for each request.
 
@@ -165,17 +165,17 @@ def compare(
     """
     record = kind(fresh())
     started = time.perf_counter()
-    whole = record(some)
-    one = time.perf_counter() - started
+    whole = record(batch)
+    batch_seconds = time.perf_counter() - started
     record = kind(fresh())
     started = time.perf_counter()
     outcomes: Counter[str] = Counter()
-    for request in some[:sample]:
+    for request in batch[:sample]:
         outcomes.update(record([request])["outcomes"])
-    many = (time.perf_counter() - started) * len(some) / sample
-    if sample == len(some) and outcomes != whole["outcomes"]:
+    single_seconds = (time.perf_counter() - started) * len(batch) / sample
+    if sample == len(batch) and outcomes != whole["outcomes"]:
         sys.exit(f"not the same: {whole['outcomes']} and {dict(outcomes)}")
-    return one, many
+    return batch_seconds, single_seconds
 
 
 def main() -> None:
@@ -188,18 +188,19 @@ def main() -> None:
     chosen = parser.parse_args()
     if not 1 <= chosen.requests <= 1000:
         parser.error("--requests must be 1 to 1000")
-    some = requests(chosen.requests)
+    batch = requests(chosen.requests)
     kind = as_action if chosen.process else in_process
-    sample = min(SAMPLE, len(some)) if chosen.process else len(some)
-    sampled = "" if sample == len(some) else f" (from {sample} of them)"
+    sample = min(SAMPLE, len(batch)) if chosen.process else len(batch)
+    sampled = "" if sample == len(batch) else f" (from {sample} of them)"
     missed = False
     for name, database_of in (("SQLite", sqlite), ("MariaDB", mariadb)):
         with database_of() as fresh:
-            one, many = compare(fresh, kind, some, sample)
-        missed |= chosen.process and many < MIN_SPEEDUP * one
+            batch_seconds, single_seconds = compare(fresh, kind, batch, sample)
+        missed |= chosen.process and single_seconds < MIN_SPEEDUP * batch_seconds
         print(
-            f"{name}: {len(some)} requests in one call {one:.2f} s, a call for each {many:.1f} s"
-            f"{sampled}: {many / one:.1f} times",
+            f"{name}: {len(batch)} requests in one call {batch_seconds:.2f} s, "
+            f"a call for each {single_seconds:.1f} s"
+            f"{sampled}: {single_seconds / batch_seconds:.1f} times",
             flush=True,
         )
     if missed:

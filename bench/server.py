@@ -14,7 +14,7 @@ from types import FrameType
 
 from tests import services
 
-# Half of the machine's memory. On a dedicated machine, MariaDB recommends up to 80 %.
+# Half of the machine's memory. On a dedicated machine, MariaDB recommends up to 80%.
 BUFFER_POOL = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2 >> 20}M"
 LOG_FILE = "1G"
 

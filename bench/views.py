@@ -290,18 +290,18 @@ def _time_case(
     return [times[WARM_UP:] for times in took]
 
 
-def report(label: str, took: Times, most_times: int | None = None) -> bool:
+def report(label: str, took: Times, max_ratio: int | None = None) -> bool:
     """Print a line, and return True if it is over a limit.
 
     Args:
-        most_times: The maximum ratio of the long history's p99 to the short one's, or None.
+        max_ratio: The maximum ratio of the long history's p99 to the short one's, or None.
     """
     short_half, long_half = [percentile(times, 50) for times in took]
     short, long = [percentile(times, 99) for times in took]
     ratio = long / short
     over = [f"over {LIMIT_MS} ms"] if long >= LIMIT_MS else []
-    if most_times and ratio > most_times:
-        over.append(f"over {most_times} times")
+    if max_ratio and ratio > max_ratio:
+        over.append(f"over {max_ratio} times")
     figures = f"{short_half:8.2f} {long_half:8.2f} {short:8.2f} {long:8.2f} {ratio:6.2f}"
     print(f"{label:54} {figures} {', '.join(over)}".rstrip(), flush=True)
     return bool(over)

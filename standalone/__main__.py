@@ -92,7 +92,7 @@ class StandIn:
         return f"{scheme}://{host}:{port}/api/v1/webhook"
 
     def stop(self) -> None:
-        """Stop the parts in the order in which alerts pass them, so that no work is added."""
+        """Stop the parts in the order in which alerts reach them, so that no work is added."""
         self.sensors.stop()
         self.consumer.stop()
         self.executor.stop()

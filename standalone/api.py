@@ -128,7 +128,7 @@ class Api:
             matches, limit or MAX_PAGE, number(query, "offset", 0)
         )
         if kind == "executions":
-            found = [self.shown(execution, query) for execution in found]
+            found = [self.as_shown(execution, query) for execution in found]
         return Answer(200, found, total)
 
     def trace(self, request: Request, id_: str) -> Answer:
@@ -138,7 +138,7 @@ class Api:
             raise not_found("Trace", id_)
         return Answer(200, trace)
 
-    def shown(self, execution: Document, query: Mapping[str, str] | None = None) -> Document:
+    def as_shown(self, execution: Document, query: Mapping[str, str] | None = None) -> Document:
         """Return an execution as the API shows it: with secrets masked and fields selected."""
         query = query or {}
         if execution["status"] in COMPLETED:
@@ -157,7 +157,7 @@ class Api:
             execution = {k: v for k, v in execution.items() if k in wanted or k in ALWAYS}
         return {k: v for k, v in execution.items() if k not in excluded}
 
-    def found(self, id_: str) -> Document:
+    def get_execution(self, id_: str) -> Document:
         """Return an execution, or raise ApiError."""
         execution = self.store.executions.get(id_)
         if execution is None:
@@ -166,18 +166,18 @@ class Api:
 
     def execution(self, request: Request, id_: str) -> Answer:
         """Show one execution."""
-        return Answer(200, self.shown(self.found(id_), request.query))
+        return Answer(200, self.as_shown(self.get_execution(id_), request.query))
 
     def children(self, request: Request, id_: str) -> Answer:
         """List the descendants of an execution, level by level."""
-        level, found = self.found(id_)["children"], []
+        level, found = self.get_execution(id_)["children"], []
         depth = int(request.query.get("depth", -1))
         while level and depth != 0:
-            documents = [self.found(child) for child in level]
+            documents = [self.get_execution(child) for child in level]
             found += documents
             level = [child for document in documents for child in document["children"]]
             depth -= 1
-        return Answer(200, [self.shown(document, request.query) for document in found])
+        return Answer(200, [self.as_shown(document, request.query) for document in found])
 
     def run(self, request: Request) -> Answer:
         """Run an action."""
@@ -193,7 +193,7 @@ class Api:
             id_ = self.executor.request(ref, parameters, context)
         except (ValueError, SyntaxError) as error:
             raise ApiError(400, str(error)) from error
-        return Answer(201, self.shown(self.found(id_)))
+        return Answer(201, self.as_shown(self.get_execution(id_)))
 
     # -- content
 
@@ -220,7 +220,7 @@ class Api:
             documents = [d for d in documents if wanted in (None, d.get(key))]
         return Answer(200, [public(document) for document in documents], len(documents))
 
-    def named(self, kind: str, id_: str) -> Document:
+    def get_content(self, kind: str, id_: str) -> Document:
         """Return a piece of content by reference or id, or raise ApiError."""
         for document in self.documents(kind):
             if id_ in (document["ref"], document["id"]):
@@ -229,12 +229,12 @@ class Api:
 
     def entry(self, request: Request, kind: str, id_: str) -> Answer:
         """Show a piece of content."""
-        return Answer(200, public(self.named(kind, id_)))
+        return Answer(200, public(self.get_content(kind, id_)))
 
     def enable(self, request: Request, kind: str, id_: str) -> Answer:
         """Enable or disable a rule or an action."""
         enabled = (request.body or {}).get("enabled")
-        document = self.named(kind, id_)
+        document = self.get_content(kind, id_)
         if not isinstance(enabled, bool):
             raise ApiError(400, "standalone changes nothing but 'enabled'")
         if enabled and kind == "rules" and document["trigger"]["type"] not in self.content.triggers:
@@ -244,7 +244,7 @@ class Api:
 
     def action_view(self, request: Request, view: str, id_: str) -> Answer:
         """Show an action with the parameters of its runner, or its entry point."""
-        action = self.named("actions", id_)
+        action = self.get_content("actions", id_)
         parameters = self.content.parameters_of(action)
         if view == "overview":
             return Answer(200, {**public(action), "parameters": parameters})

@@ -43,7 +43,7 @@ class Content:
     Args:
         folders: The folders of the packs. `config_file` and `overrides` apply to the first one.
         config_file: The configuration of the first pack, or None for the defaults.
-        overrides: Values that replace those of the configuration. None replaces nothing.
+        overrides: Values that replace those of the configuration. A value of None is ignored.
         keys: The datastore, which a configuration may refer to.
         catalogues: YAML files with StackStorm's own runner types and actions.
     """

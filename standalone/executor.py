@@ -16,7 +16,7 @@ from standalone.store import COMPLETED, Store, new_id, timestamp
 LOG = logging.getLogger("standalone.executions")
 PYTHON_ACTIONS_AT_ONCE = 8
 WORKFLOWS_AT_ONCE = 40  # StackStorm's default, actionrunner.workflows_pool_size
-SHOWN_OF_ACTION = ("id", "ref", "name", "pack", "uid", "runner_type")
+SHOWN_ACTION_KEYS = ("id", "ref", "name", "pack", "uid", "runner_type")
 
 
 class Origin(NamedTuple):
@@ -120,7 +120,7 @@ class Executor:
             "start_timestamp": now,
             "parameters": parameters,
             "result": {},
-            "action": {key: action[key] for key in SHOWN_OF_ACTION},
+            "action": {key: action[key] for key in SHOWN_ACTION_KEYS},
             "runner": {"name": action["runner_type"]},
             "context": context,
             "children": [],
@@ -206,12 +206,12 @@ class Executor:
         action = self.content.actions[execution["action"]["ref"]]
         self.set_status(execution_id, "running")
         try:
-            of_runner, own = self._final_parameters(action, execution)
+            runner_parameters, own = self._final_parameters(action, execution)
             if action["runner_type"] == "orquesta":
                 self.engine.post(self.engine.start, execution_id, own)
                 return
             run = self.runners[action["runner_type"]]
-            status, result = run(runners.Run(self, execution, action, of_runner, own))
+            status, result = run(runners.Run(self, execution, action, runner_parameters, own))
         except Exception as error:
             LOG.warning("execution %s of %s: %s", execution_id, action["ref"], error)
             status, result = "failed", {"error": str(error), "traceback": traceback.format_exc()}
@@ -223,10 +223,12 @@ class Executor:
         parameter_schemas = self.content.parameters_of(action)
         scope = self._scope(action, execution["context"])
         values = expressions.render_defaults(execution["parameters"], parameter_schemas, scope)
-        of_runner = self.content.runner_types[action["runner_type"]]
+        runner_schemas = self.content.runner_types[action["runner_type"]]
         values = {n: expressions.cast(v, parameter_schemas.get(n, {})) for n, v in values.items()}
-        own = {n: v for n, v in values.items() if n not in of_runner and n in parameter_schemas}
-        return {n: v for n, v in values.items() if n in of_runner}, own
+        own = {
+            n: v for n, v in values.items() if n not in runner_schemas and n in parameter_schemas
+        }
+        return {n: v for n, v in values.items() if n in runner_schemas}, own
 
 
 def live_parameters(given: dict, values: dict, parameter_schemas: dict) -> dict:

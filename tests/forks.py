@@ -6,7 +6,8 @@ these processes run.
 
 from __future__ import annotations
 
-# Their functions keep working after eventlet has replaced those of `os` and `socket`.
+# The functions of `_socket` and `posix` keep working after eventlet has replaced those of `socket`
+# and `os`.
 import _socket
 import array
 import os
@@ -128,10 +129,10 @@ def serve():
 
 def _fork_and_report(files):
     """Fork once more, report the child's pid and exit code, and return in the child."""
-    reporting, *given = files
+    reporting, *passed = files
     child = os.fork()
     if child:
-        for file in given:
+        for file in passed:
             os.close(file)
         posix.write(reporting, b"%d\n" % child)
         _, status = posix.waitpid(child, 0)
@@ -140,4 +141,4 @@ def _fork_and_report(files):
         os._exit(0)
     os.setsid()
     os.close(reporting)
-    return given
+    return passed

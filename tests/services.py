@@ -34,8 +34,8 @@ MEMORY = "/dev/shm"
 MEMORY_NEEDED = 4 * 2**30  # bytes, for several MariaDBs at once
 
 
-class Missing(Exception):
-    """The program of a server is not installed on this machine."""
+class MissingProgram(Exception):
+    """A program or an account that a server needs does not exist on this machine."""
 
 
 class Failed(Exception):
@@ -49,7 +49,7 @@ def program(*names):
         found = shutil.which(name, path=path)
         if found:
             return found
-    raise Missing(f"{' or '.join(names)} is not installed")
+    raise MissingProgram(f"{' or '.join(names)} is not installed")
 
 
 def free_port():
@@ -463,4 +463,4 @@ def account_of(*names):
             return pwd.getpwnam(name)
         except KeyError:
             pass
-    raise Missing("an account to run as: " + " or ".join(names))
+    raise MissingProgram("an account to run as: " + " or ".join(names))

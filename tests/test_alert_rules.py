@@ -20,7 +20,7 @@ def promtool():
     """Return a function that runs promtool and fails if it does."""
     try:
         program = services.program("promtool")
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(str(missing))
 
     def run(*arguments):

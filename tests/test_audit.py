@@ -32,8 +32,8 @@ def audit(monkeypatch):
         def run(*command):
             installs = "venv.py" in command[1]
             out = "" if installs else printed
-            code_of_run = 0 if installs else code
-            return subprocess.CompletedProcess(command, code_of_run, out, "went wrong\n")
+            exit_code = 0 if installs else code
+            return subprocess.CompletedProcess(command, exit_code, out, "went wrong\n")
 
         monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
         monkeypatch.setattr(module, "run", run)

@@ -70,7 +70,7 @@ def test_alertmanager_posts_firing_and_resolved_alerts(alertmanager, webhook):
 def test_a_missing_program_is_named_and_nothing_remains(kind, arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(services, "temporary_directory", lambda: str(tmp_path))
     monkeypatch.setattr(services.shutil, "which", lambda name, path: None)
-    with pytest.raises(services.Missing, match="not installed"):
+    with pytest.raises(services.MissingProgram, match="not installed"):
         kind(*arguments)
     assert os.listdir(str(tmp_path)) == []
 

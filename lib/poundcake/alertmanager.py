@@ -97,6 +97,16 @@ class Identity:
     with_external_url: bool = False
     """Whether externalURL is part of it, for Alertmanagers whose alerts have equal labels."""
 
+    def fingerprint(self, labels: Mapping[str, str], external_url: str) -> str:
+        """Return the fingerprint of an alert.
+
+        Args:
+            labels: Its labels, whose values are not empty.
+            external_url: The externalURL of its sender.
+        """
+        own = {name: value for name, value in labels.items() if name not in self.ignored_labels}
+        return fingerprint(own, external_url if self.with_external_url else "")
+
 
 @dataclass(frozen=True)
 class Alert:
@@ -148,6 +158,8 @@ class Webhook:
     """FIRING, RESOLVED, or any other text that the sender uses."""
     truncated_alerts: int = 0
     """Number of alerts that the sender left out because of its max_alerts."""
+    external_url: str = ""
+    """The address of the sender (externalURL), without a trailing slash."""
 
     @property
     def delivery_key(self) -> str:
@@ -281,7 +293,7 @@ class _Fields:
             return {}
         for key, text in value.items():
             if isinstance(text, (list, dict)):
-                self.note(f"{name}.{_shown(key)}", "not a text, kept as JSON")
+                self.note(f"{name}.{_abbreviate(key)}", "not a text, kept as JSON")
         return {key: _as_text(text) for key, text in value.items() if text is not None}
 
 
@@ -321,14 +333,14 @@ def _webhook(data: _Object, identity: Identity | None) -> Webhook:
     group_status = _normal_status(fields.text("status"))
     external_url = fields.text("externalURL")
     group_key = data.get("groupKey")
-    source = external_url if identity and identity.with_external_url else ""
-    reader = _AlertReader(group_status, identity.ignored_labels if identity else None, source)
+    reader = _AlertReader(group_status, identity, external_url)
     return Webhook(
         alerts=[reader.read(position, alert) for position, alert in enumerate(alerts)],
         receiver=fields.text("receiver"),
         group_key="" if group_key is None else _as_text(group_key),
         group_status=group_status,
         truncated_alerts=fields.count("truncatedAlerts"),
+        external_url=external_url.rstrip("/"),
     )
 
 
@@ -353,13 +365,13 @@ class _AlertReader:
 
     Attributes:
         group_status: The status to use for an alert without one.
-        ignored_labels: See Identity; None if no fingerprint is needed.
-        source: The argument `source` of fingerprint().
+        identity: How to compute the fingerprints; None if none is needed.
+        external_url: The externalURL of the notification.
     """
 
     group_status: str
-    ignored_labels: frozenset[str] | None
-    source: str
+    identity: Identity | None
+    external_url: str
 
     def read(self, position: int, data: Any) -> Alert:
         if not isinstance(data, dict):
@@ -388,11 +400,7 @@ class _AlertReader:
         )
 
     def _fingerprint(self, labels: dict[str, str]) -> str:
-        ignored = self.ignored_labels
-        if ignored is None:
-            return ""
-        own = {name: value for name, value in labels.items() if name not in ignored}
-        return fingerprint(own, self.source)
+        return self.identity.fingerprint(labels, self.external_url) if self.identity else ""
 
     def _status(self, fields: _Fields, data: _Object) -> str:
         value = data.get("status")
@@ -435,7 +443,7 @@ def _quoted(value: Any) -> str:
     return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
 
 
-def _shown(key: str) -> str:
+def _abbreviate(key: str) -> str:
     """Return the beginning of a key in printable characters."""
     return key[:40] if key.isprintable() else _quoted(key[:40])
 

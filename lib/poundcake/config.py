@@ -11,12 +11,13 @@ import ipaddress
 import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
-from urllib.parse import urlsplit
 
-from poundcake import credentials, secret_references
+from poundcake import credentials, monitoring_servers, secret_references
 from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
 from poundcake.hosts import HOST_LABEL, check_pattern
+from poundcake.monitoring_servers import MonitoringServer
+from poundcake.urls import check_http_url
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
@@ -27,8 +28,21 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 CREDENTIAL_KEYS = ("auth_tokens", "basic_auth", "credentials")
 """The keys with the secrets of the endpoint's clients. Most actions need none of them."""
 
-_Value = Union[bool, int, str, Tuple[str, ...], Tuple[Credential, ...]]
-_Default = TypeVar("_Default", bool, int, str, Tuple[str, ...], Tuple[Credential, ...])
+MONITORING_KEYS = ("alertmanagers", "prometheus")
+"""The keys with the secrets of the monitoring servers. Few actions need them."""
+
+_Value = Union[
+    bool, int, str, Tuple[str, ...], Tuple[Credential, ...], Tuple[MonitoringServer, ...]
+]
+_Default = TypeVar(
+    "_Default",
+    bool,
+    int,
+    str,
+    Tuple[str, ...],
+    Tuple[Credential, ...],
+    Tuple[MonitoringServer, ...],
+)
 _Check = Callable[[str], None]
 
 
@@ -137,6 +151,20 @@ class _Credentials:
         return credentials.has_literal_secret(value)
 
 
+@dataclass(frozen=True)
+class _MonitoringServers:
+    """A list of Alertmanagers, which have an external URL, or of Prometheus servers."""
+
+    with_external_url: bool
+    secret: bool = True
+
+    def read(self, value: Any) -> _Value:
+        return monitoring_servers.read_entries(value, self.with_external_url)
+
+    def is_literal(self, value: Any) -> bool:
+        return monitoring_servers.has_literal_secret(value)
+
+
 def _boolean(default: bool) -> bool:
     return _key(default, _Boolean())
 
@@ -173,18 +201,6 @@ def _label_name(value: str) -> None:
 def _absolute_path(value: str) -> None:
     if not os.path.isabs(value):
         raise ValueError("must be an absolute path")
-
-
-def _http_url(value: str) -> None:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError("must be a URL that begins with http:// or https://")
-    if "@" in parts.netloc:  # errors and views show the URL
-        raise ValueError("must be a URL without a user and a password")
 
 
 def _database_url(value: str) -> None:
@@ -245,13 +261,16 @@ class Config:
     give_up_hours: int = _integer(24, 1, 720)
     stale_after_hours: int = _integer(24, 1, 8760)
     expire_stale_hours: int = _integer(0, 0, 8760)
+    alertmanagers: tuple[MonitoringServer, ...] = _key((), _MonitoringServers(True))
+    prometheus: tuple[MonitoringServer, ...] = _key((), _MonitoringServers(False))
+    gone_after_seconds: int = _integer(600, 15, 86_400)
     not_cleared_minutes: int = _integer(15, 1, 10_080)
     retention_days: int = _integer(90, 1, 36_500)
     auto_migrate: bool = _boolean(True)
     log_level: str = _string("info", _one_of(LOG_LEVELS))
-    endpoint_url: str = _string(check=_http_url)
-    st2_web_url: str = _string(check=_http_url)
-    st2_api_url: str = _string(check=_http_url)
+    endpoint_url: str = _string(check=check_http_url)
+    st2_web_url: str = _string(check=check_http_url)
+    st2_api_url: str = _string(check=check_http_url)
     st2_api_key: str = _string(secret=True)
 
     literal_secrets: tuple[str, ...] = ()

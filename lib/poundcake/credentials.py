@@ -152,7 +152,7 @@ def _listed(kinds: type[Kind]) -> str:
 
 def check_token(value: str) -> None:
     """Raise ValueError if a bearer token is invalid."""
-    _check_not_ciphertext(value)
+    check_not_ciphertext(value)
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("must contain visible ASCII characters only (RFC 6750)")
     _check_length("a token", value)
@@ -167,11 +167,12 @@ def check_user_and_password(value: str) -> None:
 
 
 def _check_shared_secret(value: str) -> None:
-    _check_not_ciphertext(value)
+    check_not_ciphertext(value)
     _check_length("the shared secret", value)
 
 
-def _check_not_ciphertext(value: str) -> None:
+def check_not_ciphertext(value: str) -> None:
+    """Raise ValueError if a secret is empty, or is ciphertext of StackStorm's datastore."""
     if not value:
         raise ValueError("must not be empty")
     if _CIPHERTEXT.match(value):

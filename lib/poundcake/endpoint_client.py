@@ -93,7 +93,7 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
     # A failed request or an unreadable certificate file raises OSError. An invalid URL or a file
     # without a certificate raises ValueError.
     except (OSError, ValueError) as error:
-        return Unreachable(url, _reason(error))
+        return Unreachable(url, failure_reason(error))
     document = _json_object(response)
     if response.status_code in statuses and expected_key in document:
         return Answered(document)
@@ -143,7 +143,7 @@ def _json_object(response: requests.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
     """Return why a request failed, from the operating system's error that `requests` wraps."""
     cause: BaseException | None = error
     while cause:

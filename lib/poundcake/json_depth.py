@@ -1,7 +1,7 @@
-"""Refuse JSON that is nested too deeply, before json.loads() reads it.
+"""Detect JSON that is nested too deeply, before json.loads() reads it.
 
-json.loads() raises RecursionError for deep nesting, but Python 3.8 can abort the process instead:
-if the garbage collector calls Python code near the limit ("Cannot recover from stack overflow").
+For deep nesting, json.loads() raises RecursionError. Python 3.8 can abort the process instead, if
+the garbage collector calls Python code near the limit ("Cannot recover from stack overflow").
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ _OTHER_BYTES = bytes(set(range(256)) - set(_QUOTES_AND_BRACKETS))
 def is_too_deep(text: bytes) -> bool:
     """Return True if lists and objects in a JSON text are nested deeper than MAX_DEPTH.
 
-    This takes less time than json.loads(). In invalid JSON, brackets after the first error count as
-    well.
+    This is faster than json.loads(). In invalid JSON, brackets after the first error count as well.
 
     Args:
         text: JSON in UTF-8.

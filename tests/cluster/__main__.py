@@ -3,9 +3,9 @@
     make soak ARGS="--minutes 30 --seed 1"
 
 In each round, some alerts fire or end while a process is restarted, killed, frozen or cut off.
-Whenever both Alertmanagers have the same active alerts, the endpoint must show these alerts as
-open. No episode may be admitted twice. The run uses the stand-in, or, with ST2_API_URL and the
-other variables of `make live`, a live StackStorm.
+Whenever both Alertmanagers have the same active alerts, the endpoint must soon show exactly these
+alerts as open. No episode may be admitted twice. The run uses the stand-in or, with ST2_API_URL and
+the other variables of `make live`, a live StackStorm.
 """
 
 from __future__ import annotations
@@ -20,13 +20,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
+from tests.cluster.world import EXPIRY, MAX_SECONDS, World, can_cut_gossip, wait_until_equal
 from tests.scenarios import stack as stacks
 
 INSTANCES = [f"web-{number}" for number in range(6)]
-# A failed notification is repeated after at most 10 seconds, a notification waits for
-# group_interval, and the second Alertmanager waits for the first.
-MAX_SECONDS = 60
 
 
 @dataclass
@@ -38,7 +35,7 @@ class Disturbance:
         begin: Starts the disturbance.
         end: Ends the disturbance.
         seconds: The duration.
-        comparable: Whether the endpoint can be up to date while the disturbance lasts.
+        comparable: Whether the endpoint can be up to date during the disturbance.
     """
 
     name: str
@@ -51,7 +48,7 @@ class Disturbance:
 def disturbances(world):
     """Return one of each disturbance."""
     first, second = world.alertmanagers
-    found = [
+    result = [
         Disturbance("nothing", list, list, 0),
         Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, comparable=False),
         Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, comparable=False),
@@ -77,13 +74,13 @@ def disturbances(world):
     }
     for name, (proxies, comparable) in links.items():
         begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.restore(*p))
-        found.append(Disturbance(name, begin, end, 3 * EXPIRY, comparable))
+        result.append(Disturbance(name, begin, end, 3 * EXPIRY, comparable))
     if can_cut_gossip():
         name = "the Alertmanagers cannot reach each other"
-        found.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
+        result.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
     else:
         print("skipped: Alertmanagers that cannot reach each other (needs nft, as root)")
-    return found
+    return result
 
 
 @dataclass
@@ -107,10 +104,11 @@ class Run:
         self.world.set_faulty(*chosen)
 
     def compare(self):
-        held, seconds = wait_until_equal(self.world, self.shown, MAX_SECONDS)
+        """Wait until the endpoint agrees with the Alertmanagers. Return a summary."""
+        active, seconds = wait_until_equal(self.world, self.shown, MAX_SECONDS)
         self.compared += 1
         self.slowest = max(self.slowest, seconds)
-        return f"{len(held)} open after {seconds:.1f} s"
+        return f"{len(active)} open after {seconds:.1f} s"
 
     def round(self, disturbance):
         """Change alerts during and after a disturbance. Return a summary of the comparisons."""
@@ -147,7 +145,10 @@ def soak(stack, minutes, seed, out=print):
             episode was admitted twice.
     """
     alert_name = f"ScenarioCluster{seed}x{int(time.time())}"
-    with contextlib.closing(World(stack.url, stack.token, alert_name, INSTANCES)) as world:
+    with contextlib.ExitStack() as opened:
+        world = World(stack.url, stack.token, alert_name, INSTANCES)
+        opened.enter_context(contextlib.closing(world))
+        opened.enter_context(stack.configured(**world.configuration))
         run = Run(world, stack, alert_name, random.Random(seed))
         deadline, number, left = time.monotonic() + minutes * 60, 0, []
         while time.monotonic() < deadline:

@@ -7,6 +7,7 @@ exporter <- Prometheus -> proxy -> Alertmanager 0 -> proxy -> endpoint
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.server
 import json
 import os
@@ -21,7 +22,13 @@ from tests import services
 from tests.faults.proxy import Proxy
 
 ROUTE = {"group_wait": "1s", "group_interval": "3s", "repeat_interval": "30s"}
-# The endsAt that Prometheus sends is four times its resend delay ahead: here, four seconds.
+# Longer than group_interval, and than Prometheus needs to send its alerts again.
+GONE_AFTER = 15
+# A failed notification is repeated after at most 10 seconds, a notification waits for
+# group_interval, and the second Alertmanager waits for the first. If a resolve is never sent, two
+# rounds of sync close the incident, and up to a minute lies between two rounds.
+MAX_SECONDS = 180
+# Prometheus sends an endsAt that is four times its resend delay ahead: here, four seconds.
 EXPIRY = 4
 CLUSTER = (
     "--cluster.settle-timeout=2s",
@@ -122,6 +129,24 @@ class ClusteredAlertmanager(services.Alertmanager):
         )
         super().__init__(webhook_url, http_config, **ROUTE)
 
+    def command(self):
+        # Otherwise, its notifications would contain the name of this machine.
+        return [*super().command(), f"--web.external-url={self.url}"]
+
+    def silence(self, **labels):
+        """Silence the alerts with these labels for an hour, and return the silence's id."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        body = {
+            "matchers": [
+                {"name": name, "value": value, "isRegex": False} for name, value in labels.items()
+            ],
+            "startsAt": now.isoformat(),
+            "endsAt": (now + datetime.timedelta(hours=1)).isoformat(),
+            "createdBy": "anna",
+            "comment": "a new disk",
+        }
+        return json.loads(self.request("/api/v2/silences", body))["silenceID"]
+
     def active(self):
         """Return the instances whose alert is active."""
         alerts = json.loads(self.request("/api/v2/alerts?active=true"))
@@ -170,6 +195,14 @@ class World:
     def _open(self, opened):
         self._opened.append(opened)
         return opened
+
+    @property
+    def configuration(self):
+        """The keys with which the pack compares its incidents with the Alertmanagers."""
+        return {
+            "alertmanagers": [{"url": alertmanager.url} for alertmanager in self.alertmanagers],
+            "gone_after_seconds": GONE_AFTER,
+        }
 
     def set_faulty(self, *instances):
         """Make these instances faulty, and no others."""
@@ -234,7 +267,7 @@ def can_cut_gossip():
 
 
 def wait_until_equal(world, open_alerts, seconds, stable=2.0):
-    """Wait until the endpoint steadily shows the active alerts of both Alertmanagers.
+    """Wait until the endpoint shows the active alerts of both Alertmanagers, and keeps doing so.
 
     Args:
         world: The World.
@@ -249,16 +282,16 @@ def wait_until_equal(world, open_alerts, seconds, stable=2.0):
         AssertionError: They were not equal in time.
     """
     began = time.monotonic()
-    equal_since, before = None, None
+    equal_since, previous = None, None
     while True:
-        held, shown, now = world.agreed(), open_alerts(), time.monotonic()
-        if held is None or held != shown:
+        active, shown, now = world.agreed(), open_alerts(), time.monotonic()
+        if active is None or active != shown:
             equal_since = None
-        elif equal_since is None or held != before:
+        elif equal_since is None or active != previous:
             equal_since = now
-        before = held
+        previous = active
         if equal_since is not None and now - equal_since >= stable:
-            return held, equal_since - began
+            return active, equal_since - began
         assert now - began < seconds + stable, (
             f"after {seconds} s, the active alerts of the Alertmanagers are "
             f"{[sorted(a.active()) for a in world.alertmanagers]}, but the endpoint shows "

@@ -18,6 +18,8 @@ SERVER = "poundcake.endpoint.http_server:Server."
 TLS = "poundcake.endpoint.tls:"
 CLIENT = "poundcake.endpoint_client:"
 CONFIG = "poundcake.config:"
+RECONCILE = "poundcake.trail.reconcile:"
+RECONCILE_TESTS = "tests/lib/trail/test_reconcile.py::"
 ALERTMANAGER = "poundcake.alertmanager:"
 LOOKALIKES = "poundcake.inert:_LOOKALIKES"
 TRIGGERS = "poundcake.endpoint.triggers:"
@@ -128,7 +130,7 @@ WHO_MAY_POST = [
             "hmac.compare_digest(_1, _2) and _",
             "hmac.compare_digest(_1, _2)",
         ),
-        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_nothing_else_is"),
+        test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_other_credentials_are_refused"),
     ),
     Defence(
         "a credential that may only post reads nothing, and one that may only read posts nothing",
@@ -269,7 +271,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "ciphertext of StackStorm's datastore is not accepted as a token",
-        Edit("poundcake.credentials:_check_not_ciphertext", "_CIPHERTEXT.match(_)", "None"),
+        Edit("poundcake.credentials:check_not_ciphertext", "_CIPHERTEXT.match(_)", "None"),
         test(CONFIG_TESTS + "TestTokens::test_ciphertext_is_refused"),
     ),
     Defence(
@@ -722,6 +724,63 @@ NOTHING_IS_EVALUATED = [
 
 ONE_REMEDIATION = [
     Defence(
+        "no incident is closed unless every Alertmanager answered",
+        Edit(
+            RECONCILE + "_Comparison.__init__",
+            "not any(_)",
+            "True",
+        ),
+        test(RECONCILE_TESTS + "TestOpen::test_an_alertmanager_that_never_answered"),
+    ),
+    Defence(
+        "an Alertmanager that has just started closes no incident",
+        Edit(
+            RECONCILE + "_have_run_for",
+            "one >= duration",
+            "True",
+        ),
+        test(RECONCILE_TESTS + "TestOpen::test_an_alertmanager_that_has_just_started"),
+    ),
+    Defence(
+        "Alertmanager closes no incident of another sender",
+        Edit(
+            RECONCILE + "_Comparison._missing_since",
+            "incident.external_url not in self._external_urls",
+            "False",
+        ),
+        test(RECONCILE_TESTS + "TestOpen::test_a_sender_that_is_not_configured"),
+    ),
+    Defence(
+        "an incident is closed only after gone_after_seconds",
+        Edit(
+            RECONCILE + "_Comparison.is_due",
+            "self._asked_at - since >= gone_after",
+            "True",
+        ),
+        test(RECONCILE_TESTS + "TestOpen::test_an_absence_that_is_too_short"),
+    ),
+    Defence(
+        "a notification that was just received outweighs Alertmanager's answer",
+        Edit(
+            RECONCILE + "_Comparison._missing_since",
+            "self._asked_at - incident.last_seen_at >= MARGIN",
+            "True",
+        ),
+        test(
+            RECONCILE_TESTS
+            + "TestOpen::test_a_notification_that_was_received_when_the_alertmanagers_were_asked"
+        ),
+    ),
+    Defence(
+        "a notification during the round keeps its incident open",
+        Edit(
+            RECONCILE + "_close",
+            "alerts.c.last_seen_at < alerts.c.missing_since",
+            "is_open()",
+        ),
+        test(RECONCILE_TESTS + "TestOpen::test_a_notification_that_is_recorded_during_the_round"),
+    ),
+    Defence(
         "an alert that keeps firing starts nothing again",
         Edit(ADMISSION + "_decide_repeat", "_.outcome == Outcome.ADMITTED", "False"),
         test(
@@ -849,7 +908,7 @@ SECRETS = [
     ),
     Defence(
         "no other URL may contain a password",
-        Edit(CONFIG + "_http_url", "'@' in _", "False"),
+        Edit("poundcake.urls:check_http_url", "'@' in _", "False"),
         test(CONFIG_TESTS + "TestTypes::test_an_unusable_string_names_the_key"),
     ),
     Defence(
@@ -897,7 +956,7 @@ SECRETS = [
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, _)",
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, __import__('traceback').format_exc())",
         ),
-        test(APP_TESTS + "TestOwnTrouble::test_an_internal_error_is_answered_without_details"),
+        test(APP_TESTS + "TestInternalErrors::test_an_internal_error_is_answered_without_details"),
     ),
     Defence(
         "no metric has a label that a client controls",

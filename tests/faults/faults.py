@@ -68,8 +68,8 @@ class Scene:
                 self.world.disarm(failpoint)
             raise
 
-    def pause(self, least, most):
-        time.sleep(self.random.uniform(least, most))
+    def pause(self, min_seconds, max_seconds):
+        time.sleep(self.random.uniform(min_seconds, max_seconds))
 
     def wait_for_broker(self, state):
         """Wait until the health view shows the broker as "ok" or "down"."""
@@ -126,7 +126,7 @@ def sensor_killed_at(failpoint):
 
 
 def sensor_killed_within_request(share):
-    """Kill the sensor after a share of a body has arrived; None means the request's first byte."""
+    """Kill the sensor after a share of a body has arrived; None means after the first byte."""
 
     def inject(scene):
         delivery = Delivery(scene.load.notifications.new_episodes(1))
@@ -158,7 +158,7 @@ def sensor_killed_when_answered(scene):
     scene.load.on_answer = kill
     scene.load.post(scene.load.notifications.new_episodes(1))
     if not killed.wait(HIT_SECONDS):
-        raise Failed("no answer")
+        raise Failed("the endpoint did not answer")
     scene.load.on_answer = None
     _restart_sensor(scene)
 
@@ -224,10 +224,9 @@ def action_killed_at(failpoint):
 
 
 def one_request_cannot_be_recorded(scene):
-    """Expect that the request is recorded with its error, and that a replay succeeds."""
+    """Check that the request is recorded with its error, and that a replay succeeds."""
     world = scene.world
-    found = _poisoned_notification(scene)
-    delivery = scene.load.post(found)
+    delivery = scene.load.post(_poisoned_notification(scene))
     statement = "SELECT error FROM poundcake_api_calls WHERE request_id = :i"
     try:
         rows = scene.wait_under_load(
@@ -242,7 +241,7 @@ def one_request_cannot_be_recorded(scene):
 
 
 def one_request_kills_the_record(scene):
-    """Expect that other requests are not blocked, and that this one is recorded in the end."""
+    """Check that other requests are not blocked, and that this one is recorded in the end."""
     world = scene.world
     world.set_flag("poison kills")
     delivery = scene.load.post(_poisoned_notification(scene))
@@ -262,10 +261,10 @@ def one_request_kills_the_record(scene):
 
 
 def _poisoned_notification(scene):
-    found = scene.load.notifications.new_episodes(1)
-    found["groupKey"] = f"poison-{scene.random.getrandbits(64)}"
-    scene.world.set_flag("poison", found["groupKey"])
-    return found
+    notification = scene.load.notifications.new_episodes(1)
+    notification["groupKey"] = f"poison-{scene.random.getrandbits(64)}"
+    scene.world.set_flag("poison", notification["groupKey"])
+    return notification
 
 
 def run_action(world, ref, **parameters):
@@ -302,7 +301,7 @@ def broker_killed(scene):
 
 
 def broker_cut(trigger, forward):
-    """Cut the connection while a trigger is in transit, or with `forward` before its confirm."""
+    """Cut the connection while a trigger is in transit or, with `forward`, before its confirm."""
 
     def inject(scene):
         patterns = [trigger.encode()]
@@ -314,8 +313,8 @@ def broker_cut(trigger, forward):
 
 def broker_cut_anywhere(scene):
     direction = scene.random.choice((TO_SERVER, TO_CLIENT))
-    most = 4000 if direction == TO_SERVER else 200
-    trip = scene.world.broker_proxy.trip(direction, after=scene.random.randint(0, most))
+    max_bytes = 4000 if direction == TO_SERVER else 200
+    trip = scene.world.broker_proxy.trip(direction, after=scene.random.randint(0, max_bytes))
     scene.wait_under_load(trip.fired.is_set, "enough bytes pass")
 
 

@@ -26,8 +26,8 @@ class Balance:
         calls = world.rows(
             "SELECT request_id, body_sha256 FROM poundcake_api_calls WHERE replay_of IS NULL"
         )
-        of_id = {call.request_id: call for call in calls}
-        of_body = Counter(call.body_sha256 for call in calls)
+        calls_by_id = {call.request_id: call for call in calls}
+        times_recorded = Counter(call.body_sha256 for call in calls)
         tries = Counter()
         answered = Counter()
         with_id = {}
@@ -38,7 +38,7 @@ class Balance:
             if not delivery.request_id:
                 continue
             self.answered += 1
-            call = of_id.get(delivery.request_id)
+            call = calls_by_id.get(delivery.request_id)
             if call is None:
                 self.problems.append(f"{delivery.request_id} is not recorded")
             elif call.body_sha256 != delivery.sha256:
@@ -46,15 +46,15 @@ class Balance:
             else:
                 self.recorded += 1
         for sha256, count in answered.items():
-            most = count if with_id[sha256] else tries[sha256]
-            if not count <= of_body[sha256] <= most:
+            max_times = count if with_id[sha256] else tries[sha256]
+            if not count <= times_recorded[sha256] <= max_times:
                 self.problems.append(
                     f"a body that was answered {count} times in {tries[sha256]} tries is recorded"
-                    f" {of_body[sha256]} times"
+                    f" {times_recorded[sha256]} times"
                 )
-        strange = set(of_body) - set(tries)
-        if strange:
-            self.problems.append(f"{len(strange)} recorded bodies were never sent")
+        unexpected = set(times_recorded) - set(tries)
+        if unexpected:
+            self.problems.append(f"{len(unexpected)} recorded bodies were never sent")
 
     def _count_work(self, world):
         """Check that the work was done once for each admitted alert that the rule matches."""

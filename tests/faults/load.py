@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 
 FINGERPRINTS = 200
 # Alerts with one name and many fingerprints reach the hourly limit of remediations.
-OFTEN = 10
+FREQUENT = 10
 UNMATCHED = 10
 ANSWER_SECONDS = 10
 GIVE_UP_SECONDS = 120
@@ -102,9 +102,9 @@ class Notifications:
 
 def _name(fingerprint):
     number = int(fingerprint, 16)
-    if number <= OFTEN:
+    if number <= FREQUENT:
         return "FaultsWorkOften"
-    if number <= OFTEN + UNMATCHED:
+    if number <= FREQUENT + UNMATCHED:
         return "FaultsNoRule"
     return f"FaultsWork{number:04d}"
 

@@ -18,7 +18,7 @@ CONFIG = {"max_remediations_per_hour": 8, "cooldown_seconds": 3, "host_cooldown_
 COLUMNS = ("answered", "recorded", "remediated", "lost", "twice", "cut_off")
 HEAD = """\
 seed {seed}. Shortened for the run: {settings}.
-answered: requests answered 202. recorded: those of them that were recorded exactly once.
+answered: requests answered 202. recorded: how many of them were recorded exactly once.
 remediated: episodes whose work was done. lost, twice: episodes whose work was never done, or was
 done more than once. cut off: episodes whose execution was killed between its claim and its work,
 which the trail shows. recovery: seconds from the last fault until no work was pending.
@@ -80,7 +80,7 @@ class Run:
         Args:
             name: The name of the row.
             faults: The faults.
-            failpoints: Failpoints at which actions are killed meanwhile.
+            failpoints: Failpoints at which actions are killed while the faults are injected.
         """
         problems = []
         self.load.start()

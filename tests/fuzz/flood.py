@@ -28,7 +28,7 @@ PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _ANSWER = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
-_MOST_PIPELINED = 16  # requests on a connection before the one that may end it
+_MAX_PIPELINED = 16  # requests that are sent before one that may end the connection
 _ANSWER_TIME = 60  # seconds; the endpoint gives up on a body after 30
 
 
@@ -64,7 +64,7 @@ class Flood(threading.Thread):
             self._hang_up()
 
     def _batch(self):
-        count = min(self._wild.random_number(_MOST_PIPELINED) + 1, self._wanted - self.sent)
+        count = min(self._wild.random_number(_MAX_PIPELINED) + 1, self._wanted - self.sent)
         requests = [self._wild.framed_request() for _ in range(count)]
         if count > 1 and self._wild.random_number(2):
             requests[-1] = self._wild.unframed_request()
@@ -262,18 +262,18 @@ class Run:
             own = share // plan.clients + (n < share % plan.clients)
             floods.append(Flood(self._endpoint.port, own, wild, self._deadline))
         began = time.monotonic()
-        for one in floods:
-            one.start()
-        for one in floods:
-            one.join()
+        for flood in floods:
+            flood.start()
+        for flood in floods:
+            flood.join()
         self._seconds += time.monotonic() - began
-        for one in floods:
-            self._sent += one.sent
-            self._cut += one.cut
-            self._silent += one.silent
-            self._answers += one.answers
-            if one.error:
-                self._errors.append(f"a client failed: {one.error!r}")
+        for flood in floods:
+            self._sent += flood.sent
+            self._cut += flood.cut
+            self._silent += flood.silent
+            self._answers += flood.answers
+            if flood.error:
+                self._errors.append(f"a client failed: {flood.error!r}")
 
     @property
     def _growth(self):

@@ -82,32 +82,32 @@ class Rules:
         return outcomes
 
     def resolve(self, key, end, now):
-        one = self.open.get(key)
-        if one is None or now < one["last_seen"]:
+        incident = self.open.get(key)
+        if incident is None or now < incident["last_seen"]:
             return "duplicate", None
-        if end is not None and one["sender"] is not None and end < one["sender"]:
+        if end is not None and incident["sender"] is not None and end < incident["sender"]:
             return "duplicate", None
         del self.open[key]
-        silent = one["outcome"] in ("unconfirmed", "observed")
-        return one["outcome"] if silent else "resolved", one["episode"]
+        silent = incident["outcome"] in ("unconfirmed", "observed")
+        return incident["outcome"] if silent else "resolved", incident["episode"]
 
     def fire(self, key, start, now, may_start):
-        one = self.open.get(key)
-        has_starts = one and None not in (start, one["sender"])
-        if one is None or (has_starts and start - one["sender"] > SKEW):
+        incident = self.open.get(key)
+        has_starts = incident and None not in (start, incident["sender"])
+        if incident is None or (has_starts and start - incident["sender"] > SKEW):
             return self.begin(key, start, now, may_start, self.doubt(key, start, now))
         outcome = "duplicate"
-        if one["outcome"] != "admitted":
+        if incident["outcome"] != "admitted":
             outcome = "observed"
             if may_start:
                 outcome = self.doubt(key, start, now) or self.limited(key) or "admitted"
-        if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
+        if outcome == "admitted" or (outcome, incident["outcome"]) == ("unconfirmed", "observed"):
             # Another row takes over the incident.
-            one.update(outcome=outcome, notifications=0)
-        self.count_notification(key, one["episode"], start, now)
+            incident.update(outcome=outcome, notifications=0)
+        self.count_notification(key, incident["episode"], start, now)
         if outcome == "admitted":
             self.admitted.append((key, NAMES[key], self.clock))
-        return outcome, one["episode"]
+        return outcome, incident["episode"]
 
     def begin(self, key, start, now, may_start, doubt):
         begins = now if start is None else min(start, now)
@@ -145,12 +145,12 @@ class Rules:
         return "unconfirmed" if any(now - came < GRACE for came in same) else None
 
     def count_notification(self, key, episode, start, now):
-        one = self.open.get(key)
-        if one and one["episode"] == episode:
-            one["notifications"] += 1
-            one["last_seen"] = max(one["last_seen"], now)
-            if one["sender"] is None:
-                one["sender"] = start
+        incident = self.open.get(key)
+        if incident and incident["episode"] == episode:
+            incident["notifications"] += 1
+            incident["last_seen"] = max(incident["last_seen"], now)
+            if incident["sender"] is None:
+                incident["sender"] = start
 
     def limited(self, key):
         now = self.clock

@@ -157,13 +157,13 @@ class Machine(RuleBasedStateMachine):
         due = [m for m in failed if m.due_at <= self.now]
         first = min(due, key=lambda m: m.due_at, default=None)
         same = [m for m in due if (m.batch, m.limit) == (first.batch, first.limit)]
-        most = first.limit or 99 if first else 0
-        assert names(self.journal.failed(99)) == [m.request_id for m in same][:most]
-        looks = [
+        limit = first.limit or 99 if first else 0
+        assert names(self.journal.failed(99)) == [m.request_id for m in same][:limit]
+        due_rechecks = [
             m for m in self.models if m.state == RequestState.RECORDED and m.due_at <= self.now
         ]
-        looks.sort(key=lambda m: m.due_at)
-        assert names(self.journal.due(99)) == [m.request_id for m in looks]
+        due_rechecks.sort(key=lambda m: m.due_at)
+        assert names(self.journal.due(99)) == [m.request_id for m in due_rechecks]
 
     def some(self, picked, *states):
         found = [self.models[n] for n in sorted(picked) if n < len(self.models)]

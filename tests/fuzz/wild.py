@@ -265,10 +265,10 @@ class RequestGenerator:
         at = self._random.randrange(len(body) + 1)
         return body[:at] + self._random.choice((b'"', b"\xff", b"\0", b"]", b"}")) + body[at:]
 
-    def _mutated(self, data, most):
-        """Change bytes in up to `most` places."""
+    def _mutated(self, data, max_changes):
+        """Return the data with bytes changed in 1 to `max_changes` places."""
         randrange = self._random.randrange
-        for _ in range(randrange(1, most + 1)):
+        for _ in range(randrange(1, max_changes + 1)):
             at = randrange(len(data) + 1)
             kind = randrange(5)
             if kind == 0 and at < len(data):

@@ -128,9 +128,9 @@ class Running:
 
     def ready(self, journal=True):
         token = "Bearer {}".format((self.config.get("auth_tokens") or [""])[0])
-        return self.reaches(200 if journal else 503, Authorization=token)
+        return self.wait_for_status(200 if journal else 503, Authorization=token)
 
-    def reaches(self, status, **headers):
+    def wait_for_status(self, status, **headers):
         """Wait until the readiness check has this status."""
         deadline = time.monotonic() + 60
         while True:

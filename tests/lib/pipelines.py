@@ -204,7 +204,8 @@ class Rig:
             self.pipeline.stop(5)
         self.pipeline = None
 
-    def reaches(self, request_id, state, seconds=60):
+    def wait_for_state(self, request_id, state, seconds=60):
+        """Wait until the journal has a request in this state."""
         wait_for(lambda: self.state(request_id) == state, seconds)
 
     # -- the requests

@@ -215,8 +215,8 @@ class TestIdentity:
 
     def test_no_fingerprint_is_computed_if_none_is_needed(self):
         body = json.dumps(webhook(alert())).encode()
-        (with_it,), (without,) = parse(body).alerts, parse(body, None).alerts
-        assert replace(without, fingerprint=with_it.fingerprint) == with_it
+        (identified,), (unidentified,) = parse(body).alerts, parse(body, None).alerts
+        assert replace(unidentified, fingerprint=identified.fingerprint) == identified
 
     def test_no_label_can_pretend_to_be_an_external_url(self):
         wanted = Identity(with_external_url=True)

@@ -32,6 +32,8 @@ def given_as(key, secret):
     """Return a value of a secret key that contains this secret."""
     if key == "credentials":
         return [{"name": "one", "scope": "both", "token": secret}]
+    if key in config.MONITORING_KEYS:
+        return [{"url": "http://one.example:9093", "token": secret}]
     return [secret] if key == "auth_tokens" else secret
 
 
@@ -80,7 +82,7 @@ class TestSchema:
         secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
         # If it were declared on the array itself, StackStorm would pass ciphertext to the sensor.
-        for key in ("auth_tokens", "credentials"):
+        for key in ("auth_tokens", "credentials", *config.MONITORING_KEYS):
             assert "secret" not in SCHEMA[key]
         entry = SCHEMA["credentials"]["items"]
         assert all(entry["properties"][kind.value]["secret"] for kind in Kind)
@@ -122,7 +124,7 @@ class TestUnknownKeys:
 
     def test_without_a_similar_key_all_known_keys_are_named(self):
         error = error_of(xyzzy=1)
-        assert error.startswith("unknown key xyzzy; known: allowed_actions, allowed_hosts, ")
+        assert error.startswith("unknown key xyzzy; known: alertmanagers, allowed_actions, ")
         assert error.endswith("tls_key")
 
     @pytest.mark.parametrize("key", [5, True, None, 1.5])
@@ -251,6 +253,7 @@ class TestSecrets:
         reference = "file:/no/such/file"
         error = error_of(**{key: given_as(key, reference)})
         entry = "entry 1 (one): token: " if key == "credentials" else ""
+        entry = "entry 1: token: " if key in config.MONITORING_KEYS else entry
         assert error == f"{key}: {entry}cannot read /no/such/file: no such file or directory"
 
     @pytest.mark.parametrize("key", config.SECRETS)
@@ -276,7 +279,7 @@ class TestSecrets:
             {
                 "auth_tokens": [LONG],
                 "basic_auth": "a:" + LONG,
-                "credentials": given_as("credentials", LONG),
+                **{key: given_as(key, LONG) for key in ("credentials", *config.MONITORING_KEYS)},
                 "st2_api_key": "b",
                 "database_url": "sqlite:////x",
             }
@@ -289,6 +292,7 @@ class TestSecrets:
                 "auth_tokens": ["hush-token-that-is-long"],
                 "basic_auth": "hush-user:hush-word-that-is-long",
                 "credentials": given_as("credentials", "hush-token-that-is-another"),
+                **{key: given_as(key, "hush-token") for key in config.MONITORING_KEYS},
                 "st2_api_key": "hush-key",
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
@@ -310,6 +314,62 @@ class TestSecrets:
                 load({key: given_as(key, value)})
             except ConfigError as error:
                 assert "hush" not in str(error)
+
+
+class TestMonitoringServers:
+    def test_the_defaults_of_an_entry(self):
+        (found,) = load({"alertmanagers": [{"url": "http://am-1.example:9093/"}]}).alertmanagers
+        assert (found.url, found.external_url) == ("http://am-1.example:9093",) * 2
+        assert (found.token, found.basic, found.ca_file) == ("", "", "")
+
+    def test_each_key_of_an_entry(self, monkeypatch):
+        monkeypatch.setenv("THE_TOKEN", "of-am-1")
+        first = {
+            "url": "https://am-1.example/am",
+            "external_url": "http://alerts.example/",
+            "token": "env:THE_TOKEN",
+            "ca_file": "/etc/ca.pem",
+        }
+        second = {"url": "https://am-2.example", "basic": "anna:word"}
+        found = load({"alertmanagers": [first, second]}).alertmanagers
+        assert (found[0].url, found[0].external_url) == (
+            "https://am-1.example/am",
+            "http://alerts.example",
+        )
+        assert (found[0].token, found[0].ca_file) == ("of-am-1", "/etc/ca.pem")
+        assert found[1].basic == "anna:word"
+
+    @pytest.mark.parametrize("key", config.MONITORING_KEYS)
+    @pytest.mark.parametrize(
+        "entry, problem",
+        [
+            ("http://a", "must have a url"),
+            ({}, "url: must be a URL that begins with http:// or https://"),
+            ({"url": "am:9093"}, "url: must be a URL that begins with http:// or https://"),
+            ({"url": "http://u:hush@a"}, "url: must be a URL without a user and a password"),
+            ({"url": "http://a", "tokn": "hush"}, "unknown key tokn; did you mean token?"),
+            ({"url": "http://a", "token": 5}, "token: must be a string"),
+            ({"url": "http://a", "token": "hu sh"}, "token: must contain visible ASCII characters"),
+            ({"url": "http://a", "basic": "hush"}, "basic: must be user:password"),
+            ({"url": "http://a", "token": "AB" * 64}, "token: contains ciphertext"),
+            ({"url": "http://a", "token": "t", "basic": "a:b"}, "must have token or basic, not bo"),
+            ({"url": "http://a", "ca_file": "ca.pem"}, "ca_file: must be an absolute path"),
+        ],
+    )
+    def test_an_invalid_entry_is_named_without_its_secret(self, key, entry, problem):
+        error = error_of(**{key: [{"url": "http://b"}, entry]})
+        assert error.startswith(f"{key}: entry 2: {problem}")
+        assert "hush" not in error
+
+    @pytest.mark.parametrize("key", config.MONITORING_KEYS)
+    def test_a_server_that_is_listed_twice_is_refused(self, key):
+        error = error_of(**{key: [{"url": "http://a"}, {"url": "http://a/"}]})
+        assert error == f"{key}: entry 2: url: http://a is listed twice"
+
+    def test_only_an_alertmanager_has_an_external_url(self):
+        entry = {"url": "http://a", "external_url": "b"}
+        assert "external_url: must be a URL" in error_of(alertmanagers=[entry])
+        assert "unknown key external_url" in error_of(prometheus=[entry])
 
 
 class TestTokens:

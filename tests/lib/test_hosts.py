@@ -140,7 +140,7 @@ def test_a_host_is_always_safe_as_an_argument_of_a_command(instance):
 @pytest.mark.parametrize(
     "host, bracketed", [("web-1", "web-1"), ("192.0.2.7", "192.0.2.7"), ("::1", "[::1]")]
 )
-def test_an_ipv6_address_stands_in_brackets_before_a_port(host, bracketed):
+def test_an_ipv6_address_is_bracketed_before_a_port(host, bracketed):
     host_port = HostPort(host, 9100)
     assert host_port.bracketed_host == bracketed
     assert host_and_port(f"{host_port.bracketed_host}:9100") == host_port

@@ -44,7 +44,7 @@ def kinds_for(module, markers):
         return KINDS
     try:
         services.program("mariadbd", "mysqld")
-    except services.Missing:
+    except services.MissingProgram:
         return KINDS[:1]
     on_mariadb = module in ON_MARIADB and "not services" not in markers
     return KINDS[-1:] if on_mariadb else KINDS[:1]

@@ -6,6 +6,7 @@ difference between the two is a bug in the stand-in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -162,6 +163,17 @@ class Stack:
             for component in trace["action_executions"]
         }
 
+    @contextlib.contextmanager
+    def configured(self, **changed):
+        """Register the pack's configuration with some keys changed, and restore it at the end."""
+        path = "/configs/poundcake"
+        values = (self.api(path, show_secrets="true") or {"values": {}})["values"]
+        self.api(path, "PUT", {**values, **changed})
+        try:
+            yield
+        finally:
+            self.api(path, "PUT", values)
+
     # -- the tables
 
     def rows(self, statement, **values):
@@ -305,9 +317,9 @@ class Live(Stack):
     def _installed(self):
         """Return True if the pack's files there are the same as here."""
         found = self.api("/packs/views/files/poundcake_scenarios") or []
-        there = {f["file_path"]: f["content"] for f in found}
+        installed = {f["file_path"]: f["content"] for f in found}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
-        return all(there.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
+        return all(installed.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 
     def _logs(self):
         """Return the log files, if POUNDCAKE_LOGS names their folder."""

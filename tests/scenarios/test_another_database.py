@@ -17,8 +17,8 @@ from tests.scenarios.test_one_alert import has_succeeded, only, remediate
 
 # The scenarios change the database of a stack, so they need one of their own.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
-REPEATS = 0.3  # seconds between two notifications
-MOVED = 240  # seconds until everything is remediated that was held up
+POST_INTERVAL = 0.3  # seconds between two notifications
+CATCH_UP_SECONDS = 240  # until every alert that was held up is remediated
 
 
 class Movable:
@@ -58,7 +58,7 @@ class Movable:
             engine.dispose()
 
     def database(self):
-        """Return what health says of the database."""
+        """Return what health shows for the database."""
         return self.stack.get("/health").json()["components"]["database"]
 
 
@@ -70,7 +70,7 @@ def movable(kind, new_stack, mariadb_url, tmp_path):
 
 
 class Load:
-    """Post a new alert again and again, with a repeat of every earlier one."""
+    """Post notifications repeatedly, each with all previous alerts and, up to 12, a new one."""
 
     def __init__(self, stack):
         self.stack, self.alerts, self.accepted = stack, [], []
@@ -86,13 +86,13 @@ class Load:
         self._thread.join(60)
 
     def _run(self):
-        while not self._stop.wait(REPEATS):
+        while not self._stop.wait(POST_INTERVAL):
             if len(self.alerts) < 12:
                 self.alerts.append(alert("ScenarioLinked"))
             self.accepted.append(self.stack.accepted(notification(*self.alerts)))
 
-    def more(self, count):
-        """Wait until some more notifications are accepted."""
+    def wait_for_more(self, count):
+        """Wait until `count` more notifications are accepted."""
         before = len(self.accepted)
         self.stack.wait_until(lambda: len(self.accepted), lambda n: n >= before + count)
 
@@ -101,10 +101,10 @@ def test_the_trail_moves_under_load(movable):
     """Case A28: nothing is lost, and nothing is remediated twice."""
     stack = movable.stack
     with Load(stack) as load:
-        load.more(10)
+        load.wait_for_more(10)
         stack.recorded(load.accepted[3])
         result = stack.run("poundcake.migrate", copy_to=movable.copy_to)
-        load.more(5)
+        load.wait_for_more(5)
         assert result["copy"]["complete"]
         stack.wait_until(movable.database, lambda d: d["state"] == "down")
         assert "the trail was moved to mysql+pymysql" in movable.database()["detail"]
@@ -112,7 +112,7 @@ def test_the_trail_moves_under_load(movable):
             stack.run("poundcake.alerts_active")
         movable.change()
         stack.wait_until(movable.database, lambda d: d["state"] == "ok")
-        load.more(10)
+        load.wait_for_more(10)
     for request_id in load.accepted:
         stack.recorded(request_id)
     known = {r["request_id"] for r in movable.rows("SELECT request_id FROM poundcake_api_calls")}
@@ -126,7 +126,7 @@ def test_the_trail_moves_under_load(movable):
     for row in admitted:
         # A workflow that started while nothing could be claimed has failed after 45 s; its alert
         # is emitted again a minute later.
-        found = stack.wait_until(lambda e=row["episode"]: stack.done(e), timeout=MOVED)
+        found = stack.wait_until(lambda e=row["episode"]: stack.done(e), timeout=CATCH_UP_SECONDS)
         assert len(found) == 1, row
     stack.completed(load.accepted[-1])
     assert {len(stack.done(row["episode"])) for row in admitted} == {1}
@@ -144,7 +144,7 @@ def test_database_url_is_changed_without_moving_the_trail(movable):
     shown = stack.wait_until(movable.database, lambda d: command in d.get("pending", ""))
     assert "1 open incident that this database does not have" in shown["pending"]
     assert command in stack.run("poundcake.health", format="text")
-    time.sleep(REPEATS)
+    time.sleep(POST_INTERVAL)
     assert movable.rows("SELECT id FROM poundcake_api_calls") == []
 
     copied = stack.run("poundcake.migrate", copy_from="sqlite")["copy"]["tables"]

@@ -10,18 +10,15 @@ import contextlib
 import pytest
 
 from tests import services
-from tests.cluster.world import EXPIRY, World, can_cut_gossip, wait_until_equal
+from tests.cluster.world import EXPIRY, MAX_SECONDS, World, can_cut_gossip, wait_until_equal
 from tests.scenarios import conftest
 from tests.scenarios.notifications import unique
 
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
-# Longer than the interval of retries, and than an Alertmanager waits for its peer.
-MAX_SECONDS = 60
-
 
 class Cluster:
-    """The world, and the alerts of it that the endpoint shows."""
+    """A World, and the alerts that the endpoint shows for it."""
 
     def __init__(self, world, stack, alert_name):
         self.world, self.stack, self.alert_name = world, stack, alert_name
@@ -32,7 +29,7 @@ class Cluster:
     def show(self, *instances):
         """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed, lambda held: held == set(instances))
+        self.stack.wait_until(self.world.agreed, lambda active: active == set(instances))
         wait_until_equal(self.world, self.shown, MAX_SECONDS)
         return self
 
@@ -46,16 +43,26 @@ class Cluster:
         )
         return [row["outcome"] for row in rows]
 
+    def ended_by(self, instance):
+        """Return how the only incident of an instance ended, or None while it is open."""
+        (row,) = self.stack.rows(
+            "SELECT ended_by FROM poundcake_alerts WHERE alert_name = :name"
+            " AND instance = :instance AND outcome = 'admitted'",
+            name=self.alert_name,
+            instance=instance,
+        )
+        return row["ended_by"]
+
 
 @pytest.fixture(scope="module")
 def cluster(stack):
-    """Return the Cluster in front of the stack, with no alert active."""
+    """Return a Cluster in front of the stack, without active alerts."""
     name = unique("ScenarioCluster")
     try:
-        world = World(stack.url, stack.token, name, [f"web-{number}" for number in range(5)])
-    except services.Missing as missing:
+        world = World(stack.url, stack.token, name, [f"web-{number}" for number in range(6)])
+    except services.MissingProgram as missing:
         pytest.skip(f"no cluster: {missing}")
-    with contextlib.closing(world):
+    with contextlib.closing(world), stack.configured(**world.configuration):
         yield Cluster(world, stack, name)
 
 
@@ -84,7 +91,7 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.show("web-2")
     cluster.world.freeze_prometheus()
     try:
-        cluster.stack.wait_until(cluster.world.agreed, lambda held: held == set(), 10 * EXPIRY)
+        cluster.stack.wait_until(cluster.world.agreed, lambda active: active == set(), 10 * EXPIRY)
         wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
@@ -111,3 +118,19 @@ def test_an_alertmanager_that_is_killed_and_restarted_changes_nothing(cluster):
         cluster.show("web-4")
     cluster.show()
     assert cluster.outcomes("web-4").count("admitted") == 1
+
+
+def test_an_alert_that_ends_while_it_is_silenced_is_closed(cluster):
+    """Alertmanager sends no resolve for it, also not after the silence."""
+    cluster.show("web-5")
+    cluster.world.alertmanagers[0].silence(instance="web-5")
+
+    def silenced():
+        (shown,) = cluster.stack.active(cluster.alert_name)
+        return shown.get("silenced_by"), shown.get("silenced_comment")
+
+    cluster.stack.wait_until(silenced, lambda found: found == ("anna", "a new disk"), MAX_SECONDS)
+    cluster.world.set_faulty()
+    cluster.stack.wait_until(cluster.shown, lambda shown: not shown, MAX_SECONDS)
+    assert cluster.ended_by("web-5") == "gone"
+    assert "resolved" not in cluster.outcomes("web-5")

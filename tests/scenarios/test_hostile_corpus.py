@@ -81,7 +81,7 @@ TOKEN = "a-token-" + uuid.uuid4().hex
 
 
 @pytest.fixture(scope="module")
-def planted(request, kind):
+def stack_with_secrets(request, kind):
     """Plant secrets, and prove that an evaluated text would expose one.
 
     Return the stack, the secrets, the id of the execution that proves it, and the position after
@@ -112,10 +112,10 @@ def planted(request, kind):
 
 
 @pytest.fixture(scope="module")
-def sent(planted):
+def sent(stack_with_secrets):
     """Send all texts in every place. Return the payload and its trail once it is completed."""
     assert len(set(TEXTS)) == len(TEXTS) >= 60
-    stack = planted[0]
+    stack = stack_with_secrets[0]
     count = 20 if stack.live else 10
     alerts = []
     for i in range(count):
@@ -143,8 +143,8 @@ def sent(planted):
     return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
 
 
-def test_hostile_text_does_not_change_how_workflows_end(planted, sent):
-    stack = planted[0]
+def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent):
+    stack = stack_with_secrets[0]
     payload, trail = sent
     executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
     assert len(trail["alerts"]) == len(payload["alerts"])
@@ -168,8 +168,8 @@ def test_hostile_text_does_not_change_how_workflows_end(planted, sent):
             assert ended == ("succeeded" if dry_run else "failed", "refused", False), execution
 
 
-def test_workflows_started_by_hand_by_re_run_and_by_replay(planted, sent):
-    stack = planted[0]
+def test_workflows_started_by_hand_by_re_run_and_by_replay(stack_with_secrets, sent):
+    stack = stack_with_secrets[0]
     _, trail = sent
     unmatched = next(a for a in trail["alerts"] if a["alert_name"] == "ScenarioUnmatched")
     same = {"request_id": trail["request_id"], "episode": unmatched["episode"]}
@@ -189,8 +189,8 @@ def test_workflows_started_by_hand_by_re_run_and_by_replay(planted, sent):
     stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_hostile_output_of_a_host(planted):
-    stack = planted[0]
+def test_hostile_output_of_a_host(stack_with_secrets):
+    stack = stack_with_secrets[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
     failing = alert("ScenarioHostPrints", labels=texts)
     mending = alert("ScenarioMendedHostPrints", labels=texts)
@@ -219,8 +219,8 @@ def test_hostile_output_of_a_host(planted):
         assert stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 
-def test_every_text_is_recorded_as_it_was_sent(planted, sent):
-    stack = planted[0]
+def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent):
+    stack = stack_with_secrets[0]
     payload, trail = sent
     rows = stack.rows(
         """SELECT a.position, a.labels, a.annotations, a.instance, c.body, c.headers
@@ -238,9 +238,9 @@ def test_every_text_is_recorded_as_it_was_sent(planted, sent):
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
 
 
-def test_no_secret_leaks(planted, sent):
+def test_no_secret_leaks(stack_with_secrets, sent):
     """This must be the last test of the file, because it searches the results of all others."""
-    stack, secrets, shown, proved = planted
+    stack, secrets, shown, proved = stack_with_secrets
     _, trail = sent
     # At log level debug, StackStorm logs the proof itself, and the results of the queries below.
     text = stack.log(after=proved)

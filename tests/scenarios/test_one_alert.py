@@ -44,7 +44,7 @@ def test_a_firing_alert_is_recorded_and_remediated_under_its_request_id(stack):
         "status": "accepted",
         "request_id": request_id,
         "alerts_received": 1,
-        "message": "1 alert on record",
+        "message": "1 alert accepted",
     }
     assert answer.headers["X-Request-ID"] == request_id and len(request_id) == UUID_LENGTH
 
@@ -178,7 +178,7 @@ def test_a_resolved_alert_starts_only_the_rule_on_resolves(stack):
     # The resolve arrives again, as if from the peer of an Alertmanager.
     again = stack.recorded(stack.accepted(notification(ended)))
     assert only(again["alerts"])["outcome"] == "duplicate"
-    assert only(again["alerts"])["reason"] == "nothing open"
+    assert only(again["alerts"])["reason"] == "no open incident"
     assert again["stackstorm_executions"] == []
 
     done = stack.done(shown["episode"])
@@ -323,7 +323,7 @@ def test_a_resolve_of_an_unknown_alert_is_recorded_and_starts_nothing(stack):
     assert trail["status"] == "completed"
     shown = only(trail["alerts"])
     assert shown["outcome"] == "duplicate"
-    assert shown["reason"] == "nothing open"
+    assert shown["reason"] == "no open incident"
     assert trail["stackstorm_executions"] == []
     assert stack.active(name_of(ended)) == []
 

@@ -42,7 +42,7 @@ def test_payloads_of_real_senders_are_accepted(stack, path):
             assert shown["ends_at"] is None
         else:
             assert shown["status"] == "resolved"
-            assert (shown["outcome"], shown["reason"]) == ("duplicate", "nothing open")
+            assert (shown["outcome"], shown["reason"]) == ("duplicate", "no open incident")
             assert shown["ends_at"] == sent["endsAt"].replace("Z", "000Z")
         assert shown["fingerprint"] == fingerprint(sent["labels"])
 
@@ -119,7 +119,7 @@ def test_a_notification_without_alerts_is_accepted(stack):
     answer = stack.post(notification())
     assert answer.status_code == 202
     assert answer.json()["alerts_received"] == 0
-    assert answer.json()["message"] == "0 alerts on record"
+    assert answer.json()["message"] == "0 alerts accepted"
     trail = stack.recorded(answer.json()["request_id"])
     assert (trail["status"], trail["alerts"]) == ("completed", [])
 

@@ -29,7 +29,7 @@ def sent(stack):
     first = send("new", fires, "admitted", "new incident")
     send("repeat", fires, "duplicate", "duplicate of " + first)
     send("end", resolved(fires), "resolved", f"ends the incident of {first}")
-    send("ended again", resolved(fires), "duplicate", "nothing open")
+    send("ended again", resolved(fires), "duplicate", "no open incident")
     send("unconfirmed", fires, "unconfirmed", "fires * s after its resolve*")
     again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])
     again.update(labels=fires["labels"], startsAt=ago(2))
@@ -172,7 +172,7 @@ def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
 
 
 @pytest.mark.parametrize(
-    "path, query, says",
+    "path, query, detail",
     [
         ("/executions/recent", {"since": "yesterday"}, "since: must be a time such as"),
         ("/executions/recent", {"outcome": "good"}, "outcome: must be one of admitted, "),
@@ -182,11 +182,11 @@ def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
         ("/st2/executions", {"offset": "1001"}, "offset: a whole number from 0 to 1000"),
     ],
 )
-def test_an_unusable_filter_is_named(stack, path, query, says):
+def test_an_unusable_filter_is_named(stack, path, query, detail):
     answer = stack.get(path, **query)
     assert answer.status_code == 400
-    assert answer.json()["detail"].startswith(says)
-    assert answer.json()["field"] == says.split(":")[0]
+    assert answer.json()["detail"].startswith(detail)
+    assert answer.json()["field"] == detail.split(":")[0]
 
 
 def test_stats_count_what_ran(stack, sent):

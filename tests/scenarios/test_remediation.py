@@ -36,7 +36,7 @@ def dry_run_stack(stack):
     return stack
 
 
-def on_the_stand_in(stack):
+def require_stand_in(stack):
     """Skip a test that needs the hosts of the stand-in's network."""
     if stack.live:
         pytest.skip("live: no known host there answers, refuses or is silent")
@@ -54,7 +54,7 @@ def ran(stack, execution):
 
 
 def test_a_host_that_answers_is_not_changed(dry_run_stack):
-    on_the_stand_in(dry_run_stack)
+    require_stand_in(dry_run_stack)
     instance = instance_of("answers")
     trail = remediated(dry_run_stack, host_down(instance))
 
@@ -91,7 +91,7 @@ def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
     ],
 )
 def test_only_a_host_that_does_not_answer_is_remediated(armed, does, message):
-    on_the_stand_in(armed)
+    require_stand_in(armed)
     trail = remediated(armed, alert("ScenarioReboot", labels={"instance": instance_of(does)}))
 
     execution = trail["stackstorm_executions"][0]
@@ -183,7 +183,7 @@ def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
     assert execution["dry_run"] is False
     assert execution["mutated"] is True
     assert execution["message"] == "the action succeeded"
-    # It is linked and claimed under the action's name, although the action does not know this pack.
+    # It is linked and claimed under the action's name, although the action does not use this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
     assert len(armed.done(episode)) == 1
 
@@ -234,7 +234,7 @@ def test_an_action_that_is_not_allowed_is_refused(armed):
 
 
 def test_the_workflow_fails_if_the_host_does_not_come_back(armed):
-    on_the_stand_in(armed)
+    require_stand_in(armed)
     instance = instance_of("silent")
     spelling = "HTTP://" + instance.upper() + "/metrics"  # the action gets the canonical host
     trail = remediated(armed, alert("ScenarioReboot", labels={"instance": spelling}))

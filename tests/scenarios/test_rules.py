@@ -155,7 +155,7 @@ def test_an_alert_that_never_fired_has_no_history(stack):
     never = name_of(alert("ScenarioNever"))
     assert stack.run("poundcake.why", alert_name=never) == {"episodes": [], "count": 0}
     text = stack.run("poundcake.why", alert_name=never, format="text")
-    assert text.strip() == "no such alert on record"
+    assert text.strip() == "no matching alert is recorded"
 
 
 def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):

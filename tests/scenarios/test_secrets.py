@@ -88,7 +88,7 @@ def configured(folder):
 
 
 @pytest.fixture(scope="module")
-def used(request, kind, tmp_path_factory):
+def exercised_stack(request, kind, tmp_path_factory):
     """Use a stack with secrets in every way.
 
     Return the stack, its secrets by name, the process lists, and all its responses.
@@ -162,16 +162,16 @@ def check(secrets, where, text):
     assert not found, f"{found} in {where}"
 
 
-def test_no_secret_is_in_the_process_list(used):
-    stack, _, processes, _ = used
+def test_no_secret_is_in_the_process_list(exercised_stack):
+    stack, _, processes, _ = exercised_stack
     # The list contains the process with the configuration: the stand-in, or an action if live.
     known = b"link.py" if stack.live else b"tests.standin"
     assert any(known in line for line in processes.seen)
     assert not processes.found, processes.found[0]
 
 
-def test_no_secret_is_in_a_response(used):
-    stack, secrets, _, answers = used
+def test_no_secret_is_in_a_response(exercised_stack):
+    stack, secrets, _, answers = exercised_stack
     for path in VIEWS:
         answers.append(stack.get(path).text)
     metrics = requests.get(
@@ -184,16 +184,16 @@ def test_no_secret_is_in_a_response(used):
         assert any("cannot be read now" in text for text in answers)
 
 
-def test_no_secret_is_in_a_table(used):
-    stack, secrets, _, _ = used
+def test_no_secret_is_in_a_table(exercised_stack):
+    stack, secrets, _, _ = exercised_stack
     for table in TABLES:
         rows = stack.rows("SELECT * FROM " + table)
         assert rows
         check(secrets, table, repr(rows))
 
 
-def test_no_secret_is_in_an_execution_or_a_trigger(used):
-    stack, secrets, _, _ = used
+def test_no_secret_is_in_an_execution_or_a_trigger(exercised_stack):
+    stack, secrets, _, _ = exercised_stack
     for path in ("/executions", "/triggerinstances"):
         found = stack.listed(path, timestamp_gt=stack.began)
         assert found
@@ -201,8 +201,8 @@ def test_no_secret_is_in_an_execution_or_a_trigger(used):
             check(secrets, path, json.dumps(one))
 
 
-def test_no_secret_is_in_the_log(used):
-    stack, secrets, _, _ = used
+def test_no_secret_is_in_the_log(exercised_stack):
+    stack, secrets, _, _ = exercised_stack
     text = stack.log()
     if stack.live and not text:
         pytest.skip("live: POUNDCAKE_LOGS does not say where StackStorm's logs are")

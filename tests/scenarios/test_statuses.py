@@ -36,7 +36,7 @@ class FollowedExecution:
         (execution,) = trail["stackstorm_executions"]
         return execution
 
-    def is_shown_as(self, status):
+    def wait_until_shown_as(self, status):
         """Wait until `status` shows the execution with a status, and check that `why` does too."""
         self.stack.wait_until(self.execution, lambda found: found["status"] == status)
         why = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
@@ -50,7 +50,7 @@ class FollowedExecution:
         self.stack.api(self.path, "PUT", {"status": status})
 
     def cancel(self):
-        """Cancel the execution, unless it has ended meanwhile."""
+        """Cancel the execution, unless it has already ended."""
         if not self.stack.api(self.path).get("end_timestamp"):
             self.put("canceled")
 
@@ -74,50 +74,50 @@ class FollowedExecution:
 
 def test_an_execution_that_a_policy_delays_is_delayed(stack):
     first = FollowedExecution(stack, "ScenarioInTurn")
-    first.is_shown_as("running")
+    first.wait_until_shown_as("running")
     second = FollowedExecution(stack, "ScenarioInTurn")
-    second.is_shown_as("delayed")
+    second.wait_until_shown_as("delayed")
     with second.kept_at("requested"):  # the scheduler polls it every 2.5 seconds
-        second.is_shown_as("requested")
+        second.wait_until_shown_as("requested")
     second.put("canceled")
     first.cancel()
-    second.is_shown_as("canceled")
+    second.wait_until_shown_as("canceled")
 
 
 def test_a_canceled_workflow_is_canceling_until_its_task_has_ended(stack):
     followed = FollowedExecution(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("canceled")
-    followed.is_shown_as("canceling")
+    followed.wait_until_shown_as("canceling")
 
 
 def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     followed = FollowedExecution(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(followed.path)["status"] == "running")
     followed.put("paused")
-    followed.is_shown_as("pausing")  # until its task has ended
-    followed.is_shown_as("paused")
+    followed.wait_until_shown_as("pausing")  # until its task has ended
+    followed.wait_until_shown_as("paused")
     assert not stack.trail(followed.request_id)["completed_at"]
     stack.fill(90 if stack.live else 40)
     followed.put("resuming")
     fresh = FollowedExecution(stack, "ScenarioLasting")
-    followed.is_shown_as("resuming")
-    fresh.is_shown_as("scheduled")
-    followed.is_shown_as("succeeded")
+    followed.wait_until_shown_as("resuming")
+    fresh.wait_until_shown_as("scheduled")
+    followed.wait_until_shown_as("succeeded")
 
 
 def test_an_inquiry_is_pending_until_it_is_answered(stack):
     followed = FollowedExecution(stack, "ScenarioQuestion")
-    followed.is_shown_as("pending")
+    followed.wait_until_shown_as("pending")
     inquiry = followed.path.rpartition("/")[2]
     stack.api("/inquiries/" + inquiry, "PUT", {"id": inquiry, "response": {"continue": True}})
     # The view queries StackStorm. The tables are updated later, as for all long-waiting work.
-    followed.is_shown_as("succeeded")
+    followed.wait_until_shown_as("succeeded")
 
 
 def test_an_execution_whose_action_runner_stopped_is_abandoned(stack):
     """Case A10 of docs/CASES.md: StackStorm sets this status when its action runner stops."""
     followed = FollowedExecution(stack, "ScenarioQuestion")
-    followed.is_shown_as("pending")
+    followed.wait_until_shown_as("pending")
     followed.put("abandoned")
-    followed.is_shown_as("abandoned")
+    followed.wait_until_shown_as("abandoned")

@@ -60,7 +60,7 @@ def test_status(stack, shown):
 def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
     with pytest.raises(ActionFailed) as failed:
         stack.run("poundcake.status", request_id=UNKNOWN)
-    assert str(failed.value) == f"no request {UNKNOWN} is on record"
+    assert str(failed.value) == f"no request {UNKNOWN} is recorded"
 
 
 def test_executions_recent(stack, shown):

@@ -59,9 +59,9 @@ class Standalone:
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
         self.api = ""
-        self.said = []
+        self.output = []
         for line in self.process.stdout:
-            self.said.append(line.strip())
+            self.output.append(line.strip())
             if line.startswith("ready: "):
                 self.api = line.split("API at ")[1].strip()
                 break
@@ -99,9 +99,9 @@ class Standalone:
 
     def run(self, action, **parameters):
         """Run an action, wait for its end, and return its execution."""
-        return self.ended(self.start(action, **parameters))
+        return self.wait_for_end(self.start(action, **parameters))
 
-    def reaches(self, id_, *statuses):
+    def wait_for_status(self, id_, *statuses):
         """Wait for a status of an execution and return the execution."""
 
         def reached():
@@ -110,8 +110,8 @@ class Standalone:
 
         return wait_for(reached)
 
-    def ended(self, id_):
-        return self.reaches(id_, "succeeded", "failed", "timeout", "canceled")
+    def wait_for_end(self, id_):
+        return self.wait_for_status(id_, "succeeded", "failed", "timeout", "canceled")
 
     def dispatch(self, trigger, payload, tag):
         """Emit a trigger and return its instance once the rules engine has processed it."""

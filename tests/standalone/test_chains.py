@@ -31,7 +31,7 @@ def test_a_canceled_chain_starts_no_more_tasks(standalone):
     (child,) = wait_for(lambda: standalone.get("/executions/" + id_)["children"])
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
     assert standalone.call("DELETE", "/executions/" + child)[0] == 200
-    assert standalone.ended(id_)["status"] == "canceled"
+    assert standalone.wait_for_end(id_)["status"] == "canceled"
     later = standalone.run("probe.chain", how="value")
     assert later["status"] == "succeeded"
     assert standalone.get("/executions/" + id_)["children"] == [child]

@@ -104,7 +104,7 @@ def test_parameters_through_the_api_are_rendered(standalone):
     raw = standalone.run("probe.show", text="{% raw %}{{ st2kv.system.word }}{% endraw %}")
     assert raw["result"]["result"]["parameters"]["text"] == "{{ st2kv.system.word }}"
     _, again = standalone.call("POST", "/executions/{}/re_run".format(raw["id"]), {})
-    again = standalone.ended(again["id"])
+    again = standalone.wait_for_end(again["id"])
     assert again["result"]["result"]["parameters"]["text"] == "TOP-SECRET"
 
 
@@ -135,14 +135,14 @@ def test_a_concurrency_policy_by_attribute(standalone, tmp_path):
     path = tmp_path / "notes"
     parameters = {"how": "sleep", "seconds": 0.5, "path": str(path)}
     ids = [standalone.start("probe.behave", host=host, **parameters) for host in "aab"]
-    ended = [standalone.ended(id_) for id_ in ids]
+    ended = [standalone.wait_for_end(id_) for id_ in ids]
     assert [execution["status"] for execution in ended] == ["succeeded"] * 3
     assert [
         "delayed" in [entry["status"] for entry in execution["log"]] for execution in ended
     ] == [False, True, False]
     notes = [line.split() for line in path.read_text().splitlines()]
-    of_a = [what for what, host, _ in notes if host == "a"]
-    assert of_a == ["start", "end", "start", "end"]
+    events_of_a = [event for event, host, _ in notes if host == "a"]
+    assert events_of_a == ["start", "end", "start", "end"]
 
 
 def test_cancel(standalone, tmp_path):

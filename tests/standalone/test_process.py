@@ -22,10 +22,10 @@ def test_output_and_orderly_stop(tmp_path):
     options = ("--port", str(port), "--state-dir", str(tmp_path))
     standalone = Standalone(ROOT, *options, program="standalone")
     try:
-        assert "without" in standalone.said[0]
-        assert str(tmp_path) in " ".join(standalone.said)
+        assert "without" in standalone.output[0]
+        assert str(tmp_path) in " ".join(standalone.output)
         webhook = f"webhooks at http://127.0.0.1:{port}/api/v1/webhook"
-        assert standalone.said[-1] == f"ready: {webhook}, API at {standalone.api}"
+        assert standalone.output[-1] == f"ready: {webhook}, API at {standalone.api}"
     finally:
         code = standalone.stop()
     assert code == 0, "".join(standalone.errors)
@@ -54,10 +54,10 @@ class Bell:
 
 
 @pytest.mark.parametrize(
-    "breaks, said",
+    "breaks, expected",
     [(True, "sensor probe.Bell: RuntimeError: broken as configured"), (False, "run() returned")],
 )
-def test_a_sensor_that_ends_is_reported(tmp_path, breaks, said):
+def test_a_sensor_that_ends_is_reported(tmp_path, breaks, expected):
     metadata = "class_name: Bell\nentry_point: bell.py\n"
     files = {"sensors/bell.yaml": metadata, "sensors/bell.py": SENSOR}
     content = Content([make_pack(tmp_path, **NO_CHAIN, **files)])
@@ -68,7 +68,7 @@ def test_a_sensor_that_ends_is_reported(tmp_path, breaks, said):
     )
     container.start()
     assert reported.wait(20)
-    assert said in reasons[0]
+    assert expected in reasons[0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def test_a_rule_starts_its_action(standalone):
     assert instance["status"] == "processed" and instance["payload"] == payload
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["rule"]["ref"] == "probe.show" and enforcement["status"] == "succeeded"
-    execution = standalone.ended(enforcement["execution_id"])
+    execution = standalone.wait_for_end(enforcement["execution_id"])
     assert execution["status"] == "succeeded"
     assert execution["rule"]["ref"] == "probe.show" and execution["rule"]["name"] == "show"
     assert execution["trigger_instance"]["id"] == instance["id"]
@@ -46,7 +46,7 @@ def test_payload_text_is_not_rendered(standalone):
     name = 'show {{ st2kv.system.word }} <% st2kv("system.word") %> {% raw %}'
     instance = standalone.dispatch("probe.ping", {"name": name}, "tag-3")
     (enforcement,) = standalone.enforcements(instance)
-    execution = standalone.ended(enforcement["execution_id"])
+    execution = standalone.wait_for_end(enforcement["execution_id"])
     assert execution["result"]["result"]["parameters"]["text"] == name
 
 

@@ -15,7 +15,7 @@ def _children(standalone, execution):
 def test_flow_and_its_context(standalone):
     instance = standalone.dispatch("probe.flow", {"name": "moon"}, "flow-tag")
     (enforcement,) = standalone.enforcements(instance)
-    execution = standalone.ended(enforcement["execution_id"])
+    execution = standalone.wait_for_end(enforcement["execution_id"])
     assert execution["status"] == "succeeded", json.dumps(execution["result"], indent=1)
     output = execution["result"]["output"]
     assert output["said"] == "hello moon"
@@ -84,12 +84,12 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
     action = "probe.outer" if wrapped else "probe.asks"
     parameters = {"name": "probe.asks"} if wrapped else {}
     id_ = standalone.start(action, **parameters)
-    standalone.reaches(id_, "paused")
+    standalone.wait_for_status(id_, "paused")
     (inquiry,) = standalone.get("/executions?action=core.ask&status=pending")
     url = "/inquiries/" + inquiry["id"]
     assert standalone.call("PUT", url, {"response": {"continue": "perhaps"}})[0] == 400
     assert standalone.call("PUT", url, {"response": {"continue": True}})[0] == 200
-    execution = standalone.ended(id_)
+    execution = standalone.wait_for_end(id_)
     assert execution["status"] == "succeeded", json.dumps(execution["result"], indent=1)
     expected = {"answer": True}
     assert execution["result"].get("output") == ({"inner": expected} if wrapped else expected), (
@@ -100,26 +100,26 @@ def test_inquiry_pauses_and_resumes(standalone, wrapped):
 
 def test_an_unknown_status_or_one_after_the_end_is_refused(standalone):
     id_ = standalone.start("probe.asks")
-    standalone.reaches(id_, "paused")
+    standalone.wait_for_status(id_, "paused")
     assert standalone.call("PUT", "/executions/" + id_, {"status": "paused"})[0] == 200
     code, answer = standalone.call("PUT", "/executions/" + id_, {"status": "waiting"})
     assert code == 400 and "'waiting' is not one of requested, " in answer["faultstring"]
     assert standalone.call("PUT", "/executions/" + id_, {"status": "canceled"})[0] == 200
-    standalone.ended(id_)
+    standalone.wait_for_end(id_)
     code, answer = standalone.call("PUT", "/executions/" + id_, {"status": "resuming"})
     assert code == 400 and "already in completed state" in answer["faultstring"]
 
 
 def test_only_a_workflow_can_be_paused(standalone):
     id_ = standalone.start("core.ask")
-    standalone.reaches(id_, "pending")
+    standalone.wait_for_status(id_, "pending")
     for status in ("paused", "resuming"):
         code, answer = standalone.call("PUT", "/executions/" + id_, {"status": status})
         assert code == 400 and 'not supported by the "inquirer" runner' in answer["faultstring"]
     for method, body in (("DELETE", None), ("PUT", {"status": "canceled"})):
         assert standalone.call(method, "/executions/" + id_, body)[0] == 500
     assert standalone.call("PUT", "/executions/" + id_, {"status": "abandoned"})[0] == 200
-    standalone.reaches(id_, "abandoned")
+    standalone.wait_for_status(id_, "abandoned")
 
 
 def test_dynamic_action(standalone):
@@ -158,6 +158,6 @@ def test_alert_text_in_an_input_is_evaluated(standalone):
 
 def test_cancel(standalone):
     id_ = standalone.start("probe.outer", name="probe.asks")
-    standalone.reaches(id_, "paused")
+    standalone.wait_for_status(id_, "paused")
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
-    assert standalone.ended(id_)["status"] == "canceled"
+    assert standalone.wait_for_end(id_)["status"] == "canceled"

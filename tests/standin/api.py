@@ -36,14 +36,14 @@ class Api(api.Api):
 
     def run_again(self, request, id_):
         """Run an execution again. StackStorm renders the stored parameters once more."""
-        original = self.found(id_)
+        original = self.get_execution(id_)
         parameters = {**original["parameters"], **((request.body or {}).get("parameters") or {})}
         context = {"user": "stanley", "re-run": {"ref": id_}}
         return self.start(original["action"]["ref"], parameters, context)
 
     def cancel(self, request, id_):
         """Cancel an execution."""
-        execution = self.found(id_)
+        execution = self.get_execution(id_)
         if execution["status"] == "pending":  # not in LIVEACTION_CANCELABLE_STATES
             raise ApiError(500, "Failed canceling execution.")
         try:
@@ -52,7 +52,7 @@ class Api(api.Api):
             if execution["status"] != "canceled":
                 # StackStorm answers this error with 200.
                 raise ApiError(200, str(error)) from error
-        return Answer(200, self.shown(self.found(id_)))
+        return Answer(200, self.as_shown(self.get_execution(id_)))
 
     def change(self, request, id_):
         """Pause, resume or cancel an execution, or set any other status.
@@ -62,7 +62,7 @@ class Api(api.Api):
         status = (request.body or {}).get("status")
         if status not in STATUSES:
             raise ApiError(400, f"status: {status!r} is not one of {', '.join(STATUSES)}")
-        if self.found(id_)["status"] in COMPLETED:
+        if self.get_execution(id_)["status"] in COMPLETED:
             raise ApiError(400, "Execution is already in completed state.")
         if status in ("canceling", "canceled"):
             return self.cancel(request, id_)
@@ -75,11 +75,11 @@ class Api(api.Api):
                 self.executor.set_status(id_, status, request.body.get("result"))
         except ValueError as error:
             raise ApiError(400, f"Failed updating execution. {error}") from error
-        return Answer(200, self.shown(self.found(id_)))
+        return Answer(200, self.as_shown(self.get_execution(id_)))
 
     def respond(self, request, id_):
         """Answer an inquiry."""
-        if self.found(id_)["runner"]["name"] != "inquirer":
+        if self.get_execution(id_)["runner"]["name"] != "inquirer":
             raise not_found("Inquiry", id_)
         response = (request.body or {}).get("response")
         try:

@@ -1,4 +1,4 @@
-"""Processes for python actions, each a fork of a process that has loaded their common modules.
+"""Run python actions in forks of a process that has already loaded their common modules.
 
 These modules include the pack's own code in this repository. An action of another pack, or of
 another copy of this pack, loads its own code, as under StackStorm.
@@ -41,12 +41,12 @@ class Forks:
         from standalone.runners import Ended
 
         with ExitStack() as stack:
-            given, *printed = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
-            given.write(json.dumps({"task": task, "environment": environment}).encode())
-            given.seek(0)
-            code, timed_out = self._run_to_end([given, *printed], timeout)
+            stdin, *outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+            stdin.write(json.dumps({"task": task, "environment": environment}).encode())
+            stdin.seek(0)
+            code, timed_out = self._run_to_end([stdin, *outputs], timeout)
             texts = []
-            for file in printed:
+            for file in outputs:
                 file.seek(0)
                 texts.append(file.read().decode("utf-8", "replace"))
         return Ended(code, *texts, timed_out)
@@ -67,7 +67,7 @@ class Forks:
                 self._running.discard(process)
 
     def kill(self):
-        """Kill all running tasks, and start no more."""
+        """Kill all running tasks, and refuse new ones."""
         with self._lock:
             self._killed = True
             for process in self._running:

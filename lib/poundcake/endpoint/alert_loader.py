@@ -31,9 +31,9 @@ class AlertLoader:
 
     def _next_ids(self) -> list[int]:
         ids: list[int] = []
-        left = LOAD_BYTES
-        while self._wanted and (not ids or self._wanted[0].size <= left):
+        remaining = LOAD_BYTES
+        while self._wanted and (not ids or self._wanted[0].size <= remaining):
             alert = self._wanted.popleft()
             ids.append(alert.id)
-            left -= alert.size
+            remaining -= alert.size
         return ids

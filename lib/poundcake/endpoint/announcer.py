@@ -68,9 +68,9 @@ class Announcer:
         """Find out which announced requests are recorded, and plan a retry for late batches."""
         if not self._in_flight:
             return None
-        left = self._poll_at - monotonic()
-        if left > 0:
-            return left
+        remaining = self._poll_at - monotonic()
+        if remaining > 0:
+            return remaining
         waiting = [e for batch in self._in_flight.values() for e in batch.entries.values()]
         recorded = self._mark_recorded(waiting)
         for batch_id, batch in list(self._in_flight.items()):
@@ -129,9 +129,9 @@ class Announcer:
         """Publish the next batch, unless one is still in flight."""
         if self._in_flight:
             return None
-        left = self._pace.next_at - monotonic()
-        if left > 0:
-            return left
+        remaining = self._pace.next_at - monotonic()
+        if remaining > 0:
+            return remaining
         entries = self._next_batch()
         if not entries:
             return None

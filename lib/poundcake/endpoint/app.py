@@ -63,7 +63,7 @@ class Receiver:
 
     def configure(self, config: Config) -> None:
         """Use a new configuration for all later requests."""
-        self._ways_to_authenticate = config.authentication
+        self._authentication_methods = config.authentication
         self._has_scopes = any(c.scope != Scope.BOTH for c in config.all_credentials)
         webhook = WebhookReceiver(config, self._service)
         self._authentication = Authentication(
@@ -146,7 +146,7 @@ class Receiver:
             is_posted = request.method == "POST" and status != HTTPStatus.UNAUTHORIZED
             return RefusalReason.WRONG_PATH if is_posted else None
         reason = RefusalReason.of_status(status)
-        if reason is RefusalReason.CROSS_SITE and self._ways_to_authenticate:
+        if reason is RefusalReason.CROSS_SITE and self._authentication_methods:
             return RefusalReason.WRONG_SCOPE
         return reason
 
@@ -171,7 +171,7 @@ class Receiver:
         return HTTPResponse.json(HTTPStatus.OK, {"status": "alive"})
 
     def _describe(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        description = openapi.description(self._ways_to_authenticate, self._has_scopes)
+        description = openapi.description(self._authentication_methods, self._has_scopes)
         return HTTPResponse.json(HTTPStatus.OK, description)
 
     def _scrape(self, request: HTTPRequest, _: str) -> HTTPResponse:

@@ -110,7 +110,9 @@ class Authentication:
         self._metrics.failed_authentications.inc()
         self._log.warning("missing or invalid credentials from %s", request.client_host)
         challenges = [
-            f'{way.capitalize()} realm="poundcake"' for way in self._methods if way in _SCHEMES
+            f'{method.capitalize()} realm="poundcake"'
+            for method in self._methods
+            if method in _SCHEMES
         ]
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,

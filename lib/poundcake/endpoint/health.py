@@ -76,6 +76,8 @@ class Components:
         self.broker = Component(log, "broker")
         self.database = Component(log, "database")
         self.stackstorm = Component(log, "stackstorm")
+        # No request passes through the Alertmanagers. Sync asks them.
+        self.monitoring = Component(log, "monitoring")
 
     def first_down(self) -> Component | None:
         """Return the first component that is down, or None if none is."""
@@ -202,6 +204,8 @@ def assemble(
     components: dict[str, ComponentReport] = {"journal": journal}
     if keeper.pipeline:
         components.update(_downstream(keeper.pipeline, journal))
+        if config.alertmanagers:
+            components["monitoring"] = _monitoring(keeper.pipeline.components.monitoring)
     return HealthReport(
         status=_overall(components, [*problems, *filter(None, [config_problem])]),
         version=poundcake.__version__,
@@ -278,6 +282,10 @@ def _downstream(pipeline: Pipeline, journal: JournalReport) -> dict[str, Compone
     stackstorm = _downstream_report(parts.stackstorm, journal.recorded)
     stackstorm.stuck = journal.stuck_requests or []
     return {"broker": broker, "database": tables, "stackstorm": stackstorm}
+
+
+def _monitoring(part: Component) -> ComponentReport:
+    return ComponentReport(part.state, format_timestamp(part.since), part.detail)
 
 
 def _downstream_report(part: Component, waiting: int | None) -> DownstreamReport:

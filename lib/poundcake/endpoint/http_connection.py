@@ -184,11 +184,11 @@ class _Body:
             proceed = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
             self._stream.send(self._http.send(proceed))
         chunks = []
-        left = self.length or 0
-        while left:
-            chunk = self._take(min(left, _CHUNK))
+        remaining = self.length or 0
+        while remaining:
+            chunk = self._take(min(remaining, _CHUNK))
             chunks.append(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)
             self._http.receive_data(chunk)
             self._http.next_event()
         self._http.next_event()  # the end of the message

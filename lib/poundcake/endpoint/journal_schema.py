@@ -185,11 +185,11 @@ def select_ids(version: int) -> list[str]:
     ids as possible.
     """
     table = _TABLE[version]
-    ways = (
+    statements = (
         f"SELECT id FROM {table} NOT INDEXED ORDER BY id",
         f"SELECT id FROM {table} INDEXED BY sqlite_autoindex_{table}_1 ORDER BY request_id",
     )
-    return [f"{way} {direction}" for way in ways for direction in ("ASC", "DESC")]
+    return [f"{statement} {direction}" for statement in statements for direction in ("ASC", "DESC")]
 
 
 def is_known(version: int) -> bool:

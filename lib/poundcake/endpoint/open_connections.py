@@ -57,7 +57,7 @@ class OpenConnections:
         self._lock = threading.Lock()
         self._slots: set[Slot] = set()
         self.is_stopping = False
-        # The number of connections that were closed because there were too many.
+        # The number of connections that were closed or not admitted because there were too many.
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -94,8 +94,8 @@ class OpenConnections:
     def enter(self, slot: Slot, phase: Phase) -> bool:
         """Set the phase of a connection; see `Slot.enter`."""
         with self._lock:
-            is_end = phase in (Phase.ANSWERING, Phase.LINGERING)
-            if slot not in self._slots or (self.is_stopping and not is_end):
+            is_finishing = phase in (Phase.ANSWERING, Phase.LINGERING)
+            if slot not in self._slots or (self.is_stopping and not is_finishing):
                 return False
             slot.phase, slot.since = phase, time.monotonic()
             return True
@@ -111,7 +111,7 @@ class OpenConnections:
             self.is_stopping = True
 
     def abort_idle(self) -> int:
-        """Abort every connection without a request in flight. Return the number of the others."""
+        """Abort every connection without a request in flight. Return how many others are open."""
         with self._lock:
             slots = list(self._slots)
         idle = [slot for slot in slots if slot.phase < Phase.ANSWERING]

@@ -35,8 +35,8 @@ def description(authentication: Sequence[str], has_scopes: bool) -> dict[str, An
     document: dict[str, Any] = json.loads(_as_json())
     schemes = document["components"]["securitySchemes"]
     document["info"]["version"] = __version__
-    document["security"] = [{way: []} for way in _SENT if way in authentication]
-    if any(way not in schemes for way in authentication):
+    document["security"] = [{method: []} for method in _SENT if method in authentication]
+    if any(method not in schemes for method in authentication):
         document["security"].append({})
     if "hmac" in authentication:
         webhook = document["paths"][WEBHOOK_PATH]["post"]

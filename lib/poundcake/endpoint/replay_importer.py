@@ -7,7 +7,7 @@ from time import monotonic
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.tracking_queries import load_request, open_replays
 
-LOOK_WAIT = 5.0
+POLL_WAIT = 5.0
 """Seconds between polls for replays."""
 IMPORTED_TOGETHER = 100
 
@@ -17,13 +17,13 @@ class ReplayImporter:
 
     def __init__(self, dependencies: Dependencies):
         self._dependencies = dependencies
-        self._look_at = 0.0
+        self._poll_at = 0.0
 
     def import_replays(self) -> float | None:
         """Import the replays that the journal does not have yet."""
-        left = self._look_at - monotonic()
-        if left > 0:
-            return left
+        remaining = self._poll_at - monotonic()
+        if remaining > 0:
+            return remaining
         journal, reader = self._dependencies.journal, self._dependencies.reader
         unknown = journal.find_unknown_ids(reader.read(open_replays))
         self._dependencies.components.database.ok()
@@ -32,6 +32,6 @@ class ReplayImporter:
             found = reader.read(load_request, request_id)
             if found:
                 journal.import_recorded(*found)
-        wait = 0.0 if len(unknown) > IMPORTED_TOGETHER else LOOK_WAIT
-        self._look_at = monotonic() + wait
+        wait = 0.0 if len(unknown) > IMPORTED_TOGETHER else POLL_WAIT
+        self._poll_at = monotonic() + wait
         return wait

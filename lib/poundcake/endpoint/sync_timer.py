@@ -29,20 +29,22 @@ class SyncTimer:
 
     def request_sync(self) -> float | None:
         """Publish the trigger if work is open and the last round of sync was long enough ago."""
-        left = self._check_at - monotonic()
-        if left > 0:
-            return left
+        remaining = self._check_at - monotonic()
+        if remaining > 0:
+            return remaining
+        config = self._dependencies.config()
         work = self._dependencies.reader.read(
-            open_work, self._dependencies.config().expire_stale_hours
+            open_work, config.expire_stale_hours, bool(config.alertmanagers)
         )
         self._dependencies.components.database.ok()
+        self._report_monitoring(work.monitoring_problem)
         seen = self._observe(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
         wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
-        left = wait - seen.age
-        if left <= 0:
+        remaining = wait - seen.age
+        if remaining <= 0:
             payload = SyncDuePayload(open=work.count)
             self._dependencies.bus.publish(
                 SYNC_DUE, dict(payload), f"poundcake-sync-{uuid.uuid4()}"
@@ -50,9 +52,16 @@ class SyncTimer:
             self._dependencies.metrics.syncs_asked.inc()
             self._dependencies.components.broker.ok()
             self._wait = retry.next_sync_wait(self._wait)
-            left = wait
-        self._check_at = monotonic() + left
-        return left
+            remaining = wait
+        self._check_at = monotonic() + remaining
+        return remaining
+
+    def _report_monitoring(self, problem: str) -> None:
+        monitoring = self._dependencies.components.monitoring
+        if problem:
+            monitoring.down(problem)
+        else:
+            monitoring.ok()
 
     def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()

@@ -76,7 +76,7 @@ class TimedSocket:
             max_bytes -= len(chunk)
 
     def _limit(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
             raise socket.timeout("the client was too slow")
-        self._socket.settimeout(left)
+        self._socket.settimeout(remaining)

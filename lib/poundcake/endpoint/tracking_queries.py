@@ -157,7 +157,7 @@ def _limits_reached(
 
 
 def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) -> bool:
-    """Return True if the name's limit was already reached, so that the trigger was emitted."""
+    """Return True if an earlier alert reached the limit, so the trigger was already emitted."""
     return bool(
         connection.scalar(
             select(
@@ -201,16 +201,16 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
 
 def open_replays(connection: Connection) -> list[str]:
     """Return the request_ids of replays that are still to be emitted."""
-    found = select(api_calls.c.request_id).where(
+    statement = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),
         api_calls.c.replay_of.is_not(None),
         exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained()),
     )
-    return list(connection.scalars(found))
+    return list(connection.scalars(statement))
 
 
 def load_request(connection: Connection, request_id: str) -> tuple[Request, str, int] | None:
-    """Return (request, body_sha256, number of alerts) of a recorded request, None if unknown."""
+    """Return (request, body_sha256, number of alerts) of a recorded request, or None."""
     row = connection.execute(
         select(api_calls).where(api_calls.c.request_id == request_id)
     ).one_or_none()

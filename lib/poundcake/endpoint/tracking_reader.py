@@ -148,7 +148,7 @@ class TrackingReader:
         if self.engine.dialect.name == "sqlite":
             return
         before = clock.local_now()
-        there = clock.database_now(connection)
-        here = before + (clock.local_now() - before) / 2
-        self._clock_offset = round((here - there).total_seconds(), 6)
+        database_time = clock.database_now(connection)
+        local_time = before + (clock.local_now() - before) / 2
+        self._clock_offset = round((local_time - database_time).total_seconds(), 6)
         self._compared_at = now

@@ -51,7 +51,7 @@ class TrailRoutes:
         refuse_parameters(request.query)
         answer = self._service.status(request_id.lower())
         if answer is None:
-            raise ProblemError(HTTPStatus.NOT_FOUND, "no request with this request_id is on record")
+            raise ProblemError(HTTPStatus.NOT_FOUND, "no request with this request_id is known")
         return HTTPResponse.json(HTTPStatus.OK, answer)
 
     def _recent_requests(self, request: HTTPRequest, _: str) -> HTTPResponse:

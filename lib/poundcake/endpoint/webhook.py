@@ -75,7 +75,7 @@ class WebhookReceiver:
                 "status": "accepted",
                 "request_id": request_id,
                 "alerts_received": alerts,
-                "message": f"{alerts} alert{'' if alerts == 1 else 's'} on record",
+                "message": f"{alerts} alert{'' if alerts == 1 else 's'} accepted",
             },
             {"X-Request-ID": request_id},
         )

@@ -105,9 +105,9 @@ class Worker:
 
     def _run_step(self, step: _Scheduled) -> float | None:
         """Run a step unless it is backing off. Return the seconds until it has to run again."""
-        left = step.waits_until - monotonic()
-        if left > 0:
-            return left
+        remaining = step.waits_until - monotonic()
+        if remaining > 0:
+            return remaining
         self._progress_at, self._step = monotonic(), step.name
         try:
             wanted = step.run()

@@ -49,7 +49,9 @@ class TcpResult:
         return {**asdict(self), "state": str(self.state)}
 
 
-class _Found(NamedTuple):
+class _Attempt(NamedTuple):
+    """The result of trying every port once."""
+
     state: TcpState
     port: int = 0
 
@@ -74,10 +76,10 @@ def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
         raise RemediationError(f"host: {refusal}")
     started = time.monotonic()
     while True:
-        found = _try_all(canonical, ports)
+        attempt = _try_all(canonical, ports)
         elapsed = time.monotonic() - started
-        if found.state is TcpState.ANSWERS or elapsed >= wait:
-            return TcpResult(found.state, found.port, round(elapsed, 3))
+        if attempt.state is TcpState.ANSWERS or elapsed >= wait:
+            return TcpResult(attempt.state, attempt.port, round(elapsed, 3))
         time.sleep(_RETRY_PAUSE)
 
 
@@ -86,17 +88,17 @@ def ports_to_check(port: int) -> list[int]:
     return [_SSH_PORT] + ([port] if port not in (0, _SSH_PORT) else [])
 
 
-def _try_all(host: str, ports: Sequence[int]) -> _Found:
+def _try_all(host: str, ports: Sequence[int]) -> _Attempt:
     """Try each port on each address, and return the best result."""
     addresses = _resolve(host)
     if not addresses:
-        return _Found(TcpState.UNRESOLVABLE)
+        return _Attempt(TcpState.UNRESOLVABLE)
     refused_port, timed_out, local_error = 0, False, ""
     for port in ports:
         for address in addresses:
             try:
                 socket.create_connection((address, port), timeout=CONNECT_TIMEOUT).close()
-                return _Found(TcpState.ANSWERS, port)
+                return _Attempt(TcpState.ANSWERS, port)
             except (ConnectionRefusedError, ConnectionResetError):
                 refused_port = refused_port or port
             except OSError as error:
@@ -106,9 +108,9 @@ def _try_all(host: str, ports: Sequence[int]) -> _Found:
                 timed_out = timed_out or is_silence
                 local_error = local_error or str(error)
     if refused_port:
-        return _Found(TcpState.REFUSED, refused_port)
+        return _Attempt(TcpState.REFUSED, refused_port)
     if timed_out:
-        return _Found(TcpState.NO_ANSWER)
+        return _Attempt(TcpState.NO_ANSWER)
     raise RemediationError(f"{host} could not be checked from this machine: {local_error}")
 
 

@@ -118,7 +118,7 @@ def _ending(tasks: _Tasks) -> _Ending:
 
 
 def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
-    found = _found(permission, check)
+    found = _describe_check(permission, check)
     if check.get("state") == TcpState.ANSWERS:
         return _Ending(True, Stage.EVIDENCE, found, verified=True)
     if permission["may_change"]:
@@ -152,11 +152,11 @@ def _ending_after_change(
     if check.get("state") == TcpState.NO_ANSWER:
         message = f"{host} still does not answer after {seconds} s"
     else:
-        message = f"{_found(permission, check)} after {seconds} s"
+        message = f"{_describe_check(permission, check)} after {seconds} s"
     return _Ending(False, Stage.VERIFY, message, mutated=True)
 
 
-def _found(permission: dict[str, Any], check: dict[str, Any]) -> str:
+def _describe_check(permission: dict[str, Any], check: dict[str, Any]) -> str:
     """Return the result of a check in words, or an empty string if the host was not checked."""
     host, port, state = permission.get("host", ""), check.get("port", 0), check.get("state")
     if state == TcpState.ANSWERS:

@@ -48,6 +48,7 @@ class OpenIncident:
         last_seen_at: When its last notification was received.
         sender_starts_at: The first startsAt in its notifications, or None if none had one.
         acknowledged_by: Who acknowledged it, or empty if nobody did.
+        external_url: The address of the sender of its last notification, or empty.
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class OpenIncident:
     last_seen_at: datetime
     sender_starts_at: datetime | None = None
     acknowledged_by: str = ""
+    external_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def decide_replay(
     if not force:
         return Decision(
             Outcome.DUPLICATE,
-            f"{why}: nothing open, the incident has ended",
+            f"{why}: the incident has ended",
             original.episode,
             original.starts_at,
         )
@@ -327,7 +329,7 @@ def _judge_refire(
     if last is None or received_at - last >= REFIRE_GRACE:
         return None
     if last > received_at:
-        return Outcome.DUPLICATE, "late: its resolve is already on record"
+        return Outcome.DUPLICATE, "late: its resolve is already recorded"
     seconds = int((received_at - last).total_seconds())
     return Outcome.UNCONFIRMED, (
         f"fires {seconds} s after its resolve, which a stale copy does as well; waits for another "
@@ -343,7 +345,7 @@ def _is_same_occurrence(alert: Alert, resolve: Resolve) -> bool:
 
 def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident | None) -> Decision:
     if not incident:
-        return Decision(Outcome.DUPLICATE, "nothing open", starts_at=alert.starts_at)
+        return Decision(Outcome.DUPLICATE, "no open incident", starts_at=alert.starts_at)
     if received_at < incident.last_seen_at:
         return Decision(
             Outcome.DUPLICATE,

@@ -55,7 +55,7 @@ class AlertBatch:
     @property
     def alerts(self) -> list[Alert]:
         """Return the alerts."""
-        return [one.alert for one in self.received]
+        return [received.alert for received in self.received]
 
     @property
     def firing(self) -> list[Alert]:
@@ -77,9 +77,9 @@ class StoredIncident:
         """Close the incident's row at the given time."""
         self.closed_at, self.ended_by = at, ended_by
 
-    def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
-        """Count a notification, given its time of receipt and its startsAt."""
-        self.incident = _with_notification(self.incident, at, sender_starts_at)
+    def count_notification(self, notification: AlertRow) -> None:
+        """Count a notification, given its row."""
+        self.incident = _with_notification(self.incident, notification)
         self.new_notifications += 1
 
 
@@ -94,11 +94,12 @@ class NewIncident:
         """Close the incident's row at the given time."""
         self.row.open_fingerprint, self.row.closed_at, self.row.ended_by = None, at, ended_by
 
-    def count_notification(self, at: datetime, sender_starts_at: datetime | None) -> None:
-        """Count a notification, given its time of receipt and its startsAt."""
-        self.incident = _with_notification(self.incident, at, sender_starts_at)
+    def count_notification(self, notification: AlertRow) -> None:
+        """Count a notification, given its row."""
+        self.incident = _with_notification(self.incident, notification)
         self.row.last_seen_at = self.incident.last_seen_at
         self.row.sender_starts_at = self.incident.sender_starts_at
+        self.row.external_url = self.incident.external_url
         self.row.notifications += 1
 
 
@@ -153,12 +154,13 @@ class AdmissionState:
             held.close(received_at, decision.ended_by)
             del self._open[alert.fingerprint]
         elif held and _is_notification(alert, decision, held.incident):
-            held.count_notification(row.last_seen_at, alert.starts_at)
+            held.count_notification(row)
         if decision.opens and row.starts_at:
             if held and held.incident.episode == decision.episode:
-                taken = _with_notification(held.incident, row.last_seen_at, alert.starts_at)
+                taken = _with_notification(held.incident, row)
                 row.last_seen_at = taken.last_seen_at
                 row.sender_starts_at = taken.sender_starts_at
+                row.external_url = taken.external_url
             incident = OpenIncident(
                 request_id,
                 decision.episode,
@@ -166,6 +168,7 @@ class AdmissionState:
                 decision.outcome,
                 row.last_seen_at,
                 row.sender_starts_at,
+                external_url=row.external_url,
             )
             self._open[alert.fingerprint] = NewIncident(incident, row)
         if decision.episode:
@@ -216,6 +219,7 @@ class AdmissionState:
                 "id": s.alert_id,
                 "last_seen_at": s.incident.last_seen_at,
                 "sender_starts_at": s.incident.sender_starts_at,
+                "external_url": s.incident.external_url,
                 "notifications": s.new_notifications,
             }
             for s in stored
@@ -225,18 +229,19 @@ class AdmissionState:
             connection.execute(count_statement(len(chunk)), bind_params(chunk))
 
 
-def _with_notification(
-    incident: OpenIncident, at: datetime, sender_starts_at: datetime | None
-) -> OpenIncident:
+def _with_notification(incident: OpenIncident, notification: AlertRow) -> OpenIncident:
     """Return the incident, updated for another notification."""
+    at = notification.last_seen_at
+    # A delayed request is recorded after requests that were received later.
+    is_newest = at > incident.last_seen_at or not incident.external_url
     return replace(
         incident,
-        # A delayed request is recorded after requests that were received later.
         last_seen_at=max(incident.last_seen_at, at),
+        external_url=notification.external_url if is_newest else incident.external_url,
         # Keep the first startsAt. A second Prometheus server or a late copy may report an earlier
         # one. If that replaced it, the next notification with the first startsAt would look like a
         # new occurrence, and a late resolve of the previous occurrence would end this one.
-        sender_starts_at=incident.sender_starts_at or sender_starts_at,
+        sender_starts_at=incident.sender_starts_at or notification.sender_starts_at,
     )
 
 
@@ -259,6 +264,7 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
                 alerts.c.last_seen_at,
                 alerts.c.sender_starts_at,
                 alerts.c.acknowledged_by,
+                alerts.c.external_url,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
             .where(alerts.c.open_fingerprint.in_(chunk))
@@ -273,6 +279,7 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
                 row.last_seen_at,
                 row.sender_starts_at,
                 row.acknowledged_by or "",
+                row.external_url,
             )
             found[row.open_fingerprint] = StoredIncident(incident, row.id)
     return found

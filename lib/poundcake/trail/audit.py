@@ -32,7 +32,7 @@ class AuditEntry:
     """One manual change.
 
     Attributes:
-        action: acknowledge, close, release, replay or purge.
+        action: acknowledge, close, silence, unsilence, release, replay or purge.
         target: The episode or request_id that was changed, or empty if there is none.
         details: The details of the change.
     """

@@ -96,7 +96,7 @@ class _ConfirmationState(AdmissionState):
         situation = self.situation(alert, receiver)
         incident = situation.incident
         if incident is None or incident.outcome != Outcome.UNCONFIRMED:
-            return Decision(Outcome.DUPLICATE, "nothing is unconfirmed any more")
+            return Decision(Outcome.DUPLICATE, "the incident is no longer unconfirmed")
         return admission.decide_confirmed(incident, situation)
 
     def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:

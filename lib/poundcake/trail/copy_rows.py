@@ -95,7 +95,7 @@ class WrittenRows:
     Attributes:
         rows: How many rows the source has.
         inserted: How many of them were inserted.
-        updated: How many of them were there and differed, and were updated.
+        updated: How many of them the target had with other values, and were updated.
         lines: The rows that were verified, as lines for the checksum.
     """
 
@@ -118,10 +118,10 @@ class RowWriter:
         Args:
             connection: A transaction of the target.
             source_wins: Whether rows that the target has are overwritten. False if the target is in
-                use, so that its own rows are newer.
+                use, because its own rows are newer then.
             verify: Whether to compare rows with the source. The first of two passes does not.
         """
-        self.written = {one.name: WrittenRows() for one in TABLES}
+        self.written = {table.name: WrittenRows() for table in TABLES}
         self._connection = connection
         self._source_wins = source_wins
         self._verify = verify
@@ -133,11 +133,11 @@ class RowWriter:
 
         Args:
             kind: The table.
-            rows: Rows of the source, whose reference is already the id of a row of the target.
-            parents: The natural keys of the rows that they refer to, by id in the target.
+            rows: Rows of the source, with their references already translated to the target's ids.
+            parents: The natural keys of the rows to which they refer, by id in the target.
 
         Returns:
-            The rows of the target by the ids of the same rows in the source.
+            The rows of the target, by the ids that the same rows have in the source.
 
         Raises:
             CopyError: A row arrived changed, or is too large for the target.
@@ -181,7 +181,7 @@ class RowWriter:
         if not kind.has_numeric_id:
             self._insert_all(kind, rows)
             return
-        # Keep the ids where possible. Ids that the target assigned itself stay in their order.
+        # If the source wins, keep its ids that are free. The target assigns the others.
         taken = self._taken_ids(kind, [row["id"] for row in rows]) if self._source_wins else None
         free = [row for row in rows if taken is not None and row["id"] not in taken]
         self._insert_all(kind, free)
@@ -223,10 +223,10 @@ class RowWriter:
     # -- the source wins
 
     def _free_unique_values(self, kind: CopiedTable, wanted: Mapping[Key, Row]) -> None:
-        """Take claims and open incidents from other rows of the target.
+        """Clear unique values of the target that rows of the source need: claims, open incidents.
 
-        Either an earlier run copied such a row and it has changed since, or the target was in use
-        on its own before.
+        Another row of the target has such a value if an earlier run copied that row and it has
+        changed since, or if the target was once in use itself.
         """
         if kind is LINKS:
             claims = {row["claim"]: key for key, row in wanted.items() if row["claim"]}
@@ -245,7 +245,7 @@ class RowWriter:
     # -- the target wins
 
     def _merge(self, kind: CopiedTable, rows: Sequence[Row]) -> None:
-        """Adapt rows before they are inserted to what the target has recorded on its own."""
+        """Change new rows before they are inserted, to fit what the target has recorded itself."""
         if kind is LINKS:
             claims = {row["claim"]: row for row in rows if row["claim"]}
             for existing in self._lock_rows_with(kind, "claim", claims):
@@ -254,11 +254,11 @@ class RowWriter:
             self._merge_incidents([row for row in rows if row["open_fingerprint"]])
 
     def _merge_incidents(self, rows: Sequence[Row]) -> None:
-        """Decide whether open incidents stay open that the target has opened or resolved as well.
+        """Decide which open incidents of the source stay open.
 
-        Only one of the two incidents of a label set stays open. It is the one for which a
-        remediation was started, or else the target's: if the other one stayed open, its next
-        notification would start a second remediation.
+        If both databases have an open incident of a label set, only one stays open: the one that
+        was admitted, or the target's if both or neither were. If an incident that was not admitted
+        stayed open instead, its next notification would start a second remediation.
         """
         opened = {row["open_fingerprint"]: row for row in rows}
         resolved_at = self._last_resolves(opened)
@@ -320,9 +320,9 @@ def _is_admitted(row: Row) -> bool:
 
 
 def _ending(row: Row, successor: Row, at: datetime) -> Row:
-    """Return the values that end an incident because another row is the open incident now."""
-    same = row["episode"] == successor["episode"]
-    ended_by = None if same else EndedBy.SUPERSEDED.value
+    """Return the values that end an incident because another row is now the open incident."""
+    is_same_episode = row["episode"] == successor["episode"]
+    ended_by = None if is_same_episode else EndedBy.SUPERSEDED.value
     return {"open_fingerprint": None, "closed_at": at, "ended_by": ended_by}
 
 

@@ -1,16 +1,16 @@
 """Move the trail to another database: copy it, verify it, and stop the use of the old database.
 
-The source may be in use. Most of the trail is copied meanwhile. Then writers are locked out of the
-source, what has changed since is copied, every row is verified, and the source is marked as moved:
-nothing can be written to it any more. The target is marked as incomplete until that is done, so
-that nothing is recorded there before. So only one of the two is in use at any time, and an alert
-that is known to one is never new to the other.
+The source may stay in use while most of the trail is copied. Then writers are locked out of the
+source, the changes since the first pass are copied, every row is verified, and the source is marked
+as moved: nothing can be written to it any more. Until then, the target is marked as incomplete, so
+that nothing is recorded in it. So only one of the two is in use at any time, and an alert that is
+known to one is never new to the other.
 
-If the target is in use already, because `database_url` was changed first, the source is not in use
-any more. Then rows that the target lacks are added, and its own rows are not changed.
+If `database_url` was changed first, the target is already in use, and the source no longer is. Then
+rows that the target lacks are added, and its own rows are not changed.
 
 Each page of rows is one transaction. A copy that was killed can run again: it skips the rows that
-are there.
+the target already has.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class TableResult(TypedDict):
     Attributes:
         rows: The rows of the source.
         inserted: How many of them were inserted.
-        updated: How many of them had been copied before, and have changed since.
-        kept: How many of them the target had.
+        updated: How many of them had been copied before and have changed since.
+        kept: How many of them the target already had.
         verified: How many of them were read back from the target and compared with the source.
         sha256: The checksum of the verified rows, the same in both databases.
     """
@@ -146,7 +146,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
 
     Args:
         source: The URL of the database that has the trail. Older tables are upgraded first.
-        target: The URL of the database that gets it. Its tables are created or upgraded.
+        target: The URL of the database that receives it. Its tables are created or upgraded.
         is_target_in_use: Whether the target may be in use. If not, the source may be.
         log: Called with a line about the progress.
 
@@ -192,17 +192,17 @@ def _opened(source: str, target: str, log: Log) -> Iterator[_Databases]:
         database.open_engine(source),
         database.open_engine(target),
     ]
-    reader, writer, other = engines
+    reader, writer, target_engine = engines
     try:
         source_id = _identify_source(reader)
-        if source_id == database.identify(other):
+        if source_id == database.identify(target_engine):
             raise CopyError(
                 f"the source and the target are the same database, {source_id}, or one is a copy "
                 "of the other's files: nothing was copied"
             )
-        database.migrate(other, log)
+        database.migrate(target_engine, log)
         database.upgrade_tables(writer, log)
-        yield _Databases(reader, writer, other, source_id, database.identify(other))
+        yield _Databases(reader, writer, target_engine, source_id, database.identify(target_engine))
     finally:
         for engine in engines:
             engine.dispose()
@@ -258,7 +258,7 @@ def _begin(databases: _Databases, is_target_in_use: bool) -> bool:
 
 
 def _release(target: Engine) -> None:
-    """Let the target be used."""
+    """Remove the mark of the target, so that it can be used."""
     with database.transaction(target, check=False) as connection:
         holds.lock_out_writers(connection)
         holds.remove_marks(connection)
@@ -275,7 +275,7 @@ class _Pass:
         self._databases = databases
         self._source_wins = source_wins
         self._log = log
-        self._totals = {one.name: _Total() for one in TABLES}
+        self._totals = {table.name: _Total() for table in TABLES}
         self._pages = 0
 
     def run(self) -> dict[str, _Total]:
@@ -283,7 +283,7 @@ class _Pass:
         # Links refer to executions.
         self._copy_table(EXECUTIONS)
         if not self._source_wins:
-            # A repeat of an open incident must find it as soon as possible.
+            # A repeated notification must find its open incident as soon as possible.
             self._copy_requests(_with_open_incident(), is_repeated=True)
         self._copy_requests(None)
         self._copy_table(AUDIT)
@@ -306,7 +306,7 @@ class _Pass:
         """Copy requests with their alerts and links.
 
         Args:
-            condition: Only the requests for which it is true.
+            condition: Selects the requests, or None for all.
             is_repeated: Whether a later call copies the same requests and counts them.
         """
 
@@ -339,7 +339,7 @@ class _Pass:
                 self._log(f"copied {self._pages} pages of up to {_PAGE_ROWS} rows")
 
     def _write_page(self, write: Callable[[RowWriter], object], is_repeated: bool = False) -> None:
-        """Write a page in one transaction, again if the target got a conflicting row meanwhile."""
+        """Write a page in one transaction. Retry if the target got a conflicting row meanwhile."""
         for attempt in range(database.ATTEMPTS):
             try:
                 with self._writing() as connection:
@@ -357,7 +357,7 @@ class _Pass:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """Open a transaction of the target, unless it has been released meanwhile."""
+        """Begin a transaction of the target. Raise CopyError if another run has released it."""
         if not self._source_wins:
             with database.transaction(self._databases.target) as connection:
                 yield connection
@@ -371,7 +371,7 @@ class _Pass:
 
 
 class _Requests(NamedTuple):
-    """Requests of the source, with their alerts and the links of those."""
+    """Requests of the source, with their alerts and links."""
 
     calls: Sequence[Row]
     alerts: Sequence[Row]
@@ -396,7 +396,7 @@ def _with_open_incident() -> ColumnElement[bool]:
 def _next_requests(
     connection: Connection, after: Any, condition: ColumnElement[bool] | None
 ) -> list[int]:
-    """Return the ids of the next requests that together fit into memory, at least of one."""
+    """Return the ids of the next requests that together fit into memory, at least one."""
     size = func.length(api_calls.c.body) + func.length(api_calls.c.headers)
     statement = select(api_calls.c.id, size)
     if condition is not None:
@@ -415,28 +415,32 @@ def _read_requests(connection: Connection, ids: Sequence[int]) -> _Requests:
     calls = _rows(
         connection, select(api_calls).where(api_calls.c.id.in_(ids)).order_by(api_calls.c.id)
     )
-    found_alerts = _rows(
+    alert_rows = _rows(
         connection, select(alerts).where(alerts.c.api_call_id.in_(ids)).order_by(alerts.c.id)
     )
-    of_alerts = links.c.alert_id.in_(select(alerts.c.id).where(alerts.c.api_call_id.in_(ids)))
-    found_links = _rows(connection, select(links).where(of_alerts).order_by(links.c.id))
-    return _Requests(calls, found_alerts, found_links)
+    alert_ids = select(alerts.c.id).where(alerts.c.api_call_id.in_(ids))
+    link_rows = _rows(
+        connection, select(links).where(links.c.alert_id.in_(alert_ids)).order_by(links.c.id)
+    )
+    return _Requests(calls, alert_rows, link_rows)
 
 
 def _write_requests(requests: _Requests, writer: RowWriter) -> None:
     """Write requests with their alerts and links, and translate the references between them."""
     calls = writer.write(CALLS, requests.calls)
-    requests_by_id = {there["id"]: there["request_id"] for there in calls.values()}
-    found = [{**row, "api_call_id": calls[row["api_call_id"]]["id"]} for row in requests.alerts]
-    written = writer.write(ALERTS, found, requests_by_id)
-    names = {
-        there["id"]: [requests_by_id[there["api_call_id"]], there["position"]]
-        for there in written.values()
+    requests_by_id = {call["id"]: call["request_id"] for call in calls.values()}
+    alert_rows = [
+        {**row, "api_call_id": calls[row["api_call_id"]]["id"]} for row in requests.alerts
+    ]
+    written = writer.write(ALERTS, alert_rows, requests_by_id)
+    alert_keys = {
+        alert["id"]: [requests_by_id[alert["api_call_id"]], alert["position"]]
+        for alert in written.values()
     }
     # A link that was made while this page was read may belong to an alert of the next pass.
-    linked = [
+    link_rows = [
         {**row, "alert_id": written[row["alert_id"]]["id"]}
         for row in requests.links
         if row["alert_id"] in written
     ]
-    writer.write(LINKS, linked, names)
+    writer.write(LINKS, link_rows, alert_keys)

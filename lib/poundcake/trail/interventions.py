@@ -135,7 +135,7 @@ def _close(
 
 def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
     """Lock and return the row of the one open incident that matches."""
-    wanted = filters.of_alerts
+    wanted = filters.alert_filters
     conditions = [alerts.c[name] == wanted[name] for name in _FILTERS if name in wanted]
     if episode:
         conditions.append(alerts.c.episode == episode)

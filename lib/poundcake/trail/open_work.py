@@ -16,6 +16,8 @@ from poundcake.trail.schema import alerts, api_calls, executions, meta
 
 SYNCED_AT = "synced_at"
 """The row of poundcake_meta with the time at which a round of sync last finished."""
+MONITORING_PROBLEM = "monitoring_problem"
+"""The row of poundcake_meta with the problems of the last comparison with the Alertmanagers."""
 _MAX_COUNT = 1000
 # How long webhooks must have arrived again after an outage, before an incident is stale.
 _ARRIVING_AGAIN = timedelta(hours=1)
@@ -32,19 +34,25 @@ class OpenWork:
             pending or paused executions are left.
         synced_at: When a round of sync last finished, by the database's clock.
         read_at: When these values were read, by the same clock, to compute the age of synced_at.
+        monitoring_problem: What the last round of sync could not find out from the Alertmanagers,
+            or empty.
     """
 
     count: int
     can_proceed_unattended: bool
     synced_at: datetime | None
     read_at: datetime | None = None
+    monitoring_problem: str = ""
 
 
-def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
+def open_work(
+    connection: Connection, expire_stale_hours: int = 0, reconciles: bool = False
+) -> OpenWork:
     """Return the work that currently waits for StackStorm or for a round of sync.
 
     Args:
         expire_stale_hours: The configuration key; 0 if incidents do not expire.
+        reconciles: Whether each round compares the open incidents with the Alertmanagers.
     """
     now = database_now(connection)
     statuses = connection.scalars(
@@ -58,6 +66,12 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
     if expire_stale_hours:
         stale = is_stale(connection, now, expire_stale_hours)
         for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
+    problem = None
+    if reconciles:
+        found = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
+        for_sync += found
+        # Without open incidents, no round asks the Alertmanagers.
+        problem = read_meta(connection, MONITORING_PROBLEM) if found else None
     waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
@@ -65,6 +79,7 @@ def open_work(connection: Connection, expire_stale_hours: int = 0) -> OpenWork:
         can_proceed_unattended=waits is not None or bool(for_sync) or not only_people,
         synced_at=last_synced(connection),
         read_at=now,
+        monitoring_problem=problem or "",
     )
 
 
@@ -115,5 +130,10 @@ def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnE
 
 def last_synced(connection: Connection) -> datetime | None:
     """Return when a round of sync last finished, by the database's clock."""
-    value = connection.scalar(select(meta.c.value).where(meta.c.name == SYNCED_AT))
+    value = read_meta(connection, SYNCED_AT)
     return parse_timestamp(value) if value else None
+
+
+def read_meta(connection: Connection, name: str) -> str | None:
+    """Return the value of a row of poundcake_meta, or None if the row is missing."""
+    return connection.scalar(select(meta.c.value).where(meta.c.name == name))

@@ -46,6 +46,8 @@ class EndedBy(StringEnum):
     """A person closed it with poundcake.close."""
     EXPIRED = "expired"
     """It received no notification for expire_stale_hours."""
+    GONE = "gone"
+    """None of the configured Alertmanagers holds its alert any more, and no resolve arrived."""
 
 
 class Explanation(StringEnum):

@@ -58,7 +58,7 @@ class PurgeResult(TypedDict):
     kept: int
 
 
-class _AuditOfPurge:
+class _PurgeAudit:
     """The audit entry of a purge, whose counts grow with each page.
 
     Attributes:
@@ -122,7 +122,7 @@ def purge(
     database.prepare(engine, create=config.auto_migrate)
     before = _check_clocks(engine, timedelta(days=days))
     total: Counter[str] = Counter()
-    entry = _AuditOfPurge(actor, days)
+    entry = _PurgeAudit(actor, days)
     cursor: _Cursor | None = None
     while True:
         started = time.monotonic()
@@ -194,7 +194,7 @@ def _in_words(age: timedelta) -> str:
 
 
 def _purge_page(
-    engine: Engine, before: datetime, after: _Cursor | None, entry: _AuditOfPurge | None
+    engine: Engine, before: datetime, after: _Cursor | None, entry: _PurgeAudit | None
 ) -> tuple[dict[str, int], _Cursor] | None:
     """Purge the next page of requests.
 

@@ -211,9 +211,9 @@ def record_safely(
         half = len(requests) // 2
         first = record_safely(connection, config, requests[:half])
         return first + record_safely(connection, config, requests[half:])
-    what = _describe(failure, connection)
+    description = _describe(failure, connection)
     with connection.begin_nested():
-        return _record_list(connection, config, requests, make_state, replay_of, what)
+        return _record_list(connection, config, requests, make_state, replay_of, description)
 
 
 def _record_list(
@@ -229,22 +229,27 @@ def _record_list(
     counts = Counts(known=len(requests) - len(new))
     if not new:
         return counts
-    identity = Identity(frozenset(config.ignored_labels), config.identity_source == "external_url")
+    identity = config_identity(config)
     for request in new:
         _parse(request, error, identity)
     now = clock.database_now(connection)
     state = make_state(connection, config, _batch(new, now))
     decided = [DecidedRequest(request, _decide(state, request, now, config)) for request in new]
-    calls = [_call_row(one, now, replay_of) for one in decided]
-    for one, call in zip(decided, calls):
-        _check_size(connection, one, call)
+    calls = [_call_row(item, now, replay_of) for item in decided]
+    for item, call in zip(decided, calls):
+        _check_size(connection, item, call)
     # Close incidents before new ones are inserted, because open_fingerprint is unique.
     state.write_changes(connection)
     _insert(connection, decided, calls)
     counts.failed = sum(bool(request.error) for request in new)
     counts.recorded = len(new) - counts.failed
-    counts.outcomes.update(row.outcome.value for one in decided for row in one.rows)
+    counts.outcomes.update(row.outcome.value for item in decided for row in item.rows)
     return counts
+
+
+def config_identity(config: Config) -> Identity:
+    """Return what identifies an alert according to the configuration."""
+    return Identity(frozenset(config.ignored_labels), config.identity_source == "external_url")
 
 
 def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[NewRequest]:
@@ -252,9 +257,9 @@ def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[N
     hashes = [body_sha256(request.body) for request in requests]
     ids = [(r.request_id, collision_id(r.request_id, h)) for r, h in zip(requests, hashes)]
     known: dict[str, str] = {}
-    for chunk in database.batched([one for candidates in ids for one in candidates]):
-        found = select(api_calls.c.request_id, api_calls.c.body_sha256)
-        rows = connection.execute(found.where(api_calls.c.request_id.in_(chunk)))
+    for chunk in database.batched([name for candidates in ids for name in candidates]):
+        statement = select(api_calls.c.request_id, api_calls.c.body_sha256)
+        rows = connection.execute(statement.where(api_calls.c.request_id.in_(chunk)))
         known.update((row.request_id, row.body_sha256) for row in rows)
     new = []
     for request, sha256, candidates in zip(requests, hashes, ids):
@@ -282,12 +287,12 @@ def _parse(new: NewRequest, error: str, identity: Identity) -> None:
 
 def _batch(new: Sequence[NewRequest], now: datetime) -> AlertBatch:
     readable = [
-        ReceivedAlert(alert, one.request.received_at)
-        for one in new
-        for alert in one.alerts
+        ReceivedAlert(alert, item.request.received_at)
+        for item in new
+        for alert in item.alerts
         if not alert.problem
     ]
-    return AlertBatch(readable, min(one.request.received_at for one in new), now)
+    return AlertBatch(readable, min(item.request.received_at for item in new), now)
 
 
 def _decide(
@@ -297,6 +302,7 @@ def _decide(
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
     receiver = new.webhook.receiver if new.webhook else ""
+    external_url = new.webhook.external_url if new.webhook else ""
     for alert in new.alerts:
         key = (alert.fingerprint, alert.status, alert.starts_at)
         if key in episodes and not alert.problem:
@@ -305,7 +311,8 @@ def _decide(
             decision = state.decide(alert, new.request.received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
-        row = alert_row(alert, decision, new.request.received_at, now, config.host_label)
+        received_at = new.request.received_at
+        row = alert_row(alert, decision, received_at, now, config.host_label, external_url)
         state.apply(new.request_id, alert, decision, row)
         rows.append(row)
     return rows
@@ -347,13 +354,13 @@ def _insert(
     connection.execute(api_calls.insert(), [vars(call) for call in calls])
     ids: dict[str, int] = {}
     for chunk in database.batched([call.request_id for call in calls]):
-        found = select(api_calls.c.request_id, api_calls.c.id)
-        rows = connection.execute(found.where(api_calls.c.request_id.in_(chunk)))
+        statement = select(api_calls.c.request_id, api_calls.c.id)
+        rows = connection.execute(statement.where(api_calls.c.request_id.in_(chunk)))
         ids.update((row.request_id, row.id) for row in rows)
-    for one in decided:
-        for row in one.rows:
-            row.api_call_id = ids[one.new.request_id]
-    inserted = [vars(row) for one in decided for row in one.rows]
+    for item in decided:
+        for row in item.rows:
+            row.api_call_id = ids[item.new.request_id]
+    inserted = [vars(row) for item in decided for row in item.rows]
     if inserted:
         connection.execute(alerts.insert(), inserted)
 

@@ -88,7 +88,7 @@ def replay_request(
         actor: Who requests the replay, for the audit.
 
     Raises:
-        TrackingError: The request is not on record, or its alerts cannot be recorded.
+        TrackingError: The request is not recorded, or its alerts cannot be recorded.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=config.auto_migrate)
@@ -115,7 +115,7 @@ def _replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
             write_entry(connection, "replay", replay.actor, replay.request_id, details=details)
     if error:
         raise TrackingError(
-            f"request_id: {replay.request_id} cannot be recorded: {error} (its replay is on record "
+            f"request_id: {replay.request_id} cannot be recorded: {error} (its replay is recorded "
             f"as {request.request_id})"
         )
     return ReplayResult(
@@ -129,7 +129,7 @@ def _read_original(connection: Connection, request_id: str) -> Row[Any]:
         select(api_calls).where(api_calls.c.request_id == request_id)
     ).one_or_none()
     if call is None:
-        raise TrackingError(f"request_id: {request_id} is not on record")
+        raise TrackingError(f"request_id: {request_id} is not recorded")
     return call
 
 

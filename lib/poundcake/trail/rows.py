@@ -80,6 +80,7 @@ class AlertRow:
     sender_starts_at: datetime | None
     host: str
     notes: str | None
+    external_url: str
     ended_by: EndedBy | None = None
     api_call_id: int = 0
 
@@ -131,7 +132,12 @@ def call_row(
 
 
 def alert_row(
-    alert: Alert, decision: Decision, received_at: datetime, now: datetime, host_label: str
+    alert: Alert,
+    decision: Decision,
+    received_at: datetime,
+    now: datetime,
+    host_label: str,
+    external_url: str,
 ) -> AlertRow:
     """Return the row of an alert.
 
@@ -141,6 +147,7 @@ def alert_row(
         received_at: When its request was received.
         now: The current time by the database's clock.
         host_label: The label that names the alert's host.
+        external_url: The address of the sender.
     """
     return AlertRow(
         position=alert.position,
@@ -170,6 +177,7 @@ def alert_row(
         sender_starts_at=alert.starts_at,
         host=cut(host_or_empty(alert.labels, host_label), alerts.c.host),
         notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
+        external_url=cut(external_url, alerts.c.external_url),
     )
 
 

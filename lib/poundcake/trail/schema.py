@@ -31,7 +31,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions. Every writer needs it.
-VERSION = 6
+VERSION = 8
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. With a long history they take long to build, so they are built last.
 INDEX_REVISIONS = (4, 7)
@@ -165,6 +165,17 @@ alerts = Table(
     # Who closed the incident by hand.
     Column("closed_by", String(255)),
     Column("closed_comment", String(1024)),
+    # The external URL of the Alertmanager that sent the incident's last notification, without a
+    # trailing slash. Empty if the sender did not set it, and in rows of earlier revisions.
+    Column("external_url", String(512), nullable=False, default="", server_default=""),
+    # When a round of sync first found that no Alertmanager holds the alert of the open incident.
+    # NULL while one of them holds it.
+    Column("missing_since", UtcDateTime),
+    # The silence that mutes the alert of the open incident in Alertmanager. NULL if there is none.
+    Column("silence_id", String(64)),
+    Column("silenced_by", String(255)),
+    Column("silenced_until", UtcDateTime),
+    Column("silenced_comment", String(1024)),
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
@@ -240,7 +251,7 @@ audit = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    # One of acknowledge, close, release, replay and purge.
+    # One of acknowledge, close, silence, unsilence, release, replay and purge.
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),

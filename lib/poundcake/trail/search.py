@@ -131,8 +131,8 @@ class Filters:
     before: Cursor | None = None
 
     @property
-    def of_alerts(self) -> dict[str, str]:
-        """The filters on columns of poundcake_alerts that are not empty, by column."""
+    def alert_filters(self) -> dict[str, str]:
+        """Return the filters on columns of poundcake_alerts that are not empty, by column."""
         named = {name: getattr(self, name) for name in ALERT_FILTERS}
         return {name: value for name, value in named.items() if value}
 

@@ -139,9 +139,9 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     statement = _sums(connection, now, timedelta(minutes=not_cleared_minutes)).where(
         *time_filters(Filters(since=since, until=until), executions.c.start_timestamp),
         *[
-            unindexed(alerts.c[name]) == filters.of_alerts[name]
+            unindexed(alerts.c[name]) == filters.alert_filters[name]
             for name in _ALERT_FILTERS
-            if name in filters.of_alerts
+            if name in filters.alert_filters
         ],
     )
     by_workflow: dict[str, Figures] = defaultdict(Figures)

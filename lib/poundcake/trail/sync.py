@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Callable, Sequence
 
 from sqlalchemy.engine import Engine
 
 from poundcake.config import Config
+from poundcake.monitoring import AlertmanagerApi
 from poundcake.stackstorm import StackStormApi
 from poundcake.trail import database
 from poundcake.trail.complete import complete_requests
@@ -21,6 +22,7 @@ from poundcake.trail.confirm import admit_unconfirmed
 from poundcake.trail.expire import expire_incidents
 from poundcake.trail.explain import explain_alerts
 from poundcake.trail.mirror import MIRROR_SECONDS, mirror_open_executions
+from poundcake.trail.reconcile import reconcile_incidents
 from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, start_round
 
 
@@ -40,6 +42,10 @@ class SyncCounts:
     """Unconfirmed incidents that were decided."""
     expired: int = 0
     """Incidents that were closed because no notification arrived for expire_stale_hours."""
+    gone: int = 0
+    """Incidents that were closed because no Alertmanager holds their alerts any more."""
+    silenced: int = 0
+    """Open incidents whose alert is silenced in Alertmanager."""
     problems: tuple[str, ...] = ()
     """A sentence for each read that failed."""
 
@@ -48,10 +54,16 @@ class SyncCounts:
         return {**asdict(self), "problems": list(self.problems)}
 
 
-def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCounts:
+def sync(
+    engine: Engine,
+    config: Config,
+    stackstorm: StackStormApi,
+    alertmanagers: Sequence[AlertmanagerApi] = (),
+) -> SyncCounts:
     """Run one round: mirror open executions, explain emitted alerts, complete requests.
 
-    Also admit unconfirmed incidents and close stale ones when they are due.
+    Also admit unconfirmed incidents and close stale ones when they are due, and compare the open
+    incidents with the alerts that the Alertmanagers hold.
 
     The steps are independent: if one of them fails, the next ones still run. The work of each step
     is bounded, and the next round continues where this one stopped.
@@ -71,7 +83,7 @@ def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCount
         return SyncCounts()
     counts = SyncCounts()
     try:
-        _run_steps(sync_round, config, stackstorm, counts)
+        _run_steps(sync_round, config, stackstorm, alertmanagers, counts)
         sync_round.finish()
     except BaseException:
         sync_round.abandon()
@@ -80,7 +92,11 @@ def sync(engine: Engine, config: Config, stackstorm: StackStormApi) -> SyncCount
 
 
 def _run_steps(
-    sync_round: SyncRound, config: Config, stackstorm: StackStormApi, counts: SyncCounts
+    sync_round: SyncRound,
+    config: Config,
+    stackstorm: StackStormApi,
+    alertmanagers: Sequence[AlertmanagerApi],
+    counts: SyncCounts,
 ) -> None:
     def mirror() -> None:
         deadline = Deadline(MIRROR_SECONDS)
@@ -98,8 +114,19 @@ def _run_steps(
     def expire() -> None:
         counts.expired = expire_incidents(sync_round, config)
 
+    def reconcile() -> None:
+        counts.gone, counts.silenced = reconcile_incidents(sync_round, config, alertmanagers)
+
+    error = _run_each((mirror, explain, complete, confirm, expire, reconcile))
+    counts.problems = tuple(sync_round.problems)
+    if error:
+        raise error
+
+
+def _run_each(steps: Sequence[Callable[[], None]]) -> Exception | None:
+    """Run the steps, also after one of them failed, and return the first error."""
     first_error: Exception | None = None
-    for step in (mirror, explain, complete, confirm, expire):
+    for step in steps:
         try:
             step()
         except LeaseLostError:
@@ -107,6 +134,4 @@ def _run_steps(
         # An error in one step must not stop the next steps.
         except Exception as error:
             first_error = first_error or error
-    counts.problems = tuple(sync_round.problems)
-    if first_error:
-        raise first_error
+    return first_error

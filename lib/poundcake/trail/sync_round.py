@@ -78,7 +78,7 @@ class SyncRound:
             now = database_now(connection)
             if holder is None or holder.owner != self._owner or now >= holder.until:
                 taken = holder is not None and holder.owner != self._owner
-                other = f": {holder.owner} runs now" if holder and taken else ""
+                other = f": {holder.owner} is running now" if holder and taken else ""
                 raise LeaseLostError(
                     f"the round took longer than {LEASE.seconds} s and lost its lease{other}"
                 )
@@ -120,15 +120,15 @@ def start_round(engine: Engine, owner: str) -> SyncRound | None:
     for is_last in (False, True):
         try:
             with database.transaction(engine) as connection:
-                said = _locked_row(connection)
-                holder, now = _parse(said), database_now(connection)
+                lease = _locked_row(connection)
+                holder, now = _parse(lease), database_now(connection)
                 # If a lease ends later than now + LEASE, the clock was set back after it was taken.
                 if holder and now < holder.until <= now + LEASE:
                     return None
                 # Do not use write_meta(): it would overwrite the row of a round that starts
                 # concurrently.
                 value = f"{owner} {format_timestamp(now + LEASE)}"
-                if said is None:
+                if lease is None:
                     connection.execute(meta.insert().values(name=_ROUND, value=value))
                 else:
                     connection.execute(update(meta).where(_IS_ROUND).values(value=value))

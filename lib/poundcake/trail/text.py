@@ -47,7 +47,7 @@ def status(answer: dict[str, Any]) -> str:
         cells = [[alert[column] for column in columns] for alert in answer["alerts"]]
         lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
-        lines += ["", "no alerts on record for it"]
+        lines += ["", "no alerts are recorded for it"]
     for alert in answer["alerts"]:
         for remark in _remarks(alert):
             lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
@@ -68,8 +68,8 @@ def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = N
 
     Args:
         answer: The view.
-        stale_after_hours: The configuration key: an incident without a notification for so long is
-            shown as stale.
+        stale_after_hours: The configuration key: an incident without a notification for this
+            long is shown as stale.
         now: The time to which ages are relative. The default is the current time.
     """
     now = now or datetime.now(timezone.utc)
@@ -77,7 +77,7 @@ def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = N
     answer = _cleaned(answer)
     if not answer["episodes"]:
         found_later = "none of the newest alerts matches"
-        none = found_later if answer.get("next") else "no such alert on record"
+        none = found_later if answer.get("next") else "no matching alert is recorded"
         return _text([none, *_footer(answer)])
     lines: list[str] = []
     for episode in answer["episodes"]:
@@ -114,17 +114,29 @@ def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) 
 
 
 def _remarks(shown: Mapping[str, Any]) -> list[str]:
-    """Return remarks on who acknowledged or closed an incident, and on unreadable fields."""
+    """Return remarks on what people did to an incident, how it ended, and unreadable fields."""
     remarks = []
     for done, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
         if shown.get(f"{done}_by"):
             why_done = f": {shown[comment]}" if shown.get(comment) else ""
             remarks.append(f"{done} by {shown[f'{done}_by']}{why_done}")
+    if shown.get("silence_id"):
+        comment = f": {shown['silenced_comment']}" if shown.get("silenced_comment") else ""
+        remarks.append(f"{_silenced(shown)}{comment}")
+    if shown.get("ended_by") == "gone":
+        remarks.append("gone: no Alertmanager holds the alert any more, and no resolve arrived")
     if shown.get("ended_by") == "expired":
         remarks.append("expired: no notification for expire_stale_hours")
     if shown.get("notes"):
         remarks.append(f"not read: {shown['notes']}")
     return remarks
+
+
+def _silenced(shown: Mapping[str, Any]) -> str:
+    """Return by whom and until when an alert is silenced, to the minute."""
+    until = parse_timestamp(shown.get("silenced_until"))
+    end = f" until {until:%Y-%m-%d %H:%MZ}" if until else ""
+    return f"silenced by {shown.get('silenced_by') or 'somebody'}{end}"
 
 
 def _audit(shown: Mapping[str, Any]) -> list[str]:
@@ -199,7 +211,7 @@ def executions_recent(answer: dict[str, Any]) -> str:
         elif not call["alerts"]:
             rows.append([*request, "", "", "", "", ""])
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
-    total = f"{_total(answer, 'total', 'request')} on record"
+    total = f"{_total(answer, 'total', 'request')} recorded"
     return _text([*table(headings, rows), "", total, *_footer(answer)])
 
 
@@ -223,8 +235,10 @@ def alerts_active(answer: dict[str, Any]) -> str:
 
 def _incident_state(incident: Mapping[str, Any]) -> str:
     acknowledged = incident.get("acknowledged_by")
-    state = str(incident["remediation_status"])
-    return f"acknowledged by {acknowledged}; {state}" if acknowledged else state
+    states = [f"acknowledged by {acknowledged}"] if acknowledged else []
+    if incident.get("silence_id"):
+        states.append(_silenced(incident))
+    return "; ".join([*states, str(incident["remediation_status"])])
 
 
 def st2_executions(answer: dict[str, Any]) -> str:

@@ -274,8 +274,10 @@ def trigger_ids(column: str | None) -> list[str]:
 
 
 def _load(connection: Connection) -> Progress:
-    said = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
-    moments = [None if word == _NONE else parse_timestamp(word) for word in (said or "").split()]
+    progress = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
+    moments = [
+        None if word == _NONE else parse_timestamp(word) for word in (progress or "").split()
+    ]
     newest, after, before = (*moments, None, None, None)[:3]
     return Progress(newest, Span(after, before) if after and before else None)
 

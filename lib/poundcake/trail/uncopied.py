@@ -19,7 +19,7 @@ from poundcake.trail.errors import DatabaseError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.schema import alerts, api_calls
 
-COMMAND = "st2 run poundcake.migrate copy_from=sqlite"
+MIGRATE_COMMAND = "st2 run poundcake.migrate copy_from=sqlite"
 """The command that moves the trail from the default SQLite file to the configured database."""
 _MAX_INCIDENTS = 1000
 
@@ -32,8 +32,8 @@ def open_in_default_file(config: Config, engine: Engine) -> list[str]:
         engine: The tracking database.
 
     Returns:
-        At most 1000 request_ids. None if the file is the tracking database, if its trail was moved,
-        or if it does not exist or cannot be read.
+        At most 1000 request_ids. The list is empty if the file is the tracking database, if its
+        trail was moved, or if it does not exist or cannot be read.
     """
     if not _is_left_behind(config, engine):
         return []
@@ -64,7 +64,7 @@ def _is_left_behind(config: Config, engine: Engine) -> bool:
 
 
 def pending(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
-    """Return what an operator should run poundcake.migrate for, or '' if there is nothing.
+    """Return why an operator should run poundcake.migrate, or '' if there is no reason.
 
     Args:
         connection: The tracking database.
@@ -88,14 +88,14 @@ def _warning(connection: Connection, config: Config, request_ids: Sequence[str])
     incidents = "1 open incident" if count == 1 else f"{at_least}{count} open incidents"
     return (
         f"{config.default_tracking_path} has {incidents} that this database does not have: run "
-        f"`{COMMAND}`, or move the file away to do without them"
+        f"`{MIGRATE_COMMAND}`, or move the file away to do without them"
     )
 
 
 def refuse_empty_database(config: Config, engine: Engine) -> None:
     """Raise DatabaseError if nothing is recorded yet, but the default SQLite file has incidents.
 
-    Their alerts fire again soon, and would be new to this database.
+    Alertmanager repeats their notifications, which would look new to this database.
 
     Args:
         config: The configuration.

@@ -82,7 +82,8 @@ class TestRoutes:
 
     def test_a_url_as_the_request_target(self, endpoint):
         answer = endpoint.request("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
-        assert (answer.status, answer.json["count"]) == (200, 0)
+        assert answer.status == 200
+        assert len(answer.json["active_alerts"]) <= 1
 
     def test_browsers_must_not_sniff_or_cache_responses(self, endpoint):
         for path in [*ROUTES, "/", "/api/v1/alerts/active?x=1", "no path"]:
@@ -109,7 +110,7 @@ class TestRoutes:
             assert {"state", "since", "detail", "waiting"} <= set(part)
 
 
-class TestOwnTrouble:
+class TestInternalErrors:
     """503 is only for a temporary state of the endpoint."""
 
     def test_an_internal_error_is_answered_without_details(self, tmp_path, monkeypatch, caplog):

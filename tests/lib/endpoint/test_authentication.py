@@ -48,7 +48,7 @@ def basic_credentials(text):
 class TestTokens:
     @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-    def test_each_of_them_is_enough(self, guarded, scheme, token):
+    def test_each_token_is_enough(self, guarded, scheme, token):
         given = f"{scheme} {token}"
         assert guarded.post(webhook(), Authorization=given).status == 202
         assert guarded.get(HEALTH, Authorization=given).status == 200
@@ -153,7 +153,7 @@ class TestBasicAuthentication:
             "Bearer " + base64.b64encode("on-call:a-longer-pässword".encode()).decode(),
         ],
     )
-    def test_nothing_else_is(self, basic, given):
+    def test_other_credentials_are_refused(self, basic, given):
         before = basic.entries()
         answer = basic.post(webhook(), Authorization=given)
         check_problem(answer, 401)
@@ -176,11 +176,11 @@ ON_CALL = "Bearer a-token-for-everything"
 
 
 @pytest.fixture(scope="module", params=WAYS)
-def named(request, tmp_path_factory):
+def with_names(request, tmp_path_factory):
     """Return an endpoint whose credentials have names and scopes."""
     folder = tmp_path_factory.mktemp("named-" + request.param)
     running = KINDS[request.param](folder, credentials=NAMED, max_body_bytes=200_000).start()
-    yield running.reaches(200, Authorization=ON_CALL)
+    yield running.wait_for_status(200, Authorization=ON_CALL)
     running.stop()
 
 
@@ -196,43 +196,43 @@ class TestScopes:
     @pytest.mark.parametrize(
         "given, name", [(POSTER, "alertmanager"), (ON_CALL, "on-call")], ids=["post", "both"]
     )
-    def test_the_name_of_the_credential_is_recorded(self, named, given, name):
-        request_id = named.accept(webhook(), Authorization=given)
-        assert named.credentials()[-1] == name
-        status = named.get("/api/v1/status/" + request_id, Authorization=ON_CALL)
+    def test_the_name_of_the_credential_is_recorded(self, with_names, given, name):
+        request_id = with_names.accept(webhook(), Authorization=given)
+        assert with_names.credentials()[-1] == name
+        status = with_names.get("/api/v1/status/" + request_id, Authorization=ON_CALL)
         assert status.json["credential"] == name
 
     @pytest.mark.parametrize("path", PROTECTED)
-    def test_a_credential_with_scope_post_cannot_read(self, named, path):
-        answer = named.get(path, Authorization=POSTER)
+    def test_a_credential_with_scope_post_cannot_read(self, with_names, path):
+        answer = with_names.get(path, Authorization=POSTER)
         check_problem(answer, 403)
         assert answer.json["detail"] == (
             "the credential alertmanager has the scope post, but this needs read: use a credential "
             "with the scope read or both"
         )
         for given in (READER, ON_CALL):
-            assert named.get(path, Authorization=given).status in (200, 404)
+            assert with_names.get(path, Authorization=given).status in (200, 404)
 
-    def test_a_credential_with_scope_read_cannot_post(self, named):
-        before = named.entries()
-        answer = named.post(webhook(alert()), Authorization=READER)
+    def test_a_credential_with_scope_read_cannot_post(self, with_names):
+        before = with_names.entries()
+        answer = with_names.post(webhook(alert()), Authorization=READER)
         check_problem(answer, 403)
         assert "the credential prometheus has the scope read" in answer.json["detail"]
-        assert named.entries() == before
-        refused = named.get(HEALTH, Authorization=READER).json["refused"]["last"]
+        assert with_names.entries() == before
+        refused = with_names.get(HEALTH, Authorization=READER).json["refused"]["last"]
         assert (refused["reason"], refused["status"]) == ("wrong_scope", 403)
 
-    def test_the_scope_is_checked_before_the_path(self, named):
-        assert named.get("/no/such/path", Authorization=POSTER).status == 403
-        assert named.get("/no/such/path", Authorization=READER).status == 404
-        assert named.get("/api/v1/webhook", Authorization=POSTER).status == 405
-        assert named.get("/api/v1/webhook", Authorization=READER).status == 403
+    def test_the_scope_is_checked_before_the_path(self, with_names):
+        assert with_names.get("/no/such/path", Authorization=POSTER).status == 403
+        assert with_names.get("/no/such/path", Authorization=READER).status == 404
+        assert with_names.get("/api/v1/webhook", Authorization=POSTER).status == 405
+        assert with_names.get("/api/v1/webhook", Authorization=READER).status == 403
 
-    def test_live_is_open(self, named):
-        assert named.get(LIVE).status == 200
+    def test_live_is_open(self, with_names):
+        assert with_names.get(LIVE).status == 200
 
-    def test_health_lists_the_accepted_credentials(self, named):
-        found = named.get(HEALTH, Authorization=ON_CALL).json["authentication"]
+    def test_health_lists_the_accepted_credentials(self, with_names):
+        found = with_names.get(HEALTH, Authorization=ON_CALL).json["authentication"]
         assert found == "bearer, basic, hmac"
 
     def test_unnamed_credentials_are_recorded_by_their_key(self, guarded, basic):
@@ -259,13 +259,13 @@ class TestSignatures:
         return {"X_Grafana_Alerting_Timestamp": str(int(time.time()) + seconds)}
 
     @pytest.mark.parametrize("timestamp", [None, 0, -290, 290])
-    def test_a_signed_webhook_is_accepted(self, named, timestamp):
+    def test_a_signed_webhook_is_accepted(self, with_names, timestamp):
         more = {} if timestamp is None else self.now(timestamp)
-        assert named.post(self.BODY, **signed(self.BODY, **more)).status == 202
-        assert named.credentials()[-1] == "grafana"
+        assert with_names.post(self.BODY, **signed(self.BODY, **more)).status == 202
+        assert with_names.credentials()[-1] == "grafana"
         other = signed(self.BODY, "the-other-secret-01", **more)
-        assert named.post(self.BODY, **other).status == 202
-        assert named.credentials()[-1] == "grafana-2"
+        assert with_names.post(self.BODY, **other).status == 202
+        assert with_names.credentials()[-1] == "grafana-2"
 
     def test_the_signature_is_the_one_that_grafana_computes(self):
         """OpenSSL computed these from the body, and from the time, a colon and the body."""
@@ -279,32 +279,32 @@ class TestSignatures:
             found = signed(body, **headers)["X_Grafana_Alerting_Signature"]
             assert found == printed.stdout.split()[-1].decode()
 
-    def test_a_large_signed_body_is_accepted(self, named):
+    def test_a_large_signed_body_is_accepted(self, with_names):
         body = json.dumps(webhook(alert(annotations={"text": "x" * 100_000}))).encode()
-        assert named.post(body, **signed(body)).status == 202
+        assert with_names.post(body, **signed(body)).status == 202
 
     @pytest.mark.parametrize("seconds", [-310, 310, -86400])
-    def test_an_old_signed_webhook_cannot_be_replayed(self, named, seconds):
-        before = named.entries()
-        answer = named.post(self.BODY, **signed(self.BODY, **self.now(seconds)))
+    def test_an_old_signed_webhook_cannot_be_replayed(self, with_names, seconds):
+        before = with_names.entries()
+        answer = with_names.post(self.BODY, **signed(self.BODY, **self.now(seconds)))
         check_problem(answer, 401)
         assert "more than 5 minutes from this machine's clock" in answer.json["detail"]
-        assert named.entries() == before
+        assert with_names.entries() == before
 
     @pytest.mark.parametrize("timestamp", ["", "now", "-1", "1e9", "1_0", "٣", "9" * 13])
-    def test_an_invalid_timestamp(self, named, timestamp):
+    def test_an_invalid_timestamp(self, with_names, timestamp):
         headers = {"X_Grafana_Alerting_Timestamp": timestamp.encode().decode("latin-1")}
         prefix = timestamp.encode() + b":"
         key = b"the-secret-of-grafana"
         headers["X_Grafana_Alerting_Signature"] = hmac.new(
             key, prefix + self.BODY, "sha256"
         ).hexdigest()
-        answer = named.post(self.BODY, **headers)
+        answer = with_names.post(self.BODY, **headers)
         check_problem(answer, 401)
         assert "must be a Unix time in seconds" in answer.json["detail"]
 
-    def test_nothing_else_is_and_nothing_is_stored(self, named):
-        before = named.entries()
+    def test_nothing_else_is_and_nothing_is_stored(self, with_names):
+        before = with_names.entries()
         body = self.BODY
         good = signed(body)["X_Grafana_Alerting_Signature"]
         timed = signed(body, **self.now())
@@ -323,16 +323,16 @@ class TestSignatures:
             {"Authorization": "Bearer the-secret-of-grafana"},
             {"Authorization": basic_credentials("grafana:the-secret-of-grafana")},
         ):
-            answer = named.post(body, **headers)
+            answer = with_names.post(body, **headers)
             check_problem(answer, 401)
             assert "the-secret" not in answer.body.decode()
-        assert named.entries() == before
+        assert with_names.entries() == before
 
-    def test_signatures_are_only_for_webhooks(self, named):
+    def test_signatures_are_only_for_webhooks(self, with_names):
         for path in PROTECTED:
-            check_problem(named.get(path, **signed(b"")), 401)
-            check_problem(named.request("POST", path, b"{}", **signed(b"{}")), 401)
-        check_problem(named.get("/api/v1/webhook", **signed(b"")), 401)
+            check_problem(with_names.get(path, **signed(b"")), 401)
+            check_problem(with_names.request("POST", path, b"{}", **signed(b"{}")), 401)
+        check_problem(with_names.get("/api/v1/webhook", **signed(b"")), 401)
 
     def test_without_a_shared_secret_no_body_is_read(self, guarded):
         check_problem(guarded.post(self.BODY, **signed(self.BODY, "")), 401)
@@ -341,8 +341,8 @@ class TestSignatures:
         "headers, status",
         [({"Content_Length": "200001"}, 413), ({"Content_Type": "text/plain"}, 415)],
     )
-    def test_an_unusable_body_is_not_read(self, named, headers, status):
-        with named.client() as client:
+    def test_an_unusable_body_is_not_read(self, with_names, headers, status):
+        with with_names.client() as client:
             head = message("POST", "/api/v1/webhook", b"", **{**signed(b""), **headers})
             client.send(head)
             check_problem(client.read(), status)
@@ -357,7 +357,7 @@ class TestSignatures:
 
         endpoint = KINDS["threads"](tmp_path, credentials=NAMED[2:]).start()
         try:
-            endpoint.reaches(200, Authorization=ON_CALL)
+            endpoint.wait_for_status(200, Authorization=ON_CALL)
             monkeypatch.setattr(body_signatures.hmac, "compare_digest", watched)
             for headers in (signed(self.BODY), signed(self.BODY, "another-secret-01")):
                 del compared[:]
@@ -426,7 +426,7 @@ def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, c
     endpoint = KINDS["threads"](tmp_path, basic_auth="on-call:hush-hush-hush-word").start()
     try:
         right = basic_credentials("on-call:hush-hush-hush-word")
-        endpoint.reaches(200, Authorization=right)
+        endpoint.wait_for_status(200, Authorization=right)
         given = basic_credentials("on-call:hush-hush-hush-wort")
         for _ in range(5):
             assert endpoint.get("/metrics", Authorization=given).status == 401

@@ -156,7 +156,7 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
                 timeout=60,
                 check=True,
             )
-        except (services.Missing, subprocess.CalledProcessError) as error:
+        except (services.MissingProgram, subprocess.CalledProcessError) as error:
             pytest.skip("rabbitmqctl: {}".format(getattr(error, "output", error)))
 
     control("set_vm_memory_high_watermark", "0.000001")

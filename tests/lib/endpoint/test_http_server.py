@@ -48,9 +48,9 @@ def small_client(port):
 
 
 def send_until_it_blocks(client, request):
-    """Send a request repeatedly until the endpoint, whose responses are unread, reads no more."""
+    """Send a request repeatedly until the endpoint reads no more, or closes the connection."""
     client.settimeout(1)
-    with suppress(socket.timeout):
+    with suppress(socket.timeout, ConnectionError):
         while True:
             client.sendall(request * 100)
 

@@ -73,7 +73,7 @@ def difference(before, after, name, **labels):
     return after.get(name, **labels) - before.get(name, **labels)
 
 
-def reaches(endpoint, condition):
+def wait_for_scrape(endpoint, condition):
     """Return the first scrape for which the condition is true."""
     found = []
 
@@ -165,7 +165,7 @@ class TestFormat:
         text = endpoint.get("/metrics").body
         try:
             promtool = services.program("promtool")
-        except services.Missing as missing:
+        except services.MissingProgram as missing:
             pytest.skip(str(missing))
         command = [promtool, "check", "metrics"]
         checked = subprocess.run(
@@ -176,7 +176,7 @@ class TestFormat:
     def test_the_page_lists_every_metric(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
-        found = reaches(endpoint, lambda n: n.get("syncs_asked_total"))
+        found = wait_for_scrape(endpoint, lambda n: n.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
             documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
         assert documented == {
@@ -250,13 +250,15 @@ class TestRequests:
         endpoint = make(max_connections=4)
         before = scrape(endpoint).get("connections_evicted_total")
         idle = [endpoint.client() for _ in range(3)]
-        reaches(endpoint, lambda n: n.get("connections") == 4)
+        wait_for_scrape(endpoint, lambda n: n.get("connections") == 4)
         idle += [endpoint.client() for _ in range(2)]
-        found = reaches(endpoint, lambda n: n.get("connections_evicted_total") >= before + 2)
+        found = wait_for_scrape(
+            endpoint, lambda n: n.get("connections_evicted_total") >= before + 2
+        )
         assert found.get("connections") <= 4
         for client in idle:
             client.socket.close()
-        reaches(endpoint, lambda n: n.get("connections") == 1)
+        wait_for_scrape(endpoint, lambda n: n.get("connections") == 1)
 
     def test_durations(self, endpoint):
         before = scrape(endpoint)
@@ -287,7 +289,7 @@ class TestRequests:
             emitted = scrape(endpoint).get("alerts_emitted_total")
             sent = alert(mark, labels={mark: mark}, fingerprint=mark)
             endpoint.accept(webhook(sent, receiver=mark))
-            found = reaches(endpoint, lambda n: n.get("alerts_emitted_total") > emitted)
+            found = wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") > emitted)
             return {key for key in found.samples if key[0].startswith("poundcake_http")}
 
         series = barrage(mark)
@@ -321,9 +323,9 @@ class TestPipelineMetrics:
                 at_first.samples
             )
         endpoint.accept(webhook(alert("A"), alert("B"), 5))
-        reaches(endpoint, lambda n: n.get("alerts_emitted_total") == 2)
+        wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") == 2)
         endpoint.accept(webhook(alert("A"), alert("B", status="resolved", ends_at=later(60))))
-        found = reaches(
+        found = wait_for_scrape(
             endpoint,
             lambda n: n.get("alerts_emitted_total") == 3 and n.get("syncs_asked_total"),
         )
@@ -342,7 +344,7 @@ class TestPipelineMetrics:
         assert found.get("journal_requests", state="recorded") == 2
         assert found.get("announcement_misses_total") == 0
         endpoint.set_broker(up=False)  # no more triggers are published
-        found = reaches(
+        found = wait_for_scrape(
             endpoint, lambda n: n.get("publishes_total", result="ok") >= len(endpoint.published())
         )
         for trigger in ("announce", "webhook", "alert", "sync_due"):
@@ -356,7 +358,7 @@ class TestPipelineMetrics:
         endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
         # Health is cached for a second; the other metrics are current.
-        up = reaches(
+        up = wait_for_scrape(
             endpoint,
             lambda n: (
                 n.get("requests_recorded_total") == 1
@@ -368,7 +370,7 @@ class TestPipelineMetrics:
         endpoint.set_broker(up=False)
         endpoint.accept(webhook())
         endpoint.accept(webhook())
-        down = reaches(
+        down = wait_for_scrape(
             endpoint,
             lambda n: (
                 n.get("component_down", component="broker") == 1
@@ -384,7 +386,7 @@ class TestPipelineMetrics:
         assert down.get("journal_backlog_requests") == 2
         assert down.get("journal_backlog_limit_requests") == 7
         endpoint.set_broker(up=True)
-        reaches(
+        wait_for_scrape(
             endpoint,
             lambda n: (
                 n.get("requests_recorded_total") == 3
@@ -402,7 +404,7 @@ class TestPipelineMetrics:
         journal = endpoint.endpoint.journal
         entries = journal.fresh(25)
         journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
-        found = reaches(endpoint, lambda n: n.get("journal_stuck_requests"))
+        found = wait_for_scrape(endpoint, lambda n: n.get("journal_stuck_requests"))
         assert found.get("journal_stuck_requests") == 25
         assert found.get("journal_backlog_requests") == 5
 
@@ -410,10 +412,10 @@ class TestPipelineMetrics:
         (tmp_path / "in-the-way").write_text("")
         state = str(tmp_path / "in-the-way" / "state")
         endpoint = make({"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state)
-        found = reaches(endpoint, lambda n: n.get("component_down", component="journal"))
+        found = wait_for_scrape(endpoint, lambda n: n.get("component_down", component="journal"))
         assert not found.has("journal_requests")
         (tmp_path / "in-the-way").unlink()
-        found = reaches(endpoint, lambda n: n.has("journal_requests"))
+        found = wait_for_scrape(endpoint, lambda n: n.has("journal_requests"))
         assert found.get("component_down", component="journal") == 0
 
     def test_misses_and_late_records(self, pipeline):
@@ -423,7 +425,7 @@ class TestPipelineMetrics:
         wait_for(lambda: numbers(pipeline.metrics).get("announcement_misses_total") >= 1)
         assert numbers(pipeline.metrics).get("requests_recorded_total") == 0
         pipeline.bus.records = True
-        pipeline.reaches(request_id, "recorded")
+        pipeline.wait_for_state(request_id, "recorded")
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total"))
         found = numbers(pipeline.metrics)
         assert found.get("requests_recorded_total") == 1
@@ -432,16 +434,15 @@ class TestPipelineMetrics:
     def test_an_alert_that_was_lost_is_emitted_again(self, pipeline):
         pipeline.start()
         request_id = pipeline.accept(alert())
-        pipeline.reaches(request_id, "recorded")
+        pipeline.wait_for_state(request_id, "recorded")
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="first"))
         assert numbers(pipeline.metrics).get("alerts_emitted_total", emission="again") == 0
         pipeline.set_explanation("retry")
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="again"))
         found = numbers(pipeline.metrics)
         assert found.get("alerts_emitted_total", emission="first") == 1
-        assert (
-            found.get("alerts_recorded_total") == 1
-        )  # an alert emitted again is not another alert
+        # An alert that is emitted again is still counted once.
+        assert found.get("alerts_recorded_total") == 1
 
 
 class TestMetrics:

@@ -116,9 +116,9 @@ def check(described, path, answer, method="get"):
 
 
 class TestDocument:
-    @pytest.mark.parametrize("ways", [[], ["bearer"], ["bearer", "basic", "client certificate"]])
-    def test_it_is_openapi_3_0(self, ways):
-        document = openapi.description(ways, False)
+    @pytest.mark.parametrize("methods", [[], ["bearer"], ["bearer", "basic", "client certificate"]])
+    def test_it_is_openapi_3_0(self, methods):
+        document = openapi.description(methods, False)
         schema = yaml.safe_load(OPENAPI.read_text())
         jsonschema.Draft7Validator.check_schema(schema)
         jsonschema.Draft7Validator(schema).validate(document)
@@ -152,7 +152,7 @@ class TestDocument:
         assert len(set(names)) == len(names) and "status" in names
 
     @pytest.mark.parametrize(
-        "ways, expected",
+        "methods, expected",
         [
             ([], []),
             (["bearer", "basic"], [{"bearer": []}, {"basic": []}]),
@@ -160,12 +160,12 @@ class TestDocument:
             (["client certificate"], [{}]),
         ],
     )
-    def test_its_security_matches_the_configuration(self, ways, expected):
-        found = openapi.description(ways, False)
+    def test_the_security_matches_the_configuration(self, methods, expected):
+        found = openapi.description(methods, False)
         assert found["security"] == expected
         responses = found["paths"]["/metrics"]["get"]["responses"]
-        assert ("401" in responses) == bool(ways)
-        assert ("403" in responses) == (not ways)
+        assert ("401" in responses) == bool(methods)
+        assert ("403" in responses) == (not methods)
 
     def test_scopes_add_403_and_signatures_apply_to_webhooks(self):
         found = openapi.description(["bearer", "hmac"], True)
@@ -179,7 +179,7 @@ class TestDocument:
         hook = found["paths"]["/api/v1/webhook"]["post"]
         assert hook["security"] == [{"bearer": []}, {"hmac": []}]
 
-    def test_its_enums_match_the_code(self, described):
+    def test_the_enums_match_the_code(self, described):
         components = described["components"]
         schemas, parameters = components["schemas"], components["parameters"]
         outcomes = [str(outcome) for outcome in Outcome]
@@ -189,11 +189,11 @@ class TestDocument:
         last = schemas["RefusedWebhooks"]["properties"]["last"]
         assert last["properties"]["reason"]["enum"] == [reason.value for reason in RefusalReason]
 
-    def test_its_limit_of_alerts_matches_the_code(self, described, endpoint):
-        most = described["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
-        answer = endpoint.post({"alerts": [0] * (most + 1)}, Authorization=TOKEN)
+    def test_the_limit_of_alerts_matches_the_code(self, described, endpoint):
+        maximum = described["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
+        answer = endpoint.post({"alerts": [0] * (maximum + 1)}, Authorization=TOKEN)
         assert (answer.status, answer.json["field"]) == (400, "alerts")
-        assert str(most) in answer.json["detail"].replace(str(most + 1), "")
+        assert str(maximum) in answer.json["detail"].replace(str(maximum + 1), "")
 
     def test_a_webhook_of_alertmanager_is_valid(self, described):
         schema = described["components"]["schemas"]["Alert"]
@@ -205,7 +205,7 @@ class TestDocument:
 
 
 class TestRoutes:
-    def test_its_routes_are_those_of_the_application(self, described):
+    def test_the_routes_are_those_of_the_application(self, described):
         class Service:
             metrics = Metrics(dict, tuple)
 
@@ -215,7 +215,7 @@ class TestRoutes:
         )
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_its_parameters_are_those_of_the_application(self, described, endpoint, path):
+    def test_the_parameters_are_those_of_the_application(self, described, endpoint, path):
         operation = described["paths"][path].get("get")
         if operation is None or "400" not in operation["responses"]:
             return

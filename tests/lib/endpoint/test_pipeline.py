@@ -27,7 +27,7 @@ class TestThread:
         rig.start()
         request_id = rig.accept(alert())
         wait_for(lambda: rig.bus.of(ALERT))
-        rig.reaches(request_id, "recorded")
+        rig.wait_for_state(request_id, "recorded")
 
     def test_processing_continues_when_the_broker_returns(self, rig):
         rig.bus.is_down = True
@@ -35,7 +35,7 @@ class TestThread:
         request_id = rig.accept(alert())
         wait_for(lambda: rig.components.broker.state == State.DOWN)
         rig.bus.is_down = False
-        rig.reaches(request_id, "recorded")
+        rig.wait_for_state(request_id, "recorded")
         wait_for(lambda: rig.components.broker.state == State.OK)
 
 

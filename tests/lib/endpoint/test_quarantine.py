@@ -23,9 +23,9 @@ COUNT = 120
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+def intact(tmp_path_factory):
     """Return the path of a journal with COUNT entries in every state, and its rows by id."""
-    path = str(tmp_path_factory.mktemp("sound") / "journal.sqlite")
+    path = str(tmp_path_factory.mktemp("intact") / "journal.sqlite")
     journal, chance = Journal(path), random.Random(5)
     for _ in range(COUNT):
         # Some bodies fit into their page, others need overflow pages.
@@ -43,9 +43,9 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture
-def path(sound, tmp_path):
+def path(intact, tmp_path):
     """Return the path of a copy, to be damaged."""
-    return shutil.copy(sound[0], str(tmp_path / "journal.sqlite"))
+    return shutil.copy(intact[0], str(tmp_path / "journal.sqlite"))
 
 
 def rows_of(journal):
@@ -115,49 +115,49 @@ class TestReadable:
 
     @pytest.mark.parametrize("data", [bytes, os.urandom], ids=["zeros", "noise"])
     @pytest.mark.parametrize("count", [1, 8])
-    def test_requests_around_overwritten_pages_are_saved(self, sound, path, count, data):
+    def test_requests_around_overwritten_pages_are_saved(self, intact, path, count, data):
         for page in random.Random(count).sample(pages_of_requests(path), count):
             write(path, page, data(PAGE))
-        wanted = readable(path, sound[1])
+        wanted = readable(path, intact[1])
         assert 0 < len(wanted) < COUNT
         # Requested explicitly, as the endpoint does after damage: reading may miss a damaged page.
-        report = self.check(path, sound[1], wanted, Journal(path, "it was overwritten"))
+        report = self.check(path, intact[1], wanted, Journal(path, "it was overwritten"))
         assert report.reason == "it was overwritten"
         assert report.unread_bytes >= count * PAGE / 2
         assert report.lost == COUNT - len(wanted)
 
     @pytest.mark.parametrize("name", ["sqlite_autoindex_requests_1", "ix_requests_due"])
-    def test_all_requests_are_saved_if_an_index_is_damaged(self, sound, path, name):
+    def test_all_requests_are_saved_if_an_index_is_damaged(self, intact, path, name):
         write(path, roots(path)[name], bytes(PAGE))
-        report = self.check(path, sound[1], set(sound[1]), Journal(path, "an index"))
+        report = self.check(path, intact[1], set(intact[1]), Journal(path, "an index"))
         assert report.lost == 0
 
-    def test_requests_in_a_truncated_file_are_saved(self, sound, path):
+    def test_requests_in_a_truncated_file_are_saved(self, intact, path):
         os.truncate(path, int(os.path.getsize(path) * 0.7) // PAGE * PAGE)
         journal = Journal(path)
         found = set(rows_of(journal))
-        assert found < set(sound[1])
-        self.check(path, sound[1], found, journal)
+        assert found < set(intact[1])
+        self.check(path, intact[1], found, journal)
 
     @pytest.mark.parametrize("data", [bytes, os.urandom], ids=["zeros", "noise"])
-    def test_without_its_first_page_nothing_is_saved_and_the_file_is_kept(self, sound, path, data):
+    def test_without_its_first_page_nothing_is_saved_and_the_file_is_kept(self, intact, path, data):
         write(path, 1, data(PAGE))
         damaged = open(path, "rb").read()
-        report = self.check(path, sound[1], set(), Journal(path))
+        report = self.check(path, intact[1], set(), Journal(path))
         assert report.unread_bytes == len(damaged)
         assert open(report.file, "rb").read() == damaged
 
-    def test_without_the_table_nothing_is_saved_and_the_loss_is_counted(self, sound, path):
+    def test_without_the_table_nothing_is_saved_and_the_loss_is_counted(self, intact, path):
         size = os.path.getsize(path)
         write(path, roots(path)["requests"], bytes(PAGE))
-        report = self.check(path, sound[1], set(), Journal(path, "the table"))
+        report = self.check(path, intact[1], set(), Journal(path, "the table"))
         assert (report.lost, report.unread_bytes) == (COUNT, size)
 
-    def test_a_file_that_is_not_a_database_is_kept(self, sound, path):
+    def test_a_file_that_is_not_a_database_is_kept(self, intact, path):
         text = b"this is no database, and long enough to be taken for one" * 200
         with open(path, "wb") as file:
             file.write(text)
-        report = self.check(path, sound[1], set(), Journal(path))
+        report = self.check(path, intact[1], set(), Journal(path))
         assert open(report.file, "rb").read() == text
         assert "not a database" in report.reason
         assert report.unread_bytes == len(text)
@@ -172,14 +172,14 @@ class TestReadable:
             "CREATE TABLE journal (endpoint_id, clock); PRAGMA user_version = 2",
         ],
     )
-    def test_a_database_that_is_not_a_journal_is_kept(self, sound, path, script):
+    def test_a_database_that_is_not_a_journal_is_kept(self, intact, path, script):
         os.remove(path)
         connection = sqlite3.connect(path)
         connection.executescript(script)
         connection.close()
-        self.check(path, sound[1], set(), Journal(path))
+        self.check(path, intact[1], set(), Journal(path))
 
-    def test_others_cannot_access_the_quarantined_files(self, sound, path, tmp_path):
+    def test_others_cannot_access_the_quarantined_files(self, intact, path, tmp_path):
         with open(path, "wb") as file:
             file.write(b"this is no database, and long enough to be taken for one" * 200)
         os.chmod(path, 0o644)
@@ -209,16 +209,16 @@ class TestReadable:
             assert b"only in the -wal" in file.read()
         assert report.unread_bytes > PAGE
 
-    def test_a_request_whose_body_was_changed_is_lost(self, sound, path):
+    def test_a_request_whose_body_was_changed_is_lost(self, intact, path):
         data = open(path, "rb").read()
         at = data.index(b"x" * 3000)
         with open(path, "r+b") as file:
             file.seek(at + 100)
             file.write(b"y")
-        assert self.check_all_but_one(sound, path, Journal(path, "something else")).lost == 1
+        assert self.check_all_but_one(intact, path, Journal(path, "something else")).lost == 1
 
     @pytest.mark.parametrize("text", [b"\xff\xfe", b"?!"], ids=["no text", "no JSON"])
-    def test_an_unreadable_request_does_not_block_the_others(self, sound, path, text):
+    def test_an_unreadable_request_does_not_block_the_others(self, intact, path, text):
         """SQLite itself sees nothing wrong with it."""
         connection = sqlite3.connect(path)
         connection.execute(
@@ -233,15 +233,15 @@ class TestReadable:
         with pytest.raises(JournalError):
             accept(journal)  # new requests are safer in the next journal
         journal.close()
-        self.check_all_but_one(sound, path, Journal(path, journal.problem))
+        self.check_all_but_one(intact, path, Journal(path, journal.problem))
 
-    def check_all_but_one(self, sound, path, journal):
-        (missing,) = set(sound[1]) - set(rows_of(journal))
-        return self.check(path, sound[1], set(sound[1]) - {missing}, journal)
+    def check_all_but_one(self, intact, path, journal):
+        (missing,) = set(intact[1]) - set(rows_of(journal))
+        return self.check(path, intact[1], set(intact[1]) - {missing}, journal)
 
-    def test_damage_that_is_found_at_opening(self, sound, path):
+    def test_damage_that_is_found_at_opening(self, intact, path):
         write(path, roots(path)["ix_requests_due"], bytes(PAGE))
-        self.check(path, sound[1], set(sound[1]), Journal(path))  # requests are counted by it
+        self.check(path, intact[1], set(intact[1]), Journal(path))  # requests are counted by it
 
     def test_the_endpoint_id_is_kept(self, path):
         journal = Journal(path)
@@ -365,35 +365,35 @@ finally:
 @pytest.mark.parametrize("way", sorted(WAYS))
 class TestKilled:
     @pytest.mark.parametrize("steps", [COUNT // 2, COUNT, COUNT + 1, COUNT + 2])
-    def test_a_kill_at_any_step_loses_nothing(self, sound, path, way, steps):
+    def test_a_kill_at_any_step_loses_nothing(self, intact, path, way, steps):
         child = process(way, KILLED, path, str(steps))
         assert child.communicate(timeout=60)[0] == ""
         assert child.returncode == -signal.SIGKILL
         # The next start finds the old journal, damaged or not, or the new one.
         journal = Journal(path)
-        assert rows_of(journal) == sound[1]
+        assert rows_of(journal) == intact[1]
         journal.close()
         if steps <= COUNT:
             assert quarantine.reports(path) == []
             journal = Journal(path, "damaged")
-            assert rows_of(journal) == sound[1]
+            assert rows_of(journal) == intact[1]
             journal.close()
         assert [report.saved for report in quarantine.reports(path)] == [COUNT]
         assert "salvage" not in "".join(names(path))
 
-    def test_without_a_kill_it_completes(self, sound, path, way):
+    def test_without_a_kill_it_completes(self, intact, path, way):
         child = process(way, KILLED, path, str(COUNT + 3))
         assert child.communicate(timeout=60)[0] == "went on\n"
         journal = Journal(path)
-        assert rows_of(journal) == sound[1]
+        assert rows_of(journal) == intact[1]
         journal.close()
 
 
 FULL = """
 import os, resource
-path, most = sys.argv[1], int(sys.argv[2])
+path, max_bytes = sys.argv[1], int(sys.argv[2])
 before = sorted(os.listdir(os.path.dirname(path)))
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
 try:
     Journal(path, "damaged")
 except Exception as error:

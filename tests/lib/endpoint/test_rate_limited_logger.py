@@ -8,7 +8,7 @@ from poundcake.endpoint import rate_limited_logger
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 
 
-def test_a_message_is_logged_once_a_minute_and_counted_meanwhile(monkeypatch, caplog):
+def test_a_message_is_logged_once_a_minute_with_its_count(monkeypatch, caplog):
     now = [1000.0]
     monkeypatch.setattr(rate_limited_logger, "monotonic", lambda: now[0])
     log = RateLimitedLogger(logging.getLogger("limited"))

@@ -32,13 +32,13 @@ def make(request, tmp_path):
     made = []
 
     def factory(token="", **config):
-        found = KINDS[request.param](tmp_path, QUICK, **config).start()
-        made.append(found)
-        return found.reaches(200, **bearer(token))
+        endpoint = KINDS[request.param](tmp_path, QUICK, **config).start()
+        made.append(endpoint)
+        return endpoint.wait_for_status(200, **bearer(token))
 
     yield factory
-    for found in made:
-        found.stop()
+    for endpoint in made:
+        endpoint.stop()
 
 
 @pytest.fixture
@@ -59,28 +59,28 @@ def test_the_configuration_is_polled_as_often_as_documented():
 
 class TestChanges:
     def test_a_registered_change_is_applied_without_a_restart(self, make, log):
-        found = make(allowed_hosts=["web-1"])
-        assert found.configuration()["in_force"]["dry_run"] is True
-        before = found.configuration()["applied_at"]
-        found.register(dry_run=False, allowed_hosts=None, max_body_bytes=1024)
-        wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
-        health = found.get("/api/v1/health").json
+        endpoint = make(allowed_hosts=["web-1"])
+        assert endpoint.configuration()["in_force"]["dry_run"] is True
+        before = endpoint.configuration()["applied_at"]
+        endpoint.register(dry_run=False, allowed_hosts=None, max_body_bytes=1024)
+        wait_for(lambda: endpoint.configuration()["in_force"]["dry_run"] is False)
+        health = endpoint.get("/api/v1/health").json
         assert (health["status"], health["dry_run"]) == ("ok", False)
         assert health["configuration"]["applied_at"] > before
         assert "allowed_hosts is empty" in health["configuration"]["warnings"][0]
-        assert found.post(webhook(alert(annotations={"x": "y" * 2000}))).status == 413
+        assert endpoint.post(webhook(alert(annotations={"x": "y" * 2000}))).status == 413
         message = "using the changed configuration: max_body_bytes, dry_run, allowed_hosts"
         assert log().count(message) == 1
 
     def test_a_removed_token_is_refused_on_open_connections(self, make, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-first-long-token")
-        found = make(
+        endpoint = make(
             "the-first-long-token",
             auth_tokens=[f"file:{secret}"],
             basic_auth="user:a-long-password-of-ours",
         )
-        with found.client() as client:
+        with endpoint.client() as client:
 
             def status_with(token):
                 client.send(message("GET", "/api/v1/health", **bearer(token)))
@@ -89,47 +89,49 @@ class TestChanges:
             assert status_with("the-first-long-token") == 200
             # Only the file changes, not the registered configuration.
             secret.write_text("the-second-long-token")
-            found.reaches(200, **bearer("the-second-long-token"))
+            endpoint.wait_for_status(200, **bearer("the-second-long-token"))
             assert status_with("the-first-long-token") == 401
             assert status_with("the-second-long-token") == 200
 
     def test_a_changed_database_url_is_used(self, make, tmp_path):
         url = tmp_path / "database_url"
         url.write_text(f"sqlite:///{tmp_path}/one.sqlite")
-        found = make(database_url=f"file:{url}")
-        request_id = found.accept(webhook(alert()))
+        endpoint = make(database_url=f"file:{url}")
+        request_id = endpoint.accept(webhook(alert()))
         status = "/api/v1/status/" + request_id
-        wait_for(lambda: found.get(status).json["alerts"])
+        wait_for(lambda: endpoint.get(status).json["alerts"])
         # An announced request that is not recorded is first missed, after 30 s.
-        wait_for(lambda: not found.get("/api/v1/health").json["components"]["journal"]["waiting"])
+        wait_for(
+            lambda: not endpoint.get("/api/v1/health").json["components"]["journal"]["waiting"]
+        )
         url.write_text(f"sqlite:///{tmp_path}/two.sqlite")
         wait_for(lambda: os.path.exists(f"{tmp_path}/two.sqlite"))
-        wait_for(lambda: not found.get("/api/v1/executions/recent").json["executions"])
-        again = found.accept(webhook(alert("Again")))
-        wait_for(lambda: found.get("/api/v1/status/" + again).json["alerts"])
+        wait_for(lambda: not endpoint.get("/api/v1/executions/recent").json["executions"])
+        again = endpoint.accept(webhook(alert("Again")))
+        wait_for(lambda: endpoint.get("/api/v1/status/" + again).json["alerts"])
 
     def test_no_accepted_request_is_lost(self, make):
-        found = make()
+        endpoint = make()
         accepted = []
         for number in range(20):
-            accepted.append(found.accept(webhook(alert(f"N{number}"))))
-            found.register(max_connections=100 + number)
-        wait_for(lambda: found.configuration()["in_force"]["max_connections"] == 119)
+            accepted.append(endpoint.accept(webhook(alert(f"N{number}"))))
+            endpoint.register(max_connections=100 + number)
+        wait_for(lambda: endpoint.configuration()["in_force"]["max_connections"] == 119)
         for request_id in accepted:
-            wait_for(lambda i=request_id: found.get("/api/v1/status/" + i).json["alerts"])
+            wait_for(lambda i=request_id: endpoint.get("/api/v1/status/" + i).json["alerts"])
 
 
 class TestAddress:
     def test_it_moves_to_another_port_and_finishes_requests_in_flight(self, make):
-        found = make()
-        old = found.client()
-        idle = found.client()
+        endpoint = make()
+        old = endpoint.client()
+        idle = endpoint.client()
         old.send(message("POST", "/api/v1/webhook", b"", Content_Length="2", Expect="100-continue"))
         assert old.read().status == 100
-        before = found.port
-        found.port = services.free_port()
-        found.register(port=found.port).reaches(200)
-        assert found.configuration()["in_force"]["port"] == found.port
+        before = endpoint.port
+        endpoint.port = services.free_port()
+        endpoint.register(port=endpoint.port).wait_for_status(200)
+        assert endpoint.configuration()["in_force"]["port"] == endpoint.port
         wait_for(lambda: not services.accepts_connections(before))
         assert idle.closed()
         old.send(b"{}")
@@ -141,26 +143,28 @@ class TestAddress:
 
     def test_it_moves_from_one_address_to_all(self, make):
         """The endpoint cannot listen on 127.0.0.1 and 0.0.0.0 at the same time."""
-        found = make()
-        found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
-        wait_for(lambda: status_of(found) == 401)
-        assert found.configuration(**bearer("the-only-long-token"))["in_force"]["host"] == "0.0.0.0"
-        found.register(host="127.0.0.1", auth_tokens=None)
-        wait_for(lambda: status_of(found) == 200)
-        assert found.configuration()["in_force"]["host"] == "127.0.0.1"
+        endpoint = make()
+        endpoint.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
+        wait_for(lambda: status_of(endpoint) == 401)
+        assert (
+            endpoint.configuration(**bearer("the-only-long-token"))["in_force"]["host"] == "0.0.0.0"
+        )
+        endpoint.register(host="127.0.0.1", auth_tokens=None)
+        wait_for(lambda: status_of(endpoint) == 200)
+        assert endpoint.configuration()["in_force"]["host"] == "127.0.0.1"
 
     def test_the_old_address_is_restored_if_the_new_one_fails(self, make, log):
-        found = make()
+        endpoint = make()
         with socket.socket() as taken:  # so that the port is also in use on another address
-            taken.bind(("127.0.0.2", found.port))
+            taken.bind(("127.0.0.2", endpoint.port))
             taken.listen(1)
-            found.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
+            endpoint.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
             wait_for(lambda: "cannot listen on 0.0.0.0" in log())
-            wait_for(lambda: status_of(found) == 200)
-            assert found.configuration()["in_force"]["host"] == "127.0.0.1"
+            wait_for(lambda: status_of(endpoint) == 200)
+            assert endpoint.configuration()["in_force"]["host"] == "127.0.0.1"
 
     def test_tls_is_turned_on_and_off_without_refusing_a_connection(self, make, tmp_path):
-        found = make()
+        endpoint = make()
         authority = Authority(tmp_path)
         certificate, key = authority.issue("endpoint")
         refused, stop = [], threading.Event()
@@ -168,21 +172,21 @@ class TestAddress:
         def connect():
             while not stop.is_set():
                 try:
-                    found.client().socket.close()
+                    endpoint.client().socket.close()
                 except ConnectionRefusedError as error:
                     refused.append(error)
 
         thread = threading.Thread(target=connect)
         thread.start()
         try:
-            idle = found.client()
-            found.register(tls_certificate=certificate, tls_key=key)
-            secured = Secured(found, authority.certificate)
-            wait_for(lambda: reaches(secured))
+            idle = endpoint.client()
+            endpoint.register(tls_certificate=certificate, tls_key=key)
+            secured = Secured(endpoint, authority.certificate)
+            wait_for(lambda: is_answered(secured))
             assert secured.get("/api/v1/health").json()["address"].startswith("https://")
             assert idle.closed()
             idle.socket.close()
-            found.register(tls_certificate=None, tls_key=None).reaches(200)
+            endpoint.register(tls_certificate=None, tls_key=None).wait_for_status(200)
         finally:
             stop.set()
             thread.join()
@@ -193,7 +197,7 @@ class TestAddress:
         certificate, key = authority.issue("endpoint")
         (tmp_path / "clients").mkdir()
         clients = Authority(tmp_path / "clients", "client-ca")
-        found = KINDS["threads"](
+        endpoint = KINDS["threads"](
             tmp_path,
             QUICK,
             tls_certificate=certificate,
@@ -201,16 +205,16 @@ class TestAddress:
             tls_client_ca=str(clients.certificate),
         ).start()
         try:
-            secured = Secured(found, authority.certificate)
-            wait_for(lambda: reaches(secured))
+            secured = Secured(endpoint, authority.certificate)
+            wait_for(lambda: is_answered(secured))
             context = ssl.create_default_context(cafile=secured.ca)
             context.load_cert_chain(*clients.issue("am"))
             with secured.connect(context) as connection:
                 connection.sendall(message("GET", "/api/v1/health"))
                 assert connection.recv(100).startswith(b"HTTP/1.1 200")
-                found.register(tls_client_ca=None, auth_tokens=["the-only-long-token"])
+                endpoint.register(tls_client_ca=None, auth_tokens=["the-only-long-token"])
                 wait_for(
-                    lambda: reaches(
+                    lambda: is_answered(
                         secured, "/api/v1/health", headers=bearer("the-only-long-token")
                     )
                 )
@@ -221,19 +225,19 @@ class TestAddress:
                 except OSError:
                     pass  # the connection was closed
         finally:
-            found.stop()
+            endpoint.stop()
 
 
-def status_of(found):
+def status_of(endpoint):
     """Return the status of health without credentials, or None if the endpoint does not listen."""
     try:
-        answer = found.get("/api/v1/health")
+        answer = endpoint.get("/api/v1/health")
     except OSError:
         return None
     return answer and answer.status  # a connection that was closed while idle has no response
 
 
-def reaches(secured, path=LIVE, **more):
+def is_answered(secured, path=LIVE, **more):
     try:
         return secured.get(path, **more).status_code == 200
     except OSError:
@@ -243,20 +247,20 @@ def reaches(secured, path=LIVE, **more):
 class TestUnusableConfigurations:
     """The previous configuration stays in force; the problem is logged once and shown by health."""
 
-    def assert_kept(self, found, log, problem, **headers):
+    def assert_kept(self, endpoint, log, problem, **headers):
         """Assert that a problem is shown, logged once, and that the endpoint works as before."""
-        wait_for(lambda: problem in found.configuration(**headers)["problem"])
-        health = found.get("/api/v1/health", **headers).json
+        wait_for(lambda: problem in endpoint.configuration(**headers)["problem"])
+        health = endpoint.get("/api/v1/health", **headers).json
         assert health["status"] == "degraded"
         assert health["configuration"]["problem"].startswith("keeping the previous configuration: ")
-        assert found.post(webhook(), **headers).status == 202
+        assert endpoint.post(webhook(), **headers).status == 202
         # A record in the meantime may log the same reason.
         pattern = f"keeping the previous configuration: .*{re.escape(problem)}"
         assert len(re.findall(pattern, log())) == 1
 
-    def wait_until_restored(self, found, **headers):
-        wait_for(lambda: not found.configuration(**headers)["problem"])
-        assert found.get("/api/v1/health", **headers).json["status"] == "ok"
+    def wait_until_restored(self, endpoint, **headers):
+        wait_for(lambda: not endpoint.configuration(**headers)["problem"])
+        assert endpoint.get("/api/v1/health", **headers).json["status"] == "ok"
 
     @pytest.mark.parametrize(
         "config, problem",
@@ -277,55 +281,55 @@ class TestUnusableConfigurations:
         ],
     )
     def test_a_broken_configuration(self, make, log, config, problem):
-        found = make()
-        found.register(dry_run=False, allowed_hosts=["*"], **config)
-        self.assert_kept(found, log, problem)
-        in_force = found.configuration()["in_force"]
+        endpoint = make()
+        endpoint.register(dry_run=False, allowed_hosts=["*"], **config)
+        self.assert_kept(endpoint, log, problem)
+        in_force = endpoint.configuration()["in_force"]
         assert in_force["dry_run"] is True  # no part of the change is applied
-        found.register(**{**dict.fromkeys(config), "port": found.port})
-        wait_for(lambda: found.configuration()["in_force"]["dry_run"] is False)
-        self.wait_until_restored(found)
+        endpoint.register(**{**dict.fromkeys(config), "port": endpoint.port})
+        wait_for(lambda: endpoint.configuration()["in_force"]["dry_run"] is False)
+        self.wait_until_restored(endpoint)
 
     def test_a_port_that_is_in_use_at_first(self, make, log):
-        found = make()
+        endpoint = make()
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen(1)
             port = taken.getsockname()[1]
-            found.register(port=port)
+            endpoint.register(port=port)
             self.assert_kept(
-                found, log, f"cannot listen on 127.0.0.1:{port}: Address already in use"
+                endpoint, log, f"cannot listen on 127.0.0.1:{port}: Address already in use"
             )
-        found.port = port
-        found.reaches(200)
-        self.wait_until_restored(found)
+        endpoint.port = port
+        endpoint.wait_for_status(200)
+        self.wait_until_restored(endpoint)
 
     def test_an_unreadable_token_file(self, make, log, tmp_path):
         secret = tmp_path / "token"
         secret.write_text("the-only-long-token")
-        found = make("the-only-long-token", auth_tokens=[f"file:{secret}", "another-long-token"])
+        endpoint = make("the-only-long-token", auth_tokens=[f"file:{secret}", "another-long-token"])
         os.rename(str(secret), str(secret) + ".away")
-        self.assert_kept(found, log, "cannot read", **bearer("the-only-long-token"))
+        self.assert_kept(endpoint, log, "cannot read", **bearer("the-only-long-token"))
         secret.write_text("a-new-and-long-token")
-        found.reaches(200, **bearer("a-new-and-long-token"))
-        self.wait_until_restored(found, **bearer("a-new-and-long-token"))
+        endpoint.wait_for_status(200, **bearer("a-new-and-long-token"))
+        self.wait_until_restored(endpoint, **bearer("a-new-and-long-token"))
 
     def test_an_unreadable_registration(self, make, log, tmp_path):
-        found = make()
-        path = found.published_path + ".config"
+        endpoint = make()
+        path = endpoint.published_path + ".config"
         with open(path, "w") as file:
             file.write("not json")
-        self.assert_kept(found, log, "the registered one cannot be read: ")
-        found.register()
-        self.wait_until_restored(found)
+        self.assert_kept(endpoint, log, "the registered one cannot be read: ")
+        endpoint.register()
+        self.wait_until_restored(endpoint)
 
     def test_a_broken_certificate_file(self, make, log, tmp_path):
         authority = Authority(tmp_path)
         certificate, key = authority.issue("endpoint")
-        found = make()
-        found.register(tls_certificate=certificate, tls_key=key)
-        secured = Secured(found, authority.certificate)
-        wait_for(lambda: reaches(secured))
+        endpoint = make()
+        endpoint.register(tls_certificate=certificate, tls_key=key)
+        secured = Secured(endpoint, authority.certificate)
+        wait_for(lambda: is_answered(secured))
         with open(key, "w") as file:
             file.write("no key")
         wait_for(lambda: secured.get("/api/v1/health").json()["status"] == "degraded")
@@ -336,23 +340,23 @@ class TestUnusableConfigurations:
         wait_for(lambda: secured.get("/api/v1/health").json()["status"] == "ok")
 
     def test_another_state_dir_waits_for_a_restart_and_the_rest_is_applied(self, make, tmp_path):
-        found = make()
-        before = found.config["state_dir"]
-        found.register(state_dir=str(tmp_path / "other"), give_up_hours=5)
-        wait_for(lambda: found.configuration()["in_force"]["give_up_hours"] == 5)
-        configuration = found.configuration()
+        endpoint = make()
+        before = endpoint.config["state_dir"]
+        endpoint.register(state_dir=str(tmp_path / "other"), give_up_hours=5)
+        wait_for(lambda: endpoint.configuration()["in_force"]["give_up_hours"] == 5)
+        configuration = endpoint.configuration()
         assert configuration["in_force"]["state_dir"] == before
         assert configuration["problem"] == (
             f"state_dir: {tmp_path}/other is used after a restart of the sensor"
         )
-        assert found.get("/api/v1/health").json["status"] == "degraded"
+        assert endpoint.get("/api/v1/health").json["status"] == "degraded"
         assert not (tmp_path / "other").exists()
 
     def test_a_configuration_that_is_broken_at_the_start_is_used_after_its_repair(
         self, make, tmp_path
     ):
-        found = KINDS["threads"](tmp_path, QUICK, allowed_host=["web-1"]).start()
+        endpoint = KINDS["threads"](tmp_path, QUICK, allowed_host=["web-1"]).start()
         try:
-            found.register(allowed_host=None).reaches(200)
+            endpoint.register(allowed_host=None).wait_for_status(200)
         finally:
-            found.stop()
+            endpoint.stop()

@@ -320,12 +320,12 @@ class TestDamage:
 
     def test_at_the_start(self, make, tmp_path):
         (tmp_path / "state").mkdir()
-        (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is no database" * 99)
+        (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is not a database" * 99)
         endpoint = make().ready()
         (found,) = part(endpoint, "journal")["set_aside"]
         assert (found["saved"], found["unread_bytes"]) == (0, 19 * 99)
         with open(found["file"], "rb") as file:
-            assert file.read() == b"this is no database" * 99
+            assert file.read() == b"this is not a database" * 99
         assert endpoint.post(webhook()).status == 202
         endpoint.stop()
         endpoint.start().ready()  # a later start reports it as well

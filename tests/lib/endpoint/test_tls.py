@@ -64,9 +64,9 @@ class Secured:
         return path.read_text() if path.exists() else caplog.text
 
 
-def answers(found):
+def answers(endpoint):
     try:
-        return found.get().status_code == 200
+        return endpoint.get().status_code == 200
     except requests.RequestException:
         return False
 
@@ -99,29 +99,29 @@ def read_all(client):
 
 class TestCertificate:
     def test_webhooks_are_accepted(self, make, files):
-        found = make(**files)
+        endpoint = make(**files)
         answer = requests.post(
-            found.url + "/api/v1/webhook", json=webhook(), verify=found.ca, timeout=20
+            endpoint.url + "/api/v1/webhook", json=webhook(), verify=endpoint.ca, timeout=20
         )
         assert answer.status_code == 202
-        assert found.get(HEALTH).json()["address"] == found.url
+        assert endpoint.get(HEALTH).json()["address"] == endpoint.url
 
     def test_many_requests_on_a_connection(self, make, files):
-        found = make(**files)
+        endpoint = make(**files)
         with requests.Session() as session:
-            session.verify, session.trust_env = found.ca, False
+            session.verify, session.trust_env = endpoint.ca, False
             for _ in range(3):
-                assert session.get(found.url + LIVE, timeout=20).json() == {"status": "alive"}
+                assert session.get(endpoint.url + LIVE, timeout=20).json() == {"status": "alive"}
             large = webhook(alert(annotations={"text": "x" * 300000}))
-            hook = found.url + "/api/v1/webhook"
+            hook = endpoint.url + "/api/v1/webhook"
             assert session.post(hook, json=large, timeout=20).status_code == 202
 
     def test_requests_are_framed_as_without_tls(self, make, files):
         """The cases of the corpus that end their connection."""
-        found = make(**files)
+        endpoint = make(**files)
         for case in [case for case in CASES if len(case.statuses) == 1][::4]:
             received = b""
-            with found.connect() as secured:
+            with endpoint.connect() as secured:
                 try:
                     secured.sendall(case.data)
                     while True:
@@ -135,46 +135,46 @@ class TestCertificate:
 
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
     def test_versions_before_1_2_are_refused(self, make, files):
-        found = make(**files)
+        endpoint = make(**files)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(found.ca)
+        context.load_verify_locations(endpoint.ca)
         context.set_ciphers("ALL:@SECLEVEL=0")
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(ssl.SSLError):
-            found.connect(context)
-        assert answers(found)
+            endpoint.connect(context)
+        assert answers(endpoint)
 
     def test_a_new_certificate_is_used_without_a_restart(self, make, files, authority):
-        found = make(**files)
-        before = found.serial()
+        endpoint = make(**files)
+        before = endpoint.serial()
         authority.issue("endpoint")
-        assert found.serial() != before
+        assert endpoint.serial() != before
 
     def test_a_broken_certificate_does_not_replace_it(self, make, files, authority, caplog):
-        found = make(**files)
-        before = found.serial()
+        endpoint = make(**files)
+        before = endpoint.serial()
         with open(files["tls_key"], "w") as file:
             file.write("no key")
-        assert found.serial() == before == found.serial()
-        assert found.log(caplog).count("keeping the previous certificate") == 1
+        assert endpoint.serial() == before == endpoint.serial()
+        assert endpoint.log(caplog).count("keeping the previous certificate") == 1
         authority.issue("endpoint")
-        assert found.serial() != before
-        assert "using the changed certificate files" in found.log(caplog)
+        assert endpoint.serial() != before
+        assert "using the changed certificate files" in endpoint.log(caplog)
 
     def test_files_that_are_created_later(self, make, files, caplog):
         moved = files["tls_key"] + ".away"
         os.rename(files["tls_key"], moved)
         missing = "tls_key: cannot read " + files["tls_key"]
-        found = make(until=lambda found: missing in found.log(caplog), **files)
+        endpoint = make(until=lambda endpoint: missing in endpoint.log(caplog), **files)
         os.rename(moved, files["tls_key"])
-        wait_for(lambda: answers(found))
+        wait_for(lambda: answers(endpoint))
 
 
 class TestWrongClients:
     def test_plain_http_gets_an_explanation(self, make, files):
-        found = make(**files)
-        with found.running.client() as client:
+        endpoint = make(**files)
+        with endpoint.running.client() as client:
             client.send(message("GET", LIVE))
             answer = client.read()
             assert answer.status == 400
@@ -182,24 +182,24 @@ class TestWrongClients:
             assert client.closed()
 
     def test_a_webhook_over_plain_http_is_refused(self, make, files):
-        found = make(**files)
-        assert found.running.post(webhook()).status == 400
-        assert found.running.entries() == []
+        endpoint = make(**files)
+        assert endpoint.running.post(webhook()).status == 400
+        assert endpoint.running.entries() == []
 
     @pytest.mark.parametrize(
         "sent", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
     )
     def test_a_connection_without_a_handshake_is_closed(self, make, files, sent):
-        found = make({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
-        with found.running.client() as client:
+        endpoint = make({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
+        with endpoint.running.client() as client:
             client.send(sent)
             read_all(client)
             assert len(client.buffer) < 20  # at most a TLS alert
-        assert answers(found)
+        assert answers(endpoint)
 
     def test_the_time_limit_applies_to_the_whole_handshake(self, make, files):
-        found = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
-        with found.running.client() as client:
+        endpoint = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
+        with endpoint.running.client() as client:
             client.send(b"\x16\x03\x01\x02\x00")
             with pytest.raises(ConnectionError):
                 for _ in range(100):
@@ -212,17 +212,17 @@ class TestWrongClients:
         ids=["header", "body"],
     )
     def test_a_slow_tls_record_has_the_time_limit_of_its_content(self, make, files, sent):
-        found = make(
+        endpoint = make(
             {
                 "endpoint.http_connection.HEADER_TIME": 1.0,
                 "endpoint.http_connection.BODY_TIME": 1.0,
             },
             **files,
         )
-        context = ssl.create_default_context(cafile=found.ca)
+        context = ssl.create_default_context(cafile=endpoint.ca)
         received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = context.wrap_bio(received, to_send, server_hostname="127.0.0.1")
-        with found.running.client() as plain:
+        with endpoint.running.client() as plain:
             while True:
                 try:
                     client.do_handshake()
@@ -239,33 +239,33 @@ class TestWrongClients:
                     time.sleep(0.1)
 
     def test_silent_clients_do_not_block_others(self, make, files):
-        found = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
-        silent = [found.running.client() for _ in range(20)]
+        endpoint = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
+        silent = [endpoint.running.client() for _ in range(20)]
         try:
-            assert answers(found)
+            assert answers(endpoint)
             assert all(client.closed() for client in silent)
         finally:
             for client in silent:
                 client.socket.close()
 
     def test_silent_connections_are_evicted(self, make, files):
-        found = make(max_connections=3, **files)
-        silent = [found.running.client() for _ in range(6)]
+        endpoint = make(max_connections=3, **files)
+        silent = [endpoint.running.client() for _ in range(6)]
         try:
-            assert answers(found)
+            assert answers(endpoint)
         finally:
             for client in silent:
                 client.socket.close()
 
     def test_failures_are_counted_and_logged_once(self, make, files, caplog):
-        found = make(**files)
+        endpoint = make(**files)
         for _ in range(5):
-            with found.running.client() as client:
+            with endpoint.running.client() as client:
                 client.send(b"\x16\x03\x01\x00\x05hello")
                 read_all(client)
-        lines = found.get("/metrics").text.splitlines()
+        lines = endpoint.get("/metrics").text.splitlines()
         assert "poundcake_failed_handshakes_total 5.0" in lines
-        assert found.log(caplog).count("TLS with 127.0.0.1 failed") == 1
+        assert endpoint.log(caplog).count("TLS with 127.0.0.1 failed") == 1
 
     def test_tls_on_a_plain_port(self, make, authority, tmp_path):
         """The client sees that the port does not speak TLS."""
@@ -286,39 +286,39 @@ class TestClientCertificates:
         return Authority(tmp_path / "clients", "client-ca")
 
     @pytest.fixture
-    def found(self, make, files, clients):
+    def endpoint(self, make, files, clients):
         return make(tls_client_ca=str(clients.certificate), **files)
 
-    def test_a_certificate_of_the_ca_is_enough(self, found, clients):
-        assert found.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
-        assert found.get(HEALTH).json()["detail"].endswith(": client certificate")
+    def test_a_certificate_of_the_ca_is_enough(self, endpoint, clients):
+        assert endpoint.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
+        assert endpoint.get(HEALTH).json()["detail"].endswith(": client certificate")
 
-    def test_without_a_certificate_only_live_is_answered(self, found):
-        assert found.get(HEALTH).status_code == 401
+    def test_without_a_certificate_only_live_is_answered(self, endpoint):
+        assert endpoint.get(HEALTH).status_code == 401
         answer = requests.post(
-            found.url + "/api/v1/webhook", json=webhook(), verify=found.ca, timeout=20
+            endpoint.url + "/api/v1/webhook", json=webhook(), verify=endpoint.ca, timeout=20
         )
         assert answer.status_code == 401
         assert "WWW-Authenticate" not in answer.headers
-        assert found.get(LIVE).status_code == 200
-        assert found.running.entries() == []
+        assert endpoint.get(LIVE).status_code == 200
+        assert endpoint.running.entries() == []
 
-    def test_a_certificate_of_another_ca_ends_the_connection(self, found, authority):
+    def test_a_certificate_of_another_ca_ends_the_connection(self, endpoint, authority):
         with pytest.raises(requests.ConnectionError):
-            found.get(LIVE, cert=authority.issue("somebody"))
+            endpoint.get(LIVE, cert=authority.issue("somebody"))
 
     def test_another_configured_credential_is_enough(self, make, files, clients):
-        found = make(tls_client_ca=str(clients.certificate), auth_tokens=[TOKEN], **files)
+        endpoint = make(tls_client_ca=str(clients.certificate), auth_tokens=[TOKEN], **files)
         bearer = {"Authorization": "Bearer " + TOKEN}
-        assert found.get(HEALTH, headers=bearer).json()["authentication"] == (
+        assert endpoint.get(HEALTH, headers=bearer).json()["authentication"] == (
             "bearer, client certificate"
         )
-        assert found.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
-        hook = found.url + "/api/v1/webhook"
+        assert endpoint.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
+        hook = endpoint.url + "/api/v1/webhook"
         for given in ({"cert": clients.issue("am-1")}, {"headers": bearer}):
-            requests.post(hook, json=webhook(), verify=found.ca, timeout=20, **given)
-        assert found.running.credentials() == ["CN=am-1", "auth_tokens[1]"]
-        assert found.get(HEALTH).status_code == 401
+            requests.post(hook, json=webhook(), verify=endpoint.ca, timeout=20, **given)
+        assert endpoint.running.credentials() == ["CN=am-1", "auth_tokens[1]"]
+        assert endpoint.get(HEALTH).status_code == 401
 
 
 class TestAlertmanager:
@@ -332,15 +332,15 @@ class TestAlertmanager:
         clients = Authority(tmp_path / "clients", "client-ca")
         http = {"tls_config": {"ca_file": str(authority.certificate)}}
         if way == "certificate":
-            found = make(tls_client_ca=str(clients.certificate), **files)
+            endpoint = make(tls_client_ca=str(clients.certificate), **files)
             http["tls_config"].update(zip(("cert_file", "key_file"), clients.issue("am")))
         else:
-            found = make(basic_auth="on-call:a word that is long", **files)
+            endpoint = make(basic_auth="on-call:a word that is long", **files)
             http["basic_auth"] = {"username": "on-call", "password": "a word that is long"}
-        server = alertmanager(found.url + "/api/v1/webhook", http_config=http)
+        server = alertmanager(endpoint.url + "/api/v1/webhook", http_config=http)
         server.fire(alertname="HostDown")
-        wait_for(lambda: len(found.running.entries()) == 1)
-        body = found.running.entries()[0][1]
+        wait_for(lambda: len(endpoint.running.entries()) == 1)
+        body = endpoint.running.entries()[0][1]
         assert b"HostDown" in body
 
 

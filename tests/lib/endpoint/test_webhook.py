@@ -226,7 +226,7 @@ class TestStoredHeaders:
             except FileNotFoundError:
                 assert name.endswith(("-shm", "-wal"))  # SQLite removes them when it is done
 
-    def test_a_long_one_is_cut(self, endpoint):
+    def test_a_long_header_is_truncated(self, endpoint):
         answer = endpoint.post(webhook(), User_Agent="x" * 50000)
         stored = {e[0]: e[2] for e in endpoint.entries()}[answer.json["request_id"]]
         assert len(json.loads(stored)["User-Agent"]) <= 1024

@@ -31,8 +31,8 @@ def make():
         return worker
 
     yield factory
-    for found in made:
-        found.stop(5)
+    for running in made:
+        running.stop(5)
 
 
 def test_a_failed_step_is_retried_and_the_others_run(make, quick):
@@ -46,9 +46,9 @@ def test_a_failed_step_is_retried_and_the_others_run(make, quick):
     def good():
         ran["good"] += 1
 
-    found = make(bad=bad, good=good)
+    running = make(bad=bad, good=good)
     wait_for(lambda: ran["bad"] > 3 and ran["good"] > 3)
-    assert found.seen == [("bad", "a fault")] * 2
+    assert running.seen == [("bad", "a fault")] * 2
 
 
 def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
@@ -69,19 +69,19 @@ def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
 def test_waking_runs_the_steps_immediately(make, monkeypatch):
     monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
     ran = []
-    found = make(step=lambda: ran.append(1))
+    running = make(step=lambda: ran.append(1))
     wait_for(lambda: ran)
-    found.wake()
+    running.wake()
     wait_for(lambda: len(ran) > 1)
 
 
 def test_stopping_does_not_wait_for_the_next_run(make, monkeypatch):
     monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
-    found = make(step=lambda: None)
-    found.stop(60)
-    assert not found._thread.is_alive()
-    assert not found.is_dead()  # it must not be restarted
-    assert found.problem() == ""
+    running = make(step=lambda: None)
+    running.stop(60)
+    assert not running._thread.is_alive()
+    assert not running.is_dead()  # it must not be restarted
+    assert running.problem() == ""
 
 
 def test_a_step_can_be_asked_to_end_early(make):
@@ -107,12 +107,12 @@ def test_an_ended_thread_is_dead_and_can_be_restarted(make, quick):
         if len(ran) == 1:
             raise SystemExit  # as in a killed green thread
 
-    found = make(step=step)
-    wait_for(found.is_dead)
-    assert "has died" in found.problem()
-    found.start()
+    running = make(step=step)
+    wait_for(running.is_dead)
+    assert "has died" in running.problem()
+    running.start()
     wait_for(lambda: len(ran) > 2)
-    assert not found.is_dead() and found.problem() == ""
+    assert not running.is_dead() and running.problem() == ""
 
 
 def test_a_hanging_thread_is_reported_with_its_step(make, clock):
@@ -122,11 +122,11 @@ def test_a_hanging_thread_is_reported_with_its_step(make, clock):
         entered.set()
         hangs.wait(60)
 
-    found = make(emitting=step)
+    running = make(emitting=step)
     assert entered.wait(60)
-    assert found.problem() == ""
+    assert running.problem() == ""
     clock.offset += worker.HUNG_SECONDS + 1
-    assert "has hung for 12" in found.problem() and "emitting" in found.problem()
-    found.keep_going()  # it shows progress
-    assert found.problem() == ""
+    assert "has hung for 12" in running.problem() and "emitting" in running.problem()
+    running.keep_going()  # it shows progress
+    assert running.problem() == ""
     hangs.set()

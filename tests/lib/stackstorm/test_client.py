@@ -175,7 +175,7 @@ class TestTriggers:
         assert page.older == later(101.001)
         assert "offset" not in api.requests[0][1]
 
-    def test_a_full_page_with_one_time_does_not_repeat_forever(self, api):
+    def test_a_full_page_of_equal_times_does_not_repeat_forever(self, api):
         api.answers = [Answer(200, [instance(1)] * 100)] * 2
         first = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         second = api.stackstorm.list_triggers("poundcake.alert", NOON, first.older)

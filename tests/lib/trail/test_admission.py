@@ -283,7 +283,7 @@ class TestResolved:
 
     def test_a_resolve_without_an_open_incident(self):
         found = choose(resolved(later(60)))
-        assert (found.outcome, found.reason) == ("duplicate", "nothing open")
+        assert (found.outcome, found.reason) == ("duplicate", "no open incident")
         assert not found.closes and not found.opens
 
 
@@ -307,13 +307,13 @@ class TestReplay:
 
     @pytest.mark.parametrize("incident", [OPEN, HELD, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(120), None])
-    def test_it_takes_over_an_unclaimed_incident(self, incident, start):
+    def test_a_replay_takes_over_an_unclaimed_incident(self, incident, start):
         found = self.choose(firing(start), incident)
         assert (found.outcome, found.reason) == ("admitted", "replay of first")
         assert (found.episode, found.starts_at, found.attempt) == (OPEN.episode, NOON, 1)
         assert found.closes and found.opens
 
-    def test_a_limit_holds_it_back_unless_forced(self):
+    def test_a_limit_holds_a_replay_back_unless_it_is_forced(self):
         found = self.choose(firing(), OPEN, limit=LIMIT)
         assert (found.outcome, found.reason) == ("rate_limited", LIMIT.reason)
         assert (found.episode, found.opens, found.closes) == (OPEN.episode, False, False)
@@ -351,7 +351,7 @@ class TestReplay:
         original = Original("first", later(600), "admitted", "fp-500", start)
         found = self.choose(firing(start), incident, original=original)
         assert (found.outcome, found.episode, found.starts_at) == ("duplicate", "fp-500", start)
-        assert found.reason == "replay of first: nothing open, the incident has ended"
+        assert found.reason == "replay of first: the incident has ended"
         found = self.choose(firing(start), incident, Work(2), LIMIT, True, original)
         assert (found.outcome, found.episode, found.attempt) == ("admitted", "fp-500", 3)
         assert not found.opens and not found.closes
@@ -362,7 +362,7 @@ class TestReplay:
     @pytest.mark.parametrize(
         "incident, outcome, expected",
         [
-            (None, "duplicate", ("duplicate", "nothing open")),
+            (None, "duplicate", ("duplicate", "no open incident")),
             (OPEN, "duplicate", ("resolved", "ends the incident of the-first")),
             # It ended another incident with the same name: Alertmanager briefly lost the alert.
             (OPEN, "resolved", NEWER),
@@ -418,20 +418,24 @@ class Reference:
         return outcome
 
     def resolve(self, start, end, now, may_start):
-        one = self.open
-        if one is None or now < one["last_seen"]:
+        incident = self.open
+        if incident is None or now < incident["last_seen"]:
             return "duplicate"
-        if None not in (end, one["sender"]) and end < one["sender"]:
+        if None not in (end, incident["sender"]) and end < incident["sender"]:
             return "duplicate"
         self.open = None
-        return one["outcome"] if one["outcome"] in ("unconfirmed", "observed") else "resolved"
+        return (
+            incident["outcome"]
+            if incident["outcome"] in ("unconfirmed", "observed")
+            else "resolved"
+        )
 
     def fire(self, start, end, now, may_start):
-        one = self.open
-        has_starts = one and None not in (start, one["sender"])
-        if has_starts and start > one["sender"] + 120:
-            one = None  # the next occurrence
-        if one is None:
+        incident = self.open
+        has_starts = incident and None not in (start, incident["sender"])
+        if has_starts and start > incident["sender"] + 120:
+            incident = None  # the next occurrence
+        if incident is None:
             outcome = self.outcome(start, now, may_start)
             if outcome != "duplicate":
                 begins = now if start is None else min(start, now)
@@ -441,23 +445,26 @@ class Reference:
                     "outcome": outcome,
                     "last_seen": now,
                 }
-        elif one["outcome"] == "admitted":
+        elif incident["outcome"] == "admitted":
             outcome = "duplicate"
             self.count_notification(start, now)
         else:
             outcome = self.outcome(start, now, may_start, is_open=True)
             self.count_notification(start, now)
-            if outcome == "admitted" or (outcome, one["outcome"]) == ("unconfirmed", "observed"):
-                one["outcome"] = outcome
+            if outcome == "admitted" or (outcome, incident["outcome"]) == (
+                "unconfirmed",
+                "observed",
+            ):
+                incident["outcome"] = outcome
         if outcome == "admitted":
             self.last_admitted = now
         return outcome
 
     def count_notification(self, start, now):
-        one = self.open
-        one["last_seen"] = max(one["last_seen"], now)
-        if one["sender"] is None:
-            one["sender"] = start
+        incident = self.open
+        incident["last_seen"] = max(incident["last_seen"], now)
+        if incident["sender"] is None:
+            incident["sender"] = start
 
     def outcome(self, start, now, may_start, is_open=False):
         same = [

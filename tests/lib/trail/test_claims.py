@@ -56,7 +56,7 @@ class TestLink:
         (mirrored,) = rows(engine, executions)
         assert (mirrored.id, mirrored.action, mirrored.status) == ("e1", WORKFLOW, "running")
 
-    def test_the_same_execution_gets_it_again(self, engine, admitted):
+    def test_the_same_execution_gets_the_claim_again(self, engine, admitted):
         assert [link(engine, admitted)["claimed"] for _ in range(3)] == [True] * 3
         assert len(rows(engine, links)) == 1
 
@@ -264,7 +264,7 @@ class TestRelease:
         assert requested == ["e2"]
 
     @on_sqlite
-    def test_force_releases_it_anyway(self, engine, claimed):
+    def test_force_releases_the_claim_of_a_running_execution(self, engine, claimed):
         change(engine, update(executions).values(status="running"))
         assert len(claims.release(engine, claimed[1], force=True)) == 2
         assert link(engine, claimed, "e3")["claimed"]
@@ -344,7 +344,7 @@ class TestHostCooldown:
             assert found["claimed"] is (i != 2), node
 
     @on_sqlite
-    def test_without_a_configuration_it_lasts_half_an_hour(self, admit, run_action):
+    def test_the_cooldown_lasts_half_an_hour_by_default(self, admit, run_action):
         one, two = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
         for admitted, seconds, claimed in (
             (one, 0, True),

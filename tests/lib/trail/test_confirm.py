@@ -140,7 +140,7 @@ def test_a_body_that_is_nearly_too_large_to_store_is_preserved(trail):
     assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
 
 
-def test_a_concurrent_notification_admits_it_once(trail, database_url):
+def test_an_incident_is_admitted_once_despite_concurrent_notifications(trail, database_url):
     _, unconfirmed = refire(trail, 400)
     sent = [
         request(dict(alert(), startsAt=alert(starts_at=ago(5000))["startsAt"])) for _ in range(3)

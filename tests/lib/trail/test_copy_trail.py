@@ -34,7 +34,7 @@ SOMEBODY = Actor("jane", "e-jane")
 
 
 def silent(line):
-    """A log that nobody reads."""
+    """Ignore a line of the log."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def rows(engine, table):
 
 
 def trail(engine):
-    """All rows of the trail, with natural keys in place of numbers, so that databases compare."""
+    """Return all rows by table, with natural keys instead of numeric ids, to compare databases."""
     calls = {row.id: row.request_id for row in rows(engine, api_calls)}
     names = {row.id: (calls[row.api_call_id], row.position) for row in rows(engine, alerts)}
     found = {}
@@ -147,7 +147,7 @@ class TestCopy:
             assert (counts["inserted"], counts["updated"], counts["kept"]) == (number, 0, 0)
         assert result["complete"] and not result["already_moved"]
 
-    def test_checksums_are_the_same_for_the_way_there_and_back(self, urls, opened):
+    def test_checksums_are_the_same_in_both_directions(self, urls, opened):
         fill(opened(urls[0]))
         there = copy(*urls, False, silent)["tables"]
         back = copy(*urls[::-1], False, silent)["tables"]
@@ -176,7 +176,7 @@ class TestCopy:
         assert not answer["claimed"]
         assert "e1" in answer["reason"]
 
-    def test_what_was_recorded_elsewhere_goes_on_after_the_copy(self, urls, opened):
+    def test_new_requests_are_recorded_after_the_copy(self, urls, opened):
         source = opened(urls[0])
         fill(source)
         copy(*urls, False, silent)
@@ -204,7 +204,7 @@ class TestOnlyOneIsInUse:
         assert trail(source) == before
 
     def test_a_transaction_that_began_before_is_in_the_copy(self, urls, opened):
-        """A writer that has passed every check is waited for."""
+        """The copy waits for a writer that has already passed every check."""
         source, waits, done = opened(urls[0]), threading.Event(), threading.Event()
         started = threading.Event()
 
@@ -234,8 +234,8 @@ class TestOnlyOneIsInUse:
         assert done.is_set()
         assert [row.id for row in rows(opened(urls[1]), executions)] == ["late"]
 
-    def test_a_writer_that_comes_during_the_last_pass_is_refused(self, urls, opened):
-        source, found = opened(urls[0]), []
+    def test_a_writer_that_starts_during_the_last_pass_is_refused(self, urls, opened):
+        source, errors = opened(urls[0]), []
         record(source, request(alert(fingerprint="a")))
         database.prepare(source)
 
@@ -244,7 +244,7 @@ class TestOnlyOneIsInUse:
                 with database.transaction(source) as connection:
                     connection.execute(insert(executions).values(id="x", action="x", status="x"))
             except DatabaseError as error:
-                found.append(str(error))
+                errors.append(str(error))
 
         writer = threading.Thread(target=write)
 
@@ -254,7 +254,7 @@ class TestOnlyOneIsInUse:
 
         copy(*urls, False, log)
         writer.join(30)
-        assert "the trail was moved" in found[0]
+        assert "the trail was moved" in errors[0]
         assert rows(source, executions) == rows(opened(urls[1]), executions) == []
 
     def test_the_new_database_is_not_used_before_the_copy_is_complete(self, urls, opened):
@@ -279,8 +279,8 @@ class TestOnlyOneIsInUse:
         record(source, first)
         copy(*urls, False, silent)
         target = opened(urls[1])
-        over = alert(fingerprint="a", status="resolved", ends_at=later(30))
-        record(target, request(over, received_at=later(40)))
+        resolve = alert(fingerprint="a", status="resolved", ends_at=later(30))
+        record(target, request(resolve, received_at=later(40)))
         record(target, request(alert(fingerprint="b"), received_at=later(50)))
         result = copy(urls[1], urls[0], False, silent)["tables"]
         assert (result["poundcake_alerts"]["inserted"], result["poundcake_alerts"]["updated"]) == (
@@ -292,7 +292,7 @@ class TestOnlyOneIsInUse:
         with pytest.raises(DatabaseError, match="moved"):
             record(target, request(alert(fingerprint="c")))
 
-    def test_again_does_nothing(self, urls, opened):
+    def test_a_second_copy_does_nothing(self, urls, opened):
         fill(opened(urls[0]))
         copy(*urls, False, silent)
         target = opened(urls[1])
@@ -304,9 +304,9 @@ class TestOnlyOneIsInUse:
 
 
 class TestInUse:
-    """What changes in the source while it is copied."""
+    """Changes of the source during the copy arrive in the target."""
 
-    def test_what_changes_during_the_copy_arrives(self, urls, opened):
+    def test_changes_during_the_copy_arrive(self, urls, opened):
         source = opened(urls[0])
         sent = request(alert(fingerprint="a"), alert(fingerprint="b"))
         record(source, sent)
@@ -319,8 +319,8 @@ class TestInUse:
             record_execution(source, sent.request_id, episode("a"), "e2")
             replay.replay_request(source, CONFIG, sent.request_id, True, "e9", SOMEBODY)
             record(source, request(alert(fingerprint="c"), received_at=later(60)))
-            over = alert(fingerprint="b", status="resolved", ends_at=later(70))
-            record(source, request(over, received_at=later(80)))
+            resolve = alert(fingerprint="b", status="resolved", ends_at=later(70))
+            record(source, request(resolve, received_at=later(80)))
 
         run = copy_trail._Pass.run
 
@@ -358,7 +358,7 @@ class TestInUse:
         assert result["poundcake_alerts"]["rows"] == 0
         assert rows(opened(files[1]), alerts)  # as history, until the target is purged
 
-    def test_incidents_and_claims_of_a_target_that_was_used_before_give_way(self, urls, opened):
+    def test_the_source_wins_against_a_target_that_was_used_before(self, urls, opened):
         """The source is the database in use, so its incident stays open and its claim is held."""
         source, target = opened(urls[0]), opened(urls[1])
         for engine, name in ((target, "e-before"), (source, "e-now")):
@@ -376,7 +376,7 @@ class TestInUse:
 class TestTargetInUse:
     """database_url was changed first, and the new database has recorded requests."""
 
-    def both(self, files, opened, old, new):
+    def record_in_each(self, files, opened, old, new):
         source, target = opened(files[0]), opened(files[1])
         for engine, sent in ((source, old), (target, new)):
             record(engine, *sent)
@@ -412,9 +412,9 @@ class TestTargetInUse:
         assert refused
         assert trail(target) == trail(opened(files[0], prepare=False))
 
-    def test_an_incident_open_in_both_stays_open_once(self, urls, opened):
+    def test_an_incident_that_is_open_in_both_stays_open_in_one_row(self, urls, opened):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.both(urls, opened, [old], [new])
+        source, target = self.record_in_each(urls, opened, [old], [new])
         record_execution(source, old.request_id, episode("a"))
         interventions.acknowledge(source, SOMEBODY, episode("a"), comment="mine")
         copy(*urls, True, silent)
@@ -426,9 +426,9 @@ class TestTargetInUse:
         again = request(alert(fingerprint="a"), received_at=later(300))
         assert record(target, again)["outcomes"] == {"duplicate": 1}
 
-    def test_a_claim_of_both_stays_with_the_target(self, files, opened):
+    def test_a_claim_that_both_have_stays_with_the_target(self, files, opened):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.both(files, opened, [old], [new])
+        source, target = self.record_in_each(files, opened, [old], [new])
         record_execution(source, old.request_id, episode("a"), "e-old")
         record_execution(target, new.request_id, episode("a"), "e-new")
         copy(*files, True, silent)
@@ -448,9 +448,9 @@ class TestTargetInUse:
         assert record(target, again)["outcomes"] == {"duplicate": 1}
 
     def test_an_incident_whose_resolve_the_target_has_received_is_closed(self, files, opened):
-        over = alert(fingerprint="a", status="resolved", ends_at=later(60))
-        new = request(over, received_at=later(70))
-        _, target = self.both(files, opened, [request(alert(fingerprint="a"))], [new])
+        resolve = alert(fingerprint="a", status="resolved", ends_at=later(60))
+        new = request(resolve, received_at=later(70))
+        _, target = self.record_in_each(files, opened, [request(alert(fingerprint="a"))], [new])
         copy(*files, True, silent)
         copied = next(row for row in rows(target, alerts) if row.outcome == "admitted")
         assert (copied.open_fingerprint, copied.ended_by) == (None, "resolve")
@@ -458,7 +458,7 @@ class TestTargetInUse:
 
     def test_another_episode_supersedes_the_old_one(self, files, opened):
         new = request(alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300))
-        _, target = self.both(files, opened, [request(alert(fingerprint="a"))], [new])
+        _, target = self.record_in_each(files, opened, [request(alert(fingerprint="a"))], [new])
         copy(*files, True, silent)
         by_episode = {row.episode: row.ended_by for row in rows(target, alerts)}
         assert by_episode == {episode("a"): "superseded", episode("a", later(7200)): None}
@@ -466,7 +466,7 @@ class TestTargetInUse:
     def test_a_request_that_both_have_recorded(self, files, opened):
         """The endpoint announced it again, because the new database did not have it."""
         sent = request(alert(fingerprint="a"))
-        source, target = self.both(files, opened, [sent], [sent])
+        source, target = self.record_in_each(files, opened, [sent], [sent])
         record_execution(source, sent.request_id, episode("a"))
         result = copy(*files, True, silent)["tables"]
         assert result["poundcake_alerts"]["kept"] == 1
@@ -537,7 +537,7 @@ class TestRefused:
         database.open_engine(urls[0]).connect().close()
         self.refused(*urls, "has no tables of PoundCake")
 
-    def test_a_file_that_is_no_database(self, files, tmp_path):
+    def test_a_file_that_is_not_a_database(self, files, tmp_path):
         (tmp_path / "old.sqlite").write_text("not a database at all" * 100)
         self.refused(*files, "not a database")
 

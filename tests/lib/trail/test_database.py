@@ -310,7 +310,7 @@ def services_server(kind):
     try:
         server = kind()
         server.start()
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(str(missing))
     return server
 

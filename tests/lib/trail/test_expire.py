@@ -18,22 +18,24 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def work(trail, hours):
+def count_open_work(trail, hours):
     with database.reading(trail.engine) as connection:
         return open_work(connection, hours).count
 
 
 @pytest.mark.parametrize(
-    "hours, heard, expired", [(0, 999, 0), (3, 3.1, 1), (3, 2.9, 0)], ids=["off", "stale", "not"]
+    "hours, silent_hours, expired",
+    [(0, 999, 0), (3, 3.1, 1), (3, 2.9, 0)],
+    ids=["off", "stale", "not"],
 )
-def test_an_incident_expires_after_its_last_notification(trail, hours, heard, expired):
+def test_an_incident_expires_after_its_last_notification(trail, hours, silent_hours, expired):
     trail.record(alert(), seconds=1000 * HOUR)
-    trail.record(alert(), seconds=heard * HOUR)
+    trail.record(alert(), seconds=silent_hours * HOUR)
     for name, seconds in (("Young", 2 * HOUR), ("Younger", 1)):
         trail.record(alert(name), seconds=seconds)
     trail.change(alerts, explanation="execution")
     trail.sync()
-    for found in (work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
+    for found in (count_open_work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
         assert found == expired
     assert trail.sync(expire_stale_hours=hours).expired == 0
     row = trail.rows(alerts)[0]
@@ -53,16 +55,16 @@ def test_an_alert_that_fires_after_the_expiry_opens_another_incident(trail):
 
 
 class TestOutage:
-    """Nothing could be heard of any incident. If it were closed, it would be remediated again."""
+    """No notifications could arrive. If an incident were closed, it would be remediated again."""
 
     def test_while_nothing_at_all_is_heard_nothing_expires(self, trail):
         trail.record(alert(), seconds=100 * HOUR)
         trail.record(alert("Other"), seconds=90 * HOUR)
         trail.change(alerts, explanation="execution")
         trail.sync()
-        assert (work(trail, 24), trail.sync(expire_stale_hours=24).expired) == (0, 0)
+        assert (count_open_work(trail, 24), trail.sync(expire_stale_hours=24).expired) == (0, 0)
 
-    def test_the_first_webhook_after_it_closes_no_other_incident(self, trail):
+    def test_the_first_webhook_after_an_outage_closes_no_other_incident(self, trail):
         trail.record(alert(), seconds=100 * HOUR)
         for seconds in (59 * 60, 1):
             trail.record(alert("Other"), seconds=seconds)
@@ -70,7 +72,7 @@ class TestOutage:
         _, (again,) = trail.record(alert(), seconds=0)
         assert again.outcome == "duplicate"
 
-    def test_incidents_wait_for_what_the_journal_still_holds(self, trail):
+    def test_no_incident_expires_while_the_journal_still_has_its_notifications(self, trail):
         """The database was away for two days, and every alert was repeated every four hours."""
         for hours in range(56, 0, -4):
             for name in ("One", "Two"):
@@ -78,7 +80,7 @@ class TestOutage:
                 assert row.outcome == ("admitted" if hours == 56 else "duplicate")
                 assert trail.sync(expire_stale_hours=24).expired == 0
 
-    def test_an_alert_that_is_gone_expires_once_others_were_heard_again(self, trail):
+    def test_a_stale_incident_expires_once_other_webhooks_arrive_again(self, trail):
         trail.record(alert(), seconds=100 * HOUR)
         for seconds in (2 * HOUR, 1):
             trail.record(alert("Other"), seconds=seconds)

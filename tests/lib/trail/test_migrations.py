@@ -197,8 +197,8 @@ def versions(engine):
     return (*sorted(heads), *(found.get(name) for name in names))
 
 
-NEWEST = ("0006", "0007", "6", "7")
-ONLY_TABLES = ("0006", "6", None)
+NEWEST = ("0007", "0008", "8", "7")
+ONLY_TABLES = ("0008", "8", None)
 INDEXES = ["0004", "0007"]
 
 
@@ -281,7 +281,7 @@ class TestFromEveryRelease:
         lines = []
         tables_of(2)
         steps = database.migrate(engine, lines.append)
-        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0004", "0007"]
+        assert [step.revision for step in steps] == ["0003", "0005", "0006", "0008", "0004", "0007"]
         assert all(step.seconds >= 0 and step.description for step in steps)
         for step in steps:
             assert any(step.revision in line for line in lines)
@@ -296,6 +296,7 @@ class TestFromEveryRelease:
             "0003",
             "0005",
             "0006",
+            "0008",
             *INDEXES,
         ]
         assert shape(engine) == current_shape
@@ -311,7 +312,8 @@ class TestFromEveryRelease:
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "version, expected", [(3, ["0005", "0006", *INDEXES]), (4, ["0005", "0006", "0007"])]
+        "version, expected",
+        [(3, ["0005", "0006", "0008", *INDEXES]), (4, ["0005", "0006", "0008", "0007"])],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
         self, engine, tables_of, version, expected
@@ -379,7 +381,9 @@ class TestLongHistory:
         assert versions(engine) == NEWEST
 
     @on_sqlite
-    def test_alerts_are_recorded_if_indexes_cannot_be_built(self, engine, tables_of, monkeypatch):
+    def test_alerts_are_recorded_even_if_indexes_cannot_be_built(
+        self, engine, tables_of, monkeypatch
+    ):
         tables_of(3)
 
         def refuse(*_):
@@ -410,11 +414,11 @@ class TestWithoutAutoMigrate:
     def test_earlier_tables_are_refused_and_not_changed(self, engine, tables_of, version):
         tables_of(version)
         before = shape(engine)
-        expected = f"schema {version}, this release needs 6: run `st2 run poundcake.migrate`"
+        expected = f"schema {version}, this release needs 8: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(
-            "(with auto_migrate: true the first write does it)"
+            "(with auto_migrate: true, the first write runs it)"
         )
         assert shape(engine) == before
 
@@ -555,8 +559,10 @@ class TestKilled:
         return self.state(copy)
 
     @on_mariadb
-    @pytest.mark.parametrize("version, least", [(0, 40), (4, 6)])
-    def test_a_kill_between_any_two_writes(self, engine, current_shape, tables_of, version, least):
+    @pytest.mark.parametrize("version, min_kills", [(0, 40), (4, 6)])
+    def test_a_kill_between_any_two_writes(
+        self, engine, current_shape, tables_of, version, min_kills
+    ):
         """Each process does one more write, so that the next one begins in every possible state."""
         limit, state, kills, before = 1, None, 0, None
         if version:
@@ -572,7 +578,7 @@ class TestKilled:
             if before is None and "('schema', '1')" in state:
                 fill(engine)
                 before = rows(engine)
-        assert kills > least
+        assert kills > min_kills
         assert_kept(before, rows(engine))
         assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
@@ -618,7 +624,7 @@ class TestTwoAtTheSameTime:
             other.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0004 0007\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
@@ -640,7 +646,7 @@ class TestTwoAtTheSameTime:
             # The server aborts the first, and the second reaches the same point.
             wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0004 0007\n"), output
+        assert output.endswith("done 0002 0003 0005 0006 0008 0004 0007\n"), output
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
@@ -712,7 +718,7 @@ def test_the_action_reports_what_it_did(engine, database_url, tables_of, monkeyp
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", *INDEXES], []):
+    for revisions in (["0005", "0006", "0008", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

@@ -364,9 +364,9 @@ def orphans(engine):
         )
 
 
-class TestMeanwhile:
-    def test_requests_recorded_meanwhile_are_complete(self, engine, small):
-        """The fingerprints of the history are opened, repeated, closed and claimed meanwhile."""
+class TestConcurrentRecording:
+    def test_requests_recorded_during_a_purge_are_complete(self, engine, small):
+        """Incidents with fingerprints of the history are opened, repeated, closed and claimed."""
         for i in range(0, 30, 10):
             ended(
                 engine, *[fired(f"A{n % 5}", OLD + timedelta(minutes=n)) for n in range(i, i + 10)]
@@ -406,7 +406,7 @@ class TestMeanwhile:
                 thread.join(60)
         assert errors == []
         assert found["requests"] == 30
-        assert requests_left(engine) == {i for mine in sent for i in mine}
+        assert requests_left(engine) == {i for request_ids in sent for i in request_ids}
         assert count_rows(engine)[1] == 5 * count_rows(engine)[0]
         assert orphans(engine) == 0
 

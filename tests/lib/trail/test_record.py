@@ -186,7 +186,7 @@ class TestText:
 
     @on_mariadb
     @pytest.mark.parametrize(
-        "payload, what",
+        "payload, named_part",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
             # As the JSON text of an object, it needs four times its space in the body.
@@ -194,7 +194,9 @@ class TestText:
         ],
         ids=["request", "alert"],
     )
-    def test_a_request_too_large_for_the_server_fails_alone(self, engine, mariadb, payload, what):
+    def test_a_request_too_large_for_the_server_fails_alone(
+        self, engine, mariadb, payload, named_part
+    ):
         big = request(body=json.dumps(payload, ensure_ascii=False))
         sent = [request(alert("A")), big, request(alert("B"))]
         mariadb.execute(f"SET GLOBAL max_allowed_packet = {4 << 20}")
@@ -203,7 +205,7 @@ class TestText:
             counts = record(engine, *sent)
             assert (counts["recorded"], counts["failed"]) == (2, 1)
             call = rows(engine, api_calls)[1]
-            assert re.match(f"{what}: .* max_allowed_packet is 4194304: raise it", call.error)
+            assert re.match(f"{named_part}: .* max_allowed_packet is 4194304: raise it", call.error)
             assert len(call.body) > 0 and big.body.startswith(call.body)
             assert record(engine, *sent)["known"] == 3
         finally:
@@ -304,7 +306,7 @@ class TestOutcomes:
     def test_a_resolve_without_an_incident_is_recorded(self, engine):
         record(engine, request(alert(status="resolved", ends_at=later(5))))
         (one,) = rows(engine)
-        assert (one.outcome, one.reason) == ("duplicate", "nothing open")
+        assert (one.outcome, one.reason) == ("duplicate", "no open incident")
         assert open_incidents(engine) == []
 
     @on_sqlite
@@ -754,12 +756,12 @@ class TestConcurrency:
         mine, second = (request(alert(fingerprint="f")) for _ in range(2))
         decide = record_module._decide
 
-        def meanwhile(*args):
+        def record_first(*args):
             monkeypatch.setattr(record_module, "_decide", decide)
             record(engine, mine)
             return decide(*args)
 
-        monkeypatch.setattr(record_module, "_decide", meanwhile)
+        monkeypatch.setattr(record_module, "_decide", record_first)
         counts = record(engine, *([mine, second] if both else [second]))
         assert (counts["recorded"], counts["known"], counts["failed"]) == (1, int(both), 0)
         assert outcomes(engine) == ["admitted", "duplicate"]

@@ -197,7 +197,7 @@ def test_an_ended_incident_is_not_admitted(engine):
     found = replay(engine, first)
     (row,) = rows(engine, found["request_id"])
     assert (row.outcome, row.episode) == ("duplicate", rows(engine, first)[0].episode)
-    assert row.reason == f"replay of {first}: nothing open, the incident has ended"
+    assert row.reason == f"replay of {first}: the incident has ended"
 
 
 def test_force_admits_an_ended_incident_which_stays_closed(engine):
@@ -369,7 +369,7 @@ class TestRequestingExecution:
         assert call(engine, result["request_id"]).replay_of == first
 
     @on_sqlite
-    def test_another_execution_replays_it_again(self, engine):
+    def test_another_execution_replays_the_request_again(self, engine):
         first = record(engine, firing())
         found = {replay(engine, first, True, f"execution-{n}")["request_id"] for n in range(3)}
         assert len(found) == 3
@@ -391,7 +391,7 @@ class TestRequestingExecution:
         assert found[0] == request_ids.replay_id(first, "one")
 
     @on_sqlite
-    def test_in_a_workflow_it_passes_the_workflow(self, engine, run_action):
+    def test_the_action_passes_the_workflow_that_runs_it(self, engine, run_action):
         first = record(engine, firing())
         found = [
             run_action("replay", execution, request_id=first, force=True, execution_id="flow")

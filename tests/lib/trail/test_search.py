@@ -14,9 +14,11 @@ from tests.lib.samples import NOON, UTC, later
 class TestParse:
     def test_no_filters(self):
         assert search.parse() == search.parse(since="", severity="", before=" ") == Filters()
-        assert Filters(since=NOON, until=NOON, before=Cursor.of(NOON, 1)).of_alerts == {}
+        assert Filters(since=NOON, until=NOON, before=Cursor.of(NOON, 1)).alert_filters == {}
         for name in ALERT_FILTERS:
-            assert search.parse(**{name: "firing" if name == "status" else "resolved"}).of_alerts
+            assert search.parse(
+                **{name: "firing" if name == "status" else "resolved"}
+            ).alert_filters
 
     @pytest.mark.parametrize(
         "text, found",

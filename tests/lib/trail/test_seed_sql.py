@@ -136,7 +136,7 @@ def test_the_executions_by_action(mariadb_url, request_id):
 def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id):
     try:
         program = services.program("mysql", "mariadb")
-    except services.Missing as missing:
+    except services.MissingProgram as missing:
         pytest.skip(str(missing))
     url = make_url(mariadb_url)
     # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on another port

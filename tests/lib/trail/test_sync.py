@@ -81,6 +81,8 @@ def test_without_open_work_nothing_is_requested(trail):
         "completed": 0,
         "confirmed": 0,
         "expired": 0,
+        "gone": 0,
+        "silenced": 0,
         "problems": [],
     }
     assert trail.stackstorm.calls == []
@@ -196,7 +198,7 @@ class TestLease:
             self.expire(trail)
             other = sync_round.start_round(trail.engine, "other")
             go_on.set()
-            with pytest.raises(sync_round.LeaseLostError, match="other runs now"):
+            with pytest.raises(sync_round.LeaseLostError, match="other is running now"):
                 late.result()
         assert trail.one(executions).status == "running" and trail.explanations() == [None]
         assert trail.completed == [False] and synced_at(trail) is None

@@ -325,7 +325,7 @@ def test_manual_changes_are_shown():
 def test_why_explains_why_nothing_ran():
     assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
     assert "nothing ran for it" in why(episode())
-    assert "no such alert" in why()
+    assert "no matching alert" in why()
 
 
 def test_why_shows_the_course_of_an_episode():
@@ -389,7 +389,7 @@ def test_stats_have_each_figure_in_its_column():
     [
         (
             lambda more: text.executions_recent({"executions": [call()], "total": 7, **more}),
-            "7 requests on record",
+            "7 requests recorded",
             True,
         ),
         (
@@ -417,7 +417,7 @@ def test_an_empty_page_is_not_an_empty_list():
     assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
     shown = text.alerts_active({"active_alerts": [], "count": 3})
     assert "3 active" in shown and "no active" not in shown
-    assert why().split("\n")[1:] == ["no such alert on record"]
+    assert why().split("\n")[1:] == ["no matching alert is recorded"]
     assert why(at_least=True, next="CURSOR").split("\n")[1:] == [
         "none of the newest alerts matches",
         "more: before=CURSOR",
@@ -439,8 +439,8 @@ def test_a_replay_names_the_original_request():
         ),
         (
             lambda n: text.executions_recent({"executions": [], "total": n}),
-            "1 request on record",
-            "2 requests on record",
+            "1 request recorded",
+            "2 requests recorded",
         ),
         (
             lambda n: text.st2_executions({"st2_executions": [], "count": n}),

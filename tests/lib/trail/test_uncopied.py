@@ -1,4 +1,4 @@
-"""Open incidents that stay behind in the default SQLite file when database_url is set."""
+"""Open incidents that remain in the default SQLite file after database_url was set."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def record(config, engine, *alerts, at=0):
     return record_requests(engine, config, [request(*alerts, received_at=later(at))])
 
 
-def test_health_warns_of_them_and_names_the_command(config, engine, old):
+def test_health_warns_of_the_incidents_and_names_the_command(config, engine, old):
     assert pending(config, engine) == (
         f"{config.default_tracking_path} has 2 open incidents that this database does not have: "
         "run `st2 run poundcake.migrate copy_from=sqlite`, or move the file away to do without them"
     )
 
 
-def test_nothing_is_recorded_in_an_empty_database_until_they_are_copied(config, engine, old):
-    """Their alerts would be new to it, and would be remediated again."""
+def test_nothing_is_recorded_in_an_empty_database_until_the_trail_is_moved(config, engine, old):
+    """The alerts of the open incidents would look new, and would be remediated again."""
     with pytest.raises(DatabaseError, match="the database is new, and .* 2 open incidents"):
         record(config, engine, alert(fingerprint="a"))
     copy_trail(config.default_tracking_url, config.tracking_url, True, print)
@@ -69,7 +69,7 @@ def test_a_database_that_has_recorded_requests_is_used(config, engine, old):
 
 @on_sqlite
 class TestNothingIsMissing:
-    def test_without_such_a_file(self, config, engine):
+    def test_the_file_does_not_exist(self, config, engine):
         assert record(config, engine, alert())["recorded"] == 1
         assert pending(config, engine) == ""
 

@@ -49,12 +49,13 @@ def close_statement(count: int) -> Update:
 def count_statement(count: int) -> Update:
     """Return the UPDATE that counts notifications of open incidents.
 
-    Its parameters for each row are id, last_seen_at, sender_starts_at, and notifications (the
-    number to add).
+    Its parameters for each row are id, last_seen_at, sender_starts_at, external_url, and
+    notifications (the number to add).
     """
     return _update_alerts(count).values(
         last_seen_at=_value_of_each(count, "last_seen_at"),
         sender_starts_at=_value_of_each(count, "sender_starts_at"),
+        external_url=_value_of_each(count, "external_url"),
         notifications=alerts.c.notifications + _value_of_each(count, "notifications"),
     )
 

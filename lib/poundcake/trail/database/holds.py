@@ -29,7 +29,7 @@ _LOCK_SHARED = _LOCK.with_for_update(read=True)
 
 
 def why_held(rows: Mapping[str, str]) -> str:
-    """Return why a database must not be used, or '' if it may.
+    """Return why a database must not be used, or '' if it may be.
 
     Args:
         rows: The rows of its poundcake_meta.
@@ -50,15 +50,15 @@ def why_held(rows: Mapping[str, str]) -> str:
 def check_writable(connection: Connection) -> None:
     """Raise DatabaseError if the database must not be used.
 
-    The answer holds until the transaction ends, because the copy waits for it before it marks the
-    database. On SQLite, writers wait for each other anyway.
+    The database stays writable until the transaction ends, because the copy waits for all write
+    transactions before it marks the database. On SQLite, writers wait for each other anyway.
     """
     lock_shared(connection)
     check_usable(connection)
 
 
 def check_usable(connection: Connection) -> None:
-    """Raise DatabaseError if the database must not be used, without a lock."""
+    """Raise DatabaseError if the database must not be used. Takes no lock."""
     reason = why_held(read_marks(connection))
     if reason:
         raise DatabaseError(reason)
@@ -71,13 +71,13 @@ def read_marks(connection: Connection) -> dict[str, str]:
 
 
 def lock_shared(connection: Connection) -> None:
-    """Wait for a transaction that has locked out writers, and let later ones wait for this one."""
+    """Wait for a transaction that has locked out writers, and make later ones wait for this one."""
     if connection.dialect.name != "sqlite":
         connection.execute(_LOCK_SHARED)
 
 
 def lock_out_writers(connection: Connection) -> None:
-    """Wait for other write transactions, and let later ones wait until this one ends."""
+    """Wait for other write transactions, and make later ones wait until this one ends."""
     connection.execute(_LOCK.with_for_update())
 
 

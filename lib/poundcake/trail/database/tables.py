@@ -206,7 +206,7 @@ def _missing_message(version: _Version) -> str:
     has = f"has schema {version.tables}, this release needs {schema.VERSION}"
     return (
         f"the tracking database {has if version.tables else 'has no tables'}: run `st2 run "
-        "poundcake.migrate` (with auto_migrate: true the first write does it)"
+        "poundcake.migrate` (with auto_migrate: true, the first write runs it)"
     )
 
 
@@ -261,7 +261,7 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
 
 @contextmanager
 def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
-    """Open a connection for a migration, and keep other processes from migrating meanwhile.
+    """Open a connection for a migration, and prevent other processes from migrating.
 
     On SQLite, it is in a transaction. On MariaDB, it holds a lock until it is closed.
     """

@@ -93,12 +93,12 @@ def describe(error: Exception, engine: Engine) -> str:
     """Describe an error in one line, without the statement, its parameters or the password."""
     where = public_url(engine.url)
     if isinstance(error, DBAPIError) and error.orig is not None:
-        what = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__
+        message = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__
     else:
-        what = str(error).splitlines()[0]
+        message = str(error).splitlines()[0]
     for secret in _secrets(engine.url):
-        what = what.replace(secret, "***")
-    return f"{where}: {what}"
+        message = message.replace(secret, "***")
+    return f"{where}: {message}"
 
 
 def public_url(url: URL) -> str:
@@ -116,7 +116,9 @@ def _secrets(url: URL) -> list[str]:
     for name, value in url.query.items():
         if "pass" in name.lower():
             passwords.update([value] if isinstance(value, str) else value)
-    forms = {form(one) for one in passwords for form in (str, quote, quote_plus, _quote_all)}
+    forms = {
+        form(password) for password in passwords for form in (str, quote, quote_plus, _quote_all)
+    }
     return sorted(forms - {""}, key=len, reverse=True)
 
 

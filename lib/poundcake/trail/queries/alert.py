@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.trail.claims import ended_at
+from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import alerts, api_calls
@@ -22,10 +23,13 @@ class AlertDetails:
     """An alert with its original text, for the workflow that handles it.
 
     The attributes are columns of poundcake_alerts and of its request, except for
-    `incident_ended_at`.
+    `incident_ended_at`. The silence is that of the open incident of the episode.
 
     Attributes:
         incident_ended_at: When the incident that it opened ended, or None while it is open.
+        silenced_by: Who silenced the open incident's alert in Alertmanager, or empty.
+        silenced_until: When that silence ends.
+        silenced_comment: Why it was silenced, or empty.
     """
 
     request_id: str
@@ -43,10 +47,13 @@ class AlertDetails:
     starts_at: datetime | None
     ends_at: datetime | None
     incident_ended_at: datetime | None
+    silenced_by: str = ""
+    silenced_until: datetime | None = None
+    silenced_comment: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the result of the action get_alert."""
-        times = ("starts_at", "ends_at", "incident_ended_at")
+        times = ("starts_at", "ends_at", "incident_ended_at", "silenced_until")
         return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
 
 
@@ -62,6 +69,11 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
     ).one_or_none()
     if row is None:
         return None
+    opened = connection.execute(
+        select(alerts.c.silenced_by, alerts.c.silenced_until, alerts.c.silenced_comment)
+        .where(alerts.c.episode == episode, is_open())
+        .limit(1)
+    ).one_or_none()
     return AlertDetails(
         request_id=row.request_id,
         episode=row.episode,
@@ -78,4 +90,7 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
         starts_at=row.starts_at,
         ends_at=row.ends_at or (row.created_at if row.status == RESOLVED else None),
         incident_ended_at=ended_at(connection, row),
+        silenced_by=(opened.silenced_by if opened else None) or "",
+        silenced_until=opened.silenced_until if opened else None,
+        silenced_comment=(opened.silenced_comment if opened else None) or "",
     )

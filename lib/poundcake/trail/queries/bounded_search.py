@@ -61,7 +61,7 @@ def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> C
         filters: The filters. Their time range applies to the times of receipt.
         after: The created_at and id of an alert. Return only alerts that follow it in the list.
     """
-    wanted = dict(filters.of_alerts)
+    wanted = dict(filters.alert_filters)
     indexed = next((name for name in _INDEXED if name in wanted), "")
     rows = select(alerts.c.id, alerts.c.api_call_id, alerts.c.created_at, alerts.c.outcome)
     if indexed:

@@ -236,9 +236,9 @@ def _on_earlier_pages(
     later = alerts.alias("later")
     conditions = time_filters(replace(filters, since=None), later.c.created_at)
     conditions += [
-        later.c[name] == filters.of_alerts[name]
+        later.c[name] == filters.alert_filters[name]
         for name in ("severity", "status", "outcome")
-        if name in filters.of_alerts
+        if name in filters.alert_filters
     ]
     next_one = (
         select(later.c.id)

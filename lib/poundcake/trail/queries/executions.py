@@ -129,13 +129,15 @@ def _find(
         The ids of the links, and the cursor to continue with if the search stopped early.
     """
     rest = None
-    statement = _select_for_few_alerts(connection, status, filters) if filters.of_alerts else None
+    statement = (
+        _select_for_few_alerts(connection, status, filters) if filters.alert_filters else None
+    )
     if statement is None:
         # Select one more, because the last execution of the previous page may have no more links.
-        depth = bounded_search.DEPTH if filters.of_alerts else limit
+        depth = bounded_search.DEPTH if filters.alert_filters else limit
         newest = _select_newest(status, filters, depth + 1)
         statement = _select_links(newest, filters)
-        rest = _cursor_after(connection, newest, depth) if filters.of_alerts else None
+        rest = _cursor_after(connection, newest, depth) if filters.alert_filters else None
     order = list(statement.selected_columns)
     if filters.before:
         after = (filters.before.moment, *filters.before.execution_and_row_id())
@@ -185,9 +187,9 @@ def _select_links(newest: Subquery, filters: Filters) -> Select[tuple[datetime, 
     statement = select(newest.c.start_timestamp, newest.c.id, _LINK_ID).join(
         links, links.c.st2_execution_id == newest.c.id
     )
-    if filters.of_alerts:
+    if filters.alert_filters:
         statement = statement.join(alerts, alerts.c.id == links.c.alert_id).where(
-            *[unindexed(alerts.c[name]) == value for name, value in filters.of_alerts.items()]
+            *[unindexed(alerts.c[name]) == value for name, value in filters.alert_filters.items()]
         )
     return statement
 

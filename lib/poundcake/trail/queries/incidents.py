@@ -94,7 +94,7 @@ def open_incidents(
 
 def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
     """Return the ids of the alerts that opened the incidents, and count all open incidents."""
-    wanted = filters.of_alerts
+    wanted = filters.alert_filters
     opened = _opened(wanted.get("fingerprint", ""))
     moment, row_id = opened.c.created_at, opened.c.id
     conditions = time_filters(filters, moment)

@@ -157,5 +157,5 @@ def request_trail(
 
 def _audit(connection: Connection, request_id: str, found: Sequence[AlertRow]) -> list[AuditEntry]:
     by_target = entries_of(connection, [request_id, *(row.episode or "" for row in found)])
-    entries = [entry for of_target in by_target.values() for entry in of_target]
+    entries = [entry for target_entries in by_target.values() for entry in target_entries]
     return sorted(entries, key=lambda entry: entry.at)

@@ -111,7 +111,7 @@ class RequestSummary:
         return answer
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     """A matching request, with the values by which the list is sorted.
 
     Attributes:
@@ -133,14 +133,14 @@ def recent_requests(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> Page[RequestSummary]:
     """Return the newest requests. With filters on alerts, only those with a matching alert."""
-    find = _requests_with_alerts if filters.of_alerts else _requests
+    find = _requests_with_alerts if filters.alert_filters else _requests
     page = find(connection, filters, limit, offset)
-    found_by = [found.sort_id for found in page.rows] if filters.of_alerts else []
+    found_by = [found.sort_id for found in page.rows] if filters.alert_filters else []
     ids = [found.call_id for found in page.rows]
     return page.with_rows(_summaries(connection, ids, found_by))
 
 
-def _requests(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[_Found]:
+def _requests(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[_Match]:
     moment, row_id = api_calls.c.created_at, api_calls.c.id
     conditions = time_filters(filters, moment)
     if filters.before:
@@ -155,13 +155,13 @@ def _requests(connection: Connection, filters: Filters, limit: int, offset: int)
         .offset(offset)
     )
     depth = bounded_search.DEPTH
-    found = [_Found(*row) for row in rows]
-    return page_of(found, limit, min(total, depth), _Found.cursor, at_least=total > depth)
+    page_rows = [_Match(*row) for row in rows]
+    return page_of(page_rows, limit, min(total, depth), _Match.cursor, at_least=total > depth)
 
 
 def _requests_with_alerts(
     connection: Connection, filters: Filters, limit: int, offset: int
-) -> Page[_Found]:
+) -> Page[_Match]:
     """Return the requests with a matching alert, sorted by their newest matching alerts."""
     after = _after(filters.before) if filters.before else None
     searched = candidates(filters, after)
@@ -183,8 +183,8 @@ def _requests_with_alerts(
     )
     at_least = scanned > bounded_search.DEPTH
     rest = searched.cursor_of_oldest(connection) if at_least else None
-    found = [_Found(*row) for row in rows]
-    return page_of(found, limit, total, _Found.cursor, at_least, rest)
+    page_rows = [_Match(*row) for row in rows]
+    return page_of(page_rows, limit, total, _Match.cursor, at_least, rest)
 
 
 def _after(before: Cursor) -> tuple[datetime, int]:
@@ -203,7 +203,7 @@ def _on_earlier_pages(
     earlier = select(distinct(alerts.c.api_call_id)).where(
         alerts.c.created_at == moment,
         alerts.c.id >= alert_id,
-        *[alerts.c[name] == value for name, value in filters.of_alerts.items()],
+        *[alerts.c[name] == value for name, value in filters.alert_filters.items()],
     )
     return connection.scalars(earlier).all()
 

@@ -56,6 +56,10 @@ class AlertRow(NamedTuple):
     acknowledged_comment: str | None
     closed_by: str | None
     closed_comment: str | None
+    silence_id: str | None
+    silenced_by: str | None
+    silenced_until: datetime | None
+    silenced_comment: str | None
 
     @property
     def sender_ended_at(self) -> datetime | None:
@@ -69,7 +73,7 @@ class AlertRow(NamedTuple):
 
 
 def incident_remarks(row: AlertRow) -> dict[str, Any]:
-    """Return how the incident that an alert opened ended, and who acknowledged or closed it.
+    """Return how an incident ended, who acknowledged or closed it, and by whom it is silenced.
 
     Empty fields are left out.
     """
@@ -81,6 +85,13 @@ def incident_remarks(row: AlertRow) -> dict[str, Any]:
         "acknowledged_at": format_optional(row.acknowledged_at),
         "acknowledged_comment": row.acknowledged_comment,
     }
+    if row.open_fingerprint:  # after the end, nothing keeps the silence up to date
+        remarks.update(
+            silence_id=row.silence_id,
+            silenced_by=row.silenced_by,
+            silenced_until=format_optional(row.silenced_until),
+            silenced_comment=row.silenced_comment,
+        )
     return {name: text for name, text in remarks.items() if text}
 
 

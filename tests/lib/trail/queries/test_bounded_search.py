@@ -94,7 +94,7 @@ def expected(engine, filters):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
-    named = [r for r in found if all(getattr(r, n) == v for n, v in filters.of_alerts.items())]
+    named = [r for r in found if all(getattr(r, n) == v for n, v in filters.alert_filters.items())]
     named.sort(key=lambda row: (row.created_at, row.id), reverse=True)
     rows = [row for row in named if in_range(row.created_at)]
     ids = {row.id for row in named}
@@ -247,13 +247,13 @@ class TestPages:
         for filters in SOME_FILTERS:
             wanted = expected(engine, filters)
             for name, (function, rows, _, row_name) in VIEWS.items():
-                left = list(wanted[name])
+                remaining = list(wanted[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
                     found = [row_name(row) for row in page[rows]]
-                    assert found == left[:limit], (name, filters)
-                    del left[:limit]
-                    assert ("next" in page) == bool(left)
-                assert left == []
+                    assert found == remaining[:limit], (name, filters)
+                    del remaining[:limit]
+                    assert ("next" in page) == bool(remaining)
+                assert remaining == []
 
     def test_by_offset(self, engine, history):
         for filters in SOME_FILTERS:

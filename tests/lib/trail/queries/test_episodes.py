@@ -133,7 +133,7 @@ def test_an_alert_without_an_episode_is_listed_by_itself(engine):
         record(engine, resolve, received_at=later(n))
     found = why(engine)
     assert [(one["episode"], one["state"]) for one in found] == [("", "")] * 3
-    assert [one["alerts"][0]["reason"] for one in found[:2]] == ["nothing open"] * 2
+    assert [one["alerts"][0]["reason"] for one in found[:2]] == ["no open incident"] * 2
     assert "alerts[0].status" in found[2]["alerts"][0]["reason"]
     assert [one["notifications"] for one in found] == [1] * 3
 
@@ -143,7 +143,7 @@ def test_why_nothing_ran(engine):
     record(engine, resolve, received_at=later(2))
     record(engine, alert("Late", fingerprint="late"), received_at=later(1))
     reason = why(engine, "Late")[-1]["alerts"][0]["reason"]
-    assert reason == "late: its resolve is already on record"
+    assert reason == "late: its resolve is already recorded"
 
     config = Config(max_remediations_per_hour=1)
     sent = [alert("Many", fingerprint=f) for f in ("m1", "m2")]

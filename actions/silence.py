@@ -1,0 +1,30 @@
+"""Silence an alert in Alertmanager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pack_action import PackAction
+from poundcake.config import CREDENTIAL_KEYS
+from poundcake.monitoring import alertmanagers
+from poundcake.trail.silences import SilenceChange, Target, silence
+
+
+class Silence(PackAction):
+    """Run poundcake.silence."""
+
+    unneeded_keys = CREDENTIAL_KEYS
+
+    def work(
+        self,
+        comment: str,
+        episode: str = "",
+        labels: dict[str, Any] | None = None,
+        minutes: int = 60,
+        st2_user: str = "",
+    ) -> SilenceChange:
+        """Silence the alert, and return the silences."""
+        config = self.settings
+        target = Target(episode.strip(), labels, config.ignored_labels)
+        actor = self.actor(st2_user)
+        return silence(self.engine(), alertmanagers(config), actor, target, minutes, comment)

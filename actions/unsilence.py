@@ -1,0 +1,23 @@
+"""End a silence in Alertmanager."""
+
+from __future__ import annotations
+
+from pack_action import PackAction
+from poundcake.config import CREDENTIAL_KEYS
+from poundcake.monitoring import alertmanagers
+from poundcake.trail.silences import SilenceChange, Target, unsilence
+
+
+class Unsilence(PackAction):
+    """Run poundcake.unsilence."""
+
+    unneeded_keys = CREDENTIAL_KEYS
+
+    def work(
+        self, silence_id: str = "", episode: str = "", force: bool = False, st2_user: str = ""
+    ) -> SilenceChange:
+        """End the silence, and return it."""
+        config = self.settings
+        target = Target(episode.strip(), None, config.ignored_labels)
+        asked, actor = alertmanagers(config), self.actor(st2_user)
+        return unsilence(self.engine(), asked, actor, target, silence_id.strip(), force)

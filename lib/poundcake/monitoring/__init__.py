@@ -1,0 +1,52 @@
+"""Query the monitoring servers: what Alertmanager holds, and what Prometheus evaluates.
+
+Actions use it. `monitoring.api` defines the interfaces and their types, and the other modules
+implement them over HTTP.
+"""
+
+from __future__ import annotations
+
+from poundcake.config import Config
+from poundcake.monitoring.alertmanager import Alertmanager
+from poundcake.monitoring.api import (
+    AlertmanagerApi,
+    AlertmanagerStatus,
+    AlertReading,
+    AlertState,
+    HeldAlert,
+    Matcher,
+    MonitoringError,
+    PrometheusApi,
+    Sample,
+    Silence,
+    SilenceState,
+)
+from poundcake.monitoring.prometheus import Prometheus
+
+__all__ = [
+    "AlertReading",
+    "AlertState",
+    "Alertmanager",
+    "AlertmanagerApi",
+    "AlertmanagerStatus",
+    "HeldAlert",
+    "Matcher",
+    "MonitoringError",
+    "Prometheus",
+    "PrometheusApi",
+    "Sample",
+    "Silence",
+    "SilenceState",
+    "alertmanagers",
+    "prometheus_servers",
+]
+
+
+def alertmanagers(config: Config) -> list[AlertmanagerApi]:
+    """Return a client for each entry of the key `alertmanagers`."""
+    return [Alertmanager(server) for server in config.alertmanagers]
+
+
+def prometheus_servers(config: Config) -> list[PrometheusApi]:
+    """Return a client for each entry of the key `prometheus`."""
+    return [Prometheus(server) for server in config.prometheus]

@@ -1,0 +1,168 @@
+"""The interfaces of the monitoring servers, and the types that they return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Mapping, Protocol, Sequence
+
+from poundcake.errors import PoundCakeError
+from poundcake.string_enum import StringEnum
+
+
+class MonitoringError(PoundCakeError):
+    """A server did not answer, or answered something else than expected.
+
+    The message begins with the configuration key and the URL of the server.
+    """
+
+
+@dataclass(frozen=True)
+class HeldAlert:
+    """An active alert in Alertmanager.
+
+    Attributes:
+        labels: Its labels.
+        silenced_by: The ids of the silences that mute it.
+        inhibited_by: The fingerprints of the alerts that inhibit it.
+    """
+
+    labels: Mapping[str, str]
+    silenced_by: tuple[str, ...] = ()
+    inhibited_by: tuple[str, ...] = ()
+
+
+class SilenceState(StringEnum):
+    """The state of a silence."""
+
+    PENDING = "pending"
+    """It has not begun."""
+    ACTIVE = "active"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """One condition of a silence on a label."""
+
+    name: str
+    value: str
+    is_regex: bool = False
+    is_equal: bool = True
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A silence in Alertmanager.
+
+    Attributes:
+        id: Its id, or empty for one that is not created yet.
+        matchers: The conditions, all of which an alert must meet.
+        starts_at: When it begins, by Alertmanager's clock.
+        ends_at: When it ends, by Alertmanager's clock.
+        created_by: Who created it.
+        comment: Why it was created.
+        state: Its state when it was read.
+    """
+
+    id: str
+    matchers: tuple[Matcher, ...]
+    starts_at: datetime
+    ends_at: datetime
+    created_by: str
+    comment: str
+    state: SilenceState = SilenceState.ACTIVE
+
+
+@dataclass(frozen=True)
+class AlertmanagerStatus:
+    """How long an Alertmanager has run, and its current time, both by its own clock.
+
+    Attributes:
+        uptime: How long it has run.
+        now: Its current time.
+    """
+
+    uptime: timedelta
+    now: datetime
+
+
+class AlertState(StringEnum):
+    """The state of an alert in one Prometheus."""
+
+    FIRING = "firing"
+    PENDING = "pending"
+    """Its expression is true, but not yet for the duration that the rule requires."""
+    CLEARED = "cleared"
+    """A rule with its name was evaluated, and the alert is neither pending nor firing."""
+    ABSENT = "absent"
+    """No rule of this Prometheus has its name."""
+    UNKNOWN = "unknown"
+    """A rule with its name could not be evaluated, or was not evaluated yet."""
+
+
+@dataclass(frozen=True)
+class AlertReading:
+    """The state of an alert, as of the last evaluation of its rule.
+
+    Attributes:
+        state: The state.
+        evaluated_at: When its rule was last evaluated, by Prometheus's clock; the earliest time if
+            several rules have its name; None if none was evaluated.
+        now: The current time by Prometheus's clock, or None if the response contains none.
+        detail: Why the state is unknown, or empty.
+    """
+
+    state: AlertState
+    evaluated_at: datetime | None = None
+    now: datetime | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One element of an instant vector."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+class AlertmanagerApi(Protocol):
+    """One Alertmanager. Each method raises MonitoringError if the server does not answer."""
+
+    @property
+    def url(self) -> str:
+        """The base URL of its API."""
+
+    @property
+    def external_url(self) -> str:
+        """The external URL in its notifications, without a trailing slash."""
+
+    def alerts(self) -> list[HeldAlert]:
+        """Return the alerts that have not ended, also silenced and inhibited ones."""
+
+    def status(self) -> AlertmanagerStatus:
+        """Return how long it has run."""
+
+    def silences(self) -> list[Silence]:
+        """Return all silences, also those that ended recently."""
+
+    def create_silence(self, silence: Silence) -> str:
+        """Create a silence, or change the one with its id, and return its id."""
+
+    def expire_silence(self, silence_id: str) -> None:
+        """End a silence now."""
+
+
+class PrometheusApi(Protocol):
+    """One Prometheus. Each method raises MonitoringError if the server does not answer."""
+
+    @property
+    def url(self) -> str:
+        """The base URL of its API."""
+
+    def alert_state(self, labels: Mapping[str, str]) -> AlertReading:
+        """Return the state of the alert with these labels, of which `alertname` is one."""
+
+    def query(self, expression: str) -> Sequence[Sample]:
+        """Return the instant vector of an expression at the current time."""

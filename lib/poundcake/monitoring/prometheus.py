@@ -1,0 +1,102 @@
+"""Prometheus's HTTP API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Iterable, Mapping, Sequence
+
+from poundcake.monitoring.api import AlertReading, AlertState, MonitoringError, Sample
+from poundcake.monitoring.http_json import JsonClient, JsonResponse, Query
+from poundcake.monitoring_servers import MonitoringServer
+from poundcake.timestamps import parse_timestamp
+
+_RULES, _QUERY = "/api/v1/rules", "/api/v1/query"
+_ALERTNAME = "alertname"
+
+
+class Prometheus:
+    """The implementation of PrometheusApi over HTTP."""
+
+    def __init__(self, server: MonitoringServer):
+        self.url = server.url
+        self._client = JsonClient("prometheus", server)
+
+    def alert_state(self, labels: Mapping[str, str]) -> AlertReading:
+        """Return the state of the alert with these labels, of which `alertname` is one.
+
+        Prometheus adds its external labels only when it sends an alert. So the labels may contain
+        more than those of the alert in Prometheus.
+        """
+        name = labels.get(_ALERTNAME, "")
+        # Releases before 2.45 ignore rule_name[], and return all rules.
+        response, data = self._get(_RULES, {"type": "alert", "rule_name[]": [name]})
+        try:
+            rules = [
+                rule
+                for group in data["groups"]
+                for rule in group["rules"]
+                if rule["name"] == name and rule["type"] == "alerting"
+            ]
+            return _reading(rules, labels, response.now)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._unexpected(_RULES) from None
+
+    def query(self, expression: str) -> Sequence[Sample]:
+        """Return the instant vector of an expression at the current time.
+
+        A scalar is returned as one sample without labels.
+        """
+        _, data = self._get(_QUERY, {"query": expression})
+        try:
+            if data["resultType"] == "scalar":
+                return [Sample({}, float(data["result"][1]))]
+            if data["resultType"] == "vector":
+                return [Sample(one["metric"], float(one["value"][1])) for one in data["result"]]
+        except (IndexError, KeyError, TypeError, ValueError):
+            raise self._unexpected(_QUERY) from None
+        raise self._client.error(f"the result is no instant vector, but a {data['resultType']}")
+
+    def _get(self, path: str, query: Query) -> tuple[JsonResponse, Any]:
+        """Return a response, and the data in it."""
+        response = self._client.get(path, query)
+        document = response.document
+        if not isinstance(document, dict) or document.get("status") != "success":
+            raise self._unexpected(path)
+        return response, document.get("data")
+
+    def _unexpected(self, path: str) -> MonitoringError:
+        return self._client.error(f"{path}: not the answer of Prometheus's API")
+
+
+def _reading(
+    rules: Sequence[Mapping[str, Any]], labels: Mapping[str, str], now: datetime | None
+) -> AlertReading:
+    """Return the state of an alert from the rules with its name.
+
+    If several rules have its name, the alert counts as cleared only if it is cleared in all of
+    them.
+    """
+    if not rules:
+        return AlertReading(AlertState.ABSENT, now=now)
+    evaluations = [parse_timestamp(rule["lastEvaluation"]) for rule in rules]
+    times = [moment for moment in evaluations if moment]
+    evaluated_at = min(times, default=None)
+    states = {
+        alert["state"]
+        for rule in rules
+        for alert in rule["alerts"]
+        if _is_contained(alert["labels"].items(), labels)
+    }
+    for state in (AlertState.FIRING, AlertState.PENDING):
+        if state.value in states:
+            return AlertReading(state, evaluated_at, now)
+    failed = [rule for rule in rules if rule["health"] != "ok"]
+    if failed or len(times) < len(rules):
+        error = str(failed[0].get("lastError") or "") if failed else ""
+        detail = error or "its rule has not been evaluated yet"
+        return AlertReading(AlertState.UNKNOWN, evaluated_at, now, detail)
+    return AlertReading(AlertState.CLEARED, evaluated_at, now)
+
+
+def _is_contained(items: Iterable[tuple[str, str]], labels: Mapping[str, str]) -> bool:
+    return all(labels.get(name) == value for name, value in items)

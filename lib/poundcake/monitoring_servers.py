@@ -1,0 +1,134 @@
+"""The monitoring servers in the configuration: the keys `alertmanagers` and `prometheus`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
+
+from poundcake import secret_references
+from poundcake.credentials import check_not_ciphertext
+from poundcake.urls import check_http_url
+
+EXTERNAL_URL = "external_url"
+"""The key that only Alertmanagers have."""
+_SECRETS = ("token", "basic")
+_KEYS = ("url", *_SECRETS, "ca_file")
+
+
+@dataclass(frozen=True)
+class MonitoringServer:
+    """One Alertmanager or Prometheus.
+
+    Attributes:
+        url: The base URL of its API, without a trailing slash.
+        external_url: For an Alertmanager, the external URL in its notifications (its option
+            --web.external-url), without a trailing slash.
+        token: The bearer token that its API requires, or empty.
+        basic: The user:password that its API requires, or empty.
+        ca_file: The absolute path of the CA certificate of its https:// URL, or empty for the
+            certificates of the system.
+    """
+
+    url: str
+    external_url: str = ""
+    token: str = field(default="", repr=False)
+    basic: str = field(default="", repr=False)
+    ca_file: str = ""
+
+
+def read_entries(value: Any, with_external_url: bool) -> tuple[MonitoringServer, ...]:
+    """Validate a list of servers, and return it with the secrets resolved.
+
+    Args:
+        value: The value of the key `alertmanagers` or `prometheus`.
+        with_external_url: Whether the entries may have an external_url.
+
+    Raises:
+        ValueError: An entry is invalid. The message names the entry and never contains a secret.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("must be a list of servers, each with a url")
+    keys = (*_KEYS, EXTERNAL_URL) if with_external_url else _KEYS
+    found: list[MonitoringServer] = []
+    for number, entry in enumerate(value, 1):
+        try:
+            server = _read_entry(entry, keys)
+            if server.url in [other.url for other in found]:
+                raise ValueError(f"url: {server.url} is listed twice")
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}") from None
+        found.append(server)
+    return tuple(found)
+
+
+def has_literal_secret(value: Any) -> bool:
+    """Return True if a list of servers contains a secret itself instead of a reference."""
+    secrets = [entry.get(name) for entry in value for name in _SECRETS]
+    return any(secret and not secret_references.is_reference(secret.strip()) for secret in secrets)
+
+
+def _read_entry(entry: Any, keys: Sequence[str]) -> MonitoringServer:
+    if not isinstance(entry, dict):
+        raise ValueError("must have a url")
+    _refuse_unknown_keys(entry, keys)
+    texts = {name: _text(entry, name) for name in keys}
+    for name in ("url", EXTERNAL_URL):
+        if name == "url" or texts.get(name):
+            _check(name, texts[name], check_http_url)
+    if texts["token"] and texts["basic"]:
+        raise ValueError("must have token or basic, not both")
+    _check("token", texts["token"], _check_token)
+    _check("basic", texts["basic"], _check_basic)
+    if texts["ca_file"] and not os.path.isabs(texts["ca_file"]):
+        raise ValueError("ca_file: must be an absolute path")
+    url = texts["url"].rstrip("/")
+    texts.update(url=url)
+    if EXTERNAL_URL in keys:
+        texts.update(external_url=(texts[EXTERNAL_URL] or url).rstrip("/"))
+    return MonitoringServer(**texts)
+
+
+def _refuse_unknown_keys(entry: Mapping[Any, Any], keys: Sequence[str]) -> None:
+    for key in entry:
+        if key not in keys:
+            nearest = difflib.get_close_matches(str(key), keys, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(keys))}"
+            raise ValueError(f"unknown key {key}; {hint}")
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    value = entry.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: must be a string")
+    text = value.strip()
+    if name in _SECRETS and text:
+        try:
+            return secret_references.resolve(text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return text
+
+
+def _check(name: str, text: str, check: Any) -> None:
+    if not text and name in _SECRETS:
+        return
+    try:
+        check(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _check_token(value: str) -> None:
+    check_not_ciphertext(value)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
+
+
+def _check_basic(value: str) -> None:
+    user, _, password = value.partition(":")
+    if not (user and password and value.isprintable()):
+        raise ValueError("must be user:password (RFC 7617)")

@@ -1,0 +1,300 @@
+"""Compare the open incidents with the alerts that the Alertmanagers hold.
+
+A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, and none for an
+alert that it lost. So each round of sync asks every Alertmanager for its alerts. An incident is
+closed if
+
+* every Alertmanager answered, and has run for gone_after_seconds, because it starts without alerts
+  until Prometheus sends them again;
+* its last notification came from one of them, because other senders may still hold the alert;
+* they held no alert with its identity in two rounds that lie gone_after_seconds apart, nor in any
+  complete round in between; and
+* its last notification was received before the first of these rounds.
+
+gone_after_seconds is longer than group_interval: Alertmanager does not hold an alert that has
+ended, but sends the resolve with the next notification of its group.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Iterable, NamedTuple, Sequence
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.engine import Connection
+
+from poundcake.alertmanager import Identity
+from poundcake.config import Config
+from poundcake.monitoring import AlertmanagerApi, MonitoringError, Silence
+from poundcake.trail import clock, database
+from poundcake.trail.open_work import MONITORING_PROBLEM, is_open, read_meta
+from poundcake.trail.outcomes import EndedBy
+from poundcake.trail.record import config_identity
+from poundcake.trail.schema import alerts, cut, meta
+from poundcake.trail.sync_round import SyncRound, write_meta
+
+MARGIN = timedelta(seconds=5)
+"""How long before the question the last notification must have been received.
+
+The time of receipt is converted from the endpoint's clock, which is not exact.
+"""
+_AT_ONCE = 8
+
+
+class Reconciled(NamedTuple):
+    """The counts of a comparison.
+
+    Attributes:
+        gone: Incidents that were closed.
+        silenced: Open incidents whose alert is silenced.
+    """
+
+    gone: int = 0
+    silenced: int = 0
+
+
+class _Incident(NamedTuple):
+    """An open incident. The attributes are columns of its row."""
+
+    id: int
+    open_fingerprint: str
+    episode: str
+    last_seen_at: datetime
+    external_url: str
+    missing_since: datetime | None
+    silence_id: str | None
+    silenced_by: str | None
+    silenced_until: datetime | None
+    silenced_comment: str | None
+
+
+@dataclass
+class _Answer:
+    """The answer of one Alertmanager.
+
+    Attributes:
+        held: The silences that mute each alert that it holds, by fingerprint.
+        problem: Why the answer is incomplete, or empty.
+    """
+
+    held: dict[str, list[Silence]] = field(default_factory=dict)
+    problem: str = ""
+
+
+def reconcile_incidents(
+    sync_round: SyncRound, config: Config, alertmanagers: Sequence[AlertmanagerApi]
+) -> Reconciled:
+    """Close incidents whose alert no Alertmanager holds any more, and store current silences.
+
+    Args:
+        sync_round: The round. Alertmanagers that do not answer are noted as problems.
+        config: The configuration, with the identity of alerts and gone_after_seconds.
+        alertmanagers: All configured Alertmanagers.
+    """
+    if not alertmanagers:
+        _forget(sync_round)
+        return Reconciled()
+    with database.reading(sync_round.engine) as connection:
+        # Before the question: a later notification must not be compared with the answer.
+        asked_at = clock.database_now(connection)
+        incidents = _read(connection)
+    if not incidents:
+        return Reconciled()
+    answers = _ask(alertmanagers, config_identity(config))
+    problems = [answer.problem for answer in answers if answer.problem]
+    problems += _unknown_senders(incidents, alertmanagers, answers)
+    comparison = _Comparison(asked_at, alertmanagers, answers)
+    gone_after = timedelta(seconds=config.gone_after_seconds)
+    changes = [change for change in map(comparison.change, incidents) if change]
+    _write(sync_round, changes)
+    due = [one.id for one in incidents if comparison.is_due(one, gone_after)]
+    gone = 0
+    if due:
+        running, failed = _have_run_for(alertmanagers, gone_after)
+        problems += failed
+        gone = _close(sync_round, due) if running else 0
+    _note(sync_round, problems)
+    return Reconciled(gone, sum(bool(comparison.silence_of(one)) for one in incidents))
+
+
+class _Comparison:
+    """The open incidents beside the answers of all Alertmanagers."""
+
+    def __init__(
+        self,
+        asked_at: datetime,
+        alertmanagers: Sequence[AlertmanagerApi],
+        answers: Sequence[_Answer],
+    ):
+        self._asked_at = asked_at
+        self._external_urls = {one.external_url for one in alertmanagers}
+        self._is_complete = not any(answer.problem for answer in answers)
+        self._held: dict[str, list[Silence]] = {}
+        for answer in answers:
+            for fingerprint, silences in answer.held.items():
+                self._held.setdefault(fingerprint, []).extend(silences)
+
+    def silence_of(self, incident: _Incident) -> Silence | None:
+        """Return the silence that mutes an incident's alert the longest, or None."""
+        silences = self._held.get(incident.open_fingerprint, [])
+        return max(silences, key=lambda one: one.ends_at) if silences else None
+
+    def change(self, incident: _Incident) -> dict[str, Any] | None:
+        """Return the columns of an incident that change, with its `id`, or None."""
+        current = self._missing_since(incident), *self._silence_columns(incident)
+        if current == incident[5:]:
+            return None
+        return {"id": incident.id, **dict(zip(_Incident._fields[5:], current))}
+
+    def is_due(self, incident: _Incident, gone_after: timedelta) -> bool:
+        """Return True if an incident's alert has been missing for long enough."""
+        since = self._missing_since(incident)
+        return self._is_complete and since is not None and self._asked_at - since >= gone_after
+
+    def _missing_since(self, incident: _Incident) -> datetime | None:
+        """Return since when an incident's alert is missing, or None if it is not."""
+        since = incident.missing_since
+        if incident.open_fingerprint in self._held:
+            return None
+        if incident.external_url not in self._external_urls:
+            return None
+        if since is not None and since <= incident.last_seen_at:
+            since = None  # a notification has arrived since
+        if since is None and self._is_complete:
+            is_later = self._asked_at - incident.last_seen_at >= MARGIN
+            return self._asked_at if is_later else None
+        return since
+
+    def _silence_columns(self, incident: _Incident) -> tuple[Any, ...]:
+        silence = self.silence_of(incident)
+        if silence:
+            return (
+                cut(silence.id, alerts.c.silence_id),
+                cut(silence.created_by, alerts.c.silenced_by),
+                silence.ends_at,
+                cut(silence.comment, alerts.c.silenced_comment),
+            )
+        # An Alertmanager that did not answer may still have the silence.
+        return (None,) * 4 if self._is_complete else incident[6:]
+
+
+def _read(connection: Connection) -> list[_Incident]:
+    columns = [alerts.c[name] for name in _Incident._fields]
+    return [_Incident(*row) for row in connection.execute(select(*columns).where(is_open()))]
+
+
+def _ask(alertmanagers: Sequence[AlertmanagerApi], identity: Identity) -> list[_Answer]:
+    """Return the answer of each Alertmanager, all of which are asked at the same time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda one: _ask_one(one, identity), alertmanagers))
+
+
+def _ask_one(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
+    answer = _Answer()
+    try:
+        held = alertmanager.alerts()
+        answer.held = {_fingerprint(one.labels, alertmanager, identity): [] for one in held}
+        muted = [one for one in held if one.silenced_by]
+        silences = {one.id: one for one in alertmanager.silences()} if muted else {}
+        for one in muted:
+            found = [silences[name] for name in one.silenced_by if name in silences]
+            answer.held[_fingerprint(one.labels, alertmanager, identity)] += found
+    except MonitoringError as error:
+        answer.problem = str(error)
+    return answer
+
+
+def _fingerprint(labels: Any, alertmanager: AlertmanagerApi, identity: Identity) -> str:
+    own = {name: value for name, value in labels.items() if value}
+    return identity.fingerprint(own, alertmanager.external_url)
+
+
+def _unknown_senders(
+    incidents: Iterable[_Incident],
+    alertmanagers: Sequence[AlertmanagerApi],
+    answers: Sequence[_Answer],
+) -> list[str]:
+    """Return a sentence for each Alertmanager whose notifications seem to have another URL."""
+    known = {one.external_url for one in alertmanagers}
+    strangers = [one for one in incidents if one.external_url and one.external_url not in known]
+    problems = []
+    for alertmanager, answer in zip(alertmanagers, answers):
+        held = (one for one in strangers if one.open_fingerprint in answer.held)
+        stranger = next(held, None)
+        if stranger:
+            problems.append(
+                f"alertmanagers, {alertmanager.url}: it holds the alert of {stranger.episode}, but "
+                f"the notification came from {stranger.external_url}: set external_url to that, or "
+                "add that Alertmanager"
+            )
+    return problems
+
+
+def _have_run_for(
+    alertmanagers: Sequence[AlertmanagerApi], duration: timedelta
+) -> tuple[bool, list[str]]:
+    """Return whether all Alertmanagers have run for a duration, and which ones did not answer."""
+
+    def uptime(alertmanager: AlertmanagerApi) -> timedelta | str:
+        try:
+            return alertmanager.status().uptime
+        except MonitoringError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = list(pool.map(uptime, alertmanagers))
+    problems = [one for one in found if isinstance(one, str)]
+    return all(not isinstance(one, str) and one >= duration for one in found), problems
+
+
+def _write(sync_round: SyncRound, changes: Sequence[dict[str, Any]]) -> None:
+    for chunk in database.batched(changes):
+        with sync_round.writing() as connection:
+            for change in chunk:
+                connection.execute(
+                    update(alerts).where(alerts.c.id == change["id"], is_open()).values(**change)
+                )
+
+
+def _close(sync_round: SyncRound, ids: Sequence[int]) -> int:
+    closed = 0
+    for chunk in database.batched(ids):
+        with sync_round.writing() as connection:
+            closed += connection.execute(
+                update(alerts)
+                .where(
+                    alerts.c.id.in_(chunk),
+                    is_open(),
+                    # A notification may have been recorded in the meantime.
+                    alerts.c.last_seen_at < alerts.c.missing_since,
+                )
+                .values(
+                    open_fingerprint=None,
+                    closed_at=clock.database_now(connection),
+                    ended_by=EndedBy.GONE,
+                )
+            ).rowcount
+    return closed
+
+
+def _forget(sync_round: SyncRound) -> None:
+    """Remove what earlier rounds stored, because `alertmanagers` is not configured any more."""
+    stored = or_(alerts.c.missing_since.is_not(None), alerts.c.silence_id.is_not(None))
+    with database.reading(sync_round.engine) as connection:
+        ids = connection.scalars(select(alerts.c.id).where(is_open(), stored)).all()
+    nothing = dict.fromkeys(_Incident._fields[5:])
+    _write(sync_round, [{"id": row_id, **nothing} for row_id in ids])
+
+
+def _note(sync_round: SyncRound, problems: Sequence[str]) -> None:
+    """Add the problems to the result of the round, and store them for the health view."""
+    for problem in problems:
+        sync_round.note(problem)
+    text = cut("; ".join(problems), meta.c.value)
+    with database.reading(sync_round.engine) as connection:
+        stored = read_meta(connection, MONITORING_PROBLEM) or ""
+    if text != stored:
+        with sync_round.writing() as connection:
+            write_meta(connection, MONITORING_PROBLEM, text)

@@ -1,0 +1,338 @@
+"""Silence alerts in Alertmanager by hand, and end such silences.
+
+A silence has an exact matcher for each label of the alert, and always ends by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Callable, Mapping, Sequence, TypedDict
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection, Engine
+
+from poundcake.monitoring import (
+    AlertmanagerApi,
+    Matcher,
+    MonitoringError,
+    Silence,
+    SilenceState,
+)
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
+from poundcake.trail.audit import Actor, write_entry
+from poundcake.trail.errors import TrackingError
+from poundcake.trail.open_work import is_open
+from poundcake.trail.schema import alerts, cut
+
+MAX_MINUTES = 10_080
+"""The longest silence: a week."""
+MARK = " (poundcake.silence)"
+"""The end of the comment of each silence that the pack creates, by which it recognizes them."""
+# A repeated call asks for a slightly later end. That does not extend the silence.
+_SAME_END = timedelta(minutes=1)
+# The members of a cluster get a new silence from each other, usually within a second.
+_GOSSIP_TRIES, _GOSSIP_PAUSE = 6, 0.5
+_ENDED = SilenceState.EXPIRED
+
+
+class SilenceChange(TypedDict):
+    """The result of the actions poundcake.silence and poundcake.unsilence.
+
+    Attributes:
+        silence_ids: The ids of the silences, one for each Alertmanager or cluster.
+        state: `created`, `extended`, `unchanged` (the same silence existed) or `ended`.
+        until: When they end, or ended.
+        labels: The labels that an alert must have.
+        problems: A sentence for each Alertmanager that could not be changed.
+    """
+
+    silence_ids: list[str]
+    state: str
+    until: str
+    labels: dict[str, str]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to silence: the alert of an episode, or all alerts with certain labels.
+
+    Attributes:
+        episode: The episode, or empty.
+        labels: The labels, if no episode is given.
+        ignored_labels: Labels of an episode's alert that may change while it fires.
+    """
+
+    episode: str = ""
+    labels: Mapping[str, str] | None = None
+    ignored_labels: Sequence[str] = ()
+
+
+def silence(
+    engine: Engine,
+    alertmanagers: Sequence[AlertmanagerApi],
+    actor: Actor,
+    target: Target,
+    minutes: int,
+    comment: str,
+) -> SilenceChange:
+    """Silence an alert in all Alertmanagers for some minutes from now.
+
+    If the same silence exists, it is extended if its end is earlier, and otherwise kept.
+
+    Args:
+        engine: The tracking database.
+        alertmanagers: All configured Alertmanagers.
+        actor: Who silences it.
+        target: What to silence.
+        minutes: How long, at most MAX_MINUTES.
+        comment: The reason.
+
+    Raises:
+        TrackingError: A parameter is invalid, or there is no such episode.
+        MonitoringError: No Alertmanager could be changed.
+        DatabaseError: The database is unavailable.
+    """
+    if not 1 <= minutes <= MAX_MINUTES:
+        raise TrackingError(f"minutes: must be from 1 to {MAX_MINUTES}")
+    if not comment.strip():
+        raise TrackingError("comment: say why the alert is silenced")
+    labels = _labels_of(engine, target)
+    wanted = _Wanted(labels, minutes, actor.st2_user or "somebody", comment.strip() + MARK)
+    made: list[Silence] = []
+    states: list[str] = []
+
+    def ensure(alertmanager: AlertmanagerApi) -> None:
+        found, state = _ensure(alertmanager, wanted, bool(made))
+        made.append(found)
+        states.append(state)
+
+    problems = _for_each(alertmanagers, ensure)
+    state = next((name for name in ("created", "extended") if name in states), "unchanged")
+    change = _change(made, state, labels, problems)
+    _record(engine, actor, "silence", target.episode, comment, change, made)
+    return change
+
+
+def unsilence(
+    engine: Engine,
+    alertmanagers: Sequence[AlertmanagerApi],
+    actor: Actor,
+    target: Target,
+    silence_id: str = "",
+    force: bool = False,
+) -> SilenceChange:
+    """End a silence in all Alertmanagers.
+
+    Args:
+        engine: The tracking database.
+        alertmanagers: All configured Alertmanagers.
+        actor: Who ends it.
+        target: The alert that it silences, if no id is given.
+        silence_id: The id of the silence, or empty.
+        force: End it even if the pack did not create it.
+
+    Raises:
+        TrackingError: There is no such silence, or the pack did not create it.
+        MonitoringError: No Alertmanager could be asked.
+        DatabaseError: The database is unavailable.
+    """
+    database.prepare(engine, create=False)
+    labels = {} if silence_id else _labels_of(engine, target)
+    ended: list[Silence] = []
+    foreign: list[Silence] = []
+
+    def is_meant(one: Silence) -> bool:
+        return one.id == silence_id if silence_id else _is_exactly(one, labels)
+
+    def end(alertmanager: AlertmanagerApi) -> None:
+        for one in filter(is_meant, alertmanager.silences()):
+            if not (force or one.comment.endswith(MARK)):
+                foreign.append(one)
+                continue
+            # A peer may have ended it already.
+            if one.state != _ENDED:
+                alertmanager.expire_silence(one.id)
+            ended.append(one)
+
+    problems = _for_each(alertmanagers, end)
+    if foreign and not ended:
+        raise TrackingError(
+            f"the silence {foreign[0].id} was created by {foreign[0].created_by}, not by "
+            "poundcake.silence: force=true ends it"
+        )
+    if not ended:
+        raise TrackingError("; ".join(["no such silence", *problems]))
+    current = [one for one in ended if one.state != _ENDED]
+    change = _change(
+        current or ended,
+        "ended" if current else "unchanged",
+        labels or {one.name: one.value for one in ended[0].matchers},
+        problems,
+    )
+    _record(engine, actor, "unsilence", target.episode, "", change, [])
+    return change
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The silence that a call asks for."""
+
+    labels: Mapping[str, str]
+    minutes: int
+    created_by: str
+    comment: str
+
+    def until(self, now: datetime) -> Silence:
+        matchers = tuple(Matcher(name, value) for name, value in sorted(self.labels.items()))
+        ends_at = now + timedelta(minutes=self.minutes)
+        return Silence("", matchers, now, ends_at, self.created_by, self.comment)
+
+
+def _labels_of(engine: Engine, target: Target) -> dict[str, str]:
+    """Return the labels that an alert must have to be silenced."""
+    database.prepare(engine, create=False)
+    if bool(target.episode) == bool(target.labels):
+        raise TrackingError("name the alert: episode=EPISODE, or labels, but not both")
+    if target.labels:
+        found = {name: str(value) for name, value in target.labels.items() if value}
+        if not found:
+            raise TrackingError("labels: must contain a label with a value")
+        return found
+    with database.reading(engine) as connection:
+        text = connection.scalar(
+            select(alerts.c.labels)
+            .where(alerts.c.episode == target.episode)
+            .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
+            .limit(1)
+        )
+    if text is None:
+        raise TrackingError(f"no episode {target.episode} is on record")
+    labels: dict[str, str] = json.loads(text)
+    own = {name: value for name, value in labels.items() if name not in target.ignored_labels}
+    return own or labels
+
+
+def _for_each(
+    alertmanagers: Sequence[AlertmanagerApi], work: Callable[[AlertmanagerApi], None]
+) -> list[str]:
+    """Call work() for each Alertmanager, and return why it failed for some of them.
+
+    Raises:
+        MonitoringError: It failed for all of them.
+    """
+    if not alertmanagers:
+        raise TrackingError("alertmanagers: list your Alertmanagers in the pack's configuration")
+    problems = []
+    for alertmanager in alertmanagers:
+        try:
+            work(alertmanager)
+        except MonitoringError as error:
+            problems.append(str(error))
+    if len(problems) == len(alertmanagers):
+        raise MonitoringError("; ".join(problems))
+    return problems
+
+
+def _ensure(alertmanager: AlertmanagerApi, wanted: _Wanted, made: bool) -> tuple[Silence, str]:
+    """Return the wanted silence of an Alertmanager, and whether it was created or extended.
+
+    Args:
+        alertmanager: The Alertmanager.
+        wanted: The silence.
+        made: Whether other Alertmanagers, which may be peers of this one, have it already.
+    """
+    new = wanted.until(alertmanager.status().now)
+    existing = None
+    for attempt in range(_GOSSIP_TRIES if made else 1):
+        if attempt:
+            time.sleep(_GOSSIP_PAUSE)
+        existing = _existing(alertmanager, wanted)
+        if existing and new.ends_at - existing.ends_at <= _SAME_END:
+            return existing, "unchanged"
+    if existing:
+        new = replace(new, id=existing.id, starts_at=existing.starts_at)
+    silence_id = alertmanager.create_silence(new)
+    return replace(new, id=silence_id), "extended" if existing else "created"
+
+
+def _existing(alertmanager: AlertmanagerApi, wanted: _Wanted) -> Silence | None:
+    """Return the pack's silence with the same labels that ends last, or None."""
+    same = [
+        one
+        for one in alertmanager.silences()
+        if one.state != _ENDED and one.comment.endswith(MARK) and _is_exactly(one, wanted.labels)
+    ]
+    return max(same, key=lambda one: one.ends_at) if same else None
+
+
+def _is_exactly(one: Silence, labels: Mapping[str, str]) -> bool:
+    """Return True if a silence has exactly these labels as its matchers."""
+    matchers = {Matcher(name, value) for name, value in labels.items()}
+    return set(one.matchers) == matchers
+
+
+def _change(
+    silences: Sequence[Silence], state: str, labels: Mapping[str, str], problems: Sequence[str]
+) -> SilenceChange:
+    return SilenceChange(
+        silence_ids=sorted({one.id for one in silences}),
+        state=state,
+        until=format_timestamp(max(one.ends_at for one in silences)),
+        labels=dict(labels),
+        problems=list(problems),
+    )
+
+
+def _record(
+    engine: Engine,
+    actor: Actor,
+    action: str,
+    episode: str,
+    comment: str,
+    change: SilenceChange,
+    silences: Sequence[Silence],
+) -> None:
+    """Write an audit entry, and show the change in the views before the next round of sync."""
+    details: dict[str, Any] = {
+        name: value for name, value in change.items() if name in ("silence_ids", "state", "until")
+    }
+    with database.transaction(engine) as connection:
+        ids = change["silence_ids"]
+        target = episode or _silenced_episode(connection, ids) or ",".join(ids)
+        write_entry(connection, action, actor, target, comment, details)
+        if action == "unsilence":
+            _forget(connection, ids)
+        elif episode:
+            _show(connection, episode, max(silences, key=lambda one: one.ends_at))
+
+
+def _silenced_episode(connection: Connection, silence_ids: Sequence[str]) -> str | None:
+    """Return the open episode that one of these silences mutes, if a view shows that."""
+    found = select(alerts.c.episode).where(is_open(), alerts.c.silence_id.in_(silence_ids))
+    return connection.scalar(found.limit(1))
+
+
+def _show(connection: Connection, episode: str, shown: Silence) -> None:
+    connection.execute(
+        update(alerts)
+        .where(alerts.c.episode == episode, is_open())
+        .values(
+            silence_id=cut(shown.id, alerts.c.silence_id),
+            silenced_by=cut(shown.created_by, alerts.c.silenced_by),
+            silenced_until=shown.ends_at,
+            silenced_comment=cut(shown.comment, alerts.c.silenced_comment),
+        )
+    )
+
+
+def _forget(connection: Connection, silence_ids: Sequence[str]) -> None:
+    connection.execute(
+        update(alerts)
+        .where(is_open(), alerts.c.silence_id.in_(silence_ids))
+        .values(silence_id=None, silenced_by=None, silenced_until=None, silenced_comment=None)
+    )

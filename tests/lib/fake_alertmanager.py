@@ -1,0 +1,74 @@
+"""An Alertmanager in this process, which implements AlertmanagerApi."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from poundcake.monitoring import (
+    AlertmanagerStatus,
+    HeldAlert,
+    MonitoringError,
+    Silence,
+    SilenceState,
+)
+from tests.lib.samples import alert
+
+
+class FakeAlertmanager:
+    """An Alertmanager.
+
+    Attributes:
+        held: The labels of the alerts that it holds.
+        silenced: Whether each of them is silenced.
+        known: Its silences by id.
+        uptime: How long it has run.
+        broken: The names of the methods that fail.
+        calls: The names of the methods that were called.
+    """
+
+    def __init__(self, url="http://alertmanager.example", external_url=None):
+        self.url, self.external_url = url, external_url or url
+        self.held, self.silenced, self.known = [], False, {}
+        self.uptime, self.broken, self.calls = timedelta(days=1), set(), []
+        self.now = datetime.now(timezone.utc)
+
+    def hold(self, *names, **labels):
+        """Hold the alerts of `samples.alert` with these names, and no others."""
+        self.held = [alert(name, labels=labels)["labels"] for name in names]
+        return self
+
+    def silence(self, by="anna", until=None, comment="a new disk", silence_id="s1"):
+        """Silence all alerts."""
+        self.silenced = True
+        ends_at = until or datetime.now(timezone.utc) + timedelta(hours=1)
+        self.known[silence_id] = Silence(silence_id, (), ends_at, ends_at, by, comment)
+        return self
+
+    def _call(self, name):
+        self.calls.append(name)
+        if name in self.broken:
+            raise MonitoringError(f"alertmanagers, {self.url}: {name}: connection refused")
+
+    def alerts(self):
+        self._call("alerts")
+        silences = tuple(self.known) if self.silenced else ()
+        return [HeldAlert(labels, silences) for labels in self.held]
+
+    def status(self):
+        self._call("status")
+        return AlertmanagerStatus(self.uptime, self.now)
+
+    def silences(self):
+        self._call("silences")
+        return list(self.known.values())
+
+    def create_silence(self, silence):
+        self._call("create_silence")
+        silence_id = silence.id or f"s{len(self.known) + 1}"
+        self.known[silence_id] = replace(silence, id=silence_id)
+        return silence_id
+
+    def expire_silence(self, silence_id):
+        self._call("expire_silence")
+        self.known[silence_id] = replace(self.known[silence_id], state=SilenceState.EXPIRED)

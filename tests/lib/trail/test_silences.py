@@ -1,0 +1,264 @@
+"""Alerts are silenced by hand, with a certain end, in every Alertmanager."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from poundcake.errors import PoundCakeError
+from poundcake.monitoring import Alertmanager, Matcher, Silence
+from poundcake.monitoring_servers import MonitoringServer
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import database, queries, silences, text
+from poundcake.trail.audit import Actor
+from poundcake.trail.schema import alerts, audit
+from poundcake.trail.search import Filters
+from poundcake.trail.silences import MARK, Target, silence, unsilence
+from tests.lib.fake_alertmanager import FakeAlertmanager
+from tests.lib.samples import alert
+from tests.lib.trails import record, view
+from tests.waiting import wait_for
+
+ANNA, BEN = Actor("anna", "e1"), Actor("ben", "e2")
+LABELS = {"alertname": "HostDown", "instance": "web-1:9100", "severity": "critical"}
+UNKNOWN = "b1c946b0b0b0b0b0-1768392000000"
+
+
+class World:
+    def __init__(self, engine):
+        self.engine = engine
+        record(engine, alert())
+        self.episode = self.row().episode
+        self.alertmanagers = [FakeAlertmanager()]
+
+    @property
+    def first(self):
+        return self.alertmanagers[0]
+
+    def row(self):
+        with database.reading(self.engine) as connection:
+            return connection.execute(select(alerts)).all()[0]
+
+    def audit(self):
+        with database.reading(self.engine) as connection:
+            return connection.execute(select(audit).order_by(audit.c.id)).all()
+
+    def silence(self, minutes=60, comment="a new disk", actor=ANNA, **target):
+        target = target or {"episode": self.episode}
+        asked = self.alertmanagers
+        return silence(self.engine, asked, actor, Target(**target), minutes, comment)
+
+    def unsilence(self, silence_id="", force=False, episode=""):
+        target = Target(episode)
+        return unsilence(self.engine, self.alertmanagers, BEN, target, silence_id, force)
+
+    def error(self, work, *args, **more):
+        with pytest.raises(PoundCakeError) as caught:
+            work(*args, **more)
+        return str(caught.value)
+
+    def why(self):
+        return text.why(view(self.engine, queries.why, Filters()), 24)
+
+
+@pytest.fixture
+def world(engine, monkeypatch):
+    monkeypatch.setattr(silences, "_GOSSIP_PAUSE", 0)
+    return World(engine)
+
+
+class TestSilence:
+    def test_each_label_of_the_alert_gets_an_exact_matcher(self, world):
+        found = world.silence()
+        assert (found["state"], found["labels"], found["problems"]) == ("created", LABELS, [])
+        (made,) = world.first.known.values()
+        assert found["silence_ids"] == [made.id]
+        assert set(made.matchers) == {Matcher(name, value) for name, value in LABELS.items()}
+        assert (made.created_by, made.comment) == ("anna", "a new disk" + MARK)
+
+    def test_it_ends_after_the_minutes_by_the_clock_of_alertmanager(self, world):
+        world.first.now -= timedelta(days=3)
+        found = world.silence(minutes=7)
+        (made,) = world.first.known.values()
+        assert (made.starts_at, made.ends_at - made.starts_at) == (
+            world.first.now,
+            timedelta(minutes=7),
+        )
+        assert found["until"] == format_timestamp(made.ends_at)
+
+    def test_ignored_labels_are_left_out(self, world):
+        found = world.silence(episode=world.episode, ignored_labels=("severity",))
+        assert found["labels"] == {n: v for n, v in LABELS.items() if n != "severity"}
+
+    def test_labels_instead_of_an_episode(self, world):
+        found = world.silence(labels={"rack": "r12", "number": 5, "empty": ""})
+        assert found["labels"] == {"rack": "r12", "number": "5"}
+
+    def test_it_is_shown_and_audited(self, world):
+        found = world.silence()
+        (entry,) = world.audit()
+        assert (entry.action, entry.st2_user, entry.execution_id) == ("silence", "anna", "e1")
+        assert (entry.target, entry.comment) == (world.episode, "a new disk")
+        assert world.row().silence_id == found["silence_ids"][0]
+        assert "silence by anna: a new disk" in world.why()
+        assert f"silenced by anna until {world.row().silenced_until:%Y-%m-%d %H:%MZ}" in world.why()
+
+    @pytest.mark.parametrize("seconds", [0, 59])
+    def test_the_same_call_again_keeps_the_silence(self, world, seconds):
+        first = world.silence()
+        world.first.now += timedelta(seconds=seconds)
+        second = world.silence()
+        assert (second["state"], second["silence_ids"]) == ("unchanged", first["silence_ids"])
+        assert second["until"] == first["until"]
+        assert world.first.calls.count("create_silence") == 1
+
+    def test_a_shorter_one_keeps_the_longer_silence(self, world):
+        first = world.silence(minutes=60)
+        assert world.silence(minutes=5)["until"] == first["until"]
+
+    def test_a_longer_one_extends_the_silence(self, world):
+        first = world.silence(minutes=60)
+        second = world.silence(minutes=90, actor=BEN)
+        assert (second["state"], second["silence_ids"]) == ("extended", first["silence_ids"])
+        (made,) = world.first.known.values()
+        assert made.ends_at - world.first.now == timedelta(minutes=90)
+
+    def test_a_silence_that_has_ended_is_not_reused(self, world):
+        first = world.silence()
+        world.first.expire_silence(first["silence_ids"][0])
+        assert world.silence()["state"] == "created"
+
+    def test_the_silence_of_a_person_is_not_changed(self, world):
+        first = world.silence()
+        made = world.first.known[first["silence_ids"][0]]
+        world.first.known = {"own": replace(made, id="own", comment="mine")}
+        assert world.silence(minutes=90)["state"] == "created"
+        assert world.first.known["own"].comment == "mine"
+
+    def test_a_silence_of_other_labels_is_not_reused(self, world):
+        world.silence(labels={"alertname": "HostDown"})
+        assert world.silence()["state"] == "created"
+
+    @pytest.mark.parametrize(
+        "more, problem",
+        [
+            ({"minutes": 0}, "minutes: must be from 1 to 10080"),
+            ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
+            ({"comment": " "}, "comment: say why the alert is silenced"),
+            ({"episode": UNKNOWN}, f"no episode {UNKNOWN} is on record"),
+            ({"episode": ""}, "name the alert: episode=EPISODE, or labels, but not both"),
+            ({"episode": "x", "labels": {"a": "b"}}, "name the alert: episode=EPISODE, or labels"),
+            ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
+        ],
+    )
+    def test_it_is_refused(self, world, more, problem):
+        assert world.error(world.silence, **more).startswith(problem)
+        assert (world.first.calls, world.audit()) == ([], [])
+
+    def test_without_alertmanagers(self, world):
+        world.alertmanagers = []
+        assert world.error(world.silence).startswith("alertmanagers: list your Alertmanagers")
+
+
+class TestSeveralAlertmanagers:
+    def test_peers_share_one_silence(self, world):
+        second = FakeAlertmanager("http://am-2.example")
+        second.known = world.first.known
+        world.alertmanagers.append(second)
+        assert len(world.silence()["silence_ids"]) == 1
+        assert "create_silence" not in second.calls
+
+    def test_a_peer_that_gets_it_later(self, world):
+        second = FakeAlertmanager("http://am-2.example")
+
+        def known():
+            if second.calls.count("silences") == 3:
+                second.known = world.first.known
+            return FakeAlertmanager.silences(second)
+
+        second.silences = known
+        world.alertmanagers.append(second)
+        assert world.silence()["state"] == "created"
+        assert "create_silence" not in second.calls
+
+    def test_separate_ones_get_one_each(self, world):
+        world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
+        world.silence()
+        assert [len(one.known) for one in world.alertmanagers] == [1, 1]
+
+    def test_one_that_does_not_answer_is_named(self, world):
+        world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
+        world.first.broken.add("silences")
+        found = world.silence()
+        assert found["problems"] == [
+            f"alertmanagers, {world.first.url}: silences: connection refused"
+        ]
+        assert len(world.alertmanagers[1].known) == 1
+
+    def test_if_none_answers_nothing_is_recorded(self, world):
+        world.first.broken.add("create_silence")
+        assert "connection refused" in world.error(world.silence)
+        assert (world.audit(), world.row().silence_id) == ([], None)
+
+
+class TestUnsilence:
+    @pytest.mark.parametrize("by", ["id", "episode"])
+    def test_it_ends_the_silence(self, world, by):
+        made = world.silence()
+        given = {"silence_id": made["silence_ids"][0]} if by == "id" else {"episode": world.episode}
+        found = world.unsilence(**given)
+        assert (found["state"], found["silence_ids"]) == ("ended", made["silence_ids"])
+        assert [one.state for one in world.first.known.values()] == ["expired"]
+        assert world.row().silence_id is None
+        assert (world.audit()[-1].action, world.audit()[-1].target) == ("unsilence", world.episode)
+        assert "unsilence by ben" in world.why()
+        assert "silenced by anna until" not in world.why()
+
+    def test_the_same_call_again_changes_nothing(self, world):
+        (silence_id,) = world.silence()["silence_ids"]
+        world.unsilence(silence_id)
+        assert world.unsilence(silence_id)["state"] == "unchanged"
+        assert world.first.calls.count("expire_silence") == 1
+
+    def test_the_silence_of_a_person_needs_force(self, world):
+        (silence_id,) = world.silence()["silence_ids"]
+        world.first.known[silence_id] = replace(world.first.known[silence_id], comment="mine")
+        problem = f"the silence {silence_id} was created by anna, not by poundcake.silence"
+        assert world.error(world.unsilence, silence_id).startswith(problem)
+        assert world.first.known[silence_id].state == "active"
+        assert world.unsilence(silence_id, force=True)["state"] == "ended"
+
+    @pytest.mark.parametrize("given", [{"silence_id": "x"}, {"episode": True}])
+    def test_without_such_a_silence(self, world, given):
+        given = {"episode": world.episode} if given.get("episode") else given
+        assert world.error(world.unsilence, **given) == "no such silence"
+
+    def test_without_a_target(self, world):
+        assert world.error(world.unsilence).startswith("name the alert")
+
+    def test_a_wider_silence_stays(self, world):
+        world.silence(labels={"alertname": "HostDown"})
+        assert world.error(world.unsilence, episode=world.episode) == "no such silence"
+
+
+def test_a_real_alertmanager(world, alertmanager):
+    server = alertmanager("http://127.0.0.1:1/")
+    client = Alertmanager(MonitoringServer(server.url))
+    world.alertmanagers = [client]
+    server.fire(**LABELS)
+    made = world.silence(minutes=5)
+    assert wait_for(lambda: [one.silenced_by for one in client.alerts() if one.silenced_by])
+    again = world.silence(minutes=5)
+    assert (again["state"], again["silence_ids"]) == ("unchanged", made["silence_ids"])
+    longer = world.silence(minutes=50)
+    assert (longer["state"], longer["silence_ids"]) == ("extended", made["silence_ids"])
+    (shown,) = client.silences()
+    assert (
+        isinstance(shown, Silence) and format_timestamp(shown.ends_at)[:19] == longer["until"][:19]
+    )
+    assert world.unsilence(episode=world.episode)["state"] == "ended"
+    assert wait_for(lambda: not client.alerts()[0].silenced_by)
+    assert world.unsilence(episode=world.episode)["state"] == "unchanged"
