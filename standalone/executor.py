@@ -6,10 +6,11 @@ import logging
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Mapping, NamedTuple
 
 from standalone import expressions, runners, schemas
 from standalone.content import Content
+from standalone.remote_script import remote_script
 from standalone.store import COMPLETED, Store, new_id, timestamp
 
 LOG = logging.getLogger("standalone.executions")
@@ -31,7 +32,10 @@ BY_HAND = Origin()
 class Executor:
     """Replaces StackStorm's action service, scheduler and action runner."""
 
-    runners = runners.RUNNERS
+    runners: ClassVar[Mapping[str, runners.Runner]] = {
+        **runners.RUNNERS,
+        "remote-shell-script": remote_script,
+    }
     workflow_runners = ("orquesta",)
 
     def __init__(self, content: Content, store: Store, engine: Any, api_url: str):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from poundcake.config import Config
-from tests import services
+from tests import hosts, services
 
 # No deadline: how long an example takes depends on how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +29,7 @@ SERVICE_FIXTURES = {
     "rabbitmq",
     "rabbitmq_server",
     "rabbitmq_url",
+    "test_host",
 }
 # The tests in these files start processes or wait long. `make test-fast` skips them.
 PROCESS_FILES = (
@@ -238,6 +239,14 @@ def alertmanager():
     yield factory
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def test_host():
+    """Return a host in namespaces of its own, on which the account `stanley` may use sudo."""
+    host = start(hosts.Host, f"{hosts.USER} ALL=(ALL) NOPASSWD: SETENV: ALL\n")
+    yield host
+    host.close()
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])

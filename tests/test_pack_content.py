@@ -109,6 +109,18 @@ GOOD = {
         "description": "What a host prints comes back as it is",
         "parameters": {"cmd": {"default": "uptime", "immutable": True}},
     },
+    "actions/scrape.yaml": {
+        "name": "scrape",
+        "runner_type": "remote-shell-script",
+        "entry_point": "tools/scrape.sh",
+        "description": "Cleans a host",
+        "parameters": {
+            "host": {"type": "string", "description": "Where", "required": True},
+            "hosts": {"default": "{{ host }}", "immutable": True},
+        },
+    },
+    "actions/tools/scrape.sh": "#!/bin/sh\n",
+    "actions/scrape.sh": "#!/bin/sh\n",
     "actions/serve.yaml": {
         "name": "serve",
         "runner_type": "orquesta",
@@ -224,6 +236,7 @@ def test_the_small_pack_has_no_problems(pack):
 
 PACK, CONFIG, EXAMPLE = "pack.yaml", "config.schema.yaml", "cake.yaml.example"
 SENSOR, SLICE, SERVE = "sensors/oven.yaml", "actions/slice.yaml", "actions/serve.yaml"
+SCRAPE = "actions/scrape.yaml"
 KNIFE, WORKFLOW, RULE = "actions/knife.yaml", "workflows/serve.yaml", "rules/on_done.yaml"
 DAILY = "rules/daily.yaml"
 POLICY = "policies/one_knife.yaml"
@@ -267,6 +280,9 @@ FAULTS = [
     (SLICE, "parameters/request_id/immutable", True, "immutable and has no default"),
     (SLICE, "parameters/size", {"type": "string", "description": "x"}, "not take the parameter"),
     (SLICE, "parameters/request_id", REMOVED, "needs request_id, which is not"),
+    (SCRAPE, "parameters/hosts/pattern", "^x$", "refuses a change of its pattern"),
+    (SCRAPE, "entry_point", "tools/scraper.sh", "not in actions"),
+    (SCRAPE, "entry_point", "scrape.sh", "copies actions/lib to every host"),
     (SLICE, "output_schema", REMOVED, "no output_schema"),
     (SLICE, "output_schema", {"properties": {}}, "neither type nor anyOf"),
     (SLICE, "output_schema/type", ["object", "string"], "list of types"),

@@ -10,6 +10,7 @@ import yaml
 
 from tests.content import code, evaluation, schemas
 from tests.content.stackstorm import (
+    CHANGEABLE_OF_RUNNER,
     CORE_ACTIONS,
     CORE_TRIGGERS,
     EMAIL,
@@ -205,7 +206,7 @@ class Pack:
                 yield "output_schema has neither type nor anyOf, so StackStorm ignores it"
         elif runner in OWN_RESULT:
             yield "has no output_schema"
-        if runner in OWN_RESULT:
+        if runner in (*OWN_RESULT, "remote-shell-script"):
             yield from self.check_entry_point(action)
 
     def check_parameter(self, name, schema, is_of_runner):
@@ -214,7 +215,10 @@ class Pack:
         yield from schemas.check_schema(where, schema)
         if not isinstance(schema, dict):
             return
-        if not is_of_runner:
+        if is_of_runner:
+            for key in sorted(set(schema) - set(CHANGEABLE_OF_RUNNER)):
+                yield f"{where} belongs to the runner, and StackStorm refuses a change of its {key}"
+        else:
             if not schema.get("description"):
                 yield f"{where} has no description"
             if not {"type", "anyOf", "oneOf", "enum"} & set(schema):
@@ -240,6 +244,9 @@ class Pack:
             yield f"the entry point {name} leads out of the pack"
         elif action["runner_type"] == "orquesta":
             yield from self.check_inputs(action, name)
+        elif action["runner_type"] == "remote-shell-script":
+            if path.parent == self.directory / "actions":
+                yield f"{name} is in actions/, so StackStorm copies actions/lib to every host"
         else:
             folders = [self.directory / "actions", self.directory / "lib"]
             found = code.entry_points(path, folders)

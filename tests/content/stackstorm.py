@@ -38,12 +38,13 @@ OPERATORS = """matchwildcard matchregex regex iregex eq equals neq nequals ieq i
 
 # Parameters that a caller may pass in addition to an action's own, by runner.
 SHELL = "cwd env kwarg_op sudo sudo_password timeout cmd"
+REMOTE = "bastion_host hosts parallel passphrase password port private_key username dir"
 RUNNERS = {
     "python-script": "content_version env log_level timeout".split(),
     "orquesta": "content_version context notify".split(),
     "local-shell-cmd": SHELL.split(),
-    "remote-shell-cmd": f"""{SHELL} bastion_host hosts parallel passphrase password port private_key
-        username dir""".split(),
+    "remote-shell-cmd": f"{SHELL} {REMOTE}".split(),
+    "remote-shell-script": f"{SHELL} {REMOTE}".replace(" cmd ", " ").split(),
     "inquirer": "roles route schema tag ttl users".split(),
     "noop": [],
 }
@@ -55,6 +56,9 @@ CORE_ACTIONS = {
     "core.remote": "remote-shell-cmd",
     "core.remote_sudo": "remote-shell-cmd",
 }
+# What an action may change of a parameter of its runner; it may also repeat the type. StackStorm
+# registers an action that changes anything else, and then refuses to run it.
+CHANGEABLE_OF_RUNNER = ("default", "description", "enum", "immutable", "required", "type")
 # Runners whose result comes from this pack's own code.
 OWN_RESULT = ("python-script", "orquesta")
 

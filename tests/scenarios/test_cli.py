@@ -20,6 +20,12 @@ pytestmark = [
 
 ROOT = pathlib.Path(__file__).parents[2]
 ACTIONS = sorted(path.stem for path in (ROOT / "actions").glob("*.yaml"))
+# These scripts would run on the hosts of this network.
+HOST_ACTIONS = [
+    path.stem
+    for path in (ROOT / "actions").glob("*.yaml")
+    if "remote-shell-script" in path.read_text(encoding="utf-8")
+]
 DOCUMENTS = [
     # CHANGES.md contains commands that never worked.
     *(path for path in ROOT.glob("*.md") if path.name != "CHANGES.md"),
@@ -41,6 +47,12 @@ def documented_commands():
         for command in COMMAND.findall(document.read_text(encoding="utf-8"))
     }
     return sorted(found)
+
+
+def is_on_a_host(command):
+    """Return True if a command connects to a host over SSH."""
+    words = command.split()
+    return words[0] == "run" and words[1].partition(".")[2] in HOST_ACTIONS
 
 
 def moves_the_trail(command):
@@ -111,7 +123,9 @@ def test_each_documented_command_works(stack, st2, recorded):
     commands = [
         command
         for command in documented_commands()
-        if not moves_the_trail(command) and not changes_silences(command)
+        if not moves_the_trail(command)
+        and not changes_silences(command)
+        and not is_on_a_host(command)
     ]
     assert any(command.startswith("run poundcake.why ") for command in commands)
     # A claim can be released after all work on its episode has ended, so these commands come last.
@@ -141,6 +155,19 @@ def test_each_documented_command_works(stack, st2, recorded):
             if command.startswith("run poundcake.replay "):
                 # The workflow of the replay must end as well.
                 stack.completed(execution["result"]["result"]["request_id"])
+
+
+def test_the_documented_commands_on_a_host_work(stack, st2, test_host):
+    """On a host of the tests, never on one of this network."""
+    test_host.run("mkdir -p /var/log/app")
+    commands = [command for command in documented_commands() if is_on_a_host(command)]
+    assert len(commands) > 5
+    for command in commands:
+        arguments = shlex.split(command.replace("web-21", test_host.address))
+        login = ["username=root", f"private_key={test_host.key_file}"]
+        text = st2(arguments[0], "--async", *arguments[1:], *login)
+        execution = stack.ended(EXECUTION.search(text).group(1))
+        assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
 
 
 def test_the_documented_commands_that_move_the_trail_work(

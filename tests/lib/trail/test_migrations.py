@@ -287,7 +287,6 @@ class TestFromEveryRelease:
             "0006",
             "0008",
             "0009",
-            "0009",
             *INDEXES,
         ]
         assert all(step.seconds >= 0 and step.description for step in steps)

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Print how full a file system is, and its largest directories. Changes nothing.
+. "${0%/*}/lib/host.sh"
+
+path=/ top=5 seconds=20
+for argument do
+    case $argument in
+    --path=*) path=${argument#*=} ;;
+    --top=*) top=${argument#*=} ;;
+    --seconds=*) seconds=${argument#*=} ;;
+    --host=*) ;;
+    *) refuse "unknown argument $argument" ;;
+    esac
+done
+require_path path "$path"
+require_number top "$top" 0 20
+require_number seconds "$seconds" 1 120
+require_programs awk df du timeout
+[ -d "$path" ] || refuse "path: $path is not a directory on this host"
+
+# A network file system that does not answer would block df forever.
+kibibytes=$(timeout -s KILL 10 df -Pk -- "$path" 2>/dev/null | tail -n 1)
+inodes=$(timeout -s KILL 10 df -Pi -- "$path" 2>/dev/null | tail -n 1)
+[ -n "$kibibytes" ] || refuse "path: df cannot read the file system of $path"
+
+# du prints a directory after everything in it, so a run that is cut short still names the large
+# directories that it has seen. The last line is the exit status of du, not a directory.
+directories=$(
+    {
+        [ "$top" -eq 0 ] || timeout -s KILL "$seconds" du -xk -- "$path" 2>/dev/null
+        echo "$?"
+    } | awk -v top="$top" "$AWK_FUNCTIONS"'
+        NR > 1 && split(previous, field, "\t") >= 2 && field[1] ~ /^[0-9]+$/ {
+            keep(field[1] * 1024, substr(previous, index(previous, "\t") + 1))
+        }
+        { previous = $0 }
+        END {
+            printf "%s", previous == "0" ? "true" : "false"
+            for (at = 1; at <= count; at++)
+                printf ",{\"path\":\"%s\",\"bytes\":%.0f}", inert(texts[at], 300), sizes[at]
+        }'
+)
+# The first element says whether du has read everything.
+complete=${directories%%,*}
+directories=${directories#"$complete"}
+
+printf '%s\n%s\n' "$kibibytes" "$inodes" | awk -v path="$path" -v complete="$complete" \
+    -v directories="${directories#,}" "$AWK_FUNCTIONS"'
+    # The name of a device or a mount point may contain spaces: count fields around the percentage.
+    function find_percent(   at) {
+        for (at = 5; at <= NF; at++) if ($at ~ /^[0-9]+%$/) return at
+        return 0
+    }
+    NR == 1 {
+        at = find_percent()
+        if (at == 0) exit
+        mountpoint = $(at + 1)
+        for (next_one = at + 2; next_one <= NF; next_one++) mountpoint = mountpoint " " $next_one
+        size = $(at - 3); used = $(at - 2); available = $(at - 1)
+        percent = $at + 0
+        found = 1
+    }
+    NR == 2 { at = find_percent(); inodes = at ? $at + 0 : "null" }
+    END {
+        if (!found) { print "{\"error\":\"the output of df is not readable\"}"; exit 2 }
+        printf "{\"check\":\"disk\",\"path\":\"%s\",\"mountpoint\":\"%s\",", path, inert(mountpoint, 255)
+        printf "\"size_bytes\":%.0f,\"used_bytes\":%.0f,", size * 1024, used * 1024
+        printf "\"free_bytes\":%.0f,\"used_percent\":%.0f,", available * 1024, percent
+        printf "\"inodes_used_percent\":%s,", (inodes == "" ? "null" : inodes)
+        printf "\"directories\":[%s],\"directories_complete\":%s}\n", directories, complete
+    }'

@@ -1,0 +1,128 @@
+#!/bin/sh
+# Delete old files below some directories. Prints what it deletes, or would delete in a dry run.
+. "${0%/*}/lib/host.sh"
+
+SEARCH_SECONDS=240
+EXAMPLES=20
+NEWLINE='
+'
+
+list='' older_than_days='' max_files=10000 max_megabytes=10000 dry_run=false
+for argument do
+    case $argument in
+    --directory_list=*) list=${argument#*=} ;;
+    --older_than_days=*) older_than_days=${argument#*=} ;;
+    --max_files=*) max_files=${argument#*=} ;;
+    --max_megabytes=*) max_megabytes=${argument#*=} ;;
+    --dry_run) dry_run=true ;;
+    --host=* | --directories=*) ;; # directory_list has the same directories
+    *) refuse "unknown argument $argument" ;;
+    esac
+done
+require_number older_than_days "$older_than_days" 1 3650
+require_number max_files "$max_files" 1 1000000
+require_number max_megabytes "$max_megabytes" 1 1000000
+require_programs awk date df find id stat timeout
+[ "$(stat -c %F / 2>/dev/null)" = directory ] || refuse "stat on this host has no option -c"
+[ -n "$list" ] || refuse "directories: is empty"
+
+# Exit unless files below a directory may be deleted.
+require_directory() {
+    require_path directories "$1"
+    case $1/ in
+    / | /bin/* | /boot/* | /dev/* | /etc/* | /lib/* | /lib32/* | /lib64/* | /libx32/* | /proc/* | \
+        /root/* | /run/* | /sbin/* | /sys/* | /usr/* | /var/lib/* | /var/run/* | /var/lock/*)
+        refuse "directories: nothing in $1 may be deleted" ;;
+    /tmp/) ;;
+    /home/*/*/) ;;
+    /home/*) refuse "directories: $1 is a home directory: name one inside it" ;;
+    /*/*/) ;;
+    *) refuse "directories: $1 is too wide: name a directory inside it" ;;
+    esac
+    [ -d "$1" ] || refuse "directories: $1 is not a directory on this host"
+    real=$(cd -P "$1" 2>/dev/null && pwd -P) || refuse "directories: no permission to enter $1"
+    [ "$real" = "$1" ] || refuse "directories: $1 leads to $real through a symbolic link: name $real"
+}
+
+IFS=:
+set -f
+set -- $list
+set +f
+IFS=' '
+[ "$#" -le 20 ] || refuse "directories: more than 20"
+for directory do require_directory "$directory"; done
+
+# The device and inode of every file that a process has open. Only root sees those of all users.
+open_files=" $(timeout -s KILL 60 find /proc/[0-9]*/fd -type l -exec stat -L -c '%d:%i' {} + \
+    2>/dev/null | sort -u | tr '\n' ' ')"
+if [ "$(id -u)" = 0 ]; then checked=all; else checked=own; fi
+now=$(date +%s)
+
+# Print the path of each old file, and `incomplete` if the search of a directory was cut short. A
+# path with a line break is left alone: it could not be told from two paths.
+search() {
+    for directory do
+        timeout -s KILL "$SEARCH_SECONDS" find "$directory" -xdev -name "*$NEWLINE*" -prune \
+            -o -type f -mtime "+$((older_than_days - 1))" -print 2>/dev/null || echo incomplete
+    done
+}
+
+# Enter the directory $1. Fail if it is another one by now: the owner of a directory above could
+# have put a link to somewhere else in its place. Afterwards, names are relative to this directory.
+enter() {
+    cd -P "$1" 2>/dev/null && [ "$(pwd -P)" = "$1" ]
+}
+
+free_bytes() {
+    df -Pk -- "$1" 2>/dev/null | awk 'NR == 2 { for (at = 4; at <= NF; at++)
+        if ($at ~ /^[0-9]+%$/) { printf "%.0f", $(at - 1) * 1024; exit } }'
+}
+
+free_before=$(free_bytes "$1")
+search "$@" | {
+    files=0 bytes=0 open=0 failed=0 changed=0 shown=0 examples='' complete=true limit=''
+    entered=''
+    while IFS= read -r path; do
+        [ "$path" != incomplete ] || { complete=false; continue; }
+        parent=${path%/*} file=./${path##*/}
+        if [ "$parent" != "$entered" ]; then
+            entered=''
+            enter "$parent" || { changed=$((changed + 1)); continue; }
+            entered=$parent
+        fi
+        # Checked again, because the search may have been minutes ago: a log may have been rotated.
+        set -- $(stat -c '%Y %b %B %h %d:%i %F' "$file" 2>/dev/null)
+        [ "${6:-}" = regular ] && [ "$((now - $1))" -ge "$((older_than_days * 86400))" ] ||
+            { changed=$((changed + 1)); continue; }
+        size=$(($2 * $3))
+        [ "$4" = 1 ] || size=0 # another name keeps the content
+        case $open_files in *" $5 "*)
+            open=$((open + 1))
+            continue ;;
+        esac
+        if [ "$files" -ge "$max_files" ]; then limit=max_files; break; fi
+        if [ "$((bytes + size))" -gt "$((max_megabytes * 1000000))" ]; then
+            limit=max_megabytes
+            break
+        fi
+        if [ "$dry_run" = false ] && ! rm -f -- "$file" 2>/dev/null; then
+            failed=$((failed + 1))
+            continue
+        fi
+        files=$((files + 1)) bytes=$((bytes + size))
+        if [ "$shown" -lt "$EXAMPLES" ]; then
+            shown=$((shown + 1))
+            examples="$examples${examples:+,}\"$(printf %s "$path" | clean 300)\""
+        fi
+    done
+    cd /
+    printf '{"change":"clean_disk","dry_run":%s,"files":%s,"bytes":%s,"examples":[%s],' \
+        "$dry_run" "$files" "$bytes" "$examples"
+    printf '"left_open":%s,"left_changed":%s,"failed":%s,"limit_reached":"%s",' \
+        "$open" "$changed" "$failed" "$limit"
+    printf '"search_complete":%s,"open_files_seen":"%s","free_bytes_before":%s,' \
+        "$complete" "$checked" "${free_before:-null}"
+    free_after=$(free_bytes "${directory}")
+    printf '"free_bytes_after":%s}\n' "${free_after:-null}"
+    [ "$failed" -eq 0 ]
+}

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Restart a service, and print its state before and after. The exit status is 0 only if the service
+# is active afterwards.
+. "${0%/*}/lib/host.sh"
+. "${0%/*}/lib/service.sh"
+
+SETTLE=3 # seconds after which a service that fails at once is no longer active
+
+service='' wait=60
+for argument do
+    case $argument in
+    --service=*) service=${argument#*=} ;;
+    --wait=*) wait=${argument#*=} ;;
+    --host=*) ;;
+    *) refuse "unknown argument $argument" ;;
+    esac
+done
+require_number wait "$wait" 1 600
+require_programs id mktemp sed timeout
+case ${service%.service} in
+systemd-poweroff | systemd-reboot | systemd-soft-reboot | systemd-halt | systemd-kexec | \
+    systemd-suspend | systemd-hibernate | systemd-hybrid-sleep | systemd-suspend-then-hibernate | \
+    emergency | rescue | halt | reboot | poweroff | shutdown | single | killprocs | sendsigs | \
+    umountfs | umountroot | rc | rcS)
+    refuse "service: $service stops the host" ;;
+esac
+find_service "$service"
+
+# With root's rights already (parameter sudo), or for this one command by a line in sudoers.
+if [ "$(id -u)" = 0 ]; then as_root=''; else as_root='sudo -n --'; fi
+
+# The daemon inherits these; at boot it gets the same.
+umask 022
+cd /
+
+read_state
+before=$state before_since=$since
+
+# A daemon that keeps the output open would keep a pipe open, so the output goes to a file.
+output=$(mktemp 2>/dev/null) || output=/dev/null
+[ "$output" = /dev/null ] || trap 'rm -f "$output"' EXIT
+started=$(date +%s)
+deadline=$((started + wait))
+
+manage restart "$as_root" </dev/null >"$output" 2>&1 &
+restart=$!
+while kill -0 "$restart" 2>/dev/null && [ "$(date +%s)" -lt "$deadline" ]; do sleep 1; done
+if kill -0 "$restart" 2>/dev/null; then
+    code=null
+else
+    wait "$restart"
+    code=$?
+fi
+
+read_state
+while [ "$state" != active ] && [ "$code" = 0 ] && [ "$(date +%s)" -lt "$deadline" ]; do
+    sleep 1
+    read_state
+done
+if [ "$state" = active ] && [ "$code" = 0 ]; then
+    sleep "$SETTLE"
+    read_state
+fi
+
+message=$(tail -n 5 "$output" | clean 500)
+[ "$code" != null ] || message="the command had not ended after $wait seconds. $message"
+printf '{"change":"restart_service","service":"%s","manager":"%s","before":"%s",' \
+    "$name" "$manager" "$before"
+printf '"before_since":"%s","after":"%s","after_since":"%s","exit_code":%s,' \
+    "$before_since" "$state" "$since" "$code"
+printf '"seconds":%s,"message":"%s"}\n' "$(($(date +%s) - started))" "$message"
+[ "$state" = active ] && [ "$code" = 0 ]

@@ -1,0 +1,447 @@
+"""Read what the checks and changes on a host printed.
+
+The scripts in actions/hosts print one JSON document. Anybody with root on the host can make them
+print anything, and the users of a host choose the names of files and processes. So the output is
+read as hostile text: its size is bounded, every number is checked, and every text is made inert.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+from poundcake.inert import make_inert, one_line
+from poundcake.json_depth import is_too_deep
+from poundcake.remediation.errors import RemediationError
+
+LONGEST_OUTPUT = 65_536
+"""Characters of output that are read. The scripts print at most about 20,000."""
+
+_LONGEST_TEXT = 500
+_LONGEST_LIST = 50
+_LARGEST_NUMBER = 2**63
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory and the space that everything in it uses."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of the host. Its arguments are unknown, because they may contain secrets."""
+
+    pid: int
+    name: str
+    """At most 15 characters, which the process itself chooses."""
+    user: str
+    used: int
+    """Bytes of memory, or percent of one processor."""
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """The output of poundcake.check_disk."""
+
+    path: str
+    mountpoint: str
+    size_bytes: int
+    used_bytes: int
+    free_bytes: int
+    """Free for ordinary users."""
+    used_percent: int
+    inodes_used_percent: int | None
+    """None if the file system has no fixed number of inodes."""
+    directories: tuple[Directory, ...]
+    """The largest first. A directory includes those in it."""
+    directories_complete: bool
+    """False if the search took too long, or some directories could not be read."""
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        inodes = self.inodes_used_percent
+        parts = [
+            f"{self.mountpoint} is {self.used_percent}% full, "
+            f"{_size(self.free_bytes)} of {_size(self.size_bytes)} free",
+            f"{inodes}% of the inodes used" if inodes else "",
+            "largest: " + ", ".join(f"{d.path} {_size(d.bytes)}" for d in self.directories[:3])
+            if self.directories
+            else "",
+        ]
+        return "; ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """The output of poundcake.check_memory."""
+
+    total_bytes: int
+    available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+    processes: tuple[Process, ...]
+    """The largest first."""
+    oom_kills_since_boot: int | None
+    """Processes that the kernel has killed; None before Linux 4.13."""
+    kernel_log_readable: bool
+    last_oom_kills: tuple[str, ...]
+    """Lines of the kernel log, the newest last."""
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        free = f"{_size(self.available_bytes)} of {_size(self.total_bytes)} available"
+        largest = ", ".join(f"{p.name} ({p.pid}) {_size(p.used)}" for p in self.processes[:3])
+        kills = self.oom_kills_since_boot
+        killed = f"{kills} killed for lack of memory since boot" if kills else ""
+        return "; ".join(filter(None, [free, "largest: " + largest if largest else "", killed]))
+
+
+@dataclass(frozen=True)
+class CpuFacts:
+    """The output of poundcake.check_cpu."""
+
+    load_1m: float
+    load_5m: float
+    load_15m: float
+    processors: int
+    busy_percent: int
+    """Of all processors together, without waiting for disks."""
+    iowait_percent: int
+    steal_percent: int
+    """Time that the hypervisor gave to other machines."""
+    processes: tuple[Process, ...]
+    """The busiest first; 100 percent is one processor."""
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        processors = f"{self.processors} processor{'' if self.processors == 1 else 's'}"
+        load = f"{processors} {self.busy_percent}% busy, load {self.load_1m:.2f}"
+        waiting = f"{self.iowait_percent}% waiting for disks" if self.iowait_percent else ""
+        busiest = ", ".join(f"{p.name} ({p.pid}) {p.used}%" for p in self.processes[:3])
+        return "; ".join(filter(None, [load, waiting, "busiest: " + busiest if busiest else ""]))
+
+
+@dataclass(frozen=True)
+class ServiceFacts:
+    """The output of poundcake.check_service."""
+
+    service: str
+    """The name in the service manager, such as nginx.service."""
+    manager: str
+    """``systemd``, ``openrc`` or ``sysv``."""
+    state: str
+    """``active``, ``inactive``, ``failed``, ``unknown``, or another state of systemd."""
+    detail: str
+    since: str
+    """As the host prints it; empty if unknown."""
+    pid: int | None
+    restarts: int | None
+    """Automatic restarts by systemd; None if unknown."""
+    log: tuple[str, ...]
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the service runs."""
+        return self.state == "active"
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        detail = f" ({self.detail})" if self.detail else ""
+        since = f" since {self.since}" if self.since else ""
+        return f"{self.service} is {self.state}{detail}{since}"
+
+
+@dataclass(frozen=True)
+class CleanedDisk:
+    """The output of poundcake.clean_disk."""
+
+    dry_run: bool
+    files: int
+    """Deleted, or to be deleted in a dry run."""
+    bytes: int
+    examples: tuple[str, ...]
+    """The first paths."""
+    left_open: int
+    """Old files that a process has open."""
+    left_changed: int
+    """Files that changed or moved during the run."""
+    failed: int
+    """Files that could not be deleted."""
+    limit_reached: str
+    """``max_files``, ``max_megabytes`` or empty."""
+    search_complete: bool
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        files = f"{self.files} file{'' if self.files == 1 else 's'}"
+        parts = [
+            f"{'would delete' if self.dry_run else 'deleted'} {files}, {_size(self.bytes)}",
+            f"left {self.left_open} that are open" if self.left_open else "",
+            f"could not delete {self.failed}" if self.failed else "",
+            f"stopped at {self.limit_reached}" if self.limit_reached else "",
+            "" if self.search_complete else "the search is incomplete",
+        ]
+        return "; ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class RestartedService:
+    """The output of poundcake.restart_service."""
+
+    service: str
+    before: str
+    after: str
+    exit_code: int | None
+    """Of the restart; None if it had not ended in time."""
+    seconds: int
+    message: str
+    """The end of what the restart printed."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the restart succeeded and the service was active afterwards."""
+        return self.exit_code == 0 and self.after == "active"
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        verb = "restarted" if self.succeeded else "could not restart"
+        said = f": {self.message}" if self.message else ""
+        return f"{verb} {self.service}: was {self.before}, is {self.after}{said}"
+
+
+def read_disk(result: Mapping[str, Any]) -> DiskFacts:
+    """Return the facts in the result of an execution of poundcake.check_disk.
+
+    Raises:
+        RemediationError: The check failed, or its output is not valid. The message says why, and is
+            inert. The other functions raise the same.
+    """
+    output = _Output(result)
+    return DiskFacts(
+        path=output.text("path"),
+        mountpoint=output.text("mountpoint"),
+        size_bytes=output.integer("size_bytes"),
+        used_bytes=output.integer("used_bytes"),
+        free_bytes=output.integer("free_bytes"),
+        used_percent=output.integer("used_percent"),
+        inodes_used_percent=output.integer_or_none("inodes_used_percent"),
+        directories=tuple(
+            Directory(inner.text("path"), inner.integer("bytes"))
+            for inner in output.objects("directories")
+        ),
+        directories_complete=output.flag("directories_complete"),
+    )
+
+
+def read_memory(result: Mapping[str, Any]) -> MemoryFacts:
+    """Return the facts in the result of an execution of poundcake.check_memory."""
+    output = _Output(result)
+    return MemoryFacts(
+        total_bytes=output.integer("total_bytes"),
+        available_bytes=output.integer("available_bytes"),
+        swap_total_bytes=output.integer("swap_total_bytes"),
+        swap_free_bytes=output.integer("swap_free_bytes"),
+        processes=_processes(output, "bytes"),
+        oom_kills_since_boot=output.integer_or_none("oom_kills_since_boot"),
+        kernel_log_readable=output.flag("kernel_log_readable"),
+        last_oom_kills=output.texts("last_oom_kills"),
+    )
+
+
+def read_cpu(result: Mapping[str, Any]) -> CpuFacts:
+    """Return the facts in the result of an execution of poundcake.check_cpu."""
+    output = _Output(result)
+    return CpuFacts(
+        load_1m=output.number("load_1m"),
+        load_5m=output.number("load_5m"),
+        load_15m=output.number("load_15m"),
+        processors=output.integer("processors"),
+        busy_percent=output.integer("busy_percent"),
+        iowait_percent=output.integer("iowait_percent"),
+        steal_percent=output.integer("steal_percent"),
+        processes=_processes(output, "cpu_percent"),
+    )
+
+
+def read_service(result: Mapping[str, Any]) -> ServiceFacts:
+    """Return the facts in the result of an execution of poundcake.check_service."""
+    output = _Output(result)
+    return ServiceFacts(
+        service=output.text("service"),
+        manager=output.text("manager"),
+        state=output.text("state"),
+        detail=output.text("detail"),
+        since=output.text("since"),
+        pid=output.integer_or_none("pid"),
+        restarts=output.integer_or_none("restarts"),
+        log=output.texts("log"),
+    )
+
+
+def read_cleaned_disk(result: Mapping[str, Any]) -> CleanedDisk:
+    """Return what an execution of poundcake.clean_disk deleted. It may have failed for some files.
+
+    Raises:
+        RemediationError: Nothing was deleted, or what was deleted is unknown.
+    """
+    output = _Output(result)
+    return CleanedDisk(
+        dry_run=output.flag("dry_run"),
+        files=output.integer("files"),
+        bytes=output.integer("bytes"),
+        examples=output.texts("examples"),
+        left_open=output.integer("left_open"),
+        left_changed=output.integer("left_changed"),
+        failed=output.integer("failed"),
+        limit_reached=output.text("limit_reached"),
+        search_complete=output.flag("search_complete"),
+    )
+
+
+def read_restarted_service(result: Mapping[str, Any]) -> RestartedService:
+    """Return what an execution of poundcake.restart_service did. It may have failed.
+
+    Raises:
+        RemediationError: Nothing was restarted, or what happened is unknown.
+    """
+    output = _Output(result)
+    return RestartedService(
+        service=output.text("service"),
+        before=output.text("before"),
+        after=output.text("after"),
+        exit_code=output.integer_or_none("exit_code"),
+        seconds=output.integer("seconds"),
+        message=output.text("message"),
+    )
+
+
+class _Output:
+    """The JSON object that a script printed, with checked access to its fields."""
+
+    def __init__(self, result: Mapping[str, Any]):
+        self._fields = _document(_of_the_host(result))
+        if "error" in self._fields:
+            raise RemediationError(self.text("error"))
+
+    @classmethod
+    def _of(cls, fields: Mapping[str, Any]) -> _Output:
+        inner = cls.__new__(cls)
+        inner._fields = fields
+        return inner
+
+    def number(self, name: str) -> float:
+        value = self._fields.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _unreadable(name)
+        if not 0 <= value <= _LARGEST_NUMBER:  # NaN is not
+            raise _unreadable(name)
+        return float(value)
+
+    def integer(self, name: str) -> int:
+        self.number(name)
+        return int(self._fields[name])
+
+    def integer_or_none(self, name: str) -> int | None:
+        return None if self._fields.get(name) is None else self.integer(name)
+
+    def flag(self, name: str) -> bool:
+        value = self._fields.get(name)
+        if not isinstance(value, bool):
+            raise _unreadable(name)
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._fields.get(name)
+        if not isinstance(value, str):
+            raise _unreadable(name)
+        return _inert(value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        values = self._list(name)
+        if not all(isinstance(value, str) for value in values):
+            raise _unreadable(name)
+        return tuple(map(_inert, values))
+
+    def objects(self, name: str) -> list[_Output]:
+        values = self._list(name)
+        if not all(isinstance(value, dict) for value in values):
+            raise _unreadable(name)
+        return [self._of(value) for value in values]
+
+    def _list(self, name: str) -> list[Any]:
+        values = self._fields.get(name)
+        if not isinstance(values, list) or len(values) > _LONGEST_LIST:
+            raise _unreadable(name)
+        return values
+
+
+def _processes(output: _Output, used: str) -> tuple[Process, ...]:
+    return tuple(
+        Process(inner.integer("pid"), inner.text("name"), inner.text("user"), inner.integer(used))
+        for inner in output.objects("processes")
+    )
+
+
+def _of_the_host(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of an execution's result that belongs to its only host."""
+    entries = [entry for entry in result.values() if isinstance(entry, dict)]
+    if len(entries) == 1 and "error" not in result:
+        entry: Mapping[str, Any] = entries[0]
+        if entry.get("timeout") is True:
+            raise RemediationError("the host did not answer in time")
+        if "error" in entry and not entry.get("stdout"):
+            raise RemediationError(_inert(str(entry["error"])))
+        return entry
+    reason = result.get("error")
+    raise RemediationError(
+        _inert(str(reason)) if reason else "the execution has no result of exactly one host"
+    )
+
+
+def _document(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the JSON object on stdout, which StackStorm may have parsed already.
+
+    It is the last line. With sudo, StackStorm uses a terminal, and sshd may print warnings there.
+    """
+    output = entry.get("stdout")
+    if isinstance(output, str):
+        encoded = output.encode("utf-8", "replace")
+        if len(output) > LONGEST_OUTPUT or is_too_deep(encoded):
+            raise RemediationError(f"the host printed {len(output)} characters, which is too much")
+        try:
+            output = json.loads(output.strip().rpartition("\n")[2])
+        except (ValueError, RecursionError):
+            said = str(entry.get("stdout") or entry.get("stderr") or "nothing")
+            raise RemediationError(f"the host printed no JSON: {_inert(said)}") from None
+    if not isinstance(output, dict):
+        raise RemediationError("the host printed no JSON object")
+    return output
+
+
+def _unreadable(name: str) -> RemediationError:
+    return RemediationError(f"the host printed no valid {name}")
+
+
+def _inert(text: str) -> str:
+    return str(make_inert(one_line(text[:_LONGEST_TEXT])))
+
+
+def _size(count: float) -> str:
+    """Return a number of bytes as people write it: 1.2 GB."""
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    digits = 0 if unit == 0 or count >= 100 else 1
+    return f"{count:.{digits}f} {_UNITS[unit]}"

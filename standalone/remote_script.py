@@ -1,0 +1,90 @@
+"""The runner remote-shell-script, which runs a script on a host with this machine's `ssh`.
+
+Like StackStorm, it copies the script and the folder `lib` beside it to the host, passes the
+parameters as quoted arguments, and deletes the copy afterwards.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import tarfile
+from typing import Any
+
+from standalone.runners import Run, parsed, timeout_error
+
+CONNECT_TIMEOUT = 10  # seconds
+FAILED_TO_CONNECT = 255  # ssh's exit status
+
+
+def remote_script(run: Run) -> tuple[str, dict]:
+    """Run a script on the host that the parameter `hosts` names, exactly one."""
+    host = run.runner["hosts"]
+    folder = f"{run.runner['dir']}/{run.execution['id']}"
+    archive = _archive(run.action["file_path"])
+    script = f"{folder}/{os.path.basename(run.action['file_path'])}"
+    command = f"cd {shlex.quote(run.runner['cwd'])} && {script} {arguments_of(run)}"
+    if run.runner.get("sudo"):
+        command = f"sudo -E -- bash -c {shlex.quote(command)}"
+    whole = (
+        f"mkdir -m 755 {folder} && tar -C {folder} -xf - && {{ {command}; code=$?; "
+        f"rm -rf {folder}; exit $code; }}"
+    )
+    ended = run.executor.commands.run(
+        [*_ssh(run, host), whole], run.runner.get("timeout"), dict(os.environ), archive
+    )
+    if ended.code == FAILED_TO_CONNECT:
+        error = f"Unable to connect to any one of the hosts: {[host]}.\n{ended.stderr}"
+        return "failed", {"error": error, "traceback": "", "failed": True, "succeeded": False}
+    result = {
+        "failed": ended.code != 0,
+        "succeeded": ended.code == 0,
+        "return_code": ended.code,
+        "stdout": parsed(ended.stdout),
+        "stderr": parsed(ended.stderr),
+    }
+    if ended.timed_out:
+        return "timeout", {host: {**result, "timeout": True, **timeout_error(run)}}
+    return "succeeded" if ended.code == 0 else "failed", {host: result}
+
+
+def arguments_of(run: Run) -> str:
+    """Return the parameters of an action as arguments for a shell, as StackStorm does."""
+    arguments = []
+    for name, value in run.parameters.items():
+        if value is None or value in ("", False):
+            continue
+        option = run.runner["kwarg_op"] + name
+        arguments.append(option if value is True else f"{option}={shlex.quote(str(value))}")
+    return " ".join(arguments)
+
+
+def _ssh(run: Run, host: str) -> list[str]:
+    """Return the command that connects to a host. StackStorm does not check host keys either."""
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": CONNECT_TIMEOUT,
+        "LogLevel": "ERROR",
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": os.devnull,
+    }
+    command = ["ssh"]
+    for name, value in options.items():
+        command += ["-o", f"{name}={value}"]
+    for flag, name in (("-p", "port"), ("-l", "username"), ("-i", "private_key")):
+        value: Any = run.runner.get(name)
+        if value:
+            command += [flag, str(value)]
+    return [*command, "--", host]
+
+
+def _archive(script: str) -> bytes:
+    """Return a tar archive of a script and the folder `lib` beside it."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.add(script, os.path.basename(script))
+        library = os.path.join(os.path.dirname(script), "lib")
+        if os.path.isdir(library):
+            archive.add(library, "lib")
+    return stream.getvalue()

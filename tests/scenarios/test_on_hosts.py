@@ -1,0 +1,211 @@
+"""The checks and changes on a host, through StackStorm's SSH runner, on a test host."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from poundcake.remediation import host_facts
+from tests import hosts
+from tests.scenarios import conftest
+
+# No database is involved, so one kind is enough.
+pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
+
+SYSTEMCTL = """\
+#!/bin/sh
+# systemd for one service, oven.service, which a file on the host keeps from starting.
+case $1 in
+show)
+    case $* in *" oven.service") ;; *) echo LoadState=not-found; exit ;; esac
+    echo LoadState=loaded
+    if [ -e /run/oven ]; then echo ActiveState=active; echo SubState=running; else
+        echo ActiveState=failed; echo SubState=failed; fi
+    echo "ActiveEnterTimestamp=Thu 2026-11-26 19:41:39 UTC"
+    echo MainPID=4711; echo NRestarts=3 ;;
+restart)
+    [ -e /run/broken ] && { echo "Job failed: {{ 7*7 }}" >&2; exit 1; }
+    touch /run/oven ;;
+esac
+"""
+
+
+@pytest.fixture
+def host(test_host):
+    """Return the host, as it was at first."""
+    yield test_host
+    test_host.run(
+        "rm -rf /srv/app/* /run/broken /run/systemd /usr/local/bin/systemctl;"
+        f"/etc/init.d/{hosts.SERVICE} start >/dev/null 2>&1"
+    )
+
+
+@pytest.fixture
+def execute(stack, host):
+    """Return a function that runs an action of the pack on the host and returns the execution."""
+
+    def execute(action, user="root", **parameters):
+        return stack.execute(
+            f"poundcake.{action}",
+            host=host.address,
+            username=user,
+            private_key=host.key_file,
+            **parameters,
+        )
+
+    return execute
+
+
+def printed(execution):
+    """Return what the script printed on the only host."""
+    (entry,) = execution["result"].values()
+    return entry["stdout"]
+
+
+def test_a_full_disk_and_what_fills_it(host, execute):
+    host.run("mkdir /srv/app/logs && head -c 12000000 /dev/zero >/srv/app/logs/old.log")
+    execution = execute("check_disk", path="/srv/app")
+    facts = host_facts.read_disk(execution["result"])
+    assert execution["status"] == "succeeded"
+    assert facts.mountpoint == "/srv"
+    assert facts.size_bytes == 16 * 2**20
+    assert facts.used_percent > 70
+    assert "/srv/app/logs" in [found.path for found in facts.directories]
+
+
+def test_a_disk_is_cleaned_and_a_dry_run_leaves_it_alone(host, execute):
+    host.run(
+        "mkdir /srv/app/logs; cd /srv/app/logs; head -c 9000000 /dev/zero >old.log;"
+        "touch -d '10 days ago' old.log; head -c 1000000 /dev/zero >new.log;"
+        "ln -s /etc/passwd link; touch -h -d '10 days ago' link"
+    )
+    given = {"directories": ["/srv/app/logs"], "older_than_days": 7}
+    promised = host_facts.read_cleaned_disk(execute("clean_disk", dry_run=True, **given)["result"])
+    assert (promised.dry_run, promised.files) == (True, 1)
+    assert promised.examples == ("/srv/app/logs/old.log",)
+    assert host.run("ls /srv/app/logs").split() == ["link", "new.log", "old.log"]
+    execution = execute("clean_disk", **given)
+    done = host_facts.read_cleaned_disk(execution["result"])
+    assert execution["status"] == "succeeded"
+    assert (done.files, done.bytes) == (1, promised.bytes)
+    assert host.run("ls /srv/app/logs").split() == ["link", "new.log"]
+    assert host_facts.read_disk(execute("check_disk", path="/srv")["result"]).used_percent < 10
+
+
+def test_a_system_directory_is_refused(execute):
+    execution = execute("clean_disk", directories=["/etc/nginx"], older_than_days=1)
+    assert execution["status"] == "failed"
+    assert printed(execution) == {"error": "directories: nothing in /etc/nginx may be deleted"}
+
+
+def test_a_runaway_process_is_found(host, execute):
+    host.run("setsid sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! >/run/runaway")
+    try:
+        facts = host_facts.read_cpu(execute("check_cpu")["result"])
+        pid = int(host.run("cat /run/runaway"))
+    finally:
+        host.run("kill $(cat /run/runaway)")
+    assert facts.processes[0].pid == pid
+    assert facts.processes[0].user == "root"
+
+
+def test_the_largest_process_is_found(host, execute):
+    host.run(
+        "sh -c 'x=$(head -c 80000000 /dev/zero | tr \"\\0\" x); echo ready >/run/ready; sleep 60'"
+        " >/dev/null 2>&1 & echo $! >/run/large; while [ ! -e /run/ready ]; do sleep 0.1; done"
+    )
+    try:
+        facts = host_facts.read_memory(execute("check_memory", top=2)["result"])
+        pid = int(host.run("cat /run/large"))
+    finally:
+        host.run("kill $(cat /run/large); rm -f /run/ready")
+    assert facts.processes[0].pid == pid
+    assert facts.processes[0].used > 80_000_000
+
+
+def test_a_service_is_restarted(host, execute):
+    host.run(f"/etc/init.d/{hosts.SERVICE} stop")
+    before = host_facts.read_service(execute("check_service", service=hosts.SERVICE)["result"])
+    assert (before.state, before.manager) == ("inactive", "sysv")
+    execution = execute("restart_service", service=hosts.SERVICE)
+    done = host_facts.read_restarted_service(execution["result"])
+    assert execution["status"] == "succeeded"
+    assert (done.before, done.after, done.exit_code) == ("inactive", "active", 0)
+    assert host.run(f"/etc/init.d/{hosts.SERVICE} status && echo runs").strip() == "runs"
+    # The service gets the umask and the directory of a boot, and not those of the script.
+    assert (
+        host.run("stat -c %a /run/oven.pid; readlink /proc/$(cat /run/oven.pid)/cwd") == "644\n/\n"
+    )
+
+
+def test_a_service_that_does_not_start_fails_the_restart(host, execute):
+    host.run(f"/etc/init.d/{hosts.SERVICE} stop; touch /run/broken")
+    execution = execute("restart_service", service=hosts.SERVICE)
+    done = host_facts.read_restarted_service(execution["result"])
+    assert execution["status"] == "failed"
+    assert (done.succeeded, done.after) == (False, "inactive")
+    assert "cannot bake" in done.message
+    assert "{{" not in json.dumps(execution["result"])
+
+
+def test_a_service_of_systemd(host, execute):
+    """With a stand-in for systemd, which cannot run in the namespaces of the test."""
+    host.run(
+        "mkdir -p /run/systemd/system; rm -f /run/oven; cat >/usr/local/bin/systemctl <<'END'\n"
+        f"{SYSTEMCTL}END\nchmod 755 /usr/local/bin/systemctl"
+    )
+    facts = host_facts.read_service(execute("check_service", service="oven")["result"])
+    assert (facts.service, facts.state, facts.restarts) == ("oven.service", "failed", 3)
+    failed = execute("restart_service", service="oven.target", wait=5)
+    assert printed(failed) == {"error": "the host has no service oven.target.service"}
+    done = host_facts.read_restarted_service(execute("restart_service", service="oven")["result"])
+    assert (done.succeeded, done.before, done.after) == (True, "failed", "active")
+    host.run("touch /run/broken")
+    execution = execute("restart_service", service="oven")
+    done = host_facts.read_restarted_service(execution["result"])
+    assert execution["status"] == "failed"
+    assert (done.exit_code, done.after) == (1, "active")  # the old process still runs
+    assert done.message == "Job failed: __ 7_7 __"
+
+
+class TestPermissions:
+    """An ordinary account, with the lines in sudoers that the documentation shows."""
+
+    def test_every_check_works_without_root(self, execute):
+        for action, parameters in (
+            ("check_disk", {"path": "/srv"}),
+            ("check_memory", {}),
+            ("check_cpu", {}),
+            ("check_service", {"service": hosts.SERVICE}),
+        ):
+            assert execute(action, hosts.USER, **parameters)["status"] == "succeeded"
+
+    def test_a_restart_uses_sudo_for_its_command(self, host, execute):
+        host.run(f"/etc/init.d/{hosts.SERVICE} stop")
+        assert (
+            execute("restart_service", hosts.USER, service=hosts.SERVICE)["status"] == "succeeded"
+        )
+
+    def test_an_account_deletes_only_what_it_may_delete(self, host, execute):
+        host.run("mkdir /srv/app/logs; touch -d '10 days ago' /srv/app/logs/old.log")
+        given = {"directories": ["/srv/app/logs"], "older_than_days": 7}
+        execution = execute("clean_disk", hosts.USER, **given)
+        assert execution["status"] == "failed"
+        assert host_facts.read_cleaned_disk(execution["result"]).failed == 1
+        execution = execute("clean_disk", hosts.USER, sudo=True, **given)
+        assert execution["status"] == "succeeded"
+        assert host_facts.read_cleaned_disk(execution["result"]).files == 1
+
+
+def test_a_host_that_does_not_answer(stack):
+    address = "198.51.100.3" if stack.live else "silent-1.invalid"
+    execution = stack.execute("poundcake.check_disk", host=address, timeout=20)
+    assert execution["status"] == "failed"
+    with pytest.raises(host_facts.RemediationError, match="Unable to connect"):
+        host_facts.read_disk(execution["result"])
+
+
+def test_nothing_stays_on_the_host(host, execute):
+    execute("check_disk")
+    assert host.run("ls -A /tmp") == ""
