@@ -296,11 +296,11 @@ class TestCleanDisk:
         inner = write(tmp_path / "logs" / "inner" / "old.log", days=8).parent
         fake = tmp_path / "bin"
         fake.mkdir()
-        # A search that finds the file, and then the owner replaces the directory.
+        # The search finds the file, and its owner replaces the directory before anything else.
         (fake / "find").write_text(
             "#!/bin/sh\n"
-            f'case $1 in {tmp_path}/logs) echo "{inner}/old.log";'
-            f' mv "{inner}" "{inner}.away"; ln -s "{victim.parent}" "{inner}" ;; esac\n'
+            f'case $1 in {tmp_path}/logs) mv "{inner}" "{inner}.away";'
+            f' ln -s "{victim.parent}" "{inner}"; echo "{inner}/old.log" ;; esac\n'
         )
         (fake / "find").chmod(0o755)
         command, path = shell

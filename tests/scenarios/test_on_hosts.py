@@ -150,7 +150,7 @@ def test_a_service_that_does_not_start_fails_the_restart(host, execute):
 
 
 def test_a_service_of_systemd(host, execute):
-    """With a stand-in for systemd, which cannot run in the namespaces of the test."""
+    """With a stand-in for systemd, which the test host does not run."""
     host.run(
         "mkdir -p /run/systemd/system; rm -f /run/oven; cat >/usr/local/bin/systemctl <<'END'\n"
         f"{SYSTEMCTL}END\nchmod 755 /usr/local/bin/systemctl"

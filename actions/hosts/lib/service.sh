@@ -61,6 +61,7 @@ read_state() {
         *) since=$(property InactiveEnterTimestamp) ;;
         esac
         pid=$(number "$(property MainPID)")
+        [ "$pid" != 0 ] || pid=null
         restarts=$(number "$(property NRestarts)")
         state=${state:-unknown}
         return
