@@ -13,4 +13,5 @@ class Pause(PackAction):
 
     def work(self, reason: str, minutes: int = 0, st2_user: str = "") -> dict[str, Any]:
         """Pause, and return the pause that is in force."""
-        return {"paused": pause(self.engine(), self.actor(st2_user), reason, minutes).as_json()}
+        actor, create = self.actor(st2_user), self.settings.auto_migrate
+        return {"paused": pause(self.engine(), actor, reason, minutes, create).as_json()}

@@ -981,7 +981,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made without a check that its entry demands",
-        Edit("poundcake.remediation.begin:decide_entry", "decision.may_change and missing", "''"),
+        Edit("poundcake.remediation.begin:decide_entry", "decision.may_reserve and missing", "''"),
         test(
             "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
         ),

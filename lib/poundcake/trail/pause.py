@@ -49,7 +49,9 @@ class Pause:
         }
 
 
-def pause(engine: Engine, actor: Actor, reason: str, minutes: int = 0) -> Pause:
+def pause(
+    engine: Engine, actor: Actor, reason: str, minutes: int = 0, create: bool = False
+) -> Pause:
     """Stop all changes until they are resumed, or for some minutes.
 
     If changes are paused already, the reason is replaced, and the later end applies: nobody
@@ -60,6 +62,7 @@ def pause(engine: Engine, actor: Actor, reason: str, minutes: int = 0) -> Pause:
         actor: Who pauses.
         reason: Why.
         minutes: After how many minutes the pause ends by itself; 0 if only resume() ends it.
+        create: Whether to create the tables if no alert has been recorded yet.
 
     Raises:
         TrackingError: The reason is empty.
@@ -67,7 +70,7 @@ def pause(engine: Engine, actor: Actor, reason: str, minutes: int = 0) -> Pause:
     """
     if not reason.strip():
         raise TrackingError("reason: say why changes are paused")
-    database.prepare(engine, create=False)
+    database.prepare(engine, create=create)
     return database.retry_deadlocks(lambda: _pause(engine, actor, reason.strip(), minutes))
 
 

@@ -42,6 +42,7 @@ def started(trail):
 
 
 def link(trail, request_id, row, execution, workflow=FLOW, cooldown=0):
+    cooldown = claims.HostCooldown.of(cooldown)
     return claims.link(trail.engine, request_id, row.episode, workflow, execution, cooldown)
 
 

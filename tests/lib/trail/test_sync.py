@@ -83,6 +83,7 @@ def test_without_open_work_nothing_is_requested(trail):
         "expired": 0,
         "gone": 0,
         "silenced": 0,
+        "changes": 0,
         "problems": [],
     }
     assert trail.stackstorm.calls == []
