@@ -25,39 +25,45 @@ class Plan(PackAction):
         if labels and episode:
             raise PoundCakeError("name either labels or an episode")
         if labels or episode:
-            alert = self._recorded(episode) if episode else self._imagined(labels or {})
-            answer = plan.plan_alert(self.settings, api, alert)
+            alert = self._recorded_alert(episode) if episode else self._possible_alert(labels or {})
+            result = plan.plan_alert(self.settings, api, alert)
         else:
-            answer = plan.check_entries(self.settings, api)
-        return plan.as_text(answer) if format == "text" else answer
+            result = plan.check_entries(self.settings, api)
+        return plan.as_text(result) if format == "text" else result
 
-    def _recorded(self, episode: str) -> PlannedAlert:
+    def _recorded_alert(self, episode: str) -> PlannedAlert:
         from poundcake.trail import limits, queries
 
-        found = self.view(queries.alert_of_episode, episode=episode)
-        if found is None:
+        recorded = self.view(queries.alert_of_episode, episode=episode)
+        if recorded is None:
             raise PoundCakeError(f"no alert of episode {episode} is on record")
 
         def read(change: ChangeRequest) -> Situation:
-            asked = replace(change, request_id=found["request_id"], episode=found["episode"])
+            request = replace(
+                change, request_id=recorded["request_id"], episode=recorded["episode"]
+            )
             situation: Situation = self.view(
-                limits.read_situation, config=self.settings, request=asked
+                limits.read_situation, config=self.settings, request=request
             )
             return situation
 
         return PlannedAlert(
-            found["labels"], found["episode"], found["status"], found["incident_ended_at"], read
+            recorded["labels"],
+            recorded["episode"],
+            recorded["status"],
+            recorded["incident_ended_at"],
+            read,
         )
 
-    def _imagined(self, labels: dict[str, Any]) -> PlannedAlert:
+    def _possible_alert(self, labels: dict[str, Any]) -> PlannedAlert:
         from poundcake.trail import limits
 
-        own = {str(name): str(value) for name, value in labels.items()}
+        texts = {str(name): str(value) for name, value in labels.items()}
 
         def read(change: ChangeRequest) -> Situation:
             situation: Situation = self.view(
-                limits.read_situation_of_labels, config=self.settings, request=change, labels=own
+                limits.read_situation_of_labels, config=self.settings, request=change, labels=texts
             )
             return situation
 
-        return PlannedAlert(own, read_situation=read)
+        return PlannedAlert(texts, read_situation=read)

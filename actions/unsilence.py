@@ -19,5 +19,5 @@ class Unsilence(PackAction):
         """End the silence, and return it."""
         config = self.settings
         target = Target(episode.strip(), None, config.ignored_labels)
-        asked, actor = alertmanagers(config), self.actor(st2_user)
-        return unsilence(self.engine(), asked, actor, target, silence_id.strip(), force)
+        servers, actor = alertmanagers(config), self.actor(st2_user)
+        return unsilence(self.engine(), servers, actor, target, silence_id.strip(), force)

@@ -111,7 +111,7 @@ def measure(endpoint: Any, samples: int) -> list[float]:
     """Return the milliseconds of each webhook, up to the end of its response."""
     body = json.dumps(webhook(alert())).encode()
     kept = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20)
-    found = []
+    seconds = []
     for number in range(samples):
         own = number % 2
         client = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20) if own else kept
@@ -119,13 +119,13 @@ def measure(endpoint: Any, samples: int) -> list[float]:
         client.request("POST", WEBHOOK, body, TYPE)
         answer = client.getresponse()
         answer.read()
-        found.append((time.perf_counter() - began) * 1000)
+        seconds.append((time.perf_counter() - began) * 1000)
         if answer.status != 202:
             sys.exit(f"answered {answer.status}")
         if own:
             client.close()
     kept.close()
-    return found
+    return seconds
 
 
 def p99(found: Sequence[float]) -> float:

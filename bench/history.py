@@ -349,8 +349,8 @@ def _is_built(url: str, wanted: str) -> bool:
         with engine.connect() as connection:
             if not inspect(connection).has_table(schema.meta.name):
                 return False
-            found = connection.execute(select(schema.meta.c.name, schema.meta.c.value))
-            meta = {name: value for name, value in found}
+            values = connection.execute(select(schema.meta.c.name, schema.meta.c.value))
+            meta = {name: value for name, value in values}
     finally:
         engine.dispose()
     return meta.get("history") == wanted and meta["schema"] == str(schema.VERSION)

@@ -249,12 +249,12 @@ class Incident:
             claims.append((OTHER_WORKFLOW, None))
         # A few of the newest have not ended.
         running = number < 3 * GROUPS and self.position == 0
-        found = []
+        executions = []
         for workflow, claim in claims:
             digest = seeded_digest("execution", number, self.position, workflow)[:16]
             execution_id, row = self._execution(digest, workflow, received, running)
-            found.append(Run(execution_id, workflow, claim, row))
-        return found
+            executions.append(Run(execution_id, workflow, claim, row))
+        return executions
 
     def _execution(
         self, digest: str, workflow: str, received: datetime, running: bool

@@ -42,10 +42,10 @@ Record = Callable[[Sequence[Request]], Any]
 def requests(count: int) -> list[Request]:
     """Return the newest requests of the history, ten alerts each, as the journal announces them."""
     end = datetime.now(timezone.utc)
-    found = []
+    chosen = []
     for made in history.rows(incidents.SMALLEST, end):
         call: dict[str, Any] = dict(zip(history.CALLS, made.calls[0]))
-        found.append(
+        chosen.append(
             Request(
                 request_id=call["request_id"],
                 received_at=_parse_stored(call["created_at"]),
@@ -57,7 +57,7 @@ def requests(count: int) -> list[Request]:
                 body=json.dumps(_webhook(call, made.alerts)),
             )
         )
-    return found[-count:]
+    return chosen[-count:]
 
 
 def _webhook(call: dict[str, Any], alerts: Sequence[incidents.Values]) -> dict[str, Any]:

@@ -32,11 +32,11 @@ def links(path):
 
 def anchors(path):
     """Return the anchors of a document, as GitHub generates them."""
-    found = set()
+    names = set()
     for heading in _HEADING.findall(_without_code(path)):
         plain = re.sub(r"[^\w\- ]", "", heading.strip().lower())
-        found.add(plain.replace(" ", "-"))
-    return found
+        names.add(plain.replace(" ", "-"))
+    return names
 
 
 def code(path):

@@ -34,8 +34,8 @@ def run_action(monkeypatch):
 
 
 def test_a_result_is_inert(run_action):
-    found = run_action(lambda self: {HOSTILE: [HOSTILE, 1, None]})
-    assert found == (True, {INERT: [INERT, 1, None]})
+    result = run_action(lambda self: {HOSTILE: [HOSTILE, 1, None]})
+    assert result == (True, {INERT: [INERT, 1, None]})
 
 
 def test_a_text_keeps_its_lines_and_is_inert(run_action):

@@ -78,9 +78,9 @@ def test_each_yaml_snippet_is_valid(text):
 @pytest.mark.parametrize("text", [p for p in each("yaml") if p.values[0].startswith(CONFIG)])
 def test_each_configuration_has_keys_that_exist(text):
     schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
-    given = yaml.safe_load(text)
-    assert set(given) <= set(schema)
-    assert read_remediations(given.get("remediations", []))[1] == ()
+    configuration = yaml.safe_load(text)
+    assert set(configuration) <= set(schema)
+    assert read_remediations(configuration.get("remediations", []))[1] == ()
 
 
 @pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
@@ -105,10 +105,10 @@ def test_each_named_file_and_test_exists(path):
         if not match or "NNNN" in text or "NAME" in text:
             continue
         file, function = match.groups()
-        found = [p for p in (ROOT / file, ROOT / "lib" / "poundcake" / file) if p.exists()]
-        assert found, f"{text}: no such file"
+        paths = [p for p in (ROOT / file, ROOT / "lib" / "poundcake" / file) if p.exists()]
+        assert paths, f"{text}: no such file"
         if function:
-            assert f"def {function}(" in found[0].read_text(encoding="utf-8"), text
+            assert f"def {function}(" in paths[0].read_text(encoding="utf-8"), text
 
 
 def test_the_table_of_refusals_lists_each_one():

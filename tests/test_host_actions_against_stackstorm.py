@@ -180,8 +180,8 @@ def test_a_hostile_text_is_refused_by_every_parameter(action, text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tmp_path):
     """The patterns refuse it; StackStorm's quoting alone keeps it one argument."""
-    found = shutil.which(shell)
-    if not found:
+    program = shutil.which(shell)
+    if not program:
         pytest.skip(f"{shell} is not installed")
     probe = tmp_path / "probe.sh"
     probe.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
@@ -200,7 +200,7 @@ def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tm
         hosts="web-1",
         cwd=str(tmp_path),
     ).get_full_command_string()
-    ended = subprocess.run([found, "-c", sent], check=True, stdout=subprocess.PIPE, cwd=tmp_path)
+    ended = subprocess.run([program, "-c", sent], check=True, stdout=subprocess.PIPE, cwd=tmp_path)
     arguments = ended.stdout.decode().split("\0")[:-1]
     assert arguments == [f"{name}={text}" for name in named]
     assert not (tmp_path / "canary").exists()
@@ -208,13 +208,19 @@ def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tm
 
 def test_the_script_understands_the_arguments(action, tmp_path):
     """The command that StackStorm would send, run in a shell of this machine."""
-    given = fitting(action)
+    parameters = fitting(action)
     if action.name in ("clean_disk", "restart_service"):
-        given = {**given, "directories": ["/no/such_directory"], "service": "no-such-service"}
-        given = {name: value for name, value in given.items() if name in action.parameters}
+        parameters = {
+            **parameters,
+            "directories": ["/no/such_directory"],
+            "service": "no-such-service",
+        }
+        parameters = {
+            name: value for name, value in parameters.items() if name in action.parameters
+        }
     folder = tmp_path / "hosts"
     shutil.copytree(str(ROOT / "actions" / "hosts"), str(folder))
-    sent = command(action, folder / f"{action.name}.sh", given)
+    sent = command(action, folder / f"{action.name}.sh", parameters)
     ended = subprocess.run(["sh", "-c", sent], check=False, stdout=subprocess.PIPE, timeout=60)
     printed = ended.stdout.decode()
     assert "unknown argument" not in printed
@@ -227,7 +233,7 @@ def test_a_dry_run_reaches_the_script(tmp_path):
         **{**yaml.safe_load(text), "ref": "poundcake.clean_disk", "runner_parameters": RUNNER}
     )
     script = tmp_path / "clean_disk.sh"
-    given = fitting(action)
-    assert " --dry_run" not in command(action, script, {**given, "dry_run": False})
-    assert " --dry_run" in command(action, script, {**given, "dry_run": True})
-    assert "--directory_list=/var/log/app:/srv/a_b" in command(action, script, given)
+    parameters = fitting(action)
+    assert " --dry_run" not in command(action, script, {**parameters, "dry_run": False})
+    assert " --dry_run" in command(action, script, {**parameters, "dry_run": True})
+    assert "--directory_list=/var/log/app:/srv/a_b" in command(action, script, parameters)

@@ -51,13 +51,13 @@ HOSTILE = (
 @pytest.fixture(params=SHELLS)
 def shell(request, tmp_path_factory):
     """Return the command of a shell, and the PATH with its programs."""
-    found = shutil.which(request.param)
-    if not found:
+    program = shutil.which(request.param)
+    if not program:
         pytest.skip(f"{request.param} is not installed")
     if request.param != "busybox":
-        return [found], os.environ["PATH"]
+        return [program], os.environ["PATH"]
     programs = tmp_path_factory.mktemp("busybox")
-    subprocess.run([found, "--install", "-s", str(programs)], check=True)
+    subprocess.run([program, "--install", "-s", str(programs)], check=True)
     return [str(programs / "sh")], str(programs)
 
 
@@ -142,7 +142,7 @@ class TestDisk:
         code, printed = run("check_disk.sh", path=tmp_path, top=4)
         facts = host_facts.read_disk(result(printed))
         assert code == 0
-        names = [os.path.relpath(found.path, tmp_path) for found in facts.directories]
+        names = [os.path.relpath(directory.path, tmp_path) for directory in facts.directories]
         assert names[0] == "."
         assert set(names[1:3]) == {"large", "large/inner"}
         assert names[3] == "middle"
@@ -186,14 +186,14 @@ class TestMemory:
                 deadline = time.monotonic() + 30
                 while True:
                     printed = run("check_memory.sh", top=20)[1]
-                    found = [p for p in printed["processes"] if p["pid"] == process.pid]
-                    if found and found[0]["bytes"] > 300_000_000:
+                    shown = [p for p in printed["processes"] if p["pid"] == process.pid]
+                    if shown and shown[0]["bytes"] > 300_000_000:
                         break
                     assert time.monotonic() < deadline, printed
             finally:
                 process.kill()
         assert "never-to-be-seen" not in json.dumps(printed)
-        assert found[0]["user"] == account()
+        assert shown[0]["user"] == account()
 
 
 class TestCpu:
@@ -208,18 +208,18 @@ class TestCpu:
             finally:
                 process.kill()
         facts = host_facts.read_cpu(result(printed))
-        (found,) = [p for p in facts.processes if p.pid == process.pid]
+        (busy,) = [p for p in facts.processes if p.pid == process.pid]
         assert code == 0
-        assert found.name == "a) S __7_7__"
-        assert found.used > 5  # percent of a processor, on a busy machine
+        assert busy.name == "a) S __7_7__"
+        assert busy.used > 5  # percent of a processor, on a busy machine
         assert facts.processors == os.cpu_count()
         assert facts.busy_percent > 0
 
 
 class TestCleanDisk:
     def clean(self, run, *directories, **parameters):
-        given = {"older_than_days": 7, **parameters}
-        return run("clean_disk.sh", directory_list=":".join(map(str, directories)), **given)
+        arguments = {"older_than_days": 7, **parameters}
+        return run("clean_disk.sh", directory_list=":".join(map(str, directories)), **arguments)
 
     @pytest.fixture
     def logs(self, tmp_path):

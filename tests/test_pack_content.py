@@ -17,8 +17,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def test_the_pack_has_no_problems():
-    found = content.problems(ROOT)
-    assert not found, "\n".join(found)
+    problems = content.problems(ROOT)
+    assert not problems, "\n".join(problems)
 
 
 def test_a_rule_matches_each_example_alert():
@@ -324,8 +324,8 @@ FAULTS = [
 @pytest.mark.parametrize("file, path, value, expected", FAULTS)
 def test_a_mistake_is_named(pack, file, path, value, expected):
     write(pack, file, changed(file, path, value))
-    found = content.problems(str(pack))
-    assert any(expected in problem for problem in found), found
+    problems = content.problems(str(pack))
+    assert any(expected in problem for problem in problems), problems
 
 
 # Each makes StackStorm evaluate the output of a host, or the result of another pack.
@@ -359,16 +359,18 @@ def test_no_expression_may_name_the_result_of_another_pack(pack, path, value):
         workflow["tasks"]["look"]["input"] = {"hosts": "localhost"}
         workflow["tasks"]["look"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
     write(pack, WORKFLOW, workflow)
-    found = content.problems(str(pack))
+    problems = content.problems(str(pack))
     expected = ("expression", "result() is not available", "is not a task of this workflow")
-    assert any(text in problem for problem in found for text in expected), found
+    assert any(text in problem for problem in problems for text in expected), problems
 
 
 def test_a_task_whose_action_is_an_expression_counts_as_another_pack(pack):
     workflow = changed(WORKFLOW, "tasks/cut/action", "<% ctx().request_id %>")
     write(pack, WORKFLOW, workflow)
-    found = content.problems(str(pack))
-    assert any("names the result of <% ctx().request_id %>" in problem for problem in found), found
+    problems = content.problems(str(pack))
+    assert any("names the result of <% ctx().request_id %>" in problem for problem in problems), (
+        problems
+    )
 
 
 @pytest.mark.parametrize(
@@ -410,8 +412,8 @@ def test_a_rule_may_pass_the_trace_tag(pack):
 )
 def test_an_unreadable_file_is_named(pack, file, text, expected):
     write(pack, file, text)
-    found = content.problems(str(pack))
-    assert any(expected in problem for problem in found), found
+    problems = content.problems(str(pack))
+    assert any(expected in problem for problem in problems), problems
 
 
 BASE = "class Knife:\n    def run(self, **given):\n        return self.work(**given)\n"

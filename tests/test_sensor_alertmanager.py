@@ -84,7 +84,7 @@ def test_the_packs_typing_extensions_takes_precedence(tmp_path):
     """StackStorm 3.8.1 has 4.1.1 first on a sensor's path, and SQLAlchemy 2 cannot load with it."""
     pytest.importorskip("typing_extensions")
     (tmp_path / "typing_extensions.py").write_text("OLD = True\n")
-    found = run(
+    printed = run(
         """
         import runpy, sys
         sys.path.insert(0, sys.argv[2])
@@ -99,11 +99,11 @@ def test_the_packs_typing_extensions_takes_precedence(tmp_path):
         """,
         str(tmp_path),
     )
-    assert found.stdout.strip() == "good", found.stderr
+    assert printed.stdout.strip() == "good", printed.stderr
 
 
 def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
-    found = run(
+    printed = run(
         """
         import runpy, sys
         import typing_extensions as before
@@ -113,11 +113,11 @@ def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
         print("good")
         """
     )
-    assert found.stdout.strip() == "good", found.stderr
+    assert printed.stdout.strip() == "good", printed.stderr
 
 
 def test_it_finds_the_packs_own_lib():
-    found = run(
+    printed = run(
         """
         import runpy, sys
         assert not any(p.endswith("lib/poundcake") for p in sys.path)
@@ -125,7 +125,7 @@ def test_it_finds_the_packs_own_lib():
         print(sys.modules["poundcake"].__file__)
         """
     )
-    assert found.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
+    assert printed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
 
 
 def wait_for_record(endpoint, request_ids):

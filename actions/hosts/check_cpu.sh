@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the load, how the processors are used, and the busiest processes. Changes nothing.
+# Print the load, the use of the processors, and the busiest processes. Change nothing.
 . "${0%/*}/lib/host.sh"
 
 top=5
@@ -14,7 +14,7 @@ require_number top "$top" 0 20
 require_programs awk sleep
 [ -r /proc/stat ] || refuse "the host has no readable /proc/stat"
 
-# awk reads everything twice, a second apart. It reads each file on its own, so that no process can
+# awk reads everything twice, a second apart. It reads each file separately, so that no process can
 # pretend to be another one.
 printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
     # Read the first line of /proc/stat: user nice system idle iowait irq softirq steal.

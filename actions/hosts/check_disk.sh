@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print how full a file system is, and its largest directories. Changes nothing.
+# Print how full a file system is, and its largest directories. Change nothing.
 . "${0%/*}/lib/host.sh"
 
 path=/ top=5 seconds=20
@@ -23,7 +23,7 @@ kibibytes=$(timeout -s KILL 10 df -Pk -- "$path" 2>/dev/null | tail -n 1)
 inodes=$(timeout -s KILL 10 df -Pi -- "$path" 2>/dev/null | tail -n 1)
 [ -n "$kibibytes" ] || refuse "path: df cannot read the file system of $path"
 
-# du prints a directory after everything in it, so a run that is cut short still names the large
+# du prints a directory after its contents, so a run that is cut short still names the large
 # directories that it has seen. The last line is the exit status of du, not a directory.
 directories=$(
     {
@@ -40,7 +40,7 @@ directories=$(
                 printf ",{\"path\":\"%s\",\"bytes\":%.0f}", inert(texts[at], 300), sizes[at]
         }'
 )
-# The first element says whether du has read everything.
+# The first element is true if du has read everything.
 complete=${directories%%,*}
 directories=${directories#"$complete"}
 
@@ -55,14 +55,14 @@ printf '%s\n%s\n' "$kibibytes" "$inodes" | awk -v path="$path" -v complete="$com
         at = find_percent()
         if (at == 0) exit
         mountpoint = $(at + 1)
-        for (next_one = at + 2; next_one <= NF; next_one++) mountpoint = mountpoint " " $next_one
+        for (word = at + 2; word <= NF; word++) mountpoint = mountpoint " " $word
         size = $(at - 3); used = $(at - 2); available = $(at - 1)
         percent = $at + 0
         found = 1
     }
     NR == 2 { at = find_percent(); inodes = at ? $at + 0 : "null" }
     END {
-        if (!found) { print "{\"error\":\"the output of df is not readable\"}"; exit 2 }
+        if (!found) { print "{\"error\":\"the output of df cannot be parsed\"}"; exit 2 }
         printf "{\"check\":\"disk\",\"path\":\"%s\",\"mountpoint\":\"%s\",", path, inert(mountpoint, 255)
         printf "\"size_bytes\":%.0f,\"used_bytes\":%.0f,", size * 1024, used * 1024
         printf "\"free_bytes\":%.0f,\"used_percent\":%.0f,", available * 1024, percent

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the memory in use, the largest processes and what the kernel has killed. Changes nothing.
+# Print the memory in use, the largest processes and those that the kernel has killed. Change nothing.
 . "${0%/*}/lib/host.sh"
 
 top=5
@@ -14,12 +14,12 @@ require_number top "$top" 0 20
 require_programs awk timeout
 [ -r /proc/meminfo ] || refuse "the host has no readable /proc/meminfo"
 
-# Only root may read the kernel log on most hosts; the counter in /proc/vmstat is for everyone.
+# On most hosts, only root may read the kernel log. Everyone may read the counter in /proc/vmstat.
 if log=$(timeout -s KILL 5 dmesg 2>/dev/null); then readable=true; else readable=false; fi
 killed=$(printf '%s\n' "$log" | grep -i 'killed process' | tail -n 3 | json_lines)
 
-# awk reads each file on its own, so that no process can pretend to be another one. Arguments of a
-# process are left out, because they may contain secrets.
+# awk reads each file separately, so that no process can pretend to be another one. The arguments of
+# processes are left out, because they may contain secrets.
 printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
     -v killed="$killed" "$AWK_FUNCTIONS"'
     BEGIN {

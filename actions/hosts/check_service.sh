@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the state of a service and the last lines of its log. Changes nothing.
+# Print the state of a service and the last lines of its log. Change nothing.
 . "${0%/*}/lib/host.sh"
 . "${0%/*}/lib/service.sh"
 

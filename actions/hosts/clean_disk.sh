@@ -1,5 +1,6 @@
 #!/bin/sh
-# Delete old files below some directories. Prints what it deletes, or would delete in a dry run.
+# Delete old files in directories and everything below them. Print what was deleted, or what would be
+# deleted in a dry run.
 . "${0%/*}/lib/host.sh"
 
 SEARCH_SECONDS=240
@@ -15,7 +16,7 @@ for argument do
     --max_files=*) max_files=${argument#*=} ;;
     --max_megabytes=*) max_megabytes=${argument#*=} ;;
     --dry_run) dry_run=true ;;
-    --host=* | --directories=*) ;; # directory_list has the same directories
+    --host=* | --directories=*) ;; # directory_list contains the same directories
     *) refuse "unknown argument $argument" ;;
     esac
 done
@@ -23,10 +24,10 @@ require_number older_than_days "$older_than_days" 1 3650
 require_number max_files "$max_files" 1 1000000
 require_number max_megabytes "$max_megabytes" 1 1000000
 require_programs awk date df find id stat timeout
-[ "$(stat -c %F / 2>/dev/null)" = directory ] || refuse "stat on this host has no option -c"
+[ "$(stat -c %F / 2>/dev/null)" = directory ] || refuse "stat on this host does not support the option -c"
 [ -n "$list" ] || refuse "directories: is empty"
 
-# Exit unless files below a directory may be deleted.
+# Exit unless files below the directory $1 may be deleted.
 require_directory() {
     require_path directories "$1"
     case $1/ in
@@ -37,7 +38,7 @@ require_directory() {
     /home/*/*/) ;;
     /home/*) refuse "directories: $1 is a home directory: name one inside it" ;;
     /*/*/) ;;
-    *) refuse "directories: $1 is too wide: name a directory inside it" ;;
+    *) refuse "directories: $1 is too broad: name a directory inside it" ;;
     esac
     [ -d "$1" ] || refuse "directories: $1 is not a directory on this host"
     real=$(cd -P "$1" 2>/dev/null && pwd -P) || refuse "directories: no permission to enter $1"
@@ -59,7 +60,7 @@ if [ "$(id -u)" = 0 ]; then checked=all; else checked=own; fi
 now=$(date +%s)
 
 # Print the path of each old file, and `incomplete` if the search of a directory was cut short. A
-# path with a line break is left alone: it could not be told from two paths.
+# path with a line break is skipped, because it would look like two paths.
 search() {
     for directory do
         timeout -s KILL "$SEARCH_SECONDS" find "$directory" -xdev -name "*$NEWLINE*" -prune \
@@ -67,8 +68,8 @@ search() {
     done
 }
 
-# Enter the directory $1. Fail if it is another one by now: the owner of a directory above could
-# have put a link to somewhere else in its place. Afterwards, names are relative to this directory.
+# Enter the directory $1, so that names are relative to it. Fail if it has been replaced: the owner of
+# a directory above it could have put a link to another directory in its place.
 enter() {
     cd -P "$1" 2>/dev/null && [ "$(pwd -P)" = "$1" ]
 }
@@ -90,12 +91,12 @@ search "$@" | {
             enter "$parent" || { changed=$((changed + 1)); continue; }
             entered=$parent
         fi
-        # Checked again, because the search may have been minutes ago: a log may have been rotated.
+        # Check again, because the search may have been minutes ago: a log may have been rotated.
         set -- $(stat -c '%Y %b %B %h %d:%i %F' "$file" 2>/dev/null)
         [ "${6:-}" = regular ] && [ "$((now - $1))" -ge "$((older_than_days * 86400))" ] ||
             { changed=$((changed + 1)); continue; }
         size=$(($2 * $3))
-        [ "$4" = 1 ] || size=0 # another name keeps the content
+        [ "$4" = 1 ] || size=0 # another hard link keeps the content
         case $open_files in *" $5 "*)
             open=$((open + 1))
             continue ;;

@@ -4,7 +4,7 @@
 . "${0%/*}/lib/host.sh"
 . "${0%/*}/lib/service.sh"
 
-SETTLE=3 # seconds after which a service that fails at once is no longer active
+SETTLE=3 # seconds after which a service that fails immediately is no longer active
 
 service='' wait=60
 for argument do
@@ -26,17 +26,17 @@ systemd-poweroff | systemd-reboot | systemd-soft-reboot | systemd-halt | systemd
 esac
 find_service "$service"
 
-# With root's rights already (parameter sudo), or for this one command by a line in sudoers.
+# With sudo=true, the script already runs as root. Otherwise sudoers must allow this one command.
 if [ "$(id -u)" = 0 ]; then as_root=''; else as_root='sudo -n --'; fi
 
-# The daemon inherits these; at boot it gets the same.
+# The daemon inherits these settings, which are the same as at boot.
 umask 022
 cd /
 
 read_state
 before=$state before_since=$since
 
-# A daemon that keeps the output open would keep a pipe open, so the output goes to a file.
+# Write the output to a file: a daemon that keeps its output open would keep a pipe open.
 output=$(mktemp 2>/dev/null) || output=/dev/null
 [ "$output" = /dev/null ] || trap 'rm -f "$output"' EXIT
 started=$(date +%s)

@@ -1,8 +1,8 @@
-"""Parse and apply Alertmanager's matchers of labels: `severity="critical"`, `service=~"app-.*"`.
+"""Parse and apply Alertmanager's label matchers: `severity="critical"`, `service=~"app-.*"`.
 
-The syntax is that of Alertmanager's configuration, in its default mode: a matcher that its classic
-parser accepts means what it means there. Otherwise the UTF-8 syntax of Alertmanager 0.27 applies,
-in which the name of a label may be quoted.
+The syntax is that of Alertmanager's configuration in its default mode. A matcher that the classic
+parser accepts has its classic meaning. Any other matcher is parsed in the UTF-8 syntax of
+Alertmanager 0.27, in which the name of a label may be quoted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from poundcake.regex import Regex
 from poundcake.string_enum import StringEnum
 
 MAX_LABEL_CHARACTERS = 4096
-"""A regular expression is not compared with a longer label, and the matcher does not match."""
+"""Maximum length of a value that is compared with a regular expression. Longer ones never match."""
 
 _CLASSIC = re.compile(
     r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(=~|=|!=|!~)\s*(.*?)\s*\Z", re.DOTALL | re.ASCII
@@ -60,7 +60,7 @@ class Matcher:
     """A condition on one label. A label that an alert does not have counts as an empty string.
 
     Raises:
-        ValueError: The value is not a valid regular expression, although the type needs one.
+        ValueError: The type needs a regular expression, and the value is not a valid one.
     """
 
     name: str
@@ -78,15 +78,15 @@ class Matcher:
 
     def __str__(self) -> str:
         """Return the matcher as Alertmanager formats it."""
-        name = self.name if _SIMPLE_NAME.match(self.name) else _quoted(self.name)
-        return f"{name}{self.type}{_quoted(self.value)}"
+        name = self.name if _SIMPLE_NAME.match(self.name) else _quote(self.name)
+        return f"{name}{self.type}{_quote(self.value)}"
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Return True if the labels fulfil the condition."""
+        """Return True if the labels satisfy the condition."""
         return self.accepts(labels.get(self.name, ""))
 
     def accepts(self, value: str) -> bool:
-        """Return True if a label with this value fulfils the condition."""
+        """Return True if a label with this value satisfies the condition."""
         if self._regex is None:
             return (value == self.value) == (self.type is MatchType.EQUAL)
         if len(value) > MAX_LABEL_CHARACTERS:
@@ -106,10 +106,10 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
             f"{text} begins or ends with a brace: quote the value, or remove the brace"
         )
     body = body[1:-1] if body.startswith("{") else body
-    found = tuple(map(parse_matcher, _split(body)))
-    if not found:
+    matchers = tuple(map(parse_matcher, _split(body)))
+    if not matchers:
         raise ValueError('must contain a matcher, such as alertname="DiskFull"')
-    return found
+    return matchers
 
 
 def parse_matcher(text: str) -> Matcher:
@@ -119,9 +119,9 @@ def parse_matcher(text: str) -> Matcher:
         ValueError: The text is not a matcher, or its regular expression is invalid.
     """
     try:
-        name, operator, value = _classic(text)
+        name, operator, value = _parse_classic(text)
     except ValueError as error:
-        parts = _utf8(text)
+        parts = _parse_utf8(text)
         if parts is None:
             raise ValueError(f"{text} is not a matcher: {error}") from None
         name, operator, value = parts
@@ -129,15 +129,17 @@ def parse_matcher(text: str) -> Matcher:
 
 
 def find_contradiction(matchers: Sequence[Matcher]) -> tuple[Matcher, Matcher] | None:
-    """Return two matchers that no alert can fulfil together, or None if none are known.
+    """Return two matchers that contradict each other, or None if no contradiction is found.
 
-    Known are a matcher with `=` whose value another one excludes, and opposite matchers.
+    This function finds a matcher with `=` whose value another matcher excludes, and two opposite
+    matchers with the same value. It does not find every contradiction.
     """
-    for one in matchers:
-        for other in (other for other in matchers if other.name == one.name):
-            is_excluded = one.type is MatchType.EQUAL and not other.accepts(one.value)
-            if is_excluded or (other.value == one.value and other.type is _OPPOSITE.get(one.type)):
-                return one, other
+    for matcher in matchers:
+        for other in (other for other in matchers if other.name == matcher.name):
+            is_excluded = matcher.type is MatchType.EQUAL and not other.accepts(matcher.value)
+            is_opposite = other.type is _OPPOSITE.get(matcher.type)
+            if is_excluded or (is_opposite and other.value == matcher.value):
+                return matcher, other
     return None
 
 
@@ -157,7 +159,7 @@ def _split(text: str) -> list[str]:
     return [*parts, part] if part.strip() else parts
 
 
-def _classic(text: str) -> tuple[str, str, str]:
+def _parse_classic(text: str) -> tuple[str, str, str]:
     r"""Parse a matcher as Alertmanager's classic parser does.
 
     A value may be unquoted. A backslash escapes a quote, a backslash and `n`; before anything else
@@ -179,49 +181,49 @@ def _classic(text: str) -> tuple[str, str, str]:
             is_escaped = True
         elif character == '"':
             if not needs_quote or not is_last:
-                raise ValueError("its value contains a quote without a backslash before it")
+                raise ValueError("its value contains an unescaped quote")
             needs_quote = False
         else:
             value += character
     if needs_quote:
-        raise ValueError("its value has no quote at its end")
+        raise ValueError("its value has no closing quote")
     return name, operator, value
 
 
-def _utf8(text: str) -> tuple[str, str, str] | None:
-    """Parse a matcher in the UTF-8 syntax, or return None if it is invalid there, too."""
+def _parse_utf8(text: str) -> tuple[str, str, str] | None:
+    """Parse a matcher in the UTF-8 syntax, or return None if it is invalid."""
     match = _UTF8.match(text)
     if not match:
         return None
     try:
-        name, value = (_unquoted(match[1]), _unquoted(match[3]))
+        name, value = (_unquote(match[1]), _unquote(match[3]))
     except ValueError:
         return None
     return (name, match[2], value) if name else None
 
 
-def _unquoted(text: str) -> str:
-    """Return the content of a string literal of Go, or an unquoted text unchanged."""
+def _unquote(text: str) -> str:
+    """Return the content of a Go string literal, or an unquoted text unchanged."""
     if not text.startswith('"'):
         return text
 
-    def unescaped(match: re.Match[str]) -> str:
+    def unescape(match: re.Match[str]) -> str:
         simple, in_hex, short, long, octal, _ = match.groups()
         if simple:
             return _GO_CHARACTERS.get(simple, simple)
         if short or long:
-            wide = int(short or long, 16)
-            if 0xD800 <= wide <= 0xDFFF:
-                raise ValueError(f"{match[0]} is half of a character")
-            return chr(wide)
+            code_point = int(short or long, 16)
+            if 0xD800 <= code_point <= 0xDFFF:
+                raise ValueError(f"{match[0]} is half of a surrogate pair")
+            return chr(code_point)
         code = int(in_hex, 16) if in_hex else int(octal, 8) if octal else None
-        if code is None or code > 127:  # a single byte of an encoded character
+        if code is None or code > 127:  # one byte of a UTF-8 sequence
             raise ValueError(f"{match[0]} is not an escape sequence")
         return chr(code)
 
-    return _GO_ESCAPE.sub(unescaped, text[1:-1])
+    return _GO_ESCAPE.sub(unescape, text[1:-1])
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -12,7 +12,7 @@ from poundcake.credentials import check_not_ciphertext
 from poundcake.urls import check_http_url
 
 EXTERNAL_URL = "external_url"
-"""The key that only Alertmanagers have."""
+"""The key that only entries of `alertmanagers` have."""
 _SECRETS = ("token", "basic")
 _KEYS = ("url", *_SECRETS, "ca_file")
 
@@ -51,16 +51,16 @@ def read_entries(value: Any, with_external_url: bool) -> tuple[MonitoringServer,
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of servers, each with a url")
     keys = (*_KEYS, EXTERNAL_URL) if with_external_url else _KEYS
-    found: list[MonitoringServer] = []
+    servers: list[MonitoringServer] = []
     for number, entry in enumerate(value, 1):
         try:
             server = _read_entry(entry, keys)
-            if server.url in [other.url for other in found]:
+            if server.url in [other.url for other in servers]:
                 raise ValueError(f"url: {server.url} is listed twice")
         except ValueError as error:
             raise ValueError(f"entry {number}: {error}") from None
-        found.append(server)
-    return tuple(found)
+        servers.append(server)
+    return tuple(servers)
 
 
 def has_literal_secret(value: Any) -> bool:
@@ -73,7 +73,7 @@ def _read_entry(entry: Any, keys: Sequence[str]) -> MonitoringServer:
     if not isinstance(entry, dict):
         raise ValueError("must have a url")
     _refuse_unknown_keys(entry, keys)
-    texts = {name: _text(entry, name) for name in keys}
+    texts = {name: _read_text(entry, name) for name in keys}
     for name in ("url", EXTERNAL_URL):
         if name == "url" or texts.get(name):
             _check(name, texts[name], check_http_url)
@@ -98,7 +98,7 @@ def _refuse_unknown_keys(entry: Mapping[Any, Any], keys: Sequence[str]) -> None:
             raise ValueError(f"unknown key {key}; {hint}")
 
 
-def _text(entry: Mapping[str, Any], name: str) -> str:
+def _read_text(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name)
     if value is None:
         return ""

@@ -2,9 +2,9 @@
 
 Alertmanager's matchers use Go's regular expressions (RE2). Python's `re` accepts a different
 language, and an expression such as ``(a|a)*b`` can keep it busy for hours on a label that a sender
-chose. So this module compiles the expressions itself: to a nondeterministic automaton, whose
-states are followed all at once. A match takes time in proportion to the length of the text, and
-the same text always gives the same answer as in Alertmanager.
+chose. So this module compiles each expression to a nondeterministic automaton, and follows all of
+its states at once. A match takes time in proportion to the length of the text, and has the same
+result as in Alertmanager.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_CHARACTERS = 1000
 _MAX_STATES = 2000
 _MAX_REPEAT = 1000  # as in RE2
 _MAX_DEPTH = 50
-_MAX_CACHED = 100_000  # states in all cached sets
+_MAX_CACHED = 100_000  # states in all cached sets together
 
 _Predicate = Callable[[str], bool]
 _Flags = FrozenSet[str]
@@ -69,7 +69,7 @@ class _Character:
 
 
 @dataclass(frozen=True)
-class _Edge:
+class _Anchor:
     """The start or the end of the text."""
 
     is_start: bool
@@ -92,11 +92,11 @@ class _Repeat:
     most: int | None
 
 
-_Node = Union[_Character, _Edge, _Sequence, _Choice, _Repeat]
+_Node = Union[_Character, _Anchor, _Sequence, _Choice, _Repeat]
 
 
 class Regex:
-    """A compiled expression, which has to match a whole text, as a matcher of Alertmanager does.
+    """A compiled expression that must match the whole text, as in a matcher of Alertmanager.
 
     Attributes:
         text: The expression.
@@ -106,7 +106,7 @@ class Regex:
         """Compile an expression.
 
         Raises:
-            ValueError: RE2 refuses the expression, or this module does not support it.
+            ValueError: RE2 rejects the expression, or this module does not support it.
         """
         self.text = text
         if len(text) > MAX_CHARACTERS:
@@ -128,12 +128,12 @@ class _Parser:
 
     def parse(self) -> _Node:
         """Return the syntax tree of the whole expression."""
-        node = self._choice(frozenset())
+        node = self._parse_choice(frozenset())
         if self._position < len(self._text):
-            raise ValueError("has a ) without its (")
+            raise ValueError("has an unmatched )")
         return node
 
-    def _choice(self, flags: _Flags) -> _Node:
+    def _parse_choice(self, flags: _Flags) -> _Node:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise ValueError(f"has more than {_MAX_DEPTH} nested groups")
@@ -145,24 +145,24 @@ class _Parser:
                 options.append(_Sequence(tuple(parts)))
                 parts = []
                 continue
-            changed = self._changed_flags(flags)
+            changed = self._parse_flags(flags)
             if changed is not None:
                 flags = changed
                 continue
-            parts.append(self._repeated(flags))
+            parts.append(self._parse_repeat(flags))
         self._depth -= 1
         options.append(_Sequence(tuple(parts)))
         return _Choice(tuple(options)) if len(options) > 1 else options[0]
 
-    def _changed_flags(self, flags: _Flags) -> _Flags | None:
-        """Read (?i) and the like, and return the flags for the rest of the group."""
+    def _parse_flags(self, flags: _Flags) -> _Flags | None:
+        """Parse (?i) and the like, and return the flags for the rest of the group, or None."""
         match = _FLAGS.match(self._text, self._position)
         if not match or match[3] == ":":
             return None
         self._position = match.end()
-        return self._with(flags, match)
+        return self._apply_flags(flags, match)
 
-    def _with(self, flags: _Flags, match: re.Match[str]) -> _Flags:
+    def _apply_flags(self, flags: _Flags, match: re.Match[str]) -> _Flags:
         on, off = match[1], match[2] or ""
         for flag in on + off:
             if flag not in "is":
@@ -171,28 +171,28 @@ class _Parser:
             raise ValueError("has (?) without a flag")
         return (flags | set(on)) - set(off)
 
-    def _repeated(self, flags: _Flags) -> _Node:
-        """Read one part and its quantifier."""
+    def _parse_repeat(self, flags: _Flags) -> _Node:
+        """Parse one part and its quantifier."""
         if self._peek() in "*+?":
             raise ValueError(f"has a {self._peek()} with nothing before it to repeat")
-        part = self._part(flags)
-        bounds = self._quantifier()
+        part = self._parse_part(flags)
+        bounds = self._parse_quantifier()
         if bounds is None:
             return part
         if self._position < len(self._text) and self._peek() == "?":
-            self._position += 1  # lazy: the same texts match
-        if self._quantifier() is not None:
+            self._position += 1  # a lazy quantifier matches the same texts
+        if self._parse_quantifier() is not None:
             raise ValueError("has two quantifiers in a row, such as a** or a++")
         return _Repeat(part, *bounds)
 
-    def _quantifier(self) -> tuple[int, int | None] | None:
+    def _parse_quantifier(self) -> tuple[int, int | None] | None:
         if self._position >= len(self._text):
             return None
         simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-        found = simple.get(self._peek())
-        if found:
+        bounds = simple.get(self._peek())
+        if bounds:
             self._position += 1
-            return found
+            return bounds
         match = _REPEAT.match(self._text, self._position)
         if not match:
             return None
@@ -203,55 +203,55 @@ class _Parser:
             raise ValueError(f"has an invalid number of repetitions, {match[0]}")
         return least, most
 
-    def _part(self, flags: _Flags) -> _Node:
+    def _parse_part(self, flags: _Flags) -> _Node:
         character = self._peek()
         if character == "(":
-            return self._group(flags)
+            return self._parse_group(flags)
         if character == "[":
-            return self._class(flags)
+            return self._parse_class(flags)
         if character == "\\":
-            return self._escape(flags)
+            return self._parse_escape(flags)
         self._position += 1
         if character == ".":
             return _Character(lambda c: c != "\n" or "s" in flags)
         if character in "^$":
-            return _Edge(character == "^")
-        return _Character(_one_of([(ord(character), ord(character))], False, flags))
+            return _Anchor(character == "^")
+        return _Character(_is_in_ranges([(ord(character), ord(character))], False, flags))
 
-    def _group(self, flags: _Flags) -> _Node:
+    def _parse_group(self, flags: _Flags) -> _Node:
         match = _FLAGS.match(self._text, self._position)
         named = _NAMED_GROUP.match(self._text, self._position)
         if match:
-            flags = self._with(flags, match)
+            flags = self._apply_flags(flags, match)
             self._position = match.end()
         elif named:
             self._position = named.end()
         elif self._text.startswith("(?", self._position):
             raise ValueError(
                 f"has {self._text[self._position : self._position + 4]}, which RE2 does not have: "
-                "look-around, conditions and atomic groups cannot be used"
+                "lookaround, conditions and atomic groups are not supported"
             )
         else:
             self._position += 1
-        node = self._choice(flags)
+        node = self._parse_choice(flags)
         if self._position >= len(self._text):
-            raise ValueError("has a ( without its )")
+            raise ValueError("has an unclosed (")
         self._position += 1
         return node
 
-    def _escape(self, flags: _Flags) -> _Node:
+    def _parse_escape(self, flags: _Flags) -> _Node:
         following = self._text[self._position + 1 : self._position + 2]
         if following in ("A", "z"):
             self._position += 2
-            return _Edge(following == "A")
-        ranges = self._perl_class()
+            return _Anchor(following == "A")
+        ranges = self._parse_perl_class()
         if ranges is None:
-            code = self._escaped_character()
+            code = self._parse_escaped_character()
             ranges = [(code, code)]
-        return _Character(_one_of(ranges, False, flags))
+        return _Character(_is_in_ranges(ranges, False, flags))
 
-    def _perl_class(self) -> list[_Range] | None:
-        r"""Read \d, \w or the like, and return its ranges, or None if it is something else."""
+    def _parse_perl_class(self) -> list[_Range] | None:
+        r"""Parse \d, \w or the like, and return its ranges, or None if it is something else."""
         following = self._text[self._position + 1 : self._position + 2]
         if following.lower() not in _PERL or not following:
             return None
@@ -259,58 +259,56 @@ class _Parser:
         ranges = _PERL[following.lower()]
         return ranges if following.islower() else _complement(ranges)
 
-    def _escaped_character(self) -> int:
+    def _parse_escaped_character(self) -> int:
         for pattern, base in ((_HEX, 16), (_OCTAL, 8)):
             match = pattern.match(self._text, self._position)
             if match:
                 self._position = match.end()
                 code = int(next(group for group in match.groups() if group), base)
                 if code > _HIGHEST:
-                    raise ValueError(f"has {match[0]}, which is no character")
+                    raise ValueError(f"has {match[0]}, which is not a character")
                 return code
         following = self._text[self._position + 1 : self._position + 2]
         self._position += 2
         if not following:
-            raise ValueError("ends with a single backslash")
+            raise ValueError("ends with an unescaped backslash")
         if following in _ESCAPES:
             return ord(_ESCAPES[following])
         if following.isascii() and not following.isalnum():
             return ord(following)
         if following.isdigit():
-            raise ValueError(
-                f"has \\{following}: RE2 has no references to what another group matched"
-            )
+            raise ValueError(f"has \\{following}, but RE2 has no backreferences")
         raise ValueError(f"has \\{following}, which is not supported")
 
-    def _class(self, flags: _Flags) -> _Node:
-        """Read a class of characters in square brackets."""
+    def _parse_class(self, flags: _Flags) -> _Node:
+        """Parse a character class in square brackets."""
         self._position += 1
         is_negated = self._text.startswith("^", self._position)
         self._position += is_negated
         ranges: list[_Range] = []
         is_first = True
         while is_first or self._peek_in_class() != "]":
-            ranges += self._class_item()
+            ranges += self._parse_class_item()
             is_first = False
         self._position += 1
-        return _Character(_one_of(ranges, is_negated, flags))
+        return _Character(_is_in_ranges(ranges, is_negated, flags))
 
-    def _class_item(self) -> list[_Range]:
+    def _parse_class_item(self) -> list[_Range]:
         posix = _POSIX.match(self._text, self._position)
         if posix:
             if posix[2] not in _POSIX_CLASSES:
-                raise ValueError(f"has {posix[0]}, which is no class of characters")
+                raise ValueError(f"has {posix[0]}, which is not a character class")
             self._position = posix.end()
             ranges = _POSIX_CLASSES[posix[2]]
             return _complement(ranges) if posix[1] else ranges
-        perl = self._perl_class() if self._peek_in_class() == "\\" else None
+        perl = self._parse_perl_class() if self._peek_in_class() == "\\" else None
         if perl is not None:
             return perl
-        low = self._class_character()
+        low = self._parse_class_character()
         if not self._is_range():
             return [(low, low)]
         self._position += 1
-        high = self._class_character()
+        high = self._parse_class_character()
         if high < low:
             raise ValueError(f"has the range {chr(low)}-{chr(high)}, which is empty")
         return [(low, high)]
@@ -319,10 +317,10 @@ class _Parser:
         rest = self._text[self._position : self._position + 2]
         return len(rest) == 2 and rest[0] == "-" and rest[1] != "]"
 
-    def _class_character(self) -> int:
+    def _parse_class_character(self) -> int:
         character = self._peek_in_class()
         if character == "\\":
-            return self._escaped_character()
+            return self._parse_escaped_character()
         self._position += 1
         return ord(character)
 
@@ -331,20 +329,20 @@ class _Parser:
 
     def _peek_in_class(self) -> str:
         if self._position >= len(self._text):
-            raise ValueError("has a [ without its ]")
+            raise ValueError("has an unclosed [")
         return self._peek()
 
 
 def _complement(ranges: list[_Range]) -> list[_Range]:
-    found, start = [], 0
+    complement, start = [], 0
     for low, high in sorted(ranges):
         if start < low:
-            found.append((start, low - 1))
+            complement.append((start, low - 1))
         start = high + 1
-    return [*found, (start, _HIGHEST)]
+    return [*complement, (start, _HIGHEST)]
 
 
-def _one_of(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Predicate:
+def _is_in_ranges(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Predicate:
     """Return a predicate that holds for the characters in the ranges."""
     ignore_case = "i" in flags
 
@@ -353,10 +351,10 @@ def _one_of(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Predicate
         return any(low <= code <= high for low, high in ranges)
 
     def accepts(character: str) -> bool:
-        found = is_in(character)
-        if ignore_case and not found:
-            found = any(map(is_in, _other_cases(character)))
-        return found != is_negated
+        is_member = is_in(character)
+        if ignore_case and not is_member:
+            is_member = any(map(is_in, _other_cases(character)))
+        return is_member != is_negated
 
     return accepts
 
@@ -372,44 +370,44 @@ _States = FrozenSet[int]
 
 
 class _Automaton:
-    """A nondeterministic automaton. A step from a set of states is computed once, and cached.
+    """A nondeterministic automaton that caches each step from a set of states.
 
-    Each state has either a predicate and the next state, an edge of the text and the next state,
-    or any number of next states that need no character. State 0 is the end.
+    A state has either a predicate and one next state, an anchor and one next state, or any number
+    of next states that are reached without a character. State 0 is the end.
     """
 
     def __init__(self, node: _Node) -> None:
         self._accepts: list[_Predicate | None] = [None]
-        self._edges: list[bool | None] = [None]  # True for the start of the text
+        self._anchors: list[bool | None] = [None]  # True for the start of the text
         self._next: list[list[int]] = [[]]
-        self._start = self._add(node, 0)
+        self._start = self._compile(node, 0)
         self._steps: dict[tuple[_States, str], _States] = {}
         self._cached = 0
 
     def matches(self, text: str) -> bool:
         """Return True if the whole text leads from the first state to the end."""
-        states = self._reached({self._start}, is_start=True, is_end=not text)
+        states = self._epsilon_closure({self._start}, is_start=True, is_end=not text)
         last = len(text) - 1
         for position, character in enumerate(text):
             if position == last:
                 states = self._step(states, character, is_end=True)
                 break
             key = (states, character)
-            found = self._steps.get(key)
-            if found is None:
-                found = self._step(states, character, is_end=False)
-                self._remember(key, found)
-            states = found
+            reached = self._steps.get(key)
+            if reached is None:
+                reached = self._step(states, character, is_end=False)
+                self._remember(key, reached)
+            states = reached
             if not states:
                 return False
         return 0 in states
 
-    def _remember(self, key: tuple[_States, str], found: _States) -> None:
-        size = len(key[0]) + len(found) + 1
+    def _remember(self, key: tuple[_States, str], reached: _States) -> None:
+        size = len(key[0]) + len(reached) + 1
         if self._cached + size > _MAX_CACHED:
             self._steps.clear()
             self._cached = 0
-        self._steps[key] = found
+        self._steps[key] = reached
         self._cached += size
 
     def _step(self, states: _States, character: str, is_end: bool) -> _States:
@@ -418,58 +416,58 @@ class _Automaton:
             accepts = self._accepts[state]
             if accepts and accepts(character):
                 following.update(self._next[state])
-        return self._reached(following, is_start=False, is_end=is_end)
+        return self._epsilon_closure(following, is_start=False, is_end=is_end)
 
-    def _reached(self, states: set[int], is_start: bool, is_end: bool) -> _States:
+    def _epsilon_closure(self, states: set[int], is_start: bool, is_end: bool) -> _States:
         """Return the states and those that they reach without a character."""
-        found: set[int] = set()
-        waiting = list(states)
-        while waiting:
-            state = waiting.pop()
-            if state in found:
+        closure: set[int] = set()
+        pending = list(states)
+        while pending:
+            state = pending.pop()
+            if state in closure:
                 continue
-            found.add(state)
-            edge = self._edges[state]
-            is_open = edge is None or (is_start if edge else is_end)
+            closure.add(state)
+            anchor = self._anchors[state]
+            is_open = anchor is None or (is_start if anchor else is_end)
             if self._accepts[state] is None and is_open:
-                waiting += self._next[state]
-        return frozenset(found)
+                pending += self._next[state]
+        return frozenset(closure)
 
-    def _new(
-        self, following: list[int], accepts: _Predicate | None = None, edge: bool | None = None
+    def _new_state(
+        self, following: list[int], accepts: _Predicate | None = None, anchor: bool | None = None
     ) -> int:
         if len(self._next) >= _MAX_STATES:
             raise ValueError("is too large: write fewer or smaller repetitions")
         self._accepts.append(accepts)
-        self._edges.append(edge)
+        self._anchors.append(anchor)
         self._next.append(following)
         return len(self._next) - 1
 
-    def _add(self, node: _Node, following: int) -> int:
+    def _compile(self, node: _Node, following: int) -> int:
         """Add the states of a node that continues with `following`, and return its first state."""
         if isinstance(node, _Character):
-            return self._new([following], accepts=node.accepts)
-        if isinstance(node, _Edge):
-            return self._new([following], edge=node.is_start)
+            return self._new_state([following], accepts=node.accepts)
+        if isinstance(node, _Anchor):
+            return self._new_state([following], anchor=node.is_start)
         if isinstance(node, _Sequence):
             for part in reversed(node.parts):
-                following = self._add(part, following)
+                following = self._compile(part, following)
             return following
         if isinstance(node, _Choice):
-            return self._new([self._add(option, following) for option in node.options])
-        return self._add_repeat(node, following)
+            return self._new_state([self._compile(option, following) for option in node.options])
+        return self._compile_repeat(node, following)
 
-    def _add_repeat(self, node: _Repeat, following: int) -> int:
+    def _compile_repeat(self, node: _Repeat, following: int) -> int:
         if node.most is None:
-            again = self._new([following])
-            self._next[again].append(self._add(node.part, again))
+            again = self._new_state([following])
+            self._next[again].append(self._compile(node.part, again))
             following = again
         else:
             end = following
             for _ in range(node.most - node.least):
-                following = self._new([self._add(node.part, following), end])
+                following = self._new_state([self._compile(node.part, following), end])
         for _ in range(node.least):
-            first = self._add(node.part, following)
+            first = self._compile(node.part, following)
             if first == following:  # the part is empty, however often it is repeated
                 break
             following = first

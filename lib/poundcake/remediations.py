@@ -29,8 +29,9 @@ _ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]+)\})")
 _DOLLAR = "$$"
-# A value may be a path, a unit, a host, a device or the name of an object. It has no character that
-# a shell, StackStorm or a list of hosts interprets, is no option, and leads to no parent folder.
+# A value may be a path, a unit, a host, a device or the name of an object. It contains no character
+# that a shell, StackStorm or a list of hosts interprets, does not look like an option, and does not
+# lead to a parent folder.
 _SAFE_VALUE = re.compile(
     r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9_/][A-Za-z0-9_./:@+-]{0,254}\Z", re.ASCII
 )
@@ -39,7 +40,7 @@ _UNSAFE_PARAMETERS = {
     "cmd": "a shell would run the text of the label",
     "hosts": "a comma in the label names another host; use host_parameter: hosts",
 }
-# What people write instead of the key.
+# Names that people use by mistake, and the right keys.
 _SYNONYMS = {
     "parameters": "with",
     "params": "with",
@@ -96,7 +97,7 @@ class Remediation:
 
     Attributes:
         name: Its unique name.
-        match: The matchers, all of which an alert has to fulfil.
+        match: The matchers, all of which an alert has to satisfy.
         mode: What it may do.
         approvers: The users who may approve it in the mode ask.
         action: The reference of the action that makes the change, '' if there is none.
@@ -128,7 +129,7 @@ class Remediation:
     evidence: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Return True if the labels of an alert fulfil all matchers."""
+        """Return True if the labels of an alert satisfy all matchers."""
         return all(matcher.matches(labels) for matcher in self.match)
 
     def resolve(self, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -137,8 +138,8 @@ class Remediation:
         Raises:
             LabelError: A label is missing, or its value is not safe to pass to an action.
         """
-        found: dict[str, Any] = _resolved(self.parameters, labels)
-        return found
+        parameters: dict[str, Any] = _resolve(self.parameters, labels)
+        return parameters
 
     def target_of(self, labels: Mapping[str, str], host: str) -> str:
         """Return what would be changed: `label=value,…`, or the host.
@@ -188,7 +189,7 @@ class Miss(NamedTuple):
 
     Attributes:
         name: The name of the entry.
-        failed: For each matcher that the alert does not fulfil, what differs.
+        failed: The difference for each matcher that the alert does not satisfy.
     """
 
     name: str
@@ -228,7 +229,7 @@ def _difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
     if matcher.type is MatchType.EQUAL:
         return f"{has}, wants {matcher.value or 'none'}"
     if matcher.type is MatchType.NOT_EQUAL:
-        return f"{has}, wants another" if value else f"{has}, wants any"
+        return f"{has}, wants another value" if value else f"{has}, wants any value"
     return f"{has}, wants {matcher.type}{matcher.value}"
 
 
@@ -241,21 +242,21 @@ def read_remediations(value: Sequence[Any]) -> tuple[tuple[Remediation, ...], tu
     Args:
         value: The value of the key `remediations`.
     """
-    found: dict[str, Remediation] = {}
+    remediations: dict[str, Remediation] = {}
     errors = []
     for number, entry in enumerate(value, 1):
         try:
             remediation = _read_entry(entry)
-            if remediation.name in found:
+            if remediation.name in remediations:
                 raise ValueError("an earlier entry has the same name")
         except ValueError as error:
-            errors.append(f"remediations, {_described(number, entry)}: {error}")
+            errors.append(f"remediations, {_entry_label(number, entry)}: {error}")
         else:
-            found[remediation.name] = remediation
-    return tuple(found.values()), tuple(errors)
+            remediations[remediation.name] = remediation
+    return tuple(remediations.values()), tuple(errors)
 
 
-def _described(number: int, entry: Any) -> str:
+def _entry_label(number: int, entry: Any) -> str:
     name = entry.get("name") if isinstance(entry, dict) else None
     is_name = isinstance(name, str) and bool(_NAME.match(name))
     return f"entry {number} ({name})" if is_name else f"entry {number}"
@@ -295,7 +296,7 @@ def _hint(key: str) -> str:
 
 
 def _check_entry(remediation: Remediation) -> None:
-    """Raise ValueError if the values of several keys do not fit together."""
+    """Raise ValueError if the values of several keys contradict each other."""
     action, mode = remediation.action, remediation.mode
     if mode is Mode.ASK and not remediation.approvers:
         raise ValueError(
@@ -307,7 +308,7 @@ def _check_entry(remediation: Remediation) -> None:
             raise ValueError(f"action: is missing; the mode {mode} needs the action to run")
         if remediation.parameters:
             raise ValueError("with: needs an action that takes the parameters")
-    references = list(_references(remediation.parameters))
+    references = list(_find_references(remediation.parameters))
     if references and _RUNS_COMMANDS.match(action):
         raise ValueError(
             f"with: {action} runs a command, so its parameters must be fixed, without a label "
@@ -327,35 +328,37 @@ def _check_entry(remediation: Remediation) -> None:
 # -- the values of the keys; each function raises ValueError, for example "must be a list"
 
 
-def _text(value: Any) -> str:
+def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"must be a text, but is {_shown(value)}")
+        raise ValueError(f"must be a string, but is {_shown(value)}")
     return value.strip()
 
 
-def _strings(value: Any) -> tuple[str, ...]:
+def _read_texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list, such as [{_shown(value)}]")
-    return tuple(map(_text, value))
+    return tuple(map(_read_text, value))
 
 
-def _name(value: Any) -> str:
+def _read_name(value: Any) -> str:
     if not isinstance(value, str) or not _NAME.match(value):
         raise ValueError(
-            "must have lower-case letters, digits, hyphens and underscores, begin with a letter or "
-            "a digit, and have at most 64 characters"
+            "must consist of lower-case letters, digits, hyphens and underscores, begin with a "
+            "letter or a digit, and have at most 64 characters"
         )
     return value
 
 
-def _match(value: Any) -> tuple[Matcher, ...]:
+def _read_match(value: Any) -> tuple[Matcher, ...]:
     if not isinstance(value, list):
         raise ValueError("must be a list of matchers, such as ['alertname=\"DiskFull\"']")
     if not value:
         raise ValueError(f"must not be empty; to match every alert, write ['{MATCH_ALL}']")
     for item in value:
         if not isinstance(item, str):
-            raise ValueError(f"must be a list of texts, but has {_shown(item)}; put quotes around")
+            raise ValueError(
+                f"must be a list of strings, but contains {_shown(item)}; put quotes around it"
+            )
     matchers = tuple(matcher for item in value for matcher in parse_matchers(item))
     contradiction = find_contradiction(matchers)
     if contradiction:
@@ -363,67 +366,67 @@ def _match(value: Any) -> tuple[Matcher, ...]:
     return matchers
 
 
-def _mode(value: Any) -> Mode:
+def _read_mode(value: Any) -> Mode:
     try:
         return Mode(value)
     except ValueError:
         raise ValueError(f"must be one of {', '.join(Mode)}, but is {_shown(value)}") from None
 
 
-def _action(value: Any) -> str:
+def _read_action(value: Any) -> str:
     if not isinstance(value, str) or not _ACTION.match(value):
         raise ValueError("must be a reference of the form pack.name, such as linux.service")
     return value
 
 
-def _actions(value: Any) -> tuple[str, ...]:
-    return tuple(map(_action, _strings(value)))
+def _read_actions(value: Any) -> tuple[str, ...]:
+    return tuple(map(_read_action, _read_texts(value)))
 
 
-def _labels(value: Any) -> tuple[str, ...]:
-    found = _strings(value)
-    for name in found:
+def _read_labels(value: Any) -> tuple[str, ...]:
+    names = _read_texts(value)
+    for name in names:
         if name.startswith("$"):
             raise ValueError(f"must be names of labels: write {name[1:]}, not {name}")
-    return found
+    return names
 
 
-def _host_parameter(value: Any) -> str:
+def _read_host_parameter(value: Any) -> str:
     if value != "" and (not isinstance(value, str) or not _PARAMETER.match(value)):
         raise ValueError("must be the name of a parameter of the action, or '' for none")
     return str(value)
 
 
-def _wait(value: Any) -> int:
-    return _whole_number(value, 0, MAX_WAIT)
+def _read_wait(value: Any) -> int:
+    return _read_whole_number(value, 0, MAX_WAIT)
 
 
-def _whole_number(value: Any, least: int, most: int) -> int:
+def _read_whole_number(value: Any, least: int, most: int) -> int:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or not least <= value <= most:
         raise ValueError(f"must be a whole number from {least} to {most}, but is {_shown(value)}")
     return int(value)
 
 
-def _per(value: Any) -> Per:
+def _read_per(value: Any) -> Per:
     keys = ("label", "at_once", "storm")
     if not isinstance(value, dict) or not isinstance(value.get("label"), str):
         raise ValueError("must be a mapping such as {label: rack, at_once: 1, storm: 2}")
     for key in value:
         if key not in keys:
             raise ValueError(f"key '{key}' is unknown; the keys are {', '.join(keys)}")
-    (label,) = _labels([value["label"]])
-    at_once = _whole_number(value.get("at_once", 1), 1, 1000)
+    (label,) = _read_labels([value["label"]])
+    at_once = _read_whole_number(value.get("at_once", 1), 1, 1000)
     storm = value.get("storm")
-    return Per(label, at_once, None if storm is None else _whole_number(storm, 1, 100_000))
+    return Per(label, at_once, None if storm is None else _read_whole_number(storm, 1, 100_000))
 
 
-def _checks(value: Any) -> tuple[str, ...]:
-    return tuple(map(_check, _strings(value)))
+def _read_checks(value: Any) -> tuple[str, ...]:
+    return tuple(map(_read_check, _read_texts(value)))
 
 
-def _check(value: Any) -> str:
-    text = _text(value)
+def _read_check(value: Any) -> str:
+    text = _read_text(value)
     kind, colon, argument = text.partition(":")
     if kind not in CHECKS:
         raise ValueError(f"{text} is not a check; the checks are {', '.join(CHECKS)}")
@@ -434,11 +437,11 @@ def _check(value: Any) -> str:
     if kind == "tcp" and not (argument.isdigit() and 0 < int(argument) < 65_536):
         raise ValueError(f"{text} must have the form tcp:22, with a port from 1 to 65535")
     if kind == "action":
-        _action(argument)
+        _read_action(argument)
     return text
 
 
-def _parameters(value: Any) -> Mapping[str, Any]:
+def _read_parameters(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("must be a mapping of the action's parameters, such as {act: restart}")
     for name, inner in value.items():
@@ -448,30 +451,30 @@ def _parameters(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _check_value(place: str, value: Any) -> None:
+def _check_value(path: str, value: Any) -> None:
     """Raise ValueError if a text in a parameter embeds a label, or would be evaluated."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str) or make_inert(key) != key:
-                raise ValueError(f"{place}: {_shown(key)} cannot be a key")
-            _check_value(f"{place}.{key}", inner)
+                raise ValueError(f"{path}: {_shown(key)} cannot be a key")
+            _check_value(f"{path}.{key}", inner)
     elif isinstance(value, list):
         for inner in value:
-            _check_value(place, inner)
+            _check_value(path, inner)
     elif isinstance(value, str) and not _REFERENCE.fullmatch(value):
         embedded = _REFERENCE.search(value.replace(_DOLLAR, ""))
         if embedded:
             raise ValueError(
-                f"{place}: {_shown(value)} embeds a label in a text, but a label must be the whole "
+                f"{path}: {_shown(value)} embeds a label in a text, but a label must be the whole "
                 f"value: {embedded[0]}; for a dollar sign, write $$"
             )
         if is_evaluated(value):
             raise ValueError(
-                f"{place}: {_shown(value)} contains an expression, which StackStorm would "
+                f"{path}: {_shown(value)} contains an expression, which StackStorm would "
                 "evaluate; put it into an action of your own"
             )
     elif not isinstance(value, (str, int, float, bool, type(None))):
-        raise ValueError(f"{place}: must be a text, a number, true, false, a list or a mapping")
+        raise ValueError(f"{path}: must be a string, a number, true, false, a list or a mapping")
 
 
 def _shown(value: Any) -> str:
@@ -480,20 +483,20 @@ def _shown(value: Any) -> str:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "name": _name,
-    "match": _match,
-    "mode": _mode,
-    "approvers": _strings,
-    "action": _action,
-    "with": _parameters,
-    "host_parameter": _host_parameter,
-    "check": _checks,
-    "only_if": _text,
-    "per": _per,
-    "wait": _wait,
-    "verify": _check,
-    "target": _labels,
-    "evidence": _actions,
+    "name": _read_name,
+    "match": _read_match,
+    "mode": _read_mode,
+    "approvers": _read_texts,
+    "action": _read_action,
+    "with": _read_parameters,
+    "host_parameter": _read_host_parameter,
+    "check": _read_checks,
+    "only_if": _read_text,
+    "per": _read_per,
+    "wait": _read_wait,
+    "verify": _read_check,
+    "target": _read_labels,
+    "evidence": _read_actions,
 }
 KEYS = tuple(_READERS)
 """The keys of an entry."""
@@ -504,7 +507,7 @@ KEYS = tuple(_READERS)
 
 def label_parameters(remediation: Remediation) -> set[str]:
     """Return the names of the parameters that contain a label."""
-    return {n for n, value in remediation.parameters.items() if any(_references(value))}
+    return {n for n, value in remediation.parameters.items() if any(_find_references(value))}
 
 
 class _Reference(NamedTuple):
@@ -514,26 +517,26 @@ class _Reference(NamedTuple):
     label: str
 
 
-def _references(value: Any, parameter: str = "") -> Iterator[_Reference]:
+def _find_references(value: Any, parameter: str = "") -> Iterator[_Reference]:
     """Yield the labels in a value, at any depth."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _references(inner, name)
+            yield from _find_references(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from _references(inner, parameter)
+            yield from _find_references(inner, parameter)
     elif isinstance(value, str):
         match = _REFERENCE.fullmatch(value)
         if match:
             yield _Reference(parameter, match[1] or match[2])
 
 
-def _resolved(value: Any, labels: Mapping[str, str]) -> Any:
+def _resolve(value: Any, labels: Mapping[str, str]) -> Any:
     """Return a value with labels replaced by their values, at any depth."""
     if isinstance(value, dict):
-        return {name: _resolved(inner, labels) for name, inner in value.items()}
+        return {name: _resolve(inner, labels) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_resolved(inner, labels) for inner in value]
+        return [_resolve(inner, labels) for inner in value]
     if not isinstance(value, str):
         return value
     match = _REFERENCE.fullmatch(value)

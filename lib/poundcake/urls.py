@@ -9,10 +9,10 @@ def check_http_url(value: str) -> None:
     """Raise ValueError if a text is not an HTTP URL, or contains a user or a password."""
     try:
         parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
-        usable = False
-    if not usable:
+        is_http = False
+    if not is_http:
         raise ValueError("must be a URL that begins with http:// or https://")
     if "@" in parts.netloc:  # errors and views show the URL
         raise ValueError("must be a URL without a user and a password")

@@ -249,12 +249,12 @@ class Pack:
                 yield f"{name} is in actions/, so StackStorm copies actions/lib to every host"
         else:
             folders = [self.directory / "actions", self.directory / "lib"]
-            found = code.entry_points(path, folders)
-            if len(found) != 1:
-                yield f"its code has {len(found)} classes with a run"
+            entry_points = code.entry_points(path, folders)
+            if len(entry_points) != 1:
+                yield f"its code has {len(entry_points)} classes with a run"
             else:
                 own = set(action.get("parameters", {})) - set(RUNNERS["python-script"])
-                yield from code.check_signature(found[0], own)
+                yield from code.check_signature(entry_points[0], own)
 
     def check_inputs(self, action, entry_point):
         """Check the parameters of a workflow's action against the inputs of the workflow."""
@@ -300,10 +300,10 @@ class Pack:
         for name, task in tasks.items():
             for text in self.check_keys("task", task, ()):
                 yield f"task {name} {text}"
-            action, given = task.get("action"), task.get("input")
-            dynamic = isinstance(given, str) or evaluation.EXPRESSION.search(str(action))
+            action, parameters = task.get("action"), task.get("input")
+            dynamic = isinstance(parameters, str) or evaluation.EXPRESSION.search(str(action))
             if action and not dynamic:
-                yield from self.check_call(f"task {name}", action, given)
+                yield from self.check_call(f"task {name}", action, parameters)
             for transition in task.get("next", []):
                 for target in targets(transition.get("do")):
                     if target not in (*tasks, "noop", "fail", "continue", "retry"):
@@ -320,8 +320,8 @@ class Pack:
         trigger = rule.get("trigger") or {}
         ref = trigger.get("type")
         if ref in CORE_TRIGGERS:
-            given = trigger.get("parameters") or {}
-            yield from schemas.check_values("trigger", CORE_TRIGGERS[ref], given)
+            parameters = trigger.get("parameters") or {}
+            yield from schemas.check_values("trigger", CORE_TRIGGERS[ref], parameters)
         elif ref not in self.triggers:
             yield f"there is no trigger {ref}"
         declared = self.triggers.get(ref, {}).get("payload_schema", {}).get("properties")
@@ -335,21 +335,21 @@ class Pack:
         """Check a policy."""
         yield from self.check_keys("policy", policy, ["name", "resource_ref", "policy_type"])
         ref, kind = policy.get("resource_ref"), policy.get("policy_type")
-        action, given = self.action_of(ref), policy.get("parameters", {})
+        action, parameters = self.action_of(ref), policy.get("parameters", {})
         if action is None:
             yield f"there is no action {ref}"
         if kind not in POLICIES:
             yield f"unknown policy type {kind!r}"
             return
-        for name in sorted(set(given) - POLICIES[kind]):
+        for name in sorted(set(parameters) - POLICIES[kind]):
             yield f"{kind} takes no {name}"
         if "threshold" in POLICIES[kind]:
-            threshold = given.get("threshold")
+            threshold = parameters.get("threshold")
             if not isinstance(threshold, int) or threshold < 1:
                 yield "needs a threshold of 1 or more"
-            if given.get("action", "delay") not in ("delay", "cancel"):
+            if parameters.get("action", "delay") not in ("delay", "cancel"):
                 yield "the action is neither delay nor cancel"
-        for name in given.get("attributes", []):
+        for name in parameters.get("attributes", []):
             if action and name not in action.get("parameters", {}):
                 yield f"{ref} has no parameter {name}"
 
@@ -370,8 +370,8 @@ class Pack:
         schema = self.load_config_schema()
         values = self.load(file) if schema else None
         if values is not None:
-            found = schemas.check_values("", schema, values)
-            self.problems += [f"{file}: {text}" for text in found]
+            problems = schemas.check_values("", schema, values)
+            self.problems += [f"{file}: {text}" for text in problems]
 
 
 def check_criterion(key, criterion, declared):

@@ -129,13 +129,13 @@ def find(tree: ast.Module, target: str) -> ast.AST:
     """Return the statement that defines a symbol of a module, or the module."""
     scope: ast.AST = tree
     for name in filter(None, target.partition(":")[2].split(".")):
-        found = [node for node in getattr(scope, "body", []) if name in defined_by(node)]
-        if len(found) != 1:
+        nodes = [node for node in getattr(scope, "body", []) if name in defined_by(node)]
+        if len(nodes) != 1:
             raise MutationError(
-                f"{target}: {name} is defined {len(found)} times; if it was renamed or moved, "
+                f"{target}: {name} is defined {len(nodes)} times; if it was renamed or moved, "
                 "use its current name and place"
             )
-        scope = found[0]
+        scope = nodes[0]
     return scope
 
 

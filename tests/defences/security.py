@@ -849,8 +849,8 @@ ONE_REMEDIATION = [
     Defence(
         "an Alertmanager that has just started closes no incident",
         Edit(
-            RECONCILE + "_have_run_for",
-            "one >= duration",
+            RECONCILE + "_check_uptimes",
+            "uptime >= duration",
             "True",
         ),
         test(RECONCILE_TESTS + "TestOpen::test_an_alertmanager_that_has_just_started"),
@@ -868,7 +868,7 @@ ONE_REMEDIATION = [
         "an incident is closed only after gone_after_seconds",
         Edit(
             RECONCILE + "_Comparison.is_due",
-            "self._asked_at - since >= gone_after",
+            "self._queried_at - since >= gone_after",
             "True",
         ),
         test(RECONCILE_TESTS + "TestOpen::test_an_absence_that_is_too_short"),
@@ -877,12 +877,12 @@ ONE_REMEDIATION = [
         "a notification that was just received outweighs Alertmanager's answer",
         Edit(
             RECONCILE + "_Comparison._missing_since",
-            "self._asked_at - incident.last_seen_at >= MARGIN",
+            "self._queried_at - incident.last_seen_at >= MARGIN",
             "True",
         ),
         test(
             RECONCILE_TESTS
-            + "TestOpen::test_a_notification_that_was_received_when_the_alertmanagers_were_asked"
+            + "TestOpen::test_a_notification_that_was_received_when_the_alertmanagers_were_queried"
         ),
     ),
     Defence(

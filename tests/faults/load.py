@@ -49,13 +49,13 @@ class Notifications:
         choice = self._random.random()
         if not self._firing or (self._quiet and choice < self._new):
             count = min(self._random.choice((1, 1, 2, 3)), len(self._quiet))
-            found = [self._fire(self._quiet.pop(0)) for _ in range(count)]
+            chosen = [self._fire(self._quiet.pop(0)) for _ in range(count)]
         elif choice < self._new + 0.25:
-            found = [self._resolve(self._any())]
+            chosen = [self._resolve(self._any())]
         else:
             count = self._random.randint(1, 3)
-            found = [self._firing[self._any()] for _ in range(count)]
-        return self.of(found)
+            chosen = [self._firing[self._any()] for _ in range(count)]
+        return self.of(chosen)
 
     def new_episodes(self, count):
         """Return one notification with this many new episodes, which a rule matches."""
@@ -121,8 +121,8 @@ class Delivery:
 
     @property
     def headers(self):
-        found = {"Content-Type": "application/json"}
-        return dict(found, **{"X-Request-ID": self.wanted_id} if self.wanted_id else {})
+        headers = {"Content-Type": "application/json"}
+        return dict(headers, **{"X-Request-ID": self.wanted_id} if self.wanted_id else {})
 
 
 class Load:

@@ -111,17 +111,17 @@ class Simulation(World):
             note = batch[int(request.request_id)]
             alert = self.alert(note)
             before = self.state.incident
-            found = self.state.decide(alert, request.received_at, now)
-            self.say("recorded", "#{}: {}, {}", note.number, found.outcome, found.reason)
-            self.seen[found.outcome.value] += 1
+            decision = self.state.decide(alert, request.received_at, now)
+            self.say("recorded", "#{}: {}, {}", note.number, decision.outcome, decision.reason)
+            self.seen[decision.outcome.value] += 1
             note.recorded_at = self.now
             self.unrecorded -= 1
             self.note_recorded(note)
-            if found.opens:
+            if decision.opens:
                 self.opening = note, alert
-                assert found.starts_at <= request.received_at, "it begins after it was received"
-            if found.outcome == Outcome.ADMITTED:
-                self.judge_admission(note, found, before)
+                assert decision.starts_at <= request.received_at, "it begins after it was received"
+            if decision.outcome == Outcome.ADMITTED:
+                self.judge_admission(note, decision, before)
         self.check()
 
     def alert(self, note):
@@ -143,9 +143,9 @@ class Simulation(World):
         if self.opening:
             note, alert = self.opening
             incident = self.state.incident
-            found = self.state.confirm(alert, later(self.now))
-            if found:
-                self.say("sync", "{}, {}", found.outcome, found.reason)
+            decision = self.state.confirm(alert, later(self.now))
+            if decision:
+                self.say("sync", "{}, {}", decision.outcome, decision.reason)
                 self.seen["confirmed"] += 1
                 self.judge_confirmation(note)
                 self.admitted = note

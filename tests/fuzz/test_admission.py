@@ -292,11 +292,11 @@ class Recording(RuleBasedStateMachine):
 
     def request(self, drawn, received):
         found = []
-        for one in drawn["alerts"]:
-            sent = made(one["id"])
-            sent["status"] = one["status"]
+        for drawn_alert in drawn["alerts"]:
+            sent = made(drawn_alert["id"])
+            sent["status"] = drawn_alert["status"]
             for name, field in (("starts", "startsAt"), ("ends", "endsAt")):
-                minutes = one[name]
+                minutes = drawn_alert[name]
                 sent[field] = None if minutes is None else iso(moment(received + 60 * minutes))
             found.append(sent)
         return request(

@@ -18,8 +18,8 @@ def test_the_endpoint_survives_a_short_flood(kind):
 
 
 def test_the_same_seed_generates_the_same_requests():
-    one, other, third = RequestGenerator("1"), RequestGenerator("1"), RequestGenerator("2")
+    first, second, third = RequestGenerator("1"), RequestGenerator("1"), RequestGenerator("2")
     for _ in range(50):
-        assert one.framed_request().data == other.framed_request().data
-        assert one.unframed_request().data == other.unframed_request().data
-    assert one.framed_request().data != third.framed_request().data
+        assert first.framed_request().data == second.framed_request().data
+        assert first.unframed_request().data == second.unframed_request().data
+    assert first.framed_request().data != third.framed_request().data

@@ -49,21 +49,21 @@ class Machine(RuleBasedStateMachine):
     def accept(self, body, wanted):
         known = {model.request_id: model for model in self.models}
         sent = request(body=body, request_id="", received_at=NOON)
-        found = self.journal.accept(sent, wanted, body_sha256(body), 1)
+        accepted = self.journal.accept(sent, wanted, body_sha256(body), 1)
         if wanted in known and known[wanted].body == body:
-            assert found == wanted
+            assert accepted == wanted
             return
         if wanted and wanted not in known:
-            assert found == wanted
+            assert accepted == wanted
         else:
-            assert found not in known and str(uuid.UUID(found)) == found
-        self.models.append(Model(found, body, "" if found == wanted else wanted))
+            assert accepted not in known and str(uuid.UUID(accepted)) == accepted
+        self.models.append(Model(accepted, body, "" if accepted == wanted else wanted))
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1), name=st.sampled_from("xy"))
     def announced(self, picked, name):
-        found = self.some(picked, RequestState.ACCEPTED)
-        self.journal.mark_announced(self.ids(found), name)
-        for model in found:
+        chosen = self.some(picked, RequestState.ACCEPTED)
+        self.journal.mark_announced(self.ids(chosen), name)
+        for model in chosen:
             model.state, model.batch = RequestState.ANNOUNCED, name
 
     @rule(
@@ -73,33 +73,33 @@ class Machine(RuleBasedStateMachine):
         is_stuck=st.booleans(),
     )
     def missed(self, picked, wait, limit, is_stuck):
-        found = self.some(picked, RequestState.ANNOUNCED)
-        self.journal.mark_missed(self.ids(found), wait, limit, is_stuck)
-        for model in found:
+        chosen = self.some(picked, RequestState.ANNOUNCED)
+        self.journal.mark_missed(self.ids(chosen), wait, limit, is_stuck)
+        for model in chosen:
             model.state, model.due_at = RequestState.ACCEPTED, self.now + wait
             model.limit, model.is_stuck = limit, is_stuck
             model.attempts += 1
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1))
     def recorded(self, picked):
-        found = self.some(picked, *WAITING)
-        self.journal.mark_recorded(self.ids(found))
-        for model in found:
+        chosen = self.some(picked, *WAITING)
+        self.journal.mark_recorded(self.ids(chosen))
+        for model in chosen:
             model.state, model.due_at = RequestState.RECORDED, self.now
             model.attempts, model.limit, model.is_stuck = 0, 0, False
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1), wait=st.integers(0, 3))
     def postponed(self, picked, wait):
-        found = self.some(picked, RequestState.RECORDED)
-        self.journal.postpone(self.ids(found), wait)
-        for model in found:
+        chosen = self.some(picked, RequestState.RECORDED)
+        self.journal.postpone(self.ids(chosen), wait)
+        for model in chosen:
             model.due_at = self.now + wait
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1))
     def done(self, picked):
-        found = self.some(picked, RequestState.RECORDED)
-        self.journal.mark_done(self.ids(found))
-        for model in found:
+        chosen = self.some(picked, RequestState.RECORDED)
+        self.journal.mark_done(self.ids(chosen))
+        for model in chosen:
             model.state, model.due_at = RequestState.DONE, self.now + KEEP_DONE
 
     @rule()
@@ -128,8 +128,8 @@ class Machine(RuleBasedStateMachine):
     def it_matches_the_model(self):
         for model in self.models:
             entry = self.journal.find(model.request_id)
-            (found,) = self.journal.load_requests([entry])
-            assert (found.body, found.client_request_id) == (model.body, model.client_id)
+            (loaded,) = self.journal.load_requests([entry])
+            assert (loaded.body, loaded.client_request_id) == (model.body, model.client_id)
             assert (entry.state, entry.attempts, entry.batch_limit, entry.is_stuck) == (
                 model.state,
                 model.attempts,
@@ -166,8 +166,8 @@ class Machine(RuleBasedStateMachine):
         assert names(self.journal.due(99)) == [m.request_id for m in due_rechecks]
 
     def some(self, picked, *states):
-        found = [self.models[n] for n in sorted(picked) if n < len(self.models)]
-        return [model for model in found if model.state in states]
+        chosen = [self.models[n] for n in sorted(picked) if n < len(self.models)]
+        return [model for model in chosen if model.state in states]
 
     def ids(self, models):
         return [self.journal.find(model.request_id).id for model in models]

@@ -89,12 +89,12 @@ def check(found, sent):
 def read_and_check(body, sent):
     """Parse a body: it passes the check, or the error names a field."""
     try:
-        found = parse(body)
+        notification = parse(body)
     except PayloadError as error:
         assert error.field in ("body", "alerts")
         assert str(error).startswith(error.field + ": ")
         return
-    check(found, sent)
+    check(notification, sent)
 
 
 @given(payloads)
@@ -144,11 +144,11 @@ def test_an_inert_text_has_the_same_length_and_does_not_change_again(text):
 @example(base64.b64encode(zlib.compress(b"[" * 100000)).decode())
 def test_an_invalid_announcement_is_refused(batch):
     try:
-        found = announcement.unpack(announcement.VERSION, batch)
+        requests = announcement.unpack(announcement.VERSION, batch)
     except AnnouncementError as error:
         assert "cannot be unpacked" in str(error)
         return
-    assert all(isinstance(request, Request) for request in found)
+    assert all(isinstance(request, Request) for request in requests)
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=3)), max_size=4))
@@ -159,7 +159,7 @@ def test_an_announcement_with_bytes_changed_is_refused_or_read(changes):
         packed = packed[:at] + added + packed[at + 1 :]
     batch = base64.b64encode(zlib.compress(packed)).decode()
     try:
-        found = announcement.unpack(announcement.VERSION, batch)
+        requests = announcement.unpack(announcement.VERSION, batch)
     except AnnouncementError:
         return
-    assert changes or found == [sent]
+    assert changes or requests == [sent]

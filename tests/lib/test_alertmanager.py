@@ -39,8 +39,8 @@ def read(payload):
 
 def read_one(**fields):
     """Return the alert of a notification with one alert, with some fields changed."""
-    (found,) = read(webhook(alert(**fields))).alerts
-    return found
+    (parsed,) = read(webhook(alert(**fields))).alerts
+    return parsed
 
 
 def refused(body):
@@ -54,29 +54,42 @@ class TestSenders:
     """Every sender's payload is parsed, regardless of missing and additional fields."""
 
     def test_alertmanager(self):
-        found = read(webhook(dict(alert(), fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3))
-        assert (found.receiver, found.group_status, found.truncated_alerts) == (
+        notification = read(
+            webhook(dict(alert(), fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3)
+        )
+        assert (
+            notification.receiver,
+            notification.group_status,
+            notification.truncated_alerts,
+        ) == (
             "poundcake",
             "firing",
             3,
         )
-        assert found.group_key == '{}:{alertname="HostDown"}'
-        (one,) = found.alerts
-        assert one.problem == ""
-        assert (one.name, one.severity, one.instance) == ("HostDown", "critical", "web-1:9100")
-        assert (one.status, one.starts_at, one.ends_at) == ("firing", NOON, None)
-        assert (one.fingerprint, one.sender_fingerprint) == ("a040726554fc8521", "2993e3e5da48cfe2")
-        assert one.notes == ""
-        assert one.annotations == {"summary": "down"}
-        assert one.generator_url == "http://prometheus.example/graph"
+        assert notification.group_key == '{}:{alertname="HostDown"}'
+        (parsed,) = notification.alerts
+        assert parsed.problem == ""
+        assert (parsed.name, parsed.severity, parsed.instance) == (
+            "HostDown",
+            "critical",
+            "web-1:9100",
+        )
+        assert (parsed.status, parsed.starts_at, parsed.ends_at) == ("firing", NOON, None)
+        assert (parsed.fingerprint, parsed.sender_fingerprint) == (
+            "a040726554fc8521",
+            "2993e3e5da48cfe2",
+        )
+        assert parsed.notes == ""
+        assert parsed.annotations == {"summary": "down"}
+        assert parsed.generator_url == "http://prometheus.example/graph"
 
     def test_version_3_with_an_integer_as_group_key(self):
-        found = read(webhook(version="3", groupKey=18446744073709551617123))
-        assert found.group_key == "18446744073709551617123"
+        notification = read(webhook(version="3", groupKey=18446744073709551617123))
+        assert notification.group_key == "18446744073709551617123"
         assert read(webhook(groupKey=12)).group_key == "12"
 
     def test_grafana(self):
-        found = read(
+        notification = read(
             {
                 "receiver": "",
                 "status": "firing",
@@ -90,17 +103,23 @@ class TestSenders:
                 "message": "**Firing**",
             }
         )
-        assert [a.problem for a in found.alerts] == ["", ""]
-        assert found.alerts[0].fingerprint == alertmanager.fingerprint(found.alerts[0].labels)
+        assert [a.problem for a in notification.alerts] == ["", ""]
+        assert notification.alerts[0].fingerprint == alertmanager.fingerprint(
+            notification.alerts[0].labels
+        )
 
     def test_vmalert_and_relays_that_omit_fields(self):
-        found = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
-        (one,) = found.alerts
-        assert one.problem == ""
-        assert (one.status, one.starts_at, one.ends_at) == ("resolved", None, None)
-        assert (one.annotations, one.generator_url) == ({}, "")
-        assert one.fingerprint == alertmanager.fingerprint({"alertname": "A"})
-        assert (found.receiver, found.group_key, found.truncated_alerts) == ("", "", 0)
+        notification = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
+        (parsed,) = notification.alerts
+        assert parsed.problem == ""
+        assert (parsed.status, parsed.starts_at, parsed.ends_at) == ("resolved", None, None)
+        assert (parsed.annotations, parsed.generator_url) == ({}, "")
+        assert parsed.fingerprint == alertmanager.fingerprint({"alertname": "A"})
+        assert (notification.receiver, notification.group_key, notification.truncated_alerts) == (
+            "",
+            "",
+            0,
+        )
 
     def test_null_means_missing(self):
         payload = {
@@ -123,12 +142,14 @@ class TestSenders:
         assert [(a.problem, a.notes) for a in read(payload).alerts] == [("", "")]
 
     def test_an_alerts_own_status_overrides_the_groups(self):
-        found = read(webhook(alert(status="resolved"), alert(status=""), status="firing"))
-        assert [a.status for a in found.alerts] == ["resolved", "firing"]
+        notification = read(webhook(alert(status="resolved"), alert(status=""), status="firing"))
+        assert [a.status for a in notification.alerts] == ["resolved", "firing"]
 
     def test_unknown_fields_are_accepted(self):
-        found = read(webhook(alert(new={"deep": [1]}), notification_reason="x", routeLabels={}))
-        assert [a.problem for a in found.alerts] == [""]
+        notification = read(
+            webhook(alert(new={"deep": [1]}), notification_reason="x", routeLabels={})
+        )
+        assert [a.problem for a in notification.alerts] == [""]
 
     def test_no_alerts(self):
         assert read({"alerts": []}).alerts == []
@@ -142,22 +163,22 @@ class TestSenders:
 
     def test_an_empty_label_counts_as_absent(self):
         """As in Prometheus's data model, the fingerprint is that of the label set without it."""
-        found = read_one(labels={"team": "", "job": None})
-        assert "team" not in found.labels and "job" not in found.labels
-        assert found.fingerprint == read_one().fingerprint
+        parsed = read_one(labels={"team": "", "job": None})
+        assert "team" not in parsed.labels and "job" not in parsed.labels
+        assert parsed.fingerprint == read_one().fingerprint
         assert read_one(labels={"severity": ""}).severity == ""
 
     def test_lone_surrogates(self):
         body = b'{"alerts":[{"status":"firing","labels":{"alertname":"\\ud800","\\udfff":"x"}}]}'
-        found = parse(body)
-        assert found.alerts[0].problem == ""
-        assert len(found.alerts[0].fingerprint) == 16
-        assert len(found.delivery_key) == 64
+        notification = parse(body)
+        assert notification.alerts[0].problem == ""
+        assert len(notification.alerts[0].fingerprint) == 16
+        assert len(notification.delivery_key) == 64
 
     def test_the_last_of_two_equal_keys_counts(self):
         body = b'{"alerts":[{"labels":{"a":"1","a":"2"},"status":"resolved","status":"firing"}]}'
-        (one,) = parse(body).alerts
-        assert (one.labels, one.status) == ({"a": "2"}, "firing")
+        (parsed,) = parse(body).alerts
+        assert (parsed.labels, parsed.status) == ({"a": "2"}, "firing")
 
     @pytest.mark.parametrize(
         "given, kept",
@@ -172,15 +193,15 @@ class TestSenders:
         ],
     )
     def test_the_senders_fingerprint_is_stored_and_does_not_identify_the_alert(self, given, kept):
-        (found,) = read(webhook(dict(alert(), fingerprint=given))).alerts
-        assert (found.problem, found.notes) == ("", "")
-        assert found.fingerprint == alertmanager.fingerprint(found.labels)
-        assert found.sender_fingerprint == kept
+        (parsed,) = read(webhook(dict(alert(), fingerprint=given))).alerts
+        assert (parsed.problem, parsed.notes) == ("", "")
+        assert parsed.fingerprint == alertmanager.fingerprint(parsed.labels)
+        assert parsed.sender_fingerprint == kept
 
     def test_a_senders_fingerprint_that_equals_ours_is_not_stored_twice(self):
         own = read_one().fingerprint
-        (found,) = read(webhook(dict(alert(), fingerprint=own))).alerts
-        assert found.sender_fingerprint == ""
+        (parsed,) = read(webhook(dict(alert(), fingerprint=own))).alerts
+        assert parsed.sender_fingerprint == ""
 
 
 class TestIdentity:
@@ -188,14 +209,14 @@ class TestIdentity:
 
     def fingerprint(self, identity=Identity(), url="http://a:9093", **labels):
         body = json.dumps(webhook(alert(labels=labels), externalURL=url)).encode()
-        (found,) = parse(body, identity).alerts
-        return found.fingerprint
+        (parsed,) = parse(body, identity).alerts
+        return parsed.fingerprint
 
     def test_three_instances_under_one_fingerprint_of_a_relay_are_three_alerts(self):
         sent = [dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1d") for n in range(3)]
-        found = read(webhook(*sent)).alerts
-        assert len({one.fingerprint for one in found}) == 3
-        assert {one.sender_fingerprint for one in found} == {"3f1d"}
+        parsed_alerts = read(webhook(*sent)).alerts
+        assert len({parsed.fingerprint for parsed in parsed_alerts}) == 3
+        assert {parsed.sender_fingerprint for parsed in parsed_alerts} == {"3f1d"}
 
     def test_an_ignored_label_is_stored_but_not_part_of_the_identity(self):
         identity = Identity(frozenset({"pod", "absent"}))
@@ -235,10 +256,10 @@ class TestLimits:
 
     @pytest.mark.parametrize("name, value", [(1024, 16384), (1025, 1), (1, 16385)])
     def test_the_length_of_a_label(self, name, value):
-        found = read_one(labels={"n" * name: "x" * value})
-        assert bool(found.problem) == ((name, value) != (1024, 16384))
-        assert found.labels["n" * name] == "x" * value  # it is stored anyway
-        assert len(found.problem) < 200
+        parsed = read_one(labels={"n" * name: "x" * value})
+        assert bool(parsed.problem) == ((name, value) != (1024, 16384))
+        assert parsed.labels["n" * name] == "x" * value  # it is stored anyway
+        assert len(parsed.problem) < 200
 
     def test_annotations_are_limited_only_by_the_body(self):
         assert read_one(annotations={"text": "x" * 100000}).problem == ""
@@ -328,14 +349,14 @@ class TestRefusedRequest:
     @given(st.lists(json_values, max_size=5), json_values)
     def test_any_alerts_keep_their_positions(self, alerts, status):
         try:
-            found = parse(json.dumps({"alerts": alerts, "status": status}).encode())
+            notification = parse(json.dumps({"alerts": alerts, "status": status}).encode())
         except PayloadError as error:
             assert error.field == "body"
             return
-        assert [a.position for a in found.alerts] == list(range(len(alerts)))
-        for one in found.alerts:
-            assert one.problem or one.status in ("firing", "resolved")
-            assert all(isinstance(v, str) for v in one.labels.values())
+        assert [a.position for a in notification.alerts] == list(range(len(alerts)))
+        for parsed in notification.alerts:
+            assert parsed.problem or parsed.status in ("firing", "resolved")
+            assert all(isinstance(v, str) for v in parsed.labels.values())
 
 
 class TestMalformedAlert:
@@ -357,10 +378,10 @@ class TestMalformedAlert:
         ],
     )
     def test_a_malformed_alert_names_its_field(self, broken, problem):
-        found = read(webhook(alert(), broken, alert(name="Other"))).alerts
-        assert [bool(a.problem) for a in found] == [False, True, False]
-        assert found[1].problem.startswith(problem)
-        assert [a.position for a in found] == [0, 1, 2]
+        parsed_alerts = read(webhook(alert(), broken, alert(name="Other"))).alerts
+        assert [bool(a.problem) for a in parsed_alerts] == [False, True, False]
+        assert parsed_alerts[1].problem.startswith(problem)
+        assert [a.position for a in parsed_alerts] == [0, 1, 2]
 
     def test_a_malformed_alert_names_all_its_fields(self):
         problem = read_one(status="?", labels={"n": "x" * 20000}).problem
@@ -369,8 +390,8 @@ class TestMalformedAlert:
 
     @pytest.mark.parametrize("group_status", ["alerting", "", None, {}, 7])
     def test_an_alert_does_not_inherit_an_unknown_group_status(self, group_status):
-        found = read(webhook(alert(), alert(status=""), status=group_status))
-        assert [bool(a.problem) for a in found.alerts] == [False, True]
+        notification = read(webhook(alert(), alert(status=""), status=group_status))
+        assert [bool(a.problem) for a in notification.alerts] == [False, True]
 
 
 class TestTolerance:
@@ -381,26 +402,26 @@ class TestTolerance:
         [(8080, "8080"), (91.4, "91.4"), (True, "true"), (10**30, str(10**30)), ("", "")],
     )
     def test_numbers_and_booleans_are_read_as_text(self, value, text):
-        found = read_one(labels={"x": value}, annotations={"x": value})
-        assert (found.problem, found.notes) == ("", "")
-        assert (found.labels.get("x", ""), found.annotations["x"]) == (text, text)
+        parsed = read_one(labels={"x": value}, annotations={"x": value})
+        assert (parsed.problem, parsed.notes) == ("", "")
+        assert (parsed.labels.get("x", ""), parsed.annotations["x"]) == (text, text)
 
     @pytest.mark.parametrize("number", ["1e999", "-1E+400"])
     def test_a_number_out_of_range_is_read_as_it_was_written(self, number):
         body = b'{"alerts": [{"status": "firing", "labels": {"x": %s}}]}' % number.encode()
-        (found,) = alertmanager.parse(body).alerts
-        assert found.labels == {"x": number}
+        (parsed,) = alertmanager.parse(body).alerts
+        assert parsed.labels == {"x": number}
 
     def test_null_counts_as_absent(self):
-        found = read_one(labels={"x": None}, annotations={"x": None})
-        assert (found.problem, found.notes, found.annotations) == ("", "", {})
-        assert found.fingerprint == read_one().fingerprint
+        parsed = read_one(labels={"x": None}, annotations={"x": None})
+        assert (parsed.problem, parsed.notes, parsed.annotations) == ("", "", {})
+        assert parsed.fingerprint == read_one().fingerprint
 
     def test_lists_and_objects_are_kept_as_json_and_noted(self):
-        found = read_one(labels={"n": [1, None]}, annotations={"a\nb": {}})
-        assert found.problem == ""
-        assert (found.labels["n"], found.annotations["a\nb"]) == ("[1, null]", "{}")
-        assert found.notes == (
+        parsed = read_one(labels={"n": [1, None]}, annotations={"a\nb": {}})
+        assert parsed.problem == ""
+        assert (parsed.labels["n"], parsed.annotations["a\nb"]) == ("[1, null]", "{}")
+        assert parsed.notes == (
             "labels.n: not a text, kept as JSON; annotations.'a\\nb': not a text, kept as JSON"
         )
 
@@ -417,33 +438,33 @@ class TestTolerance:
         ],
     )
     def test_an_unreadable_field_counts_as_missing_and_is_noted(self, field, value, note):
-        found = read_one(**{field: value})
-        assert (found.problem, found.notes) == ("", note)
+        parsed = read_one(**{field: value})
+        assert (parsed.problem, parsed.notes) == ("", note)
         missing = {"startsAt": "starts_at", "endsAt": "ends_at", "generatorURL": "generator_url"}
-        assert not getattr(found, missing.get(field, field))
+        assert not getattr(parsed, missing.get(field, field))
 
     def test_the_notes_are_bounded(self):
-        found = read_one(startsAt="x" * 10**6, annotations={f"a{n}" * 99: [] for n in range(999)})
-        assert found.problem == ""
-        assert len(found.notes) == 1000
+        parsed = read_one(startsAt="x" * 10**6, annotations={f"a{n}" * 99: [] for n in range(999)})
+        assert parsed.problem == ""
+        assert len(parsed.notes) == 1000
 
     @pytest.mark.parametrize("status", ["Firing", "FIRING", " firing "])
     def test_the_case_of_a_status_does_not_matter(self, status):
-        found = read(webhook(alert(status=status), alert(status=""), status=status))
-        assert [(a.status, a.problem) for a in found.alerts] == [("firing", "")] * 2
-        assert found.group_status == "firing"
+        notification = read(webhook(alert(status=status), alert(status=""), status=status))
+        assert [(a.status, a.problem) for a in notification.alerts] == [("firing", "")] * 2
+        assert notification.group_status == "firing"
 
     def test_an_unknown_status_of_a_group_is_kept(self):
-        found = read(webhook(alert(), status="alerting"))
-        assert (found.group_status, found.alerts[0].problem) == ("alerting", "")
+        notification = read(webhook(alert(), status="alerting"))
+        assert (notification.group_status, notification.alerts[0].problem) == ("alerting", "")
 
     @pytest.mark.parametrize(
         "given, count",
         [("0", 0), ("3", 3), (3, 3), (-1, 0), (True, 0), (1.5, 0), (10**30, 0), ([], 0), ("x", 0)],
     )
     def test_the_number_of_truncated_alerts_may_be_text_or_unreadable(self, given, count):
-        found = read(webhook(alert(), truncatedAlerts=given))
-        assert (found.truncated_alerts, found.alerts[0].problem) == (count, "")
+        notification = read(webhook(alert(), truncatedAlerts=given))
+        assert (notification.truncated_alerts, notification.alerts[0].problem) == (count, "")
 
     @pytest.mark.parametrize("given, kept", [(5, "5"), ({}, ""), ([], ""), (None, "")])
     def test_a_receiver_of_another_type(self, given, kept):

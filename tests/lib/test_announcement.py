@@ -112,8 +112,8 @@ def test_an_announcement_without_credentials_is_read():
     """Release 0.2.0 does not send them, and RabbitMQ may keep its announcements for a long time."""
     sent = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
     del sent["credential"]
-    (found,) = announcement.unpack(announcement.VERSION, packed(json.dumps([sent])))
-    assert (found.request_id, found.credential) == (sent["request_id"], "")
+    (announced,) = announcement.unpack(announcement.VERSION, packed(json.dumps([sent])))
+    assert (announced.request_id, announced.credential) == (sent["request_id"], "")
 
 
 def test_a_truncated_batch_is_refused():

@@ -25,7 +25,7 @@ INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
 def has_secret(spec):
     """Return True if a key of the schema, or anything in it, is marked as secret."""
     nested = [spec.get("items", {}), *spec.get("properties", {}).values()]
-    return bool(spec.get("secret")) or any(has_secret(one) for one in nested if one)
+    return bool(spec.get("secret")) or any(has_secret(inner) for inner in nested if inner)
 
 
 def given_as(key, secret):
@@ -93,12 +93,12 @@ class TestSchema:
         assert set(properties) == {"name", "scope", *(kind.value for kind in Kind)}
 
     def test_the_example_is_accepted(self):
-        given = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
-        assert set(given) <= KEYS
+        settings = yaml.safe_load((ROOT / "poundcake.yaml.example").read_text())
+        assert set(settings) <= KEYS
         for name in config.SECRETS:
-            given.pop(name, None)
-        given["host"] = "127.0.0.1"
-        load(given)
+            settings.pop(name, None)
+        settings["host"] = "127.0.0.1"
+        load(settings)
 
 
 class TestUnknownKeys:
@@ -238,15 +238,15 @@ class TestSecrets:
     @pytest.mark.parametrize("key", ["database_url", "st2_api_key"])
     def test_a_reference_is_resolved(self, key, tmp_path):
         (tmp_path / "secret").write_text(" sqlite:////x \n")
-        found = load({key: f"file:{tmp_path}/secret"})
-        assert getattr(found, key) == "sqlite:////x"
-        assert found.literal_secrets == ()
+        loaded = load({key: f"file:{tmp_path}/secret"})
+        assert getattr(loaded, key) == "sqlite:////x"
+        assert loaded.literal_secrets == ()
 
     def test_each_entry_of_a_list_is_resolved(self, monkeypatch):
         monkeypatch.setenv("THE_TOKEN", "a-token-of-the-environment ")
-        found = load({"auth_tokens": ["env:THE_TOKEN", "a-literal-token-1"]})
-        assert found.auth_tokens == ("a-token-of-the-environment", "a-literal-token-1")
-        assert found.literal_secrets == ("auth_tokens",)
+        loaded = load({"auth_tokens": ["env:THE_TOKEN", "a-literal-token-1"]})
+        assert loaded.auth_tokens == ("a-token-of-the-environment", "a-literal-token-1")
+        assert loaded.literal_secrets == ("auth_tokens",)
 
     @pytest.mark.parametrize("key", config.SECRETS)
     def test_an_unresolvable_reference_names_the_key(self, key):
@@ -264,8 +264,8 @@ class TestSecrets:
         assert error.endswith(f"must be {right}, in lower case and without a space")
 
     def test_keys_that_are_not_needed_are_not_read(self):
-        given = {key: given_as(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
-        assert load({**given, "host": "0.0.0.0"}, config.CREDENTIAL_KEYS).all_credentials == ()
+        settings = {key: given_as(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
+        assert load({**settings, "host": "0.0.0.0"}, config.CREDENTIAL_KEYS).all_credentials == ()
 
     @pytest.mark.parametrize("key", sorted(KEYS - set(config.SECRETS)))
     def test_only_secrets_can_be_references(self, key, monkeypatch):
@@ -275,7 +275,7 @@ class TestSecrets:
                 assert getattr(load({key: "env:OTHER"}), key) != "/other"
 
     def test_literal_secrets_are_named(self):
-        found = load(
+        loaded = load(
             {
                 "auth_tokens": [LONG],
                 "basic_auth": "a:" + LONG,
@@ -284,10 +284,10 @@ class TestSecrets:
                 "database_url": "sqlite:////x",
             }
         )
-        assert sorted(found.literal_secrets) == sorted(config.SECRETS)
+        assert sorted(loaded.literal_secrets) == sorted(config.SECRETS)
 
     def test_no_secret_is_printed(self):
-        found = load(
+        loaded = load(
             {
                 "auth_tokens": ["hush-token-that-is-long"],
                 "basic_auth": "hush-user:hush-word-that-is-long",
@@ -297,7 +297,7 @@ class TestSecrets:
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
         )
-        for text in (repr(found), str(found), f"{found}"):
+        for text in (repr(loaded), str(loaded), f"{loaded}"):
             assert "hush" not in text
 
     @pytest.mark.parametrize("key", config.SECRETS)
@@ -318,9 +318,9 @@ class TestSecrets:
 
 class TestMonitoringServers:
     def test_the_defaults_of_an_entry(self):
-        (found,) = load({"alertmanagers": [{"url": "http://am-1.example:9093/"}]}).alertmanagers
-        assert (found.url, found.external_url) == ("http://am-1.example:9093",) * 2
-        assert (found.token, found.basic, found.ca_file) == ("", "", "")
+        (server,) = load({"alertmanagers": [{"url": "http://am-1.example:9093/"}]}).alertmanagers
+        assert (server.url, server.external_url) == ("http://am-1.example:9093",) * 2
+        assert (server.token, server.basic, server.ca_file) == ("", "", "")
 
     def test_each_key_of_an_entry(self, monkeypatch):
         monkeypatch.setenv("THE_TOKEN", "of-am-1")
@@ -331,13 +331,13 @@ class TestMonitoringServers:
             "ca_file": "/etc/ca.pem",
         }
         second = {"url": "https://am-2.example", "basic": "anna:word"}
-        found = load({"alertmanagers": [first, second]}).alertmanagers
-        assert (found[0].url, found[0].external_url) == (
+        servers = load({"alertmanagers": [first, second]}).alertmanagers
+        assert (servers[0].url, servers[0].external_url) == (
             "https://am-1.example/am",
             "http://alerts.example",
         )
-        assert (found[0].token, found[0].ca_file) == ("of-am-1", "/etc/ca.pem")
-        assert found[1].basic == "anna:word"
+        assert (servers[0].token, servers[0].ca_file) == ("of-am-1", "/etc/ca.pem")
+        assert servers[1].basic == "anna:word"
 
     @pytest.mark.parametrize("key", config.MONITORING_KEYS)
     @pytest.mark.parametrize(
@@ -415,13 +415,15 @@ class TestCredentials:
 
     def test_every_form_of_a_credential(self, tmp_path):
         (tmp_path / "secret").write_text("the-secret-of-grafana\n")
-        given = [
+        entries = [
             {"name": "am", "scope": "post", "token": LONG},
             {"name": "on-call.2", "scope": "both", "basic": "on-call:" + LONG},
             {"name": "grafana", "scope": "post", "hmac_sha256": f"file:{tmp_path}/secret"},
         ]
-        found = load({"credentials": given, "auth_tokens": [LONG, LONG], "basic_auth": "u:" + LONG})
-        assert found.all_credentials == (
+        loaded = load(
+            {"credentials": entries, "auth_tokens": [LONG, LONG], "basic_auth": "u:" + LONG}
+        )
+        assert loaded.all_credentials == (
             Credential("auth_tokens[1]", Scope.BOTH, Kind.TOKEN, LONG),
             Credential("auth_tokens[2]", Scope.BOTH, Kind.TOKEN, LONG),
             Credential("basic_auth", Scope.BOTH, Kind.BASIC, "u:" + LONG),
@@ -429,7 +431,7 @@ class TestCredentials:
             Credential("on-call.2", Scope.BOTH, Kind.BASIC, "on-call:" + LONG),
             Credential("grafana", Scope.POST, Kind.HMAC, "the-secret-of-grafana"),
         )
-        assert found.authentication == ["bearer", "basic", "hmac"]
+        assert loaded.authentication == ["bearer", "basic", "hmac"]
 
     @pytest.mark.parametrize(
         "entry, error",
@@ -471,9 +473,9 @@ class TestCredentials:
         ],
     )
     def test_an_unusable_entry_is_named(self, entry, error):
-        one = {"name": "one", "scope": "both", "token": LONG + "-1"}
-        two = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
-        found = error_of(credentials=[one, two])
+        first = {"name": "one", "scope": "both", "token": LONG + "-1"}
+        second = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
+        found = error_of(credentials=[first, second])
         assert found.startswith("credentials: " + error)
         assert LONG not in found
 
@@ -547,10 +549,10 @@ class TestLoopback:
 
 class TestDerivedValues:
     def test_paths_and_urls(self):
-        found = load({"state_dir": "/x", "port": 81})
-        assert found.journal_path == "/x/journal.sqlite"
-        assert found.tracking_url == "sqlite:////x/tracking.sqlite"
-        assert found.endpoint == "http://127.0.0.1:81"
+        loaded = load({"state_dir": "/x", "port": 81})
+        assert loaded.journal_path == "/x/journal.sqlite"
+        assert loaded.tracking_url == "sqlite:////x/tracking.sqlite"
+        assert loaded.endpoint == "http://127.0.0.1:81"
         assert load({"endpoint_url": "https://e/"}).endpoint == "https://e"
         assert load({"database_url": "sqlite:////y"}).tracking_url == "sqlite:////y"
         assert os.path.isabs(Config().state_dir)
@@ -559,10 +561,10 @@ class TestDerivedValues:
         url = "mysql+pymysql://u:hush-word@h/d"
         (tmp_path / "url").write_text(url + "\n")
         monkeypatch.setenv("OTHER_URL", url)
-        found = load({"state_dir": "/x", "database_url": "sqlite:////y"})
+        loaded = load({"state_dir": "/x", "database_url": "sqlite:////y"})
         for value in (url, f"file:{tmp_path / 'url'}", "env:OTHER_URL"):
-            assert found.other_tracking_url("copy_to", value) == url
-        assert found.other_tracking_url("copy_to", " sqlite ") == "sqlite:////x/tracking.sqlite"
+            assert loaded.other_tracking_url("copy_to", value) == url
+        assert loaded.other_tracking_url("copy_to", " sqlite ") == "sqlite:////x/tracking.sqlite"
 
     @pytest.mark.parametrize(
         "value, reason",

@@ -78,27 +78,27 @@ def test_health_and_status(start):
 @pytest.mark.parametrize("request_id", [UNKNOWN, "nothing", "../../health", "a/b?c"])
 def test_an_unknown_request(start, request_id):
     running = start().ready()
-    found = endpoint_client.status(load({"port": running.port}), request_id)
-    assert isinstance(found, Refused) and found.status == 404
+    result = endpoint_client.status(load({"port": running.port}), request_id)
+    assert isinstance(result, Refused) and result.status == 404
 
 
 def test_degraded_health_is_a_valid_answer(start, tmp_path):
     (tmp_path / "in-the-way").write_text("")
     running = start(state_dir=str(tmp_path / "in-the-way" / "state")).ready(journal=False)
-    found = endpoint_client.health(load({"port": running.port}))
-    assert isinstance(found, Answered)
-    assert found.document["status"] == "unavailable"
+    health = endpoint_client.health(load({"port": running.port}))
+    assert isinstance(health, Answered)
+    assert health.document["status"] == "unavailable"
 
 
 def test_wrong_credentials_are_not_reported_as_no_answer(start):
     running = start(auth_tokens=["the-token-in-use"])
     running.ready()
     wrong = load({"port": running.port, "auth_tokens": ["a-wrong-token-01"]})
-    for found in (endpoint_client.health(wrong), endpoint_client.status(wrong, UNKNOWN)):
-        assert isinstance(found, Refused) and found.status == 401
-        assert str(found).startswith(f"http://127.0.0.1:{running.port} answered 401")
-        assert "credentials" in str(found) and "endpoint_url" in str(found)
-        assert "wrong" not in str(found)
+    for result in (endpoint_client.health(wrong), endpoint_client.status(wrong, UNKNOWN)):
+        assert isinstance(result, Refused) and result.status == 401
+        assert str(result).startswith(f"http://127.0.0.1:{running.port} answered 401")
+        assert "credentials" in str(result) and "endpoint_url" in str(result)
+        assert "wrong" not in str(result)
 
 
 @pytest.mark.parametrize(
@@ -119,29 +119,29 @@ def test_wrong_credentials_are_not_reported_as_no_answer(start):
 )
 def test_a_response_from_another_server_is_not_an_answer(impostor, status, body):
     config = impostor(status, body)
-    for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
-        assert isinstance(found, Refused) and found.status == status
-        assert f"answered {status}" in str(found)
+    for result in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
+        assert isinstance(result, Refused) and result.status == status
+        assert f"answered {status}" in str(result)
 
 
 def test_no_redirect_is_followed(impostor):
     elsewhere = impostor(200, json.dumps({"components": {}}).encode())
-    found = endpoint_client.health(impostor(302, b"", Location=elsewhere.endpoint_url))
-    assert isinstance(found, Refused) and found.status == 302
+    health = endpoint_client.health(impostor(302, b"", Location=elsewhere.endpoint_url))
+    assert isinstance(health, Refused) and health.status == 302
 
 
 def test_an_unreachable_server():
     port = services.free_port()
     config = load({"port": port})
-    for found in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
-        assert found == Unreachable(f"http://127.0.0.1:{port}", "Connection refused")
-        assert str(found).startswith(f"no answer from http://127.0.0.1:{port}")
+    for health in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
+        assert health == Unreachable(f"http://127.0.0.1:{port}", "Connection refused")
+        assert str(health).startswith(f"no answer from http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("url", ["http://nosuch.invalid", "http://127.0.0.1:99999"])
 def test_an_unreachable_url(url):
-    found = endpoint_client.health(Config(endpoint_url=url))
-    assert isinstance(found, Unreachable) and found.reason
+    health = endpoint_client.health(Config(endpoint_url=url))
+    assert isinstance(health, Unreachable) and health.reason
 
 
 def test_no_proxy_is_used(start, monkeypatch):
@@ -162,13 +162,13 @@ class TestCertificate:
         config = load(running.config)
         wait_for(lambda: isinstance(endpoint_client.health(config), Answered))
         other, _ = authority.issue("other")
-        found = endpoint_client.health(load(dict(running.config, tls_certificate=other)))
-        assert isinstance(found, Unreachable)
+        health = endpoint_client.health(load(dict(running.config, tls_certificate=other)))
+        assert isinstance(health, Unreachable)
 
     def test_one_that_cannot_be_read(self, tmp_path):
         missing, empty = tmp_path / "missing", tmp_path / "empty"
         empty.write_text("")
         for path in (missing, empty):
-            found = endpoint_client.health(Config(tls_certificate=str(path)))
-            assert isinstance(found, Unreachable)
+            health = endpoint_client.health(Config(tls_certificate=str(path)))
+            assert isinstance(health, Unreachable)
         assert str(missing) in endpoint_client.health(Config(tls_certificate=str(missing))).reason

@@ -130,11 +130,11 @@ def test_a_hostile_instance_yields_no_host(instance):
 
 @given(st.text(alphabet="ab1.:-_[]%$(){}<>;|& \n'\"/\\@", max_size=20) | st.text(max_size=30))
 def test_a_host_is_always_safe_as_an_argument_of_a_command(instance):
-    found = host_and_port(instance)
-    if found is not None:
-        assert not found.host.startswith("-")
-        assert all(c.isascii() and (c.isalnum() or c in "._-:") for c in found.host)
-        assert 0 <= found.port <= 65535
+    parsed = host_and_port(instance)
+    if parsed is not None:
+        assert not parsed.host.startswith("-")
+        assert all(c.isascii() and (c.isalnum() or c in "._-:") for c in parsed.host)
+        assert 0 <= parsed.port <= 65535
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_a_host_has_neither_port_nor_brackets_nor_scope(text):
 
 @given(st.text(alphabet="aB1.:-_[]/x", max_size=20))
 def test_a_canonical_host_is_its_own_canonical_form(text):
-    found = host_and_port(text)
-    if found is not None:
-        assert canonical_host(found.host) == found.host
-        assert host_and_port(found.bracketed_host) == HostPort(found.host)
+    parsed = host_and_port(text)
+    if parsed is not None:
+        assert canonical_host(parsed.host) == parsed.host
+        assert host_and_port(parsed.bracketed_host) == HostPort(parsed.host)
 
 
 def test_labels_without_a_host_yield_an_empty_string():

@@ -106,18 +106,20 @@ class Amtool:
 
     def matches(self, labels):
         """Return True if the matcher that was checked last matches the labels."""
-        given = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
-        code, output = self.run("config", "routes", "test", f"--config.file={self.file}", *given)
+        arguments = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
+        code, output = self.run(
+            "config", "routes", "test", f"--config.file={self.file}", *arguments
+        )
         assert code == 0, output
         return output.strip() == "found"
 
 
 def test_alertmanager_agrees(tmp_path):
     amtool = Amtool(tmp_path)
-    found = []
+    results = []
     for text, _ in TABLE:
-        found.append((text, amtool.matches(LABELS) if amtool.accepts(text) else None))
-    assert found == TABLE
+        results.append((text, amtool.matches(LABELS) if amtool.accepts(text) else None))
+    assert results == TABLE
 
 
 # Alertmanager 0.27 and newer; older releases, such as Debian's, do not have this syntax.
@@ -176,5 +178,5 @@ def test_a_regular_expression_is_not_compared_with_a_label_of_any_length():
     ],
 )
 def test_matchers_that_no_alert_fulfils(text, pair):
-    found = find_contradiction(parse_matchers(text))
-    assert (found and [str(matcher) for matcher in found]) == pair
+    contradiction = find_contradiction(parse_matchers(text))
+    assert (contradiction and [str(matcher) for matcher in contradiction]) == pair

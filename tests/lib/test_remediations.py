@@ -33,15 +33,15 @@ def acting(**keys):
 
 def read(*entries):
     """Return the entries, all of which must be valid."""
-    found, errors = read_remediations(list(entries))
+    remediations, errors = read_remediations(list(entries))
     assert errors == ()
-    return found
+    return remediations
 
 
 def error_of(given):
     """Return the error of an entry, without its beginning."""
-    found, (error,) = read_remediations([given])
-    assert found == ()
+    remediations, (error,) = read_remediations([given])
+    assert remediations == ()
     beginning, _, rest = error.partition(": ")
     assert beginning.startswith("remediations, entry 1")
     return rest
@@ -49,7 +49,7 @@ def error_of(given):
 
 class TestKeys:
     def test_every_key(self):
-        given = {
+        keys = {
             "name": "scale-api",
             "match": ['alertname="ApiSaturated"', "cluster!="],
             "mode": "ask",
@@ -65,24 +65,33 @@ class TestKeys:
             "target": ["cluster", "namespace"],
             "evidence": ["mypack.snapshot"],
         }
-        assert set(given) == set(KEYS)
-        (found,) = read(given)
-        assert found.mode is Mode.ASK
-        assert found.approvers == ("anna", "ben")
-        assert (found.action, found.host_parameter) == ("mypack.scale", "node")
-        assert found.check == ("alert", "tcp:22", "action:mypack.look")
-        assert found.per == Per("rack", 2, 5)
-        assert (found.wait, found.verify, found.only_if) == (900, "expression", "count(up) > 1")
-        assert found.target == ("cluster", "namespace")
-        assert found.evidence == ("mypack.snapshot",)
-        again = found.as_dict()
-        assert again == {**given, "match": ['alertname="ApiSaturated"', 'cluster!=""']}
+        assert set(keys) == set(KEYS)
+        (remediation,) = read(keys)
+        assert remediation.mode is Mode.ASK
+        assert remediation.approvers == ("anna", "ben")
+        assert (remediation.action, remediation.host_parameter) == ("mypack.scale", "node")
+        assert remediation.check == ("alert", "tcp:22", "action:mypack.look")
+        assert remediation.per == Per("rack", 2, 5)
+        assert (remediation.wait, remediation.verify, remediation.only_if) == (
+            900,
+            "expression",
+            "count(up) > 1",
+        )
+        assert remediation.target == ("cluster", "namespace")
+        assert remediation.evidence == ("mypack.snapshot",)
+        again = remediation.as_dict()
+        assert again == {**keys, "match": ['alertname="ApiSaturated"', 'cluster!=""']}
 
     def test_the_defaults(self):
-        (found,) = read(entry())
-        assert (found.approvers, found.action, found.parameters) == ((), "", {})
-        assert (found.check, found.only_if, found.per, found.verify) == ((), "", None, "")
-        assert (found.wait, found.target, found.evidence) == (None, (), ())
+        (remediation,) = read(entry())
+        assert (remediation.approvers, remediation.action, remediation.parameters) == ((), "", {})
+        assert (remediation.check, remediation.only_if, remediation.per, remediation.verify) == (
+            (),
+            "",
+            None,
+            "",
+        )
+        assert (remediation.wait, remediation.target, remediation.evidence) == (None, (), ())
 
     def test_the_action_gets_the_host_unless_labels_name_the_target(self):
         assert read(acting())[0].host_parameter == "host"
@@ -93,8 +102,8 @@ class TestKeys:
         assert read(acting(check=None, wait=None)) == read(acting())
 
     def test_one_matcher_entry_may_contain_several(self):
-        (found,) = read(entry(match=['{alertname="A", rack!=""}']))
-        assert [str(matcher) for matcher in found.match] == ['alertname="A"', 'rack!=""']
+        (remediation,) = read(entry(match=['{alertname="A", rack!=""}']))
+        assert [str(matcher) for matcher in remediation.match] == ['alertname="A"', 'rack!=""']
 
 
 class TestErrors:
@@ -105,14 +114,14 @@ class TestErrors:
             (entry(aproval=["x"]), "key 'aproval' is unknown; did you mean 'approvers'?"),
             (entry(parameters={}), "key 'parameters' is unknown; did you mean 'with'?"),
             (entry(xyzzy=1), "key 'xyzzy' is unknown; the keys are name, match, mode, approvers"),
-            (entry("Nginx"), "name: must have lower-case letters"),
-            (entry("x" * 65), "name: must have lower-case letters"),
+            (entry("Nginx"), "name: must consist of lower-case"),
+            (entry("x" * 65), "name: must consist of lower-case"),
             ({"match": ["a=b"], "mode": "live"}, "name: is missing; write name: my-remediation"),
             ({"name": "x", "mode": "live"}, "match: is missing; write match: ['alertname"),
             ({"name": "x", "match": ["a=b"]}, "mode: is missing; write mode: evidence, dry_run"),
             (entry(match=[]), "match: must not be empty; to match every alert, write ['alertname"),
             (entry(match='a="b"'), "match: must be a list of matchers, such as ['alertname"),
-            (entry(match=[{"a": "b"}]), "match: must be a list of texts, but has a dict"),
+            (entry(match=[{"a": "b"}]), "match: must be a list of strings, but contains a dict"),
             (entry(match=["a"]), "match: a is not a matcher: write it as name="),
             (entry(match=['a=~"(?=b)"']), "match: the regular expression (?=b) has (?=b, which"),
             (
@@ -164,8 +173,8 @@ class TestErrors:
             (acting(check=["tcp:0"]), "check: tcp:0 must have the form tcp:22, with a port from"),
             (acting(check=["alert:x"]), "check: alert:x must have the form alert"),
             (acting(check=["service"]), "check: service must have the form service:NAME"),
-            (acting(verify=["alert"]), "verify: must be a text, but is a list"),
-            (acting(only_if=True), "only_if: must be a text, but is True"),
+            (acting(verify=["alert"]), "verify: must be a string, but is a list"),
+            (acting(only_if=True), "only_if: must be a string, but is True"),
             (acting(per="rack"), "per: must be a mapping such as {label: rack"),
             (acting(per={"label": "rack", "max": 1}), "per: key 'max' is unknown; the keys are"),
             (acting(per={"label": "rack", "storm": 0}), "per: must be a whole number from 1 to"),
@@ -179,10 +188,10 @@ class TestErrors:
         assert error_of(given).startswith(error)
 
     def test_an_error_names_the_entry_and_the_others_stay_in_force(self):
-        found, errors = read_remediations(
+        remediations, errors = read_remediations(
             [entry("one"), entry("nginx", aproval=1), entry("Two"), entry("three"), entry("one")]
         )
-        assert [one.name for one in found] == ["one", "three"]
+        assert [remediation.name for remediation in remediations] == ["one", "three"]
         assert [error.partition(": ")[0] for error in errors] == [
             "remediations, entry 2 (nginx)",
             "remediations, entry 3",
@@ -192,14 +201,14 @@ class TestErrors:
 
     def test_a_fixed_command_may_contain_quotes(self):
         command = "find /var/log -name '*.gz' -mtime +7 -exec rm \"{}\" \\;"
-        (found,) = read(acting(action="core.remote", **{"with": {"cmd": command}}))
-        assert make_inert(found.resolve(DISK)) == {"cmd": command}
+        (remediation,) = read(acting(action="core.remote", **{"with": {"cmd": command}}))
+        assert make_inert(remediation.resolve(DISK)) == {"cmd": command}
 
 
 class TestConfiguration:
     def test_the_valid_entries_and_the_errors(self):
         config = load({"remediations": [entry("one"), 5]})
-        assert [one.name for one in config.remediations] == ["one"]
+        assert [remediation.name for remediation in config.remediations] == ["one"]
         assert config.remediation_errors == (
             "remediations, entry 2: must be a mapping with name, match and mode",
         )
@@ -244,7 +253,7 @@ class TestMatching:
             entry("var", match=["alertname=DiskFull"]),
         )
         assert [str(miss) for miss in nearest_misses(entries, {**DISK, "team": "web"})] == [
-            "rack (rack is missing, wants any)",
+            "rack (rack is missing, wants any value)",
             "nginx (alertname differs; service is missing, wants =~nginx|app-.*)",
             "var-log (alertname differs; mountpoint is /var, wants /var/log)",
         ]
@@ -261,8 +270,8 @@ class TestModes:
 
 class TestParameters:
     def resolved(self, labels, **parameters):
-        (found,) = read(acting(**{"with": parameters}))
-        return found.resolve(labels)
+        (remediation,) = read(acting(**{"with": parameters}))
+        return remediation.resolve(labels)
 
     def test_labels_replace_whole_values_at_any_depth(self):
         labels = {"mountpoint": "/var/log", "app.kubernetes.io/name": "shop", "n": "3"}
@@ -341,8 +350,8 @@ class TestExamples:
     def test_each_example_is_valid_and_matches_its_alert_only(self, name):
         config = load(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
         assert config.remediation_errors == ()
-        (found,) = config.remediations
-        assert first_match(config.remediations, EXAMPLES[name]) is found
-        found.resolve(EXAMPLES[name])
+        (remediation,) = config.remediations
+        assert first_match(config.remediations, EXAMPLES[name]) is remediation
+        remediation.resolve(EXAMPLES[name])
         others = [labels for other, labels in EXAMPLES.items() if other != name]
-        assert [labels for labels in others if found.matches(labels)] == []
+        assert [labels for labels in others if remediation.matches(labels)] == []

@@ -22,5 +22,5 @@ def test_a_derived_id_depends_on_the_request_and_the_discriminator():
         for other in ("a", "b")
     ]
     assert len(set(derived)) == 8
-    assert all(str(uuid.UUID(found)) == found for found in derived)
+    assert all(str(uuid.UUID(derived_id)) == derived_id for derived_id in derived)
     assert collision_id(ID, "a") == derived[0]

@@ -52,7 +52,7 @@ def record(engine, *alerts, config=None, **more):
 def record_execution(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
     """Add an execution that claimed the episode and ended."""
     claims.link(engine, request_id, episode, workflow, execution)
-    found = {
+    fields = {
         "id": execution,
         "status": "succeeded",
         "start_timestamp": iso(later(10)),
@@ -68,9 +68,9 @@ def record_execution(engine, request_id, episode, execution="e1", workflow=WORKF
             }
         },
     }
-    found.update(more)
+    fields.update(more)
     with database.transaction(engine) as connection:
-        write_execution(connection, Execution.parse(found), NOON)
+        write_execution(connection, Execution.parse(fields), NOON)
 
 
 def do_not_sync(engine):
@@ -81,28 +81,28 @@ def do_not_sync(engine):
 
 def in_parallel(count, work):
     """Run work() in several threads at once, and return what each returned or raised."""
-    start, found = threading.Barrier(count), [None] * count
+    start, results = threading.Barrier(count), [None] * count
 
     def run(index):
         start.wait()
         try:
-            found[index] = work(index)
+            results[index] = work(index)
         except Exception as error:
-            found[index] = error
+            results[index] = error
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    return found
+    return results
 
 
 def view(engine, function, *args, **query):
     with database.reading(engine) as connection:
-        found = function(connection, *args, **query)
-    json.dumps(found)  # the HTTP route must be able to serialize it
-    return found
+        answer = function(connection, *args, **query)
+    json.dumps(answer)  # the HTTP route must be able to serialize it
+    return answer
 
 
 def pages(engine, function, *args, filters=Filters(), **query):

@@ -122,12 +122,12 @@ class Stack:
 
     def listed(self, path, **query):
         """Return all pages of a list."""
-        found = []
+        items = []
         while True:
-            page = self.api(path, limit=PAGE, offset=len(found), **query)
-            found += page
+            page = self.api(path, limit=PAGE, offset=len(items), **query)
+            items += page
             if len(page) < PAGE:
-                return found
+                return items
 
     def execute(self, ref, **parameters):
         """Run an action, wait for its end, and return its execution."""
@@ -149,8 +149,8 @@ class Stack:
 
     def done(self, note, action="poundcake_scenarios.work"):
         """Return the executions of the scenarios' action with this note."""
-        found = self.listed("/executions", action=action, timestamp_gt=self.began)
-        return [e for e in found if e["parameters"].get("note") == note]
+        executions = self.listed("/executions", action=action, timestamp_gt=self.began)
+        return [e for e in executions if e["parameters"].get("note") == note]
 
     def fill(self, seconds):
         """Occupy all workflow slots of the action runner for some seconds.
@@ -195,8 +195,8 @@ class Stack:
         if self._engine is None:
             self._engine = sqlalchemy.create_engine(self._database)
         with self._engine.connect() as connection:
-            found = connection.execute(sqlalchemy.text(statement), values)
-            return [dict(row) for row in found.mappings()]
+            result = connection.execute(sqlalchemy.text(statement), values)
+            return [dict(row) for row in result.mappings()]
 
     def write(self, statement, **values):
         """Change the tracking tables, without the pack's code. Not for a live StackStorm."""
@@ -208,8 +208,8 @@ class Stack:
 
     def log(self, after=None):
         """Return the logs, or only the part after a position that wait_until_logged() returned."""
-        said = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
-        return b"\n".join(said).decode("utf-8", "replace")
+        logged = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
+        return b"\n".join(logged).decode("utf-8", "replace")
 
     def wait_until_logged(self, text):
         """Wait until a text that a test caused is fully logged, and return the log position."""

@@ -52,8 +52,8 @@ class Movable:
         engine = sqlalchemy.create_engine(self.other)
         try:
             with engine.connect() as connection:
-                found = connection.execute(sqlalchemy.text(statement), values)
-                return [dict(row) for row in found.mappings()]
+                result = connection.execute(sqlalchemy.text(statement), values)
+                return [dict(row) for row in result.mappings()]
         finally:
             engine.dispose()
 
@@ -126,8 +126,10 @@ def test_the_trail_moves_under_load(movable):
     for row in admitted:
         # A workflow that started while nothing could be claimed has failed after 45 s; its alert
         # is emitted again a minute later.
-        found = stack.wait_until(lambda e=row["episode"]: stack.done(e), timeout=CATCH_UP_SECONDS)
-        assert len(found) == 1, row
+        executions = stack.wait_until(
+            lambda e=row["episode"]: stack.done(e), timeout=CATCH_UP_SECONDS
+        )
+        assert len(executions) == 1, row
     stack.completed(load.accepted[-1])
     assert {len(stack.done(row["episode"])) for row in admitted} == {1}
 

@@ -66,8 +66,8 @@ def test_a_registered_change_takes_effect_within_thirty_seconds(registered):
 
     differences = stack.run("poundcake.health")["configuration"]["differences"]
     assert differences in ({}, {name: {"endpoint": before, "actions": value}})
-    found = registered.configuration(lambda c: c["in_force"][name] == value)
-    assert found["problem"] == ""
+    configuration = registered.configuration(lambda c: c["in_force"][name] == value)
+    assert configuration["problem"] == ""
     assert stack.run("poundcake.health")["configuration"]["differences"] == {}
     assert stack.get("/health").json()["status"] == "ok"
     if not stack.live:
@@ -78,9 +78,9 @@ def test_a_registered_change_takes_effect_within_thirty_seconds(registered):
 def test_a_misspelt_key_keeps_the_previous_configuration_and_is_named(registered):
     stack = registered.stack
     registered.change(allowed_host=["web-1"], not_cleared_minutes=18)
-    found = registered.configuration(lambda c: c["problem"])
-    assert "unknown key allowed_host; did you mean allowed_hosts?" in found["problem"]
-    assert found["in_force"]["not_cleared_minutes"] != 18
+    configuration = registered.configuration(lambda c: c["problem"])
+    assert "unknown key allowed_host; did you mean allowed_hosts?" in configuration["problem"]
+    assert configuration["in_force"]["not_cleared_minutes"] != 18
     assert stack.get("/health").json()["status"] == "degraded"
     refused = stack.execute("poundcake.alerts_active")
     assert refused["status"] == "failed"

@@ -17,8 +17,8 @@ PATHS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "
 
 
 def test_an_unknown_path_is_answered_with_the_routes_that_exist(stack):
-    found = problem(stack.get("/webhooks"), 404)
-    assert "POST /api/v1/webhook" in found["detail"]
+    details = problem(stack.get("/webhooks"), 404)
+    assert "POST /api/v1/webhook" in details["detail"]
 
 
 def test_a_wrong_method_is_answered_with_the_right_one(stack):
@@ -49,10 +49,10 @@ def test_limits_and_offsets_are_bounded_and_unknown_filters_are_named(stack, pat
         {"offset": 10**20},
         {"colour": "red"},
     ):
-        found = problem(stack.get(path, **query), 400)
+        details = problem(stack.get(path, **query), 400)
         (parameter,) = query
-        assert found["field"] == parameter
-        assert parameter in found["detail"]
+        assert details["field"] == parameter
+        assert parameter in details["detail"]
 
 
 def test_health_names_every_component(stack):
@@ -112,8 +112,8 @@ def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
         request_id = answer.json()["request_id"]
 
         def health():
-            found = stack.get("/health")
-            return dict(found.json(), code=found.status_code)
+            details = stack.get("/health")
+            return dict(details.json(), code=details.status_code)
 
         down = stack.wait_until(health, lambda h: h["components"]["database"]["state"] == "down")
         assert (down["status"], down["code"]) == ("degraded", 200)
@@ -123,8 +123,8 @@ def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
         trail = stack.trail(request_id)
         assert trail["status"] in ("accepted", "announced")
         assert trail["blocked_by"].startswith("database: ")
-        found = problem(stack.get("/alerts/active"), 503)
-        assert "webhooks are still accepted" in found["detail"]
+        details = problem(stack.get("/alerts/active"), 503)
+        assert "webhooks are still accepted" in details["detail"]
     finally:
         stack.mariadb.start()
 
@@ -156,13 +156,13 @@ def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded,
     firing = alert("ScenarioUnmatched")
     answer = guarded.post(notification(firing), headers, token=False)
 
-    found = problem(answer, 401)
+    details = problem(answer, 401)
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="poundcake"'
     assert guarded.token not in answer.text
-    for path in (*PATHS, "/status/" + found["request_id"]):
+    for path in (*PATHS, "/status/" + details["request_id"]):
         assert guarded.get(path, headers, token=False).status_code == 401
     assert guarded.active(name_of(firing)) == []
-    assert guarded.get("/status/" + found["request_id"]).status_code == 404
+    assert guarded.get("/status/" + details["request_id"]).status_code == 404
     # The liveness check needs no token.
     assert guarded.get("/health/live", token=False).status_code == 200
 
@@ -233,6 +233,6 @@ def test_each_of_a_hundred_simultaneous_requests_has_an_id_and_a_trace(stack):
         return waiting
 
     stack.wait_until(without_a_trace, lambda left: not left, timeout=180)
-    found = stack.get("/alerts/active", alert_name=name, limit=1000).json()
-    assert found["count"] == 100
-    assert {a["request_id"] for a in found["active_alerts"]} == request_ids
+    incidents = stack.get("/alerts/active", alert_name=name, limit=1000).json()
+    assert incidents["count"] == 100
+    assert {a["request_id"] for a in incidents["active_alerts"]} == request_ids

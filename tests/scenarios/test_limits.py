@@ -74,15 +74,15 @@ def decisions(stack, request_id, count, timeout=PATIENCE):
 
 def done(stack, trail):
     """Return the executions of the changing action for the alerts of a request."""
-    return [e for one in trail["alerts"] for e in stack.done(one["episode"])]
+    return [e for shown in trail["alerts"] for e in stack.done(shown["episode"])]
 
 
 def test_nothing_is_changed_during_a_storm(limited):
     stack = limited(storm_limit=5)
     request_id = fire(stack, "ScenarioWrapped", STORM)
-    trail, found = decisions(stack, request_id, STORM)
-    assert {change["refusal"] for change in found} == {"storm"}
-    assert "storm_limit is 5" in found[0]["reason"]
+    trail, changes = decisions(stack, request_id, STORM)
+    assert {change["refusal"] for change in changes} == {"storm"}
+    assert "storm_limit is 5" in changes[0]["reason"]
     assert done(stack, trail) == []
     ran = stack.completed(request_id)["stackstorm_executions"]
     assert {(e["status"], e["stage"], e["mutated"]) for e in ran} == {
@@ -94,9 +94,9 @@ def test_nothing_is_changed_during_a_storm(limited):
 def test_fifty_hosts_down_at_once_are_changed_up_to_the_limits(limited):
     stack = limited(max_in_flight=3, max_changes_per_remediation_per_hour=5)
     request_id = fire(stack, "ScenarioWrapped", MANY)
-    trail, found = decisions(stack, request_id, MANY)
-    changed = [change for change in found if "refusal" not in change]
-    refused = [change for change in found if "refusal" in change]
+    trail, changes = decisions(stack, request_id, MANY)
+    changed = [change for change in changes if "refusal" not in change]
+    refused = [change for change in changes if "refusal" in change]
     assert 1 <= len(changed) <= 5
     assert len(done(stack, trail)) == len(changed)
     assert {change["refusal"] for change in refused} <= {"site_in_flight", "hourly_limit"}
@@ -114,9 +114,9 @@ def test_nothing_is_changed_while_changes_are_paused(limited):
     stack.run("poundcake.pause", reason="maintenance of rack 12", minutes=30)
     try:
         request_id = fire(stack, "ScenarioWrapped", 1)
-        trail, (found,) = decisions(stack, request_id, 1)
-        assert (found["result"], found["refusal"]) == ("refused", "paused")
-        assert "maintenance of rack 12" in found["reason"]
+        trail, (change,) = decisions(stack, request_id, 1)
+        assert (change["result"], change["refusal"]) == ("refused", "paused")
+        assert "maintenance of rack 12" in change["reason"]
         assert done(stack, trail) == []
         instance = trail["alerts"][0]["instance"]
         for shown in (
@@ -133,8 +133,8 @@ def test_nothing_is_changed_while_changes_are_paused(limited):
     finally:
         assert stack.run("poundcake.resume")["resumed"] is True
     request_id = fire(stack, "ScenarioWrapped", 1)
-    trail, (found,) = decisions(stack, request_id, 1)
-    assert found["result"] == "succeeded"
+    trail, (change,) = decisions(stack, request_id, 1)
+    assert change["result"] == "succeeded"
     assert len(done(stack, trail)) == 1
     assert "PAUSED" not in stack.run("poundcake.alerts_active", format="text")
 
@@ -142,9 +142,9 @@ def test_nothing_is_changed_while_changes_are_paused(limited):
 def test_an_incident_is_changed_only_after_it_has_settled(limited):
     stack = limited(settle_seconds=8)
     request_id = fire(stack, "ScenarioWrapped", 1)
-    trail, (found,) = decisions(stack, request_id, 1)
-    assert found["result"] == "succeeded"
-    received_at, decided_at = trail["received_at"], found["decided_at"]
+    trail, (change,) = decisions(stack, request_id, 1)
+    assert change["result"] == "succeeded"
+    received_at, decided_at = trail["received_at"], change["decided_at"]
     waited = parse_timestamp(decided_at) - parse_timestamp(received_at)
     assert waited.total_seconds() >= 8
     assert len(done(stack, trail)) == 1
@@ -157,8 +157,8 @@ def test_an_alert_that_is_resolved_while_it_settles_is_not_changed(limited):
     request_id = stack.accepted(notification(firing))
     stack.trail_when(request_id, lambda t: t["stackstorm_executions"])
     stack.recorded(stack.accepted(notification(resolved(firing))))
-    trail, (found,) = decisions(stack, request_id, 1)
-    assert found["refusal"] == "incident_ended"
+    trail, (change,) = decisions(stack, request_id, 1)
+    assert change["refusal"] == "incident_ended"
     assert done(stack, trail) == []
 
 
@@ -167,11 +167,11 @@ def test_a_failing_remediation_stops_until_it_is_released(limited):
     if stack.live:
         pytest.skip("live: no known host there is silent")
     for _ in range(2):
-        _, (found,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
-        assert found["result"] == "not_verified"
-    _, (found,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
-    assert found["refusal"] == "breaker"
-    assert f"poundcake.release remediation={WORK}" in found["reason"]
+        _, (change,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
+        assert change["result"] == "not_verified"
+    _, (change,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
+    assert change["refusal"] == "breaker"
+    assert f"poundcake.release remediation={WORK}" in change["reason"]
     assert stack.run("poundcake.release", remediation=WORK)["failures"] == 2
-    _, (found,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
-    assert found["result"] == "not_verified"
+    _, (change,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
+    assert change["result"] == "not_verified"

@@ -71,7 +71,7 @@ def test_a_full_disk_and_what_fills_it(host, execute):
     assert facts.mountpoint == "/srv"
     assert facts.size_bytes == 16 * 2**20
     assert facts.used_percent > 70
-    assert "/srv/app/logs" in [found.path for found in facts.directories]
+    assert "/srv/app/logs" in [directory.path for directory in facts.directories]
 
 
 def test_a_disk_is_cleaned_and_a_dry_run_leaves_it_alone(host, execute):
@@ -80,12 +80,14 @@ def test_a_disk_is_cleaned_and_a_dry_run_leaves_it_alone(host, execute):
         "touch -d '10 days ago' old.log; head -c 1000000 /dev/zero >new.log;"
         "ln -s /etc/passwd link; touch -h -d '10 days ago' link"
     )
-    given = {"directories": ["/srv/app/logs"], "older_than_days": 7}
-    promised = host_facts.read_cleaned_disk(execute("clean_disk", dry_run=True, **given)["result"])
+    parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
+    promised = host_facts.read_cleaned_disk(
+        execute("clean_disk", dry_run=True, **parameters)["result"]
+    )
     assert (promised.dry_run, promised.files) == (True, 1)
     assert promised.examples == ("/srv/app/logs/old.log",)
     assert host.run("ls /srv/app/logs").split() == ["link", "new.log", "old.log"]
-    execution = execute("clean_disk", **given)
+    execution = execute("clean_disk", **parameters)
     done = host_facts.read_cleaned_disk(execution["result"])
     assert execution["status"] == "succeeded"
     assert (done.files, done.bytes) == (1, promised.bytes)
@@ -189,11 +191,11 @@ class TestPermissions:
 
     def test_an_account_deletes_only_what_it_may_delete(self, host, execute):
         host.run("mkdir /srv/app/logs; touch -d '10 days ago' /srv/app/logs/old.log")
-        given = {"directories": ["/srv/app/logs"], "older_than_days": 7}
-        execution = execute("clean_disk", hosts.USER, **given)
+        parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
+        execution = execute("clean_disk", hosts.USER, **parameters)
         assert execution["status"] == "failed"
         assert host_facts.read_cleaned_disk(execution["result"]).failed == 1
-        execution = execute("clean_disk", hosts.USER, sudo=True, **given)
+        execution = execute("clean_disk", hosts.USER, sudo=True, **parameters)
         assert execution["status"] == "succeeded"
         assert host_facts.read_cleaned_disk(execution["result"]).files == 1
 

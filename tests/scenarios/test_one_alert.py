@@ -263,7 +263,7 @@ def test_alerts_are_distinguished_by_their_labels(stack):
     ended = stack.recorded(stack.accepted(notification(resolved(several[2]))))
     assert only(ended["alerts"])["outcome"] == "resolved"
     open_ones = {a["instance"] for a in stack.active(name)}
-    assert open_ones == {one["labels"]["instance"] for one in several[:2]}
+    assert open_ones == {sent["labels"]["instance"] for sent in several[:2]}
 
 
 def test_clocks_of_different_machines_are_not_compared(stack):
@@ -308,7 +308,7 @@ def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
     assert actions == ["acknowledge", "release", "acknowledge", "close"]
     assert {entry["st2_user"] for entry in shown["audit"]} == {done["by"]}
     ids = {entry["execution_id"] for entry in shown["audit"]}
-    assert len(ids) == 4 and all(stack.api("/executions/" + one) for one in ids)
+    assert len(ids) == 4 and all(stack.api("/executions/" + execution_id) for execution_id in ids)
     assert stack.trail(trail["request_id"])["audit"] == shown["audit"]
     for wrong in ({"episode": episode}, {"alert_name": name_of(firing)}):
         with pytest.raises(ActionFailed, match="no open incident matches"):
@@ -445,14 +445,14 @@ def test_no_request_is_lost_if_a_proxy_sends_a_fixed_request_id(stack):
 def test_an_invalid_request_id_is_ignored(stack):
     """Case A15."""
     payload = notification()
-    given = str(uuid.uuid4())
+    invalid_id = str(uuid.uuid4())
     for invalid in (
         "",
         "1",
-        given.upper(),
-        given.replace("-", ""),
-        f"{{{given}}}",
-        given + "0" * 4000,
+        invalid_id.upper(),
+        invalid_id.replace("-", ""),
+        f"{{{invalid_id}}}",
+        invalid_id + "0" * 4000,
         "{{ st2kv.system.poundcake_scenario_secret }}",
         "'; DROP TABLE poundcake_api_calls; --",
         "../../etc/passwd",
@@ -461,4 +461,4 @@ def test_an_invalid_request_id_is_ignored(stack):
         assert answer.status_code == 202, invalid
         request_id = answer.json()["request_id"]
         assert str(uuid.UUID(request_id)) == request_id
-        assert request_id != given
+        assert request_id != invalid_id

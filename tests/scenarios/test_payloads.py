@@ -16,10 +16,10 @@ def sample(path):
     """Return a sample with a new alert name and, if its alerts have fingerprints, new ones."""
     payload = json.loads(path.read_text())
     name = unique("ScenarioSample")
-    for one in payload["alerts"]:
-        one["labels"]["alertname"] = name
-        if one.get("fingerprint"):
-            one["fingerprint"] = fingerprint(one["labels"])
+    for item in payload["alerts"]:
+        item["labels"]["alertname"] = name
+        if item.get("fingerprint"):
+            item["fingerprint"] = fingerprint(item["labels"])
     return payload
 
 
@@ -153,23 +153,23 @@ def problem(answer, status):
     """Return the problem document of a response with this status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
-    found = answer.json()
-    assert found["status"] == status
-    assert found["title"] and found["detail"]
-    assert found["request_id"] == answer.headers["X-Request-ID"]
-    return found
+    details = answer.json()
+    assert details["status"] == status
+    assert details["title"] and details["detail"]
+    assert details["request_id"] == answer.headers["X-Request-ID"]
+    return details
 
 
 @pytest.mark.parametrize("case", sorted(BAD))
 def test_an_unusable_body_is_refused_with_the_reason(stack, case):
     """Case A13: never with a 5xx, because the sender would retry that."""
     body, status, field = BAD[case]
-    found = problem(stack.post(body), status)
+    details = problem(stack.post(body), status)
 
     if field:
-        assert found["field"] == field
-        assert found["detail"].startswith(field + ": ")
-    assert stack.get("/status/" + found["request_id"]).status_code == 404
+        assert details["field"] == field
+        assert details["detail"].startswith(field + ": ")
+    assert stack.get("/status/" + details["request_id"]).status_code == 404
 
 
 UNUSABLE_ALERTS = [
@@ -238,8 +238,8 @@ def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
 def test_another_media_type_is_refused(stack):
     """Case A13."""
     payload = notification()
-    found = problem(stack.post(payload, {"Content-Type": "text/plain"}), 415)
-    assert "application/json" in found["detail"]
+    details = problem(stack.post(payload, {"Content-Type": "text/plain"}), 415)
+    assert "application/json" in details["detail"]
     problem(stack.post(payload, {"Content-Type": "application/json; charset=latin-1"}), 415)
     problem(stack.post(payload, {"Content-Encoding": "gzip"}), 415)
     assert stack.post(payload, {"Content-Type": "application/json; charset=UTF-8"}).ok
@@ -247,7 +247,7 @@ def test_another_media_type_is_refused(stack):
 
 def test_a_body_that_is_too_large_is_refused(stack):
     """Case A13: a body without a Content-Length is refused as well."""
-    found = problem(stack.post(b"x" * (7340032 + 1)), 413)
-    assert "7340032" in found["detail"] and "max_body_bytes" in found["detail"]
-    found = problem(stack.post(iter([b'{"alerts":', b"[]}"])), 411)
-    assert "Content-Length" in found["detail"]
+    details = problem(stack.post(b"x" * (7340032 + 1)), 413)
+    assert "7340032" in details["detail"] and "max_body_bytes" in details["detail"]
+    details = problem(stack.post(iter([b'{"alerts":', b"[]}"])), 411)
+    assert "Content-Length" in details["detail"]

@@ -84,8 +84,8 @@ def test_each_reason_is_shown_in_status_and_in_why(stack, sent, case):
 
 def test_alerts_of_one_name_beyond_the_hourly_limit_are_rate_limited(stack):
     storm = [alert("ScenarioStorm") for _ in range(LIMIT + 2)]
-    for one in storm:
-        one["labels"]["alertname"] = name_of(storm[0])
+    for sent_alert in storm:
+        sent_alert["labels"]["alertname"] = name_of(storm[0])
     trail = stack.completed(stack.accepted(notification(*storm)))
     limited = [a for a in trail["alerts"] if a["outcome"] == "rate_limited"]
     assert len(limited) == 2

@@ -149,12 +149,12 @@ def test_another_label_may_name_the_host(new_stack, kind):
     trail = remediated(stack, alert("HostDown", labels={**exporter, "node": node}))
     execution = trail["stackstorm_executions"][0]
     assert execution["message"].endswith(f"{node} answers on port 22")
-    found = stack.run(
+    result = stack.run(
         "poundcake.get_alert",
         request_id=trail["request_id"],
         episode=trail["alerts"][0]["episode"],
     )
-    assert (found["host"], found["port"], found["instance"]) == (node, 0, exporter["instance"])
+    assert (result["host"], result["port"], result["instance"]) == (node, 0, exporter["instance"])
 
     trail = remediated(stack, alert("HostDown", labels=exporter))
     execution = trail["stackstorm_executions"][0]

@@ -31,10 +31,10 @@ def ran(stack):
     request_id = stack.accepted(notification(*alerts, receiver=receiver))
 
     def to_cancel():
-        found = [stack.api("/executions/" + id_) for id_ in stack.traced(request_id)]
+        executions = [stack.api("/executions/" + id_) for id_ in stack.traced(request_id)]
         return [
             e["id"]
-            for e in found
+            for e in executions
             if e["status"] == "running" and e.get("rule", {}).get("name") == "canceled"
         ]
 

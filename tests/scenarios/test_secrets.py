@@ -158,8 +158,8 @@ def _use(stack, secrets, answers):
 
 def check(secrets, where, text):
     """Fail if one of the secrets is in a text."""
-    found = [name for name, secret in secrets.items() if secret in text]
-    assert not found, f"{found} in {where}"
+    leaked = [name for name, secret in secrets.items() if secret in text]
+    assert not leaked, f"{leaked} in {where}"
 
 
 def test_no_secret_is_in_the_process_list(exercised_stack):
@@ -195,10 +195,10 @@ def test_no_secret_is_in_a_table(exercised_stack):
 def test_no_secret_is_in_an_execution_or_a_trigger(exercised_stack):
     stack, secrets, _, _ = exercised_stack
     for path in ("/executions", "/triggerinstances"):
-        found = stack.listed(path, timestamp_gt=stack.began)
-        assert found
-        for one in found:
-            check(secrets, path, json.dumps(one))
+        items = stack.listed(path, timestamp_gt=stack.began)
+        assert items
+        for item in items:
+            check(secrets, path, json.dumps(item))
 
 
 def test_no_secret_is_in_the_log(exercised_stack):

@@ -35,26 +35,26 @@ def test_status(stack, shown):
     assert shown["completed_at"] > shown["received_at"]
 
     text = stack.run("poundcake.status", request_id=shown["request_id"], format="text")
-    found = lines(text)
+    shown_lines = lines(text)
     execution = shown["stackstorm_executions"][0]
     received_at, completed_at = shown["received_at"], shown["completed_at"]
-    assert found[0] == f"request {shown['request_id']}: completed"
-    assert found[1] == f"received {received_at} by poundcake, completed {completed_at}"
-    assert words(found[3]) == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
+    assert shown_lines[0] == f"request {shown['request_id']}: completed"
+    assert shown_lines[1] == f"received {received_at} by poundcake, completed {completed_at}"
+    assert words(shown_lines[3]) == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
     first = shown["alerts"][0]
-    assert words(found[4]) == [
+    assert words(shown_lines[4]) == [
         *(first["alert_name"], "page", first["instance"]),
         *("firing", "admitted", "new", "incident"),
     ]
-    assert found[5].endswith("admitted  new incident; no rule matched")
-    assert words(found[7])[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
-    assert words(found[8])[:4] == [
+    assert shown_lines[5].endswith("admitted  new incident; no rule matched")
+    assert words(shown_lines[7])[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
+    assert words(shown_lines[8])[:4] == [
         execution["st2_execution_id"],
         "poundcake_scenarios.linked",
         "poundcake_scenarios.linked",
         "succeeded",
     ]
-    assert float(words(found[8])[4]) == execution["duration_seconds"]
+    assert float(words(shown_lines[8])[4]) == execution["duration_seconds"]
 
 
 def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
@@ -149,17 +149,17 @@ def test_alerts_active(stack, shown):
 def test_st2_executions(stack, shown):
     execution, first = shown["stackstorm_executions"][0], shown["alerts"][0]
     answer = stack.get("/st2/executions", status="succeeded", limit=100).json()
-    found = [e for e in answer["st2_executions"] if e["request_id"] == shown["request_id"]]
-    assert len(found) == 1
-    assert found[0].pop("triggered_at") >= shown["received_at"]
-    assert found[0] == {
+    rows = [e for e in answer["st2_executions"] if e["request_id"] == shown["request_id"]]
+    assert len(rows) == 1
+    assert rows[0].pop("triggered_at") >= shown["received_at"]
+    assert rows[0] == {
         "request_id": shown["request_id"],
         "st2_execution_id": execution["st2_execution_id"],
         "st2_workflow": "poundcake_scenarios.linked",
         "st2_rule": "poundcake_scenarios.linked",
         "status": "succeeded",
         "duration_seconds": execution["duration_seconds"],
-        "url": found[0]["url"],
+        "url": rows[0]["url"],
         "alert": {
             "name": first["alert_name"],
             "severity": "page",
@@ -172,7 +172,7 @@ def test_st2_executions(stack, shown):
 
     listed = stack.run("poundcake.st2_executions", status="succeeded", limit=100)
     same = [e for e in listed["st2_executions"] if e["request_id"] == shown["request_id"]]
-    assert len(same) == 1 and same[0]["alert"] == found[0]["alert"]
+    assert len(same) == 1 and same[0]["alert"] == rows[0]["alert"]
     text = stack.run("poundcake.st2_executions", limit=100, format="text")
     assert [line for line in lines(text) if execution["st2_execution_id"] in line]
 
@@ -212,10 +212,10 @@ def test_why_requires_an_alert(stack):
 
 def test_get_alert_returns_an_alert_with_its_labels_and_host(stack, shown):
     first = shown["alerts"][0]
-    found = stack.run(
+    result = stack.run(
         "poundcake.get_alert", request_id=shown["request_id"], episode=first["episode"]
     )
-    assert found["host"] == first["instance"].split(":")[0]
-    assert found["port"] == 9100
-    assert found["labels"]["alertname"] == first["alert_name"]
-    assert found["may_change"] is False
+    assert result["host"] == first["instance"].split(":")[0]
+    assert result["port"] == 9100
+    assert result["labels"]["alertname"] == first["alert_name"]
+    assert result["may_change"] is False

@@ -120,8 +120,8 @@ class Standalone:
         assert status == 202, document
 
         def processed():
-            found = self.get("/triggerinstances?status=processed&limit=100")
-            return [i for i in found if tag in self.tags_of(i)]
+            instances = self.get("/triggerinstances?status=processed&limit=100")
+            return [i for i in instances if tag in self.tags_of(i)]
 
         return wait_for(processed)[0]
 

@@ -10,12 +10,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 def test_filters_pages_and_attributes(standalone):
     ids = [standalone.run("core.echo", message=f"m{n}")["id"] for n in range(3)]
-    found = standalone.get("/executions?action=core.echo&limit=2")
-    assert [e["id"] for e in found] == ids[::-1][:2]
-    found = standalone.get("/executions?action=core.echo&limit=2&offset=2")
-    assert found[0]["id"] == ids[0]
-    found = standalone.get(f"/executions?id={ids[0]},{ids[2]}")
-    assert {e["id"] for e in found} == {ids[0], ids[2]}
+    executions = standalone.get("/executions?action=core.echo&limit=2")
+    assert [e["id"] for e in executions] == ids[::-1][:2]
+    executions = standalone.get("/executions?action=core.echo&limit=2&offset=2")
+    assert executions[0]["id"] == ids[0]
+    executions = standalone.get(f"/executions?id={ids[0]},{ids[2]}")
+    assert {e["id"] for e in executions} == {ids[0], ids[2]}
     began = standalone.get("/executions/" + ids[1])["start_timestamp"]
     later = standalone.get("/executions?action=core.echo&timestamp_gt=" + began)
     assert [e["id"] for e in later] == [ids[2]]
@@ -43,8 +43,8 @@ def test_filters_pages_and_attributes(standalone):
     ],
 )
 def test_errors_are_faultstrings(standalone, method, path, status):
-    found, document = standalone.call(method, path, {} if method == "PUT" else None)
-    assert found == status
+    code, document = standalone.call(method, path, {} if method == "PUT" else None)
+    assert code == status
     assert document["faultstring"]
 
 

@@ -8,8 +8,8 @@ import pytest
 
 
 def _children(standalone, execution):
-    found = standalone.get("/executions/{}/children".format(execution["id"]))
-    return {child["context"]["orquesta"]["task_name"]: child for child in found}
+    children = standalone.get("/executions/{}/children".format(execution["id"]))
+    return {child["context"]["orquesta"]["task_name"]: child for child in children}
 
 
 def test_flow_and_its_context(standalone):

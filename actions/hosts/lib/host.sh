@@ -3,8 +3,8 @@
 #
 # Everything here is POSIX sh, because a host may have no bash, and its programs may be BusyBox.
 # Each script prints exactly one JSON document to stdout and nothing to stderr, which StackStorm
-# joins with stdout when it uses sudo. Text of the host (names of files and processes, log lines)
-# reaches the output only through `clean`: anybody with an account on the host may choose it.
+# merges with stdout when it uses sudo. Text from the host (names of files and processes, log lines)
+# reaches the output only through `clean`: anybody with an account on the host can choose it.
 
 LC_ALL=C
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -13,12 +13,12 @@ unset CDPATH ENV BASH_ENV
 IFS=' 	
 '
 
-# Characters of text that no JSON parser, template or shell evaluates. Every other byte becomes _.
+# Characters that no JSON parser, template or shell interprets. Every other byte becomes _.
 INERT='A-Za-z0-9 ._:/@%+=,~#()-'
 INERT_IN_AWK='A-Za-z0-9 ._:\/@%+=,~#()-'
 
 # awk functions: keep(size, text) keeps the `top` largest in texts[1] to texts[count], and
-# inert(text, length) makes text of the host safe to print.
+# inert(text, length) makes text from the host safe to print.
 AWK_FUNCTIONS='
     function keep(size, text,   at) {
         if (top == 0 || (count == top && size <= sizes[top])) return
@@ -91,6 +91,6 @@ require_service() {
 # Exit unless each of these programs is installed.
 require_programs() {
     for program do
-        command -v "$program" >/dev/null 2>&1 || refuse "the host has no program $program"
+        command -v "$program" >/dev/null 2>&1 || refuse "$program is not installed on the host"
     done
 }

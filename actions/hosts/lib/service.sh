@@ -1,13 +1,13 @@
 # Functions that read the state of a service, with systemd, OpenRC or SysV init.
 
-# Set `manager` and `name`, the name that it uses for the service $1. Exit if the host has no such
-# service.
+# Set `manager`, and `name` to the name that the manager uses for the service $1. Exit if the host
+# has no such service.
 find_service() {
     require_service "$1"
     name=$1
     if [ -d /run/systemd/system ]; then
         manager=systemd
-        # Other units are no services: restarting poweroff.target would power the host off.
+        # Other units are not services: restarting poweroff.target would power the host off.
         case $name in *.service) ;; *) name=$name.service ;; esac
         read_properties
         case $(property LoadState) in
@@ -39,7 +39,7 @@ manage() {
     case $manager in
     systemd) $2 systemctl "$1" "$name" ;;
     openrc) $2 rc-service "$name" "$1" ;;
-    # `service` gives the script an environment of its own, as at boot.
+    # `service` gives the script a clean environment, as at boot.
     sysv) if command -v service >/dev/null 2>&1; then
         $2 service "$name" "$1"
     else
@@ -49,7 +49,7 @@ manage() {
 }
 
 # Set `state` (active, inactive, failed, or what the manager calls it), `detail`, `since`, `pid` and
-# `restarts`. What the manager does not tell is empty, or null for a number.
+# `restarts`. A value that the manager does not report is empty, or null for a number.
 read_state() {
     detail='' since='' pid=null restarts=null
     if [ "$manager" = systemd ]; then

@@ -1,7 +1,7 @@
 """Query the monitoring servers: what Alertmanager holds, and what Prometheus evaluates.
 
-Actions use it. `monitoring.api` defines the interfaces and their types, and the other modules
-implement them over HTTP.
+Only actions use this package. `monitoring.api` defines the interfaces and their types, and the
+other modules implement them over HTTP.
 """
 
 from __future__ import annotations

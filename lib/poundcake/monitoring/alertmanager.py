@@ -30,18 +30,18 @@ class Alertmanager:
         self._client = JsonClient("alertmanagers", server)
 
     def alerts(self) -> list[HeldAlert]:
-        """Return the alerts that have not ended, also silenced and inhibited ones."""
+        """Return the alerts that have not ended, including silenced and inhibited ones."""
         document = self._client.get("/api/v2/alerts", _ALL).document
         try:
-            return [_alert(one) for one in _list(document)]
+            return [_read_alert(alert) for alert in _read_list(document)]
         except (KeyError, TypeError, ValueError):
             raise self._unexpected("/api/v2/alerts") from None
 
     def status(self) -> AlertmanagerStatus:
-        """Return how long it has run.
+        """Return how long the Alertmanager has run, and its current time.
 
-        `uptime` in the response is the time of its start by its own clock, so it is compared with
-        the time at which it sent the response, by the same clock.
+        The field `uptime` of the response is the start time by Alertmanager's clock, so this method
+        compares it with the response's Date, which is by the same clock.
         """
         response = self._client.get("/api/v2/status")
         try:
@@ -51,29 +51,31 @@ class Alertmanager:
         if started is None:
             raise self._unexpected("/api/v2/status")
         if response.now is None:
-            raise self._client.error("the response has no Date: let the proxy in front of it pass")
+            raise self._client.error(
+                "the response has no Date header: make the proxy in front of it pass one"
+            )
         # Date has whole seconds, so it may lie before the start.
         return AlertmanagerStatus(max(response.now - started, timedelta(0)), response.now)
 
     def silences(self) -> list[Silence]:
-        """Return all silences, also those that ended recently."""
+        """Return all silences, including those that ended recently."""
         document = self._client.get("/api/v2/silences").document
         try:
-            return [_silence(one) for one in _list(document)]
+            return [_read_silence(silence) for silence in _read_list(document)]
         except (KeyError, TypeError, ValueError):
             raise self._unexpected("/api/v2/silences") from None
 
     def create_silence(self, silence: Silence) -> str:
-        """Create a silence, or change the one with its id, and return its id."""
+        """Create a silence, or update the one with its id, and return the id."""
         document = {
             "matchers": [
                 {
-                    "name": one.name,
-                    "value": one.value,
-                    "isRegex": one.is_regex,
-                    "isEqual": one.is_equal,
+                    "name": matcher.name,
+                    "value": matcher.value,
+                    "isRegex": matcher.is_regex,
+                    "isEqual": matcher.is_equal,
                 }
-                for one in silence.matchers
+                for matcher in silence.matchers
             ],
             "startsAt": format_timestamp(silence.starts_at),
             "endsAt": format_timestamp(silence.ends_at),
@@ -93,48 +95,48 @@ class Alertmanager:
         self._client.delete(f"/api/v2/silence/{quote(silence_id, safe='')}")
 
     def _unexpected(self, path: str) -> MonitoringError:
-        return self._client.error(f"{path}: not the answer of Alertmanager's API, version 2")
+        return self._client.error(f"{path}: not a response of Alertmanager's API, version 2")
 
 
-def _list(document: Any) -> Sequence[Any]:
+def _read_list(document: Any) -> Sequence[Any]:
     if not isinstance(document, list):
         raise TypeError
     return document
 
 
-def _alert(data: Mapping[str, Any]) -> HeldAlert:
+def _read_alert(data: Mapping[str, Any]) -> HeldAlert:
     status = data["status"]
     return HeldAlert(
-        _texts(data["labels"]),
+        _read_labels(data["labels"]),
         tuple(map(str, status["silencedBy"])),
         tuple(map(str, status["inhibitedBy"])),
     )
 
 
-def _silence(data: Mapping[str, Any]) -> Silence:
+def _read_silence(data: Mapping[str, Any]) -> Silence:
     matchers = [
-        Matcher(one["name"], one["value"], bool(one["isRegex"]), bool(one.get("isEqual", True)))
-        for one in data["matchers"]
+        Matcher(item["name"], item["value"], bool(item["isRegex"]), bool(item.get("isEqual", True)))
+        for item in data["matchers"]
     ]
     return Silence(
         str(data["id"]),
         tuple(matchers),
-        _time(data["startsAt"]),
-        _time(data["endsAt"]),
+        _read_time(data["startsAt"]),
+        _read_time(data["endsAt"]),
         str(data["createdBy"]),
         str(data["comment"]),
         SilenceState(data["status"]["state"]),
     )
 
 
-def _time(text: Any) -> datetime:
-    found = parse_timestamp(text)
-    if found is None:
+def _read_time(text: Any) -> datetime:
+    moment = parse_timestamp(text)
+    if moment is None:
         raise ValueError
-    return found
+    return moment
 
 
-def _texts(labels: Mapping[str, Any]) -> dict[str, str]:
-    if not isinstance(labels, dict) or not all(isinstance(one, str) for one in labels.values()):
+def _read_labels(labels: Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
         raise TypeError
     return dict(labels)

@@ -11,7 +11,7 @@ from poundcake.string_enum import StringEnum
 
 
 class MonitoringError(PoundCakeError):
-    """A server did not answer, or answered something else than expected.
+    """A server did not answer, or its response was unexpected.
 
     The message begins with the configuration key and the URL of the server.
     """
@@ -56,7 +56,7 @@ class Silence:
     """A silence in Alertmanager.
 
     Attributes:
-        id: Its id, or empty for one that is not created yet.
+        id: Its id, or empty if it has not been created yet.
         matchers: The conditions, all of which an alert must meet.
         starts_at: When it begins, by Alertmanager's clock.
         ends_at: When it ends, by Alertmanager's clock.
@@ -139,16 +139,16 @@ class AlertmanagerApi(Protocol):
         """The external URL in its notifications, without a trailing slash."""
 
     def alerts(self) -> list[HeldAlert]:
-        """Return the alerts that have not ended, also silenced and inhibited ones."""
+        """Return the alerts that have not ended, including silenced and inhibited ones."""
 
     def status(self) -> AlertmanagerStatus:
-        """Return how long it has run."""
+        """Return how long the Alertmanager has run, and its current time."""
 
     def silences(self) -> list[Silence]:
-        """Return all silences, also those that ended recently."""
+        """Return all silences, including those that ended recently."""
 
     def create_silence(self, silence: Silence) -> str:
-        """Create a silence, or change the one with its id, and return its id."""
+        """Create a silence, or update the one with its id, and return the id."""
 
     def expire_silence(self, silence_id: str) -> None:
         """End a silence now."""

@@ -1,4 +1,4 @@
-"""Request JSON from a monitoring server, within limits of time and size."""
+"""Request JSON from a monitoring server, with limits on time and size."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class JsonClient:
                 stream=True,
             ) as response:
                 body = self._read(response, deadline)
-        # A failed request or an unreadable certificate file raises OSError, and so does the
-        # decompression of a damaged body. An invalid URL raises ValueError.
+        # A failed request, an unreadable certificate file and a body that cannot be decompressed
+        # raise OSError. An invalid URL raises ValueError.
         except (OSError, ValueError) as error:
             raise self.error(failure_reason(error)) from None
         if response.is_redirect:
@@ -118,7 +118,7 @@ class JsonClient:
             if len(body) > MAX_BYTES:
                 raise self.error(f"the response is larger than {MAX_BYTES >> 20} MiB")
             if time.monotonic() > deadline:
-                raise self.error(f"the response takes longer than {_MAX_SECONDS:.0f} s")
+                raise self.error(f"the response took longer than {_MAX_SECONDS:.0f} s")
         return bytes(body)
 
     def _parse(self, path: str, body: bytes) -> Any:
@@ -132,7 +132,7 @@ class JsonClient:
             raise self.error(f"{path}: the response is not JSON") from None
 
     def _detail(self, body: bytes) -> str:
-        """Return the explanation in an error, in one line."""
+        """Return the first line of the explanation in an error response, without secrets."""
         text = body.decode("utf-8", "replace")
         try:
             document = json.loads(body)
@@ -141,11 +141,11 @@ class JsonClient:
         if isinstance(document, dict):
             document = document.get("error") or document.get("message") or text
         lines = str(document).splitlines() or [""]
-        found = lines[0][:_DETAIL_CHARACTERS]
+        detail = lines[0][:_DETAIL_CHARACTERS]
         # A server could repeat the credentials that it received.
         for secret in (self._server.token, self._server.basic):
-            found = found.replace(secret, "***") if secret else found
-        return found
+            detail = detail.replace(secret, "***") if secret else detail
+        return detail
 
 
 def _date(response: requests.Response) -> datetime | None:

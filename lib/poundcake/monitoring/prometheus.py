@@ -24,8 +24,8 @@ class Prometheus:
     def alert_state(self, labels: Mapping[str, str]) -> AlertReading:
         """Return the state of the alert with these labels, of which `alertname` is one.
 
-        Prometheus adds its external labels only when it sends an alert. So the labels may contain
-        more than those of the alert in Prometheus.
+        Prometheus adds its external labels only when it sends an alert. So `labels` may contain
+        labels that the alert does not have in Prometheus.
         """
         name = labels.get(_ALERTNAME, "")
         # Releases before 2.45 ignore rule_name[], and return all rules.
@@ -51,10 +51,10 @@ class Prometheus:
             if data["resultType"] == "scalar":
                 return [Sample({}, float(data["result"][1]))]
             if data["resultType"] == "vector":
-                return [Sample(one["metric"], float(one["value"][1])) for one in data["result"]]
+                return [Sample(item["metric"], float(item["value"][1])) for item in data["result"]]
         except (IndexError, KeyError, TypeError, ValueError):
             raise self._unexpected(_QUERY) from None
-        raise self._client.error(f"the result is no instant vector, but a {data['resultType']}")
+        raise self._client.error(f"the result is not an instant vector, but a {data['resultType']}")
 
     def _get(self, path: str, query: Query) -> tuple[JsonResponse, Any]:
         """Return a response, and the data in it."""
@@ -65,7 +65,7 @@ class Prometheus:
         return response, document.get("data")
 
     def _unexpected(self, path: str) -> MonitoringError:
-        return self._client.error(f"{path}: not the answer of Prometheus's API")
+        return self._client.error(f"{path}: not a response of Prometheus's API")
 
 
 def _reading(

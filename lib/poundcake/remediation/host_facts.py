@@ -1,8 +1,8 @@
-"""Read what the checks and changes on a host printed.
+"""Parse what the scripts that check or change a host print.
 
 The scripts in actions/hosts print one JSON document. Anybody with root on the host can make them
-print anything, and the users of a host choose the names of files and processes. So the output is
-read as hostile text: its size is bounded, every number is checked, and every text is made inert.
+print anything, and local users choose the names of files and processes. So the output is treated
+as hostile: its size is bounded, every number is checked, and every text is made inert.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from poundcake.json_depth import is_too_deep
 from poundcake.remediation.errors import RemediationError
 
 LONGEST_OUTPUT = 65_536
-"""Characters of output that are read. The scripts print at most about 20,000."""
+"""Maximum length of the output, in characters. The scripts print at most about 20,000."""
 
 _LONGEST_TEXT = 500
 _LONGEST_LIST = 50
@@ -64,13 +64,14 @@ class DiskFacts:
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The facts in one line, for people."""
         inodes = self.inodes_used_percent
         parts = [
             f"{self.mountpoint} is {self.used_percent}% full, "
             f"{_size(self.free_bytes)} of {_size(self.size_bytes)} free",
             f"{inodes}% of the inodes used" if inodes else "",
-            "largest: " + ", ".join(f"{d.path} {_size(d.bytes)}" for d in self.directories[:3])
+            "largest: "
+            + ", ".join(f"{folder.path} {_size(folder.bytes)}" for folder in self.directories[:3])
             if self.directories
             else "",
         ]
@@ -88,16 +89,19 @@ class MemoryFacts:
     processes: tuple[Process, ...]
     """The largest first."""
     oom_kills_since_boot: int | None
-    """Processes that the kernel has killed; None before Linux 4.13."""
+    """Processes that the kernel has killed for lack of memory; None before Linux 4.13."""
     kernel_log_readable: bool
     last_oom_kills: tuple[str, ...]
     """Lines of the kernel log, the newest last."""
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The facts in one line, for people."""
         free = f"{_size(self.available_bytes)} of {_size(self.total_bytes)} available"
-        largest = ", ".join(f"{p.name} ({p.pid}) {_size(p.used)}" for p in self.processes[:3])
+        largest = ", ".join(
+            f"{process.name} ({process.pid}) {_size(process.used)}"
+            for process in self.processes[:3]
+        )
         kills = self.oom_kills_since_boot
         killed = f"{kills} killed for lack of memory since boot" if kills else ""
         return "; ".join(filter(None, [free, "largest: " + largest if largest else "", killed]))
@@ -112,20 +116,22 @@ class CpuFacts:
     load_15m: float
     processors: int
     busy_percent: int
-    """Of all processors together, without waiting for disks."""
+    """Of all processors together, not counting the time spent waiting for disks."""
     iowait_percent: int
     steal_percent: int
-    """Time that the hypervisor gave to other machines."""
+    """Time that the hypervisor gave to other virtual machines."""
     processes: tuple[Process, ...]
     """The busiest first; 100 percent is one processor."""
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The facts in one line, for people."""
         processors = f"{self.processors} processor{'' if self.processors == 1 else 's'}"
         load = f"{processors} {self.busy_percent}% busy, load {self.load_1m:.2f}"
         waiting = f"{self.iowait_percent}% waiting for disks" if self.iowait_percent else ""
-        busiest = ", ".join(f"{p.name} ({p.pid}) {p.used}%" for p in self.processes[:3])
+        busiest = ", ".join(
+            f"{process.name} ({process.pid}) {process.used}%" for process in self.processes[:3]
+        )
         return "; ".join(filter(None, [load, waiting, "busiest: " + busiest if busiest else ""]))
 
 
@@ -154,7 +160,7 @@ class ServiceFacts:
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The facts in one line, for people."""
         detail = f" ({self.detail})" if self.detail else ""
         since = f" since {self.since}" if self.since else ""
         return f"{self.service} is {self.state}{detail}{since}"
@@ -182,7 +188,7 @@ class CleanedDisk:
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The facts in one line, for people."""
         files = f"{self.files} file{'' if self.files == 1 else 's'}"
         parts = [
             f"{'would delete' if self.dry_run else 'deleted'} {files}, {_size(self.bytes)}",
@@ -205,7 +211,7 @@ class RestartedService:
     """Of the restart; None if it had not ended in time."""
     seconds: int
     message: str
-    """The end of what the restart printed."""
+    """The end of the restart's output."""
 
     @property
     def succeeded(self) -> bool:
@@ -214,18 +220,18 @@ class RestartedService:
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The facts in one line, for people."""
         verb = "restarted" if self.succeeded else "could not restart"
-        said = f": {self.message}" if self.message else ""
-        return f"{verb} {self.service}: was {self.before}, is {self.after}{said}"
+        message = f": {self.message}" if self.message else ""
+        return f"{verb} {self.service}: was {self.before}, is {self.after}{message}"
 
 
 def read_disk(result: Mapping[str, Any]) -> DiskFacts:
     """Return the facts in the result of an execution of poundcake.check_disk.
 
     Raises:
-        RemediationError: The check failed, or its output is not valid. The message says why, and is
-            inert. The other functions raise the same.
+        RemediationError: The check failed, or its output is invalid. The message gives the reason,
+            and is inert. The other functions raise the same error.
     """
     output = _Output(result)
     return DiskFacts(
@@ -330,7 +336,7 @@ class _Output:
     """The JSON object that a script printed, with checked access to its fields."""
 
     def __init__(self, result: Mapping[str, Any]):
-        self._fields = _document(_of_the_host(result))
+        self._fields = _parse_stdout(_host_entry(result))
         if "error" in self._fields:
             raise RemediationError(self.text("error"))
 
@@ -343,9 +349,9 @@ class _Output:
     def number(self, name: str) -> float:
         value = self._fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _unreadable(name)
-        if not 0 <= value <= _LARGEST_NUMBER:  # NaN is not
-            raise _unreadable(name)
+            raise _invalid_field(name)
+        if not 0 <= value <= _LARGEST_NUMBER:  # false for NaN
+            raise _invalid_field(name)
         return float(value)
 
     def integer(self, name: str) -> int:
@@ -358,31 +364,31 @@ class _Output:
     def flag(self, name: str) -> bool:
         value = self._fields.get(name)
         if not isinstance(value, bool):
-            raise _unreadable(name)
+            raise _invalid_field(name)
         return value
 
     def text(self, name: str) -> str:
         value = self._fields.get(name)
         if not isinstance(value, str):
-            raise _unreadable(name)
+            raise _invalid_field(name)
         return _inert(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
         values = self._list(name)
         if not all(isinstance(value, str) for value in values):
-            raise _unreadable(name)
+            raise _invalid_field(name)
         return tuple(map(_inert, values))
 
     def objects(self, name: str) -> list[_Output]:
         values = self._list(name)
         if not all(isinstance(value, dict) for value in values):
-            raise _unreadable(name)
+            raise _invalid_field(name)
         return [self._of(value) for value in values]
 
     def _list(self, name: str) -> list[Any]:
         values = self._fields.get(name)
         if not isinstance(values, list) or len(values) > _LONGEST_LIST:
-            raise _unreadable(name)
+            raise _invalid_field(name)
         return values
 
 
@@ -393,7 +399,7 @@ def _processes(output: _Output, used: str) -> tuple[Process, ...]:
     )
 
 
-def _of_the_host(result: Mapping[str, Any]) -> Mapping[str, Any]:
+def _host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of an execution's result that belongs to its only host."""
     entries = [entry for entry in result.values() if isinstance(entry, dict)]
     if len(entries) == 1 and "error" not in result:
@@ -405,31 +411,34 @@ def _of_the_host(result: Mapping[str, Any]) -> Mapping[str, Any]:
         return entry
     reason = result.get("error")
     raise RemediationError(
-        _inert(str(reason)) if reason else "the execution has no result of exactly one host"
+        _inert(str(reason))
+        if reason
+        else "the execution has no result, or results of several hosts"
     )
 
 
-def _document(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+def _parse_stdout(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the JSON object on stdout, which StackStorm may have parsed already.
 
-    It is the last line. With sudo, StackStorm uses a terminal, and sshd may print warnings there.
+    The JSON is the last line. With sudo, StackStorm uses a terminal, to which sshd may print
+    warnings.
     """
     output = entry.get("stdout")
     if isinstance(output, str):
         encoded = output.encode("utf-8", "replace")
         if len(output) > LONGEST_OUTPUT or is_too_deep(encoded):
-            raise RemediationError(f"the host printed {len(output)} characters, which is too much")
+            raise RemediationError(f"the host printed {len(output)} characters, which is too long")
         try:
             output = json.loads(output.strip().rpartition("\n")[2])
         except (ValueError, RecursionError):
-            said = str(entry.get("stdout") or entry.get("stderr") or "nothing")
-            raise RemediationError(f"the host printed no JSON: {_inert(said)}") from None
+            text = str(entry.get("stdout") or entry.get("stderr") or "nothing")
+            raise RemediationError(f"the host printed no JSON: {_inert(text)}") from None
     if not isinstance(output, dict):
         raise RemediationError("the host printed no JSON object")
     return output
 
 
-def _unreadable(name: str) -> RemediationError:
+def _invalid_field(name: str) -> RemediationError:
     return RemediationError(f"the host printed no valid {name}")
 
 

@@ -1,4 +1,4 @@
-"""Say what would happen for an alert, and check the configured remediations, without a change."""
+"""Show what would happen for an alert, and check the configured remediations. Change nothing."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _TEMPLATE_OF_ENTRY = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
 
 
 class PlannedAlert(NamedTuple):
-    """An alert that came, or that may come.
+    """A recorded alert, or one that may be sent.
 
     Attributes:
         labels: Its labels, as they are or would be sent.
-        episode: Its episode, '' if it has not come.
+        episode: Its episode, or '' if it is not recorded.
         status: `firing` or `resolved`.
         incident_ended_at: When its incident ended, or None.
-        read_situation: Reads the limits, pauses and other changes. None leaves them out.
+        read_situation: Reads the limits, the pause and other changes. None ignores them.
     """
 
     labels: Mapping[str, str]
@@ -64,10 +64,10 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
-    considered = Alert(alert.labels, alert.status, alert.incident_ended_at, alert.read_situation)
-    problem, found = "", _Rules([], [], [])
+    decided_alert = Alert(alert.labels, alert.status, alert.incident_ended_at, alert.read_situation)
+    problem, rules = "", _Rules([], [], [])
     try:
-        found = _matching_rules(api, _payload(config, alert, entry))
+        rules = _matching_rules(api, _payload(config, alert, entry))
     except StackStormError as error:
         problem = str(error)
     answer = {
@@ -76,19 +76,19 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         "host": host_or_empty(alert.labels, config.host_label),
         "remediation": None,
         "rules": [
-            _rule_view(config, considered, rule, reason)
-            for rule, reason in found.matching
+            _rule_view(config, decided_alert, rule, reason)
+            for rule, reason in rules.matching
             if not _starts_entries(rule)
         ],
-        "disabled_rules": [rule.ref for rule in found.disabled if not _starts_entries(rule)],
-        "failing_rules": [f"{rule.ref}: {reason}" for rule, reason in found.failing],
+        "disabled_rules": [rule.ref for rule in rules.disabled if not _starts_entries(rule)],
+        "failing_rules": [f"{rule.ref}: {reason}" for rule, reason in rules.failing],
         "nearest": [str(miss) for miss in nearest_misses(config.remediations, alert.labels)],
         "errors": list(config.remediation_errors),
         "stackstorm": problem,
     }
     if entry:
-        starting = [rule.ref for rule, _ in found.matching if _starts_entries(rule)]
-        answer["remediation"] = _entry_view(config, api, considered, entry, starting, problem)
+        starting = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
+        answer["remediation"] = _entry_view(config, api, decided_alert, entry, starting, problem)
     return answer
 
 
@@ -98,8 +98,8 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
     Raises:
         StackStormError: The API is unavailable.
     """
-    starts = any(rule.is_enabled and _starts_entries(rule) for rule in list_rules(api, TRIGGER))
-    notes = [] if starts else [_NOT_STARTED]
+    has_rule = any(rule.is_enabled and _starts_entries(rule) for rule in list_rules(api, TRIGGER))
+    notes = [] if has_rule else [_NOT_STARTED]
     return {
         "remediations": [
             {
@@ -133,10 +133,10 @@ def entry_problems(api: Api, entry: Remediation) -> list[str]:
             problems += action.problems({**entry.parameters, **host}, unresolved)
     checks = [check.partition(":")[2] for check in entry.check if check.startswith("action:")]
     for ref in [*checks, *entry.evidence]:
-        found = find_action(api, ref)
-        if found is None:
+        action = find_action(api, ref)
+        if action is None:
             problems.append(f"StackStorm has no action {ref}")
-        elif not found.is_enabled:
+        elif not action.is_enabled:
             problems.append(f"{ref} is disabled")
     return problems
 
@@ -145,7 +145,13 @@ _NOT_STARTED = "no enabled rule starts remediations: st2 rule enable poundcake.r
 
 
 class _Rules(NamedTuple):
-    """The rules on alerts: those that match, with the reason of a doubt, and others of interest."""
+    """Rules on poundcake.alert that concern an alert.
+
+    Attributes:
+        matching: Enabled rules that match or may match, each with why that is uncertain, or ''.
+        disabled: Disabled rules that would match.
+        failing: Enabled rules whose criteria cannot be evaluated, each with the reason.
+    """
 
     matching: list[tuple[Rule, str]]
     disabled: list[Rule]
@@ -156,14 +162,20 @@ def _matching_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
     """Return the rules that match. Backstop rules apply only if no other rule matches."""
     rules = list_rules(api, TRIGGER)
     results = [(rule, rule.match(payload)) for rule in rules]
-    may = (Matching.YES, Matching.UNKNOWN)
-    enabled = [(rule, result) for rule, result in results if rule.is_enabled]
-    matching = [(r, m.reason) for r, m in enabled if m.matching in may and not r.is_backstop]
-    if not any(m.matching is Matching.YES for r, m in enabled if not r.is_backstop):
-        matching += [(r, m.reason) for r, m in enabled if m.matching in may and r.is_backstop]
-    failing = [(r, m.reason) for r, m in enabled if m.matching is Matching.FAILS]
-    disabled = [r for r, m in results if not r.is_enabled and m.matching is Matching.YES]
-    return _Rules(matching, disabled, failing)
+    may_match = (Matching.YES, Matching.UNKNOWN)
+    matching, backstops, disabled, failing = [], [], [], []
+    is_certain = False
+    for rule, result in results:
+        if not rule.is_enabled:
+            disabled += [rule] if result.matching is Matching.YES else []
+        elif result.matching is Matching.FAILS:
+            failing.append((rule, result.reason))
+        elif result.matching in may_match and rule.is_backstop:
+            backstops.append((rule, result.reason))
+        elif result.matching in may_match:
+            matching.append((rule, result.reason))
+            is_certain |= result.matching is Matching.YES
+    return _Rules(matching if is_certain else matching + backstops, disabled, failing)
 
 
 def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> dict[str, Any]:
@@ -190,7 +202,7 @@ def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> 
 
 
 def _starts_entries(rule: Rule) -> bool:
-    """Return True if a rule starts the entry that the trigger names."""
+    """Return True if a rule starts the entry in the trigger's field `remediation`."""
     name = str(rule.parameters.get("remediation", ""))
     return rule.action == REMEDIATE and bool(_TEMPLATE_OF_ENTRY.search(name))
 
@@ -205,8 +217,8 @@ def _entry_view(
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
     in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
-    stopped_by = [] if decision.may_change else [_stop(entry, config, decision)]
-    # In the mode that is set, one reason may hide another, which would stop a change later.
+    stopped_by = [] if decision.may_change else [_stop_reason(entry, config, decision)]
+    # The reason in the configured mode may hide another one, which would stop a change later.
     if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
         stopped_by.append(in_live_mode.message)
     unsupported = missing_support(entry)
@@ -234,8 +246,8 @@ def _entry_view(
     }
 
 
-def _stop(entry: Remediation, config: Config, decision: Decision) -> str:
-    """Return what stops a change in the mode that is set, and how to lift it."""
+def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
+    """Return what stops a change in the configured mode, and how to lift it."""
     if decision.stage is Stage.DRY_RUN and config.dry_run:
         return "dry_run is on; set dry_run: false"
     if decision.stage in (Stage.DRY_RUN, Stage.EVIDENCE):
@@ -244,19 +256,19 @@ def _stop(entry: Remediation, config: Config, decision: Decision) -> str:
 
 
 def _always_stopped_by(config: Config, entry: Remediation) -> list[str]:
-    """Return what stops an entry for every alert. Empty for an entry that changes nothing."""
+    """Return what stops an entry for every alert, or nothing for an entry that changes nothing."""
     if not entry.action or entry.mode is Mode.EVIDENCE:
         return []
-    found = []
+    reasons = []
     if config.dry_run:
-        found.append("dry_run is on; set dry_run: false")
+        reasons.append("dry_run is on; set dry_run: false")
     if entry.action not in config.allowed_actions:
-        found.append(f"allowed_actions does not contain {entry.action}")
+        reasons.append(f"allowed_actions does not contain {entry.action}")
     if not config.allowed_hosts:
-        found.append('allowed_hosts is empty, which allows no host: list the hosts, or "*"')
+        reasons.append('allowed_hosts is empty, which allows no host: list the hosts, or "*"')
     if entry.mode is Mode.DRY_RUN:
-        found.append("mode is dry_run; set mode: live")
-    return [*found, *filter(None, [missing_support(entry)])]
+        reasons.append("mode is dry_run; set mode: live")
+    return [*reasons, *filter(None, [missing_support(entry)])]
 
 
 def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
@@ -296,14 +308,14 @@ def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
         *map(_rule_remark, answer["rules"]),
         *(f"rule fails: {text}" for text in answer["failing_rules"]),
         *(f"disabled rule matches: {ref}" for ref in answer["disabled_rules"]),
-        *([] if entry else _near(answer["nearest"])),
+        *([] if entry else _miss_lines(answer["nearest"])),
         *answer["errors"],
     ]
     if answer["stackstorm"]:
         remarks.append(f"rules unknown: StackStorm cannot be queried: {answer['stackstorm']}")
     for remark in remarks:
         lines += _wrapped(remark, "  ")
-    return [*lines, f"  next: {_next(answer)}"]
+    return [*lines, f"  next: {_next_command(answer)}"]
 
 
 def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
@@ -319,7 +331,7 @@ def _rule_remark(rule: Mapping[str, Any]) -> str:
     return f"rule {rule['rule']} starts {rule['action']}{doubt}{note}"
 
 
-def _near(misses: Sequence[str]) -> list[str]:
+def _miss_lines(misses: Sequence[str]) -> list[str]:
     if not misses:
         return ["no remediation is configured"]
     return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
@@ -336,7 +348,7 @@ def _verdict(answer: Mapping[str, Any]) -> str:
     return "UNKNOWN" if answer["stackstorm"] else "NOTHING WOULD RUN"
 
 
-def _next(answer: Mapping[str, Any]) -> str:
+def _next_command(answer: Mapping[str, Any]) -> str:
     entry, instance = answer["remediation"], answer["labels"].get("instance")
     if answer["stackstorm"]:
         return "st2 run poundcake.health format=text"

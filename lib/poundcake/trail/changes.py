@@ -1,8 +1,8 @@
 """The rows of poundcake_changes: the changes that remediations made, and those that were refused.
 
 A change is in flight from the decision that grants it until the workflow reports its end. If the
-workflow is cancelled or killed, its change may still run, so sync ends the row only once StackStorm
-says that all executions have ended. Until then it extends the lease of the row.
+workflow is cancelled or killed, its change may still be running, so sync ends the row only once
+StackStorm reports that all of its executions have ended. Until then, sync extends the lease.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poundcake.trail import clock, database
 from poundcake.trail.schema import changes, cut
 
 LEASE = timedelta(hours=6)
-"""How long a change counts as in flight although nothing is heard of it."""
+"""How long a change stays in flight unless sync extends the lease."""
 
 
 class ChangeResult(StringEnum):
@@ -39,7 +39,7 @@ class ChangeResult(StringEnum):
     NOT_CLEARED = "not_cleared"
     """The action succeeded, and the incident was still open after `not_cleared_minutes`."""
     RELEASED = "released"
-    """A person ended it with poundcake.release although it may still have run."""
+    """A person released it with poundcake.release, although it may still have been running."""
     UNKNOWN = "unknown"
     """Its workflow was cancelled, or StackStorm has deleted it, before it reported a result."""
 
@@ -96,7 +96,7 @@ def of_episode(episode: str) -> ColumnElement[bool]:
 
 
 def is_unfinished() -> ColumnElement[bool]:
-    """Return the condition for changes whose end is not known."""
+    """Return the condition for changes that are not known to have ended."""
     return changes.c.ended_at.is_(None)
 
 
@@ -106,7 +106,7 @@ def is_undecided(before: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of changes that are made or verified now."""
+    """Return the conditions of changes that are being made or verified now."""
     return is_unfinished(), changes.c.lease_until > now
 
 
@@ -118,12 +118,12 @@ def active(connection: Connection) -> list[Change]:
 
 def find(connection: Connection, *conditions: ColumnElement[bool]) -> list[Change]:
     """Return the changes for which all conditions are true, oldest first."""
-    found = connection.execute(select(*COLUMNS).where(*conditions).order_by(changes.c.id))
-    return [Change(*row) for row in found]
+    rows = connection.execute(select(*COLUMNS).where(*conditions).order_by(changes.c.id))
+    return [Change(*row) for row in rows]
 
 
 def extend(connection: Connection, ids: Sequence[int]) -> None:
-    """Extend the leases of changes that StackStorm still runs."""
+    """Extend the leases of changes that are still running."""
     until = clock.database_now(connection) + LEASE
     for chunk in database.batched(ids):
         connection.execute(

@@ -1,7 +1,7 @@
 """Reserve changes: read everything that a decision depends on, decide, and record the decision.
 
-This happens in one transaction that waits for all other decisions. So however many workflows ask at
-the same time, on however many machines, no limit is exceeded. The decision itself is
+This happens in one transaction that waits for all other decisions. So no limit is exceeded, however
+many workflows ask at the same time, on however many machines. The decision itself is
 `poundcake.remediation.safety.decide`, which the caller passes.
 
 All times are by the database's clock.
@@ -49,21 +49,21 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class ChangeRequest:
-    """A change for which a workflow asks.
+    """A change that a workflow asks for.
 
     Attributes:
         request_id: The request that contained the alert.
         episode: The alert's episode.
         action: The reference of the action that makes the change; empty to only collect evidence.
         execution_id: The workflow's execution.
-        remediation: The name of the remediation, for its limits; empty for the action's reference.
+        remediation: The name by which limits count; empty for the action's reference.
         needs_host: Whether an alert without a usable host is refused.
-        check_failed: Whether a check confirmed just now that the alert is true.
+        check_failed: Whether a check has just confirmed that the alert is true.
         target_labels: The labels that name the target; empty if the target is the host.
         per_label: A label by which changes are limited further, or empty.
         at_once: How many changes may be in flight for one value of per_label; 0 for any number.
-        storm: Above how many incidents with one value of per_label nothing is changed; 0 if only
-            storm_limit of the configuration applies.
+        storm: The number of incidents with one value of per_label above which nothing is changed; 0
+            if only storm_limit of the configuration applies.
         change: The change in words, for the report of a dry run; empty for the action and target.
     """
 
@@ -110,7 +110,7 @@ class Situation:
         similar_per_value: The same, with the same per_value; 0 if the request has no `storm`.
         holder: The change that holds the claim on the attempt at the episode, or None.
         own: The granted change of the execution itself, or None.
-        in_flight: The changes of other executions that are made or verified now, oldest first.
+        in_flight: The changes of other executions that are being made or verified, oldest first.
         site_hour: The newest changes of the last hour, newest first, up to the limit.
         remediation_hour: The same, of the remediation.
         target_day: The newest changes of the target in the last 24 hours, in the same way.
@@ -179,8 +179,8 @@ class _AlertRow(Protocol):
     def closed_at(self) -> datetime | None: ...
 
 
-class _Alert(NamedTuple):
-    """An alert that has not come."""
+class _PossibleAlert(NamedTuple):
+    """An alert that has not been received."""
 
     alert_name: str
     fingerprint: str
@@ -219,33 +219,33 @@ def reserve(
         with database.transaction(engine) as connection:
             lock_decisions(connection)
             alert = _find_alert(connection, request)
-            situation = _situation(connection, config, request, alert)
+            situation = _read_situation(connection, config, request, alert)
             decision = decide(situation)
-            _record(connection, request, alert, situation, decision)
+            _write_decision(connection, request, alert, situation, decision)
             return decision
 
     return database.retry_deadlocks(decide_and_record)
 
 
 def read_situation(connection: Connection, config: Config, request: ChangeRequest) -> Situation:
-    """Return what a decision about a change would depend on now.
+    """Return what a decision about a change would depend on at this moment.
 
     Raises:
         TrackingError: No such alert is recorded.
     """
-    return _situation(connection, config, request, _find_alert(connection, request))
+    return _read_situation(connection, config, request, _find_alert(connection, request))
 
 
 def read_situation_of_labels(
     connection: Connection, config: Config, request: ChangeRequest, labels: Mapping[str, str]
 ) -> Situation:
-    """Return what a decision about a change would depend on if an alert with these labels came."""
+    """Return what a decision about a change would depend on for an alert with these labels."""
     identity = config_identity(config)
-    return _situation(
+    return _read_situation(
         connection,
         config,
         request,
-        _Alert(
+        _PossibleAlert(
             alert_name=labels.get("alertname", ""),
             fingerprint=identity.fingerprint(labels, ""),
             labels=to_json(dict(labels)),
@@ -282,16 +282,16 @@ def _find_alert(connection: Connection, request: ChangeRequest) -> Row[Any]:
     return alert
 
 
-def _situation(
+def _read_situation(
     connection: Connection, config: Config, request: ChangeRequest, alert: _AlertRow
 ) -> Situation:
     now = clock.database_now(connection)
     labels: dict[str, str] = json.loads(alert.labels)
-    target, missing_label = _target(labels, request, config.host_label, alert.fingerprint)
-    incident = _incident(connection, alert.episode)
-    flying = find(connection, *in_flight(now))
+    target, missing_label = _find_target(labels, request, config.host_label, alert.fingerprint)
+    incident = _read_incident(connection, alert.episode)
+    in_flight_changes = find(connection, *in_flight(now))
     of_site = is_granted()
-    of_remediation = changes.c.remediation == _name(request)
+    of_remediation = changes.c.remediation == _remediation_name(request)
     of_target = changes.c.target == target
     since_quiet = now - timedelta(minutes=config.storm_quiet_minutes)
     per_value = f"{request.per_label}={labels.get(request.per_label, '')}"
@@ -310,30 +310,34 @@ def _situation(
         missing_label=missing_label,
         per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
         pause=read_pause(connection),
-        similar=_similar(connection, alert.alert_name, since_quiet),
-        similar_per_value=_similar(connection, alert.alert_name, since_quiet, request, labels)
+        similar=_count_similar(connection, alert.alert_name, since_quiet),
+        similar_per_value=_count_similar(connection, alert.alert_name, since_quiet, request, labels)
         if request.per_label and request.storm
         else 0,
-        holder=_holder(connection, alert),
-        own=_own(connection, request),
-        in_flight=[one for one in flying if one.st2_execution_id != request.execution_id],
-        site_hour=_newest(connection, config.max_changes_per_hour, of_site, _since(now - HOUR)),
-        remediation_hour=_newest(
+        holder=_find_holder(connection, alert),
+        own=_find_own_change(connection, request),
+        in_flight=[
+            other for other in in_flight_changes if other.st2_execution_id != request.execution_id
+        ],
+        site_hour=_find_newest(
+            connection, config.max_changes_per_hour, of_site, _since(now - HOUR)
+        ),
+        remediation_hour=_find_newest(
             connection,
             config.max_changes_per_remediation_per_hour,
             of_site,
             of_remediation,
             _since(now - HOUR),
         ),
-        target_day=_newest(
+        target_day=_find_newest(
             connection,
             config.max_changes_per_target_per_day,
             of_site,
             of_target,
             _since(now - DAY),
         ),
-        last_of_target=_last_of_target(connection, of_target),
-        outcomes=_newest(
+        last_of_target=_find_last_of_target(connection, of_target),
+        outcomes=_find_newest(
             connection,
             config.breaker_failures,
             of_remediation,
@@ -343,10 +347,10 @@ def _situation(
     )
 
 
-def _target(
+def _find_target(
     labels: Mapping[str, str], request: ChangeRequest, host_label: str, fingerprint: str
 ) -> tuple[str, str]:
-    """Return what the change would change, and a label that should name it and is missing."""
+    """Return the target of the change, and a label that should name it but is missing, or empty."""
     if request.target_labels:
         missing = next((name for name in request.target_labels if not labels.get(name)), "")
         named = ",".join(f"{name}={labels.get(name, '')}" for name in request.target_labels)
@@ -356,8 +360,8 @@ def _target(
     return cut(host or f"fingerprint={fingerprint}", changes.c.target), ""
 
 
-def _incident(connection: Connection, episode: str) -> Row[Any]:
-    """Return when an incident's notifications were received, and who acknowledged it."""
+def _read_incident(connection: Connection, episode: str) -> Row[Any]:
+    """Return when an incident's notifications arrived, and who acknowledged or silenced it."""
     is_firing = alerts.c.status == FIRING
     acknowledged_by = (
         select(func.max(alerts.c.acknowledged_by))
@@ -385,7 +389,7 @@ def _incident(connection: Connection, episode: str) -> Row[Any]:
     ).one()
 
 
-def _similar(
+def _count_similar(
     connection: Connection,
     alert_name: str,
     since: datetime,
@@ -398,8 +402,8 @@ def _similar(
         connection: A connection.
         alert_name: The alert's name.
         since: Incidents that were resolved before this time do not count.
-        request: Count only alerts with the same value of its per_label.
-        labels: The alert's labels, for that value.
+        request: If given, count only alerts with the same value of its per_label.
+        labels: The labels of the alert, which contain that value.
     """
     conditions: list[ColumnElement[bool]] = []
     if request and labels is not None and request.per_label in labels:
@@ -407,7 +411,7 @@ def _similar(
         # the label itself.
         written = to_json({request.per_label: labels[request.per_label]})[1:-1]
         conditions.append(func.instr(alerts.c.labels, written) > 0)
-    # Search the open incidents by their index, and not the whole history of the name.
+    # Search the open incidents through their index, not the whole history of the name.
     has_name = unindexed(alerts.c.alert_name) == alert_name
     opened = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
     resolved = select(alerts.c.fingerprint).where(
@@ -420,41 +424,41 @@ def _similar(
     return connection.scalar(select(func.count()).select_from(distinct)) or 0
 
 
-def _holder(connection: Connection, alert: _AlertRow) -> Change | None:
+def _find_holder(connection: Connection, alert: _AlertRow) -> Change | None:
     claim = changes.c.claim == change_claim(alert.episode, alert.attempt)
     return next(iter(find(connection, claim)), None)
 
 
-def _own(connection: Connection, request: ChangeRequest) -> Change | None:
-    found = find(
+def _find_own_change(connection: Connection, request: ChangeRequest) -> Change | None:
+    own = find(
         connection,
         changes.c.st2_execution_id == request.execution_id,
         changes.c.episode == request.episode,
         is_granted(),
     )
-    return next(iter(found), None)
+    return next(iter(own), None)
 
 
-def _newest(
+def _find_newest(
     connection: Connection, limit: int, *conditions: ColumnElement[bool]
 ) -> Sequence[Change]:
     if not limit:
         return ()
-    found = connection.execute(
+    rows = connection.execute(
         select(*COLUMNS)
         .where(*conditions)
         .order_by(changes.c.decided_at.desc(), changes.c.id.desc())
         .limit(limit)
     )
-    return [Change(*row) for row in found]
+    return [Change(*row) for row in rows]
 
 
 def _since(moment: datetime) -> ColumnElement[bool]:
     return changes.c.decided_at > moment
 
 
-def _last_of_target(connection: Connection, of_target: ColumnElement[bool]) -> Change | None:
-    found = connection.execute(
+def _find_last_of_target(connection: Connection, of_target: ColumnElement[bool]) -> Change | None:
+    row = connection.execute(
         select(*COLUMNS)
         .where(
             of_target,
@@ -465,21 +469,21 @@ def _last_of_target(connection: Connection, of_target: ColumnElement[bool]) -> C
         .order_by(changes.c.ended_at.desc())
         .limit(1)
     ).one_or_none()
-    return Change(*found) if found else None
+    return Change(*row) if row else None
 
 
-def _name(request: ChangeRequest) -> str:
+def _remediation_name(request: ChangeRequest) -> str:
     return cut(request.remediation_name, changes.c.remediation)
 
 
-def _record(
+def _write_decision(
     connection: Connection,
     request: ChangeRequest,
     alert: _AlertRow,
     situation: Situation,
     decision: Decision,
 ) -> None:
-    """Write the decision, unless the execution was granted its change before."""
+    """Write the decision, unless the execution was granted its change earlier."""
     if situation.own:
         return
     granted, now = decision.may_change, situation.now
@@ -487,7 +491,7 @@ def _record(
         "request_id": request.request_id,
         "attempt": alert.attempt,
         "claim": change_claim(alert.episode, alert.attempt) if granted else None,
-        "remediation": _name(request),
+        "remediation": _remediation_name(request),
         "action": cut(request.action, changes.c.action),
         "target": situation.target,
         "per_value": situation.per_value,

@@ -20,7 +20,7 @@ SYNCED_AT = "synced_at"
 MONITORING_PROBLEM = "monitoring_problem"
 """The row of poundcake_meta with the problems of the last comparison with the Alertmanagers."""
 _MAX_COUNT = 1000
-# How long webhooks must have arrived again after an outage, before an incident is stale.
+# Time for which webhooks must have arrived again after an outage before an incident is stale.
 _ARRIVING_AGAIN = timedelta(hours=1)
 
 
@@ -35,8 +35,8 @@ class OpenWork:
             pending or paused executions are left.
         synced_at: When a round of sync last finished, by the database's clock.
         read_at: When these values were read, by the same clock, to compute the age of synced_at.
-        monitoring_problem: What the last round of sync could not find out from the Alertmanagers,
-            or empty.
+        monitoring_problem: Why the last round of sync could not fully compare the incidents with
+            the Alertmanagers, or empty.
     """
 
     count: int
@@ -74,19 +74,19 @@ def open_work(
         for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
     problem = None
     if reconciles:
-        found = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
-        for_sync += found
-        # Without open incidents, no round asks the Alertmanagers.
-        problem = read_meta(connection, MONITORING_PROBLEM) if found else None
+        incidents = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
+        for_sync += incidents
+        # Without open incidents, no round queries the Alertmanagers.
+        problem = read_meta(connection, MONITORING_PROBLEM) if incidents else None
     # Sync ends changes whose workflow did not report, and decides whether they cleared the alert.
     due = is_undecided(now - timedelta(minutes=not_cleared_minutes))
     for conditions in ((is_unfinished(),), due):
         for_sync += connection.scalars(select(changes.c.id).where(*conditions).limit(_MAX_COUNT))
-    waits = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
+    unexplained_id = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
     only_people = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
         count=min(_MAX_COUNT, max(len(statuses), len(requests), len(for_sync))),
-        can_proceed_unattended=waits is not None or bool(for_sync) or not only_people,
+        can_proceed_unattended=unexplained_id is not None or bool(for_sync) or not only_people,
         synced_at=last_synced(connection),
         read_at=now,
         monitoring_problem=problem or "",
@@ -113,12 +113,12 @@ def unconfirmed() -> tuple[ColumnElement[bool], ...]:
 
 
 def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of incidents that received no notification for some hours.
+    """Return the conditions of incidents that received no notification for a number of hours.
 
     Other webhooks must have arrived during these hours. After an outage of the endpoint or of the
     database, the notifications of all incidents are missing or not recorded yet, and an incident
     that was closed would be remediated again. So the hours are counted back from the newest
-    recorded webhook, and an earlier one must lie in between.
+    recorded webhook, and another webhook must have arrived in that time.
 
     Args:
         connection: The tracking database.

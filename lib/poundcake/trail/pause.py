@@ -1,7 +1,7 @@
 """The switch that stops all changes at once: the actions poundcake.pause and poundcake.resume.
 
 The pause is in poundcake_meta, because every decision about a change reads the tracking database
-anyway. So it is in force everywhere as soon as it is committed.
+anyway. So it takes effect everywhere as soon as it is committed.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Pause:
 def pause(
     engine: Engine, actor: Actor, reason: str, minutes: int = 0, create: bool = False
 ) -> Pause:
-    """Stop all changes until they are resumed, or for some minutes.
+    """Stop all changes until they are resumed, or for a number of minutes.
 
-    If changes are paused already, the reason is replaced, and the later end applies: nobody
-    shortens the pause of somebody else by accident.
+    If changes are paused already, the reason is replaced and the later end applies, so that nobody
+    shortens another person's pause by accident.
 
     Args:
         engine: The tracking database.
@@ -89,22 +89,22 @@ def resume(engine: Engine, actor: Actor) -> Pause | None:
 
 def read_pause(connection: Connection) -> Pause | None:
     """Return the pause that is in force, or None if changes are not paused."""
-    found = _rows(connection)
-    at = parse_timestamp(found.get(_AT, ""))
-    until = parse_timestamp(found.get(_UNTIL, ""))
+    rows = _read_rows(connection)
+    at = parse_timestamp(rows.get(_AT, ""))
+    until = parse_timestamp(rows.get(_UNTIL, ""))
     if at is None or (until is not None and until <= clock.database_now(connection)):
         return None
-    return Pause(at, found.get(_BY, ""), found.get(_REASON, ""), until)
+    return Pause(at, rows.get(_BY, ""), rows.get(_REASON, ""), until)
 
 
 def copy_pause(source: Connection, target: Connection) -> None:
-    """Copy the pause of a database to another one, unless changes are paused there already."""
+    """Copy the pause of one database to another, unless changes are paused there already."""
     if read_pause(source) and not read_pause(target):
-        _write(target, _rows(source))
+        _write(target, _read_rows(source))
 
 
 def lock_decisions(connection: Connection) -> None:
-    """Wait for other decisions about changes, and let later ones wait until this transaction ends.
+    """Wait for other decisions about changes, and block later ones until this transaction ends.
 
     On SQLite, write transactions wait for each other anyway.
     """
@@ -115,13 +115,13 @@ def _pause(engine: Engine, actor: Actor, reason: str, minutes: int) -> Pause:
     with database.transaction(engine) as connection:
         lock_decisions(connection)
         now = clock.database_now(connection)
-        before = read_pause(connection)
+        previous = read_pause(connection)
         until = now + timedelta(minutes=minutes) if minutes else None
-        if before:
-            ends = (before.until, until)
+        if previous:
+            ends = (previous.until, until)
             until = None if None in ends else max(end for end in ends if end)
         paused = Pause(
-            at=before.at if before else now,
+            at=previous.at if previous else now,
             by=cut(actor.st2_user or "somebody", meta.c.value),
             reason=cut(reason, meta.c.value),
             until=until,
@@ -136,16 +136,16 @@ def _pause(engine: Engine, actor: Actor, reason: str, minutes: int) -> Pause:
 def _resume(engine: Engine, actor: Actor) -> Pause | None:
     with database.transaction(engine) as connection:
         lock_decisions(connection)
-        before = read_pause(connection)
+        previous = read_pause(connection)
         connection.execute(delete(meta).where(meta.c.name.in_(_ROWS)))
-        if before:
+        if previous:
             write_entry(connection, "resume", actor)
-    return before
+    return previous
 
 
-def _rows(connection: Connection) -> dict[str, str]:
-    found = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ROWS)))
-    return {name: value for name, value in found}
+def _read_rows(connection: Connection) -> dict[str, str]:
+    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ROWS)))
+    return {name: value for name, value in rows}
 
 
 def _write(connection: Connection, rows: dict[str, str]) -> None:

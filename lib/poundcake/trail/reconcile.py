@@ -1,17 +1,17 @@
 """Compare the open incidents with the alerts that the Alertmanagers hold.
 
-A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, and none for an
-alert that it lost. So each round of sync asks every Alertmanager for its alerts. An incident is
+A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, or for an alert
+that it lost. So each round of sync asks every Alertmanager for its alerts. An incident is
 closed if
 
 * every Alertmanager answered, and has run for gone_after_seconds, because it starts without alerts
   until Prometheus sends them again;
 * its last notification came from one of them, because other senders may still hold the alert;
-* they held no alert with its identity in two rounds that lie gone_after_seconds apart, nor in any
-  complete round in between; and
+* none of them held an alert with its identity in two rounds that are at least gone_after_seconds
+  apart, or in any complete round in between; and
 * its last notification was received before the first of these rounds.
 
-gone_after_seconds is longer than group_interval: Alertmanager does not hold an alert that has
+gone_after_seconds must be longer than group_interval: Alertmanager drops an alert as soon as it has
 ended, but sends the resolve with the next notification of its group.
 """
 
@@ -36,11 +36,11 @@ from poundcake.trail.schema import alerts, cut, meta
 from poundcake.trail.sync_round import SyncRound, write_meta
 
 MARGIN = timedelta(seconds=5)
-"""How long before the question the last notification must have been received.
+"""How long before a round queries the Alertmanagers the last notification must have arrived.
 
 The time of receipt is converted from the endpoint's clock, which is not exact.
 """
-_AT_ONCE = 8
+_MAX_PARALLEL = 8
 
 
 class Reconciled(NamedTuple):
@@ -94,42 +94,43 @@ def reconcile_incidents(
         alertmanagers: All configured Alertmanagers.
     """
     if not alertmanagers:
-        _forget(sync_round)
+        _clear(sync_round)
         return Reconciled()
     with database.reading(sync_round.engine) as connection:
-        # Before the question: a later notification must not be compared with the answer.
-        asked_at = clock.database_now(connection)
+        # Read the time first: a later notification must not be compared with the answers.
+        queried_at = clock.database_now(connection)
         incidents = _read(connection)
     if not incidents:
         return Reconciled()
-    answers = _ask(alertmanagers, config_identity(config))
+    answers = _query_all(alertmanagers, config_identity(config))
     problems = [answer.problem for answer in answers if answer.problem]
     problems += _unknown_senders(incidents, alertmanagers, answers)
-    comparison = _Comparison(asked_at, alertmanagers, answers)
+    comparison = _Comparison(queried_at, alertmanagers, answers)
     gone_after = timedelta(seconds=config.gone_after_seconds)
-    changes = [change for change in map(comparison.change, incidents) if change]
+    changes = [change for change in map(comparison.changed_columns, incidents) if change]
     _write(sync_round, changes)
-    due = [one.id for one in incidents if comparison.is_due(one, gone_after)]
+    due = [incident.id for incident in incidents if comparison.is_due(incident, gone_after)]
     gone = 0
     if due:
-        running, failed = _have_run_for(alertmanagers, gone_after)
+        have_run, failed = _check_uptimes(alertmanagers, gone_after)
         problems += failed
-        gone = _close(sync_round, due) if running else 0
-    _note(sync_round, problems)
-    return Reconciled(gone, sum(bool(comparison.silence_of(one)) for one in incidents))
+        gone = _close(sync_round, due) if have_run else 0
+    _store_problems(sync_round, problems)
+    silenced = sum(bool(comparison.silence_of(incident)) for incident in incidents)
+    return Reconciled(gone, silenced)
 
 
 class _Comparison:
-    """The open incidents beside the answers of all Alertmanagers."""
+    """Compares open incidents with the answers of all Alertmanagers."""
 
     def __init__(
         self,
-        asked_at: datetime,
+        queried_at: datetime,
         alertmanagers: Sequence[AlertmanagerApi],
         answers: Sequence[_Answer],
     ):
-        self._asked_at = asked_at
-        self._external_urls = {one.external_url for one in alertmanagers}
+        self._queried_at = queried_at
+        self._external_urls = {alertmanager.external_url for alertmanager in alertmanagers}
         self._is_complete = not any(answer.problem for answer in answers)
         self._held: dict[str, list[Silence]] = {}
         for answer in answers:
@@ -139,9 +140,9 @@ class _Comparison:
     def silence_of(self, incident: _Incident) -> Silence | None:
         """Return the silence that mutes an incident's alert the longest, or None."""
         silences = self._held.get(incident.open_fingerprint, [])
-        return max(silences, key=lambda one: one.ends_at) if silences else None
+        return max(silences, key=lambda silence: silence.ends_at) if silences else None
 
-    def change(self, incident: _Incident) -> dict[str, Any] | None:
+    def changed_columns(self, incident: _Incident) -> dict[str, Any] | None:
         """Return the columns of an incident that change, with its `id`, or None."""
         current = self._missing_since(incident), *self._silence_columns(incident)
         if current == incident[5:]:
@@ -151,7 +152,7 @@ class _Comparison:
     def is_due(self, incident: _Incident, gone_after: timedelta) -> bool:
         """Return True if an incident's alert has been missing for long enough."""
         since = self._missing_since(incident)
-        return self._is_complete and since is not None and self._asked_at - since >= gone_after
+        return self._is_complete and since is not None and self._queried_at - since >= gone_after
 
     def _missing_since(self, incident: _Incident) -> datetime | None:
         """Return since when an incident's alert is missing, or None if it is not."""
@@ -163,8 +164,8 @@ class _Comparison:
         if since is not None and since <= incident.last_seen_at:
             since = None  # a notification has arrived since
         if since is None and self._is_complete:
-            is_later = self._asked_at - incident.last_seen_at >= MARGIN
-            return self._asked_at if is_later else None
+            is_later = self._queried_at - incident.last_seen_at >= MARGIN
+            return self._queried_at if is_later else None
         return since
 
     def _silence_columns(self, incident: _Incident) -> tuple[Any, ...]:
@@ -185,30 +186,30 @@ def _read(connection: Connection) -> list[_Incident]:
     return [_Incident(*row) for row in connection.execute(select(*columns).where(is_open()))]
 
 
-def _ask(alertmanagers: Sequence[AlertmanagerApi], identity: Identity) -> list[_Answer]:
-    """Return the answer of each Alertmanager, all of which are asked at the same time."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda one: _ask_one(one, identity), alertmanagers))
+def _query_all(alertmanagers: Sequence[AlertmanagerApi], identity: Identity) -> list[_Answer]:
+    """Query all Alertmanagers in parallel, and return their answers in order."""
+    with ThreadPoolExecutor(_MAX_PARALLEL) as pool:
+        return list(pool.map(lambda alertmanager: _query(alertmanager, identity), alertmanagers))
 
 
-def _ask_one(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
+def _query(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
     answer = _Answer()
     try:
         held = alertmanager.alerts()
-        answer.held = {_fingerprint(one.labels, alertmanager, identity): [] for one in held}
-        muted = [one for one in held if one.silenced_by]
-        silences = {one.id: one for one in alertmanager.silences()} if muted else {}
-        for one in muted:
-            found = [silences[name] for name in one.silenced_by if name in silences]
-            answer.held[_fingerprint(one.labels, alertmanager, identity)] += found
+        answer.held = {_fingerprint(alert.labels, alertmanager, identity): [] for alert in held}
+        muted = [alert for alert in held if alert.silenced_by]
+        silences = {silence.id: silence for silence in alertmanager.silences()} if muted else {}
+        for alert in muted:
+            muting = [silences[name] for name in alert.silenced_by if name in silences]
+            answer.held[_fingerprint(alert.labels, alertmanager, identity)] += muting
     except MonitoringError as error:
         answer.problem = str(error)
     return answer
 
 
 def _fingerprint(labels: Any, alertmanager: AlertmanagerApi, identity: Identity) -> str:
-    own = {name: value for name, value in labels.items() if value}
-    return identity.fingerprint(own, alertmanager.external_url)
+    non_empty = {name: value for name, value in labels.items() if value}
+    return identity.fingerprint(non_empty, alertmanager.external_url)
 
 
 def _unknown_senders(
@@ -217,36 +218,41 @@ def _unknown_senders(
     answers: Sequence[_Answer],
 ) -> list[str]:
     """Return a sentence for each Alertmanager whose notifications seem to have another URL."""
-    known = {one.external_url for one in alertmanagers}
-    strangers = [one for one in incidents if one.external_url and one.external_url not in known]
+    known = {alertmanager.external_url for alertmanager in alertmanagers}
+    unknown = [
+        incident
+        for incident in incidents
+        if incident.external_url and incident.external_url not in known
+    ]
     problems = []
     for alertmanager, answer in zip(alertmanagers, answers):
-        held = (one for one in strangers if one.open_fingerprint in answer.held)
-        stranger = next(held, None)
-        if stranger:
+        held = (incident for incident in unknown if incident.open_fingerprint in answer.held)
+        incident = next(held, None)
+        if incident:
             problems.append(
-                f"alertmanagers, {alertmanager.url}: it holds the alert of {stranger.episode}, but "
-                f"the notification came from {stranger.external_url}: set external_url to that, or "
+                f"alertmanagers, {alertmanager.url}: it holds the alert of {incident.episode}, but "
+                f"the notification came from {incident.external_url}: set external_url to that, or "
                 "add that Alertmanager"
             )
     return problems
 
 
-def _have_run_for(
+def _check_uptimes(
     alertmanagers: Sequence[AlertmanagerApi], duration: timedelta
 ) -> tuple[bool, list[str]]:
-    """Return whether all Alertmanagers have run for a duration, and which ones did not answer."""
+    """Return whether all Alertmanagers have run for a duration, and the errors of the others."""
 
-    def uptime(alertmanager: AlertmanagerApi) -> timedelta | str:
+    def read_uptime(alertmanager: AlertmanagerApi) -> timedelta | str:
         try:
             return alertmanager.status().uptime
         except MonitoringError as error:
             return str(error)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(uptime, alertmanagers))
-    problems = [one for one in found if isinstance(one, str)]
-    return all(not isinstance(one, str) and one >= duration for one in found), problems
+    with ThreadPoolExecutor(_MAX_PARALLEL) as pool:
+        uptimes = list(pool.map(read_uptime, alertmanagers))
+    problems = [problem for problem in uptimes if isinstance(problem, str)]
+    have_run = all(isinstance(uptime, timedelta) and uptime >= duration for uptime in uptimes)
+    return have_run, problems
 
 
 def _write(sync_round: SyncRound, changes: Sequence[dict[str, Any]]) -> None:
@@ -279,8 +285,8 @@ def _close(sync_round: SyncRound, ids: Sequence[int]) -> int:
     return closed
 
 
-def _forget(sync_round: SyncRound) -> None:
-    """Remove what earlier rounds stored, because `alertmanagers` is not configured any more."""
+def _clear(sync_round: SyncRound) -> None:
+    """Clear what earlier rounds stored, because `alertmanagers` is no longer configured."""
     stored = or_(alerts.c.missing_since.is_not(None), alerts.c.silence_id.is_not(None))
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(select(alerts.c.id).where(is_open(), stored)).all()
@@ -288,7 +294,7 @@ def _forget(sync_round: SyncRound) -> None:
     _write(sync_round, [{"id": row_id, **nothing} for row_id in ids])
 
 
-def _note(sync_round: SyncRound, problems: Sequence[str]) -> None:
+def _store_problems(sync_round: SyncRound, problems: Sequence[str]) -> None:
     """Add the problems to the result of the round, and store them for the health view."""
     for problem in problems:
         sync_round.note(problem)

@@ -2,7 +2,7 @@
 
 The last task of a workflow reports the end of its change. No task runs after a workflow was
 cancelled or killed, and its change may still be running then. So a change stays in flight until
-StackStorm says that the workflow and everything that it started have ended.
+StackStorm reports that the workflow and everything that it started have ended.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from poundcake.trail.schema import alerts, changes
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 SETTLE_SECONDS = 10
-"""Seconds for which a round may read the executions of changes."""
+"""Time limit of a round for the executions of changes, in seconds."""
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# A workflow of a change starts a workflow that runs an action, which may be a workflow itself.
+# The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
 
 
@@ -62,13 +62,13 @@ def _settle_page(
     sync_round: SyncRound, api: StackStormApi, page: Sequence[Change], deadline: Deadline
 ) -> int:
     ids = sorted({change.st2_execution_id for change in page})
-    found = read_executions(api, ids, deadline, sync_round.note)
+    read = read_executions(api, ids, deadline, sync_round.note)
     results = {
         execution_id: _result(execution)
-        for execution_id, execution in found.items()
+        for execution_id, execution in read.items()
         if execution is None or not _is_running(api, execution, _MAX_DEPTH)
     }
-    _write(sync_round, page, found, results)
+    _write(sync_round, page, read, results)
     return sum(change.st2_execution_id in results for change in page)
 
 
@@ -82,7 +82,7 @@ def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
 
 
 def _result(execution: Execution | None) -> ChangeResult:
-    """Return how a change ended, from the workflow that did not report it."""
+    """Return how a change ended, judging by its workflow, which did not report it."""
     if execution is None or execution.status == ExecutionStatus.CANCELED:
         return ChangeResult.UNKNOWN
     if execution.status != ExecutionStatus.SUCCEEDED:
@@ -94,13 +94,13 @@ def _result(execution: Execution | None) -> ChangeResult:
 def _write(
     sync_round: SyncRound,
     page: Sequence[Change],
-    found: Mapping[str, Execution | None],
+    read: Mapping[str, Execution | None],
     results: Mapping[str, ChangeResult],
 ) -> None:
     running = [
         change.id
         for change in page
-        if change.st2_execution_id in found and change.st2_execution_id not in results
+        if change.st2_execution_id in read and change.st2_execution_id not in results
     ]
     with sync_round.writing() as connection:
         extend(connection, running)

@@ -32,10 +32,10 @@ MAX_MINUTES = 10_080
 """The longest silence: a week."""
 MARK = " (poundcake.silence)"
 """The end of the comment of each silence that the pack creates, by which it recognizes them."""
-# A repeated call asks for a slightly later end. That does not extend the silence.
+# A repeated call asks for a slightly later end, which does not extend the silence.
 _SAME_END = timedelta(minutes=1)
-# The members of a cluster get a new silence from each other, usually within a second.
-_GOSSIP_TRIES, _GOSSIP_PAUSE = 6, 0.5
+# A new silence reaches the other members of a cluster by gossip, usually within a second.
+_GOSSIP_TRIES, _GOSSIP_WAIT = 6, 0.5
 _ENDED = SilenceState.EXPIRED
 
 
@@ -63,7 +63,7 @@ class Target:
 
     Attributes:
         episode: The episode, or empty.
-        labels: The labels, if no episode is given.
+        labels: The labels, if the episode is empty.
         ignored_labels: Labels of an episode's alert that may change while it fires.
     """
 
@@ -80,16 +80,16 @@ def silence(
     minutes: int,
     comment: str,
 ) -> SilenceChange:
-    """Silence an alert in all Alertmanagers for some minutes from now.
+    """Silence an alert in all Alertmanagers for a number of minutes from now.
 
-    If the same silence exists, it is extended if its end is earlier, and otherwise kept.
+    If the same silence exists, it is extended if it would end earlier, and kept otherwise.
 
     Args:
         engine: The tracking database.
         alertmanagers: All configured Alertmanagers.
         actor: Who silences it.
         target: What to silence.
-        minutes: How long, at most MAX_MINUTES.
+        minutes: The duration, at most MAX_MINUTES.
         comment: The reason.
 
     Raises:
@@ -102,19 +102,19 @@ def silence(
     if not comment.strip():
         raise TrackingError("comment: say why the alert is silenced")
     labels = _labels_of(engine, target)
-    wanted = _Wanted(labels, minutes, actor.st2_user or "somebody", comment.strip() + MARK)
-    made: list[Silence] = []
+    wanted = _WantedSilence(labels, minutes, actor.st2_user or "somebody", comment.strip() + MARK)
+    silences: list[Silence] = []
     states: list[str] = []
 
     def ensure(alertmanager: AlertmanagerApi) -> None:
-        found, state = _ensure(alertmanager, wanted, bool(made))
-        made.append(found)
+        ensured, state = _ensure(alertmanager, wanted, bool(silences))
+        silences.append(ensured)
         states.append(state)
 
-    problems = _for_each(alertmanagers, ensure)
+    problems = _call_for_each(alertmanagers, ensure)
     state = next((name for name in ("created", "extended") if name in states), "unchanged")
-    change = _change(made, state, labels, problems)
-    _record(engine, actor, "silence", target.episode, comment, change, made)
+    change = _summary(silences, state, labels, problems)
+    _record(engine, actor, "silence", target.episode, comment, change, silences)
     return change
 
 
@@ -132,13 +132,13 @@ def unsilence(
         engine: The tracking database.
         alertmanagers: All configured Alertmanagers.
         actor: Who ends it.
-        target: The alert that it silences, if no id is given.
+        target: The alert that it silences, if silence_id is empty.
         silence_id: The id of the silence, or empty.
         force: End it even if the pack did not create it.
 
     Raises:
         TrackingError: There is no such silence, or the pack did not create it.
-        MonitoringError: No Alertmanager could be asked.
+        MonitoringError: No Alertmanager could be queried.
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
@@ -146,20 +146,20 @@ def unsilence(
     ended: list[Silence] = []
     foreign: list[Silence] = []
 
-    def is_meant(one: Silence) -> bool:
-        return one.id == silence_id if silence_id else _is_exactly(one, labels)
+    def is_selected(candidate: Silence) -> bool:
+        return candidate.id == silence_id if silence_id else _is_exactly(candidate, labels)
 
     def end(alertmanager: AlertmanagerApi) -> None:
-        for one in filter(is_meant, alertmanager.silences()):
-            if not (force or one.comment.endswith(MARK)):
-                foreign.append(one)
+        for selected in filter(is_selected, alertmanager.silences()):
+            if not (force or selected.comment.endswith(MARK)):
+                foreign.append(selected)
                 continue
             # A peer may have ended it already.
-            if one.state != _ENDED:
-                alertmanager.expire_silence(one.id)
-            ended.append(one)
+            if selected.state != _ENDED:
+                alertmanager.expire_silence(selected.id)
+            ended.append(selected)
 
-    problems = _for_each(alertmanagers, end)
+    problems = _call_for_each(alertmanagers, end)
     if foreign and not ended:
         raise TrackingError(
             f"the silence {foreign[0].id} was created by {foreign[0].created_by}, not by "
@@ -167,11 +167,11 @@ def unsilence(
         )
     if not ended:
         raise TrackingError("; ".join(["no such silence", *problems]))
-    current = [one for one in ended if one.state != _ENDED]
-    change = _change(
-        current or ended,
-        "ended" if current else "unchanged",
-        labels or {one.name: one.value for one in ended[0].matchers},
+    active = [silence for silence in ended if silence.state != _ENDED]
+    change = _summary(
+        active or ended,
+        "ended" if active else "unchanged",
+        labels or {matcher.name: matcher.value for matcher in ended[0].matchers},
         problems,
     )
     _record(engine, actor, "unsilence", target.episode, "", change, [])
@@ -179,7 +179,7 @@ def unsilence(
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _WantedSilence:
     """The silence that a call asks for."""
 
     labels: Mapping[str, str]
@@ -199,10 +199,10 @@ def _labels_of(engine: Engine, target: Target) -> dict[str, str]:
     if bool(target.episode) == bool(target.labels):
         raise TrackingError("name the alert: episode=EPISODE, or labels, but not both")
     if target.labels:
-        found = {name: str(value) for name, value in target.labels.items() if value}
-        if not found:
+        chosen = {name: str(value) for name, value in target.labels.items() if value}
+        if not chosen:
             raise TrackingError("labels: must contain a label with a value")
-        return found
+        return chosen
     with database.reading(engine) as connection:
         text = connection.scalar(
             select(alerts.c.labels)
@@ -213,14 +213,14 @@ def _labels_of(engine: Engine, target: Target) -> dict[str, str]:
     if text is None:
         raise TrackingError(f"no episode {target.episode} is on record")
     labels: dict[str, str] = json.loads(text)
-    own = {name: value for name, value in labels.items() if name not in target.ignored_labels}
-    return own or labels
+    stable = {name: value for name, value in labels.items() if name not in target.ignored_labels}
+    return stable or labels
 
 
-def _for_each(
+def _call_for_each(
     alertmanagers: Sequence[AlertmanagerApi], work: Callable[[AlertmanagerApi], None]
 ) -> list[str]:
-    """Call work() for each Alertmanager, and return why it failed for some of them.
+    """Call work() for each Alertmanager, and return the errors of those for which it failed.
 
     Raises:
         MonitoringError: It failed for all of them.
@@ -238,19 +238,21 @@ def _for_each(
     return problems
 
 
-def _ensure(alertmanager: AlertmanagerApi, wanted: _Wanted, made: bool) -> tuple[Silence, str]:
-    """Return the wanted silence of an Alertmanager, and whether it was created or extended.
+def _ensure(
+    alertmanager: AlertmanagerApi, wanted: _WantedSilence, is_created: bool
+) -> tuple[Silence, str]:
+    """Create or extend a silence in an Alertmanager if needed. Return it and what was done.
 
     Args:
         alertmanager: The Alertmanager.
         wanted: The silence.
-        made: Whether other Alertmanagers, which may be peers of this one, have it already.
+        is_created: Whether another Alertmanager, which may be a peer of this one, has it already.
     """
     new = wanted.until(alertmanager.status().now)
     existing = None
-    for attempt in range(_GOSSIP_TRIES if made else 1):
+    for attempt in range(_GOSSIP_TRIES if is_created else 1):
         if attempt:
-            time.sleep(_GOSSIP_PAUSE)
+            time.sleep(_GOSSIP_WAIT)
         existing = _existing(alertmanager, wanted)
         if existing and new.ends_at - existing.ends_at <= _SAME_END:
             return existing, "unchanged"
@@ -260,29 +262,31 @@ def _ensure(alertmanager: AlertmanagerApi, wanted: _Wanted, made: bool) -> tuple
     return replace(new, id=silence_id), "extended" if existing else "created"
 
 
-def _existing(alertmanager: AlertmanagerApi, wanted: _Wanted) -> Silence | None:
+def _existing(alertmanager: AlertmanagerApi, wanted: _WantedSilence) -> Silence | None:
     """Return the pack's silence with the same labels that ends last, or None."""
     same = [
-        one
-        for one in alertmanager.silences()
-        if one.state != _ENDED and one.comment.endswith(MARK) and _is_exactly(one, wanted.labels)
+        silence
+        for silence in alertmanager.silences()
+        if silence.state != _ENDED
+        and silence.comment.endswith(MARK)
+        and _is_exactly(silence, wanted.labels)
     ]
-    return max(same, key=lambda one: one.ends_at) if same else None
+    return max(same, key=lambda silence: silence.ends_at) if same else None
 
 
-def _is_exactly(one: Silence, labels: Mapping[str, str]) -> bool:
-    """Return True if a silence has exactly these labels as its matchers."""
+def _is_exactly(candidate: Silence, labels: Mapping[str, str]) -> bool:
+    """Return True if the matchers of a silence are exactly these labels."""
     matchers = {Matcher(name, value) for name, value in labels.items()}
-    return set(one.matchers) == matchers
+    return set(candidate.matchers) == matchers
 
 
-def _change(
+def _summary(
     silences: Sequence[Silence], state: str, labels: Mapping[str, str], problems: Sequence[str]
 ) -> SilenceChange:
     return SilenceChange(
-        silence_ids=sorted({one.id for one in silences}),
+        silence_ids=sorted({silence.id for silence in silences}),
         state=state,
-        until=format_timestamp(max(one.ends_at for one in silences)),
+        until=format_timestamp(max(silence.ends_at for silence in silences)),
         labels=dict(labels),
         problems=list(problems),
     )
@@ -306,18 +310,18 @@ def _record(
         target = episode or _silenced_episode(connection, ids) or ",".join(ids)
         write_entry(connection, action, actor, target, comment, details)
         if action == "unsilence":
-            _forget(connection, ids)
+            _clear_silence(connection, ids)
         elif episode:
-            _show(connection, episode, max(silences, key=lambda one: one.ends_at))
+            _store_silence(connection, episode, max(silences, key=lambda silence: silence.ends_at))
 
 
 def _silenced_episode(connection: Connection, silence_ids: Sequence[str]) -> str | None:
-    """Return the open episode that one of these silences mutes, if a view shows that."""
-    found = select(alerts.c.episode).where(is_open(), alerts.c.silence_id.in_(silence_ids))
-    return connection.scalar(found.limit(1))
+    """Return the open episode that is recorded as muted by one of these silences, or None."""
+    episodes = select(alerts.c.episode).where(is_open(), alerts.c.silence_id.in_(silence_ids))
+    return connection.scalar(episodes.limit(1))
 
 
-def _show(connection: Connection, episode: str, shown: Silence) -> None:
+def _store_silence(connection: Connection, episode: str, shown: Silence) -> None:
     connection.execute(
         update(alerts)
         .where(alerts.c.episode == episode, is_open())
@@ -330,7 +334,7 @@ def _show(connection: Connection, episode: str, shown: Silence) -> None:
     )
 
 
-def _forget(connection: Connection, silence_ids: Sequence[str]) -> None:
+def _clear_silence(connection: Connection, silence_ids: Sequence[str]) -> None:
     connection.execute(
         update(alerts)
         .where(is_open(), alerts.c.silence_id.in_(silence_ids))

@@ -65,8 +65,8 @@ class TestRoutes:
     )
     def test_an_unknown_path_is_answered_with_the_existing_ones(self, endpoint, path):
         for method, body in (("GET", None), ("POST", b"{}")):
-            found = check_problem(endpoint.request(method, path, body), 404)
-            assert "POST /api/v1/webhook" in found["detail"]
+            problem = check_problem(endpoint.request(method, path, body), 404)
+            assert "POST /api/v1/webhook" in problem["detail"]
 
     @pytest.mark.parametrize("path", [p for p, verb in sorted(ROUTES.items()) if verb == "GET"])
     def test_head_is_get_without_the_body(self, endpoint, path):
@@ -97,16 +97,16 @@ class TestRoutes:
     def test_health(self, endpoint):
         answer = endpoint.get("/api/v1/health")
         assert answer.status == 200
-        found = answer.json
-        assert found["status"] in ("ok", "degraded")
-        assert found["address"] == f"http://127.0.0.1:{endpoint.port}"
-        assert (found["authentication"], found["database"], found["dry_run"]) == (
+        health = answer.json
+        assert health["status"] in ("ok", "degraded")
+        assert health["address"] == f"http://127.0.0.1:{endpoint.port}"
+        assert (health["authentication"], health["database"], health["dry_run"]) == (
             "none",
             "SQLite",
             True,
         )
-        assert set(found["components"]) == {"journal", "broker", "database", "stackstorm"}
-        for part in found["components"].values():
+        assert set(health["components"]) == {"journal", "broker", "database", "stackstorm"}
+        for part in health["components"].values():
             assert {"state", "since", "detail", "waiting"} <= set(part)
 
 
@@ -125,10 +125,10 @@ class TestInternalErrors:
             assert endpoint.post(webhook()).status == 202
         finally:
             endpoint.stop()
-        found = check_problem(answer, 503)
+        problem = check_problem(answer, 503)
         assert "hush" not in answer.body.decode() and "RuntimeError" not in answer.body.decode()
         # The log contains the details.
-        assert found["request_id"] in caplog.text and "hush-word" in caplog.text
+        assert problem["request_id"] in caplog.text and "hush-word" in caplog.text
 
     def test_an_unreadable_file_gets_a_response(self, tmp_path, monkeypatch):
         """The error is an OSError, like that of a disconnected client."""
@@ -149,8 +149,8 @@ class TestInternalErrors:
         endpoint.set_broker(up=False)
         statuses = [endpoint.post(webhook()).status for _ in range(4)]
         assert statuses[:2] == [202, 202] and statuses[2:] == [503, 503]
-        found = check_problem(endpoint.post(webhook()), 503)
-        assert "backlog_limit" in found["detail"]
+        problem = check_problem(endpoint.post(webhook()), 503)
+        assert "backlog_limit" in problem["detail"]
         health = endpoint.get("/api/v1/health")
         assert health.status == 503
         assert health.json["components"]["journal"]["state"] == "full"
@@ -166,8 +166,8 @@ class TestInternalErrors:
             connection.execute("BEGIN EXCLUSIVE")
             with endpoint.client(timeout=30) as client:  # the announcer also waits for the lock
                 client.send(message("POST", "/api/v1/webhook", b'{"alerts": []}'))
-                found = check_problem(client.read(), 503)
-            assert "journal" in found["detail"]
+                problem = check_problem(client.read(), 503)
+            assert "journal" in problem["detail"]
             connection.execute("ROLLBACK")
         assert endpoint.post(webhook()).status == 202
         assert len(endpoint.entries()) == 1

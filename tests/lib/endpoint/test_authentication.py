@@ -49,9 +49,9 @@ class TestTokens:
     @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
     def test_each_token_is_enough(self, guarded, scheme, token):
-        given = f"{scheme} {token}"
-        assert guarded.post(webhook(), Authorization=given).status == 202
-        assert guarded.get(HEALTH, Authorization=given).status == 200
+        credential = f"{scheme} {token}"
+        assert guarded.post(webhook(), Authorization=credential).status == 202
+        assert guarded.get(HEALTH, Authorization=credential).status == 200
 
     @pytest.mark.parametrize(
         "given",
@@ -131,8 +131,8 @@ class TestTokens:
 class TestBasicAuthentication:
     def test_user_and_password_or_a_token_is_enough(self, basic):
         good = basic_credentials("on-call:a-longer-pässword")
-        for given in (good, good.replace("Basic", "basic"), "Bearer the-old-token-01"):
-            assert basic.post(webhook(), Authorization=given).status == 202
+        for credential in (good, good.replace("Basic", "basic"), "Bearer the-old-token-01"):
+            assert basic.post(webhook(), Authorization=credential).status == 202
         answer = basic.get(HEALTH, Authorization=good)
         assert answer.json["authentication"] == "bearer, basic"
         assert "a-longer-pässword" not in answer.body.decode()
@@ -210,8 +210,8 @@ class TestScopes:
             "the credential alertmanager has the scope post, but this needs read: use a credential "
             "with the scope read or both"
         )
-        for given in (READER, ON_CALL):
-            assert with_names.get(path, Authorization=given).status in (200, 404)
+        for credential in (READER, ON_CALL):
+            assert with_names.get(path, Authorization=credential).status in (200, 404)
 
     def test_a_credential_with_scope_read_cannot_post(self, with_names):
         before = with_names.entries()
@@ -232,16 +232,16 @@ class TestScopes:
         assert with_names.get(LIVE).status == 200
 
     def test_health_lists_the_accepted_credentials(self, with_names):
-        found = with_names.get(HEALTH, Authorization=ON_CALL).json["authentication"]
-        assert found == "bearer, basic, hmac"
+        authentication = with_names.get(HEALTH, Authorization=ON_CALL).json["authentication"]
+        assert authentication == "bearer, basic, hmac"
 
     def test_unnamed_credentials_are_recorded_by_their_key(self, guarded, basic):
-        for endpoint, given, name in (
+        for endpoint, credential, name in (
             (guarded, "Bearer the-old-token-01", "auth_tokens[1]"),
             (guarded, "Bearer the-new-token-01", "auth_tokens[2]"),
             (basic, basic_credentials("on-call:a-longer-pässword"), "basic_auth"),
         ):
-            endpoint.accept(webhook(), Authorization=given)
+            endpoint.accept(webhook(), Authorization=credential)
             assert endpoint.credentials()[-1] == name
 
     def test_without_credentials_no_name_is_recorded(self, endpoint):
@@ -276,8 +276,8 @@ class TestSignatures:
         ):
             command = ["openssl", "dgst", "-sha256", "-hmac", "the-secret-of-grafana"]
             printed = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True)
-            found = signed(body, **headers)["X_Grafana_Alerting_Signature"]
-            assert found == printed.stdout.split()[-1].decode()
+            signature = signed(body, **headers)["X_Grafana_Alerting_Signature"]
+            assert signature == printed.stdout.split()[-1].decode()
 
     def test_a_large_signed_body_is_accepted(self, with_names):
         body = json.dumps(webhook(alert(annotations={"text": "x" * 100_000}))).encode()
@@ -427,12 +427,12 @@ def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, c
     try:
         right = basic_credentials("on-call:hush-hush-hush-word")
         endpoint.wait_for_status(200, Authorization=right)
-        given = basic_credentials("on-call:hush-hush-hush-wort")
+        credential = basic_credentials("on-call:hush-hush-hush-wort")
         for _ in range(5):
-            assert endpoint.get("/metrics", Authorization=given).status == 401
+            assert endpoint.get("/metrics", Authorization=credential).status == 401
         text = endpoint.get("/metrics", Authorization=right).body.decode()
     finally:
         endpoint.stop()
     assert "poundcake_failed_authentications_total 5.0" in text
     assert caplog.text.count("missing or invalid credentials from 127.0.0.1") == 1
-    assert "hush" not in caplog.text and given.split()[1] not in caplog.text
+    assert "hush" not in caplog.text and credential.split()[1] not in caplog.text

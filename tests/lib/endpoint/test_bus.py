@@ -45,14 +45,14 @@ def bus(rabbitmq, queue):
 
 def arrived(url):
     """Return the messages that the rules engine would read."""
-    found = []
+    messages = []
     with kombu.Connection(url) as connection:
         queue = kombu.Queue("rules_engine", channel=connection.channel())
         while True:
             message = queue.get(no_ack=True, accept=["pickle"])
             if message is None:
-                return found
-            found.append(message)
+                return messages
+            messages.append(message)
 
 
 def test_a_trigger_arrives_as_stackstorm_reads_it(bus, rabbitmq):
@@ -85,8 +85,8 @@ def test_from_many_threads(bus, rabbitmq):
         thread.start()
     for thread in threads:
         thread.join(20)
-    found = [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)]
-    assert sorted(found) == list(range(20))
+    numbers = [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)]
+    assert sorted(numbers) == list(range(20))
 
 
 def test_a_missing_queue_is_an_error_until_it_exists(bus, rabbitmq, queue):

@@ -86,8 +86,8 @@ class TestTriggers:
         ended = {**named, "status": "resolved", "endsAt": "2026-01-14T12:00:05Z"}
         rig.accept(ended, received_at=later(10))
         rig.advance()
-        found = [(p["status"], p["remediation"]) for p in rig.bus.of(ALERT)]
-        assert found == [("firing", "verbatim"), ("firing", "any"), ("resolved", "")]
+        emitted = [(p["status"], p["remediation"]) for p in rig.bus.of(ALERT)]
+        assert emitted == [("firing", "verbatim"), ("firing", "any"), ("resolved", "")]
 
     def test_a_changed_configuration_applies_to_the_next_alert(self, rig):
         for name in ("before", "after"):
@@ -135,8 +135,8 @@ class TestTriggers:
         again = alert("A", fingerprint="a")
         rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), resolve, resolve)
         rig.advance()
-        found = [(p["alert_name"], p["status"]) for p in rig.bus.of(ALERT)]
-        assert sorted(found) == [("A", "firing"), ("B", "firing"), ("B", "resolved")]
+        emitted = [(p["alert_name"], p["status"]) for p in rig.bus.of(ALERT)]
+        assert sorted(emitted) == [("A", "firing"), ("B", "firing"), ("B", "resolved")]
         (payload,) = rig.bus.of(WEBHOOK)
         assert (payload["alerts_received"], payload["outcomes"]["malformed"]) == (6, 1)
 
@@ -158,9 +158,9 @@ class TestTriggers:
                 yield value
 
         for _, payload, _ in rig.bus.published:
-            found = list(strings(payload))
-            assert None not in found
-            for one in found:
+            texts = list(strings(payload))
+            assert None not in texts
+            for one in texts:
                 assert not any(d in str(one) for d in DELIMITERS)
                 assert not set(str(one)) & set("{}<>\"'\\\n")
 

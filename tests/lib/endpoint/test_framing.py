@@ -19,8 +19,8 @@ GROUPS = sorted({case.name.partition(":")[0] for case in CASES})
 def test_every_case_gets_the_response_in_the_corpus(endpoint, group):
     cases = [case for case in CASES if case.name.startswith(group)]
     before = len(endpoint.entries())
-    found = {case.name: statuses(exchange(endpoint, case.data)) for case in cases}
-    assert found == {case.name: case.statuses for case in cases}
+    answered = {case.name: statuses(exchange(endpoint, case.data)) for case in cases}
+    assert answered == {case.name: case.statuses for case in cases}
     assert len(endpoint.entries()) == before + sum(case.can_be_stored for case in cases)
 
 

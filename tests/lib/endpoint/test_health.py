@@ -43,12 +43,12 @@ def journal_of(installation):
 def test_everything_works(rig, installation):
     rig.accept(alert())
     rig.advance()
-    found = report(installation)
-    since = {name: part.pop("since") for name, part in found["components"].items()}
+    health = report(installation)
+    since = {name: part.pop("since") for name, part in health["components"].items()}
     assert all(text.endswith("Z") for text in since.values())
-    assert found == {
+    assert health == {
         "status": "ok",
-        "version": found["version"],
+        "version": health["version"],
         "address": "http://127.0.0.1:8000",
         "authentication": "none",
         "database": "SQLite",
@@ -88,10 +88,10 @@ def test_a_pause_is_shown_within_seconds(rig, installation):
     rig.advance()
     pause(rig.reader.engine, Actor("anna"), "maintenance")
     rig.advance(PAUSE_WAIT)
-    found = report(installation)
-    assert (found["paused"]["by"], found["paused"]["reason"]) == ("anna", "maintenance")
-    assert found["status"] == "ok"
-    metrics = Metrics(lambda: found, lambda: (0, 0, 0)).text("")[0].decode()
+    health = report(installation)
+    assert (health["paused"]["by"], health["paused"]["reason"]) == ("anna", "maintenance")
+    assert health["status"] == "ok"
+    metrics = Metrics(lambda: health, lambda: (0, 0, 0)).text("")[0].decode()
     assert "\npoundcake_paused 1.0\n" in metrics
     resume(rig.reader.engine, Actor("anna"))
     rig.advance(PAUSE_WAIT)
@@ -106,18 +106,18 @@ def test_a_component_that_is_down_degrades_health(rig, installation):
 
 def test_an_unusable_configuration_degrades_health_and_is_explained(rig, installation):
     rig.advance()
-    found = report(installation, "keeping the previous configuration: port: must be a number")
-    assert found["status"] == "degraded"
-    assert found["configuration"]["problem"].endswith("port: must be a number")
+    health = report(installation, "keeping the previous configuration: port: must be a number")
+    assert health["status"] == "degraded"
+    assert health["configuration"]["problem"].endswith("port: must be a number")
 
 
 def test_an_invalid_remediation_degrades_health_and_is_explained(rig, installation):
     config = load({"remediations": [{"name": "nginx", "mode": "live"}]})
-    found = report(replace(installation, config=config))
-    assert found["status"] == "degraded"
-    (error,) = found["configuration"]["remediation_errors"]
+    health = report(replace(installation, config=config))
+    assert health["status"] == "degraded"
+    (error,) = health["configuration"]["remediation_errors"]
     assert error.startswith("remediations, entry 1 (nginx): match: is missing")
-    assert found["configuration"]["problem"] == ""
+    assert health["configuration"]["problem"] == ""
 
 
 def test_pending_migrations_are_shown_for_the_database(rig, installation):
@@ -129,8 +129,8 @@ def test_pending_migrations_are_shown_for_the_database(rig, installation):
 def test_a_full_journal_is_unavailable(rig, installation):
     for _ in range(5):
         rig.accept()
-    found = report(installation)
-    assert (found["status"], found["components"]["journal"]["state"]) == ("unavailable", "full")
+    health = report(installation)
+    assert (health["status"], health["components"]["journal"]["state"]) == ("unavailable", "full")
 
 
 def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, monkeypatch, caplog):
@@ -138,10 +138,10 @@ def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, m
         raise JournalError("disk I/O error")
 
     monkeypatch.setattr(rig.journal, "counts", fails)
-    found = report(installation)
-    assert found["status"] == "unavailable"
-    assert found["components"]["journal"]["detail"] == "disk I/O error"
-    assert "waiting" not in found["components"]["journal"]
+    health = report(installation)
+    assert health["status"] == "unavailable"
+    assert health["components"]["journal"]["detail"] == "disk I/O error"
+    assert "waiting" not in health["components"]["journal"]
     assert "journal: down: disk I/O error" in caplog.text
 
 

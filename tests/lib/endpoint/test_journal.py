@@ -84,12 +84,12 @@ class TestAccept:
         request_id = journal.accept(sent, "", "the-hash", 3)
         assert str(uuid.UUID(request_id)) == request_id
         assert load(journal, request_id) == replace(sent, request_id=request_id)
-        found = journal.find(request_id)
-        assert (found.request_id, found.received_at) == (request_id, sent.received_at)
-        assert (found.state, found.alert_count, found.body_sha256) == ("accepted", 3, "the-hash")
-        assert found.body_bytes == len(sent.body.encode())
-        assert (found.attempts, found.batch_limit, found.emit_after) == (0, 0, None)
-        assert abs(found.state_since - time.monotonic()) < 60
+        entry = journal.find(request_id)
+        assert (entry.request_id, entry.received_at) == (request_id, sent.received_at)
+        assert (entry.state, entry.alert_count, entry.body_sha256) == ("accepted", 3, "the-hash")
+        assert entry.body_bytes == len(sent.body.encode())
+        assert (entry.attempts, entry.batch_limit, entry.emit_after) == (0, 0, None)
+        assert abs(entry.state_since - time.monotonic()) < 60
 
     def test_each_request_gets_a_new_id(self, journal):
         assert len({accept(journal) for _ in range(10)}) == 10
@@ -438,10 +438,10 @@ class TestStates:
         journal.mark_recorded(ids[2:4])
         journal.mark_done(ids[3:4])
         clock.offset += 90
-        found = journal.counts()
-        assert (found.accepted, found.announced, found.recorded, found.done) == (3, 1, 1, 1)
-        assert (round(found.oldest_seconds), round(found.overdue_seconds)) == (90, 90)
-        assert found.stuck == 0
+        counts = journal.counts()
+        assert (counts.accepted, counts.announced, counts.recorded, counts.done) == (3, 1, 1, 1)
+        assert (round(counts.oldest_seconds), round(counts.overdue_seconds)) == (90, 90)
+        assert counts.stuck == 0
 
     def test_attempts_do_not_reset_the_age_of_the_oldest(self, journal, clock):
         accept(journal)
@@ -497,9 +497,9 @@ class TestStates:
         replay = request(request_id=str(uuid.uuid4()))
         journal.import_recorded(replay, body_sha256(replay.body), 1)
         journal.import_recorded(replay, body_sha256(replay.body), 1)
-        (found,) = journal.due(10)
-        assert (found.request_id, found.is_shared) == (replay.request_id, True)
-        assert journal.load_requests([found]) == [replay]
+        (entry,) = journal.due(10)
+        assert (entry.request_id, entry.is_shared) == (replay.request_id, True)
+        assert journal.load_requests([entry]) == [replay]
 
 
 class TestCosts:
@@ -703,9 +703,9 @@ class TestUpgrade:
         assert self.names(journal.announced()) == [5, 6]
         assert journal.announced()[0].batch_id == "out"
         # The clock continues from the last stored value; it is read 3 s later.
-        found = journal.due(10)
-        assert self.names(found) == [7, 8]
-        assert (found[0].emit_after, round(found[1].emit_after - clock())) == (None, 47)
+        entries = journal.due(10)
+        assert self.names(entries) == [7, 8]
+        assert (entries[0].emit_after, round(entries[1].emit_after - clock())) == (None, 47)
         clock.offset += 100
         journal.mark_recorded([journal.find(str(uuid.UUID(int=3))).id])
         failed = journal.failed(10)
@@ -723,7 +723,7 @@ class TestUpgrade:
             assert load(journal, entry.request_id) == request(
                 body=self.BODY, request_id=entry.request_id
             )
-        journal.mark_done([entry.id for entry in found])
+        journal.mark_done([entry.id for entry in entries])
         clock.offset += KEEP_DONE
         assert journal.prune() == 3
         journal.close()

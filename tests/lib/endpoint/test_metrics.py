@@ -51,12 +51,12 @@ class Scrape:
         """Return the sum of the samples of this name that have these labels."""
         return sum(
             value
-            for (found, has), value in self.samples.items()
-            if found == "poundcake_" + name and set(labels.items()) <= has
+            for (metric, has), value in self.samples.items()
+            if metric == "poundcake_" + name and set(labels.items()) <= has
         )
 
     def has(self, name):
-        return "poundcake_" + name in {found for found, _ in self.samples}
+        return "poundcake_" + name in {metric for metric, _ in self.samples}
 
     def values(self, label):
         return {value for _, labels in self.samples for name, value in labels if name == label}
@@ -88,9 +88,9 @@ def wait_for_scrape(endpoint, condition):
 @pytest.fixture(scope="module", params=WAYS)
 def endpoint(request, tmp_path_factory):
     """Return a shared endpoint that no test stops, and that computes its health for each scrape."""
-    found = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
-    yield found
-    found.stop()
+    running = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
+    yield running
+    running.stop()
 
 
 @pytest.fixture(params=WAYS)
@@ -99,13 +99,13 @@ def make(request, tmp_path):
     made = []
 
     def factory(settings=None, way=request.param, journal=True, **config):
-        found = KINDS[way](tmp_path, dict(QUICK, **(settings or {})), **config).start()
-        made.append(found)
-        return found.ready(journal)
+        running = KINDS[way](tmp_path, dict(QUICK, **(settings or {})), **config).start()
+        made.append(running)
+        return running.ready(journal)
 
     yield factory
-    for found in made:
-        found.stop()
+    for running in made:
+        running.stop()
 
 
 @pytest.fixture
@@ -176,12 +176,12 @@ class TestFormat:
     def test_the_page_lists_every_metric(self, make):
         endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
-        found = wait_for_scrape(endpoint, lambda n: n.get("syncs_asked_total"))
+        scrape = wait_for_scrape(endpoint, lambda n: n.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
             documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
         assert documented == {
             family.name + ("_total" if family.type == "counter" else "")
-            for family in found.families
+            for family in scrape.families
         }
 
     def test_each_endpoint_has_its_own_registry(self):
@@ -200,10 +200,10 @@ class TestFormat:
             assert "poundcake.trail.record" in sys.modules
             print("prometheus_client" in sys.modules)
         """
-        found = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True
         )
-        assert found.stdout.decode().strip() == "False"
+        assert completed.stdout.decode().strip() == "False"
 
 
 class TestRequests:
@@ -269,8 +269,8 @@ class TestRequests:
         assert 0 < seconds[1] - seconds[0] < 10
         bounds = {
             float(dict(labels)["le"])
-            for found, labels in after.samples
-            if found == "poundcake_" + name + "_bucket"
+            for metric, labels in after.samples
+            if metric == "poundcake_" + name + "_bucket"
         }
         assert (min(bounds), max(bounds - {float("inf")})) == (0.001, 10)
 
@@ -404,19 +404,19 @@ class TestPipelineMetrics:
         journal = endpoint.endpoint.journal
         entries = journal.fresh(25)
         journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
-        found = wait_for_scrape(endpoint, lambda n: n.get("journal_stuck_requests"))
-        assert found.get("journal_stuck_requests") == 25
-        assert found.get("journal_backlog_requests") == 5
+        scrape = wait_for_scrape(endpoint, lambda n: n.get("journal_stuck_requests"))
+        assert scrape.get("journal_stuck_requests") == 25
+        assert scrape.get("journal_backlog_requests") == 5
 
     def test_an_unavailable_journal(self, make, tmp_path):
         (tmp_path / "in-the-way").write_text("")
         state = str(tmp_path / "in-the-way" / "state")
         endpoint = make({"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state)
-        found = wait_for_scrape(endpoint, lambda n: n.get("component_down", component="journal"))
-        assert not found.has("journal_requests")
+        scrape = wait_for_scrape(endpoint, lambda n: n.get("component_down", component="journal"))
+        assert not scrape.has("journal_requests")
         (tmp_path / "in-the-way").unlink()
-        found = wait_for_scrape(endpoint, lambda n: n.has("journal_requests"))
-        assert found.get("component_down", component="journal") == 0
+        scrape = wait_for_scrape(endpoint, lambda n: n.has("journal_requests"))
+        assert scrape.get("component_down", component="journal") == 0
 
     def test_misses_and_late_records(self, pipeline):
         pipeline.bus.records = False
@@ -427,9 +427,9 @@ class TestPipelineMetrics:
         pipeline.bus.records = True
         pipeline.wait_for_state(request_id, "recorded")
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total"))
-        found = numbers(pipeline.metrics)
-        assert found.get("requests_recorded_total") == 1
-        assert found.get("accept_to_record_seconds_count") == 1
+        values = numbers(pipeline.metrics)
+        assert values.get("requests_recorded_total") == 1
+        assert values.get("accept_to_record_seconds_count") == 1
 
     def test_an_alert_that_was_lost_is_emitted_again(self, pipeline):
         pipeline.start()
@@ -439,20 +439,20 @@ class TestPipelineMetrics:
         assert numbers(pipeline.metrics).get("alerts_emitted_total", emission="again") == 0
         pipeline.set_explanation("retry")
         wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="again"))
-        found = numbers(pipeline.metrics)
-        assert found.get("alerts_emitted_total", emission="first") == 1
+        values = numbers(pipeline.metrics)
+        assert values.get("alerts_emitted_total", emission="first") == 1
         # An alert that is emitted again is still counted once.
-        assert found.get("alerts_recorded_total") == 1
+        assert values.get("alerts_recorded_total") == 1
 
 
 class TestMetrics:
     def test_an_outcome_of_another_release(self):
         counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
         counted.emitted({"admitted": 2, "eaten": 3}, 2, again=False)
-        found = numbers(counted)
-        assert found.get("alerts_recorded_total", outcome="admitted") == 2
-        assert found.get("alerts_recorded_total", outcome="other") == 3
-        assert "eaten" not in found.values("outcome")
+        values = numbers(counted)
+        assert values.get("alerts_recorded_total", outcome="admitted") == 2
+        assert values.get("alerts_recorded_total", outcome="other") == 3
+        assert "eaten" not in values.values("outcome")
 
     def test_a_clock_set_back_records_no_negative_duration(self):
         counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))

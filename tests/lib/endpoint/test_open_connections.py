@@ -26,7 +26,7 @@ def full():
 
 
 def aborted(opened):
-    return [one.aborted for one in opened]
+    return [connection.aborted for connection in opened]
 
 
 def test_the_longest_idle_connection_is_closed(full):
@@ -47,8 +47,8 @@ def test_a_lingering_connection_is_closed_first(full):
 
 def test_a_busy_connection_is_never_closed(full):
     connections, opened = full
-    for one in opened:
-        assert one.slot.enter(Phase.BUSY)
+    for connection in opened:
+        assert connection.slot.enter(Phase.BUSY)
     assert Opened(connections).slot is None
     assert aborted(opened) == [0, 0, 0]
     assert connections.evicted == 1

@@ -57,12 +57,12 @@ def translate(schema, document):
     if not isinstance(schema, dict):
         return schema
     schema = resolve(document, schema)
-    found = {key: translate(value, document) for key, value in schema.items()}
+    translated = {key: translate(value, document) for key, value in schema.items()}
     if "properties" in schema:
-        found.setdefault("additionalProperties", False)
+        translated.setdefault("additionalProperties", False)
     if schema.get("nullable"):
-        found["type"] = [schema["type"], "null"]
-    return found
+        translated["type"] = [schema["type"], "null"]
+    return translated
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +85,17 @@ def worked_on(endpoint):
     )
     status = "/api/v1/status/" + request_id
     wait_for(lambda: endpoint.get(status, Authorization=TOKEN).json["alerts"])
-    found = endpoint.get(status, Authorization=TOKEN).json
+    status_view = endpoint.get(status, Authorization=TOKEN).json
     config = load(endpoint.config)
     engine = database.open_engine(config.tracking_url)
-    for one, more in zip((found["alerts"][0], found["alerts"][2]), ({}, {"end": later(9)})):
-        claims.link(engine, request_id, one["episode"], "p.work", "e-" + one["alert_name"])
+    for row, more in zip(
+        (status_view["alerts"][0], status_view["alerts"][2]), ({}, {"end": later(9)})
+    ):
+        claims.link(engine, request_id, row["episode"], "p.work", "e-" + row["alert_name"])
         with engine.begin() as connection:
             connection.execute(
                 executions.update()
-                .where(executions.c.id == "e-" + one["alert_name"])
+                .where(executions.c.id == "e-" + row["alert_name"])
                 .values(
                     status="succeeded" if more else "running",
                     start_timestamp=NOON,
@@ -161,22 +163,22 @@ class TestDocument:
         ],
     )
     def test_the_security_matches_the_configuration(self, methods, expected):
-        found = openapi.description(methods, False)
-        assert found["security"] == expected
-        responses = found["paths"]["/metrics"]["get"]["responses"]
+        description = openapi.description(methods, False)
+        assert description["security"] == expected
+        responses = description["paths"]["/metrics"]["get"]["responses"]
         assert ("401" in responses) == bool(methods)
         assert ("403" in responses) == (not methods)
 
     def test_scopes_add_403_and_signatures_apply_to_webhooks(self):
-        found = openapi.description(["bearer", "hmac"], True)
-        operations = [op for path in found["paths"].values() for op in path.values()]
+        description = openapi.description(["bearer", "hmac"], True)
+        operations = [op for path in description["paths"].values() for op in path.values()]
         assert all(
             {"401", "403"} <= set(operation["responses"])
             for operation in operations
             if operation["operationId"] != "health_live"
         )
-        assert found["security"] == [{"bearer": []}]
-        hook = found["paths"]["/api/v1/webhook"]["post"]
+        assert description["security"] == [{"bearer": []}]
+        hook = description["paths"]["/api/v1/webhook"]["post"]
         assert hook["security"] == [{"bearer": []}, {"hmac": []}]
 
     def test_the_enums_match_the_code(self, described):
@@ -198,8 +200,8 @@ class TestDocument:
     def test_a_webhook_of_alertmanager_is_valid(self, described):
         schema = described["components"]["schemas"]["Alert"]
         validator = jsonschema.Draft7Validator(translate(schema, described))
-        for one in (alert(), alert(fingerprint="2993e3e5da48cfe2"), alert(starts_at=None)):
-            validator.validate(one)
+        for sent in (alert(), alert(fingerprint="2993e3e5da48cfe2"), alert(starts_at=None)):
+            validator.validate(sent)
         with pytest.raises(jsonschema.ValidationError):
             validator.validate({"labels": 5})
 

@@ -13,12 +13,12 @@ from tests.lib.trail.queries.test_request_status import STATUS_KEYS
 def test_it_has_the_shape_of_a_recorded_status(tmp_path):
     journal = Journal(str(tmp_path / "j"))
     request_id = journal.accept(request(alert()), "", "hash", 1)
-    found = pending_status(journal.find(request_id), "broker: unavailable")
+    status = pending_status(journal.find(request_id), "broker: unavailable")
     journal.close()
-    assert [key for key in found if key != "blocked_by"] == STATUS_KEYS
-    assert (found["status"], found["blocked_by"]) == ("accepted", "broker: unavailable")
-    assert "credential" not in found
-    assert (found["request_id"], found["received_at"]) == (request_id, "2026-01-14T12:00:00Z")
+    assert [key for key in status if key != "blocked_by"] == STATUS_KEYS
+    assert (status["status"], status["blocked_by"]) == ("accepted", "broker: unavailable")
+    assert "credential" not in status
+    assert (status["request_id"], status["received_at"]) == (request_id, "2026-01-14T12:00:00Z")
 
 
 def test_it_names_the_credential_of_the_sender(tmp_path):

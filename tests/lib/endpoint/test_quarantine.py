@@ -135,9 +135,9 @@ class TestReadable:
     def test_requests_in_a_truncated_file_are_saved(self, intact, path):
         os.truncate(path, int(os.path.getsize(path) * 0.7) // PAGE * PAGE)
         journal = Journal(path)
-        found = set(rows_of(journal))
-        assert found < set(intact[1])
-        self.check(path, intact[1], found, journal)
+        saved = set(rows_of(journal))
+        assert saved < set(intact[1])
+        self.check(path, intact[1], saved, journal)
 
     @pytest.mark.parametrize("data", [bytes, os.urandom], ids=["zeros", "noise"])
     def test_without_its_first_page_nothing_is_saved_and_the_file_is_kept(self, intact, path, data):
@@ -188,8 +188,8 @@ class TestReadable:
             Journal(path).close()
         finally:
             os.umask(before)
-        found = {file.name: oct(file.stat().st_mode & 0o007) for file in tmp_path.iterdir()}
-        assert len(found) >= 3 and set(found.values()) == {"0o0"}
+        modes = {file.name: oct(file.stat().st_mode & 0o007) for file in tmp_path.iterdir()}
+        assert len(modes) >= 3 and set(modes.values()) == {"0o0"}
 
     @pytest.mark.parametrize("left", ["", "empty"])
     def test_a_wal_without_its_file_is_kept(self, path, left, tmp_path):

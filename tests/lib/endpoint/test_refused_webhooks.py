@@ -55,9 +55,9 @@ def test_each_reason(endpoint, reason, status, data):
     before, count = counted(endpoint, reason), refused(endpoint)["count"]
     assert exchange(endpoint, data).startswith(b"HTTP/1.1 %d " % status)
     assert counted(endpoint, reason) == before + 1
-    found = refused(endpoint)
-    assert found["count"] == count + 1
-    last = found["last"]
+    refusals = refused(endpoint)
+    assert refusals["count"] == count + 1
+    last = refusals["last"]
     assert (last["reason"], last["status"], last["sender"]) == (reason, status, "127.0.0.1")
     assert last["detail"] and last["refused_at"].endswith("Z")
 

@@ -48,13 +48,13 @@ def make(request, tmp_path):
     made = []
 
     def factory(**config):
-        found = KINDS[request.param](tmp_path, QUICK, **config).start()
-        made.append(found)
-        return found
+        running = KINDS[request.param](tmp_path, QUICK, **config).start()
+        made.append(running)
+        return running
 
     yield factory
-    for found in made:
-        found.stop()
+    for running in made:
+        running.stop()
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def make_here(tmp_path):
         return made[-1]
 
     yield factory
-    for found in made:
-        found.stop()
+    for running in made:
+        running.stop()
 
 
 @pytest.fixture
@@ -131,10 +131,10 @@ class TestRecovers:
         assert answer.status == 503
         assert "in-the-way" in answer.json["detail"]
         assert answer.headers["content-type"] == "application/problem+json"
-        found = endpoint.get("/api/v1/health")
-        assert (found.status, found.json["status"]) == (503, "unavailable")
-        assert found.json["components"]["journal"]["state"] == "down"
-        assert "in-the-way" in found.json["components"]["journal"]["detail"]
+        health = endpoint.get("/api/v1/health")
+        assert (health.status, health.json["status"]) == (503, "unavailable")
+        assert health.json["components"]["journal"]["state"] == "down"
+        assert "in-the-way" in health.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/health/live").status == 200
         assert endpoint.get("/api/v1/executions/recent").status == 503
         # The endpoint cannot rule out that the journal contains it.
@@ -214,8 +214,8 @@ class TestRecovers:
         wait_for(
             lambda: endpoint.get("/api/v1/health").json["components"]["broker"]["state"] == "down"
         )
-        found = endpoint.get("/api/v1/health")
-        assert (found.status, found.json["status"]) == (200, "degraded")
+        health = endpoint.get("/api/v1/health")
+        assert (health.status, health.json["status"]) == (200, "degraded")
         assert endpoint.get("/api/v1/health/ready").status == 200
         answer = endpoint.get("/api/v1/status/" + request_id).json
         assert (answer["status"], answer["blocked_by"]) == (
@@ -298,18 +298,18 @@ class TestDamage:
         ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
         self.spoil(path, pages=1)
         endpoint.set_broker(up=True)  # the announcer reads the waiting requests
-        found = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
+        quarantined = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
         assert (health["status"], health["components"]["journal"]["state"]) == ("degraded", "ok")
-        for word in (found["file"], "{} requests were saved".format(found["saved"])):
+        for word in (quarantined["file"], "{} requests were saved".format(quarantined["saved"])):
             assert word in health["components"]["journal"]["detail"]
             assert word in log()
-        assert os.path.exists(found["file"])
-        assert found["saved"] + found["lost"] == 60 and 0 < found["lost"] < 20
+        assert os.path.exists(quarantined["file"])
+        assert quarantined["saved"] + quarantined["lost"] == 60 and 0 < quarantined["lost"] < 20
         saved = [i for i in ids if endpoint.get("/api/v1/status/" + i).status == 200]
         # Requests that were recorded before the damage was noticed are in the tables.
-        assert len(saved) >= found["saved"]
+        assert len(saved) >= quarantined["saved"]
         for request_id in saved:
             wait_for(lambda: has_status(endpoint, request_id, "recorded"))
         assert endpoint.post(webhook()).status == 202
@@ -322,14 +322,14 @@ class TestDamage:
         (tmp_path / "state").mkdir()
         (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is not a database" * 99)
         endpoint = make().ready()
-        (found,) = part(endpoint, "journal")["set_aside"]
-        assert (found["saved"], found["unread_bytes"]) == (0, 19 * 99)
-        with open(found["file"], "rb") as file:
+        (quarantined,) = part(endpoint, "journal")["set_aside"]
+        assert (quarantined["saved"], quarantined["unread_bytes"]) == (0, 19 * 99)
+        with open(quarantined["file"], "rb") as file:
             assert file.read() == b"this is not a database" * 99
         assert endpoint.post(webhook()).status == 202
         endpoint.stop()
         endpoint.start().ready()  # a later start reports it as well
-        assert part(endpoint, "journal")["set_aside"] == [found]
+        assert part(endpoint, "journal")["set_aside"] == [quarantined]
 
     def test_repeated_damage(self, make, tmp_path):
         """The journal is not quarantined again immediately, and responses contain the reason."""
@@ -378,8 +378,8 @@ def sensor(request, tmp_path):
         return made[-1]
 
     yield factory
-    for found in made:
-        found.stop()
+    for running in made:
+        running.stop()
 
 
 @pytest.fixture
@@ -401,9 +401,9 @@ class TestDisk:
         answer = refused(endpoint)
         assert answer.headers["content-type"] == "application/problem+json"
         assert word in answer.json["detail"]
-        found = endpoint.get("/api/v1/health")
-        assert (found.status, found.json["status"]) == (503, "unavailable")
-        assert word in found.json["components"]["journal"]["detail"]
+        health = endpoint.get("/api/v1/health")
+        assert (health.status, health.json["status"]) == (503, "unavailable")
+        assert word in health.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/status/" + ids[0]).json["status"] == "accepted"
         make_room()
         endpoint.ready()  # without a webhook, because a load balancer would not send one
@@ -541,7 +541,7 @@ class TestInside:
     def test_a_pipeline_that_cannot_start_closes_the_journal(
         self, tmp_path, monkeypatch, quick, error
     ):
-        found, _ = self.start(tmp_path)
+        service, _ = self.start(tmp_path)
         works, tries = Pipeline.start, []
 
         def fails(pipeline):
@@ -551,53 +551,53 @@ class TestInside:
             return works(pipeline)
 
         monkeypatch.setattr(Pipeline, "start", fails)
-        self.run_until(found, lambda: found.journal)
+        self.run_until(service, lambda: service.journal)
 
     def test_opening_a_failed_journal_is_retried_until_it_works(self, tmp_path, monkeypatch, quick):
         """This works even if no more requests arrive."""
-        found, _ = self.start(tmp_path)
+        service, _ = self.start(tmp_path)
         tries = []
 
         def check():
-            tries.append(found.health()["status"])
+            tries.append(service.health()["status"])
             if len(tries) < 4:
                 raise JournalError("full")
 
         def broken():
-            if found.journal:
-                monkeypatch.setattr(found.journal, "check", check)
-                found.journal_failed("full")
+            if service.journal:
+                monkeypatch.setattr(service.journal, "check", check)
+                service.journal_failed("full")
                 return True
             return False
 
         self.run_until(
-            found,
-            lambda: tries or (broken() and wait_for(lambda: found.health()["status"] == "ok")),
+            service,
+            lambda: tries or (broken() and wait_for(lambda: service.health()["status"] == "ok")),
         )
         assert tries == ["unavailable"] * 4
 
     def test_a_request_is_not_reported_as_unknown_while_the_journal_is_unreadable(
         self, tmp_path, monkeypatch, quick
     ):
-        found, port = self.start(tmp_path)
+        service, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
 
         def fails(request_id):
             raise JournalError("disk I/O error")
 
         def was_queried():
-            if not found.journal or not services.accepts_connections(port):
+            if not service.journal or not services.accepts_connections(port):
                 return False
             wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
-            monkeypatch.setattr(found.journal, "find", fails)
+            monkeypatch.setattr(service.journal, "find", fails)
             answer = probe.get("/api/v1/status/x")
             assert (answer.status, answer.json["detail"]) == (503, "disk I/O error")
             return True
 
-        self.run_until(found, was_queried)
+        self.run_until(service, was_queried)
 
     def test_damage_that_the_pipeline_finds_first(self, tmp_path, monkeypatch, quick):
-        found, _ = self.start(tmp_path)
+        service, _ = self.start(tmp_path)
         works, tries = Pipeline.start, []
 
         def fails(pipeline):
@@ -608,13 +608,13 @@ class TestInside:
             return works(pipeline)
 
         monkeypatch.setattr(Pipeline, "start", fails)
-        self.run_until(found, lambda: found.journal)
+        self.run_until(service, lambda: service.journal)
         assert len(aside(tmp_path / "state" / "journal.sqlite")) == 1
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, quick):
         """Requests once waited for a dead thread while health was ok."""
-        found, port = self.start(tmp_path)
+        service, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
         settle, killed = Announcer.settle, []
 
@@ -633,7 +633,7 @@ class TestInside:
             wait_for(lambda: has_status(probe, request_id, "recorded"))
             return True
 
-        self.run_until(found, recorded)
+        self.run_until(service, recorded)
         assert "has died; it is being restarted" in caplog.text
 
     def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
@@ -641,24 +641,24 @@ class TestInside:
     ):
         (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
         monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
-        found, _ = self.start(tmp_path)
-        self.run_until(found, lambda: found.journal and found.health()["status"] == "ok")
+        service, _ = self.start(tmp_path)
+        self.run_until(service, lambda: service.journal and service.health()["status"] == "ok")
         assert caplog.text.count("is on tmpfs, which a reboot empties") == 1
 
     def test_a_state_is_logged_once(self, tmp_path, monkeypatch, caplog, quick):
-        found, port = self.start(tmp_path)
-        tries, listen = [], found._listen
-        monkeypatch.setattr(found, "_listen", lambda *args: tries.append(1) or listen(*args))
+        service, port = self.start(tmp_path)
+        tries, listen = [], service._listen
+        monkeypatch.setattr(service, "_listen", lambda *args: tries.append(1) or listen(*args))
         (tmp_path / "state").write_text("")
         with socket.socket() as taken, caplog.at_level("INFO"):
             taken.bind(("127.0.0.1", port))
             taken.listen(1)
-            thread = threading.Thread(target=found.run, daemon=True)
+            thread = threading.Thread(target=service.run, daemon=True)
             thread.start()
             wait_for(lambda: len(tries) > 5)
         (tmp_path / "state").unlink()
-        wait_for(lambda: found.journal and found.health()["status"] != "unavailable")
-        found.stop()
+        wait_for(lambda: service.journal and service.health()["status"] != "unavailable")
+        service.stop()
         thread.join(10)
         assert caplog.text.count(f"cannot listen on 127.0.0.1:{port}") == 1
         assert caplog.text.count("journal: down") == 1
@@ -689,7 +689,7 @@ class TestInside:
 
     def test_a_webhook_during_the_start_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())
-        found, _ = self.start(tmp_path, port=probe.port)
+        service, _ = self.start(tmp_path, port=probe.port)
         pipeline, answers = installation.Pipeline, []
 
         def late(*args):
@@ -697,36 +697,36 @@ class TestInside:
             return pipeline(*args)
 
         monkeypatch.setattr(installation, "Pipeline", late)
-        thread = threading.Thread(target=found.run, daemon=True)
+        thread = threading.Thread(target=service.run, daemon=True)
         thread.start()
         wait_for(lambda: answers)
         probe.ready()
-        found.stop()
+        service.stop()
         thread.join(10)
         assert (answers[0].status == 202) == bool(probe.entries())
 
     def test_the_warning_about_literal_secrets_contains_only_their_names(self, tmp_path, caplog):
-        found, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
-        thread = threading.Thread(target=found.run, daemon=True)
+        service, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
+        thread = threading.Thread(target=service.run, daemon=True)
         with caplog.at_level("DEBUG"):
             thread.start()
-            wait_for(lambda: found.journal)
-            assert found.health()["literal_secrets"] == ["auth_tokens"]
-            found.stop()
+            wait_for(lambda: service.journal)
+            assert service.health()["literal_secrets"] == ["auth_tokens"]
+            service.stop()
             thread.join(10)
         assert "auth_tokens is a literal secret" in caplog.text
         assert "hush-hush" not in caplog.text
 
     def test_problems_are_logged(self, tmp_path, caplog):
-        found, _ = self.start(tmp_path, host="0.0.0.0")
-        thread = threading.Thread(target=found.run, daemon=True)
+        service, _ = self.start(tmp_path, host="0.0.0.0")
+        thread = threading.Thread(target=service.run, daemon=True)
         thread.start()
         wait_for(lambda: "auth_tokens" in caplog.text)
-        found.stop()
+        service.stop()
         thread.join(10)
 
     def test_stopping_before_run(self, tmp_path):
-        found, _ = self.start(tmp_path)
+        service, _ = self.start(tmp_path)
         began = time.monotonic()
-        found.stop(0.2)
+        service.stop(0.2)
         assert time.monotonic() - began < 4

@@ -28,12 +28,12 @@ class TestAccepted:
         answer = endpoint.post(webhook(alert(), alert("B")))
         assert answer.status == 202
         assert answer.headers["content-type"] == "application/json"
-        found = answer.json
-        assert set(found) == {"status", "request_id", "alerts_received", "message"}
-        assert (found["status"], found["alerts_received"]) == ("accepted", 2)
-        assert str(uuid.UUID(found["request_id"])) == found["request_id"]
-        assert answer.headers["x-request-id"] == found["request_id"]
-        assert found["request_id"] in [entry[0] for entry in endpoint.entries()]
+        accepted = answer.json
+        assert set(accepted) == {"status", "request_id", "alerts_received", "message"}
+        assert (accepted["status"], accepted["alerts_received"]) == ("accepted", 2)
+        assert str(uuid.UUID(accepted["request_id"])) == accepted["request_id"]
+        assert answer.headers["x-request-id"] == accepted["request_id"]
+        assert accepted["request_id"] in [entry[0] for entry in endpoint.entries()]
 
     def test_without_alerts(self, endpoint):
         answer = endpoint.post({"alerts": []})
@@ -53,7 +53,7 @@ class TestAccepted:
         status = "/api/v1/status/" + request_id
         wait_for(lambda: endpoint.get(status).json["status"] not in ("accepted", "announced"))
         alerts = endpoint.get(status).json["alerts"]
-        assert [one["alert_name"] for one in alerts] == ["Trail"]
+        assert [row["alert_name"] for row in alerts] == ["Trail"]
         assert endpoint.get("/api/v1/status/" + request_id.upper()).status == 200
 
     @pytest.mark.parametrize(
@@ -129,21 +129,21 @@ class TestRefused:
     )
     def test_the_refusal_of_an_unusable_body_names_the_field(self, endpoint, body, field):
         before = len(endpoint.entries())
-        found = check_problem(endpoint.post(body), 400)
-        assert found["field"] == field
-        assert field in found["detail"]
+        problem = check_problem(endpoint.post(body), 400)
+        assert problem["field"] == field
+        assert field in problem["detail"]
         assert len(endpoint.entries()) == before
 
     def test_no_length(self, endpoint):
-        found = check_problem(endpoint.request("POST", HOOK), 411)
-        assert "Content-Length" in found["detail"]
+        problem = check_problem(endpoint.request("POST", HOOK), 411)
+        assert "Content-Length" in problem["detail"]
 
     def test_too_large(self, make):
         endpoint = make(max_body_bytes=2000)
         body = json.dumps({"alerts": [], "x": "y"}).encode()
         assert endpoint.post(body + b" " * (2000 - len(body))).status == 202
-        found = check_problem(endpoint.post(body + b" " * (2001 - len(body))), 413)
-        assert "2000" in found["detail"] and "max_body_bytes" in found["detail"]
+        problem = check_problem(endpoint.post(body + b" " * (2001 - len(body))), 413)
+        assert "2000" in problem["detail"] and "max_body_bytes" in problem["detail"]
 
 
 class TestRequestIDs:
@@ -182,8 +182,8 @@ class TestRequestIDs:
     def test_anything_else_is_ignored(self, endpoint, given):
         answer = endpoint.post(webhook(), X_Request_ID=given)
         assert answer.status == 202
-        found = answer.json["request_id"]
-        assert found != given and str(uuid.UUID(found)) == found
+        request_id = answer.json["request_id"]
+        assert request_id != given and str(uuid.UUID(request_id)) == request_id
 
     def test_two_are_ignored(self, endpoint):
         wanted = str(uuid.uuid4())
@@ -209,15 +209,15 @@ class TestStoredHeaders:
         )
         stored = {e[0]: e[2] for e in endpoint.entries()}[answer.json["request_id"]]
         assert secret not in stored
-        found = json.loads(stored)
-        assert set(found) == {
+        headers = json.loads(stored)
+        assert set(headers) == {
             "User-Agent",
             "Content-Type",
             "Content-Length",
             "X-Forwarded-For",
             "Traceparent",
         }
-        assert found["User-Agent"] == "Alertmanager/0.25 {{x}}"
+        assert headers["User-Agent"] == "Alertmanager/0.25 {{x}}"
         folder = endpoint.config["state_dir"]
         for name in os.listdir(folder):
             try:

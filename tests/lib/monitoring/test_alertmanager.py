@@ -49,13 +49,13 @@ def test_alerts_silences_and_status_of_a_real_alertmanager(real):
     assert timedelta(0) <= client.status().uptime < timedelta(minutes=1)
 
     started = server.fire(**LABELS)
-    (found,) = wait_for(client.alerts)
-    assert (found.labels, found.silenced_by) == (LABELS, ())
+    (held,) = wait_for(client.alerts)
+    assert (held.labels, held.silenced_by) == (LABELS, ())
     silence_id = client.create_silence(silence())
     assert wait_for(lambda: client.alerts()[0].silenced_by) == (silence_id,)
     (shown,) = client.silences()
     assert (shown.id, shown.created_by, shown.comment) == (silence_id, "anna", "a new disk")
-    assert {one.name: one.value for one in shown.matchers} == LABELS
+    assert {matcher.name: matcher.value for matcher in shown.matchers} == LABELS
     assert shown.state == SilenceState.ACTIVE
     client.expire_silence(silence_id)
     assert wait_for(lambda: client.alerts()[0].silenced_by == ())
@@ -116,14 +116,14 @@ def held(**changed):
 def test_alerts_of_another_format_are_an_error_and_not_fewer_alerts(fake, document):
     fake.responses["/api/v2/alerts"] = document
     client = Alertmanager(MonitoringServer(fake.url))
-    with pytest.raises(MonitoringError, match="not the answer of Alertmanager's API, version 2"):
+    with pytest.raises(MonitoringError, match="not a response of Alertmanager's API, version 2"):
         client.alerts()
 
 
 def test_another_server_at_the_url(fake):
     client = Alertmanager(MonitoringServer(fake.url))
     for ask in (client.alerts, client.status, client.silences):
-        with pytest.raises(MonitoringError, match="not the answer of Alertmanager's API"):
+        with pytest.raises(MonitoringError, match="not a response of Alertmanager's API"):
             ask()
-    with pytest.raises(MonitoringError, match="not the answer of Alertmanager's API"):
+    with pytest.raises(MonitoringError, match="not a response of Alertmanager's API"):
         client.create_silence(silence())

@@ -104,7 +104,7 @@ def test_a_response_that_never_ends(fake, monkeypatch):
 
     fake.responses[PATH] = trickle
     monkeypatch.setattr(http_json.time, "monotonic", iter(range(1000)).__next__)
-    assert "the response takes longer than" in error_of(client(fake.url))
+    assert "the response took longer than" in error_of(client(fake.url))
 
 
 def test_a_server_that_does_not_answer():

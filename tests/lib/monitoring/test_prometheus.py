@@ -42,14 +42,14 @@ def test_the_state_of_an_alert_in_a_real_prometheus(exporter):
 
         wait_for(lambda: state_of("web-1").state == AlertState.CLEARED, 30)
         exporter.faulty["web-1"] = True
-        found = wait_for(lambda: (one := state_of("web-1")).state == AlertState.FIRING and one, 30)
-        assert found.evaluated_at and found.now
+        firing = wait_for(lambda: (one := state_of("web-1")).state == AlertState.FIRING and one, 30)
+        assert firing.evaluated_at and firing.now
         assert state_of("web-2").state == AlertState.CLEARED
         assert state().state == AlertState.CLEARED  # another value of a label
         assert client.alert_state({"alertname": "Other"}).state == AlertState.ABSENT
         exporter.faulty["web-1"] = False
         cleared = wait_for(lambda: (o := state_of("web-1")).state == AlertState.CLEARED and o, 30)
-        assert cleared.evaluated_at > found.evaluated_at
+        assert cleared.evaluated_at > firing.evaluated_at
 
         up = client.query('up{job="exporter"}')
         assert [(one.labels["job"], one.value) for one in up] == [("exporter", 1.0)]
@@ -57,7 +57,9 @@ def test_the_state_of_an_alert_in_a_real_prometheus(exporter):
         assert [(one.labels, one.value) for one in client.query("scalar(vector(2))")] == [({}, 2.0)]
         with pytest.raises(MonitoringError, match=f"prometheus, {url}: GET /api/v1/query: 400 inv"):
             client.query("up{")
-        with pytest.raises(MonitoringError, match="the result is no instant vector, but a matrix"):
+        with pytest.raises(
+            MonitoringError, match="the result is not an instant vector, but a matrix"
+        ):
             client.query("up[1m]")
     finally:
         server.close()
@@ -79,7 +81,7 @@ def rule(*alerts, health="ok", evaluated=NOON, **more):
 
 
 def read(fake, *rules, labels=LABELS):
-    groups = [{"rules": [one]} for one in rules]
+    groups = [{"rules": [item]} for item in rules]
     fake.responses[RULES] = {"status": "success", "data": {"groups": groups}}
     return Prometheus(MonitoringServer(fake.url)).alert_state(labels)
 
@@ -124,9 +126,9 @@ def test_external_labels_of_prometheus_do_not_hide_an_alert(fake):
 def test_values_of_a_query(fake, value):
     data = {"resultType": "vector", "result": [{"metric": {"a": "b"}, "value": [1.0, value]}]}
     fake.responses["/api/v1/query"] = {"status": "success", "data": data}
-    (found,) = Prometheus(MonitoringServer(fake.url)).query("x")
-    assert found.labels == {"a": "b"}
-    assert found.value == float(value) or math.isnan(found.value)
+    (sample,) = Prometheus(MonitoringServer(fake.url)).query("x")
+    assert sample.labels == {"a": "b"}
+    assert sample.value == float(value) or math.isnan(sample.value)
 
 
 @pytest.mark.parametrize(
@@ -146,5 +148,5 @@ def test_another_answer_is_an_error_and_not_a_cleared_alert(fake, document):
     fake.responses[RULES] = fake.responses["/api/v1/query"] = document
     client = Prometheus(MonitoringServer(fake.url))
     for ask in (lambda: client.alert_state(LABELS), lambda: client.query("up")):
-        with pytest.raises(MonitoringError, match="not the answer of Prometheus's API"):
+        with pytest.raises(MonitoringError, match="not a response of Prometheus's API"):
             ask()

@@ -62,15 +62,15 @@ class TestRealSockets:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
             port = listener.getsockname()[1]
-            found = check_host("127.0.0.1", [port], 0)
-        assert (found.state, found.port) == (TcpState.ANSWERS, port)
+            result = check_host("127.0.0.1", [port], 0)
+        assert (result.state, result.port) == (TcpState.ANSWERS, port)
 
     def test_a_refused_connection_is_a_separate_state(self):
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
             port = bound.getsockname()[1]
-            found = check_host("127.0.0.1", [port], 0)
-        assert (found.state, found.port) == (TcpState.REFUSED, port)
+            result = check_host("127.0.0.1", [port], 0)
+        assert (result.state, result.port) == (TcpState.REFUSED, port)
 
     def test_a_connection_that_nobody_accepts_times_out(self, monkeypatch):
         monkeypatch.setattr(checks, "CONNECT_TIMEOUT", 0.3)
@@ -89,8 +89,8 @@ class TestRealSockets:
                     other.close()
 
     def test_a_name_without_an_address_is_unresolvable(self):
-        found = check_host("no-such-host.invalid", [22], 0)
-        assert (found.state, found.port) == (TcpState.UNRESOLVABLE, 0)
+        result = check_host("no-such-host.invalid", [22], 0)
+        assert (result.state, result.port) == (TcpState.UNRESOLVABLE, 0)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ class TestRealSockets:
 )
 def test_the_best_of_all_ports_counts(network, connections, state, port):
     tried = network(*connections)
-    found = check_host("web-1", [22, 80], 0)
-    assert (str(found.state), found.port) == (state, port)
+    result = check_host("web-1", [22, 80], 0)
+    assert (str(result.state), result.port) == (state, port)
     assert tried == [("198.51.100.7", 22), ("198.51.100.7", 80)][: len(tried)]
 
 
@@ -136,16 +136,16 @@ def test_a_failing_name_server_does_not_mean_that_the_host_is_down(network, code
 
 def test_a_host_is_checked_until_it_answers(network):
     network(TIMED_OUT, TIMED_OUT, REFUSED, REFUSED, TIMED_OUT, None)
-    found = check_host("web-1", [22, 80], 60)
-    assert (found.state, found.port) == (TcpState.ANSWERS, 80)
+    result = check_host("web-1", [22, 80], 60)
+    assert (result.state, result.port) == (TcpState.ANSWERS, 80)
 
 
 def test_the_last_state_counts_after_the_wait(network, monkeypatch):
     clock = iter([0, 30, 61])
     monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
     network(TIMED_OUT, REFUSED)
-    found = check_host("web-1", [22], 60)
-    assert found == TcpResult(TcpState.REFUSED, 22, 61)
+    result = check_host("web-1", [22], 60)
+    assert result == TcpResult(TcpState.REFUSED, 22, 61)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,6 @@ def test_ssh_and_the_port_of_the_metrics_are_checked():
 
 
 def test_the_result_matches_that_of_the_action():
-    found = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
-    assert found == {"state": "answers", "port": 22, "seconds": 0.1}
-    assert type(found["state"]) is str
+    result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
+    assert result == {"state": "answers", "port": 22, "seconds": 0.1}
+    assert type(result["state"]) is str

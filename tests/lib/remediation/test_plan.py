@@ -87,8 +87,8 @@ def stops(**changed):
 
 
 def test_an_alert_that_would_be_remediated():
-    found = planned()
-    assert found["remediation"] == {
+    plan_view = planned()
+    assert plan_view["remediation"] == {
         "name": "nginx",
         "mode": "live",
         "started_by": ["poundcake.remediate"],
@@ -101,7 +101,7 @@ def test_an_alert_that_would_be_remediated():
         "stage": "remediate",
         "stopped_by": [],
     }
-    assert as_text(found).splitlines() == [
+    assert as_text(plan_view).splitlines() == [
         "",
         "WOULD CHANGE  ServiceDown web-1:9100 critical",
         "  remediation nginx, mode live, started by poundcake.remediate",
@@ -147,10 +147,10 @@ def test_an_alert_that_would_be_remediated():
     ],
 )
 def test_what_would_stop_a_change(changed, expected):
-    found = planned(**changed)
-    assert found["remediation"]["stopped_by"] == expected
-    assert found["remediation"]["would_change"] is False
-    assert "WOULD CHANGE" not in as_text(found)
+    plan_view = planned(**changed)
+    assert plan_view["remediation"]["stopped_by"] == expected
+    assert plan_view["remediation"]["would_change"] is False
+    assert "WOULD CHANGE" not in as_text(plan_view)
 
 
 def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
@@ -163,9 +163,11 @@ def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
 
 def test_an_alert_that_nothing_matches_shows_what_nearly_did():
     entry = {**ENTRY, "match": ["alertname=ServiceDown", "instance=~db-.*"]}
-    found = planned(entries=[{**ENTRY, "name": "other", "match": ["alertname=X", "a=b"]}, entry])
-    assert (found["remediation"], found["rules"]) == (None, [])
-    assert as_text(found).splitlines()[1:] == [
+    plan_view = planned(
+        entries=[{**ENTRY, "name": "other", "match": ["alertname=X", "a=b"]}, entry]
+    )
+    assert (plan_view["remediation"], plan_view["rules"]) == (None, [])
+    assert as_text(plan_view).splitlines()[1:] == [
         "NOTHING WOULD RUN  ServiceDown web-1:9100 critical",
         "  nearest: nginx (instance is web-1:9100, wants =~db-.*)",
         "  also near: other (alertname differs; a is missing, wants b)",
@@ -184,14 +186,14 @@ def test_the_rules_that_match():
         rule("mypack.missing", **{"labels.rack": equal("r", "startswith")}),
         rule("mypack.last", kind="backstop"),
     ]
-    found = planned(api=Api(rules))
-    assert [(r["rule"], r["doubt"]) for r in found["rules"]] == [
+    plan_view = planned(api=Api(rules))
+    assert [(r["rule"], r["doubt"]) for r in plan_view["rules"]] == [
         ("mypack.own", ""),
         ("mypack.template", "trigger.alert_name: only StackStorm renders its pattern"),
         ("mypack.searches", "trigger.labels: only StackStorm evaluates search"),
     ]
-    assert found["disabled_rules"] == ["mypack.off"]
-    (failing,) = found["failing_rules"]
+    assert plan_view["disabled_rules"] == ["mypack.off"]
+    (failing,) = plan_view["failing_rules"]
     assert failing.startswith("mypack.missing: trigger.labels.rack: ")
 
 
@@ -205,9 +207,9 @@ def test_a_pause_stops_a_change():
     def paused(request):
         return Situation(now=NOON, named_host="web-1", pause=Pause(NOON, "anna", "maintenance"))
 
-    found = planned(read_situation=paused)
-    assert as_text(found).splitlines()[1].startswith("WOULD BE REFUSED")
-    assert "paused by anna (maintenance)" in " ".join(found["remediation"]["stopped_by"])
+    plan_view = planned(read_situation=paused)
+    assert as_text(plan_view).splitlines()[1].startswith("WOULD BE REFUSED")
+    assert "paused by anna (maintenance)" in " ".join(plan_view["remediation"]["stopped_by"])
 
 
 def test_a_rule_that_names_its_own_action_says_what_it_would_do():
@@ -216,10 +218,10 @@ def test_a_rule_that_names_its_own_action_says_what_it_would_do():
         "poundcake.remediate",
         parameters={"action": "linux.service", "parameters": {"act": "stop"}},
     )
-    (found,) = planned(api=Api([own]), entries=[])["rules"]
-    assert found["note"] == "would run linux.service with act=stop on web-1"
-    (found,) = planned(api=Api([own]), entries=[], config={"allowed_actions": []})["rules"]
-    assert found["note"] == (
+    (rule_view,) = planned(api=Api([own]), entries=[])["rules"]
+    assert rule_view["note"] == "would run linux.service with act=stop on web-1"
+    (rule_view,) = planned(api=Api([own]), entries=[], config={"allowed_actions": []})["rules"]
+    assert rule_view["note"] == (
         "allowed_actions does not contain linux.service: add it to allowed_actions"
     )
 
@@ -232,9 +234,9 @@ def test_a_plan_reads_every_page_of_rules():
 
 
 def test_without_stackstorm_the_plan_knows_the_remediation_but_no_rule():
-    found = planned(api=Api(error="no route"))
-    assert (found["remediation"]["name"], found["stackstorm"]) == ("nginx", "no route")
-    assert "rules unknown: StackStorm cannot be queried: no route" in as_text(found)
+    plan_view = planned(api=Api(error="no route"))
+    assert (plan_view["remediation"]["name"], plan_view["stackstorm"]) == ("nginx", "no route")
+    assert "rules unknown: StackStorm cannot be queried: no route" in as_text(plan_view)
 
 
 def test_the_payload_of_a_plan_has_the_fields_of_the_trigger():
@@ -256,12 +258,12 @@ class TestChecks:
         return check_entries(configuration, api or Api())
 
     def problems(self, **changed):
-        (found,) = self.checked({**ENTRY, **changed})["remediations"]
-        return found["problems"]
+        (entry_view,) = self.checked({**ENTRY, **changed})["remediations"]
+        return entry_view["problems"]
 
     def test_a_valid_entry(self):
-        found = self.checked(ENTRY)
-        assert found == {
+        checked = self.checked(ENTRY)
+        assert checked == {
             "remediations": [
                 {
                     "name": "nginx",
@@ -274,7 +276,7 @@ class TestChecks:
             ],
             "errors": [],
         }
-        assert as_text(found).splitlines() == [
+        assert as_text(checked).splitlines() == [
             "",
             "ok     nginx  live, linux.service",
             '       matches alertname="ServiceDown"',
@@ -315,14 +317,14 @@ class TestChecks:
 
     def test_a_disabled_action(self):
         api = Api(actions={"linux.service": {**SERVICE, "enabled": False}})
-        (found,) = self.checked(ENTRY, api=api)["remediations"]
-        assert found["problems"] == ["linux.service is disabled"]
+        (entry_view,) = self.checked(ENTRY, api=api)["remediations"]
+        assert entry_view["problems"] == ["linux.service is disabled"]
 
     def test_what_stops_every_change_of_an_entry(self):
-        (found,) = self.checked(ENTRY, dry_run=True, allowed_hosts=[], allowed_actions=[])[
+        (entry_view,) = self.checked(ENTRY, dry_run=True, allowed_hosts=[], allowed_actions=[])[
             "remediations"
         ]
-        assert found["stopped_by"] == [
+        assert entry_view["stopped_by"] == [
             "dry_run is on; set dry_run: false",
             "allowed_actions does not contain linux.service",
             'allowed_hosts is empty, which allows no host: list the hosts, or "*"',
@@ -330,8 +332,8 @@ class TestChecks:
 
     def test_invalid_entries_and_a_disabled_rule_are_errors(self):
         off = {**SHIPPED, "enabled": False}
-        found = self.checked(ENTRY, {"name": "x"}, api=Api([off]))
-        assert found["errors"] == [
+        checked = self.checked(ENTRY, {"name": "x"}, api=Api([off]))
+        assert checked["errors"] == [
             "remediations, entry 2 (x): match: is missing; write match: ['alertname=\"DiskFull\"']",
             "no enabled rule starts remediations: st2 rule enable poundcake.remediate",
         ]

@@ -158,7 +158,7 @@ class TestTriggers:
     def test_a_page_is_selected_by_time(self, api):
         api.answers = [Answer(200, [instance(2), instance(1)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, later(3))
-        assert [found.id for found in page.items] == ["t2", "t1"]
+        assert [item.id for item in page.items] == ["t2", "t1"]
         assert (page.older, page.unreadable) == (None, 0)
         ((path, params),) = api.requests
         assert path == "/triggerinstances" and params == {
@@ -197,7 +197,7 @@ class TestTriggers:
     def test_a_malformed_entry_is_skipped_and_counted(self, api, odd):
         api.answers = [Answer(200, [instance(2), odd])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
-        assert [found.id for found in page.items] == ["t2"] and page.unreadable == 1
+        assert [item.id for item in page.items] == ["t2"] and page.unreadable == 1
 
     def test_by_id(self, api):
         """An API that ignores the filter returns other triggers."""
@@ -276,9 +276,12 @@ class TestContent:
         ],
     )
     def test_why_a_rule_cannot_start_its_action(self, api, rule, action, word):
-        api.answers = [Answer(200, found) if found else Answer(404) for found in (rule, action)]
-        found = api.stackstorm.problem_with("p.r", "p.a")
-        assert word in found and bool(word) == bool(found)
+        api.answers = [
+            Answer(200, explanation) if explanation else Answer(404)
+            for explanation in (rule, action)
+        ]
+        explanation = api.stackstorm.problem_with("p.r", "p.a")
+        assert word in explanation and bool(word) == bool(explanation)
 
     @pytest.mark.parametrize(
         "status, process",
@@ -291,9 +294,9 @@ class TestContent:
     )
     def test_the_process_that_does_not_start_an_execution_is_named(self, api, status, process):
         api.answers = [Answer(200, [{"id": "e1", "status": status}] if status else [])]
-        found = api.stackstorm.stuck_execution("poundcake.record", NOON)
+        explanation = api.stackstorm.stuck_execution("poundcake.record", NOON)
         wanted = f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
-        assert found == (f"{wanted} {process}" if process else "")
+        assert explanation == (f"{wanted} {process}" if process else "")
         assert api.requests[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
 
     def test_the_last_failure(self, api):

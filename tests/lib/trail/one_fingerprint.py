@@ -26,11 +26,11 @@ class OneFingerprint:
     def decide(self, alert, received_at, now, may_start=True):
         """Decide about an alert that was received at `received_at` and is recorded now."""
         situation = self.situation(now, may_start)
-        found = admission.decide(alert, received_at, situation)
-        self.apply(alert, found, received_at, now)
+        decision = admission.decide(alert, received_at, situation)
+        self.apply(alert, decision, received_at, now)
         if alert.status == "resolved":
             self.resolves.append(Resolve(alert.ends_at, received_at))
-        return found
+        return decision
 
     def confirm(self, alert, now):
         """Decide about a long unconfirmed incident, as a round of sync does.
@@ -44,9 +44,9 @@ class OneFingerprint:
             return None
         if now - self.opened_at < admission.CONFIRM_AFTER:
             return None
-        found = admission.decide_confirmed(held, self.situation(now))
-        self.apply(alert, found, held.last_seen_at, now)
-        return found
+        decision = admission.decide_confirmed(held, self.situation(now))
+        self.apply(alert, decision, held.last_seen_at, now)
+        return decision
 
     def situation(self, now, may_start=True):
         cools = self.admitted_at is not None and now < self.admitted_at + self.cooldown

@@ -63,27 +63,35 @@ def choose(alert, incident=None, resolves=(), limit=None, received_at=later(60),
 
 class TestFiring:
     def test_a_new_alert_is_admitted(self):
-        found = choose(firing())
-        assert (found.outcome, found.episode, found.starts_at) == ("admitted", OPEN.episode, NOON)
-        assert found.opens and not found.closes
+        decision = choose(firing())
+        assert (decision.outcome, decision.episode, decision.starts_at) == (
+            "admitted",
+            OPEN.episode,
+            NOON,
+        )
+        assert decision.opens and not decision.closes
 
     def test_an_alert_without_a_start_begins_when_it_was_received(self):
-        found = choose(firing(starts_at=None), received_at=NOON)
-        assert (found.outcome, found.episode, found.starts_at) == ("admitted", OPEN.episode, NOON)
+        decision = choose(firing(starts_at=None), received_at=NOON)
+        assert (decision.outcome, decision.episode, decision.starts_at) == (
+            "admitted",
+            OPEN.episode,
+            NOON,
+        )
 
     @pytest.mark.parametrize("start", [later(60.000001), later(10**8), None])
     def test_a_start_in_the_future_is_replaced_by_the_time_of_receipt(self, start):
-        found = choose(firing(start))
-        assert (found.outcome, found.starts_at) == ("admitted", later(60))
-        assert found.episode == f"fp-{START + 60_000}"
+        decision = choose(firing(start))
+        assert (decision.outcome, decision.starts_at) == ("admitted", later(60))
+        assert decision.episode == f"fp-{START + 60_000}"
 
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(1), later(120), None])
     def test_a_repeat_is_a_duplicate_with_the_incidents_episode(self, start):
         """Regardless of limits and earlier resolves."""
-        found = choose(firing(start), OPEN, [Resolve(later(500), later(50))], LIMIT)
-        assert (found.outcome, found.episode) == ("duplicate", OPEN.episode)
-        assert found.reason == "duplicate of the-first"
-        assert not found.opens and not found.closes and not found.held_until
+        decision = choose(firing(start), OPEN, [Resolve(later(500), later(50))], LIMIT)
+        assert (decision.outcome, decision.episode) == ("duplicate", OPEN.episode)
+        assert decision.reason == "duplicate of the-first"
+        assert not decision.opens and not decision.closes and not decision.held_until
 
     @pytest.mark.parametrize("start", [later(10**6), None])
     def test_starts_are_compared_with_those_of_the_same_sender_only(self, start):
@@ -100,8 +108,8 @@ class TestFiring:
             received_at = later(seconds)
             recorded.decide(firing(later(start + ahead)), received_at, received_at)
         assert len(recorded.episodes) == 1
-        found = recorded.decide(firing(later(120.001 + ahead)), later(240), later(240))
-        assert found.ended_by == "superseded"
+        decision = recorded.decide(firing(later(120.001 + ahead)), later(240), later(240))
+        assert decision.ended_by == "superseded"
 
     def test_an_alert_that_supersedes_an_unconfirmed_incident_may_be_stale(self):
         """One peer has an old start, and the other reports that the new occurrence has ended."""
@@ -121,21 +129,21 @@ class TestFiring:
         assert late.outcome == "resolved"
 
     def test_an_alert_overtaken_by_its_resolve_supersedes_nothing(self):
-        found = choose(firing(later(500)), OPEN, [Resolve(later(600), later(61))])
-        assert (found.outcome, found.opens, found.closes) == ("duplicate", False, False)
+        decision = choose(firing(later(500)), OPEN, [Resolve(later(600), later(61))])
+        assert (decision.outcome, decision.opens, decision.closes) == ("duplicate", False, False)
 
     def test_a_late_copy_does_not_make_a_late_resolve_end_the_next_occurrence(self):
         recorded = OneFingerprint()
         for second, alert in enumerate([firing(later(600)), firing(), resolved(later(60))], 700):
-            found = recorded.decide(alert, later(second), later(second))
-        assert found.reason.startswith("ended before")
+            decision = recorded.decide(alert, later(second), later(second))
+        assert decision.reason.startswith("ended before")
 
     def test_a_start_beyond_the_skew_supersedes(self):
-        found = choose(firing(later(120.000001)), OPEN, received_at=later(200))
-        assert (found.outcome, found.opens, found.closes) == ("admitted", True, True)
-        assert found.ended_by == "superseded"
-        assert "supersedes " + OPEN.episode in found.reason
-        assert found.episode == f"fp-{START + 120000}"
+        decision = choose(firing(later(120.000001)), OPEN, received_at=later(200))
+        assert (decision.outcome, decision.opens, decision.closes) == ("admitted", True, True)
+        assert decision.ended_by == "superseded"
+        assert "supersedes " + OPEN.episode in decision.reason
+        assert decision.episode == f"fp-{START + 120000}"
 
     @pytest.mark.parametrize(
         "ends_at, received_at, outcome",
@@ -156,12 +164,12 @@ class TestFiring:
     def test_a_recorded_resolve_decides_about_a_firing_alert(
         self, ends_at, received_at, outcome, incident
     ):
-        found = choose(firing(), incident, [Resolve(ends_at, received_at)])
-        assert found.outcome == outcome
-        assert found.reason.startswith("late") is (outcome == "duplicate")
+        decision = choose(firing(), incident, [Resolve(ends_at, received_at)])
+        assert decision.outcome == outcome
+        assert decision.reason.startswith("late") is (outcome == "duplicate")
         if incident is None:
-            assert found.opens is (outcome != "duplicate")
-        assert found.closes is found.opens or incident is None
+            assert decision.opens is (outcome != "duplicate")
+        assert decision.closes is decision.opens or incident is None
 
     def test_an_unknown_start_belongs_to_any_resolve(self):
         resolve = Resolve(later(-(10**6)), later(50))
@@ -174,67 +182,79 @@ class TestFiring:
         assert choose(firing(), None, resolves[2:]).outcome == "admitted"
 
     def test_an_unconfirmed_alert_opens_an_incident_and_starts_nothing(self):
-        found = choose(firing(), None, [Resolve(NOON, later(50))], LIMIT)
-        assert (found.outcome, found.opens, found.held_until) == ("unconfirmed", True, None)
-        assert found.reason.startswith("fires 10 s after its resolve")
+        decision = choose(firing(), None, [Resolve(NOON, later(50))], LIMIT)
+        assert (decision.outcome, decision.opens, decision.held_until) == (
+            "unconfirmed",
+            True,
+            None,
+        )
+        assert decision.reason.startswith("fires 10 s after its resolve")
 
     def test_it_takes_over_an_observed_incident(self):
         """Otherwise, nothing would confirm the incident after 6 min."""
-        found = choose(firing(), OBSERVED, [Resolve(NOON, later(50))])
-        assert (found.outcome, found.opens, found.closes) == ("unconfirmed", True, True)
-        assert (found.episode, found.ended_by) == (OPEN.episode, None)
+        decision = choose(firing(), OBSERVED, [Resolve(NOON, later(50))])
+        assert (decision.outcome, decision.opens, decision.closes) == ("unconfirmed", True, True)
+        assert (decision.episode, decision.ended_by) == (OPEN.episode, None)
         again = choose(firing(), UNCONFIRMED, [Resolve(NOON, later(50))])
         assert (again.outcome, again.opens, again.closes) == ("unconfirmed", False, False)
 
     @pytest.mark.parametrize("before", [HELD, UNCONFIRMED, OBSERVED])
     def test_a_limit_holds_back_an_incident_that_waited(self, before):
-        found = choose(firing(), before, limit=LIMIT)
-        assert (found.outcome, found.opens, found.closes) == ("rate_limited", False, False)
+        decision = choose(firing(), before, limit=LIMIT)
+        assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", False, False)
 
     @pytest.mark.parametrize("before", [None, HELD, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("limit", [None, LIMIT])
     def test_an_unlisted_receiver_is_observed(self, before, limit):
-        found = choose(firing(), before, [Resolve(NOON, later(50))], limit, may_start=False)
-        assert (found.outcome, found.opens) == ("observed", before is None)
-        assert "receivers" in found.reason and not found.held_until
+        decision = choose(firing(), before, [Resolve(NOON, later(50))], limit, may_start=False)
+        assert (decision.outcome, decision.opens) == ("observed", before is None)
+        assert "receivers" in decision.reason and not decision.held_until
         assert choose(firing(), OPEN, may_start=False).outcome == "duplicate"
 
     def test_an_unlisted_receiver_still_supersedes(self):
-        found = choose(firing(later(500)), OPEN, may_start=False, received_at=later(500))
-        assert (found.outcome, found.opens, found.closes) == ("observed", True, True)
+        decision = choose(firing(later(500)), OPEN, may_start=False, received_at=later(500))
+        assert (decision.outcome, decision.opens, decision.closes) == ("observed", True, True)
 
     @pytest.mark.parametrize("outcome", [Outcome.COOLDOWN, Outcome.UNCONFIRMED, Outcome.OBSERVED])
     def test_nothing_is_started_for_an_acknowledged_incident(self, outcome):
-        found = choose(firing(), incident(outcome, acknowledged_by="anna"))
-        assert (found.outcome, found.reason) == (outcome, "acknowledged by anna")
-        assert not found.opens and not found.closes
+        decision = choose(firing(), incident(outcome, acknowledged_by="anna"))
+        assert (decision.outcome, decision.reason) == (outcome, "acknowledged by anna")
+        assert not decision.opens and not decision.closes
 
     def test_the_name_of_an_ended_episode_is_not_reused(self):
         known = {OPEN.episode, f"fp-{START + 60_000}"}
-        found = choose(firing(), known_episodes=known)
-        assert (found.outcome, found.starts_at) == ("admitted", NOON)
-        assert found.episode == f"fp-{START + 60_001}"
+        decision = choose(firing(), known_episodes=known)
+        assert (decision.outcome, decision.starts_at) == ("admitted", NOON)
+        assert decision.episode == f"fp-{START + 60_001}"
 
     def test_a_held_back_alert_still_opens_an_incident(self):
-        found = choose(firing(), None, limit=LIMIT)
-        assert (found.outcome, found.reason) == ("rate_limited", LIMIT.reason)
-        assert (found.opens, found.episode, found.held_until) == (True, OPEN.episode, later(3600))
+        decision = choose(firing(), None, limit=LIMIT)
+        assert (decision.outcome, decision.reason) == ("rate_limited", LIMIT.reason)
+        assert (decision.opens, decision.episode, decision.held_until) == (
+            True,
+            OPEN.episode,
+            later(3600),
+        )
 
     def test_a_repeat_of_a_held_back_alert_is_held_back(self):
-        found = choose(firing(), HELD, limit=LIMIT)
-        assert (found.outcome, found.opens, found.closes) == ("rate_limited", False, False)
-        assert (found.episode, found.held_until) == (OPEN.episode, later(3600))
+        decision = choose(firing(), HELD, limit=LIMIT)
+        assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", False, False)
+        assert (decision.episode, decision.held_until) == (OPEN.episode, later(3600))
 
     def test_the_first_notification_after_a_limit_is_admitted_under_the_incidents_name(self):
-        found = choose(firing(later(60)), HELD)
-        assert (found.outcome, found.episode, found.starts_at) == ("admitted", OPEN.episode, NOON)
-        assert found.opens and found.closes
-        assert found.reason == "first notification after cooldown"
+        decision = choose(firing(later(60)), HELD)
+        assert (decision.outcome, decision.episode, decision.starts_at) == (
+            "admitted",
+            OPEN.episode,
+            NOON,
+        )
+        assert decision.opens and decision.closes
+        assert decision.reason == "first notification after cooldown"
 
     def test_a_held_back_successor_supersedes_too(self):
-        found = choose(firing(later(500)), OPEN, limit=LIMIT, received_at=later(500))
-        assert (found.outcome, found.opens, found.closes) == ("rate_limited", True, True)
-        assert found.held_until == later(3600)
+        decision = choose(firing(later(500)), OPEN, limit=LIMIT, received_at=later(500))
+        assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", True, True)
+        assert decision.held_until == later(3600)
 
     @pytest.mark.parametrize("start", [datetime.datetime.max.replace(tzinfo=UTC), NOON])
     @pytest.mark.parametrize("other", [datetime.datetime.min.replace(year=2, tzinfo=UTC), None])
@@ -249,30 +269,30 @@ class TestResolved:
     @pytest.mark.parametrize("ends_at", [None, NOON, later(1), later(10**8)])
     @pytest.mark.parametrize("incident", [OPEN, HELD])
     def test_a_resolve_has_the_episode_of_the_incident_it_closes(self, ends_at, incident):
-        found = choose(resolved(ends_at), incident)
-        assert (found.outcome, found.closes, found.opens) == ("resolved", True, False)
-        assert (found.episode, found.ended_by) == (OPEN.episode, "resolve")
-        assert found.reason == "ends the incident of the-first"
+        decision = choose(resolved(ends_at), incident)
+        assert (decision.outcome, decision.closes, decision.opens) == ("resolved", True, False)
+        assert (decision.episode, decision.ended_by) == (OPEN.episode, "resolve")
+        assert decision.reason == "ends the incident of the-first"
 
     @pytest.mark.parametrize("opened", [UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("may_start", [True, False])
     def test_an_incident_unknown_to_rules_is_closed_silently(self, opened, may_start):
-        found = choose(resolved(), opened, may_start=may_start)
-        assert (found.outcome, found.closes) == (opened.outcome, True)
-        assert found.outcome not in EMITTED
+        decision = choose(resolved(), opened, may_start=may_start)
+        assert (decision.outcome, decision.closes) == (opened.outcome, True)
+        assert decision.outcome not in EMITTED
 
     def test_any_receiver_closes(self):
         assert choose(resolved(), OPEN, may_start=False).outcome == "resolved"
 
     def test_a_resolve_of_an_earlier_incident_does_not_close(self):
-        found = choose(resolved(later(-0.000001)), OPEN)
-        assert (found.outcome, found.closes) == ("duplicate", False)
-        assert OPEN.episode in found.reason
+        decision = choose(resolved(later(-0.000001)), OPEN)
+        assert (decision.outcome, decision.closes) == ("duplicate", False)
+        assert OPEN.episode in decision.reason
 
     @pytest.mark.parametrize("seconds, closes", [(60, True), (60.000001, False)])
     def test_a_resolve_received_before_the_last_notification_does_not_close(self, seconds, closes):
-        found = choose(resolved(later(10**6)), incident(last_seen_at=later(seconds)))
-        assert found.closes is closes
+        decision = choose(resolved(later(10**6)), incident(last_seen_at=later(seconds)))
+        assert decision.closes is closes
 
     def test_the_end_is_compared_with_the_start_of_the_same_sender(self):
         """The end is not compared with the time of receipt, which comes from another clock."""
@@ -282,17 +302,17 @@ class TestResolved:
         assert not choose(resolved(later(-3601)), slow).closes
 
     def test_a_resolve_without_an_open_incident(self):
-        found = choose(resolved(later(60)))
-        assert (found.outcome, found.reason) == ("duplicate", "no open incident")
-        assert not found.closes and not found.opens
+        decision = choose(resolved(later(60)))
+        assert (decision.outcome, decision.reason) == ("duplicate", "no open incident")
+        assert not decision.closes and not decision.opens
 
 
 @pytest.mark.parametrize("incident", [None, OPEN, HELD, UNCONFIRMED, OBSERVED])
 @pytest.mark.parametrize("status", ["firing", "resolved", "?"])
 def test_a_malformed_alert_is_malformed_in_any_state(incident, status):
     broken = Alert(0, status=status, fingerprint="fp", problem="alerts[0].status: x")
-    found = choose(broken, incident, limit=LIMIT)
-    assert found == Decision(Outcome.MALFORMED, "alerts[0].status: x")
+    decision = choose(broken, incident, limit=LIMIT)
+    assert decision == Decision(Outcome.MALFORMED, "alerts[0].status: x")
 
 
 class TestReplay:
@@ -308,53 +328,57 @@ class TestReplay:
     @pytest.mark.parametrize("incident", [OPEN, HELD, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(120), None])
     def test_a_replay_takes_over_an_unclaimed_incident(self, incident, start):
-        found = self.choose(firing(start), incident)
-        assert (found.outcome, found.reason) == ("admitted", "replay of first")
-        assert (found.episode, found.starts_at, found.attempt) == (OPEN.episode, NOON, 1)
-        assert found.closes and found.opens
+        decision = self.choose(firing(start), incident)
+        assert (decision.outcome, decision.reason) == ("admitted", "replay of first")
+        assert (decision.episode, decision.starts_at, decision.attempt) == (OPEN.episode, NOON, 1)
+        assert decision.closes and decision.opens
 
     def test_a_limit_holds_a_replay_back_unless_it_is_forced(self):
-        found = self.choose(firing(), OPEN, limit=LIMIT)
-        assert (found.outcome, found.reason) == ("rate_limited", LIMIT.reason)
-        assert (found.episode, found.opens, found.closes) == (OPEN.episode, False, False)
-        assert found.held_until == LIMIT.held_until
+        decision = self.choose(firing(), OPEN, limit=LIMIT)
+        assert (decision.outcome, decision.reason) == ("rate_limited", LIMIT.reason)
+        assert (decision.episode, decision.opens, decision.closes) == (OPEN.episode, False, False)
+        assert decision.held_until == LIMIT.held_until
         assert self.choose(firing(), OPEN, limit=LIMIT, force=True).outcome == "admitted"
 
     def test_an_episode_that_was_worked_on_is_left_alone(self):
-        found = self.choose(firing(), OPEN, Work(1, "pack.workflow (e1)"))
-        assert (found.outcome, found.episode) == ("duplicate", OPEN.episode)
-        assert "first: pack.workflow (e1) has worked" in found.reason
-        assert "force=true" in found.reason
-        assert not found.closes and not found.opens
+        decision = self.choose(firing(), OPEN, Work(1, "pack.workflow (e1)"))
+        assert (decision.outcome, decision.episode) == ("duplicate", OPEN.episode)
+        assert "first: pack.workflow (e1) has worked" in decision.reason
+        assert "force=true" in decision.reason
+        assert not decision.closes and not decision.opens
 
     def test_an_acknowledged_incident_is_not_admitted_unless_forced(self):
         acknowledged = incident(acknowledged_by="anna")
-        found = self.choose(firing(), acknowledged)
-        assert (found.outcome, found.closes) == ("duplicate", False)
-        assert found.reason == "replay of first: acknowledged by anna; force=true runs it again"
+        decision = self.choose(firing(), acknowledged)
+        assert (decision.outcome, decision.closes) == ("duplicate", False)
+        assert decision.reason == "replay of first: acknowledged by anna; force=true runs it again"
         assert self.choose(firing(), acknowledged, force=True).outcome == "admitted"
 
     def test_an_unlisted_receiver_is_observed_unless_forced(self):
-        found = self.choose(firing(), OPEN, may_start=False)
-        assert (found.outcome, found.opens) == ("observed", False)
+        decision = self.choose(firing(), OPEN, may_start=False)
+        assert (decision.outcome, decision.opens) == ("observed", False)
         assert self.choose(firing(), OPEN, may_start=False, force=True).outcome == "admitted"
 
     @pytest.mark.parametrize("claimed_by, attempt", [("pack.workflow (e1)", 4), ("", 3)])
     def test_a_forced_replay_is_another_attempt(self, claimed_by, attempt):
-        found = self.choose(firing(), OPEN, Work(3, claimed_by), force=True)
-        assert (found.outcome, found.attempt) == ("admitted", attempt)
-        assert found.closes and found.opens
+        decision = self.choose(firing(), OPEN, Work(3, claimed_by), force=True)
+        assert (decision.outcome, decision.attempt) == ("admitted", attempt)
+        assert decision.closes and decision.opens
 
     @pytest.mark.parametrize("incident", [None, OPEN])
     def test_an_ended_incident_is_admitted_only_by_force(self, incident):
         start = later(500)
         original = Original("first", later(600), "admitted", "fp-500", start)
-        found = self.choose(firing(start), incident, original=original)
-        assert (found.outcome, found.episode, found.starts_at) == ("duplicate", "fp-500", start)
-        assert found.reason == "replay of first: the incident has ended"
-        found = self.choose(firing(start), incident, Work(2), LIMIT, True, original)
-        assert (found.outcome, found.episode, found.attempt) == ("admitted", "fp-500", 3)
-        assert not found.opens and not found.closes
+        decision = self.choose(firing(start), incident, original=original)
+        assert (decision.outcome, decision.episode, decision.starts_at) == (
+            "duplicate",
+            "fp-500",
+            start,
+        )
+        assert decision.reason == "replay of first: the incident has ended"
+        decision = self.choose(firing(start), incident, Work(2), LIMIT, True, original)
+        assert (decision.outcome, decision.episode, decision.attempt) == ("admitted", "fp-500", 3)
+        assert not decision.opens and not decision.closes
 
     LATER = incident(last_seen_at=later(60.000001))
     NEWER = ("duplicate", "replay of first: the open incident has a later notification")
@@ -374,9 +398,9 @@ class TestReplay:
     def test_a_resolve_does_not_close_a_later_incident(self, incident, outcome, expected):
         original = Original("first", later(60), outcome, "", NOON)
         for force in (False, True):
-            found = self.choose(resolved(later(10**6)), incident, force=force, original=original)
-            assert (found.outcome, found.reason) == expected
-            assert found.closes == (expected[0] == "resolved")
+            decision = self.choose(resolved(later(10**6)), incident, force=force, original=original)
+            assert (decision.outcome, decision.reason) == expected
+            assert decision.closes == (expected[0] == "resolved")
 
 
 class TestConfirmed:
@@ -391,15 +415,15 @@ class TestConfirmed:
     )
     def test_the_admission_takes_over_the_incident(self, limit, may_start, outcome):
         situation = Situation(UNCONFIRMED, SKEW, (), limit, may_start)
-        found = decide_confirmed(UNCONFIRMED, situation)
-        assert (found.outcome, found.closes, found.opens, found.ended_by) == (
+        decision = decide_confirmed(UNCONFIRMED, situation)
+        assert (decision.outcome, decision.closes, decision.opens, decision.ended_by) == (
             outcome,
             True,
             True,
             None,
         )
-        assert (found.episode, found.starts_at) == (OPEN.episode, NOON)
-        assert bool(found.held_until) is (outcome == "rate_limited")
+        assert (decision.episode, decision.starts_at) == (OPEN.episode, NOON)
+        assert bool(decision.held_until) is (outcome == "rate_limited")
 
 
 class Reference:
@@ -510,6 +534,6 @@ def test_any_sequence_follows_the_rules(sequence, cooldown):
             ends_at=None if end is None else later(end),
             fingerprint="fp",
         )
-        found = recorded.decide(alert, later(now), later(now), may_start)
-        assert found.outcome == reference.expected(status, start, end, now, may_start)
+        decision = recorded.decide(alert, later(now), later(now), may_start)
+        assert decision.outcome == reference.expected(status, start, end, now, may_start)
         assert (recorded.incident is None) == (reference.open is None)

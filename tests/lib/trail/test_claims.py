@@ -48,12 +48,12 @@ def admitted(engine):
 
 class TestLink:
     def test_the_first_execution_gets_the_claim(self, engine, admitted):
-        found = link(engine, admitted)
-        assert (found["claimed"], found["reason"]) == (True, "")
+        result = link(engine, admitted)
+        assert (result["claimed"], result["reason"]) == (True, "")
         (row,) = rows(engine, links)
         assert (row.request_id, row.st2_execution_id) == (admitted[0], "e1")
         assert row.st2_action_ref == WORKFLOW
-        assert row.alert_id == found["alert_id"] == rows(engine)[0].id
+        assert row.alert_id == result["alert_id"] == rows(engine)[0].id
         (mirrored,) = rows(engine, executions)
         assert (mirrored.id, mirrored.action, mirrored.status) == ("e1", WORKFLOW, "running")
 
@@ -63,9 +63,9 @@ class TestLink:
 
     def test_another_execution_is_refused(self, engine, admitted):
         link(engine, admitted)
-        found = link(engine, admitted, "e2")
-        assert found["claimed"] is False
-        assert found["reason"] == (
+        result = link(engine, admitted, "e2")
+        assert result["claimed"] is False
+        assert result["reason"] == (
             f"execution e1 of {WORKFLOW} holds the claim on this episode; if it ended without "
             "doing its work, release the claim with `st2 run poundcake.release "
             f"episode={admitted[1]}`"
@@ -94,19 +94,19 @@ class TestLink:
         self, engine, admitted
     ):
         change(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
-        found = link(engine, admitted, changes=False)
-        assert (found["claimed"], found["reason"]) == (False, "acknowledged by anna")
+        result = link(engine, admitted, changes=False)
+        assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")
         assert rows(engine, links) == []
 
     def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted):
-        found = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
-        assert sorted(f["claimed"] for f in found) == [False] * 7 + [True]
+        results = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
+        assert sorted(f["claimed"] for f in results) == [False] * 7 + [True]
         (row,) = rows(engine, links)
-        assert found[int(row.st2_execution_id[1:])]["claimed"]
+        assert results[int(row.st2_execution_id[1:])]["claimed"]
 
     def test_concurrent_requests_of_one_execution_all_get_the_claim(self, engine, admitted):
-        found = in_parallel(5, lambda i: link_with_retries(engine, admitted, "e1"))
-        assert [f["claimed"] for f in found] == [True] * 5
+        results = in_parallel(5, lambda i: link_with_retries(engine, admitted, "e1"))
+        assert [f["claimed"] for f in results] == [True] * 5
         assert len(rows(engine, links)) == 1
 
     @on_sqlite
@@ -119,22 +119,22 @@ class TestLink:
     @on_sqlite
     @pytest.mark.parametrize("refused", ["duplicate", "rate_limited", "cooldown"])
     def test_an_alert_that_was_not_admitted_is_refused(self, engine, refused):
-        one, config = alert(fingerprint="f"), Config()
+        sent, config = alert(fingerprint="f"), Config()
         if refused == "cooldown":
             config = Config(cooldown_seconds=3600)
-            record(engine, one)
-            one = alert(fingerprint="f", starts_at=later(1000))
+            record(engine, sent)
+            sent = alert(fingerprint="f", starts_at=later(1000))
         elif refused == "duplicate":
-            record(engine, one)
+            record(engine, sent)
         elif refused == "rate_limited":
             config = Config(max_remediations_per_hour=1)
             record(engine, alert(fingerprint="g"))
-        request_id = record(engine, one, config=config)
+        request_id = record(engine, sent, config=config)
         row = rows(engine)[-1]
         assert row.outcome == refused
-        found = link(engine, (request_id, row.episode))
-        assert found["claimed"] is False
-        assert f"not admitted: {refused}, " in found["reason"]
+        result = link(engine, (request_id, row.episode))
+        assert result["claimed"] is False
+        assert f"not admitted: {refused}, " in result["reason"]
         assert rows(engine, links) == []
 
     @on_sqlite
@@ -169,9 +169,9 @@ class TestLink:
         with database_time(later(666)):
             # The execution with the claim keeps it.
             assert link(engine, admitted)["claimed"]
-            found = link(engine, admitted, "e2", "poundcake.default")
-        assert found["claimed"] is False
-        assert found["reason"] == (
+            result = link(engine, admitted, "e2", "poundcake.default")
+        assert result["claimed"] is False
+        assert result["reason"] == (
             "the incident ended at 2026-01-14T12:01:05Z; to work on it anyway, run `st2 run "
             f"poundcake.replay request_id={admitted[0]} force=true`"
         )
@@ -211,8 +211,8 @@ class TestLink:
 
 class TestClaimKey:
     def test_long_names_have_distinct_keys(self):
-        one, other = "pack." + "w" * 250, "pack." + "w" * 249 + "x"
-        keys = {claims.claim_key("e" * 96, name, n) for name in (one, other) for n in (1, 2, 3)}
+        first, second = "pack." + "w" * 250, "pack." + "w" * 249 + "x"
+        keys = {claims.claim_key("e" * 96, name, n) for name in (first, second) for n in (1, 2, 3)}
         assert len(keys) == 6
         assert max(map(len, keys)) <= 255
 
@@ -302,8 +302,8 @@ class TestHostCooldown:
         """Return a function that records an alert and returns (request_id, episode)."""
 
         def admit(instance, received_at=NOON, **more):
-            one = alert(labels={"instance": instance}, **more)
-            request_id = record(engine, one, received_at=received_at)
+            sent = alert(labels={"instance": instance}, **more)
+            request_id = record(engine, sent, received_at=received_at)
             return request_id, rows(engine)[-1].episode
 
         return admit
@@ -341,11 +341,11 @@ class TestHostCooldown:
     def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
         assert self.claim(engine, admit(first, fingerprint="one"), "e1")["claimed"]
         other = admit(second, fingerprint="two")
-        found = self.claim(engine, other, "e2", later(30))
-        assert found["claimed"] is claimed
+        result = self.claim(engine, other, "e2", later(30))
+        assert result["claimed"] is claimed
         assert len(rows(engine, links)) == 1 + claimed
         if not claimed:
-            assert found["reason"] == (
+            assert result["reason"] == (
                 "cooldown of this host until 2026-01-14T12:10:00Z: execution e1 of "
                 f"{WORKFLOW} was started for it"
             )
@@ -360,25 +360,25 @@ class TestHostCooldown:
         config = Config(host_label="node", cooldown_seconds=0)
         nodes = ("worker-1", "worker-2", "WORKER-1.", "")
         for i, node in enumerate(nodes):
-            one = alert(labels={**exporter, "node": node, "id": str(i)})
-            request_id = record(engine, one, config=config)
-            found = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
-            assert found["claimed"] is (i != 2), node
+            sent = alert(labels={**exporter, "node": node, "id": str(i)})
+            request_id = record(engine, sent, config=config)
+            result = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
+            assert result["claimed"] is (i != 2), node
 
     @on_sqlite
     def test_the_cooldown_lasts_half_an_hour_by_default(self, admit, run_action):
-        one, two = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        first, second = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
         for admitted, seconds, claimed in (
-            (one, 0, True),
-            (two, 17, False),
-            (two, 1799, False),
-            (two, 1800, True),
+            (first, 0, True),
+            (second, 17, False),
+            (second, 1799, False),
+            (second, 1800, True),
         ):
             parameters = {"workflow": WORKFLOW, "execution_id": f"e{seconds}"}
             parameters.update(zip(("request_id", "episode"), admitted))
             with database_time(later(seconds)):
-                found = run_action("link", f"task {seconds}", **parameters)
-            assert found["claimed"] is claimed, seconds
+                result = run_action("link", f"task {seconds}", **parameters)
+            assert result["claimed"] is claimed, seconds
 
     @on_sqlite
     def test_a_cooldown_ends(self, engine, admit):
@@ -400,15 +400,15 @@ class TestHostCooldown:
 
     @on_sqlite
     def test_the_same_execution_gets_its_claim_again(self, engine, admit):
-        found = admit("web1:9100")
-        assert [self.claim(engine, found, "e1")["claimed"] for _ in range(2)] == [True, True]
+        admitted = admit("web1:9100")
+        assert [self.claim(engine, admitted, "e1")["claimed"] for _ in range(2)] == [True, True]
 
     @on_sqlite
     def test_a_released_claim_causes_no_cooldown(self, engine, admit):
-        found = admit("web1:9100")
-        self.claim(engine, found, "e1")
-        claims.release(engine, found[1], force=True)
-        assert self.claim(engine, found, "e2")["claimed"]
+        admitted = admit("web1:9100")
+        self.claim(engine, admitted, "e1")
+        claims.release(engine, admitted[1], force=True)
+        assert self.claim(engine, admitted, "e2")["claimed"]
 
     @pytest.mark.parametrize(
         "status, mutated, counts",
@@ -434,14 +434,14 @@ class TestHostCooldown:
     def test_an_execution_that_is_to_change_nothing_neither_waits_nor_makes_others_wait(
         self, engine, admit
     ):
-        one, other = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
-        assert self.claim(engine, one, "looks", changes=False)["claimed"]
-        assert self.claim(engine, other, "changes")["claimed"]
-        assert not self.claim(engine, one, "waits")["claimed"]
-        assert self.claim(engine, one, "looks again", changes=False)["claimed"]
+        first, second = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
+        assert self.claim(engine, first, "looks", changes=False)["claimed"]
+        assert self.claim(engine, second, "changes")["claimed"]
+        assert not self.claim(engine, first, "waits")["claimed"]
+        assert self.claim(engine, first, "looks again", changes=False)["claimed"]
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
         with database_time(NOON):
-            found = in_parallel(4, lambda i: link(engine, each[i], f"e{i}", host_cooldown=600))
-        assert sorted(f["claimed"] for f in found) == [False, False, False, True]
+            results = in_parallel(4, lambda i: link(engine, each[i], f"e{i}", host_cooldown=600))
+        assert sorted(f["claimed"] for f in results) == [False, False, False, True]

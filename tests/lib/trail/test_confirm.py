@@ -118,8 +118,8 @@ def refire_with(trail, body, name, seconds=400):
     """Record like refire(), but with this text at the start of each body."""
     sent = alert(name, starts_at=ago(5000))
     ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
-    for one, age in ((sent, 4000), (ends, seconds + 10), (sent, seconds)):
-        whole = "{" + body + json.dumps(webhook(one))[1:]
+    for notification, age in ((sent, 4000), (ends, seconds + 10), (sent, seconds)):
+        whole = "{" + body + json.dumps(webhook(notification))[1:]
         trail.record(seconds=age, body=whole)
     (row,) = open_rows(trail, name)
     assert row.outcome == "unconfirmed"

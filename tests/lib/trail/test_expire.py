@@ -35,8 +35,8 @@ def test_an_incident_expires_after_its_last_notification(trail, hours, silent_ho
         trail.record(alert(name), seconds=seconds)
     trail.change(alerts, explanation="execution")
     trail.sync()
-    for found in (count_open_work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
-        assert found == expired
+    for count in (count_open_work(trail, hours), trail.sync(expire_stale_hours=hours).expired):
+        assert count == expired
     assert trail.sync(expire_stale_hours=hours).expired == 0
     row = trail.rows(alerts)[0]
     assert (row.ended_by, bool(row.closed_at)) == (("expired", True) if expired else (None, False))

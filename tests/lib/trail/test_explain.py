@@ -71,7 +71,7 @@ class TestRules:
         trail.stackstorm.run("e2")
         trail.sync()
         assert trail.one().explanation == "execution"
-        assert {found.st2_execution_id for found in trail.rows(links)} == {"e1", "e2"}
+        assert {link.st2_execution_id for link in trail.rows(links)} == {"e1", "e2"}
 
     def test_an_alert_emitted_twice_is_explained_by_the_newer_trigger(self, trail):
         request_id, (row,) = trail.record(alert())
@@ -131,9 +131,9 @@ class TestExecutions:
         assert trail.one().explanation == "execution" and trail.completed == [False]
         trail.stackstorm.run("e1", "failed", result={"stderr": "it broke"})
         trail.sync()
-        found = trail.one(links)
-        assert (found.st2_execution_id, found.claim, found.request_id) == ("e1", None, request_id)
-        assert (found.st2_action_ref, found.st2_rule_ref) == (FLOW, "pack.rule")
+        link = trail.one(links)
+        assert (link.st2_execution_id, link.claim, link.request_id) == ("e1", None, request_id)
+        assert (link.st2_action_ref, link.st2_rule_ref) == (FLOW, "pack.rule")
         mirrored = trail.one(executions)
         assert (mirrored.status, mirrored.error) == ("failed", "it broke")
         assert trail.completed == [True]
@@ -161,9 +161,9 @@ class TestExecutions:
         refused = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
         started.stackstorm.run("e1", result=refused)
         started.sync()
-        found = started.one()
-        assert found.explanation == "execution"
-        assert found.explanation_reason == "pack.workflow did nothing: cooldown of this host"
+        row = started.one()
+        assert row.explanation == "execution"
+        assert row.explanation_reason == "pack.workflow did nothing: cooldown of this host"
         assert started.rows(links) == [] and started.completed == [True]
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
@@ -272,8 +272,8 @@ class TestRetries:
     def cooled(self, trail, **more):
         """Record two alerts of one host; the second is refused because the first was handled."""
         host = {"instance": "web-1:9100"}
-        first, (one,) = trail.record(alert("One", labels=host))
-        link(trail, first, one, "e1", cooldown=600)
+        first, (row,) = trail.record(alert("One", labels=host))
+        link(trail, first, row, "e1", cooldown=600)
         trail.change(alerts, explanation="execution")
         second, (two,) = trail.record(alert("Two", labels=host), **more)
         refused = link(trail, second, two, "e2", cooldown=600)
@@ -299,8 +299,8 @@ class TestRetries:
 
     def test_alerts_without_a_host_share_no_cooldown(self, trail):
         """What held the second one back was something else, so it does not wait for a cooldown."""
-        first, (one,) = trail.record(alert("One", labels={"instance": ""}))
-        link(trail, first, one, "e1", cooldown=600)
+        first, (row,) = trail.record(alert("One", labels={"instance": ""}))
+        link(trail, first, row, "e1", cooldown=600)
         trail.change(alerts, explanation="execution")
         second, (two,) = trail.record(alert("Two", labels={"instance": ""}))
         trail.stackstorm.enforce(trail.stackstorm.emit(two, second), "e2")
@@ -314,17 +314,17 @@ class TestRetries:
         trail.record(alert("Two", "resolved", ends_at=ago(1)), seconds=0)
         trail.change(links, created_at=ago(610))
         trail.sync(host_cooldown_seconds=600)
-        found = trail.rows(alerts)[1]
-        assert (found.explanation, found.explanation_reason) == ("execution", reason)
+        row = trail.rows(alerts)[1]
+        assert (row.explanation, row.explanation_reason) == ("execution", reason)
 
     @pytest.mark.parametrize("minutes, explanation", [(9, "retry"), (11, "ended")])
     def test_an_ended_incident_is_not_retried_for_long(self, trail, minutes, explanation):
         trail.record(alert(), seconds=3 * HOUR)
         trail.record(alert(status="resolved", ends_at=ago(60 * minutes)), seconds=60 * minutes)
         trail.sync()
-        found = trail.rows(alerts)[0]
-        assert found.explanation == explanation
-        assert ("the incident ended at 20" in found.explanation_reason) is (explanation == "ended")
+        row = trail.rows(alerts)[0]
+        assert row.explanation == explanation
+        assert ("the incident ended at 20" in row.explanation_reason) is (explanation == "ended")
 
     def test_the_time_to_give_up_starts_when_the_alert_is_recorded(self, trail):
         """After an outage of a day, alerts from the journal are not given up immediately."""

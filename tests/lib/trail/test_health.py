@@ -31,16 +31,16 @@ def engine(tmp_path):
 
 def test_only_available_components_are_checked(engine):
     database.prepare(engine)
-    found = health.without_endpoint(Config(auth_tokens=("t",)), engine, StackStorm({}))
-    states = {name: part["state"] for name, part in found["components"].items()}
+    result = health.without_endpoint(Config(auth_tokens=("t",)), engine, StackStorm({}))
+    states = {name: part["state"] for name, part in result["components"].items()}
     assert states == {
         "journal": "unknown",
         "broker": "unknown",
         "database": "ok",
         "stackstorm": "ok",
     }
-    assert found["components"]["journal"]["detail"] == "unknown from this host"
-    assert {**found, "components": None} == {
+    assert result["components"]["journal"]["detail"] == "unknown from this host"
+    assert {**result, "components": None} == {
         "status": "unknown",
         "version": __version__,
         "address": "no answer from http://127.0.0.1:8000 (endpoint_url)",
@@ -51,13 +51,13 @@ def test_only_available_components_are_checked(engine):
         "configuration": {"remediation_errors": []},
         "components": None,
     }
-    assert "journal" in text.health(found)
+    assert "journal" in text.health(result)
 
 
 def test_a_failing_component_is_explained(engine):
-    found = health.without_endpoint(Config(), engine, StackStorm(), "it answered 401")
-    parts = found["components"]
-    assert found["address"] == "it answered 401"
+    result = health.without_endpoint(Config(), engine, StackStorm(), "it answered 401")
+    parts = result["components"]
+    assert result["address"] == "it answered 401"
     assert parts["stackstorm"] == {"state": "down", "since": "", "detail": "no route"}
     assert parts["database"]["state"] == "down"
     assert "poundcake.migrate" in parts["database"]["detail"]
@@ -70,30 +70,30 @@ class TestDifferences:
         return {"configuration": {"problem": "", "in_force": Config(**config).settings}}
 
     def test_the_same_configuration(self):
-        found = health.with_differences(self.answer(port=1), Config(port=1))
-        assert found["configuration"]["differences"] == {}
+        result = health.with_differences(self.answer(port=1), Config(port=1))
+        assert result["configuration"]["differences"] == {}
 
     def test_each_key_that_differs_is_named_with_both_values(self):
-        found = health.with_differences(
+        result = health.with_differences(
             self.answer(allowed_hosts=("web-1",)), Config(dry_run=False)
         )["configuration"]["differences"]
-        assert found == {
+        assert result == {
             "dry_run": {"endpoint": True, "actions": False},
             "allowed_hosts": {"endpoint": ["web-1"], "actions": []},
         }
 
     def test_secrets_are_not_compared(self):
         secrets = {"auth_tokens": ("a",), "basic_auth": "a:b", "st2_api_key": "c"}
-        found = health.with_differences(self.answer(), Config(**secrets))
-        assert found["configuration"]["differences"] == {}
+        result = health.with_differences(self.answer(), Config(**secrets))
+        assert result["configuration"]["differences"] == {}
 
     def test_invalid_remediations_degrade_the_health_that_an_action_reports(self):
         errors = ("remediations, entry 1: must be a mapping with name, match and mode",)
         answer = {"status": "ok", **self.answer()}
         answer["configuration"]["remediation_errors"] = ["of the endpoint"]
-        found = health.with_differences(answer, Config(remediation_errors=errors))
-        assert found["status"] == "degraded"
-        assert found["configuration"]["remediation_errors"] == ["of the endpoint", *errors]
+        result = health.with_differences(answer, Config(remediation_errors=errors))
+        assert result["status"] == "degraded"
+        assert result["configuration"]["remediation_errors"] == ["of the endpoint", *errors]
         assert health.with_differences(answer, Config())["status"] == "ok"
 
     def test_an_older_endpoint_does_not_report_its_configuration(self):
@@ -103,5 +103,5 @@ class TestDifferences:
 def test_a_pending_migration(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
-    found = health.without_endpoint(Config(), engine, StackStorm({}))["components"]["database"]
-    assert found == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}
+    result = health.without_endpoint(Config(), engine, StackStorm({}))["components"]["database"]
+    assert result == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}

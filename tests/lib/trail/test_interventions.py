@@ -50,8 +50,8 @@ class TestAcknowledge:
     def test_an_acknowledgement_is_in_the_incident_and_in_the_audit(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(later(60)):
-            found = acknowledge(engine, ANNA, F, comment="the disk is on order")
-        assert found == {
+            acknowledged = acknowledge(engine, ANNA, F, comment="the disk is on order")
+        assert acknowledged == {
             "episode": F,
             "alert_name": "HostDown",
             "instance": "web-1:9100",
@@ -88,8 +88,8 @@ class TestAcknowledge:
     def test_a_workflow_that_has_not_begun_is_refused(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, F)
-        found = claims.link(engine, request_id, F, WORKFLOW, "e1")
-        assert (found["claimed"], found["reason"]) == (False, "acknowledged by anna")
+        result = claims.link(engine, request_id, F, WORKFLOW, "e1")
+        assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")
         acknowledge(engine, ANNA, F, undo=True)
         assert claims.link(engine, request_id, F, WORKFLOW, "e1")["claimed"]
 
@@ -105,9 +105,9 @@ class TestAcknowledge:
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, F)
         assert replay_request(engine, Config(), request_id)["outcomes"] == {"duplicate": 1}
-        found = replay_request(engine, Config(), request_id, force=True)
-        assert found["outcomes"] == {"admitted": 1}
-        assert claims.link(engine, found["request_id"], F, WORKFLOW, "e1")["claimed"]
+        replayed = replay_request(engine, Config(), request_id, force=True)
+        assert replayed["outcomes"] == {"admitted": 1}
+        assert claims.link(engine, replayed["request_id"], F, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
     def test_a_resolve_still_ends_the_incident(self, engine):
@@ -169,8 +169,8 @@ class TestClose:
     def test_closing_ends_the_incident(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(later(60)):
-            found = close(engine, ANNA, "decommissioned", F)
-        assert (found["state"], found["by"]) == ("closed", "anna")
+            closed = close(engine, ANNA, "decommissioned", F)
+        assert (closed["state"], closed["by"]) == ("closed", "anna")
         (row,) = rows(engine)
         assert (row.open_fingerprint, row.closed_at, row.ended_by) == (None, later(60), "closed")
         assert (row.closed_by, row.closed_comment) == ("anna", "decommissioned")
@@ -244,15 +244,15 @@ class TestAudit:
             )
         assert purge(engine, Config(), 30, dry_run=True, actor=ANNA)["requests"] == 1
         assert purge(engine, Config(), 30, actor=ANNA)["requests"] == 1
-        found = entries(engine)
-        assert [entry[:4] for entry in found] == [
+        audited = entries(engine)
+        assert [entry[:4] for entry in audited] == [
             ("release", "anna", "e-anna", name),
             ("replay", "anna", "e-anna", sent.request_id),
             ("purge", "anna", "e-anna", ""),
         ]
-        assert found[0][5]["released"][0]["st2_execution_id"] == "e1"
-        assert found[1][5] == {"request_id": replayed["request_id"], "force": False}
-        assert (found[2][5]["requests"], found[2][5]["older_than_days"]) == (1, 30)
+        assert audited[0][5]["released"][0]["st2_execution_id"] == "e1"
+        assert audited[1][5] == {"request_id": replayed["request_id"], "force": False}
+        assert (audited[2][5]["requests"], audited[2][5]["older_than_days"]) == (1, 30)
         (shown,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
         assert [entry["action"] for entry in shown["audit"]] == ["release", "replay"]
         trail = view(engine, queries.status, sent.request_id)

@@ -75,14 +75,14 @@ class Hosts:
             return self.ask_now(number, execution, config(**keys), **asked)
 
     def ask_now(self, number, execution, settings, **asked):
-        found = ChangeRequest(
+        change_request = ChangeRequest(
             request_id=self.request_id,
             episode=asked.pop("episode", episode(f"f{number}")),
             action=asked.pop("action", ACTION),
             execution_id=execution or f"e{number}",
             **asked,
         )
-        return safety.reserve(self.engine, settings, found)
+        return safety.reserve(self.engine, settings, change_request)
 
     def end(self, execution, result=ChangeResult.VERIFIED, at=180):
         with database_time(later(at)):
@@ -152,9 +152,9 @@ class TestInFlight:
         other = record(engine, alert("DiskFull", fingerprint="d", labels={"instance": "WEB-0."}))
         assert hosts.ask().may_change
         hosts.request_id = other
-        found = hosts.ask(execution="e9", episode=episode("d"))
-        assert found.refusal == "in_flight"
-        assert "linux.service of execution e0" in found.reason
+        decision = hosts.ask(execution="e9", episode=episode("d"))
+        assert decision.refusal == "in_flight"
+        assert "linux.service of execution e0" in decision.reason
         hosts.end("e0")
         asked = {"execution": "e9", "episode": episode("d"), "at": 200}
         assert hosts.ask(config={"host_cooldown_seconds": 0}, **asked).may_change
@@ -225,9 +225,9 @@ class TestCounts:
         for number in (0, 1):
             assert hosts.ask(number, config=limits, remediation=f"r{number}").may_change
             hosts.end(f"e{number}")
-        found = hosts.ask(2, config=limits, remediation="r2")
-        assert found.refusal == "site_limit"
-        assert "2026-01-14T13:02:00Z" in found.how_to_lift
+        decision = hosts.ask(2, config=limits, remediation="r2")
+        assert decision.refusal == "site_limit"
+        assert "2026-01-14T13:02:00Z" in decision.how_to_lift
 
     def test_changes_of_a_target_in_a_day(self, engine, hosts):
         limits = {"host_cooldown_seconds": 0, "fresh_minutes": 0, "max_changes_per_hour": 0}
@@ -301,9 +301,9 @@ class TestCooldownOfAWorkflow:
 class TestEpisodes:
     def test_a_second_workflow_is_refused_and_told_who_won(self, engine, hosts):
         assert hosts.ask(execution="e1").may_change
-        found = hosts.ask(execution="e2", action="ipmi.power_cycle")
-        assert found.refusal == "episode_taken"
-        assert "execution e1 makes a change for this episode with linux.service" in found.reason
+        decision = hosts.ask(execution="e2", action="ipmi.power_cycle")
+        assert decision.refusal == "episode_taken"
+        assert "execution e1 makes a change for this episode with linux.service" in decision.reason
 
     def test_an_execution_that_loses_the_claim_is_on_record(self, engine, hosts):
         for _ in range(2):
@@ -365,9 +365,9 @@ class TestBreaker:
 
     def test_it_opens_after_three_failures_until_it_is_released(self, engine, hosts):
         self.fail(hosts)
-        found = hosts.ask(3, remediation="web", at=300)
-        assert found.refusal == "breaker"
-        assert "poundcake.release remediation=web" in found.how_to_lift
+        decision = hosts.ask(3, remediation="web", at=300)
+        assert decision.refusal == "breaker"
+        assert "poundcake.release remediation=web" in decision.how_to_lift
         assert hosts.ask(4, remediation="other", at=300).may_change
         assert claims.release_breaker(engine, "web", ANNA) == 3
         assert hosts.ask(3, remediation="web", at=310).may_change
@@ -389,9 +389,9 @@ class TestBreaker:
 class TestStorm:
     def test_many_incidents_of_one_name_are_a_storm(self, engine):
         hosts = Hosts(engine, 6)
-        found = hosts.ask(config=STORM)
-        assert found.refusal == "storm"
-        assert "6 incidents of HostDown" in found.reason
+        decision = hosts.ask(config=STORM)
+        assert decision.refusal == "storm"
+        assert "6 incidents of HostDown" in decision.reason
         assert hosts.ask(config={"storm_limit": 6}).may_change
 
     def test_another_name_is_not_part_of_it(self, engine):
@@ -436,9 +436,9 @@ class TestStorm:
         hosts.engine, hosts.request_id = engine, here.request_id
         asked = {"per_label": "rack", "storm": 2, "at_once": 0}
         assert hosts.ask(10, **asked).may_change
-        found = hosts.ask(11, per_label="rack", storm=1, at_once=0)
-        assert found.refusal == "storm"
-        assert "2 incidents of HostDown with rack=r12" in found.reason
+        decision = hosts.ask(11, per_label="rack", storm=1, at_once=0)
+        assert decision.refusal == "storm"
+        assert "2 incidents of HostDown with rack=r12" in decision.reason
 
 
 class TestIncidents:
@@ -454,8 +454,8 @@ class TestIncidents:
                 .where(alerts.c.episode == episode("f0"))
                 .values(silence_id="s1", silenced_by="ben", silenced_until=later(200))
             )
-        found = hosts.ask(at=199)
-        assert (found.refusal, "by ben" in found.reason) == ("silenced", True)
+        decision = hosts.ask(at=199)
+        assert (decision.refusal, "by ben" in decision.reason) == ("silenced", True)
         assert hosts.ask(at=200).may_change
 
     def test_an_incident_that_ended_is_not_changed(self, engine, hosts):
@@ -478,8 +478,8 @@ class TestPause:
     def test_nothing_is_granted_while_changes_are_paused(self, engine, hosts):
         with database_time(later(60)):
             pause(engine, ANNA, "maintenance")
-        found = hosts.ask()
-        assert (found.refusal, "maintenance" in found.reason) == ("paused", True)
+        decision = hosts.ask()
+        assert (decision.refusal, "maintenance" in decision.reason) == ("paused", True)
         resume(engine, ANNA)
         assert hosts.ask().may_change
 
@@ -516,9 +516,9 @@ class TestActions:
     def test_without_the_database_nothing_may_be_changed(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr(database, "retry_while_unavailable", lambda work, seconds: work())
         gone = {"database_url": f"sqlite:///{tmp_path}/missing.sqlite"}
-        found = run("reserve", gone, action=ACTION, execution_id="e1")
-        assert (found["may_change"], found["refusal"]) == (False, "database_unavailable")
-        assert "the tracking database is unavailable" in found["message"]
+        result = run("reserve", gone, action=ACTION, execution_id="e1")
+        assert (result["may_change"], result["refusal"]) == (False, "database_unavailable")
+        assert "the tracking database is unavailable" in result["message"]
 
     def test_link_says_whether_a_change_would_be_allowed(self, engine, run):
         asked = {"workflow": "pack.flow", "execution_id": "e1", "action": ACTION}
@@ -536,8 +536,8 @@ class TestActions:
         assert "execution e1 of pack.flow holds the claim" in other["reason"]
 
     def test_link_without_an_action_allows_nothing(self, run):
-        found = run("link", workflow="pack.flow", execution_id="e1")
-        assert (found["claimed"], found["may_change"]) == (True, False)
+        result = run("link", workflow="pack.flow", execution_id="e1")
+        assert (result["claimed"], result["may_change"]) == (True, False)
 
 
 class TestSimultaneous:
@@ -550,10 +550,10 @@ class TestSimultaneous:
         return Hosts(engine, self.COUNT)
 
     def results(self, engine):
-        found = rows(engine)
-        assert len(found) == self.COUNT
-        granted = [row for row in found if row.result == ""]
-        assert all(row.refusal and row.reason for row in found if row not in granted)
+        recorded = rows(engine)
+        assert len(recorded) == self.COUNT
+        granted = [row for row in recorded if row.result == ""]
+        assert all(row.refusal and row.reason for row in recorded if row not in granted)
         return granted
 
     def ask_at_once(self, many, **keys):
@@ -564,9 +564,9 @@ class TestSimultaneous:
                 lambda: many.ask_now(index, f"e{index}", settings), seconds=60
             )
 
-        found = in_parallel(self.COUNT, ask)
-        assert not [one for one in found if isinstance(one, Exception)]
-        return [one for one in found if one.may_change]
+        answers = in_parallel(self.COUNT, ask)
+        assert not [answer for answer in answers if isinstance(answer, Exception)]
+        return [answer for answer in answers if answer.may_change]
 
     def test_no_more_than_three_are_in_flight(self, engine, many):
         assert len(self.ask_at_once(many)) == 3
@@ -618,9 +618,11 @@ def test_processes_cannot_exceed_a_limit_either(engine):
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    found = [line for process in processes for line in process.communicate(timeout=120)[0].split()]
-    assert len(found) == 40
-    assert found.count("granted") == 3
+    printed = [
+        line for process in processes for line in process.communicate(timeout=120)[0].split()
+    ]
+    assert len(printed) == 40
+    assert printed.count("granted") == 3
     assert len([row for row in rows(engine) if row.result == ""]) == 3
 
 
@@ -639,7 +641,7 @@ def test_a_pause_waits_for_the_decision_in_progress(engine):
             lambda: hosts.ask_now(index, f"e{index}", settings), seconds=30
         )
 
-    found = in_parallel(20, work)
-    assert not [one for one in found if isinstance(one, Exception)]
+    answers = in_parallel(20, work)
+    assert not [answer for answer in answers if isinstance(answer, Exception)]
     late = [row for row in rows(engine) if row.decided_at > paused_at[0]]
     assert {row.refusal for row in late} <= {"paused"}

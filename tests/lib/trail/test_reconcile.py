@@ -67,10 +67,10 @@ class World(SyncTrail):
 
 @pytest.fixture
 def world(engine, monkeypatch):
-    found = World(engine, monkeypatch)
-    found.notify("HostDown")
-    found.now += timedelta(seconds=30)
-    return found
+    created = World(engine, monkeypatch)
+    created.notify("HostDown")
+    created.now += timedelta(seconds=30)
+    return created
 
 
 class TestGone:
@@ -86,11 +86,11 @@ class TestGone:
     def test_the_views_show_it(self, world):
         world.round()
         world.round(GONE_AFTER)
-        found = view(world.engine, queries.why, Filters())
-        (episode,) = found["episodes"]
+        answer = view(world.engine, queries.why, Filters())
+        (episode,) = answer["episodes"]
         assert (episode["state"], episode["ended_by"]) == ("gone", "gone")
         assert episode["ends_at"] == format_optional(world.now)
-        assert "gone: no Alertmanager holds the alert any more" in text.why(found, 24)
+        assert "gone: no Alertmanager holds the alert any more" in text.why(answer, 24)
 
     def test_it_may_fire_again(self, world):
         world.round()
@@ -137,9 +137,9 @@ class TestOpen:
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.round()
         world.alertmanagers[1].broken.add(broken)
-        found = world.round(GONE_AFTER)
+        counts = world.round(GONE_AFTER)
         problem = f"alertmanagers, http://am-2.example: {broken}: connection refused"
-        assert found.problems == (problem,)
+        assert counts.problems == (problem,)
         assert world.work().monitoring_problem == problem
 
     def test_an_alertmanager_that_never_answered(self, world):
@@ -169,7 +169,7 @@ class TestOpen:
         world.notify("HostDown")
         world.round(GONE_AFTER / 2)
 
-    def test_a_notification_that_was_received_when_the_alertmanagers_were_asked(self, world):
+    def test_a_notification_that_was_received_when_the_alertmanagers_were_queried(self, world):
         """By the clock of the endpoint, which may be some seconds behind."""
         world.notify("HostDown")
         world.round(1)
@@ -267,9 +267,9 @@ class TestSilences:
         assert active["active_alerts"][0]["silenced_until"] == "2026-01-14T13:30:00Z"
         row = world.one()
         (call,) = view(world.engine, queries.executions_recent)["executions"]
-        found = view(world.engine, queries.alert_of, call["request_id"], row.episode)
-        assert (found["silenced_by"], found["silenced_comment"]) == ("anna", "a new disk")
-        assert found["silenced_until"] == "2026-01-14T13:30:00Z"
+        answer = view(world.engine, queries.alert_of, call["request_id"], row.episode)
+        assert (answer["silenced_by"], answer["silenced_comment"]) == ("anna", "a new disk")
+        assert answer["silenced_until"] == "2026-01-14T13:30:00Z"
 
     def test_it_is_removed_when_the_silence_has_ended(self, world):
         world.first.silenced = False

@@ -140,8 +140,8 @@ def test_each_execution_is_requested_once(engine, open_one):
 @pytest.fixture
 def many(engine, open_one):
     """Return a page of 250 open executions. The first one shown has the greatest id."""
-    (one,) = view(engine, queries.st2_executions)["st2_executions"]
-    return {"st2_executions": [dict(one, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
+    (row,) = view(engine, queries.st2_executions)["st2_executions"]
+    return {"st2_executions": [dict(row, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
 
 def test_all_shown_executions_are_updated(many):

@@ -81,14 +81,14 @@ def gets_claim(engine, request_id, execution, workflow=WORKFLOW):
 
 def test_a_replay_is_a_separate_request(engine):
     first = record(engine, firing())
-    found = replay(engine, first)
-    assert found == {
-        "request_id": found["request_id"],
+    replayed = replay(engine, first)
+    assert replayed == {
+        "request_id": replayed["request_id"],
         "replay_of": first,
         "outcomes": {"admitted": 1},
     }
-    assert str(uuid.UUID(found["request_id"])) == found["request_id"] != first
-    old, new = call(engine, first), call(engine, found["request_id"])
+    assert str(uuid.UUID(replayed["request_id"])) == replayed["request_id"] != first
+    old, new = call(engine, first), call(engine, replayed["request_id"])
     assert (new.replay_of, old.replay_of) == (first, None)
     for column in ("method", "path", "headers", "body", "body_sha256", "receiver", "delivery_key"):
         assert getattr(new, column) == getattr(old, column)
@@ -151,14 +151,14 @@ def test_limits_apply_unless_forced(engine, config, outcome):
 def test_an_episode_that_was_worked_on_is_left_alone(engine):
     first = record(engine, firing())
     assert gets_claim(engine, first, "e1")
-    found = replay(engine, first)
-    assert found["outcomes"] == {"duplicate": 1}
-    (row,) = rows(engine, found["request_id"])
+    replayed = replay(engine, first)
+    assert replayed["outcomes"] == {"duplicate": 1}
+    (row,) = rows(engine, replayed["request_id"])
     assert row.reason == (
         f"replay of {first}: {WORKFLOW} (e1) has worked on this episode; force=true runs it again"
     )
     assert row.explanation == "none"
-    assert call(engine, found["request_id"]).completed_at
+    assert call(engine, replayed["request_id"]).completed_at
     assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
 
 
@@ -194,8 +194,8 @@ def test_each_forced_replay_is_another_attempt(engine):
 def test_an_ended_incident_is_not_admitted(engine):
     first = record(engine, firing())
     record(engine, resolved(), minutes=29)
-    found = replay(engine, first)
-    (row,) = rows(engine, found["request_id"])
+    replayed = replay(engine, first)
+    (row,) = rows(engine, replayed["request_id"])
     assert (row.outcome, row.episode) == ("duplicate", rows(engine, first)[0].episode)
     assert row.reason == f"replay of {first}: the incident has ended"
 
@@ -339,9 +339,9 @@ class TestRequestingExecution:
 
     def test_an_execution_replays_a_request_once(self, engine):
         first = record(engine, firing("A"), firing("B"))
-        found = [replay(engine, first, True, "execution-1") for _ in range(2)]
-        assert found[0] == found[1]
-        assert found[0]["outcomes"] == {"admitted": 2}
+        replays = [replay(engine, first, True, "execution-1") for _ in range(2)]
+        assert replays[0] == replays[1]
+        assert replays[0]["outcomes"] == {"admitted": 2}
         assert len(rows(engine)) == 4
 
     def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
@@ -371,33 +371,35 @@ class TestRequestingExecution:
     @on_sqlite
     def test_another_execution_replays_the_request_again(self, engine):
         first = record(engine, firing())
-        found = {replay(engine, first, True, f"execution-{n}")["request_id"] for n in range(3)}
-        assert len(found) == 3
+        replays = {replay(engine, first, True, f"execution-{n}")["request_id"] for n in range(3)}
+        assert len(replays) == 3
 
     @on_sqlite
     def test_an_execution_can_replay_several_requests(self, engine):
         requests = [record(engine, firing(name)) for name in "AB"]
-        found = {replay(engine, one, True, "execution-1")["request_id"] for one in requests}
-        assert len(found) == 2
+        replays = {
+            replay(engine, request_id, True, "execution-1")["request_id"] for request_id in requests
+        }
+        assert len(replays) == 2
 
     @on_sqlite
     def test_the_action_passes_its_own_execution(self, engine, database_url, run_action):
         first = record(engine, firing())
-        found = [
+        replays = [
             run_action("replay", execution, request_id=first, force=True)["request_id"]
             for execution in ("one", "one", "other")
         ]
-        assert found[0] == found[1] != found[2]
-        assert found[0] == request_ids.replay_id(first, "one")
+        assert replays[0] == replays[1] != replays[2]
+        assert replays[0] == request_ids.replay_id(first, "one")
 
     @on_sqlite
     def test_the_action_passes_the_workflow_that_runs_it(self, engine, run_action):
         first = record(engine, firing())
-        found = [
+        replays = [
             run_action("replay", execution, request_id=first, force=True, execution_id="flow")
             for execution in ("task one", "task two")
         ]
-        assert found[0]["request_id"] == found[1]["request_id"]
+        assert replays[0]["request_id"] == replays[1]["request_id"]
 
 
 class TestFailed:
@@ -415,11 +417,11 @@ class TestFailed:
     @pytest.mark.parametrize("force", [False, True])
     def test_it_is_recorded_as_a_new_request(self, engine, failed, force):
         record(engine, firing("B"))
-        found = replay(engine, failed, force)
-        assert found["outcomes"] == {"admitted": 1, "duplicate": 1}
-        first, _ = rows(engine, found["request_id"])
+        replayed = replay(engine, failed, force)
+        assert replayed["outcomes"] == {"admitted": 1, "duplicate": 1}
+        first, _ = rows(engine, replayed["request_id"])
         assert (first.reason, first.open_fingerprint, first.attempt) == ("new incident", "A", 1)
-        assert call(engine, found["request_id"]).replay_of == failed
+        assert call(engine, replayed["request_id"]).replay_of == failed
         assert call(engine, failed).error == "a fault"
 
     def test_a_replay_can_fail_again(self, engine):

@@ -37,10 +37,10 @@ def test_names_are_compared_exactly(engine, other):
     with engine.begin() as connection:
         put(connection, "HostDown")
         put(connection, other)
-        found = connection.scalars(
+        stored = connection.scalars(
             select(schema.meta.c.name).where(schema.meta.c.name == "HostDown")
         ).all()
-    assert found == ["HostDown"]
+    assert stored == ["HostDown"]
 
 
 def test_every_character_is_stored(engine):
@@ -68,9 +68,9 @@ def test_a_time_is_stored_to_the_microsecond_and_read_as_utc(engine, moment):
                 id="e", action="a", status="s", start_timestamp=moment
             )
         )
-        found = connection.scalar(select(schema.executions.c.start_timestamp))
-    assert found == moment
-    assert moment is None or found.utcoffset() == datetime.timedelta(0)
+        stored = connection.scalar(select(schema.executions.c.start_timestamp))
+    assert stored == moment
+    assert moment is None or stored.utcoffset() == datetime.timedelta(0)
 
 
 def test_a_fingerprint_has_one_open_incident(engine):
@@ -118,13 +118,13 @@ def test_a_fingerprint_has_one_open_incident(engine):
     "text, length", [("", 0), ("a" * 64, 64), ("a" * 65, 64), ("🍰" * 70, 64), ("\ud800" * 70, 64)]
 )
 def test_text_is_cut_to_the_length_of_its_column(engine, text, length):
-    found = schema.cut(text, schema.meta.c.name)
-    assert len(found) == length
+    stored = schema.cut(text, schema.meta.c.name)
+    assert len(stored) == length
     with engine.begin() as connection:
-        put(connection, found)
-        assert connection.scalar(select(schema.meta.c.name).where(schema.meta.c.name == found)) == (
-            found
-        )
+        put(connection, stored)
+        assert connection.scalar(
+            select(schema.meta.c.name).where(schema.meta.c.name == stored)
+        ) == (stored)
 
 
 def test_a_long_body_is_stored_whole(engine):

@@ -48,8 +48,8 @@ class World:
 
     def silence(self, minutes=60, comment="a new disk", actor=ANNA, **target):
         target = target or {"episode": self.episode}
-        asked = self.alertmanagers
-        return silence(self.engine, asked, actor, Target(**target), minutes, comment)
+        servers = self.alertmanagers
+        return silence(self.engine, servers, actor, Target(**target), minutes, comment)
 
     def unsilence(self, silence_id="", force=False, episode=""):
         target = Target(episode)
@@ -66,43 +66,43 @@ class World:
 
 @pytest.fixture
 def world(engine, monkeypatch):
-    monkeypatch.setattr(silences, "_GOSSIP_PAUSE", 0)
+    monkeypatch.setattr(silences, "_GOSSIP_WAIT", 0)
     return World(engine)
 
 
 class TestSilence:
     def test_each_label_of_the_alert_gets_an_exact_matcher(self, world):
-        found = world.silence()
-        assert (found["state"], found["labels"], found["problems"]) == ("created", LABELS, [])
+        result = world.silence()
+        assert (result["state"], result["labels"], result["problems"]) == ("created", LABELS, [])
         (made,) = world.first.known.values()
-        assert found["silence_ids"] == [made.id]
+        assert result["silence_ids"] == [made.id]
         assert set(made.matchers) == {Matcher(name, value) for name, value in LABELS.items()}
         assert (made.created_by, made.comment) == ("anna", "a new disk" + MARK)
 
     def test_it_ends_after_the_minutes_by_the_clock_of_alertmanager(self, world):
         world.first.now -= timedelta(days=3)
-        found = world.silence(minutes=7)
+        result = world.silence(minutes=7)
         (made,) = world.first.known.values()
         assert (made.starts_at, made.ends_at - made.starts_at) == (
             world.first.now,
             timedelta(minutes=7),
         )
-        assert found["until"] == format_timestamp(made.ends_at)
+        assert result["until"] == format_timestamp(made.ends_at)
 
     def test_ignored_labels_are_left_out(self, world):
-        found = world.silence(episode=world.episode, ignored_labels=("severity",))
-        assert found["labels"] == {n: v for n, v in LABELS.items() if n != "severity"}
+        result = world.silence(episode=world.episode, ignored_labels=("severity",))
+        assert result["labels"] == {n: v for n, v in LABELS.items() if n != "severity"}
 
     def test_labels_instead_of_an_episode(self, world):
-        found = world.silence(labels={"rack": "r12", "number": 5, "empty": ""})
-        assert found["labels"] == {"rack": "r12", "number": "5"}
+        result = world.silence(labels={"rack": "r12", "number": 5, "empty": ""})
+        assert result["labels"] == {"rack": "r12", "number": "5"}
 
     def test_it_is_shown_and_audited(self, world):
-        found = world.silence()
+        result = world.silence()
         (entry,) = world.audit()
         assert (entry.action, entry.st2_user, entry.execution_id) == ("silence", "anna", "e1")
         assert (entry.target, entry.comment) == (world.episode, "a new disk")
-        assert world.row().silence_id == found["silence_ids"][0]
+        assert world.row().silence_id == result["silence_ids"][0]
         assert "silence by anna: a new disk" in world.why()
         assert f"silenced by anna until {world.row().silenced_until:%Y-%m-%d %H:%MZ}" in world.why()
 
@@ -187,13 +187,13 @@ class TestSeveralAlertmanagers:
     def test_separate_ones_get_one_each(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.silence()
-        assert [len(one.known) for one in world.alertmanagers] == [1, 1]
+        assert [len(alertmanager.known) for alertmanager in world.alertmanagers] == [1, 1]
 
     def test_one_that_does_not_answer_is_named(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.first.broken.add("silences")
-        found = world.silence()
-        assert found["problems"] == [
+        result = world.silence()
+        assert result["problems"] == [
             f"alertmanagers, {world.first.url}: silences: connection refused"
         ]
         assert len(world.alertmanagers[1].known) == 1
@@ -208,10 +208,12 @@ class TestUnsilence:
     @pytest.mark.parametrize("by", ["id", "episode"])
     def test_it_ends_the_silence(self, world, by):
         made = world.silence()
-        given = {"silence_id": made["silence_ids"][0]} if by == "id" else {"episode": world.episode}
-        found = world.unsilence(**given)
-        assert (found["state"], found["silence_ids"]) == ("ended", made["silence_ids"])
-        assert [one.state for one in world.first.known.values()] == ["expired"]
+        target = (
+            {"silence_id": made["silence_ids"][0]} if by == "id" else {"episode": world.episode}
+        )
+        result = world.unsilence(**target)
+        assert (result["state"], result["silence_ids"]) == ("ended", made["silence_ids"])
+        assert [silence.state for silence in world.first.known.values()] == ["expired"]
         assert world.row().silence_id is None
         assert (world.audit()[-1].action, world.audit()[-1].target) == ("unsilence", world.episode)
         assert "unsilence by ben" in world.why()
@@ -250,7 +252,7 @@ def test_a_real_alertmanager(world, alertmanager):
     world.alertmanagers = [client]
     server.fire(**LABELS)
     made = world.silence(minutes=5)
-    assert wait_for(lambda: [one.silenced_by for one in client.alerts() if one.silenced_by])
+    assert wait_for(lambda: [held.silenced_by for held in client.alerts() if held.silenced_by])
     again = world.silence(minutes=5)
     assert (again["state"], again["silence_ids"]) == ("unchanged", made["silence_ids"])
     longer = world.silence(minutes=50)

@@ -61,11 +61,11 @@ def add_executions(engine, workflow, *seconds):
 
 def test_its_shape(engine):
     record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
-    found = read_stats(engine)
-    assert list(found) == ["since", "until", "workflows", "alerts"]
-    assert (found["since"], found["until"]) == ("2026-01-14T12:00:00Z", "2026-01-15T12:00:00Z")
-    assert [list(row) for row in found["workflows"]] == [["workflow"] + ROW]
-    assert [list(row) for row in found["alerts"]] == [["alert_name"] + ROW]
+    stats = read_stats(engine)
+    assert list(stats) == ["since", "until", "workflows", "alerts"]
+    assert (stats["since"], stats["until"]) == ("2026-01-14T12:00:00Z", "2026-01-15T12:00:00Z")
+    assert [list(row) for row in stats["workflows"]] == [["workflow"] + ROW]
+    assert [list(row) for row in stats["alerts"]] == [["alert_name"] + ROW]
 
 
 def test_each_status_counts_once_in_its_column(engine):
@@ -76,8 +76,8 @@ def test_each_status_counts_once_in_its_column(engine):
         record_execution(
             engine, request_id, episode(status), status, status=status, end_timestamp=end
         )
-    found = read_stats(engine)
-    for row in found["workflows"] + found["alerts"]:
+    stats = read_stats(engine)
+    for row in stats["workflows"] + stats["alerts"]:
         # requested scheduled delayed running canceling pending pausing paused resuming
         assert figures(row)[:5] == [15, 1, 3, 9, 2]
         assert figures(row)[6:] == [0.25, 2.5, 2.5]
@@ -94,14 +94,14 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
         record_execution(
             engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end
         )
-    found = read_stats(engine)
+    stats = read_stats(engine)
     # 1, 2, 4, 8 and 16 seconds. The alerts have been open for a long time.
-    assert [(row["workflow"], figures(row)) for row in found["workflows"]] == [
+    assert [(row["workflow"], figures(row)) for row in stats["workflows"]] == [
         ("x.many", [3, 2, 1, 0, 0, 2, 0.6667, 2.333, 4.0]),
         ("x.a", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),
         ("x.b", [1, 1, 0, 0, 0, 1, 1.0, 16.0, 16.0]),
     ]
-    assert [(row["alert_name"], figures(row)) for row in found["alerts"]] == [
+    assert [(row["alert_name"], figures(row)) for row in stats["alerts"]] == [
         ("B", [3, 2, 1, 0, 0, 2, 0.6667, 7.333, 16.0]),
         ("A", [1, 1, 0, 0, 0, 1, 1.0, 1.0, 1.0]),
         ("C", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),
@@ -112,9 +112,9 @@ def test_the_95th_percentile_uses_the_nearest_rank(engine):
     wanted = {1: 1, 2: 2, 19: 19, 20: 19, 21: 20, 40: 38, 100: 95}
     for count in wanted:
         add_executions(engine, str(count), *reversed(range(1, count + 1)))
-    found = by_workflow(engine)
-    assert {int(name): row["p95_seconds"] for name, row in found.items()} == wanted
-    assert {int(name): row["mean_seconds"] for name, row in found.items()} == {
+    stats = by_workflow(engine)
+    assert {int(name): row["p95_seconds"] for name, row in stats.items()} == wanted
+    assert {int(name): row["mean_seconds"] for name, row in stats.items()} == {
         count: (count + 1) / 2 for count in wanted
     }
 
@@ -143,11 +143,11 @@ def test_remediations_that_did_not_clear_their_alert(engine):
     record_execution(engine, request_id, episode("superseded"), "superseded", "superseded")
     again = alert(fingerprint="superseded", starts_at=later(1200))
     record(engine, again, received_at=later(1200))
-    found = by_workflow(engine)
-    assert len(found) == 8
-    assert {name for name, row in found.items() if row["not_cleared"]} == {"late", "superseded"}
-    found = by_workflow(engine, minutes=0)
-    assert {name for name, row in found.items() if row["not_cleared"]} == {
+    stats = by_workflow(engine)
+    assert len(stats) == 8
+    assert {name for name, row in stats.items() if row["not_cleared"]} == {"late", "superseded"}
+    stats = by_workflow(engine, minutes=0)
+    assert {name for name, row in stats.items() if row["not_cleared"]} == {
         "soon",
         "in time",
         "late",
@@ -162,8 +162,8 @@ def test_alerts_that_still_fire(engine):
         request_id = record(engine, alert(fingerprint=name, starts_at=at), received_at=at)
         times = {"start_timestamp": iso(at), "end_timestamp": iso(at)}
         record_execution(engine, request_id, episode(name, at), name, name, **times)
-    found = by_workflow(engine, Filters())
-    assert {name: row["not_cleared"] for name, row in found.items()} == {"long": 1, "short": 0}
+    stats = by_workflow(engine, Filters())
+    assert {name: row["not_cleared"] for name, row in stats.items()} == {"long": 1, "short": 0}
 
 
 def test_the_bounds_of_a_range(engine):
@@ -180,8 +180,8 @@ def test_the_bounds_of_a_range(engine):
         (60, 120.000001, "f1 f2"),
         (121, 999, ""),
     ):
-        found = by_workflow(engine, Filters(since=later(since), until=later(until)))
-        assert sorted(found) == wanted.split()
+        stats = by_workflow(engine, Filters(since=later(since), until=later(until)))
+        assert sorted(stats) == wanted.split()
 
 
 def test_the_default_range_is_a_day(engine):
@@ -191,9 +191,9 @@ def test_the_default_range_is_a_day(engine):
         request_id = record(engine, alert(fingerprint=name))
         times = {"start_timestamp": at, "end_timestamp": at}
         record_execution(engine, request_id, episode(name), name, name, **times)
-    found = read_stats(engine, Filters())
-    assert sorted(row["workflow"] for row in found["workflows"]) == ["day", "new"]
-    since, until = (parse_timestamp(found[name]) for name in ("since", "until"))
+    stats = read_stats(engine, Filters())
+    assert sorted(row["workflow"] for row in stats["workflows"]) == ["day", "new"]
+    since, until = (parse_timestamp(stats[name]) for name in ("since", "until"))
     assert until - since == timedelta(days=1) and until >= now
     assert sorted(by_workflow(engine, search.parse(since="2d"))) == ["day", "new", "old", "older"]
     assert sorted(by_workflow(engine, search.parse(until="24h"))) == ["old", "older"]
@@ -219,9 +219,9 @@ def test_filters(engine):
         ({"severity": "%"}, ""),
     ):
         filters = search.parse(since=iso(NOON), until=iso(later(60)), **query)
-        found = read_stats(engine, filters)
-        assert sorted(row["workflow"] for row in found["workflows"]) == wanted.split(), query
-        assert sum(row["count"] for row in found["alerts"]) == len(wanted.split())
+        stats = read_stats(engine, filters)
+        assert sorted(row["workflow"] for row in stats["workflows"]) == wanted.split(), query
+        assert sum(row["count"] for row in stats["alerts"]) == len(wanted.split())
 
 
 @pytest.mark.parametrize("name", ["alert_name", "instance", "severity", "fingerprint"])
@@ -247,9 +247,9 @@ def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
 
 def test_an_empty_range(engine):
     for _ in range(2):
-        found = read_stats(engine, Filters(since=later(-60), until=NOON))
-        assert (found["workflows"], found["alerts"]) == ([], [])
-        assert "nothing ran" in text.stats(found)
+        stats = read_stats(engine, Filters(since=later(-60), until=NOON))
+        assert (stats["workflows"], stats["alerts"]) == ([], [])
+        assert "nothing ran" in text.stats(stats)
         record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
 
 

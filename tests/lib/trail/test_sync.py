@@ -42,9 +42,9 @@ def test_an_alert_from_start_to_end(trail):
     assert trail.one(executions).status == "running" and trail.completed == [False]
     trail.stackstorm.run("e1", result={"output": {"mutated": True, "stage": "done"}})
     assert trail.sync() == SyncCounts(executions=1, completed=1)
-    found = trail.one(executions)
-    assert (found.status, found.stage, found.mutated) == ("succeeded", "done", True)
-    assert found.end_timestamp and found.rule == "pack.rule" and trail.completed == [True]
+    execution = trail.one(executions)
+    assert (execution.status, execution.stage, execution.mutated) == ("succeeded", "done", True)
+    assert execution.end_timestamp and execution.rule == "pack.rule" and trail.completed == [True]
 
 
 def test_an_alert_that_no_rule_matched(trail):
@@ -62,8 +62,8 @@ def test_an_execution_without_a_link_task_is_linked_once(trail):
     trail.stackstorm.run("e1", "running", action="pack.plain")
     for _ in range(2):
         trail.sync()
-    found = trail.one(links)
-    assert (found.st2_execution_id, found.st2_action_ref, found.claim) == ("e1", "pack.plain", None)
+    link = trail.one(links)
+    assert (link.st2_execution_id, link.st2_action_ref, link.claim) == ("e1", "pack.plain", None)
 
 
 @pytest.mark.parametrize("seconds, explanation", [(5, None), (90, "retry")])
@@ -176,7 +176,7 @@ class TestLease:
         with ThreadPoolExecutor(8) as pool:
             owners = [f"round-{n}" for n in range(8)]
             rounds = list(pool.map(lambda o: sync_round.start_round(trail.engine, o), owners))
-        assert sum(found is not None for found in rounds) == 1
+        assert sum(result is not None for result in rounds) == 1
 
     def test_a_round_that_lost_its_lease_writes_nothing(self, trail, monkeypatch):
         """Rounds older than 2 min once counted as dead, and deleted each other's marker."""

@@ -12,7 +12,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\
 
 
 def alert(**more):
-    found = {
+    view = {
         "request_id": "r",
         "received_at": "2026-01-14T12:00:00Z",
         "alert_name": "HostDown",
@@ -23,12 +23,12 @@ def alert(**more):
         "reason": "",
         "st2_workflow": "poundcake.host_down",
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def episode(**more):
-    found = {
+    view = {
         "episode": "f-1",
         "fingerprint": "f",
         "alert_name": "HostDown",
@@ -42,8 +42,8 @@ def episode(**more):
         "alerts": [alert()],
         "stackstorm_executions": [],
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def why(*episodes, **more):
@@ -52,7 +52,7 @@ def why(*episodes, **more):
 
 
 def execution(**more):
-    found = {
+    view = {
         "st2_execution_id": "e",
         "st2_workflow": "poundcake.host_down",
         "st2_rule": "poundcake.host_down",
@@ -63,12 +63,12 @@ def execution(**more):
         "request_id": "r",
         "alert": {"name": "HostDown", "severity": "critical", "instance": "web-1"},
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def status(**more):
-    found = {
+    view = {
         "request_id": "r",
         "received_at": "2026-01-14T12:00:00Z",
         "completed_at": None,
@@ -78,12 +78,12 @@ def status(**more):
         "alerts": [alert()],
         "stackstorm_executions": [execution()],
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def active(**more):
-    found = {
+    view = {
         "fingerprint": "f",
         "episode": "f-1",
         "alert_name": "HostDown",
@@ -98,12 +98,12 @@ def active(**more):
         "st2_execution_id": "e",
         "remediation_status": "running",
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def call(**more):
-    found = {
+    view = {
         "request_id": "r",
         "received_at": "2026-01-14T12:00:00Z",
         "status": "completed",
@@ -111,8 +111,8 @@ def call(**more):
         "st2_execution_count": 1,
         "alerts": [alert()],
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def stats(**more):
@@ -127,18 +127,18 @@ def stats(**more):
         "mean_seconds": 1.5,
         "p95_seconds": None,
     }
-    found = {
+    view = {
         "since": "2026-01-14T12:00:00Z",
         "until": "2026-01-15T12:00:00Z",
         "workflows": [dict(row, workflow="poundcake.host_down")],
         "alerts": [dict(row, alert_name="HostDown")],
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def health(**more):
-    found = {
+    view = {
         "status": "ok",
         "version": "0.1.0",
         "address": "http://127.0.0.1:8000",
@@ -148,14 +148,14 @@ def health(**more):
         "literal_secrets": [],
         "components": {"journal": {"state": "ok", "since": "x", "detail": "", "waiting": 0}},
     }
-    found.update(more)
-    return found
+    view.update(more)
+    return view
 
 
 def test_invalid_remediations_are_shown():
-    found = {**configuration(), "remediation_errors": ["remediations, entry 2: is wrong"]}
+    report = {**configuration(), "remediation_errors": ["remediations, entry 2: is wrong"]}
     assert "configuration: remediations, entry 2: is wrong" in text.health(
-        health(configuration=found)
+        health(configuration=report)
     )
 
 
@@ -256,11 +256,11 @@ def test_a_label_cannot_draw_columns(blank):
 
 
 def test_a_status_shows_the_known_fields():
-    found = text.status(
+    shown = text.status(
         status(truncated_alerts=22, error="the error", completed_at="2026-01-14T12:01:00Z")
     )
     for word in ("22", "the error", "2026-01-14T12:01:00Z", "HostDown", "poundcake.host_down"):
-        assert word in found
+        assert word in shown
     assert "nothing ran for it" in text.status(status(stackstorm_executions=[]))
     assert "no alerts" in text.status(status(alerts=[]))
 
@@ -491,8 +491,8 @@ def test_health_shows_the_last_refused_webhook():
 def test_health_shows_the_state_of_the_configuration():
     assert "configuration" not in text.health(health(configuration=configuration()))
     differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
-    found = text.health(health(configuration=configuration("kept", ["odd"], differences)))
-    assert found.split("\n")[-3:] == [
+    shown = text.health(health(configuration=configuration("kept", ["odd"], differences)))
+    assert shown.split("\n")[-3:] == [
         "configuration: kept",
         "configuration: odd",
         'configuration: allowed_hosts is [] for actions and ["web-1"] for the endpoint, which'

@@ -27,9 +27,9 @@ def trail(engine):
 def read_once(trail, deadline=None):
     """Read triggers once, as a round does."""
     started = sync_round.start_round(trail.engine, "test")
-    found = find_triggers(started, trail.stackstorm, deadline or Deadline(60))
+    triggers_found = find_triggers(started, trail.stackstorm, deadline or Deadline(60))
     started.finish()
-    return found, started.problems
+    return triggers_found, started.problems
 
 
 def add_other_triggers(stackstorm, count, since, seconds):
@@ -81,14 +81,17 @@ def test_triggers_are_read_once_for_alerts_of_any_age(trail, monkeypatch):
     request_id, (row,) = trail.record(alert(), seconds=20 * HOUR)
     add_other_triggers(trail.stackstorm, 2000, ago(19 * HOUR), 18 * HOUR)
     trail.stackstorm.emit(row, request_id, seconds=20 * HOUR - 5)
-    pages, found = [], []
+    pages, triggers_found = [], []
     for _ in range(4):
         trail.stackstorm.calls.clear()
         answer, problems = read_once(trail)
         pages.append(trail.stackstorm.count("list_triggers"))
-        found.append((bool(answer.unread), bool(problems), trail.one().trigger_instances))
+        triggers_found.append((bool(answer.unread), bool(problems), trail.one().trigger_instances))
     assert pages[:2] == [10, 10] and pages[2] < 5 and pages[3] == 1
-    assert found[:2] == [(True, True, None)] * 2 and found[2:] == [(False, False, "t0")] * 2
+    assert (
+        triggers_found[:2] == [(True, True, None)] * 2
+        and triggers_found[2:] == [(False, False, "t0")] * 2
+    )
 
 
 def test_new_triggers_come_before_those_left_by_an_earlier_round(trail, monkeypatch):
@@ -110,8 +113,8 @@ def test_an_unreadable_page_is_left_to_the_next_round(trail, error):
     second_page = sorted(t.occurred_at for t in trail.stackstorm.triggers.values())[-100]
     second_page += timedelta(milliseconds=1)
     trail.stackstorm.errors["list_triggers", second_page] = error
-    found, _ = read_once(trail)
-    assert found.unread.before == second_page and found.failure is error
+    triggers_found, _ = read_once(trail)
+    assert triggers_found.unread.before == second_page and triggers_found.failure is error
     trail.stackstorm.errors.clear()
     assert read_once(trail)[0].unread is None
     assert trail.one().trigger_instances == "t0"
@@ -119,8 +122,8 @@ def test_an_unreadable_page_is_left_to_the_next_round(trail, error):
 
 def test_a_round_without_time_reads_nothing_and_reports_that(trail):
     trail.record(alert())
-    found, problems = read_once(trail, Deadline(0))
-    assert found.unread.before is None and "no time" in problems[0]
+    triggers_found, problems = read_once(trail, Deadline(0))
+    assert triggers_found.unread.before is None and "no time" in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +141,10 @@ def test_malformed_payloads_are_skipped(trail, payload):
     trail.stackstorm.emit(row, request_id, payload=payload)
     trail.stackstorm.emit(row, request_id)
     odd_id = trail.stackstorm.emit(row, request_id)
-    found = trail.stackstorm.triggers.pop(odd_id)
-    trail.stackstorm.triggers["a,b"] = TriggerInstance("a,b", "x", found.occurred_at, found.payload)
+    trigger = trail.stackstorm.triggers.pop(odd_id)
+    trail.stackstorm.triggers["a,b"] = TriggerInstance(
+        "a,b", "x", trigger.occurred_at, trigger.payload
+    )
     read_once(trail)
     assert trail.one().trigger_instances == "t1"
 
@@ -184,8 +189,8 @@ def test_after_stackstorms_clock_was_set_back_new_triggers_are_found(trail):
 )
 def test_the_time_spans_that_a_round_reads(progress, start, recent, gap):
     expected = Span(later(gap[0]), later(gap[1])) if gap else None
-    found = spans_to_read(progress, later(start), later(4000))
-    assert found == (Span(later(recent), None), expected)
+    spans = spans_to_read(progress, later(start), later(4000))
+    assert spans == (Span(later(recent), None), expected)
 
 
 @pytest.mark.parametrize(

@@ -102,17 +102,17 @@ def test_an_execution(facts, expected):
 
 @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
 def test_an_execution_that_ended_before_its_claim_is_retried(status):
-    found = judge_execution(ALERT, started(status), Config(), CLOCKS)
-    assert found.explanation is RETRY and status in found.reason
+    verdict = judge_execution(ALERT, started(status), Config(), CLOCKS)
+    assert verdict.explanation is RETRY and status in verdict.reason
 
 
 def test_a_workflow_whose_link_task_failed_is_retried():
     """Its output is that of a refused claim, but it has no reason for a refusal."""
     unclaimed = {"output": {"stage": "not_claimed", "message": ""}}
     config = Config(host_cooldown_seconds=0)
-    found = judge_execution(ALERT, started("failed", 60, unclaimed), config, CLOCKS)
-    assert found.explanation is RETRY
-    assert "ended before it claimed the episode" in found.reason
+    verdict = judge_execution(ALERT, started("failed", 60, unclaimed), config, CLOCKS)
+    assert verdict.explanation is RETRY
+    assert "ended before it claimed the episode" in verdict.reason
     refused = judge_execution(ALERT, started("succeeded", 60, unclaimed), config, CLOCKS)
     assert refused.explanation is EXECUTION
 
@@ -130,8 +130,8 @@ def test_a_workflow_whose_link_task_failed_is_retried():
 )
 def test_an_execution_refused_by_the_host_cooldown(alert, facts, expected):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
-    found = judge_execution(alert, started("succeeded", 5, REFUSED, **facts), config, CLOCKS)
-    assert found == Judgement(expected, REFUSAL)
+    verdict = judge_execution(alert, started("succeeded", 5, REFUSED, **facts), config, CLOCKS)
+    assert verdict == Judgement(expected, REFUSAL)
 
 
 def trigger(status="processed", seconds=5):
@@ -178,8 +178,8 @@ def test_an_alert_whose_trigger_was_processed(instance, results, judgements, exp
     ],
 )
 def test_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
-    found = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
-    assert found == (expected, f"StackStorm's rules engine has it: {status}", "")
+    verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
+    assert verdict == (expected, f"StackStorm's rules engine has it: {status}", "")
 
 
 def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
@@ -216,10 +216,10 @@ def test_an_alert_whose_trigger_was_not_found(seconds, unread, before, expected)
 def test_time_limits(explanation, hours, ended_minutes, expected):
     alert = replace(ALERT, recorded_at=later(-3600 * hours))
     ended = later(-60 * ended_minutes) if ended_minutes else None
-    found = apply_time_limits(Verdict(explanation, "why", "pack.rule"), alert, ended, 24, NOON)
-    assert found.explanation is expected and found.rules == "pack.rule"
+    verdict = apply_time_limits(Verdict(explanation, "why", "pack.rule"), alert, ended, 24, NOON)
+    assert verdict.explanation is expected and verdict.rules == "pack.rule"
     prefix = {
         LOST: "StackStorm lost it: given up after 24 h. ",
         ENDED: "the incident ended at 2026-01-14T11:49:00Z; ",
     }
-    assert found.reason == prefix.get(expected, "") + "why"
+    assert verdict.reason == prefix.get(expected, "") + "why"

@@ -16,24 +16,24 @@ def test_labels_and_annotations_are_verbatim(engine):
     hostile = "{{ st2kv.system.x }} <% x %>"
     sent = alert(fingerprint="f", labels={"x": hostile}, annotations={"s": hostile})
     request_id = record(engine, sent)
-    found = view(engine, queries.alert_of, request_id, episode("f"))
-    assert found["labels"]["x"] == found["annotations"]["s"] == hostile
-    assert list(found)[:5] == ["request_id", "episode", "fingerprint", "status", "outcome"]
-    assert (found["starts_at"], found["ends_at"]) == ("2026-01-14T12:00:00Z", None)
+    alert_view = view(engine, queries.alert_of, request_id, episode("f"))
+    assert alert_view["labels"]["x"] == alert_view["annotations"]["s"] == hostile
+    assert list(alert_view)[:5] == ["request_id", "episode", "fingerprint", "status", "outcome"]
+    assert (alert_view["starts_at"], alert_view["ends_at"]) == ("2026-01-14T12:00:00Z", None)
     assert view(engine, queries.alert_of, request_id, "x") is None
     assert view(engine, queries.alert_of, "x", episode("f")) is None
 
 
 def test_it_shows_when_its_incident_ended(engine):
     request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
-    found = [view(engine, queries.alert_of, request_id, episode("f"))]
+    views = [view(engine, queries.alert_of, request_id, episode("f"))]
     # A replay takes over the incident without ending it.
     replay_request(engine, Config(), request_id)
-    found.append(view(engine, queries.alert_of, request_id, episode("f")))
+    views.append(view(engine, queries.alert_of, request_id, episode("f")))
     resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
     record(engine, resolve, received_at=later(65))
-    found.append(view(engine, queries.alert_of, request_id, episode("f")))
-    assert [one["incident_ended_at"] for one in found] == [None, None, iso(later(65))]
+    views.append(view(engine, queries.alert_of, request_id, episode("f")))
+    assert [alert_view["incident_ended_at"] for alert_view in views] == [None, None, iso(later(65))]
 
 
 def test_the_newest_alert_of_an_episode_by_its_name_or_its_beginning(engine):
@@ -42,12 +42,12 @@ def test_the_newest_alert_of_an_episode_by_its_name_or_its_beginning(engine):
     replayed = replay_request(engine, Config(), first)["request_id"]
     resolve = alert(status="resolved", fingerprint="abd", ends_at=later(60))
     record(engine, resolve, received_at=later(65))
-    found = view(engine, queries.alert_of_episode, "abc")
-    assert (found["episode"], found["labels"]["n"]) == (episode("abc"), "1")
+    alert_view = view(engine, queries.alert_of_episode, "abc")
+    assert (alert_view["episode"], alert_view["labels"]["n"]) == (episode("abc"), "1")
     for name in (episode("abd"), "abd"):
-        found = view(engine, queries.alert_of_episode, name)
-        assert (found["status"], found["request_id"]) == ("firing", replayed)
-        assert found["incident_ended_at"] == iso(later(65))
+        alert_view = view(engine, queries.alert_of_episode, name)
+        assert (alert_view["status"], alert_view["request_id"]) == ("firing", replayed)
+        assert alert_view["incident_ended_at"] == iso(later(65))
     assert view(engine, queries.alert_of_episode, "ab_") is None
     with pytest.raises(FilterError, match="several episodes begin with ab"):
         view(engine, queries.alert_of_episode, "ab")

@@ -76,7 +76,7 @@ def history(engine):
 def expected(engine, filters):
     """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
-        found = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
+        stored = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
         linked = connection.execute(
             select(
                 links.c.id,
@@ -94,7 +94,7 @@ def expected(engine, filters):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
-    named = [r for r in found if all(getattr(r, n) == v for n, v in filters.alert_filters.items())]
+    named = [r for r in stored if all(getattr(r, n) == v for n, v in filters.alert_filters.items())]
     named.sort(key=lambda row: (row.created_at, row.id), reverse=True)
     rows = [row for row in named if in_range(row.created_at)]
     ids = {row.id for row in named}
@@ -153,10 +153,10 @@ class TestFilters:
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 answer = view(engine, function, filters=filters)
-                found = [row_name(row) for row in answer[rows]]
-                assert (found, answer[count]) == (wanted[name], len(found)), (name, filters)
+                names = [row_name(row) for row in answer[rows]]
+                assert (names, answer[count]) == (wanted[name], len(names)), (name, filters)
                 assert "next" not in answer and "at_least" not in answer
-                seen.update((name, len(found) > 1) for _ in found)
+                seen.update((name, len(names) > 1) for _ in names)
         assert len(seen) == 8  # one row and several rows for each view
 
     def test_an_execution_by_its_status_and_its_alert(self, engine, history):
@@ -169,9 +169,9 @@ class TestFilters:
             ("succeeded", Filters(since=later(185)), [("two", "D", "web-1")]),
         ):
             answer = view(engine, queries.st2_executions, status=status, filters=filters)
-            found = [listed(row) for row in answer["st2_executions"]]
-            assert wanted in (found, len(found)), (status, filters)
-            assert answer["count"] == len(found)
+            rows_shown = [listed(row) for row in answer["st2_executions"]]
+            assert wanted in (rows_shown, len(rows_shown)), (status, filters)
+            assert answer["count"] == len(rows_shown)
 
     @pytest.mark.parametrize("status", ["Failed", "failed ", "%", "firing"])
     @pytest.mark.parametrize("filters", [Filters(), Filters(alert_name="A")])
@@ -221,8 +221,8 @@ class TestFilters:
                     view(engine, function, filters=search.parse(**{name: text[:9]}))["count"] == 0
                 )
         record(engine, alert("lone \ud800", fingerprint="g"))
-        found = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
-        assert found["active_alerts"][0]["fingerprint"] == "g"
+        page = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
+        assert page["active_alerts"][0]["fingerprint"] == "g"
 
     def test_times_without_webhooks(self, engine, history):
         for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
@@ -249,8 +249,8 @@ class TestPages:
             for name, (function, rows, _, row_name) in VIEWS.items():
                 remaining = list(wanted[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
-                    found = [row_name(row) for row in page[rows]]
-                    assert found == remaining[:limit], (name, filters)
+                    names = [row_name(row) for row in page[rows]]
+                    assert names == remaining[:limit], (name, filters)
                     del remaining[:limit]
                     assert ("next" in page) == bool(remaining)
                 assert remaining == []
@@ -262,8 +262,8 @@ class TestPages:
                 total = len(wanted[name])
                 for offset in range(0, total + 3, 2):
                     page = view(engine, function, filters=filters, limit=2, offset=offset)
-                    found = [row_name(row) for row in page[rows]]
-                    assert found == wanted[name][offset : offset + 2], (name, filters)
+                    names = [row_name(row) for row in page[rows]]
+                    assert names == wanted[name][offset : offset + 2], (name, filters)
                     assert page[count] == total
                     assert ("next" in page) == (offset + 2 < total)
 
@@ -272,9 +272,9 @@ class TestPages:
         for filters in SOME_FILTERS[:6]:
             for name, (function, rows, _, row_name) in VIEWS.items():
                 wanted = expected(engine, filters)[name]
-                found = []
+                names = []
                 for number, page in enumerate(pages(engine, function, filters=filters, limit=2)):
-                    found += [row_name(row) for row in page[rows]]
+                    names += [row_name(row) for row in page[rows]]
                     if number:
                         continue
                     # Every open incident is notified again, and a new alert is recorded and runs.
@@ -288,7 +288,7 @@ class TestPages:
                     record_execution(
                         engine, request_id, episode(new), str(new), start_timestamp=start
                     )
-                assert found == wanted, (name, filters)
+                assert names == wanted, (name, filters)
 
     def test_new_rows_during_a_page_shift_nothing(self, engine, history, monkeypatch):
         candidates = episodes.candidates
@@ -301,28 +301,28 @@ class TestPages:
             return candidates(*args)
 
         monkeypatch.setattr(episodes, "candidates", record_before_search)
-        found = []
+        names = []
         for page in pages(engine, queries.why, filters=filters, limit=1):
-            found += [VIEWS["why"][3](row) for row in page["episodes"]]
-        assert found == wanted
+            names += [VIEWS["why"][3](row) for row in page["episodes"]]
+        assert names == wanted
 
     def test_an_episode_with_a_new_notification_may_appear_again(self, engine, history):
         filters = Filters(alert_name="A")
         newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
         record(engine, sample("A", int(oldest[1])), received_at=later(500))
-        found = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
-        assert found == episode(oldest)
+        shown = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
+        assert shown == episode(oldest)
 
     def test_until_does_not_hide_an_episode_with_later_notifications(self, engine):
         record(engine, sample("A", 1), received_at=later(0))
         record(engine, sample("A", 2), received_at=later(10))
         record(engine, sample("A", 1), received_at=later(100))
         filters = Filters(alert_name="A", until=later(50))
-        found = []
+        episode_names = []
         for page in pages(engine, queries.why, filters=filters, limit=1):
-            found += [one["episode"] for one in page["episodes"]]
-        assert found == [episode("A2"), episode("A1")]
+            episode_names += [row["episode"] for row in page["episodes"]]
+        assert episode_names == [episode("A2"), episode("A1")]
 
 
 class TestBound:
@@ -337,7 +337,7 @@ class TestBound:
         for filters, limit in itertools.product(SOME_FILTERS, (1, 50)):
             wanted = expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
-                found = []
+                names = []
                 for number, page in enumerate(
                     pages(engine, function, filters=filters, limit=limit)
                 ):
@@ -346,8 +346,8 @@ class TestBound:
                         assert page.get("at_least", False) or not few
                         assert page[count] <= len(wanted[name])
                     assert len(page[rows]) <= limit
-                    found += [row_name(row) for row in page[rows]]
-                assert found == wanted[name], (name, filters, limit)
+                    names += [row_name(row) for row in page[rows]]
+                assert names == wanted[name], (name, filters, limit)
 
     def test_a_count_says_that_it_is_a_lower_bound(self, engine, monkeypatch):
         for n in range(8):
@@ -385,10 +385,10 @@ class TestBound:
         filters = Filters(severity="critical", alert_name="A")
         monkeypatch.setattr(bounded_search, "_INDEXED", ("severity",))
         for limit in (1, 20):
-            found = []
+            request_ids = []
             for page in pages(engine, queries.executions_recent, filters=filters, limit=limit):
-                found += [call["request_id"] for call in page["executions"]]
-            assert found == wanted
+                request_ids += [call["request_id"] for call in page["executions"]]
+            assert request_ids == wanted
 
     @pytest.mark.parametrize(
         "function, ids",

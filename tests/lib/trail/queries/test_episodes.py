@@ -28,21 +28,21 @@ def lines(one):
 
 
 def test_shape(engine, trail):
-    found = view(engine, queries.why, Filters(alert_name="New"), web_url="https://st2.example")
-    assert list(found) == ["episodes", "count"]
-    assert found["count"] == 1
-    (one,) = found["episodes"]
-    assert list(one) == EPISODE_KEYS
-    assert [list(notification) for notification in one["alerts"]] == [NOTIFICATION_KEYS]
-    assert [list(execution) for execution in one["stackstorm_executions"]] == [EXECUTION_KEYS]
-    assert one["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
+    page = view(engine, queries.why, Filters(alert_name="New"), web_url="https://st2.example")
+    assert list(page) == ["episodes", "count"]
+    assert page["count"] == 1
+    (entry,) = page["episodes"]
+    assert list(entry) == EPISODE_KEYS
+    assert [list(notification) for notification in entry["alerts"]] == [NOTIFICATION_KEYS]
+    assert [list(execution) for execution in entry["stackstorm_executions"]] == [EXECUTION_KEYS]
+    assert entry["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
 
 def test_an_episode_from_alert_to_remediation(engine, trail):
-    (one,) = why(engine, "New")
-    (notification,) = one.pop("alerts")
-    (execution,) = one.pop("stackstorm_executions")
-    assert one == {
+    (entry,) = why(engine, "New")
+    (notification,) = entry.pop("alerts")
+    (execution,) = entry.pop("stackstorm_executions")
+    assert entry == {
         "episode": episode("new"),
         "fingerprint": "new",
         "alert_name": "New",
@@ -67,20 +67,20 @@ def test_an_episode_from_alert_to_remediation(engine, trail):
 
 
 def test_resolved_episode(engine, trail):
-    (one,) = why(engine, "Old")
-    assert (one["state"], one["ends_at"]) == ("resolved", "2026-01-14T12:00:30Z")
-    assert (one["notifications"], one["last_seen_at"]) == (2, "2026-01-14T12:01:00Z")
-    assert [a["outcome"] for a in one["alerts"]] == ["admitted", "duplicate", "resolved"]
-    first, second, _ = one["alerts"]
+    (entry,) = why(engine, "Old")
+    assert (entry["state"], entry["ends_at"]) == ("resolved", "2026-01-14T12:00:30Z")
+    assert (entry["notifications"], entry["last_seen_at"]) == (2, "2026-01-14T12:01:00Z")
+    assert [a["outcome"] for a in entry["alerts"]] == ["admitted", "duplicate", "resolved"]
+    first, second, _ = entry["alerts"]
     assert second["reason"] == "duplicate of " + first["request_id"]
-    assert one["stackstorm_executions"] == []
+    assert entry["stackstorm_executions"] == []
 
 
 def test_the_episode_with_the_latest_notification_comes_first(engine):
     for n in range(3):
         record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
     record(engine, alert(fingerprint="f1"), received_at=later(60))
-    assert [one["fingerprint"] for one in why(engine)] == ["f1", "f2", "f0"]
+    assert [entry["fingerprint"] for entry in why(engine)] == ["f1", "f2", "f0"]
 
 
 def test_superseded_episode(engine):
@@ -95,26 +95,26 @@ def test_unconfirmed_observed_and_expired_episodes(engine):
     resolve = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
     record(engine, resolve, received_at=later(1))
     record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
-    one = why(engine, "Stale")[0]
-    assert (one["state"], one["outcome"]) == ("firing", "unconfirmed")
-    assert "firing (unconfirmed) since" in lines(one)[1]
+    entry = why(engine, "Stale")[0]
+    assert (entry["state"], entry["outcome"]) == ("firing", "unconfirmed")
+    assert "firing (unconfirmed) since" in lines(entry)[1]
     record(engine, resolve, received_at=later(3))
-    one = why(engine, "Stale")[0]
-    assert (one["state"], one["ended_by"]) == ("resolved", "resolve")
-    assert one["ends_at"] == iso(later(3))
+    entry = why(engine, "Stale")[0]
+    assert (entry["state"], entry["ended_by"]) == ("resolved", "resolve")
+    assert entry["ends_at"] == iso(later(3))
 
     record(engine, alert("Seen", startsAt="soon"), config=Config(receivers=("x",)))
-    (one,) = why(engine, "Seen")
-    assert (one["state"], one["outcome"]) == ("firing", "observed")
-    assert one["alerts"][0]["notes"] == "startsAt: not a time: 'soon'"
+    (entry,) = why(engine, "Seen")
+    assert (entry["state"], entry["outcome"]) == ("firing", "observed")
+    assert entry["alerts"][0]["notes"] == "startsAt: not a time: 'soon'"
     with database.transaction(engine) as connection:
         connection.execute(
             alerts.update()
             .where(alerts.c.alert_name == "Seen")
             .values(open_fingerprint=None, closed_at=later(60), ended_by="expired")
         )
-    (one,) = why(engine, "Seen")
-    assert (one["state"], one["ends_at"]) == ("expired", iso(later(60)))
+    (entry,) = why(engine, "Seen")
+    assert (entry["state"], entry["ends_at"]) == ("expired", iso(later(60)))
 
 
 def test_a_resolve_without_an_end_ended_when_it_was_received(engine):
@@ -131,11 +131,11 @@ def test_an_alert_without_an_episode_is_listed_by_itself(engine):
     for n in (1, 2):
         resolve = alert(fingerprint="f", status="resolved", ends_at=later(n))
         record(engine, resolve, received_at=later(n))
-    found = why(engine)
-    assert [(one["episode"], one["state"]) for one in found] == [("", "")] * 3
-    assert [one["alerts"][0]["reason"] for one in found[:2]] == ["no open incident"] * 2
-    assert "alerts[0].status" in found[2]["alerts"][0]["reason"]
-    assert [one["notifications"] for one in found] == [1] * 3
+    shown = why(engine)
+    assert [(entry["episode"], entry["state"]) for entry in shown] == [("", "")] * 3
+    assert [entry["alerts"][0]["reason"] for entry in shown[:2]] == ["no open incident"] * 2
+    assert "alerts[0].status" in shown[2]["alerts"][0]["reason"]
+    assert [entry["notifications"] for entry in shown] == [1] * 3
 
 
 def test_why_nothing_ran(engine):
@@ -190,14 +190,14 @@ def test_an_incident_that_waited_for_its_cooldown(engine):
     again = alert(fingerprint="f", starts_at=later(20))
     for seconds in (30, 40, 90, 110, 120):
         record(engine, again, received_at=later(seconds), config=config)
-    one = why(engine)[0]
+    entry = why(engine)[0]
     # The first notification, and the newest of the others.
-    assert [a["outcome"] for a in one["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
-    assert one["alerts"][2]["reason"] == "first notification after cooldown"
-    assert (one["state"], one["notifications"]) == ("firing", 5)
-    assert one["alerts_left_out"] == 1
-    assert "  1 more notification" in lines(one)
-    assert (one["starts_at"], one["last_seen_at"]) == (iso(later(20)), iso(later(120)))
+    assert [a["outcome"] for a in entry["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
+    assert entry["alerts"][2]["reason"] == "first notification after cooldown"
+    assert (entry["state"], entry["notifications"]) == ("firing", 5)
+    assert entry["alerts_left_out"] == 1
+    assert "  1 more notification" in lines(entry)
+    assert (entry["starts_at"], entry["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
 def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
@@ -209,18 +209,18 @@ def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
         if seconds:
             resolve = alert(fingerprint="f", status="resolved", ends_at=later(55))
             record(engine, resolve, received_at=later(seconds))
-        (one,) = why(engine)
-        outcomes = [a["outcome"] for a in one["alerts"]]
+        (entry,) = why(engine)
+        outcomes = [a["outcome"] for a in entry["alerts"]]
         assert len(outcomes) < 10
         last = "resolved" if seconds else "duplicate"
         assert (outcomes[0], outcomes[-1]) == ("admitted", last)
         assert set(outcomes[1:-1]) == {"duplicate"}
-        assert one["alerts"][-2]["request_id"] in {r.request_id for r in again[-2:]}
-        assert one["notifications"] == 31
-        firing = [a for a in one["alerts"] if a["status"] == "firing"]
-        assert one["alerts_left_out"] == 31 - len(firing)
-        assert f"  {31 - len(firing)} more notifications" in lines(one)
-        assert [e["st2_execution_id"] for e in one["stackstorm_executions"]] == ["e1"]
+        assert entry["alerts"][-2]["request_id"] in {r.request_id for r in again[-2:]}
+        assert entry["notifications"] == 31
+        firing = [a for a in entry["alerts"] if a["status"] == "firing"]
+        assert entry["alerts_left_out"] == 31 - len(firing)
+        assert f"  {31 - len(firing)} more notifications" in lines(entry)
+        assert [e["st2_execution_id"] for e in entry["stackstorm_executions"]] == ["e1"]
 
 
 def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
@@ -229,10 +229,10 @@ def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
     record(engine, resolve, received_at=later(12))
     record(engine, alert(fingerprint="f"), received_at=later(11))
-    (one,) = why(engine)
-    received = [a["received_at"] for a in one["alerts"] if a["outcome"] != "resolved"]
+    (entry,) = why(engine)
+    received = [a["received_at"] for a in entry["alerts"] if a["outcome"] != "resolved"]
     assert received == [iso(later(0)), iso(later(5)), iso(later(11))]
-    assert (one["notifications"], one["alerts_left_out"]) == (6, 4)
+    assert (entry["notifications"], entry["alerts_left_out"]) == (6, 4)
 
 
 def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
@@ -246,33 +246,33 @@ def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
     # No more alerts are admitted: each notification of the noisy one is rate-limited again.
     record_requests(engine, Config(max_remediations_per_hour=1), noise)
     for until, number in ((later(12), 1), (None, 2)):
-        found = []
+        shown = []
         filters = Filters(alert_name="HostDown", until=until)
         walked = list(pages(engine, queries.why, filters=filters))
-        found = [one for page in walked for one in page["episodes"]]
+        shown = [entry for page in walked for entry in page["episodes"]]
         assert len(walked) == number
-        assert [one["fingerprint"] for one in found] == ["noisy", "other", "quiet"]
-        assert [one["state"] for one in found] == ["firing"] * 3
-        assert [one["notifications"] for one in found] == [30, 1, 8]
-        assert found[2]["alerts"][0]["outcome"] == "admitted"
+        assert [entry["fingerprint"] for entry in shown] == ["noisy", "other", "quiet"]
+        assert [entry["state"] for entry in shown] == ["firing"] * 3
+        assert [entry["notifications"] for entry in shown] == [30, 1, 8]
+        assert shown[2]["alerts"][0]["outcome"] == "admitted"
 
 
 def test_a_page_ends_between_two_episodes_of_a_request(engine):
     sent = [alert(fingerprint=f) for f in ("f1", "f2", "f3")]
     request_id = record(engine, *sent, received_at=later(1))
     record(engine, alert(fingerprint="f0"))
-    found = []
+    shown = []
     for page in pages(engine, queries.why, filters=Filters(alert_name="HostDown"), limit=1):
-        (one,) = page["episodes"]
-        found.append((one["fingerprint"], one["alerts"][0]["request_id"] == request_id))
-    assert found == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
+        (entry,) = page["episodes"]
+        shown.append((entry["fingerprint"], entry["alerts"][0]["request_id"] == request_id))
+    assert shown == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
 
 
 def test_notifications_are_in_order_of_receipt(engine):
     record(engine, alert(fingerprint="f"), received_at=later(10))
     record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
     record(engine, alert(fingerprint="g"), received_at=later(7))
-    found = why(engine)
-    assert [one["fingerprint"] for one in found] == ["f", "g"]
-    received = [a["received_at"] for a in found[0]["alerts"]]
+    shown = why(engine)
+    assert [entry["fingerprint"] for entry in shown] == ["f", "g"]
+    received = [a["received_at"] for a in shown[0]["alerts"]]
     assert received == [iso(later(5)), iso(later(10))]

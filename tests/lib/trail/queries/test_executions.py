@@ -24,13 +24,13 @@ def ids(answer):
 
 
 def test_shape(engine, trail):
-    found = listed(engine, web_url="https://st2.example")
-    assert list(found) == ["st2_executions", "count"]
-    (one,) = found["st2_executions"]
-    assert list(one) == EXECUTION_KEYS
-    assert one["alert"] == {"name": "New", "severity": "critical", "instance": "web-1:9100"}
-    assert one["url"] == "https://st2.example/#/history/e1"
-    assert one["triggered_at"] == "2026-01-14T12:00:10Z"
+    page = listed(engine, web_url="https://st2.example")
+    assert list(page) == ["st2_executions", "count"]
+    (row,) = page["st2_executions"]
+    assert list(row) == EXECUTION_KEYS
+    assert row["alert"] == {"name": "New", "severity": "critical", "instance": "web-1:9100"}
+    assert row["url"] == "https://st2.example/#/history/e1"
+    assert row["triggered_at"] == "2026-01-14T12:00:10Z"
 
 
 def test_by_status_and_by_offset(engine):
@@ -38,10 +38,10 @@ def test_by_status_and_by_offset(engine):
         name = f"f{number}"
         request_id = record(engine, alert(fingerprint=name))
         record_execution(engine, request_id, name + "-1768392000000", "e" + name, status=status)
-    found = listed(engine, status="succeeded")
-    assert (ids(found), found["count"]) == (["ef2", "ef0"], 2)
-    found = listed(engine, limit=1, offset=1)
-    assert (ids(found), found["count"]) == (["ef1"], 3)
+    page = listed(engine, status="succeeded")
+    assert (ids(page), page["count"]) == (["ef2", "ef0"], 2)
+    page = listed(engine, limit=1, offset=1)
+    assert (ids(page), page["count"]) == (["ef1"], 3)
     assert listed(engine, status="gone")["count"] == 0
 
 

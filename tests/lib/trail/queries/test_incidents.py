@@ -26,23 +26,23 @@ def names(answer):
 
 
 def test_shape(engine, trail):
-    found = active(engine)
-    assert list(found) == ["active_alerts", "count"]
-    assert found["count"] == 1
-    (one,) = found["active_alerts"]
-    assert list(one) == INCIDENT_KEYS
-    assert (one["fingerprint"], one["episode"]) == ("new", "new-1768392000000")
-    assert (one["st2_execution_id"], one["st2_workflow"]) == ("e1", WORKFLOW)
-    assert (one["request_id"], one["remediation_status"]) == (trail, "succeeded")
-    assert one["st2_execution_status"] == "succeeded"
+    page = active(engine)
+    assert list(page) == ["active_alerts", "count"]
+    assert page["count"] == 1
+    (shown,) = page["active_alerts"]
+    assert list(shown) == INCIDENT_KEYS
+    assert (shown["fingerprint"], shown["episode"]) == ("new", "new-1768392000000")
+    assert (shown["st2_execution_id"], shown["st2_workflow"]) == ("e1", WORKFLOW)
+    assert (shown["request_id"], shown["remediation_status"]) == (trail, "succeeded")
+    assert shown["st2_execution_status"] == "succeeded"
 
 
 def test_the_newest_execution_is_shown(engine, trail):
     more = {"status": "running", "end_timestamp": None}
     record_execution(engine, trail, "new-1768392000000", "e2", "operations.notify", **more)
-    (one,) = active(engine)["active_alerts"]
-    assert (one["st2_execution_id"], one["st2_workflow"]) == ("e2", "operations.notify")
-    assert (one["remediation_status"], one["st2_execution_status"]) == ("running", "running")
+    (shown,) = active(engine)["active_alerts"]
+    assert (shown["st2_execution_id"], shown["st2_workflow"]) == ("e2", "operations.notify")
+    assert (shown["remediation_status"], shown["st2_execution_status"]) == ("running", "running")
 
 
 def test_filters_and_pages(engine):
@@ -57,18 +57,18 @@ def test_filters_and_pages(engine):
         ({"instance": "web-1"}, []),
         ({"alert_name": "%"}, []),
     ):
-        found = active(engine, Filters(**query))
-        assert (names(found), found["count"]) == (expected, len(expected))
-    found = active(engine, limit=1, offset=1)
-    assert (names(found), found["count"]) == (["B"], 3)
+        page = active(engine, Filters(**query))
+        assert (names(page), page["count"]) == (expected, len(expected))
+    page = active(engine, limit=1, offset=1)
+    assert (names(page), page["count"]) == (["B"], 3)
 
 
 def test_an_incident_without_notifications_is_stale(engine):
     now = datetime.datetime.now(UTC)
     record(engine, alert("Fresh"), received_at=now - datetime.timedelta(minutes=50))
     record(engine, alert("Stale"), received_at=now - datetime.timedelta(minutes=70))
-    found = active(engine, stale_after_hours=1)["active_alerts"]
-    stale = {incident["alert_name"]: incident["stale"] for incident in found}
+    incidents = active(engine, stale_after_hours=1)["active_alerts"]
+    stale = {incident["alert_name"]: incident["stale"] for incident in incidents}
     assert stale == {"Fresh": False, "Stale": True}
 
 
@@ -83,9 +83,9 @@ def test_what_is_stale_goes_by_the_databases_clock(engine):
 def test_the_reason_why_nothing_runs_is_shown(engine):
     config = Config(max_remediations_per_hour=1)
     record_requests(engine, config, [request(alert("A"), alert("A", labels={"x": "y"}))])
-    found = active(engine)["active_alerts"]
-    assert any("limit of 1" in incident["remediation_status"] for incident in found)
-    assert {incident["st2_execution_status"] for incident in found} == {""}
+    incidents = active(engine)["active_alerts"]
+    assert any("limit of 1" in incident["remediation_status"] for incident in incidents)
+    assert {incident["st2_execution_status"] for incident in incidents} == {""}
 
 
 def test_a_resolve_ends_an_incident(engine):

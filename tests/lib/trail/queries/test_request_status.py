@@ -24,26 +24,28 @@ EXECUTION_KEYS = (
 
 
 def test_shape(engine, trail):
-    found = view(engine, queries.status, trail, web_url="https://st2.example/")
-    assert list(found) == STATUS_KEYS
-    assert [list(alert) for alert in found["alerts"]] == [ALERT_KEYS] * 4
-    assert [list(execution) for execution in found["stackstorm_executions"]] == [EXECUTION_KEYS]
+    status_view = view(engine, queries.status, trail, web_url="https://st2.example/")
+    assert list(status_view) == STATUS_KEYS
+    assert [list(alert) for alert in status_view["alerts"]] == [ALERT_KEYS] * 4
+    assert [list(execution) for execution in status_view["stackstorm_executions"]] == [
+        EXECUTION_KEYS
+    ]
 
 
 def test_content(engine, trail):
-    found = view(engine, queries.status, trail, web_url="https://st2.example/")
-    assert found["request_id"] == trail
-    assert found["received_at"] == "2026-01-14T12:01:00Z"
-    assert (found["receiver"], found["truncated_alerts"]) == ("poundcake", 22)
-    outcomes = [alert["outcome"] for alert in found["alerts"]]
+    status_view = view(engine, queries.status, trail, web_url="https://st2.example/")
+    assert status_view["request_id"] == trail
+    assert status_view["received_at"] == "2026-01-14T12:01:00Z"
+    assert (status_view["receiver"], status_view["truncated_alerts"]) == ("poundcake", 22)
+    outcomes = [alert["outcome"] for alert in status_view["alerts"]]
     assert outcomes == ["admitted", "duplicate", "resolved", "malformed"]
-    new, _, old, broken = found["alerts"]
+    new, _, old, broken = status_view["alerts"]
     assert (new["st2_workflow"], new["st2_rule"]) == (WORKFLOW, "poundcake.host_down")
     assert (new["starts_at"], new["ends_at"]) == ("2026-01-14T12:00:00Z", None)
     assert old["ends_at"] == "2026-01-14T12:00:30Z"
     assert "alerts[3].status" in broken["reason"]
-    assert all(alert["reason"] for alert in found["alerts"])
-    (execution,) = found["stackstorm_executions"]
+    assert all(alert["reason"] for alert in status_view["alerts"])
+    (execution,) = status_view["stackstorm_executions"]
     assert execution == {
         "st2_execution_id": "e1",
         "st2_workflow": WORKFLOW,
@@ -71,8 +73,8 @@ def test_dry_run_is_noted_beside_the_status(engine):
     request_id = record(engine, alert(fingerprint="f"))
     output = {"dry_run": True, "mutated": False, "message": "would run x"}
     record_execution(engine, request_id, "f-1768392000000", result={"output": output})
-    (found,) = view(engine, queries.status, request_id)["stackstorm_executions"]
-    assert found["message"] == "dry run: nothing was changed. would run x"
+    (execution,) = view(engine, queries.status, request_id)["stackstorm_executions"]
+    assert execution["message"] == "dry run: nothing was changed. would run x"
     (active,) = view(engine, queries.alerts_active, 24)["active_alerts"]
     assert active["remediation_status"] == "succeeded (dry run: nothing was changed)"
     assert active["st2_execution_status"] == "succeeded"
@@ -80,19 +82,19 @@ def test_dry_run_is_noted_beside_the_status(engine):
 
 @pytest.mark.parametrize("body, status", [("no json", "failed"), ('{"alerts": []}', "completed")])
 def test_request_that_is_complete_when_recorded(engine, body, status):
-    found = view(engine, queries.status, record(engine, body=body))
-    assert found["status"] == status
-    assert found["completed_at"]
-    assert ("error" in found) == (status == "failed")
+    status_view = view(engine, queries.status, record(engine, body=body))
+    assert status_view["status"] == status
+    assert status_view["completed_at"]
+    assert ("error" in status_view) == (status == "failed")
 
 
 def test_request_that_waits(engine):
     request_id = record(engine, alert(fingerprint="f"))
     assert view(engine, queries.status, request_id)["status"] == "recorded"
     record_execution(engine, request_id, "f-1768392000000", status="running", end_timestamp=None)
-    found = view(engine, queries.status, request_id)
-    assert found["status"] == "running"
-    assert found["stackstorm_executions"][0]["duration_seconds"] is None
+    status_view = view(engine, queries.status, request_id)
+    assert status_view["status"] == "running"
+    assert status_view["stackstorm_executions"][0]["duration_seconds"] is None
 
 
 @pytest.mark.parametrize("count", [1, 25])

@@ -19,14 +19,14 @@ def recent(engine, **query):
 
 
 def test_shape(engine, trail):
-    found = view(engine, queries.executions_recent)
-    assert list(found) == ["executions", "total"]
-    assert found["total"] == 2
-    for request in found["executions"]:
+    page = view(engine, queries.executions_recent)
+    assert list(page) == ["executions", "total"]
+    assert page["total"] == 2
+    for request in page["executions"]:
         assert list(request) == REQUEST_KEYS
-        for one in request["alerts"]:
-            assert [name for name in one if name != "ended_by"] == ALERT_KEYS
-    newest = found["executions"][0]
+        for row in request["alerts"]:
+            assert [name for name in row if name != "ended_by"] == ALERT_KEYS
+    newest = page["executions"][0]
     assert newest["request_id"] == trail
     assert (newest["alert_count"], newest["st2_execution_count"]) == (4, 1)
     assert newest["alerts"][0]["st2_workflow"] == WORKFLOW
@@ -36,9 +36,9 @@ def test_pages_by_offset(engine):
     ids = [record(engine, alert(), received_at=later(n)) for n in range(5)]
     shown = []
     for offset in range(0, 6, 2):
-        found = view(engine, queries.executions_recent, limit=2, offset=offset)
-        assert found["total"] == 5
-        shown += [request["request_id"] for request in found["executions"]]
+        page = view(engine, queries.executions_recent, limit=2, offset=offset)
+        assert page["total"] == 5
+        shown += [request["request_id"] for request in page["executions"]]
     assert shown == ids[::-1]
 
 
@@ -58,17 +58,17 @@ class TestLargeRequests:
 
     def test_the_first_alerts_are_shown_and_the_others_counted(self, engine):
         record(engine, *self.alerts(50))
-        (found,) = recent(engine)
-        assert self.names(found) == [f"Alert{n}" for n in range(20)]
-        assert (found["alert_count"], found["alerts_left_out"]) == (50, 30)
+        (shown,) = recent(engine)
+        assert self.names(shown) == [f"Alert{n}" for n in range(20)]
+        assert (shown["alert_count"], shown["alerts_left_out"]) == (50, 30)
 
     def test_the_matching_alert_is_shown(self, engine):
         record(engine, *self.alerts(50))
-        (found,) = recent(engine, filters=Filters(alert_name="Alert33"))
-        assert self.names(found) == [f"Alert{n}" for n in range(20)] + ["Alert33"]
-        assert found["alerts_left_out"] == 29
-        (found,) = recent(engine, filters=Filters(alert_name="Alert3"))
-        assert len(self.names(found)) == 20
+        (shown,) = recent(engine, filters=Filters(alert_name="Alert33"))
+        assert self.names(shown) == [f"Alert{n}" for n in range(20)] + ["Alert33"]
+        assert shown["alerts_left_out"] == 29
+        (shown,) = recent(engine, filters=Filters(alert_name="Alert3"))
+        assert len(self.names(shown)) == 20
 
     def test_executions_of_omitted_alerts_count(self, engine):
         request_id = record(engine, *self.alerts(50))
@@ -76,8 +76,8 @@ class TestLargeRequests:
         record_execution(
             engine, request_id, episode("f40"), "last", status="running", end_timestamp=None
         )
-        (found,) = recent(engine)
-        assert (found["st2_execution_count"], found["status"]) == (2, "running")
+        (shown,) = recent(engine)
+        assert (shown["st2_execution_count"], shown["status"]) == (2, "running")
 
     def test_a_page_with_many_requests_shows_fewer_alerts_of_each(self, engine, monkeypatch):
         monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 7)
