@@ -16,5 +16,7 @@ class Close(PackAction):
         self, comment: str, episode: str = "", st2_user: str = "", **filters: Any
     ) -> IncidentChange:
         """Close the incident, and return it with its state."""
-        found = search.parse(**filters)
-        return close(self.engine(), self.actor(st2_user), comment, episode.strip(), found)
+        incident_filters = search.parse(**filters)
+        return close(
+            self.engine(), self.actor(st2_user), comment, episode.strip(), incident_filters
+        )

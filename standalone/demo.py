@@ -186,15 +186,15 @@ def show(demo: Demo, sender: Sender) -> None:
     say(demo.action("why", alert_name="HostDown", format="text").strip("\n"))
 
 
-def wait_for(what: str, check: Callable[[], Any]) -> Any:
+def wait_for(description: str, check: Callable[[], Any]) -> Any:
     """Return the first true value of check(), or raise DemoError after a minute."""
     deadline = time.monotonic() + STEP_SECONDS
     while True:
-        found = check()
-        if found:
-            return found
+        value = check()
+        if value:
+            return value
         if time.monotonic() > deadline:
-            raise DemoError(f"waited {STEP_SECONDS} s for {what}")
+            raise DemoError(f"waited {STEP_SECONDS} s for {description}")
         time.sleep(0.2)
 
 

@@ -182,10 +182,10 @@ def check_not_ciphertext(value: str) -> None:
         )
 
 
-def _check_length(what: str, value: str) -> None:
+def _check_length(name: str, value: str) -> None:
     if len(value) < MIN_SECRET_CHARACTERS:
         raise ValueError(
-            f"{what} must have at least {MIN_SECRET_CHARACTERS} characters "
+            f"{name} must have at least {MIN_SECRET_CHARACTERS} characters "
             "(`openssl rand -hex 32` generates one)"
         )
 

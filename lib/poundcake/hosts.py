@@ -90,8 +90,8 @@ def host_and_port(instance: str) -> HostPort | None:
 
 def host_or_empty(labels: Mapping[str, str], host_label: str) -> str:
     """Return the canonical host that an alert's labels name, or '' if they name none."""
-    found = host_and_port(labels.get(host_label, ""))
-    return found.host if found else ""
+    parsed = host_and_port(labels.get(host_label, ""))
+    return parsed.host if parsed else ""
 
 
 def address_of(host: str) -> IPAddress | None:

@@ -156,7 +156,7 @@ class Simulation(World):
 
     # The invariants
 
-    def judge_admission(self, note, found, before):
+    def judge_admission(self, note, decision, before):
         """Check that it was right to admit an alert when its notification was recorded."""
         resolves = [
             r
@@ -175,10 +175,10 @@ class Simulation(World):
         previous, self.admitted = self.admitted, note
         if previous is None:
             return
-        self.seen["superseded"] += found.ended_by == EndedBy.SUPERSEDED
+        self.seen["superseded"] += decision.ended_by == EndedBy.SUPERSEDED
         if self.was_inactive(previous.flushed_at, note.flushed_at):
             return
-        if found.ended_by == EndedBy.SUPERSEDED and note.starts_at - previous.starts_at > SKEW:
+        if decision.ended_by == EndedBy.SUPERSEDED and note.starts_at - previous.starts_at > SKEW:
             return
         between = [
             r

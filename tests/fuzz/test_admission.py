@@ -219,37 +219,36 @@ class Recording(RuleBasedStateMachine):
         """Record a batch that waited for some minutes, or whose clock is ten hours ahead."""
         self.now += 1  # no two batches arrive within the same millisecond
         received = self.now - 60 * minutes
-        sent = [(one, self.request(one, received - one["delay"])) for one in drawn]
+        sent = [(item, self.request(item, received - item["delay"])) for item in drawn]
         with database_time(moment(self.now)):
-            counts = record_requests(self.engine, self.config, [each for _, each in sent])
+            counts = record_requests(self.engine, self.config, [recorded for _, recorded in sent])
         assert (counts["recorded"], counts["known"], counts["failed"]) == (len(sent), 0, 0)
         sent.sort(key=lambda pair: min(received - pair[0]["delay"], self.now))
-        for one, each in sent:
-            written = received - one["delay"]
-            found = [
+        for item, recorded in sent:
+            written = received - item["delay"]
+            expected_alerts = [
                 (
                     a["id"],
-                    a["status"] or one["group_status"],
+                    a["status"] or item["group_status"],
                     None if a["starts"] is None else written + 60 * a["starts"],
                     None if a["ends"] is None else written + 60 * a["ends"],
                 )
-                for a in one["alerts"]
+                for a in item["alerts"]
             ]
             self.rules.clock = self.now
             came = min(written, self.now)
-            expected = self.rules.request(found, came, one["receiver"] == RECEIVERS[0])
+            expected = self.rules.request(expected_alerts, came, item["receiver"] == RECEIVERS[0])
             with database.reading(self.engine) as connection:
                 rows = connection.execute(
                     select(alerts)
                     .join(api_calls)
-                    .where(api_calls.c.request_id == each.request_id)
+                    .where(api_calls.c.request_id == recorded.request_id)
                     .order_by(alerts.c.position)
                 ).all()
             outcomes = [(row.outcome, row.episode) for row in rows]
-            assert outcomes == expected, (outcomes, expected, json.loads(each.body)["alerts"])
+            assert outcomes == expected, (outcomes, expected, json.loads(recorded.body)["alerts"])
             assert all(row.reason for row in rows)
-        requests = [each for _, each in sent]
-        self.known += requests
+        self.known += [recorded for _, recorded in sent]
 
     @rule(data=st.data())
     def record_requests_again(self, data):
@@ -279,14 +278,14 @@ class Recording(RuleBasedStateMachine):
         expected = [
             (
                 identity(key),
-                one["episode"],
-                moment(one["start"]),
-                one["outcome"],
-                one["notifications"],
-                moment(one["last_seen"]),
-                None if one["sender"] is None else moment(one["sender"]),
+                incident["episode"],
+                moment(incident["start"]),
+                incident["outcome"],
+                incident["notifications"],
+                moment(incident["last_seen"]),
+                None if incident["sender"] is None else moment(incident["sender"]),
             )
-            for key, one in (self.rules.open.items() if hasattr(self, "rules") else ())
+            for key, incident in (self.rules.open.items() if hasattr(self, "rules") else ())
         ]
         assert sorted(open_rows, key=str) == sorted(expected, key=str), (open_rows, expected)
 

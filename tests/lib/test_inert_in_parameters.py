@@ -24,10 +24,10 @@ def check(rule, one, two):
     schemas = careless_rules.schemas_of(rule)
     payload = careless_rules.payload_of(one, two)
     expected = careless_rules.expected_of(rule, one, two)
-    found = render(rule.parameters, schemas, {"trigger": payload})
-    assert found == expected
+    rendered = render(rule.parameters, schemas, {"trigger": payload})
+    assert rendered == expected
     # A workflow passes them to a task, whose parameters are rendered once more.
-    assert render(found, schemas, {}) == expected
+    assert render(rendered, schemas, {}) == expected
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

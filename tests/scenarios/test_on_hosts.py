@@ -63,7 +63,7 @@ def printed(execution):
     return entry["stdout"]
 
 
-def test_a_full_disk_and_what_fills_it(host, execute):
+def test_a_full_disk_is_shown_with_its_largest_directories(host, execute):
     host.run("mkdir /srv/app/logs && head -c 12000000 /dev/zero >/srv/app/logs/old.log")
     execution = execute("check_disk", path="/srv/app")
     facts = host_facts.read_disk(execution["result"])

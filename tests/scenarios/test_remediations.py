@@ -149,7 +149,7 @@ def test_a_label_that_is_not_safe_is_refused(configured, note):
     assert configured.done(note) == []
 
 
-def test_evidence_takes_nothing_from_the_rule_of_a_user(configured):
+def test_an_evidence_entry_does_not_block_the_rule_of_a_user(configured):
     """A32: an entry in mode evidence."""
     sent, _ = firing("ScenarioWrappedEvidence")
     trail = completed(configured, sent)
@@ -161,7 +161,7 @@ def test_evidence_takes_nothing_from_the_rule_of_a_user(configured):
     assert "the action succeeded" in why
 
 
-def test_an_action_of_an_entry_and_of_the_rule_of_a_user_runs_once(configured):
+def test_the_same_action_of_an_entry_and_of_a_users_rule_runs_once(configured):
     """A32: both run the same action."""
     sent, note = firing("ScenarioWrappedTwice")
     trail = completed(configured, sent)

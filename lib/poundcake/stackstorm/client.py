@@ -120,23 +120,23 @@ class StackStorm:
 
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
         """Return executions by id, without those that are missing in the API's list."""
-        parsed = (Execution.parse(found) for found in self._executions(ids))
+        parsed = (Execution.parse(item) for item in self._executions(ids))
         return {execution.id: execution for execution in parsed if execution}
 
     def _executions(self, ids: Sequence[str]) -> list[Any]:
-        found: list[Any] = []
+        items: list[Any] = []
         for start in range(0, len(ids), _PAGE):
             page = list(ids[start : start + _PAGE])
             try:
-                found += self._list(
+                items += self._list(
                     "/executions", id=",".join(page), exclude_attributes="trigger_instance"
                 )
             except StackStormError as error:
                 if error.status != 400:
                     raise
                 # The API rejects the whole list if one id is invalid.
-                found += filter(None, map(self._execution, page))
-        return found
+                items += filter(None, map(self._execution, page))
+        return items
 
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""

@@ -99,8 +99,8 @@ def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
     limit = timedelta(hours=config.give_up_hours)
     with database.reading(sync_round.engine) as connection:
         due = database_now(connection) - limit
-        found = _open_alerts(connection, alerts.c.recorded_at < due)
-    overdue = [a for a in found if a.checked_at and a.checked_at > a.recorded_at + limit]
+        recorded = _open_alerts(connection, alerts.c.recorded_at < due)
+    overdue = [a for a in recorded if a.checked_at and a.checked_at > a.recorded_at + limit]
     facts = TrailFacts(sync_round, overdue)
     overdue = [alert for alert in overdue if not facts.has_claim(alert)]
     return _write_verdicts(sync_round, config, overdue, {})

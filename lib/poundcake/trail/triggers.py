@@ -252,7 +252,7 @@ def read_triggers(
     Raises:
         StackStormError: The API is unavailable.
     """
-    found: dict[str, TriggerInstance | None] = {}
+    instances: dict[str, TriggerInstance | None] = {}
     for start in range(0, len(ids), _PAGE):
         if deadline.has_passed:
             break
@@ -264,8 +264,8 @@ def read_triggers(
                 raise
             note(f"triggers could not be read: {error}")
             continue
-        found.update((trigger_id, answer.get(trigger_id)) for trigger_id in page)
-    return found
+        instances.update((trigger_id, answer.get(trigger_id)) for trigger_id in page)
+    return instances
 
 
 def trigger_ids(column: str | None) -> list[str]:

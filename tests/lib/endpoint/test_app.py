@@ -33,7 +33,7 @@ ROUTES = {
 
 class TestRoutes:
     @pytest.mark.parametrize("path", sorted(ROUTES))
-    def test_a_wrong_method_is_answered_with_the_allowed_one(self, endpoint, path):
+    def test_a_wrong_method_is_answered_with_the_allowed_methods(self, endpoint, path):
         verb = ROUTES[path]
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW", "get"):
             if method == verb or (method, verb) == ("HEAD", "GET"):
@@ -63,7 +63,7 @@ class TestRoutes:
             "http://127.0.0.1/x",
         ],
     )
-    def test_an_unknown_path_is_answered_with_the_existing_ones(self, endpoint, path):
+    def test_an_unknown_path_is_answered_with_the_existing_paths(self, endpoint, path):
         for method, body in (("GET", None), ("POST", b"{}")):
             problem = check_problem(endpoint.request(method, path, body), 404)
             assert "POST /api/v1/webhook" in problem["detail"]

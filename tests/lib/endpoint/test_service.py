@@ -340,19 +340,19 @@ class TestDamage:
         self.spoil(path)
         refused(endpoint)
         endpoint.ready()
-        before = aside(path)
+        before = quarantined_files(path)
         self.spoil(path)
         wait_for_refusal(endpoint, "check the disk")
         assert "check the disk" in part(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
-        assert aside(path) == before and len(before) == 1
+        assert quarantined_files(path) == before and len(before) == 1
         os.remove(before[0])  # the operator has handled it
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
-        assert len(aside(path)) == 1
+        assert len(quarantined_files(path)) == 1
 
 
-def aside(path):
+def quarantined_files(path):
     return glob.glob(str(path) + ".corrupt-*Z")
 
 
@@ -409,7 +409,7 @@ class TestDisk:
         endpoint.ready()  # without a webhook, because a load balancer would not send one
         ids.append(endpoint.accept(webhook(alert("later"))))
         assert set(ids) <= {entry[0] for entry in endpoint.entries()}
-        assert aside(endpoint.config["state_dir"] + "/journal.sqlite") == []
+        assert quarantined_files(endpoint.config["state_dir"] + "/journal.sqlite") == []
         endpoint.set_broker(up=True)
         for request_id in ids:
             wait_for(lambda: has_status(endpoint, request_id, "recorded", "completed"))
@@ -609,7 +609,7 @@ class TestInside:
 
         monkeypatch.setattr(Pipeline, "start", fails)
         self.run_until(service, lambda: service.journal)
-        assert len(aside(tmp_path / "state" / "journal.sqlite")) == 1
+        assert len(quarantined_files(tmp_path / "state" / "journal.sqlite")) == 1
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, quick):

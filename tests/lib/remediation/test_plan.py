@@ -161,7 +161,7 @@ def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
     ]
 
 
-def test_an_alert_that_nothing_matches_shows_what_nearly_did():
+def test_an_alert_that_nothing_matches_shows_what_nearly_matched():
     entry = {**ENTRY, "match": ["alertname=ServiceDown", "instance=~db-.*"]}
     plan_view = planned(
         entries=[{**ENTRY, "name": "other", "match": ["alertname=X", "a=b"]}, entry]

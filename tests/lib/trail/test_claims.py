@@ -90,9 +90,7 @@ class TestLink:
         ]
 
     @on_sqlite
-    def test_an_acknowledged_incident_is_left_alone_also_by_what_changes_nothing(
-        self, engine, admitted
-    ):
+    def test_an_acknowledged_incident_is_refused_even_without_a_change(self, engine, admitted):
         change(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
         result = link(engine, admitted, changes=False)
         assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")

@@ -299,7 +299,7 @@ class TestCooldownOfAWorkflow:
 
 
 class TestEpisodes:
-    def test_a_second_workflow_is_refused_and_told_who_won(self, engine, hosts):
+    def test_a_second_workflow_is_refused_and_the_first_is_named(self, engine, hosts):
         assert hosts.ask(execution="e1").may_change
         decision = hosts.ask(execution="e2", action="ipmi.power_cycle")
         assert decision.refusal == "episode_taken"
@@ -467,7 +467,7 @@ class TestIncidents:
         assert hosts.ask(at=59).refusal == "settling"
         assert hosts.ask(at=60).may_change
 
-    def test_old_news_is_refused_until_the_next_notification(self, engine, hosts):
+    def test_a_stale_incident_is_not_changed_until_the_next_notification(self, engine, hosts):
         assert hosts.ask(at=16 * 60).refusal == "stale"
         assert hosts.ask(at=16 * 60, check_failed=True).may_change
         record(engine, host(1), received_at=later(15 * 60))

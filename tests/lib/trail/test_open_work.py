@@ -22,7 +22,7 @@ def read_open_work(trail):
         return open_work(connection)
 
 
-def test_nothing(trail):
+def test_no_open_work(trail):
     found = read_open_work(trail)
     assert (found.count, found.can_proceed_unattended, found.synced_at) == (0, True, None)
 

@@ -122,7 +122,7 @@ class TestOpen:
         world.round()
         world.round(GONE_AFTER - 1)
 
-    def test_one_round(self, world):
+    def test_a_single_round(self, world):
         world.round(10 * GONE_AFTER)
 
     def test_an_alert_that_was_held_in_between(self, world):
@@ -308,7 +308,7 @@ class TestSilences:
 
 
 class TestCost:
-    def test_one_question_per_alertmanager_and_round(self, world):
+    def test_each_round_queries_each_alertmanager_once(self, world):
         world.first.hold("HostDown")
         world.round()
         assert world.first.calls == ["alerts"]

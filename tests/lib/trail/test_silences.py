@@ -115,11 +115,11 @@ class TestSilence:
         assert second["until"] == first["until"]
         assert world.first.calls.count("create_silence") == 1
 
-    def test_a_shorter_one_keeps_the_longer_silence(self, world):
+    def test_a_shorter_silence_keeps_the_longer_one(self, world):
         first = world.silence(minutes=60)
         assert world.silence(minutes=5)["until"] == first["until"]
 
-    def test_a_longer_one_extends_the_silence(self, world):
+    def test_a_longer_silence_extends_the_existing_one(self, world):
         first = world.silence(minutes=60)
         second = world.silence(minutes=90, actor=BEN)
         assert (second["state"], second["silence_ids"]) == ("extended", first["silence_ids"])
@@ -131,7 +131,7 @@ class TestSilence:
         world.first.expire_silence(first["silence_ids"][0])
         assert world.silence()["state"] == "created"
 
-    def test_the_silence_of_a_person_is_not_changed(self, world):
+    def test_a_silence_created_by_a_person_is_not_changed(self, world):
         first = world.silence()
         made = world.first.known[first["silence_ids"][0]]
         world.first.known = {"own": replace(made, id="own", comment="mine")}
@@ -154,7 +154,7 @@ class TestSilence:
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
     )
-    def test_it_is_refused(self, world, more, problem):
+    def test_invalid_parameters_are_refused(self, world, more, problem):
         assert world.error(world.silence, **more).startswith(problem)
         assert (world.first.calls, world.audit()) == ([], [])
 
@@ -171,7 +171,7 @@ class TestSeveralAlertmanagers:
         assert len(world.silence()["silence_ids"]) == 1
         assert "create_silence" not in second.calls
 
-    def test_a_peer_that_gets_it_later(self, world):
+    def test_a_peer_that_receives_the_silence_later(self, world):
         second = FakeAlertmanager("http://am-2.example")
 
         def known():
@@ -184,12 +184,12 @@ class TestSeveralAlertmanagers:
         assert world.silence()["state"] == "created"
         assert "create_silence" not in second.calls
 
-    def test_separate_ones_get_one_each(self, world):
+    def test_separate_alertmanagers_each_get_a_silence(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.silence()
         assert [len(alertmanager.known) for alertmanager in world.alertmanagers] == [1, 1]
 
-    def test_one_that_does_not_answer_is_named(self, world):
+    def test_an_alertmanager_that_does_not_answer_is_named(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.first.broken.add("silences")
         result = world.silence()
@@ -225,7 +225,7 @@ class TestUnsilence:
         assert world.unsilence(silence_id)["state"] == "unchanged"
         assert world.first.calls.count("expire_silence") == 1
 
-    def test_the_silence_of_a_person_needs_force(self, world):
+    def test_a_silence_created_by_a_person_needs_force(self, world):
         (silence_id,) = world.silence()["silence_ids"]
         world.first.known[silence_id] = replace(world.first.known[silence_id], comment="mine")
         problem = f"the silence {silence_id} was created by anna, not by poundcake.silence"
@@ -234,7 +234,7 @@ class TestUnsilence:
         assert world.unsilence(silence_id, force=True)["state"] == "ended"
 
     @pytest.mark.parametrize("given", [{"silence_id": "x"}, {"episode": True}])
-    def test_without_such_a_silence(self, world, given):
+    def test_a_missing_silence_is_an_error(self, world, given):
         given = {"episode": world.episode} if given.get("episode") else given
         assert world.error(world.unsilence, **given) == "no such silence"
 

@@ -293,12 +293,12 @@ def _episodes(
         connection, [name for rows in shown for row in rows for name in _targets(row)]
     )
     made = changes_of_episodes(connection, [rows[0].episode or "" for rows in shown if rows])
-    found = [
+    episodes = [
         _episode(rows, changes.get(rows[0].episode or "", rows), executions, by_target)
         for rows in shown
         if rows
     ]
-    return [replace(one, changes=made.get(one.name, [])) for one in found]
+    return [replace(episode, changes=made.get(episode.name, [])) for episode in episodes]
 
 
 def _targets(row: AlertRow) -> tuple[str, ...]:
@@ -371,7 +371,7 @@ def _episode(
         left_out=notifications - _counted(shown, opened) if opened else 0,
         opened=incidents[0] if incidents else None,
         audit=sorted(
-            (entry for name in targets for entry in audit.get(name, ())), key=lambda one: one.at
+            (entry for name in targets for entry in audit.get(name, ())), key=lambda entry: entry.at
         ),
     )
 

@@ -110,10 +110,10 @@ def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> 
             unindexed(alerts.c.outcome) == wanted["outcome"]
         )
     total = connection.scalar(select(func.count()).select_from(statement.subquery("matching"))) or 0
-    found = connection.execute(
+    rows = connection.execute(
         statement.order_by(moment.desc(), row_id.desc()).limit(limit + 1).offset(offset)
     ).all()
-    page = page_of(found, limit, total, lambda row: Cursor.of(row.created_at, row.id))
+    page = page_of(rows, limit, total, lambda row: Cursor.of(row.created_at, row.id))
     return page.with_rows([row.id for row in page.rows])
 
 
