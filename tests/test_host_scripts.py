@@ -95,8 +95,8 @@ def write(path, size=10, days=0):
     """Write a file that was last modified some days ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x" * size)
-    then = time.time() - days * DAY - 60
-    os.utime(path, (then, then))
+    modified_at = time.time() - days * DAY - 60
+    os.utime(path, (modified_at, modified_at))
     return path
 
 
@@ -223,7 +223,7 @@ class TestCleanDisk:
 
     @pytest.fixture
     def logs(self, tmp_path):
-        """Return a directory with files that may go and files that have to stay."""
+        """Return a directory with files to delete and files to keep."""
         base = tmp_path / "logs"
         write(base / "old.log", 20_000, days=8)
         write(base / "inner" / "older {{x}} \"'\\.log", 30_000, days=400)
@@ -234,11 +234,11 @@ class TestCleanDisk:
         (base / "to_file").symlink_to(tmp_path / "outside" / "old.log")
         os.mkfifo(base / "pipe")
         for name in ("to_outside", "to_file", "pipe"):
-            then = time.time() - 9 * DAY
-            os.utime(base / name, (then, then), follow_symlinks=False)
+            modified_at = time.time() - 9 * DAY
+            os.utime(base / name, (modified_at, modified_at), follow_symlinks=False)
         return base
 
-    STAYS = ("inner", "new.log", "pipe", "to_file", "to_outside")
+    KEPT = ("inner", "new.log", "pipe", "to_file", "to_outside")
 
     def test_deletes_old_regular_files_and_nothing_else(self, run, logs, tmp_path):
         code, printed = self.clean(run, logs)
@@ -246,17 +246,17 @@ class TestCleanDisk:
         assert code == 0
         assert (done.files, done.left_open, done.failed, done.dry_run) == (3, 0, 0, False)
         assert done.bytes >= 50_000
-        assert sorted(path.name for path in logs.iterdir()) == list(self.STAYS)
+        assert sorted(path.name for path in logs.iterdir()) == list(self.KEPT)
         assert list((logs / "inner").iterdir()) == []
         assert (tmp_path / "outside" / "old.log").exists()
 
     def test_a_dry_run_deletes_nothing_and_counts_the_same(self, run, logs):
         before = sorted(logs.rglob("*"))
-        promised = self.clean(run, logs, dry_run=True)[1]
+        planned = self.clean(run, logs, dry_run=True)[1]
         assert sorted(logs.rglob("*")) == before
         done = self.clean(run, logs)[1]
-        assert promised["dry_run"]
-        assert {k: promised[k] for k in ("files", "bytes", "examples")} == {
+        assert planned["dry_run"]
+        assert {k: planned[k] for k in ("files", "bytes", "examples")} == {
             k: done[k] for k in ("files", "bytes", "examples")
         }
 
@@ -356,7 +356,7 @@ class TestCleanDisk:
     def test_a_link_to_a_directory_is_refused(self, run, logs, tmp_path):
         code, printed = self.clean(run, logs / "to_outside")
         assert code == 2
-        assert str(tmp_path / "outside") in printed["error"]  # what to write instead
+        assert str(tmp_path / "outside") in printed["error"]  # the path to use instead
 
     def test_one_refused_directory_refuses_all(self, run, logs):
         assert self.clean(run, logs, "/etc")[0] == 2

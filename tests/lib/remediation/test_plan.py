@@ -331,8 +331,8 @@ class TestChecks:
         ]
 
     def test_invalid_entries_and_a_disabled_rule_are_errors(self):
-        off = {**SHIPPED, "enabled": False}
-        checked = self.checked(ENTRY, {"name": "x"}, api=Api([off]))
+        disabled_rule = {**SHIPPED, "enabled": False}
+        checked = self.checked(ENTRY, {"name": "x"}, api=Api([disabled_rule]))
         assert checked["errors"] == [
             "remediations, entry 2 (x): match: is missing; write match: ['alertname=\"DiskFull\"']",
             "no enabled rule starts remediations: st2 rule enable poundcake.remediate",

@@ -68,19 +68,19 @@ class Hosts:
             record_requests(engine, config(max_remediations_per_hour=0), [sent])
         self.request_id = sent.request_id
 
-    def ask(self, number=0, at=120, execution="", **asked):
+    def ask(self, number=0, at=120, execution="", **parameters):
         """Ask for a change of a host, some seconds after noon, and return the decision."""
-        keys = asked.pop("config", {})
+        keys = parameters.pop("config", {})
         with database_time(later(at)):
-            return self.ask_now(number, execution, config(**keys), **asked)
+            return self.ask_now(number, execution, config(**keys), **parameters)
 
-    def ask_now(self, number, execution, settings, **asked):
+    def ask_now(self, number, execution, settings, **parameters):
         change_request = ChangeRequest(
             request_id=self.request_id,
-            episode=asked.pop("episode", episode(f"f{number}")),
-            action=asked.pop("action", ACTION),
+            episode=parameters.pop("episode", episode(f"f{number}")),
+            action=parameters.pop("action", ACTION),
             execution_id=execution or f"e{number}",
-            **asked,
+            **parameters,
         )
         return safety.reserve(self.engine, settings, change_request)
 
@@ -156,8 +156,8 @@ class TestInFlight:
         assert decision.refusal == "in_flight"
         assert "linux.service of execution e0" in decision.reason
         hosts.end("e0")
-        asked = {"execution": "e9", "episode": episode("d"), "at": 200}
-        assert hosts.ask(config={"host_cooldown_seconds": 0}, **asked).may_change
+        parameters = {"execution": "e9", "episode": episode("d"), "at": 200}
+        assert hosts.ask(config={"host_cooldown_seconds": 0}, **parameters).may_change
 
     def test_three_changes_at_a_time_for_the_site(self, hosts):
         assert [hosts.ask(number).may_change for number in range(4)] == [True, True, True, False]
@@ -238,9 +238,9 @@ class TestCounts:
             assert hosts.ask(at=at, episode=episode(name), execution=name, config=limits).may_change
             hosts.end(name, at=at + 60)
         hosts.request_id = record(engine, alert(fingerprint="h", labels={"instance": "db-1"}))
-        asked = {"episode": episode("h"), "execution": "h", "config": limits}
-        assert hosts.ask(at=120 + 24 * 3600 - 1, **asked).refusal == "daily_target_limit"
-        assert hosts.ask(at=120 + 24 * 3600, **asked).may_change
+        parameters = {"episode": episode("h"), "execution": "h", "config": limits}
+        assert hosts.ask(at=120 + 24 * 3600 - 1, **parameters).refusal == "daily_target_limit"
+        assert hosts.ask(at=120 + 24 * 3600, **parameters).may_change
 
     def test_refused_changes_do_not_count(self, hosts):
         refused = {"denied_hosts": ("web-*",), "max_changes_per_hour": 1}
@@ -254,14 +254,14 @@ class TestCooldown:
         assert hosts.ask(action=action).may_change
         hosts.end("e0", at=600)
         hosts.request_id = record(engine, alert(fingerprint="g", labels={"instance": "web-0"}))
-        asked = {
+        parameters = {
             "episode": episode("g"),
             "execution": "e9",
             "config": {"fresh_minutes": 0},
             "remediation": "other",
         }
-        assert hosts.ask(at=600 + seconds - 1, **asked).refusal == "cooldown"
-        assert hosts.ask(at=600 + seconds, **asked).may_change
+        assert hosts.ask(at=600 + seconds - 1, **parameters).refusal == "cooldown"
+        assert hosts.ask(at=600 + seconds, **parameters).may_change
 
     def test_a_release_of_the_episode_lifts_it(self, engine, hosts):
         assert hosts.ask().may_change
@@ -424,8 +424,8 @@ class TestStorm:
             record(engine, ended, received_at=later(at))
         other = record(engine, host(7), received_at=later(600))
         hosts.request_id = other
-        asked = {"episode": episode("f7"), "execution": "e7", "at": 700}
-        assert hosts.ask(config={"storm_limit": 2}, **asked).may_change
+        parameters = {"episode": episode("f7"), "execution": "e7", "at": 700}
+        assert hosts.ask(config={"storm_limit": 2}, **parameters).may_change
 
     def test_the_storm_of_a_label(self, engine):
         Hosts(engine, 3, rack="r13")
@@ -434,8 +434,8 @@ class TestStorm:
             record_requests(engine, config(), [here])
         hosts = Hosts.__new__(Hosts)
         hosts.engine, hosts.request_id = engine, here.request_id
-        asked = {"per_label": "rack", "storm": 2, "at_once": 0}
-        assert hosts.ask(10, **asked).may_change
+        parameters = {"per_label": "rack", "storm": 2, "at_once": 0}
+        assert hosts.ask(10, **parameters).may_change
         decision = hosts.ask(11, per_label="rack", storm=1, at_once=0)
         assert decision.refusal == "storm"
         assert "2 incidents of HostDown with rack=r12" in decision.reason
@@ -506,10 +506,10 @@ class TestActions:
         return run
 
     def test_reserve_grants_a_change_and_says_why_not(self, run):
-        asked = {"action": ACTION, "execution_id": "e1"}
-        granted = run("reserve", **asked)
+        parameters = {"action": ACTION, "execution_id": "e1"}
+        granted = run("reserve", **parameters)
         assert (granted["may_change"], granted["refusal"], granted["message"]) == (True, "", "")
-        refused = run("reserve", **{**asked, "execution_id": "e2"})
+        refused = run("reserve", **{**parameters, "execution_id": "e2"})
         assert (refused["may_change"], refused["refusal"]) == (False, "episode_taken")
         assert "execution e1 makes a change for this episode" in refused["message"]
 
@@ -521,16 +521,16 @@ class TestActions:
         assert "the tracking database is unavailable" in result["message"]
 
     def test_link_says_whether_a_change_would_be_allowed(self, engine, run):
-        asked = {"workflow": "pack.flow", "execution_id": "e1", "action": ACTION}
-        allowed = run("link", **asked)
+        parameters = {"workflow": "pack.flow", "execution_id": "e1", "action": ACTION}
+        allowed = run("link", **parameters)
         assert (allowed["claimed"], allowed["may_change"]) == (True, True)
         assert (allowed["reason"], allowed["refusal"]) == ("", "")
         pause(engine, ANNA, "maintenance")
-        refused = run("link", **asked)
+        refused = run("link", **parameters)
         assert (refused["claimed"], refused["may_change"]) == (True, False)
         assert refused["refusal"] == "paused"
         assert "maintenance" in refused["reason"]
-        other = run("link", **{**asked, "execution_id": "e2"})
+        other = run("link", **{**parameters, "execution_id": "e2"})
         assert (other["claimed"], other["may_change"]) == (False, False)
         assert other["refusal"] == "not_claimed"
         assert "execution e1 of pack.flow holds the claim" in other["reason"]
@@ -594,9 +594,9 @@ settings = Config(
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(int(first), int(last)):
-    asked = ChangeRequest(request_id, "f%d-1768392000000" % number, "linux.service", "e%d" % number)
-    found = database.retry_while_unavailable(lambda: safety.reserve(engine, settings, asked), 60)
-    print(found.refusal_name or "granted", flush=True)
+    change = ChangeRequest(request_id, "f%d-1768392000000" % number, "linux.service", "e%d" % number)
+    decision = database.retry_while_unavailable(lambda: safety.reserve(engine, settings, change), 60)
+    print(decision.refusal_name or "granted", flush=True)
 """
 
 

@@ -68,8 +68,8 @@ def test_resuming_without_a_pause_does_nothing(engine):
 )
 def test_a_second_pause_never_shortens_the_first(engine, first, second, until):
     paused(engine, minutes=first)
-    found = paused(engine, BEN, "more", second, at=10)
-    assert found == in_force(engine, 11) == Pause(NOON, "ben", "more", until)
+    second_pause = paused(engine, BEN, "more", second, at=10)
+    assert second_pause == in_force(engine, 11) == Pause(NOON, "ben", "more", until)
 
 
 @on_sqlite
@@ -85,7 +85,7 @@ def test_a_long_reason_is_cut(engine):
 
 
 @on_sqlite
-def test_the_views_show_it_at_the_top(engine):
+def test_the_views_show_the_pause_at_the_top(engine):
     record(engine, alert(fingerprint="f"))
     why = {"filters": search.parse(alert_name="HostDown")}
     assert "paused" not in view(engine, queries.why, **why)
@@ -96,12 +96,12 @@ def test_the_views_show_it_at_the_top(engine):
         "reason": "maintenance",
         "until": "2027-01-13T12:00:00Z",
     }
-    found = view(engine, queries.why, **why)
+    episodes = view(engine, queries.why, **why)
     active = view(engine, queries.alerts_active, stale_after_hours=24)
     health = with_pause({"status": "ok"}, engine)
-    assert found["paused"] == active["paused"] == health["paused"] == shown
+    assert episodes["paused"] == active["paused"] == health["paused"] == shown
     line = "PAUSED by anna at 2026-01-14T12:00:00Z until 2027-01-13T12:00:00Z: maintenance"
-    for page in (text.why(found, 24), text.alerts_active(active)):
+    for page in (text.why(episodes, 24), text.alerts_active(active)):
         assert page.splitlines()[1] == line
         assert page.splitlines()[2].endswith("st2 run poundcake.resume")
     assert text.why(view(engine, queries.why, filters=search.parse(alert_name="x")), 24).startswith(

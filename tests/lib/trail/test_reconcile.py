@@ -83,7 +83,7 @@ class TestGone:
         assert world.states() == {"HostDown": "gone", "Other": "open"}
         assert world.round(GONE_AFTER).gone == 0
 
-    def test_the_views_show_it(self, world):
+    def test_the_views_show_how_the_incident_ended(self, world):
         world.round()
         world.round(GONE_AFTER)
         answer = view(world.engine, queries.why, Filters())
@@ -92,7 +92,7 @@ class TestGone:
         assert episode["ends_at"] == format_optional(world.now)
         assert "gone: no Alertmanager holds the alert any more" in text.why(answer, 24)
 
-    def test_it_may_fire_again(self, world):
+    def test_the_alert_may_fire_again(self, world):
         world.round()
         world.round(GONE_AFTER)
         world.notify("HostDown")
@@ -201,7 +201,7 @@ class TestIdentity:
             ({"identity_source": "external_url"}, {}),
         ],
     )
-    def test_it_is_computed_as_for_webhooks(self, world, config, labels):
+    def test_the_identity_is_computed_as_for_webhooks(self, world, config, labels):
         world.settings.update(config)
         sent = request(alert("Same", labels={"pod": "a"} if labels.get("pod") else {}))
         record_requests(world.engine, world.config, [sent])
@@ -250,7 +250,7 @@ class TestSilences:
         world.first.hold("HostDown").silence(until=self.UNTIL)
         assert world.round().silenced == 1
 
-    def test_it_is_stored(self, world):
+    def test_the_silence_is_stored(self, world):
         row = world.one()
         assert (row.silence_id, row.silenced_by, row.silenced_until, row.silenced_comment) == (
             "s1",
@@ -259,7 +259,7 @@ class TestSilences:
             "a new disk",
         )
 
-    def test_the_views_show_it(self, world):
+    def test_the_views_show_the_silence(self, world):
         shown = "silenced by anna until 2026-01-14 13:30Z"
         assert f"{shown}: a new disk" in text.why(view(world.engine, queries.why, Filters()), 24)
         active = view(world.engine, queries.alerts_active, stale_after_hours=24)
@@ -271,19 +271,19 @@ class TestSilences:
         assert (answer["silenced_by"], answer["silenced_comment"]) == ("anna", "a new disk")
         assert answer["silenced_until"] == "2026-01-14T13:30:00Z"
 
-    def test_it_is_removed_when_the_silence_has_ended(self, world):
+    def test_a_silence_that_has_ended_is_removed(self, world):
         world.first.silenced = False
         assert world.round(60).silenced == 0
         assert (world.one().silence_id, world.one().silenced_by) == (None, None)
         assert "silenced" not in text.why(view(world.engine, queries.why, Filters()), 24)
 
     @pytest.mark.parametrize("broken", ["alerts", "silences"])
-    def test_it_is_kept_while_alertmanager_does_not_answer(self, world, broken):
+    def test_the_silence_is_kept_while_alertmanager_does_not_answer(self, world, broken):
         world.first.broken.add(broken)
         world.round(60)
         assert world.one().silenced_by == "anna"
 
-    def test_it_is_removed_if_no_alertmanager_is_configured_any_more(self, world):
+    def test_the_silence_is_removed_if_no_alertmanager_is_configured(self, world):
         world.alertmanagers = []
         world.round()
         assert world.one().silence_id is None
@@ -317,7 +317,7 @@ class TestCost:
         world.round(30)
         assert world.first.calls == ["alerts", "silences"]
 
-    def test_nothing_is_asked_without_an_open_incident(self, world):
+    def test_nothing_is_queried_without_an_open_incident(self, world):
         world.change(alerts, open_fingerprint=None)
         world.round()
         assert world.first.calls == []
@@ -336,7 +336,7 @@ class TestCost:
         with database.reading(world.engine) as connection:
             assert open_work(connection, 0, reconciles=False).count == 0
 
-    def test_a_problem_ends(self, world):
+    def test_a_problem_is_cleared_once_it_is_solved(self, world):
         world.first.broken.add("alerts")
         world.round()
         assert world.work().monitoring_problem
@@ -344,7 +344,7 @@ class TestCost:
         world.round(60)
         assert world.work().monitoring_problem == ""
 
-    def test_another_step_that_fails_does_not_prevent_it(self, world, monkeypatch):
+    def test_a_failure_of_another_step_does_not_prevent_the_comparison(self, world, monkeypatch):
         def fail(*_):
             raise RuntimeError("broken")
 
