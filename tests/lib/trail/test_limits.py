@@ -594,8 +594,10 @@ settings = Config(
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(int(first), int(last)):
-    change = ChangeRequest(request_id, "f%d-1768392000000" % number, "linux.service", "e%d" % number)
-    decision = database.retry_while_unavailable(lambda: safety.reserve(engine, settings, change), 60)
+    episode = "f%d-1768392000000" % number
+    wanted = ChangeRequest(request_id, episode, "linux.service", "e%d" % number)
+    reserve = lambda: safety.reserve(engine, settings, wanted)
+    decision = database.retry_while_unavailable(reserve, 60)
     print(decision.refusal_name or "granted", flush=True)
 """
 
