@@ -113,7 +113,7 @@ LISTS: dict[str, Callable[[Connection, Filters], Answer]] = {
 
 def cases() -> dict[str, Prepare]:
     """Return the calls of every view with its filters, by the name of the line."""
-    found: dict[str, Prepare] = {
+    prepared: dict[str, Prepare] = {
         "status": lambda c, s: partial(queries.status, c, s.alert.request_id),
         "get_alert": lambda c, s: partial(queries.alert_of, c, s.link.request_id, s.link.episode),
         "executions_recent offset": lambda c, s: partial(
@@ -135,14 +135,14 @@ def cases() -> dict[str, Prepare]:
     }
     for view in ("executions_recent", "st2_executions"):
         for names in [(), ("before",), *TIMES, *SINGLE, *TOGETHER]:
-            found[" ".join((view, *names))] = _list(view, names)
+            prepared[" ".join((view, *names))] = _list(view, names)
     for names in [*TIMES[2:], *SINGLE, *TOGETHER]:
-        found[" ".join(("why", *names))] = _list("why", names)
+        prepared[" ".join(("why", *names))] = _list("why", names)
     for names in [(), ("before",), ("since",), *SINGLE, *TOGETHER[:2], ("severity", "since")]:
-        found[" ".join(("alerts_active", *names))] = _list("alerts_active", names)
+        prepared[" ".join(("alerts_active", *names))] = _list("alerts_active", names)
     for view in ("executions_recent", "st2_executions", "why"):
-        found[f"{view} severity={RARE['severity']}"] = _list(view, (), **RARE)
-    return found
+        prepared[f"{view} severity={RARE['severity']}"] = _list(view, (), **RARE)
+    return prepared
 
 
 def _list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
@@ -173,7 +173,7 @@ def _stats(connection: Connection, sample: Sample, long: timedelta, alert_name: 
 def samples(connection: Connection, count: int) -> list[Sample]:
     """Return samples of a history, the same in every run."""
     draw = random.Random(incidents.SEED)
-    found = _draw_rows(
+    drawn = _draw_rows(
         connection,
         draw,
         2 * count,
@@ -193,7 +193,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
     )
     end = connection.scalar(select(func.max(api_calls.c.created_at)))
     return [
-        Sample(found[i], found[count + i], linked[i], end, draw.randrange(1000))
+        Sample(drawn[i], drawn[count + i], linked[i], end, draw.randrange(1000))
         for i in range(count)
     ]
 

@@ -112,8 +112,8 @@ def pytest_collection_modifyitems(items):
 
 def parameters_of(item):
     """Return the parameters of a test by name."""
-    found = getattr(item, "callspec", None)
-    return found.params if found else {}
+    value = getattr(item, "callspec", None)
+    return value.params if value else {}
 
 
 def needs_services(item):
@@ -168,8 +168,8 @@ def no_installed_database(monkeypatch):
     path_of = Config.default_tracking_path.fget
 
     def path(config):
-        found = path_of(config)
-        return "/no-such-folder/tracking.sqlite" if found == installed else found
+        value = path_of(config)
+        return "/no-such-folder/tracking.sqlite" if value == installed else value
 
     monkeypatch.setattr(Config, "default_tracking_path", property(path))
 

@@ -46,9 +46,9 @@ def program(*names):
     """Return the path of the first of these programs that is installed."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), SYSTEM_DIRECTORIES])
     for name in names:
-        found = shutil.which(name, path=path)
-        if found:
-            return found
+        located = shutil.which(name, path=path)
+        if located:
+            return located
     raise MissingProgram(f"{' or '.join(names)} is not installed")
 
 

@@ -24,17 +24,17 @@ NOT_TEXT = {"details": "object", "request": "object"}
 
 def examples():
     """Return each rule with the labels before it, and the parameters after it if it matches."""
-    labels, found = {}, []
+    labels, rules = {}, []
     for kind, text in BLOCK.findall(TEXT):
         content = yaml.safe_load(text)
         if kind == "labels":
             labels = {name: str(value) for name, value in content.items()}
         elif kind == "the action gets":
-            found[-1] = (*found[-1][:2], content)
+            rules[-1] = (*rules[-1][:2], content)
         elif kind.startswith("rule"):
             assert kind in ("rule", "rule that does not match")
-            found.append((labels, content, None if kind != "rule" else "missing"))
-    return found
+            rules.append((labels, content, None if kind != "rule" else "missing"))
+    return rules
 
 
 def payload_of(labels):

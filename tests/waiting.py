@@ -9,8 +9,8 @@ def wait_for(condition, seconds=60):
     """Return the first true value of condition(). Raise AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         assert time.monotonic() < deadline, f"not in {seconds} s"
         time.sleep(0.02)

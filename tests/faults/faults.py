@@ -486,11 +486,11 @@ def alerts_arrive_twice(scene):
     world = scene.world
 
     def refused():
-        found = (
+        executions = (
             world.get_json(world.api + "/executions?action=poundcake_faults.work&limit=100") or []
         )
-        outputs = [execution["result"].get("output") or {} for execution in found]
-        return {e["id"] for e, o in zip(found, outputs) if o.get("stage") == "not_claimed"}
+        outputs = [execution["result"].get("output") or {} for execution in executions]
+        return {e["id"] for e, o in zip(executions, outputs) if o.get("stage") == "not_claimed"}
 
     before = refused()
     world.set_flag("slow link")

@@ -46,8 +46,8 @@ class Service:
 def main():
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.append(os.path.join(ROOT, "standalone", "st2"))
-    found = runpy.run_path(os.path.join(ROOT, "sensors", "alertmanager_sensor.py"))
-    sensor = found["AlertmanagerSensor"](Service(OPTIONS["api"]), OPTIONS["config"])
+    module = runpy.run_path(os.path.join(ROOT, "sensors", "alertmanager_sensor.py"))
+    sensor = module["AlertmanagerSensor"](Service(OPTIONS["api"]), OPTIONS["config"])
     sensor.setup()
     atexit.register(sensor.cleanup)
     sensor.run()

@@ -35,8 +35,8 @@ def test_every_hook_and_setting_exists(tmp_path):
     injection.check(SETTINGS)
     modules = ", ".join([*injection.hooks(), *SETTINGS])
     code = f"import {modules}; print(poundcake.endpoint.retry.RECORD_WAIT)"
-    found = load(tmp_path, SETTINGS, code)
-    assert (found.returncode, found.stdout) == (0, "4\n")
+    loaded = load(tmp_path, SETTINGS, code)
+    assert (loaded.returncode, loaded.stdout) == (0, "4\n")
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,5 @@ def test_a_misspelt_hook_is_an_error(tmp_path):
     code = (
         "import sitecustomize, types; sitecustomize.wrap(types.SimpleNamespace(), 'gone', 'here')"
     )
-    found = load(tmp_path, {}, code)
-    assert found.returncode == 1 and "'gone'" in found.stdout
+    loaded = load(tmp_path, {}, code)
+    assert loaded.returncode == 1 and "'gone'" in loaded.stdout

@@ -50,22 +50,22 @@ def proxy(echo):
 
 @pytest.fixture
 def client(proxy):
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as found:
-        yield found
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as connection:
+        yield connection
 
 
 def receive(client, length):
     """Return this many bytes, or fewer if the connection ends first."""
-    found = b""
+    received = b""
     try:
-        while len(found) < length:
-            chunk = client.recv(length - len(found))
+        while len(received) < length:
+            chunk = client.recv(length - len(received))
             if not chunk:
                 break
-            found += chunk
+            received += chunk
     except ConnectionError:
         pass
-    return found
+    return received
 
 
 def test_everything_is_forwarded(client, echo):

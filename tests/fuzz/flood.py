@@ -113,8 +113,8 @@ class Flood(threading.Thread):
         except EOFError:
             pass
         finally:
-            found = [int(status) for status in _ANSWER.findall(buffer)]
-            self.answers.update(status for status in found if status >= 200)
+            statuses = [int(status) for status in _ANSWER.findall(buffer)]
+            self.answers.update(status for status in statuses if status >= 200)
             self._hang_up()
 
     def _receive(self):
@@ -282,22 +282,22 @@ class Run:
 
     def problems(self):
         """Return the problems, as sentences."""
-        found = list(self._errors)
+        errors = list(self._errors)
         wrong = {code: count for code, count in self._answers.items() if code >= 500}
         if self._sent < self._plan.requests:
-            found.append(f"{self._sent} of {self._plan.requests} requests were sent")
+            errors.append(f"{self._sent} of {self._plan.requests} requests were sent")
         if wrong:
-            found.append(f"5xx answers: {wrong}")
+            errors.append(f"5xx answers: {wrong}")
         if self._silent:
-            found.append(f"{self._silent} connections got no response in time")
+            errors.append(f"{self._silent} connections got no response in time")
         if self._growth >= GROWTH:
-            found.append(f"its memory grew by {_megabytes(self._growth)} MB")
+            errors.append(f"its memory grew by {_megabytes(self._growth)} MB")
         if not self._endpoint.alive:
-            return [*found, "the endpoint has ended"]
+            return [*errors, "the endpoint has ended"]
         last = self._endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
         if last.status != 202:
-            found.append(f"a webhook after the flood was answered {last.status}")
-        return found
+            errors.append(f"a webhook after the flood was answered {last.status}")
+        return errors
 
     def report(self):
         """Return the lines of the report."""

@@ -170,11 +170,11 @@ def expected_of(rule: CarelessRule, one: str, two: str) -> dict[str, Any]:
             return {key: fill(inner) for key, inner in value.items()}
         return [fill(inner) for inner in value] if isinstance(value, list) else value
 
-    found: dict[str, Any] = fill(rule.expected)
-    return found
+    filled: dict[str, Any] = fill(rule.expected)
+    return filled
 
 
 def schemas_of(rule: CarelessRule) -> dict[str, dict[str, str]]:
     """Return the schemas of the parameters of a rule's action; the rule omits one of them."""
-    found = {name: {"type": kind} for name, kind in rule.types.items() if kind}
-    return {"force": {"type": "string", "default": "false"}, "value": {}, **found}
+    schemas = {name: {"type": kind} for name, kind in rule.types.items() if kind}
+    return {"force": {"type": "string", "default": "false"}, "value": {}, **schemas}

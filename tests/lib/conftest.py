@@ -44,24 +44,24 @@ def prepared():
 @pytest.fixture
 def engine(database_url, prepared, tmp_path_factory):
     """Return an engine for a fresh tracking database with its tables."""
-    found = database.open_engine(database_url)
-    do_not_sync(found)
-    if found.dialect.name == "sqlite":
+    opened = database.open_engine(database_url)
+    do_not_sync(opened)
+    if opened.dialect.name == "sqlite":
         if "sqlite" not in prepared:
             prepared["sqlite"] = tmp_path_factory.mktemp("prepared") / "tracking.db"
             first = database.open_engine("sqlite:///{}".format(prepared["sqlite"]))
             database.prepare(first)
             first.dispose()  # writes the content of the -wal file
-        shutil.copy(str(prepared["sqlite"]), found.url.database)
+        shutil.copy(str(prepared["sqlite"]), opened.url.database)
     elif "mysql" not in prepared:
-        database.prepare(found)
-        prepared["mysql"] = list(_statements(found))
+        database.prepare(opened)
+        prepared["mysql"] = list(_statements(opened))
     else:
-        with found.begin() as connection:
+        with opened.begin() as connection:
             for statement, parameters in prepared["mysql"]:
                 connection.exec_driver_sql(statement, parameters)
-    yield found
-    found.dispose()
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture

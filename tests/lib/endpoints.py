@@ -106,12 +106,12 @@ class Client:
 
 def message(method, path, body=None, version="1.1", **headers):
     """Return the bytes of a request. A header with the value None is omitted."""
-    found = {"Host": "127.0.0.1"}
+    fields = {"Host": "127.0.0.1"}
     if body is not None:
-        found.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
-    found.update({name.replace("_", "-"): value for name, value in headers.items()})
+        fields.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
+    fields.update({name.replace("_", "-"): value for name, value in headers.items()})
     lines = [f"{method} {path} HTTP/{version}"]
-    lines += [f"{n}: {v}" for n, v in found.items() if v is not None]
+    lines += [f"{n}: {v}" for n, v in fields.items() if v is not None]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 

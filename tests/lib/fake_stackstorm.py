@@ -112,8 +112,8 @@ class FakeStackStorm:
     def get_executions(self, ids):
         assert len(ids) <= self.page
         self._record_call("get_executions", tuple(ids))
-        found = set(ids) - self.unlisted
-        return {i: e for i, e in self.executions.items() if i in found}
+        listed = set(ids) - self.unlisted
+        return {i: e for i, e in self.executions.items() if i in listed}
 
     def get_children(self, execution_id):
         self._record_call("get_children", execution_id)
@@ -122,8 +122,8 @@ class FakeStackStorm:
     def list_triggers(self, trigger, after, before):
         assert trigger == "poundcake.alert"
         self._record_call("list_triggers", before)
-        found = [t for t in self.triggers.values() if _within(t.occurred_at, after, before)]
-        return self._page(found, lambda t: t.occurred_at)
+        matching = [t for t in self.triggers.values() if _within(t.occurred_at, after, before)]
+        return self._page(matching, lambda t: t.occurred_at)
 
     def get_triggers(self, ids):
         assert len(ids) <= self.page
@@ -132,8 +132,8 @@ class FakeStackStorm:
 
     def list_enforcements(self, after, before):
         self._record_call("list_enforcements", before)
-        found = [e for e in self.enforcements if _within(e.enforced_at, after, before)]
-        return self._page(found, lambda e: e.enforced_at)
+        matching = [e for e in self.enforcements if _within(e.enforced_at, after, before)]
+        return self._page(matching, lambda e: e.enforced_at)
 
     def get_enforcements(self, trigger_instance_id):
         self._record_call("get_enforcements", trigger_instance_id)

@@ -272,9 +272,9 @@ def database_path(empty_database, tmp_path):
 @pytest.fixture
 def rig(tmp_path, database_path, clock):
     """Return a rig that is driven manually."""
-    found = Rig(tmp_path, database_path, clock).assemble()
-    yield found
-    found.close()
+    new_rig = Rig(tmp_path, database_path, clock).assemble()
+    yield new_rig
+    new_rig.close()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more
     if more.get("fingerprint"):
         labels["id"] = more["fingerprint"]
     labels.update(more.pop("labels", {}))
-    found = {
+    fields = {
         "status": status,
         "labels": labels,
         "annotations": {"summary": "down"},
@@ -69,13 +69,13 @@ def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more
         "endsAt": iso(ends_at) if ends_at else "0001-01-01T00:00:00Z",
         "generatorURL": "http://prometheus.example/graph",
     }
-    found.update(more)
-    return found
+    fields.update(more)
+    return fields
 
 
 def webhook(*alerts, **more):
     """Return the payload of a webhook."""
-    found = {
+    fields = {
         "version": "4",
         "groupKey": '{}:{alertname="HostDown"}',
         "truncatedAlerts": 0,
@@ -87,8 +87,8 @@ def webhook(*alerts, **more):
         "externalURL": "http://alertmanager.example",
         "alerts": list(alerts),
     }
-    found.update(more)
-    return found
+    fields.update(more)
+    return fields
 
 
 def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None, **more):

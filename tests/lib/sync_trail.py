@@ -60,8 +60,8 @@ class SyncTrail:
             return connection.execute(select(table).order_by(table.c.id)).all()
 
     def one(self, table=alerts):
-        (found,) = self.rows(table)
-        return found
+        (row,) = self.rows(table)
+        return row
 
     def explanations(self):
         return [row.explanation for row in self.rows(alerts)]

@@ -475,9 +475,9 @@ class TestCredentials:
     def test_an_unusable_entry_is_named(self, entry, error):
         first = {"name": "one", "scope": "both", "token": LONG + "-1"}
         second = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
-        found = error_of(credentials=[first, second])
-        assert found.startswith("credentials: " + error)
-        assert LONG not in found
+        message = error_of(credentials=[first, second])
+        assert message.startswith("credentials: " + error)
+        assert LONG not in message
 
     @pytest.mark.parametrize("entry", [None, "a", 5, ["a"]])
     def test_an_entry_must_be_a_mapping(self, entry):

@@ -83,10 +83,10 @@ def check(rule, one, two):
     schemas = careless_rules.schemas_of(rule)
     expected = careless_rules.expected_of(rule, one, two)
     payload = careless_rules.payload_of(one, two)
-    found = live(dict(rule.parameters), schemas, trigger=payload)
-    assert found == expected
-    assert live(found, schemas) == expected
-    ran = final(found, schemas)
+    rendered = live(dict(rule.parameters), schemas, trigger=payload)
+    assert rendered == expected
+    assert live(rendered, schemas) == expected
+    ran = final(rendered, schemas)
     assert ran == {**expected, "force": "false"}
 
 
@@ -110,17 +110,17 @@ def test_any_two_texts_stay_strings(one, two):
 def test_a_parameter_of_another_type_accepts_only_values_of_that_type(kind, one, two):
     """In no type is a text evaluated, or can it reach another parameter."""
     schemas = {"value": {"type": kind}, "force": {"type": "string", "default": "false"}}
-    given = {"value": careless_rules.ONE, "host": careless_rules.TWO}
+    parameters = {"value": careless_rules.ONE, "host": careless_rules.TWO}
     payload = careless_rules.payload_of(one, two)
     try:
-        found = live(given, schemas, trigger=payload)
+        rendered = live(parameters, schemas, trigger=payload)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return
-    assert set(found) == {"value", "host"}
-    assert found["host"] == as_inert(two)
-    assert SECRET not in json.dumps(found, default=str)
+    assert set(rendered) == {"value", "host"}
+    assert rendered["host"] == as_inert(two)
+    assert SECRET not in json.dumps(rendered, default=str)
     # A value without quotes and braces cannot become a string or an object.
-    assert not isinstance(found["value"], (str, dict))
+    assert not isinstance(rendered["value"], (str, dict))
 
 
 @untimed
@@ -132,8 +132,8 @@ def test_a_pattern_of_a_rule_stays_a_string(one, two):
         ("{{ trigger.labels.one | to_complex }}", json.dumps(as_inert(one))),
     ):
         context = {"trigger": payload}
-        found = templating.render_template_with_system_context(template, context)
-        assert found == expected
+        rendered = templating.render_template_with_system_context(template, context)
+        assert rendered == expected
 
 
 @untimed
@@ -141,9 +141,9 @@ def test_a_pattern_of_a_rule_stays_a_string(one, two):
 def test_a_mapping_rendered_as_json_is_unchanged(one, two):
     """Notifications, action chains and the configuration of a pack are rendered like this."""
     payload = careless_rules.payload_of(one, two)
-    given = {"value": {"a": careless_rules.ONE, "b": [careless_rules.TWO]}}
-    found = jinja.render_values(given, {"trigger": payload})
-    assert found == {"value": {"a": as_inert(one), "b": [as_inert(two)]}}
+    parameters = {"value": {"a": careless_rules.ONE, "b": [careless_rules.TWO]}}
+    rendered = jinja.render_values(parameters, {"trigger": payload})
+    assert rendered == {"value": {"a": as_inert(one), "b": [as_inert(two)]}}
 
 
 @untimed

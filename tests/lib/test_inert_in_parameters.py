@@ -46,7 +46,10 @@ def test_any_two_texts_stay_strings(one, two):
 def test_without_inert_text_these_rules_are_vulnerable():
     payload = {"labels": {"one": '", "force": "true', "two": "{{ config_context.secret }}"}}
     rule = RULES["in an object"]
-    found = render(rule.parameters, careless_rules.schemas_of(rule), {"trigger": payload})
-    assert found["value"]["force"] != "true" or found["value"]["host"] != payload["labels"]["one"]
+    rendered = render(rule.parameters, careless_rules.schemas_of(rule), {"trigger": payload})
+    assert (
+        rendered["value"]["force"] != "true"
+        or rendered["value"]["host"] != payload["labels"]["one"]
+    )
     twice = render({"value": payload["labels"]["two"]}, {}, {})
     assert twice == {"value": SECRET}

@@ -320,8 +320,8 @@ class TestParameters:
         (host,) = read(acting())
         assert host.target_of(DISK, "db-3") == "db-3"
         (labels,) = read(acting(target=["cluster", "namespace"]))
-        given = {"cluster": "eu-1", "namespace": "shop"}
-        assert labels.target_of(given, "") == "cluster=eu-1,namespace=shop"
+        alert_labels = {"cluster": "eu-1", "namespace": "shop"}
+        assert labels.target_of(alert_labels, "") == "cluster=eu-1,namespace=shop"
         with pytest.raises(LabelError, match="no label namespace"):
             labels.target_of({"cluster": "eu-1"}, "")
 

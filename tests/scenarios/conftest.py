@@ -101,10 +101,10 @@ def stack(request, kind):
 def armed(request, kind, tmp_path_factory):
     """Return a stack that requires a token and may change hosts: dry_run is off."""
     if kind == "live":
-        found = request.getfixturevalue("stack")
-        if found.get("/health").json()["dry_run"]:
+        shared_stack = request.getfixturevalue("stack")
+        if shared_stack.get("/health").json()["dry_run"]:
             pytest.skip("live: dry_run is true there, and is not changed")
-        return found
+        return shared_stack
     secret = tmp_path_factory.mktemp("secrets") / "token"
     secret.write_text(TOKENS[1] + "\n")
     config = {
@@ -121,10 +121,10 @@ def guarded(request, kind):
     """Return a stack that requires a token."""
     if kind != "live":
         return request.getfixturevalue("armed")
-    found = request.getfixturevalue("stack")
-    if not found.token:
+    shared_stack = request.getfixturevalue("stack")
+    if not shared_stack.token:
         pytest.skip("live: no POUNDCAKE_TOKEN is set")
-    return found
+    return shared_stack
 
 
 @pytest.fixture(scope="package")

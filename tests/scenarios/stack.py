@@ -329,8 +329,8 @@ class Live(Stack):
 
     def _installed(self):
         """Return True if the pack's files there are the same as here."""
-        found = self.api("/packs/views/files/poundcake_scenarios") or []
-        installed = {f["file_path"]: f["content"] for f in found}
+        listed = self.api("/packs/views/files/poundcake_scenarios") or []
+        installed = {f["file_path"]: f["content"] for f in listed}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
         return all(installed.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 

@@ -128,14 +128,14 @@ def test_actions_return_the_text_inert(stack, hostile):
     shown = stack.run("poundcake.status", request_id=trail["request_id"])
     assert shown["alerts"][0]["instance"] == inert(TEXTS["jinja"])
     episode = trail["alerts"][0]["episode"]
-    found = stack.run(
+    result = stack.run(
         "poundcake.get_alert",
         request_id=trail["request_id"],
         episode=episode,
         needs_host=False,
     )
-    assert found["host"] == ""
-    assert found["labels"]["config"] == inert(TEXTS["config"])
+    assert result["host"] == ""
+    assert result["labels"]["config"] == inert(TEXTS["config"])
     for view, query in (
         ("poundcake.status", {"request_id": trail["request_id"], "format": "text"}),
         ("poundcake.why", {"alert_name": trail["alerts"][0]["alert_name"]}),

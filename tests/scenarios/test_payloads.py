@@ -226,9 +226,9 @@ def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
     trail = stack.recorded(stack.accepted(notification(*odd, **group)))
     shown = trail["alerts"]
     assert [a["outcome"] for a in shown] == ["admitted"] * 4
-    for sent, one in zip(odd[1:], shown[1:]):
-        assert one["fingerprint"] == fingerprint(sent["labels"])
-    assert ["notes" in one for one in shown] == [False, False, False, True]
+    for sent, row in zip(odd[1:], shown[1:]):
+        assert row["fingerprint"] == fingerprint(sent["labels"])
+    assert ["notes" in row for row in shown] == [False, False, False, True]
     assert shown[3]["notes"] == "startsAt: not a time: 'yesterday'; endsAt: not a time: 1768392000"
     assert shown[3]["starts_at"] == trail["received_at"]
     text = stack.run("poundcake.status", request_id=trail["request_id"], format="text")

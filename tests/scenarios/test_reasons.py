@@ -121,11 +121,11 @@ def test_an_alert_that_fires_again_within_the_cooldown_is_not_admitted(cooled):
 def cooled(kind, request):
     """Return a stack with a cooldown."""
     if kind == "live":
-        found = request.getfixturevalue("stack")
-        config = found.api("/configs/poundcake") or {"values": {}}
+        shared_stack = request.getfixturevalue("stack")
+        config = shared_stack.api("/configs/poundcake") or {"values": {}}
         if not config["values"].get("cooldown_seconds"):
             pytest.skip("live: cooldown_seconds is not set there")
-        return found
+        return shared_stack
     return request.getfixturevalue("new_stack")({"cooldown_seconds": 3600})
 
 

@@ -11,11 +11,11 @@ from tests.scenarios.notifications import alert, name_of, notification, resolved
 def restricted(kind, request):
     """Return a stack on which only one receiver may start a remediation."""
     if kind == "live":
-        found = request.getfixturevalue("stack")
-        config = found.api("/configs/poundcake") or {"values": {}}
+        shared_stack = request.getfixturevalue("stack")
+        config = shared_stack.api("/configs/poundcake") or {"values": {}}
         if config["values"].get("receivers") != ["restart.team"]:
             pytest.skip("live: receivers is not [restart.team] there")
-        return found
+        return shared_stack
     return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
 
 

@@ -193,14 +193,14 @@ def test_a_plan_says_what_would_happen_and_records_nothing(configured):
 
 def test_a_plan_checks_every_entry(configured):
     """A33: the plan without an alert."""
-    found = configured.run("poundcake.plan")
-    assert {e["name"]: e["problems"] for e in found["remediations"]} == {
+    checked = configured.run("poundcake.plan")
+    assert {e["name"]: e["problems"] for e in checked["remediations"]} == {
         "scenario-live": [],
         "scenario-dry-run": [],
         "scenario-evidence": [],
         "scenario-twice": [],
     }
-    assert found["errors"] == [
+    assert checked["errors"] == [
         "remediations, entry 1 (broken): action: is missing; the mode live needs the action to run"
     ]
 

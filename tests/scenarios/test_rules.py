@@ -44,10 +44,10 @@ def ran(stack):
 
 def shown_for(trail, name):
     """Return the alert with a name, and its executions."""
-    found = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
-    assert len(found) == 1 and found[0]["outcome"] == "admitted"
+    matching = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
+    assert len(matching) == 1 and matching[0]["outcome"] == "admitted"
     executions = trail["stackstorm_executions"]
-    return found[0], [e for e in executions if e["alert_id"] == found[0]["id"]]
+    return matching[0], [e for e in executions if e["alert_id"] == matching[0]["id"]]
 
 
 def test_a_workflow_without_a_link_task_is_in_the_trail(stack, ran):

@@ -106,8 +106,8 @@ def exercised_stack(request, kind, tmp_path_factory):
             stack = request.getfixturevalue("new_stack")(config, secrets["token"])
         finally:
             del os.environ[VARIABLE]
-        given = {"Authorization": "Basic " + secrets["header"]}
-        assert stack.get("/health", given, token=False).status_code == 200
+        headers = {"Authorization": "Basic " + secrets["header"]}
+        assert stack.get("/health", headers, token=False).status_code == 200
     processes = Processes(secrets.values())
     processes.start()
     answers = []

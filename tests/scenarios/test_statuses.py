@@ -22,13 +22,13 @@ class FollowedExecution:
     """An alert whose rule started an execution."""
 
     def __init__(self, stack, name):
-        one = alert(name)
-        self.stack, self.fingerprint = stack, one["fingerprint"]
-        self.request_id = stack.accepted(notification(one))
-        (found,) = stack.trail_when(self.request_id, lambda trail: trail["stackstorm_executions"])[
-            "stackstorm_executions"
-        ]
-        self.path = "/executions/" + found["st2_execution_id"]
+        sent = alert(name)
+        self.stack, self.fingerprint = stack, sent["fingerprint"]
+        self.request_id = stack.accepted(notification(sent))
+        (execution,) = stack.trail_when(
+            self.request_id, lambda trail: trail["stackstorm_executions"]
+        )["stackstorm_executions"]
+        self.path = "/executions/" + execution["st2_execution_id"]
 
     def execution(self):
         """Return the execution as `status` shows it."""

@@ -65,10 +65,10 @@ def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
 
 def test_executions_recent(stack, shown):
     answer = stack.get("/executions/recent", limit=50).json()
-    found = [e for e in answer["executions"] if e["request_id"] == shown["request_id"]]
-    assert len(found) == 1
-    alerts = found[0].pop("alerts")
-    assert found[0] == {
+    matching = [e for e in answer["executions"] if e["request_id"] == shown["request_id"]]
+    assert len(matching) == 1
+    alerts = matching[0].pop("alerts")
+    assert matching[0] == {
         "request_id": shown["request_id"],
         "received_at": shown["received_at"],
         "status": "completed",
@@ -86,7 +86,7 @@ def test_executions_recent(stack, shown):
 
     listed = stack.run("poundcake.executions_recent", limit=50)
     same = [e for e in listed["executions"] if e["request_id"] == shown["request_id"]]
-    assert same == [inert(dict(found[0], alerts=alerts))]
+    assert same == [inert(dict(matching[0], alerts=alerts))]
     text = stack.run("poundcake.executions_recent", limit=50, format="text")
     rows = [words(line) for line in lines(text) if shown["request_id"] in line]
     assert [row[-1] for row in rows] == ["poundcake_scenarios.linked", "matched"]

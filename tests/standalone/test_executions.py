@@ -56,8 +56,8 @@ def test_shape_of_an_execution(standalone):
 def test_how_a_python_action_ends(standalone, how, status, result, code, error):
     execution = standalone.run("probe.behave", how=how)
     assert execution["status"] == status
-    found = execution["result"]
-    assert found["result"] == result and found["exit_code"] == code and error in found["stderr"]
+    output = execution["result"]
+    assert output["result"] == result and output["exit_code"] == code and error in output["stderr"]
 
 
 def test_a_result_that_is_not_json_becomes_text(standalone):

@@ -11,9 +11,9 @@ def test_the_oldest_finished_executions_are_dropped_first():
     table = store.Table(threading.RLock(), limit=3, is_finished=lambda document: document["done"])
     for number, done in enumerate([False, True, True, True, True]):
         table.add({"id": str(number), "done": done})
-    total, found = table.select()
+    total, entries = table.select()
     assert total == 3
-    assert [document["id"] for document in found] == ["4", "3", "0"]
+    assert [document["id"] for document in entries] == ["4", "3", "0"]
 
 
 def test_the_store_returns_copies():

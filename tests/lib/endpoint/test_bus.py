@@ -27,9 +27,9 @@ def queue(rabbitmq):
         # A stand-in that used the same server may have left its queue behind.
         other = EXCHANGE.name + ".rules_engine"
         kombu.Queue(other, channel=connection.channel()).delete()
-        found = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
-        found.declare()
-        found.purge()
+        bound_queue = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
+        bound_queue.declare()
+        bound_queue.purge()
     yield "rules_engine"
     rabbitmq.start()
     with kombu.Connection(rabbitmq.url) as connection:

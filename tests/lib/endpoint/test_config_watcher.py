@@ -18,16 +18,16 @@ def watcher(monkeypatch):
     polled = threading.Event()
 
     def read():
-        if isinstance(found.answer, Exception):
-            raise found.answer
-        return found.answer
+        if isinstance(started.answer, Exception):
+            raise started.answer
+        return started.answer
 
-    found = ConfigWatcher({"port": 1}, read, polled.set)
-    found.answer = {"port": 1}
-    found.polled = polled
-    found.start()
-    yield found
-    found.stop()
+    started = ConfigWatcher({"port": 1}, read, polled.set)
+    started.answer = {"port": 1}
+    started.polled = polled
+    started.start()
+    yield started
+    started.stop()
 
 
 def test_a_registered_configuration_is_returned_once_per_poll(watcher):

@@ -277,8 +277,8 @@ class TestRefused:
 
     def explain(self, rig, name, explanation):
         with database.transaction(rig.engine) as connection:
-            found = update(alerts).where(alerts.c.alert_name == name)
-            connection.execute(found.values(explanation=explanation))
+            statement = update(alerts).where(alerts.c.alert_name == name)
+            connection.execute(statement.values(explanation=explanation))
 
     def test_the_next_requests_are_emitted(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"

@@ -102,19 +102,19 @@ class TestConnections:
             assert client.read().status == 202
 
     def test_many_concurrent_connections(self, endpoint):
-        found, start = [], threading.Barrier(40)
+        answers, start = [], threading.Barrier(40)
 
         def work():
             start.wait()
             for _ in range(3):
-                found.append(endpoint.post(webhook()).status)
+                answers.append(endpoint.post(webhook()).status)
 
         threads = [threading.Thread(target=work) for _ in range(40)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert found == [202] * 120
+        assert answers == [202] * 120
 
     def test_a_disconnected_client_does_not_affect_others(self, endpoint):
         for cut in (5, 60, len(message("POST", HOOK, BODY)) - 3):
@@ -158,9 +158,9 @@ class TestExpect:
         ],
     )
     def test_a_refused_body_is_not_requested(self, endpoint, headers, status):
-        given = {"Content_Length": "14", "Expect": "100-continue", **headers}
+        request_headers = {"Content_Length": "14", "Expect": "100-continue", **headers}
         with endpoint.client() as client:
-            client.send(message("POST", HOOK, b"", **given))
+            client.send(message("POST", HOOK, b"", **request_headers))
             assert client.read().status == status
 
 
@@ -181,20 +181,20 @@ class TestSlow:
 
     def test_slow_clients_are_disconnected(self, quick):
         """Clients with a slow header, a slow body and no data at all, all concurrently."""
-        found = {}
+        results = {}
 
         def header():
             with quick.client(60) as client:
-                found["header"] = self.trickle(client, b"GET / HTTP/1.1\r\nX: " + b"x" * 400)
+                results["header"] = self.trickle(client, b"GET / HTTP/1.1\r\nX: " + b"x" * 400)
 
         def body():
             with quick.client(60) as client:
                 client.send(message("POST", HOOK, b"", Content_Length="800"))
-                found["body"] = self.trickle(client, b"x" * 400)
+                results["body"] = self.trickle(client, b"x" * 400)
 
         def nothing():
             with quick.client(60) as client:
-                found["nothing"] = client.closed()
+                results["nothing"] = client.closed()
 
         def idle():
             with quick.client(60) as client:
@@ -202,17 +202,17 @@ class TestSlow:
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
                 assert client.closed()
-                found["idle"] = time.monotonic() - began
+                results["idle"] = time.monotonic() - began
 
         threads = [threading.Thread(target=f) for f in (header, body, nothing, idle)]
         for thread in threads:
             thread.start()
         assert quick.post(webhook()).status == 202
-        assert "idle" not in found, "the webhook waited for the slow clients"
+        assert "idle" not in results, "the webhook waited for the slow clients"
         for thread in threads:
             thread.join(90)
-        assert found["header"] and found["body"] and found["nothing"]
-        assert found["idle"] >= QUICK["endpoint.http_connection.IDLE_TIME"]
+        assert results["header"] and results["body"] and results["nothing"]
+        assert results["idle"] >= QUICK["endpoint.http_connection.IDLE_TIME"]
 
     def test_a_client_that_does_not_read_its_responses(self, quick):
         with quick.client() as client:

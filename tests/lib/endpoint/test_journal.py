@@ -118,22 +118,22 @@ class TestAccept:
 
     def test_the_same_and_a_different_body_in_one_commit(self, journal):
         """Many concurrent requests with a fixed id."""
-        wanted, found = str(uuid.uuid4()), []
+        wanted, results = str(uuid.uuid4()), []
         start = threading.Barrier(8)
 
         def work(body):
             start.wait()
-            found.append((body, accept(journal, body, wanted)))
+            results.append((body, accept(journal, body, wanted)))
 
         threads = [threading.Thread(target=work, args=(str(i % 2),)) for i in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert len(found) == 8
-        bodies = {load(journal, request_id).body for _, request_id in found}
+        assert len(results) == 8
+        bodies = {load(journal, request_id).body for _, request_id in results}
         assert bodies == {"0", "1"}
-        for body, request_id in found:
+        for body, request_id in results:
             assert load(journal, request_id).body == body
 
     def test_concurrent_requests_share_commits(self, journal, monkeypatch):
@@ -196,21 +196,21 @@ class TestAccept:
             raise error("a fault")
 
         monkeypatch.setattr(group_commit, "insert", failing)
-        found = []
+        results = []
 
         def work():
             start.wait()
             try:
-                found.append(accept(journal))
+                results.append(accept(journal))
             except Exception as caught:
-                found.append(type(caught))
+                results.append(type(caught))
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert found == [JournalError] * 4
+        assert results == [JournalError] * 4
         assert journal.backlog == 0 and journal.fresh(10) == []
         monkeypatch.setattr(group_commit, "insert", insert)
         assert journal.find(accept(journal))
@@ -391,8 +391,8 @@ class TestStates:
         journal.mark_emitted([entry.id], 60, 120)
         assert journal.due(10) == []
         clock.offset += 61
-        (found,) = journal.due(10)
-        assert (found.attempts, round(found.emit_after - clock())) == (1, 59)
+        (loaded,) = journal.due(10)
+        assert (loaded.attempts, round(loaded.emit_after - clock())) == (1, 59)
         journal.postpone([entry.id], 60)
         assert journal.due(10) == []
         journal.mark_done([entry.id])
@@ -629,8 +629,8 @@ class TestClock:
             db.execute("UPDATE requests SET due_at = 1e12, emit_after = 1e12, accepted_at = 1e12")
         journal = Journal(path)
         clock.offset += journal_clock.MAX_WAIT + 1
-        (found,) = journal.due(10)
-        assert found.emit_after <= clock()
+        (loaded,) = journal.due(10)
+        assert loaded.emit_after <= clock()
         journal.close()
 
     def test_waits_end_although_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
@@ -904,8 +904,8 @@ class TestOpening:
         with pytest.raises(JournalError, match="release"):  # and no lock is left behind
             Journal(path)
         with sqlite3.connect(path) as connection:
-            found = connection.execute("SELECT request_id FROM requests").fetchall()
-            assert found == [(request_id,)]
+            stored = connection.execute("SELECT request_id FROM requests").fetchall()
+            assert stored == [(request_id,)]
             assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
     @pytest.mark.parametrize("torn", [1, 24, 2000, 4119])

@@ -75,14 +75,14 @@ def difference(before, after, name, **labels):
 
 def wait_for_scrape(endpoint, condition):
     """Return the first scrape for which the condition is true."""
-    found = []
+    scrapes = []
 
     def check():
-        found[:] = [scrape(endpoint)]
-        return condition(found[0])
+        scrapes[:] = [scrape(endpoint)]
+        return condition(scrapes[0])
 
     wait_for(check)
-    return found[0]
+    return scrapes[0]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -252,10 +252,8 @@ class TestRequests:
         idle = [endpoint.client() for _ in range(3)]
         wait_for_scrape(endpoint, lambda n: n.get("connections") == 4)
         idle += [endpoint.client() for _ in range(2)]
-        found = wait_for_scrape(
-            endpoint, lambda n: n.get("connections_evicted_total") >= before + 2
-        )
-        assert found.get("connections") <= 4
+        page = wait_for_scrape(endpoint, lambda n: n.get("connections_evicted_total") >= before + 2)
+        assert page.get("connections") <= 4
         for client in idle:
             client.socket.close()
         wait_for_scrape(endpoint, lambda n: n.get("connections") == 1)
@@ -289,17 +287,17 @@ class TestRequests:
             emitted = scrape(endpoint).get("alerts_emitted_total")
             sent = alert(mark, labels={mark: mark}, fingerprint=mark)
             endpoint.accept(webhook(sent, receiver=mark))
-            found = wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") > emitted)
-            return {key for key in found.samples if key[0].startswith("poundcake_http")}
+            page = wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") > emitted)
+            return {key for key in page.samples if key[0].startswith("poundcake_http")}
 
         series = barrage(mark)
         text = endpoint.get("/metrics").body.decode()
         assert mark not in text and mark.upper() not in text
-        found = Scrape(text.encode())
-        assert found.values("method") <= set(metrics.METHODS) | {"other"}
-        assert "other" in found.values("method")
-        assert found.values("code") <= CODES
-        assert found.values("route") <= {
+        page = Scrape(text.encode())
+        assert page.values("method") <= set(metrics.METHODS) | {"other"}
+        assert "other" in page.values("method")
+        assert page.values("code") <= CODES
+        assert page.values("route") <= {
             "/api/v1/webhook",
             "/api/v1/status/{request_id}",
             "/api/v1/executions/recent",
@@ -325,34 +323,34 @@ class TestPipelineMetrics:
         endpoint.accept(webhook(alert("A"), alert("B"), 5))
         wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") == 2)
         endpoint.accept(webhook(alert("A"), alert("B", status="resolved", ends_at=later(60))))
-        found = wait_for_scrape(
+        page = wait_for_scrape(
             endpoint,
             lambda n: n.get("alerts_emitted_total") == 3 and n.get("syncs_asked_total"),
         )
-        outcomes = {o: found.get("alerts_recorded_total", outcome=o) for o in metrics.OUTCOMES}
+        outcomes = {o: page.get("alerts_recorded_total", outcome=o) for o in metrics.OUTCOMES}
         assert {o: n for o, n in outcomes.items() if n} == {
             "admitted": 2,
             "malformed": 1,
             "duplicate": 1,
             "resolved": 1,
         }
-        assert found.get("alerts_received_total") == 5
-        assert found.get("alerts_emitted_total", emission="first") == 3
-        assert found.get("requests_recorded_total") == 2
-        assert found.get("accept_to_record_seconds_count") == 2
-        assert 0 < found.get("accept_to_record_seconds_sum") < 60
-        assert found.get("journal_requests", state="recorded") == 2
-        assert found.get("announcement_misses_total") == 0
+        assert page.get("alerts_received_total") == 5
+        assert page.get("alerts_emitted_total", emission="first") == 3
+        assert page.get("requests_recorded_total") == 2
+        assert page.get("accept_to_record_seconds_count") == 2
+        assert 0 < page.get("accept_to_record_seconds_sum") < 60
+        assert page.get("journal_requests", state="recorded") == 2
+        assert page.get("announcement_misses_total") == 0
         endpoint.set_broker(up=False)  # no more triggers are published
-        found = wait_for_scrape(
+        page = wait_for_scrape(
             endpoint, lambda n: n.get("publishes_total", result="ok") >= len(endpoint.published())
         )
         for trigger in ("announce", "webhook", "alert", "sync_due"):
             name = "poundcake." + trigger
             count = len([t for t, _, _ in endpoint.published() if t == name])
-            assert found.get("publishes_total", trigger=name, result="ok") == count > 0
-        syncs = found.get("publishes_total", trigger="poundcake.sync_due", result="ok")
-        assert found.get("syncs_asked_total") == syncs
+            assert page.get("publishes_total", trigger=name, result="ok") == count > 0
+        syncs = page.get("publishes_total", trigger="poundcake.sync_due", result="ok")
+        assert page.get("syncs_asked_total") == syncs
 
     def test_a_broker_outage_is_counted(self, make):
         endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)

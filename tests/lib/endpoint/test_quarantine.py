@@ -54,22 +54,22 @@ def rows_of(journal):
 
 def read_all(connection):
     """Return {id: the request with its body} of those that plain SQL can read one by one."""
-    found = {}
+    requests = {}
     for number in range(1, COUNT + 1):
         try:
             for row in connection.execute(select_one(VERSION), (number,)):
-                found[number] = tuple(row)
+                requests[number] = tuple(row)
         except sqlite3.DatabaseError:
             pass
-    return found
+    return requests
 
 
 def readable(path, rows):
     """Return the ids of the unchanged requests that SQLite can read one by one."""
     connection = sqlite3.connect(path)
-    found = read_all(connection)
+    requests = read_all(connection)
     connection.close()
-    return {number for number, row in found.items() if row == rows[number]}
+    return {number for number, row in requests.items() if row == rows[number]}
 
 
 def write(path, page, data):

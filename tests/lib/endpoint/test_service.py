@@ -285,9 +285,11 @@ class TestDamage:
         sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         data = path.read_bytes()
         count = len(data) // PAGE
-        found = [n for n in range(2, count) if b"/webhook" in data[n * PAGE : (n + 1) * PAGE]]
+        page_numbers = [
+            n for n in range(2, count) if b"/webhook" in data[n * PAGE : (n + 1) * PAGE]
+        ]
         with open(str(path), "r+b") as file:
-            for page in found[1 : 1 + pages] if pages else range(1, count):
+            for page in page_numbers[1 : 1 + pages] if pages else range(1, count):
                 file.seek(page * PAGE)
                 file.write(bytes(PAGE))
 
@@ -523,7 +525,7 @@ class TestInside:
     def test_a_programming_error_does_not_stop_the_endpoint(
         self, tmp_path, monkeypatch, caplog, quick, module, what
     ):
-        found, _ = self.start(tmp_path)
+        endpoint_service, _ = self.start(tmp_path)
         works, tries = getattr(module, what), []
 
         def fails(*args):
@@ -533,7 +535,7 @@ class TestInside:
             return works(*args)
 
         monkeypatch.setattr(module, what, fails)
-        self.run_until(found, lambda: found.journal and len(tries) == 4)
+        self.run_until(endpoint_service, lambda: endpoint_service.journal and len(tries) == 4)
         assert caplog.text.count("cannot be brought up") == 1  # with a traceback
         assert caplog.text.count("retrying until it works") == 1
 
@@ -666,12 +668,12 @@ class TestInside:
         assert caplog.text.count("journal: works again") == 1
 
     def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, quick):
-        found, _ = self.start(tmp_path, host="0.0.0.0")
+        endpoint_service, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
             service, "load", lambda config: times.append(time.monotonic()) or load(config)
         )
-        self.run_until(found, lambda: len(times) > 5)
+        self.run_until(endpoint_service, lambda: len(times) > 5)
         waits = [later - earlier for earlier, later in zip(times, times[1:])]
         assert all(wait >= 0.02 * least for wait, least in zip(waits, (2, 4, 8, 10, 10)))
 

@@ -22,9 +22,9 @@ LABELS = {"alertname": "HostDown", "instance": "web-1", "severity": "critical"}
 
 @pytest.fixture
 def exporter():
-    found = Exporter(["web-1", "web-2"])
-    yield found
-    found.close()
+    new_exporter = Exporter(["web-1", "web-2"])
+    yield new_exporter
+    new_exporter.close()
 
 
 def test_the_state_of_an_alert_in_a_real_prometheus(exporter):

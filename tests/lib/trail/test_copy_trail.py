@@ -65,16 +65,16 @@ def opened():
     engines = []
 
     def factory(url, prepare=True):
-        found = database.open_engine(url)
-        do_not_sync(found)
+        new_engine = database.open_engine(url)
+        do_not_sync(new_engine)
         if prepare:
-            database.prepare(found)
-        engines.append(found)
-        return found
+            database.prepare(new_engine)
+        engines.append(new_engine)
+        return new_engine
 
     yield factory
-    for found in engines:
-        found.dispose()
+    for new_engine in engines:
+        new_engine.dispose()
 
 
 def record(engine, *sent):
@@ -347,11 +347,11 @@ class TestInUse:
         run = copy_trail._Pass.run
 
         def run_and_change(self):
-            found = run(self)
+            result = run(self)
             if not changed:
                 changed.append(True)
                 change()
-            return found
+            return result
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", run_and_change)
@@ -366,13 +366,13 @@ class TestInUse:
         run, purged = copy_trail._Pass.run, []
 
         def run_and_purge(self):
-            found = run(self)
+            result = run(self)
             if not purged:
                 purged.append(True)
                 with source.begin() as connection:
                     for table in (links, alerts, api_calls):
                         connection.execute(table.delete())
-            return found
+            return result
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", run_and_purge)
@@ -531,8 +531,8 @@ class TestTargetInUse:
         stop.set()
         writer.join(60)
         assert not failed
-        found = {row.request_id for row in rows(target, api_calls)}
-        assert found >= {r.request_id for r in old} | set(arrived)
+        request_ids = {row.request_id for row in rows(target, api_calls)}
+        assert request_ids >= {r.request_id for r in old} | set(arrived)
         after = trail(target)
         for row in before["poundcake_alerts"]:
             assert row in after["poundcake_alerts"]
@@ -675,8 +675,8 @@ class TestKilled:
         source = opened(urls[0])
         sent = [request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(20)]
         record(source, *sent)
-        for number, one in enumerate(sent[:12]):
-            record_execution(source, one.request_id, episode(f"f{number}"), f"e{number}")
+        for number, sent_request in enumerate(sent[:12]):
+            record_execution(source, sent_request.request_id, episode(f"f{number}"), f"e{number}")
         before = trail(source)
         own = []
         if target_is_in_use:

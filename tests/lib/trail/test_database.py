@@ -29,9 +29,9 @@ LIB = os.path.join(
 
 @pytest.fixture
 def engine(database_url):
-    found = database.open_engine(database_url)
-    yield found
-    found.dispose()
+    opened = database.open_engine(database_url)
+    yield opened
+    opened.dispose()
 
 
 def error_of(url, **kwargs):
@@ -50,12 +50,12 @@ class TestPrepare:
         assert set(schema.metadata.tables) <= set(tables)
 
     def test_concurrent_threads_prepare_one_id(self, database_url):
-        found, start = [], threading.Barrier(6)
+        ids, start = [], threading.Barrier(6)
 
         def work():
             engine = database.open_engine(database_url)
             start.wait()
-            found.append(database.prepare(engine))
+            ids.append(database.prepare(engine))
             engine.dispose()
 
         threads = [threading.Thread(target=work) for _ in range(6)]
@@ -63,8 +63,8 @@ class TestPrepare:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert len(found) == 6
-        assert len(set(found)) == 1
+        assert len(ids) == 6
+        assert len(set(ids)) == 1
 
     def test_concurrent_processes_prepare_one_id(self, database_url):
         code = (
@@ -81,13 +81,13 @@ class TestPrepare:
             )
             for _ in range(2)
         ]
-        found = set()
+        ids = set()
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
         for process in processes:
-            found.add(process.communicate(timeout=60)[0].strip())
-        assert len(found) == 1 and found != {""}
+            ids.add(process.communicate(timeout=60)[0].strip())
+        assert len(ids) == 1 and ids != {""}
 
     @on_sqlite
     def test_without_permission_nothing_is_created(self, engine):
@@ -369,11 +369,11 @@ class TestRetryWhileUnavailable:
 class TestClock:
     def test_the_time_of_the_database_is_utc_with_microseconds(self, engine):
         with engine.connect() as connection:
-            found = [clock.database_now(connection) for _ in range(20)]
+            times = [clock.database_now(connection) for _ in range(20)]
         here = clock.local_now()
-        assert all(abs((here - moment).total_seconds()) < 300 for moment in found)
-        assert any(moment.microsecond % 1000 for moment in found)
-        assert found == sorted(found) and found[0].tzinfo == UTC
+        assert all(abs((here - moment).total_seconds()) < 300 for moment in times)
+        assert any(moment.microsecond % 1000 for moment in times)
+        assert times == sorted(times) and times[0].tzinfo == UTC
 
     @pytest.mark.parametrize("microsecond, expected", [(0, "00:00Z"), (1, "00:01Z")])
     def test_a_deadline_is_shown_in_whole_seconds_and_never_too_early(self, microsecond, expected):

@@ -53,9 +53,9 @@ class TestRules:
             trail.stackstorm.emit(row, request_id), reason="Action pack.gone not found"
         )
         trail.sync()
-        found = trail.one()
-        assert (found.explanation, found.st2_rule_matched) == ("failed", "pack.rule")
-        assert "Action pack.gone not found" in found.explanation_reason
+        alert_row = trail.one()
+        assert (alert_row.explanation, alert_row.st2_rule_matched) == ("failed", "pack.rule")
+        assert "Action pack.gone not found" in alert_row.explanation_reason
         assert trail.completed == [True]
 
     def test_nothing_is_decided_while_rules_are_evaluated(self, trail):
@@ -179,9 +179,9 @@ class TestExecutions:
         trail.stackstorm.enforce(trail.stackstorm.emit(row, second), "e2")
         trail.stackstorm.run("e2", result=output, links=True)
         trail.sync()
-        found = trail.rows(alerts)[-1]
-        assert found.explanation == "execution"
-        assert found.explanation_reason == "pack.workflow did nothing: " + refused["reason"]
+        alert_row = trail.rows(alerts)[-1]
+        assert alert_row.explanation == "execution"
+        assert alert_row.explanation_reason == "pack.workflow did nothing: " + refused["reason"]
 
     @pytest.mark.parametrize("result", [{"output": {"stage": "not_claimed"}}, {}])
     @pytest.mark.parametrize("parameters", [{"action": "pack.clean"}, {"remediation": "clean"}])
@@ -287,15 +287,15 @@ class TestRetries:
         for seconds, explanation in ((0, None), (590, None), (610, "retry")):
             trail.change(links, created_at=ago(seconds))
             trail.sync(host_cooldown_seconds=600)
-            found = trail.rows(alerts)[-1]
-            assert (found.explanation, found.explanation_reason) == (explanation, reason)
+            alert_row = trail.rows(alerts)[-1]
+            assert (alert_row.explanation, alert_row.explanation_reason) == (explanation, reason)
             assert trail.completed[-1] is False
         trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e3")
         trail.stackstorm.run("e3", "running")
         assert link(trail, request_id, row, "e3", cooldown=600)["claimed"]
         trail.sync(host_cooldown_seconds=600)
-        found = trail.rows(alerts)[-1]
-        assert (found.explanation, found.explanation_reason) == ("execution", "")
+        alert_row = trail.rows(alerts)[-1]
+        assert (alert_row.explanation, alert_row.explanation_reason) == ("execution", "")
 
     def test_alerts_without_a_host_share_no_cooldown(self, trail):
         """What held the second one back was something else, so it does not wait for a cooldown."""

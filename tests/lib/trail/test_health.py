@@ -24,9 +24,9 @@ class StackStorm:
 
 @pytest.fixture
 def engine(tmp_path):
-    found = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
-    yield found
-    found.dispose()
+    opened = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
+    yield opened
+    opened.dispose()
 
 
 def test_only_available_components_are_checked(engine):

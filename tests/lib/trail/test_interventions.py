@@ -282,7 +282,7 @@ class TestAudit:
             "anna",
         )
         assert shown["ends_at"]
-        (one,) = view(engine, queries.status, request_id)["alerts"]
-        assert (one["ended_by"], one["acknowledged_by"]) == ("closed", "anna")
+        (alert_view,) = view(engine, queries.status, request_id)["alerts"]
+        assert (alert_view["ended_by"], alert_view["acknowledged_by"]) == ("closed", "anna")
         (recent,) = view(engine, queries.executions_recent)["executions"]
         assert recent["alerts"][0]["ended_by"] == "closed"

@@ -55,9 +55,9 @@ print("done", *[step.revision for step in steps], flush=True)
 
 @pytest.fixture
 def engine(database_url):
-    found = database.open_engine(database_url)
-    yield found
-    found.dispose()
+    opened = database.open_engine(database_url)
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture

@@ -170,8 +170,8 @@ class TestKept:
                 connection.execute(select(table).where(table.c.id == row_id)).one()._mapping
             )
             connection.execute(update(table).where(table.c.id == row_id).values(values))
-        found = run(engine)
-        assert found == {"requests": 1, "alerts": 1, "links": 1, "executions": 1, "kept": 1}
+        counts = run(engine)
+        assert counts == {"requests": 1, "alerts": 1, "links": 1, "executions": 1, "kept": 1}
         assert requests_left(engine) == {old.request_id}
         assert count_rows(engine) == [1, 2, 1, 1]
         change(engine, update(table).where(table.c.id == row_id).values(before))
@@ -222,9 +222,9 @@ class TestKept:
         add_execution(engine, young, "shared")
         add_execution(engine, later, "shared")
         add_execution(engine, later, "alone")
-        found = run(engine, dry_run=True)
-        assert found == {"requests": 2, "alerts": 2, "links": 3, "executions": 1, "kept": 0}
-        assert run(engine) == found
+        counts = run(engine, dry_run=True)
+        assert counts == {"requests": 2, "alerts": 2, "links": 3, "executions": 1, "kept": 0}
+        assert run(engine) == counts
         assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine, 79)["executions"] == 1
         assert count_rows(engine) == [0, 0, 0, 0]
@@ -355,14 +355,14 @@ class TestBatches:
     def test_two_purges_at_the_same_time(self, engine, small):
         kept = self.history(engine)
         counts = run(engine, dry_run=True)
-        found = []
-        threads = [threading.Thread(target=lambda: found.append(run(engine))) for _ in range(2)]
+        results = []
+        threads = [threading.Thread(target=lambda: results.append(run(engine))) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
         for name in ("requests", "alerts", "links", "executions"):
-            assert sum(each[name] for each in found) == counts[name], name
+            assert sum(each[name] for each in results) == counts[name], name
         assert requests_left(engine) == kept
 
     @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
@@ -452,13 +452,13 @@ class TestConcurrentRecording:
         for thread in writers:
             thread.start()
         try:
-            found = run(engine)
+            results = run(engine)
         finally:
             stop.set()
             for thread in writers:
                 thread.join(60)
         assert errors == []
-        assert found["requests"] == 30
+        assert results["requests"] == 30
         assert requests_left(engine) == {i for request_ids in sent for i in request_ids}
         assert count_rows(engine)[1] == 5 * count_rows(engine)[0]
         assert orphans(engine) == 0
@@ -467,7 +467,7 @@ class TestConcurrentRecording:
     def test_a_request_that_is_just_being_linked_is_kept(self, engine):
         (old,) = ended(engine, fired())
         row = row_of(engine, old)
-        waits, found = threading.Event(), []
+        waits, results = threading.Event(), []
 
         def seen(connection, cursor, statement, parameters, context, many):
             if "FOR UPDATE" in statement and "open_fingerprint" in statement:
@@ -481,11 +481,11 @@ class TestConcurrentRecording:
                 ),
             )
             event.listen(engine, "before_cursor_execute", seen)
-            thread = threading.Thread(target=lambda: found.append(run(engine)))
+            thread = threading.Thread(target=lambda: results.append(run(engine)))
             thread.start()
             assert waits.wait(10)
         thread.join(60)
-        assert found == [{**NOTHING, "kept": 1}]
+        assert results == [{**NOTHING, "kept": 1}]
         assert count_rows(engine) == [1, 1, 1, 1]
 
 

@@ -25,7 +25,7 @@ from tests.lib.trails import database_time, do_not_sync, in_parallel, on_mariadb
 
 def record(engine, *requests, now=None, **config):
     """Record requests at the time at which the last of them was received."""
-    with database_time(now or max(one.received_at for one in requests)):
+    with database_time(now or max(sent.received_at for sent in requests)):
         config.setdefault("cooldown_seconds", 0)
         return record_requests(engine, Config(**config), requests)
 
@@ -68,17 +68,17 @@ class TestRequests:
         assert call.body_sha256 == request_ids.body_sha256(sent.body)
         assert len(call.delivery_key) == 64
         assert (call.emitter, call.emitter_until) == (None, None)
-        (one,) = rows(engine)
-        assert (one.api_call_id, one.position, one.fingerprint) == (call.id, 0, "abc")
-        assert (one.alert_name, one.severity) == ("HostDown", "critical")
-        assert one.instance == "web-1:9100"
-        assert json.loads(one.labels)["job"] == "node"
-        assert json.loads(one.annotations) == {"summary": "down"}
-        assert (one.status, one.starts_at, one.ends_at) == ("firing", NOON, None)
-        assert (one.created_at, one.recorded_at) == (NOON, later(7))
-        assert (one.outcome, one.open_fingerprint, one.notifications) == ("admitted", "abc", 1)
-        assert one.episode == "abc-1768392000000"
-        assert (one.explanation, one.held_until) == (None, None)
+        (row,) = rows(engine)
+        assert (row.api_call_id, row.position, row.fingerprint) == (call.id, 0, "abc")
+        assert (row.alert_name, row.severity) == ("HostDown", "critical")
+        assert row.instance == "web-1:9100"
+        assert json.loads(row.labels)["job"] == "node"
+        assert json.loads(row.annotations) == {"summary": "down"}
+        assert (row.status, row.starts_at, row.ends_at) == ("firing", NOON, None)
+        assert (row.created_at, row.recorded_at) == (NOON, later(7))
+        assert (row.outcome, row.open_fingerprint, row.notifications) == ("admitted", "abc", 1)
+        assert row.episode == "abc-1768392000000"
+        assert (row.explanation, row.held_until) == (None, None)
 
     def test_recording_again_changes_nothing(self, engine):
         sent = [request(alert("A")), request(alert("B"), alert("B", status="resolved"))]
@@ -136,10 +136,10 @@ class TestText:
             headers={"User-Agent": text},
         )
         assert record(engine, sent)["recorded"] == 1
-        (one,) = rows(engine)
-        assert one.alert_name == "🍰" * 255
-        assert one.severity == "🍰" * 64
-        assert json.loads(one.labels)["x"] == text
+        (row,) = rows(engine)
+        assert row.alert_name == "🍰" * 255
+        assert row.severity == "🍰" * 64
+        assert json.loads(row.labels)["x"] == text
         (call,) = rows(engine, api_calls)
         assert call.receiver == "🍰" * 255
         assert call.group_key == text
@@ -156,17 +156,17 @@ class TestText:
     def test_text_is_stored_verbatim(self, engine, text):
         sent = request(alert(text, labels={text: text}, annotations={text: text}))
         assert record(engine, sent)["recorded"] == 1
-        (one,) = rows(engine)
-        assert one.alert_name == text
-        assert json.loads(one.labels)[text] == text
-        assert json.loads(one.annotations) == {text: text}
+        (row,) = rows(engine)
+        assert row.alert_name == text
+        assert json.loads(row.labels)[text] == text
+        assert json.loads(row.annotations) == {text: text}
 
     def test_lone_surrogates_are_kept_in_the_json(self, engine):
         body = json.dumps(webhook(alert("\ud800", labels={"\udfff": "\ud83d é"})))
         assert record(engine, request(body=body))["recorded"] == 1
-        (one,) = rows(engine)
-        assert json.loads(one.labels)["\udfff"] == "\ud83d é"
-        assert one.alert_name == "?"
+        (row,) = rows(engine)
+        assert json.loads(row.labels)["\udfff"] == "\ud83d é"
+        assert row.alert_name == "?"
 
     def test_a_large_body_with_a_lone_surrogate_is_recorded(self, engine):
         """5 MiB of text must not take more than 16 MiB on its way to MariaDB."""
@@ -305,8 +305,8 @@ class TestOutcomes:
     @on_sqlite
     def test_a_resolve_without_an_incident_is_recorded(self, engine):
         record(engine, request(alert(status="resolved", ends_at=later(5))))
-        (one,) = rows(engine)
-        assert (one.outcome, one.reason) == ("duplicate", "no open incident")
+        (row,) = rows(engine)
+        assert (row.outcome, row.reason) == ("duplicate", "no open incident")
         assert open_incidents(engine) == []
 
     @on_sqlite
@@ -363,7 +363,7 @@ class TestOutcomes:
             request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),
             request(alert(), received_at=later(690)),
         ]
-        assert [record(engine, one)["outcomes"] for one in sent] == [
+        assert [record(engine, notification)["outcomes"] for notification in sent] == [
             {"admitted": 1},
             {"resolved": 1},
             {"admitted": 1},
@@ -644,8 +644,8 @@ class TestLimits:
         for seconds in range(0, 120, 30):
             fires = alert(starts_at=later(seconds))
             ends = alert(status="resolved", starts_at=later(seconds), ends_at=later(seconds + 14))
-            for second, one in ((0, fires), (15, ends)):
-                sent = request(one, received_at=later(seconds + second))
+            for second, sent_alert in ((0, fires), (15, ends)):
+                sent = request(sent_alert, received_at=later(seconds + second))
                 with database_time(sent.received_at):
                     record_requests(engine, Config(), [sent])
         assert outcomes(engine).count("admitted") == 1
@@ -723,16 +723,16 @@ class TestLimits:
 class TestConcurrency:
     def test_the_same_alert_opens_one_incident(self, engine):
         sent = [request(alert(fingerprint="f")) for _ in range(6)]
-        found = in_parallel(6, lambda i: record_requests(engine, Config(), [sent[i]]))
-        assert [f["recorded"] for f in found] == [1] * 6
+        results = in_parallel(6, lambda i: record_requests(engine, Config(), [sent[i]]))
+        assert [f["recorded"] for f in results] == [1] * 6
         assert sorted(outcomes(engine)) == ["admitted"] + ["duplicate"] * 5
-        (one,) = open_incidents(engine)
-        assert one.notifications == 6
+        (row,) = open_incidents(engine)
+        assert row.notifications == 6
 
     def test_the_same_request_is_recorded_once(self, engine):
         sent = [request(alert(f"A{i}")) for i in range(5)]
-        found = in_parallel(4, lambda i: record_requests(engine, Config(), sent))
-        assert not [f for f in found if isinstance(f, Exception)], found
+        results = in_parallel(4, lambda i: record_requests(engine, Config(), sent))
+        assert not [f for f in results if isinstance(f, Exception)], results
         assert sorted(c.request_id for c in rows(engine, api_calls)) == sorted(
             s.request_id for s in sent
         )
@@ -745,8 +745,8 @@ class TestConcurrency:
             [request(alert(n, fingerprint=n)) for n in names],
             [request(alert(n, fingerprint=n)) for n in reversed(names)],
         ]
-        found = in_parallel(2, lambda i: record_requests(engine, Config(), lists[i]))
-        assert [getattr(f, "args", None) or f["recorded"] for f in found] == [8, 8]
+        results = in_parallel(2, lambda i: record_requests(engine, Config(), lists[i]))
+        assert [getattr(f, "args", None) or f["recorded"] for f in results] == [8, 8]
         assert len(open_incidents(engine)) == 8
 
     @on_mariadb
@@ -839,16 +839,16 @@ class TestLists:
                 connection.execute(alerts.delete())
                 connection.execute(api_calls.delete())
         parts = [(sent[:first], later(900)), (sent[first:], later(1200))]
-        found = [record(in_lists, *part, now=now, **config) for part, now in parts if part]
+        results = [record(in_lists, *part, now=now, **config) for part, now in parts if part]
         expected = [
-            record(singly, one, now=now, **config)
+            record(singly, single, now=now, **config)
             for part, now in parts
-            for one in sorted(part, key=lambda request: request.received_at)
+            for single in sorted(part, key=lambda request: request.received_at)
         ]
         assert self.contents(in_lists) == self.contents(singly)
         for count in ("recorded", "known", "failed"):
-            assert sum(f[count] for f in found) == sum(e[count] for e in expected)
-        assert sum((Counter(f["outcomes"]) for f in found), Counter()) == sum(
+            assert sum(f[count] for f in results) == sum(e[count] for e in expected)
+        assert sum((Counter(f["outcomes"]) for f in results), Counter()) == sum(
             (Counter(e["outcomes"]) for e in expected), Counter()
         )
 
@@ -876,10 +876,10 @@ class TestLists:
     @on_sqlite
     def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
         """Nor is it one of an incident with the same name that begins between the two."""
-        one = {"fingerprint": "f", "starts_at": later(600)}
-        resolve = alert(status="resolved", ends_at=later(700), **one)
-        record(engine, request(alert(**one)))
-        record(engine, request(resolve, alert(**one), resolve, received_at=later(60)))
+        occurrence = {"fingerprint": "f", "starts_at": later(600)}
+        resolve = alert(status="resolved", ends_at=later(700), **occurrence)
+        record(engine, request(alert(**occurrence)))
+        record(engine, request(resolve, alert(**occurrence), resolve, received_at=later(60)))
         assert outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
         (held,) = open_incidents(engine)
         assert held.notifications == 1

@@ -53,9 +53,9 @@ def tables(tmp_path_factory):
 def engine(tables, tmp_path):
     """Return an engine on SQLite; the calls to StackStorm do not depend on the database."""
     shutil.copy(tables, tmp_path / "tracking.db")
-    found = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
-    yield found
-    found.dispose()
+    opened = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_open_executions_are_updated(engine, open_one):
 
 def test_the_remediation_of_an_incident_is_updated(engine, open_one):
     dry = dict(DONE, result={"output": {"dry_run": True, "mutated": False}})
-    for found, state in ((DONE, "succeeded"), (dry, f"succeeded ({DRY_RUN})")):
+    for result, state in ((DONE, "succeeded"), (dry, f"succeeded ({DRY_RUN})")):
         answer = refresh.refresh_open_executions(
-            StackStorm({"e1": found}), view(engine, queries.alerts_active, 24)
+            StackStorm({"e1": result}), view(engine, queries.alerts_active, 24)
         )
         (incident,) = answer["active_alerts"]
         assert incident["remediation_status"] == state
@@ -101,9 +101,9 @@ def test_the_remediation_of_an_incident_is_updated(engine, open_one):
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_status(engine, open_one, status):
-    found = {"status": status, "elapsed_seconds": 7, "result": {"stderr": "x\nno such host"}}
+    document = {"status": status, "elapsed_seconds": 7, "result": {"stderr": "x\nno such host"}}
     for answer, execution in answers(engine, open_one):
-        refresh.refresh_open_executions(StackStorm({"e1": found}), answer)
+        refresh.refresh_open_executions(StackStorm({"e1": document}), answer)
         ended = status in stackstorm.TERMINAL
         assert (execution["status"], execution["duration_seconds"]) == (
             status,
@@ -113,7 +113,7 @@ def test_each_status(engine, open_one, status):
             failed = ended and status != "succeeded"
             assert execution["message"] == ("no such host" if failed else "")
     answer = refresh.refresh_open_executions(
-        StackStorm({"e1": found}), view(engine, queries.alerts_active, 24)
+        StackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
     )
     assert answer["active_alerts"][0]["remediation_status"] == status
 
@@ -154,8 +154,10 @@ def test_all_shown_executions_are_updated(many):
 
 
 def test_shown_incidents_are_updated(engine, open_one):
-    (one,) = view(engine, queries.alerts_active, 24)["active_alerts"]
-    answer = {"active_alerts": [dict(one, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]}
+    (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
+    answer = {
+        "active_alerts": [dict(incident, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]
+    }
     stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
     refresh.refresh_open_executions(stackstorm_now, answer)
     assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}

@@ -182,9 +182,9 @@ def test_each_forced_replay_is_another_attempt(engine):
         assert not gets_claim(engine, new, "another")
         assert not gets_claim(engine, first, "another")
     with database.reading(engine) as connection:
-        found = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
+        claim_keys = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
-    assert found == [key, key + "|2", key + "|3"]
+    assert claim_keys == [key, key + "|2", key + "|3"]
     released = claims.release(engine, row.episode, force=True)
     assert [r["st2_execution_id"] for r in released] == ["e1", "e2", "e3"]
     assert gets_claim(engine, new, "e4")

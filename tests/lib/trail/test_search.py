@@ -42,8 +42,8 @@ class TestParse:
 
     def test_an_age_is_relative_to_now(self):
         before = datetime.now(UTC)
-        found = search.parse(since="1h").since + timedelta(hours=1)
-        assert before <= found <= datetime.now(UTC)
+        moment = search.parse(since="1h").since + timedelta(hours=1)
+        assert before <= moment <= datetime.now(UTC)
 
     @pytest.mark.parametrize(
         "text",

@@ -56,7 +56,7 @@ STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 def request_id(mariadb_url):
     """Return the id of a request with three alerts and three executions, among those of another."""
     engine = database.open_engine(mariadb_url)
-    found = record(
+    recorded = record(
         engine,
         alert("HostDown", fingerprint="a", labels={"severity": "critical"}),
         alert("DiskFull", fingerprint="b", labels={"severity": "warning"}),
@@ -64,20 +64,20 @@ def request_id(mariadb_url):
     )
     other = record(engine, alert("HostDown", fingerprint="d"))
     # 2.5 s, 7 s, and one that has not ended.
-    record_execution(engine, found, episode("a"), "e1", "poundcake.host_down")
+    record_execution(engine, recorded, episode("a"), "e1", "poundcake.host_down")
     record_execution(
-        engine, found, episode("a"), "e2", "x.tell", status="running", end_timestamp=None
+        engine, recorded, episode("a"), "e2", "x.tell", status="running", end_timestamp=None
     )
     ended = iso(later(17))
     record_execution(
-        engine, found, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended
+        engine, recorded, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended
     )
     record_execution(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
     record_execution(
         engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended
     )
     engine.dispose()
-    return found
+    return recorded
 
 
 def query(url, statement):

@@ -26,12 +26,12 @@ LIVE = Config(
 @pytest.fixture
 def trail(engine):
     """Return a trail with a change that the workflow e1 was granted."""
-    found = SyncTrail(engine)
-    request_id, (row,) = found.record(alert())
+    new_trail = SyncTrail(engine)
+    request_id, (row,) = new_trail.record(alert())
     claims.link(engine, request_id, row.episode, WORKFLOW, "e1")
     asked = ChangeRequest(request_id, row.episode, "linux.service", "e1")
     assert safety.reserve(engine, LIVE, asked).may_change
-    return found
+    return new_trail
 
 
 def result(trail):

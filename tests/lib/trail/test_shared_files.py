@@ -34,8 +34,8 @@ def test_what_root_creates_belongs_to_the_owner_of_the_folder(other, tmp_path):
         paths = [state.parent, state, *state.iterdir()]
         assert len(paths) >= 3
         for path in paths:
-            found = os.stat(str(path))
-            assert (found.st_uid, found.st_gid) == (other.pw_uid, other.pw_gid), path
+            status = os.stat(str(path))
+            assert (status.st_uid, status.st_gid) == (other.pw_uid, other.pw_gid), path
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -59,8 +59,8 @@ def test_only_the_owner_and_the_group_can_access_a_database(tmp_path, umask):
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm are there while it is open
         connection.execute(select(schema.meta)).all()
-        found = {path.name: mode(path) for path in tmp_path.iterdir()}
-    assert found == dict.fromkeys(
+        modes = {path.name: mode(path) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(
         ["tracking.sqlite", "tracking.sqlite-wal", "tracking.sqlite-shm"], 0o640
     )
 
@@ -115,8 +115,8 @@ def test_the_other_user_can_write_what_root_created(other, open_to_all):
         "print(db.execute(\"SELECT value FROM poundcake_meta WHERE name = 'database_id'\")"
         ".fetchone()[0])"
     )
-    found = subprocess.check_output(
+    printed = subprocess.check_output(
         [sys.executable, "-c", code, str(path), str(other.pw_gid), str(other.pw_uid)],
         universal_newlines=True,
     )
-    assert found.strip() == first
+    assert printed.strip() == first

@@ -51,8 +51,8 @@ def test_an_alert_that_no_rule_matched(trail):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.emit(row, request_id)
     assert trail.sync().explained == 1
-    found = trail.one()
-    assert (found.explanation, found.explanation_reason) == ("no_rule", "no rule matched")
+    alert_row = trail.one()
+    assert (alert_row.explanation, alert_row.explanation_reason) == ("no_rule", "no rule matched")
     assert trail.completed == [True]
 
 

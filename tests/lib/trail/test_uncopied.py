@@ -23,16 +23,16 @@ def config(tmp_path, database_url):
 @pytest.fixture
 def old(config):
     """The default SQLite file, with two open incidents."""
-    found = database.open_engine(config.default_tracking_url)
+    opened = database.open_engine(config.default_tracking_url)
     sent = [request(alert(fingerprint=name)) for name in ("a", "b")]
-    record_requests(found, Config(), sent)
-    yield found
-    found.dispose()
+    record_requests(opened, Config(), sent)
+    yield opened
+    opened.dispose()
 
 
 def pending(config, engine):
-    found = health.without_endpoint(config, engine, StackStorm({}))
-    return found["components"]["database"].get("pending", "")
+    health_report = health.without_endpoint(config, engine, StackStorm({}))
+    return health_report["components"]["database"].get("pending", "")
 
 
 def record(config, engine, *alerts, at=0):

@@ -55,17 +55,17 @@ def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filter
         record_execution(
             engine, request_id, f"{name}-1768392000000", name, start_timestamp=iso(later(started))
         )
-    found, before = [], ""
+    rows, before = [], ""
     while True:
         page = listed(
             engine,
             filters=Filters(severity=filters.severity, before=search.parse(before=before).before),
             limit=1,
         )
-        found += page["st2_executions"]
+        rows += page["st2_executions"]
         before = page.get("next", "")
         if not before:
             break
-    assert [execution["triggered_at"] for execution in found] == [
+    assert [execution["triggered_at"] for execution in rows] == [
         iso(later(started)) for started in (100, 70, 50)
     ]

@@ -28,7 +28,7 @@ def test_each_status_of_stackstorm_in_each_view(engine):
     for rows in (
         trail["stackstorm_executions"],
         listed["st2_executions"],
-        [e for one in why["episodes"] for e in one["stackstorm_executions"]],
+        [e for episode_view in why["episodes"] for e in episode_view["stackstorm_executions"]],
     ):
         found = {row["st2_execution_id"]: row for row in rows}
         for status in STATUSES:
