@@ -1,5 +1,6 @@
 #!/bin/sh
-# Print the memory in use, the largest processes and those that the kernel has killed. Change nothing.
+# Print the memory in use, the largest processes and those that the kernel has killed. Change
+# nothing.
 . "${0%/*}/lib/host.sh"
 
 top=5

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Delete old files in directories and everything below them. Print what was deleted, or what would be
-# deleted in a dry run.
+# Delete old files in directories and everything below them. Print what was deleted, or what would
+# be deleted in a dry run.
 . "${0%/*}/lib/host.sh"
 
 SEARCH_SECONDS=240
@@ -68,8 +68,8 @@ search() {
     done
 }
 
-# Enter the directory $1, so that names are relative to it. Fail if it has been replaced: the owner of
-# a directory above it could have put a link to another directory in its place.
+# Enter the directory $1, so that names are relative to it. Fail if it has been replaced: the owner
+# of a directory above it could have put a link to another directory in its place.
 enter() {
     cd -P "$1" 2>/dev/null && [ "$(pwd -P)" = "$1" ]
 }
