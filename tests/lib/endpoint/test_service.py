@@ -325,7 +325,7 @@ class TestDamage:
         (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is not a database" * 99)
         endpoint = make().ready()
         (quarantined,) = part(endpoint, "journal")["set_aside"]
-        assert (quarantined["saved"], quarantined["unread_bytes"]) == (0, 19 * 99)
+        assert (quarantined["saved"], quarantined["unread_bytes"]) == (0, 22 * 99)
         with open(quarantined["file"], "rb") as file:
             assert file.read() == b"this is not a database" * 99
         assert endpoint.post(webhook()).status == 202
