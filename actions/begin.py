@@ -8,12 +8,12 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.remediation import begin
 from poundcake.remediation.stage import Stage
-from poundcake.remediations import Mode
+from poundcake.remediations import Mode, Remediation
 from poundcake.trail import claims, database, limits, queries
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.limits import ChangeRequest, Situation
 
-# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
+# Seconds to retry while the database is unavailable: less than the action's own timeout.
 _RETRY_SECONDS = 45
 
 
@@ -49,8 +49,18 @@ class Begin(PackAction):
             )
             return situation
 
+        def find_objection(entry: Remediation) -> str:
+            from poundcake.remediation import conditions
+
+            subject = conditions.Subject.of(found["labels"], self.settings.host_label)
+            return conditions.find_objection(entry, subject, self.prometheus)
+
         alert = begin.Alert(
-            found["labels"], found["status"], found["incident_ended_at"], read_situation
+            found["labels"],
+            found["status"],
+            found["incident_ended_at"],
+            read_situation,
+            find_objection,
         )
         request = begin.Request(remediation, action, parameters or {}, Mode(mode))
         decision = begin.decide(self.settings, alert, request)

@@ -323,6 +323,10 @@ class Config:
         """The keys that are not secret, with their values as JSON types."""
         return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
 
+    def remediation(self, name: str) -> Remediation | None:
+        """Return the valid entry of `remediations` with this name, or None."""
+        return next((entry for entry in self.remediations if entry.name == name), None)
+
     @property
     def without_dry_run(self) -> Config:
         """The configuration with dry_run off."""
