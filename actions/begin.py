@@ -20,11 +20,16 @@ _RETRY_SECONDS = 45
 class Begin(PackAction):
     """Run poundcake.begin."""
 
-    def work(self, request_id: str, episode: str, **given: Any) -> dict[str, Any]:
+    def work(
+        self, request_id: str, episode: str, st2_user: str = "", **given: Any
+    ) -> dict[str, Any]:
         """Return what the workflow may do, and if it changes nothing, its report."""
-        return database.retry_while_unavailable(
+        found = database.retry_while_unavailable(
             lambda: self._begin(request_id, episode, **given), _RETRY_SECONDS
         )
+        # The service user answers no when the approval has expired. It is the last one.
+        users = [*found["approvers"], st2_user] if found["approvers"] else []
+        return {**found, "asks": bool(users), "users": users}
 
     def _begin(
         self,

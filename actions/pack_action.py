@@ -93,7 +93,10 @@ class PackAction(Action):
         from poundcake.trail import refresh
 
         answer = self.view(view, **query)
-        return refresh.refresh_open_executions(self.stackstorm(), answer) if answer else answer
+        if not answer:
+            return answer
+        minutes = self.settings.approval_minutes
+        return refresh.refresh_open_executions(self.stackstorm(), answer, minutes)
 
     def stackstorm(self) -> StackStorm:
         """Return a client of StackStorm's API that uses the token of this execution."""

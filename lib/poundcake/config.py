@@ -294,6 +294,7 @@ class Config:
     prometheus: tuple[MonitoringServer, ...] = _key((), _MonitoringServers(False))
     gone_after_seconds: int = _integer(600, 15, 86_400)
     not_cleared_minutes: int = _integer(15, 1, 10_080)
+    approval_minutes: int = _integer(30, 1, 10_080)
     retention_days: int = _integer(90, 1, 36_500)
     auto_migrate: bool = _boolean(True)
     log_level: str = _string("info", _one_of(LOG_LEVELS))

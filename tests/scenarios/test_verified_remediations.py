@@ -105,9 +105,10 @@ def outcome(stack, request_id):
 
 
 def tasks(stack, execution):
-    return [child["action"]["ref"] for child in stack.api(
-        f"/executions/{execution['st2_execution_id']}/children"
-    )]
+    return [
+        child["action"]["ref"]
+        for child in stack.api(f"/executions/{execution['st2_execution_id']}/children")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from poundcake.hosts import host_or_empty
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.report import Report
 from poundcake.remediation.safety import (
+    LASTING,
     Refusal,
     may_check_conditions,
     preview,
@@ -105,6 +106,7 @@ class Decision:
         settle_seconds: Seconds until the incident has been known for long enough.
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
+        approvers: The users of whom one has to approve the change first.
     """
 
     stage: Stage
@@ -119,6 +121,7 @@ class Decision:
     settle_seconds: int = 0
     reservation: ChangeRequest = field(default_factory=ChangeRequest)
     verification: Verification = field(default_factory=Verification)
+    approvers: tuple[str, ...] = ()
 
     @property
     def may_reserve(self) -> bool:
@@ -145,11 +148,11 @@ class Decision:
 
     def report(self) -> Report:
         """Return the output of a workflow that ends without a change."""
-        # A condition that does its work is no failure.
+        # A condition or a limit that does its work is no failure.
         expected = (
             self.dry_run
             or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
-            or self.refusal == Refusal.NOT_CONFIRMED
+            or bool(self.refusal and self.refusal not in LASTING)
         )
         return Report(
             status="succeeded" if expected else "failed",
@@ -185,6 +188,7 @@ class Decision:
                 "storm": self.reservation.storm,
             },
             "verification": self.verification.as_dict(),
+            "approvers": list(self.approvers),
             "report": self.report().as_dict(),
         }
 
@@ -204,6 +208,8 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
             return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
         return decide_entry(config, alert, entry, request.mode)
     mode = _effective_mode(config, request.mode)
+    if mode is Mode.ASK:
+        return Decision(Stage.REFUSED, _NO_APPROVERS)
     host = host_or_empty(alert.labels, config.host_label)
     planned = Decision(Stage.REMEDIATE, "", request.action, request.parameters, "", host, host)
     return _permitted(config, alert, planned, mode)
@@ -248,9 +254,20 @@ def decide_entry(
     )
     decision = _permitted(config, alert, planned, mode, entry)
     missing = missing_support(entry)
+    if mode is Mode.ASK and not entry.approvers:
+        missing = _NO_APPROVERS
     if decision.may_reserve and missing:
         return replace(decision, stage=Stage.REFUSED, message=missing)
+    if decision.may_reserve and mode is Mode.ASK:
+        # Do not ask people for what would be refused anyway.
+        stage = Stage.REFUSED if decision.message else Stage.REMEDIATE
+        return replace(decision, stage=stage, approvers=entry.approvers)
     return decision
+
+
+_NO_APPROVERS = (
+    "the mode ask needs approvers: name an entry of remediations that has the key approvers"
+)
 
 
 def missing_support(entry: Remediation) -> str:
@@ -258,8 +275,6 @@ def missing_support(entry: Remediation) -> str:
 
     A change without a check that the entry demands would be unsafe.
     """
-    if entry.mode is Mode.ASK:
-        return "approval is not available in this release; set mode: dry_run or mode: live"
     kinds = [check.partition(":")[0] for check in entry.check]
     unsupported = [f"check: {kind}" for kind in kinds if kind not in CHECKS_OF_THE_PACK]
     kind = entry.verify.partition(":")[0]

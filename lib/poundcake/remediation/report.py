@@ -14,6 +14,7 @@ from poundcake.remediation.checks import TcpState
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution
+from poundcake.trail.approvals import TASK
 from poundcake.trail.changes import ChangeResult
 
 _OWN_ACTIONS = "poundcake."
@@ -122,9 +123,16 @@ def _ending(tasks: _Tasks) -> _Ending:
     change = next(filter(None, map(tasks.execution, CHANGE_TASKS)), None)
     if change is None and tasks.execution("reserve"):
         return _ending_without_reservation(permission, tasks)
+    if change is None and tasks.execution(TASK):
+        message = "nobody could be asked for approval, so nothing was changed; its task says why"
+        return _Ending(False, Stage.REFUSED, message)
     if change is None:
         return _ending_without_change(permission, tasks.result("evidence"))
-    return _ending_after_change(permission, change, tasks)
+    ending = _ending_after_change(permission, change, tasks)
+    approved_by = tasks.result("reserve").get("approved_by")
+    if approved_by:
+        ending = ending._replace(message=f"approved by {approved_by}; {ending.message}")
+    return ending
 
 
 def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _Ending:

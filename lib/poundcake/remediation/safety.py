@@ -61,6 +61,8 @@ class Refusal(StringEnum):
     """`dry_run` is on."""
     PAUSED = "paused"
     """Somebody has paused all changes with poundcake.pause."""
+    APPROVAL_MISSING = "approval_missing"
+    """The mode is ask, and no approver has approved the change."""
     NOT_CLAIMED = changes.NOT_CLAIMED
     """The execution did not get the claim on the episode (poundcake.link)."""
     EPISODE_TAKEN = "episode_taken"
@@ -447,6 +449,16 @@ def _paused(config: Config, request: ChangeRequest, situation: Situation) -> _Re
     )
 
 
+def _unapproved(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    if not request.unapproved:
+        return None
+    return _Reason(
+        Refusal.APPROVAL_MISSING,
+        request.unapproved,
+        "replay its request with force=true, and approve it",
+    )
+
+
 def _acknowledged(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     if not situation.acknowledged_by:
         return None
@@ -629,6 +641,7 @@ def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _R
 
 
 _CONTROLS: Sequence[_Control] = (
+    _unapproved,
     _paused,
     _acknowledged,
     _silenced,

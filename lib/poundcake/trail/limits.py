@@ -59,6 +59,7 @@ class ChangeRequest:
         remediation: The name of the remediation, for its limits; empty for the action's reference.
         needs_host: Whether an alert without a usable host is refused.
         check_failed: Whether a check confirmed just now that the alert is true.
+        unapproved: Why the change is not approved, or empty.
         objection: Why a condition of the entry does not permit the change, or empty.
         target_labels: The labels that name the target; empty if the target is the host.
         per_label: A label by which changes are limited further, or empty.
@@ -75,6 +76,7 @@ class ChangeRequest:
     remediation: str = ""
     needs_host: bool = True
     check_failed: bool = False
+    unapproved: str = ""
     objection: str = ""
     target_labels: tuple[str, ...] = ()
     per_label: str = ""

@@ -59,6 +59,7 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
             "storm": 0,
         },
         "verification": {"check": "", "wait": 0, "pause": 0, "polls": 0},
+        "approvers": [],
         "report": found.report().as_dict(),
     }
     assert make_inert(found.as_dict()) == found.as_dict()
@@ -127,7 +128,6 @@ def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
         ({"alert": {"status": "resolved"}}, "the alert is resolved"),
         ({"config": {"allowed_actions": []}}, "allowed_actions does not contain linux.service"),
         ({"config": {"allowed_hosts": ["db-*"]}}, "allowed_hosts does not contain web-1"),
-        ({"mode": "ask", "approvers": ["anna"]}, "approval is not available in this release"),
         ({"check": ["alert", "disk:/var"]}, "check: disk is not available in this release"),
         ({"verify": "disk:/var"}, "verify: disk is not available in this release"),
     ],
@@ -240,3 +240,29 @@ def test_the_verification_of_an_entry_reaches_the_workflow():
 
 
 CHECKED = {**ENTRY, "check": ["alert"]}
+
+
+def test_the_mode_ask_names_the_approvers():
+    found = decision(mode="ask", approvers=["anna", "ben"])
+    assert (found.may_reserve, found.approvers) == (True, ("anna", "ben"))
+    assert decision().approvers == ()
+    strict = decision(Request("nginx", mode=Mode.ASK), approvers=["anna"])
+    assert strict.approvers == ("anna",)
+
+
+@pytest.mark.parametrize(
+    "request_", [Request("nginx", mode=Mode.ASK), Request(action="linux.service", mode=Mode.ASK)]
+)
+def test_the_mode_ask_of_a_rule_needs_approvers(request_):
+    found = decision(request_)
+    assert (found.may_reserve, found.stage) == (False, "refused")
+    assert "the mode ask needs approvers" in found.message
+
+
+def test_nobody_is_asked_during_a_pause():
+    entry = {**ENTRY, "mode": "ask", "approvers": ["anna"]}
+    configuration = load({**OPEN, "remediations": [entry]})
+    alert = Alert(LABELS, "firing", read_situation=paused)
+    found = decide(configuration, alert, Request(remediation="nginx"))
+    assert (found.may_reserve, found.refusal) == (False, "paused")
+    assert found.report().status == "succeeded"

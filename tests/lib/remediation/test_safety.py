@@ -326,6 +326,13 @@ PASSING = {
         "known for 60 s (settle_seconds) before anything is changed, which it is in 40 s",
         "wait",
     ),
+    "approval_missing": (
+        {},
+        {"unapproved": "anna refused the approval"},
+        {},
+        "anna refused the approval",
+        "force=true",
+    ),
     "not_confirmed": (
         {},
         {"objection": "web-1 answers on port 22", "remediation": "dead-host"},
