@@ -55,10 +55,11 @@ class Begin(PackAction):
             return situation
 
         def find_objection(entry: Remediation) -> str:
-            from poundcake.remediation import conditions
+            from poundcake.remediation.conditions import find_objection as find
+            from poundcake.remediation.polls import Subject
 
-            subject = conditions.Subject.of(found["labels"], self.settings.host_label)
-            return conditions.find_objection(entry, subject, self.prometheus)
+            subject = Subject.of(found["labels"], self.settings.host_label)
+            return find(entry, subject, self.prometheus)
 
         alert = begin.Alert(
             found["labels"],

@@ -61,7 +61,8 @@ class Reserve(PackAction):
         return safety.with_conditions(request, entry, self._find_objection(entry, labels))
 
     def _find_objection(self, entry: Remediation, labels: dict[str, str]) -> str:
-        from poundcake.remediation import conditions
+        from poundcake.remediation.conditions import find_objection
+        from poundcake.remediation.polls import Subject
 
-        subject = conditions.Subject.of(labels, self.settings.host_label)
-        return conditions.find_objection(entry, subject, self.prometheus)
+        subject = Subject.of(labels, self.settings.host_label)
+        return find_objection(entry, subject, self.prometheus)

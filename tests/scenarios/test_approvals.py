@@ -43,7 +43,7 @@ class Asked:
 
     def __init__(self, stack):
         self.stack, self.note = stack, unique("note")
-        labels = {"instance": unique("web") + ".test:9100", "note": self.note}
+        labels = {"alertname": NAME, "instance": unique("web") + ".test:9100", "note": self.note}
         self.alert = alert(NAME, labels=labels)
         self.request_id = stack.accepted(notification(self.alert))
         trail = stack.trail_when(
@@ -150,7 +150,8 @@ def test_an_entry_that_no_longer_applies_changes_nothing_after_the_approval(stac
 def test_nobody_is_asked_for_what_would_be_refused_anyway(stack, forgotten):
     """A36: refused before anybody is asked."""
     with stack.configured(allowed_hosts=["db-*"]):
-        sent = alert(NAME, labels={"instance": unique("web") + ".test", "note": unique("note")})
+        labels = {"alertname": NAME, "instance": unique("web") + ".test", "note": unique("note")}
+        sent = alert(NAME, labels=labels)
         (execution,) = stack.completed(stack.accepted(notification(sent)))["stackstorm_executions"]
     assert (execution["stage"], execution["mutated"]) == ("refused", False)
     children = stack.api(f"/executions/{execution['st2_execution_id']}/children")

@@ -178,8 +178,8 @@ def _ask(kind: str, subject: Subject, servers: Sequence[PrometheusApi], change: 
         problem = _problem(kind, server, reading, subject, change.age)
         if problem:
             return _Seen(False, f"{server.url}: {problem}")
-        is_known = reading.state is not AlertState.ABSENT and reading.evaluated_at is not None
-        evaluations.append(format_timestamp(reading.evaluated_at) if is_known else "")
+        at = reading.evaluated_at if reading.state is not AlertState.ABSENT else None
+        evaluations.append(format_timestamp(at) if at else "")
     if not any(evaluations):
         name = subject.labels.get("alertname", "")
         return _Seen(False, f"no Prometheus has an alerting rule {name}")
