@@ -81,7 +81,10 @@ class StandIn:
             url = self._start_sensors(config, ended)
             ready = f"webhooks at {url}, {ready}"
         if not ended.is_set():
-            print(f"ready: {ready}", flush=True)
+            # One write: print() would write the line and its end separately, and a log line of
+            # another thread could come between them.
+            sys.stdout.write(f"ready: {ready}\n")
+            sys.stdout.flush()
 
     def _start_sensors(self, config: dict, ended: threading.Event) -> str:
         host, port = config.get("host") or "127.0.0.1", config["port"]

@@ -403,6 +403,7 @@ def test_a_workflow_handles_an_episode_once_until_its_claim_is_released(stack):
     assert stack.run("poundcake.release", episode=episode) == {
         "released": [{"st2_execution_id": holder, "st2_workflow": "poundcake_scenarios.linked"}],
         "count": 1,
+        "failures": 0,
     }
     released = stack.execute("poundcake_scenarios.linked", **ids)
     assert released["result"]["output"]["stage"] == "done"

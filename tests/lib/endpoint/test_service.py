@@ -323,7 +323,7 @@ class TestDamage:
         (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is not a database" * 99)
         endpoint = make().ready()
         (found,) = part(endpoint, "journal")["set_aside"]
-        assert (found["saved"], found["unread_bytes"]) == (0, 19 * 99)
+        assert (found["saved"], found["unread_bytes"]) == (0, 22 * 99)
         with open(found["file"], "rb") as file:
             assert file.read() == b"this is not a database" * 99
         assert endpoint.post(webhook()).status == 202
