@@ -8,23 +8,28 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.remediation import begin
 from poundcake.remediation.stage import Stage
-from poundcake.remediations import Mode
+from poundcake.remediations import Mode, Remediation
 from poundcake.trail import claims, database, limits, queries
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.limits import ChangeRequest, Situation
 
-# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
+# Seconds to retry while the database is unavailable: less than the action's own timeout.
 _RETRY_SECONDS = 45
 
 
 class Begin(PackAction):
     """Run poundcake.begin."""
 
-    def work(self, request_id: str, episode: str, **given: Any) -> dict[str, Any]:
+    def work(
+        self, request_id: str, episode: str, st2_user: str = "", **given: Any
+    ) -> dict[str, Any]:
         """Return what the workflow may do, and if it changes nothing, its report."""
-        return database.retry_while_unavailable(
+        found = database.retry_while_unavailable(
             lambda: self._begin(request_id, episode, **given), _RETRY_SECONDS
         )
+        # The service user answers no when the approval has expired. It is the last one.
+        users = [*found["approvers"], st2_user] if found["approvers"] else []
+        return {**found, "asks": bool(users), "users": users}
 
     def _begin(
         self,
@@ -49,8 +54,19 @@ class Begin(PackAction):
             )
             return situation
 
+        def find_objection(entry: Remediation) -> str:
+            from poundcake.remediation.conditions import find_objection as find
+            from poundcake.remediation.polls import Subject
+
+            subject = Subject.of(found["labels"], self.settings.host_label)
+            return find(entry, subject, self.prometheus)
+
         alert = begin.Alert(
-            found["labels"], found["status"], found["incident_ended_at"], read_situation
+            found["labels"],
+            found["status"],
+            found["incident_ended_at"],
+            read_situation,
+            find_objection,
         )
         request = begin.Request(remediation, action, parameters or {}, Mode(mode))
         decision = begin.decide(self.settings, alert, request)

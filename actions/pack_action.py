@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from st2common.runners.base_action import Action
 
@@ -14,6 +14,7 @@ from poundcake.inert import make_inert, make_lines_inert
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+    from poundcake.monitoring import PrometheusApi
     from poundcake.stackstorm import StackStorm
     from poundcake.trail.audit import Actor
 
@@ -62,6 +63,16 @@ class PackAction(Action):
 
         return database.open_engine(self.settings.tracking_url)
 
+    def prometheus(self) -> Sequence[PrometheusApi]:
+        """Return clients of the configured Prometheus servers.
+
+        Raises:
+            ConfigError: A secret of a server cannot be read on this host.
+        """
+        from poundcake.monitoring import prometheus_servers
+
+        return prometheus_servers(config.load(self.config, config.CREDENTIAL_KEYS))
+
     def actor(self, st2_user: str) -> Actor:
         """Return the user and the execution that run this action, for the audit table."""
         from poundcake.trail.audit import Actor
@@ -82,7 +93,10 @@ class PackAction(Action):
         from poundcake.trail import refresh
 
         answer = self.view(view, **query)
-        return refresh.refresh_open_executions(self.stackstorm(), answer) if answer else answer
+        if not answer:
+            return answer
+        minutes = self.settings.approval_minutes
+        return refresh.refresh_open_executions(self.stackstorm(), answer, minutes)
 
     def stackstorm(self) -> StackStorm:
         """Return a client of StackStorm's API that uses the token of this execution."""

@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Sequence
 
 from pack_action import PackAction
 from poundcake.remediation import safety
-from poundcake.trail import database
+from poundcake.remediation.approval import read_approval
+from poundcake.remediations import Mode, Remediation
+from poundcake.trail import database, limits, queries
 from poundcake.trail.limits import ChangeRequest
 
-# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
+# Seconds to retry while the database is unavailable: less than the action's own timeout.
 _RETRY_SECONDS = 45
 
 
 class Reserve(PackAction):
     """Run poundcake.reserve."""
 
-    def work(self, target: Sequence[str] = (), **asked: Any) -> dict[str, Any]:
+    def work(
+        self, target: Sequence[str] = (), entry: str = "", mode: str = "live", **asked: Any
+    ) -> dict[str, Any]:
         """Return the decision. Without the tracking database, nothing may be changed."""
         request = ChangeRequest(target_labels=tuple(target), **asked)
+        approved_by = ""
+        found = self.settings.remediation(entry) if entry else None
+        if entry and found is None:
+            removed = f"the configuration no longer has a valid remediation {entry}"
+            request = replace(request, objection=removed)
+        if found and Mode.strictest(found.mode, Mode(mode)) is Mode.ASK:
+            problem, approved_by = read_approval(
+                self.stackstorm(), request.execution_id, found.approvers
+            )
+            request = replace(request, unapproved=problem)
         try:
             decision = database.retry_while_unavailable(
-                lambda: safety.reserve(self.engine(), self.settings, request), _RETRY_SECONDS
+                lambda: self._reserve(request, found), _RETRY_SECONDS
             )
         except database.DatabaseError as error:
             decision = safety.without_database(self.settings, request, error)
-        return decision.as_dict()
+        return {**decision.as_dict(), "approved_by": approved_by}
+
+    def _reserve(self, request: ChangeRequest, entry: Remediation | None) -> safety.SafetyDecision:
+        if entry and not request.unapproved:
+            request = self._with_conditions(request, entry)
+        return safety.reserve(self.engine(), self.settings, request)
+
+    def _with_conditions(self, request: ChangeRequest, entry: Remediation) -> ChangeRequest:
+        """Return a request after the conditions of an entry were checked."""
+        found = self.view(queries.alert_of, request_id=request.request_id, episode=request.episode)
+        labels = found["labels"] if found else {}
+        objection = safety.objection_to(entry, labels, request.action)
+        if objection or not entry.has_conditions:
+            return replace(request, objection=objection)
+        situation = self.view(limits.read_situation, config=self.settings, request=request)
+        decision = safety.decide(self.settings, request, situation)
+        if not safety.may_check_conditions(decision):
+            return request  # it is refused anyway
+        return safety.with_conditions(request, entry, self._find_objection(entry, labels))
+
+    def _find_objection(self, entry: Remediation, labels: dict[str, str]) -> str:
+        from poundcake.remediation.conditions import find_objection
+        from poundcake.remediation.polls import Subject
+
+        subject = Subject.of(labels, self.settings.host_label)
+        return find_objection(entry, subject, self.prometheus)

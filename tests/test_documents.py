@@ -118,6 +118,6 @@ def test_the_table_of_refusals_lists_each_one():
     assert [name for name, *_ in rows] and {name for name, *_ in rows} == set(map(str, Refusal))
     schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
     defaults = re.findall(r"`(\w+): (\d+)`", section)
-    assert len(defaults) == 11
+    assert len(defaults) == 12
     for key, value in defaults:
         assert schema[key]["default"] == int(value), key

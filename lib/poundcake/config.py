@@ -294,6 +294,7 @@ class Config:
     prometheus: tuple[MonitoringServer, ...] = _key((), _MonitoringServers(False))
     gone_after_seconds: int = _integer(600, 15, 86_400)
     not_cleared_minutes: int = _integer(15, 1, 10_080)
+    approval_minutes: int = _integer(30, 1, 10_080)
     retention_days: int = _integer(90, 1, 36_500)
     auto_migrate: bool = _boolean(True)
     log_level: str = _string("info", _one_of(LOG_LEVELS))
@@ -322,6 +323,10 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """The keys that are not secret, with their values as JSON types."""
         return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    def remediation(self, name: str) -> Remediation | None:
+        """Return the valid entry of `remediations` with this name, or None."""
+        return next((entry for entry in self.remediations if entry.name == name), None)
 
     @property
     def without_dry_run(self) -> Config:

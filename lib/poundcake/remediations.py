@@ -22,7 +22,12 @@ MAX_WAIT = 3600
 """Maximum value of `wait`, in seconds."""
 CHECKS = ("alert", "expression", "tcp", "disk", "memory", "cpu", "service", "action")
 """The kinds of checks. Some take an argument after a colon: `tcp:22`."""
-CHECKS_WITH_ARGUMENT = ("tcp", "disk", "service", "action")
+CHECKS_WITH_ARGUMENT = ("disk", "service", "action")
+"""The kinds that need an argument."""
+CHECKS_OF_THE_PACK = ("alert", "expression", "tcp")
+"""The kinds that need no task of their own. `tcp` and `expression` may have an argument."""
+NO_VERIFICATION = "none"
+"""The value of `verify` for a change that is not verified."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
@@ -108,7 +113,7 @@ class Remediation:
         only_if: A PromQL expression that has to be true before a change, '' if there is none.
         per: The limits on targets that share a label, or None.
         wait: Seconds that the verification may take, or None for the default of its kind.
-        verify: The check that verifies the change, '' if there is none.
+        verify: The check that verifies the change, '' or `none` if there is none.
         target: The labels that name what is changed. If there are none, the host is changed.
         evidence: The references of actions that collect evidence.
     """
@@ -127,6 +132,11 @@ class Remediation:
     verify: str = ""
     target: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether something is checked before a change."""
+        return bool(self.check or self.only_if)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Return True if the labels of an alert satisfy all matchers."""
@@ -430,15 +440,28 @@ def _read_check(value: Any) -> str:
     kind, colon, argument = text.partition(":")
     if kind not in CHECKS:
         raise ValueError(f"{text} is not a check; the checks are {', '.join(CHECKS)}")
-    needs_argument = kind in CHECKS_WITH_ARGUMENT
-    if needs_argument != bool(argument) or (colon and not argument):
-        form = f"{kind}:22" if kind == "tcp" else f"{kind}:NAME" if needs_argument else kind
-        raise ValueError(f"{text} must have the form {form}")
-    if kind == "tcp" and not (argument.isdigit() and 0 < int(argument) < 65_536):
+    needs_argument, may_have_one = kind in CHECKS_WITH_ARGUMENT, kind in ("tcp", "expression")
+    if (needs_argument or colon) and not argument.strip():
+        raise ValueError(f"{text} must have the form {_CHECK_FORMS.get(kind, kind + ':NAME')}")
+    if argument and not needs_argument and not may_have_one:
+        raise ValueError(f"{text} must have the form {kind}")
+    if kind == "tcp" and argument and not (argument.isdigit() and 0 < int(argument) < 65_536):
         raise ValueError(f"{text} must have the form tcp:22, with a port from 1 to 65535")
     if kind == "action":
         _read_action(argument)
     return text
+
+
+_CHECK_FORMS = {"tcp": "tcp:22", "expression": "expression:PROMQL", "alert": "alert"}
+
+
+def _read_verify(value: Any) -> str:
+    text = _read_text(value)
+    if text == NO_VERIFICATION:
+        return text
+    if text.startswith("expression:"):
+        raise ValueError("must be expression, which is that of the alert's own rule, without more")
+    return _read_check(text)
 
 
 def _read_parameters(value: Any) -> Mapping[str, Any]:
@@ -494,7 +517,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "only_if": _read_text,
     "per": _read_per,
     "wait": _read_wait,
-    "verify": _read_check,
+    "verify": _read_verify,
     "target": _read_labels,
     "evidence": _read_actions,
 }

@@ -987,6 +987,55 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
+        "no change is made if a condition of its entry does not permit it",
+        Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
+        test(
+            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            "not_confirmed",
+        ),
+    ),
+    Defence(
+        "a condition that cannot be checked permits no change",
+        Edit("poundcake.remediation.conditions:find_objection", "str(error)", "''"),
+        test("tests/lib/remediation/test_conditions.py::test_the_alert_has_to_fire_now"),
+    ),
+    Defence(
+        "an entry that was changed since the start permits no change",
+        Edit("poundcake.remediation.safety:objection_to", "entry.action != action", "False"),
+        test(SAFETY_TESTS + "test_an_entry_that_was_changed_since_the_start_permits_no_change"),
+    ),
+    Defence(
+        "a change is verified only by two evaluations",
+        Edit("poundcake.remediation.polls:_compared", "len(before) != len(now)", "False"),
+        test(
+            "tests/lib/remediation/test_verification.py::"
+            "test_two_evaluations_without_the_alert_confirm_a_change"
+        ),
+    ),
+    Defence(
+        "an evaluation from before the change verifies nothing",
+        Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
+        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+    ),
+    Defence(
+        "a vanished series verifies nothing",
+        Edit("poundcake.remediation.polls:_not_scraped", "one.value != 1", "False"),
+        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+    ),
+    Defence(
+        "no change is made in the mode ask without an approval",
+        Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
+        test(
+            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            "approval_missing",
+        ),
+    ),
+    Defence(
+        "only an approver can approve",
+        Edit("poundcake.remediation.approval:read_approval", "by in approvers", "True"),
+        test("tests/lib/remediation/test_approval.py::test_every_other_answer_permits_nothing"),
+    ),
+    Defence(
         "a remediation that no longer matches the alert is refused",
         Edit(
             "poundcake.remediation.begin:decide_entry", "not entry.matches(alert.labels)", "False"

@@ -30,6 +30,7 @@ class FakeStackStorm:
         calls: The calls, as (name of the method, its first argument).
         errors: What to raise, by the name of a method or by (name, first argument).
         unlisted: Executions that the list leaves out.
+        answers: The answers to inquiries, as (id, response).
         clock_offset: How far StackStorm's clock is ahead of ours.
     """
 
@@ -46,6 +47,7 @@ class FakeStackStorm:
         self.parents = {}
         self.linking = set()
         self.unreadable = 0
+        self.answers = []
 
     # -- filling it
 
@@ -118,6 +120,15 @@ class FakeStackStorm:
     def get_children(self, execution_id):
         self._record_call("get_children", execution_id)
         return [self.executions[i] for i, parent in self.parents.items() if parent == execution_id]
+
+    def pending_inquiries(self):
+        self._record_call("pending_inquiries")
+        found = [e for e in self.executions.values() if e.action == "core.ask"]
+        return [e for e in found if e.status == "pending"]
+
+    def respond(self, inquiry_id, response):
+        self.answers.append((inquiry_id, dict(response)))
+        self._record_call("respond", inquiry_id)
 
     def list_triggers(self, trigger, after, before):
         assert trigger == "poundcake.alert"

@@ -6,6 +6,7 @@ from standalone import api, schemas
 from standalone.api import Answer, ApiError, not_found
 from standalone.content import ContentError
 from standalone.store import COMPLETED
+from tests.standin.executor import USER
 
 # st2common/constants/action.py
 STATUSES = (
@@ -83,7 +84,10 @@ class Api(api.Api):
             raise not_found("Inquiry", id_)
         response = (request.body or {}).get("response")
         try:
-            self.executor.respond(id_, response)
+            # StackStorm knows the user from the token. Here, the request names the user.
+            self.executor.respond(id_, response, request.query.get("user", USER))
+        except PermissionError as error:
+            raise ApiError(403, str(error)) from error
         except ValueError as error:
             raise ApiError(400, str(error)) from error
         return Answer(200, {"id": id_, "response": response})

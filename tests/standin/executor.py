@@ -115,16 +115,23 @@ class Executor(executor.Executor):
             raise ValueError(f'{text}in "{status}" state.')
         return execution
 
-    def respond(self, execution_id, response):
-        """Answer an inquiry. Raise ValueError if it is not open, or the response is invalid."""
+    def respond(self, execution_id, response, user):
+        """Answer an inquiry.
+
+        Raise ValueError if it is not open or the response is invalid, and PermissionError if the
+        user may not answer it.
+        """
         execution = self.store.executions.get(execution_id)
         if execution["status"] != "pending":
             raise ValueError(f"Inquiry {execution_id} has already been responded to")
+        users = execution["result"].get("users")
+        if users and user not in users:
+            raise PermissionError(f'Insufficient permission to respond to "{execution_id}".')
         schemas.check(response, execution["result"]["schema"], nulls=True)
         if "orquesta" in execution["context"]:
             parent_id = execution["context"]["parent"]["execution_id"]
             # The parent resumes first, so that the end of its child finds it running.
-            self.engine.post(self.engine.resume, parent_id, USER).result(10)
+            self.engine.post(self.engine.resume, parent_id, user).result(10)
         self.set_status(execution_id, "succeeded", {**execution["result"], "response": response})
 
 

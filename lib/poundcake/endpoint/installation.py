@@ -42,7 +42,10 @@ class Installation:
             DatabaseError: The database cannot be read now.
         """
         answer = self.reader.read_view(lambda connection: view(connection, **query))
-        return refresh.refresh_open_executions(self.stackstorm, answer) if answer else answer
+        if not answer:
+            return answer
+        minutes = self.config.approval_minutes
+        return refresh.refresh_open_executions(self.stackstorm, answer, minutes)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Return the status view of a request, recorded or not; None if it is unknown.

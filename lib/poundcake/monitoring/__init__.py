@@ -12,6 +12,7 @@ from poundcake.monitoring.api import (
     AlertmanagerApi,
     AlertmanagerStatus,
     AlertReading,
+    AlertRule,
     AlertState,
     HeldAlert,
     Matcher,
@@ -25,6 +26,7 @@ from poundcake.monitoring.prometheus import Prometheus
 
 __all__ = [
     "AlertReading",
+    "AlertRule",
     "AlertState",
     "Alertmanager",
     "AlertmanagerApi",

@@ -102,6 +102,19 @@ class AlertState(StringEnum):
 
 
 @dataclass(frozen=True)
+class AlertRule:
+    """An alerting rule of Prometheus.
+
+    Attributes:
+        expression: Its expression.
+        labels: The names of the labels that it sets, which replace those of its expression.
+    """
+
+    expression: str
+    labels: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class AlertReading:
     """The state of an alert, as of the last evaluation of its rule.
 
@@ -111,12 +124,14 @@ class AlertReading:
             several rules have its name; None if none was evaluated.
         now: The current time by Prometheus's clock, or None if the response contains none.
         detail: Why the state is unknown, or empty.
+        rules: The rules with its name.
     """
 
     state: AlertState
     evaluated_at: datetime | None = None
     now: datetime | None = None
     detail: str = ""
+    rules: tuple[AlertRule, ...] = ()
 
 
 @dataclass(frozen=True)

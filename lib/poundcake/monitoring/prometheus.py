@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Iterable, Mapping, Sequence
 
-from poundcake.monitoring.api import AlertReading, AlertState, MonitoringError, Sample
+from poundcake.monitoring.api import (
+    AlertReading,
+    AlertRule,
+    AlertState,
+    MonitoringError,
+    Sample,
+)
 from poundcake.monitoring.http_json import JsonClient, JsonResponse, Query
 from poundcake.monitoring_servers import MonitoringServer
 from poundcake.timestamps import parse_timestamp
@@ -37,7 +44,10 @@ class Prometheus:
                 for rule in group["rules"]
                 if rule["name"] == name and rule["type"] == "alerting"
             ]
-            return _reading(rules, labels, response.now)
+            with_name = tuple(
+                AlertRule(str(rule["query"]), frozenset(rule.get("labels") or {})) for rule in rules
+            )
+            return replace(_reading(rules, labels, response.now), rules=with_name)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise self._unexpected(_RULES) from None
 

@@ -11,9 +11,23 @@ from poundcake.config import Config
 from poundcake.hosts import host_or_empty
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.report import Report
-from poundcake.remediation.safety import preview
+from poundcake.remediation.safety import (
+    LASTING,
+    Refusal,
+    may_check_conditions,
+    preview,
+    with_conditions,
+)
 from poundcake.remediation.stage import Stage
-from poundcake.remediations import LabelError, Mode, Remediation, nearest_misses
+from poundcake.remediation.verification import Verification
+from poundcake.remediations import (
+    CHECKS_OF_THE_PACK,
+    NO_VERIFICATION,
+    LabelError,
+    Mode,
+    Remediation,
+    nearest_misses,
+)
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail.limits import ChangeRequest, Situation
 
@@ -21,6 +35,9 @@ REMEDIATE = "poundcake.remediate"
 
 SituationReader = Callable[[ChangeRequest], Situation]
 """Reads what a decision about a change depends on from the tracking database."""
+
+FindObjection = Callable[[Remediation], str]
+"""Returns why a condition of an entry does not permit its change, or ''."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +49,14 @@ class Alert:
         status: `firing` or `resolved`.
         incident_ended_at: When its incident ended, or None while it is open.
         read_situation: Reads the limits, pauses and other changes. None leaves them out.
+        find_objection: Checks the conditions of an entry. None leaves them out.
     """
 
     labels: Mapping[str, str]
     status: str
     incident_ended_at: str | None = None
     read_situation: SituationReader | None = None
+    find_objection: FindObjection | None = None
 
     def situation(self, config: Config, request: ChangeRequest) -> Situation:
         """Return what a decision about a change depends on."""
@@ -86,6 +105,8 @@ class Decision:
         refusal: The name of the control that would refuse it, or ''.
         settle_seconds: Seconds until the incident has been known for long enough.
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
+        verification: How the change is verified.
+        approvers: The users of whom one has to approve the change first.
     """
 
     stage: Stage
@@ -99,6 +120,8 @@ class Decision:
     refusal: str = ""
     settle_seconds: int = 0
     reservation: ChangeRequest = field(default_factory=ChangeRequest)
+    verification: Verification = field(default_factory=Verification)
+    approvers: tuple[str, ...] = ()
 
     @property
     def may_reserve(self) -> bool:
@@ -125,7 +148,12 @@ class Decision:
 
     def report(self) -> Report:
         """Return the output of a workflow that ends without a change."""
-        expected = self.dry_run or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
+        # A condition or a limit that does its work is no failure.
+        expected = (
+            self.dry_run
+            or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
+            or bool(self.refusal and self.refusal not in LASTING)
+        )
         return Report(
             status="succeeded" if expected else "failed",
             mutated=False,
@@ -159,6 +187,8 @@ class Decision:
                 "at_once": self.reservation.at_once,
                 "storm": self.reservation.storm,
             },
+            "verification": self.verification.as_dict(),
+            "approvers": list(self.approvers),
             "report": self.report().as_dict(),
         }
 
@@ -172,12 +202,14 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     if bool(request.remediation) == bool(request.action):
         raise RemediationError("name either a remediation or an action")
     if request.remediation:
-        entry = next((e for e in config.remediations if e.name == request.remediation), None)
+        entry = config.remediation(request.remediation)
         if entry is None:
             message = f"the configuration has no valid remediation {request.remediation}"
             return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
         return decide_entry(config, alert, entry, request.mode)
     mode = _effective_mode(config, request.mode)
+    if mode is Mode.ASK:
+        return Decision(Stage.REFUSED, _NO_APPROVERS)
     host = host_or_empty(alert.labels, config.host_label)
     planned = Decision(Stage.REMEDIATE, "", request.action, request.parameters, "", host, host)
     return _permitted(config, alert, planned, mode)
@@ -212,13 +244,30 @@ def decide_entry(
             Stage.REFUSED, str(error), entry.action, host=host, dry_run=mode is Mode.DRY_RUN
         )
     planned = Decision(
-        Stage.REMEDIATE, "", entry.action, parameters, entry.host_parameter, host, target
+        Stage.REMEDIATE,
+        action=entry.action,
+        parameters=parameters,
+        host_parameter=entry.host_parameter,
+        host=host,
+        target=target,
+        verification=Verification.of(entry),
     )
     decision = _permitted(config, alert, planned, mode, entry)
     missing = missing_support(entry)
+    if mode is Mode.ASK and not entry.approvers:
+        missing = _NO_APPROVERS
     if decision.may_reserve and missing:
         return replace(decision, stage=Stage.REFUSED, message=missing)
+    if decision.may_reserve and mode is Mode.ASK:
+        # Do not ask people for what would be refused anyway.
+        stage = Stage.REFUSED if decision.message else Stage.REMEDIATE
+        return replace(decision, stage=stage, approvers=entry.approvers)
     return decision
+
+
+_NO_APPROVERS = (
+    "the mode ask needs approvers: name an entry of remediations that has the key approvers"
+)
 
 
 def missing_support(entry: Remediation) -> str:
@@ -226,10 +275,11 @@ def missing_support(entry: Remediation) -> str:
 
     A change without a check that the entry demands would be unsafe.
     """
-    if entry.mode is Mode.ASK:
-        return "approval is not available in this release; set mode: dry_run or mode: live"
-    demanded = ("check", "only_if", "verify")
-    unsupported = [key for key in demanded if getattr(entry, key)]
+    kinds = [check.partition(":")[0] for check in entry.check]
+    unsupported = [f"check: {kind}" for kind in kinds if kind not in CHECKS_OF_THE_PACK]
+    kind = entry.verify.partition(":")[0]
+    if kind and kind != NO_VERIFICATION and kind not in CHECKS_OF_THE_PACK:
+        unsupported.append(f"verify: {kind}")
     if not unsupported:
         return ""
     verb = "is" if len(unsupported) == 1 else "are"
@@ -256,14 +306,17 @@ def _permitted(
         change=planned.change,
         **(_limits_of(entry) if entry else {}),
     )
-    permission = preview(
-        replace(config, dry_run=is_dry_run), request, alert.situation(config, request)
-    )
+    effective, situation = replace(config, dry_run=is_dry_run), alert.situation(config, request)
+    permission = preview(effective, request, situation)
+    is_checked = action and entry and entry.has_conditions and not missing_support(entry)
+    if entry and is_checked and alert.find_objection and may_check_conditions(permission):
+        request = with_conditions(request, entry, alert.find_objection(entry))
+        permission = preview(effective, request, situation)
     stage, message = permission.stage, permission.message
     if not action:
         stage = Stage.DRY_RUN if is_dry_run else Stage.EVIDENCE
         message = planned.message or "the mode evidence changes nothing"
-    elif permission.may_reserve:
+    elif permission.may_reserve and permission.refusal is not Refusal.NOT_CONFIRMED:
         stage = Stage.REMEDIATE
     return replace(
         planned,

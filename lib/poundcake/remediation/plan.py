@@ -234,6 +234,7 @@ def _entry_view(
     return {
         "name": entry.name,
         "mode": str(entry.mode),
+        "approvers": list(decision.approvers),
         "started_by": list(starting),
         "would_change": decision.may_change and bool(starting) and not stopped_by,
         "change": in_live_mode.change or decision.change,
@@ -321,8 +322,9 @@ def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
 def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
     started = f", started by {', '.join(entry['started_by'])}" if entry["started_by"] else ""
     change = [f"change: {entry['change']}"] if entry["change"] else []
+    asks = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
     stops = [f"stopped: {stop}" for stop in entry["stopped_by"]]
-    return [f"remediation {entry['name']}, mode {entry['mode']}{started}", *change, *stops]
+    return [f"remediation {entry['name']}, mode {entry['mode']}{started}", *change, *asks, *stops]
 
 
 def _rule_remark(rule: Mapping[str, Any]) -> str:
@@ -340,7 +342,7 @@ def _miss_lines(misses: Sequence[str]) -> list[str]:
 def _verdict(answer: Mapping[str, Any]) -> str:
     entry = answer["remediation"]
     if entry and entry["would_change"]:
-        return "WOULD CHANGE"
+        return "WOULD ASK" if entry["approvers"] else "WOULD CHANGE"
     if entry and entry["started_by"]:
         return "WOULD REPORT" if entry["stage"] in ("evidence", "dry_run") else "WOULD BE REFUSED"
     if answer["rules"]:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol, Sequence
 
 from poundcake.remediation.checks import TcpState
 from poundcake.remediation.stage import Stage
+from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution
+from poundcake.trail.approvals import TASK
 from poundcake.trail.changes import ChangeResult
 
 _OWN_ACTIONS = "poundcake."
@@ -37,7 +39,7 @@ class Report:
     """Whether an action that makes a change was started."""
     dry_run: bool
     verified: bool
-    """Whether the host answered the most recent check."""
+    """Whether the last check confirmed that the alert is not true, or that the host answers."""
     stage: str
     message: str
     evidence: dict[str, Any]
@@ -118,12 +120,19 @@ def _ending(tasks: _Tasks) -> _Ending:
     permission = tasks.result("alert") or begin
     if not permission:
         return _Ending(False, Stage.ALERT, "the alert could not be read; its task says why")
-    change = tasks.execution("remediate") or tasks.execution("remediate_host")
+    change = next(filter(None, map(tasks.execution, CHANGE_TASKS)), None)
     if change is None and tasks.execution("reserve"):
         return _ending_without_reservation(permission, tasks)
+    if change is None and tasks.execution(TASK):
+        message = "nobody could be asked for approval, so nothing was changed; its task says why"
+        return _Ending(False, Stage.REFUSED, message)
     if change is None:
         return _ending_without_change(permission, tasks.result("evidence"))
-    return _ending_after_change(permission, change, tasks.result("verify"))
+    ending = _ending_after_change(permission, change, tasks)
+    approved_by = tasks.result("reserve").get("approved_by")
+    if approved_by:
+        ending = ending._replace(message=f"approved by {approved_by}; {ending.message}")
+    return ending
 
 
 def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _Ending:
@@ -158,14 +167,20 @@ def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) ->
     return _Ending(expected, stage, message)
 
 
-def _ending_after_change(
-    permission: dict[str, Any], change: Execution, check: dict[str, Any]
-) -> _Ending:
+def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _Tasks) -> _Ending:
     if change.status != _SUCCEEDED:
         message = f"{change.action} ended with status {change.status}"
         return _Ending(False, Stage.REMEDIATE, message, mutated=True)
+    check = tasks.result(VERIFY_TASK)
+    if not check and tasks.execution(VERIFY_TASK):
+        message = "the action succeeded, and could not be verified; the task verify says why"
+        return _Ending(False, Stage.VERIFY, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
+    if "cleared" in check:
+        is_cleared = check["cleared"] is True
+        stage = Stage.DONE if is_cleared else Stage.VERIFY
+        return _Ending(is_cleared, stage, str(check["detail"]), mutated=True, verified=is_cleared)
     host, seconds = permission.get("host", ""), check.get("seconds", 0)
     if check.get("state") == TcpState.ANSWERS:
         message = f"{host} answers again after {seconds} s"

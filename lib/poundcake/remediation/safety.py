@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from sqlalchemy.engine import Engine
 
@@ -18,6 +18,7 @@ from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
 from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
 from poundcake.remediation.stage import Stage
+from poundcake.remediations import Mode, Remediation
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import changes, limits
@@ -60,6 +61,8 @@ class Refusal(StringEnum):
     """`dry_run` is on."""
     PAUSED = "paused"
     """Somebody has paused all changes with poundcake.pause."""
+    APPROVAL_MISSING = "approval_missing"
+    """The mode is ask, and no approver has approved the change."""
     NOT_CLAIMED = changes.NOT_CLAIMED
     """The execution did not get the claim on the episode (poundcake.link)."""
     EPISODE_TAKEN = "episode_taken"
@@ -68,6 +71,8 @@ class Refusal(StringEnum):
     """More than `storm_limit` incidents with this alert name are open, or were until recently."""
     SETTLING = "settling"
     """The incident has been known for less than `settle_seconds`."""
+    NOT_CONFIRMED = "not_confirmed"
+    """A condition of the remediation (`check`, `only_if`) is not fulfilled or cannot be checked."""
     STALE = "stale"
     """The last notification is older than `fresh_minutes`, and no check has failed just now."""
     IN_FLIGHT = "in_flight"
@@ -230,6 +235,41 @@ def preview(config: Config, request: ChangeRequest, situation: Situation) -> Saf
     decision = decide(replace(config, settle_seconds=0), request, situation)
     wait = _settle_seconds(config, situation) if decision.may_reserve else 0
     return replace(decision, settle_seconds=wait)
+
+
+def may_check_conditions(decision: SafetyDecision) -> bool:
+    """Return whether to check the conditions of an entry: nothing else refuses its change."""
+    return decision.refusal in (None, Refusal.STALE, Refusal.DRY_RUN)
+
+
+def objection_to(entry: Remediation, labels: Mapping[str, str], action: str) -> str:
+    """Return why an entry, as it is configured now, does not permit a change, or ''.
+
+    Args:
+        entry: The entry.
+        labels: The alert's labels.
+        action: The action that makes the change.
+    """
+    if not entry.matches(labels):
+        return f"the remediation {entry.name} no longer matches the alert"
+    if entry.mode not in (Mode.ASK, Mode.LIVE):
+        return f"the remediation {entry.name} is now in mode {entry.mode}"
+    if entry.action != action:
+        return f"the remediation {entry.name} now names the action {entry.action}"
+    return ""
+
+
+def with_conditions(request: ChangeRequest, entry: Remediation, objection: str) -> ChangeRequest:
+    """Return a request after the conditions of its entry were checked.
+
+    Args:
+        request: The request.
+        entry: The entry.
+        objection: Why a condition does not permit the change, or empty.
+    """
+    # The checks are about the alert, so they are more recent than its last notification.
+    is_confirmed = bool(entry.check) and not objection
+    return replace(request, objection=objection, check_failed=is_confirmed or request.check_failed)
 
 
 def reserve(engine: Engine, config: Config, request: ChangeRequest) -> SafetyDecision:
@@ -409,6 +449,16 @@ def _paused(config: Config, request: ChangeRequest, situation: Situation) -> _Re
     )
 
 
+def _unapproved(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    if not request.unapproved:
+        return None
+    return _Reason(
+        Refusal.APPROVAL_MISSING,
+        request.unapproved,
+        "replay its request with force=true, and approve it",
+    )
+
+
 def _acknowledged(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     if not situation.acknowledged_by:
         return None
@@ -472,6 +522,16 @@ def _settling(config: Config, request: ChangeRequest, situation: Situation) -> _
         f"the incident must be known for {config.settle_seconds} s (settle_seconds) before "
         f"anything is changed, which it is in {seconds} s",
         "wait",
+    )
+
+
+def _not_confirmed(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    if not request.objection:
+        return None
+    return _Reason(
+        Refusal.NOT_CONFIRMED,
+        request.objection,
+        f"see `check` and `only_if` of {request.remediation_name}",
     )
 
 
@@ -581,6 +641,7 @@ def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _R
 
 
 _CONTROLS: Sequence[_Control] = (
+    _unapproved,
     _paused,
     _acknowledged,
     _silenced,
@@ -588,6 +649,7 @@ _CONTROLS: Sequence[_Control] = (
     _breaker,
     _storm,
     _settling,
+    _not_confirmed,
     _stale,
     _in_flight,
     _cooldown,

@@ -23,6 +23,6 @@ class Stage(StringEnum):
     REMEDIATE = "remediate"
     """The action that makes the change may run. At the end of a workflow: the action failed."""
     VERIFY = "verify"
-    """The action succeeded, but the host still does not accept connections."""
+    """The action succeeded, but the check afterwards did not confirm that it helped."""
     DONE = "done"
-    """The action succeeded and, if the host was checked, it answers again."""
+    """The action succeeded and, if it was verified, it helped."""

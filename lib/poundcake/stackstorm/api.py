@@ -68,6 +68,12 @@ class StackStormApi(Protocol):
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""
 
+    def pending_inquiries(self) -> list[Execution]:
+        """Return the newest inquiries of core.ask that wait for an answer."""
+
+    def respond(self, inquiry_id: str, response: Mapping[str, Any]) -> None:
+        """Answer an inquiry as the user of this execution."""
+
     def list_triggers(
         self, trigger: str, after: datetime, before: datetime | None
     ) -> Page[TriggerInstance]:

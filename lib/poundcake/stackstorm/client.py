@@ -79,16 +79,24 @@ class StackStorm:
             return response.text
 
     def _send(self, path: str, params: Mapping[str, Any], fresh: bool) -> Any:
-        """Return the response. With `fresh`, request a new token first."""
+        """Return the response to a GET. With `fresh`, request a new token first."""
+        return self._call(fresh, lambda http, more: http.get(path, params=params, **more))
+
+    def _call(self, fresh: bool, send: Callable[[Any, Mapping[str, Any]], Any]) -> Any:
+        """Return the response to a request.
+
+        Args:
+            fresh: Whether to request a new token first.
+            send: Sends the request with st2client's HTTP client and these arguments.
+        """
         try:
             client = self._connect(fresh)
-            response = client.executions.client.get(
-                path,
-                params=params,
-                timeout=self._timeout,
-                token=client.token or os.environ.get("ST2_AUTH_TOKEN"),
-                api_key=client.api_key,
-            )
+            more = {
+                "timeout": self._timeout,
+                "token": client.token or os.environ.get("ST2_AUTH_TOKEN"),
+                "api_key": client.api_key,
+            }
+            response = send(client.executions.client, more)
         # requests, st2client and, in a sensor, the creation of a token raise many types of error.
         # Each of them means that the request failed.
         except Exception as error:
@@ -143,6 +151,31 @@ class StackStorm:
         listed = self._list("/executions", parent=execution_id)
         children = [child for child in map(Execution.parse, listed) if child]
         return sorted(children, key=lambda child: child.started_at or _BEFORE_ALL)
+
+    def pending_inquiries(self) -> list[Execution]:
+        """Return the newest inquiries of core.ask that wait for an answer."""
+        listed = self.get(
+            "/executions",
+            action="core.ask",
+            status="pending",
+            sort_desc="timestamp",
+            limit=_PAGE,
+        )
+        found = map(Execution.parse, listed if isinstance(listed, list) else [])
+        return [inquiry for inquiry in found if inquiry]
+
+    def respond(self, inquiry_id: str, response: Mapping[str, Any]) -> None:
+        """Answer an inquiry as the user of this execution.
+
+        Raises:
+            StackStormError: The API cannot be reached, or refuses the answer.
+        """
+        path = f"/inquiries/{quote(inquiry_id, safe='')}"
+        body = {"id": inquiry_id, "response": dict(response)}
+        answer = self._call(False, lambda http, more: http.put(path, body, **more))
+        if answer.status_code >= 400:
+            message = f"PUT {path}: {answer.status_code} {_error_text(answer)}"
+            raise StackStormError(message, answer.status_code)
 
     def _newest(self, action: str, since: datetime, **query: str) -> Execution | None:
         found = self.get(

@@ -86,6 +86,8 @@ class Execution:
         elapsed_seconds: Its duration.
         web_url: The URL of its page in StackStorm's web UI.
         task_name: The name of the task in its parent workflow, '' if it has no parent.
+        parent_id: The id of its parent workflow, '' if it has no parent.
+        resumed_by: Who resumed it most recently, also by answering an inquiry, or ''.
         parameters: The parameters of its action.
         result: Its result, of any JSON type.
     """
@@ -99,6 +101,8 @@ class Execution:
     elapsed_seconds: float | None = None
     web_url: str = ""
     task_name: str = ""
+    parent_id: str = ""
+    resumed_by: str = ""
     parameters: Mapping[str, Any] | None = None
     result: Any = None
 
@@ -120,6 +124,8 @@ class Execution:
             elapsed_seconds=float(elapsed) if isinstance(elapsed, (int, float)) else None,
             web_url=fields.text(answer, "web_url"),
             task_name=fields.text(answer, "context", "orquesta", "task_name"),
+            parent_id=fields.text(answer, "context", "parent", "execution_id"),
+            resumed_by=fields.text(answer, "context", "resumed_by"),
             parameters=parameters if isinstance(parameters, dict) else None,
             result=fields.value(answer, "result"),
         )

@@ -280,5 +280,5 @@ def claiming_workflow(execution: Execution, config: Config) -> str:
         return execution.action
     parameters = execution.parameters or {}
     name = parameters.get("remediation")
-    entry = next((e for e in config.remediations if e.name == name), None)
+    entry = config.remediation(str(name or ""))
     return str(parameters.get("action") or (entry and entry.action) or execution.action)

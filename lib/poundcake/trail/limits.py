@@ -59,6 +59,8 @@ class ChangeRequest:
         remediation: The name by which limits count; empty for the action's reference.
         needs_host: Whether an alert without a usable host is refused.
         check_failed: Whether a check has just confirmed that the alert is true.
+        unapproved: Why the change is not approved, or empty.
+        objection: Why a condition of the entry does not permit the change, or empty.
         target_labels: The labels that name the target; empty if the target is the host.
         per_label: A label by which changes are limited further, or empty.
         at_once: How many changes may be in flight for one value of per_label; 0 for any number.
@@ -74,6 +76,8 @@ class ChangeRequest:
     remediation: str = ""
     needs_host: bool = True
     check_failed: bool = False
+    unapproved: str = ""
+    objection: str = ""
     target_labels: tuple[str, ...] = ()
     per_label: str = ""
     at_once: int = 1

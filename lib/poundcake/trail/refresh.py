@@ -7,6 +7,7 @@ from typing import Any, Mapping, Sequence
 
 from poundcake.stackstorm import (
     TERMINAL,
+    WAITING,
     Execution,
     StackStormApi,
     StackStormError,
@@ -14,14 +15,18 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.approvals import describe, open_approval
 from poundcake.trail.queries.rows import message_with_note, status_with_note
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # A person is waiting for the view, so no request to StackStorm starts after this time.
 _MAX_SECONDS = 5.0
+_MAX_APPROVALS = 5  # each costs a request to StackStorm
 
 
-def refresh_open_executions(stackstorm: StackStormApi, answer: dict[str, Any]) -> dict[str, Any]:
+def refresh_open_executions(
+    stackstorm: StackStormApi, answer: dict[str, Any], approval_minutes: int = 0
+) -> dict[str, Any]:
     """Update the open executions in a view from the StackStorm API.
 
     If the API is unavailable or slow, leave them as recorded, and report that in the view's
@@ -30,6 +35,7 @@ def refresh_open_executions(stackstorm: StackStormApi, answer: dict[str, Any]) -
     Args:
         stackstorm: StackStorm's API.
         answer: The view as JSON. It is changed in place.
+        approval_minutes: The configuration key.
 
     Returns:
         The same view.
@@ -42,9 +48,24 @@ def refresh_open_executions(stackstorm: StackStormApi, answer: dict[str, Any]) -
         answer["stackstorm"] = problem
     for row in executions:
         _update_execution(row, current.get(row["st2_execution_id"]))
+    _show_approvals(stackstorm, executions, approval_minutes)
     for row in incidents:
         _update_incident(row, current.get(row["st2_execution_id"]))
     return answer
+
+
+def _show_approvals(
+    stackstorm: StackStormApi, rows: Sequence[dict[str, Any]], approval_minutes: int
+) -> None:
+    """Show who may approve, until when and how, for executions that wait for an approval."""
+    waiting = [row for row in rows if row["status"] in WAITING and "message" in row]
+    for row in waiting[:_MAX_APPROVALS]:
+        try:
+            inquiry = open_approval(stackstorm.get_children(row["st2_execution_id"]))
+        except StackStormError:
+            return  # the view already says that the API is unavailable
+        if inquiry:
+            row["message"] = describe(inquiry, approval_minutes)
 
 
 def _executions_in(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from poundcake.config import Config
 from poundcake.monitoring import AlertmanagerApi
 from poundcake.stackstorm import StackStormApi
 from poundcake.trail import database
+from poundcake.trail.approvals import expire_approvals
 from poundcake.trail.complete import complete_requests
 from poundcake.trail.confirm import admit_unconfirmed
 from poundcake.trail.expire import expire_incidents
@@ -49,6 +50,8 @@ class SyncCounts:
     """Open incidents whose alert is silenced in Alertmanager."""
     changes: int = 0
     """Changes that were ended, or found to have cleared their alert or not."""
+    expired_approvals: int = 0
+    """Requests for approval that nobody answered within approval_minutes."""
     problems: tuple[str, ...] = ()
     """A sentence for each read that failed."""
 
@@ -125,8 +128,11 @@ def _run_steps(
         deadline = Deadline(SETTLE_SECONDS)
         counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
 
+    def approvals() -> None:
+        counts.expired_approvals = expire_approvals(sync_round, stackstorm, config)
+
     try:
-        _run_each((mirror, explain, complete, confirm, expire, reconcile, settle))
+        _run_each((mirror, explain, complete, confirm, expire, reconcile, settle, approvals))
     finally:
         counts.problems = tuple(sync_round.problems)
 

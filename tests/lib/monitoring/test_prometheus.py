@@ -73,6 +73,7 @@ def rule(*alerts, health="ok", evaluated=NOON, **more):
     return {
         "name": "HostDown",
         "type": "alerting",
+        "query": "up == 0",
         "health": health,
         "lastEvaluation": evaluated if isinstance(evaluated, str) else iso(evaluated),
         "alerts": list(alerts),

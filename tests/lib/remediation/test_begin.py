@@ -58,6 +58,8 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
             "at_once": 1,
             "storm": 0,
         },
+        "verification": {"check": "", "wait": 0, "pause": 0, "polls": 0},
+        "approvers": [],
         "report": found.report().as_dict(),
     }
     assert make_inert(found.as_dict()) == found.as_dict()
@@ -126,10 +128,8 @@ def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
         ({"alert": {"status": "resolved"}}, "the alert is resolved"),
         ({"config": {"allowed_actions": []}}, "allowed_actions does not contain linux.service"),
         ({"config": {"allowed_hosts": ["db-*"]}}, "allowed_hosts does not contain web-1"),
-        ({"mode": "ask", "approvers": ["anna"]}, "approval is not available in this release"),
-        ({"check": ["alert"], "per": {"label": "rack"}}, "check is not available in this"),
-        ({"only_if": "up"}, "only_if is not available in this release"),
-        ({"verify": "alert"}, "verify is not available in this release"),
+        ({"check": ["alert", "disk:/var"]}, "check: disk is not available in this release"),
+        ({"verify": "disk:/var"}, "verify: disk is not available in this release"),
     ],
 )
 def test_a_refusal_says_why_and_fails(changed, message):
@@ -191,3 +191,78 @@ def test_the_limits_of_an_entry_reach_the_reservation():
     expected = {"per_label": "rack", "at_once": 2, "storm": 3}
     assert expected.items() <= found.as_dict()["reservation"].items()
     assert (asked[0].per_label, asked[0].at_once, asked[0].storm) == ("rack", 2, 3)
+
+
+@pytest.mark.parametrize(
+    "mode, stage, message",
+    [
+        ("live", "refused", "web-1 answers: see `check` and `only_if` of nginx"),
+        ("dry_run", "dry_run", "would run linux.service with act=restart, service=nginx on web-1"),
+        ("evidence", "evidence", "the remediation nginx is in mode evidence, so nothing is cha"),
+    ],
+)
+def test_a_condition_that_is_not_fulfilled_ends_the_workflow_without_failing_it(
+    mode, stage, message
+):
+    checked = []
+
+    def find_objection(entry):
+        checked.append(entry.name)
+        return "web-1 answers"
+
+    entry = {**ENTRY, "mode": mode, "check": ["tcp:22"]}
+    configuration = load({**OPEN, "remediations": [entry]})
+    alert = Alert(LABELS, "firing", find_objection=find_objection)
+    found = decide(configuration, alert, Request(remediation="nginx"))
+    assert (found.may_reserve, found.stage) == (False, stage)
+    assert found.message.startswith(message)
+    assert found.report().status == "succeeded"
+    assert checked == ([] if mode == "evidence" else ["nginx"])
+    assert ("but not now: web-1 answers" in found.message) == (mode == "dry_run")
+
+
+def test_the_conditions_of_a_host_that_may_not_be_changed_are_not_checked():
+    configuration = load({**OPEN, "denied_hosts": ["web-1"], "remediations": [CHECKED]})
+    alert = Alert(LABELS, "firing", find_objection=pytest.fail)
+    found = decide(configuration, alert, Request(remediation="nginx"))
+    assert (found.stage, found.refusal) == ("refused", "host_denied")
+
+
+def test_conditions_that_agree_permit_a_change():
+    configuration = load({**OPEN, "remediations": [CHECKED]})
+    alert = Alert(LABELS, "firing", find_objection=lambda entry: "")
+    assert decide(configuration, alert, Request(remediation="nginx")).may_change
+
+
+def test_the_verification_of_an_entry_reaches_the_workflow():
+    found = decision(verify="tcp:22", wait=60).as_dict()["verification"]
+    assert found == {"check": "tcp:22", "wait": 60, "pause": 3, "polls": 22}
+
+
+CHECKED = {**ENTRY, "check": ["alert"]}
+
+
+def test_the_mode_ask_names_the_approvers():
+    found = decision(mode="ask", approvers=["anna", "ben"])
+    assert (found.may_reserve, found.approvers) == (True, ("anna", "ben"))
+    assert decision().approvers == ()
+    strict = decision(Request("nginx", mode=Mode.ASK), approvers=["anna"])
+    assert strict.approvers == ("anna",)
+
+
+@pytest.mark.parametrize(
+    "request_", [Request("nginx", mode=Mode.ASK), Request(action="linux.service", mode=Mode.ASK)]
+)
+def test_the_mode_ask_of_a_rule_needs_approvers(request_):
+    found = decision(request_)
+    assert (found.may_reserve, found.stage) == (False, "refused")
+    assert "the mode ask needs approvers" in found.message
+
+
+def test_nobody_is_asked_during_a_pause():
+    entry = {**ENTRY, "mode": "ask", "approvers": ["anna"]}
+    configuration = load({**OPEN, "remediations": [entry]})
+    alert = Alert(LABELS, "firing", read_situation=paused)
+    found = decide(configuration, alert, Request(remediation="nginx"))
+    assert (found.may_reserve, found.refusal) == (False, "paused")
+    assert found.report().status == "succeeded"

@@ -91,6 +91,7 @@ def test_an_alert_that_would_be_remediated():
     assert plan_view["remediation"] == {
         "name": "nginx",
         "mode": "live",
+        "approvers": [],
         "started_by": ["poundcake.remediate"],
         "would_change": True,
         "change": "linux.service with act=restart on web-1",
@@ -121,10 +122,6 @@ def test_an_alert_that_would_be_remediated():
         ({"entries": [{**ENTRY, "mode": "dry_run"}]}, ["mode is dry_run; set mode: live"]),
         ({"entries": [{**ENTRY, "mode": "evidence"}]}, ["mode is evidence; set mode: live"]),
         (
-            {"entries": [{**ENTRY, "mode": "ask", "approvers": ["anna"]}]},
-            ["approval is not available in this release; set mode: dry_run or mode: live"],
-        ),
-        (
             {"labels": {"instance": ""}},
             [
                 "the label instance of the alert contains no host: set host_label to the label "
@@ -153,11 +150,19 @@ def test_what_would_stop_a_change(changed, expected):
     assert "WOULD CHANGE" not in as_text(plan_view)
 
 
+def test_a_change_that_needs_an_approval_names_the_approvers():
+    found = planned(entries=[{**ENTRY, "mode": "ask", "approvers": ["anna", "ben"]}])
+    assert found["remediation"]["would_change"] is True
+    lines = as_text(found).splitlines()
+    assert lines[1].startswith("WOULD ASK  ServiceDown")
+    assert "  asks first: anna, ben" in lines
+
+
 def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
-    entry = {**ENTRY, "mode": "dry_run", "check": ["alert"]}
+    entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "disk:/var"]}
     assert stops(entries=[entry]) == [
         "mode is dry_run; set mode: live",
-        "check is not available in this release; set mode: dry_run",
+        "check: disk is not available in this release; set mode: dry_run",
     ]
 
 

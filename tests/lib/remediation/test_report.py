@@ -279,6 +279,40 @@ def test_a_change_that_a_limit_refuses_is_no_failure(decision, stage, message):
     assert found["message"] == message
 
 
+def test_a_workflow_that_could_not_ask_is_a_failure():
+    found = report(begin=BEGUN, approve="failed")
+    assert (found["status"], found["stage"], found["mutated"]) == ("failed", "refused", False)
+    assert found["message"].startswith("nobody could be asked for approval, so nothing was changed")
+
+
+def test_who_approved_a_change_is_in_its_report():
+    found = report(begin=BEGUN, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
+    assert found["message"] == "approved by anna; the action succeeded"
+
+
+@pytest.mark.parametrize(
+    "poll, ending",
+    [
+        ({"done": True, "cleared": True, "detail": "gone"}, ("succeeded", "done", "gone", True)),
+        ({"done": True, "cleared": False, "detail": "fires"}, ("failed", "verify", "fires", False)),
+        ({"done": False, "cleared": False, "detail": "once"}, ("failed", "verify", "once", False)),
+        (
+            "failed",
+            (
+                "failed",
+                "verify",
+                "the action succeeded, and could not be verified; the task verify says why",
+                False,
+            ),
+        ),
+    ],
+)
+def test_a_change_that_was_polled(poll, ending):
+    found = report(begin=BEGUN, reserve=GRANTED, remediate=RAN, verify=poll)
+    assert (found["status"], found["stage"], found["message"], found["verified"]) == ending
+    assert found["mutated"] is True
+
+
 def test_a_change_that_could_not_be_reserved_is_a_failure():
     found = report(link=LINKED, alert=ALLOWED, reserve="failed")
     assert (found["status"], found["stage"], found["mutated"]) == ("failed", "refused", False)

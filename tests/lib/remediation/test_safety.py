@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 
 from poundcake.config import load
-from poundcake.remediation.safety import Refusal, decide, preview
+from poundcake.remediation.safety import (
+    Refusal,
+    decide,
+    objection_to,
+    preview,
+    with_conditions,
+)
+from poundcake.remediations import read_remediations
 from poundcake.trail.changes import Change, is_power_action
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.pause import Pause
@@ -319,6 +326,20 @@ PASSING = {
         "known for 60 s (settle_seconds) before anything is changed, which it is in 40 s",
         "wait",
     ),
+    "approval_missing": (
+        {},
+        {"unapproved": "anna refused the approval"},
+        {},
+        "anna refused the approval",
+        "force=true",
+    ),
+    "not_confirmed": (
+        {},
+        {"objection": "web-1 answers on port 22", "remediation": "dead-host"},
+        {},
+        "web-1 answers on port 22",
+        "see `check` and `only_if` of dead-host",
+    ),
     "stale": (
         {"last_seen_at": later(-16 * 60)},
         {},
@@ -530,3 +551,33 @@ def test_a_preview_says_how_long_to_wait_until_the_incident_has_settled():
 def test_a_pause_until_a_time_says_so():
     pause = Pause(NOON, "anna", "maintenance", later(600))
     assert "until 2026-01-14T12:10:00Z" in decide_in({"pause": pause}).reason
+
+
+def entry(**keys):
+    given = {"name": "nginx", "match": ["alertname=HostDown"], "mode": "live", "action": "a.b"}
+    (found,), errors = read_remediations([{**given, **keys}])
+    assert not errors
+    return found
+
+
+def test_conditions_that_agree_replace_a_recent_notification():
+    asked = ChangeRequest(action="linux.service")
+    checked = entry(check=["alert"])
+    assert with_conditions(asked, checked, "").check_failed is True
+    assert with_conditions(asked, checked, "no").check_failed is False
+    # It says nothing about the alert itself.
+    assert with_conditions(asked, entry(only_if="up"), "").check_failed is False
+
+
+@pytest.mark.parametrize(
+    "keys, objection",
+    [
+        ({}, ""),
+        ({"mode": "ask", "approvers": ["anna"]}, ""),
+        ({"mode": "dry_run"}, "the remediation nginx is now in mode dry_run"),
+        ({"match": ["alertname=Other"]}, "the remediation nginx no longer matches the alert"),
+        ({"action": "a.c"}, "the remediation nginx now names the action a.c"),
+    ],
+)
+def test_an_entry_that_was_changed_since_the_start_permits_no_change(keys, objection):
+    assert objection_to(entry(**keys), {"alertname": "HostDown"}, "a.b") == objection

@@ -27,9 +27,12 @@ DONE = {
 class StackStorm:
     """A StackStorm API for views, which is unavailable without executions."""
 
-    def __init__(self, found=None):
-        self.found = found
+    def __init__(self, found=None, children=()):
+        self.found, self.children = found, children
         self.requested = []
+
+    def get_children(self, execution_id):
+        return [Execution.parse(child) for child in self.children]
 
     def get_executions(self, ids):
         self.requested.append(list(ids))
@@ -228,3 +231,19 @@ def test_malformed_responses(engine, open_one, found):
         StackStorm(found), view(engine, queries.alerts_active, 24)
     )
     assert answer["active_alerts"][0]["remediation_status"] == "running"
+
+
+def test_an_execution_that_waits_for_an_approval_says_who_may_answer(engine, open_one):
+    inquiry = {
+        "id": "i1",
+        "status": "pending",
+        "start_timestamp": "2026-01-14T12:00:00Z",
+        "context": {"orquesta": {"task_name": "approve"}},
+        "result": {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
+    }
+    found = StackStorm({"e1": {"status": "paused"}}, [inquiry])
+    answer, execution = next(answers(engine, open_one))
+    refresh.refresh_open_executions(found, answer, 30)
+    assert execution["message"] == (
+        "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
+    )

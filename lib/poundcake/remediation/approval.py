@@ -1,0 +1,63 @@
+"""Read the answer to a request for approval, directly before the change."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, Sequence
+
+from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError
+from poundcake.trail.approvals import ANSWER, TASK
+
+
+class Api(Protocol):
+    """The requests to StackStorm's API."""
+
+    def get_execution(self, execution_id: str) -> Execution | None:
+        """Return an execution, or None if StackStorm does not have it."""
+
+    def get_children(self, execution_id: str) -> Sequence[Execution]:
+        """Return the executions that a workflow's tasks started."""
+
+
+class Approval(NamedTuple):
+    """The answer to a request for approval.
+
+    Attributes:
+        problem: Why it does not permit the change, or ''.
+        by: Who approved, or ''.
+    """
+
+    problem: str
+    by: str = ""
+
+
+def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Approval:
+    """Return whether an approver has approved the change of a workflow.
+
+    StackStorm keeps who answered in the workflow's execution, until somebody resumes it again.
+
+    Args:
+        api: StackStorm's API.
+        execution_id: The workflow's execution.
+        approvers: The users who may approve.
+    """
+    names = ", ".join(approvers) or "nobody"
+    try:
+        asked = [c for c in api.get_children(execution_id) if c.task_name == TASK]
+        workflow = api.get_execution(execution_id)
+    except StackStormError as error:
+        return Approval(f"the answer to the request for approval could not be read: {error}")
+    if not asked or workflow is None:
+        return Approval(f"nobody was asked for approval ({names})")
+    result = asked[-1].result if isinstance(asked[-1].result, dict) else {}
+    response = result.get("response")
+    if asked[-1].status != ExecutionStatus.SUCCEEDED or not isinstance(response, dict):
+        return Approval(f"the request for approval was not answered ({names})")
+    by, has_approved = workflow.resumed_by, response.get(ANSWER) is True
+    if by in approvers:
+        return Approval("", by) if has_approved else Approval(f"{by} refused the approval")
+    if not has_approved:
+        return Approval(f"the approval expired, because none of its approvers answered ({names})")
+    return Approval(
+        f"{by or 'somebody'} approved, who is none of the approvers ({names}); without "
+        "authentication, StackStorm does not know who answers"
+    )

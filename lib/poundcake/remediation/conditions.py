@@ -1,0 +1,95 @@
+"""Check the conditions of an entry before its change: the keys `check` and `only_if`.
+
+All of them have to agree. A condition that cannot be checked does not permit a change.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Sequence
+
+from poundcake.errors import PoundCakeError
+from poundcake.monitoring import AlertState, PrometheusApi
+from poundcake.remediation.checks import TcpState, check_host, ports_to_check
+from poundcake.remediation.polls import Subject, is_true
+from poundcake.remediations import Remediation
+
+Servers = Callable[[], Sequence[PrometheusApi]]
+"""Returns the configured Prometheus servers."""
+
+
+def find_objection(entry: Remediation, subject: Subject, servers: Servers) -> str:
+    """Return why a condition of an entry does not permit its change, or '' if all do.
+
+    Args:
+        entry: The entry.
+        subject: The alert.
+        servers: The configured Prometheus servers.
+    """
+    conditions = [*entry.check, *([f"expression:{entry.only_if}"] if entry.only_if else [])]
+    for condition in conditions:
+        try:
+            objection = _objection(condition, subject, servers)
+        except PoundCakeError as error:
+            objection = str(error)
+        if objection:
+            return objection
+    return ""
+
+
+def _objection(condition: str, subject: Subject, servers: Servers) -> str:
+    kind, _, argument = condition.partition(":")
+    if kind == "tcp":
+        return _answers(subject, argument)
+    found = servers()
+    if not found:
+        return f"{kind} needs a Prometheus, and none is configured (`prometheus`)"
+    if kind == "alert":
+        return _not_firing(subject, found)
+    if argument:
+        return _expression_is_false(argument, found)
+    return _own_expression_is_false(subject, found)
+
+
+def _answers(subject: Subject, port: str) -> str:
+    """Return why a host is not certainly down, or '' if it does not answer."""
+    ports = [int(port)] if port else ports_to_check(subject.port)
+    found = check_host(subject.host, ports, 0)
+    if found.state is TcpState.NO_ANSWER:
+        return ""
+    if found.state is TcpState.UNRESOLVABLE:
+        return f"the name {subject.host} could not be resolved"
+    does = "answers" if found.state is TcpState.ANSWERS else "is up and refuses connections"
+    return f"{subject.host} {does} on port {found.port}"
+
+
+def _not_firing(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
+    """Return why the alert does not fire, or '' if it fires in one Prometheus."""
+    seen = []
+    for server in servers:
+        reading = server.alert_state(subject.labels)
+        if reading.state is AlertState.FIRING:
+            return ""
+        seen.append(f"{reading.state} in {server.url}")
+    return f"the alert is not firing in Prometheus: {', '.join(seen)}"
+
+
+def _own_expression_is_false(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
+    for server in servers:
+        rules = server.alert_state(subject.labels).rules
+        if is_true(server, rules, subject.labels, missing=False):
+            return ""
+    return "the expression of the alert is not true in any Prometheus"
+
+
+def _expression_is_false(expression: str, servers: Sequence[PrometheusApi]) -> str:
+    """Return why an expression is not true, or '' if it is true in every Prometheus.
+
+    It is true if it has a value other than 0 and NaN.
+    """
+    for server in servers:
+        values = [sample.value for sample in server.query(expression)]
+        if not any(value and not math.isnan(value) for value in values):
+            shown = ", ".join(f"{value:g}" for value in values[:3]) or "no value"
+            return f"the expression {expression} is not true in {server.url}: {shown}"
+    return ""

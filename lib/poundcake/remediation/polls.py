@@ -1,0 +1,270 @@
+"""Look whether a change helped, one poll at a time.
+
+Orquesta repeats the task `verify` until a poll is done, so no process waits. A poll that says that
+the alert is gone counts only if the poll before it said the same about an earlier evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Mapping, NamedTuple, Protocol, Sequence
+
+from poundcake.hosts import host_and_port
+from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, PrometheusApi
+from poundcake.remediation.checks import TcpState, check_host, ports_to_check
+from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
+from poundcake.stackstorm import Execution
+from poundcake.timestamps import format_timestamp
+
+# The times of StackStorm and Prometheus come from HTTP headers, which have whole seconds.
+_CLOCK_ERROR = timedelta(seconds=2)
+_TARGET_LABELS = ("job", "instance")
+
+
+class Subject(NamedTuple):
+    """An alert that is checked.
+
+    Attributes:
+        labels: Its labels, as they were sent.
+        host: Its canonical host, or ''.
+        port: The port of its host, or 0.
+    """
+
+    labels: Mapping[str, str]
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def of(cls, labels: Mapping[str, str], host_label: str) -> Subject:
+        """Return an alert and its host."""
+        named = host_and_port(labels.get(host_label, ""))
+        return cls(labels, named.host, named.port) if named else cls(labels)
+
+
+class Change(NamedTuple):
+    """The change of a workflow.
+
+    Attributes:
+        age: How long ago it ended, by StackStorm's clock.
+        evaluations: From the poll before: when each Prometheus had evaluated the alert as gone for
+            the first time, in the order of the configuration; empty if it was not gone.
+    """
+
+    age: timedelta
+    evaluations: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Poll:
+    """What one poll saw.
+
+    Attributes:
+        done: Whether the verification has ended.
+        cleared: Whether the change helped.
+        detail: What was seen.
+        seconds: How many seconds ago the change ended.
+        evaluations: See Change.
+    """
+
+    done: bool
+    cleared: bool
+    detail: str
+    seconds: int
+    evaluations: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result of poundcake.verify."""
+        return {**asdict(self), "evaluations": list(self.evaluations)}
+
+
+class Api(Protocol):
+    """The requests to StackStorm's API."""
+
+    def now(self) -> Any:
+        """Return the time by the API's clock."""
+
+    def get_children(self, execution_id: str) -> Sequence[Execution]:
+        """Return the executions that a workflow's tasks started."""
+
+
+def read_change(api: Api, execution_id: str) -> Change:
+    """Return the change that a workflow made.
+
+    Raises:
+        RemediationError: The workflow has made no change that has ended.
+    """
+    children = api.get_children(execution_id)
+    ended = [c.ended_at for c in children if c.task_name in CHANGE_TASKS and c.ended_at]
+    if not ended:
+        raise RemediationError("the workflow has made no change that has ended")
+    polls = [c for c in children if c.task_name == VERIFY_TASK and c.is_terminal]
+    age: timedelta = api.now() - ended[-1]
+    return Change(max(age, timedelta(0)), _evaluations(polls[-1]) if polls else ())
+
+
+def _evaluations(execution: Execution) -> Sequence[str]:
+    result = execution.result if isinstance(execution.result, dict) else {}
+    returned = result.get("result")
+    found = returned.get("evaluations") if isinstance(returned, dict) else None
+    return [str(one) for one in found] if isinstance(found, list) else ()
+
+
+def poll(
+    check: str,
+    wait: int,
+    subject: Subject,
+    servers: Sequence[PrometheusApi],
+    change: Change,
+) -> Poll:
+    """Look once whether a change helped.
+
+    Args:
+        check: `alert`, `expression`, `tcp` or `tcp:PORT`.
+        wait: Seconds after which the change counts as not verified.
+        subject: The alert.
+        servers: The configured Prometheus servers.
+        change: The change.
+    """
+    kind, _, argument = check.partition(":")
+    try:
+        if kind == "tcp":
+            seen = _connect(subject, argument)
+        else:
+            seen = _ask(kind, subject, servers, change)
+    except (MonitoringError, RemediationError) as error:
+        seen = _Seen(False, str(error))
+    seconds = int(change.age.total_seconds())
+    if not seen.confirmed and seconds >= wait:
+        return Poll(True, False, f"not verified within {wait} s: {seen.detail}", seconds)
+    return Poll(seen.confirmed, seen.confirmed, seen.detail, seconds, seen.evaluations)
+
+
+class _Seen(NamedTuple):
+    """What one poll saw.
+
+    Attributes:
+        confirmed: Whether the change helped.
+        detail: What was seen.
+        evaluations: See Change.
+    """
+
+    confirmed: bool
+    detail: str
+    evaluations: Sequence[str] = ()
+
+
+def _connect(subject: Subject, port: str) -> _Seen:
+    ports = [int(port)] if port else ports_to_check(subject.port)
+    found = check_host(subject.host, ports, 0)
+    if found.state is TcpState.ANSWERS:
+        return _Seen(True, f"{subject.host} answers on port {found.port}")
+    if found.state is TcpState.REFUSED:
+        return _Seen(False, f"{subject.host} refuses connections on port {found.port}")
+    if found.state is TcpState.UNRESOLVABLE:
+        return _Seen(False, f"the name {subject.host} could not be resolved")
+    return _Seen(False, f"{subject.host} does not answer")
+
+
+def _ask(kind: str, subject: Subject, servers: Sequence[PrometheusApi], change: Change) -> _Seen:
+    """Ask every Prometheus. All have to answer, and at least one has to evaluate the alert."""
+    if not servers:
+        return _Seen(False, "no Prometheus is configured (`prometheus`)")
+    evaluations = []
+    for server in servers:
+        reading = server.alert_state(subject.labels)
+        problem = _problem(kind, server, reading, subject, change.age)
+        if problem:
+            return _Seen(False, f"{server.url}: {problem}")
+        at = reading.evaluated_at if reading.state is not AlertState.ABSENT else None
+        evaluations.append(format_timestamp(at) if at else "")
+    if not any(evaluations):
+        name = subject.labels.get("alertname", "")
+        return _Seen(False, f"no Prometheus has an alerting rule {name}")
+    return _compared(kind, evaluations, change.evaluations)
+
+
+def _compared(kind: str, now: Sequence[str], before: Sequence[str]) -> _Seen:
+    """Return what was seen, compared with the poll before. Two evaluations have to agree."""
+    what = "the alert is cleared" if kind == "alert" else "its expression is false"
+    last = max(now)
+    if len(before) != len(now):
+        return _Seen(False, f"{what} in one evaluation, at {last}", now)
+    if all(new != old for new, old in zip(now, before) if new):
+        return _Seen(True, f"{what} in two evaluations, the last at {last}", now)
+    return _Seen(False, f"{what} in one evaluation, at {last}", before)
+
+
+def _problem(
+    kind: str, server: PrometheusApi, reading: AlertReading, subject: Subject, age: timedelta
+) -> str:
+    """Return why one Prometheus does not confirm that the alert is gone, or ''."""
+    if reading.state is AlertState.ABSENT:
+        return ""
+    if reading.state is AlertState.UNKNOWN:
+        return f"the state of the alert is unknown: {reading.detail}"
+    if kind == "alert" and reading.state is not AlertState.CLEARED:
+        return f"the alert is {reading.state}"
+    if not _is_evaluated_since(reading, age):
+        return "its rule has not been evaluated since the change"
+    if kind == "expression" and is_true(server, reading.rules, subject.labels, missing=True):
+        return "the expression of the alert is still true"
+    return _not_scraped(server, subject.labels)
+
+
+def _is_evaluated_since(reading: AlertReading, age: timedelta) -> bool:
+    """Return whether a rule was evaluated after the change, each by the clock of its server."""
+    if reading.evaluated_at is None or reading.now is None:
+        return False
+    return reading.now - reading.evaluated_at < age - _CLOCK_ERROR
+
+
+def _not_scraped(server: PrometheusApi, labels: Mapping[str, str]) -> str:
+    """Return why the target of an alert is not scraped, or ''. A vanished series is no cure."""
+    if not labels.get("instance"):
+        return ""
+    selector = ",".join(
+        # A Go string: json.dumps escapes it in the same way, apart from surrogates.
+        f"{name}={json.dumps(labels[name], ensure_ascii=False)}"
+        for name in _TARGET_LABELS
+        if labels.get(name)
+    )
+    down = [one for one in server.query(f"up{{{selector}}}") if one.value != 1]
+    return "the target of the alert is not scraped: its `up` is not 1" if down else ""
+
+
+def is_true(
+    server: PrometheusApi,
+    rules: Sequence[AlertRule],
+    labels: Mapping[str, str],
+    missing: bool,
+) -> bool:
+    """Return whether the expression of one of the rules is true for an alert.
+
+    Args:
+        server: The Prometheus with these rules.
+        rules: The rules.
+        labels: The alert's labels.
+        missing: Whether a series with a label that the alert lacks counts.
+
+    Raises:
+        MonitoringError: Prometheus does not answer, or cannot evaluate the expression.
+    """
+    return any(
+        _is_of(labels, sample.labels, rule.labels, missing)
+        for rule in rules
+        for sample in server.query(rule.expression)
+    )
+
+
+def _is_of(
+    labels: Mapping[str, str], series: Mapping[str, str], replaced: frozenset[str], missing: bool
+) -> bool:
+    ignored = {"__name__", *replaced}
+    return all(
+        labels.get(name, value if missing else "") == value
+        for name, value in series.items()
+        if name not in ignored
+    )

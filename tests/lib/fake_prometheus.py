@@ -1,0 +1,47 @@
+"""A Prometheus in this process, which implements PrometheusApi."""
+
+from __future__ import annotations
+
+from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, Sample
+from tests.lib.samples import NOON, later
+
+LABELS = {"alertname": "DiskFull", "instance": "web-1:9100", "job": "node", "cluster": "eu"}
+RULE = AlertRule("free < 5", frozenset({"severity"}))
+
+
+class FakePrometheus:
+    """A Prometheus with one rule.
+
+    Attributes:
+        state: The state of the alert.
+        evaluated: How many seconds ago its rule was evaluated.
+        series: The labels of the series for which its expression is true.
+        up: The value of `up` of the target, or None if there is none.
+        error: Why it does not answer, or ''.
+        results: The values of other expressions.
+    """
+
+    def __init__(self, state="cleared", evaluated=10, series=(), up=1.0, error=""):
+        self.url = "http://prometheus.example"
+        self.state, self.evaluated, self.series = AlertState(state), evaluated, list(series)
+        self.up, self.error, self.expressions, self.results = up, error, [], {}
+
+    def alert_state(self, labels):
+        assert labels == LABELS
+        if self.error:
+            raise MonitoringError(self.error)
+        if self.state is AlertState.ABSENT:
+            return AlertReading(self.state, now=NOON)
+        evaluated_at = later(-self.evaluated)
+        return AlertReading(self.state, evaluated_at, NOON, "no data", (RULE,))
+
+    def query(self, expression):
+        self.expressions.append(expression)
+        if expression.startswith("up{"):
+            return [] if self.up is None else [Sample({"__name__": "up"}, self.up)]
+        if self.error:
+            raise MonitoringError(self.error)
+        if expression in self.results:
+            return [Sample({}, value) for value in self.results[expression]]
+        assert expression == RULE.expression
+        return [Sample(labels, 1.0) for labels in self.series]

@@ -1,0 +1,62 @@
+"""The answer to a request for approval."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.remediation.approval import Approval, read_approval
+from poundcake.stackstorm import Execution, StackStormError
+
+APPROVERS = ("anna", "ben")
+
+
+class Api:
+    """StackStorm's API with a workflow that has asked."""
+
+    def __init__(self, response=None, by="anna", status="succeeded", error=None, **given):
+        result = {"response": response, "route": "poundcake.approval"}
+        asked = Execution("i1", status, "core.ask", task_name="approve", result=result)
+        self.children, self.error = given.get("children", [asked]), error
+        self.workflow = given.get("workflow", Execution("w1", "running", resumed_by=by))
+
+    def get_children(self, execution_id):
+        if self.error:
+            raise self.error
+        return self.children
+
+    def get_execution(self, execution_id):
+        return self.workflow
+
+
+YES, NO = {"approve": True}, {"approve": False}
+
+
+def test_an_approver_approves():
+    assert read_approval(Api(YES), "w1", APPROVERS) == Approval("", "anna")
+
+
+@pytest.mark.parametrize(
+    "api, problem",
+    [
+        (Api(NO), "anna refused the approval"),
+        (Api(NO, "stanley"), "the approval expired, because none of its approvers answered"),
+        (Api(YES, "stanley"), "stanley approved, who is none of the approvers (anna, ben)"),
+        (Api(YES, ""), "somebody approved, who is none of the approvers (anna, ben)"),
+        (Api({"approve": "true"}), "anna refused the approval"),
+        (Api({}), "anna refused the approval"),
+        (Api(None), "the request for approval was not answered (anna, ben)"),
+        (Api(YES, status="pending"), "the request for approval was not answered (anna, ben)"),
+        (Api(YES, status="timeout"), "the request for approval was not answered (anna, ben)"),
+        (Api(YES, children=[]), "nobody was asked for approval (anna, ben)"),
+        (Api(YES, workflow=None), "nobody was asked for approval (anna, ben)"),
+        (Api(error=StackStormError("503")), "the answer to the request for approval could not be"),
+    ],
+)
+def test_every_other_answer_permits_nothing(api, problem):
+    found = read_approval(api, "w1", APPROVERS)
+    assert found.problem.startswith(problem)
+    assert found.by == ""
+
+
+def test_without_approvers_nobody_can_approve():
+    assert read_approval(Api(YES), "w1", ()).problem

@@ -1,0 +1,97 @@
+"""Requests for approval: when they expire, and what the views show."""
+
+from __future__ import annotations
+
+import types
+from datetime import timedelta
+
+import pytest
+
+from poundcake.config import load
+from poundcake.stackstorm import Execution, StackStormError
+from poundcake.trail.approvals import describe, expire_approvals, open_approval
+from tests.lib.fake_stackstorm import FakeStackStorm
+from tests.lib.samples import NOON
+
+MINUTES = 30
+RESULT = {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]}
+
+
+def inquiry(stackstorm, number=1, minutes=MINUTES, parent="paused", **more):
+    """Add an inquiry, and the workflow that asked some minutes ago."""
+    given = {
+        "id": f"i{number}",
+        "status": "pending",
+        "action": "core.ask",
+        "task_name": "approve",
+        "parent_id": f"w{number}",
+        "started_at": stackstorm.time - timedelta(minutes=minutes),
+        "result": RESULT,
+        **more,
+    }
+    found = stackstorm.executions[given["id"]] = Execution(**given)
+    stackstorm.executions[f"w{number}"] = Execution(f"w{number}", parent)
+    return found
+
+
+@pytest.fixture
+def stackstorm():
+    return FakeStackStorm()
+
+
+@pytest.fixture
+def sync_round():
+    notes = []
+    return types.SimpleNamespace(notes=notes, note=notes.append)
+
+
+def answered(stackstorm, sync_round):
+    """Run the step of sync, and return the answers that it gave."""
+    count = expire_approvals(sync_round, stackstorm, load({"approval_minutes": MINUTES}))
+    assert count == len(stackstorm.answers) - len(sync_round.notes)
+    return stackstorm.answers
+
+
+def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round):
+    inquiry(stackstorm, 1, MINUTES)
+    inquiry(stackstorm, 2, MINUTES - 1)
+    assert answered(stackstorm, sync_round) == [("i1", {"approve": False})]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"result": {"route": "other"}},
+        {"result": None},
+        {"task_name": "ask"},
+        {"started_at": None},
+        {"parent": "canceled"},
+        {"parent": "canceling"},
+    ],
+)
+def test_other_inquiries_are_left_alone(stackstorm, sync_round, changed):
+    inquiry(stackstorm, **changed)
+    assert answered(stackstorm, sync_round) == []
+
+
+def test_an_approval_that_cannot_be_ended_does_not_stop_the_next_one(stackstorm, sync_round):
+    inquiry(stackstorm, 1)
+    inquiry(stackstorm, 2)
+    stackstorm.errors["respond", "i1"] = StackStormError("no", 403)
+    assert [given[0] for given in answered(stackstorm, sync_round)] == ["i1", "i2"]
+    assert sync_round.notes == ["the approval i1 has expired and cannot be ended: no"]
+
+
+def test_an_outage_ends_the_step(stackstorm, sync_round):
+    inquiry(stackstorm)
+    stackstorm.errors["respond"] = StackStormError("refused")
+    with pytest.raises(StackStormError):
+        answered(stackstorm, sync_round)
+
+
+def test_a_view_says_who_may_answer_until_when_and_how(stackstorm):
+    found = inquiry(stackstorm, started_at=NOON)
+    assert open_approval([Execution("b", "succeeded", task_name="begin"), found]) == found
+    assert describe(found, MINUTES) == (
+        "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
+    )
