@@ -16,6 +16,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 from urllib.parse import urlsplit
 
 from tests import services
@@ -114,7 +115,13 @@ class Prometheus(services.Server):
         ]
 
     def is_ready(self):
-        return services.accepts_connections(self.port)
+        # It answers with 503 while it starts.
+        try:
+            url = f"http://{services.LOOPBACK}:{self.port}/-/ready"
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return response.status == 200
+        except OSError:
+            return False
 
 
 class ClusteredAlertmanager(services.Alertmanager):
