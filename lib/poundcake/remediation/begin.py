@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping
@@ -32,6 +33,10 @@ from poundcake.timestamps import parse_timestamp
 from poundcake.trail.limits import ChangeRequest, Situation
 
 REMEDIATE = "poundcake.remediate"
+
+_SECRET_NAME = re.compile(
+    "passw|passphrase|secret|token|api_?key|private_?key|credential", re.IGNORECASE
+)
 
 SituationReader = Callable[[ChangeRequest], Situation]
 """Reads what a decision about a change depends on from the tracking database."""
@@ -138,9 +143,18 @@ class Decision:
         """The action, its parameters and its target in words, '' if there is no action."""
         if not self.action:
             return ""
-        given = ", ".join(f"{name}={_shown(value)}" for name, value in self.parameters.items())
+        shown = self.shown_parameters.items()
+        arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in shown)
         target = f" on {self.target}" if self.target else ""
-        return self.action + (f" with {given}" if given else "") + target
+        return self.action + (f" with {arguments}" if arguments else "") + target
+
+    @property
+    def shown_parameters(self) -> dict[str, Any]:
+        """The parameters with `***` in place of each value whose name says that it is secret."""
+        return {
+            name: "***" if _SECRET_NAME.search(name) else value
+            for name, value in self.parameters.items()
+        }
 
     def ended(self, stage: Stage, message: str) -> Decision:
         """Return the decision to end at a stage, without a change."""
@@ -339,5 +353,5 @@ def _limits_of(entry: Remediation) -> dict[str, Any]:
     return limits
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return str(value) if isinstance(value, str) else json.dumps(value)

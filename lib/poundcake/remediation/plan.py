@@ -239,7 +239,7 @@ def _entry_view(
         "would_change": decision.may_change and bool(starting) and not stopped_by,
         "change": in_live_mode.change or decision.change,
         "action": decision.action,
-        "parameters": dict(decision.parameters),
+        "parameters": decision.shown_parameters,
         "target": decision.target,
         "host_parameter": decision.host_parameter,
         "stage": str(decision.stage),

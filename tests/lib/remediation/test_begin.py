@@ -81,6 +81,13 @@ def test_a_dry_run_says_literally_what_would_run(how):
     }
 
 
+@pytest.mark.parametrize("name", ["password", "sudo_password", "api_key", "Token", "private_key"])
+def test_a_secret_parameter_reaches_the_action_but_no_text(name):
+    outcome = decision(**{"with": {name: "hunter2", "act": "restart"}, "mode": "dry_run"})
+    assert outcome.message == f"would run linux.service with {name}=***, act=restart on web-1"
+    assert outcome.parameters[name] == "hunter2"
+
+
 def test_a_dry_run_names_parameters_of_other_types_and_the_labels_of_the_target():
     found = decision(
         mode="dry_run",
