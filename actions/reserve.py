@@ -29,7 +29,7 @@ class Reserve(PackAction):
         if entry and found is None:
             removed = f"the configuration no longer has a valid remediation {entry}"
             request = replace(request, objection=removed)
-        if found and Mode.strictest(found.mode, Mode(mode)) is Mode.ASK:
+        if found and Mode.ASK in (found.mode, Mode(mode)):
             problem, approved_by = read_approval(
                 self.stackstorm(), request.execution_id, found.approvers
             )

@@ -147,6 +147,13 @@ def test_an_entry_that_no_longer_applies_changes_nothing_after_the_approval(stac
         assert "the remediation scenario-ask is now in mode dry_run" in asked.refused()
 
 
+def test_a_refusal_counts_even_if_the_entry_no_longer_asks(stack, asked):
+    """A36: the entry is changed meanwhile."""
+    with stack.configured(remediations=[{**ENTRY, "mode": "live"}]):
+        asked.respond(False, "ben")
+        assert "ben refused the approval" in asked.refused()
+
+
 def test_nobody_is_asked_for_what_would_be_refused_anyway(stack, forgotten):
     """A36: refused before anybody is asked."""
     with stack.configured(allowed_hosts=["db-*"]):

@@ -129,7 +129,9 @@ def _run_steps(
         counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
 
     def approvals() -> None:
-        counts.expired_approvals = expire_approvals(sync_round, stackstorm, config)
+        # A workflow that waits for an approval is an open execution.
+        if counts.executions:
+            counts.expired_approvals = expire_approvals(sync_round, stackstorm, config)
 
     try:
         _run_each((mirror, explain, complete, confirm, expire, reconcile, settle, approvals))

@@ -84,6 +84,7 @@ def test_without_open_work_nothing_is_requested(trail):
         "gone": 0,
         "silenced": 0,
         "changes": 0,
+        "expired_approvals": 0,
         "problems": [],
     }
     assert trail.stackstorm.calls == []
