@@ -59,6 +59,9 @@ class Asked:
         self.stack.api(f"/inquiries/{self.inquiry['id']}", "PUT", body, user=user)
 
     def ended(self):
+        self.stack.ended(self.shown["st2_execution_id"])
+        # While nothing but paused work is open, the next round is up to ten minutes away.
+        self.stack.run("poundcake.sync")
         (execution,) = self.stack.completed(self.request_id)["stackstorm_executions"]
         return execution
 
