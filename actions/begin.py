@@ -9,12 +9,8 @@ from pack_action import PackAction
 from poundcake.remediation import begin
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import Mode, Remediation
-from poundcake.trail import claims, database, limits, queries
-from poundcake.trail.errors import TrackingError
+from poundcake.trail import claims, queries
 from poundcake.trail.limits import ChangeRequest, Situation
-
-# Seconds to retry while the database is unavailable: less than the action's own timeout.
-_RETRY_SECONDS = 45
 
 
 class Begin(PackAction):
@@ -24,9 +20,7 @@ class Begin(PackAction):
         self, request_id: str, episode: str, st2_user: str = "", **given: Any
     ) -> dict[str, Any]:
         """Return what the workflow may do, and if it changes nothing, its report."""
-        found = database.retry_while_unavailable(
-            lambda: self._begin(request_id, episode, **given), _RETRY_SECONDS
-        )
+        found = self.retry_while_unavailable(lambda: self._begin(request_id, episode, **given))
         # The service user answers no when the approval has expired. It is the last one.
         users = [*found["approvers"], st2_user] if found["approvers"] else []
         return {**found, "asks": bool(users), "users": users}
@@ -41,18 +35,12 @@ class Begin(PackAction):
         parameters: dict[str, Any] | None = None,
         mode: str = "live",
     ) -> dict[str, Any]:
-        found = self.view(queries.alert_of, request_id=request_id, episode=episode)
-        if found is None:
-            raise TrackingError(f"no alert of episode {episode} in request {request_id}")
+        found = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
 
         def read_situation(change: ChangeRequest) -> Situation:
-            asked = replace(
-                change, request_id=request_id, episode=episode, execution_id=execution_id
+            return self.situation(
+                replace(change, request_id=request_id, episode=episode, execution_id=execution_id)
             )
-            situation: Situation = self.view(
-                limits.read_situation, config=self.settings, request=asked
-            )
-            return situation
 
         def find_objection(entry: Remediation) -> str:
             from poundcake.remediation.conditions import find_objection as find
@@ -61,13 +49,7 @@ class Begin(PackAction):
             subject = Subject.of(found["labels"], self.settings.host_label)
             return find(entry, subject, self.prometheus)
 
-        alert = begin.Alert(
-            found["labels"],
-            found["status"],
-            found["incident_ended_at"],
-            read_situation,
-            find_objection,
-        )
+        alert = begin.Alert(found["labels"], read_situation, find_objection)
         request = begin.Request(remediation, action, parameters or {}, Mode(mode))
         decision = begin.decide(self.settings, alert, request)
         linked = claims.link(
@@ -76,9 +58,7 @@ class Begin(PackAction):
             episode,
             decision.action or begin.REMEDIATE,
             execution_id,
-            claims.HostCooldown.of(
-                self.settings.host_cooldown_seconds, self.settings.power_cooldown_seconds
-            ),
+            claims.HostCooldown.configured(self.settings),
             decision.may_reserve,
         )
         if not linked["claimed"]:

@@ -9,7 +9,6 @@ from sqlalchemy.engine import Connection
 from pack_action import PackAction
 from poundcake.remediation import safety
 from poundcake.trail import queries
-from poundcake.trail.errors import TrackingError
 from poundcake.trail.limits import ChangeRequest, read_situation
 
 
@@ -22,10 +21,6 @@ class GetAlert(PackAction):
         return answer
 
     def _read(self, connection: Connection, request: ChangeRequest) -> dict[str, Any]:
-        alert = queries.alert_of(connection, request.request_id, request.episode)
-        if alert is None:
-            raise TrackingError(
-                f"no alert of episode {request.episode} in request {request.request_id}"
-            )
+        alert = queries.recorded_alert(connection, request.request_id, request.episode)
         situation = read_situation(connection, self.settings, request)
         return {**alert, **safety.preview(self.settings, request, situation).as_dict()}

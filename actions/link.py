@@ -11,9 +11,6 @@ from poundcake.remediation import safety
 from poundcake.trail import claims, database
 from poundcake.trail.limits import ChangeRequest, read_situation
 
-# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
-_RETRY_SECONDS = 45
-
 
 class Link(PackAction):
     """Run poundcake.link."""
@@ -30,19 +27,16 @@ class Link(PackAction):
     ) -> dict[str, Any]:
         """Return whether the execution has the claim and may change anything, or why not."""
         engine = self.engine()
-        claim = database.retry_while_unavailable(
+        claim = self.retry_while_unavailable(
             lambda: claims.link(
                 engine,
                 request_id,
                 episode,
                 workflow,
                 execution_id,
-                claims.HostCooldown.of(
-                    self.settings.host_cooldown_seconds, self.settings.power_cooldown_seconds
-                ),
+                claims.HostCooldown.configured(self.settings),
                 changes,
-            ),
-            _RETRY_SECONDS,
+            )
         )
         if not claim["claimed"] or not action:
             refusal = safety.Refusal.NO_ACTION if claim["claimed"] else safety.Refusal.NOT_CLAIMED

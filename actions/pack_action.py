@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 
 from st2common.runners.base_action import Action
 
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
     from poundcake.monitoring import PrometheusApi
     from poundcake.stackstorm import StackStorm
     from poundcake.trail.audit import Actor
+    from poundcake.trail.limits import ChangeRequest, Situation
 
 # Import modules that only some actions need inside the methods that use them. Each action is a
 # separate process, and SQLAlchemy alone takes longer to load than most actions take to run.
+
+
+_RETRY_SECONDS = 45
+
+_Result = TypeVar("_Result")
 
 
 class PackAction(Action):
@@ -97,6 +103,24 @@ class PackAction(Action):
             return answer
         minutes = self.settings.approval_minutes
         return refresh.refresh_open_executions(self.stackstorm(), answer, minutes)
+
+    def situation(self, request: ChangeRequest) -> Situation:
+        """Return what the decision about a change depends on now."""
+        from poundcake.trail import limits
+
+        situation: Situation = self.view(
+            limits.read_situation, config=self.settings, request=request
+        )
+        return situation
+
+    def retry_while_unavailable(self, work: Callable[[], _Result]) -> _Result:
+        """Call work(), retrying while the tracking database is unavailable, for 45 seconds.
+
+        This is less than the timeout of 60 seconds of the actions that use it.
+        """
+        from poundcake.trail import database
+
+        return database.retry_while_unavailable(work, _RETRY_SECONDS)
 
     def stackstorm(self) -> StackStorm:
         """Return a client of StackStorm's API that uses the token of this execution."""

@@ -32,28 +32,18 @@ class Plan(PackAction):
         return plan.as_text(result) if format == "text" else result
 
     def _recorded_alert(self, episode: str) -> PlannedAlert:
-        from poundcake.trail import limits, queries
+        from poundcake.trail import queries
 
         recorded = self.view(queries.alert_of_episode, episode=episode)
         if recorded is None:
             raise PoundCakeError(f"no alert of episode {episode} is on record")
 
         def read(change: ChangeRequest) -> Situation:
-            request = replace(
-                change, request_id=recorded["request_id"], episode=recorded["episode"]
+            return self.situation(
+                replace(change, request_id=recorded["request_id"], episode=recorded["episode"])
             )
-            situation: Situation = self.view(
-                limits.read_situation, config=self.settings, request=request
-            )
-            return situation
 
-        return PlannedAlert(
-            recorded["labels"],
-            recorded["episode"],
-            recorded["status"],
-            recorded["incident_ended_at"],
-            read,
-        )
+        return PlannedAlert(recorded["labels"], read, recorded["episode"], recorded["status"])
 
     def _possible_alert(self, labels: dict[str, Any]) -> PlannedAlert:
         from poundcake.trail import limits
@@ -66,4 +56,4 @@ class Plan(PackAction):
             )
             return situation
 
-        return PlannedAlert(texts, read_situation=read)
+        return PlannedAlert(texts, read)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from pack_action import PackAction
-from poundcake.trail import database
 from poundcake.trail.replay import ReplayResult, replay_request
-
-# Seconds to retry while the database is unavailable: less than the action's own timeout of 60.
-_RETRY_SECONDS = 45
 
 
 class Replay(PackAction):
@@ -21,9 +17,8 @@ class Replay(PackAction):
         # attempt derives the same id from the execution's id, and so finds the replay if it is.
         actor = self.actor(st2_user)
         replaying_execution = execution_id or actor.execution_id
-        return database.retry_while_unavailable(
+        return self.retry_while_unavailable(
             lambda: replay_request(
                 self.engine(), self.settings, request_id, force, replaying_execution, actor
-            ),
-            _RETRY_SECONDS,
+            )
         )

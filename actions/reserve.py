@@ -9,11 +9,8 @@ from pack_action import PackAction
 from poundcake.remediation import safety
 from poundcake.remediation.approval import read_approval
 from poundcake.remediations import Mode, Remediation
-from poundcake.trail import database, limits, queries
+from poundcake.trail import database, queries
 from poundcake.trail.limits import ChangeRequest
-
-# Seconds to retry while the database is unavailable: less than the action's own timeout.
-_RETRY_SECONDS = 45
 
 
 class Reserve(PackAction):
@@ -35,9 +32,7 @@ class Reserve(PackAction):
             )
             request = replace(request, unapproved=problem)
         try:
-            decision = database.retry_while_unavailable(
-                lambda: self._reserve(request, found), _RETRY_SECONDS
-            )
+            decision = self.retry_while_unavailable(lambda: self._reserve(request, found))
         except database.DatabaseError as error:
             decision = safety.without_database(self.settings, request, error)
         return {**decision.as_dict(), "approved_by": approved_by}
@@ -49,13 +44,14 @@ class Reserve(PackAction):
 
     def _with_conditions(self, request: ChangeRequest, entry: Remediation) -> ChangeRequest:
         """Return a request after the conditions of an entry were checked."""
-        found = self.view(queries.alert_of, request_id=request.request_id, episode=request.episode)
-        labels = found["labels"] if found else {}
+        alert = self.view(
+            queries.recorded_alert, request_id=request.request_id, episode=request.episode
+        )
+        labels = alert["labels"]
         objection = safety.objection_to(entry, labels, request.action)
         if objection or not entry.has_conditions:
             return replace(request, objection=objection)
-        situation = self.view(limits.read_situation, config=self.settings, request=request)
-        decision = safety.decide(self.settings, request, situation)
+        decision = safety.decide(self.settings, request, self.situation(request))
         if not safety.may_check_conditions(decision):
             return request  # it is refused anyway
         return safety.with_conditions(request, entry, self._find_objection(entry, labels))

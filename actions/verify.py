@@ -7,7 +7,6 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.remediation import polls
 from poundcake.trail import queries
-from poundcake.trail.errors import TrackingError
 
 
 class Verify(PackAction):
@@ -17,9 +16,7 @@ class Verify(PackAction):
         self, request_id: str, episode: str, check: str, wait: int, execution_id: str
     ) -> dict[str, Any]:
         """Return whether the verification is done, whether the change helped, and what was seen."""
-        found = self.view(queries.alert_of, request_id=request_id, episode=episode)
-        if found is None:
-            raise TrackingError(f"no alert of episode {episode} in request {request_id}")
+        found = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
         change = polls.read_change(self.stackstorm(), execution_id)
         subject = polls.Subject.of(found["labels"], self.settings.host_label)
         return polls.poll(check, wait, subject, self.prometheus(), change).as_dict()

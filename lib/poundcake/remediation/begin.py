@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import Any, Callable, Mapping
 
 from poundcake.config import Config
@@ -29,7 +28,6 @@ from poundcake.remediations import (
     Remediation,
     nearest_misses,
 )
-from poundcake.timestamps import parse_timestamp
 from poundcake.trail.limits import ChangeRequest, Situation
 
 REMEDIATE = "poundcake.remediate"
@@ -51,29 +49,13 @@ class Alert:
 
     Attributes:
         labels: Its labels, as they were sent.
-        status: `firing` or `resolved`.
-        incident_ended_at: When its incident ended, or None while it is open.
-        read_situation: Reads the limits, pauses and other changes. None leaves them out.
+        read_situation: Reads its incident, the limits, the pause and other changes.
         find_objection: Checks the conditions of an entry. None leaves them out.
     """
 
     labels: Mapping[str, str]
-    status: str
-    incident_ended_at: str | None = None
-    read_situation: SituationReader | None = None
+    read_situation: SituationReader
     find_objection: FindObjection | None = None
-
-    def situation(self, config: Config, request: ChangeRequest) -> Situation:
-        """Return what a decision about a change depends on."""
-        if self.read_situation:
-            return self.read_situation(request)
-        return Situation(
-            now=datetime.min.replace(tzinfo=timezone.utc),
-            named_host=self.labels.get(config.host_label, ""),
-            status=self.status,
-            incident_ended_at=parse_timestamp(self.incident_ended_at or ""),
-            target=host_or_empty(self.labels, config.host_label),
-        )
 
 
 @dataclass(frozen=True)
@@ -320,7 +302,7 @@ def _permitted(
         change=planned.change,
         **(_limits_of(entry) if entry else {}),
     )
-    effective, situation = replace(config, dry_run=is_dry_run), alert.situation(config, request)
+    effective, situation = replace(config, dry_run=is_dry_run), alert.read_situation(request)
     permission = preview(effective, request, situation)
     is_checked = action and entry and entry.has_conditions and not missing_support(entry)
     if entry and is_checked and alert.find_objection and may_check_conditions(permission):

@@ -42,17 +42,15 @@ class PlannedAlert(NamedTuple):
 
     Attributes:
         labels: Its labels, as they are or would be sent.
+        read_situation: Reads its incident, the limits, the pause and other changes.
         episode: Its episode, or '' if it is not recorded.
         status: `firing` or `resolved`.
-        incident_ended_at: When its incident ended, or None.
-        read_situation: Reads the limits, the pause and other changes. None ignores them.
     """
 
     labels: Mapping[str, str]
+    read_situation: SituationReader
     episode: str = ""
     status: str = FIRING
-    incident_ended_at: str | None = None
-    read_situation: SituationReader | None = None
 
 
 def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
-    decided_alert = Alert(alert.labels, alert.status, alert.incident_ended_at, alert.read_situation)
+    decided_alert = Alert(alert.labels, alert.read_situation)
     problem, rules = "", _Rules([], [], [])
     try:
         rules = _matching_rules(api, _payload(config, alert, entry))

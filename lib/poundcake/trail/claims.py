@@ -15,6 +15,7 @@ from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import admission, changes, clock, database
@@ -90,6 +91,11 @@ class HostCooldown(NamedTuple):
         """Return the cooldown with the values of the configuration. 0 for `host` turns it off."""
         power = power_seconds if host_seconds else 0
         return cls(timedelta(seconds=host_seconds), timedelta(seconds=power))
+
+    @classmethod
+    def configured(cls, config: Config) -> HostCooldown:
+        """Return the cooldown of a configuration."""
+        return cls.of(config.host_cooldown_seconds, config.power_cooldown_seconds)
 
 
 NO_COOLDOWN = HostCooldown()
@@ -270,6 +276,44 @@ def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> 
     return failures
 
 
+def find_alert(
+    connection: Connection, request_id: str, episode: str, *columns: Any
+) -> Row[Any] | None:
+    """Return columns of the alert of an episode in a request, or None if it is not recorded.
+
+    Args:
+        connection: A connection.
+        request_id: The request that contained the alert.
+        episode: The alert's episode.
+        columns: Columns of poundcake_alerts and poundcake_api_calls, or a whole table.
+    """
+    return connection.execute(
+        select(*columns)
+        .join_from(alerts, api_calls, api_calls.c.id == alerts.c.api_call_id)
+        .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
+        # One payload may contain an episode twice; prefer the alert that was emitted.
+        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
+        .limit(1)
+    ).one_or_none()
+
+
+def read_alert(connection: Connection, request_id: str, episode: str, *columns: Any) -> Row[Any]:
+    """Return what find_alert() returns.
+
+    Raises:
+        TrackingError: The alert is not recorded.
+    """
+    alert = find_alert(connection, request_id, episode, *columns)
+    if alert is None:
+        raise unknown_alert(request_id, episode)
+    return alert
+
+
+def unknown_alert(request_id: str, episode: str) -> TrackingError:
+    """Return the error about an alert that is not recorded."""
+    return TrackingError(f"no alert of episode {episode} in request {request_id} is recorded")
+
+
 def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
     """Return when the incident that an alert opened ended, or None while it is open."""
     if alert.closed_at is None:
@@ -392,19 +436,7 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
 
 def _find_alert(connection: Connection, claimant: _Claimant) -> Row[Any]:
     """Return the _ALERT_COLUMNS of the alert for which the execution was started."""
-    alert = connection.execute(
-        select(*_ALERT_COLUMNS)
-        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(api_calls.c.request_id == claimant.request_id, alerts.c.episode == claimant.episode)
-        # One payload may contain an episode twice; prefer the alert that was emitted.
-        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
-        .limit(1)
-    ).one_or_none()
-    if alert is None:
-        raise TrackingError(
-            f"no alert of episode {claimant.episode} in request {claimant.request_id} is on record"
-        )
-    return alert
+    return read_alert(connection, claimant.request_id, claimant.episode, *_ALERT_COLUMNS)
 
 
 def _refusal_reason(

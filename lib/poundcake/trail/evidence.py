@@ -259,7 +259,7 @@ class EvidenceReader:
     ) -> datetime | None:
         """Return the end of the cooldown that may have caused the refusal of the claim, or None."""
         config = self._config
-        cooldown = HostCooldown.of(config.host_cooldown_seconds, config.power_cooldown_seconds)
+        cooldown = HostCooldown.configured(config)
         is_refused = workflow_output(execution.result).get("stage") == NOT_CLAIMED
         if not cooldown.usual or not alert.host or not is_refused:
             return None

@@ -33,15 +33,15 @@ from poundcake.trail.changes import (
     is_granted,
     write_decision,
 )
-from poundcake.trail.claims import ended_at
+from poundcake.trail.claims import AlertOfEpisode, ended_at, read_alert
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
-from poundcake.trail.outcomes import EMITTED, Outcome
+from poundcake.trail.outcomes import Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
 from poundcake.trail.queries.bounded_search import unindexed
 from poundcake.trail.record import config_identity
 from poundcake.trail.rows import to_json
-from poundcake.trail.schema import alerts, api_calls, changes, cut
+from poundcake.trail.schema import alerts, changes, cut
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -164,11 +164,9 @@ class Decision(Protocol):
         """Why it is refused, or empty."""
 
 
-class _AlertRow(Protocol):
+class _AlertRow(AlertOfEpisode, Protocol):
     """The columns of poundcake_alerts that a situation depends on."""
 
-    @property
-    def episode(self) -> str: ...
     @property
     def attempt(self) -> int: ...
     @property
@@ -179,8 +177,6 @@ class _AlertRow(Protocol):
     def labels(self) -> str: ...
     @property
     def status(self) -> str: ...
-    @property
-    def closed_at(self) -> datetime | None: ...
 
 
 class _PossibleAlert(NamedTuple):
@@ -263,27 +259,8 @@ def change_claim(episode: str, attempt: int) -> str:
 
 
 def _find_alert(connection: Connection, request: ChangeRequest) -> Row[Any]:
-    alert = connection.execute(
-        select(
-            alerts.c.episode,
-            alerts.c.attempt,
-            alerts.c.alert_name,
-            alerts.c.fingerprint,
-            alerts.c.labels,
-            alerts.c.status,
-            alerts.c.closed_at,
-        )
-        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(api_calls.c.request_id == request.request_id, alerts.c.episode == request.episode)
-        # One payload may contain an episode twice; prefer the alert that was emitted.
-        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
-        .limit(1)
-    ).one_or_none()
-    if alert is None:
-        raise TrackingError(
-            f"no alert of episode {request.episode} in request {request.request_id}"
-        )
-    return alert
+    columns = [alerts.c[name] for name in _PossibleAlert._fields]
+    return read_alert(connection, request.request_id, request.episode, *columns)
 
 
 def _read_situation(

@@ -12,6 +12,7 @@ from poundcake.remediations import Mode
 from poundcake.trail.limits import Situation
 from poundcake.trail.pause import Pause
 from tests.lib.samples import NOON
+from tests.lib.situations import situation_reader
 
 LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "service": "nginx"}
 ENTRY = {
@@ -31,7 +32,7 @@ def decision(request=Request(remediation="nginx"), alert=None, config=None, **en
     status, ended = labels.pop("status", "firing"), labels.pop("ended", None)
     configuration = load({**OPEN, "remediations": [{**ENTRY, **entry}], **(config or {})})
     assert configuration.remediation_errors == ()
-    return decide(configuration, Alert(labels, status, ended), request)
+    return decide(configuration, Alert(labels, situation_reader(labels, status, ended)), request)
 
 
 def test_a_live_entry_runs_its_action_with_labels_and_host():
@@ -179,7 +180,7 @@ def paused(request):
 
 def test_a_refusal_that_may_pass_is_left_to_the_reservation():
     configuration = load({**OPEN, "remediations": [ENTRY]})
-    alert = Alert(LABELS, "firing", read_situation=paused)
+    alert = Alert(LABELS, paused)
     found = decide(configuration, alert, Request(remediation="nginx"))
     assert (found.may_reserve, found.may_change, found.refusal) == (True, False, "paused")
     assert "paused by anna" in found.message
@@ -194,7 +195,7 @@ def test_the_limits_of_an_entry_reach_the_reservation():
 
     entry = {**ENTRY, "per": {"label": "rack", "at_once": 2, "storm": 3}}
     configuration = load({**OPEN, "remediations": [entry]})
-    found = decide(configuration, Alert(LABELS, "firing", read_situation=read), Request("nginx"))
+    found = decide(configuration, Alert(LABELS, read), Request("nginx"))
     expected = {"per_label": "rack", "at_once": 2, "storm": 3}
     assert expected.items() <= found.as_dict()["reservation"].items()
     assert (asked[0].per_label, asked[0].at_once, asked[0].storm) == ("rack", 2, 3)
@@ -219,7 +220,7 @@ def test_a_condition_that_is_not_fulfilled_ends_the_workflow_without_failing_it(
 
     entry = {**ENTRY, "mode": mode, "check": ["tcp:22"]}
     configuration = load({**OPEN, "remediations": [entry]})
-    alert = Alert(LABELS, "firing", find_objection=find_objection)
+    alert = Alert(LABELS, situation_reader(LABELS), find_objection)
     found = decide(configuration, alert, Request(remediation="nginx"))
     assert (found.may_reserve, found.stage) == (False, stage)
     assert found.message.startswith(message)
@@ -230,14 +231,14 @@ def test_a_condition_that_is_not_fulfilled_ends_the_workflow_without_failing_it(
 
 def test_the_conditions_of_a_host_that_may_not_be_changed_are_not_checked():
     configuration = load({**OPEN, "denied_hosts": ["web-1"], "remediations": [CHECKED]})
-    alert = Alert(LABELS, "firing", find_objection=pytest.fail)
+    alert = Alert(LABELS, situation_reader(LABELS), pytest.fail)
     found = decide(configuration, alert, Request(remediation="nginx"))
     assert (found.stage, found.refusal) == ("refused", "host_denied")
 
 
 def test_conditions_that_agree_permit_a_change():
     configuration = load({**OPEN, "remediations": [CHECKED]})
-    alert = Alert(LABELS, "firing", find_objection=lambda entry: "")
+    alert = Alert(LABELS, situation_reader(LABELS), lambda entry: "")
     assert decide(configuration, alert, Request(remediation="nginx")).may_change
 
 
@@ -269,7 +270,7 @@ def test_the_mode_ask_of_a_rule_needs_approvers(request_):
 def test_nobody_is_asked_during_a_pause():
     entry = {**ENTRY, "mode": "ask", "approvers": ["anna"]}
     configuration = load({**OPEN, "remediations": [entry]})
-    alert = Alert(LABELS, "firing", read_situation=paused)
+    alert = Alert(LABELS, paused)
     found = decide(configuration, alert, Request(remediation="nginx"))
     assert (found.may_reserve, found.refusal) == (False, "paused")
     assert found.report().status == "succeeded"

@@ -12,6 +12,7 @@ from poundcake.stackstorm import StackStormError
 from poundcake.trail.limits import Situation
 from poundcake.trail.pause import Pause
 from tests.lib.samples import NOON
+from tests.lib.situations import situation_reader
 
 LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "severity": "critical"}
 OPEN = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
@@ -76,9 +77,11 @@ class Api:
         return self.actions.get(path.rpartition("/")[2])
 
 
-def planned(labels=None, api=None, config=None, entries=(ENTRY,), **alert):
+def planned(labels=None, api=None, config=None, entries=(ENTRY,), ended=None, **alert):
     configuration = load({**OPEN, "remediations": list(entries), **(config or {})})
-    of_alert = PlannedAlert({**LABELS, **(labels or {})}, **alert)
+    labels = {**LABELS, **(labels or {})}
+    reader = situation_reader(labels, alert.get("status", "firing"), ended)
+    of_alert = PlannedAlert(labels, **{"read_situation": reader, **alert})
     return plan_alert(configuration, api or Api(), of_alert)
 
 
@@ -138,7 +141,7 @@ def test_an_alert_that_would_be_remediated():
         ),
         ({"api": Api(actions={})}, ["StackStorm has no action linux.service"]),
         (
-            {"incident_ended_at": "2026-01-14T12:00:00Z"},
+            {"ended": "2026-01-14T12:00:00Z"},
             ["the incident ended at 2026-01-14T12:00:00Z"],
         ),
     ],
@@ -245,7 +248,7 @@ def test_without_stackstorm_the_plan_knows_the_remediation_but_no_rule():
 
 
 def test_the_payload_of_a_plan_has_the_fields_of_the_trigger():
-    payload = plan._payload(load({}), PlannedAlert({"alertname": "{{ x }}"}), None)
+    payload = plan._payload(load({}), PlannedAlert({"alertname": "{{ x }}"}, pytest.fail), None)
     assert list(payload) == list(AlertPayload.__annotations__)
     assert payload["alert_name"] == "(( x ))"
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from poundcake.trail.claims import unknown_alert
 from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.alert import alert_details, find_emitted
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
@@ -38,6 +39,7 @@ __all__ = [
     "alert_of_episode",
     "alerts_active",
     "executions_recent",
+    "recorded_alert",
     "st2_executions",
     "status",
     "why",
@@ -98,6 +100,18 @@ def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str,
     """Return one alert with its labels and annotations, or None if it is not recorded."""
     details = alert_details(connection, request_id, episode)
     return details.as_json() if details else None
+
+
+def recorded_alert(connection: Connection, request_id: str, episode: str) -> dict[str, Any]:
+    """Return what alert_of() returns.
+
+    Raises:
+        TrackingError: The alert is not recorded.
+    """
+    alert = alert_of(connection, request_id, episode)
+    if alert is None:
+        raise unknown_alert(request_id, episode)
+    return alert
 
 
 def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | None:

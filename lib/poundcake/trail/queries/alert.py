@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
-from poundcake.trail.claims import ended_at
+from poundcake.trail.claims import ended_at, find_alert
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
@@ -93,14 +93,8 @@ def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
 
 def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:
     """Return the alert of an episode in a request, or None if it is not recorded."""
-    row = connection.execute(
-        select(alerts, api_calls.c.request_id, api_calls.c.receiver)
-        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
-        # One payload may contain an episode twice; prefer the alert that was emitted.
-        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
-        .limit(1)
-    ).one_or_none()
+    columns = (alerts, api_calls.c.request_id, api_calls.c.receiver)
+    row = find_alert(connection, request_id, episode, *columns)
     if row is None:
         return None
     opened = connection.execute(

@@ -1,0 +1,23 @@
+"""The situation of an alert that nothing but itself and its incident can stop from a change."""
+
+from __future__ import annotations
+
+from poundcake.hosts import host_or_empty
+from poundcake.timestamps import parse_timestamp
+from poundcake.trail.limits import Situation
+from tests.lib.samples import NOON
+
+
+def situation_reader(labels, status="firing", ended=None):
+    """Return a function that returns the situation for any request."""
+
+    def read(request):
+        return Situation(
+            now=NOON,
+            named_host=labels.get("instance", ""),
+            status=status,
+            incident_ended_at=parse_timestamp(ended or ""),
+            target=host_or_empty(labels, "instance"),
+        )
+
+    return read
