@@ -12,7 +12,7 @@ import shlex
 import tarfile
 from typing import Any
 
-from standalone.runners import Run, parsed, timeout_error
+from standalone.runners import Run, result_of, timeout_error
 
 CONNECT_TIMEOUT = 10  # seconds
 FAILED_TO_CONNECT = 255  # ssh's exit status
@@ -37,13 +37,7 @@ def remote_script(run: Run) -> tuple[str, dict]:
     if ended.code == FAILED_TO_CONNECT:
         error = f"Unable to connect to any one of the hosts: {[host]}.\n{ended.stderr}"
         return "failed", {"error": error, "traceback": "", "failed": True, "succeeded": False}
-    result = {
-        "failed": ended.code != 0,
-        "succeeded": ended.code == 0,
-        "return_code": ended.code,
-        "stdout": parsed(ended.stdout),
-        "stderr": parsed(ended.stderr),
-    }
+    result = result_of(ended)
     if ended.timed_out:
         return "timeout", {host: {**result, "timeout": True, **timeout_error(run)}}
     return "succeeded" if ended.code == 0 else "failed", {host: result}

@@ -177,16 +177,21 @@ def local_shell(run: Run) -> tuple[str, dict]:
         run.environment(),
         cwd=run.runner.get("cwd"),
     )
-    result = {
+    result = result_of(ended)
+    if ended.timed_out:
+        return "timeout", {**result, **timeout_error(run)}
+    return "succeeded" if ended.code == 0 else "failed", result
+
+
+def result_of(ended: Ended) -> dict[str, Any]:
+    """Return the result of a command, as StackStorm stores it."""
+    return {
         "failed": ended.code != 0,
         "succeeded": ended.code == 0,
         "return_code": ended.code,
         "stdout": parsed(ended.stdout),
         "stderr": parsed(ended.stderr),
     }
-    if ended.timed_out:
-        return "timeout", {**result, **timeout_error(run)}
-    return "succeeded" if ended.code == 0 else "failed", result
 
 
 def parsed(text: str) -> Any:

@@ -83,6 +83,17 @@ def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
         time.sleep(_RETRY_PAUSE)
 
 
+def describe_state(host: str, state: TcpState, port: int) -> str:
+    """Return the result of a TCP check in words."""
+    descriptions = {
+        TcpState.ANSWERS: f"{host} answers on port {port}",
+        TcpState.REFUSED: f"{host} is up and refuses connections on port {port}",
+        TcpState.NO_ANSWER: f"{host} does not answer",
+        TcpState.UNRESOLVABLE: f"the name {host} could not be resolved",
+    }
+    return descriptions[state]
+
+
 def ports_to_check(port: int) -> list[int]:
     """Return the ports to check: SSH, and `port` if it is not 0."""
     return [_SSH_PORT] + ([port] if port not in (0, _SSH_PORT) else [])

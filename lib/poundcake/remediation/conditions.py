@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 
 from poundcake.errors import PoundCakeError
 from poundcake.monitoring import AlertState, PrometheusApi
-from poundcake.remediation.checks import TcpState, check_host, ports_to_check
+from poundcake.remediation.checks import TcpState, check_host, describe_state, ports_to_check
 from poundcake.remediation.polls import Subject, is_true
 from poundcake.remediations import Remediation
 
@@ -57,10 +57,7 @@ def _answers(subject: Subject, port: str) -> str:
     found = check_host(subject.host, ports, 0)
     if found.state is TcpState.NO_ANSWER:
         return ""
-    if found.state is TcpState.UNRESOLVABLE:
-        return f"the name {subject.host} could not be resolved"
-    does = "answers" if found.state is TcpState.ANSWERS else "is up and refuses connections"
-    return f"{subject.host} {does} on port {found.port}"
+    return describe_state(subject.host, found.state, found.port)
 
 
 def _not_firing(subject: Subject, servers: Sequence[PrometheusApi]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Mapping, NamedTuple, Protocol, Sequence
 
 from poundcake.hosts import host_and_port
 from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, PrometheusApi
-from poundcake.remediation.checks import TcpState, check_host, ports_to_check
+from poundcake.remediation.checks import TcpState, check_host, describe_state, ports_to_check
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution
@@ -159,13 +159,8 @@ class _Seen(NamedTuple):
 def _connect(subject: Subject, port: str) -> _Seen:
     ports = [int(port)] if port else ports_to_check(subject.port)
     found = check_host(subject.host, ports, 0)
-    if found.state is TcpState.ANSWERS:
-        return _Seen(True, f"{subject.host} answers on port {found.port}")
-    if found.state is TcpState.REFUSED:
-        return _Seen(False, f"{subject.host} refuses connections on port {found.port}")
-    if found.state is TcpState.UNRESOLVABLE:
-        return _Seen(False, f"the name {subject.host} could not be resolved")
-    return _Seen(False, f"{subject.host} does not answer")
+    detail = describe_state(subject.host, found.state, found.port)
+    return _Seen(found.state is TcpState.ANSWERS, detail)
 
 
 def _ask(kind: str, subject: Subject, servers: Sequence[PrometheusApi], change: Change) -> _Seen:

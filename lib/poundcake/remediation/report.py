@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Sequence
 
-from poundcake.remediation.checks import TcpState
+from poundcake.remediation.checks import TcpState, describe_state
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution
@@ -207,12 +207,4 @@ def _change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
 def _describe_check(permission: dict[str, Any], check: dict[str, Any]) -> str:
     """Return the result of a check in words, or an empty string if the host was not checked."""
     host, port, state = permission.get("host", ""), check.get("port", 0), check.get("state")
-    if state == TcpState.ANSWERS:
-        return f"{host} answers on port {port}"
-    if state == TcpState.REFUSED:
-        return f"{host} is up and refuses connections on port {port}"
-    if state == TcpState.UNRESOLVABLE:
-        return f"the name {host} could not be resolved"
-    if state == TcpState.NO_ANSWER:
-        return f"{host} does not answer"
-    return ""
+    return describe_state(host, TcpState(state), port) if state else ""
