@@ -119,7 +119,7 @@ def test_nobody_else_can_approve(asked):
     with pytest.raises(AssertionError, match="Insufficient permission"):
         asked.respond(True, "eve")
     asked.respond(True, "stanley")
-    assert "stanley approved, who is none of the approvers (anna, ben)" in asked.refused()
+    assert "stanley approved, but is not one of the approvers (anna, ben)" in asked.refused()
 
 
 def test_an_approval_after_the_resolve_changes_nothing(stack, asked):

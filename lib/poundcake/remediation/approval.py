@@ -58,6 +58,6 @@ def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Appr
     if not has_approved:
         return Approval(f"the approval expired, because none of its approvers answered ({names})")
     return Approval(
-        f"{by or 'somebody'} approved, who is none of the approvers ({names}); without "
+        f"{by or 'somebody'} approved, but is not one of the approvers ({names}); without "
         "authentication, StackStorm does not know who answers"
     )

@@ -66,7 +66,7 @@ class Request:
         remediation: The name of the entry, or ''.
         action: The reference of the action, or ''.
         parameters: The parameters of the action.
-        mode: The mode that the rule allows at most.
+        mode: The most permissive mode that the rule allows.
     """
 
     remediation: str = ""
@@ -144,7 +144,7 @@ class Decision:
 
     def report(self) -> Report:
         """Return the output of a workflow that ends without a change."""
-        # A condition or a limit that does its work is no failure.
+        # A refusal by a condition or a limit is not a failure.
         expected = (
             self.dry_run
             or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
@@ -220,7 +220,7 @@ def decide_entry(
         config: The pack's configuration.
         alert: The alert.
         entry: The entry.
-        mode: The mode that the rule allows at most.
+        mode: The most permissive mode that the rule allows.
     """
     mode = _effective_mode(config, mode, entry.mode)
     if not entry.matches(alert.labels):

@@ -217,7 +217,7 @@ def _is_evaluated_since(reading: AlertReading, age: timedelta) -> bool:
 
 
 def _not_scraped(server: PrometheusApi, labels: Mapping[str, str]) -> str:
-    """Return why the target of an alert is not scraped, or ''. A vanished series is no cure."""
+    """Return why the target of an alert is not scraped, or ''. Its series would vanish, too."""
     if not labels.get("instance"):
         return ""
     selector = ",".join(

@@ -136,14 +136,14 @@ def _ending(tasks: _Tasks) -> _Ending:
 
 
 def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _Ending:
-    """Return the ending of a workflow that asked for its change and did not make it."""
+    """Return the ending of a workflow whose change was refused."""
     decision = tasks.result("reserve")
     if not decision:
         message = "the change could not be reserved, so nothing was changed; its task says why"
         return _Ending(False, Stage.REFUSED, message)
     found = _describe_check(permission, tasks.result("evidence"))
     message = f"{found}; {decision['message']}" if found else str(decision["message"])
-    # A limit that does its work is no failure of the workflow.
+    # A refusal by a limit is not a failure of the workflow.
     return _Ending(True, Stage(decision["stage"]), message)
 
 

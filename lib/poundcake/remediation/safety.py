@@ -500,7 +500,7 @@ def _storm(config: Config, request: ChangeRequest, situation: Situation) -> _Rea
             Refusal.STORM,
             f"{situation.similar} incidents of {situation.alert_name} {recently}, and storm_limit "
             f"is {config.storm_limit}",
-            f"it ends {quiet} min after their number has fallen; or raise storm_limit",
+            f"it ends {quiet} min after the number has fallen to the limit; or raise storm_limit",
         )
     if request.storm and situation.similar_per_value > request.storm:
         return _Reason(
@@ -508,7 +508,7 @@ def _storm(config: Config, request: ChangeRequest, situation: Situation) -> _Rea
             f"{situation.similar_per_value} incidents of {situation.alert_name} with "
             f"{situation.per_value} {recently}, and `storm` of {request.remediation_name} is "
             f"{request.storm}",
-            f"it ends {quiet} min after their number has fallen",
+            f"it ends {quiet} min after the number has fallen to the limit",
         )
     return None
 
@@ -520,7 +520,7 @@ def _settling(config: Config, request: ChangeRequest, situation: Situation) -> _
     return _Reason(
         Refusal.SETTLING,
         f"the incident must be known for {config.settle_seconds} s (settle_seconds) before "
-        f"anything is changed, which it is in {seconds} s",
+        f"anything is changed; {seconds} s remain",
         "wait",
     )
 

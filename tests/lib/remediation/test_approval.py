@@ -40,8 +40,8 @@ def test_an_approver_approves():
     [
         (Api(NO), "anna refused the approval"),
         (Api(NO, "stanley"), "the approval expired, because none of its approvers answered"),
-        (Api(YES, "stanley"), "stanley approved, who is none of the approvers (anna, ben)"),
-        (Api(YES, ""), "somebody approved, who is none of the approvers (anna, ben)"),
+        (Api(YES, "stanley"), "stanley approved, but is not one of the approvers (anna, ben)"),
+        (Api(YES, ""), "somebody approved, but is not one of the approvers (anna, ben)"),
         (Api({"approve": "true"}), "anna refused the approval"),
         (Api({}), "anna refused the approval"),
         (Api(None), "the request for approval was not answered (anna, ben)"),

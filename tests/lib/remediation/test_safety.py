@@ -323,7 +323,7 @@ PASSING = {
         {"opened_at": later(-20)},
         {},
         {},
-        "known for 60 s (settle_seconds) before anything is changed, which it is in 40 s",
+        "known for 60 s (settle_seconds) before anything is changed; 40 s remain",
         "wait",
     ),
     "approval_missing": (

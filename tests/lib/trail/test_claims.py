@@ -6,6 +6,7 @@ import datetime
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from poundcake.config import Config
 from poundcake.trail import claims, clock, database
@@ -288,6 +289,19 @@ class TestRelease:
         change(engine, update(executions).values(status="running"))
         assert len(claims.release(engine, claimed[1], force=True)) == 2
         assert link(engine, claimed, "e3")["claimed"]
+
+
+def test_a_deadlock_of_a_claim_is_retried(engine, admitted, monkeypatch):
+    failures, write_link = [1213, 1205], claims._write_link
+
+    def fail(*args):
+        if failures:
+            raise OperationalError("", {}, Exception(failures.pop(), "try restarting transaction"))
+        return write_link(*args)
+
+    monkeypatch.setattr(claims, "_write_link", fail)
+    assert link(engine, admitted)["claimed"]
+    assert not failures
 
 
 class TestHostCooldown:
