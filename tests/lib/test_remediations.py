@@ -171,7 +171,7 @@ class TestErrors:
             ),
             (acting(check=["tcp:"]), "check: tcp: must have the form tcp:22"),
             (acting(check=["expression:"]), "check: expression: must have the form expression:PRO"),
-            (acting(verify="expression:up"), "verify: must be expression, which is that of the al"),
+            (acting(verify="expression:up"), "verify: must be `expression` without an argument"),
             (acting(check=["tcp:0"]), "check: tcp:0 must have the form tcp:22, with a port from"),
             (acting(check=["alert:x"]), "check: alert:x must have the form alert"),
             (acting(check=["service"]), "check: service must have the form service:NAME"),

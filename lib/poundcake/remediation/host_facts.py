@@ -1,4 +1,4 @@
-"""Parse what the scripts that check or change a host print.
+"""Parse the output of the scripts that check or change a host.
 
 The scripts in actions/hosts print one JSON document. Anybody with root on the host can make them
 print anything, and local users choose the names of files and processes. So the output is treated
@@ -53,7 +53,7 @@ class DiskFacts:
     size_bytes: int
     used_bytes: int
     free_bytes: int
-    """Free for ordinary users."""
+    """The space that ordinary users can use."""
     used_percent: int
     inodes_used_percent: int | None
     """None if the file system has no fixed number of inodes."""
@@ -97,14 +97,18 @@ class MemoryFacts:
     @property
     def summary(self) -> str:
         """The facts in one line, for people."""
-        free = f"{_size(self.available_bytes)} of {_size(self.total_bytes)} available"
+        available = f"{_size(self.available_bytes)} of {_size(self.total_bytes)} available"
         largest = ", ".join(
             f"{process.name} ({process.pid}) {_size(process.used)}"
             for process in self.processes[:3]
         )
         kills = self.oom_kills_since_boot
-        killed = f"{kills} killed for lack of memory since boot" if kills else ""
-        return "; ".join(filter(None, [free, "largest: " + largest if largest else "", killed]))
+        parts = [
+            available,
+            f"largest: {largest}" if largest else "",
+            f"{kills} killed for lack of memory since boot" if kills else "",
+        ]
+        return "; ".join(filter(None, parts))
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class CpuFacts:
     load_15m: float
     processors: int
     busy_percent: int
-    """Of all processors together, not counting the time spent waiting for disks."""
+    """Share of all processors together, without the time spent waiting for disks."""
     iowait_percent: int
     steal_percent: int
     """Time that the hypervisor gave to other virtual machines."""
@@ -172,14 +176,14 @@ class CleanedDisk:
 
     dry_run: bool
     files: int
-    """Deleted, or to be deleted in a dry run."""
+    """Number of files that were deleted, or would be in a dry run."""
     bytes: int
     examples: tuple[str, ...]
     """The first paths."""
     left_open: int
-    """Old files that a process has open."""
+    """Old files that were not deleted, because a process has them open."""
     left_changed: int
-    """Files that changed or moved during the run."""
+    """Files that were not deleted, because they changed or moved during the run."""
     failed: int
     """Files that could not be deleted."""
     limit_reached: str
@@ -208,7 +212,7 @@ class RestartedService:
     before: str
     after: str
     exit_code: int | None
-    """Of the restart; None if it had not ended in time."""
+    """The restart's exit code; None if it had not ended in time."""
     seconds: int
     message: str
     """The end of the restart's output."""
@@ -243,8 +247,8 @@ def read_disk(result: Mapping[str, Any]) -> DiskFacts:
         used_percent=output.integer("used_percent"),
         inodes_used_percent=output.integer_or_none("inodes_used_percent"),
         directories=tuple(
-            Directory(inner.text("path"), inner.integer("bytes"))
-            for inner in output.objects("directories")
+            Directory(directory.text("path"), directory.integer("bytes"))
+            for directory in output.objects("directories")
         ),
         directories_complete=output.flag("directories_complete"),
     )
@@ -341,10 +345,10 @@ class _Output:
             raise RemediationError(self.text("error"))
 
     @classmethod
-    def _of(cls, fields: Mapping[str, Any]) -> _Output:
-        inner = cls.__new__(cls)
-        inner._fields = fields
-        return inner
+    def _from_fields(cls, fields: Mapping[str, Any]) -> _Output:
+        output = cls.__new__(cls)
+        output._fields = fields
+        return output
 
     def number(self, name: str) -> float:
         value = self._fields.get(name)
@@ -383,7 +387,7 @@ class _Output:
         values = self._list(name)
         if not all(isinstance(value, dict) for value in values):
             raise _invalid_field(name)
-        return [self._of(value) for value in values]
+        return [self._from_fields(value) for value in values]
 
     def _list(self, name: str) -> list[Any]:
         values = self._fields.get(name)
@@ -392,10 +396,15 @@ class _Output:
         return values
 
 
-def _processes(output: _Output, used: str) -> tuple[Process, ...]:
+def _processes(output: _Output, usage_field: str) -> tuple[Process, ...]:
     return tuple(
-        Process(inner.integer("pid"), inner.text("name"), inner.text("user"), inner.integer(used))
-        for inner in output.objects("processes")
+        Process(
+            pid=process.integer("pid"),
+            name=process.text("name"),
+            user=process.text("user"),
+            used=process.integer(usage_field),
+        )
+        for process in output.objects("processes")
     )
 
 

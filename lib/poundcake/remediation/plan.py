@@ -34,14 +34,14 @@ from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, lis
 TRIGGER = "poundcake.alert"
 _EPISODE = "plan-0"
 _WIDTH = 80
-_TEMPLATE_OF_ENTRY = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
+_ENTRY_TEMPLATE = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
 
 
 class PlannedAlert(NamedTuple):
     """A recorded alert, or one that may be sent.
 
     Attributes:
-        labels: Its labels, as they are or would be sent.
+        labels: Its labels, as Alertmanager sends them.
         read_situation: Reads its incident, the limits, the pause and other changes.
         episode: Its episode, or '' if it is not recorded.
         status: `firing` or `resolved`.
@@ -58,7 +58,7 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
 
     Args:
         config: The pack's configuration.
-        api: StackStorm's API. If it is unavailable, the plan says so and leaves the rules out.
+        api: StackStorm's API. If it is unavailable, the plan reports that and leaves the rules out.
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
@@ -97,7 +97,7 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
         StackStormError: The API is unavailable.
     """
     has_rule = any(rule.is_enabled and _starts_entries(rule) for rule in list_rules(api, TRIGGER))
-    notes = [] if has_rule else [_NOT_STARTED]
+    problems = [] if has_rule else [_NOT_STARTED]
     return {
         "remediations": [
             {
@@ -106,11 +106,11 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
                 "action": entry.action,
                 "match": [str(matcher) for matcher in entry.match],
                 "problems": entry_problems(api, entry),
-                "stopped_by": _always_stopped_by(config, entry),
+                "stopped_by": _permanent_obstacles(config, entry),
             }
             for entry in config.remediations
         ],
-        "errors": [*config.remediation_errors, *notes],
+        "errors": [*config.remediation_errors, *problems],
     }
 
 
@@ -146,7 +146,7 @@ class _Rules(NamedTuple):
     """Rules on poundcake.alert that concern an alert.
 
     Attributes:
-        matching: Enabled rules that match or may match, each with why that is uncertain, or ''.
+        matching: Enabled rules that match or may match, each with the reason for doubt, or ''.
         disabled: Disabled rules that would match.
         failing: Enabled rules whose criteria cannot be evaluated, each with the reason.
     """
@@ -159,11 +159,11 @@ class _Rules(NamedTuple):
 def _matching_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
     """Return the rules that match. Backstop rules apply only if no other rule matches."""
     rules = list_rules(api, TRIGGER)
-    results = [(rule, rule.match(payload)) for rule in rules]
+    matches = [(rule, rule.match(payload)) for rule in rules]
     may_match = (Matching.YES, Matching.UNKNOWN)
     matching, backstops, disabled, failing = [], [], [], []
     is_certain = False
-    for rule, result in results:
+    for rule, result in matches:
         if not rule.is_enabled:
             disabled += [rule] if result.matching is Matching.YES else []
         elif result.matching is Matching.FAILS:
@@ -202,7 +202,7 @@ def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> 
 def _starts_entries(rule: Rule) -> bool:
     """Return True if a rule starts the entry in the trigger's field `remediation`."""
     name = str(rule.parameters.get("remediation", ""))
-    return rule.action == REMEDIATE and bool(_TEMPLATE_OF_ENTRY.search(name))
+    return rule.action == REMEDIATE and bool(_ENTRY_TEMPLATE.search(name))
 
 
 def _entry_view(
@@ -216,7 +216,7 @@ def _entry_view(
     decision = decide_entry(config, alert, entry)
     in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
     stopped_by = [] if decision.may_change else [_stop_reason(entry, config, decision)]
-    # The reason in the configured mode may hide another one, which would stop a change later.
+    # The reason in the configured mode may hide another one that would stop a change later.
     if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
         stopped_by.append(in_live_mode.message)
     unsupported = missing_support(entry)
@@ -254,8 +254,8 @@ def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
     return decision.message
 
 
-def _always_stopped_by(config: Config, entry: Remediation) -> list[str]:
-    """Return what stops an entry for every alert, or nothing for an entry that changes nothing."""
+def _permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
+    """Return what stops an entry for every alert; empty for an entry that changes nothing."""
     if not entry.action or entry.mode is Mode.EVIDENCE:
         return []
     reasons = []
@@ -299,8 +299,8 @@ def as_text(answer: Mapping[str, Any]) -> str:
 
 def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
     entry, labels = answer["remediation"], answer["labels"]
-    named = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
-    title = " ".join([_verdict(answer), "", *filter(None, named), labels.get("severity", "")])
+    names = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
+    title = " ".join([_verdict(answer), "", *filter(None, names), labels.get("severity", "")])
     lines = _wrapped(title.rstrip(), "")
     remarks = [
         *(_entry_remarks(entry) if entry else []),
@@ -320,9 +320,10 @@ def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
 def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
     started = f", started by {', '.join(entry['started_by'])}" if entry["started_by"] else ""
     change = [f"change: {entry['change']}"] if entry["change"] else []
-    asks = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
-    stops = [f"stopped: {stop}" for stop in entry["stopped_by"]]
-    return [f"remediation {entry['name']}, mode {entry['mode']}{started}", *change, *asks, *stops]
+    approvers = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
+    reasons = [f"stopped: {reason}" for reason in entry["stopped_by"]]
+    title = f"remediation {entry['name']}, mode {entry['mode']}{started}"
+    return [title, *change, *approvers, *reasons]
 
 
 def _rule_remark(rule: Mapping[str, Any]) -> str:
@@ -363,13 +364,13 @@ def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for entry in answer["remediations"]:
         state = "ERROR" if entry["problems"] else "ok"
-        does = f", {entry['action']}" if entry["action"] else ""
-        lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{does}", "")
+        action = f", {entry['action']}" if entry["action"] else ""
+        lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{action}", "")
         lines += _wrapped(f"matches {', '.join(entry['match'])}", "       ")
         for problem in entry["problems"]:
             lines += _wrapped(problem, "       ")
-        for stop in entry["stopped_by"]:
-            lines += _wrapped(f"stopped: {stop}", "       ")
+        for reason in entry["stopped_by"]:
+            lines += _wrapped(f"stopped: {reason}", "       ")
     for error in answer["errors"]:
         lines += _wrapped(f"ERROR  {error}", "")
     if not lines:
@@ -381,10 +382,10 @@ def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    """Return a text as lines of at most 80 columns; a longer word has a line of its own."""
-    head, *words = (one_line(word) for word in text.split(" "))
-    lines, line = [], indent + head
-    for word in words:
+    """Return a text as lines of at most 80 columns. A longer word gets a separate line."""
+    first_word, *other_words = (one_line(word) for word in text.split(" "))
+    lines, line = [], indent + first_word
+    for word in other_words:
         if len(line) + 1 + len(word) > _WIDTH:
             lines.append(line.rstrip())
             line = f"{indent}  {word}"
