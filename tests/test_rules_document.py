@@ -65,7 +65,7 @@ def engine_with(rule):
 def test_a_rule_matches_and_passes_text_as_documented(labels, rule, gets):
     payload = payload_of(labels)
     instance = {"id": "i", "trigger": "poundcake.alert", "payload": payload}
-    matching = engine_with(rule).matching(instance)
+    matching = engine_with(rule).find_matching(instance)
     assert bool(matching) is (gets is not None)
     if gets is None:
         return

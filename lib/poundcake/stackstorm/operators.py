@@ -33,7 +33,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "inside": lambda value, pattern: value in pattern,
     "ninside": lambda value, pattern: value not in pattern,
 }
-_ABBREVIATIONS = {
+ABBREVIATIONS = {
     "eq": "equals",
     "neq": "nequals",
     "ieq": "iequals",
@@ -42,4 +42,4 @@ _ABBREVIATIONS = {
     "in": "inside",
     "nin": "ninside",
 }
-OPERATORS.update({short: OPERATORS[name] for short, name in _ABBREVIATIONS.items()})
+OPERATORS.update({short: OPERATORS[name] for short, name in ABBREVIATIONS.items()})
