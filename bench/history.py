@@ -247,7 +247,7 @@ def build(url: str, alerts: int, end: datetime) -> None:
             names = ", ".join(table.name for table, _ in TABLES)
             connection.exec_driver_sql("ANALYZE TABLE " + names).all()
     engine.dispose()
-    print(f"indexes made, {time.monotonic() - started:.0f} s in all", flush=True)
+    print(f"indexes created, {time.monotonic() - started:.0f} s in total", flush=True)
 
 
 def _fill(connection: Connection, write: Write, requests: Iterator[Rows]) -> None:

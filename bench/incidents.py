@@ -147,13 +147,13 @@ class Incident:
         if self.firing_count > self.refusal_count + 2 and draw.random() < 0.25:
             self.unusual_index = draw.randrange(self.refusal_count + 1, self.firing_count - 1)
 
-    def request(self, index: int) -> int:
+    def request_number(self, index: int) -> int:
         """Return the number of a notification's request, counted back from the end."""
         return (self.opened - index) * GROUPS + self.group
 
     def received_at(self, index: int) -> datetime:
         """Return when a notification was received."""
-        return received_at(self.request(index), self.end)
+        return received_at(self.request_number(index), self.end)
 
     def notification(self, index: int, created_at: str) -> tuple[str, AlertDecision]:
         """Return the status of a notification, and the decision about it.
@@ -172,7 +172,7 @@ class Incident:
         return "firing", AlertDecision(
             episode=self.episode,
             outcome="duplicate",
-            reason=f"duplicate of {request_id(self.request(self.refusal_count))}",
+            reason=f"duplicate of {request_id(self.request_number(self.refusal_count))}",
             last_seen_at=created_at,
         )
 
@@ -197,7 +197,7 @@ class Incident:
             ends_at=created_at,
             episode=self.episode,
             outcome="resolved",
-            reason=f"ends the incident of {request_id(self.request(opened_by))}",
+            reason=f"ends the incident of {request_id(self.request_number(opened_by))}",
             explanation="no_rule",
             explanation_reason="no rule matched",
             checked_at=as_stored(self.received_at(index) + timedelta(seconds=12)),
@@ -245,7 +245,7 @@ class Incident:
 
     def runs(self) -> list[Run]:
         """Return the executions for the admitted notification."""
-        number = self.request(self.refusal_count)
+        number = self.request_number(self.refusal_count)
         received = self.received_at(self.refusal_count)
         workflow = workflow_of(self.name)
         claims: list[tuple[str, str | None]] = [(workflow, f"{self.episode}|{workflow}")]

@@ -174,7 +174,7 @@ def _stats(connection: Connection, sample: Sample, span: timedelta, alert_name: 
 def samples(connection: Connection, count: int) -> list[Sample]:
     """Return samples of a history, the same in every run."""
     draw = random.Random(incidents.SEED)
-    drawn = _draw_rows(
+    alert_rows = _draw_rows(
         connection,
         draw,
         2 * count,
@@ -183,7 +183,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
         ),
         alerts.c.id,
     )
-    linked = _draw_rows(
+    link_rows = _draw_rows(
         connection,
         draw,
         count,
@@ -194,7 +194,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
     )
     end = connection.scalar(select(func.max(api_calls.c.created_at)))
     return [
-        Sample(drawn[i], drawn[count + i], linked[i], end, draw.randrange(1000))
+        Sample(alert_rows[i], alert_rows[count + i], link_rows[i], end, draw.randrange(1000))
         for i in range(count)
     ]
 
@@ -291,21 +291,21 @@ def _time_case(
     return [times[WARM_UP:] for times in milliseconds]
 
 
-def report(label: str, took: Times, max_ratio: int | None = None) -> bool:
+def report(label: str, times: Times, max_ratio: int | None = None) -> bool:
     """Print a line, and return True if it is over a limit.
 
     Args:
         max_ratio: The maximum ratio of the long history's p99 to the short one's, or None.
     """
-    short_half, long_half = [percentile(times, 50) for times in took]
-    short, long = [percentile(times, 99) for times in took]
-    ratio = long / short
-    over = [f"over {LIMIT_MS} ms"] if long >= LIMIT_MS else []
+    short_median, long_median = [percentile(side, 50) for side in times]
+    short_p99, long_p99 = [percentile(side, 99) for side in times]
+    ratio = long_p99 / short_p99
+    exceeded = [f"over {LIMIT_MS} ms"] if long_p99 >= LIMIT_MS else []
     if max_ratio and ratio > max_ratio:
-        over.append(f"over {max_ratio} times")
-    figures = f"{short_half:8.2f} {long_half:8.2f} {short:8.2f} {long:8.2f} {ratio:6.2f}"
-    print(f"{label:54} {figures} {', '.join(over)}".rstrip(), flush=True)
-    return bool(over)
+        exceeded.append(f"over {max_ratio} times")
+    medians, p99s = f"{short_median:8.2f} {long_median:8.2f}", f"{short_p99:8.2f} {long_p99:8.2f}"
+    print(f"{label:54} {medians} {p99s} {ratio:6.2f} {', '.join(exceeded)}".rstrip(), flush=True)
+    return bool(exceeded)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class Api:
         """List one page of executions, triggers, enforcements or traces, newest first."""
         query = request.query
         wanted_ids = [i for i in query.get("id", "").split(",") if i]
-        is_in_time = between(query, TIMES.get(kind, ""))
+        is_in_time = time_filter(query, TIMES.get(kind, ""))
 
         def matches(document: Document) -> bool:
             return (
@@ -122,11 +122,11 @@ class Api:
                 and is_in_time(document)
             )
 
-        limit = number(query, "limit", MAX_PAGE)
+        limit = read_number(query, "limit", MAX_PAGE)
         if limit > MAX_PAGE:
             raise ApiError(403, f'Limit "{limit}" specified, maximum value is "{MAX_PAGE}"')
         total, page = self.store.tables[kind].select(
-            matches, limit or MAX_PAGE, number(query, "offset", 0)
+            matches, limit or MAX_PAGE, read_number(query, "offset", 0)
         )
         if kind == "executions":
             page = [self.execution_view(execution, query) for execution in page]
@@ -264,7 +264,7 @@ def without_paths(document: Document) -> Document:
     return {k: v for k, v in document.items() if k not in ("file_path", "path")}
 
 
-def number(query: Mapping[str, str], name: str, default: int) -> int:
+def read_number(query: Mapping[str, str], name: str, default: int) -> int:
     """Return a number in a query, at least 0, or raise ApiError."""
     try:
         return max(0, int(query.get(name, default)))
@@ -272,7 +272,7 @@ def number(query: Mapping[str, str], name: str, default: int) -> int:
         raise ApiError(400, f"{name} is not a number") from None
 
 
-def between(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
+def time_filter(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
     """Return a function that checks the time of a document against the bounds in a query."""
     prefix = "enforced_at" if name == "enforced_at" else "timestamp"
     after, before = (canonical_time(query.get(f"{prefix}_{end}")) for end in ("gt", "lt"))

@@ -26,7 +26,7 @@ class Origin(NamedTuple):
     trigger_instance: dict | None = None
 
 
-BY_HAND = Origin()
+NO_ORIGIN = Origin()
 
 
 class Executor:
@@ -62,7 +62,7 @@ class Executor:
         ref: str,
         parameters: dict,
         context: dict,
-        origin: Origin = BY_HAND,
+        origin: Origin = NO_ORIGIN,
         delay: float = 0,
     ) -> str:
         """Create an execution and start it after `delay` seconds.

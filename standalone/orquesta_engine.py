@@ -48,14 +48,14 @@ class WorkflowEngine:
 
     def post(self, handler: Callable[..., None], *arguments: Any) -> Future[None]:
         """Call a handler in the engine's thread."""
-        return self._events.submit(self._guard, handler, *arguments)
+        return self._events.submit(self._run_handler, handler, *arguments)
 
     def stop(self) -> None:
         """Stop accepting events."""
         self._events.shutdown(wait=False)
 
     @staticmethod
-    def _guard(handler: Callable[..., None], *arguments: Any) -> None:
+    def _run_handler(handler: Callable[..., None], *arguments: Any) -> None:
         try:
             handler(*arguments)
         except Exception:

@@ -29,7 +29,7 @@ class Prometheus:
         self._client = JsonClient("prometheus", server)
 
     def alert_state(self, labels: Mapping[str, str]) -> AlertReading:
-        """Return the state of the alert with these labels, of which `alertname` is one.
+        """Return the state of the alert with these labels, which include `alertname`.
 
         Prometheus adds its external labels only when it sends an alert. So `labels` may contain
         labels that the alert does not have in Prometheus.

@@ -93,7 +93,7 @@ class Decision:
         settle_seconds: Seconds until the incident has been known for long enough.
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
-        approvers: The users one of whom has to approve the change first.
+        approvers: The users who may approve the change. One of them has to, before it is made.
     """
 
     stage: Stage
@@ -132,7 +132,7 @@ class Decision:
 
     @property
     def shown_parameters(self) -> dict[str, Any]:
-        """The parameters with `***` in place of each value whose name says that it is secret."""
+        """The parameters, with `***` in place of each value whose name suggests a secret."""
         return {
             name: "***" if _SECRET_NAME.search(name) else value
             for name, value in self.parameters.items()

@@ -27,7 +27,7 @@ class TcpState(StringEnum):
     ANSWERS = "answers"
     """A connection was accepted."""
     REFUSED = "refused"
-    """The host refused a connection, so it is up, and accepted none on any port."""
+    """The host refused a connection, so it is up. It accepted none on any port."""
     NO_ANSWER = "no_answer"
     """Every port was silent: an attempt timed out, or the host was unreachable."""
     UNRESOLVABLE = "unresolvable"

@@ -1,6 +1,6 @@
 """Check the conditions of an entry before its change: the keys `check` and `only_if`.
 
-All of them have to agree. A condition that cannot be checked does not permit a change.
+All conditions have to hold. A condition that cannot be checked does not permit a change.
 """
 
 from __future__ import annotations

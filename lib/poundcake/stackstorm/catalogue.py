@@ -111,7 +111,7 @@ class Action:
                 hint = f"; did you mean {nearest[0]}?" if nearest else ""
                 problems.append(f"{self.ref} takes no parameter {name}{hint}")
             elif schema.get("immutable"):
-                problems.append(f"{self.ref} does not let anybody set {name}: it is immutable")
+                problems.append(f"{self.ref} does not accept {name}, because it is immutable")
             elif name not in unresolved:
                 problems += _type_problem(f"{self.ref}: {name}", schema, value)
         for name, schema in self.parameters.items():

@@ -17,7 +17,7 @@ from poundcake.timestamps import format_timestamp
 
 LINK = "poundcake.link"
 _LINK_ACTIONS = (LINK, "poundcake.begin")
-"""The actions that link the workflow whose task they are."""
+"""The actions that link a workflow if they are one of its tasks."""
 _EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
 """Maximum difference between the clocks of StackStorm's hosts."""
