@@ -223,7 +223,8 @@ def nearest_misses(
     """Return the entries that do not match an alert, those with the fewest differences first."""
     misses = [
         Miss(
-            entry.name, tuple(_difference(m, labels) for m in entry.match if not m.matches(labels))
+            entry.name,
+            tuple(_describe_difference(m, labels) for m in entry.match if not m.matches(labels)),
         )
         for entry in remediations
         if not entry.matches(labels)
@@ -231,7 +232,7 @@ def nearest_misses(
     return sorted(misses, key=lambda miss: len(miss.failed))[:count]
 
 
-def _difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
+def _describe_difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
     name, value = matcher.name, labels.get(matcher.name, "")
     if name == "alertname" and matcher.type is MatchType.EQUAL:
         return "alertname differs"
@@ -277,7 +278,7 @@ def _read_entry(entry: Any) -> Remediation:
         raise ValueError("must be a mapping with name, match and mode")
     for key in entry:
         if key not in KEYS:
-            raise ValueError(f"key '{key}' is unknown; {_hint(str(key))}")
+            raise ValueError(f"key '{key}' is unknown; {_suggest_key(str(key))}")
     values: dict[str, Any] = {}
     for key, reader in _READERS.items():
         if entry.get(key) is not None:
@@ -300,7 +301,7 @@ _EXAMPLES = {
 }
 
 
-def _hint(key: str) -> str:
+def _suggest_key(key: str) -> str:
     nearest = [_SYNONYMS[key]] if key in _SYNONYMS else difflib.get_close_matches(key, KEYS, n=1)
     return f"did you mean '{nearest[0]}'?" if nearest else f"the keys are {', '.join(KEYS)}"
 

@@ -47,7 +47,7 @@ class Prometheus:
             alert_rules = tuple(
                 AlertRule(str(rule["query"]), frozenset(rule.get("labels") or {})) for rule in rules
             )
-            return replace(_reading(rules, labels, response.now), rules=alert_rules)
+            return replace(_read_state(rules, labels, response.now), rules=alert_rules)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise self._unexpected_response(_RULES) from None
 
@@ -78,7 +78,7 @@ class Prometheus:
         return self._client.error(f"{path}: not a response of Prometheus's API")
 
 
-def _reading(
+def _read_state(
     rules: Sequence[Mapping[str, Any]], labels: Mapping[str, str], now: datetime | None
 ) -> AlertReading:
     """Return the state of an alert from the rules with its name.

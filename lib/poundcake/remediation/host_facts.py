@@ -68,10 +68,12 @@ class DiskFacts:
         inodes = self.inodes_used_percent
         parts = [
             f"{self.mountpoint} is {self.used_percent}% full, "
-            f"{_size(self.free_bytes)} of {_size(self.size_bytes)} free",
+            f"{_format_size(self.free_bytes)} of {_format_size(self.size_bytes)} free",
             f"{inodes}% of the inodes used" if inodes else "",
             "largest: "
-            + ", ".join(f"{folder.path} {_size(folder.bytes)}" for folder in self.directories[:3])
+            + ", ".join(
+                f"{folder.path} {_format_size(folder.bytes)}" for folder in self.directories[:3]
+            )
             if self.directories
             else "",
         ]
@@ -97,9 +99,11 @@ class MemoryFacts:
     @property
     def summary(self) -> str:
         """The facts in one line, for people."""
-        available = f"{_size(self.available_bytes)} of {_size(self.total_bytes)} available"
+        available = (
+            f"{_format_size(self.available_bytes)} of {_format_size(self.total_bytes)} available"
+        )
         largest = ", ".join(
-            f"{process.name} ({process.pid}) {_size(process.used)}"
+            f"{process.name} ({process.pid}) {_format_size(process.used)}"
             for process in self.processes[:3]
         )
         kills = self.oom_kills_since_boot
@@ -195,7 +199,7 @@ class CleanedDisk:
         """The facts in one line, for people."""
         files = f"{self.files} file{'' if self.files == 1 else 's'}"
         parts = [
-            f"{'would delete' if self.dry_run else 'deleted'} {files}, {_size(self.bytes)}",
+            f"{'would delete' if self.dry_run else 'deleted'} {files}, {_format_size(self.bytes)}",
             f"left {self.left_open} that are open" if self.left_open else "",
             f"could not delete {self.failed}" if self.failed else "",
             f"stopped at {self.limit_reached}" if self.limit_reached else "",
@@ -262,7 +266,7 @@ def read_memory(result: Mapping[str, Any]) -> MemoryFacts:
         available_bytes=output.integer("available_bytes"),
         swap_total_bytes=output.integer("swap_total_bytes"),
         swap_free_bytes=output.integer("swap_free_bytes"),
-        processes=_processes(output, "bytes"),
+        processes=_read_processes(output, "bytes"),
         oom_kills_since_boot=output.integer_or_none("oom_kills_since_boot"),
         kernel_log_readable=output.flag("kernel_log_readable"),
         last_oom_kills=output.texts("last_oom_kills"),
@@ -280,7 +284,7 @@ def read_cpu(result: Mapping[str, Any]) -> CpuFacts:
         busy_percent=output.integer("busy_percent"),
         iowait_percent=output.integer("iowait_percent"),
         steal_percent=output.integer("steal_percent"),
-        processes=_processes(output, "cpu_percent"),
+        processes=_read_processes(output, "cpu_percent"),
     )
 
 
@@ -340,7 +344,7 @@ class _Output:
     """The JSON object that a script printed, with checked access to its fields."""
 
     def __init__(self, result: Mapping[str, Any]):
-        self._fields = _parse_stdout(_host_entry(result))
+        self._fields = _parse_stdout(_find_host_entry(result))
         if "error" in self._fields:
             raise RemediationError(self.text("error"))
 
@@ -396,7 +400,7 @@ class _Output:
         return values
 
 
-def _processes(output: _Output, usage_field: str) -> tuple[Process, ...]:
+def _read_processes(output: _Output, usage_field: str) -> tuple[Process, ...]:
     return tuple(
         Process(
             pid=process.integer("pid"),
@@ -408,7 +412,7 @@ def _processes(output: _Output, usage_field: str) -> tuple[Process, ...]:
     )
 
 
-def _host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
+def _find_host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of an execution's result that belongs to its only host."""
     entries = [entry for entry in result.values() if isinstance(entry, dict)]
     if len(entries) == 1 and "error" not in result:
@@ -455,7 +459,7 @@ def _inert(text: str) -> str:
     return str(make_inert(one_line(text[:_LONGEST_TEXT])))
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
     """Return a number of bytes as people write it: 1.2 GB."""
     unit = 0
     while count >= 1000 and unit < len(_UNITS) - 1:

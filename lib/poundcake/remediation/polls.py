@@ -102,10 +102,10 @@ def read_change(api: Api, execution_id: str) -> Change:
         raise RemediationError("the workflow has made no change that has ended")
     polls = [c for c in children if c.task_name == VERIFY_TASK and c.is_terminal]
     age: timedelta = api.now() - ended[-1]
-    return Change(max(age, timedelta(0)), _evaluations(polls[-1]) if polls else ())
+    return Change(max(age, timedelta(0)), _read_evaluations(polls[-1]) if polls else ())
 
 
-def _evaluations(execution: Execution) -> Sequence[str]:
+def _read_evaluations(execution: Execution) -> Sequence[str]:
     result = execution.result if isinstance(execution.result, dict) else {}
     returned = result.get("result")
     evaluations = returned.get("evaluations") if isinstance(returned, dict) else None

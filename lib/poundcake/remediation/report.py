@@ -63,7 +63,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     """
     tasks = _Tasks(stackstorm.get_children(execution_id))
     checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
-    ending = _ending(tasks)
+    ending = _determine_ending(tasks)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
@@ -72,7 +72,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         stage=str(ending.stage),
         message=ending.message,
         evidence={name: result for name, result in checks.items() if result},
-        change_result=_change_result(tasks, ending),
+        change_result=_determine_change_result(tasks, ending),
     )
 
 
@@ -112,7 +112,7 @@ class _Ending(NamedTuple):
     verified: bool = False
 
 
-def _ending(tasks: _Tasks) -> _Ending:
+def _determine_ending(tasks: _Tasks) -> _Ending:
     begin = tasks.result("begin")
     link = tasks.result("link") or begin
     if not link.get("claimed"):
@@ -196,7 +196,7 @@ def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _
     return _Ending(False, Stage.VERIFY, message, mutated=True)
 
 
-def _change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
+def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
     """Return how the change that was granted ended, or None if none was granted."""
     if not tasks.execution("reserve") or not ending.mutated:
         # The change was granted but not made. End its row without counting it as a failure.

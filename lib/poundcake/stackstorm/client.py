@@ -196,12 +196,12 @@ class StackStorm:
         self, trigger: str, after: datetime, before: datetime | None
     ) -> Page[TriggerInstance]:
         """Return the newest instances of a trigger between two times, newest first."""
-        window = _window("timestamp", after, before)
+        window = _time_window("timestamp", after, before)
         items = self._list("/triggerinstances", trigger=trigger, **window)
         instances = [TriggerInstance.parse(item) for item in items]
         # StackStorm stores these times in milliseconds.
         resolution = timedelta(milliseconds=1)
-        return _page(instances, before, resolution, lambda instance: instance.occurred_at)
+        return _make_page(instances, before, resolution, lambda instance: instance.occurred_at)
 
     def get_triggers(self, ids: Sequence[str]) -> Mapping[str, TriggerInstance]:
         """Return trigger instances by id, without those that StackStorm does not have."""
@@ -216,10 +216,12 @@ class StackStorm:
 
     def list_enforcements(self, after: datetime, before: datetime | None) -> Page[RuleEnforcement]:
         """Return the newest enforcements of all rules between two times, newest first."""
-        items = self._list("/ruleenforcements", **_window("enforced_at", after, before))
+        items = self._list("/ruleenforcements", **_time_window("enforced_at", after, before))
         enforcements = [RuleEnforcement.parse(item) for item in items]
         resolution = timedelta(microseconds=1)
-        return _page(enforcements, before, resolution, lambda enforcement: enforcement.enforced_at)
+        return _make_page(
+            enforcements, before, resolution, lambda enforcement: enforcement.enforced_at
+        )
 
     def get_enforcements(self, trigger_instance_id: str) -> list[RuleEnforcement]:
         """Return the rule enforcements of a trigger instance."""
@@ -320,14 +322,14 @@ def _client(config: Config, api_url: str, token: str | None) -> Any:
     return Client(api_url=config.st2_api_url or api_url, token=token)
 
 
-def _window(name: str, after: datetime, before: datetime | None) -> dict[str, str]:
+def _time_window(name: str, after: datetime, before: datetime | None) -> dict[str, str]:
     window = {f"{name}_gt": format_timestamp(after)}
     if before:
         window[f"{name}_lt"] = format_timestamp(before)
     return window
 
 
-def _page(
+def _make_page(
     entries: Sequence[Item | None],
     before: datetime | None,
     resolution: timedelta,
