@@ -62,19 +62,19 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
-    decided_alert = Alert(alert.labels, alert.read_situation)
-    problem, rules = "", _Rules([], [], [])
+    alert_to_decide = Alert(alert.labels, alert.read_situation)
+    api_problem, rules = "", _Rules([], [], [])
     try:
         rules = _matching_rules(api, _payload(config, alert, entry))
     except StackStormError as error:
-        problem = str(error)
-    answer = {
+        api_problem = str(error)
+    plan = {
         "labels": dict(alert.labels),
         "episode": alert.episode,
         "host": host_or_empty(alert.labels, config.host_label),
         "remediation": None,
         "rules": [
-            _rule_view(config, decided_alert, rule, reason)
+            _rule_view(config, alert_to_decide, rule, reason)
             for rule, reason in rules.matching
             if not _starts_entries(rule)
         ],
@@ -82,12 +82,14 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         "failing_rules": [f"{rule.ref}: {reason}" for rule, reason in rules.failing],
         "nearest": [str(miss) for miss in nearest_misses(config.remediations, alert.labels)],
         "errors": list(config.remediation_errors),
-        "stackstorm": problem,
+        "stackstorm": api_problem,
     }
     if entry:
-        starting = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
-        answer["remediation"] = _entry_view(config, api, decided_alert, entry, starting, problem)
-    return answer
+        starting_rules = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
+        plan["remediation"] = _entry_view(
+            config, api, alert_to_decide, entry, starting_rules, api_problem
+        )
+    return plan
 
 
 def check_entries(config: Config, api: Api) -> dict[str, Any]:
@@ -210,8 +212,8 @@ def _entry_view(
     api: Api,
     alert: Alert,
     entry: Remediation,
-    starting: Sequence[str],
-    problem: str,
+    starting_rules: Sequence[str],
+    api_problem: str,
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
     in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
@@ -222,9 +224,9 @@ def _entry_view(
     unsupported = missing_support(entry)
     if unsupported and unsupported not in stopped_by:
         stopped_by.append(unsupported)
-    if not starting and not problem:
+    if not starting_rules and not api_problem:
         stopped_by.append(_NOT_STARTED)
-    if not problem:
+    if not api_problem:
         try:
             stopped_by += entry_problems(api, entry)
         except StackStormError as error:
@@ -233,8 +235,8 @@ def _entry_view(
         "name": entry.name,
         "mode": str(entry.mode),
         "approvers": list(decision.approvers),
-        "started_by": list(starting),
-        "would_change": decision.may_change and bool(starting) and not stopped_by,
+        "started_by": list(starting_rules),
+        "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
         "change": in_live_mode.change or decision.change,
         "action": decision.action,
         "parameters": decision.shown_parameters,
@@ -290,31 +292,31 @@ def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str
 # -- text
 
 
-def as_text(answer: Mapping[str, Any]) -> str:
+def as_text(plan: Mapping[str, Any]) -> str:
     """Return a plan or a list of checked entries as text, at most 80 columns wide."""
-    lines = _alert_lines(answer) if "labels" in answer else _entry_lines(answer)
+    lines = _alert_lines(plan) if "labels" in plan else _entry_lines(plan)
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(lines)
 
 
-def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
-    entry, labels = answer["remediation"], answer["labels"]
+def _alert_lines(plan: Mapping[str, Any]) -> list[str]:
+    entry, labels = plan["remediation"], plan["labels"]
     names = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
-    title = " ".join([_verdict(answer), "", *filter(None, names), labels.get("severity", "")])
+    title = " ".join([_verdict(plan), "", *filter(None, names), labels.get("severity", "")])
     lines = _wrapped(title.rstrip(), "")
     remarks = [
         *(_entry_remarks(entry) if entry else []),
-        *map(_rule_remark, answer["rules"]),
-        *(f"rule fails: {text}" for text in answer["failing_rules"]),
-        *(f"disabled rule matches: {ref}" for ref in answer["disabled_rules"]),
-        *([] if entry else _miss_lines(answer["nearest"])),
-        *answer["errors"],
+        *map(_rule_remark, plan["rules"]),
+        *(f"rule fails: {text}" for text in plan["failing_rules"]),
+        *(f"disabled rule matches: {ref}" for ref in plan["disabled_rules"]),
+        *([] if entry else _miss_lines(plan["nearest"])),
+        *plan["errors"],
     ]
-    if answer["stackstorm"]:
-        remarks.append(f"rules unknown: StackStorm cannot be queried: {answer['stackstorm']}")
+    if plan["stackstorm"]:
+        remarks.append(f"rules unknown: StackStorm cannot be queried: {plan['stackstorm']}")
     for remark in remarks:
         lines += _wrapped(remark, "  ")
-    return [*lines, f"  next: {_next_command(answer)}"]
+    return [*lines, f"  next: {_next_command(plan)}"]
 
 
 def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
@@ -338,31 +340,31 @@ def _miss_lines(misses: Sequence[str]) -> list[str]:
     return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
 
 
-def _verdict(answer: Mapping[str, Any]) -> str:
-    entry = answer["remediation"]
+def _verdict(plan: Mapping[str, Any]) -> str:
+    entry = plan["remediation"]
     if entry and entry["would_change"]:
         return "WOULD ASK" if entry["approvers"] else "WOULD CHANGE"
     if entry and entry["started_by"]:
         return "WOULD REPORT" if entry["stage"] in ("evidence", "dry_run") else "WOULD BE REFUSED"
-    if answer["rules"]:
+    if plan["rules"]:
         return "WOULD START A RULE"
-    return "UNKNOWN" if answer["stackstorm"] else "NOTHING WOULD RUN"
+    return "UNKNOWN" if plan["stackstorm"] else "NOTHING WOULD RUN"
 
 
-def _next_command(answer: Mapping[str, Any]) -> str:
-    entry, instance = answer["remediation"], answer["labels"].get("instance")
-    if answer["stackstorm"]:
+def _next_command(plan: Mapping[str, Any]) -> str:
+    entry, instance = plan["remediation"], plan["labels"].get("instance")
+    if plan["stackstorm"]:
         return "st2 run poundcake.health format=text"
     if entry and _NOT_STARTED in entry["stopped_by"]:
         return "st2 rule enable poundcake.remediate"
-    if answer["episode"] and instance:
+    if plan["episode"] and instance:
         return f"st2 run poundcake.why format=text instance={one_line(instance)}"
     return "st2 run poundcake.plan format=text"
 
 
-def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
+def _entry_lines(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    for entry in answer["remediations"]:
+    for entry in plan["remediations"]:
         state = "ERROR" if entry["problems"] else "ok"
         action = f", {entry['action']}" if entry["action"] else ""
         lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{action}", "")
@@ -371,7 +373,7 @@ def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
             lines += _wrapped(problem, "       ")
         for reason in entry["stopped_by"]:
             lines += _wrapped(f"stopped: {reason}", "       ")
-    for error in answer["errors"]:
+    for error in plan["errors"]:
         lines += _wrapped(f"ERROR  {error}", "")
     if not lines:
         return ["no remediation is configured", "  next: st2 run poundcake.plan --help"]
