@@ -146,9 +146,8 @@ class Host(services.Server):
         if not self._inner_pid():
             return False
         if not os.path.exists(f"/sys/class/net/{self._link}"):
-            with contextlib.suppress(
-                subprocess.CalledProcessError
-            ):  # the host is not ready for it yet
+            # The host may not be ready for a connection yet.
+            with contextlib.suppress(subprocess.CalledProcessError):
                 self._connect()
         return self.ssh("true").returncode == 0
 

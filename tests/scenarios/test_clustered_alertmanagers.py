@@ -91,7 +91,9 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.show("web-2")
     cluster.world.freeze_prometheus()
     try:
-        cluster.stack.wait_until(cluster.world.agreed_alerts, lambda active: active == set(), 10 * EXPIRY)
+        cluster.stack.wait_until(
+            cluster.world.agreed_alerts, lambda active: active == set(), 10 * EXPIRY
+        )
         wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
