@@ -55,11 +55,11 @@ class Sender:
         }
         group = f"{self._name}-{self._count}"
         body = {"receiver": "drill", "status": "firing", "alerts": [alert], "groupKey": group}
-        began = time.monotonic()
+        started_at = time.monotonic()
         self._client.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
         response = self._client.getresponse()
         text = response.read()
-        self.seconds.append(time.monotonic() - began)
+        self.seconds.append(time.monotonic() - started_at)
         if response.status != 202:
             raise RuntimeError(f"{response.status} {text[:200]}")
 
@@ -79,14 +79,14 @@ def drill(kind, broker, mariadb, count, report):
         )
         sender_thread.start()
         world.start_stackstorm()
-        began = time.monotonic()
+        started_at = time.monotonic()
         count_recorded = "SELECT count(*) FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%'"
         wait_for(
             lambda: world.count(count_recorded) >= count or time.sleep(1),
             DRAIN_SECONDS,
             "the backlog is recorded",
         )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started_at
         is_running.clear()
         sender_thread.join()
         displacement = _greatest_displacement(world)
@@ -114,12 +114,12 @@ def _fill_backlog(port, count):
             sender.post()
 
     threads = [threading.Thread(target=send, args=(s,)) for s in senders]
-    began = time.monotonic()
+    started_at = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 def _send_steadily(sender, is_running):

@@ -440,7 +440,7 @@ def database_cut(scene):
 
 def database_deadlocks(scene):
     """Lock the same rows in opposite orders, so that each deadlock aborts one transaction."""
-    ended = threading.Event()
+    stop_writing = threading.Event()
     statement = (
         "UPDATE poundcake_alerts SET notifications = notifications WHERE id IN"
         " (SELECT id FROM (SELECT id FROM poundcake_alerts WHERE open_fingerprint IS NOT NULL"
@@ -448,7 +448,7 @@ def database_deadlocks(scene):
     )
 
     def update_rows(directions):
-        while not ended.is_set():
+        while not stop_writing.is_set():
             try:
                 with scene.world.engine.connect() as autocommitting:
                     connection = autocommitting.execution_options(isolation_level="READ COMMITTED")
@@ -466,7 +466,7 @@ def database_deadlocks(scene):
     for writer in writers:
         writer.start()
     scene.pause(3, 6)
-    ended.set()
+    stop_writing.set()
     for writer in writers:
         writer.join()
 

@@ -101,13 +101,13 @@ class Run:
             self.injected += len(failpoints)
         except Failed as error:
             problems.append(str(error))
-        began = time.monotonic()
+        started_at = time.monotonic()
         self.load.stop()
         try:
             self._wait_for_recovery()
         except Failed as error:
             problems.append(str(error))
-        recovery = time.monotonic() - began
+        recovery = time.monotonic() - started_at
         balance = Balance(self.world, self.load)
         unreceived = balance.unreceived_webhooks - self._unreceived_webhooks
         if unreceived and all(fault.keeps_webhooks for fault in faults):

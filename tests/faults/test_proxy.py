@@ -15,7 +15,7 @@ class Echo:
 
     def __init__(self):
         self.received = b""
-        self.ended = threading.Event()
+        self.connection_ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -28,7 +28,7 @@ class Echo:
                 break
             self.received += chunk
             connection.sendall(chunk)
-        self.ended.set()
+        self.connection_ended.set()
 
     def close(self):
         self._listener.close()
@@ -80,7 +80,7 @@ def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
     trip = proxy.trip(TO_SERVER, after=3)
     client.sendall(b"abcdef")
 
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)
     assert trip.fired.is_set()
     assert echo.received == b"abc"
 
@@ -90,7 +90,7 @@ def test_cut_before_the_response(client, echo, proxy):
     client.sendall(b"abcdef")
 
     assert receive(client, 1) == b""
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)
     assert trip.fired.is_set()
     assert echo.received == b"abcdef"
 
@@ -103,7 +103,7 @@ def test_cut_after_patterns_in_order(client, echo, proxy, forward, expected):
     assert not trip.fired.is_set()
 
     client.sendall(b"two")
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)
     assert trip.fired.is_set()
     assert echo.received == expected
 
@@ -127,4 +127,4 @@ def test_cut_ends_open_connections(client, echo, proxy):
 
     proxy.cut()
     assert receive(client, 1) == b""
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)

@@ -108,13 +108,13 @@ class Process:
 
     def stop(self):
         """Stop the process with SIGTERM, and return how many seconds that took."""
-        began = time.monotonic()
+        started_at = time.monotonic()
         self._process.terminate()
         try:
             self._process.wait(2 * STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-        return time.monotonic() - began
+        return time.monotonic() - started_at
 
     def wait(self, seconds):
         """Wait until the process has ended."""

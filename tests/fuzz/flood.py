@@ -74,7 +74,7 @@ class Flood(threading.Thread):
         if not self._socket:
             self._socket = socket.create_connection(("127.0.0.1", self._port), _RESPONSE_SECONDS)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        buffer, before = b"", sum(self.status_counts.values())
+        buffer, answered_before = b"", sum(self.status_counts.values())
         try:
             self._socket.sendall(b"".join(request.data for request in requests))
             if requests[-1].ends:
@@ -91,7 +91,7 @@ class Flood(threading.Thread):
         except (OSError, EOFError):  # the endpoint closed the connection
             self._close()
         # Bytes that the endpoint parses as two requests get two responses.
-        self.unanswered += max(0, count - (sum(self.status_counts.values()) - before))
+        self.unanswered += max(0, count - (sum(self.status_counts.values()) - answered_before))
 
     def _read_response(self, buffer, head):
         """Read one response, which may start in `buffer`, and return the bytes that follow it."""

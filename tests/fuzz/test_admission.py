@@ -41,7 +41,7 @@ drawn_requests = st.fixed_dictionaries(
     {
         "group_status": st.sampled_from(["firing", "resolved"]),
         "receiver": st.sampled_from((RECEIVERS[0], *RECEIVERS)),
-        # Some were received earlier than the others of their batch.
+        # Seconds by which the request was received before others of its batch.
         "delay": st.sampled_from([0, 0, 0, 60, 100]),
         "alerts": st.lists(drawn_alerts, max_size=3),
     }
@@ -53,11 +53,11 @@ class Rules:
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
-        self.open = {}  # id: {start, sender, last_seen, episode, outcome, notifications}
+        self.open = {}  # id: {start, sender_start, last_seen, episode, outcome, notifications}
         self.resolves = []  # (id, end, time of receipt)
         self.admitted = []  # (id, name, time by the database's clock)
         self.episodes = set()  # the names of the recorded ones
-        self.clock = 0  # the database's
+        self.clock = 0  # the current time of the database
 
     def request(self, sent_alerts, now, may_start):
         """Return [(outcome, episode)] for a request's alerts, each (id, status, start, end)."""
@@ -85,16 +85,20 @@ class Rules:
         incident = self.open.get(key)
         if incident is None or now < incident["last_seen"]:
             return "duplicate", None
-        if end is not None and incident["sender"] is not None and end < incident["sender"]:
+        if (
+            end is not None
+            and incident["sender_start"] is not None
+            and end < incident["sender_start"]
+        ):
             return "duplicate", None
         del self.open[key]
-        was_not_started = incident["outcome"] in ("unconfirmed", "observed")
-        return incident["outcome"] if was_not_started else "resolved", incident["episode"]
+        closes_silently = incident["outcome"] in ("unconfirmed", "observed")
+        return incident["outcome"] if closes_silently else "resolved", incident["episode"]
 
     def fire(self, key, start, now, may_start):
         incident = self.open.get(key)
-        has_starts = incident and None not in (start, incident["sender"])
-        if incident is None or (has_starts and start - incident["sender"] > SKEW):
+        has_starts = incident and None not in (start, incident["sender_start"])
+        if incident is None or (has_starts and start - incident["sender_start"] > SKEW):
             return self.begin(key, start, now, may_start, self.judge_refire(key, start, now))
         outcome = "duplicate"
         if incident["outcome"] != "admitted":
@@ -124,7 +128,7 @@ class Rules:
             outcome = "observed"
         self.open[key] = {
             "start": begins,
-            "sender": start,
+            "sender_start": start,
             "last_seen": now,
             "episode": episode,
             "outcome": outcome,
@@ -152,8 +156,8 @@ class Rules:
         if incident and incident["episode"] == episode:
             incident["notifications"] += 1
             incident["last_seen"] = max(incident["last_seen"], now)
-            if incident["sender"] is None:
-                incident["sender"] = start
+            if incident["sender_start"] is None:
+                incident["sender_start"] = start
 
     def limit_outcome(self, key):
         now = self.clock
@@ -223,39 +227,43 @@ class Recording(RuleBasedStateMachine):
     def record_a_batch(self, drawn, minutes):
         """Record a batch that waited for some minutes, or whose clock is ten hours ahead."""
         self.now += 1  # no two batches arrive within the same millisecond
-        received = self.now - 60 * minutes
-        sent = [(item, self.request(item, received - item["delay"])) for item in drawn]
+        batch_time = self.now - 60 * minutes
+        batch = [
+            (drawn_request, self.request(drawn_request, batch_time - drawn_request["delay"]))
+            for drawn_request in drawn
+        ]
+        requests = [recorded_request for _, recorded_request in batch]
         with database_time(time_at(self.now)):
-            counts = record_requests(self.engine, self.config, [recorded for _, recorded in sent])
-        assert (counts["recorded"], counts["known"], counts["failed"]) == (len(sent), 0, 0)
-        sent.sort(key=lambda pair: min(received - pair[0]["delay"], self.now))
-        for item, recorded in sent:
-            sent_at = received - item["delay"]
-            expected_alerts = [
+            counts = record_requests(self.engine, self.config, requests)
+        assert (counts["recorded"], counts["known"], counts["failed"]) == (len(batch), 0, 0)
+        batch.sort(key=lambda pair: min(batch_time - pair[0]["delay"], self.now))
+        for drawn_request, recorded_request in batch:
+            sent_at = batch_time - drawn_request["delay"]
+            sent_alerts = [
                 (
                     a["id"],
-                    a["status"] or item["group_status"],
+                    a["status"] or drawn_request["group_status"],
                     None if a["starts"] is None else sent_at + 60 * a["starts"],
                     None if a["ends"] is None else sent_at + 60 * a["ends"],
                 )
-                for a in item["alerts"]
+                for a in drawn_request["alerts"]
             ]
             self.rules.clock = self.now
             received_at = min(sent_at, self.now)
-            expected = self.rules.request(
-                expected_alerts, received_at, item["receiver"] == RECEIVERS[0]
-            )
+            may_start = drawn_request["receiver"] == RECEIVERS[0]
+            expected = self.rules.request(sent_alerts, received_at, may_start)
             with database.reading(self.engine) as connection:
                 rows = connection.execute(
                     select(alerts)
                     .join(api_calls)
-                    .where(api_calls.c.request_id == recorded.request_id)
+                    .where(api_calls.c.request_id == recorded_request.request_id)
                     .order_by(alerts.c.position)
                 ).all()
             outcomes = [(row.outcome, row.episode) for row in rows]
-            assert outcomes == expected, (outcomes, expected, json.loads(recorded.body)["alerts"])
+            alerts_in_body = json.loads(recorded_request.body)["alerts"]
+            assert outcomes == expected, (outcomes, expected, alerts_in_body)
             assert all(row.reason for row in rows)
-        self.recorded_requests += [recorded for _, recorded in sent]
+        self.recorded_requests += requests
 
     @rule(data=st.data())
     def record_requests_again(self, data):
@@ -292,7 +300,7 @@ class Recording(RuleBasedStateMachine):
                 incident["outcome"],
                 incident["notifications"],
                 time_at(incident["last_seen"]),
-                None if incident["sender"] is None else time_at(incident["sender"]),
+                None if incident["sender_start"] is None else time_at(incident["sender_start"]),
             )
             for key, incident in (self.rules.open.items() if hasattr(self, "rules") else ())
         ]

@@ -48,8 +48,8 @@ class Machine(RuleBasedStateMachine):
     @rule(body=bodies, wanted_id=st.sampled_from(["", *IDS]))
     def accept(self, body, wanted_id):
         models_by_id = {model.request_id: model for model in self.models}
-        sent = request(body=body, request_id="", received_at=NOON)
-        accepted = self.journal.accept(sent, wanted_id, body_sha256(body), 1)
+        sent_request = request(body=body, request_id="", received_at=NOON)
+        accepted = self.journal.accept(sent_request, wanted_id, body_sha256(body), 1)
         if wanted_id in models_by_id and models_by_id[wanted_id].body == body:
             assert accepted == wanted_id
             return

@@ -154,8 +154,8 @@ def test_an_announcement_from_any_text_is_unpacked_or_refused(batch):
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=3)), max_size=4))
 def test_an_announcement_with_changed_bytes_is_unpacked_or_refused(changes):
-    sent = Request("r", NOON, "h", "", "POST", "/", {"User-Agent": "{{"}, json.dumps(webhook()))
-    packed = zlib.decompress(base64.b64decode(announcement.pack([sent], "db")["batch"]))
+    original = Request("r", NOON, "h", "", "POST", "/", {"User-Agent": "{{"}, json.dumps(webhook()))
+    packed = zlib.decompress(base64.b64decode(announcement.pack([original], "db")["batch"]))
     for index, added in changes:
         packed = packed[:index] + added + packed[index + 1 :]
     batch = base64.b64encode(zlib.compress(packed)).decode()
@@ -163,4 +163,4 @@ def test_an_announcement_with_changed_bytes_is_unpacked_or_refused(changes):
         requests = announcement.unpack(announcement.VERSION, batch)
     except AnnouncementError:
         return
-    assert changes or requests == [sent]
+    assert changes or requests == [original]

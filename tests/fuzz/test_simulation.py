@@ -95,7 +95,7 @@ def sender_start(alert, received_at):
     return alert.starts_at or received_at
 
 
-def name_by_start(fingerprint, starts_at, received_at, known):
+def name_by_start(fingerprint, starts_at, received_at, known_episodes):
     return episode_name(fingerprint, starts_at)
 
 
