@@ -204,7 +204,7 @@ class TestTermination:
             self.terminate(endpoint)
         assert len(endpoint.entries()) == 1
 
-    def test_killed_at_any_moment_it_loses_no_accepted_request(self, sensor):
+    def test_a_sensor_killed_at_any_moment_loses_no_accepted_request(self, sensor):
         """Case A17 of docs/CASES.md."""
         endpoint, accepted = sensor(), []
         for _ in range(3):

@@ -217,10 +217,6 @@ class World:
         for instance in self.exporter.faulty:
             self.exporter.faulty[instance] = instance in instances
 
-    @property
-    def faulty(self):
-        return {instance for instance, faulty in self.exporter.faulty.items() if faulty}
-
     def agreed_alerts(self):
         """Return the instances that are active in both Alertmanagers, or None if they differ."""
         first, second = (alertmanager.active() for alertmanager in self.alertmanagers)

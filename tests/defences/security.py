@@ -374,7 +374,7 @@ INPUT_LIMITS = [
         FRAMING,
     ),
     Defence(
-        "an absurd length is refused as too large",
+        "an oversized Content-Length is refused as too large",
         Edit(HEAD + "_check_lines", "_HUGE_LENGTH.search(_)", "None"),
         FRAMING,
     ),
@@ -494,7 +494,7 @@ INPUT_LIMITS = [
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
     ),
     Defence(
-        "deep nesting is the sender's error, and does not abort Python 3.8",
+        "deep nesting is refused, and does not abort Python 3.8",
         Edit(ALERTMANAGER + "decode", "is_too_deep(body)", "False"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_refused"),
     ),
@@ -614,10 +614,7 @@ NOTHING_IS_EVALUATED = [
             "not _.startswith(_OWN_ACTIONS)",
             "False",
         ),
-        test(
-            "tests/lib/remediation/test_report.py::"
-            "test_the_result_of_another_packs_action_is_not_passed_on"
-        ),
+        test(REPORT_TESTS + "test_the_result_of_another_packs_action_is_not_passed_on"),
     ),
     Defence(
         "a host must be a host name or an address",
@@ -675,7 +672,7 @@ NOTHING_IS_EVALUATED = [
         test(SAFETY_TESTS + "test_a_denied_host_is_refused_even_if_it_is_allowed"),
     ),
     Defence(
-        "pause prevents a change",
+        "a pause prevents a change",
         Returns(SAFETY + "_paused", "None"),
         test(CONTROLS, "paused"),
     ),
@@ -1005,7 +1002,7 @@ ONE_REMEDIATION = [
         test(SAFETY_TESTS + "test_an_entry_that_was_changed_since_the_start_permits_no_change"),
     ),
     Defence(
-        "a change is verified by no fewer than two evaluations",
+        "a change is verified only after two evaluations",
         Edit("poundcake.remediation.polls:_compared", "len(before) != len(now)", "False"),
         test(
             "tests/lib/remediation/test_verification.py::"

@@ -79,11 +79,6 @@ class Process:
     def running(self):
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def code(self):
-        """The exit code; None while the process runs."""
-        return self._process.poll()
-
     def start(self):
         with open(str(self._log), "ab") as log:
             self._process = subprocess.Popen(

@@ -83,10 +83,6 @@ def refire_without_late_resolves(alert, received_at, resolves):
     return judge_refire(alert, received_at, [r for r in resolves if r.received_at <= received_at])
 
 
-def refire_of_any_occurrence(alert, received_at, resolves):
-    return judge_refire(replace(alert, starts_at=None), received_at, resolves)
-
-
 def supersede_by_our_clock(alert, incident, skew):
     return belongs_to(alert, replace(incident, sender_starts_at=incident.starts_at), skew)
 
