@@ -4,8 +4,8 @@ Each instance has its own directory and a free port on loopback, and ignores the
 configuration. Root and ordinary users can start it, and it is stopped by its process id. It never
 touches a server that already runs on the machine.
 
-`start`, `stop` (orderly) and `kill` (like a crash) may be called repeatedly. The data and the port
-are kept, so that a test can interrupt a server.
+`start`, `stop` (with SIGTERM) and `kill` (as in a crash) may be called repeatedly. The data and the
+port are kept, so that a test can interrupt a server.
 """
 
 from __future__ import annotations

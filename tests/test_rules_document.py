@@ -53,7 +53,7 @@ def make_payload(labels):
     return triggers.alert_payload(REQUEST, alert)
 
 
-def engine_with(rule):
+def make_engine(rule):
     """Return the stand-in's rules engine with one rule."""
     rule = {"ref": "mypack.rule", "enabled": True, "type": {"ref": "standard"}, **rule}
     content = types.SimpleNamespace(rules={"mypack.rule": rule})
@@ -65,7 +65,7 @@ def engine_with(rule):
 def test_a_rule_matches_and_passes_text_as_documented(labels, rule, expected_parameters):
     payload = make_payload(labels)
     instance = {"id": "i", "trigger": "poundcake.alert", "payload": payload}
-    matching = engine_with(rule).matching(instance)
+    matching = make_engine(rule).matching(instance)
     assert bool(matching) is (expected_parameters is not None)
     if expected_parameters is None:
         return

@@ -45,7 +45,7 @@ class Disturbance:
     comparable: bool = True
 
 
-def disturbances(world):
+def make_disturbances(world):
     """Return one of each disturbance."""
     first, second = world.alertmanagers
     result = [
@@ -153,19 +153,19 @@ def soak(stack, minutes, seed, write_line=print):
         deadline, number, remaining = time.monotonic() + minutes * 60, 0, []
         while time.monotonic() < deadline:
             if not remaining:  # each disturbance once, in random order
-                remaining = disturbances(world)
+                remaining = make_disturbances(world)
                 run.random.shuffle(remaining)
             disturbance, number = remaining.pop(), number + 1
             write_line(f"{number}: {disturbance.name}: {run.round(disturbance)}")
         world.set_faulty()
         run.compare()
-        episodes, twice = run.count_admitted()
+        episodes, admitted_twice = run.count_admitted()
         assert episodes, "no alert was admitted"
         write_line(
             f"{number} rounds, {run.compared} comparisons, all equal, the slowest after "
-            f"{run.slowest:.1f} s; {episodes} episodes, {len(twice)} admitted twice"
+            f"{run.slowest:.1f} s; {episodes} episodes, {len(admitted_twice)} admitted twice"
         )
-        assert not twice, twice
+        assert not admitted_twice, admitted_twice
 
 
 def main():

@@ -24,12 +24,12 @@ ACTION_CONTEXT = re.compile(r"\baction_context\b[\w.]*")
 def expressions(value):
     """Yield every YAQL or Jinja expression in a value, at any depth, keys included."""
     if isinstance(value, dict):
-        for key, inner in value.items():
+        for key, item in value.items():
             yield from expressions(key)
-            yield from expressions(inner)
+            yield from expressions(item)
     elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from expressions(inner)
+        for item in value:
+            yield from expressions(item)
     elif isinstance(value, str):
         for match in EXPRESSION.finditer(value):
             yield next(group for group in match.groups() if group is not None)

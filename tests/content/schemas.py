@@ -24,8 +24,8 @@ def check_schema(where, schema):
         return
     key_problems = list(find_key_problems(schema))
     yield from (f"{where} {text}" for text in key_problems)
-    for name, inner in inner_schemas(schema):
-        yield from check_schema(f"{where}.{name}", inner)
+    for name, subschema in inner_schemas(schema):
+        yield from check_schema(f"{where}.{name}", subschema)
     if not key_problems:
         try:
             jsonschema.Draft4Validator.check_schema(to_draft4(schema))
@@ -76,8 +76,8 @@ def inner_schemas(schema):
             yield key, schema[key]
     for key in LISTS:
         if isinstance(schema.get(key), list):
-            for number, inner in enumerate(schema[key]):
-                yield f"{key}[{number}]", inner
+            for number, subschema in enumerate(schema[key]):
+                yield f"{key}[{number}]", subschema
 
 
 def to_draft4(schema):
@@ -86,13 +86,15 @@ def to_draft4(schema):
     for key in ("secret", "immutable", "position", "required"):
         schema.pop(key, None)
     for key in STRUCTURES:
-        inner = schema.get(key)
-        if not isinstance(inner, dict):
+        subschemas = schema.get(key)
+        if not isinstance(subschemas, dict):
             continue
-        required = sorted(n for n, s in inner.items() if isinstance(s, dict) and s.get("required"))
+        required = sorted(
+            n for n, s in subschemas.items() if isinstance(s, dict) and s.get("required")
+        )
         if key == "properties" and required:
             schema["required"] = required
-        schema[key] = {name: to_draft4(part) for name, part in inner.items()}
+        schema[key] = {name: to_draft4(part) for name, part in subschemas.items()}
     for key in SINGLE:
         if isinstance(schema.get(key), dict):
             schema[key] = to_draft4(schema[key])
