@@ -103,7 +103,7 @@ def test_files_and_folders_on_the_command_line_are_checked(tmp_path):
     broken.write_text("a: [")
     code, output = run(tmp_path)
     assert code == 1
-    assert [line.split(": ")[0] for line in output.splitlines()] == [str(unsafe), str(broken)]
+    assert [line.split(": ")[0] for line in output.splitlines()] == [str(broken), str(unsafe)]
     assert "core.local: cmd contains trigger.job" in output and "cannot be read" in output
     assert run(safe)[0] == 0
     code, output = run(tmp_path / "missing.yaml")

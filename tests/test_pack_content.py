@@ -303,7 +303,7 @@ MISTAKES = [
     (RULE, "action/parameters/request_id", REMOVED, "needs request_id"),
     (RULE, "action/parameters/episode", "{{ trigger.epsiode }}", "the trigger has no epsiode"),
     (RULE, "enabled", REMOVED, "enabled: true or false"),
-    (RULE, "criteria/trigger.labels.kind/type", "is", "no matched_names operator"),
+    (RULE, "criteria/trigger.labels.kind/type", "is", "no known operator"),
     (RULE, "criteria/trigger.labels.kind/pattern", None, "needs a pattern"),
     (RULE, "criteria/trigger.kind", {"type": "exists", "pattern": 1}, "the trigger has no kind"),
     (RULE, "criteria/labels.kind", {"type": "exists", "pattern": 1}, "begin with trigger."),
