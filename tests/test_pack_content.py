@@ -217,7 +217,7 @@ REMOVED = object()
 
 
 def with_change(file, path, value):
-    """Return a file of the small pack, with the value at a path with_change or removed."""
+    """Return a file of the small pack, with the value at a path changed or removed."""
     document = yaml.safe_load(yaml.safe_dump(VALID_PACK[file]))
     steps = [int(step) if step.isdigit() else step for step in path.split("/")]
     parent = document
