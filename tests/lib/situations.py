@@ -1,4 +1,4 @@
-"""The situation of an alert that nothing but itself and its incident can stop from a change."""
+"""Situations in which only the alert and its incident can prevent a change."""
 
 from __future__ import annotations
 
