@@ -162,7 +162,7 @@ class TestSenders:
         assert read_one(labels=labels).labels.items() >= labels.items()
 
     def test_an_empty_label_counts_as_absent(self):
-        """As in Prometheus's data model, the fingerprint is that of the label set without it."""
+        """As in Prometheus's data model, an empty label does not affect the fingerprint."""
         parsed = read_one(labels={"team": "", "job": None})
         assert "team" not in parsed.labels and "job" not in parsed.labels
         assert parsed.fingerprint == read_one().fingerprint

@@ -125,7 +125,7 @@ def test_a_connection_lost_between_messages_is_replaced(bus, rabbitmq):
 
 
 def test_a_silent_broker_is_an_error_after_the_timeout():
-    """The broker listens and never answers, like one that is out of memory."""
+    """The broker listens but never answers, like a broker that is out of memory."""
     import socket
 
     with socket.socket() as listener:

@@ -235,7 +235,9 @@ class TestVolatile:
             ([], "/opt", ""),
         ],
     )
-    def test_the_innermost_mount_point_counts(self, mounts, lines, path, filesystem_type):
+    def test_the_innermost_mount_point_determines_the_file_system(
+        self, mounts, lines, path, filesystem_type
+    ):
         mounts(*lines)
         assert filesystem.volatile_filesystem(path) == filesystem_type
 

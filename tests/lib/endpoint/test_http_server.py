@@ -101,7 +101,7 @@ class TestConnections:
             client.send(message("POST", HOOK, BODY))
             assert client.read().status == 202
 
-    def test_many_concurrent_connections(self, endpoint):
+    def test_many_concurrent_connections_are_served(self, endpoint):
         responses, start = [], threading.Barrier(40)
 
         def work():

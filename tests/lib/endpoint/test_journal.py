@@ -1,4 +1,4 @@
-"""The journal stores each accepted request exactly once, and its state changes only on a call."""
+"""The journal keeps each accepted request through crashes, full disks and upgrades."""
 
 from __future__ import annotations
 
@@ -421,7 +421,7 @@ class TestStates:
         assert [e.id for e in journal.failed(10)] == ids[2:]
         assert journal.backlog == 4
 
-    def test_batches_do_not_mix(self, journal, clock):
+    def test_batches_are_not_mixed(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(6)]
         journal.mark_announced(ids[:2], "a")
         journal.mark_announced(ids[2:], "b")
@@ -475,7 +475,7 @@ class TestStates:
         assert journal.find(ids[0]).is_stuck
         assert (journal.counts().stuck, journal.stuck(10)) == (1, [ids[0]])
         assert journal.backlog == 1
-        assert round(journal.counts().oldest_seconds) == 30  # that of the other request
+        assert round(journal.counts().oldest_seconds) == 30  # the age of the other request
         journal.mark_recorded([journal.find(ids[1]).id])
         assert journal.counts().oldest_seconds == 0
 
@@ -725,7 +725,7 @@ class TestUpgrade:
         assert self.numbers(journal.failed(10)) == [4]
         for number in range(10):
             entry = journal.find(str(uuid.UUID(int=number)))
-            # Whether the sender chose its id is unknown, and irrelevant for a request that is done.
+            # It is unknown whether the sender chose the id, which matters only until it is done.
             assert entry.is_shared == (entry.state != RequestState.DONE)
             # Release 0.2.0 did not store it.
             assert entry.credential == ""

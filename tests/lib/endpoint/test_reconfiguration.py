@@ -141,7 +141,7 @@ class TestAddress:
         assert idle_client.closed()
         busy_client.send(b"{}")
         response = busy_client.read()
-        assert response.status == 400  # it was answered, but is not a webhook
+        assert response.status == 400  # the request was answered, but is not a webhook
         assert response.headers["connection"] == "close"
         for client in (busy_client, idle_client):
             client.socket.close()

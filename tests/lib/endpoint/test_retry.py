@@ -18,7 +18,7 @@ def test_waits_double_up_to_the_maximum(times, wait):
     assert retry.doubled((60.0, 3600.0), times) == wait
 
 
-def test_jitter_only_shortens():
+def test_jitter_only_shortens_waits():
     waits = {retry.jittered(100.0) for _ in range(200)}
     assert 90 <= min(waits) < max(waits) <= 100
 

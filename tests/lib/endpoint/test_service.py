@@ -84,7 +84,7 @@ def read_log(caplog, tmp_path):
 
 @pytest.fixture
 def wait_for_retry(read_log):
-    """Return a function that waits until the log announces a retry, and then a little longer."""
+    """Return a function that waits until the log announces a retry, and half a second more."""
 
     def wait():
         wait_for(lambda: "retrying until it works" in read_log())

@@ -102,7 +102,7 @@ def test_sqlite_uses_this_machines_clock(engine, set_clock_ahead):
 
 
 def test_a_database_whose_trail_was_moved_is_not_used(engine):
-    """Its id and every read are refused, so nothing more is announced or emitted."""
+    """The reader refuses its id and every read, so nothing more is announced or emitted."""
     reader = TrackingReader(engine, True)
     reader.database_id()
     with database.transaction(engine) as connection:

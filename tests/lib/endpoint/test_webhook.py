@@ -1,4 +1,4 @@
-"""POST /api/v1/webhook: what is accepted, what is refused, and what is stored."""
+"""POST /api/v1/webhook stores each request that it accepts, and explains each refusal."""
 
 from __future__ import annotations
 
