@@ -72,8 +72,8 @@ class FakeStackStorm:
     def enforce(self, trigger_id, execution="", reason="", rule="pack.rule"):
         """Add the enforcement of a rule that matched a trigger."""
         trigger = self.triggers.get(trigger_id)
-        at = trigger.occurred_at + MILLISECOND if trigger else self.time
-        self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, at))
+        enforced_at = trigger.occurred_at + MILLISECOND if trigger else self.time
+        self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, enforced_at))
 
     def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **fields):
         """Add an execution that started some seconds ago; with links=True, it has a link task.

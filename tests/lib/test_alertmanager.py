@@ -250,8 +250,8 @@ class TestIdentity:
 
 class TestLimits:
     def test_the_number_of_labels_is_limited(self):
-        sample_labels = 3
-        labels = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - sample_labels)}
+        sample_label_count = 3
+        labels = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - sample_label_count)}
         assert read_one(labels=dict(labels)).problem == ""
         problem = read_one(labels=dict(labels, another="x")).problem
         assert problem == "alerts[0].labels: 1001 labels, the limit is 1000"

@@ -112,8 +112,8 @@ def test_an_announcement_without_credentials_is_read():
     """Release 0.2.0 does not send the credential, and RabbitMQ may keep its announcements."""
     fields = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
     del fields["credential"]
-    (announced,) = announcement.unpack(announcement.VERSION, pack_text(json.dumps([fields])))
-    assert (announced.request_id, announced.credential) == (fields["request_id"], "")
+    (unpacked,) = announcement.unpack(announcement.VERSION, pack_text(json.dumps([fields])))
+    assert (unpacked.request_id, unpacked.credential) == (fields["request_id"], "")
 
 
 def test_a_truncated_batch_is_refused():

@@ -133,10 +133,14 @@ class TestTokens:
 
 class TestBasicAuthentication:
     def test_a_password_or_a_token_is_accepted(self, basic_endpoint):
-        valid = basic_credentials("on-call:a-longer-pässword")
-        for credential in (valid, valid.replace("Basic", "basic"), "Bearer the-old-token-01"):
+        valid_credential = basic_credentials("on-call:a-longer-pässword")
+        for credential in (
+            valid_credential,
+            valid_credential.replace("Basic", "basic"),
+            "Bearer the-old-token-01",
+        ):
             assert basic_endpoint.post(webhook(), Authorization=credential).status == 202
-        response = basic_endpoint.get(HEALTH, Authorization=valid)
+        response = basic_endpoint.get(HEALTH, Authorization=valid_credential)
         assert response.json["authentication"] == "bearer, basic"
         assert "a-longer-pässword" not in response.body.decode()
 
@@ -226,8 +230,8 @@ class TestScopes:
         check_problem(response, 403)
         assert "the credential prometheus has the scope read" in response.json["detail"]
         assert named_endpoint.entries() == before
-        refused = named_endpoint.get(HEALTH, Authorization=READER).json["refused"]["last"]
-        assert (refused["reason"], refused["status"]) == ("wrong_scope", 403)
+        last_refusal = named_endpoint.get(HEALTH, Authorization=READER).json["refused"]["last"]
+        assert (last_refusal["reason"], last_refusal["status"]) == ("wrong_scope", 403)
 
     def test_the_scope_is_checked_before_the_path(self, named_endpoint):
         assert named_endpoint.get("/no/such/path", Authorization=POSTER).status == 403
@@ -284,9 +288,9 @@ class TestSignatures:
             (time_and_body, {"X_Grafana_Alerting_Timestamp": "1700000000"}),
         ):
             command = ["openssl", "dgst", "-sha256", "-hmac", "the-secret-of-grafana"]
-            printed = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True)
+            completed = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True)
             signature = signature_headers(body, **headers)["X_Grafana_Alerting_Signature"]
-            assert signature == printed.stdout.split()[-1].decode()
+            assert signature == completed.stdout.split()[-1].decode()
 
     def test_a_large_signed_body_is_accepted(self, named_endpoint):
         body = json.dumps(webhook(alert(annotations={"text": "x" * 100_000}))).encode()
@@ -317,20 +321,20 @@ class TestSignatures:
     def test_other_signatures_are_refused_and_nothing_is_stored(self, named_endpoint):
         before = named_endpoint.entries()
         body = self.BODY
-        valid = signature_headers(body)["X_Grafana_Alerting_Signature"]
-        with_timestamp = signature_headers(body, **self.timestamp_headers())
+        valid_signature = signature_headers(body)["X_Grafana_Alerting_Signature"]
+        timed_headers = signature_headers(body, **self.timestamp_headers())
         for headers in (
             signature_headers(body + b" "),
             signature_headers(body, "another-secret-01"),
             {"X_Grafana_Alerting_Signature": ""},
             {"X_Grafana_Alerting_Signature": "é"},
-            {"X_Grafana_Alerting_Signature": valid.upper()},
-            {"X_Grafana_Alerting_Signature": "sha256=" + valid},
-            {"X_Grafana_Alerting_Signature": valid + ", " + valid},
+            {"X_Grafana_Alerting_Signature": valid_signature.upper()},
+            {"X_Grafana_Alerting_Signature": "sha256=" + valid_signature},
+            {"X_Grafana_Alerting_Signature": valid_signature + ", " + valid_signature},
             # The signature covers the timestamp, which cannot be removed, added or changed.
-            {"X_Grafana_Alerting_Signature": with_timestamp["X_Grafana_Alerting_Signature"]},
-            {"X_Grafana_Alerting_Signature": valid, **self.timestamp_headers()},
-            {**with_timestamp, **self.timestamp_headers(1)},
+            {"X_Grafana_Alerting_Signature": timed_headers["X_Grafana_Alerting_Signature"]},
+            {"X_Grafana_Alerting_Signature": valid_signature, **self.timestamp_headers()},
+            {**timed_headers, **self.timestamp_headers(1)},
             {"Authorization": "Bearer the-secret-of-grafana"},
             {"Authorization": basic_credentials("grafana:the-secret-of-grafana")},
         ):
@@ -361,11 +365,11 @@ class TestSignatures:
             check_problem(client.read(), status)
 
     def test_every_known_credential_is_compared(self, tmp_path, monkeypatch):
-        compared = []
+        compared_secrets = []
         compare = hmac.compare_digest
 
         def record_and_compare(received, expected):
-            compared.append(expected)
+            compared_secrets.append(expected)
             return compare(received, expected)
 
         endpoint = ENDPOINT_CLASSES["threads"](tmp_path, credentials=NAMED_CREDENTIALS[2:]).start()
@@ -376,9 +380,9 @@ class TestSignatures:
                 signature_headers(self.BODY),
                 signature_headers(self.BODY, "another-secret-01"),
             ):
-                del compared[:]
+                del compared_secrets[:]
                 endpoint.post(self.BODY, **headers)
-                assert len(compared) == 3  # the token, and both shared secrets
+                assert len(compared_secrets) == 3  # the token, and both shared secrets
         finally:
             endpoint.stop()
 
@@ -412,11 +416,11 @@ GRAFANA_AND_ON_CALL = {
 
 
 def test_every_known_credential_is_compared(tmp_path, monkeypatch):
-    compared = []
+    compared_secrets = []
     compare = hmac.compare_digest
 
     def record_and_compare(received, expected):
-        compared.append(expected)
+        compared_secrets.append(expected)
         return compare(received, expected)
 
     credentials = {
@@ -432,9 +436,9 @@ def test_every_known_credential_is_compared(tmp_path, monkeypatch):
             ("Bearer x", 401),
             (None, 401),
         ):
-            del compared[:]
+            del compared_secrets[:]
             assert endpoint.post(webhook(), Authorization=authorization).status == status
-            assert compared == [
+            assert compared_secrets == [
                 b"the-old-token-01",
                 b"the-new-token-01",
                 b"on-call:hush-hush-hush-hush",
@@ -448,14 +452,14 @@ def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, c
         tmp_path, basic_auth="on-call:hush-hush-hush-word"
     ).start()
     try:
-        valid = basic_credentials("on-call:hush-hush-hush-word")
-        endpoint.wait_for_status(200, Authorization=valid)
-        invalid = basic_credentials("on-call:hush-hush-hush-wort")
+        valid_credential = basic_credentials("on-call:hush-hush-hush-word")
+        endpoint.wait_for_status(200, Authorization=valid_credential)
+        invalid_credential = basic_credentials("on-call:hush-hush-hush-wort")
         for _ in range(5):
-            assert endpoint.get("/metrics", Authorization=invalid).status == 401
-        text = endpoint.get("/metrics", Authorization=valid).body.decode()
+            assert endpoint.get("/metrics", Authorization=invalid_credential).status == 401
+        text = endpoint.get("/metrics", Authorization=valid_credential).body.decode()
     finally:
         endpoint.stop()
     assert "poundcake_failed_authentications_total 5.0" in text
     assert caplog.text.count("missing or invalid credentials from 127.0.0.1") == 1
-    assert "hush" not in caplog.text and invalid.split()[1] not in caplog.text
+    assert "hush" not in caplog.text and invalid_credential.split()[1] not in caplog.text

@@ -70,7 +70,7 @@ class TestTriggers:
                 "remediation": "",
             }
         ]
-        states = {part.state for part in vars(rig.components).values()}
+        states = {component.state for component in vars(rig.components).values()}
         assert states == {State.OK}
 
     def test_a_firing_alert_names_the_first_remediation_that_matches(self, rig):
@@ -125,9 +125,11 @@ class TestTriggers:
         assert len(rig.bus.payloads(LIMIT_REACHED)) == 3
 
     def test_the_end_of_a_limit_is_read_from_its_column(self):
-        limited = triggers.LimitedAlert(1, "A", "", "", "e", "a sentence of 9 words", later(60))
+        limited_alert = triggers.LimitedAlert(
+            1, "A", "", "", "e", "a sentence of 9 words", later(60)
+        )
         request = triggers.RecordedRequest(1, "r", "", "", "")
-        payload = triggers.limit_reached_payload(request, limited)
+        payload = triggers.limit_reached_payload(request, limited_alert)
         assert payload["until"] == "2026-01-14T12:01:00Z"
 
     def test_only_admitted_and_resolved_alerts_are_emitted(self, rig):
@@ -188,8 +190,11 @@ class TestTriggers:
 
     def test_another_label_may_name_the_host(self, rig):
         rig.bus.config = Config(host_label="node")
-        exporter = {"instance": "kube-state-metrics:8080"}
-        rig.accept(alert("A", labels={**exporter, "node": "worker-1"}), alert("B", labels=exporter))
+        exporter_labels = {"instance": "kube-state-metrics:8080"}
+        rig.accept(
+            alert("A", labels={**exporter_labels, "node": "worker-1"}),
+            alert("B", labels=exporter_labels),
+        )
         rig.advance()
         assert [(p["instance"], p["host"]) for p in rig.bus.payloads(ALERT)] == [
             ("kube-state-metrics:8080", "worker-1"),
@@ -491,26 +496,26 @@ class TestTwoEndpoints:
             connection.execute(update(alerts).values(recorded_at=later(80)))
         sync(rigs[0].engine, Config(), FakeStackStorm())
         with database.reading(rigs[0].engine) as connection:
-            (admitted,) = connection.execute(
+            (admitted_call,) = connection.execute(
                 select(api_calls).where(api_calls.c.method == METHOD)
             ).all()
         for _ in range(5):
             self.advance(rigs, 6)
-        assert self.emitted(rigs, ALERT).count(admitted.request_id) == 1
+        assert self.emitted(rigs, ALERT).count(admitted_call.request_id) == 1
         last_payload = [p for rig in rigs for p in rig.bus.payloads(ALERT)][-1]
         assert (last_payload["status"], last_payload["episode"][-13:]) == (
             "firing",
             "1768392080000",
         )
 
-    @pytest.mark.parametrize("explained", [True, False])
-    def test_a_request_that_reached_both_endpoints_is_emitted_once(self, rigs, explained):
+    @pytest.mark.parametrize("is_explained", [True, False])
+    def test_a_request_that_reached_both_endpoints_is_emitted_once(self, rigs, is_explained):
         wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
             assert rig.accept(alert(), body=body, wanted_id=wanted_id) == wanted_id
         rigs[0].advance()
-        if explained:
+        if is_explained:
             # Long before the other endpoint takes over.
             rigs[0].set_explanation("execution")
             rigs[0].advance(1000)

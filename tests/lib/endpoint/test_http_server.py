@@ -361,9 +361,9 @@ class TestStopping:
         assert duration < 15
         assert not endpoint.alive
         assert {a.status for a in responses if a} <= {202, 503}
-        stored = {e[0] for e in endpoint.entries()}
-        accepted = {a.json["request_id"] for a in responses if a and a.status == 202}
-        assert accepted and accepted <= stored
+        stored_ids = {e[0] for e in endpoint.entries()}
+        accepted_ids = {a.json["request_id"] for a in responses if a and a.status == 202}
+        assert accepted_ids and accepted_ids <= stored_ids
         with pytest.raises(OSError):
             endpoint.client()
         idle_client.socket.close()

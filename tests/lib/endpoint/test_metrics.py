@@ -135,8 +135,8 @@ class TestFormat:
         assert response.headers["content-type"].startswith("text/plain; version=")
         assert response.headers["cache-control"] == "no-store"
         scrape = Scrape(response.body)
-        build = [labels for name, labels in scrape.samples if name == "poundcake_build_info"]
-        assert dict(build[0])["version"] == poundcake.__version__
+        build_labels = [labels for name, labels in scrape.samples if name == "poundcake_build_info"]
+        assert dict(build_labels[0])["version"] == poundcake.__version__
         assert all(name.startswith("poundcake_") for name, _ in scrape.samples)
         assert all(family.documentation for family in scrape.families)
 

@@ -146,19 +146,19 @@ class TestReadable:
     def test_requests_in_a_truncated_file_are_saved(self, intact_journal, path):
         os.truncate(path, int(os.path.getsize(path) * 0.7) // PAGE * PAGE)
         journal = Journal(path)
-        saved = set(read_rows(journal))
-        assert saved < set(intact_journal[1])
-        self.check(path, intact_journal[1], saved, journal)
+        saved_ids = set(read_rows(journal))
+        assert saved_ids < set(intact_journal[1])
+        self.check(path, intact_journal[1], saved_ids, journal)
 
     @pytest.mark.parametrize("data", [bytes, os.urandom], ids=["zeros", "noise"])
     def test_a_file_without_its_first_page_is_kept_and_nothing_is_saved(
         self, intact_journal, path, data
     ):
         write(path, 1, data(PAGE))
-        damaged = open(path, "rb").read()
+        damaged_bytes = open(path, "rb").read()
         report = self.check(path, intact_journal[1], set(), Journal(path))
-        assert report.unread_bytes == len(damaged)
-        assert open(report.file, "rb").read() == damaged
+        assert report.unread_bytes == len(damaged_bytes)
+        assert open(report.file, "rb").read() == damaged_bytes
 
     def test_the_loss_is_counted_if_the_table_is_unreadable(self, intact_journal, path):
         size = os.path.getsize(path)

@@ -401,8 +401,8 @@ def small_disk(tmp_path):
     """Return the path of a file system with 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode != 0:
         pytest.skip("mounting a file system requires root and a host that permits it")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
@@ -429,8 +429,8 @@ class TestDisk:
             wait_for(lambda: has_status(endpoint, request_id, "recorded", "completed"))
 
     def test_a_full_disk_loses_no_accepted_request(self, sensor, small_disk, tmp_path):
-        tracking = "sqlite:///{}".format(tmp_path / "tracking.sqlite")
-        endpoint = sensor(state_dir=str(small_disk / "state"), database_url=tracking)
+        tracking_url = "sqlite:///{}".format(tmp_path / "tracking.sqlite")
+        endpoint = sensor(state_dir=str(small_disk / "state"), database_url=tracking_url)
         endpoint.start().ready()
         endpoint.set_broker(up=False)
         ids = []
@@ -463,11 +463,11 @@ class TestDisk:
         ids = [endpoint.accept(webhook(alert(labels={"x": "y" * 9000}))) for _ in range(40)]
         size = (tmp_path / "state" / "journal.sqlite-wal").stat().st_size
         assert size > (tmp_path / "log").stat().st_size
-        unlimited = resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+        old_limits = resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, (size, old_limits[1]))
 
         def lift_limit():
-            resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, unlimited)
+            resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, old_limits)
 
         self.check_recovery(endpoint, ids, lift_limit, "disk I/O error")
 
@@ -703,7 +703,7 @@ class TestInternalFaults:
         endpoint = Endpoint(
             full_config,
             endpoint_process.FileBus(str(tmp_path / "published"), full_config),
-            lambda checked: endpoint_process.NoStackStorm(),
+            lambda validated: endpoint_process.NoStackStorm(),
             log,
         )
         return endpoint, full_config["port"]

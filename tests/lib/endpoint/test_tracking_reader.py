@@ -35,37 +35,37 @@ def set_clock_ahead(monkeypatch):
 
 def test_the_number_of_concurrent_views_is_limited(engine, monkeypatch):
     """The pipeline waits for few views, however many clients read them."""
-    reader, reading, concurrent = TrackingReader(engine, True), [], []
+    reader, reading, concurrent_counts = TrackingReader(engine, True), [], []
 
     def slow_read(query):
         reading.append(query)
-        concurrent.append(len(reading))
+        concurrent_counts.append(len(reading))
         time.sleep(0.02)  # lets another thread enter
         reading.pop()
 
     monkeypatch.setattr(reader, "read", slow_read)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reader.read_view, range(16)))
-    assert len(concurrent) == 16
-    assert max(concurrent) <= MAX_VIEWS
+    assert len(concurrent_counts) == 16
+    assert max(concurrent_counts) <= MAX_VIEWS
 
 
 def test_views_over_the_waiting_limit_are_refused(engine, monkeypatch):
     reader, may_end = TrackingReader(engine, True), threading.Event()
     monkeypatch.setattr(reader, "read", lambda query: may_end.wait(60))
-    refused = threading.Semaphore(0)
+    refusals = threading.Semaphore(0)
 
     def view(number):
         try:
             return reader.read_view(number)
         except DatabaseError as error:
-            refused.release()
+            refusals.release()
             return str(error)
 
     with ThreadPoolExecutor(MAX_WAITING_VIEWS + 5) as pool:
         results = [pool.submit(view, number) for number in range(MAX_WAITING_VIEWS + 5)]
         for _ in range(5):
-            assert refused.acquire(timeout=60)
+            assert refusals.acquire(timeout=60)
         may_end.set()
         results = [future.result() for future in results]
     assert results.count("32 views are waiting for it; try again") == 5

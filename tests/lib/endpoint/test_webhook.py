@@ -28,12 +28,12 @@ class TestAccepted:
         response = endpoint.post(webhook(alert(), alert("B")))
         assert response.status == 202
         assert response.headers["content-type"] == "application/json"
-        accepted = response.json
-        assert set(accepted) == {"status", "request_id", "alerts_received", "message"}
-        assert (accepted["status"], accepted["alerts_received"]) == ("accepted", 2)
-        assert str(uuid.UUID(accepted["request_id"])) == accepted["request_id"]
-        assert response.headers["x-request-id"] == accepted["request_id"]
-        assert accepted["request_id"] in [entry[0] for entry in endpoint.entries()]
+        document = response.json
+        assert set(document) == {"status", "request_id", "alerts_received", "message"}
+        assert (document["status"], document["alerts_received"]) == ("accepted", 2)
+        assert str(uuid.UUID(document["request_id"])) == document["request_id"]
+        assert response.headers["x-request-id"] == document["request_id"]
+        assert document["request_id"] in [entry[0] for entry in endpoint.entries()]
 
     def test_a_webhook_without_alerts_is_accepted(self, endpoint):
         response = endpoint.post({"alerts": []})
@@ -69,13 +69,13 @@ class TestAccepted:
 
 
 def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
-    parse, parsing, concurrent = alertmanager.parse, [], []
+    parse, parsing, concurrent_counts = alertmanager.parse, [], []
 
     def slow_parse(body, identity):
         if identity:  # recording, which is an action
             return parse(body, identity)
         parsing.append(body)
-        concurrent.append(len(parsing))
+        concurrent_counts.append(len(parsing))
         time.sleep(0.05)  # lets another thread enter
         try:
             return parse(body, identity)
@@ -89,7 +89,7 @@ def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
         with ThreadPoolExecutor(5) as pool:
             responses = list(pool.map(endpoint.post, [large_webhook] * 5))
         assert [response.status for response in responses] == [202] * 5
-        assert set(concurrent) == {1}
+        assert set(concurrent_counts) == {1}
     finally:
         endpoint.stop()
 
