@@ -23,7 +23,6 @@ SKIP_REASON = "StackStorm is not installed here: run with the Python of an insta
 param = pytest.importorskip("st2common.util.param", reason=SKIP_REASON)
 jinja = pytest.importorskip("st2common.util.jinja", reason=SKIP_REASON)
 templating = pytest.importorskip("st2common.util.templating", reason=SKIP_REASON)
-exceptions = pytest.importorskip("st2common.exceptions.param", reason=SKIP_REASON)
 
 without_deadline = settings(deadline=None)
 CONTEXT = {"user": "stanley", "api_user": "stanley", "pack": "somebody"}
