@@ -573,9 +573,9 @@ class TestSimultaneous:
     def granted_rows(self, engine):
         all_rows = rows(engine)
         assert len(all_rows) == self.COUNT
-        granted = [row for row in all_rows if row.result == ""]
-        assert all(row.refusal and row.reason for row in all_rows if row not in granted)
-        return granted
+        granted_changes = [row for row in all_rows if row.result == ""]
+        assert all(row.refusal and row.reason for row in all_rows if row not in granted_changes)
+        return granted_changes
 
     def reserve_at_once(self, many_hosts, **keys):
         settings = config(settle_seconds=0, storm_limit=0, fresh_minutes=0, **keys)

@@ -68,12 +68,12 @@ def request_id(mariadb_url):
     record_execution(
         engine, main_request, episode("a"), "e2", "x.notify", status="running", end_timestamp=None
     )
-    ended = iso(later(17))
+    end_time = iso(later(17))
     record_execution(
-        engine, main_request, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended
+        engine, main_request, episode("b"), "e3", "x.clean", status="failed", end_timestamp=end_time
     )
     record_execution(
-        engine, other_request, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended
+        engine, other_request, episode("d"), "e4", "poundcake.host_down", end_timestamp=end_time
     )
     record_execution(
         engine,
@@ -82,7 +82,7 @@ def request_id(mariadb_url):
         "e5",
         "x.notify",
         status="canceled",
-        end_timestamp=ended,
+        end_timestamp=end_time,
     )
     engine.dispose()
     return main_request

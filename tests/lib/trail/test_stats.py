@@ -121,15 +121,15 @@ def test_the_95th_percentile_uses_the_nearest_rank(engine):
 
 
 def test_remediations_that_did_not_clear_their_alert_are_counted(engine):
-    end = 12.5
-    late = end + 15 * 60
+    ended_at = 12.5
+    time_limit = ended_at + 15 * 60
     for name, closed_after in (
-        ("early", end - 1),
-        ("soon", end + 60),
-        ("in time", late),
-        ("late", late + 0.000001),
-        ("failed", late + 60),
-        ("running", late + 60),
+        ("early", ended_at - 1),
+        ("soon", ended_at + 60),
+        ("in time", time_limit),
+        ("late", time_limit + 0.000001),
+        ("failed", time_limit + 60),
+        ("running", time_limit + 60),
     ):
         key = name.replace(" ", "-")
         request_id = record(engine, alert(fingerprint=key))
@@ -137,9 +137,9 @@ def test_remediations_that_did_not_clear_their_alert_are_counted(engine):
         fields = {"end_timestamp": None} if name == "running" else {}
         record_execution(engine, request_id, episode(key), key, name, status=status, **fields)
         resolve = alert(fingerprint=key, status="resolved", ends_at=later(closed_after))
-        resolved = record(engine, resolve, received_at=later(closed_after))
+        resolve_id = record(engine, resolve, received_at=later(closed_after))
     # An execution for a resolve has no alert to clear.
-    record_execution(engine, resolved, episode("running"), "resolve", "resolve")
+    record_execution(engine, resolve_id, episode("running"), "resolve", "resolve")
     request_id = record(engine, alert(fingerprint="superseded"))
     record_execution(engine, request_id, episode("superseded"), "superseded", "superseded")
     refire = alert(fingerprint="superseded", starts_at=later(1200))

@@ -57,23 +57,23 @@ def history(engine):
 
     One alert has three workflows, and one execution has three alerts.
     """
-    first = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
+    first_id = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
     record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
     record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
     for name in ("B1", "B2", "A1"):
-        record_execution(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
-    resolved = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
-    ended = record(engine, *resolved, received_at=later(120))
-    last = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
+        record_execution(engine, first_id, episode(name), "many", start_timestamp=iso(later(20)))
+    resolves = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
+    resolve_id = record(engine, *resolves, received_at=later(120))
+    last_id = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
     record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
     record(engine, sample("B", 1, "resolved"), received_at=later(180))
     for number, workflow in enumerate(("x.one", "x.two", "x.three")):
-        record_execution(engine, first, episode("A2"), f"one{number}", workflow)
-    record_execution(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
-    record_execution(engine, ended, episode("A1"), "three", "x.one", status="failed")
+        record_execution(engine, first_id, episode("A2"), f"one{number}", workflow)
+    record_execution(engine, last_id, episode("D1"), "two", start_timestamp=iso(later(185)))
+    record_execution(engine, resolve_id, episode("A1"), "three", "x.one", status="failed")
 
 
-def expected(engine, filters):
+def find_expected(engine, filters):
     """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
         all_alerts = connection.execute(
@@ -96,12 +96,12 @@ def expected(engine, filters):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
-    named_alerts = [
+    matching_alerts = [
         r for r in all_alerts if all(getattr(r, n) == v for n, v in filters.alert_filters.items())
     ]
-    named_alerts.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-    rows = [row for row in named_alerts if in_range(row.created_at)]
-    ids = {row.id for row in named_alerts}
+    matching_alerts.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    rows = [row for row in matching_alerts if in_range(row.created_at)]
+    ids = {row.id for row in matching_alerts}
     link_rows = [
         link for link in link_rows if link.alert_id in ids and in_range(link.start_timestamp)
     ]
@@ -158,7 +158,7 @@ class TestFilters:
     def test_filters_select_rows_alone_and_combined(self, engine, history):
         covered = set()
         for filters in combinations():
-            expected_rows = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 answer = view(engine, function, filters=filters)
                 names = [row_name(row) for row in answer[rows]]
@@ -261,7 +261,7 @@ class TestPages:
     @pytest.mark.parametrize("limit", [1, 3])
     def test_pages_show_each_row_once_newest_first(self, engine, history, limit):
         for filters in SOME_FILTERS:
-            expected_rows = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, _, row_name) in VIEWS.items():
                 remaining = list(expected_rows[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
@@ -273,7 +273,7 @@ class TestPages:
 
     def test_pages_by_offset(self, engine, history):
         for filters in SOME_FILTERS:
-            expected_rows = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 total = len(expected_rows[name])
                 for offset in range(0, total + 3, 2):
@@ -287,7 +287,7 @@ class TestPages:
         new_count = 0
         for filters in SOME_FILTERS[:6]:
             for name, (function, rows, _, row_name) in VIEWS.items():
-                expected_rows = expected(engine, filters)[name]
+                expected_rows = find_expected(engine, filters)[name]
                 names = []
                 for number, page in enumerate(pages(engine, function, filters=filters, limit=2)):
                     names += [row_name(row) for row in page[rows]]
@@ -313,7 +313,7 @@ class TestPages:
     def test_new_rows_during_a_page_do_not_shift_the_pages(self, engine, history, monkeypatch):
         candidates = episodes.candidates
         filters = Filters(alert_name="A")
-        expected_rows = expected(engine, filters)["why"]
+        expected_rows = find_expected(engine, filters)["why"]
 
         def record_before_search(*args):
             monkeypatch.setattr(episodes, "candidates", candidates)
@@ -357,7 +357,7 @@ class TestBound:
 
     def test_next_continues_until_everything_is_found(self, engine, history, bound):
         for filters, limit in itertools.product(SOME_FILTERS, (1, 50)):
-            expected_rows = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 names = []
                 for number, page in enumerate(

@@ -55,16 +55,16 @@ def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filter
         record_execution(
             engine, request_id, f"{name}-1768392000000", name, start_timestamp=iso(later(started))
         )
-    rows, before = [], ""
+    rows, cursor = [], ""
     while True:
         page = list_executions(
             engine,
-            filters=Filters(severity=filters.severity, before=search.parse(before=before).before),
+            filters=Filters(severity=filters.severity, before=search.parse(before=cursor).before),
             limit=1,
         )
         rows += page["st2_executions"]
-        before = page.get("next", "")
-        if not before:
+        cursor = page.get("next", "")
+        if not cursor:
             break
     assert [execution["triggered_at"] for execution in rows] == [
         iso(later(started)) for started in (100, 70, 50)
