@@ -606,7 +606,7 @@ class TestRefused:
                 copy(sqlite_url("a"), sqlite_url("b"), False, silent)
         self.refused(sqlite_url("b"), sqlite_url("c"), "is not complete")
         opened(sqlite_url("d"))
-        self.refused(sqlite_url("d"), sqlite_url("b"), "an earlier one is not complete")
+        self.refused(sqlite_url("d"), sqlite_url("b"), "an earlier copy is not complete")
         assert copy(sqlite_url("a"), sqlite_url("b"), False, silent)["complete"]
 
     def test_a_database_whose_trail_was_moved_elsewhere(self, sqlite_url, opened):

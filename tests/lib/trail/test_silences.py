@@ -149,8 +149,11 @@ class TestSilence:
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
             ({"comment": " "}, "comment: say why the alert is silenced"),
             ({"episode": UNKNOWN}, f"no episode {UNKNOWN} is on record"),
-            ({"episode": ""}, "name the alert: episode=EPISODE, or labels, but not both"),
-            ({"episode": "x", "labels": {"a": "b"}}, "name the alert: episode=EPISODE, or labels"),
+            ({"episode": ""}, "name the alert: either episode=EPISODE or labels, not both"),
+            (
+                {"episode": "x", "labels": {"a": "b"}},
+                "name the alert: either episode=EPISODE or labels",
+            ),
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
     )
