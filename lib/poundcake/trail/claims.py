@@ -465,7 +465,7 @@ def _refusal_reason(
     if acknowledged_by:
         return f"acknowledged by {acknowledged_by}"
     incident_ended_at = ended_at(connection, alert)
-    if incident_ended_at and now - incident_ended_at > admission.LATE:
+    if incident_ended_at and now - incident_ended_at > admission.CLAIM_GRACE:
         return (
             f"the incident ended at {format_timestamp(incident_ended_at)}; to work on it anyway, "
             f"run `st2 run poundcake.replay request_id={claimant.request_id} force=true`"

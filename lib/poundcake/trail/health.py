@@ -28,7 +28,7 @@ class State(StringEnum):
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """A component that PoundCake depends on.
 
     Attributes:
@@ -60,10 +60,10 @@ def without_endpoint(
         stackstorm: StackStorm's API.
         endpoint_problem: Why the endpoint did not answer. It is shown as the address.
     """
-    unknown_part = Part(State.UNKNOWN, "unknown from this host")
+    unknown = Component(State.UNKNOWN, "unknown from this host")
     components = {
-        "journal": unknown_part,
-        "broker": unknown_part,
+        "journal": unknown,
+        "broker": unknown,
         "database": _database(config, engine),
         "stackstorm": _stackstorm(stackstorm),
     }
@@ -76,7 +76,7 @@ def without_endpoint(
         "dry_run": config.dry_run,
         "literal_secrets": list(config.literal_secrets),
         "configuration": {"remediation_errors": list(config.remediation_errors)},
-        "components": {name: part.as_json() for name, part in components.items()},
+        "components": {name: component.as_json() for name, component in components.items()},
     }
 
 
@@ -127,19 +127,19 @@ def with_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
     return {**view, "paused": pause.as_json() if pause else None}
 
 
-def _database(config: Config, engine: Engine) -> Part:
+def _database(config: Config, engine: Engine) -> Component:
     try:
         database.prepare(engine, create=False)
         request_ids = uncopied.open_in_default_file(config, engine)
         with database.reading(engine) as connection:
-            return Part(State.OK, pending=uncopied.pending(connection, config, request_ids))
+            return Component(State.OK, pending=uncopied.pending(connection, config, request_ids))
     except DatabaseError as error:
-        return Part(State.DOWN, str(error))
+        return Component(State.DOWN, str(error))
 
 
-def _stackstorm(stackstorm: StackStorm) -> Part:
+def _stackstorm(stackstorm: StackStorm) -> Component:
     try:
         stackstorm.get("/actions/poundcake.record")
     except StackStormError as error:
-        return Part(State.DOWN, str(error))
-    return Part(State.OK)
+        return Component(State.DOWN, str(error))
+    return Component(State.OK)

@@ -30,7 +30,7 @@ from poundcake.trail.schema import alerts, cut
 
 MAX_MINUTES = 10_080
 """The longest silence: a week."""
-MARK = " (poundcake.silence)"
+COMMENT_MARK = " (poundcake.silence)"
 """The end of the comment of each silence that the pack creates, by which it recognizes them."""
 # A repeated call asks for a slightly later end, which does not extend the silence.
 _SAME_END = timedelta(minutes=1)
@@ -103,7 +103,7 @@ def silence(
         raise TrackingError("comment: say why the alert is silenced")
     labels = _read_labels(engine, target)
     wanted_silence = _WantedSilence(
-        labels, minutes, actor.st2_user or "somebody", comment.strip() + MARK
+        labels, minutes, actor.st2_user or "somebody", comment.strip() + COMMENT_MARK
     )
     silences: list[Silence] = []
     states: list[str] = []
@@ -160,7 +160,7 @@ def unsilence(
 
     def end(alertmanager: AlertmanagerApi) -> None:
         for selected_silence in filter(is_selected, alertmanager.silences()):
-            if not (force or selected_silence.comment.endswith(MARK)):
+            if not (force or selected_silence.comment.endswith(COMMENT_MARK)):
                 foreign_silences.append(selected_silence)
                 continue
             # A peer of this Alertmanager may have ended the silence already.
@@ -285,7 +285,7 @@ def _find_existing(alertmanager: AlertmanagerApi, wanted_silence: _WantedSilence
         silence
         for silence in alertmanager.silences()
         if silence.state != _EXPIRED
-        and silence.comment.endswith(MARK)
+        and silence.comment.endswith(COMMENT_MARK)
         and _has_labels(silence, wanted_silence.labels)
     ]
     return max(same_silences, key=lambda silence: silence.ends_at) if same_silences else None

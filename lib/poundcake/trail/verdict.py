@@ -21,7 +21,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.admission import LATE
+from poundcake.trail.admission import CLAIM_GRACE
 from poundcake.trail.outcomes import Explanation
 
 # How long a trigger may take to reach the rules engine, and the engine to process it.
@@ -31,7 +31,7 @@ RULES_GRACE = timedelta(minutes=5)
 LINK_GRACE = timedelta(seconds=60)
 # A workflow that has not claimed the episode within this time is not expected to claim it: if its
 # runner was killed, StackStorm leaves the execution `running` forever.
-LINK_LATE = timedelta(minutes=10)
+CLAIM_TIMEOUT = timedelta(minutes=10)
 LINK_STAGE = "link"
 """The stage that a workflow reports if it ended before it was linked."""
 NOT_CLAIMED = "not_claimed"
@@ -190,7 +190,7 @@ def judge_execution(
             f"{execution.status}, {failure_reason(execution.result)}"
         )
         return Judgement(Explanation.RETRY, reason, needs_link)
-    if since_start is not None and since_start > LINK_LATE:
+    if since_start is not None and since_start > CLAIM_TIMEOUT:
         reason = (
             f"execution {execution.id} of {execution.action} runs and has not claimed the episode"
         )
@@ -297,7 +297,7 @@ def apply_time_limits(
         now: The time by the database's clock.
     """
     explanation, reason, rules = verdict
-    if explanation is Explanation.RETRY and ended_at and now - ended_at > LATE:
+    if explanation is Explanation.RETRY and ended_at and now - ended_at > CLAIM_GRACE:
         # It is too late for a workflow to claim the episode.
         reason = f"the incident ended at {format_timestamp(ended_at)}; {reason}"
         return Verdict(Explanation.ENDED, reason, rules)

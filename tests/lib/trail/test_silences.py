@@ -16,7 +16,7 @@ from poundcake.trail import database, queries, silences, text
 from poundcake.trail.audit import Actor
 from poundcake.trail.schema import alerts, audit
 from poundcake.trail.search import Filters
-from poundcake.trail.silences import MARK, Target, silence, unsilence
+from poundcake.trail.silences import COMMENT_MARK, Target, silence, unsilence
 from tests.lib.fake_alertmanager import FakeAlertmanager
 from tests.lib.samples import alert
 from tests.lib.trails import record, view
@@ -77,7 +77,7 @@ class TestSilence:
         (made,) = world.first.known.values()
         assert result["silence_ids"] == [made.id]
         assert set(made.matchers) == {Matcher(name, value) for name, value in LABELS.items()}
-        assert (made.created_by, made.comment) == ("anna", "a new disk" + MARK)
+        assert (made.created_by, made.comment) == ("anna", "a new disk" + COMMENT_MARK)
 
     def test_it_ends_after_the_minutes_by_the_clock_of_alertmanager(self, world):
         world.first.now -= timedelta(days=3)
