@@ -1,4 +1,4 @@
-"""The sensor, created, run and stopped as by StackStorm's sensor container."""
+"""Create, run and stop the sensor as StackStorm's sensor container does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATH = os.path.join(ROOT, "sensors", "alertmanager_sensor.py")
-STOP_SECONDS = 5  # after which StackStorm's container kills a sensor
+STOP_SECONDS = 5  # StackStorm's container kills a sensor that takes longer to stop
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_the_container_can_create_it_and_call_every_method(sensor_class, config)
     sensor.cleanup()
 
 
-def test_it_needs_no_configuration(sensor_class):
+def test_a_configuration_is_optional(sensor_class):
     sensor_class(sensor_service=Service()).cleanup()
 
 
 def test_it_serves_until_cleanup(sensor_class, config, tmp_path):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor._endpoint._bus = FileBus(str(tmp_path / "published"), config)
-    # StackStorm runs it in the main thread, which belongs to pytest here.
+    # StackStorm runs the sensor in the main thread, which belongs to pytest here.
     thread = threading.Thread(target=sensor.run, daemon=True)
     thread.start()
     wait_for(lambda: services.accepts_connections(config["port"]))
@@ -81,15 +81,15 @@ def run(code, *arguments):
 
 
 def test_the_packs_typing_extensions_takes_precedence(tmp_path):
-    """StackStorm 3.8.1 has 4.1.1 first on a sensor's path, and SQLAlchemy 2 cannot load with it."""
+    """StackStorm 3.8.1 puts its version 4.1.1 first, which is too old for SQLAlchemy 2."""
     pytest.importorskip("typing_extensions")
     (tmp_path / "typing_extensions.py").write_text("OLD = True\n")
-    printed = run(
+    process = run(
         """
         import runpy, sys
         sys.path.insert(0, sys.argv[2])
         path = list(sys.path)
-        found = runpy.run_path(sys.argv[1])
+        runpy.run_path(sys.argv[1])
         import typing_extensions
         assert not hasattr(typing_extensions, "OLD"), typing_extensions.__file__
         # Everything else that StackStorm ships keeps its place.
@@ -99,11 +99,11 @@ def test_the_packs_typing_extensions_takes_precedence(tmp_path):
         """,
         str(tmp_path),
     )
-    assert printed.stdout.strip() == "good", printed.stderr
+    assert process.stdout.strip() == "good", process.stderr
 
 
 def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
-    printed = run(
+    process = run(
         """
         import runpy, sys
         import typing_extensions as before
@@ -113,11 +113,11 @@ def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
         print("good")
         """
     )
-    assert printed.stdout.strip() == "good", printed.stderr
+    assert process.stdout.strip() == "good", process.stderr
 
 
-def test_it_finds_the_packs_own_lib():
-    printed = run(
+def test_poundcake_is_imported_from_the_packs_lib():
+    process = run(
         """
         import runpy, sys
         assert not any(p.endswith("lib/poundcake") for p in sys.path)
@@ -125,15 +125,15 @@ def test_it_finds_the_packs_own_lib():
         print(sys.modules["poundcake"].__file__)
         """
     )
-    assert printed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
+    assert process.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
 
 
-def wait_for_record(endpoint, request_ids):
+def wait_until_recorded(endpoint, request_ids):
     """Wait until the tracking database contains all requests."""
 
     def is_recorded(request_id):
-        answer = endpoint.get("/api/v1/status/" + request_id)
-        return answer.json.get("status") in ("recorded", "completed")
+        response = endpoint.get("/api/v1/status/" + request_id)
+        return response.json.get("status") in ("recorded", "completed")
 
     for request_id in request_ids:
         wait_for(functools.partial(is_recorded, request_id))
@@ -149,11 +149,11 @@ def sensor(request, tmp_path):
         return created[-1]
 
     yield create
-    for each in created:
-        each.stop()
+    for endpoint in created:
+        endpoint.stop()
 
 
-class TestStops:
+class TestStopping:
     """StackStorm's container stops a sensor with SIGTERM, and kills it 5 seconds later."""
 
     def terminate(self, sensor):
@@ -165,7 +165,7 @@ class TestStops:
     def log(self, tmp_path):
         return (tmp_path / "log").read_text(errors="replace")
 
-    def test_with_a_request_waiting(self, sensor, tmp_path):
+    def test_a_waiting_request_is_kept(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
@@ -175,22 +175,26 @@ class TestStops:
         assert [entry[0] for entry in endpoint.entries()] == [request_id]
         assert "stopped" in self.log(tmp_path)
 
-    @pytest.mark.parametrize("missing", ["port", "journal", "configuration"])
-    def test_while_it_cannot_start(self, sensor, tmp_path, missing):
-        config = {"log_level": "loud"} if missing == "configuration" else {}
-        logged = {"port": "cannot listen", "journal": "journal: down", "configuration": "log_level"}
-        if missing == "journal":
+    @pytest.mark.parametrize("obstacle", ["port", "journal", "configuration"])
+    def test_it_stops_while_it_cannot_start(self, sensor, tmp_path, obstacle):
+        config = {"log_level": "loud"} if obstacle == "configuration" else {}
+        expected_messages = {
+            "port": "cannot listen",
+            "journal": "journal: down",
+            "configuration": "log_level",
+        }
+        if obstacle == "journal":
             (tmp_path / "state").write_text("")
-        with socket.socket() as taken:
+        with socket.socket() as other_socket:
             endpoint = sensor(**config)
-            if missing == "port":
-                taken.bind(("127.0.0.1", endpoint.port))
-                taken.listen(1)
+            if obstacle == "port":
+                other_socket.bind(("127.0.0.1", endpoint.port))
+                other_socket.listen(1)
             endpoint.start()
-            wait_for(lambda: logged[missing] in self.log(tmp_path))
+            wait_for(lambda: expected_messages[obstacle] in self.log(tmp_path))
             self.terminate(endpoint)
 
-    def test_while_a_body_is_slow_and_the_broker_does_not_answer(self, sensor, tmp_path):
+    def test_it_stops_while_a_body_is_slow_and_the_broker_does_not_answer(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         if not endpoint.patched:  # the tests' bus would block all green threads
             os.mkfifo(endpoint.published_path)  # without a reader, so a writer blocks
@@ -206,43 +210,43 @@ class TestStops:
 
     def test_killed_at_any_moment_it_loses_no_accepted_request(self, sensor):
         """Case A17 of docs/CASES.md."""
-        endpoint, accepted = sensor(), []
+        endpoint, accepted_ids = sensor(), []
         for _ in range(3):
-            accepted += accepted_until_killed(endpoint, 20)
+            accepted_ids += post_until_killed(endpoint, 20)
         endpoint.start().ready()
-        assert len(set(accepted)) == len(accepted)
-        wait_for_record(endpoint, accepted)
+        assert len(set(accepted_ids)) == len(accepted_ids)
+        wait_until_recorded(endpoint, accepted_ids)
 
 
-def accepted_until_killed(endpoint, count):
+def post_until_killed(endpoint, count):
     """Start an endpoint, post to it from several threads, and kill it.
 
-    Return the ids of the requests that it answered 202, more than a number of them.
+    Return the ids of the accepted requests, of which there are more than `count`.
     """
-    accepted, killed = [], threading.Event()
+    accepted_ids, is_killed = [], threading.Event()
 
     def post():
         number = 0
-        while not killed.is_set():
+        while not is_killed.is_set():
             number += 1
             try:
-                answer = endpoint.post(webhook(alert(f"Kill{number}")))
+                response = endpoint.post(webhook(alert(f"Kill{number}")))
             except (OSError, AssertionError, AttributeError):
-                continue  # it was killed before it answered
-            if answer and answer.status == 202:
-                accepted.append(answer.json["request_id"])
+                continue  # the endpoint was killed before it answered
+            if response and response.status == 202:
+                accepted_ids.append(response.json["request_id"])
 
     endpoint.start().ready()
     threads = [threading.Thread(target=post) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(accepted) > count)
+    wait_for(lambda: len(accepted_ids) > count)
     endpoint.process.kill()
     endpoint.process.wait()
-    killed.set()
+    is_killed.set()
     for thread in threads:
         thread.join(20)
-    return accepted
+    return accepted_ids
 
 
 def test_requests_that_wait_during_a_reinstall_are_recorded_after_it(sensor, tmp_path):
@@ -259,12 +263,12 @@ def test_requests_that_wait_during_a_reinstall_are_recorded_after_it(sensor, tmp
     endpoint.pack = str(pack)
     endpoint.start().ready()
     endpoint.set_broker(up=False)
-    ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
+    request_ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
     shutil.rmtree(str(pack))
-    ids.append(endpoint.accept(webhook(alert("meanwhile"))))
+    request_ids.append(endpoint.accept(webhook(alert("meanwhile"))))
     endpoint.stop()
     install("0.0.2")
     endpoint.set_broker(up=True)
     endpoint.start().ready()
     assert endpoint.get("/api/v1/health").json["version"] == "0.0.2"
-    wait_for_record(endpoint, ids)
+    wait_until_recorded(endpoint, request_ids)
