@@ -157,13 +157,17 @@ WHO_MAY_POST = [
     ),
     Defence(
         "a signature is computed from the body and a shared secret",
-        Edit(SIGNATURES + "BodySignatures._matching", "hmac.compare_digest(_1, _2)", "True"),
+        Edit(
+            SIGNATURES + "BodySignatures._matching_credential",
+            "hmac.compare_digest(_1, _2)",
+            "True",
+        ),
         UNSIGNED,
     ),
     Defence(
         "signatures are compared in constant time",
         Edit(
-            SIGNATURES + "BodySignatures._matching",
+            SIGNATURES + "BodySignatures._matching_credential",
             "hmac.compare_digest",
             "__import__('operator').eq",
         ),
@@ -174,7 +178,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "the timestamp is part of the signature",
-        Edit(SIGNATURES + "_compute", "hmac.new(_1, _2, _3)", "hmac.new(_1, b'', _3)"),
+        Edit(SIGNATURES + "_compute_signature", "hmac.new(_1, _2, _3)", "hmac.new(_1, b'', _3)"),
         test(AUTHENTICATION_TESTS + "TestSignatures::test_a_signed_webhook_is_accepted", "threads"),
     ),
     Defence(
@@ -220,7 +224,7 @@ WHO_MAY_POST = [
         "the credential that posted a webhook is recorded",
         Edit(
             "poundcake.endpoint.authentication:Authentication.authenticate",
-            "allowing[0].name",
+            "sufficient[0].name",
             "''",
         ),
         test(
@@ -284,7 +288,7 @@ WHO_MAY_POST = [
     Defence(
         "TLS 1.2 or later",
         Edit(
-            TLS + "_load",
+            TLS + "_load_context",
             "_1.minimum_version = _",
             "_1.minimum_version = ssl.TLSVersion.TLSv1; _1.set_ciphers('ALL:@SECLEVEL=0')",
         ),
@@ -315,7 +319,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "a client certificate is verified",
-        Edit(TLS + "_load", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
+        Edit(TLS + "_load_context", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
         test(
             TLS_TESTS
             + "TestClientCertificates::test_a_certificate_of_another_ca_ends_the_connection"
@@ -390,42 +394,42 @@ INPUT_LIMITS = [
     ),
     Defence(
         "no transfer coding is accepted",
-        Edit(HEAD + "_checked", "'transfer-encoding' in headers", "False"),
+        Edit(HEAD + "_validate", "'transfer-encoding' in headers", "False"),
         FRAMING,
     ),
     Defence(
         "other major versions are refused",
-        Edit(HEAD + "_checked", "not request.http_version.startswith(_)", "False"),
+        Edit(HEAD + "_validate", "not request.http_version.startswith(_)", "False"),
         FRAMING,
     ),
     Defence(
         "a missing Host is refused in all later versions",
-        Edit(HEAD + "_checked", "'host' not in headers and _", "False"),
+        Edit(HEAD + "_validate", "'host' not in headers and _", "False"),
         FRAMING,
     ),
     Defence(
         "a malformed Host is refused",
-        Edit(HEAD + "_checked", "not _AUTHORITY.match(host)", "False"),
+        Edit(HEAD + "_validate", "not _AUTHORITY.match(host)", "False"),
         FRAMING,
     ),
     Defence(
         "the host in the request target overrides the Host field",
-        Edit(HEAD + "_checked", "target_host or host", "host"),
+        Edit(HEAD + "_validate", "target_host or host", "host"),
         test(BROWSER_TESTS + "test_the_host_in_an_absolute_url_is_checked", "threads"),
     ),
     Defence(
         "the time for a whole header is bounded",
-        Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
+        Edit(SOCKET + "_apply_deadline", "self._deadline - time.monotonic()", "1.0"),
         test(SERVER_TESTS + "TestSlow::test_slow_clients_are_disconnected", "threads"),
     ),
     Defence(
         "the time to send a whole answer is bounded, on green threads too",
-        Edit(SOCKET + "send", "self._limit()", "self._socket.settimeout(60)"),
+        Edit(SOCKET + "send", "self._apply_deadline()", "self._socket.settimeout(60)"),
         test(SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly"),
     ),
     Defence(
         "the time for a whole handshake is bounded",
-        Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
+        Edit(SOCKET + "_apply_deadline", "self._deadline - time.monotonic()", "1.0"),
         test(
             TLS_TESTS + "TestWrongClients::test_the_time_limit_applies_to_the_whole_handshake",
             "threads",
@@ -909,7 +913,9 @@ ONE_REMEDIATION = [
     Defence(
         "a sender's fingerprint does not make two alerts one",
         Edit(
-            ALERTMANAGER + "_AlertReader.read", "fingerprint=own_fingerprint", "fingerprint=given"
+            ALERTMANAGER + "_AlertReader.read",
+            "fingerprint=computed_fingerprint",
+            "fingerprint=sender_fingerprint",
         ),
         test(
             ALERTMANAGER_TESTS
@@ -1155,7 +1161,7 @@ SECRETS = [
     ),
     Defence(
         "no metric has a label that a client controls",
-        Edit(RECEIVER + "_finished", "metrics.OTHER", "path"),
+        Edit(RECEIVER + "_finish", "metrics.OTHER", "path"),
         test(
             "tests/lib/endpoint/test_metrics.py::"
             "TestRequests::test_no_label_contains_text_from_a_client"

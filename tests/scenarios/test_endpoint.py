@@ -23,7 +23,7 @@ def test_an_unknown_path_is_answered_with_the_routes_that_exist(stack):
 
 def test_a_wrong_method_is_answered_with_the_right_one(stack):
     answer = stack.get("/webhook")
-    assert problem(answer, 405)["detail"] == "/api/v1/webhook takes POST, not GET"
+    assert problem(answer, 405)["detail"] == "/api/v1/webhook accepts POST, not GET"
     assert answer.headers["Allow"] == "POST"
 
 

@@ -413,7 +413,7 @@ class TestReplays:
         assert rig.state(again) == "done"
 
     def test_any_number_of_open_replays_is_emitted(self, rig, monkeypatch):
-        monkeypatch.setattr("poundcake.endpoint.replay_importer.IMPORTED_TOGETHER", 1)
+        monkeypatch.setattr("poundcake.endpoint.replay_importer.MAX_IMPORTED_AT_ONCE", 1)
         ids = [rig.accept(*several(name)) for name in "abc"]
         rig.advance()
         again = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}

@@ -79,7 +79,7 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
 
 
 @pytest.mark.parametrize(
-    "seen, synced_at, claimed_age, elapsed, age",
+    "previous, synced_at, database_age, elapsed, age",
     [
         # The first poll relies on the clocks, by which at most one wait has passed.
         (None, None, 0, 0, float("inf")),
@@ -94,8 +94,12 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
         (ObservedSync(NOON, 10), later(5), 7200, 5, 5),
     ],
 )
-def test_the_age_of_the_last_sync_with_wrong_clocks(seen, synced_at, claimed_age, elapsed, age):
-    assert retry.observe_sync(seen, synced_at, claimed_age, elapsed) == ObservedSync(synced_at, age)
+def test_the_age_of_the_last_sync_with_wrong_clocks(
+    previous, synced_at, database_age, elapsed, age
+):
+    assert retry.observe_sync(previous, synced_at, database_age, elapsed) == ObservedSync(
+        synced_at, age
+    )
 
 
 def test_the_interval_between_syncs_grows():

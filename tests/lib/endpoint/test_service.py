@@ -536,7 +536,7 @@ class TestInside:
 
         monkeypatch.setattr(module, what, fails)
         self.run_until(endpoint_service, lambda: endpoint_service.journal and len(tries) == 4)
-        assert caplog.text.count("cannot be brought up") == 1  # with a traceback
+        assert caplog.text.count("cannot be started") == 1  # with a traceback
         assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
@@ -606,7 +606,7 @@ class TestInside:
             tries.append(1)
             if len(tries) == 1:
                 file = pipeline._dependencies.journal._file
-                raise file.failed(sqlite3.DatabaseError("malformed"))
+                raise file.note_failure(sqlite3.DatabaseError("malformed"))
             return works(pipeline)
 
         monkeypatch.setattr(Pipeline, "start", fails)
@@ -618,15 +618,15 @@ class TestInside:
         """Requests once waited for a dead thread while health was ok."""
         service, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
-        settle, killed = Announcer.settle, []
+        poll_recorded, killed = Announcer.poll_recorded, []
 
         def kill(announcer):
             if not killed:
                 killed.append(1)
                 raise SystemExit  # as a green thread ends that is killed
-            return settle(announcer)
+            return poll_recorded(announcer)
 
-        monkeypatch.setattr(Announcer, "settle", kill)
+        monkeypatch.setattr(Announcer, "poll_recorded", kill)
 
         def recorded():
             if not killed or not services.accepts_connections(port):
