@@ -1,4 +1,4 @@
-"""Create, run and stop the sensor as StackStorm's sensor container does."""
+"""The sensor works when StackStorm's sensor container creates, runs and stops it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATH = os.path.join(ROOT, "sensors", "alertmanager_sensor.py")
-STOP_SECONDS = 5  # StackStorm's container kills a sensor that takes longer to stop
+STOP_SECONDS = 5  # after which StackStorm's container kills a sensor
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def config(tmp_path):
     return {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
 
 
-def test_the_container_can_create_it_and_call_every_method(sensor_class, config):
+def test_the_container_can_create_the_sensor_and_call_every_method(sensor_class, config):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor.setup()
     for name in ("add_trigger", "update_trigger", "remove_trigger"):
@@ -51,11 +51,11 @@ def test_the_container_can_create_it_and_call_every_method(sensor_class, config)
     sensor.cleanup()
 
 
-def test_a_configuration_is_optional(sensor_class):
+def test_the_sensor_needs_no_configuration(sensor_class):
     sensor_class(sensor_service=Service()).cleanup()
 
 
-def test_it_serves_until_cleanup(sensor_class, config, tmp_path):
+def test_the_sensor_serves_until_cleanup(sensor_class, config, tmp_path):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor._endpoint._bus = FileBus(str(tmp_path / "published"), config)
     # StackStorm runs the sensor in the main thread, which belongs to pytest here.
@@ -81,10 +81,10 @@ def run(code, *arguments):
 
 
 def test_the_packs_typing_extensions_takes_precedence(tmp_path):
-    """StackStorm 3.8.1 puts its version 4.1.1 first, which is too old for SQLAlchemy 2."""
+    """StackStorm 3.8.1 puts version 4.1.1 first on the path, which is too old for SQLAlchemy 2."""
     pytest.importorskip("typing_extensions")
     (tmp_path / "typing_extensions.py").write_text("OLD = True\n")
-    process = run(
+    completed = run(
         """
         import runpy, sys
         sys.path.insert(0, sys.argv[2])
@@ -92,32 +92,32 @@ def test_the_packs_typing_extensions_takes_precedence(tmp_path):
         runpy.run_path(sys.argv[1])
         import typing_extensions
         assert not hasattr(typing_extensions, "OLD"), typing_extensions.__file__
-        # Everything else that StackStorm ships keeps its place.
+        # The other entries keep their order.
         assert [p for p in sys.path if p in path] == path
         import sqlalchemy
-        print("good")
+        print("passed")
         """,
         str(tmp_path),
     )
-    assert process.stdout.strip() == "good", process.stderr
+    assert completed.stdout.strip() == "passed", completed.stderr
 
 
 def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
-    process = run(
+    completed = run(
         """
         import runpy, sys
         import typing_extensions as before
         runpy.run_path(sys.argv[1])
         import typing_extensions as after
         assert before is after
-        print("good")
+        print("passed")
         """
     )
-    assert process.stdout.strip() == "good", process.stderr
+    assert completed.stdout.strip() == "passed", completed.stderr
 
 
-def test_poundcake_is_imported_from_the_packs_lib():
-    process = run(
+def test_the_sensor_finds_the_packs_own_lib():
+    completed = run(
         """
         import runpy, sys
         assert not any(p.endswith("lib/poundcake") for p in sys.path)
@@ -125,7 +125,7 @@ def test_poundcake_is_imported_from_the_packs_lib():
         print(sys.modules["poundcake"].__file__)
         """
     )
-    assert process.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
+    assert completed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
 
 
 def wait_until_recorded(endpoint, request_ids):
@@ -153,7 +153,7 @@ def sensor(request, tmp_path):
         endpoint.stop()
 
 
-class TestStopping:
+class TestTermination:
     """StackStorm's container stops a sensor with SIGTERM, and kills it 5 seconds later."""
 
     def terminate(self, sensor):
@@ -162,10 +162,10 @@ class TestStopping:
         # The container does not restart a sensor that exits with 0.
         assert sensor.process.returncode == 128 + signal.SIGTERM
 
-    def log(self, tmp_path):
+    def read_log(self, tmp_path):
         return (tmp_path / "log").read_text(errors="replace")
 
-    def test_a_waiting_request_is_kept(self, sensor, tmp_path):
+    def test_sigterm_keeps_a_waiting_request(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
@@ -173,28 +173,24 @@ class TestStopping:
         # SQLite removes this file when the journal is closed.
         assert not (tmp_path / "state" / "journal.sqlite-wal").exists()
         assert [entry[0] for entry in endpoint.entries()] == [request_id]
-        assert "stopped" in self.log(tmp_path)
+        assert "stopped" in self.read_log(tmp_path)
 
     @pytest.mark.parametrize("obstacle", ["port", "journal", "configuration"])
-    def test_it_stops_while_it_cannot_start(self, sensor, tmp_path, obstacle):
+    def test_sigterm_ends_a_sensor_that_cannot_start(self, sensor, tmp_path, obstacle):
         config = {"log_level": "loud"} if obstacle == "configuration" else {}
-        expected_messages = {
-            "port": "cannot listen",
-            "journal": "journal: down",
-            "configuration": "log_level",
-        }
+        logged = {"port": "cannot listen", "journal": "journal: down", "configuration": "log_level"}
         if obstacle == "journal":
             (tmp_path / "state").write_text("")
-        with socket.socket() as other_socket:
+        with socket.socket() as listener:
             endpoint = sensor(**config)
             if obstacle == "port":
-                other_socket.bind(("127.0.0.1", endpoint.port))
-                other_socket.listen(1)
+                listener.bind(("127.0.0.1", endpoint.port))
+                listener.listen(1)
             endpoint.start()
-            wait_for(lambda: expected_messages[obstacle] in self.log(tmp_path))
+            wait_for(lambda: logged[obstacle] in self.read_log(tmp_path))
             self.terminate(endpoint)
 
-    def test_it_stops_while_a_body_is_slow_and_the_broker_does_not_answer(self, sensor, tmp_path):
+    def test_sigterm_is_not_delayed_by_a_slow_body_or_broker(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         if not endpoint.patched:  # the tests' bus would block all green threads
             os.mkfifo(endpoint.published_path)  # without a reader, so a writer blocks
@@ -208,45 +204,45 @@ class TestStopping:
             self.terminate(endpoint)
         assert len(endpoint.entries()) == 1
 
-    def test_killed_at_any_moment_it_loses_no_accepted_request(self, sensor):
+    def test_a_sensor_killed_at_any_moment_loses_no_accepted_request(self, sensor):
         """Case A17 of docs/CASES.md."""
-        endpoint, accepted_ids = sensor(), []
+        endpoint, accepted = sensor(), []
         for _ in range(3):
-            accepted_ids += post_until_killed(endpoint, 20)
+            accepted += post_until_killed(endpoint, 20)
         endpoint.start().ready()
-        assert len(set(accepted_ids)) == len(accepted_ids)
-        wait_until_recorded(endpoint, accepted_ids)
+        assert len(set(accepted)) == len(accepted)
+        wait_until_recorded(endpoint, accepted)
 
 
 def post_until_killed(endpoint, count):
-    """Start an endpoint, post to it from several threads, and kill it.
+    """Start an endpoint, post to it from several threads, and kill it after `count` requests.
 
-    Return the ids of the accepted requests, of which there are more than `count`.
+    Return the ids of the requests that were answered 202: more than `count`.
     """
-    accepted_ids, is_killed = [], threading.Event()
+    accepted, killed = [], threading.Event()
 
     def post():
         number = 0
-        while not is_killed.is_set():
+        while not killed.is_set():
             number += 1
             try:
                 response = endpoint.post(webhook(alert(f"Kill{number}")))
             except (OSError, AssertionError, AttributeError):
-                continue  # the endpoint was killed before it answered
+                continue  # it was killed before it answered
             if response and response.status == 202:
-                accepted_ids.append(response.json["request_id"])
+                accepted.append(response.json["request_id"])
 
     endpoint.start().ready()
     threads = [threading.Thread(target=post) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(accepted_ids) > count)
+    wait_for(lambda: len(accepted) > count)
     endpoint.process.kill()
     endpoint.process.wait()
-    is_killed.set()
+    killed.set()
     for thread in threads:
         thread.join(20)
-    return accepted_ids
+    return accepted
 
 
 def test_requests_that_wait_during_a_reinstall_are_recorded_after_it(sensor, tmp_path):
@@ -263,12 +259,12 @@ def test_requests_that_wait_during_a_reinstall_are_recorded_after_it(sensor, tmp
     endpoint.pack = str(pack)
     endpoint.start().ready()
     endpoint.set_broker(up=False)
-    request_ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
+    ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
     shutil.rmtree(str(pack))
-    request_ids.append(endpoint.accept(webhook(alert("meanwhile"))))
+    ids.append(endpoint.accept(webhook(alert("meanwhile"))))
     endpoint.stop()
     install("0.0.2")
     endpoint.set_broker(up=True)
     endpoint.start().ready()
     assert endpoint.get("/api/v1/health").json["version"] == "0.0.2"
-    wait_until_recorded(endpoint, request_ids)
+    wait_until_recorded(endpoint, ids)

@@ -29,7 +29,7 @@ class Cluster:
     def show(self, *instances):
         """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed, lambda active: active == set(instances))
+        self.stack.wait_until(self.world.agreed_alerts, lambda active: active == set(instances))
         wait_until_equal(self.world, self.shown, MAX_SECONDS)
         return self
 
@@ -91,7 +91,9 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.show("web-2")
     cluster.world.freeze_prometheus()
     try:
-        cluster.stack.wait_until(cluster.world.agreed, lambda active: active == set(), 10 * EXPIRY)
+        cluster.stack.wait_until(
+            cluster.world.agreed_alerts, lambda active: active == set(), 10 * EXPIRY
+        )
         wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
