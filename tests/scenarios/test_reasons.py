@@ -179,7 +179,7 @@ def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
         ("/executions/recent", {"status": "broken"}, "status: must be one of firing, resolved"),
         ("/alerts/active", {"before": "x"}, "before: must be the `next` of the previous page"),
         ("/alerts/active", {"since": "1h", "until": "2h"}, "until: must be later than since"),
-        ("/st2/executions", {"offset": "1001"}, "offset: a whole number from 0 to 1000"),
+        ("/st2/executions", {"offset": "1001"}, "offset: must be a whole number from 0 to 1000"),
     ],
 )
 def test_an_unusable_filter_is_named(stack, path, query, detail):
