@@ -9,7 +9,10 @@ from tests.waiting import wait_for
 
 @pytest.mark.parametrize(
     "how, names, status",
-    [("value", ["first", "well"], "succeeded"), ("raise", ["first", "badly"], "succeeded")],
+    [
+        ("value", ["first", "report_success"], "succeeded"),
+        ("raise", ["first", "report_failure"], "succeeded"),
+    ],
 )
 def test_a_chain_continues_depending_on_its_task(standalone, how, names, status):
     execution = standalone.run("probe.chain", how=how)

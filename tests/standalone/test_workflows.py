@@ -18,7 +18,7 @@ def test_flow_and_its_context(standalone):
     execution = standalone.wait_for_end(enforcement["execution_id"])
     assert execution["status"] == "succeeded", json.dumps(execution["result"], indent=1)
     output = execution["result"]["output"]
-    assert output["said"] == "hello moon"
+    assert output["shown_text"] == "hello moon"
     assert output["tag"] == "flow-tag" and output["rule"] == "flow"
     st2 = output["st2"]
     assert st2["action"] == "probe.flow" and st2["runner"] == "orquesta"
