@@ -55,7 +55,7 @@ HOSTS_TESTS = "tests/lib/test_hosts.py::"
 CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
 REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
-CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it"
+CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
@@ -990,7 +990,7 @@ ONE_REMEDIATION = [
         "no change is made if a condition of its entry does not permit it",
         Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "not_confirmed",
         ),
     ),
@@ -1015,18 +1015,18 @@ ONE_REMEDIATION = [
     Defence(
         "an evaluation from before the change verifies nothing",
         Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+        test("tests/lib/remediation/test_verification.py::test_what_does_not_confirm_a_change"),
     ),
     Defence(
         "a vanished series verifies nothing",
         Edit("poundcake.remediation.polls:_not_scraped", "one.value != 1", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+        test("tests/lib/remediation/test_verification.py::test_what_does_not_confirm_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
         Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "approval_missing",
         ),
     ),

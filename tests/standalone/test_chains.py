@@ -35,6 +35,6 @@ def test_a_canceled_chain_starts_no_more_tasks(standalone):
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
     assert standalone.call("DELETE", "/executions/" + child)[0] == 200
     assert standalone.wait_for_end(id_)["status"] == "canceled"
-    later = standalone.run("probe.chain", how="value")
-    assert later["status"] == "succeeded"
+    later_execution = standalone.run("probe.chain", how="value")
+    assert later_execution["status"] == "succeeded"
     assert standalone.get("/executions/" + id_)["children"] == [child]
