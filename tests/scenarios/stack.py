@@ -150,9 +150,11 @@ class Stack:
             raise ActionFailed(str(result.get("result") or result.get("error") or result))
         return result["result"]
 
-    def work_executions(self, note, action="poundcake_scenarios.work"):
+    def work_executions(self, note):
         """Return the executions of the action `work` with a note."""
-        executions = self.list_all("/executions", action=action, timestamp_gt=self.started_at)
+        executions = self.list_all(
+            "/executions", action="poundcake_scenarios.work", timestamp_gt=self.started_at
+        )
         return [e for e in executions if e["parameters"].get("note") == note]
 
     def fill_runner(self, seconds):
@@ -178,16 +180,20 @@ class Stack:
             for component in trace["action_executions"]
         }
 
+    def registered_values(self):
+        """Return the registered configuration of the pack."""
+        document = self.api("/configs/poundcake", show_secrets="true") or {"values": {}}
+        return document["values"]
+
     @contextlib.contextmanager
     def configured(self, **changed_keys):
         """Register the pack's configuration with some keys changed, and restore it at the end."""
-        path = "/configs/poundcake"
-        values = (self.api(path, show_secrets="true") or {"values": {}})["values"]
-        self.api(path, "PUT", {**values, **changed_keys})
+        values = self.registered_values()
+        self.api("/configs/poundcake", "PUT", {**values, **changed_keys})
         try:
             yield
         finally:
-            self.api(path, "PUT", values)
+            self.api("/configs/poundcake", "PUT", values)
 
     # -- the tables
 

@@ -50,10 +50,7 @@ class PendingApproval:
             self.request_id,
             lambda t: [e for e in t["stackstorm_executions"] if e["status"] == "paused"],
         )
-        self.execution_view, self.episode = (
-            trail["stackstorm_executions"][0],
-            trail["alerts"][0]["episode"],
-        )
+        self.execution_view = trail["stackstorm_executions"][0]
         children = stack.api(f"/executions/{self.execution_view['st2_execution_id']}/children")
         (self.inquiry,) = [child for child in children if child["action"]["ref"] == "core.ask"]
 
@@ -61,7 +58,7 @@ class PendingApproval:
         body = {"id": self.inquiry["id"], "response": {"approve": approve}}
         self.stack.api(f"/inquiries/{self.inquiry['id']}", "PUT", body, user=user)
 
-    def end(self):
+    def wait_for_end(self):
         """Wait until the workflow has ended, and return its execution."""
         self.stack.wait_until_ended(self.execution_view["st2_execution_id"])
         # While only paused work is open, the next round of sync may be ten minutes away.
@@ -69,9 +66,9 @@ class PendingApproval:
         (execution,) = self.stack.wait_until_completed(self.request_id)["stackstorm_executions"]
         return execution
 
-    def end_refused(self):
+    def wait_for_refusal(self):
         """Wait until the workflow has ended, check that it was refused, and return its message."""
-        execution = self.end()
+        execution = self.wait_for_end()
         assert (execution["status"], execution["mutated"]) == ("succeeded", False)
         assert execution["stage"] == "refused"
         assert self.stack.work_executions(self.note) == []
@@ -98,7 +95,7 @@ def test_the_views_say_who_may_approve_and_how(stack, approval):
     assert expected in " ".join(why.split())
     assert stack.work_executions(approval.note) == []
     approval.respond(False, "anna")
-    approval.end()
+    approval.wait_for_end()
 
 
 def test_an_approved_change_is_made_once(stack, approval):
@@ -106,7 +103,7 @@ def test_an_approved_change_is_made_once(stack, approval):
     approval.respond(True, "anna")
     with pytest.raises(AssertionError, match="already been responded to"):
         approval.respond(True, "ben")
-    execution = approval.end()
+    execution = approval.wait_for_end()
     assert (execution["status"], execution["stage"]) == ("succeeded", "done")
     assert execution["message"] == "approved by anna; the action succeeded"
     assert len(stack.work_executions(approval.note)) == 1
@@ -115,7 +112,7 @@ def test_an_approved_change_is_made_once(stack, approval):
 def test_a_refused_change_is_not_made(approval):
     """A36: an approver refuses."""
     approval.respond(False, "ben")
-    assert "ben refused the approval" in approval.end_refused()
+    assert "ben refused the approval" in approval.wait_for_refusal()
 
 
 def test_nobody_else_can_approve(approval):
@@ -123,7 +120,10 @@ def test_nobody_else_can_approve(approval):
     with pytest.raises(AssertionError, match="Insufficient permission"):
         approval.respond(True, "eve")
     approval.respond(True, "stanley")
-    assert "stanley approved, but is not one of the approvers (anna, ben)" in approval.end_refused()
+    assert (
+        "stanley approved, but is not one of the approvers (anna, ben)"
+        in approval.wait_for_refusal()
+    )
 
 
 def test_an_approval_after_the_resolve_changes_nothing(stack, approval):
@@ -131,7 +131,7 @@ def test_an_approval_after_the_resolve_changes_nothing(stack, approval):
     resolved_alert = alert(NAME, status="resolved", labels=approval.alert["labels"])
     stack.wait_until_recorded(stack.send(notification(resolved_alert)))
     approval.respond(True, "anna")
-    execution = approval.end()
+    execution = approval.wait_for_end()
     assert (execution["stage"], execution["mutated"]) == ("ended", False)
     assert "the incident ended at" in execution["message"]
     assert stack.work_executions(approval.note) == []
@@ -142,7 +142,7 @@ def test_an_approval_during_a_pause_changes_nothing(stack, approval):
     stack.run("poundcake.pause", reason="maintenance")
     try:
         approval.respond(True, "anna")
-        assert "all changes are paused" in approval.end_refused()
+        assert "all changes are paused" in approval.wait_for_refusal()
     finally:
         stack.run("poundcake.resume")
 
@@ -151,14 +151,14 @@ def test_an_entry_that_no_longer_applies_changes_nothing_after_the_approval(stac
     """A36: the entry is changed meanwhile."""
     with stack.configured(remediations=[{**ENTRY, "mode": "dry_run"}]):
         approval.respond(True, "anna")
-        assert "the remediation scenario-ask is now in mode dry_run" in approval.end_refused()
+        assert "the remediation scenario-ask is now in mode dry_run" in approval.wait_for_refusal()
 
 
 def test_a_refusal_counts_even_if_the_entry_no_longer_asks(stack, approval):
     """A36: the entry is changed meanwhile."""
     with stack.configured(remediations=[{**ENTRY, "mode": "live"}]):
         approval.respond(False, "ben")
-        assert "ben refused the approval" in approval.end_refused()
+        assert "ben refused the approval" in approval.wait_for_refusal()
 
 
 def test_nobody_is_asked_about_a_change_that_would_be_refused(stack, unanswered_approval):
@@ -182,5 +182,5 @@ def test_an_approval_expires(stack, unanswered_approval):
         return stack.api("/executions/" + unanswered_approval.inquiry["id"])["status"]
 
     stack.wait_until(sync_until_answered, lambda status: status == "succeeded", timeout=120)
-    message = unanswered_approval.end_refused()
+    message = unanswered_approval.wait_for_refusal()
     assert "the approval expired, because none of its approvers answered (anna, ben)" in message

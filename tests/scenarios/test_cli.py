@@ -181,8 +181,8 @@ def test_the_documented_commands_that_move_the_trail_work(
     url_file = tmp_path / "database_url"
 
     def config(url):
-        default = url.replace("/tracking.sqlite", "/state/tracking.sqlite")
-        url_file.write_text(default)
+        default_url = url.replace("/tracking.sqlite", "/state/tracking.sqlite")
+        url_file.write_text(default_url)
         return {"database_url": url}
 
     stack = new_stack(config)
@@ -191,8 +191,8 @@ def test_the_documented_commands_that_move_the_trail_work(
     commands = sorted(filter(moves_the_trail, documented_commands()), reverse=True)
     assert ["copy_to" in command for command in commands] == [True, False]
     for command in commands:
-        documented = "/opt/stackstorm/exports/poundcake/database_url"
-        arguments = shlex.split(command.replace(documented, str(url_file)))
+        documented_path = "/opt/stackstorm/exports/poundcake/database_url"
+        arguments = shlex.split(command.replace(documented_path, str(url_file)))
         text = st2(arguments[0], "--async", *arguments[1:])
         execution = stack.wait_until_ended(EXECUTION.search(text).group(1))
         assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
@@ -206,9 +206,9 @@ def test_the_documented_commands_that_silence_an_alert_work(
     """A real Alertmanager creates and expires the silences."""
     server = alertmanager("http://127.0.0.1:1/")
     commands = [c for c in documented_commands() if changes_silences(c)]
-    by_labels = sorted(c for c in commands if "labels=" in c or "SILENCE_ID" in c)
-    by_episode = sorted(c for c in commands if c not in by_labels)
-    assert (len(by_labels), len(by_episode)) == (2, 2)
+    commands_by_labels = sorted(c for c in commands if "labels=" in c or "SILENCE_ID" in c)
+    commands_by_episode = sorted(c for c in commands if c not in commands_by_labels)
+    assert (len(commands_by_labels), len(commands_by_episode)) == (2, 2)
 
     def run(command, **values):
         verb, *arguments = shlex.split(_fill_in(command, {**placeholder_values, **values}))
@@ -218,7 +218,7 @@ def test_the_documented_commands_that_silence_an_alert_work(
         return execution["result"]["result"]
 
     with stack.configured(alertmanagers=[{"url": server.url}]):
-        for silence, unsilence in (by_episode, by_labels):
+        for silence, unsilence in (commands_by_episode, commands_by_labels):
             result = run(silence)
             (active_silence,) = [s for s in server.silences() if s["status"]["state"] == "active"]
             assert [active_silence["id"]] == result["silence_ids"]

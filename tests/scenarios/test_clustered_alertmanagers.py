@@ -30,7 +30,7 @@ class Cluster:
     def set_faulty(self, *instances):
         """Make only these instances faulty, and wait until the endpoint shows only their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed, lambda active: active == set(instances))
+        self.stack.wait_until(self.world.agreed, lambda instances: instances == set(instances))
         wait_until_equal(self.world, self.shown_instances, MAX_SECONDS)
         return self
 
@@ -92,7 +92,9 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.set_faulty("web-2")
     cluster.world.freeze_prometheus()
     try:
-        cluster.stack.wait_until(cluster.world.agreed, lambda active: active == set(), 10 * EXPIRY)
+        cluster.stack.wait_until(
+            cluster.world.agreed, lambda instances: instances == set(), 10 * EXPIRY
+        )
         wait_until_equal(cluster.world, cluster.shown_instances, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
@@ -126,14 +128,14 @@ def test_an_alert_that_ends_while_it_is_silenced_is_closed(cluster):
     cluster.set_faulty("web-5")
     cluster.world.alertmanagers[0].silence(instance="web-5")
 
-    def silenced():
+    def read_silence():
         (incident,) = cluster.stack.active_alerts(cluster.alert_name)
         return incident.get("silenced_by"), incident.get("silenced_comment")
 
     cluster.stack.wait_until(
-        silenced, lambda silence: silence == ("anna", "a new disk"), MAX_SECONDS
+        read_silence, lambda silence: silence == ("anna", "a new disk"), MAX_SECONDS
     )
     cluster.world.set_faulty()
-    cluster.stack.wait_until(cluster.shown_instances, lambda shown: not shown, MAX_SECONDS)
+    cluster.stack.wait_until(cluster.shown_instances, lambda instances: not instances, MAX_SECONDS)
     assert cluster.ended_by("web-5") == "gone"
     assert "resolved" not in cluster.outcomes("web-5")

@@ -8,8 +8,8 @@ from tests.scenarios import conftest
 
 # The configuration does not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
-MAX_SECONDS = 30  # seconds; docs/CONFIGURATION.md
-TOLERANCE = 15  # for a busy machine
+MAX_SECONDS = 30  # as docs/CONFIGURATION.md promises
+TOLERANCE = 15  # seconds, for a busy machine
 MANUAL_TEST = (
     "by hand: change a key in /opt/stackstorm/configs/poundcake.yaml, run `st2ctl reload "
     "--register-configs`, and within 30 seconds `st2 run poundcake.health` shows it"
@@ -22,9 +22,9 @@ class RegisteredConfiguration:
     def __init__(self, stack, values):
         self.stack, self.values = stack, values
 
-    def change(self, **changed):
+    def change(self, **changed_keys):
         """Register the initial configuration with some keys changed."""
-        self.stack.api("/configs/poundcake", "PUT", {**self.values, **changed})
+        self.stack.api("/configs/poundcake", "PUT", {**self.values, **changed_keys})
 
     def wait_for_configuration(self, predicate):
         """Return the configuration in the health view as soon as the predicate holds for it."""
@@ -42,8 +42,7 @@ def registered_configuration(request, kind):
         stack = request.getfixturevalue("stack")
     else:
         stack = request.getfixturevalue("new_stack")()
-    document = stack.api("/configs/poundcake", show_secrets="true") or {"values": {}}
-    registered_configuration = RegisteredConfiguration(stack, document["values"])
+    registered_configuration = RegisteredConfiguration(stack, stack.registered_values())
     try:
         registered_configuration.change()
     except AssertionError as error:  # the API may not be able to write the file

@@ -232,8 +232,8 @@ def test_each_of_a_hundred_simultaneous_requests_has_an_id_and_a_trace(stack):
     for sender in senders:
         sender.join()
 
-    assert [a.status_code for a in responses] == [202] * 100
-    request_ids = {a.json()["request_id"] for a in responses}
+    assert [r.status_code for r in responses] == [202] * 100
+    request_ids = {r.json()["request_id"] for r in responses}
     assert len(request_ids) == 100
 
     untraced_ids = set(request_ids)

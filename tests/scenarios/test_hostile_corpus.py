@@ -146,7 +146,7 @@ def sent_corpus(stack_with_secrets):
     headers = {"User-Agent": TEXTS[0], "X-Forwarded-For": TEXTS[10], "X-Request-ID": TEXTS[3]}
     headers["Traceparent"] = TEXTS[11]
     request_id = stack.send(payload, headers)
-    return payload, stack.wait_for_trail(request_id, lambda text: text["completed_at"], timeout=900)
+    return payload, stack.wait_for_trail(request_id, lambda t: t["completed_at"], timeout=900)
 
 
 def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent_corpus):
@@ -189,9 +189,8 @@ def test_workflows_started_by_hand_by_re_run_and_by_replay(stack_with_secrets, s
     for id_ in execution_ids:
         re_run = stack.wait_until_ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
         assert re_run["status"] in ("succeeded", "failed")
-        if (
-            re_run["action"]["ref"] == "poundcake.host_down"
-        ):  # it names no action, so it claims nothing
+        if re_run["action"]["ref"] == "poundcake.host_down":
+            # Its rule names no action, so the workflow claims nothing.
             assert re_run["result"]["output"]["stage"] == "refused"
     replay = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
     stack.wait_for_trail(replay["request_id"], lambda t: t["completed_at"], timeout=900)

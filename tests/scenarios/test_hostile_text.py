@@ -172,17 +172,18 @@ def test_the_secret_does_not_leak(stack, sent_alert_and_trail, log_position_afte
 
 
 def test_long_text_is_cut_in_its_column_and_complete_in_the_labels(stack):
-    long = unique("Scenario") + "x" * 5000
+    long_text = unique("Scenario") + "x" * 5000
     firing_alert = alert(
-        "ScenarioLong", labels={"alertname": long, "instance": long, "severity": long}
+        "ScenarioLong",
+        labels={"alertname": long_text, "instance": long_text, "severity": long_text},
     )
     trail = stack.wait_until_recorded(
-        stack.send(notification(firing_alert, receiver=long, groupKey=long))
+        stack.send(notification(firing_alert, receiver=long_text, groupKey=long_text))
     )
 
     alert_view = trail["alerts"][0]
     assert alert_view["outcome"] == "admitted"
     for name in ("alert_name", "instance", "severity"):
-        assert long.startswith(alert_view[name]) and alert_view[name]
+        assert long_text.startswith(alert_view[name]) and alert_view[name]
     row = stack.rows("SELECT labels FROM poundcake_alerts WHERE id = :id", id=alert_view["id"])[0]
     assert json.loads(row["labels"]) == firing_alert["labels"]

@@ -28,7 +28,7 @@ def stack_with_limits(request, kind):
         stack = request.getfixturevalue("stack")
         if stack.get("/health").json()["dry_run"]:
             pytest.skip("live: dry_run is true there, and is not changed")
-        values = (stack.api("/configs/poundcake", show_secrets="true") or {"values": {}})["values"]
+        values = stack.registered_values()
         original_values.append((stack, values))
         stack.api("/configs/poundcake", "PUT", {**values, **LIVE, **limits})
         return stack
@@ -38,7 +38,7 @@ def stack_with_limits(request, kind):
         stack.api("/configs/poundcake", "PUT", values)
 
 
-def fire(stack, name, count, **labels):
+def fire(stack, name, count):
     """Post one notification about several silent hosts, and return its request_id."""
     alert_name = unique(name)
     return stack.send(
@@ -50,7 +50,6 @@ def fire(stack, name, count, **labels):
                         "alertname": alert_name,
                         "instance": unique("silent") + ".test:9100",
                         "run": alert_name,
-                        **labels,
                     },
                 )
                 for _ in range(count)
@@ -59,7 +58,7 @@ def fire(stack, name, count, **labels):
     )
 
 
-def wait_for_decisions(stack, request_id, count, timeout=MAX_WAIT):
+def wait_for_decisions(stack, request_id, count):
     """Wait until all changes of a request are decided and have ended. Return the trail and them."""
     trail = stack.wait_for_trail(
         request_id,
@@ -67,7 +66,7 @@ def wait_for_decisions(stack, request_id, count, timeout=MAX_WAIT):
             len(t.get("changes", [])) == count
             and not [c for c in t["changes"] if c["result"] == "in_flight"]
         ),
-        timeout,
+        MAX_WAIT,
     )
     return trail, trail["changes"]
 

@@ -309,14 +309,14 @@ def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
 
     # No workflow begins until the acknowledgement is withdrawn.
     stack.run("poundcake.release", episode=episode)
-    ids = {"request_id": trail["request_id"], "episode": episode}
-    execution = stack.execute("poundcake_scenarios.linked", **ids)
+    parameters = {"request_id": trail["request_id"], "episode": episode}
+    execution = stack.execute("poundcake_scenarios.linked", **parameters)
     assert execution["result"]["output"]["message"] == f"acknowledged by {acknowledgement['by']}"
     stack.run("poundcake.acknowledge", alert_name=name_of(firing_alert), undo=True)
     assert "acknowledged_by" not in only(stack.active_alerts(name_of(firing_alert)))
 
     closed_incident = stack.run(
-        "poundcake.close", alert_name=name_of(firing_alert), comment="it is gone"
+        "poundcake.close", alert_name=name_of(firing_alert), comment="the host is gone"
     )
     assert (closed_incident["state"], closed_incident["by"]) == ("closed", acknowledgement["by"])
     assert stack.active_alerts(name_of(firing_alert)) == []
@@ -325,8 +325,8 @@ def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
     actions = [entry["action"] for entry in history_entry["audit"]]
     assert actions == ["acknowledge", "release", "acknowledge", "close"]
     assert {entry["st2_user"] for entry in history_entry["audit"]} == {acknowledgement["by"]}
-    ids = {entry["execution_id"] for entry in history_entry["audit"]}
-    assert len(ids) == 4 and all(stack.api("/executions/" + execution_id) for execution_id in ids)
+    execution_ids = {entry["execution_id"] for entry in history_entry["audit"]}
+    assert len(execution_ids) == 4 and all(stack.api("/executions/" + id_) for id_ in execution_ids)
     assert stack.get_trail(trail["request_id"])["audit"] == history_entry["audit"]
     for filters in ({"episode": episode}, {"alert_name": name_of(firing_alert)}):
         with pytest.raises(ActionFailed, match="no open incident matches"):
@@ -436,8 +436,8 @@ def test_a_retry_with_the_same_request_id_is_harmless(stack):
     payload = notification(alert("ScenarioUnmatched"))
     responses = [stack.post(payload, {"X-Request-ID": senders_id}) for _ in range(3)]
 
-    assert [a.status_code for a in responses] == [202] * 3
-    assert [a.json() for a in responses] == [responses[0].json()] * 3
+    assert [r.status_code for r in responses] == [202] * 3
+    assert [r.json() for r in responses] == [responses[0].json()] * 3
     assert responses[0].json()["request_id"] == senders_id
     assert responses[0].headers["X-Request-ID"] == senders_id
     trail = stack.wait_until_recorded(senders_id)

@@ -248,9 +248,8 @@ def test_an_action_that_is_not_allowed_is_refused(armed_stack):
 def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
     require_stand_in(armed_stack)
     instance = instance_of("silent")
-    noncanonical_instance = (
-        "HTTP://" + instance.upper() + "/metrics"
-    )  # the action gets the canonical host
+    # The action gets the canonical host.
+    noncanonical_instance = "HTTP://" + instance.upper() + "/metrics"
     trail = remediate(
         armed_stack, alert("ScenarioReboot", labels={"instance": noncanonical_instance})
     )

@@ -56,8 +56,8 @@ class ProcessListScanner(threading.Thread):
         self.join()
 
 
-def encoded(basic):
-    """Return user:password as encoded in a header."""
+def encode_credentials(basic):
+    """Return user:password encoded as in the header Authorization."""
     return base64.b64encode(basic.encode()).decode()
 
 
@@ -69,7 +69,7 @@ def make_configuration(folder):
     """
     secrets = {name: f"hush-{name}-{uuid.uuid4().hex}" for name in ("token", "api-key")}
     basic = "on-call:hush-basic-" + uuid.uuid4().hex
-    secrets.update(basic=basic.partition(":")[2], header=encoded(basic))
+    secrets.update(basic=basic.partition(":")[2], header=encode_credentials(basic))
 
     def reference(name, value):
         path = folder / name
@@ -136,7 +136,11 @@ def _use_every_feature(stack, secrets, responses):
 
     trail = stack.wait_until_completed(stack.send(notification(alert("ScenarioLinked"))))
     parameters = {"request_id": trail["request_id"]}
-    for credential in ("Bearer " + secrets["token"][:-1], "Basic " + encoded("on-call:x"), ""):
+    for credential in (
+        "Bearer " + secrets["token"][:-1],
+        "Basic " + encode_credentials("on-call:x"),
+        "",
+    ):
         fetch("/health", {"Authorization": credential}, token=False)
     responses.append(stack.post(b"{").text)
     fetch("/executions/recent", limit="x")
@@ -160,10 +164,10 @@ def _use_every_feature(stack, secrets, responses):
             stack.mariadb.start()
 
 
-def check_no_secret_in(secrets, where, text):
+def check_no_secret_in(secrets, source, text):
     """Fail if one of the secrets is in a text."""
     leaked = [name for name, secret in secrets.items() if secret in text]
-    assert not leaked, f"{leaked} in {where}"
+    assert not leaked, f"{leaked} in {source}"
 
 
 def test_no_secret_is_in_the_process_list(exercised_stack):

@@ -45,14 +45,14 @@ class StartedExecution:
         text = self.stack.run("poundcake.why", fingerprint=self.fingerprint, format="text")
         assert "): " + status in text
 
-    def put(self, status):
+    def set_status(self, status):
         """Change the status, as `st2 execution pause`, `resume` and `cancel` do."""
         self.stack.api(self.path, "PUT", {"status": status})
 
     def cancel(self):
         """Cancel the execution, unless it has already ended."""
         if not self.stack.api(self.path).get("end_timestamp"):
-            self.put("canceled")
+            self.set_status("canceled")
 
     @contextlib.contextmanager
     def kept_at(self, status):
@@ -61,7 +61,7 @@ class StartedExecution:
 
         def set_repeatedly():
             while not stop_requested.wait(0.1):
-                self.put(status)
+                self.set_status(status)
 
         thread = threading.Thread(target=set_repeatedly)
         thread.start()
@@ -79,7 +79,7 @@ def test_an_execution_that_a_policy_delays_is_delayed(stack):
     delayed_execution.wait_until_shown_as("delayed")
     with delayed_execution.kept_at("requested"):  # the scheduler retries every 2.5 seconds
         delayed_execution.wait_until_shown_as("requested")
-    delayed_execution.put("canceled")
+    delayed_execution.set_status("canceled")
     running_execution.cancel()
     delayed_execution.wait_until_shown_as("canceled")
 
@@ -87,19 +87,19 @@ def test_an_execution_that_a_policy_delays_is_delayed(stack):
 def test_a_canceled_workflow_is_canceling_until_its_task_has_ended(stack):
     canceled_execution = StartedExecution(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(canceled_execution.path)["status"] == "running")
-    canceled_execution.put("canceled")
+    canceled_execution.set_status("canceled")
     canceled_execution.wait_until_shown_as("canceling")
 
 
 def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     paused_execution = StartedExecution(stack, "ScenarioLasting")
     stack.wait_until(lambda: stack.api(paused_execution.path)["status"] == "running")
-    paused_execution.put("paused")
+    paused_execution.set_status("paused")
     paused_execution.wait_until_shown_as("pausing")  # until its task has ended
     paused_execution.wait_until_shown_as("paused")
     assert not stack.get_trail(paused_execution.request_id)["completed_at"]
     stack.fill_runner(90 if stack.live else 40)
-    paused_execution.put("resuming")
+    paused_execution.set_status("resuming")
     new_execution = StartedExecution(stack, "ScenarioLasting")
     paused_execution.wait_until_shown_as("resuming")
     new_execution.wait_until_shown_as("scheduled")
@@ -119,5 +119,5 @@ def test_an_execution_whose_action_runner_stopped_is_abandoned(stack):
     """Case A10 of docs/CASES.md: StackStorm sets this status when its action runner stops."""
     pending_execution = StartedExecution(stack, "ScenarioQuestion")
     pending_execution.wait_until_shown_as("pending")
-    pending_execution.put("abandoned")
+    pending_execution.set_status("abandoned")
     pending_execution.wait_until_shown_as("abandoned")

@@ -59,9 +59,7 @@ def prometheus(exporter):
 @pytest.fixture(scope="module")
 def stack(armed_stack, prometheus):
     """Return a stack with these remediations and this Prometheus."""
-    values = (armed_stack.api("/configs/poundcake", show_secrets="true") or {"values": {}})[
-        "values"
-    ]
+    values = armed_stack.registered_values()
     changed_keys = {"remediations": ENTRIES, "prometheus": [{"url": prometheus}]}
     with armed_stack.configured(**changed_keys):
         armed_stack.wait_until(
@@ -161,10 +159,8 @@ def test_without_prometheus_nothing_counts_as_verified_or_permitted(stack, prome
         first_request_id, _ = send(stack, "not-verified", host)
         # Another host, because a change to the first host may be in flight.
         second_request_id, note = send(stack, "never", HOSTS.pop())
-        changed_execution, refused_execution = (
-            only_execution(stack, first_request_id),
-            only_execution(stack, second_request_id),
-        )
+        changed_execution = only_execution(stack, first_request_id)
+        refused_execution = only_execution(stack, second_request_id)
     assert (changed_execution["stage"], changed_execution["verified"]) == ("verify", False)
     assert f"prometheus, {unreachable_url}: " in changed_execution["message"]
     assert (refused_execution["stage"], refused_execution["mutated"]) == ("refused", False)

@@ -196,9 +196,9 @@ def test_why_explains_an_alert_found_by_any_filter(stack, trail):
         {"instance": first_alert["instance"]},
         {"fingerprint": first_alert["fingerprint"]},
     ):
-        response = stack.run("poundcake.why", **query)
-        assert response["count"] == 1
-        (episode,) = response["episodes"]
+        history = stack.run("poundcake.why", **query)
+        assert history["count"] == 1
+        (episode,) = history["episodes"]
         assert (episode["episode"], episode["state"]) == (first_alert["episode"], "firing")
         assert episode["stackstorm_executions"] == as_inert(trail["stackstorm_executions"])
         (alert_view,) = episode["alerts"]
