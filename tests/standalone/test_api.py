@@ -17,11 +17,11 @@ def test_executions_are_filtered_paged_and_shown_in_part(standalone):
     executions = standalone.get(f"/executions?id={ids[0]},{ids[2]}")
     assert {e["id"] for e in executions} == {ids[0], ids[2]}
     started_at = standalone.get("/executions/" + ids[1])["start_timestamp"]
-    later = standalone.get("/executions?action=core.echo&timestamp_gt=" + started_at)
-    assert [e["id"] for e in later] == [ids[2]]
-    earlier = standalone.get("/executions?action=core.echo&timestamp_lt=" + started_at)
-    assert ids[0] in [e["id"] for e in earlier]
-    assert ids[1] not in [e["id"] for e in earlier]
+    later_executions = standalone.get("/executions?action=core.echo&timestamp_gt=" + started_at)
+    assert [e["id"] for e in later_executions] == [ids[2]]
+    earlier_executions = standalone.get("/executions?action=core.echo&timestamp_lt=" + started_at)
+    assert ids[0] in [e["id"] for e in earlier_executions]
+    assert ids[1] not in [e["id"] for e in earlier_executions]
     partial_execution = standalone.get(f"/executions/{ids[0]}?include_attributes=status")
     assert set(partial_execution) == {"id", "action", "runner", "status"}
     assert "result" not in standalone.get("/executions?exclude_attributes=result")[0]

@@ -23,7 +23,7 @@ def client(url, **server):
     return JsonClient("alertmanagers", MonitoringServer(url, **server))
 
 
-def error_of(client):
+def get_error(client):
     with pytest.raises(MonitoringError) as caught:
         client.get(PATH)
     return str(caught.value)
@@ -58,7 +58,7 @@ def test_proxies_and_netrc_of_the_environment_are_ignored(fake_server, monkeypat
 
 def test_a_redirect_is_not_followed(fake_server):
     fake_server.status, fake_server.headers = 302, {"Location": "http://other.example/steal"}
-    error = error_of(client(fake_server.url, token="hush"))
+    error = get_error(client(fake_server.url, token="hush"))
     assert error.startswith(
         f"alertmanagers, {fake_server.url}: {PATH} redirects to http://other.example"
     )
@@ -77,7 +77,7 @@ def test_a_redirect_is_not_followed(fake_server):
 )
 def test_an_error_of_the_server_is_shown_without_the_credential(fake_server, body, text):
     fake_server.status, fake_server.responses[PATH] = 404, body
-    error = error_of(client(fake_server.url, token="hush-token"))
+    error = get_error(client(fake_server.url, token="hush-token"))
     assert error.startswith(f"alertmanagers, {fake_server.url}: GET {PATH}: {text}")
     assert "hush" not in error and "\n" not in error
 
@@ -85,14 +85,14 @@ def test_an_error_of_the_server_is_shown_without_the_credential(fake_server, bod
 @pytest.mark.parametrize("body", [b"<html>", b"[" * 200_000, b"\xff"])
 def test_a_response_that_is_not_json_is_an_error(fake_server, body):
     fake_server.responses[PATH] = body
-    assert error_of(client(fake_server.url)).endswith(f"{PATH}: the response is not JSON")
+    assert get_error(client(fake_server.url)).endswith(f"{PATH}: the response is not JSON")
 
 
 def test_a_response_that_is_too_large_after_decompression_is_an_error(fake_server, monkeypatch):
     monkeypatch.setattr(http_json, "MAX_BYTES", 1 << 20)
     fake_server.headers = {"Content-Encoding": "gzip"}
     fake_server.responses[PATH] = gzip.compress(b'["%s"]' % (b" " * (1 << 20)))
-    assert error_of(client(fake_server.url)).endswith("the response is larger than 1 MiB")
+    assert get_error(client(fake_server.url)).endswith("the response is larger than 1 MiB")
 
 
 def test_a_response_that_never_ends_is_an_error(fake_server, monkeypatch):
@@ -106,12 +106,12 @@ def test_a_response_that_never_ends_is_an_error(fake_server, monkeypatch):
 
     fake_server.responses[PATH] = trickle
     monkeypatch.setattr(http_json.time, "monotonic", iter(range(1000)).__next__)
-    assert "the response took longer than" in error_of(client(fake_server.url))
+    assert "the response took longer than" in get_error(client(fake_server.url))
 
 
 def test_a_refused_connection_is_an_error():
     url = f"http://{services.LOOPBACK}:{services.free_port()}"
-    assert error_of(client(url)) == f"alertmanagers, {url}: Connection refused"
+    assert get_error(client(url)) == f"alertmanagers, {url}: Connection refused"
 
 
 def test_a_late_response_is_an_error(fake_server, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_late_response_is_an_error(fake_server, monkeypatch):
     test_has_ended = threading.Event()
     fake_server.responses[PATH] = lambda handler: test_has_ended.wait(10)
     assert (
-        error_of(client(fake_server.url))
+        get_error(client(fake_server.url))
         == f"alertmanagers, {fake_server.url}: it did not answer in time"
     )
     test_has_ended.set()
@@ -127,7 +127,7 @@ def test_a_late_response_is_an_error(fake_server, monkeypatch):
 
 def test_a_damaged_body_is_an_error(fake_server):
     fake_server.headers, fake_server.responses[PATH] = {"Content-Encoding": "gzip"}, b"not gzip"
-    assert error_of(client(fake_server.url)).startswith(f"alertmanagers, {fake_server.url}: ")
+    assert get_error(client(fake_server.url)).startswith(f"alertmanagers, {fake_server.url}: ")
 
 
 class TestTls:
@@ -143,8 +143,8 @@ class TestTls:
     def test_a_private_authority_is_trusted_only_if_configured(self, https_server):
         url, ca_file = https_server
         assert client(url, ca_file=ca_file).get(PATH).document == []
-        assert "certificate verify failed" in error_of(client(url))
+        assert "certificate verify failed" in get_error(client(url))
 
     def test_a_missing_ca_file_is_named(self, https_server):
         url, _ = https_server
-        assert "/no/such/ca.pem" in error_of(client(url, ca_file="/no/such/ca.pem"))
+        assert "/no/such/ca.pem" in get_error(client(url, ca_file="/no/such/ca.pem"))

@@ -33,23 +33,23 @@ def test_the_state_of_an_alert_in_a_real_prometheus(exporter):
         url = f"http://127.0.0.1:{server.port}"
         (client,) = monitoring.prometheus_servers(Config(prometheus=(MonitoringServer(url),)))
 
-        def state_of(instance, job="exporter"):
+        def read_state(instance, job="exporter"):
             labels = {"alertname": "HostDown", "instance": instance, "job": job}
             return client.alert_state(labels)
 
         def wait_for_state(state):
-            return wait_for(lambda: (reading := state_of("web-1")).state == state and reading, 30)
+            return wait_for(lambda: (reading := read_state("web-1")).state == state and reading, 30)
 
         wait_for_state(AlertState.CLEARED)
         exporter.faulty["web-1"] = True
-        firing = wait_for_state(AlertState.FIRING)
-        assert firing.evaluated_at and firing.now
-        assert state_of("web-2").state == AlertState.CLEARED
-        assert state_of("web-1", job="x").state == AlertState.CLEARED
+        firing_reading = wait_for_state(AlertState.FIRING)
+        assert firing_reading.evaluated_at and firing_reading.now
+        assert read_state("web-2").state == AlertState.CLEARED
+        assert read_state("web-1", job="x").state == AlertState.CLEARED
         assert client.alert_state({"alertname": "Other"}).state == AlertState.ABSENT
         exporter.faulty["web-1"] = False
-        cleared = wait_for_state(AlertState.CLEARED)
-        assert cleared.evaluated_at > firing.evaluated_at
+        cleared_reading = wait_for_state(AlertState.CLEARED)
+        assert cleared_reading.evaluated_at > firing_reading.evaluated_at
 
         up_samples = client.query('up{job="exporter"}')
         assert [(sample.labels["job"], sample.value) for sample in up_samples] == [

@@ -245,8 +245,8 @@ def test_conditions_that_agree_permit_a_change():
 
 
 def test_the_verification_of_an_entry_reaches_the_workflow():
-    decision = decide_about(verify="tcp:22", wait=60).as_dict()["verification"]
-    assert decision == {"check": "tcp:22", "wait": 60, "pause": 3, "polls": 22}
+    verification = decide_about(verify="tcp:22", wait=60).as_dict()["verification"]
+    assert verification == {"check": "tcp:22", "wait": 60, "pause": 3, "polls": 22}
 
 
 ENTRY_WITH_CHECK = {**ENTRY, "check": ["alert"]}

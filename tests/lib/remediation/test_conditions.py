@@ -56,11 +56,13 @@ def test_an_expression_is_true_with_a_value_other_than_0_and_nan(values, is_true
 
 
 def test_an_expression_has_to_be_true_in_every_prometheus():
-    true_in, false_in = FakePrometheus(), FakePrometheus()
-    true_in.results["a"], false_in.results["a"] = [1], []
-    assert objection_to_change(true_in, true_in, only_if="a") == ""
-    assert "is not true" in objection_to_change(true_in, false_in, only_if="a")
-    assert objection_to_change(true_in, FakePrometheus(error="refused"), only_if="a") == "refused"
+    true_server, false_server = FakePrometheus(), FakePrometheus()
+    true_server.results["a"], false_server.results["a"] = [1], []
+    assert objection_to_change(true_server, true_server, only_if="a") == ""
+    assert "is not true" in objection_to_change(true_server, false_server, only_if="a")
+    assert (
+        objection_to_change(true_server, FakePrometheus(error="refused"), only_if="a") == "refused"
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,11 @@ def test_an_alert_without_a_host_permits_no_change_that_needs_one():
 
 
 def test_all_conditions_have_to_agree():
-    firing = FakePrometheus("firing")
-    firing.results["a"] = [0]
-    assert objection_to_change(firing, check=["alert"]) == ""
+    firing_server = FakePrometheus("firing")
+    firing_server.results["a"] = [0]
+    assert objection_to_change(firing_server, check=["alert"]) == ""
     assert "the expression a is not true" in objection_to_change(
-        firing, check=["alert"], only_if="a"
+        firing_server, check=["alert"], only_if="a"
     )
 
 

@@ -129,8 +129,8 @@ class TestExecutions:
         assert api.stackstorm.get_execution("x") is None
 
     def test_an_invalid_id_does_not_hide_the_others(self, api):
-        invalid_id = FakeResponse(400, {"faultstring": "Invalid"})
-        api.responses = [invalid_id, FakeResponse(400), FakeResponse(200, {"id": "e2"})]
+        refusal = FakeResponse(400, {"faultstring": "Invalid"})
+        api.responses = [refusal, FakeResponse(400), FakeResponse(200, {"id": "e2"})]
         assert api.stackstorm.get_executions(["x", "e2"]) == {"e2": Execution("e2")}
 
     def test_100_executions_are_read_in_one_request(self, api):
