@@ -83,7 +83,7 @@ MEDIA_TYPES = test(
 )
 INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
 INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_never_null")
-REFUSALS = test(SAFETY_TESTS + "test_a_refusal_explains_itself")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_names_its_reason_and_a_remedy")
 HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_yields_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_anywhere_in_an_error")
 PASSWORD_FORMS = test(
@@ -1015,12 +1015,12 @@ ONE_REMEDIATION = [
     Defence(
         "an evaluation from before the change verifies nothing",
         Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_does_not_confirm_a_change"),
+        test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "a vanished series verifies nothing",
         Edit("poundcake.remediation.polls:_not_scraped", "one.value != 1", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_does_not_confirm_a_change"),
+        test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
@@ -1033,7 +1033,7 @@ ONE_REMEDIATION = [
     Defence(
         "only an approver can approve",
         Edit("poundcake.remediation.approval:read_approval", "by in approvers", "True"),
-        test("tests/lib/remediation/test_approval.py::test_every_other_answer_permits_nothing"),
+        test("tests/lib/remediation/test_approval.py::test_every_other_answer_prevents_the_change"),
     ),
     Defence(
         "a remediation that no longer matches the alert is refused",

@@ -22,7 +22,7 @@ else:
     KINDS = ["sqlite", pytest.param("mariadb", marks=pytest.mark.services)]
 
 RUN_ON_BOTH_KINDS = ("test_one_alert",)
-# Files that stop the database server, and some others to balance the load of the two kinds.
+# Files that stop the database server, and others that balance the load between the two kinds.
 RUN_ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
 
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]

@@ -55,7 +55,7 @@ class Stack:
         self._patience = patience
         self._database = database
         self._engine = None
-        self.mariadb = None  # the server, if it can be stopped and started
+        self.mariadb = None  # the database server, if the tests can stop it
         self.token = token
         self._st2 = session(headers)
         self._endpoint = session({"Authorization": "Bearer " + token} if token else {})

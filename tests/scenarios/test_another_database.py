@@ -15,7 +15,7 @@ from tests.scenarios.notifications import alert, notification
 from tests.scenarios.stack import ActionFailed
 from tests.scenarios.test_one_alert import has_succeeded, only, remediate
 
-# The scenarios change the database of a stack, so each starts a separate stack.
+# Each scenario changes the database of its stack, so it starts a separate stack.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 POST_INTERVAL = 0.3  # seconds between two notifications
 CATCH_UP_SECONDS = 240  # until every delayed alert is remediated

@@ -174,7 +174,9 @@ def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent
             assert result == ("succeeded" if dry_run else "failed", "refused", False), execution
 
 
-def test_workflows_started_by_hand_by_re_run_and_by_replay(stack_with_secrets, sent_corpus):
+def test_text_is_inert_in_workflows_started_by_hand_or_re_run_or_replayed(
+    stack_with_secrets, sent_corpus
+):
     stack = stack_with_secrets[0]
     _, trail = sent_corpus
     unmatched_alert = next(a for a in trail["alerts"] if a["alert_name"] == "ScenarioUnmatched")
@@ -196,7 +198,7 @@ def test_workflows_started_by_hand_by_re_run_and_by_replay(stack_with_secrets, s
     stack.wait_for_trail(replay["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_hostile_output_of_a_host(stack_with_secrets):
+def test_hostile_output_of_a_host_is_inert_in_results(stack_with_secrets):
     stack = stack_with_secrets[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
     failing_alert = alert("ScenarioHostPrints", labels=texts)

@@ -10,7 +10,7 @@ from tests.lib.samples import as_inert
 from tests.scenarios.notifications import alert, notification, unique
 
 KEY = "poundcake_scenario_secret"
-# In one of the places where StackStorm evaluates text, each would become the secret or an error.
+# If StackStorm evaluated one of these, the result would be the secret or an error.
 TEXTS = {
     "jinja": f"{{{{ st2kv.system.{KEY} }}}}",
     "jinja_call": f'{{{{ st2kv("system.{KEY}") }}}}',

@@ -193,7 +193,7 @@ class TestPermissions:
             execute("restart_service", hosts.USER, service=hosts.SERVICE)["status"] == "succeeded"
         )
 
-    def test_an_account_deletes_only_what_it_may_delete(self, host, execute):
+    def test_an_account_without_sudo_cannot_delete_the_files_of_others(self, host, execute):
         host.run("mkdir /srv/app/logs; touch -d '10 days ago' /srv/app/logs/old.log")
         parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
         execution = execute("clean_disk", hosts.USER, **parameters)

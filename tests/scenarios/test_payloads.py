@@ -226,7 +226,7 @@ def test_an_unusable_alert_is_malformed_with_the_reason(malformed_alerts, unusab
     ],
     ids=json.dumps,
 )
-def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
+def test_malformed_optional_fields_cause_no_refusal(stack, group):
     """Case A23."""
     odd_alerts = [
         alert("ScenarioOdd", labels={"port": 8080, "up": True, "team": None, "zone": ""}),

@@ -31,7 +31,7 @@ def test_only_a_listed_receiver_starts_a_remediation_in_any_order(stack_with_rec
     assert [outcome_for("audit-team") for _ in range(2)] == ["observed"] * 2
     (incident,) = stack_with_receivers.active_alerts(name_of(firing_alert))
     assert (incident["outcome"], incident["notifications"]) == ("observed", 2)
-    # Alertmanager escapes the name, as in a regular expression.
+    # Alertmanager sends the name escaped for a regular expression.
     assert outcome_for("restart\\.team") == "admitted"
     assert outcome_for("audit-team") == outcome_for("restart\\.team") == "duplicate"
     (incident,) = stack_with_receivers.active_alerts(name_of(firing_alert))

@@ -277,7 +277,7 @@ def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed_s
     assert armed_stack.work_executions(trail["alerts"][0]["episode"]) == []
 
 
-def test_a_users_own_rule_beside_the_shipped_one_runs_its_action_once_each(armed_stack):
+def test_a_users_rule_beside_the_shipped_rule_runs_its_action_once_per_alert(armed_stack):
     """A32: both rules start the same workflow, and one of the two only collects evidence."""
     require_stand_in(armed_stack)
     labels = {"alertname": "HostDown", "owner": "scenario"}

@@ -42,7 +42,7 @@ def silence(**fields):
     return Silence(**values)
 
 
-def test_alerts_silences_and_status_of_a_real_alertmanager(real_server_and_client):
+def test_the_client_reads_and_changes_a_real_alertmanager(real_server_and_client):
     server, client = real_server_and_client
     assert (client.url, client.external_url) == (server.url, "http://alerts.example")
     assert client.alerts() == client.silences() == []

@@ -27,7 +27,7 @@ def exporter():
     new_exporter.close()
 
 
-def test_the_state_of_an_alert_in_a_real_prometheus(exporter):
+def test_the_client_reads_the_state_of_an_alert_in_a_real_prometheus(exporter):
     server = start(PrometheusServer, "HostDown", exporter.port, [])
     try:
         url = f"http://127.0.0.1:{server.port}"
@@ -108,11 +108,11 @@ def read_alert_state(fake_server, *rules, labels=LABELS):
         ([rule(alert(), health="err")], "firing"),
     ],
 )
-def test_the_state_of_an_alert_from_its_rules(fake_server, rules, state):
+def test_the_state_of_an_alert_depends_on_all_its_rules(fake_server, rules, state):
     assert read_alert_state(fake_server, *rules).state == state
 
 
-def test_why_a_state_is_unknown(fake_server):
+def test_an_unknown_state_has_a_reason(fake_server):
     assert (
         read_alert_state(fake_server, rule(health="err", lastError="no data")).detail == "no data"
     )

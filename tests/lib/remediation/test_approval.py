@@ -52,7 +52,7 @@ def test_the_approval_of_an_approver_permits_the_change():
         (Api(error=StackStormError("503")), "the answer to the request for approval could not be"),
     ],
 )
-def test_every_other_answer_permits_nothing(api, problem):
+def test_every_other_answer_prevents_the_change(api, problem):
     approval = read_approval(api, "w1", APPROVERS)
     assert approval.problem.startswith(problem)
     assert approval.by == ""

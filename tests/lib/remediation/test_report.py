@@ -175,7 +175,7 @@ def report(**tasks):
         ),
     ],
 )
-def test_a_workflow_that_changed_nothing(tasks, status, stage, message):
+def test_the_report_of_a_workflow_that_changed_nothing(tasks, status, stage, message):
     result = report(**tasks)
     assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
     assert (result["mutated"], result["verified"]) == (False, False)
@@ -225,7 +225,9 @@ def test_a_host_that_answers_needs_no_change():
         ),
     ],
 )
-def test_a_workflow_that_changed_something(change, check, status, stage, message, verified):
+def test_the_report_of_a_workflow_that_changed_something(
+    change, check, status, stage, message, verified
+):
     checks = {"verify": check} if check else {}
     result = report(link=LINKED, alert=ALLOWED, remediate=change, **checks)
     assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
@@ -258,7 +260,7 @@ def test_the_result_of_another_packs_action_is_not_passed_on():
         ),
     ],
 )
-def test_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
+def test_the_report_of_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
     result = report(begin=BEGUN, **tasks)
     assert (result["status"], result["stage"], result["message"]) == expected
     assert (result["mutated"], result["dry_run"]) == (True, False)
@@ -290,7 +292,7 @@ def test_a_workflow_that_could_not_ask_for_approval_is_a_failure():
     )
 
 
-def test_who_approved_a_change_is_in_its_report():
+def test_the_report_names_who_approved_the_change():
     result = report(begin=BEGUN, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
     assert result["message"] == "approved by anna; the action succeeded"
 

@@ -151,7 +151,7 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
         ),
     ],
 )
-def test_a_refusal_explains_itself(alert, action, config, message):
+def test_a_refusal_names_its_reason_and_a_remedy(alert, action, config, message):
     decision = decide_about(alert, action, **config)
     assert (decision.may_change, decision.stage, decision.reason) == (False, "refused", message)
     assert decision.message == f"{message}: {decision.how_to_lift}"

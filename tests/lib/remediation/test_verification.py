@@ -68,7 +68,7 @@ def test_an_alert_that_came_back_between_two_polls_starts_over():
         (FakePrometheus(error="prometheus, x: refused"), "prometheus, x: refused"),
     ],
 )
-def test_what_does_not_confirm_a_change(prometheus, detail):
+def test_no_other_result_confirms_a_change(prometheus, detail):
     """A second Prometheus in which the alert is cleared changes nothing."""
     for servers in ([prometheus], [prometheus, FakePrometheus()], [FakePrometheus(), prometheus]):
         if prometheus.state == "absent" and len(servers) == 2:

@@ -289,7 +289,9 @@ class TestContent:
             ({"enabled": True}, {"enabled": True}, ""),
         ],
     )
-    def test_why_a_rule_cannot_start_its_action(self, api, rule, action, expected_words):
+    def test_a_rule_that_cannot_start_its_action_is_explained(
+        self, api, rule, action, expected_words
+    ):
         api.responses = [
             FakeResponse(200, explanation) if explanation else FakeResponse(404)
             for explanation in (rule, action)

@@ -107,7 +107,7 @@ def test_an_unknown_status_counts_as_open():
         ({"stderr": "x" * 5000}, "x" * 1000),
     ],
 )
-def test_why_an_execution_failed(result, reason):
+def test_the_reason_of_a_failed_execution_is_read_from_its_result(result, reason):
     assert failure_reason(result) == reason
 
 
@@ -120,7 +120,7 @@ def test_why_an_execution_failed(result, reason):
         ({"mutated": 1, "verified": None, "message": ["m"]}, {}),
     ],
 )
-def test_the_report_of_a_workflow(output, expected):
+def test_only_valid_fields_of_a_workflows_report_are_read(output, expected):
     assert workflow_output({"output": output}) == expected
 
 
