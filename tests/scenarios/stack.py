@@ -260,20 +260,20 @@ class Standalone(Stack):
         config = {**UNLIMITED, **(config or {})}
         config_file.write_text(json.dumps(config))  # JSON is YAML
         port = services.free_port()
-        self.command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
-        self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
-        self.command += ["--config", str(config_file), "--pack", str(PACK)]
+        command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
+        command += ["--port", str(port), "--state-dir", str(folder / "state")]
+        command += ["--config", str(config_file), "--pack", str(PACK)]
         if "database_url" not in config:
             # A file, because one scenario searches the process list for the password in the URL.
             (folder / "database_url").write_text(database)
-            self.command += ["--database", f"file:{folder / 'database_url'}"]
+            command += ["--database", f"file:{folder / 'database_url'}"]
         if config.get("log_level") == "debug":
-            self.command += ["--verbose"]
+            command += ["--verbose"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
         environment.pop("PYTHONPATH", None)
         with open(str(self._log), "wb") as log:
             self._process = subprocess.Popen(
-                self.command,
+                command,
                 cwd=str(ROOT),
                 env=dict(environment, PYTHONUNBUFFERED="1"),
                 stdin=subprocess.DEVNULL,
