@@ -1,44 +1,44 @@
-# Needs Python 3.8 or later and make, and nothing else. `make help` lists the targets.
+# Needs only Python 3.8 or later and make. `make help` lists the targets.
 
 PYTHON ?= python3
 # Interpreters for `make test-all`; by default every Python from 3.8 to 3.12 that is found.
 PYTHONS ?=
 # More arguments: `make test TESTS="tests/lib/test_config.py -k bounds"`, `make run ARGS="--port 8001"`.
-# Several processes share the tests, which wait much of the time; TESTS="-n 0 --pdb ..." uses one.
+# Several processes run the tests, which mostly wait. TESTS="-n 0 --pdb ..." uses one process.
 TESTS ?=
 ARGS ?=
 # INSTALL=0: `make test` installs none of the distribution's packages, even as root.
 INSTALL ?= 1
 export INSTALL
-# The tests start hundreds of Python processes: without compiled files each would compile the pack.
+# The tests start hundreds of Python processes. Without compiled files, each would compile the pack.
 unexport PYTHONDONTWRITEBYTECODE
 
 REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
 	--no-deps-r standalone/requirements-orquesta.txt
 PYTEST = .venv/bin/python -m pytest -rs -n 4 --dist loadgroup
 
-# The tests elsewhere that make up inputs; `make fuzz` lets them make up more.
+# Other tests that generate inputs. `make fuzz` generates more of them.
 FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
-demo: .venv ## See it work: send alerts to the pack without StackStorm, and show the trail they leave
+demo: .venv ## See it work: send alerts to the pack without StackStorm, and show their trail
 	@.venv/bin/python -m standalone.demo $(ARGS)
 
 run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
 	@.venv/bin/python -m standalone $(ARGS)
 
-test-fast: .venv ## The tests while you work, in a minute: no servers, no endpoint in a process of its own
+test-fast: .venv ## Run the quick tests, in about a minute: no servers, no second process
 	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow and not long" $(TESTS)
 
-test: services .venv ## All tests but the long ones (TESTS="..." for some; INSTALL=0: install no servers)
+test: services .venv ## Run all tests except the long ones (TESTS="..." for some; INSTALL=0: install no servers)
 	@$(PYTEST) -m "not long" $(TESTS)
 
-test-long: services .venv ## The tests that `make test` leaves out: short fault suite, clusters, kills
+test-long: services .venv ## Run the tests that `make test` skips: short fault suite, clusters, kills
 	@$(PYTEST) -m long $(TESTS)
 
-test-all: ## The tests that need no server, on every Python found (PYTHONS="python3.8 ...")
+test-all: ## Run the tests that need no server, on every installed Python (PYTHONS="python3.8 ...")
 	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)
 
 lint: .venv-lint ## Check format, mistakes, types, imports, and the pack's files against StackStorm's rules
@@ -47,28 +47,28 @@ lint: .venv-lint ## Check format, mistakes, types, imports, and the pack's files
 faults: services .venv ## Kill processes, broker and database under load; nothing may be lost (ARGS="--help")
 	@.venv/bin/python -m tests.faults $(ARGS)
 
-fuzz: .venv .venv-fuzz ## Wild inputs: parsers, stateful models, schemathesis, a million requests (ARGS="--help")
+fuzz: .venv .venv-fuzz ## Generate hostile inputs: parsers, models, schemathesis, a million requests (ARGS="--help")
 	@HYPOTHESIS_PROFILE=fuzz SCHEMATHESIS_EXAMPLES=300 $(PYTEST) -m "not services" \
 	tests/fuzz $(FUZZED) $(TESTS)
 	@.venv/bin/python -m tests.fuzz.flood --requests 1000000 $(ARGS)
 
-soak: services .venv ## Two Alertmanagers and a Prometheus that fail, for 30 minutes (ARGS="--help")
+soak: services .venv ## Make two Alertmanagers and a Prometheus fail, for 30 minutes (ARGS="--help")
 	@.venv/bin/python -m tests.cluster $(ARGS)
 
-mutate: services .venv ## Remove each defence in a copy of the tree: do the tests notice? (ARGS="--help")
+mutate: services .venv ## Remove each defence in a copy of the tree, and expect its test to fail (ARGS="--help")
 	@.venv/bin/python -m tests.defences $(ARGS)
 
-bench: .venv ## Measure views and records, with a short history and with a long one (ARGS="--help")
+bench: .venv ## Measure views and recording, with a short and a long history (ARGS="--help")
 	@.venv/bin/python -m bench $(ARGS)
 
 live: .venv ## Run the scenarios on a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
 	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the address of the API \
 	of a StackStorm with this pack installed, for example https://stackstorm.example/api"; exit 2; }
-	@test -n "$$ST2_API_KEY$$ST2_AUTH_TOKEN" || { echo "make live needs ST2_API_KEY (made by \
+	@test -n "$$ST2_API_KEY$$ST2_AUTH_TOKEN" || { echo "make live needs ST2_API_KEY (created by \
 	'st2 apikey create') or ST2_AUTH_TOKEN (by 'st2 auth -t USER')"; exit 2; }
 	@.venv/bin/python -m pytest -rs tests/scenarios $(TESTS)
 
-clean: ## Remove the environments and what the tools left behind
+clean: ## Remove the environments and the caches of the tools
 	rm -rf .venv .venv-* .*_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "CONFIGURATION.md"
 SCHEMA = ROOT / "config.schema.yaml"
 MARKER = (
     "<!-- The rest is generated from config.schema.yaml. "
-    "To write it again: .venv/bin/python scripts/configuration_page.py -->\n"
+    "To update it, run: .venv/bin/python scripts/configuration_page.py -->\n"
 )
 
 

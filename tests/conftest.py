@@ -1,4 +1,4 @@
-"""Fixtures for all tests: private instances of databases, a broker and an Alertmanager.
+"""Provide fixtures for all tests: private databases, a broker, Alertmanagers and a host.
 
 They start when a test first uses them, and end with the session. If a program is missing, the tests
 that need it are skipped with a message.
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from poundcake.config import Config
 from tests import hosts, services
 
-# No deadline: how long an example takes depends on how busy the machine is.
+# No deadline, because the time for an example depends on the load of the machine.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", settings.get_profile("untimed"), max_examples=3000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
@@ -62,7 +62,7 @@ SLOW_FILES = (
     "tests/lib/trail/test_record.py::TestLists",
 )
 # `make test` leaves these to `make test-long`, because they take long, or because they repeat on
-# MariaDB what other tests check. (An asterisk stands for any text, as in a shell.)
+# MariaDB the checks of other tests. (An asterisk stands for any text, as in a shell.)
 LONG_TESTS = (
     "tests/faults/test_faults.py::*",
     "tests/fuzz/test_admission.py::*",
@@ -107,53 +107,53 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
         if any(fnmatchcase(item.nodeid, pattern) for pattern in LONG_TESTS):
             item.add_marker("long")
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: rank(item.nodeid))
+        item.add_marker(pytest.mark.xdist_group(find_group(item)))
+    items.sort(key=lambda item: find_position(item.nodeid))
 
 
-def parameters_of(item):
+def get_parameters(item):
     """Return the parameters of a test by name."""
-    value = getattr(item, "callspec", None)
-    return value.params if value else {}
+    callspec = getattr(item, "callspec", None)
+    return callspec.params if callspec else {}
 
 
 def needs_services(item):
     """Return True if a test needs a server. `-m "not services"` skips it."""
-    on_mariadb = parameters_of(item).get("database_url") == "mariadb"
+    on_mariadb = get_parameters(item).get("database_url") == "mariadb"
     return on_mariadb or bool(SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())))
 
 
 def starts_processes(item):
     """Return True if a test starts a process of the pack."""
-    values = [getattr(v, "__name__", v) for v in parameters_of(item).values()]
+    values = [getattr(v, "__name__", v) for v in get_parameters(item).values()]
     if any(value in PROCESS_PARAMETERS for value in values if isinstance(value, str)):
         return True
     name = item.nodeid.partition("::")[2].lower()
     return item.nodeid.startswith(PROCESS_FILES) or any(word in name for word in PROCESS_WORDS)
 
 
-def group_of(item):
-    """Return the group of tests that run in the same process as this one.
+def find_group(item):
+    """Return the name of the group of tests that run in the same process as this one.
 
     The tests of a file share fixtures. The scenarios share a stand-in, and the fault suite a world,
     for each kind of database.
     """
-    file, _, rest = item.nodeid.partition("::")
-    parameters = parameters_of(item)
+    file, _, test_name = item.nodeid.partition("::")
+    parameters = get_parameters(item)
     scenario = file.startswith("tests/scenarios/") and file not in WAITING_SCENARIOS
     if scenario and "kind" in parameters:
         return f"scenarios-{parameters['kind']}"
     if file == "tests/faults/test_faults.py":
         return item.nodeid
-    if starts_processes(item) and "::" in rest:
-        return f"{file}::{rest.partition('::')[0]}"
+    if starts_processes(item) and "::" in test_name:
+        return f"{file}::{test_name.partition('::')[0]}"
     return file
 
 
-def rank(nodeid):
+def find_position(nodeid):
     """Return the position of a test in the session."""
-    places = [i for i, name in enumerate(LONGEST_FIRST) if nodeid.startswith(name)]
-    return places[0] if places else len(LONGEST_FIRST)
+    positions = [i for i, name in enumerate(LONGEST_FIRST) if nodeid.startswith(name)]
+    return positions[0] if positions else len(LONGEST_FIRST)
 
 
 def pytest_configure(config):
@@ -164,24 +164,24 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def no_installed_database(monkeypatch):
-    """Do not look into the database of a pack that is installed on this machine."""
-    installed = Config().default_tracking_path
-    path_of = Config.default_tracking_path.fget
+    """Keep the tests away from the database of a pack that is installed on this machine."""
+    installed_path = Config().default_tracking_path
+    get_path = Config.default_tracking_path.fget
 
     def path(config):
-        value = path_of(config)
-        return "/no-such-folder/tracking.sqlite" if value == installed else value
+        value = get_path(config)
+        return "/no-such-folder/tracking.sqlite" if value == installed_path else value
 
     monkeypatch.setattr(Config, "default_tracking_path", property(path))
 
 
-def start(kind, *args, **kwargs):
-    """Start a server, or skip the test and report what is missing."""
+def start(server_class, *args, **kwargs):
+    """Start a server. If something is missing on this machine, skip the test with a message."""
     try:
-        server = kind(*args, **kwargs)
+        server = server_class(*args, **kwargs)
         server.start()
-    except services.MissingProgram as missing:
-        pytest.skip(f"{kind.name}: {missing}")
+    except services.MissingProgram as error:
+        pytest.skip(f"{server_class.name}: {error}")
     return server
 
 
@@ -201,7 +201,7 @@ def mariadb(mariadb_server):
 
 @pytest.fixture
 def mariadb_url(mariadb):
-    """Return the URL of a fresh database."""
+    """Return the URL of an empty database."""
     name = mariadb.create_database()
     yield mariadb.url(name)
     mariadb.start()
@@ -244,7 +244,7 @@ def alertmanager():
 
 @pytest.fixture(scope="session")
 def test_host():
-    """Return a host in namespaces of its own, on which the account `stanley` may use sudo."""
+    """Return a simulated host, on which the account `stanley` may use sudo."""
     host = start(hosts.Host, f"{hosts.USER} ALL=(ALL) NOPASSWD: SETENV: ALL\n")
     yield host
     host.close()
@@ -252,7 +252,7 @@ def test_host():
 
 @pytest.fixture(params=["sqlite", "mariadb"])
 def database_url(request, tmp_path):
-    """Return the URL of a fresh database. The test runs once on SQLite and once on MariaDB."""
+    """Return the URL of an empty database. The test runs once on SQLite and once on MariaDB."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'tracking.db'}"
     return request.getfixturevalue("mariadb_url")

@@ -1,7 +1,7 @@
 """Fork processes from a process that has already imported their modules.
 
-Importing SQLAlchemy, Alembic and eventlet takes most of a second, which is longer than many of
-these processes run.
+Importing SQLAlchemy, Alembic and eventlet takes most of a second. Many of these processes run for
+less time than that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import suppress
 
 
 class ForkServer:
-    """A process from which others are forked. Its `command` calls serve()."""
+    """A process from which others are forked. Its `command` must call serve()."""
 
     def __init__(self, command):
         self._command = command
@@ -31,19 +31,19 @@ class ForkServer:
 
     def start(self, *files):
         """Fork a process and return it. It gets a duplicate of each file's descriptor."""
-        reports, reporting = socket.socketpair()
-        descriptors = array.array("i", [file.fileno() for file in (reporting, *files)])
-        with self._lock, reporting:
+        report_reader, report_writer = socket.socketpair()
+        descriptors = array.array("i", [file.fileno() for file in (report_writer, *files)])
+        with self._lock, report_writer:
             if self._server is None:
-                self._control, theirs = socket.socketpair()
+                self._control, server_end = socket.socketpair()
                 # The server ends when the other end of its stdin closes.
-                with theirs:
+                with server_end:
                     self._server = subprocess.Popen(
-                        self._command, stdin=theirs, start_new_session=True
+                        self._command, stdin=server_end, start_new_session=True
                     )
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)
             self._control.sendmsg([b"."], [rights])
-        return Fork(reports)
+        return Fork(report_reader)
 
     def close(self):
         """End the server, but not the processes that were forked from it."""
@@ -57,8 +57,8 @@ class ForkServer:
 class Fork:
     """A forked process, with the methods of subprocess.Popen that tests use."""
 
-    def __init__(self, reports):
-        self._socket, self._reports = reports, reports.makefile()
+    def __init__(self, report_reader):
+        self._socket, self._reports = report_reader, report_reader.makefile()
         self.pid = int(self._reports.readline())
         self.returncode = None
 
@@ -69,9 +69,9 @@ class Fork:
             subprocess.TimeoutExpired: The process still runs after `timeout` seconds.
         """
         if self.returncode is None:
-            ended = select.poll()
-            ended.register(self._socket, select.POLLIN)
-            if not ended.poll(None if timeout is None else timeout * 1000):
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired("fork", timeout)
             self.returncode = int(self._reports.readline())
             self._reports.close()
@@ -129,16 +129,16 @@ def serve():
 
 def _fork_and_report(files):
     """Fork once more, report the child's pid and exit code, and return in the child."""
-    reporting, *passed = files
+    report_writer, *passed_files = files
     child = os.fork()
     if child:
-        for file in passed:
+        for file in passed_files:
             os.close(file)
-        posix.write(reporting, b"%d\n" % child)
+        posix.write(report_writer, b"%d\n" % child)
         _, status = posix.waitpid(child, 0)
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        posix.write(reporting, b"%d\n" % code)
+        posix.write(report_writer, b"%d\n" % code)
         os._exit(0)
     os.setsid()
-    os.close(reporting)
-    return passed
+    os.close(report_writer)
+    return passed_files

@@ -1,9 +1,10 @@
-"""A host for the tests: an SSH server, a service and file systems in namespaces of its own.
+"""Run a host for the tests: an SSH server, a service and file systems in separate namespaces.
 
 The host has its own network, processes, mounts and host name, so that a test can fill its disk,
 restart its service or shut it down. It shares the installed programs with this machine, and nothing
 that it changes is visible outside. It needs root, the programs of iproute2 and util-linux, and
-sshd; without them, `Host()` raises services.Missing, and the `new_host` fixture skips the test.
+sshd. Without them, `Host()` raises services.MissingProgram, and the fixture `test_host` skips the
+test.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests import services
 NETWORK = ipaddress.ip_network("198.18.0.0/15")
 SERVICE = "cake-oven"
 NAME = "cake-host"
-USER = "stanley"  # as StackStorm's own account on a host is called
+USER = "stanley"  # the default name of StackStorm's account on a host
 
 SETUP = r"""
 set -e
@@ -60,11 +61,11 @@ UseDNS no
 Subsystem sftp internal-sftp
 """
 
-# With the file /run/broken, it ends at once, as a service with a faulty configuration does.
+# If /run/broken exists, it exits immediately, as a service with a faulty configuration does.
 INIT_SCRIPT = """\
 #!/bin/sh
 pid() { cat /run/oven.pid 2>/dev/null; }
-alive() { [ -n "$(pid)" ] && [ -d "/proc/$(pid)" ]; } # every user may ask
+alive() { [ -n "$(pid)" ] && [ -d "/proc/$(pid)" ]; } # works for every user
 case $1 in
 start)
     alive && exit 0
@@ -79,7 +80,7 @@ esac
 """
 
 
-# As distributions ship it.
+# The file that distributions ship.
 SUDOERS = """\
 Defaults env_reset
 Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -88,10 +89,12 @@ root ALL=(ALL:ALL) ALL
 
 
 class Host(services.Server):
-    """A host. `start`, `stop` and `kill` turn it on and off; it keeps its address and keys.
+    """A simulated host.
+
+    `start`, `stop` and `kill` turn it on and off. It keeps its address and keys.
 
     Attributes:
-        address: Its IPv4 address, which answers from this machine only.
+        address: Its IPv4 address, which only this machine can reach.
         key_file: The private key of root and of the account `USER`.
     """
 
@@ -103,7 +106,7 @@ class Host(services.Server):
 
     def prepare(self):
         if os.geteuid() != 0:
-            raise services.Missing("a test host needs root")
+            raise services.MissingProgram("a test host needs root")
         for name in ("ip", "nsenter", "ssh", "ssh-keygen", "unshare"):
             services.program(name)
         self._sshd = services.program("sshd")
@@ -135,15 +138,16 @@ class Host(services.Server):
     def environment(self):
         return {**os.environ, "SSHD": self._sshd, "SERVICE": SERVICE, "NAME": NAME}
 
-    def become(self):
-        """Let the kernel end the host with this process; `unshare` ignores SIGTERM."""
+    def prepare_child(self):
+        """Let the kernel kill the host when this process ends; `unshare` ignores SIGTERM."""
         services.LIBC.prctl(services.PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def is_ready(self):
         if not self._inner_pid():
             return False
         if not os.path.exists(f"/sys/class/net/{self._link}"):
-            with contextlib.suppress(subprocess.CalledProcessError):  # too early
+            # The host may not be ready for a connection yet.
+            with contextlib.suppress(subprocess.CalledProcessError):
                 self._connect()
         return self.ssh("true").returncode == 0
 
@@ -151,8 +155,8 @@ class Host(services.Server):
         def ip(*arguments):
             subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
-        inner = str(self._inner_pid())
-        ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", inner)
+        pid = str(self._inner_pid())
+        ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", pid)
         ip("addr", "add", self._gateway + "/30", "dev", self._link)
         ip("link", "set", self._link, "up")
         self.run(f"ip addr add {self.address}/30 dev eth0 && ip link set eth0 up")
@@ -172,8 +176,10 @@ class Host(services.Server):
         """Run a shell command on the host as root, without SSH, and return its output."""
         namespaces = ["--net", "--mount", "--pid", "--uts"]
         target = ["nsenter", "--target", str(self._inner_pid()), *namespaces]
-        ended = subprocess.run([*target, "sh", "-c", command], check=check, stdout=subprocess.PIPE)
-        return ended.stdout.decode()
+        completed = subprocess.run(
+            [*target, "sh", "-c", command], check=check, stdout=subprocess.PIPE
+        )
+        return completed.stdout.decode()
 
     def ssh(self, command, user="root"):
         """Run a shell command on the host over SSH."""

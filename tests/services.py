@@ -1,11 +1,11 @@
-"""Servers for the tests: MariaDB, RabbitMQ and Alertmanager, as the distribution ships them.
+"""Run servers for the tests: MariaDB, RabbitMQ and Alertmanager, as the distribution ships them.
 
 Each instance has its own directory and a free port on loopback, and ignores the machine's
 configuration. Root and ordinary users can start it, and it is stopped by its process id. It never
 touches a server that already runs on the machine.
 
-`start`, `stop` (orderly) and `kill` (like a crash) may be called repeatedly. The data and the port
-are kept, so that a test can interrupt a server.
+`start`, `stop` (with SIGTERM) and `kill` (as in a crash) may be called repeatedly. The data and the
+port are kept, so that a test can interrupt a server.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import urllib.request
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 SYSTEM_DIRECTORIES = os.pathsep.join(["/usr/sbin", "/usr/lib/rabbitmq/bin"])
-LONGEST_SOCKET_PATH = 100
-MEMORY = "/dev/shm"
-MEMORY_NEEDED = 4 * 2**30  # bytes, for several MariaDBs at once
+MAX_SOCKET_PATH = 100
+MEMORY_FOLDER = "/dev/shm"
+MEMORY_NEEDED = 4 * 2**30  # bytes, for several instances of MariaDB
 
 
 class MissingProgram(Exception):
@@ -46,9 +46,9 @@ def program(*names):
     """Return the path of the first of these programs that is installed."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), SYSTEM_DIRECTORIES])
     for name in names:
-        located = shutil.which(name, path=path)
-        if located:
-            return located
+        program_path = shutil.which(name, path=path)
+        if program_path:
+            return program_path
     raise MissingProgram(f"{' or '.join(names)} is not installed")
 
 
@@ -67,7 +67,7 @@ def accepts_connections(port):
 
 
 class Server:
-    """One process with its own directory."""
+    """A server process with its own directory."""
 
     name = "server"
     start_seconds = 30
@@ -76,7 +76,7 @@ class Server:
     def __init__(self):
         self.directory = tempfile.mkdtemp(prefix="poundcake-", dir=temporary_directory())
         self.process = None
-        self.account = None  # the pwd entry to run as, if not our own
+        self.account = None  # the pwd entry of the account to run as; None for the current one
         try:
             self.prepare()
         except BaseException:
@@ -118,7 +118,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self):
-        """Stop in an orderly way."""
+        """Stop the process with SIGTERM."""
         if self.running:
             self.process.terminate()
             try:
@@ -128,7 +128,7 @@ class Server:
                 self.process.wait()
 
     def kill(self):
-        """Stop like a crash."""
+        """Kill the process, as a crash would end it."""
         if self.running:
             self.process.kill()
             self.process.wait()
@@ -143,7 +143,7 @@ class Server:
             return file.read()[-characters:]
 
     def spawn(self, command, environment):
-        """Start a process that ends with this one, and that Ctrl-C does not reach."""
+        """Start a process that ends when this one ends, and that Ctrl-C does not reach."""
         with open(self.path("log"), "ab") as log:
             return subprocess.Popen(
                 command,
@@ -153,11 +153,11 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=self.become,  # noqa: PLW1509 - only the child can request this
+                preexec_fn=self.prepare_child,  # noqa: PLW1509 - only the child can request this
             )
 
-    def become(self):
-        """In the child, switch to its account, and request that it ends with the parent."""
+    def prepare_child(self):
+        """In the child process, switch to its account, and let it end with its parent."""
         if self.account:
             os.initgroups(self.account.pw_name, self.account.pw_gid)
             os.setgid(self.account.pw_gid)
@@ -166,7 +166,7 @@ class Server:
 
 
 def end_with_parent():
-    """In a child process: let the kernel end it when its parent ends."""
+    """In a child process, request that the kernel ends it when its parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -174,14 +174,14 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def temporary_directory():
-    """Return a folder in memory if there is space: creating a database is twice as fast there.
+    """Return a folder whose path is short enough for a socket, in memory if there is space.
 
-    Its name is short enough for the path of a socket.
+    Creating a database is twice as fast in memory.
     """
-    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED:
-        return MEMORY
+    if os.access(MEMORY_FOLDER, os.W_OK) and shutil.disk_usage(MEMORY_FOLDER).free > MEMORY_NEEDED:
+        return MEMORY_FOLDER
     default = tempfile.gettempdir()
-    return default if len(default) < LONGEST_SOCKET_PATH - 60 else "/tmp"
+    return default if len(default) < MAX_SOCKET_PATH - 60 else "/tmp"
 
 
 class MariaDB(Server):
@@ -204,7 +204,7 @@ class MariaDB(Server):
             "--tmpdir=" + self.directory,
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
-            "--force",  # where the host's own name does not resolve
+            "--force",  # continue even if the name of this machine does not resolve
         ]
         if self.spawn([install, *options], self.environment()).wait():
             raise Failed(f"MariaDB's tables could not be created:\n{self.log()}")
@@ -245,7 +245,7 @@ class MariaDB(Server):
             unix_socket=self.path("sock"),
             user="root",
             autocommit=True,
-            ssl_disabled=True,  # otherwise, it reads all certificates of the machine each time
+            ssl_disabled=True,  # with TLS, it would read all certificates of the machine each time
         )
         try:
             with connection.cursor() as cursor:
@@ -255,7 +255,7 @@ class MariaDB(Server):
             connection.close()
 
     def create_database(self):
-        """Create a fresh database and return its name."""
+        """Create an empty database and return its name."""
         name = "poundcake_" + secrets.token_hex(6)
         self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         return name
@@ -281,7 +281,7 @@ class RabbitMQ(Server):
         self.server = program("/usr/lib/rabbitmq/bin/rabbitmq-server", *scripts, "rabbitmq-server")
         self.port_mapper = program("epmd")
         self.port, self.node_port, self.mapper_port = free_port(), free_port(), free_port()
-        # An address, so that no name has to resolve.
+        # The host is an address, so that no name has to resolve.
         self.node = f"poundcake-{secrets.token_hex(4)}@127.0.0.1"
         self.mapper = None
         for name in ("home", "mnesia", "logs", "config"):
@@ -320,7 +320,7 @@ class RabbitMQ(Server):
             RABBITMQ_CONF_ENV_FILE=self.path("environment"),
             RABBITMQ_ENABLED_PLUGINS_FILE=self.path("plugins"),
             RABBITMQ_PID_FILE=self.path("pid"),
-            # With this, the script becomes the node instead of its supervisor.
+            # With this setting, the script itself becomes the node, and does not supervise it.
             RABBITMQ_ALLOW_INPUT="1",
             RABBITMQ_SERVER_START_ARGS="-noinput +B i -kernel inet_dist_use_interface {127,0,0,1}",
         )
@@ -338,7 +338,7 @@ class RabbitMQ(Server):
         super().start()
 
     def is_ready(self):
-        """Return True if it sends its first frame; the port opens a moment earlier."""
+        """Return True if the broker sends its first frame. The port opens a moment earlier."""
         try:
             with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
@@ -415,8 +415,8 @@ class Alertmanager(Server):
             self.url + path, data, {"Content-Type": "application/json"}
         )
         try:
-            with DIRECT.open(request, timeout=timeout) as answer:
-                return answer.read().decode()
+            with PROXYLESS_OPENER.open(request, timeout=timeout) as response:
+                return response.read().decode()
         except urllib.error.HTTPError as error:
             raise Failed(f"{error.code} {path}: {error.read().decode()}") from error
 
@@ -450,7 +450,7 @@ class Alertmanager(Server):
 
 
 # Requests to loopback must not use a proxy.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+PROXYLESS_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def now():
@@ -463,4 +463,4 @@ def account_of(*names):
             return pwd.getpwnam(name)
         except KeyError:
             pass
-    raise MissingProgram("an account to run as: " + " or ".join(names))
+    raise MissingProgram("there is no account to run as: " + " or ".join(names))

@@ -1,4 +1,4 @@
-"""All actions of the pack return inert results, and inert errors of one line."""
+"""The base class of the pack's actions makes results and errors inert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INERT = "(( st2kv.system.x )) ‹% ctx() %›"
 
 @pytest.fixture
 def run_action(monkeypatch):
-    """Return a function that runs an action with the given work and configuration."""
+    """Return a function that runs an action, given its `work` method and configuration."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     if importlib.util.find_spec("st2common") is None:
         sys.path.append(os.path.join(ROOT, "standalone", "st2"))
@@ -66,7 +66,7 @@ def test_an_unusable_configuration_is_an_error(run_action):
 
 
 def test_only_actions_that_query_the_endpoint_need_its_credentials(run_action):
-    missing = {"auth_tokens": ["file:/no/such/file"]}
-    assert run_action(lambda self: "done", missing) == (True, "done")
-    succeeded, message = run_action(lambda self: "done", missing, unneeded_keys=())
+    config = {"auth_tokens": ["file:/no/such/file"]}
+    assert run_action(lambda self: "done", config) == (True, "done")
+    succeeded, message = run_action(lambda self: "done", config, unneeded_keys=())
     assert not succeeded and message.startswith("auth_tokens: cannot read /no/such/file")

@@ -17,21 +17,21 @@ CASES = os.path.join("tests", "poundcake.rules.test.yml")
 
 @pytest.fixture
 def promtool():
-    """Return a function that runs promtool and fails if it does."""
+    """Return a function that runs promtool and checks that it succeeds."""
     try:
         program = services.program("promtool")
-    except services.MissingProgram as missing:
-        pytest.skip(str(missing))
+    except services.MissingProgram as error:
+        pytest.skip(str(error))
 
     def run(*arguments):
-        done = subprocess.run(
+        completed = subprocess.run(
             [program, *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
         )
-        assert done.returncode == 0, done.stdout.decode()
+        assert completed.returncode == 0, completed.stdout.decode()
 
     return run
 
@@ -48,7 +48,7 @@ def test_each_alert_fires_when_it_should(promtool):
     promtool("test", "rules", CASES)
 
 
-def test_each_alert_has_a_case():
+def test_each_alert_has_a_test_case():
     def alerts(path, key):
         with open(os.path.join(ROOT, path), encoding="utf-8") as file:
             return set(re.findall(key + r": (PoundCake\w+)", file.read()))

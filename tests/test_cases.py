@@ -1,4 +1,4 @@
-"""docs/CASES.md and the scenarios name each other, and only existing cases and tests."""
+"""docs/CASES.md names existing tests, and the scenarios name existing cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CASES = dict(re.findall(r"^### (A\d+): .*\n((?:(?!#).+\n?)+)", TEXT, re.MULTILIN
 CASE_NAME = re.compile(r"\bA\d+\b")
 
 
-def functions_of(path):
+def read_tests(path):
     """Return the test functions of a file, with their docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {
@@ -31,20 +31,20 @@ def test_the_cases_are_numbered_without_gaps():
 
 @pytest.mark.parametrize("case", sorted(CASES, key=lambda name: int(name[1:])))
 def test_a_case_names_tests_that_exist(case):
-    _happens, _must_hold, tested = CASES[case].strip().splitlines()
-    assert tested.startswith("Tested by ")
-    places = re.findall(r"`([^`]+)`", tested)
-    assert places
-    for place in places:
-        file, _, function = place.partition("::")
+    _situation, _requirement, tests_line = CASES[case].strip().splitlines()
+    assert tests_line.startswith("Tested by ")
+    references = re.findall(r"`([^`]+)`", tests_line)
+    assert references
+    for reference in references:
+        file, _, function = reference.partition("::")
         path = ROOT / file if "/" in file else SCENARIOS / file
-        assert path.exists(), place
+        assert path.exists(), reference
         if function:
-            docstring = functions_of(path)[function]
-            assert case in CASE_NAME.findall(docstring), f"{place} does not name {case}"
+            docstring = read_tests(path)[function]
+            assert case in CASE_NAME.findall(docstring), f"{reference} does not name {case}"
 
 
 def test_a_scenario_names_only_cases_that_exist():
     for path in SCENARIOS.glob("test_*.py"):
-        for function, docstring in functions_of(path).items():
+        for function, docstring in read_tests(path).items():
             assert set(CASE_NAME.findall(docstring)) <= set(CASES), f"{path.name}::{function}"

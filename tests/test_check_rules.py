@@ -14,13 +14,13 @@ from scripts import check_rules
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def mistakes(parameters, trigger="poundcake.alert"):
+def find_mistakes(parameters, trigger="poundcake.alert"):
     action = {"ref": "core.remote", "parameters": parameters}
     return check_rules.check_rule({"trigger": {"type": trigger}, "action": action})
 
 
 @pytest.mark.parametrize(
-    "parameters, found",
+    "parameters, expected_field",
     [
         ({"cmd": "echo {{ trigger.labels.one }}"}, "trigger.labels.one"),
         ({"cmd": "echo {{trigger.labels['a.b/c']}}"}, "trigger.labels['a.b/c']"),
@@ -40,9 +40,9 @@ def mistakes(parameters, trigger="poundcake.alert"):
         ({"list": [{"deep": {"cmd": {"{{ trigger.receiver }}": 1}}}]}, "trigger.receiver"),
     ],
 )
-def test_text_in_a_command_or_in_hosts_is_named(parameters, found):
-    (mistake,) = mistakes(parameters)
-    assert f" contains {found}, text of an alert: " in mistake
+def test_alert_text_in_a_command_or_in_hosts_is_reported(parameters, expected_field):
+    (mistake,) = find_mistakes(parameters)
+    assert f" contains {expected_field}, text of an alert: " in mistake
     assert "use trigger.host" in mistake
 
 
@@ -61,25 +61,25 @@ def test_text_in_a_command_or_in_hosts_is_named(parameters, found):
     ],
 )
 def test_safe_rules_have_no_mistake(parameters):
-    assert mistakes(parameters) == []
+    assert find_mistakes(parameters) == []
 
 
 def test_only_poundcakes_triggers_are_checked():
-    assert mistakes({"cmd": "{{ trigger.body.x }}"}, "core.st2.webhook") == []
-    assert mistakes({"cmd": "{{ trigger.receiver }}"}, "poundcake.webhook") != []
+    assert find_mistakes({"cmd": "{{ trigger.body.x }}"}, "core.st2.webhook") == []
+    assert find_mistakes({"cmd": "{{ trigger.receiver }}"}, "poundcake.webhook") != []
 
 
 @pytest.mark.parametrize("rule", [None, [], "text", {"trigger": "poundcake.alert"}, {"action": 1}])
-def test_other_files_have_no_mistake(rule):
+def test_files_that_are_not_rules_have_no_mistake(rule):
     assert check_rules.check_rule(rule) == []
 
 
 def run(*arguments):
     command = [sys.executable, "scripts/check_rules.py", *map(str, arguments)]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
-    return done.returncode, done.stdout.decode()
+    return completed.returncode, completed.stdout.decode()
 
 
 def test_the_rules_of_the_pack_have_no_mistake():
@@ -89,20 +89,22 @@ def test_the_rules_of_the_pack_have_no_mistake():
         assert output.startswith("no alert text in a command or a list of hosts: ")
 
 
-def test_a_given_file_or_folder_is_checked(tmp_path):
+def test_files_and_folders_on_the_command_line_are_checked(tmp_path):
     rule = {
         "trigger": {"type": "poundcake.alert"},
         "action": {"ref": "core.local", "parameters": {"cmd": "{{ trigger.job }}"}},
     }
-    bad, fine, broken = (tmp_path / name for name in ("bad.yaml", "fine.yml", "sub/broken.yaml"))
+    unsafe, safe, broken = (
+        tmp_path / name for name in ("unsafe.yaml", "safe.yml", "sub/broken.yaml")
+    )
     broken.parent.mkdir()
-    bad.write_text(yaml.safe_dump(rule))
-    fine.write_text(yaml.safe_dump({**rule, "action": {"ref": "core.noop"}}))
+    unsafe.write_text(yaml.safe_dump(rule))
+    safe.write_text(yaml.safe_dump({**rule, "action": {"ref": "core.noop"}}))
     broken.write_text("a: [")
     code, output = run(tmp_path)
     assert code == 1
-    assert [line.split(": ")[0] for line in output.splitlines()] == [str(bad), str(broken)]
+    assert [line.split(": ")[0] for line in output.splitlines()] == [str(broken), str(unsafe)]
     assert "core.local: cmd contains trigger.job" in output and "cannot be read" in output
-    assert run(fine)[0] == 0
+    assert run(safe)[0] == 0
     code, output = run(tmp_path / "missing.yaml")
     assert code == 1 and "cannot be read" in output

@@ -26,7 +26,7 @@ def test_the_page_is_up_to_date(script):
 
 
 def test_only_the_text_below_the_marker_is_replaced(script):
-    page = f"# By hand\n{script.MARKER}| `a_key_that_is_gone` |\n"
+    page = f"# By hand\n{script.MARKER}| `removed_key` |\n"
     assert script.updated(page) == f"# By hand\n{script.MARKER}\n{script.table(script.SCHEMA)}"
 
 
@@ -35,7 +35,7 @@ def test_a_page_without_the_marker_is_not_overwritten(script):
         script.updated("# By hand\n")
 
 
-def test_each_key_has_a_line(script, tmp_path):
+def test_each_key_has_a_row(script, tmp_path):
     schema = tmp_path / "schema.yaml"
     schema.write_text(
         "port: {type: integer, default: 8000, description: 'A | B,\n  and more.'}\n"

@@ -1,4 +1,4 @@
-"""Everything that the documents name exists, and their snippets are valid.
+"""The documents name only things that exist, and their snippets are valid.
 
 tests/scenarios/test_cli.py runs their `st2` commands.
 """
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # st2clie
 
 CONFIG = "# /opt/stackstorm/configs/poundcake.yaml\n"
 MODULE = re.compile(r"(?:endpoint|trail|remediation|stackstorm)(?:\.[A-Za-z_]+)+\Z")
-# A file of the pack or of the tests, and a function in it.
-PLACE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
+# A file of the pack or of the tests, optionally with a function.
+FILE_REFERENCE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
 DEVELOPER_DOCUMENTS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
 
 
-def each(language):
+def code_blocks(language):
     """Return the blocks in this language as parameters, named after their document."""
     return [
         pytest.param(text, id=f"{documents.name(path)}-{number}")
@@ -57,12 +57,12 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("text", each("sh"))
+@pytest.mark.parametrize("text", code_blocks("sh"))
 def test_the_shell_can_parse_each_snippet(text):
     subprocess.run(["sh", "-n"], input=text.encode(), check=True)
 
 
-@pytest.mark.parametrize("text", each("sh"))
+@pytest.mark.parametrize("text", code_blocks("sh"))
 def test_the_st2_client_can_parse_each_command(text):
     parser = Shell().parser
     for line in text.splitlines():
@@ -70,12 +70,12 @@ def test_the_st2_client_can_parse_each_command(text):
             parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
-@pytest.mark.parametrize("text", each("yaml"))
+@pytest.mark.parametrize("text", code_blocks("yaml"))
 def test_each_yaml_snippet_is_valid(text):
     assert yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("text", [p for p in each("yaml") if p.values[0].startswith(CONFIG)])
+@pytest.mark.parametrize("text", [p for p in code_blocks("yaml") if p.values[0].startswith(CONFIG)])
 def test_each_configuration_has_keys_that_exist(text):
     schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
     configuration = yaml.safe_load(text)
@@ -87,21 +87,24 @@ def test_each_configuration_has_keys_that_exist(text):
 def test_each_named_module_exists(path):
     names = [text for text in documents.code(path) if MODULE.match(text)]
     for text in names:
-        first, *rest = text.split(".")
+        package, *names_in_package = text.split(".")
         # The last part of `endpoint.native.run_in_native_thread` is a function.
-        places = [ROOT / "lib" / "poundcake" / first]
-        places += [places[0].joinpath(*rest[:n]) for n in range(1, len(rest) + 1)]
-        *_, last = [p for p in places if p.is_dir() or p.with_suffix(".py").exists()]
-        assert last != places[0], f"{text}: no such module"
-        if last != places[-1]:
-            module = last / "__init__.py" if last.is_dir() else last.with_suffix(".py")
-            assert rest[-1] in module.read_text(encoding="utf-8"), f"{text}: not in {module}"
+        paths = [ROOT / "lib" / "poundcake" / package]
+        for name in names_in_package:
+            paths.append(paths[-1] / name)
+        *_, longest = [p for p in paths if p.is_dir() or p.with_suffix(".py").exists()]
+        assert longest != paths[0], f"{text}: no such module"
+        if longest != paths[-1]:
+            module = longest / "__init__.py" if longest.is_dir() else longest.with_suffix(".py")
+            assert names_in_package[-1] in module.read_text(encoding="utf-8"), (
+                f"{text}: not in {module}"
+            )
 
 
 @pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
 def test_each_named_file_and_test_exists(path):
     for text in documents.code(path):
-        match = PLACE.match(text)
+        match = FILE_REFERENCE.match(text)
         if not match or "NNNN" in text or "NAME" in text:
             continue
         file, function = match.groups()
@@ -111,7 +114,7 @@ def test_each_named_file_and_test_exists(path):
             assert f"def {function}(" in paths[0].read_text(encoding="utf-8"), text
 
 
-def test_the_table_of_refusals_lists_each_one():
+def test_the_table_of_refusals_lists_each_refusal():
     text = (ROOT / "docs" / "REMEDIATION.md").read_text(encoding="utf-8")
     section = text.partition("## Why a change is refused")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.*) \| (.+) \|$", section, re.MULTILINE)

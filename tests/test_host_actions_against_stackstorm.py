@@ -17,12 +17,14 @@ import types
 import pytest
 import yaml
 
-_WHY = "StackStorm is not installed here: run with the Python of an installation"
-param = pytest.importorskip("st2common.util.param", reason=_WHY)
-util_schema = pytest.importorskip("st2common.util.schema", reason=_WHY)
-action_db_util = pytest.importorskip("st2common.util.action_db", reason=_WHY)
-script_action = pytest.importorskip("st2common.models.system.paramiko_script_action", reason=_WHY)
-runners = pytest.importorskip("st2common.runners.base", reason=_WHY)
+_SKIP_REASON = "StackStorm is not installed here: run with the Python of an installation"
+param = pytest.importorskip("st2common.util.param", reason=_SKIP_REASON)
+util_schema = pytest.importorskip("st2common.util.schema", reason=_SKIP_REASON)
+action_db_util = pytest.importorskip("st2common.util.action_db", reason=_SKIP_REASON)
+script_action = pytest.importorskip(
+    "st2common.models.system.paramiko_script_action", reason=_SKIP_REASON
+)
+runners = pytest.importorskip("st2common.runners.base", reason=_SKIP_REASON)
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOSTILE = (
@@ -49,8 +51,8 @@ HOSTILE = (
     "é\u2028x",
     "x" * 300,
 )
-# One value that each action takes, by parameter.
-FITTING = {
+# By parameter: a value that each action accepts.
+VALID_VALUES = {
     "host": "web-1.example.org",
     "service": "app@1",
     "directories": ["/var/log/app", "/srv/a_b"],
@@ -71,9 +73,9 @@ NAMES = sorted(
 
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch):
-    """Give templates a secret to read, and no database.
+    """Give templates a hostile secret to read, and no database.
 
-    StackStorm renders a template before it checks the pattern, so what it yields is hostile here.
+    StackStorm renders a template before it checks the pattern.
     """
     monkeypatch.setattr(param, "get_config", lambda pack, user: {"secret": "$(touch canary)"})
 
@@ -88,10 +90,10 @@ def action(request):
     )
 
 
-def validated(action, given):
-    """Return parameters as the API takes them. Raise an exception if it refuses them."""
+def validate(action, parameters):
+    """Return parameters as the API accepts them. Raise an exception if it refuses them."""
     context = {"user": "stanley", "pack": "poundcake"}
-    live = param.render_live_params(RUNNER, action.parameters, given, context)
+    live = param.render_live_params(RUNNER, action.parameters, parameters, context)
     schema = util_schema.get_schema_for_action_parameters(action, action)
     util_schema.validate(
         live,
@@ -103,64 +105,64 @@ def validated(action, given):
     return live
 
 
-def final(action, given):
-    """Return the parameters of the runner and of the script, as the action runner gets them."""
+def render(action, parameters):
+    """Return the parameters that the action runner passes to the runner and to the script."""
     context = {"user": "stanley", "pack": "poundcake"}
-    live = validated(action, given)
+    live = validate(action, parameters)
     return param.render_final_params(RUNNER, action.parameters, live, context)
 
 
-def command(action, script, given, sudo=False):
+def command(action, script, parameters, sudo=False):
     """Return the command that StackStorm would send to the host."""
-    of_runner, own = final(action, given)
-    positional, named = action_db_util.get_args(own, action)
+    runner_parameters, script_parameters = render(action, parameters)
+    positional, named = action_db_util.get_args(script_parameters, action)
     return script_action.ParamikoRemoteScriptAction(
         action.name,
         "id",
         str(script),
         str(script.parent / "lib"),
-        named_args={of_runner["kwarg_op"] + name: value for name, value in named.items()},
+        named_args={runner_parameters["kwarg_op"] + name: value for name, value in named.items()},
         positional_args=positional,
-        env_vars=dict(of_runner["env"], ST2_ACTION_EXECUTION_ID="id"),
+        env_vars=dict(runner_parameters["env"], ST2_ACTION_EXECUTION_ID="id"),
         user="stanley",
         remote_dir=str(script.parent),
-        hosts=of_runner["hosts"],
+        hosts=runner_parameters["hosts"],
         sudo=sudo,
-        timeout=of_runner["timeout"],
+        timeout=runner_parameters["timeout"],
         cwd=str(script.parent),
     ).get_full_command_string()
 
 
-def fitting(action):
-    return {name: FITTING[name] for name in action.parameters if name in FITTING}
+def valid_parameters(action):
+    return {name: VALID_VALUES[name] for name in action.parameters if name in VALID_VALUES}
 
 
-def test_there_are_actions():
+def test_the_actions_are_found():
     assert "clean_disk" in NAMES
 
 
-def test_one_host_per_execution(action):
-    of_runner, _ = final(action, fitting(action))
-    assert of_runner["hosts"].split(",") == ["web-1.example.org"]
+def test_an_execution_runs_on_a_single_host(action):
+    runner_parameters, _ = render(action, valid_parameters(action))
+    assert runner_parameters["hosts"].split(",") == ["web-1.example.org"]
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7", "2001:db8::7", "web_1", "WEB-1.example.org"])
-def test_hosts_that_are_accepted(action, host):
-    of_runner, _ = final(action, {**fitting(action), "host": host})
-    assert of_runner["hosts"] == host
+def test_valid_hosts_are_accepted(action, host):
+    runner_parameters, _ = render(action, {**valid_parameters(action), "host": host})
+    assert runner_parameters["hosts"] == host
 
 
 @pytest.mark.parametrize(
     "host",
     ["a,b", "a b", "root@a", "a:22", "[::1]:22", "-a", "a\n", "", ".", "a/b", "a;b", "a\tb", "a%b"],
 )
-def test_hosts_that_are_refused(action, host):
+def test_invalid_hosts_are_refused(action, host):
     with pytest.raises(Exception, match="host|does not match|Failed validating"):
-        validated(action, {**fitting(action), "host": host})
+        validate(action, {**valid_parameters(action), "host": host})
 
 
 @pytest.mark.parametrize("name", ["hosts", "env", "kwarg_op", "directory_list"])
-def test_nobody_can_pass_what_the_action_sets(action, name):
+def test_parameters_that_the_action_sets_are_immutable(action, name):
     """StackStorm refuses every parameter that is immutable."""
     schema = {**RUNNER.get(name, {}), **action.parameters.get(name, {})}
     assert schema.get("immutable") or name not in {**RUNNER, **action.parameters}
@@ -173,13 +175,13 @@ def test_a_hostile_text_is_refused_by_every_parameter(action, text):
             continue
         value = [text] if schema["type"] == "array" else text
         with pytest.raises(Exception):  # noqa: B017 - of jsonschema, or of the cast to a number
-            validated(action, {**fitting(action), name: value})
+            validate(action, {**valid_parameters(action), name: value})
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash"])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tmp_path):
-    """The patterns refuse it; StackStorm's quoting alone keeps it one argument."""
+    """Even without the patterns, StackStorm's quoting would keep it a single argument."""
     program = shutil.which(shell)
     if not program:
         pytest.skip(f"{shell} is not installed")
@@ -187,7 +189,7 @@ def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tm
     probe.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
     probe.chmod(0o755)
     named = {f"--{name}": text for name in action.parameters if name not in RUNNER}
-    sent = script_action.ParamikoRemoteScriptAction(
+    sent_command = script_action.ParamikoRemoteScriptAction(
         action.name,
         "id",
         str(probe),
@@ -200,15 +202,17 @@ def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tm
         hosts="web-1",
         cwd=str(tmp_path),
     ).get_full_command_string()
-    ended = subprocess.run([program, "-c", sent], check=True, stdout=subprocess.PIPE, cwd=tmp_path)
-    arguments = ended.stdout.decode().split("\0")[:-1]
+    completed = subprocess.run(
+        [program, "-c", sent_command], check=True, stdout=subprocess.PIPE, cwd=tmp_path
+    )
+    arguments = completed.stdout.decode().split("\0")[:-1]
     assert arguments == [f"{name}={text}" for name in named]
     assert not (tmp_path / "canary").exists()
 
 
 def test_the_script_understands_the_arguments(action, tmp_path):
-    """The command that StackStorm would send, run in a shell of this machine."""
-    parameters = fitting(action)
+    """Run the command that StackStorm would send in a shell of this machine."""
+    parameters = valid_parameters(action)
     if action.name in ("clean_disk", "restart_service"):
         parameters = {
             **parameters,
@@ -220,11 +224,13 @@ def test_the_script_understands_the_arguments(action, tmp_path):
         }
     folder = tmp_path / "hosts"
     shutil.copytree(str(ROOT / "actions" / "hosts"), str(folder))
-    sent = command(action, folder / f"{action.name}.sh", parameters)
-    ended = subprocess.run(["sh", "-c", sent], check=False, stdout=subprocess.PIPE, timeout=60)
-    printed = ended.stdout.decode()
-    assert "unknown argument" not in printed
-    assert ended.returncode in (0, 2), printed
+    sent_command = command(action, folder / f"{action.name}.sh", parameters)
+    completed = subprocess.run(
+        ["sh", "-c", sent_command], check=False, stdout=subprocess.PIPE, timeout=60
+    )
+    output = completed.stdout.decode()
+    assert "unknown argument" not in output
+    assert completed.returncode in (0, 2), output
 
 
 def test_a_dry_run_reaches_the_script(tmp_path):
@@ -233,7 +239,7 @@ def test_a_dry_run_reaches_the_script(tmp_path):
         **{**yaml.safe_load(text), "ref": "poundcake.clean_disk", "runner_parameters": RUNNER}
     )
     script = tmp_path / "clean_disk.sh"
-    parameters = fitting(action)
+    parameters = valid_parameters(action)
     assert " --dry_run" not in command(action, script, {**parameters, "dry_run": False})
     assert " --dry_run" in command(action, script, {**parameters, "dry_run": True})
     assert "--directory_list=/var/log/app:/srv/a_b" in command(action, script, parameters)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import stat
 import subprocess
@@ -62,17 +63,17 @@ def shell(request, tmp_path_factory):
 
 
 @pytest.fixture
-def run(shell):
-    """Return a function that runs a script and returns its exit status and what it printed."""
+def run_script(shell):
+    """Return a function that runs a script and returns its exit status and its output."""
     command, path = shell
 
-    def run(name, **parameters):
+    def run_script(name, **parameters):
         arguments = [
             f"--{key}" if value is True else f"--{key}={value}"
             for key, value in parameters.items()
             if value is not False
         ]
-        ended = subprocess.run(
+        completed = subprocess.run(
             [*command, str(SCRIPTS / name), "--host=web-1", *arguments],
             check=False,
             capture_output=True,
@@ -80,15 +81,15 @@ def run(shell):
             env={"PATH": path, "HOME": "/nowhere"},
             cwd="/",
         )
-        assert ended.stderr == b"", ended.stderr
-        return ended.returncode, json.loads(ended.stdout.decode("ascii"))
+        assert completed.stderr == b"", completed.stderr
+        return completed.returncode, json.loads(completed.stdout.decode("ascii"))
 
-    return run
+    return run_script
 
 
-def result(document):
-    """Return the result of an execution whose script printed this."""
-    return {"web-1": {"stdout": document, "stderr": "", "return_code": 0, "succeeded": True}}
+def execution_result(output):
+    """Return the result of an execution whose script printed this output."""
+    return {"web-1": {"stdout": output, "stderr": "", "return_code": 0, "succeeded": True}}
 
 
 def write(path, size=10, days=0):
@@ -118,29 +119,31 @@ class TestArguments:
     )
 
     @pytest.mark.parametrize(("name", "parameters"), PARAMETERS)
-    def test_hostile_values_are_refused_and_not_evaluated(self, run, tmp_path, name, parameters):
+    def test_hostile_values_are_refused_and_not_evaluated(
+        self, run_script, tmp_path, name, parameters
+    ):
         canary = tmp_path / "canary"
-        tested = list(parameters)[-1]
+        parameter = list(parameters)[-1]
         for text in HOSTILE:
             value = text.format(canary=canary).replace("\x00", "")
-            code, printed = run(name, **{**parameters, tested: value})
-            assert (code, list(printed)) == (2, ["error"]), value
+            code, output = run_script(name, **{**parameters, parameter: value})
+            assert (code, list(output)) == (2, ["error"]), value
             assert not canary.exists(), value
-            # Nothing that a template, JSON or a shell could evaluate comes back.
-            assert not set("{}<>\"'\\$`;|&*\n") & set(printed["error"]), printed
+            # The error contains nothing that a template, JSON or a shell could evaluate.
+            assert not set("{}<>\"'\\$`;|&*\n") & set(output["error"]), output
 
     @pytest.mark.parametrize("name", sorted(path.name for path in SCRIPTS.glob("*.sh")))
-    def test_unknown_arguments_are_refused(self, run, name):
-        assert run(name, servce="nginx")[0] == 2
+    def test_unknown_arguments_are_refused(self, run_script, name):
+        assert run_script(name, servce="nginx")[0] == 2
 
 
 class TestDisk:
-    def test_shows_the_file_system_and_its_largest_directories(self, run, tmp_path):
+    def test_shows_the_file_system_and_its_largest_directories(self, run_script, tmp_path):
         write(tmp_path / "small" / "file", 50_000)
         write(tmp_path / "large" / "inner" / "file", 900_000)
         write(tmp_path / "middle" / "file", 400_000)
-        code, printed = run("check_disk.sh", path=tmp_path, top=4)
-        facts = host_facts.read_disk(result(printed))
+        code, output = run_script("check_disk.sh", path=tmp_path, top=4)
+        facts = host_facts.read_disk(execution_result(output))
         assert code == 0
         names = [os.path.relpath(directory.path, tmp_path) for directory in facts.directories]
         assert names[0] == "."
@@ -153,23 +156,25 @@ class TestDisk:
         assert 0 <= facts.used_percent <= 100
         assert facts.mountpoint in ["/", *map(str, tmp_path.resolve().parents)]
 
-    def test_names_of_directories_are_inert(self, run, tmp_path):
+    def test_names_of_directories_are_inert(self, run_script, tmp_path):
         hostile = tmp_path / "{{ 7*7 }}\"'\\$(id)\x1b[31m\n999999999\t/etc"
         write(hostile / "file", 300_000)
-        printed = run("check_disk.sh", path=tmp_path, top=5)[1]
-        paths = [entry["path"] for entry in printed["directories"]]
+        output = run_script("check_disk.sh", path=tmp_path, top=5)[1]
+        paths = [entry["path"] for entry in output["directories"]]
         assert any("7_7" in path for path in paths), paths
         assert not set("{}<>\"'\\$`\n\x1b") & set("".join(paths))
 
-    def test_no_directories(self, run, tmp_path):
-        facts = host_facts.read_disk(result(run("check_disk.sh", path=tmp_path, top=0)[1]))
+    def test_top_0_shows_no_directories(self, run_script, tmp_path):
+        facts = host_facts.read_disk(
+            execution_result(run_script("check_disk.sh", path=tmp_path, top=0)[1])
+        )
         assert facts.directories == ()
 
 
 class TestMemory:
-    def test_shows_memory_and_the_largest_processes(self, run):
-        code, printed = run("check_memory.sh", top=20)
-        facts = host_facts.read_memory(result(printed))
+    def test_shows_memory_and_the_largest_processes(self, run_script):
+        code, output = run_script("check_memory.sh", top=20)
+        facts = host_facts.read_memory(execution_result(output))
         assert code == 0
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
         total = int(next(line.split()[1] for line in lines if line.startswith("MemTotal")))
@@ -179,47 +184,49 @@ class TestMemory:
         assert sizes
         assert sizes == sorted(sizes, reverse=True)
 
-    def test_arguments_of_processes_are_not_shown(self, run):
+    def test_arguments_of_processes_are_not_shown(self, run_script):
         command = [sys.executable, "-c", "import time; x = 'x' * 300_000_000; time.sleep(60)"]
         with subprocess.Popen([*command, "password=never-to-be-seen"]) as process:
             try:
                 deadline = time.monotonic() + 30
                 while True:
-                    printed = run("check_memory.sh", top=20)[1]
-                    shown = [p for p in printed["processes"] if p["pid"] == process.pid]
-                    if shown and shown[0]["bytes"] > 300_000_000:
+                    output = run_script("check_memory.sh", top=20)[1]
+                    matching = [p for p in output["processes"] if p["pid"] == process.pid]
+                    if matching and matching[0]["bytes"] > 300_000_000:
                         break
-                    assert time.monotonic() < deadline, printed
+                    assert time.monotonic() < deadline, output
             finally:
                 process.kill()
-        assert "never-to-be-seen" not in json.dumps(printed)
-        assert shown[0]["user"] == account()
+        assert "never-to-be-seen" not in json.dumps(output)
+        assert matching[0]["user"] == current_user()
 
 
 class TestCpu:
-    def test_finds_a_busy_process_whatever_its_name(self, run, tmp_path):
-        """A name can contain what separates the fields in /proc, and templates."""
+    def test_finds_a_busy_process_with_a_hostile_name(self, run_script, tmp_path):
+        """A name can contain templates and the separators of the fields in /proc."""
         program = tmp_path / "a) S {{7*7}}"
         shutil.copy(shutil.which("dash") or shutil.which("sh"), program)
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         with subprocess.Popen([str(program), "-c", "while :; do :; done"]) as process:
             try:
-                code, printed = run("check_cpu.sh", top=20)
+                code, output = run_script("check_cpu.sh", top=20)
             finally:
                 process.kill()
-        facts = host_facts.read_cpu(result(printed))
-        (busy,) = [p for p in facts.processes if p.pid == process.pid]
+        facts = host_facts.read_cpu(execution_result(output))
+        (busy_process,) = [p for p in facts.processes if p.pid == process.pid]
         assert code == 0
-        assert busy.name == "a) S __7_7__"
-        assert busy.used > 5  # percent of a processor, on a busy machine
+        assert busy_process.name == "a) S __7_7__"
+        assert busy_process.used > 5  # percent of a processor, on a busy machine
         assert facts.processors == os.cpu_count()
         assert facts.busy_percent > 0
 
 
 class TestCleanDisk:
-    def clean(self, run, *directories, **parameters):
+    def clean(self, run_script, *directories, **parameters):
         arguments = {"older_than_days": 7, **parameters}
-        return run("clean_disk.sh", directory_list=":".join(map(str, directories)), **arguments)
+        return run_script(
+            "clean_disk.sh", directory_list=":".join(map(str, directories)), **arguments
+        )
 
     @pytest.fixture
     def logs(self, tmp_path):
@@ -238,82 +245,82 @@ class TestCleanDisk:
             os.utime(base / name, (modified_at, modified_at), follow_symlinks=False)
         return base
 
-    KEPT = ("inner", "new.log", "pipe", "to_file", "to_outside")
+    KEPT_NAMES = ("inner", "new.log", "pipe", "to_file", "to_outside")
 
-    def test_deletes_old_regular_files_and_nothing_else(self, run, logs, tmp_path):
-        code, printed = self.clean(run, logs)
-        done = host_facts.read_cleaned_disk(result(printed))
+    def test_deletes_old_regular_files_and_nothing_else(self, run_script, logs, tmp_path):
+        code, output = self.clean(run_script, logs)
+        report = host_facts.read_cleaned_disk(execution_result(output))
         assert code == 0
-        assert (done.files, done.left_open, done.failed, done.dry_run) == (3, 0, 0, False)
-        assert done.bytes >= 50_000
-        assert sorted(path.name for path in logs.iterdir()) == list(self.KEPT)
+        assert (report.files, report.left_open, report.failed, report.dry_run) == (3, 0, 0, False)
+        assert report.bytes >= 50_000
+        assert sorted(path.name for path in logs.iterdir()) == list(self.KEPT_NAMES)
         assert list((logs / "inner").iterdir()) == []
         assert (tmp_path / "outside" / "old.log").exists()
 
-    def test_a_dry_run_deletes_nothing_and_counts_the_same(self, run, logs):
-        before = sorted(logs.rglob("*"))
-        planned = self.clean(run, logs, dry_run=True)[1]
-        assert sorted(logs.rglob("*")) == before
-        done = self.clean(run, logs)[1]
+    def test_a_dry_run_deletes_nothing_and_reports_the_same_counts(self, run_script, logs):
+        files_before = sorted(logs.rglob("*"))
+        planned = self.clean(run_script, logs, dry_run=True)[1]
+        assert sorted(logs.rglob("*")) == files_before
+        report = self.clean(run_script, logs)[1]
         assert planned["dry_run"]
         assert {k: planned[k] for k in ("files", "bytes", "examples")} == {
-            k: done[k] for k in ("files", "bytes", "examples")
+            k: report[k] for k in ("files", "bytes", "examples")
         }
 
-    def test_an_open_file_stays(self, run, logs):
+    def test_an_open_file_is_kept(self, run_script, logs):
         with open(logs / "old.log"):
-            done = self.clean(run, logs)[1]
-        assert (done["files"], done["left_open"]) == (2, 1)
+            report = self.clean(run_script, logs)[1]
+        assert (report["files"], report["left_open"]) == (2, 1)
         assert (logs / "old.log").exists()
 
-    def test_stops_at_the_number_of_files(self, run, tmp_path):
+    def test_stops_at_the_limit_of_files(self, run_script, tmp_path):
         for number in range(10):
             write(tmp_path / "logs" / f"{number}.log", days=8)
-        done = self.clean(run, tmp_path / "logs", max_files=4)[1]
-        assert (done["files"], done["limit_reached"]) == (4, "max_files")
+        report = self.clean(run_script, tmp_path / "logs", max_files=4)[1]
+        assert (report["files"], report["limit_reached"]) == (4, "max_files")
         assert len(list((tmp_path / "logs").iterdir())) == 6
 
-    def test_stops_at_the_size(self, run, tmp_path):
+    def test_stops_at_the_size_limit(self, run_script, tmp_path):
         for number in range(5):
             write(tmp_path / "logs" / f"{number}.log", 400_000, days=8)
-        done = self.clean(run, tmp_path / "logs", max_megabytes=1)[1]
-        assert (done["files"], done["limit_reached"]) == (2, "max_megabytes")
-        assert done["bytes"] <= 1_000_000
+        report = self.clean(run_script, tmp_path / "logs", max_megabytes=1)[1]
+        assert (report["files"], report["limit_reached"]) == (2, "max_megabytes")
+        assert report["bytes"] <= 1_000_000
 
-    def test_a_path_with_a_line_break_stays(self, run, tmp_path):
+    def test_a_path_with_a_line_break_is_kept(self, run_script, tmp_path):
         """It looks like two paths; the second one must not be deleted."""
         victim = write(tmp_path / "victim" / "old.log", days=8)
         write(tmp_path / "logs" / ("x\n" + str(victim).lstrip("/")), days=8)
         write(tmp_path / "logs" / "incomplete\n" / "file", days=8)
-        done = self.clean(run, tmp_path / "logs")[1]
-        assert done["files"] == 0
-        assert done["search_complete"]
+        report = self.clean(run_script, tmp_path / "logs")[1]
+        assert report["files"] == 0
+        assert report["search_complete"]
         assert victim.exists()
 
-    def test_a_directory_that_becomes_a_link_is_not_entered(self, run, shell, tmp_path):
+    def test_a_directory_that_becomes_a_link_is_not_entered(self, run_script, shell, tmp_path):
         """Its owner can replace it after the search has found a file in it."""
         victim = write(tmp_path / "victim" / "old.log", days=8)
         inner = write(tmp_path / "logs" / "inner" / "old.log", days=8).parent
-        fake = tmp_path / "bin"
-        fake.mkdir()
+        fake_programs = tmp_path / "bin"
+        fake_programs.mkdir()
         # The search finds the file, and its owner replaces the directory before anything else.
-        (fake / "find").write_text(
+        (fake_programs / "find").write_text(
             "#!/bin/sh\n"
             f'case $1 in {tmp_path}/logs) mv "{inner}" "{inner}.away";'
             f' ln -s "{victim.parent}" "{inner}"; echo "{inner}/old.log" ;; esac\n'
         )
-        (fake / "find").chmod(0o755)
+        (fake_programs / "find").chmod(0o755)
         command, path = shell
         arguments = [f"--directory_list={tmp_path}/logs", "--older_than_days=7"]
-        ended = subprocess.run(
+        completed = subprocess.run(
             [*command, str(SCRIPTS / "clean_disk.sh"), *arguments],
             check=False,
             stdout=subprocess.PIPE,
-            env={"PATH": f"{fake}:{path}"},
+            env={"PATH": f"{fake_programs}:{path}"},
             timeout=60,
         )
-        done = json.loads(ended.stdout.decode())
-        assert (done["files"], done["left_changed"]) == (0, 1)
+        report = json.loads(completed.stdout.decode())
+        assert (report["files"], report["left_changed"]) == (0, 1)
         assert victim.exists()
 
     @pytest.mark.parametrize(
@@ -349,43 +356,41 @@ class TestCleanDisk:
             "",
         ],
     )
-    def test_directories_that_are_never_cleaned(self, run, directory):
-        code, printed = self.clean(run, directory, dry_run=True)
-        assert (code, list(printed)) == (2, ["error"])
+    def test_protected_directories_are_refused(self, run_script, directory):
+        code, output = self.clean(run_script, directory, dry_run=True)
+        assert (code, list(output)) == (2, ["error"])
 
-    def test_a_link_to_a_directory_is_refused(self, run, logs, tmp_path):
-        code, printed = self.clean(run, logs / "to_outside")
+    def test_a_link_to_a_directory_is_refused(self, run_script, logs, tmp_path):
+        code, output = self.clean(run_script, logs / "to_outside")
         assert code == 2
-        assert str(tmp_path / "outside") in printed["error"]  # the path to use instead
+        assert str(tmp_path / "outside") in output["error"]  # the path to use instead
 
-    def test_one_refused_directory_refuses_all(self, run, logs):
-        assert self.clean(run, logs, "/etc")[0] == 2
+    def test_one_refused_directory_prevents_the_whole_run(self, run_script, logs):
+        assert self.clean(run_script, logs, "/etc")[0] == 2
         assert (logs / "old.log").exists()
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may delete every file")
-    def test_a_file_that_cannot_be_deleted_fails_the_run(self, run, logs):
+    def test_a_file_that_cannot_be_deleted_fails_the_run(self, run_script, logs):
         (logs / "inner").chmod(0o555)
-        code, printed = self.clean(run, logs)
+        code, output = self.clean(run_script, logs)
         (logs / "inner").chmod(0o755)
-        assert (code, printed["failed"], printed["files"]) == (1, 1, 2)
+        assert (code, output["failed"], output["files"]) == (1, 1, 2)
 
 
 class TestService:
     @pytest.mark.parametrize("name", ["check_service.sh", "restart_service.sh"])
-    def test_a_service_that_the_host_does_not_have(self, run, name):
-        code, printed = run(name, service="no-such-service")
+    def test_an_unknown_service_is_refused(self, run_script, name):
+        code, output = run_script(name, service="no-such-service")
         assert code == 2
-        assert "no service no-such-service" in printed["error"]
+        assert "no service no-such-service" in output["error"]
 
     @pytest.mark.parametrize("service", ["systemd-poweroff", "systemd-reboot.service", "reboot"])
-    def test_a_service_that_stops_the_host_is_never_restarted(self, run, service):
-        code, printed = run("restart_service.sh", service=service)
+    def test_a_service_that_stops_the_host_is_never_restarted(self, run_script, service):
+        code, output = run_script("restart_service.sh", service=service)
         assert code == 2
-        assert "stops the host" in printed["error"]
+        assert "stops the host" in output["error"]
 
 
-def account():
-    """Return the name of this user, or its number."""
-    import pwd
-
+def current_user():
+    """Return the name of the user that runs the tests."""
     return pwd.getpwuid(os.geteuid()).pw_name

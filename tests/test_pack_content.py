@@ -1,6 +1,6 @@
 """The pack's YAML files are consistent, and the content check finds each kind of mistake.
 
-The second half breaks a small pack in one place at a time, and expects the check to name it.
+The second half makes one mistake at a time in a small pack, and expects the check to report it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def test_the_pack_has_no_problems():
-    problems = content.problems(ROOT)
+    problems = content.find_problems(ROOT)
     assert not problems, "\n".join(problems)
 
 
@@ -29,17 +29,17 @@ def test_a_rule_matches_each_example_alert():
         rule.get("criteria", {}).get("trigger.alert_name", {})
         for rule in content.Pack(ROOT).rules.values()
     ]
-    known = {name for criterion in criteria for name in names_of(criterion)}
-    assert alerts - known == set()
+    matched_names = {name for criterion in criteria for name in alert_names(criterion)}
+    assert alerts - matched_names == set()
 
 
-def names_of(criterion):
+def alert_names(criterion):
     """Return the alert names in a criterion, which is a list, a name or a regular expression."""
     pattern = criterion.get("pattern") or ""
     return pattern if isinstance(pattern, list) else re.findall(r"\w+", pattern)
 
 
-GOOD = {
+VALID_PACK = {
     "pack.yaml": {
         "ref": "cake",
         "name": "cake",
@@ -62,7 +62,7 @@ GOOD = {
     "sensors/oven.yaml": {
         "class_name": "Oven",
         "entry_point": "oven.py",
-        "description": "Says when a cake is done",
+        "description": "Reports finished cakes",
         "trigger_types": [
             {
                 "name": "done",
@@ -106,7 +106,7 @@ GOOD = {
     "actions/knife.yaml": {
         "name": "knife",
         "runner_type": "remote-shell-cmd",
-        "description": "What a host prints comes back as it is",
+        "description": "Returns the output of a host unchanged",
         "parameters": {"cmd": {"default": "uptime", "immutable": True}},
     },
     "actions/scrape.yaml": {
@@ -144,17 +144,17 @@ GOOD = {
                     {
                         "when": "<% succeeded() and result().result.pieces > 0 %>",
                         "publish": [{"pieces": "<% result().result.pieces %>"}],
-                        "do": "look",
+                        "do": "inspect",
                     },
                     {"when": "{{ failed() }}", "do": "fail"},
                 ],
             },
-            "look": {
+            "inspect": {
                 "action": "core.remote",
                 "input": {"hosts": "localhost", "cmd": "uptime"},
-                "next": [{"when": "<% succeeded() %>", "do": ["again", "noop"]}],
+                "next": [{"when": "<% succeeded() %>", "do": ["cut_again", "noop"]}],
             },
-            "again": {
+            "cut_again": {
                 "action": "cake.slice",
                 "input": {
                     "request_id": "<% ctx(request_id) %>",
@@ -162,11 +162,11 @@ GOOD = {
                 },
             },
         },
-        "output": [{"pieces": "<% ctx().pieces %>"}, {"looked": "<% task(look).status %>"}],
+        "output": [{"pieces": "<% ctx().pieces %>"}, {"inspection": "<% task(inspect).status %>"}],
     },
     "rules/on_done.yaml": {
         "name": "on_done",
-        "description": "Serves what is done",
+        "description": "Serves finished cakes",
         "enabled": True,
         "trigger": {"type": "cake.done"},
         "criteria": {"trigger.labels.kind": {"type": "equals", "pattern": "lemon"}},
@@ -207,7 +207,7 @@ def write(directory, file, value):
 
 @pytest.fixture
 def pack(tmp_path):
-    for file, value in GOOD.items():
+    for file, value in VALID_PACK.items():
         write(tmp_path, file, value)
     (tmp_path / "actions" / "workflows").symlink_to("../workflows")
     return tmp_path
@@ -216,22 +216,22 @@ def pack(tmp_path):
 REMOVED = object()
 
 
-def changed(file, path, value):
+def with_change(file, path, value):
     """Return a file of the small pack, with the value at a path changed or removed."""
-    whole = yaml.safe_load(yaml.safe_dump(GOOD[file]))
+    document = yaml.safe_load(yaml.safe_dump(VALID_PACK[file]))
     steps = [int(step) if step.isdigit() else step for step in path.split("/")]
-    inner = whole
+    parent = document
     for step in steps[:-1]:
-        inner = inner[step]
+        parent = parent[step]
     if value is REMOVED:
-        del inner[steps[-1]]
+        del parent[steps[-1]]
     else:
-        inner[steps[-1]] = value
-    return whole
+        parent[steps[-1]] = value
+    return document
 
 
 def test_the_small_pack_has_no_problems(pack):
-    assert content.problems(str(pack)) == []
+    assert content.find_problems(str(pack)) == []
 
 
 PACK, CONFIG, EXAMPLE = "pack.yaml", "config.schema.yaml", "cake.yaml.example"
@@ -242,8 +242,8 @@ DAILY = "rules/daily.yaml"
 POLICY = "policies/one_knife.yaml"
 PAYLOAD = "trigger_types/0/payload_schema"
 
-# file, path in it, value, part of the problem
-FAULTS = [
+# file, path of a key, new value, part of the expected problem
+MISTAKES = [
     (PACK, "email", REMOVED, "needs email"),
     (PACK, "email", "baker@localhost", "not an address"),
     (PACK, "version", "1.0", "semantic version"),
@@ -254,14 +254,14 @@ FAULTS = [
     (PACK, "stackstorm_version", "3.8", "stackstorm_version"),
     (PACK, "licence", "MIT", "unknown key 'licence'"),
     (CONFIG, "port/description", REMOVED, "no description"),
-    (CONFIG, "port/default", "8000", "default does not fit"),
-    (CONFIG, "tokens/secret", True, "secret belongs to the items"),
+    (CONFIG, "port/default", "8000", "default does not match"),
+    (CONFIG, "tokens/secret", True, "put `secret` at the items"),
     (CONFIG, "port/minimun", 1, "unknown key 'minimun'"),
     (EXAMPLE, "port", "a port", "is not of type 'integer'"),
     (EXAMPLE, "prot", 1, "'prot' was unexpected"),
     (SENSOR, "entry_point", "hob.py", "hob.py is not in sensors"),
     (SENSOR, "class_name", "Hob", "no class Hob"),
-    (SENSOR, PAYLOAD + "/required", ["request_id"], "drop everything"),
+    (SENSOR, PAYLOAD + "/required", ["request_id"], "drops every payload"),
     (SENSOR, PAYLOAD + "/properties/episode/type", ["string", "null"], "list of types"),
     (SENSOR, PAYLOAD + "/properties/episode/pattern", 7, "is not of type 'string'"),
     (SENSOR, "trigger_types/0/name", "ready", "no trigger cake.done"),
@@ -274,7 +274,7 @@ FAULTS = [
     (SLICE, "entry_point", "slices.py", "not in actions"),
     (SLICE, "parameters/pieces/description", REMOVED, "pieces has no description"),
     (SLICE, "parameters/pieces/type", REMOVED, "pieces has no type"),
-    (SLICE, "parameters/pieces/default", 0, "default does not fit"),
+    (SLICE, "parameters/pieces/default", 0, "default does not match"),
     (SLICE, "parameters/pieces/require", True, "unknown key 'require'"),
     (SLICE, "parameters/request_id/required", "yes", "not true or false"),
     (SLICE, "parameters/request_id/immutable", True, "immutable and has no default"),
@@ -286,7 +286,7 @@ FAULTS = [
     (SLICE, "output_schema", REMOVED, "no output_schema"),
     (SLICE, "output_schema", {"properties": {}}, "neither type nor anyOf"),
     (SLICE, "output_schema/type", ["object", "string"], "list of types"),
-    (SLICE, "output_schema/required", ["pieces"], "drop everything"),
+    (SLICE, "output_schema/required", ["pieces"], "drops every payload"),
     (SERVE, "entry_point", "workflows/server.yaml", "not in actions"),
     (SERVE, "parameters/size", {"type": "string", "description": "x"}, "has no input size"),
     (SERVE, "parameters/request_id", REMOVED, "requires the input request_id"),
@@ -294,12 +294,12 @@ FAULTS = [
     (WORKFLOW, "tasks/cut/on-success", "x", "unknown key 'on-success'"),
     (WORKFLOW, "tasks/cut/action", "cake.slize", "no action cake.slize"),
     (WORKFLOW, "tasks/cut/action", "bread.slice", "no action bread.slice"),
-    (WORKFLOW, "tasks/cut/input/peaces", 1, "takes no peaces"),
+    (WORKFLOW, "tasks/cut/input/peaces", 1, "no parameter peaces"),
     (WORKFLOW, "tasks/cut/input/request_id", REMOVED, "needs request_id"),
-    (WORKFLOW, "tasks/look/input/command", "id", "core.remote takes no command"),
+    (WORKFLOW, "tasks/inspect/input/command", "id", "core.remote has no parameter command"),
     (WORKFLOW, "tasks/cut/next/0/do", "lock", "continues with lock"),
     (RULE, "action/ref", "cake.eat", "no action cake.eat"),
-    (RULE, "action/parameters/size", 1, "takes no size"),
+    (RULE, "action/parameters/size", 1, "no parameter size"),
     (RULE, "action/parameters/request_id", REMOVED, "needs request_id"),
     (RULE, "action/parameters/episode", "{{ trigger.epsiode }}", "the trigger has no epsiode"),
     (RULE, "enabled", REMOVED, "enabled: true or false"),
@@ -321,54 +321,54 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("file, path, value, expected", FAULTS)
-def test_a_mistake_is_named(pack, file, path, value, expected):
-    write(pack, file, changed(file, path, value))
-    problems = content.problems(str(pack))
+@pytest.mark.parametrize("file, path, value, expected", MISTAKES)
+def test_a_mistake_is_reported(pack, file, path, value, expected):
+    write(pack, file, with_change(file, path, value))
+    problems = content.find_problems(str(pack))
     assert any(expected in problem for problem in problems), problems
 
 
 # Each makes StackStorm evaluate the output of a host, or the result of another pack.
-HOSTILE = [
-    ("tasks/look/next/0/when", "<% result().stdout != '' %>"),
-    ("tasks/look/next/0/when", "{{ result().stdout }}"),
-    ("tasks/look/next/0/when", "{% if result () %}x{% endif %}"),
-    ("tasks/look/next/0/publish", [{"out": "<% result() %>"}]),
-    ("tasks/look/next/0/publish", "out=<% result().stdout %>"),
-    ("tasks/look/retry", {"when": "<% result().failed %>", "count": 3}),
-    ("tasks/look/action", "cake.knife"),
-    ("tasks/again/input/pieces", "<% task(look).result.stdout %>"),
-    ("tasks/again/input/pieces", "<% task('look').get(result) %>"),
-    ("tasks/again/input/pieces", '{{ task("look")["result"] }}'),
-    ("tasks/again/input/pieces", "<% len(str(task( look ))) %>"),
-    ("tasks/again/input/pieces", "<% task(ctx().which).result %>"),
-    ("tasks/again/with", {"items": "<% task(look).result %>"}),
-    ("tasks/again/delay", "<% int(task(look).result.stdout) %>"),
-    ("output", [{"seen": "<% task(look).result %>"}]),
-    ("output", [{"{{ task('look').result }}": 1}]),
-    ("output", [{"deep": {"er": ["a", "<% task(cut).result %> <% task(look).result %>"]}}]),
-    ("output", [{"seen": "<% result() %>"}]),
-    ("vars", [{"seen": "<% task(look).result %>"}]),
+UNSAFE_EXPRESSIONS = [
+    ("tasks/inspect/next/0/when", "<% result().stdout != '' %>"),
+    ("tasks/inspect/next/0/when", "{{ result().stdout }}"),
+    ("tasks/inspect/next/0/when", "{% if result () %}x{% endif %}"),
+    ("tasks/inspect/next/0/publish", [{"out": "<% result() %>"}]),
+    ("tasks/inspect/next/0/publish", "out=<% result().stdout %>"),
+    ("tasks/inspect/retry", {"when": "<% result().failed %>", "count": 3}),
+    ("tasks/inspect/action", "cake.knife"),
+    ("tasks/cut_again/input/pieces", "<% task(inspect).result.stdout %>"),
+    ("tasks/cut_again/input/pieces", "<% task('inspect').get(result) %>"),
+    ("tasks/cut_again/input/pieces", '{{ task("inspect")["result"] }}'),
+    ("tasks/cut_again/input/pieces", "<% len(str(task( inspect ))) %>"),
+    ("tasks/cut_again/input/pieces", "<% task(ctx().which).result %>"),
+    ("tasks/cut_again/with", {"items": "<% task(inspect).result %>"}),
+    ("tasks/cut_again/delay", "<% int(task(inspect).result.stdout) %>"),
+    ("output", [{"result": "<% task(inspect).result %>"}]),
+    ("output", [{"{{ task('inspect').result }}": 1}]),
+    ("output", [{"nested": {"list": ["a", "<% task(cut).result %> <% task(inspect).result %>"]}}]),
+    ("output", [{"result": "<% result() %>"}]),
+    ("vars", [{"result": "<% task(inspect).result %>"}]),
 ]
 
 
-@pytest.mark.parametrize("path, value", HOSTILE)
-def test_no_expression_may_name_the_result_of_another_pack(pack, path, value):
-    workflow = changed(WORKFLOW, path, value)
+@pytest.mark.parametrize("path, value", UNSAFE_EXPRESSIONS)
+def test_no_expression_may_use_the_result_of_another_pack(pack, path, value):
+    workflow = with_change(WORKFLOW, path, value)
     if value == "cake.knife":  # it belongs to this pack, and returns the output of a host
-        workflow["tasks"]["look"]["input"] = {"hosts": "localhost"}
-        workflow["tasks"]["look"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
+        workflow["tasks"]["inspect"]["input"] = {"hosts": "localhost"}
+        workflow["tasks"]["inspect"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
     write(pack, WORKFLOW, workflow)
-    problems = content.problems(str(pack))
+    problems = content.find_problems(str(pack))
     expected = ("expression", "result() is not available", "is not a task of this workflow")
     assert any(text in problem for problem in problems for text in expected), problems
 
 
 def test_a_task_whose_action_is_an_expression_counts_as_another_pack(pack):
-    workflow = changed(WORKFLOW, "tasks/cut/action", "<% ctx().request_id %>")
+    workflow = with_change(WORKFLOW, "tasks/cut/action", "<% ctx().request_id %>")
     write(pack, WORKFLOW, workflow)
-    problems = content.problems(str(pack))
-    assert any("names the result of <% ctx().request_id %>" in problem for problem in problems), (
+    problems = content.find_problems(str(pack))
+    assert any("uses the result of <% ctx().request_id %>" in problem for problem in problems), (
         problems
     )
 
@@ -384,14 +384,14 @@ def test_a_task_whose_action_is_an_expression_counts_as_another_pack(pack):
     ],
 )
 def test_a_rule_may_not_pass_alert_text_to_a_workflow(pack, expression):
-    write(pack, RULE, changed(RULE, "action/parameters/episode", expression))
-    assert any("passes trigger" in problem for problem in content.problems(str(pack)))
+    write(pack, RULE, with_change(RULE, "action/parameters/episode", expression))
+    assert any("passes trigger" in problem for problem in content.find_problems(str(pack)))
 
 
 def test_a_rule_may_pass_the_trace_tag(pack):
     tag = "{{ action_context.trace_context.trace_tag }}"
-    write(pack, RULE, changed(RULE, "action/parameters/episode", tag))
-    assert content.problems(str(pack)) == []
+    write(pack, RULE, with_change(RULE, "action/parameters/episode", tag))
+    assert content.find_problems(str(pack)) == []
 
 
 @pytest.mark.parametrize(
@@ -410,13 +410,13 @@ def test_a_rule_may_pass_the_trace_tag(pack):
         ("actions/slice.py", "run = None\n", "0 classes with a run"),
     ],
 )
-def test_an_unreadable_file_is_named(pack, file, text, expected):
+def test_a_broken_file_is_reported(pack, file, text, expected):
     write(pack, file, text)
-    problems = content.problems(str(pack))
+    problems = content.find_problems(str(pack))
     assert any(expected in problem for problem in problems), problems
 
 
-BASE = "class Knife:\n    def run(self, **given):\n        return self.work(**given)\n"
+BASE = "class Knife:\n    def run(self, **parameters):\n        return self.work(**parameters)\n"
 DERIVED = (
     "from knife import Knife\n\n\nclass Slice(Knife):\n    def work(self, {}):\n        pass\n"
 )
@@ -425,14 +425,14 @@ DERIVED = (
 def test_a_base_class_may_define_run(pack):
     write(pack, "actions/knife.py", BASE)
     write(pack, "actions/slice.py", DERIVED.format("request_id, pieces=8"))
-    assert content.problems(str(pack)) == []
+    assert content.find_problems(str(pack)) == []
     write(pack, "actions/slice.py", DERIVED.format("request_id"))
-    assert any("not take the parameter pieces" in text for text in content.problems(str(pack)))
+    assert any("not take the parameter pieces" in text for text in content.find_problems(str(pack)))
 
 
-def test_a_symbolic_link_out_of_the_pack_is_named(pack, tmp_path_factory):
-    outside = tmp_path_factory.mktemp("elsewhere") / "slice.py"
-    outside.write_text(GOOD["actions/slice.py"])
+def test_a_symbolic_link_out_of_the_pack_is_reported(pack, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "slice.py"
+    outside.write_text(VALID_PACK["actions/slice.py"])
     (pack / "actions" / "slice.py").unlink()
     (pack / "actions" / "slice.py").symlink_to(outside)
-    assert any("leads out of the pack" in problem for problem in content.problems(str(pack)))
+    assert any("leads out of the pack" in problem for problem in content.find_problems(str(pack)))

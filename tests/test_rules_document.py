@@ -23,7 +23,7 @@ NOT_TEXT = {"details": "object", "request": "object"}
 
 
 def examples():
-    """Return each rule with the labels before it, and the parameters after it if it matches."""
+    """Return each rule with the labels above it and, if it matches, the parameters below it."""
     labels, rules = {}, []
     for kind, text in BLOCK.findall(TEXT):
         content = yaml.safe_load(text)
@@ -37,7 +37,7 @@ def examples():
     return rules
 
 
-def payload_of(labels):
+def make_payload(labels):
     alert = RecordedAlert(
         id=1,
         alert_name=labels["alertname"],
@@ -53,7 +53,7 @@ def payload_of(labels):
     return triggers.alert_payload(REQUEST, alert)
 
 
-def engine_with(rule):
+def make_engine(rule):
     """Return the stand-in's rules engine with one rule."""
     rule = {"ref": "mypack.rule", "enabled": True, "type": {"ref": "standard"}, **rule}
     content = types.SimpleNamespace(rules={"mypack.rule": rule})
@@ -61,24 +61,25 @@ def engine_with(rule):
     return rules.RulesEngine(content, store, executor=None)
 
 
-@pytest.mark.parametrize("labels, rule, gets", examples())
-def test_a_rule_matches_and_passes_text_as_documented(labels, rule, gets):
-    payload = payload_of(labels)
+@pytest.mark.parametrize("labels, rule, expected_parameters", examples())
+def test_a_rule_matches_and_passes_text_as_documented(labels, rule, expected_parameters):
+    payload = make_payload(labels)
     instance = {"id": "i", "trigger": "poundcake.alert", "payload": payload}
-    matching = engine_with(rule).matching(instance)
-    assert bool(matching) is (gets is not None)
-    if gets is None:
+    matching = make_engine(rule).matching(instance)
+    assert bool(matching) is (expected_parameters is not None)
+    if expected_parameters is None:
         return
     parameters = rule["action"]["parameters"]
     schemas = {name: {"type": NOT_TEXT.get(name, "string")} for name in parameters}
     rendered = expressions.render_parameters(parameters, schemas, {"trigger": payload})
-    assert {n: expressions.cast(v, schemas[n]) for n, v in rendered.items()} == gets
+    received = {n: expressions.cast(v, schemas[n]) for n, v in rendered.items()}
+    assert received == expected_parameters
 
 
 def test_exactly_the_unsafe_examples_are_refused():
-    wrong = [yaml.safe_load(text) for kind, text in BLOCK.findall(TEXT) if kind == "never"]
-    assert len(wrong) == 2
-    for rule in wrong:
+    unsafe_rules = [yaml.safe_load(text) for kind, text in BLOCK.findall(TEXT) if kind == "never"]
+    assert len(unsafe_rules) == 2
+    for rule in unsafe_rules:
         assert len(check_rules.check_rule(rule)) == 1
     for _, rule, _ in examples():
         assert check_rules.check_rule(rule) == []
@@ -92,15 +93,15 @@ def test_every_block_of_the_page_is_tested():
 def test_the_table_of_substitutes_matches_the_code():
     rows = re.findall(r"^\| ([^|\n]+) \| ([^|\n]+) \|$", TEXT, re.MULTILINE)
     pairs = [(re.findall(r"`([^`]+)`", a), re.findall(r"`([^`]+)`", b)) for a, b in rows]
-    substitutes = [pair for given, found in pairs for pair in zip(given, found)]
+    substitutes = [pair for originals, results in pairs for pair in zip(originals, results)]
     substitutes = [(a, b) for a, b in substitutes if not set(a + b) & set("abcdefghijklmnop_")]
     assert len(substitutes) == 8
-    for given, found in substitutes:
-        assert payload_of({"alertname": given})["alert_name"] == found
+    for original, substitute in substitutes:
+        assert make_payload({"alertname": original})["alert_name"] == substitute
 
 
 def test_missing_labels_and_labels_named_like_methods_behave_as_documented():
-    payload = payload_of({"alertname": "x", "items": "3"})
+    payload = make_payload({"alertname": "x", "items": "3"})
 
     def render(template):
         return expressions.render_parameters({"a": template}, {}, {"trigger": payload})["a"]

@@ -1,4 +1,4 @@
-"""The sensor, created, run and stopped as by StackStorm's sensor container."""
+"""The sensor works when it is created, run and stopped as StackStorm's sensor container does it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def config(tmp_path):
     return {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
 
 
-def test_the_container_can_create_it_and_call_every_method(sensor_class, config):
+def test_the_container_can_create_the_sensor_and_call_every_method(sensor_class, config):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor.setup()
     for name in ("add_trigger", "update_trigger", "remove_trigger"):
@@ -51,11 +51,11 @@ def test_the_container_can_create_it_and_call_every_method(sensor_class, config)
     sensor.cleanup()
 
 
-def test_it_needs_no_configuration(sensor_class):
+def test_the_sensor_needs_no_configuration(sensor_class):
     sensor_class(sensor_service=Service()).cleanup()
 
 
-def test_it_serves_until_cleanup(sensor_class, config, tmp_path):
+def test_the_sensor_serves_until_cleanup(sensor_class, config, tmp_path):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor._endpoint._bus = FileBus(str(tmp_path / "published"), config)
     # StackStorm runs it in the main thread, which belongs to pytest here.
@@ -81,43 +81,43 @@ def run(code, *arguments):
 
 
 def test_the_packs_typing_extensions_takes_precedence(tmp_path):
-    """StackStorm 3.8.1 has 4.1.1 first on a sensor's path, and SQLAlchemy 2 cannot load with it."""
+    """StackStorm 3.8.1 puts version 4.1.1 first on the path, which is too old for SQLAlchemy 2."""
     pytest.importorskip("typing_extensions")
     (tmp_path / "typing_extensions.py").write_text("OLD = True\n")
-    printed = run(
+    completed = run(
         """
         import runpy, sys
         sys.path.insert(0, sys.argv[2])
         path = list(sys.path)
-        found = runpy.run_path(sys.argv[1])
+        runpy.run_path(sys.argv[1])
         import typing_extensions
         assert not hasattr(typing_extensions, "OLD"), typing_extensions.__file__
-        # Everything else that StackStorm ships keeps its place.
+        # The other entries keep their order.
         assert [p for p in sys.path if p in path] == path
         import sqlalchemy
-        print("good")
+        print("passed")
         """,
         str(tmp_path),
     )
-    assert printed.stdout.strip() == "good", printed.stderr
+    assert completed.stdout.strip() == "passed", completed.stderr
 
 
 def test_an_already_loaded_typing_extensions_is_kept(tmp_path):
-    printed = run(
+    completed = run(
         """
         import runpy, sys
         import typing_extensions as before
         runpy.run_path(sys.argv[1])
         import typing_extensions as after
         assert before is after
-        print("good")
+        print("passed")
         """
     )
-    assert printed.stdout.strip() == "good", printed.stderr
+    assert completed.stdout.strip() == "passed", completed.stderr
 
 
-def test_it_finds_the_packs_own_lib():
-    printed = run(
+def test_the_sensor_finds_the_packs_own_lib():
+    completed = run(
         """
         import runpy, sys
         assert not any(p.endswith("lib/poundcake") for p in sys.path)
@@ -125,15 +125,15 @@ def test_it_finds_the_packs_own_lib():
         print(sys.modules["poundcake"].__file__)
         """
     )
-    assert printed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
+    assert completed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
 
 
 def wait_for_record(endpoint, request_ids):
     """Wait until the tracking database contains all requests."""
 
     def is_recorded(request_id):
-        answer = endpoint.get("/api/v1/status/" + request_id)
-        return answer.json.get("status") in ("recorded", "completed")
+        response = endpoint.get("/api/v1/status/" + request_id)
+        return response.json.get("status") in ("recorded", "completed")
 
     for request_id in request_ids:
         wait_for(functools.partial(is_recorded, request_id))
@@ -149,11 +149,11 @@ def sensor(request, tmp_path):
         return created[-1]
 
     yield create
-    for each in created:
-        each.stop()
+    for endpoint in created:
+        endpoint.stop()
 
 
-class TestStops:
+class TestTermination:
     """StackStorm's container stops a sensor with SIGTERM, and kills it 5 seconds later."""
 
     def terminate(self, sensor):
@@ -162,10 +162,10 @@ class TestStops:
         # The container does not restart a sensor that exits with 0.
         assert sensor.process.returncode == 128 + signal.SIGTERM
 
-    def log(self, tmp_path):
+    def read_log(self, tmp_path):
         return (tmp_path / "log").read_text(errors="replace")
 
-    def test_with_a_request_waiting(self, sensor, tmp_path):
+    def test_sigterm_keeps_a_waiting_request(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
@@ -173,24 +173,24 @@ class TestStops:
         # SQLite removes this file when the journal is closed.
         assert not (tmp_path / "state" / "journal.sqlite-wal").exists()
         assert [entry[0] for entry in endpoint.entries()] == [request_id]
-        assert "stopped" in self.log(tmp_path)
+        assert "stopped" in self.read_log(tmp_path)
 
-    @pytest.mark.parametrize("missing", ["port", "journal", "configuration"])
-    def test_while_it_cannot_start(self, sensor, tmp_path, missing):
-        config = {"log_level": "loud"} if missing == "configuration" else {}
+    @pytest.mark.parametrize("obstacle", ["port", "journal", "configuration"])
+    def test_sigterm_ends_a_sensor_that_cannot_start(self, sensor, tmp_path, obstacle):
+        config = {"log_level": "loud"} if obstacle == "configuration" else {}
         logged = {"port": "cannot listen", "journal": "journal: down", "configuration": "log_level"}
-        if missing == "journal":
+        if obstacle == "journal":
             (tmp_path / "state").write_text("")
-        with socket.socket() as taken:
+        with socket.socket() as listener:
             endpoint = sensor(**config)
-            if missing == "port":
-                taken.bind(("127.0.0.1", endpoint.port))
-                taken.listen(1)
+            if obstacle == "port":
+                listener.bind(("127.0.0.1", endpoint.port))
+                listener.listen(1)
             endpoint.start()
-            wait_for(lambda: logged[missing] in self.log(tmp_path))
+            wait_for(lambda: logged[obstacle] in self.read_log(tmp_path))
             self.terminate(endpoint)
 
-    def test_while_a_body_is_slow_and_the_broker_does_not_answer(self, sensor, tmp_path):
+    def test_sigterm_is_not_delayed_by_a_slow_body_or_broker(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         if not endpoint.patched:  # the tests' bus would block all green threads
             os.mkfifo(endpoint.published_path)  # without a reader, so a writer blocks
@@ -204,20 +204,20 @@ class TestStops:
             self.terminate(endpoint)
         assert len(endpoint.entries()) == 1
 
-    def test_killed_at_any_moment_it_loses_no_accepted_request(self, sensor):
+    def test_a_sensor_killed_at_any_moment_loses_no_accepted_request(self, sensor):
         """Case A17 of docs/CASES.md."""
         endpoint, accepted = sensor(), []
         for _ in range(3):
-            accepted += accepted_until_killed(endpoint, 20)
+            accepted += post_until_killed(endpoint, 20)
         endpoint.start().ready()
         assert len(set(accepted)) == len(accepted)
         wait_for_record(endpoint, accepted)
 
 
-def accepted_until_killed(endpoint, count):
-    """Start an endpoint, post to it from several threads, and kill it.
+def post_until_killed(endpoint, count):
+    """Start an endpoint, post to it from several threads, and kill it after `count` requests.
 
-    Return the ids of the requests that it answered 202, more than a number of them.
+    Return the ids of the requests that were answered 202: more than `count`.
     """
     accepted, killed = [], threading.Event()
 
@@ -226,11 +226,11 @@ def accepted_until_killed(endpoint, count):
         while not killed.is_set():
             number += 1
             try:
-                answer = endpoint.post(webhook(alert(f"Kill{number}")))
+                response = endpoint.post(webhook(alert(f"Kill{number}")))
             except (OSError, AssertionError, AttributeError):
                 continue  # it was killed before it answered
-            if answer and answer.status == 202:
-                accepted.append(answer.json["request_id"])
+            if response and response.status == 202:
+                accepted.append(response.json["request_id"])
 
     endpoint.start().ready()
     threads = [threading.Thread(target=post) for _ in range(4)]

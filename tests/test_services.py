@@ -1,4 +1,4 @@
-"""The tests' servers start, are private, and report a missing program.
+"""The tests' servers start, are isolated from the machine, and report a missing program.
 
 The fault suite verifies that they keep their data when they are killed.
 """
@@ -29,8 +29,7 @@ def test_a_database_url_leads_to_an_empty_database(database_url):
     engine.dispose()
 
 
-def test_mariadbs_user_owns_only_its_database(mariadb, mariadb_url):
-    """The pack's user owns its database and nothing else."""
+def test_mariadbs_user_can_create_no_other_database(mariadb, mariadb_url):
     url = sqlalchemy.engine.make_url(mariadb_url)
     connection = pymysql.connect(
         host=url.host, port=url.port, user=url.username, password=url.password
@@ -39,13 +38,13 @@ def test_mariadbs_user_owns_only_its_database(mariadb, mariadb_url):
         cursor.execute("SELECT @@bind_address")
         assert cursor.fetchone() == ("127.0.0.1",)
         with pytest.raises(pymysql.err.OperationalError):
-            cursor.execute("CREATE DATABASE elsewhere")
+            cursor.execute("CREATE DATABASE other")
     connection.close()
 
 
 def test_alertmanager_posts_firing_and_resolved_alerts(alertmanager, webhook):
     server = alertmanager(webhook.url, http_config={"authorization": {"credentials": "sesame"}})
-    started = server.fire(alertname="HostDown", instance="web-1:9100", severity="critical")
+    starts_at = server.fire(alertname="HostDown", instance="web-1:9100", severity="critical")
     headers, body = webhook.next()
     assert headers["Authorization"] == "Bearer sesame"
     assert body["status"] == "firing"
@@ -53,13 +52,13 @@ def test_alertmanager_posts_firing_and_resolved_alerts(alertmanager, webhook):
     assert body["alerts"][0]["labels"]["instance"] == "web-1:9100"
     assert len(server.alerts()) == 1
 
-    server.resolve(started, alertname="HostDown", instance="web-1:9100", severity="critical")
+    server.resolve(starts_at, alertname="HostDown", instance="web-1:9100", severity="critical")
     headers, body = webhook.next()
     assert [alert["status"] for alert in body["alerts"]] == ["resolved"]
 
 
 @pytest.mark.parametrize(
-    "kind, arguments",
+    "server_class, arguments",
     [
         (services.MariaDB, ()),
         (services.RabbitMQ, ()),
@@ -67,16 +66,18 @@ def test_alertmanager_posts_firing_and_resolved_alerts(alertmanager, webhook):
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_missing_program_is_named_and_nothing_remains(kind, arguments, tmp_path, monkeypatch):
+def test_a_missing_program_is_named_and_nothing_remains(
+    server_class, arguments, tmp_path, monkeypatch
+):
     monkeypatch.setattr(services, "temporary_directory", lambda: str(tmp_path))
     monkeypatch.setattr(services.shutil, "which", lambda name, path: None)
     with pytest.raises(services.MissingProgram, match="not installed"):
-        kind(*arguments)
+        server_class(*arguments)
     assert os.listdir(str(tmp_path)) == []
 
 
 def test_a_server_that_fails_to_start_shows_its_log(tmp_path):
-    server = Doomed()
+    server = FailingServer()
     try:
         with pytest.raises(services.Failed, match="no flour left"):
             server.start()
@@ -85,8 +86,8 @@ def test_a_server_that_fails_to_start_shows_its_log(tmp_path):
     assert not os.path.exists(server.directory)
 
 
-class Doomed(services.Server):
-    name = "doomed"
+class FailingServer(services.Server):
+    name = "failing server"
 
     def command(self):
         return ["sh", "-c", "echo no flour left; exit 3"]

@@ -45,7 +45,7 @@ class Disturbance:
     comparable: bool = True
 
 
-def disturbances(world):
+def make_disturbances(world):
     """Return one of each disturbance."""
     first, second = world.alertmanagers
     result = [
@@ -94,18 +94,18 @@ class Run:
     compared: int = 0
     slowest: float = 0.0
 
-    def shown(self):
+    def open_instances(self):
         """Return the instances that the endpoint shows as open."""
         return {alert["instance"] for alert in self.stack.active(self.alert_name)}
 
-    def change(self):
+    def change_alerts(self):
         """Make some instances faulty, and the others healthy."""
         chosen = [i for i in INSTANCES if self.random.random() < 0.4]
         self.world.set_faulty(*chosen)
 
     def compare(self):
         """Wait until the endpoint agrees with the Alertmanagers. Return a summary."""
-        active, seconds = wait_until_equal(self.world, self.shown, MAX_SECONDS)
+        active, seconds = wait_until_equal(self.world, self.open_instances, MAX_SECONDS)
         self.compared += 1
         self.slowest = max(self.slowest, seconds)
         return f"{len(active)} open after {seconds:.1f} s"
@@ -113,18 +113,18 @@ class Run:
     def round(self, disturbance):
         """Change alerts during and after a disturbance. Return a summary of the comparisons."""
         if self.random.random() < 0.5:
-            self.change()
+            self.change_alerts()
         disturbance.begin()
         try:
             time.sleep(disturbance.seconds * self.random.random())
-            self.change()
+            self.change_alerts()
             time.sleep(disturbance.seconds)
-            during = self.compare() if disturbance.comparable else "not compared"
+            comparison = self.compare() if disturbance.comparable else "not compared"
         finally:
             disturbance.end()
         if self.random.random() < 0.3:
-            self.change()
-        return f"during the disturbance {during}, afterwards {self.compare()}"
+            self.change_alerts()
+        return f"during the disturbance {comparison}, afterwards {self.compare()}"
 
     def count_admitted(self):
         """Return the number of episodes admitted, and those admitted more than once."""
@@ -137,7 +137,7 @@ class Run:
         return len(rows), [row for row in rows if row["times"] > 1]
 
 
-def soak(stack, minutes, seed, out=print):
+def soak(stack, minutes, seed, write_line=print):
     """Run rounds for the given number of minutes.
 
     Raises:
@@ -145,27 +145,27 @@ def soak(stack, minutes, seed, out=print):
             episode was admitted twice.
     """
     alert_name = f"ScenarioCluster{seed}x{int(time.time())}"
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as resources:
         world = World(stack.url, stack.token, alert_name, INSTANCES)
-        opened.enter_context(contextlib.closing(world))
-        opened.enter_context(stack.configured(**world.configuration))
+        resources.enter_context(contextlib.closing(world))
+        resources.enter_context(stack.configured(**world.configuration))
         run = Run(world, stack, alert_name, random.Random(seed))
-        deadline, number, left = time.monotonic() + minutes * 60, 0, []
+        deadline, number, remaining = time.monotonic() + minutes * 60, 0, []
         while time.monotonic() < deadline:
-            if not left:  # each disturbance once, in a new order
-                left = disturbances(world)
-                run.random.shuffle(left)
-            disturbance, number = left.pop(), number + 1
-            out(f"{number}: {disturbance.name}: {run.round(disturbance)}")
+            if not remaining:  # each disturbance once, in random order
+                remaining = make_disturbances(world)
+                run.random.shuffle(remaining)
+            disturbance, number = remaining.pop(), number + 1
+            write_line(f"{number}: {disturbance.name}: {run.round(disturbance)}")
         world.set_faulty()
         run.compare()
-        episodes, twice = run.count_admitted()
+        episodes, admitted_twice = run.count_admitted()
         assert episodes, "no alert was admitted"
-        out(
+        write_line(
             f"{number} rounds, {run.compared} comparisons, all equal, the slowest after "
-            f"{run.slowest:.1f} s; {episodes} episodes, {len(twice)} admitted twice"
+            f"{run.slowest:.1f} s; {episodes} episodes, {len(admitted_twice)} admitted twice"
         )
-        assert not twice, twice
+        assert not admitted_twice, admitted_twice
 
 
 def main():

@@ -31,7 +31,7 @@ GONE_AFTER = 15
 MAX_SECONDS = 180
 # Prometheus sends an endsAt that is four times its resend delay ahead: here, four seconds.
 EXPIRY = 4
-CLUSTER = (
+CLUSTER_OPTIONS = (
     "--cluster.settle-timeout=2s",
     "--cluster.peer-timeout=2s",
     "--cluster.gossip-interval=200ms",
@@ -115,7 +115,7 @@ class Prometheus(services.Server):
         ]
 
     def is_ready(self):
-        # It answers with 503 while it starts.
+        # While it starts, it responds with 503.
         try:
             url = f"http://{services.LOOPBACK}:{self.port}/-/ready"
             with urllib.request.urlopen(url, timeout=5) as response:
@@ -132,12 +132,12 @@ class ClusteredAlertmanager(services.Alertmanager):
         self.cluster_options = (
             f"--cluster.listen-address={services.LOOPBACK}:{cluster_port}",
             f"--cluster.peer={services.LOOPBACK}:{peer_port}",
-            *CLUSTER,
+            *CLUSTER_OPTIONS,
         )
         super().__init__(webhook_url, http_config, **ROUTE)
 
     def command(self):
-        # Otherwise, its notifications would contain the name of this machine.
+        # Without this, its notifications would contain the name of this machine.
         return [*super().command(), f"--web.external-url={self.url}"]
 
     def silence(self, **labels):
@@ -171,7 +171,7 @@ class World:
     """
 
     def __init__(self, endpoint_url, token, alert_name, instances):
-        self._opened = []
+        self._resources = []
         try:
             self._start(endpoint_url, token, alert_name, instances)
         except BaseException:
@@ -181,27 +181,28 @@ class World:
     def _start(self, endpoint_url, token, alert_name, instances):
         http_config = {"authorization": {"credentials": token}} if token else None
         endpoint_port = urlsplit(endpoint_url).port
-        self.exporter = self._open(Exporter(instances))
-        self.to_endpoint = [self._open(Proxy(endpoint_port)) for _ in range(2)]
+        self.exporter = self._manage(Exporter(instances))
+        self.to_endpoint = [self._manage(Proxy(endpoint_port)) for _ in range(2)]
         ports = [services.free_port() for _ in range(2)]
         self.alertmanagers = []
         for number, proxy in enumerate(self.to_endpoint):
             url = f"http://{services.LOOPBACK}:{proxy.port}/api/v1/webhook"
             self.alertmanagers.append(
-                self._open(
+                self._manage(
                     ClusteredAlertmanager(ports[number], ports[1 - number], url, http_config)
                 )
             )
         for alertmanager in self.alertmanagers:
             alertmanager.start()
-        self.to_alertmanager = [self._open(Proxy(a.port)) for a in self.alertmanagers]
+        self.to_alertmanager = [self._manage(Proxy(a.port)) for a in self.alertmanagers]
         proxies = [proxy.port for proxy in self.to_alertmanager]
-        self.prometheus = self._open(Prometheus(alert_name, self.exporter.port, proxies))
+        self.prometheus = self._manage(Prometheus(alert_name, self.exporter.port, proxies))
         self.prometheus.start()
 
-    def _open(self, opened):
-        self._opened.append(opened)
-        return opened
+    def _manage(self, resource):
+        """Return a resource that close() will close."""
+        self._resources.append(resource)
+        return resource
 
     @property
     def configuration(self):
@@ -216,12 +217,8 @@ class World:
         for instance in self.exporter.faulty:
             self.exporter.faulty[instance] = instance in instances
 
-    @property
-    def faulty(self):
-        return {instance for instance, faulty in self.exporter.faulty.items() if faulty}
-
-    def agreed(self):
-        """Return the active alerts of both Alertmanagers, or None if they differ."""
+    def agreed_alerts(self):
+        """Return the instances that are active in both Alertmanagers, or None if they differ."""
         first, second = (alertmanager.active() for alertmanager in self.alertmanagers)
         return first if first == second else None
 
@@ -261,8 +258,8 @@ class World:
     def close(self):
         if can_cut_gossip():
             self.restore_gossip()
-        for opened in reversed(self._opened):
-            opened.close()
+        for resource in reversed(self._resources):
+            resource.close()
 
 
 def can_cut_gossip():
@@ -288,20 +285,20 @@ def wait_until_equal(world, open_alerts, seconds, stable=2.0):
     Raises:
         AssertionError: They were not equal in time.
     """
-    began = time.monotonic()
+    started_at = time.monotonic()
     equal_since, previous = None, None
     while True:
-        active, shown, now = world.agreed(), open_alerts(), time.monotonic()
-        if active is None or active != shown:
+        active, open_instances, now = world.agreed_alerts(), open_alerts(), time.monotonic()
+        if active is None or active != open_instances:
             equal_since = None
         elif equal_since is None or active != previous:
             equal_since = now
         previous = active
         if equal_since is not None and now - equal_since >= stable:
-            return active, equal_since - began
-        assert now - began < seconds + stable, (
+            return active, equal_since - started_at
+        assert now - started_at < seconds + stable, (
             f"after {seconds} s, the active alerts of the Alertmanagers are "
             f"{[sorted(a.active()) for a in world.alertmanagers]}, but the endpoint shows "
-            f"{sorted(shown)}"
+            f"{sorted(open_instances)}"
         )
         time.sleep(0.25)

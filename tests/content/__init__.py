@@ -10,6 +10,6 @@ a workflow may use a result that came from another pack.
 
 from __future__ import annotations
 
-from tests.content.pack import Pack, problems
+from tests.content.pack import Pack, find_problems
 
-__all__ = ["Pack", "problems"]
+__all__ = ["Pack", "find_problems"]

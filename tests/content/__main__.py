@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tests.content import problems
+from tests.content import find_problems
 
-found = problems(sys.argv[1] if len(sys.argv) > 1 else ".")
-print("\n".join(found) or "the pack's content: no problems")
-sys.exit(bool(found))
+problems = find_problems(sys.argv[1] if len(sys.argv) > 1 else ".")
+print("\n".join(problems) or "the pack's content: no problems")
+sys.exit(bool(problems))

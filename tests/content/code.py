@@ -58,11 +58,11 @@ def inherits_run(path, name, folders):
 
 def check_signature(methods, parameters):
     """Yield the differences between a class's entry method and an action's parameters."""
-    entry = methods.get("run") or methods.get("work")
-    if entry is None:
+    entry_method = methods.get("run") or methods.get("work")
+    if entry_method is None:
         yield "its class has neither run nor work"
         return
-    arguments = entry.args
+    arguments = entry_method.args
     positional = [argument.arg for argument in arguments.args[1:]]
     names = {*positional, *(argument.arg for argument in arguments.kwonlyargs)}
     if not arguments.kwarg:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from tests.content.stackstorm import OWN_RESULT
+from tests.content.stackstorm import OWN_RESULT_RUNNERS
 
 # Fields of the triggers that contain text of an alert. The pack generates or checks all others.
 ALERT_TEXT = {"alert_name", "severity", "instance", "job", "labels", "receiver", "annotations"}
@@ -24,12 +24,12 @@ ACTION_CONTEXT = re.compile(r"\baction_context\b[\w.]*")
 def expressions(value):
     """Yield every YAQL or Jinja expression in a value, at any depth, keys included."""
     if isinstance(value, dict):
-        for key, inner in value.items():
+        for key, item in value.items():
             yield from expressions(key)
-            yield from expressions(inner)
+            yield from expressions(item)
     elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from expressions(inner)
+        for item in value:
+            yield from expressions(item)
     elif isinstance(value, str):
         for match in EXPRESSION.finditer(value):
             yield next(group for group in match.groups() if group is not None)
@@ -38,57 +38,58 @@ def expressions(value):
 def check_workflow(pack, workflow):
     """Yield the expressions that use a result of another pack's code."""
     tasks = workflow.get("tasks") or {}
-    trusted = {
+    trusted_tasks = {
         name
         for name, task in tasks.items()
         if str(task.get("action")).startswith(f"{pack.ref}.")
-        and pack.runner_of(task.get("action")) in OWN_RESULT
+        and pack.find_runner(task.get("action")) in OWN_RESULT_RUNNERS
     }
     for key, value in workflow.items():
         if key != "tasks":
-            yield from check_text(key, value, None, trusted, tasks)
+            yield from check_text(key, value, None, trusted_tasks, tasks)
     for name, task in tasks.items():
         for key, value in task.items():
             # result() is the result of the task, and exists only after the task has ended.
-            own = name if key in ("next", "retry") else None
-            yield from check_text(f"task {name}, {key}", value, own, trusted, tasks)
+            own_task = name if key in ("next", "retry") else None
+            yield from check_text(f"task {name}, {key}", value, own_task, trusted_tasks, tasks)
 
 
-def check_text(where, value, own_task, trusted, tasks):
+def check_text(where, value, own_task, trusted_tasks, tasks):
     """Yield the expressions in one place that use a foreign result."""
     for expression in expressions(value):
         if RESULT_CALL.search(expression):
             if own_task is None:
                 yield f"{where}: result() is not available here"
-            elif own_task not in trusted:
+            elif own_task not in trusted_tasks:
                 yield foreign_result(where, own_task, tasks)
         for call in TASK_CALL.finditer(expression):
             name = call[1] or call[2] or call[3]
             if name not in tasks:
                 yield f"{where}: task({name}) is not a task of this workflow"
-            elif name not in trusted and not call[4]:
+            elif name not in trusted_tasks and not call[4]:
                 yield foreign_result(where, name, tasks)
 
 
 def foreign_result(where, task, tasks):
-    """Return the problem if an expression uses the result of a task of another pack."""
+    """Return the problem of an expression that uses the result of another pack's task."""
     action = tasks[task].get("action", "a task without action")
     return (
-        f"{where}: an expression names the result of {action} (task {task}), which is evaluated "
+        f"{where}: an expression uses the result of {action} (task {task}), which is evaluated "
         "again; let an action of this pack read it through the API"
     )
 
 
 def check_rule(pack, action, declared):
     """Yield the parameters of a rule that pass alert text to anything except a python action."""
-    own = (pack.action_of(action.get("ref")) or {}).get("runner_type") == "python-script"
+    called_action = pack.find_action(action.get("ref")) or {}
+    is_python_action = called_action.get("runner_type") == "python-script"
     for expression in expressions(action.get("parameters")):
         for match in TRIGGER_FIELD.finditer(ACTION_CONTEXT.sub("", expression)):
             field = match[1] or match[2]
             if declared is not None and field is not None and field not in declared:
                 yield f"the trigger has no {field}"
-            if (field is None or field in ALERT_TEXT) and not own:
+            if (field is None or field in ALERT_TEXT) and not is_python_action:
                 yield (
                     f"passes {match[0]} to {action.get('ref')}; pass request_id and episode, and "
-                    "let an action of this pack read the rest"
+                    "let an action of this pack read everything else"
                 )

@@ -10,13 +10,13 @@ import yaml
 
 from tests.content import code, evaluation, schemas
 from tests.content.stackstorm import (
-    CHANGEABLE_OF_RUNNER,
+    CHANGEABLE_RUNNER_KEYS,
     CORE_ACTIONS,
     CORE_TRIGGERS,
     EMAIL,
     KEYS,
     OPERATORS,
-    OWN_RESULT,
+    OWN_RESULT_RUNNERS,
     POLICIES,
     REF,
     RUNNERS,
@@ -27,7 +27,7 @@ from tests.content.stackstorm import (
 CRITERION = re.compile(r"trigger(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])")
 
 
-def problems(directory):
+def find_problems(directory):
     """Return a sentence for each problem of a pack, beginning with the file."""
     return Pack(directory).problems
 
@@ -88,7 +88,7 @@ class Pack:
             with open(self.directory / file, encoding="utf-8") as stream:
                 content = yaml.load(stream, Loader=UniqueKeyLoader)
         except FileNotFoundError:
-            self.problems.append(f"{file}: is not there")
+            self.problems.append(f"{file}: does not exist")
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             self.problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
         else:
@@ -112,27 +112,32 @@ class Pack:
         return loaded
 
     def load_named(self, folder):
-        """Return the same for files named after their content, so that no two can clash."""
+        """Load the files of a folder, and check that each is named after its content.
+
+        This makes the names unique.
+        """
         loaded = self.load_folder(folder)
         for file, content in loaded.items():
             name = content.get("name")
             if name != Path(file).stem:
-                self.problems.append(f"{file}: has the name {name!r} and not {Path(file).stem!r}")
+                self.problems.append(
+                    f"{file}: has the name {name!r} instead of {Path(file).stem!r}"
+                )
         return loaded
 
     def load_config_schema(self):
-        """Return the schema of the configuration."""
+        """Return the configuration schema, or {} if the pack has none."""
         file = "config.schema.yaml"
         return (self.load(file) or {}) if (self.directory / file).exists() else {}
 
-    def action_of(self, ref):
+    def find_action(self, ref):
         """Return an action of this pack by its reference, or None."""
         pack, _, name = str(ref).partition(".")
         return self.actions.get(f"actions/{name}.yaml") if pack == self.ref else None
 
-    def runner_of(self, ref):
+    def find_runner(self, ref):
         """Return the runner of an action of this pack or of core, or None."""
-        return CORE_ACTIONS.get(ref) or (self.action_of(ref) or {}).get("runner_type")
+        return CORE_ACTIONS.get(ref) or (self.find_action(ref) or {}).get("runner_type")
 
     def check_keys(self, kind, content, required):
         """Yield unknown keys, and missing keys that StackStorm or a reader needs."""
@@ -156,14 +161,18 @@ class Pack:
         for pattern, key, text in (
             (REF, "ref", "needs a ref of lower-case letters, digits and _"),
             (SEMVER, "version", "the version is not a semantic version"),
-            (EMAIL, "email", "the email is not an address that StackStorm takes"),
-            (VERSIONS, "stackstorm_version", "stackstorm_version is not like '>=3.8.0, <4.0.0'"),
+            (EMAIL, "email", "the email is not an address that StackStorm accepts"),
+            (
+                VERSIONS,
+                "stackstorm_version",
+                "stackstorm_version does not have the form '>=3.8.0, <4.0.0'",
+            ),
         ):
             if not pattern.match(str(pack.get(key))):
                 yield text
         versions = pack.get("python_versions", ["3"])
         if not isinstance(versions, list) or not set(map(repr, versions)) <= {"'2'", "'3'"}:
-            yield 'python_versions can hold "2" and "3", as text, and nothing else'
+            yield 'python_versions may contain only "2" and "3", as text'
 
     def check_sensor(self, sensor):
         """Check a sensor and the triggers that it declares."""
@@ -196,7 +205,7 @@ class Pack:
         yield from self.check_keys("action", action, ["name", "runner_type", "description"])
         runner = action.get("runner_type")
         if runner not in RUNNERS:
-            yield f"the runner {runner!r} is not one that this pack uses"
+            yield f"this pack does not use the runner {runner!r}"
         for name, schema in action.get("parameters", {}).items():
             yield from self.check_parameter(name, schema, name in RUNNERS.get(runner, ()))
         if "output_schema" in action:
@@ -204,19 +213,19 @@ class Pack:
             yield from schemas.check_schema("output_schema", schema)
             if isinstance(schema, dict) and not {"type", "anyOf"} & set(schema):
                 yield "output_schema has neither type nor anyOf, so StackStorm ignores it"
-        elif runner in OWN_RESULT:
+        elif runner in OWN_RESULT_RUNNERS:
             yield "has no output_schema"
-        if runner in (*OWN_RESULT, "remote-shell-script"):
+        if runner in (*OWN_RESULT_RUNNERS, "remote-shell-script"):
             yield from self.check_entry_point(action)
 
-    def check_parameter(self, name, schema, is_of_runner):
+    def check_parameter(self, name, schema, is_runner_parameter):
         """Check a parameter of an action."""
         where = f"the parameter {name}"
         yield from schemas.check_schema(where, schema)
         if not isinstance(schema, dict):
             return
-        if is_of_runner:
-            for key in sorted(set(schema) - set(CHANGEABLE_OF_RUNNER)):
+        if is_runner_parameter:
+            for key in sorted(set(schema) - set(CHANGEABLE_RUNNER_KEYS)):
                 yield f"{where} belongs to the runner, and StackStorm refuses a change of its {key}"
         else:
             if not schema.get("description"):
@@ -251,30 +260,32 @@ class Pack:
             folders = [self.directory / "actions", self.directory / "lib"]
             entry_points = code.entry_points(path, folders)
             if len(entry_points) != 1:
-                yield f"its code has {len(entry_points)} classes with a run"
+                yield f"its code has {len(entry_points)} classes with a run method"
             else:
-                own = set(action.get("parameters", {})) - set(RUNNERS["python-script"])
-                yield from code.check_signature(entry_points[0], own)
+                parameters = set(action.get("parameters", {})) - set(RUNNERS["python-script"])
+                yield from code.check_signature(entry_points[0], parameters)
 
     def check_inputs(self, action, entry_point):
         """Check the parameters of a workflow's action against the inputs of the workflow."""
         workflow = self.workflows.get(entry_point)
         if workflow is None:
-            yield "the workflow is not one of workflows/"
+            yield "the workflow is not in workflows/"
             return
         inputs = workflow.get("input", [])
-        with_default = {name for item in inputs if isinstance(item, dict) for name in item}
-        without = {item for item in inputs if not isinstance(item, dict)}
+        optional_inputs = {name for item in inputs if isinstance(item, dict) for name in item}
+        required_inputs = {item for item in inputs if not isinstance(item, dict)}
         parameters = set(action.get("parameters", {}))
-        for name in sorted(without - parameters):
+        for name in sorted(required_inputs - parameters):
             yield f"{entry_point} requires the input {name}"
-        for name in sorted(parameters - with_default - without - set(RUNNERS["orquesta"])):
+        for name in sorted(
+            parameters - optional_inputs - required_inputs - set(RUNNERS["orquesta"])
+        ):
             yield f"{entry_point} has no input {name}"
 
-    def check_call(self, where, ref, given):
-        """Check a call of an action: it exists, accepts the parameters, and lacks none."""
+    def check_call(self, where, ref, arguments):
+        """Check that a called action exists, and that the arguments match its parameters."""
         pack = str(ref).partition(".")[0]
-        action = self.action_of(ref)
+        action = self.find_action(ref)
         if ref in CORE_ACTIONS:
             parameters, runner = {}, CORE_ACTIONS[ref]
         elif action is not None:
@@ -284,13 +295,13 @@ class Pack:
         else:
             yield f"{where}: there is no action {ref}"
             return
-        given = given or {}
-        for name in sorted(set(given) - set(RUNNERS.get(runner, ())) - set(parameters)):
-            yield f"{where}: {ref} takes no {name}"
+        arguments = arguments or {}
+        for name in sorted(set(arguments) - set(RUNNERS.get(runner, ())) - set(parameters)):
+            yield f"{where}: {ref} has no parameter {name}"
         for name, schema in sorted(parameters.items()):
-            if name in given and schema.get("immutable"):
+            if name in arguments and schema.get("immutable"):
                 yield f"{where}: {name} of {ref} is immutable"
-            if name not in given and schema.get("required"):
+            if name not in arguments and schema.get("required"):
                 yield f"{where}: {ref} needs {name}"
 
     def check_workflow(self, workflow):
@@ -335,14 +346,14 @@ class Pack:
         """Check a policy."""
         yield from self.check_keys("policy", policy, ["name", "resource_ref", "policy_type"])
         ref, kind = policy.get("resource_ref"), policy.get("policy_type")
-        action, parameters = self.action_of(ref), policy.get("parameters", {})
+        action, parameters = self.find_action(ref), policy.get("parameters", {})
         if action is None:
             yield f"there is no action {ref}"
         if kind not in POLICIES:
             yield f"unknown policy type {kind!r}"
             return
         for name in sorted(set(parameters) - POLICIES[kind]):
-            yield f"{kind} takes no {name}"
+            yield f"{kind} has no parameter {name}"
         if "threshold" in POLICIES[kind]:
             threshold = parameters.get("threshold")
             if not isinstance(threshold, int) or threshold < 1:
@@ -354,7 +365,7 @@ class Pack:
                 yield f"{ref} has no parameter {name}"
 
     def check_config(self, schema):
-        """Check the schema of the configuration."""
+        """Check the configuration schema."""
         for name, part in schema.items():
             yield from schemas.check_schema(name, part)
             if not isinstance(part, dict):
@@ -363,10 +374,10 @@ class Pack:
                 yield f"{name} has no description"
             yield from schemas.check_default(name, part)
             if part.get("secret") and part.get("type") == "array":
-                yield f"{name}: secret belongs to the items, or the sensor gets ciphertext"
+                yield f"{name}: put `secret` at the items; otherwise, the sensor gets ciphertext"
 
     def check_example(self, file):
-        """Check the example of a configuration."""
+        """Check the example configuration."""
         schema = self.load_config_schema()
         values = self.load(file) if schema else None
         if values is not None:
@@ -380,7 +391,7 @@ def check_criterion(key, criterion, declared):
         yield f"{key} has no known operator"
         return
     if criterion.get("pattern") is None:
-        yield f"{key} needs a pattern, for `exists` too"
+        yield f"{key} needs a pattern, even for `exists`"
     match = CRITERION.match(key)
     if not match:
         yield f"{key} does not begin with trigger."
@@ -389,7 +400,7 @@ def check_criterion(key, criterion, declared):
 
 
 def targets(do):
-    """Return the tasks that a transition leads to."""
+    """Return the names of the tasks to which a transition leads."""
     if do is None:
         return []
     return [name.strip() for name in do.split(",")] if isinstance(do, str) else do

@@ -12,8 +12,8 @@ STRUCTURES = ("properties", "patternProperties", "definitions")
 SINGLE = ("items", "additionalProperties", "not")
 LISTS = ("allOf", "anyOf", "oneOf", "items")
 LIST_OF_REQUIRED = (
-    "has a `required` that is not true or false; a list there makes StackStorm drop everything, so "
-    "put `required: true` at each property"
+    "has a `required` that is not true or false; with a list, StackStorm drops every payload; "
+    "put `required: true` at each property instead"
 )
 
 
@@ -22,18 +22,18 @@ def check_schema(where, schema):
     if not isinstance(schema, dict):
         yield f"{where} is not a schema"
         return
-    wrong = list(wrong_keys(schema))
-    yield from (f"{where} {text}" for text in wrong)
-    for name, inner in inner_schemas(schema):
-        yield from check_schema(f"{where}.{name}", inner)
-    if not wrong:
+    key_problems = list(find_key_problems(schema))
+    yield from (f"{where} {text}" for text in key_problems)
+    for name, subschema in inner_schemas(schema):
+        yield from check_schema(f"{where}.{name}", subschema)
+    if not key_problems:
         try:
             jsonschema.Draft4Validator.check_schema(to_draft4(schema))
         except jsonschema.SchemaError as error:
             yield f"{where}: {error.message}"
 
 
-def wrong_keys(schema):
+def find_key_problems(schema):
     """Yield the problems of the keys of one level."""
     for key, value in schema.items():
         if key not in KEYS["schema"].split():
@@ -52,16 +52,16 @@ def check_default(where, schema):
     try:
         jsonschema.Draft4Validator(to_draft4(schema)).validate(default)
     except (jsonschema.ValidationError, jsonschema.SchemaError) as error:
-        yield f"{where}: the default does not fit: {error.message}"
+        yield f"{where}: the default does not match the schema: {error.message}"
 
 
 def check_values(where, properties, values):
     """Yield the problems of a mapping, given the schemas of all its allowed keys."""
-    whole = {"type": "object", "properties": properties, "additionalProperties": False}
+    object_schema = {"type": "object", "properties": properties, "additionalProperties": False}
     try:
-        for error in jsonschema.Draft4Validator(to_draft4(whole)).iter_errors(values):
-            place = ".".join([where, *map(str, error.absolute_path)]).strip(".")
-            yield f"{place} {error.message}".strip()
+        for error in jsonschema.Draft4Validator(to_draft4(object_schema)).iter_errors(values):
+            location = ".".join([where, *map(str, error.absolute_path)]).strip(".")
+            yield f"{location} {error.message}".strip()
     except jsonschema.SchemaError:
         pass  # check_schema() reports this
 
@@ -76,8 +76,8 @@ def inner_schemas(schema):
             yield key, schema[key]
     for key in LISTS:
         if isinstance(schema.get(key), list):
-            for number, inner in enumerate(schema[key]):
-                yield f"{key}[{number}]", inner
+            for number, subschema in enumerate(schema[key]):
+                yield f"{key}[{number}]", subschema
 
 
 def to_draft4(schema):
@@ -86,13 +86,15 @@ def to_draft4(schema):
     for key in ("secret", "immutable", "position", "required"):
         schema.pop(key, None)
     for key in STRUCTURES:
-        inner = schema.get(key)
-        if not isinstance(inner, dict):
+        subschemas = schema.get(key)
+        if not isinstance(subschemas, dict):
             continue
-        required = sorted(n for n, s in inner.items() if isinstance(s, dict) and s.get("required"))
+        required = sorted(
+            n for n, s in subschemas.items() if isinstance(s, dict) and s.get("required")
+        )
         if key == "properties" and required:
             schema["required"] = required
-        schema[key] = {name: to_draft4(part) for name, part in inner.items()}
+        schema[key] = {name: to_draft4(part) for name, part in subschemas.items()}
     for key in SINGLE:
         if isinstance(schema.get(key), dict):
             schema[key] = to_draft4(schema[key])

@@ -1,4 +1,4 @@
-"""StackStorm's definitions: the keys of each kind of file, runners, operators and triggers.
+"""Define StackStorm's keys for each kind of file, its runners, operators and triggers.
 
 They are copied from st2common/models/api and contrib/runners of StackStorm 3.8.
 """
@@ -56,11 +56,11 @@ CORE_ACTIONS = {
     "core.remote": "remote-shell-cmd",
     "core.remote_sudo": "remote-shell-cmd",
 }
-# What an action may change of a parameter of its runner; it may also repeat the type. StackStorm
-# registers an action that changes anything else, and then refuses to run it.
-CHANGEABLE_OF_RUNNER = ("default", "description", "enum", "immutable", "required", "type")
+# The keys of a runner's parameter that an action may set (the type must stay the same). StackStorm
+# registers an action that sets another key, but refuses to run it.
+CHANGEABLE_RUNNER_KEYS = ("default", "description", "enum", "immutable", "required", "type")
 # Runners whose result comes from this pack's own code.
-OWN_RESULT = ("python-script", "orquesta")
+OWN_RESULT_RUNNERS = ("python-script", "orquesta")
 
 POLICIES = {
     "action.concurrency": {"threshold", "action"},

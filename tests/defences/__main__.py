@@ -23,42 +23,42 @@ from tests.defences import delivery, security
 from tests.defences.defence import Defence
 from tests.defences.mutation import ROOT, MutationError
 
-SECONDS = 600
+TIMEOUT_SECONDS = 600
 EXCLUDED = (".git", ".venv*", ".hypothesis", ".*_cache", "__pycache__")
 KINDS = {"delivery": delivery.DEFENCES, "security": security.DEFENCES}
 
 
 class Outcome(NamedTuple):
-    """The result of a command: its exit code, or why it has none, and its first error message."""
+    """The result of a command: its exit code, or why it has none, and its first error."""
 
     code: int | str
-    complaint: str
+    first_error: str
 
 
 def main() -> int:
     """Check the defences that the command line names; return the exit code."""
-    options = arguments().parse_args()
-    wanted = [
+    options = make_parser().parse_args()
+    selected = [
         defence
         for kind in options.kind or sorted(KINDS)
         for defence in KINDS[kind]
         if options.only in defence.name
     ]
     if options.list:
-        for defence in wanted:
+        for defence in selected:
             print(f"{defence.name}: {' '.join(defence.test)}")
         return 0
     logs = pathlib.Path(options.log or tempfile.mkdtemp(prefix="poundcake-mutate-"))
     logs.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for defence, verdict, complaint in verdicts(wanted, options.jobs, logs):
+    for defence, verdict, first_error in check_defences(selected, options.jobs, logs):
         failures += verdict != "caught"
-        print(f"{verdict:<15} {defence.name}{complaint and f': {complaint}'}", flush=True)
-    print(f"{len(wanted)} defences, {failures} not caught; the logs are in {logs}")
+        print(f"{verdict:<15} {defence.name}{first_error and f': {first_error}'}", flush=True)
+    print(f"{len(selected)} defences, {failures} not caught; the logs are in {logs}")
     return 1 if failures else 0
 
 
-def arguments() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser("python -m tests.defences", description=__doc__)
     parser.add_argument("--kind", choices=sorted(KINDS), action="append", help="default: both")
@@ -72,52 +72,52 @@ def arguments() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def copies(count: int) -> Iterator[queue.Queue[pathlib.Path]]:
-    """Make copies of the tree and hand out a queue of those that are free."""
+def tree_copies(count: int) -> Iterator[queue.Queue[pathlib.Path]]:
+    """Copy the tree, and yield the queue of the copies that are not in use."""
     folder = tempfile.mkdtemp(prefix="poundcake-mutant-")
-    free: queue.Queue[pathlib.Path] = queue.Queue()
+    free_copies: queue.Queue[pathlib.Path] = queue.Queue()
     try:
         for number in range(count):
             copy = pathlib.Path(folder, str(number))
             ignored = shutil.ignore_patterns(*EXCLUDED)
             shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
-            free.put(copy)
-        yield free
+            free_copies.put(copy)
+        yield free_copies
     finally:
         shutil.rmtree(folder)
 
 
-def verdicts(
-    wanted: list[Defence], jobs: int, logs: pathlib.Path
+def check_defences(
+    selected: list[Defence], jobs: int, logs: pathlib.Path
 ) -> Iterator[tuple[Defence, str, str]]:
-    """Check defences; yield each with its verdict and the first error message of its test."""
-    with copies(jobs) as free, ThreadPoolExecutor(jobs) as pool:
+    """Check defences. Yield each with its verdict and the first error of its test."""
+    with tree_copies(jobs) as free_copies, ThreadPoolExecutor(jobs) as pool:
 
         def run_unchanged(command: tuple[str, ...]) -> bool:
-            copy = free.get()
+            copy = free_copies.get()
             try:
                 return run(copy, command, logs / log_name("unchanged", *command)).code == 0
             finally:
-                free.put(copy)
+                free_copies.put(copy)
 
-        def run_without(defence: Defence) -> tuple[str, str]:
-            copy = free.get()
+        def run_mutated(defence: Defence) -> tuple[str, str]:
+            copy = free_copies.get()
             try:
-                return verdict_on(defence, copy, logs / log_name(defence.name))
+                return check_defence(defence, copy, logs / log_name(defence.name))
             finally:
-                free.put(copy)
+                free_copies.put(copy)
 
-        commands = sorted({defence.test for defence in wanted})
+        commands = sorted({defence.test for defence in selected})
         passes_unchanged = dict(zip(commands, pool.map(run_unchanged, commands)))
         checked = pool.map(
-            lambda d: run_without(d) if passes_unchanged[d.test] else ("FAILS UNCHANGED", ""),
-            wanted,
+            lambda d: run_mutated(d) if passes_unchanged[d.test] else ("FAILS UNCHANGED", ""),
+            selected,
         )
-        for defence, (verdict, complaint) in zip(wanted, checked):
-            yield defence, verdict, complaint
+        for defence, (verdict, first_error) in zip(selected, checked):
+            yield defence, verdict, first_error
 
 
-def verdict_on(defence: Defence, copy: pathlib.Path, log: pathlib.Path) -> tuple[str, str]:
+def check_defence(defence: Defence, copy: pathlib.Path, log: pathlib.Path) -> tuple[str, str]:
     """Remove one defence from a copy of the tree and run its test there."""
     try:
         path = copy / defence.mutation.file(copy)
@@ -126,10 +126,10 @@ def verdict_on(defence: Defence, copy: pathlib.Path, log: pathlib.Path) -> tuple
     except MutationError as error:
         return "NOT REMOVED", str(error)
     try:
-        code, complaint = run(copy, defence.test, log)
+        code, first_error = run(copy, defence.test, log)
     finally:
         path.write_text(source)
-    return {0: "NOT CAUGHT", 1: "caught"}.get(code, f"ENDED WITH {code}"), complaint
+    return {0: "NOT CAUGHT", 1: "caught"}.get(code, f"ENDED WITH {code}"), first_error
 
 
 def log_name(*words: str) -> str:
@@ -139,27 +139,27 @@ def log_name(*words: str) -> str:
 
 def run(copy: pathlib.Path, command: tuple[str, ...], log: pathlib.Path) -> Outcome:
     """Run a command in a copy of the tree and write its output to a log."""
-    began = time.monotonic()
+    started_at = time.monotonic()
     with open(log, "w") as file:
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=copy,
-            # Bytecode of a changed file would outlast the change.
+            # Bytecode of a changed file would remain after the change is reverted.
             env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
         try:
-            code: int | str = process.wait(SECONDS)
+            code: int | str = process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-            code = f"still running after {SECONDS} s"
+            code = f"still running after {TIMEOUT_SECONDS} s"
     lines = log.read_text(errors="replace").splitlines()
-    marked = [s for s in lines if s.strip().startswith(("PROBLEM", "FAILED", "E  "))]
-    complaint = marked[0].strip() if marked else (lines or [""])[-1]
-    return Outcome(code, f"{complaint[:150]} ({time.monotonic() - began:.0f} s)")
+    error_lines = [s for s in lines if s.strip().startswith(("PROBLEM", "FAILED", "E  "))]
+    first_error = error_lines[0].strip() if error_lines else (lines or [""])[-1]
+    return Outcome(code, f"{first_error[:150]} ({time.monotonic() - started_at:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The class of a defence, and the commands that guard it."""
+"""Define a defence, and the commands that run its test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Defence:
         name: what the product promises.
         mutation: the change that breaks the promise.
         test: arguments for Python; the command exits with 0 on the unchanged tree and with 1 after
-            the change.
+            the mutation.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Defence:
 
 
 def faults(only: str, times: int, database: str) -> tuple[str, ...]:
-    """Return the command that runs rows of the fault suite."""
+    """Return the command that injects the faults with `only` in their name."""
     options = ["--only", only, "--times", str(times), "--recovery", "75", "--database", database]
     return ("-m", "tests.faults", *options)
 

@@ -1,4 +1,4 @@
-"""Nothing is lost, nothing runs twice: guarded by rows of the fault suite."""
+"""List the defences against loss and repetition, which rows of the fault suite guard."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Mutation:
 
     def apply(self, source: str) -> str:
         """Return the source of the module with the change made."""
-        symbol = find(ast.parse(source), self.target)
+        symbol = find_definition(ast.parse(source), self.target)
         mutant = self.change(Text(source), symbol)
         ast.parse(mutant)
         if mutant == source:
@@ -75,17 +75,17 @@ class Becomes(Mutation):
         value = getattr(symbol, "value", None)
         if not isinstance(value, ast.expr):
             raise MutationError(f"{self.target}: not an assignment")
-        new = fill(self.expression, {"_": text.of(value)})
+        new = fill(self.expression, {"_": text.source_of(value)})
         return text.replaced(value, value, f"({new})")
 
 
 @dataclass(frozen=True)
 class Edit(Mutation):
-    """Replace the one place in the function that looks like `old` with `new`.
+    """Replace the only place in the function that matches `old` with `new`.
 
     `old` is an expression, an assignment (which a keyword argument matches as well) or
     `{key: value}` (an item of a dictionary). The names `_` and `_1` to `_9` in it match anything;
-    `new` may repeat those with a number.
+    `new` may use those with a number.
     """
 
     old: str
@@ -104,12 +104,12 @@ class Edit(Mutation):
         return text.replaced(*places[0])
 
     def places(self, node, pattern, text):
-        """Yield (first node, last node, replacement) where a node looks like the pattern."""
+        """Yield (first node, last node, replacement) where a node matches the pattern."""
         captured = {}
         if isinstance(node, ast.keyword) and isinstance(pattern, ast.Assign):
             name = pattern.targets[0]
-            same = isinstance(name, ast.Name) and name.id == node.arg
-            if same and matches(pattern.value, node.value, captured, text):
+            has_same_name = isinstance(name, ast.Name) and name.id == node.arg
+            if has_same_name and matches(pattern.value, node.value, captured, text):
                 value = ast.get_source_segment(self.new, ast.parse(self.new).body[0].value)
                 yield node.value, node.value, f"({fill(value, captured)})"
         elif isinstance(node, ast.Dict) and isinstance(pattern, ast.Dict):
@@ -125,21 +125,21 @@ class Edit(Mutation):
             yield node, node, f"({new})" if isinstance(node, ast.expr) else new
 
 
-def find(tree: ast.Module, target: str) -> ast.AST:
+def find_definition(tree: ast.Module, target: str) -> ast.AST:
     """Return the statement that defines a symbol of a module, or the module."""
     scope: ast.AST = tree
     for name in filter(None, target.partition(":")[2].split(".")):
-        nodes = [node for node in getattr(scope, "body", []) if name in defined_by(node)]
+        nodes = [node for node in getattr(scope, "body", []) if name in names_defined_by(node)]
         if len(nodes) != 1:
             raise MutationError(
                 f"{target}: {name} is defined {len(nodes)} times; if it was renamed or moved, "
-                "use its current name and place"
+                "use its current name and module"
             )
         scope = nodes[0]
     return scope
 
 
-def defined_by(node: ast.AST) -> set[str]:
+def names_defined_by(node: ast.AST) -> set[str]:
     """Return the names that a statement defines."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
@@ -148,11 +148,11 @@ def defined_by(node: ast.AST) -> set[str]:
 
 
 def matches(pattern, node, captured, text) -> bool:
-    """Return True if a node matches a pattern, and capture the source that wildcards match."""
+    """Return True if a node matches a pattern. Store what wildcards match in `captured`."""
     if isinstance(pattern, ast.Name) and WILDCARD.match(pattern.id):
         if not isinstance(node, ast.expr):
             return False
-        captured[pattern.id] = text.of(node)
+        captured[pattern.id] = text.source_of(node)
         return True
     if type(pattern) is not type(node):
         return False
@@ -180,15 +180,16 @@ class Text:
     def __init__(self, source: str):
         self._lines = source.encode().splitlines(keepends=True)
 
-    def of(self, node: ast.expr) -> str:
-        """Return the text of a node."""
-        first, last = self._start(node), self._end(node)
-        return b"".join(self._lines)[first:last].decode()
+    def source_of(self, node: ast.expr) -> str:
+        """Return the source of a node."""
+        start, end = self._start(node), self._end(node)
+        return b"".join(self._lines)[start:end].decode()
 
     def replaced(self, first: ast.AST, last: ast.AST, new: str) -> str:
         """Return the source with new text from the start of one node to the end of another."""
-        whole = b"".join(self._lines)
-        return (whole[: self._start(first)] + new.encode() + whole[self._end(last) :]).decode()
+        source = b"".join(self._lines)
+        start, end = self._start(first), self._end(last)
+        return (source[:start] + new.encode() + source[end:]).decode()
 
     def _start(self, node) -> int:
         return sum(map(len, self._lines[: node.lineno - 1])) + node.col_offset

@@ -1,4 +1,4 @@
-"""Who may post, which input is accepted, that nothing is evaluated, and that no secret leaks."""
+"""List the defences of credentials, input limits, inert text, remediation and secrets."""
 
 from __future__ import annotations
 
@@ -250,17 +250,17 @@ WHO_MAY_POST = [
         FAILURES,
     ),
     Defence(
-        "without credentials only loopback names are answered",
+        "without credentials, only requests to a loopback name are answered",
         Edit(BROWSER_GUARD + "check_not_from_another_site", "request.host and _", "False"),
         test(BROWSER_TESTS + "test_a_host_name_from_dns_rebinding_is_refused", "threads"),
     ),
     Defence(
-        "without credentials pages of another origin are refused",
+        "without credentials, requests from pages of another origin are refused",
         Returns(BROWSER_GUARD + "_is_own_origin", "True"),
         test(BROWSER_TESTS + "test_a_page_of_another_origin", "threads"),
     ),
     Defence(
-        "a browser does not interpret an answer as another type",
+        "browsers do not guess the type of a response",
         Becomes("poundcake.endpoint.app:_SAFETY_HEADERS", "{}"),
         test(
             APP_TESTS + "TestRoutes::test_browsers_must_not_sniff_or_cache_responses",
@@ -268,7 +268,7 @@ WHO_MAY_POST = [
         ),
     ),
     Defence(
-        "without a credential the endpoint listens on loopback only",
+        "without a credential, the endpoint listens on loopback only",
         Edit(CONFIG + "_check_authentication", "not is_loopback(_) and not _", "False"),
         test(
             CONFIG_TESTS
@@ -282,7 +282,7 @@ WHO_MAY_POST = [
         test(CONFIG_TESTS + "TestTokens::test_ciphertext_is_refused"),
     ),
     Defence(
-        "TLS 1.2 or later",
+        "TLS versions before 1.2 are refused",
         Edit(
             TLS + "_load",
             "_1.minimum_version = _",
@@ -322,7 +322,7 @@ WHO_MAY_POST = [
         ),
     ),
     Defence(
-        "actions talk only to the endpoint's own certificate",
+        "actions connect only to an endpoint with the pinned certificate",
         Edit(
             CLIENT + "_PinnedCertificate.init_poolmanager",
             "assert_fingerprint=_",
@@ -374,7 +374,7 @@ INPUT_LIMITS = [
         FRAMING,
     ),
     Defence(
-        "an absurd length is refused as too large",
+        "an oversized Content-Length is refused as too large",
         Edit(HEAD + "_check_lines", "_HUGE_LENGTH.search(_)", "None"),
         FRAMING,
     ),
@@ -419,7 +419,7 @@ INPUT_LIMITS = [
         test(SERVER_TESTS + "TestSlow::test_slow_clients_are_disconnected", "threads"),
     ),
     Defence(
-        "the time to send a whole answer is bounded, on green threads too",
+        "the time to send a whole response is bounded, on green threads too",
         Edit(SOCKET + "send", "self._limit()", "self._socket.settimeout(60)"),
         test(SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly"),
     ),
@@ -484,17 +484,17 @@ INPUT_LIMITS = [
         test(ALERTMANAGER_TESTS + "TestLimits::test_the_length_of_a_label"),
     ),
     Defence(
-        "a huge number is not computed",
+        "a huge integer is not converted",
         Returns(ALERTMANAGER + "_integer", "int(digits)"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_huge_integers_cost_no_time"),
     ),
     Defence(
-        "NaN is not JSON",
+        "NaN is refused as invalid JSON",
         Edit(ALERTMANAGER + "decode", "parse_constant=_", "parse_constant=str"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
     ),
     Defence(
-        "deep nesting is the sender's error, and does not abort Python 3.8",
+        "deep nesting is refused, and does not abort Python 3.8",
         Edit(ALERTMANAGER + "decode", "is_too_deep(body)", "False"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_refused"),
     ),
@@ -569,22 +569,22 @@ NOTHING_IS_EVALUATED = [
         test(INERT_TESTS + "test_no_key_replaces_an_inert_key"),
     ),
     Defence(
-        "the trigger of an alert carries inert text",
+        "the trigger of an alert contains only inert text",
         Edit(TRIGGERS + "alert_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
-        "the trigger of a webhook carries inert text",
+        "the trigger of a webhook contains only inert text",
         Edit(TRIGGERS + "webhook_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
-        "the trigger of a reached limit carries inert text",
+        "the trigger of a reached limit contains only inert text",
         Edit(TRIGGERS + "limit_reached_payload", "make_inert(_1)", "_1"),
         INERT_TRIGGERS,
     ),
     Defence(
-        "an announcement carries no text that could be evaluated",
+        "an announcement contains no text that could be evaluated",
         Edit("poundcake.announcement:pack", "{'batch': _}", "{'batch': '{{ 1 }}'}"),
         test("tests/lib/test_announcement.py::test_a_batch_contains_only_inert_characters"),
     ),
@@ -599,7 +599,7 @@ NOTHING_IS_EVALUATED = [
         test(ACTION_TESTS + "test_an_error_is_inert"),
     ),
     Defence(
-        "the crash of an action is inert",
+        "the error message of a crashed action is inert",
         Edit(
             ACTION,
             "make_inert(f'{_1}: {_2}')",
@@ -614,10 +614,7 @@ NOTHING_IS_EVALUATED = [
             "not _.startswith(_OWN_ACTIONS)",
             "False",
         ),
-        test(
-            "tests/lib/remediation/test_report.py::"
-            "test_the_result_of_another_packs_action_is_not_passed_on"
-        ),
+        test(REPORT_TESTS + "test_the_result_of_another_packs_action_is_not_passed_on"),
     ),
     Defence(
         "a host must be a host name or an address",
@@ -635,7 +632,7 @@ NOTHING_IS_EVALUATED = [
         HOSTILE_HOST,
     ),
     Defence(
-        "a wildcard of allowed_hosts stays within one label",
+        "a wildcard in allowed_hosts matches a single label",
         Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
         test(HOSTS_TESTS + "test_a_pattern_contains_hosts"),
     ),
@@ -650,7 +647,7 @@ NOTHING_IS_EVALUATED = [
         test(CHECKS_TESTS + "test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it"),
     ),
     Defence(
-        "only a host is checked for an answer",
+        "only a valid host is checked for an answer",
         Edit(CHECKS + "check_host", "canonical_host(_1)", "_1"),
         test(CHECKS_TESTS + "test_an_invalid_host_is_refused"),
     ),
@@ -675,67 +672,67 @@ NOTHING_IS_EVALUATED = [
         test(SAFETY_TESTS + "test_a_denied_host_is_refused_even_if_it_is_allowed"),
     ),
     Defence(
-        "pause refuses a change",
+        "a pause prevents a change",
         Returns(SAFETY + "_paused", "None"),
         test(CONTROLS, "paused"),
     ),
     Defence(
-        "an acknowledgement refuses a change",
+        "an acknowledgement prevents a change",
         Returns(SAFETY + "_acknowledged", "None"),
         test(CONTROLS, "acknowledged"),
     ),
     Defence(
-        "a silence refuses a change",
+        "a silence prevents a change",
         Returns(SAFETY + "_silenced", "None"),
         test(CONTROLS, "silenced"),
     ),
     Defence(
-        "the claim of another change on the episode refuses a change",
+        "a claim of another change on the episode prevents a change",
         Returns(SAFETY + "_episode_taken", "None"),
         test(CONTROLS, "episode_taken"),
     ),
     Defence(
-        "a storm refuses a change",
+        "a storm prevents a change",
         Returns(SAFETY + "_storm", "None"),
         test(CONTROLS, "storm"),
     ),
     Defence(
-        "an incident that has just begun refuses a change",
+        "an incident that is too young prevents a change",
         Returns(SAFETY + "_settling", "None"),
         test(CONTROLS, "settling"),
     ),
     Defence(
-        "an old notification refuses a change",
+        "an old notification prevents a change",
         Returns(SAFETY + "_stale", "None"),
         test(CONTROLS, "stale"),
     ),
     Defence(
-        "a change in flight refuses a change",
+        "a change in flight prevents a change",
         Returns(SAFETY + "_in_flight", "None"),
         test(CONTROLS, "in_flight"),
     ),
     Defence(
-        "the cooldown of a target refuses a change",
+        "the cooldown of a target prevents a change",
         Returns(SAFETY + "_cooldown", "None"),
         test(CONTROLS, "cooldown"),
     ),
     Defence(
-        "the daily limit of a target refuses a change",
+        "the daily limit of a target prevents a change",
         Returns(SAFETY + "_daily", "None"),
         test(CONTROLS, "daily_target_limit"),
     ),
     Defence(
-        "the hourly limit of a remediation refuses a change",
+        "the hourly limit of a remediation prevents a change",
         Returns(SAFETY + "_hourly", "None"),
         test(CONTROLS, "hourly_limit"),
     ),
     Defence(
-        "the hourly limit of the site refuses a change",
+        "the hourly limit of the site prevents a change",
         Returns(SAFETY + "_site", "None"),
         test(CONTROLS, "site_limit"),
     ),
     Defence(
-        "the breaker refuses a change",
+        "the breaker prevents a change",
         Returns(SAFETY + "_breaker", "None"),
         test(CONTROLS, "breaker"),
     ),
@@ -815,7 +812,7 @@ NOTHING_IS_EVALUATED = [
         test(SAFETY_TESTS + "test_a_dry_run_reports_what_it_would_run"),
     ),
     Defence(
-        "the default is a dry run",
+        "a dry run is the default",
         Becomes(CONFIG + "Config.dry_run", "_boolean(False)"),
         test(CONFIG_TESTS + "TestSchema::test_defaults"),
     ),
@@ -825,7 +822,7 @@ NOTHING_IS_EVALUATED = [
         test("tests/lib/trail/test_text.py::test_nothing_moves_the_cursor_or_forges_a_line"),
     ),
     Defence(
-        "an id stays one segment of a path of StackStorm's API",
+        "an id stays one segment of the path of a request to StackStorm's API",
         Returns(
             "poundcake.stackstorm.client:StackStorm._execution",
             "self.get('/executions/' + execution_id)",
@@ -907,7 +904,7 @@ ONE_REMEDIATION = [
         test(ADMISSION_TESTS + "TestFiring::test_a_recorded_resolve_decides_about_a_firing_alert"),
     ),
     Defence(
-        "a sender's fingerprint does not make two alerts one",
+        "two alerts with the same fingerprint of a sender stay separate",
         Edit(
             ALERTMANAGER + "_AlertReader.read", "fingerprint=own_fingerprint", "fingerprint=given"
         ),
@@ -980,7 +977,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "no change is made without a check that its entry demands",
+        "no change is made without the checks that its entry requires",
         Edit("poundcake.remediation.begin:decide_entry", "decision.may_reserve and missing", "''"),
         test(
             "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
@@ -1000,12 +997,12 @@ ONE_REMEDIATION = [
         test("tests/lib/remediation/test_conditions.py::test_the_alert_has_to_fire_now"),
     ),
     Defence(
-        "an entry that was changed since the start permits no change",
+        "an entry that was edited since the start permits no change",
         Edit("poundcake.remediation.safety:objection_to", "entry.action != action", "False"),
         test(SAFETY_TESTS + "test_an_entry_that_was_changed_since_the_start_permits_no_change"),
     ),
     Defence(
-        "a change is verified only by two evaluations",
+        "a change is verified only after two evaluations",
         Edit("poundcake.remediation.polls:_compared", "len(before) != len(now)", "False"),
         test(
             "tests/lib/remediation/test_verification.py::"
@@ -1013,7 +1010,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "an evaluation from before the change verifies nothing",
+        "an evaluation before the change verifies nothing",
         Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
@@ -1077,22 +1074,22 @@ SECRETS = [
         ),
     ),
     Defence(
-        "the errors of a database do not show its password",
+        "database errors do not show the password",
         Edit(DESCRIBE, "_1.replace(_, '***')", "_1"),
         PASSWORD,
     ),
     Defence(
-        "the URL of a database does not show its password",
+        "a displayed database URL does not show the password",
         Edit(PUBLIC_URL, "hide_password=_", "hide_password=False"),
         PASSWORD,
     ),
     Defence(
-        "the query of a database's URL is not shown",
+        "a displayed database URL does not show its query",
         Edit(PUBLIC_URL, "url.set(query=_)", "url"),
         PASSWORD_FORMS,
     ),
     Defence(
-        "a password in the query of a database's URL is masked in errors",
+        "a password in the query of a database URL is masked in errors",
         Edit("poundcake.trail.database.transactions:_secrets", "'pass' in _", "False"),
         PASSWORD_FORMS,
     ),
@@ -1102,7 +1099,7 @@ SECRETS = [
         test(DATABASE_TESTS + "TestRefused::test_an_at_sign_in_a_password_does_not_start_the_host"),
     ),
     Defence(
-        "no other URL may contain a password",
+        "no URL except a database's may contain a password",
         Edit("poundcake.urls:check_http_url", "'@' in _", "False"),
         test(CONFIG_TESTS + "TestTypes::test_an_unusable_string_names_the_key"),
     ),
@@ -1125,7 +1122,7 @@ SECRETS = [
         ),
     ),
     Defence(
-        "the errors of a database show no row",
+        "database errors show no row",
         Edit(DESCRIBE, "' '.join(_) or _", "str(error)"),
         test(DATABASE_TESTS + "TestRefused::test_an_error_shows_neither_statement_nor_parameters"),
     ),
@@ -1135,7 +1132,7 @@ SECRETS = [
         test(CONFIG_TESTS + "TestSecrets::test_no_secret_is_printed"),
     ),
     Defence(
-        "a secret that the process list shows is reported",
+        "a secret that the process list would show is reported",
         Edit(CONFIG + "load", "_.is_literal(_)", "False"),
         test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),

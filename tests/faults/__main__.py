@@ -11,13 +11,13 @@ import time
 
 from tests import services
 from tests.faults import drill, run
-from tests.faults.faults import BOTH, FAULTS
+from tests.faults.faults import DATABASES, FAULTS
 from tests.faults.world import SETTINGS
 
 
 def main():
     parser = argparse.ArgumentParser("python -m tests.faults", description=__doc__)
-    parser.add_argument("--database", choices=BOTH, action="append", help="default: both")
+    parser.add_argument("--database", choices=DATABASES, action="append", help="default: both")
     parser.add_argument("--only", default="", help="only faults with this text in their name")
     parser.add_argument("--times", type=int, help="how often to inject each (default: see FAULTS)")
     parser.add_argument("--seed", type=int, default=1)
@@ -32,7 +32,7 @@ def main():
 def faults(options):
     report = open(options.report, "w") if options.report else None
 
-    def say(line):
+    def write_line(line):
         print(line, flush=True)
         if report:
             print(line, file=report, flush=True)
@@ -42,27 +42,29 @@ def faults(options):
         for module, values in SETTINGS.items()
         for name, value in values.items()
     )
-    say(run.HEAD.format(seed=options.seed, settings=settings))
-    say(run.TITLES)
+    write_line(run.HEADING.format(seed=options.seed, settings=settings))
+    write_line(run.TITLES)
     deadline = time.monotonic() + 60 * options.minutes
     broker = services.RabbitMQ()
     mariadb = None
     problems, injected, skipped = [], 0, 0
     try:
         broker.start()
-        for kind in options.database or BOTH:
+        for kind in options.database or DATABASES:
             if kind == "mariadb":
                 mariadb = services.MariaDB()
                 mariadb.start()
             folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-faults-"))
-            suite = run.Run(kind, folder, broker, mariadb, options.seed, say, options.recovery)
+            suite = run.Run(
+                kind, folder, broker, mariadb, options.seed, write_line, options.recovery
+            )
             try:
                 suite.start()
-                wanted = [f for f in FAULTS if kind in f.on and options.only in f.name]
-                random.Random(options.seed).shuffle(wanted)
-                for fault in wanted:
+                selected = [f for f in FAULTS if kind in f.databases and options.only in f.name]
+                random.Random(options.seed).shuffle(selected)
+                for fault in selected:
                     if fault.missing:
-                        say(f"{kind:<8} {fault.name}: SKIPPED, needs {fault.missing}")
+                        write_line(f"{kind:<8} {fault.name}: SKIPPED, needs {fault.missing}")
                         continue
                     if time.monotonic() > deadline:
                         skipped += 1
@@ -77,13 +79,13 @@ def faults(options):
         if mariadb:
             mariadb.close()
     if not options.only and not options.no_drill:
-        say("")
-        problems += drill.run(options.database or BOTH, drill.REQUESTS, say)
-    say(f"{injected} faults, {len(problems)} problems")
+        write_line("")
+        problems += drill.run(options.database or DATABASES, drill.REQUESTS, write_line)
+    write_line(f"{injected} faults, {len(problems)} problems")
     if skipped:
-        say(f"{skipped} rows were skipped, because the time was up")
+        write_line(f"{skipped} rows were skipped because the time was up")
     for problem in problems:
-        say(problem)
+        write_line(problem)
     return 1 if problems or skipped else 0
 
 

@@ -1,4 +1,4 @@
-"""python -m tests.faults.drill: how long the backlog of a StackStorm outage takes to drain.
+"""python -m tests.faults.drill: measure how long the backlog of an outage takes to drain.
 
 The drill posts requests to the endpoint while StackStorm is down. Then it starts StackStorm, and
 posts new requests at a steady rate while the backlog drains.
@@ -17,7 +17,7 @@ import threading
 import time
 
 from tests import services
-from tests.faults.faults import BOTH
+from tests.faults.faults import DATABASES
 from tests.faults.load import PATH
 from tests.faults.world import World, wait_for
 
@@ -28,7 +28,7 @@ P99_SECONDS = 0.1
 DRAIN_SECONDS = 1200
 # How far out of order a request may be recorded: retries and new requests alternate, in batches of
 # 500.
-DISPLACED = 1000
+MAX_DISPLACEMENT = 1000
 TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
     "on", "requests", "put/s", "drain s", "drain/s", "new sent", "p50 ms", "p99 ms", "displaced"
 )
@@ -55,13 +55,13 @@ class Sender:
         }
         group = f"{self._name}-{self._count}"
         body = {"receiver": "drill", "status": "firing", "alerts": [alert], "groupKey": group}
-        began = time.monotonic()
+        started_at = time.monotonic()
         self._client.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
-        answer = self._client.getresponse()
-        text = answer.read()
-        self.seconds.append(time.monotonic() - began)
-        if answer.status != 202:
-            raise RuntimeError(f"{answer.status} {text[:200]}")
+        response = self._client.getresponse()
+        text = response.read()
+        self.seconds.append(time.monotonic() - started_at)
+        if response.status != 202:
+            raise RuntimeError(f"{response.status} {text[:200]}")
 
 
 def drill(kind, broker, mariadb, count, report):
@@ -70,36 +70,39 @@ def drill(kind, broker, mariadb, count, report):
     world = World(folder, broker, mariadb, settings={})
     try:
         world.start_sensor()
-        put_seconds = _fill_backlog(world.port, count)
+        fill_seconds = _fill_backlog(world.port, count)
         is_running = threading.Event()
         is_running.set()
         sender = Sender(world.port, "new")
-        steady = threading.Thread(target=_send_steadily, args=(sender, is_running), daemon=True)
-        steady.start()
+        sender_thread = threading.Thread(
+            target=_send_steadily, args=(sender, is_running), daemon=True
+        )
+        sender_thread.start()
         world.start_stackstorm()
-        began = time.monotonic()
-        recorded = "SELECT count(*) FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%'"
+        started_at = time.monotonic()
+        count_recorded = "SELECT count(*) FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%'"
         wait_for(
-            lambda: world.count(recorded) >= count or time.sleep(1),
+            lambda: world.count(count_recorded) >= count or time.sleep(1),
             DRAIN_SECONDS,
             "the backlog is recorded",
         )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started_at
         is_running.clear()
-        steady.join()
-        displaced = _greatest_displacement(world)
+        sender_thread.join()
+        displacement = _greatest_displacement(world)
     finally:
         world.close()
-    cuts = statistics.quantiles(sender.seconds, n=100)
+    percentiles = statistics.quantiles(sender.seconds, n=100)
     report(
-        f"{kind:<8} {count:>8} {count / put_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f}"
-        f" {len(sender.seconds):>9} {1000 * cuts[49]:>7.1f} {1000 * cuts[98]:>7.1f} {displaced:>10}"
+        f"{kind:<8} {count:>8} {count / fill_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f}"
+        f" {len(sender.seconds):>9} {1000 * percentiles[49]:>7.1f} {1000 * percentiles[98]:>7.1f}"
+        f" {displacement:>10}"
     )
     problems = []
-    if cuts[98] > P99_SECONDS:
+    if percentiles[98] > P99_SECONDS:
         problems.append(f"{kind}: p99 of new requests over {P99_SECONDS} s")
-    if displaced > DISPLACED:
-        problems.append(f"{kind}: a request was recorded {displaced} places out of order")
+    if displacement > MAX_DISPLACEMENT:
+        problems.append(f"{kind}: a request was recorded {displacement} places out of order")
     return problems
 
 
@@ -111,12 +114,12 @@ def _fill_backlog(port, count):
             sender.post()
 
     threads = [threading.Thread(target=send, args=(s,)) for s in senders]
-    began = time.monotonic()
+    started_at = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 def _send_steadily(sender, is_running):
@@ -134,7 +137,7 @@ def _greatest_displacement(world):
     )
     times = [str(row[0]) for row in rows]
     order = sorted(range(len(times)), key=lambda i: times[i])
-    return max(abs(place - i) for place, i in enumerate(order))
+    return max(abs(position - i) for position, i in enumerate(order))
 
 
 def run(kinds, count, report):
@@ -160,10 +163,10 @@ def run(kinds, count, report):
 
 def main():
     parser = argparse.ArgumentParser("python -m tests.faults.drill", description=__doc__)
-    parser.add_argument("--database", choices=BOTH, action="append", help="default: both")
+    parser.add_argument("--database", choices=DATABASES, action="append", help="default: both")
     parser.add_argument("--requests", type=int, default=REQUESTS)
     options = parser.parse_args()
-    return 1 if run(options.database or BOTH, options.requests, print) else 0
+    return 1 if run(options.database or DATABASES, options.requests, print) else 0
 
 
 if __name__ == "__main__":

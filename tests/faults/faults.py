@@ -25,11 +25,11 @@ from tests.faults.proxy import TO_CLIENT, TO_SERVER
 from tests.faults.world import STOP_SECONDS, Failed, wait_for
 
 HIT_SECONDS = 40
-NUDGE_SECONDS = 4
+REPOST_SECONDS = 4
 STUCK_SECONDS = 120
 EXCHANGE = "st2.trigger_instances_dispatch"
 QUEUE = EXCHANGE + ".rules_engine"
-BOTH = ("sqlite", "mariadb")
+DATABASES = ("sqlite", "mariadb")
 
 
 class Scene:
@@ -39,30 +39,31 @@ class Scene:
         self.world, self.load = world, load
         self.random = random.Random(seed)
 
-    def wait_under_load(self, condition, what):
+    def wait_under_load(self, condition, description):
         """Post new episodes until condition() is true. Raise Failed after HIT_SECONDS."""
         deadline = time.monotonic() + HIT_SECONDS
-        pause = NUDGE_SECONDS
+        pause = REPOST_SECONDS
         while time.monotonic() < deadline:
             self.load.post(self.load.notifications.new_episodes(2))
             try:
-                return wait_for(condition, pause, what)
+                return wait_for(condition, pause, description)
             except Failed:
                 pause *= 2
-        raise Failed(f"not within {HIT_SECONDS} s: {what}")
+        raise Failed(f"not within {HIT_SECONDS} s: {description}")
 
     def kill_at(self, *failpoints):
-        """Arm the failpoints and wait until a process was killed at each."""
+        """Arm the failpoints and wait until a process has been killed at each."""
         for failpoint in failpoints:
             self.world.arm(failpoint)
         self.wait_for_kills(*failpoints)
 
     def wait_for_kills(self, *failpoints):
-        """Wait until a process was killed at each of the armed failpoints."""
+        """Wait until a process has been killed at each of the armed failpoints."""
         try:
             for failpoint in failpoints:
-                what = "a process reaches: " + failpoint
-                self.wait_under_load(lambda: self.world.was_hit(failpoint), what)
+                self.wait_under_load(
+                    lambda: self.world.was_hit(failpoint), "a process reaches: " + failpoint
+                )
         except Failed:
             for failpoint in failpoints:
                 self.world.disarm(failpoint)
@@ -74,22 +75,22 @@ class Scene:
     def wait_for_broker(self, state):
         """Wait until the health view shows the broker as "ok" or "down"."""
 
-        def is_shown():
+        def has_state():
             health = self.world.health()
             return health and health["components"]["broker"]["state"] == state
 
-        self.wait_under_load(is_shown, "health shows the broker as " + state)
+        self.wait_under_load(has_state, "health shows the broker as " + state)
 
 
 @dataclass
 class Fault:
-    """A fault.
+    """A row of the table.
 
     Attributes:
         name: The name of the row.
         inject: Causes the fault once, and ends it.
         times: How often the full run injects it, on each kind of database.
-        on: The kinds of database on which it can occur.
+        databases: The kinds of database on which it can occur.
         keeps_webhooks: Whether StackStorm must receive every webhook trigger despite the fault.
         missing: The program that the fault needs and the machine lacks; empty if it lacks none.
     """
@@ -97,7 +98,7 @@ class Fault:
     name: str
     inject: Callable[[Scene], None]
     times: int
-    on: tuple[str, ...] = BOTH
+    databases: tuple[str, ...] = DATABASES
     keeps_webhooks: bool = False
     missing: str = ""
 
@@ -134,11 +135,11 @@ def sensor_killed_within_request(share):
         headers = dict(delivery.headers, **{"Content-Length": len(delivery.body)})
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()
-        sent = (
+        partial_request = (
             head[:1] if share is None else head + delivery.body[: int(len(delivery.body) * share)]
         )
         with socket.create_connection(("127.0.0.1", scene.world.port)) as client:
-            client.sendall(sent)
+            client.sendall(partial_request)
             scene.pause(0.02, 0.1)
             scene.world.sensor.kill()
         scene.load.send(delivery)
@@ -240,7 +241,7 @@ def one_request_cannot_be_recorded(scene):
     run_action(world, "poundcake.replay", request_id=delivery.request_id)
 
 
-def one_request_kills_the_record(scene):
+def one_request_kills_the_record_action(scene):
     """Check that other requests are not blocked, and that this one is recorded in the end."""
     world = scene.world
     world.set_flag("poison kills")
@@ -248,7 +249,7 @@ def one_request_kills_the_record(scene):
 
     def is_stuck():
         health = world.health()
-        return health and delivery.wanted_id in (
+        return health and delivery.client_request_id in (
             health["components"]["journal"].get("stuck_requests") or []
         )
 
@@ -273,14 +274,14 @@ def run_action(world, ref, **parameters):
     request = urllib.request.Request(
         world.api + "/executions", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        url = "{}/executions/{}".format(world.api, json.loads(answer.read())["id"])
+    with urllib.request.urlopen(request, timeout=10) as response:
+        url = "{}/executions/{}".format(world.api, json.loads(response.read())["id"])
 
-    def ended():
+    def get_ended_execution():
         execution = world.get_json(url)
         return execution if execution and execution.get("end_timestamp") else None
 
-    execution = wait_for(ended, 60, ref + " ends")
+    execution = wait_for(get_ended_execution, 60, ref + " ends")
     if execution["status"] != "succeeded":
         raise Failed("{}: {}".format(ref, execution["result"]))
 
@@ -438,34 +439,34 @@ def database_cut(scene):
 
 
 def database_deadlocks(scene):
-    """Lock the same rows in other orders, so that one side of each deadlock loses."""
-    ended = threading.Event()
+    """Lock the same rows in opposite orders, so that each deadlock aborts one transaction."""
+    stop_writing = threading.Event()
     statement = (
         "UPDATE poundcake_alerts SET notifications = notifications WHERE id IN"
         " (SELECT id FROM (SELECT id FROM poundcake_alerts WHERE open_fingerprint IS NOT NULL"
-        " ORDER BY id {} LIMIT 20) found)"
+        " ORDER BY id {} LIMIT 20) rows_to_lock)"
     )
 
-    def write(order):
-        while not ended.is_set():
+    def update_rows(directions):
+        while not stop_writing.is_set():
             try:
-                with scene.world.engine.connect() as plain:
-                    connection = plain.execution_options(isolation_level="READ COMMITTED")
+                with scene.world.engine.connect() as autocommitting:
+                    connection = autocommitting.execution_options(isolation_level="READ COMMITTED")
                     with connection.begin():
-                        for way in order:
-                            connection.exec_driver_sql(statement.format(way))
+                        for direction in directions:
+                            connection.exec_driver_sql(statement.format(direction))
                             time.sleep(0.05)
             except Exception:
-                pass  # a deadlock: this side lost
+                pass  # this transaction was aborted
 
     writers = [
-        threading.Thread(target=write, args=(order,), daemon=True)
-        for order in (("ASC", "DESC"), ("DESC", "ASC"))
+        threading.Thread(target=update_rows, args=(directions,), daemon=True)
+        for directions in (("ASC", "DESC"), ("DESC", "ASC"))
     ]
     for writer in writers:
         writer.start()
     scene.pause(3, 6)
-    ended.set()
+    stop_writing.set()
     for writer in writers:
         writer.join()
 
@@ -485,21 +486,25 @@ def alerts_arrive_twice(scene):
     """Expect that one of two concurrent executions for an episode is refused its claim."""
     world = scene.world
 
-    def refused():
+    def refused_executions():
         executions = (
             world.get_json(world.api + "/executions?action=poundcake_faults.work&limit=100") or []
         )
         outputs = [execution["result"].get("output") or {} for execution in executions]
         return {e["id"] for e, o in zip(executions, outputs) if o.get("stage") == "not_claimed"}
 
-    before = refused()
+    refused_before = refused_executions()
     world.set_flag("slow link")
     try:
-        # A resolved alert can be the one that arrives twice, and no execution requests its claim.
+        # The alert that arrives twice may be resolved. No execution requests a claim for that one.
         for _ in range(20):
             broker_cut("poundcake.alert", True)(scene)
             try:
-                return wait_for(lambda: refused() - before, 2, "an execution is refused the claim")
+                return wait_for(
+                    lambda: refused_executions() - refused_before,
+                    2,
+                    "an execution is refused the claim",
+                )
             except Failed:
                 pass
         raise Failed("20 alerts arrived twice, and no execution was refused the claim")
@@ -556,17 +561,17 @@ FAULTS = [
     Fault("sensor killed in the middle of a request's body", sensor_killed_within_request(0.5), 4),
     Fault("sensor killed as soon as a 202 is read", sensor_killed_when_answered, 6),
     *(
-        Fault("sensor killed " + how, sensor_killed_at(failpoint), 4)
-        for failpoint, how in SENSOR_FAILPOINTS
+        Fault("sensor killed " + moment, sensor_killed_at(failpoint), 4)
+        for failpoint, moment in SENSOR_FAILPOINTS
     ),
     Fault("sensor killed, and unsynced writes lost", power_lost, 4, missing=NO_COMPILER),
     Fault("sensor stopped (SIGTERM)", sensor_stopped, 4),
     Fault("sensor hangs for several seconds", sensor_hangs, 3),
-    *(Fault(how, action_killed_at(failpoint), 4) for failpoint, how in ACTION_FAILPOINTS),
+    *(Fault(name, action_killed_at(failpoint), 4) for failpoint, name in ACTION_FAILPOINTS),
     Fault("recording one request fails", one_request_cannot_be_recorded, 2),
-    Fault("one request kills the record action", one_request_kills_the_record, 1),
+    Fault("one request kills the record action", one_request_kills_the_record_action, 1),
     Fault("StackStorm killed at a random moment", stackstorm_killed, 6),
-    *(Fault(how, stackstorm_killed_at(failpoint), 3) for failpoint, how in STACKSTORM_FAILPOINTS),
+    *(Fault(name, stackstorm_killed_at(failpoint), 3) for failpoint, name in STACKSTORM_FAILPOINTS),
     Fault("StackStorm stopped (SIGTERM)", stackstorm_stopped, 2),
     Fault("StackStorm hangs for several seconds", stackstorm_hangs, 2, keeps_webhooks=True),
     Fault("RabbitMQ stopped and started", broker_stopped, 2, keeps_webhooks=True),
@@ -579,9 +584,9 @@ FAULTS = [
         "RabbitMQ cut after a random number of bytes", broker_cut_anywhere, 6, keeps_webhooks=True
     ),
     *(
-        Fault(f"{trigger} cut {how}", broker_cut(trigger, forward), 2, keeps_webhooks=True)
+        Fault(f"{trigger} cut {moment}", broker_cut(trigger, forward), 2, keeps_webhooks=True)
         for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert")
-        for how, forward in (("in transit", False), ("before its confirm", True))
+        for moment, forward in (("in transit", False), ("before its confirm", True))
     ),
     Fault("alerts arrive twice at once", alerts_arrive_twice, 2, keeps_webhooks=True),
     Fault("MariaDB stopped and started", database_stopped, 3, MARIADB, keeps_webhooks=True),
@@ -599,14 +604,14 @@ FAULTS = [
     Fault("MariaDB's connections cut", database_cut, 3, MARIADB, keeps_webhooks=True),
     *(
         Fault(
-            f"{table} cut {how} COMMIT",
+            f"{table} cut {moment} COMMIT",
             database_cut_in_commit(table, forward),
             3,
             MARIADB,
             keeps_webhooks=True,
         )
         for table in (API_CALLS, LINKS)
-        for how, forward in (("before", False), ("after", True))
+        for moment, forward in (("before", False), ("after", True))
     ),
     Fault("SQLite locked by another process", database_locked, 3, ("sqlite",), keeps_webhooks=True),
 ]

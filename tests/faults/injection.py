@@ -18,7 +18,7 @@ class MisspeltError(Exception):
     """A hook or a setting names something that the product does not have."""
 
 
-def hooks():
+def load_hooks():
     """Return the hooks by module, without installing them."""
     spec = importlib.util.spec_from_file_location("faults_inject", str(INJECT))
     module = importlib.util.module_from_spec(spec)
@@ -35,7 +35,7 @@ def check(settings):
         path = str(INJECT.parents[3] / folder)
         if path not in sys.path:
             sys.path.append(path)
-    for name in [*hooks(), *settings]:
+    for name in [*load_hooks(), *settings]:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:

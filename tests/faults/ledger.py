@@ -10,16 +10,19 @@ FAILED_STATUSES = ("failed", "timeout", "abandoned", "canceled", "gone")
 
 
 class Balance:
-    """The counts of a world. `problems` has a sentence for each broken promise."""
+    """Counts what a world answered, recorded and did.
+
+    `problems` has a sentence for each broken promise.
+    """
 
     def __init__(self, world, load):
-        self.problems = list(dict.fromkeys(load.faults))
+        self.problems = list(dict.fromkeys(load.problems))
         self.answered = self.recorded = self.remediated = 0
         self.lost = self.twice = self.cut_off = 0
         self._count_requests(world, load)
         self._count_work(world)
-        self._check_refused(world)
-        self.unreceived = self._unreceived(world)
+        self._check_not_admitted(world)
+        self.unreceived_webhooks = self._unreceived_webhooks(world)
 
     def _count_requests(self, world, load):
         """Check that each request that was answered 202 is recorded exactly once."""
@@ -29,12 +32,12 @@ class Balance:
         calls_by_id = {call.request_id: call for call in calls}
         times_recorded = Counter(call.body_sha256 for call in calls)
         tries = Counter()
-        answered = Counter()
-        with_id = {}
+        times_answered = Counter()
+        has_client_id = {}
         for delivery in load.deliveries:
             tries[delivery.sha256] += delivery.tries
-            answered[delivery.sha256] += bool(delivery.request_id)
-            with_id[delivery.sha256] = bool(delivery.wanted_id)
+            times_answered[delivery.sha256] += bool(delivery.request_id)
+            has_client_id[delivery.sha256] = bool(delivery.client_request_id)
             if not delivery.request_id:
                 continue
             self.answered += 1
@@ -45,8 +48,8 @@ class Balance:
                 self.problems.append(f"{delivery.request_id} is recorded with a different body")
             else:
                 self.recorded += 1
-        for sha256, count in answered.items():
-            max_times = count if with_id[sha256] else tries[sha256]
+        for sha256, count in times_answered.items():
+            max_times = count if has_client_id[sha256] else tries[sha256]
             if not count <= times_recorded[sha256] <= max_times:
                 self.problems.append(
                     f"a body that was answered {count} times in {tries[sha256]} tries is recorded"
@@ -66,19 +69,19 @@ class Balance:
             "SELECT l.claim, l.st2_execution_id, e.status FROM poundcake_st2_execution_link l"
             " LEFT JOIN execution_db e ON e.id = l.st2_execution_id WHERE l.claim IS NOT NULL"
         )
-        holders = {claim.claim.partition("|")[0]: claim for claim in claims}
-        if len(holders) != len(claims):
-            self.problems.append(f"{len(claims)} claims on {len(holders)} episodes")
-        done = Counter(episode for episode, _, _ in world.finished_work())
+        claims_by_episode = {claim.claim.partition("|")[0]: claim for claim in claims}
+        if len(claims_by_episode) != len(claims):
+            self.problems.append(f"{len(claims)} claims on {len(claims_by_episode)} episodes")
+        times_done = Counter(episode for episode, _, _ in world.finished_work())
         for (episode,) in admitted:
-            times = done.pop(episode, 0)
+            times = times_done.pop(episode, 0)
             self.remediated += bool(times)
             self.twice += times > 1
             if times:
                 continue
-            holder = holders.get(episode)
-            if holder is not None and holder.status in FAILED_STATUSES:
-                # Its execution was killed after the claim. The trail shows that, and an operator
+            claim = claims_by_episode.get(episode)
+            if claim is not None and claim.status in FAILED_STATUSES:
+                # The execution was killed after the claim. The trail shows that, and an operator
                 # has to release the claim.
                 self.cut_off += 1
                 continue
@@ -86,23 +89,26 @@ class Balance:
             self.problems.append(f"the work on {episode} was never done")
         if self.twice:
             self.problems.append(f"{self.twice} episodes were worked on twice")
-        if done:
-            self.problems.append(f"work on episodes that were not admitted: {sorted(done)[:3]}")
+        if times_done:
+            examples = sorted(times_done)[:3]
+            self.problems.append(f"work on episodes that were not admitted: {examples}")
 
-    def _check_refused(self, world):
+    def _check_not_admitted(self, world):
         """Check that alerts that were not admitted started nothing, and have a reason."""
-        refused = "a.outcome NOT IN ('admitted', 'malformed')"
-        silent = world.rows(
-            "SELECT count(*) FROM poundcake_alerts a WHERE a.reason = '' AND " + refused
+        not_admitted = "a.outcome NOT IN ('admitted', 'malformed')"
+        unexplained = world.rows(
+            "SELECT count(*) FROM poundcake_alerts a WHERE a.reason = '' AND " + not_admitted
         )
         linked = world.rows(
             "SELECT count(*) FROM poundcake_alerts a"
-            " JOIN poundcake_st2_execution_link l ON l.alert_id = a.id WHERE " + refused
+            " JOIN poundcake_st2_execution_link l ON l.alert_id = a.id WHERE " + not_admitted
         )
-        if silent[0][0]:
-            self.problems.append(f"{silent[0][0]} alerts refused without a reason")
+        if unexplained[0][0]:
+            self.problems.append(
+                f"{unexplained[0][0]} alerts that were not admitted have no reason"
+            )
         if linked[0][0]:
-            self.problems.append(f"{linked[0][0]} alerts refused and worked on")
+            self.problems.append(f"{linked[0][0]} alerts were not admitted, but have an execution")
         outcomes = {
             (row.request_id, row.episode): row.outcome
             for row in world.rows(
@@ -116,7 +122,7 @@ class Balance:
                 self.problems.append(f"{episode} was worked on for {request_id}")
 
     @staticmethod
-    def _unreceived(world):
+    def _unreceived_webhooks(world):
         """Return the recorded requests whose poundcake.webhook StackStorm did not receive.
 
         That trigger is emitted once. It can be lost by a killed rules engine, but never by the

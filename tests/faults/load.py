@@ -32,12 +32,12 @@ def _now():
 class Notifications:
     """Notifications about some fingerprints, as Alertmanager would send them."""
 
-    def __init__(self, seed, fingerprints=FINGERPRINTS, new=0.1):
+    def __init__(self, seed, fingerprints=FINGERPRINTS, new_share=0.1):
         self._random = random.Random(seed)
-        self._new = new
-        self._quiet = [f"{i + 1:016x}" for i in range(fingerprints)]
+        self._new_share = new_share
+        self._inactive = [f"{i + 1:016x}" for i in range(fingerprints)]
         self._firing = {}
-        self._random.shuffle(self._quiet)
+        self._random.shuffle(self._inactive)
         self._lock = threading.Lock()
 
     def next(self):
@@ -46,38 +46,39 @@ class Notifications:
             return self._next()
 
     def _next(self):
-        choice = self._random.random()
-        if not self._firing or (self._quiet and choice < self._new):
-            count = min(self._random.choice((1, 1, 2, 3)), len(self._quiet))
-            chosen = [self._fire(self._quiet.pop(0)) for _ in range(count)]
-        elif choice < self._new + 0.25:
-            chosen = [self._resolve(self._any())]
+        draw = self._random.random()
+        if not self._firing or (self._inactive and draw < self._new_share):
+            count = min(self._random.choice((1, 1, 2, 3)), len(self._inactive))
+            alerts = [self._fire(self._inactive.pop(0)) for _ in range(count)]
+        elif draw < self._new_share + 0.25:
+            alerts = [self._resolve(self._pick_firing())]
         else:
             count = self._random.randint(1, 3)
-            chosen = [self._firing[self._any()] for _ in range(count)]
-        return self.of(chosen)
+            alerts = [self._firing[self._pick_firing()] for _ in range(count)]
+        return self._notification(alerts)
 
     def new_episodes(self, count):
         """Return one notification with this many new episodes, which a rule matches."""
         with self._lock:
-            wanted = [f for f in self._quiet if _name(f).startswith("FaultsWork0")][:count]
-            for fingerprint in wanted:
-                self._quiet.remove(fingerprint)
-            return self.of([self._fire(fingerprint) for fingerprint in wanted])
+            matching = [f for f in self._inactive if _name(f).startswith("FaultsWork0")]
+            fingerprints = matching[:count]
+            for fingerprint in fingerprints:
+                self._inactive.remove(fingerprint)
+            return self._notification([self._fire(f) for f in fingerprints])
 
-    def of(self, found):
+    def _notification(self, alerts):
         """Return a notification with these alerts. No two notifications have the same body."""
-        firing = any(a["status"] == "firing" for a in found)
+        firing = any(a["status"] == "firing" for a in alerts)
         return {
             "receiver": RECEIVER,
             "status": "firing" if firing else "resolved",
-            "alerts": found,
+            "alerts": alerts,
             "version": "4",
             "groupKey": f'{{}}:{{group="{uuid.uuid4()}"}}',
             "truncatedAlerts": 0,
         }
 
-    def _any(self):
+    def _pick_firing(self):
         return self._random.choice(sorted(self._firing))
 
     def _fire(self, fingerprint):
@@ -96,7 +97,7 @@ class Notifications:
     def _resolve(self, fingerprint):
         alert = self._firing.pop(fingerprint)
         # At the end of the list, so that the next episode begins after the end of this one.
-        self._quiet.append(fingerprint)
+        self._inactive.append(fingerprint)
         return dict(alert, status="resolved", endsAt=_now())
 
 
@@ -114,7 +115,7 @@ class Delivery:
 
     def __init__(self, notification, with_id=True):
         self.body = json.dumps(notification).encode()
-        self.wanted_id = str(uuid.uuid4()) if with_id else ""
+        self.client_request_id = str(uuid.uuid4()) if with_id else ""
         self.sha256 = hashlib.sha256(self.body).hexdigest()
         self.tries = 0
         self.request_id = ""
@@ -122,22 +123,24 @@ class Delivery:
     @property
     def headers(self):
         headers = {"Content-Type": "application/json"}
-        return dict(headers, **{"X-Request-ID": self.wanted_id} if self.wanted_id else {})
+        return dict(
+            headers, **{"X-Request-ID": self.client_request_id} if self.client_request_id else {}
+        )
 
 
 class Load:
-    """Sends notifications from start() to stop().
+    """Sends notifications between start() and stop().
 
     Attributes:
         rate: Requests per second.
         deliveries: The ledger.
-        faults: Responses that no sender may get: anything but 202 and 503.
+        problems: Requests that got no 202, and responses other than 202 and 503.
         on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
 
     def __init__(self, port, notifications, seed, rate):
         self.port, self.notifications, self.rate = port, notifications, rate
-        self.deliveries, self.faults = [], []
+        self.deliveries, self.problems = [], []
         self.on_answer = None
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -196,32 +199,32 @@ class Load:
         try:
             while time.monotonic() < deadline:
                 delivery.tries += 1
-                if self._try(delivery):
+                if self._post_once(delivery):
                     if self.on_answer:
                         self.on_answer(delivery)
                     return
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
-            self.faults.append(f"no 202 within {GIVE_UP_SECONDS} s")
+            self.problems.append(f"no 202 within {GIVE_UP_SECONDS} s")
         finally:
             with self._lock:
                 self._unanswered -= 1
 
-    def _try(self, delivery):
+    def _post_once(self, delivery):
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
         try:
             client.request("POST", PATH, delivery.body, delivery.headers)
-            answer = client.getresponse()
-            text = answer.read()
+            response = client.getresponse()
+            text = response.read()
         except (OSError, http.client.HTTPException):
             return False
         finally:
             client.close()
-        if answer.status != 202:
-            if answer.status != 503:
-                self.faults.append(f"{answer.status} {text[:200]}")
+        if response.status != 202:
+            if response.status != 503:
+                self.problems.append(f"{response.status} {text[:200]}")
             return False
         delivery.request_id = json.loads(text)["request_id"]
-        if delivery.wanted_id and delivery.request_id != delivery.wanted_id:
-            self.faults.append("the response has a different id from the one sent")
+        if delivery.client_request_id and delivery.request_id != delivery.client_request_id:
+            self.problems.append("the response has a different id from the one sent")
         return True

@@ -13,7 +13,7 @@ _DRAIN_SECONDS = 5
 
 
 class Trip:
-    """A condition that cuts a connection once.
+    """Cuts a connection, once, when a condition is met.
 
     The condition is a number of bytes in one direction, or patterns in this order, each in a
     separate chunk.
@@ -31,37 +31,37 @@ class Trip:
 
     def __init__(self, direction, after=0, patterns=(), forward=True):
         self.direction, self.forward = direction, forward
-        self._left, self._patterns = after, patterns
-        self._seen = {}
-        self._arrives = None
+        self._remaining_bytes, self._patterns = after, patterns
+        self._matched_patterns = {}  # their number, by pair
+        self._awaiting_response = None  # the pair that got the last pattern
         self.fired = threading.Event()
 
-    def passes(self, pair, direction, chunk):
+    def bytes_before_cut(self, pair, direction, chunk):
         """Return how many bytes of the chunk pass before the cut, or None if there is no cut."""
-        if self._arrives:
-            return 0 if self._arrives == pair and direction != self.direction else None
+        if self._awaiting_response:
+            return 0 if self._awaiting_response == pair and direction != self.direction else None
         if direction != self.direction:
             return None
         if not self._patterns:
-            if len(chunk) < self._left:
-                self._left -= len(chunk)
+            if len(chunk) < self._remaining_bytes:
+                self._remaining_bytes -= len(chunk)
                 return None
-            return self._left
-        seen = self._seen.get(pair, 0)
-        if self._patterns[seen] not in chunk:
+            return self._remaining_bytes
+        matched = self._matched_patterns.get(pair, 0)
+        if self._patterns[matched] not in chunk:
             return None
-        self._seen[pair] = seen + 1
-        if seen + 1 < len(self._patterns):
+        self._matched_patterns[pair] = matched + 1
+        if matched + 1 < len(self._patterns):
             return None
         if self.forward:
-            self._arrives = pair
+            self._awaiting_response = pair
             return None
         return 0
 
-    def ended(self, pair):
+    def connection_ended(self, pair):
         """Wait for another connection, because this one ended before it was cut."""
-        if self._arrives == pair:
-            self._arrives, self._seen = None, {}
+        if self._awaiting_response == pair:
+            self._awaiting_response, self._matched_patterns = None, {}
 
 
 class Proxy:
@@ -92,9 +92,9 @@ class Proxy:
     def stalled(self, value):
         (self._flowing.clear if value else self._flowing.set)()
 
-    def trip(self, direction, **how):
+    def trip(self, direction, **condition):
         """Set a Trip, which cuts the first connection that meets its condition, and return it."""
-        trip = Trip(direction, **how)
+        trip = Trip(direction, **condition)
         with self._lock:
             self._trip = trip
         return trip
@@ -124,15 +124,15 @@ class Proxy:
                 _reset(client)
                 continue
             server.settimeout(None)
-            for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for connection in (client, server):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = (client, server)
             with self._lock:
                 self._pairs.add(pair)
             for direction in (TO_SERVER, TO_CLIENT):
-                threading.Thread(target=self._pass_on, args=(pair, direction), daemon=True).start()
+                threading.Thread(target=self._forward, args=(pair, direction), daemon=True).start()
 
-    def _pass_on(self, pair, direction):
+    def _forward(self, pair, direction):
         source, target = pair if direction == TO_SERVER else reversed(pair)
         try:
             while True:
@@ -142,9 +142,9 @@ class Proxy:
                     time.sleep(self.delay)
                 if not chunk:
                     break
-                passing = self._bytes_before_cut(pair, direction, chunk)
-                target.sendall(chunk if passing is None else chunk[:passing])
-                if passing is not None:
+                count = self._bytes_before_cut(pair, direction, chunk)
+                target.sendall(chunk if count is None else chunk[:count])
+                if count is not None:
                     break
         except OSError:
             pass
@@ -155,11 +155,11 @@ class Proxy:
             trip = self._trip
             if trip is None:
                 return None
-            passing = trip.passes(pair, direction, chunk)
-            if passing is not None:
+            count = trip.bytes_before_cut(pair, direction, chunk)
+            if count is not None:
                 self._trip = None
                 trip.fired.set()
-            return passing
+            return count
 
     def _end(self, pair):
         with self._lock:
@@ -167,7 +167,7 @@ class Proxy:
                 return
             self._pairs.discard(pair)
             if self._trip:
-                self._trip.ended(pair)
+                self._trip.connection_ended(pair)
         client, server = pair
         _reset(client)
         # A reset would discard data that the server has not read yet.

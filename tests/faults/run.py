@@ -16,7 +16,7 @@ RECOVERY_SECONDS = 150
 # Low, so that the limits are reached quickly.
 CONFIG = {"max_remediations_per_hour": 8, "cooldown_seconds": 3, "host_cooldown_seconds": 0}
 COLUMNS = ("answered", "recorded", "remediated", "lost", "twice", "cut_off")
-HEAD = """\
+HEADING = """\
 seed {seed}. Shortened for the run: {settings}.
 answered: requests answered 202. recorded: how many of them were recorded exactly once.
 remediated: episodes whose work was done. lost, twice: episodes whose work was never done, or was
@@ -25,12 +25,12 @@ which the trail shows. recovery: seconds from the last fault until no work was p
 """
 
 
-def row(*cells):
-    """Return one line of the table."""
+def format_row(*cells):
+    """Return a line of the table."""
     return "{:<8} {:<58} {:>5} {:>8} {:>8} {:>10} {:>4} {:>5} {:>7} {:>8}".format(*cells)
 
 
-TITLES = row(
+TITLES = format_row(
     "on",
     "fault",
     "times",
@@ -45,7 +45,10 @@ TITLES = row(
 
 
 class Run:
-    """One world under load. Calls report() with each line of the table."""
+    """A world under load, into which faults are injected.
+
+    Calls report() with each line of the table.
+    """
 
     def __init__(
         self, kind, folder, broker, mariadb, seed, report, recovery_seconds=RECOVERY_SECONDS
@@ -58,8 +61,8 @@ class Run:
         self.problems = []
         self.injected = 0
         self._totals = dict.fromkeys(COLUMNS, 0)
-        self._unreceived = set()
-        self._known = set()
+        self._unreceived_webhooks = set()
+        self._reported_problems = set()
 
     def start(self):
         """Start the world, and process one alert before the first fault."""
@@ -90,7 +93,7 @@ class Run:
             try:
                 fault.inject(self.scene)
                 self.injected += 1
-            # After any error, go on with the other faults.
+            # Continue with the other faults after any error.
             except Exception as error:
                 problems.append(f"{fault.name}: {error!r}")
         try:
@@ -98,23 +101,25 @@ class Run:
             self.injected += len(failpoints)
         except Failed as error:
             problems.append(str(error))
-        began = time.monotonic()
+        started_at = time.monotonic()
         self.load.stop()
         try:
             self._wait_for_recovery()
         except Failed as error:
             problems.append(str(error))
-        recovery = time.monotonic() - began
+        recovery = time.monotonic() - started_at
         balance = Balance(self.world, self.load)
-        if all(fault.keeps_webhooks for fault in faults) and balance.unreceived - self._unreceived:
-            count = len(balance.unreceived - self._unreceived)
-            problems.append(f"StackStorm never received {count} webhooks")
-        self._unreceived = balance.unreceived
-        problems += [p for p in balance.problems if p not in self._known]
-        self._known.update(balance.problems)
+        unreceived = balance.unreceived_webhooks - self._unreceived_webhooks
+        if unreceived and all(fault.keeps_webhooks for fault in faults):
+            problems.append(f"StackStorm never received {len(unreceived)} webhooks")
+        self._unreceived_webhooks = balance.unreceived_webhooks
+        problems += [p for p in balance.problems if p not in self._reported_problems]
+        self._reported_problems.update(balance.problems)
         cells = [getattr(balance, c) - self._totals[c] for c in COLUMNS]
         self._totals = {c: getattr(balance, c) for c in COLUMNS}
-        self._report(row(self.kind, name, len(faults) + len(failpoints), *cells, f"{recovery:.1f}"))
+        self._report(
+            format_row(self.kind, name, len(faults) + len(failpoints), *cells, f"{recovery:.1f}")
+        )
         for problem in problems:
             self._report("         PROBLEM: " + problem)
         self.problems += [f"{self.kind}, {name}: {p}" for p in problems]

@@ -1,10 +1,10 @@
-"""The pack's sensor in a process of its own, as StackStorm's sensor container runs it.
+"""Run the pack's sensor in a separate process, as StackStorm's sensor container does.
 
     python sensor.py OPTIONS
 
-OPTIONS is JSON: `config` (the pack's), `api` (the address of StackStorm's API) and `patched`
-(whether the process is patched as StackStorm's sensor wrapper does it, before anything is loaded).
-The broker is named by STANDALONE_BROKER_URL.
+OPTIONS is JSON: `config` (the configuration of the pack), `api` (the URL of StackStorm's API) and
+`patched` (whether eventlet patches the process before anything is loaded, as StackStorm's sensor
+wrapper does). STANDALONE_BROKER_URL is the URL of the broker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class Service:
-    """What StackStorm hands to a sensor."""
+    """The sensor service that StackStorm passes to a sensor."""
 
     def __init__(self, api):
         self._api = api

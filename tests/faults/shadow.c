@@ -1,8 +1,8 @@
-/* Keeps a copy of what a loss of power would leave behind.
+/* Keep a copy of the data that would survive a loss of power.
  *
- * Loaded by LD_PRELOAD. Whatever fsync or fdatasync puts on the disk of the files in $SHADOW_OF is
- * copied to $SHADOW, whole, and so the files there hold what was synced and nothing else. What is
- * removed is removed there at once, as a file system with a log does it at the next sync.
+ * Loaded with LD_PRELOAD. After each fsync or fdatasync of a file in $SHADOW_OF, the whole file is
+ * copied to $SHADOW, so that the copies contain only data that was synced. The copy of a removed
+ * file is removed immediately; a journaling file system would do so at the next sync.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,39 +13,39 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Where a file's copy is; 0 for a file that has none. */
-static int shadow(const char *path, char *found)
+/* Write the path of a file's copy to copy_path. Return 0 if the file is not copied. */
+static int find_copy(const char *path, char *copy_path)
 {
-    const char *of = getenv("SHADOW_OF"), *to = getenv("SHADOW");
+    const char *folder = getenv("SHADOW_OF"), *shadow = getenv("SHADOW");
 
-    if (!of || !to || strncmp(path, of, strlen(of)) || path[strlen(of)] != '/')
+    if (!folder || !shadow || strncmp(path, folder, strlen(folder)) || path[strlen(folder)] != '/')
         return 0;
-    return snprintf(found, PATH_MAX, "%s/%s", to, strrchr(path, '/') + 1) < PATH_MAX;
+    return snprintf(copy_path, PATH_MAX, "%s/%s", shadow, strrchr(path, '/') + 1) < PATH_MAX;
 }
 
-static void copy(int from)
+static void copy(int source)
 {
-    char link[64], path[PATH_MAX], part[PATH_MAX + 8], whole[PATH_MAX], buffer[65536];
+    char link[64], path[PATH_MAX], part_path[PATH_MAX + 8], copy_path[PATH_MAX], buffer[65536];
     ssize_t length;
-    off_t at = 0;
-    int to;
+    off_t offset = 0;
+    int target;
 
-    snprintf(link, sizeof link, "/proc/self/fd/%d", from);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", source);
     length = readlink(link, path, sizeof path - 1);
     if (length < 0)
         return;
     path[length] = 0;
-    if (!shadow(path, whole))
+    if (!find_copy(path, copy_path))
         return;
-    snprintf(part, sizeof part, "%s.part", whole);
-    to = open(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    while ((length = pread(from, buffer, sizeof buffer, at)) > 0) {
-        if (write(to, buffer, length) != length)
+    snprintf(part_path, sizeof part_path, "%s.part", copy_path);
+    target = open(part_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    while ((length = pread(source, buffer, sizeof buffer, offset)) > 0) {
+        if (write(target, buffer, length) != length)
             abort();
-        at += length;
+        offset += length;
     }
-    close(to);
-    if (rename(part, whole))
+    close(target);
+    if (rename(part_path, copy_path))
         abort();
 }
 
@@ -69,10 +69,10 @@ int fdatasync(int file)
 
 int unlink(const char *path)
 {
-    char whole[PATH_MAX];
+    char copy_path[PATH_MAX];
     int (*remove)(const char *) = (int (*)(const char *))dlsym(RTLD_NEXT, "unlink");
 
-    if (shadow(path, whole))
-        remove(whole);
+    if (find_copy(path, copy_path))
+        remove(copy_path);
     return remove(path);
 }

@@ -50,17 +50,18 @@ FAILPOINTS = {
 }
 
 
-@pytest.mark.parametrize("on", sorted(SELECTED))
-def test_nothing_is_lost_and_nothing_is_done_twice(on, request, rabbitmq, tmp_path):
-    mariadb = request.getfixturevalue("mariadb") if on == "mariadb" else None
-    known = {fault.name: fault for fault in FAULTS}
-    faults = [known[name] for name in SELECTED[on] if not known[name].missing]
+@pytest.mark.parametrize("kind", sorted(SELECTED))
+def test_nothing_is_lost_and_nothing_is_done_twice(kind, request, rabbitmq, tmp_path):
+    mariadb = request.getfixturevalue("mariadb") if kind == "mariadb" else None
+    faults_by_name = {fault.name: fault for fault in FAULTS}
+    faults = [faults_by_name[name] for name in SELECTED[kind]]
+    faults = [fault for fault in faults if not fault.missing]
     print(TITLES)
-    run = Run(on, tmp_path / "world", rabbitmq, mariadb, SEED, print)
+    run = Run(kind, tmp_path / "world", rabbitmq, mariadb, SEED, print)
     try:
         run.start()
-        run.inject("the short version", faults, FAILPOINTS[on])
+        run.inject("the short version", faults, FAILPOINTS[kind])
         assert not run.problems
-        assert run.injected == len(faults) + len(FAILPOINTS[on])
+        assert run.injected == len(faults) + len(FAILPOINTS[kind])
     finally:
         run.close()

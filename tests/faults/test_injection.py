@@ -13,7 +13,7 @@ from tests.faults import injection
 from tests.faults.world import HERE, ROOT, SETTINGS
 
 
-def load(tmp_path, settings, code):
+def run_code(tmp_path, settings, code):
     """Run code in a process with the hooks installed and the settings changed."""
     for name in ("armed", "hit", "while"):
         (tmp_path / name).mkdir()
@@ -33,10 +33,10 @@ def load(tmp_path, settings, code):
 
 def test_every_hook_and_setting_exists(tmp_path):
     injection.check(SETTINGS)
-    modules = ", ".join([*injection.hooks(), *SETTINGS])
+    modules = ", ".join([*injection.load_hooks(), *SETTINGS])
     code = f"import {modules}; print(poundcake.endpoint.retry.RECORD_WAIT)"
-    loaded = load(tmp_path, SETTINGS, code)
-    assert (loaded.returncode, loaded.stdout) == (0, "4\n")
+    result = run_code(tmp_path, SETTINGS, code)
+    assert (result.returncode, result.stdout) == (0, "4\n")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,8 @@ def test_a_misspelt_setting_is_an_error(settings):
 
 def test_a_misspelt_hook_is_an_error(tmp_path):
     code = (
-        "import sitecustomize, types; sitecustomize.wrap(types.SimpleNamespace(), 'gone', 'here')"
+        "import sitecustomize, types;"
+        " sitecustomize.wrap(types.SimpleNamespace(), 'missing', 'failpoint')"
     )
-    loaded = load(tmp_path, {}, code)
-    assert loaded.returncode == 1 and "'gone'" in loaded.stdout
+    result = run_code(tmp_path, {}, code)
+    assert result.returncode == 1 and "'missing'" in result.stdout

@@ -14,8 +14,8 @@ class Echo:
     """A server that sends back everything it receives, and keeps a copy."""
 
     def __init__(self):
-        self.got = b""
-        self.ended = threading.Event()
+        self.received = b""
+        self.connection_ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -26,9 +26,9 @@ class Echo:
             chunk = connection.recv(65536)
             if not chunk:
                 break
-            self.got += chunk
+            self.received += chunk
             connection.sendall(chunk)
-        self.ended.set()
+        self.connection_ended.set()
 
     def close(self):
         self._listener.close()
@@ -73,58 +73,58 @@ def test_everything_is_forwarded(client, echo):
     threading.Thread(target=client.sendall, args=(text,), daemon=True).start()
 
     assert receive(client, len(text)) == text
-    assert echo.got == text
+    assert echo.received == text
 
 
 def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
     trip = proxy.trip(TO_SERVER, after=3)
     client.sendall(b"abcdef")
 
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)
     assert trip.fired.is_set()
-    assert echo.got == b"abc"
+    assert echo.received == b"abc"
 
 
-def test_cut_before_the_answer(client, echo, proxy):
+def test_cut_before_the_response(client, echo, proxy):
     trip = proxy.trip(TO_CLIENT, after=0)
     client.sendall(b"abcdef")
 
     assert receive(client, 1) == b""
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)
     assert trip.fired.is_set()
-    assert echo.got == b"abcdef"
+    assert echo.received == b"abcdef"
 
 
-@pytest.mark.parametrize("forward, arrives", [(True, b"one two"), (False, b"one ")])
-def test_cut_after_patterns_in_order(client, echo, proxy, forward, arrives):
+@pytest.mark.parametrize("forward, expected", [(True, b"one two"), (False, b"one ")])
+def test_cut_after_patterns_in_order(client, echo, proxy, forward, expected):
     trip = proxy.trip(TO_SERVER, patterns=[b"one", b"two"], forward=forward)
     client.sendall(b"one ")
     assert receive(client, 4) == b"one "
     assert not trip.fired.is_set()
 
     client.sendall(b"two")
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)
     assert trip.fired.is_set()
-    assert echo.got == arrives
+    assert echo.received == expected
 
 
-def test_a_stalled_connection_continues(client, echo, proxy):
+def test_a_stalled_connection_resumes(client, echo, proxy):
     proxy.stalled = True
     client.sendall(b"abc")
     client.settimeout(0.3)
     with pytest.raises(socket.timeout):
         client.recv(3)
-    assert echo.got == b""
+    assert echo.received == b""
 
     proxy.stalled = False
     client.settimeout(10)
     assert receive(client, 3) == b"abc"
 
 
-def test_cut_immediately(client, echo, proxy):
+def test_cut_ends_open_connections(client, echo, proxy):
     client.sendall(b"abc")
     assert receive(client, 3) == b"abc"
 
     proxy.cut()
     assert receive(client, 1) == b""
-    assert echo.ended.wait(10)
+    assert echo.connection_ended.wait(10)

@@ -1,4 +1,4 @@
-"""The processes that faults happen to: the sensor, StackStorm's stand-in, RabbitMQ and MariaDB.
+"""Run the sensor, StackStorm's stand-in, RabbitMQ and MariaDB, and inject faults into them.
 
 The sensor connects to RabbitMQ through one proxy, and the whole pack to MariaDB through another.
 """
@@ -54,15 +54,15 @@ class Failed(Exception):
     """A condition did not become true in time."""
 
 
-def wait_for(condition, seconds, what):
-    """Return the first true value of condition(). Raise Failed after a number of seconds."""
+def wait_for(condition, seconds, description):
+    """Return the first true value of condition(). Raise Failed after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise Failed(f"not within {seconds} s: {what}")
+            raise Failed(f"not within {seconds} s: {description}")
         time.sleep(0.05)
 
 
@@ -78,11 +78,6 @@ class Process:
     @property
     def running(self):
         return self._process is not None and self._process.poll() is None
-
-    @property
-    def code(self):
-        """The exit code; None while the process runs."""
-        return self._process.poll()
 
     def start(self):
         with open(str(self._log), "ab") as log:
@@ -108,13 +103,13 @@ class Process:
 
     def stop(self):
         """Stop the process with SIGTERM, and return how many seconds that took."""
-        began = time.monotonic()
+        started_at = time.monotonic()
         self._process.terminate()
         try:
             self._process.wait(2 * STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-        return time.monotonic() - began
+        return time.monotonic() - started_at
 
     def wait(self, seconds):
         """Wait until the process has ended."""
@@ -154,20 +149,20 @@ class World:
             self._database = mariadb.create_database()
             self.database_proxy = Proxy(mariadb.port)
             url = mariadb.url(self._database)
-            own_url = url.replace(f":{mariadb.port}/", f":{self.database_proxy.port}/")
+            proxied_url = url.replace(f":{mariadb.port}/", f":{self.database_proxy.port}/")
         else:
-            own_url = url = "sqlite:///{}".format(folder / "tracking.sqlite")
+            proxied_url = url = "sqlite:///{}".format(folder / "tracking.sqlite")
         self.engine = sqlalchemy.create_engine(
             url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
         )
         self.port, api_port = services.free_port(), services.free_port()
         self.api = f"http://127.0.0.1:{api_port}/v1"
-        self.config = dict(config, database_url=own_url, port=self.port)
+        self.config = dict(config, database_url=proxied_url, port=self.port)
         self.config["state_dir"] = str(folder / "state")
         config_file = folder / "poundcake.yaml"
         config_file.write_text(json.dumps(self.config))  # JSON is YAML
-        direct = f"amqp://guest:guest@127.0.0.1:{broker.port}//"
-        through = f"amqp://guest:guest@127.0.0.1:{self.broker_proxy.port}//"
+        broker_url = f"amqp://guest:guest@127.0.0.1:{broker.port}//"
+        proxied_broker_url = f"amqp://guest:guest@127.0.0.1:{self.broker_proxy.port}//"
         self.shadow = folder / "shadow"
         self.shadow.mkdir()
         options = {"config": self.config, "api": self.api, "patched": bool(mariadb)}
@@ -176,18 +171,24 @@ class World:
             folder,
             [sys.executable, "-u", str(HERE / "sensor.py"), json.dumps(options)],
             self._environment(
-                STANDALONE_BROKER_URL=through, **(self._shadow_environment() if shadow else {})
+                STANDALONE_BROKER_URL=proxied_broker_url,
+                **(self._shadow_environment() if shadow else {}),
             ),
         )
         command = [sys.executable, "-u", "-m", "tests.standin", "--no-sensor"]
-        command += ["--api-port", str(api_port), "--broker", direct]
+        command += ["--api-port", str(api_port), "--broker", broker_url]
         command += ["--config", str(config_file), "--pack", str(HERE / "pack")]
         self.stackstorm = Process("stackstorm", folder, command, self._environment())
 
-    def _environment(self, **more):
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("ST2_", "FAULTS_"))}
-        own.update(PYTHONPATH=str(HERE / "inject"), FAULTS_DIR=str(self.control), **more)
-        return own
+    def _environment(self, **variables):
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ST2_", "FAULTS_"))
+        }
+        environment.update(PYTHONPATH=str(HERE / "inject"), FAULTS_DIR=str(self.control))
+        environment.update(variables)
+        return environment
 
     def _shadow_environment(self):
         """Return the environment in which shadow.c copies the journal at each sync."""
@@ -242,11 +243,11 @@ class World:
     # -- faults
 
     def arm(self, failpoint):
-        """Have the next process that reaches the failpoint killed there."""
+        """Kill the next process that reaches the failpoint."""
         (self.control / "armed" / failpoint).touch()
 
     def was_hit(self, failpoint):
-        """Return True once after a process was killed at the armed failpoint."""
+        """Return True, once, if a process was killed at the armed failpoint."""
         try:
             (self.control / "hit" / failpoint).unlink()
             return True
@@ -260,7 +261,7 @@ class World:
             pass
 
     def set_flag(self, name, text=""):
-        """Set a flag for the hooks until clear_flag(name)."""
+        """Set a flag that the hooks read, until clear_flag(name)."""
         (self.control / "while" / name).write_text(text)
 
     def clear_flag(self, name):
@@ -269,22 +270,22 @@ class World:
     def lose_power(self):
         """Kill the sensor, and keep only the part of its journal that was synced to the disk."""
         self.sensor.kill()
-        for end in ("", "-wal", "-shm", "-journal"):
-            name = "journal.sqlite" + end
-            written = pathlib.Path(self.config["state_dir"]) / name
-            if written.exists():
-                written.unlink()
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            name = "journal.sqlite" + suffix
+            journal_file = pathlib.Path(self.config["state_dir"]) / name
+            if journal_file.exists():
+                journal_file.unlink()
             if (self.shadow / name).exists():
-                shutil.copy(str(self.shadow / name), str(written))
+                shutil.copy(str(self.shadow / name), str(journal_file))
 
     # -- inspection
 
     def get_json(self, url):
-        """Return the JSON of a response, or None if there is none."""
+        """Return the JSON at a URL, or None if there is no valid response."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(url, timeout=5) as answer:
-                return json.loads(answer.read())
+            with opener.open(url, timeout=5) as response:
+                return json.loads(response.read())
         except (OSError, http.client.HTTPException):
             return None
 
@@ -316,18 +317,18 @@ class World:
         return set((self.control / "webhooks").read_text().split())
 
     def pending_work(self):
-        """Return which work is still pending, or '' if all of it is done."""
+        """Describe the work that is still pending. Return '' if there is none."""
         health = self.health()
         if not health:
             return "the endpoint accepts no webhooks"
         journal = health["components"]["journal"]
-        waiting = {s: journal[s] for s in ("accepted", "announced", "recorded") if journal[s]}
-        if waiting:
-            return f"in the journal: {waiting}"
+        unfinished = {s: journal[s] for s in ("accepted", "announced", "recorded") if journal[s]}
+        if unfinished:
+            return f"in the journal: {unfinished}"
         try:
-            calls = self.rows(
+            open_requests = self.rows(
                 "SELECT count(*) FROM poundcake_api_calls WHERE completed_at IS NULL"
             )[0][0]
         except sqlalchemy.exc.SQLAlchemyError as error:
             return str(error).splitlines()[0]
-        return f"{calls} requests are not completed" if calls else ""
+        return f"{open_requests} requests are not completed" if open_requests else ""

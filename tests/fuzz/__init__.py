@@ -1,4 +1,4 @@
-"""Send inputs that nobody should send, and check that they are handled as documented."""
+"""Send unexpected and hostile inputs, and check that they are handled as documented."""
 
 from __future__ import annotations
 

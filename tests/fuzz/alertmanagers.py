@@ -18,7 +18,7 @@ import random
 from dataclasses import dataclass, field
 
 MINUTE, HOUR = 60, 3600
-RESEND = MINUTE  # --rules.alert.resend-delay
+RESEND_DELAY = MINUTE  # --rules.alert.resend-delay
 RESOLVED_RETENTION = 15 * MINUTE
 PEER_TIMEOUT = 15  # --cluster.peer-timeout
 ALERT, NOISE = "alert", "noise"
@@ -29,19 +29,19 @@ class Plan:
     """The scenario of one seed.
 
     Attributes:
-        storm: How long faults occur.
-        calm: How long, after that, everything works and nothing changes.
+        fault_period: How long faults occur, from the start.
+        calm_period: How long everything works and nothing changes, after the faults.
         active: When the expression of the alert is true: (from, to).
         noise: When the other alert of the group is active.
         long_retries: Whether a failed notification is retried for the group interval, not for 60 s.
-        without: Fields that the sender leaves out: "startsAt", "endsAt".
+        omitted_fields: The fields that the sender omits: "startsAt", "endsAt".
     """
 
     seed: int
     prometheus: int = 1
     alertmanagers: int = 1
-    storm: float = 2 * HOUR
-    calm: float = HOUR
+    fault_period: float = 2 * HOUR
+    calm_period: float = HOUR
     interval: float = 15
     group_wait: float = 10
     group_interval: float = 300
@@ -53,11 +53,11 @@ class Plan:
     alertmanager_offsets: list[float] = field(default_factory=list)
     endpoint_offsets: list[float] = field(default_factory=list)
     latency: float = 1
-    without: tuple[str, ...] = ()
+    omitted_fields: tuple[str, ...] = ()
 
     @property
     def end(self):
-        return self.storm + self.calm
+        return self.fault_period + self.calm_period
 
 
 def make_plan(seed, rng):
@@ -68,37 +68,46 @@ def make_plan(seed, rng):
     plan.group_interval = rng.choice([30, 60, 300, 300])
     plan.repeat_interval = rng.choice([300, 900, HOUR])
     plan.retry_for = rng.choice([60, 60, plan.group_interval])
-    plan.storm = rng.choice([30, 60, 120]) * MINUTE
+    plan.fault_period = rng.choice([30, 60, 120]) * MINUTE
     # Long enough for the notification of the last change.
-    plan.calm = plan.repeat_interval + 2 * plan.group_interval + 20 * MINUTE
+    plan.calm_period = plan.repeat_interval + 2 * plan.group_interval + 20 * MINUTE
     plan.latency = rng.choice([0.1, 1, 5])
-    plan.without = rng.choice([(), (), (), (), ("startsAt",), ("endsAt",), ("startsAt", "endsAt")])
+    plan.omitted_fields = rng.choice(
+        [(), (), (), (), ("startsAt",), ("endsAt",), ("startsAt", "endsAt")]
+    )
     scale = rng.choice([30, 120, 600, 1800])
-    plan.active = draw_intervals(rng, plan.storm, scale, rng.choice([20, 60, 300, 1200]))
+    plan.active = draw_intervals(rng, plan.fault_period, scale, rng.choice([20, 60, 300, 1200]))
     if rng.random() < 0.4:
         # The alert is active at the end.
-        plan.active.append((plan.storm - rng.uniform(0, 600), plan.end + HOUR))
+        plan.active.append((plan.fault_period - rng.uniform(0, 600), plan.end + HOUR))
     if rng.random() < 0.3:
-        plan.noise = draw_intervals(rng, plan.storm, 600, 600)
-    site = rng.choice([0, 0, -90, 90, -7 * HOUR, 7 * HOUR, rng.uniform(-HOUR, HOUR)])
-    among = rng.choice([0, 0, 0.5, 0.5, 5, 90])
-    apart = rng.choice([0, 0, 0, 0, 0, 0, 3 * HOUR])
-    plan.alertmanager_offsets = [site + rng.uniform(-among, among) for _ in range(2)]
-    plan.prometheus_offsets = [site + rng.uniform(-among, among) for _ in range(2)]
-    if apart:
-        plan.prometheus_offsets[rng.randrange(2)] += rng.choice([-apart, apart])
+        plan.noise = draw_intervals(rng, plan.fault_period, 600, 600)
+    site_offset = rng.choice([0, 0, -90, 90, -7 * HOUR, 7 * HOUR, rng.uniform(-HOUR, HOUR)])
+    max_peer_offset = rng.choice([0, 0, 0.5, 0.5, 5, 90])
+    prometheus_offset = rng.choice([0, 0, 0, 0, 0, 0, 3 * HOUR])
+    plan.alertmanager_offsets = [
+        site_offset + rng.uniform(-max_peer_offset, max_peer_offset) for _ in range(2)
+    ]
+    plan.prometheus_offsets = [
+        site_offset + rng.uniform(-max_peer_offset, max_peer_offset) for _ in range(2)
+    ]
+    if prometheus_offset:
+        plan.prometheus_offsets[rng.randrange(2)] += rng.choice(
+            [-prometheus_offset, prometheus_offset]
+        )
     plan.endpoint_offsets = [rng.choice([0, 30, -90, 5 * HOUR, -5 * HOUR]) for _ in range(2)]
     return plan
 
 
 def draw_intervals(rng, end, active, inactive):
-    found, now = [], rng.uniform(0, 300)
+    """Draw intervals before `end`, given the mean length of an interval and of a gap."""
+    intervals, now = [], rng.uniform(0, 300)
     while True:
         now += rng.expovariate(1 / inactive) + 1
         until = now + rng.expovariate(1 / active) + 1
         if until > end - 600:
-            return found
-        found.append((now, until))
+            return intervals
+        intervals.append((now, until))
         now = until
 
 
@@ -106,7 +115,7 @@ def is_within(intervals, now):
     return any(start <= now < end for start, end in intervals)
 
 
-class Clockwork:
+class EventQueue:
     """The queue of events and the timeline."""
 
     def __init__(self, seed):
@@ -127,23 +136,23 @@ class Clockwork:
             work(*args)
         self.now = until
 
-    def say(self, who, text, *args):
-        self.timeline.append((self.now, who, text, args))
+    def log_event(self, source, text, *args):
+        self.timeline.append((self.now, source, text, args))
 
-    def readable(self):
+    def format_timeline(self):
         return "\n".join(
-            f"{hms(now)}  {who:<8} {text.format(*map(readable, args))}"
-            for now, who, text, args in self.timeline
+            f"{format_time(now)}  {source:<8} {text.format(*map(format_value, args))}"
+            for now, source, text, args in self.timeline
         )
 
 
-def hms(seconds):
+def format_time(seconds):
     sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
     return f"{sign}{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{seconds % 60:06.3f}"
 
 
-def readable(value):
-    return hms(value) if isinstance(value, float) else value
+def format_value(value):
+    return format_time(value) if isinstance(value, float) else value
 
 
 class Prometheus:
@@ -155,10 +164,10 @@ class Prometheus:
         self.is_up = True
         self.restarts = 0
         self.unreachable = set()  # Alertmanagers that it cannot reach
-        self._forget()
+        self._reset_state()
         world.after(world.rng.uniform(0, world.plan.interval), self.evaluate)
 
-    def _forget(self):
+    def _reset_state(self):
         self.fired_at = self.resolved_at = self.sent_at = None
 
     def evaluate(self):
@@ -166,24 +175,26 @@ class Prometheus:
         world.after(world.plan.interval, self.evaluate)
         if not self.is_up:
             return
-        own = world.now + self.offset
+        local_time = world.now + self.offset
         if is_within(world.plan.active, world.now):
             if self.fired_at is None or self.resolved_at is not None:
-                world.say(self.name, "the alert fires, startsAt {}", own)
-                self.fired_at, self.resolved_at, self.sent_at = own, None, None
+                world.log_event(self.name, "the alert fires, startsAt {}", local_time)
+                self.fired_at, self.resolved_at, self.sent_at = local_time, None, None
         elif self.fired_at is not None and self.resolved_at is None:
-            world.say(self.name, "the alert is resolved, endsAt {}", own)
-            self.resolved_at, self.sent_at = own, None
-        if self.resolved_at is not None and own - self.resolved_at > RESOLVED_RETENTION:
-            self._forget()
-        if self.fired_at is not None and (self.sent_at is None or own - self.sent_at >= RESEND):
-            self.sent_at = own
-            self.send(own)
+            world.log_event(self.name, "the alert is resolved, endsAt {}", local_time)
+            self.resolved_at, self.sent_at = local_time, None
+        if self.resolved_at is not None and local_time - self.resolved_at > RESOLVED_RETENTION:
+            self._reset_state()
+        if self.fired_at is not None and (
+            self.sent_at is None or local_time - self.sent_at >= RESEND_DELAY
+        ):
+            self.sent_at = local_time
+            self.send(local_time)
 
-    def send(self, own):
+    def send(self, local_time):
         ends_at = self.resolved_at
         if ends_at is None:
-            ends_at = own + 4 * max(self.world.plan.interval, RESEND)
+            ends_at = local_time + 4 * max(self.world.plan.interval, RESEND_DELAY)
         for alertmanager in self.world.alertmanagers:
             if alertmanager not in self.unreachable:
                 delay = self.world.rng.uniform(0.01, 0.5)
@@ -191,22 +202,22 @@ class Prometheus:
 
     def stop(self, seconds):
         if self.is_up:
-            self.world.say(self.name, "restarts, takes {} s", round(seconds))
+            self.world.log_event(self.name, "restarts, takes {} s", round(seconds))
             self.is_up = False
             self.restarts += 1
-            self._forget()
+            self._reset_state()
             self.world.after(seconds, self.start)
 
     def start(self):
         self.is_up = True
-        self.world.say(self.name, "is up")
+        self.world.log_event(self.name, "is up")
 
 
 @dataclass(frozen=True)
 class LogEntry:
     """An entry of the notification log."""
 
-    at: float  # by the clock of the Alertmanager that made it
+    timestamp: float  # by the clock of the Alertmanager that made it
     logged_at: float  # by the clock of the simulation
     firing: frozenset[str]
     resolved: frozenset[str]
@@ -214,7 +225,7 @@ class LogEntry:
 
 @dataclass
 class Notification:
-    """A request that PoundCake accepted, with the truth about it.
+    """A notification that PoundCake accepted, and when its content was true.
 
     Attributes:
         flushed_at: When its content was true.
@@ -233,7 +244,8 @@ class Notification:
     recorded_at: float | None = None
 
     def __str__(self):
-        return f"#{self.number} {self.status} of {self.sender.name}, as of {hms(self.flushed_at)}"
+        flushed_at = format_time(self.flushed_at)
+        return f"#{self.number} {self.status} of {self.sender.name}, as of {flushed_at}"
 
 
 class Alertmanager:
@@ -248,17 +260,17 @@ class Alertmanager:
         # Faults for which no receiver can compensate: see test_simulation.py.
         self.restarts = 0
         self.lost_entries = 0
-        self.ghosts = 0
-        self._forget()
-        self.tick_noise()
+        self.abandoned_notifications = 0
+        self._reset_state()
+        self.schedule_noise()
 
-    def _forget(self):
+    def _reset_state(self):
         self.starts_at = self.ends_at = self.changed_at = None
         self.is_grouped = False
         self.group = None  # identifies the timer of the group
         self.has_flushed = self.is_busy = self.is_due = False
         self.attempts = 0  # of the notification in progress
-        self.under_way = None
+        self.in_progress = None
 
     @property
     def clock(self):
@@ -272,18 +284,18 @@ class Alertmanager:
     # The alert
 
     def put(self, starts_at, ends_at):
-        """Take an alert from Prometheus."""
+        """Receive an alert from Prometheus."""
         if not self.is_up:
             return
-        own, world = self.clock, self.world
-        was_active, resolved = self.is_active, ends_at <= own
+        local_time, world = self.clock, self.world
+        was_active, resolved = self.is_active, ends_at <= local_time
         if self.starts_at is not None and (
             self.starts_at < ends_at < self.ends_at or self.starts_at < starts_at < self.ends_at
         ):  # they overlap: Alert.Merge
             starts_at = min(starts_at, self.starts_at)
             if resolved:
-                # The newer one is resolved: it counts, except if an old resolved one ends later.
-                if self.ends_at <= own:
+                # The newer one is resolved. It counts, unless an old resolved one ends later.
+                if self.ends_at <= local_time:
                     ends_at = max(ends_at, self.ends_at)
             else:
                 ends_at = max(ends_at, self.ends_at)
@@ -292,10 +304,10 @@ class Alertmanager:
             if was_active:
                 self.intervals[-1][1] = until
             else:
-                world.say(self.name, "active, startsAt {} endsAt {}", starts_at, ends_at)
+                world.log_event(self.name, "active, startsAt {} endsAt {}", starts_at, ends_at)
                 self.intervals.append([world.now, until])
         elif was_active:
-            world.say(self.name, "resolved, startsAt {} endsAt {}", starts_at, ends_at)
+            world.log_event(self.name, "resolved, startsAt {} endsAt {}", starts_at, ends_at)
             self.intervals[-1][1] = world.now
         self.starts_at, self.ends_at, self.changed_at = starts_at, ends_at, world.now
         self.is_grouped = True
@@ -303,13 +315,13 @@ class Alertmanager:
 
     # The group
 
-    def tick_noise(self):
+    def schedule_noise(self):
         world = self.world
         for start, end in world.plan.noise:
             for moment in (start, end):
-                world.after(moment + world.rng.uniform(0, 2), self._take_noise)
+                world.after(moment + world.rng.uniform(0, 2), self._receive_noise)
 
-    def _take_noise(self):
+    def _receive_noise(self):
         if self.is_up:
             self._make_group(self.clock)
 
@@ -337,7 +349,7 @@ class Alertmanager:
         self.flush()
 
     def flush(self):
-        """Begin a notification with what the group contains now."""
+        """Start a notification with the current content of the group."""
         world = self.world
         self.has_flushed = self.is_busy = True
         is_firing = self.is_grouped and self.ends_at > self.clock
@@ -348,7 +360,7 @@ class Alertmanager:
             firing.add(NOISE)
         elif self.log and NOISE in self.log.firing:
             resolved.add(NOISE)
-        sent = Notification(
+        notification = Notification(
             0,
             self,
             "firing" if is_firing else "resolved",
@@ -362,12 +374,12 @@ class Alertmanager:
         position = self.number if peer and peer.is_up and not world.is_split else 0
         wait = PEER_TIMEOUT * position
         deadline = world.now + max(world.plan.retry_for, 10) + wait
-        content = (sent, frozenset(firing), frozenset(resolved), self.changed_at, deadline)
-        self.under_way = content
+        content = (notification, frozenset(firing), frozenset(resolved), self.changed_at, deadline)
+        self.in_progress = content
         world.after(wait, self._deduplicate, content)
 
     def _deduplicate(self, content):
-        if content is not self.under_way:
+        if content is not self.in_progress:
             return
         _, firing, resolved, _, _ = content
         if self._is_needed(firing, resolved):
@@ -377,7 +389,7 @@ class Alertmanager:
             self._finish(content, was_sent=False)
 
     def _is_needed(self, firing, resolved):
-        """Return DedupStage.needsUpdate."""
+        """Return True if a notification is due, as DedupStage.needsUpdate decides."""
         entry = self.log
         if entry is None:
             return bool(firing)
@@ -387,35 +399,35 @@ class Alertmanager:
             return bool(entry.firing)
         if not resolved <= entry.resolved:
             return True
-        return entry.at < self.clock - self.world.plan.repeat_interval
+        return entry.timestamp < self.clock - self.world.plan.repeat_interval
 
     def _post(self, content):
-        if content is not self.under_way:
+        if content is not self.in_progress:
             return
         world, rng = self.world, self.world.rng
-        sent, firing, resolved, _, _ = content
+        notification, firing, resolved, _, _ = content
         self.attempts += 1
         if ALERT not in firing | resolved:
-            world.after(0.1, self._answered, content, True)
+            world.after(0.1, self._handle_response, content, True)
             return
         if world.now < world.outages.get(self, 0):
-            world.after(rng.uniform(0, 5), self._answered, content, False)
+            world.after(rng.uniform(0, 5), self._handle_response, content, False)
             return
         latency = rng.uniform(0.01, world.plan.latency)
-        is_lossy = world.now < world.lossy_until
+        is_lossy = world.now < world.responses_lost_until
         if is_lossy and rng.random() < 0.1:
             # Alertmanager gives up, but the request still arrives.
             latency += rng.uniform(0, 15)
-            world.after(latency, world.accept, sent)
-            world.after(min(latency, 10), self._answered, content, False)
+            world.after(latency, world.accept, notification)
+            world.after(min(latency, 10), self._handle_response, content, False)
             return
-        world.after(latency, world.accept, sent)
+        world.after(latency, world.accept, notification)
         is_lost = is_lossy and rng.random() < 0.5
-        answered = latency + (rng.uniform(0, 10) if is_lost else 0.01)
-        world.after(answered, self._answered, content, not is_lost)
+        response_delay = latency + (rng.uniform(0, 10) if is_lost else 0.01)
+        world.after(response_delay, self._handle_response, content, not is_lost)
 
-    def _answered(self, content, is_ok):
-        if content is not self.under_way:
+    def _handle_response(self, content, is_ok):
+        if content is not self.in_progress:
             return
         if is_ok:
             self._finish(content, was_sent=True)
@@ -425,15 +437,15 @@ class Alertmanager:
         if self.world.now + wait < deadline:
             self.world.after(wait, self._post, content)
             return
-        self.world.say(self.name, "gives up on a notification: {}", content[0].status)
+        self.world.log_event(self.name, "gives up on a notification: {}", content[0].status)
         # A copy may have been accepted although its response was lost.
-        self.ghosts += 1
+        self.abandoned_notifications += 1
         self._end_flush()
 
     def _finish(self, content, was_sent):
         _, firing, resolved, changed_at, _ = content
         if was_sent:
-            if self.log and self.log.at > self.clock:
+            if self.log and self.log.timestamp > self.clock:
                 self.lost_entries += 1  # the peer's clock is ahead: nflog.Log changes nothing
             else:
                 self.log = LogEntry(self.clock, self.world.now, firing, resolved)
@@ -445,7 +457,7 @@ class Alertmanager:
         self._end_flush()
 
     def _end_flush(self):
-        self.under_way, self.is_busy = None, False
+        self.in_progress, self.is_busy = None, False
         if self.is_due and self.group:
             self._timer(self.group)
 
@@ -458,8 +470,12 @@ class Alertmanager:
                 world.after(world.rng.uniform(0.01, 0.5), peer.merge, self.log)
 
     def merge(self, entry):
-        """Take an entry of the peer's notification log."""
-        if not self.is_up or self.world.is_split or (self.log and self.log.at >= entry.at):
+        """Merge an entry of the peer's notification log."""
+        if (
+            not self.is_up
+            or self.world.is_split
+            or (self.log and self.log.timestamp >= entry.timestamp)
+        ):
             return
         if self.log and self.log.logged_at > entry.logged_at:
             self.lost_entries += 1  # the peer's clock is ahead
@@ -468,43 +484,43 @@ class Alertmanager:
     def stop(self, seconds, keeps_log):
         if not self.is_up:
             return
-        self.world.say(self.name, "restarts, takes {} s", round(seconds))
+        self.world.log_event(self.name, "restarts, takes {} s", round(seconds))
         if self.is_active:
             self.intervals[-1][1] = self.world.now
         self.is_up = False
         self.restarts += 1
-        self._forget()
+        self._reset_state()
         if not keeps_log:
             self.log = None
         self.world.after(seconds, self.start)
 
     def start(self):
-        self.world.say(self.name, "is up")
+        self.world.log_event(self.name, "is up")
         self.is_up = True
         for peer in self.world.alertmanagers:
             peer.gossip()
 
 
-class World(Clockwork):
+class World(EventQueue):
     """All machines except PoundCake's, and the faults between them.
 
-    Calls accept(sent) with each notification that reaches PoundCake.
+    Calls accept(notification) with each notification that reaches PoundCake.
     """
 
     def __init__(self, seed, plan=None):
         super().__init__(seed)
         self.plan = plan or make_plan(seed, self.rng)
-        self.is_split = False  # the peers do not hear each other
-        self.outages = {}  # until when an Alertmanager cannot reach PoundCake
-        self.lossy_until = 0.0  # until when responses get lost
-        self.forgetful_until = 0.0  # until when announcements get lost
+        self.is_split = False  # whether the peers cannot reach each other
+        self.outages = {}  # by Alertmanager: the time until which it cannot reach PoundCake
+        self.responses_lost_until = 0.0  # the time until which responses get lost
+        self.announcements_lost_until = 0.0  # the time until which announcements get lost
         self.alertmanagers = []
         for number in range(self.plan.alertmanagers):
             self.alertmanagers.append(Alertmanager(self, number))
         self.prometheus = [Prometheus(self, n) for n in range(self.plan.prometheus)]
         self.plan_faults()
 
-    def accept(self, sent):
+    def accept(self, notification):
         raise NotImplementedError
 
     def plan_faults(self):
@@ -522,7 +538,7 @@ class World(Clockwork):
         for kind in chosen:
             for _ in range(rng.randint(1, 4)):
                 seconds = min(rng.expovariate(1 / rng.choice([20, 120, 600])) + 1, 1800)
-                latest = self.plan.storm - seconds - 60
+                latest = self.plan.fault_period - seconds - 60
                 if latest > 0:
                     self.after(rng.uniform(0, latest), kind, seconds)
 
@@ -534,34 +550,34 @@ class World(Clockwork):
 
     def cut_prometheus(self, seconds):
         server, peer = self.rng.choice(self.prometheus), self.rng.choice(self.alertmanagers)
-        self.say(server.name, "cannot reach {} for {} s", peer.name, round(seconds))
+        self.log_event(server.name, "cannot reach {} for {} s", peer.name, round(seconds))
         server.unreachable.add(peer)
         self.after(seconds, server.unreachable.discard, peer)
 
     def split(self, seconds):
         if not self.is_split:
-            self.say("cluster", "the peers do not hear each other for {} s", round(seconds))
+            self.log_event("cluster", "the peers cannot reach each other for {} s", round(seconds))
             self.is_split = True
             self.after(seconds, self.join)
 
     def join(self):
-        self.say("cluster", "the peers hear each other again")
+        self.log_event("cluster", "the peers can reach each other again")
         self.is_split = False
         for peer in self.alertmanagers:
             peer.gossip()
 
     def cut_poundcake(self, seconds):
         peer = self.rng.choice(self.alertmanagers)
-        self.say(peer.name, "cannot reach PoundCake for {} s", round(seconds))
+        self.log_event(peer.name, "cannot reach PoundCake for {} s", round(seconds))
         self.outages[peer] = self.now + seconds
 
     def lose_responses(self, seconds):
-        self.say("network", "loses responses for {} s", round(seconds))
-        self.lossy_until = self.now + seconds
+        self.log_event("network", "loses responses for {} s", round(seconds))
+        self.responses_lost_until = self.now + seconds
 
     def lose_announcements(self, seconds):
-        self.say("broker", "loses announcements for {} s", round(seconds))
-        self.forgetful_until = self.now + seconds
+        self.log_event("broker", "loses announcements for {} s", round(seconds))
+        self.announcements_lost_until = self.now + seconds
 
     # The truth
 
@@ -569,7 +585,7 @@ class World(Clockwork):
         return any(peer.is_active for peer in self.alertmanagers)
 
     def was_active(self, since, until):
-        """Return True if the alert was active in an Alertmanager at some time in between."""
+        """Return True if the alert was active in an Alertmanager at some time in this period."""
         return any(
             start <= until and end > since
             for peer in self.alertmanagers
@@ -577,7 +593,7 @@ class World(Clockwork):
         )
 
     def was_inactive(self, since, until):
-        """Return True if the alert was active in no Alertmanager at some time in between."""
+        """Return True if the alert was active in no Alertmanager at some time in this period."""
         spans = sorted(span for peer in self.alertmanagers for span in peer.intervals)
         for start, end in spans:
             if start > since:

@@ -26,53 +26,55 @@ TOKEN = "the-token-in-use"
 GROWTH = 10 << 20  # bytes
 PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-_ANSWER = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
+_RESPONSE = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
 _MAX_PIPELINED = 16  # requests that are sent before one that may end the connection
-_ANSWER_TIME = 60  # seconds; the endpoint gives up on a body after 30
+_RESPONSE_SECONDS = 60  # the endpoint gives up on a body after 30
 
 
 class Flood(threading.Thread):
-    """One client.
+    """A client that sends many requests.
 
     Attributes:
-        answers: How often it got each status.
-        cut: How many requests were not answered because their connection had ended.
-        silent: How many connections got no response in time.
+        status_counts: How often it got each status code.
+        unanswered: How many requests were not answered because their connection had ended.
+        timed_out: How many connections got no response in time.
     """
 
-    def __init__(self, port, requests, wild, deadline):
+    def __init__(self, port, requests, generator, deadline):
         super().__init__(daemon=True)
         self._port = port
-        self._wanted = requests
+        self._request_count = requests
         self._deadline = deadline
-        self._wild = wild
+        self._generator = generator
         self._socket = None
         self.sent = 0
-        self.answers = collections.Counter()
-        self.cut = 0
-        self.silent = 0
+        self.status_counts = collections.Counter()
+        self.unanswered = 0
+        self.timed_out = 0
         self.error = None
 
     def run(self):
         try:
-            while self.sent < self._wanted and time.monotonic() < self._deadline:
-                self._batch()
+            while self.sent < self._request_count and time.monotonic() < self._deadline:
+                self._send_batch()
         except Exception as error:  # reported by the waiting thread
             self.error = error
         finally:
-            self._hang_up()
+            self._close()
 
-    def _batch(self):
-        count = min(self._wild.random_number(_MAX_PIPELINED) + 1, self._wanted - self.sent)
-        requests = [self._wild.framed_request() for _ in range(count)]
-        if count > 1 and self._wild.random_number(2):
-            requests[-1] = self._wild.unframed_request()
+    def _send_batch(self):
+        count = min(
+            self._generator.random_number(_MAX_PIPELINED) + 1, self._request_count - self.sent
+        )
+        requests = [self._generator.framed_request() for _ in range(count)]
+        if count > 1 and self._generator.random_number(2):
+            requests[-1] = self._generator.unframed_request()
         self.sent += count
         if not self._socket:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), _ANSWER_TIME)
+            self._socket = socket.create_connection(("127.0.0.1", self._port), _RESPONSE_SECONDS)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        buffer, before = b"", sum(self.answers.values())
+        buffer, answered_before = b"", sum(self.status_counts.values())
         try:
             self._socket.sendall(b"".join(request.data for request in requests))
             if requests[-1].ends:
@@ -80,18 +82,18 @@ class Flood(threading.Thread):
             for request in requests:
                 if request.ends:
                     break
-                buffer = self._answer(buffer, request.head)
+                buffer = self._read_response(buffer, request.head)
             if requests[-1].ends:
-                self._last(buffer)
+                self._read_until_closed(buffer)
         except socket.timeout:
-            self.silent += 1
-            self._hang_up()
+            self.timed_out += 1
+            self._close()
         except (OSError, EOFError):  # the endpoint closed the connection
-            self._hang_up()
+            self._close()
         # Bytes that the endpoint parses as two requests get two responses.
-        self.cut += max(0, count - (sum(self.answers.values()) - before))
+        self.unanswered += max(0, count - (sum(self.status_counts.values()) - answered_before))
 
-    def _answer(self, buffer, head):
+    def _read_response(self, buffer, head):
         """Read one response, which may start in `buffer`, and return the bytes that follow it."""
         while True:
             end = buffer.find(b"\r\n\r\n")
@@ -99,13 +101,13 @@ class Flood(threading.Thread):
                 break
             buffer += self._receive()
         status = _STATUS.match(buffer).group(1)
-        self.answers[int(status)] += 1
+        self.status_counts[int(status)] += 1
         length = 0 if head else int(_LENGTH.search(buffer, 0, end + 2).group(1))
         while len(buffer) < end + 4 + length:
             buffer += self._receive()
         return buffer[end + 4 + length :]
 
-    def _last(self, buffer):
+    def _read_until_closed(self, buffer):
         """Read responses until the endpoint closes the connection."""
         try:
             while True:
@@ -113,9 +115,9 @@ class Flood(threading.Thread):
         except EOFError:
             pass
         finally:
-            statuses = [int(status) for status in _ANSWER.findall(buffer)]
-            self.answers.update(status for status in statuses if status >= 200)
-            self._hang_up()
+            statuses = [int(status) for status in _RESPONSE.findall(buffer)]
+            self.status_counts.update(status for status in statuses if status >= 200)
+            self._close()
 
     def _receive(self):
         chunk = self._socket.recv(1 << 18)
@@ -123,7 +125,7 @@ class Flood(threading.Thread):
             raise EOFError
         return chunk
 
-    def _hang_up(self):
+    def _close(self):
         if self._socket:
             self._socket.close()
             self._socket = None
@@ -187,13 +189,13 @@ class Plan:
     minutes: float = 600
 
 
-def flood(kind, plan, say=print):
+def flood(kind, plan, write_line=print):
     """Flood an endpoint.
 
     Args:
         kind: A key of KINDS.
         plan: What to send.
-        say: Called with each line of the report.
+        write_line: Called with each line of the report.
 
     Returns:
         The problems, as sentences.
@@ -202,7 +204,7 @@ def flood(kind, plan, say=print):
     endpoint = KINDS[kind](folder, auth_tokens=[TOKEN], backlog_limit=10_000_000, log_level="error")
     endpoint.records = False  # recording would use memory of the endpoint's process
     # glibc may create eight arenas per CPU, and free memory in one is unusable for the others.
-    # Their growth would hide the growth of the endpoint.
+    # The growth of the arenas would hide the growth of the endpoint.
     endpoint.prefix = ["env", "MALLOC_ARENA_MAX=1"]
     recorder = Recorder(endpoint.start())
     recorder.start()
@@ -215,7 +217,7 @@ def flood(kind, plan, say=print):
         recorder.stop()
         endpoint.stop()
     for line in run.report():
-        say("  " + line)
+        write_line("  " + line)
     if recorder.error:
         problems.append(f"the recorder failed: {recorder.error!r}")
     with open(str(folder / "log"), errors="replace") as file:
@@ -223,7 +225,7 @@ def flood(kind, plan, say=print):
     if tracebacks:
         problems.append(f"the log has {tracebacks} tracebacks")
     if problems:
-        say(f"kept for inspection: {folder}")
+        write_line(f"kept for inspection: {folder}")
     else:
         shutil.rmtree(str(folder))
     return problems
@@ -236,14 +238,14 @@ class Run:
         self._endpoint = endpoint
         self._plan = plan
         self._deadline = time.monotonic() + 60 * plan.minutes
-        self._sent = self._cut = self._silent = 0
-        self._answers = collections.Counter()
+        self._sent = self._unanswered = self._timed_out = 0
+        self._status_counts = collections.Counter()
         self._errors = []
         self._seconds = 0.0
         self._memory = []  # after each part
 
     def send(self):
-        """Send all parts, or fewer if the endpoint ends or the time is up."""
+        """Send all parts. Stop early if the endpoint ends or the time is up."""
         for part in range(PARTS):
             self._send_part(part)
             if self._endpoint.alive:
@@ -258,20 +260,20 @@ class Run:
         share = (plan.requests - self._sent) // (PARTS - part)
         floods = []
         for n in range(plan.clients):
-            wild = RequestGenerator(f"{plan.seed}/{part}/{n}", TOKEN, plan.accepted)
-            own = share // plan.clients + (n < share % plan.clients)
-            floods.append(Flood(self._endpoint.port, own, wild, self._deadline))
-        began = time.monotonic()
+            generator = RequestGenerator(f"{plan.seed}/{part}/{n}", TOKEN, plan.accepted)
+            client_share = share // plan.clients + (n < share % plan.clients)
+            floods.append(Flood(self._endpoint.port, client_share, generator, self._deadline))
+        started_at = time.monotonic()
         for flood in floods:
             flood.start()
         for flood in floods:
             flood.join()
-        self._seconds += time.monotonic() - began
+        self._seconds += time.monotonic() - started_at
         for flood in floods:
             self._sent += flood.sent
-            self._cut += flood.cut
-            self._silent += flood.silent
-            self._answers += flood.answers
+            self._unanswered += flood.unanswered
+            self._timed_out += flood.timed_out
+            self._status_counts += flood.status_counts
             if flood.error:
                 self._errors.append(f"a client failed: {flood.error!r}")
 
@@ -283,33 +285,35 @@ class Run:
     def problems(self):
         """Return the problems, as sentences."""
         errors = list(self._errors)
-        wrong = {code: count for code, count in self._answers.items() if code >= 500}
+        server_errors = {code: count for code, count in self._status_counts.items() if code >= 500}
         if self._sent < self._plan.requests:
             errors.append(f"{self._sent} of {self._plan.requests} requests were sent")
-        if wrong:
-            errors.append(f"5xx answers: {wrong}")
-        if self._silent:
-            errors.append(f"{self._silent} connections got no response in time")
+        if server_errors:
+            errors.append(f"5xx responses: {server_errors}")
+        if self._timed_out:
+            errors.append(f"{self._timed_out} connections got no response in time")
         if self._growth >= GROWTH:
-            errors.append(f"its memory grew by {_megabytes(self._growth)} MB")
+            errors.append(f"the memory of the endpoint grew by {_megabytes(self._growth)} MB")
         if not self._endpoint.alive:
             return [*errors, "the endpoint has ended"]
-        last = self._endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
-        if last.status != 202:
-            errors.append(f"a webhook after the flood was answered {last.status}")
+        response = self._endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
+        if response.status != 202:
+            errors.append(f"a webhook after the flood was answered {response.status}")
         return errors
 
     def report(self):
         """Return the lines of the report."""
         rate = self._sent / self._seconds
-        answers = ", ".join(f"{code}: {count}" for code, count in sorted(self._answers.items()))
+        status_counts = ", ".join(
+            f"{code}: {count}" for code, count in sorted(self._status_counts.items())
+        )
         return [
             f"{self._sent} requests in {self._seconds:.0f} s, {rate:.0f} a second, "
             f"{self._plan.clients} clients, seed {self._plan.seed}",
-            f"answers: {answers}",
-            f"not answered because their connection had ended: {self._cut}",
+            f"responses: {status_counts}",
+            f"not answered because their connection had ended: {self._unanswered}",
             "memory in MB after each tenth: " + " ".join(map(_megabytes, self._memory)),
-            f"its growth: {_megabytes(self._growth)} MB",
+            f"growth: {_megabytes(self._growth)} MB",
         ]
 
 
@@ -345,7 +349,7 @@ def main():
             ),
         )
         for problem in problems:
-            print("  WRONG: " + problem)
+            print("  PROBLEM: " + problem)
         failed = failed or bool(problems)
     sys.exit(1 if failed else 0)
 

@@ -24,24 +24,24 @@ from tests.lib.trails import database_time, do_not_sync
 SKEW = 120
 GRACE = 90
 HOUR = 3600
-# Two of them have the same name.
+# By id. Two of them have the same name.
 NAMES = {"id-a": "HostDown", "id-b": "HostDown", "id-c": "DiskFull"}
 RECEIVERS = ("may-start", "only-observes")
 # Minutes from now; only a few values, so that starts repeat and each bound is hit exactly.
-moments = st.sampled_from([None, -60, -15, -11, -10, -3, -2, -1, 0, 0, 1, 2])
+minutes_from_now = st.sampled_from([None, -60, -15, -11, -10, -3, -2, -1, 0, 0, 1, 2])
 drawn_alerts = st.fixed_dictionaries(
     {
         "id": st.sampled_from(sorted(NAMES)),
         "status": st.sampled_from(["firing", "firing", "resolved", None, "?"]),
-        "starts": moments,
-        "ends": moments,
+        "starts": minutes_from_now,
+        "ends": minutes_from_now,
     }
 )
 drawn_requests = st.fixed_dictionaries(
     {
         "group_status": st.sampled_from(["firing", "resolved"]),
         "receiver": st.sampled_from((RECEIVERS[0], *RECEIVERS)),
-        # Some were received earlier than the others of their batch.
+        # Seconds by which the request was received before others of its batch.
         "delay": st.sampled_from([0, 0, 0, 60, 100]),
         "alerts": st.lists(drawn_alerts, max_size=3),
     }
@@ -49,58 +49,64 @@ drawn_requests = st.fixed_dictionaries(
 
 
 class Rules:
-    """The rules of admission. All times are seconds since NOON."""
+    """A second implementation of the rules of admission. All times are seconds since NOON."""
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
-        self.open = {}  # id: {start, sender, last_seen, episode, outcome, notifications}
+        self.open = {}  # id: {start, sender_start, last_seen, episode, outcome, notifications}
         self.resolves = []  # (id, end, time of receipt)
         self.admitted = []  # (id, name, time by the database's clock)
-        self.names = set()  # of recorded episodes
-        self.clock = 0  # the database's
+        self.episodes = set()  # the names of the recorded ones
+        self.clock = 0  # the current time of the database
 
-    def request(self, found, now, may_start):
+    def request(self, sent_alerts, now, may_start):
         """Return [(outcome, episode)] for a request's alerts, each (id, status, start, end)."""
-        outcomes, seen = [], {}
-        for key, status, start, end in found:
+        outcomes, earlier_episodes = [], {}
+        for key, status, start, end in sent_alerts:
             if status not in ("firing", "resolved"):
                 outcomes.append(("malformed", None))
                 continue
-            if (key, status, start) in seen:
-                outcome = ("duplicate", seen[key, status, start])
+            if (key, status, start) in earlier_episodes:
+                outcome = ("duplicate", earlier_episodes[key, status, start])
                 if status == "firing":
                     self.count_notification(key, outcome[1], start, now)
             elif status == "resolved":
                 outcome = self.resolve(key, end, now)
             else:
                 outcome = self.fire(key, start, now, may_start)
-            seen.setdefault((key, status, start), outcome[1])
+            earlier_episodes.setdefault((key, status, start), outcome[1])
             if status == "resolved":
                 self.resolves.append((key, end, now))
             outcomes.append(outcome)
-            self.names.add(outcome[1])
+            self.episodes.add(outcome[1])
         return outcomes
 
     def resolve(self, key, end, now):
         incident = self.open.get(key)
         if incident is None or now < incident["last_seen"]:
             return "duplicate", None
-        if end is not None and incident["sender"] is not None and end < incident["sender"]:
+        if (
+            end is not None
+            and incident["sender_start"] is not None
+            and end < incident["sender_start"]
+        ):
             return "duplicate", None
         del self.open[key]
-        silent = incident["outcome"] in ("unconfirmed", "observed")
-        return incident["outcome"] if silent else "resolved", incident["episode"]
+        closes_silently = incident["outcome"] in ("unconfirmed", "observed")
+        return incident["outcome"] if closes_silently else "resolved", incident["episode"]
 
     def fire(self, key, start, now, may_start):
         incident = self.open.get(key)
-        has_starts = incident and None not in (start, incident["sender"])
-        if incident is None or (has_starts and start - incident["sender"] > SKEW):
-            return self.begin(key, start, now, may_start, self.doubt(key, start, now))
+        has_starts = incident and None not in (start, incident["sender_start"])
+        if incident is None or (has_starts and start - incident["sender_start"] > SKEW):
+            return self.begin(key, start, now, may_start, self.judge_refire(key, start, now))
         outcome = "duplicate"
         if incident["outcome"] != "admitted":
             outcome = "observed"
             if may_start:
-                outcome = self.doubt(key, start, now) or self.limited(key) or "admitted"
+                outcome = (
+                    self.judge_refire(key, start, now) or self.limit_outcome(key) or "admitted"
+                )
         if outcome == "admitted" or (outcome, incident["outcome"]) == ("unconfirmed", "observed"):
             # Another row takes over the incident.
             incident.update(outcome=outcome, notifications=0)
@@ -109,72 +115,75 @@ class Rules:
             self.admitted.append((key, NAMES[key], self.clock))
         return outcome, incident["episode"]
 
-    def begin(self, key, start, now, may_start, doubt):
+    def begin(self, key, start, now, may_start, refire_outcome):
         begins = now if start is None else min(start, now)
-        episode = self.name(key, begins)
-        if doubt == "duplicate":
+        episode = self.episode_name(key, begins)
+        if refire_outcome == "duplicate":
             return "duplicate", episode
-        while episode in self.names:
-            episode, now = self.name(key, now), now + 0.001
+        while episode in self.episodes:
+            episode, now = self.episode_name(key, now), now + 0.001
         now = round(now)
-        outcome = doubt or self.limited(key) or "admitted"
+        outcome = refire_outcome or self.limit_outcome(key) or "admitted"
         if not may_start:
             outcome = "observed"
         self.open[key] = {
             "start": begins,
-            "sender": start,
+            "sender_start": start,
             "last_seen": now,
             "episode": episode,
             "outcome": outcome,
             "notifications": 1,
         }
-        self.names.add(episode)
+        self.episodes.add(episode)
         if outcome == "admitted":
             self.admitted.append((key, NAMES[key], self.clock))
         return outcome, episode
 
-    def doubt(self, key, start, now):
+    def judge_refire(self, key, start, now):
         """Return how a recorded resolve affects a firing notification, or None if it does not."""
-        same = [
-            came
-            for other, end, came in self.resolves
+        receipt_times = [
+            received_at
+            for other, end, received_at in self.resolves
             if other == key and (start is None or end is None or end >= start)
         ]
-        if any(came > now for came in same):
+        if any(received_at > now for received_at in receipt_times):
             return "duplicate"
-        return "unconfirmed" if any(now - came < GRACE for came in same) else None
+        in_grace = any(now - received_at < GRACE for received_at in receipt_times)
+        return "unconfirmed" if in_grace else None
 
     def count_notification(self, key, episode, start, now):
         incident = self.open.get(key)
         if incident and incident["episode"] == episode:
             incident["notifications"] += 1
             incident["last_seen"] = max(incident["last_seen"], now)
-            if incident["sender"] is None:
-                incident["sender"] = start
+            if incident["sender_start"] is None:
+                incident["sender_start"] = start
 
-    def limited(self, key):
+    def limit_outcome(self, key):
         now = self.clock
         if any(k == key and now < when + self.cooldown for k, _, when in self.admitted):
             return "cooldown"
-        of_name = [w for _, n, w in self.admitted if n == NAMES[key] and w > now - HOUR]
-        return "rate_limited" if self.limit and len(of_name) >= self.limit else ""
+        same_name = [
+            when for _, name, when in self.admitted if name == NAMES[key] and when > now - HOUR
+        ]
+        return "rate_limited" if self.limit and len(same_name) >= self.limit else ""
 
     @staticmethod
-    def name(key, start):
+    def episode_name(key, start):
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-        return f"{identity(key)}-{round((moment(start) - epoch).total_seconds() * 1000)}"
+        return f"{identity(key)}-{round((time_at(start) - epoch).total_seconds() * 1000)}"
 
 
-def made(key):
-    """Return the labels of an alert, which determine its identity."""
+def make_alert(key):
+    """Return an alert whose labels contain the id."""
     return alert(NAMES[key], labels={"id": key})
 
 
 def identity(key):
-    return alertmanager.fingerprint(made(key)["labels"])
+    return alertmanager.fingerprint(make_alert(key)["labels"])
 
 
-def moment(seconds):
+def time_at(seconds):
     return NOON + datetime.timedelta(seconds=seconds)
 
 
@@ -188,15 +197,15 @@ class Recording(RuleBasedStateMachine):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
         path = self.folder / "tracking.db"
         if Recording.template is None:  # creating the tables takes longer than an example
-            first = database.open_engine(f"sqlite:///{path}")
-            database.prepare(first)
-            first.dispose()
+            engine = database.open_engine(f"sqlite:///{path}")
+            database.prepare(engine)
+            engine.dispose()
             Recording.template = path.read_bytes()
         path.write_bytes(Recording.template)
         self.engine = database.open_engine(f"sqlite:///{path}")
         do_not_sync(self.engine)
         self.now = 0
-        self.known = []
+        self.recorded_requests = []
 
     @initialize(cooldown=st.sampled_from([0, 180, 180]), limit=st.sampled_from([0, 1, 3, 100]))
     def configure(self, cooldown, limit):
@@ -218,43 +227,51 @@ class Recording(RuleBasedStateMachine):
     def record_a_batch(self, drawn, minutes):
         """Record a batch that waited for some minutes, or whose clock is ten hours ahead."""
         self.now += 1  # no two batches arrive within the same millisecond
-        received = self.now - 60 * minutes
-        sent = [(item, self.request(item, received - item["delay"])) for item in drawn]
-        with database_time(moment(self.now)):
-            counts = record_requests(self.engine, self.config, [recorded for _, recorded in sent])
-        assert (counts["recorded"], counts["known"], counts["failed"]) == (len(sent), 0, 0)
-        sent.sort(key=lambda pair: min(received - pair[0]["delay"], self.now))
-        for item, recorded in sent:
-            written = received - item["delay"]
-            expected_alerts = [
+        batch_time = self.now - 60 * minutes
+        batch = [
+            (drawn_request, self.request(drawn_request, batch_time - drawn_request["delay"]))
+            for drawn_request in drawn
+        ]
+        requests = [recorded_request for _, recorded_request in batch]
+        with database_time(time_at(self.now)):
+            counts = record_requests(self.engine, self.config, requests)
+        assert (counts["recorded"], counts["known"], counts["failed"]) == (len(batch), 0, 0)
+        batch.sort(key=lambda pair: min(batch_time - pair[0]["delay"], self.now))
+        for drawn_request, recorded_request in batch:
+            sent_at = batch_time - drawn_request["delay"]
+            sent_alerts = [
                 (
                     a["id"],
-                    a["status"] or item["group_status"],
-                    None if a["starts"] is None else written + 60 * a["starts"],
-                    None if a["ends"] is None else written + 60 * a["ends"],
+                    a["status"] or drawn_request["group_status"],
+                    None if a["starts"] is None else sent_at + 60 * a["starts"],
+                    None if a["ends"] is None else sent_at + 60 * a["ends"],
                 )
-                for a in item["alerts"]
+                for a in drawn_request["alerts"]
             ]
             self.rules.clock = self.now
-            came = min(written, self.now)
-            expected = self.rules.request(expected_alerts, came, item["receiver"] == RECEIVERS[0])
+            received_at = min(sent_at, self.now)
+            may_start = drawn_request["receiver"] == RECEIVERS[0]
+            expected = self.rules.request(sent_alerts, received_at, may_start)
             with database.reading(self.engine) as connection:
                 rows = connection.execute(
                     select(alerts)
                     .join(api_calls)
-                    .where(api_calls.c.request_id == recorded.request_id)
+                    .where(api_calls.c.request_id == recorded_request.request_id)
                     .order_by(alerts.c.position)
                 ).all()
             outcomes = [(row.outcome, row.episode) for row in rows]
-            assert outcomes == expected, (outcomes, expected, json.loads(recorded.body)["alerts"])
+            alerts_in_body = json.loads(recorded_request.body)["alerts"]
+            assert outcomes == expected, (outcomes, expected, alerts_in_body)
             assert all(row.reason for row in rows)
-        self.known += [recorded for _, recorded in sent]
+        self.recorded_requests += requests
 
     @rule(data=st.data())
     def record_requests_again(self, data):
-        if self.known:
-            again = data.draw(st.lists(st.sampled_from(self.known), max_size=3), label="again")
-            counts = record_requests(self.engine, self.config, again)
+        if self.recorded_requests:
+            repeated = data.draw(
+                st.lists(st.sampled_from(self.recorded_requests), max_size=3), label="repeated"
+            )
+            counts = record_requests(self.engine, self.config, repeated)
             assert (counts["recorded"], counts["outcomes"]) == (0, {})
 
     @invariant()
@@ -279,30 +296,32 @@ class Recording(RuleBasedStateMachine):
             (
                 identity(key),
                 incident["episode"],
-                moment(incident["start"]),
+                time_at(incident["start"]),
                 incident["outcome"],
                 incident["notifications"],
-                moment(incident["last_seen"]),
-                None if incident["sender"] is None else moment(incident["sender"]),
+                time_at(incident["last_seen"]),
+                None if incident["sender_start"] is None else time_at(incident["sender_start"]),
             )
             for key, incident in (self.rules.open.items() if hasattr(self, "rules") else ())
         ]
         assert sorted(open_rows, key=str) == sorted(expected, key=str), (open_rows, expected)
 
     def request(self, drawn, received):
-        found = []
+        sent_alerts = []
         for drawn_alert in drawn["alerts"]:
-            sent = made(drawn_alert["id"])
-            sent["status"] = drawn_alert["status"]
+            sent_alert = make_alert(drawn_alert["id"])
+            sent_alert["status"] = drawn_alert["status"]
             for name, field in (("starts", "startsAt"), ("ends", "endsAt")):
                 minutes = drawn_alert[name]
-                sent[field] = None if minutes is None else iso(moment(received + 60 * minutes))
-            found.append(sent)
+                sent_alert[field] = (
+                    None if minutes is None else iso(time_at(received + 60 * minutes))
+                )
+            sent_alerts.append(sent_alert)
         return request(
-            *found,
+            *sent_alerts,
             status=drawn["group_status"],
             receiver=drawn["receiver"],
-            received_at=moment(received),
+            received_at=time_at(received),
         )
 
     def teardown(self):

@@ -1,4 +1,4 @@
-"""Call the journal in any order, and compare it with a list."""
+"""Call the journal's methods in any order, and compare it with a list of expected requests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = 1000.0
-        self.real = journal_clock.monotonic, journal_clock.time
+        self.original_clock = journal_clock.monotonic, journal_clock.time
         journal_clock.monotonic = lambda: self.now
         journal_clock.time = types.SimpleNamespace(time=lambda: self.now)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
@@ -45,26 +45,26 @@ class Machine(RuleBasedStateMachine):
         self.journal = Journal(self.path)
         self.models = []  # in the order of their ids
 
-    @rule(body=bodies, wanted=st.sampled_from(["", *IDS]))
-    def accept(self, body, wanted):
-        known = {model.request_id: model for model in self.models}
-        sent = request(body=body, request_id="", received_at=NOON)
-        accepted = self.journal.accept(sent, wanted, body_sha256(body), 1)
-        if wanted in known and known[wanted].body == body:
-            assert accepted == wanted
+    @rule(body=bodies, wanted_id=st.sampled_from(["", *IDS]))
+    def accept(self, body, wanted_id):
+        models_by_id = {model.request_id: model for model in self.models}
+        sent_request = request(body=body, request_id="", received_at=NOON)
+        accepted = self.journal.accept(sent_request, wanted_id, body_sha256(body), 1)
+        if wanted_id in models_by_id and models_by_id[wanted_id].body == body:
+            assert accepted == wanted_id
             return
-        if wanted and wanted not in known:
-            assert accepted == wanted
+        if wanted_id and wanted_id not in models_by_id:
+            assert accepted == wanted_id
         else:
-            assert accepted not in known and str(uuid.UUID(accepted)) == accepted
-        self.models.append(Model(accepted, body, "" if accepted == wanted else wanted))
+            assert accepted not in models_by_id and str(uuid.UUID(accepted)) == accepted
+        self.models.append(Model(accepted, body, "" if accepted == wanted_id else wanted_id))
 
-    @rule(picked=st.sets(st.integers(0, 3), min_size=1), name=st.sampled_from("xy"))
-    def announced(self, picked, name):
-        chosen = self.some(picked, RequestState.ACCEPTED)
-        self.journal.mark_announced(self.ids(chosen), name)
+    @rule(picked=st.sets(st.integers(0, 3), min_size=1), batch=st.sampled_from("xy"))
+    def mark_announced(self, picked, batch):
+        chosen = self.select(picked, RequestState.ACCEPTED)
+        self.journal.mark_announced(self.ids(chosen), batch)
         for model in chosen:
-            model.state, model.batch = RequestState.ANNOUNCED, name
+            model.state, model.batch = RequestState.ANNOUNCED, batch
 
     @rule(
         picked=st.sets(st.integers(0, 3), min_size=1),
@@ -72,8 +72,8 @@ class Machine(RuleBasedStateMachine):
         limit=st.integers(0, 2),
         is_stuck=st.booleans(),
     )
-    def missed(self, picked, wait, limit, is_stuck):
-        chosen = self.some(picked, RequestState.ANNOUNCED)
+    def mark_missed(self, picked, wait, limit, is_stuck):
+        chosen = self.select(picked, RequestState.ANNOUNCED)
         self.journal.mark_missed(self.ids(chosen), wait, limit, is_stuck)
         for model in chosen:
             model.state, model.due_at = RequestState.ACCEPTED, self.now + wait
@@ -81,29 +81,29 @@ class Machine(RuleBasedStateMachine):
             model.attempts += 1
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1))
-    def recorded(self, picked):
-        chosen = self.some(picked, *WAITING)
+    def mark_recorded(self, picked):
+        chosen = self.select(picked, *WAITING)
         self.journal.mark_recorded(self.ids(chosen))
         for model in chosen:
             model.state, model.due_at = RequestState.RECORDED, self.now
             model.attempts, model.limit, model.is_stuck = 0, 0, False
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1), wait=st.integers(0, 3))
-    def postponed(self, picked, wait):
-        chosen = self.some(picked, RequestState.RECORDED)
+    def postpone(self, picked, wait):
+        chosen = self.select(picked, RequestState.RECORDED)
         self.journal.postpone(self.ids(chosen), wait)
         for model in chosen:
             model.due_at = self.now + wait
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1))
-    def done(self, picked):
-        chosen = self.some(picked, RequestState.RECORDED)
+    def mark_done(self, picked):
+        chosen = self.select(picked, RequestState.RECORDED)
         self.journal.mark_done(self.ids(chosen))
         for model in chosen:
             model.state, model.due_at = RequestState.DONE, self.now + KEEP_DONE
 
     @rule()
-    def all_waits_end(self):
+    def clear_waits(self):
         self.journal.clear_waits()
         for model in self.models:
             if model.state == RequestState.ACCEPTED and model.attempts and not model.is_stuck:
@@ -114,18 +114,18 @@ class Machine(RuleBasedStateMachine):
         self.now += seconds + 0.1  # so that no wait ends exactly now
 
     @rule()
-    def pruned(self):
-        left = [m for m in self.models if m.state != RequestState.DONE or m.due_at > self.now]
-        assert self.journal.prune() == len(self.models) - len(left)
-        self.models = left
+    def prune(self):
+        remaining = [m for m in self.models if m.state != RequestState.DONE or m.due_at > self.now]
+        assert self.journal.prune() == len(self.models) - len(remaining)
+        self.models = remaining
 
     @rule()
-    def reopened(self):
+    def reopen(self):
         self.journal.close()
         self.journal = Journal(self.path)
 
     @invariant()
-    def it_matches_the_model(self):
+    def matches_the_model(self):
         for model in self.models:
             entry = self.journal.find(model.request_id)
             (loaded,) = self.journal.load_requests([entry])
@@ -136,36 +136,38 @@ class Machine(RuleBasedStateMachine):
                 model.limit,
                 model.is_stuck,
             )
-        of = {state: [m for m in self.models if m.state == state] for state in RequestState}
+        by_state = {state: [m for m in self.models if m.state == state] for state in RequestState}
         waiting = [m for m in self.models if m.state in WAITING]
         stuck = [m for m in waiting if m.is_stuck]
         assert self.journal.backlog == len(waiting) - len(stuck)
         counts = self.journal.counts()
         assert {s: getattr(counts, s.value) for s in RequestState} == {
-            s: len(of[s]) for s in RequestState
+            s: len(by_state[s]) for s in RequestState
         }
         assert counts.stuck == len(stuck)
         assert self.journal.stuck(99) == [m.request_id for m in stuck]
-        assert names(self.journal.fresh(99)) == [
-            m.request_id for m in of[RequestState.ACCEPTED] if not m.attempts
+        assert request_ids(self.journal.fresh(99)) == [
+            m.request_id for m in by_state[RequestState.ACCEPTED] if not m.attempts
         ]
-        assert names(self.journal.announced()) == [m.request_id for m in of[RequestState.ANNOUNCED]]
+        assert request_ids(self.journal.announced()) == [
+            m.request_id for m in by_state[RequestState.ANNOUNCED]
+        ]
 
     @invariant()
-    def it_returns_due_requests(self):
+    def returns_the_due_requests(self):
         failed = [m for m in self.models if m.state == RequestState.ACCEPTED and m.attempts]
         due = [m for m in failed if m.due_at <= self.now]
-        first = min(due, key=lambda m: m.due_at, default=None)
-        same = [m for m in due if (m.batch, m.limit) == (first.batch, first.limit)]
-        limit = first.limit or 99 if first else 0
-        assert names(self.journal.failed(99)) == [m.request_id for m in same][:limit]
+        earliest = min(due, key=lambda m: m.due_at, default=None)
+        same_batch = [m for m in due if (m.batch, m.limit) == (earliest.batch, earliest.limit)]
+        limit = earliest.limit or 99 if earliest else 0
+        assert request_ids(self.journal.failed(99)) == [m.request_id for m in same_batch][:limit]
         due_rechecks = [
             m for m in self.models if m.state == RequestState.RECORDED and m.due_at <= self.now
         ]
         due_rechecks.sort(key=lambda m: m.due_at)
-        assert names(self.journal.due(99)) == [m.request_id for m in due_rechecks]
+        assert request_ids(self.journal.due(99)) == [m.request_id for m in due_rechecks]
 
-    def some(self, picked, *states):
+    def select(self, picked, *states):
         chosen = [self.models[n] for n in sorted(picked) if n < len(self.models)]
         return [model for model in chosen if model.state in states]
 
@@ -174,11 +176,11 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         self.journal.close()
-        journal_clock.monotonic, journal_clock.time = self.real
+        journal_clock.monotonic, journal_clock.time = self.original_clock
         shutil.rmtree(str(self.folder))
 
 
-def names(entries):
+def request_ids(entries):
     return [entry.request_id for entry in entries]
 
 

@@ -17,14 +17,14 @@ from poundcake.announcement import AnnouncementError, Request
 from poundcake.inert import make_inert
 from tests.lib.samples import DELIMITERS, NOON, alert, webhook
 
-anything = st.recursive(
+json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3)
     ),
     max_leaves=8,
 )
-times = st.sampled_from(
+time_values = st.sampled_from(
     [
         "2026-01-14T12:00:00Z",
         "2026-01-14T12:00:00.123456789+05:30",
@@ -36,104 +36,105 @@ times = st.sampled_from(
     ]
 )
 # Each field is valid most of the time, or any JSON value.
-one_alert = st.fixed_dictionaries(
+alert_values = st.fixed_dictionaries(
     {},
     optional={
-        "status": st.sampled_from(["firing", "resolved", "", None]) | anything,
-        "labels": st.dictionaries(st.text(max_size=8), st.text(max_size=8) | anything) | anything,
-        "annotations": st.dictionaries(st.text(max_size=8), st.text(max_size=8)) | anything,
-        "startsAt": times | anything,
-        "endsAt": times | anything,
-        "generatorURL": st.text() | anything,
-        "fingerprint": st.from_regex(r"[0-9A-Za-z_-]{1,64}", fullmatch=True) | anything,
+        "status": st.sampled_from(["firing", "resolved", "", None]) | json_values,
+        "labels": st.dictionaries(st.text(max_size=8), st.text(max_size=8) | json_values)
+        | json_values,
+        "annotations": st.dictionaries(st.text(max_size=8), st.text(max_size=8)) | json_values,
+        "startsAt": time_values | json_values,
+        "endsAt": time_values | json_values,
+        "generatorURL": st.text() | json_values,
+        "fingerprint": st.from_regex(r"[0-9A-Za-z_-]{1,64}", fullmatch=True) | json_values,
     },
 )
 payloads = st.fixed_dictionaries(
-    {"alerts": st.lists(one_alert | anything, max_size=4)},
+    {"alerts": st.lists(alert_values | json_values, max_size=4)},
     optional={
-        "status": st.sampled_from(["firing", "resolved", "", None]) | anything,
-        "receiver": st.text() | anything,
-        "groupKey": st.text() | st.integers() | anything,
-        "truncatedAlerts": st.integers(-3, 3) | st.integers(0, 10**20) | anything,
+        "status": st.sampled_from(["firing", "resolved", "", None]) | json_values,
+        "receiver": st.text() | json_values,
+        "groupKey": st.text() | st.integers() | json_values,
+        "truncatedAlerts": st.integers(-3, 3) | st.integers(0, 10**20) | json_values,
     },
 )
 
 
-def check(found, sent):
+def check_notification(notification, payload):
     """Check that every field has the type and the range that its class documents."""
-    assert len(found.alerts) == len(sent["alerts"])
-    assert isinstance(found.group_status, str)
-    assert isinstance(found.receiver, str) and isinstance(found.group_key, str)
-    assert type(found.truncated_alerts) is int and 0 <= found.truncated_alerts < 2**63
-    assert re.fullmatch("[0-9a-f]{64}", found.delivery_key)
-    for position, one in enumerate(found.alerts):
-        assert one.position == position
-        assert isinstance(one, Alert) and isinstance(one.status, str)
-        assert isinstance(one.generator_url, str)
-        for texts in (one.labels, one.annotations):
+    assert len(notification.alerts) == len(payload["alerts"])
+    assert isinstance(notification.group_status, str)
+    assert isinstance(notification.receiver, str) and isinstance(notification.group_key, str)
+    assert type(notification.truncated_alerts) is int and 0 <= notification.truncated_alerts < 2**63
+    assert re.fullmatch("[0-9a-f]{64}", notification.delivery_key)
+    for position, parsed_alert in enumerate(notification.alerts):
+        assert parsed_alert.position == position
+        assert isinstance(parsed_alert, Alert) and isinstance(parsed_alert.status, str)
+        assert isinstance(parsed_alert.generator_url, str)
+        for texts in (parsed_alert.labels, parsed_alert.annotations):
             assert all(isinstance(t, str) for pair in texts.items() for t in pair)
-        for moment in (one.starts_at, one.ends_at):
+        for moment in (parsed_alert.starts_at, parsed_alert.ends_at):
             assert moment is None or moment.utcoffset() == datetime.timedelta(0)
-        if one.problem:
-            assert one.problem.startswith(f"alerts[{position}]")
+        if parsed_alert.problem:
+            assert parsed_alert.problem.startswith(f"alerts[{position}]")
         else:
-            assert one.status in ("firing", "resolved")
-            assert re.fullmatch("[0-9a-f]{16}", one.fingerprint)
-            assert one.labels and all(one.labels.values())
-            given = sent["alerts"][position]["labels"]
-            texts = {name: text for name, text in given.items() if isinstance(text, str) and text}
-            assert one.labels.items() >= texts.items()
-        assert one.notes.isprintable() and len(one.notes) <= 1000
+            assert parsed_alert.status in ("firing", "resolved")
+            assert re.fullmatch("[0-9a-f]{16}", parsed_alert.fingerprint)
+            assert parsed_alert.labels and all(parsed_alert.labels.values())
+            labels = payload["alerts"][position]["labels"]
+            texts = {name: text for name, text in labels.items() if isinstance(text, str) and text}
+            assert parsed_alert.labels.items() >= texts.items()
+        assert parsed_alert.notes.isprintable() and len(parsed_alert.notes) <= 1000
 
 
-def read_and_check(body, sent):
-    """Parse a body: it passes the check, or the error names a field."""
+def parse_and_check(body, payload):
+    """Check that a body is parsed correctly, or refused with an error that names a field."""
     try:
         notification = parse(body)
     except PayloadError as error:
         assert error.field in ("body", "alerts")
         assert str(error).startswith(error.field + ": ")
         return
-    check(notification, sent)
+    check_notification(notification, payload)
 
 
 @given(payloads)
 @example(webhook(alert(), alert(endsAt="9999-12-31T23:59:60-23:59")))
-def test_a_payload_with_any_fields(sent):
-    read_and_check(json.dumps(sent).encode(), sent)
+def test_a_payload_with_any_fields_is_parsed_or_refused(payload):
+    parse_and_check(json.dumps(payload).encode(), payload)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 30), st.binary(max_size=5)), max_size=8)
 )
-def test_a_payload_with_bytes_changed_anywhere(changes):
+def test_a_payload_with_changed_bytes_is_parsed_or_refused(changes):
     body = json.dumps(webhook(alert(), alert("Größe", labels={"job": "{{ x }}"}))).encode()
-    for at, removed, added in changes:
-        body = body[:at] + added + body[at + removed :]
+    for index, removed, added in changes:
+        body = body[:index] + added + body[index + removed :]
     try:
-        sent = json.loads(body.decode("utf-8-sig"))
+        payload = json.loads(body.decode("utf-8-sig"))
     except ValueError:
-        sent = None
-    read_and_check(body, sent)
+        payload = None
+    parse_and_check(body, payload)
 
 
-hostile = st.text(alphabet="{}%#<>$ ab\n", max_size=12) | st.text(max_size=12)
+hostile_texts = st.text(alphabet="{}%#<>$ ab\n", max_size=12) | st.text(max_size=12)
 
 
-@given(st.lists(hostile.map(make_inert), max_size=5), st.sampled_from(["", ",", " ", "\n"]))
-def test_inert_texts_stay_inert_when_joined(texts, between):
-    joined = between.join(texts)
+@given(st.lists(hostile_texts.map(make_inert), max_size=5), st.sampled_from(["", ",", " ", "\n"]))
+def test_inert_texts_stay_inert_when_joined(texts, separator):
+    joined = separator.join(texts)
     for text in (
         joined,
         make_inert(joined),
-        between.join(reversed(texts)),
+        separator.join(reversed(texts)),
         str(texts),
         json.dumps(texts),
     ):
         assert not any(delimiter in text for delimiter in DELIMITERS)
 
 
-@given(hostile)
+@given(hostile_texts)
 def test_an_inert_text_has_the_same_length_and_does_not_change_again(text):
     once = make_inert(text)
     assert len(once) == len(text) and once.isprintable()
@@ -142,7 +143,7 @@ def test_an_inert_text_has_the_same_length_and_does_not_change_again(text):
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda b: base64.b64encode(b).decode()))
 @example(base64.b64encode(zlib.compress(b"[" * 100000)).decode())
-def test_an_invalid_announcement_is_refused(batch):
+def test_an_announcement_from_any_text_is_unpacked_or_refused(batch):
     try:
         requests = announcement.unpack(announcement.VERSION, batch)
     except AnnouncementError as error:
@@ -152,14 +153,14 @@ def test_an_invalid_announcement_is_refused(batch):
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=3)), max_size=4))
-def test_an_announcement_with_bytes_changed_is_refused_or_read(changes):
-    sent = Request("r", NOON, "h", "", "POST", "/", {"User-Agent": "{{"}, json.dumps(webhook()))
-    packed = zlib.decompress(base64.b64decode(announcement.pack([sent], "db")["batch"]))
-    for at, added in changes:
-        packed = packed[:at] + added + packed[at + 1 :]
+def test_an_announcement_with_changed_bytes_is_unpacked_or_refused(changes):
+    original = Request("r", NOON, "h", "", "POST", "/", {"User-Agent": "{{"}, json.dumps(webhook()))
+    packed = zlib.decompress(base64.b64decode(announcement.pack([original], "db")["batch"]))
+    for index, added in changes:
+        packed = packed[:index] + added + packed[index + 1 :]
     batch = base64.b64encode(zlib.compress(packed)).decode()
     try:
         requests = announcement.unpack(announcement.VERSION, batch)
     except AnnouncementError:
         return
-    assert changes or requests == [sent]
+    assert changes or requests == [original]

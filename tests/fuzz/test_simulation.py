@@ -1,6 +1,6 @@
 """Simulate Prometheus and Alertmanager, and check that a broken admission rule is noticed.
 
-README.md lists the cases in which no receiver can be right.
+README.md lists the cases in which no receiver has enough information.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ def chosen_seeds():
 
 
 def test_admission_keeps_every_invariant():
-    seen, seeds = Counter(), chosen_seeds()
+    case_counts, seeds = Counter(), chosen_seeds()
     for seed in seeds:
-        seen += Simulation(seed).run_all()
-    print(*sorted(seen.items()), sep="\n")
+        case_counts += Simulation(seed).run_all()
+    print(*sorted(case_counts.items()), sep="\n")
     if len(seeds) >= 50:  # the simulation covers the interesting cases
         for name in ("admitted", "resolved", "duplicate", "unconfirmed", "confirmed", "superseded"):
-            assert seen[name] >= len(seeds) // 50, name
+            assert case_counts[name] >= len(seeds) // 50, name
 
 
 def test_one_seed_always_produces_the_same_simulation():
-    played = [Simulation(7) for _ in range(2)]
-    assert played[0].run_all() == played[1].run_all()
-    assert played[0].readable() == played[1].readable()
-    assert played[0].readable() != Simulation(8).readable()
+    simulations = [Simulation(7) for _ in range(2)]
+    assert simulations[0].run_all() == simulations[1].run_all()
+    assert simulations[0].format_timeline() == simulations[1].format_timeline()
+    assert simulations[0].format_timeline() != Simulation(8).format_timeline()
 
 
 def test_a_violation_shows_the_seed_and_the_timeline(monkeypatch):
     monkeypatch.setattr(admission, "REFIRE_GRACE", datetime.timedelta(0))
-    with pytest.raises(Violation) as caught:
+    with pytest.raises(Violation) as raised:
         for seed in range(SEED_COUNT):
             Simulation(seed).run_all()
-    lines = str(caught.value).splitlines()
+    lines = str(raised.value).splitlines()
     assert lines[0] == f"seed {seed}: {lines[-1]}"
     assert any("recorded #1: admitted, new incident" in line for line in lines)
 
@@ -70,32 +70,28 @@ def resolve_of_any_occurrence(alert, received_at, incident):
 
 
 def resolve_by_our_clock(alert, received_at, incident):
-    known = incident and replace(incident, sender_starts_at=incident.starts_at)
-    return decide_resolve(alert, received_at, known)
+    by_our_clock = incident and replace(incident, sender_starts_at=incident.starts_at)
+    return decide_resolve(alert, received_at, by_our_clock)
 
 
 def refire_by_our_clock(alert, received_at, resolves):
-    ends = [replace(r, ends_at=r.received_at) for r in resolves]
-    return judge_refire(replace(alert, starts_at=received_at), received_at, ends)
+    resolves = [replace(r, ends_at=r.received_at) for r in resolves]
+    return judge_refire(replace(alert, starts_at=received_at), received_at, resolves)
 
 
-def refire_without_late_ones(alert, received_at, resolves):
+def refire_without_late_resolves(alert, received_at, resolves):
     return judge_refire(alert, received_at, [r for r in resolves if r.received_at <= received_at])
-
-
-def refire_of_any_occurrence(alert, received_at, resolves):
-    return judge_refire(replace(alert, starts_at=None), received_at, resolves)
 
 
 def supersede_by_our_clock(alert, incident, skew):
     return belongs_to(alert, replace(incident, sender_starts_at=incident.starts_at), skew)
 
 
-def start_of_the_sender(alert, received_at):
+def sender_start(alert, received_at):
     return alert.starts_at or received_at
 
 
-def name_by_start(fingerprint, starts_at, received_at, known):
+def name_by_start(fingerprint, starts_at, received_at, known_episodes):
     return episode_name(fingerprint, starts_at)
 
 
@@ -103,7 +99,7 @@ def unmeasured_clock(requests, offset, now):
     return by_database_clock(requests, datetime.timedelta(0), now)
 
 
-BROKEN = {
+BROKEN_RULES = {
     "resolves by the order of recording": (admission, "_decide_resolve", resolve_whenever_received),
     "resolves of any occurrence": (admission, "_decide_resolve", resolve_of_any_occurrence),
     "ends compared with our clock": (admission, "_decide_resolve", resolve_by_our_clock),
@@ -114,16 +110,16 @@ BROKEN = {
     "confirmed at once": (admission, "CONFIRM_AFTER", datetime.timedelta(0)),
     "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
-    "late duplicates": (admission, "_judge_refire", refire_without_late_ones),
-    "starts in the future": (admission, "first_start", start_of_the_sender),
+    "late duplicates": (admission, "_judge_refire", refire_without_late_resolves),
+    "starts in the future": (admission, "first_start", sender_start),
     "names used again": (admission, "_new_name", name_by_start),
     "endpoints' own clocks": (record, "_by_database_clock", unmeasured_clock),
 }
 
 
-@pytest.mark.parametrize("rule", sorted(BROKEN))
+@pytest.mark.parametrize("rule", sorted(BROKEN_RULES))
 def test_a_broken_rule_is_noticed(rule, monkeypatch):
-    monkeypatch.setattr(*BROKEN[rule])
+    monkeypatch.setattr(*BROKEN_RULES[rule])
     for seed in range(SEED_COUNT):
         try:
             Simulation(seed).run_all()

@@ -116,10 +116,10 @@ class Request(NamedTuple):
 
 
 class RequestGenerator:
-    """An endless source of requests.
+    """Generates any number of requests.
 
     Args:
-        seed: Any value. The same one gives the same requests.
+        seed: Any value. The same seed gives the same requests.
         token: A bearer token, which nearly all requests carry.
         accepted: The share of requests that the endpoint should accept: notifications as
             Alertmanager sends them, some with a few values changed.
@@ -170,8 +170,8 @@ class RequestGenerator:
             lambda: self._get(self._random.choice(PATHS[1:])): 0.005,
             lambda: self._get(self._random.choice(PATHS), self._random.choice(METHODS)): 0.01,
         }
-        (make,) = self._random.choices(list(kinds), weights=list(kinds.values()))
-        return make()
+        (make_request,) = self._random.choices(list(kinds), weights=list(kinds.values()))
+        return make_request()
 
     def unframed_request(self):
         """Return a request whose end may be ambiguous."""
@@ -260,27 +260,28 @@ class RequestGenerator:
         return text.replace("\r\n", "\r\n\t") if self._random.random() < 0.5 else text
 
     def _broken_json(self):
-        """Return a notification with some bytes changed, which is usually not JSON any more."""
+        """Return a notification with some bytes changed, which is usually no longer valid JSON."""
         body = self._mutated(self._random.choice(self._corpus), 4)
-        at = self._random.randrange(len(body) + 1)
-        return body[:at] + self._random.choice((b'"', b"\xff", b"\0", b"]", b"}")) + body[at:]
+        index = self._random.randrange(len(body) + 1)
+        added = self._random.choice((b'"', b"\xff", b"\0", b"]", b"}"))
+        return body[:index] + added + body[index:]
 
     def _mutated(self, data, max_changes):
         """Return the data with bytes changed in 1 to `max_changes` places."""
         randrange = self._random.randrange
         for _ in range(randrange(1, max_changes + 1)):
-            at = randrange(len(data) + 1)
+            index = randrange(len(data) + 1)
             kind = randrange(5)
-            if kind == 0 and at < len(data):
-                data = data[:at] + bytes([randrange(256)]) + data[at + 1 :]
+            if kind == 0 and index < len(data):
+                data = data[:index] + bytes([randrange(256)]) + data[index + 1 :]
             elif kind == 1:
-                data = data[:at] + self._random.choice(TOKENS) + data[at:]
+                data = data[:index] + self._random.choice(TOKENS) + data[index:]
             elif kind == 2:
-                data = data[:at] + data[at + randrange(20) :]
+                data = data[:index] + data[index + randrange(20) :]
             elif kind == 3:
-                data = data[:at] + data[max(0, at - randrange(60)) :]
+                data = data[:index] + data[max(0, index - randrange(60)) :]
             else:
-                data = data[:at]
+                data = data[:index]
         return data
 
     def _with_values_changed(self):
@@ -290,15 +291,15 @@ class RequestGenerator:
             self._change_a_value(notification)
         return notification
 
-    def _change_a_value(self, inner):
-        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+    def _change_a_value(self, container):
+        keys = list(container) if isinstance(container, dict) else list(range(len(container)))
         if not keys:
             return
         key = self._random.choice(keys)
-        if isinstance(inner[key], (dict, list)) and self._random.random() < 0.8:
-            self._change_a_value(inner[key])
+        if isinstance(container[key], (dict, list)) and self._random.random() < 0.8:
+            self._change_a_value(container[key])
         else:
-            inner[key] = self._value(2)
+            container[key] = self._value(2)
 
     def _value(self, depth):
         """Return a JSON value, nested at most `depth` levels."""

@@ -89,7 +89,7 @@ class Amtool:
     def __init__(self, folder):
         try:
             self.program = services.program("amtool")
-        except services.Missing as missing:
+        except services.MissingProgram as missing:
             pytest.skip(f"amtool: {missing}")
         self.file = folder / "alertmanager.yml"
 

@@ -30,7 +30,9 @@ class Cluster:
     def set_faulty(self, *instances):
         """Make only these instances faulty, and wait until the endpoint shows only their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed, lambda instances: instances == set(instances))
+        self.stack.wait_until(
+            self.world.agreed_alerts, lambda instances: instances == set(instances)
+        )
         wait_until_equal(self.world, self.shown_instances, MAX_SECONDS)
         return self
 
@@ -93,7 +95,7 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
     cluster.world.freeze_prometheus()
     try:
         cluster.stack.wait_until(
-            cluster.world.agreed, lambda instances: instances == set(), 10 * EXPIRY
+            cluster.world.agreed_alerts, lambda instances: instances == set(), 10 * EXPIRY
         )
         wait_until_equal(cluster.world, cluster.shown_instances, MAX_SECONDS)
     finally:

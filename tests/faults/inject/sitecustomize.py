@@ -74,13 +74,13 @@ _published = ["", ""]
 
 
 def bus(module):
-    def before(bus, trigger, payload, trace_tag):
+    def kill_before_publish(bus, trigger, payload, trace_tag):
         if trigger == "poundcake.alert" and _published == [trigger, trace_tag]:
             kill_if_armed("between two alerts")
         _published[:] = trigger, trace_tag
         kill_if_armed("before " + trigger)
 
-    wrap(module.Bus, "publish", before)
+    wrap(module.Bus, "publish", kill_before_publish)
 
 
 def amqp(module):
@@ -92,7 +92,7 @@ def amqp(module):
 
 
 def record(module):
-    def poisoned(connection, config, requests, make_state, replay_of, error=""):
+    def fail_if_poisoned(connection, config, requests, make_state, replay_of, error=""):
         marker = read_flag("poison")
         if error or not marker or not any(marker in request.body for request in requests):
             return
@@ -100,17 +100,17 @@ def record(module):
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("poison")
 
-    wrap(module, "_record_list", before=poisoned)
+    wrap(module, "_record_list", before=fail_if_poisoned)
     wrap(module, "record_safely", after="record before commit")
     wrap(module, "_record_all", after="record committed")
 
 
 def claims(module):
-    def slow(*_):
+    def delay_if_flagged(*_):
         if read_flag("slow link") is not None:
             time.sleep(0.5)
 
-    wrap(module, "add_execution", before=slow)
+    wrap(module, "add_execution", before=delay_if_flagged)
     wrap(module, "_link", after="link before commit")
     wrap(module, "link", after="link committed")
 
@@ -126,16 +126,16 @@ def broker(module):
     wrap(
         module.TriggerConsumer,
         "_take",
-        after=lambda _, body, m: kill_if_armed("took " + body["trigger"]),
+        after=lambda _, body, message: kill_if_armed("took " + body["trigger"]),
     )
 
 
 def executor(module):
-    def before(executor, execution_id):
+    def kill_before_start(executor, execution_id):
         execution = executor.store.executions.get(execution_id)
         kill_if_armed("starting " + execution["action"]["ref"])
 
-    wrap(module.Executor, "_run", before=before)
+    wrap(module.Executor, "_run", before=kill_before_start)
 
 
 HOOKS = {
