@@ -66,11 +66,13 @@ ADMISSION_TESTS = "tests/lib/trail/test_admission.py::"
 RECORD_TESTS = "tests/lib/trail/test_record.py::"
 
 NO_CREDENTIAL = test(
-    AUTHENTICATION_TESTS + "TestTokens::test_nothing_else_is_and_nothing_is_stored",
+    AUTHENTICATION_TESTS + "TestTokens::test_other_credentials_are_refused_and_nothing_is_stored",
 )
-CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_the_time_to_check_a_credential_leaks_nothing")
+CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_every_known_credential_is_compared")
 UNSIGNED = test(
-    AUTHENTICATION_TESTS + "TestSignatures::test_nothing_else_is_and_nothing_is_stored", "threads"
+    AUTHENTICATION_TESTS
+    + "TestSignatures::test_other_signatures_are_refused_and_nothing_is_stored",
+    "threads",
 )
 FAILURES = test(
     AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_the_credential"
@@ -78,7 +80,7 @@ FAILURES = test(
 FRAMING = test(FRAMING_TESTS + "test_every_case_gets_the_response_in_the_corpus", "threads")
 REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_request", "threads")
 MEDIA_TYPES = test(
-    WEBHOOK_TESTS + "TestRefused::test_another_content_type_is_refused_with_the_right_one",
+    WEBHOOK_TESTS + "TestRefused::test_the_refusal_of_a_content_type_names_an_accepted_one",
     "threads",
 )
 INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
@@ -108,7 +110,7 @@ WHO_MAY_POST = [
         Edit(RECEIVER + "_answer", "_1 == LIVE_PATH and _2", "_1 == LIVE_PATH"),
         test(
             AUTHENTICATION_TESTS
-            + "TestTokens::test_credentials_are_checked_before_path_and_method",
+            + "TestTokens::test_credentials_are_checked_before_the_path_and_the_method",
             "threads",
         ),
     ),
@@ -168,8 +170,7 @@ WHO_MAY_POST = [
             "__import__('operator').eq",
         ),
         test(
-            AUTHENTICATION_TESTS
-            + "TestSignatures::test_the_time_to_check_a_credential_leaks_nothing",
+            AUTHENTICATION_TESTS + "TestSignatures::test_every_known_credential_is_compared",
         ),
     ),
     Defence(
@@ -257,7 +258,7 @@ WHO_MAY_POST = [
     Defence(
         "without credentials, requests from pages of another origin are refused",
         Returns(BROWSER_GUARD + "_is_own_origin", "True"),
-        test(BROWSER_TESTS + "test_a_page_of_another_origin", "threads"),
+        test(BROWSER_TESTS + "test_a_page_of_another_origin_is_refused", "threads"),
     ),
     Defence(
         "browsers do not guess the type of a response",
@@ -302,14 +303,16 @@ WHO_MAY_POST = [
         "a broken certificate does not replace a good one",
         Edit(TLS + "Certificates.context", "TLSError", "ZeroDivisionError"),
         test(
-            TLS_TESTS + "TestCertificate::test_a_broken_certificate_does_not_replace_it", "threads"
+            TLS_TESTS
+            + "TestCertificate::test_a_broken_certificate_does_not_replace_the_previous_one",
+            "threads",
         ),
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
         Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or 'CN=somebody'"),
         test(
-            TLS_TESTS + "TestClientCertificates::test_without_a_certificate_only_live_is_answered",
+            TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
             "threads",
         ),
     ),
@@ -341,12 +344,12 @@ INPUT_LIMITS = [
     Defence(
         "the size of a body is bounded",
         Edit(WEBHOOK + "WebhookReceiver._check_header", "length > max_length", "False"),
-        test(WEBHOOK_TESTS + "TestRefused::test_too_large", "threads"),
+        test(WEBHOOK_TESTS + "TestRefused::test_a_body_over_the_limit_is_refused", "threads"),
     ),
     Defence(
         "a body without a length is refused",
         Edit(WEBHOOK + "WebhookReceiver._check_header", "length is None", "False"),
-        test(WEBHOOK_TESTS + "TestRefused::test_no_length", "threads"),
+        test(WEBHOOK_TESTS + "TestRefused::test_a_body_without_a_length_is_refused", "threads"),
     ),
     Defence(
         "a compressed body is refused",
@@ -421,7 +424,9 @@ INPUT_LIMITS = [
     Defence(
         "the time to send a whole response is bounded, on green threads too",
         Edit(SOCKET + "send", "self._limit()", "self._socket.settimeout(60)"),
-        test(SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly"),
+        test(
+            SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly_is_disconnected"
+        ),
     ),
     Defence(
         "the time for a whole handshake is bounded",
@@ -466,22 +471,25 @@ INPUT_LIMITS = [
     Defence(
         "the backlog is bounded, and checked before a body is read",
         Edit(WEBHOOK + "WebhookReceiver._check_backlog", "journal.backlog >= limit", "False"),
-        test(SERVICE_TESTS + "TestBounds::test_over_the_backlog_limit_no_body_is_requested"),
+        test(
+            SERVICE_TESTS
+            + "TestBounds::test_no_body_is_requested_when_the_backlog_limit_is_reached"
+        ),
     ),
     Defence(
         "the number of alerts in a request is bounded",
         Edit(ALERTMANAGER + "_list_of_alerts", "len(_) > MAX_ALERTS", "False"),
-        test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_alerts"),
+        test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_alerts_is_limited"),
     ),
     Defence(
         "the number of labels of an alert is bounded",
         Edit(ALERTMANAGER + "_check_labels", "len(_) > MAX_LABELS", "False"),
-        test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_labels"),
+        test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_labels_is_limited"),
     ),
     Defence(
         "the length of a label is bounded",
         Edit(ALERTMANAGER + "_check_labels", "len(_) > MAX_LABEL_NAME or _", "False"),
-        test(ALERTMANAGER_TESTS + "TestLimits::test_the_length_of_a_label"),
+        test(ALERTMANAGER_TESTS + "TestLimits::test_the_length_of_a_label_is_limited"),
     ),
     Defence(
         "a huge integer is not converted",
@@ -491,7 +499,7 @@ INPUT_LIMITS = [
     Defence(
         "NaN is refused as invalid JSON",
         Edit(ALERTMANAGER + "decode", "parse_constant=_", "parse_constant=str"),
-        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_json_does_not_have"),
+        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_a_number_that_is_not_json_is_refused"),
     ),
     Defence(
         "deep nesting is refused, and does not abort Python 3.8",
@@ -506,7 +514,7 @@ INPUT_LIMITS = [
     Defence(
         "an id from a sender counts only if it is a UUID",
         Edit(WEBHOOK + "_sender_request_id", "_1 if _2 else ''", "_1"),
-        test(WEBHOOK_TESTS + "TestRequestIDs::test_anything_else_is_ignored", "threads"),
+        test(WEBHOOK_TESTS + "TestRequestIDs::test_any_other_id_is_ignored", "threads"),
     ),
     Defence(
         "the bytes of a page are bounded",
@@ -519,7 +527,10 @@ INPUT_LIMITS = [
     Defence(
         "a refused webhook is logged",
         Returns("poundcake.endpoint.refused_webhooks:RefusedWebhooks.add", "None"),
-        test("tests/lib/endpoint/test_refused_webhooks.py::test_each_reason", "threads"),
+        test(
+            "tests/lib/endpoint/test_refused_webhooks.py::test_each_refusal_is_counted_with_its_reason",
+            "threads",
+        ),
     ),
 ]
 
@@ -634,7 +645,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a wildcard in allowed_hosts matches a single label",
         Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
-        test(HOSTS_TESTS + "test_a_pattern_contains_hosts"),
+        test(HOSTS_TESTS + "test_a_pattern_contains_exactly_the_hosts_that_match"),
     ),
     Defence(
         "StackStorm's own machine is not a target",
@@ -792,7 +803,7 @@ NOTHING_IS_EVALUATED = [
         Edit("poundcake.endpoint.service:Endpoint._apply", "self._replace_server(_, _, _)", "None"),
         test(
             RECONFIGURATION_TESTS
-            + "TestUnusableConfigurations::test_a_port_that_is_in_use_at_first",
+            + "TestUnusableConfigurations::test_a_port_in_use_is_tried_until_it_is_free",
             "threads",
         ),
     ),
@@ -814,7 +825,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a dry run is the default",
         Becomes(CONFIG + "Config.dry_run", "_boolean(False)"),
-        test(CONFIG_TESTS + "TestSchema::test_defaults"),
+        test(CONFIG_TESTS + "TestSchema::test_the_schema_has_the_defaults_of_the_code"),
     ),
     Defence(
         "text in a terminal cannot move the cursor",
@@ -1148,7 +1159,7 @@ SECRETS = [
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, _)",
             "ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, __import__('traceback').format_exc())",
         ),
-        test(APP_TESTS + "TestInternalErrors::test_an_internal_error_is_answered_without_details"),
+        test(APP_TESTS + "TestErrors::test_the_response_to_an_internal_error_has_no_details"),
     ),
     Defence(
         "no metric has a label that a client controls",

@@ -146,26 +146,26 @@ RULES = {
 }
 
 
-def payload_of(one: str, two: str) -> AlertPayload:
+def create_payload(first: str, second: str) -> AlertPayload:
     """Return the payload of a trigger with these two texts in its labels, keys and fields."""
     payload: AlertPayload = make_inert({
-        "alert_name": one,
-        "job": one,
-        "receiver": two,
-        "labels": {"one": one, "two": two, one + "x": two, two + "y": one},
+        "alert_name": first,
+        "job": first,
+        "receiver": second,
+        "labels": {"one": first, "two": second, first + "x": second, second + "y": first},
     })  # fmt: skip
     return payload
 
 
-def expected_of(rule: CarelessRule, one: str, two: str) -> dict[str, Any]:
+def expected_parameters(rule: CarelessRule, first: str, second: str) -> dict[str, Any]:
     """Return the expected parameters of a rule for these two texts."""
-    text, other = as_inert(one), as_inert(two)
+    first_inert, second_inert = as_inert(first), as_inert(second)
 
     def fill(value: Any) -> Any:
         if value == LABELS:
-            return payload_of(one, two)["labels"]
+            return create_payload(first, second)["labels"]
         if isinstance(value, str):
-            return value.replace(TEXT, text).replace(OTHER, other)
+            return value.replace(TEXT, first_inert).replace(OTHER, second_inert)
         if isinstance(value, dict):
             return {key: fill(inner) for key, inner in value.items()}
         return [fill(inner) for inner in value] if isinstance(value, list) else value
@@ -174,7 +174,7 @@ def expected_of(rule: CarelessRule, one: str, two: str) -> dict[str, Any]:
     return filled
 
 
-def schemas_of(rule: CarelessRule) -> dict[str, dict[str, str]]:
-    """Return the schemas of the parameters of a rule's action; the rule omits one of them."""
-    schemas = {name: {"type": kind} for name, kind in rule.types.items() if kind}
+def parameter_schemas(rule: CarelessRule) -> dict[str, dict[str, str]]:
+    """Return the schemas of an action's parameters, one of which the rule omits."""
+    schemas = {name: {"type": type_name} for name, type_name in rule.types.items() if type_name}
     return {"force": {"type": "string", "default": "false"}, "value": {}, **schemas}

@@ -19,14 +19,14 @@ class Authority:
         self.folder = folder
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self._key, self.certificate = None, folder / (name + ".pem")
-        self._key = self._make(name, ca=True)
+        self._key = self._create(name, ca=True)
 
     def issue(self, name, address="127.0.0.1"):
         """Return the paths of a new certificate and of its key."""
-        self._make(name, address)
+        self._create(name, address)
         return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
 
-    def _make(self, name, address="127.0.0.1", ca=False):
+    def _create(self, name, address="127.0.0.1", ca=False):
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.timezone.utc)
         alternative = x509.IPAddress(ipaddress.ip_address(address))

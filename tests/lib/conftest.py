@@ -1,6 +1,6 @@
 """A tracking database for each test.
 
-If StackStorm is not installed, the modules of the stand-in take the place of its own.
+If StackStorm is not installed, the modules of the stand-in replace its own.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ def readable_fingerprints(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def prepared():
-    """The first prepared database of each kind, as a template: the revisions take half a second."""
+def templates():
+    """Return the template of each kind of database: running the migrations takes half a second."""
     return {}
 
 
 @pytest.fixture
-def engine(database_url, prepared, tmp_path_factory):
+def engine(database_url, templates, tmp_path_factory):
     """Return an engine for a fresh tracking database with its tables."""
-    opened = database.open_engine(database_url)
-    do_not_sync(opened)
-    if opened.dialect.name == "sqlite":
-        if "sqlite" not in prepared:
-            prepared["sqlite"] = tmp_path_factory.mktemp("prepared") / "tracking.db"
-            first = database.open_engine("sqlite:///{}".format(prepared["sqlite"]))
-            database.prepare(first)
-            first.dispose()  # writes the content of the -wal file
-        shutil.copy(str(prepared["sqlite"]), opened.url.database)
-    elif "mysql" not in prepared:
-        database.prepare(opened)
-        prepared["mysql"] = list(_statements(opened))
+    new_engine = database.open_engine(database_url)
+    do_not_sync(new_engine)
+    if new_engine.dialect.name == "sqlite":
+        if "sqlite" not in templates:
+            templates["sqlite"] = tmp_path_factory.mktemp("template") / "tracking.db"
+            template_engine = database.open_engine("sqlite:///{}".format(templates["sqlite"]))
+            database.prepare(template_engine)
+            template_engine.dispose()  # writes the content of the -wal file
+        shutil.copy(str(templates["sqlite"]), new_engine.url.database)
+    elif "mysql" not in templates:
+        database.prepare(new_engine)
+        templates["mysql"] = list(_statements(new_engine))
     else:
-        with opened.begin() as connection:
-            for statement, parameters in prepared["mysql"]:
+        with new_engine.begin() as connection:
+            for statement, parameters in templates["mysql"]:
                 connection.exec_driver_sql(statement, parameters)
-    yield opened
-    opened.dispose()
+    yield new_engine
+    new_engine.dispose()
 
 
 @pytest.fixture
 def run_action(database_url, monkeypatch):
-    """A function that runs an action in this process as a StackStorm execution.
+    """Return a function that runs an action in this process as a StackStorm execution.
 
     `config` adds keys to the configuration.
     """
@@ -93,10 +93,10 @@ def _statements(engine):
     yield "SET foreign_key_checks = 0", ()
     with engine.begin() as connection:
         for (table,) in connection.exec_driver_sql("SHOW TABLES").all():
-            made = connection.exec_driver_sql("SHOW CREATE TABLE " + table).one()[1]
-            yield made.replace("%", "%%"), ()
+            create_table = connection.exec_driver_sql("SHOW CREATE TABLE " + table).one()[1]
+            yield create_table.replace("%", "%%"), ()
             rows = [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM " + table)]
             if rows:
-                marks = ", ".join(["%s"] * len(rows[0]))
-                yield f"INSERT INTO {table} VALUES ({marks})", rows
+                placeholders = ", ".join(["%s"] * len(rows[0]))
+                yield f"INSERT INTO {table} VALUES ({placeholders})", rows
     yield "SET foreign_key_checks = 1", ()

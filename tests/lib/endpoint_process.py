@@ -7,7 +7,7 @@ file with that name and the suffix .down exists. This process records announced 
 `records` is false.
 
 With only `patched` and `pack`, it is a server: it forks an endpoint for each request of a
-ForkServer. The first of the two files contains the other options, and the second is the log.
+ForkServer. Each request passes two files: one contains the other options, and one is the log.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class FileBus:
         pass
 
 
-def record(config, announced):
+def record(config, payload):
     """Write announced requests to the tracking database."""
-    checked = load(config)
-    engine = database.open_engine(checked.tracking_url)
-    requests = announcement.unpack(announced["version"], announced["batch"])
+    validated = load(config)
+    engine = database.open_engine(validated.tracking_url)
+    requests = announcement.unpack(payload["version"], payload["batch"])
     record_requests(
-        engine, checked, requests, announced["database_id"], announced["clock_offset_seconds"]
+        engine, validated, requests, payload["database_id"], payload["clock_offset_seconds"]
     )
     engine.dispose()
 
@@ -107,27 +107,27 @@ def registered(options):
 
 def apply(settings):
     """Set module constants by name, and return their previous values."""
-    before = {}
+    old_values = {}
     for name, value in settings.items():
         module, _, attribute = name.rpartition(".")
         module = importlib.import_module("poundcake." + module)
-        before[name] = getattr(module, attribute)
+        old_values[name] = getattr(module, attribute)
         setattr(module, attribute, value)
-    return before
+    return old_values
 
 
 def forked_options():
-    """Import the modules of an endpoint, and fork endpoints. Return the options in the fork."""
+    """Import the modules of an endpoint, fork endpoints, and return the options in each fork."""
     from tests import forks
 
     for name in LIBRARIES:
         importlib.import_module(name)
 
-    given, log = forks.serve()
+    options_file, log = forks.serve()
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
-    with open(given) as file:
+    with open(options_file) as file:
         return json.load(file)
 
 

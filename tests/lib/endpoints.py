@@ -23,7 +23,7 @@ from tests.forks import ForkServer
 from tests.lib import endpoint_process
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-WAYS = ["threads", "green"]
+RUNTIMES = ["threads", "green"]
 
 
 def bound_by_permissions():
@@ -41,7 +41,7 @@ def bound_by_permissions():
     return command
 
 
-class Answer:
+class Response:
     """An HTTP response, read from the wire."""
 
     def __init__(self, status, headers, body):
@@ -95,13 +95,13 @@ class Client:
         headers = {}
         for line in lines[1:]:
             name, _, value = line.partition(":")
-            assert name.lower() not in headers, "twice: " + name
+            assert name.lower() not in headers, "duplicate header: " + name
             headers[name.lower()] = value.strip()
         length = 0 if head or status < 200 else int(headers["content-length"])
         while len(self.buffer) < length:
-            assert self.fill(), "the answer ended early"
+            assert self.fill(), "the response ended early"
         body, self.buffer = self.buffer[:length], self.buffer[length:]
-        return Answer(status, headers, body)
+        return Response(status, headers, body)
 
 
 def message(method, path, body=None, version="1.1", **headers):
@@ -115,8 +115,8 @@ def message(method, path, body=None, version="1.1", **headers):
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 
-class Running:
-    """The part that all kinds of endpoint have in common."""
+class BaseEndpoint:
+    """The methods that all kinds of endpoint share."""
 
     def __init__(self, folder, settings=None, port=None, **config):
         self.folder = folder
@@ -135,8 +135,8 @@ class Running:
         deadline = time.monotonic() + 60
         while True:
             try:
-                answer = self.get("/api/v1/health/ready", **headers)
-                if answer and answer.status == status:
+                response = self.get("/api/v1/health/ready", **headers)
+                if response and response.status == status:
                     return self
             except OSError:
                 pass
@@ -160,14 +160,14 @@ class Running:
 
     def accept(self, payload, **headers):
         """Post a webhook that must be accepted, and return its request_id."""
-        answer = self.post(payload, **headers)
-        assert answer.status == 202, answer
-        return answer.json["request_id"]
+        response = self.post(payload, **headers)
+        assert response.status == 202, response
+        return response.json["request_id"]
 
     def register(self, **config):
         """Register a changed configuration. A value of None removes the key."""
-        changed = {**self.config, **config}  # the recorder of this process keeps the first one
-        self.config = {name: value for name, value in changed.items() if value is not None}
+        full_config = {**self.config, **config}  # FileBus keeps the initial configuration
+        self.config = {name: value for name, value in full_config.items() if value is not None}
         path = self.published_path + ".config"
         with open(path + ".new", "w") as file:
             json.dump(self.config, file)
@@ -193,13 +193,13 @@ class Running:
             open(path, "w").close()
 
     def credentials(self):
-        """Return the names of the credentials in the journal, oldest request first."""
+        """Return the name of each request's credential in the journal, oldest first."""
         import sqlite3
 
         path = os.path.join(self.config["state_dir"], "journal.sqlite")
         with sqlite3.connect(path) as connection:
-            found = connection.execute("SELECT credential FROM requests ORDER BY id")
-            return [row[0] for row in found]
+            rows = connection.execute("SELECT credential FROM requests ORDER BY id")
+            return [row[0] for row in rows]
 
     def entries(self):
         """Return [(request_id, body, headers, client_request_id)] of the journal, oldest first."""
@@ -213,11 +213,11 @@ class Running:
             ).fetchall()
 
 
-class InThreads(Running):
+class InThreads(BaseEndpoint):
     """An endpoint in this process."""
 
     def start(self):
-        self.before = endpoint_process.apply(self.settings)
+        self.old_settings = endpoint_process.apply(self.settings)
         options = {"published": self.published_path, "config": dict(self.config)}
         self.endpoint = Endpoint(
             dict(self.config),
@@ -233,7 +233,7 @@ class InThreads(Running):
     def stop(self):
         self.endpoint.stop()
         self.thread.join(10)
-        endpoint_process.apply(self.before)
+        endpoint_process.apply(self.old_settings)
 
     @property
     def alive(self):
@@ -247,18 +247,18 @@ def endpoint_command(options):
 
 @functools.lru_cache(maxsize=None)
 def fork_server(patched):
-    """Return the process of which the endpoints of this test run are forks."""
+    """Return the server that forks the endpoints of this test run."""
     server = ForkServer(endpoint_command({"patched": patched, "pack": ROOT}))
     atexit.register(server.close)
     return server
 
 
-class Patched(Running):
+class Patched(BaseEndpoint):
     """The sensor in a separate process, patched by eventlet.
 
     Attributes:
-        pack: The folder that it runs from.
-        records: Whether that process records announced requests.
+        pack: The folder of the pack that it runs.
+        records: Whether its process records announced requests.
     """
 
     patched = True
@@ -284,10 +284,10 @@ class Patched(Running):
         return self
 
     def fork(self, options):
-        with tempfile.TemporaryFile() as given:
-            given.write(json.dumps(options).encode())
-            given.seek(0)
-            return fork_server(self.patched).start(given, self.log)
+        with tempfile.TemporaryFile() as options_file:
+            options_file.write(json.dumps(options).encode())
+            options_file.seek(0)
+            return fork_server(self.patched).start(options_file, self.log)
 
     def stop(self):
         if self.alive:
@@ -310,4 +310,4 @@ class Unpatched(Patched):
     patched = False
 
 
-KINDS = {"threads": InThreads, "green": Patched}
+ENDPOINT_CLASSES = {"threads": InThreads, "green": Patched}

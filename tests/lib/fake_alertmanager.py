@@ -16,12 +16,12 @@ from tests.lib.samples import alert
 
 
 class FakeAlertmanager:
-    """An Alertmanager.
+    """An in-memory Alertmanager.
 
     Attributes:
         held: The labels of the alerts that it holds.
-        silenced: Whether each of them is silenced.
-        known: Its silences by id.
+        silenced: Whether all alerts are silenced.
+        known: The silences by id.
         uptime: How long it has run.
         broken: The names of the methods that fail.
         calls: The names of the methods that were called.

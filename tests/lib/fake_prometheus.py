@@ -17,7 +17,7 @@ class FakePrometheus:
         evaluated: How many seconds ago its rule was evaluated.
         series: The labels of the series for which its expression is true.
         up: The value of `up` of the target, or None if there is none.
-        error: Why it does not answer, or ''.
+        error: The error that every query raises, or ''.
         results: The values of other expressions.
     """
 

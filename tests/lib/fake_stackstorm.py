@@ -19,7 +19,7 @@ OUTAGE = StackStormError("nobody answers")
 
 
 def refusal(status=500):
-    """Return an error that concerns only one call."""
+    """Return an error that affects only one call."""
     return StackStormError(f"GET /x: {status} the fault", status)
 
 
@@ -27,11 +27,11 @@ class FakeStackStorm:
     """A StackStormApi. Tests fill it with emit(), enforce() and run().
 
     Attributes:
-        calls: The calls, as (name of the method, its first argument).
-        errors: What to raise, by the name of a method or by (name, first argument).
-        unlisted: Executions that the list leaves out.
+        calls: The calls, as (method name, first argument).
+        errors: The error to raise, by method name or by (name, first argument).
+        unlisted: The ids of executions that get_executions() omits.
         answers: The answers to inquiries, as (id, response).
-        clock_offset: How far StackStorm's clock is ahead of ours.
+        clock_offset: How far StackStorm's clock is ahead of this machine's.
     """
 
     page = 100
@@ -49,7 +49,7 @@ class FakeStackStorm:
         self.unreadable = 0
         self.answers = []
 
-    # -- filling it
+    # -- filled by tests
 
     @property
     def time(self):
@@ -72,16 +72,16 @@ class FakeStackStorm:
     def enforce(self, trigger_id, execution="", reason="", rule="pack.rule"):
         """Add the enforcement of a rule that matched a trigger."""
         trigger = self.triggers.get(trigger_id)
-        at = trigger.occurred_at + MILLISECOND if trigger else self.time
-        self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, at))
+        enforced_at = trigger.occurred_at + MILLISECOND if trigger else self.time
+        self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, enforced_at))
 
-    def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **more):
+    def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **fields):
         """Add an execution that started some seconds ago; with links=True, it has a link task.
 
         With parent="e1", a task of the workflow e1 started it.
         """
-        self.parents[execution_id] = more.pop("parent", "")
-        if more.pop("links", False):
+        self.parents[execution_id] = fields.pop("parent", "")
+        if fields.pop("links", False):
             self.linking.add(action)
         started_at = self.time - datetime.timedelta(seconds=seconds)
         self.executions[execution_id] = Execution(
@@ -91,7 +91,7 @@ class FakeStackStorm:
             rule="pack.rule",
             started_at=started_at,
             ended_at=self.time if status in TERMINAL else None,
-            **{"result": {}, **more},
+            **{"result": {}, **fields},
         )
 
     # -- the API
@@ -123,8 +123,8 @@ class FakeStackStorm:
 
     def pending_inquiries(self):
         self._record_call("pending_inquiries")
-        found = [e for e in self.executions.values() if e.action == "core.ask"]
-        return [e for e in found if e.status == "pending"]
+        inquiries = [e for e in self.executions.values() if e.action == "core.ask"]
+        return [e for e in inquiries if e.status == "pending"]
 
     def respond(self, inquiry_id, response):
         self.answers.append((inquiry_id, dict(response)))
@@ -154,14 +154,14 @@ class FakeStackStorm:
         self._record_call("runs_link_task", action)
         return action in self.linking
 
-    def _page(self, found, moment):
-        items = sorted(found, key=moment, reverse=True)[: self.page]
-        full = len(items) == self.page
-        return Page(items, moment(items[-1]) + MILLISECOND if full else None, self.unreadable)
+    def _page(self, matching, moment):
+        items = sorted(matching, key=moment, reverse=True)[: self.page]
+        is_full = len(items) == self.page
+        return Page(items, moment(items[-1]) + MILLISECOND if is_full else None, self.unreadable)
 
     def count(self, name):
         """Return how often a method was called."""
-        return sum(asked == name for asked, _ in self.calls)
+        return sum(method_name == name for method_name, _ in self.calls)
 
 
 def _within(moment, after, before):

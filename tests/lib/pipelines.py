@@ -1,7 +1,7 @@
 """A journal, a tracking database and the pipeline between them, driven manually or by its thread.
 
-Driven manually, nothing sleeps: advance() advances the monotonic clock of the endpoint's modules
-and runs each step until nothing changes any more.
+When it is driven manually, nothing sleeps: advance() moves the monotonic clock of the endpoint's
+modules and runs each step until nothing changes any more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.lib.samples import later, request
 from tests.waiting import wait_for
 
 LOG = logging.getLogger("pipeline")
-TIMED = (
+MODULES_WITH_A_CLOCK = (
     announcer,
     emission_claims,
     emitter,
@@ -58,7 +58,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.offset = 0.0
-        for module in TIMED:
+        for module in MODULES_WITH_A_CLOCK:
             monkeypatch.setattr(module, "monotonic", self)
 
     def __call__(self):
@@ -104,7 +104,7 @@ class Broker:
             offset = payload["clock_offset_seconds"]
             record_requests(self.engine, self.config, requests, payload["database_id"], offset)
 
-    def of(self, trigger):
+    def payloads(self, trigger):
         """Return the payloads of a trigger."""
         return [payload for name, payload, _ in list(self.published) if name == trigger]
 
@@ -113,14 +113,14 @@ class Broker:
         """Return the bodies of each announcement."""
         return [
             [r.body for r in announcement.unpack(p["version"], p["batch"])]
-            for p in self.of(triggers.ANNOUNCE)
+            for p in self.payloads(triggers.ANNOUNCE)
         ]
 
 
 class API:
-    """A StackStorm that explains why it records nothing."""
+    """A StackStorm that reports why it records nothing."""
 
-    problem, failure, not_taken_by, error = "", "", "", None
+    problem, failure, stuck, error = "", "", "", None
 
     def problem_with(self, rule, action):
         if self.error:
@@ -131,7 +131,7 @@ class API:
         return self.failure
 
     def stuck_execution(self, action, since):
-        return self.not_taken_by
+        return self.stuck
 
 
 class Rig:
@@ -210,10 +210,12 @@ class Rig:
 
     # -- the requests
 
-    def accept(self, *found, body=None, wanted_id="", **more):
+    def accept(self, *sent_alerts, body=None, wanted_id="", **fields):
         """Put a request into the journal, and return its id."""
-        sent = request(*found, body=body, **more)
-        request_id = self.journal.accept(sent, wanted_id, body_sha256(sent.body), len(found))
+        new_request = request(*sent_alerts, body=body, **fields)
+        request_id = self.journal.accept(
+            new_request, wanted_id, body_sha256(new_request.body), len(sent_alerts)
+        )
         if self.pipeline:
             self.pipeline.wake()
         return request_id

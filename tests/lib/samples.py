@@ -13,7 +13,7 @@ UTC = datetime.timezone.utc
 NOON = datetime.datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
 # All delimiters with which an expression of StackStorm's Jinja and YAQL begins.
 DELIMITERS = ("{{", "{%", "{#", "<%")
-# Characters that look like spaces or like nothing, although str.isprintable() accepts them.
+# Characters that are blank or invisible, although str.isprintable() accepts them.
 BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 _SUBSTITUTES = {"{": "(", "}": ")", "<": "‹", ">": "›", '"': "”", "'": "’", "\\": "/"}
 
@@ -51,16 +51,16 @@ def iso(moment):
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more):
+def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **other_fields):
     """Return an alert as Alertmanager writes it, with the given labels and other fields.
 
     An alert with a fingerprint also gets a label `id`, because it would otherwise be the same alert
     as all others with its name. Tests find it by that fingerprint, see readable_fingerprint().
     """
     labels = {"alertname": name, "instance": "web-1:9100", "severity": "critical"}
-    if more.get("fingerprint"):
-        labels["id"] = more["fingerprint"]
-    labels.update(more.pop("labels", {}))
+    if other_fields.get("fingerprint"):
+        labels["id"] = other_fields["fingerprint"]
+    labels.update(other_fields.pop("labels", {}))
     fields = {
         "status": status,
         "labels": labels,
@@ -69,11 +69,11 @@ def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **more
         "endsAt": iso(ends_at) if ends_at else "0001-01-01T00:00:00Z",
         "generatorURL": "http://prometheus.example/graph",
     }
-    fields.update(more)
+    fields.update(other_fields)
     return fields
 
 
-def webhook(*alerts, **more):
+def webhook(*alerts, **other_fields):
     """Return the payload of a webhook."""
     fields = {
         "version": "4",
@@ -87,11 +87,11 @@ def webhook(*alerts, **more):
         "externalURL": "http://alertmanager.example",
         "alerts": list(alerts),
     }
-    fields.update(more)
+    fields.update(other_fields)
     return fields
 
 
-def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None, **more):
+def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None, **webhook_fields):
     """Return a request as the journal announces it."""
     return Request(
         request_id=request_id or str(uuid.uuid4()),
@@ -101,5 +101,5 @@ def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None,
         method="POST",
         path="/api/v1/webhook",
         headers={"User-Agent": "Alertmanager/0.25"} if headers is None else headers,
-        body=json.dumps(webhook(*alerts, **more)) if body is None else body,
+        body=json.dumps(webhook(*alerts, **webhook_fields)) if body is None else body,
     )

@@ -1,4 +1,4 @@
-"""The situation of an alert that nothing but itself and its incident can stop from a change."""
+"""Situations in which only the alert and its incident can prevent a change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from poundcake.trail.limits import Situation
 from tests.lib.samples import NOON
 
 
-def situation_reader(labels, status="firing", ended=None):
+def situation_reader(labels, status="firing", ended_at=None):
     """Return a function that returns the situation for any request."""
 
     def read(request):
@@ -16,7 +16,7 @@ def situation_reader(labels, status="firing", ended=None):
             now=NOON,
             named_host=labels.get("instance", ""),
             status=status,
-            incident_ended_at=parse_timestamp(ended or ""),
+            incident_ended_at=parse_timestamp(ended_at or ""),
             target=host_or_empty(labels, "instance"),
         )
 

@@ -1,4 +1,4 @@
-"""A trail and a StackStorm, for rounds of sync."""
+"""A tracking database and a StackStorm for tests of sync."""
 
 from __future__ import annotations
 
@@ -19,33 +19,37 @@ def ago(seconds):
 
 
 class SyncTrail:
-    """A tracking database and a StackStorm."""
+    """A tracking database and the StackStorm that sync polls."""
 
     def __init__(self, engine, stackstorm=None):
         self.engine = engine
         self.stackstorm = stackstorm or FakeStackStorm()
 
-    def record(self, *found, seconds=5, **more):
+    def record(self, *sent_alerts, seconds=5, **fields):
         """Record a request some seconds ago, and return its id and the rows of its alerts."""
-        sent = request(*found, received_at=ago(seconds), **more)
-        record_requests(self.engine, Config(max_remediations_per_hour=0), [sent])
+        new_request = request(*sent_alerts, received_at=ago(seconds), **fields)
+        record_requests(self.engine, Config(max_remediations_per_hour=0), [new_request])
         with database.transaction(self.engine) as connection:
-            call = connection.scalar(
-                select(api_calls.c.id).where(api_calls.c.request_id == sent.request_id)
+            call_id = connection.scalar(
+                select(api_calls.c.id).where(api_calls.c.request_id == new_request.request_id)
             )
-            its_alerts = alerts.c.api_call_id == call
-            connection.execute(update(alerts).where(its_alerts).values(recorded_at=ago(seconds)))
+            of_this_request = alerts.c.api_call_id == call_id
+            connection.execute(
+                update(alerts).where(of_this_request).values(recorded_at=ago(seconds))
+            )
             rows = connection.execute(
-                select(alerts).where(its_alerts).order_by(alerts.c.position)
+                select(alerts).where(of_this_request).order_by(alerts.c.position)
             ).all()
-        return sent.request_id, rows
+        return new_request.request_id, rows
 
     def record_storm(self, count, seconds):
         """Record requests with one alert each, and return (request_id, row) of each."""
-        sent = [request(alert(f"A{n}"), received_at=ago(seconds)) for n in range(count)]
-        record_requests(self.engine, Config(max_remediations_per_hour=0), sent)
+        new_requests = [request(alert(f"A{n}"), received_at=ago(seconds)) for n in range(count)]
+        record_requests(self.engine, Config(max_remediations_per_hour=0), new_requests)
         self.change(alerts, recorded_at=ago(seconds))
-        return list(zip((one.request_id for one in sent), self.rows(alerts)))
+        return list(
+            zip((new_request.request_id for new_request in new_requests), self.rows(alerts))
+        )
 
     def sync(self, **config):
         config.setdefault("host_cooldown_seconds", 0)

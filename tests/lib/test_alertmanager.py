@@ -1,4 +1,4 @@
-"""The payloads that senders post, and how they are parsed."""
+"""The payloads of all senders are parsed, and unusable ones are refused with a reason."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def read_one(**fields):
     return parsed
 
 
-def refused(body):
-    """Return the error with which a body is refused."""
+def error_of(body):
+    """Return the error that refuses a body."""
     with pytest.raises(PayloadError) as caught:
         parse(body)
     return caught.value
@@ -53,7 +53,7 @@ def refused(body):
 class TestSenders:
     """Every sender's payload is parsed, regardless of missing and additional fields."""
 
-    def test_alertmanager(self):
+    def test_a_payload_of_alertmanager_is_parsed(self):
         notification = read(
             webhook(dict(alert(), fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3)
         )
@@ -83,12 +83,12 @@ class TestSenders:
         assert parsed.annotations == {"summary": "down"}
         assert parsed.generator_url == "http://prometheus.example/graph"
 
-    def test_version_3_with_an_integer_as_group_key(self):
+    def test_version_3_with_an_integer_as_group_key_is_parsed(self):
         notification = read(webhook(version="3", groupKey=18446744073709551617123))
         assert notification.group_key == "18446744073709551617123"
         assert read(webhook(groupKey=12)).group_key == "12"
 
-    def test_grafana(self):
+    def test_a_payload_of_grafana_is_parsed(self):
         notification = read(
             {
                 "receiver": "",
@@ -108,7 +108,7 @@ class TestSenders:
             notification.alerts[0].labels
         )
 
-    def test_vmalert_and_relays_that_omit_fields(self):
+    def test_payloads_of_senders_that_omit_fields_are_parsed(self):
         notification = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
         (parsed,) = notification.alerts
         assert parsed.problem == ""
@@ -151,24 +151,24 @@ class TestSenders:
         )
         assert [a.problem for a in notification.alerts] == [""]
 
-    def test_no_alerts(self):
+    def test_a_payload_without_alerts_is_accepted(self):
         assert read({"alerts": []}).alerts == []
 
-    def test_a_byte_order_mark(self):
+    def test_a_byte_order_mark_is_ignored(self):
         assert len(parse(b"\xef\xbb\xbf" + json.dumps(webhook(alert())).encode()).alerts) == 1
 
-    def test_any_label_name(self):
+    def test_any_label_name_is_accepted(self):
         labels = {"a.b": "1", "größe": "2", "": "3", "__proto__": "4", "a\x00b": "5"}
         assert read_one(labels=labels).labels.items() >= labels.items()
 
     def test_an_empty_label_counts_as_absent(self):
-        """As in Prometheus's data model, the fingerprint is that of the label set without it."""
+        """As in Prometheus's data model, an empty label does not affect the fingerprint."""
         parsed = read_one(labels={"team": "", "job": None})
         assert "team" not in parsed.labels and "job" not in parsed.labels
         assert parsed.fingerprint == read_one().fingerprint
         assert read_one(labels={"severity": ""}).severity == ""
 
-    def test_lone_surrogates(self):
+    def test_lone_surrogates_are_accepted(self):
         body = b'{"alerts":[{"status":"firing","labels":{"alertname":"\\ud800","\\udfff":"x"}}]}'
         notification = parse(body)
         assert notification.alerts[0].problem == ""
@@ -181,7 +181,7 @@ class TestSenders:
         assert (parsed.labels, parsed.status) == ({"a": "2"}, "firing")
 
     @pytest.mark.parametrize(
-        "given, kept",
+        "value, stored",
         [
             ("", ""),
             ("x" * 65, "x" * 65),
@@ -192,15 +192,15 @@ class TestSenders:
             ({}, ""),
         ],
     )
-    def test_the_senders_fingerprint_is_stored_and_does_not_identify_the_alert(self, given, kept):
-        (parsed,) = read(webhook(dict(alert(), fingerprint=given))).alerts
+    def test_the_senders_fingerprint_is_stored_and_does_not_identify_the_alert(self, value, stored):
+        (parsed,) = read(webhook(dict(alert(), fingerprint=value))).alerts
         assert (parsed.problem, parsed.notes) == ("", "")
         assert parsed.fingerprint == alertmanager.fingerprint(parsed.labels)
-        assert parsed.sender_fingerprint == kept
+        assert parsed.sender_fingerprint == stored
 
-    def test_a_senders_fingerprint_that_equals_ours_is_not_stored_twice(self):
-        own = read_one().fingerprint
-        (parsed,) = read(webhook(dict(alert(), fingerprint=own))).alerts
+    def test_a_senders_fingerprint_is_stored_only_if_it_differs(self):
+        computed = read_one().fingerprint
+        (parsed,) = read(webhook(dict(alert(), fingerprint=computed))).alerts
         assert parsed.sender_fingerprint == ""
 
 
@@ -213,8 +213,10 @@ class TestIdentity:
         return parsed.fingerprint
 
     def test_three_instances_under_one_fingerprint_of_a_relay_are_three_alerts(self):
-        sent = [dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1d") for n in range(3)]
-        parsed_alerts = read(webhook(*sent)).alerts
+        relayed_alerts = [
+            dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1d") for n in range(3)
+        ]
+        parsed_alerts = read(webhook(*relayed_alerts)).alerts
         assert len({parsed.fingerprint for parsed in parsed_alerts}) == 3
         assert {parsed.sender_fingerprint for parsed in parsed_alerts} == {"3f1d"}
 
@@ -229,10 +231,10 @@ class TestIdentity:
     def test_the_external_url_is_part_of_the_identity_only_if_configured(self):
         urls = ("http://a:9093", "http://b:9093")
         assert len({self.fingerprint(url=url) for url in urls}) == 1
-        wanted = Identity(with_external_url=True)
-        assert len({self.fingerprint(wanted, url) for url in urls}) == 2
+        identity = Identity(with_external_url=True)
+        assert len({self.fingerprint(identity, url) for url in urls}) == 2
         # Alerts of a sender without an external URL are identified only by their labels.
-        assert self.fingerprint(wanted, None) == self.fingerprint()
+        assert self.fingerprint(identity, None) == self.fingerprint()
 
     def test_no_fingerprint_is_computed_if_none_is_needed(self):
         body = json.dumps(webhook(alert())).encode()
@@ -240,34 +242,34 @@ class TestIdentity:
         assert replace(unidentified, fingerprint=identified.fingerprint) == identified
 
     def test_no_label_can_pretend_to_be_an_external_url(self):
-        wanted = Identity(with_external_url=True)
-        forged = {"": "http://a:9093"}
-        assert self.fingerprint(wanted, "") != self.fingerprint(wanted)
-        assert self.fingerprint(wanted, "", **forged) != self.fingerprint(wanted)
+        identity = Identity(with_external_url=True)
+        forged_labels = {"": "http://a:9093"}
+        assert self.fingerprint(identity, "") != self.fingerprint(identity)
+        assert self.fingerprint(identity, "", **forged_labels) != self.fingerprint(identity)
 
 
 class TestLimits:
-    def test_the_number_of_labels(self):
-        three_of_its_own = 3
-        most = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - three_of_its_own)}
-        assert read_one(labels=dict(most)).problem == ""
-        problem = read_one(labels=dict(most, another="x")).problem
+    def test_the_number_of_labels_is_limited(self):
+        sample_label_count = 3
+        labels = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - sample_label_count)}
+        assert read_one(labels=dict(labels)).problem == ""
+        problem = read_one(labels=dict(labels, another="x")).problem
         assert problem == "alerts[0].labels: 1001 labels, the limit is 1000"
 
     @pytest.mark.parametrize("name, value", [(1024, 16384), (1025, 1), (1, 16385)])
-    def test_the_length_of_a_label(self, name, value):
+    def test_the_length_of_a_label_is_limited(self, name, value):
         parsed = read_one(labels={"n" * name: "x" * value})
         assert bool(parsed.problem) == ((name, value) != (1024, 16384))
-        assert parsed.labels["n" * name] == "x" * value  # it is stored anyway
+        assert parsed.labels["n" * name] == "x" * value  # the label is stored anyway
         assert len(parsed.problem) < 200
 
     def test_annotations_are_limited_only_by_the_body(self):
         assert read_one(annotations={"text": "x" * 100000}).problem == ""
 
-    def test_the_number_of_alerts(self):
-        most = alertmanager.MAX_ALERTS
-        assert len(parse(json.dumps({"alerts": [{}] * most}).encode()).alerts) == most
-        error = refused(json.dumps({"alerts": [{}] * (most + 1)}).encode())
+    def test_the_number_of_alerts_is_limited(self):
+        maximum = alertmanager.MAX_ALERTS
+        assert len(parse(json.dumps({"alerts": [{}] * maximum}).encode()).alerts) == maximum
+        error = error_of(json.dumps({"alerts": [{}] * (maximum + 1)}).encode())
         assert error.field == "alerts"
         assert "10001 in one request, the limit is 10000: set max_alerts" in str(error)
 
@@ -276,19 +278,19 @@ class TestRefusedRequest:
     """A request that can never be used is refused with the name of the field."""
 
     @pytest.mark.parametrize("body", [b"", b"{", b"nothing", b"{'alerts': []}", b"\x00", b"[}"])
-    def test_not_json(self, body):
-        assert refused(body).field == "body"
+    def test_a_body_that_is_not_json_is_refused(self, body):
+        assert error_of(body).field == "body"
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-    def test_a_number_that_json_does_not_have(self, number):
-        error = refused(f'{{"alerts": [], "x": {number}}}'.encode())
+    def test_a_number_that_is_not_json_is_refused(self, number):
+        error = error_of(f'{{"alerts": [], "x": {number}}}'.encode())
         assert str(error) == f"body: not JSON: {number} is not a JSON value"
 
-    def test_not_utf8(self):
-        assert str(refused(b'{"alerts": "\xff"}')) == "body: not UTF-8 at byte 12"
+    def test_a_body_that_is_not_utf8_is_refused(self):
+        assert str(error_of(b'{"alerts": "\xff"}')) == "body: not UTF-8 at byte 12"
 
     @pytest.mark.parametrize(
-        "body, kind",
+        "body, type_name",
         [
             (b"[]", "a list"),
             (b"null", "null"),
@@ -298,15 +300,15 @@ class TestRefusedRequest:
             (b"1.5", "a number"),
         ],
     )
-    def test_not_an_object(self, body, kind):
-        assert str(refused(body)) == f"body: must be a JSON object, not {kind}"
+    def test_a_body_that_is_not_an_object_is_refused(self, body, type_name):
+        assert str(error_of(body)) == f"body: must be a JSON object, not {type_name}"
 
-    def test_alerts_missing(self):
-        assert str(refused(b"{}")) == "alerts: must be a list, but it is missing"
+    def test_a_body_without_alerts_is_refused(self):
+        assert str(error_of(b"{}")) == "alerts: must be a list, but it is missing"
 
     @pytest.mark.parametrize("value", [None, {}, "[]", 1, True])
-    def test_alerts_not_a_list(self, value):
-        error = refused(json.dumps({"alerts": value}).encode())
+    def test_alerts_that_are_not_a_list_are_refused(self, value):
+        error = error_of(json.dumps({"alerts": value}).encode())
         assert str(error).startswith("alerts: must be a list, not ")
 
     @pytest.mark.parametrize(
@@ -321,14 +323,14 @@ class TestRefusedRequest:
     def test_deep_nesting_is_refused(self, form):
         parse((form % ("[" * 90 + "]" * 90)).encode())
         for depth in (101, 980, 100_000):
-            error = refused((form % ("[" * depth + "]" * depth)).encode())
+            error = error_of((form % ("[" * depth + "]" * depth)).encode())
             assert str(error) == "body: nested deeper than 100 levels"
 
     def test_huge_integers_cost_no_time(self):
         digits = b"9" * 1000000
-        began = time.process_time()
+        started_at = time.process_time()
         parse(b'{"alerts": [{"labels": {"a": ' + digits + b'}}], "groupKey": ' + digits + b"}")
-        assert time.process_time() - began < 10  # converting them would take minutes
+        assert time.process_time() - started_at < 10  # converting them would take minutes
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_read_or_refused(self, body):
@@ -360,10 +362,10 @@ class TestRefusedRequest:
 
 
 class TestMalformedAlert:
-    """The reason of an unusable alert names the field, and the other alerts are parsed."""
+    """The problem of an unusable alert names the field, and the other alerts are parsed."""
 
     @pytest.mark.parametrize(
-        "broken, problem",
+        "malformed, problem",
         [
             (5, "alerts[1]: must be an object, not a number"),
             (None, "alerts[1]: must be an object, not null"),
@@ -377,16 +379,16 @@ class TestMalformedAlert:
             (alert(status=[]), "alerts[1].status: must be firing or resolved, not '[]'"),
         ],
     )
-    def test_a_malformed_alert_names_its_field(self, broken, problem):
-        parsed_alerts = read(webhook(alert(), broken, alert(name="Other"))).alerts
+    def test_a_malformed_alert_names_its_field(self, malformed, problem):
+        parsed_alerts = read(webhook(alert(), malformed, alert(name="Other"))).alerts
         assert [bool(a.problem) for a in parsed_alerts] == [False, True, False]
         assert parsed_alerts[1].problem.startswith(problem)
         assert [a.position for a in parsed_alerts] == [0, 1, 2]
 
     def test_a_malformed_alert_names_all_its_fields(self):
         problem = read_one(status="?", labels={"n": "x" * 20000}).problem
-        for where in ("status", "labels.n"):
-            assert "alerts[0]." + where in problem
+        for field in ("status", "labels.n"):
+            assert "alerts[0]." + field in problem
 
     @pytest.mark.parametrize("group_status", ["alerting", "", None, {}, 7])
     def test_an_alert_does_not_inherit_an_unknown_group_status(self, group_status):
@@ -459,16 +461,16 @@ class TestTolerance:
         assert (notification.group_status, notification.alerts[0].problem) == ("alerting", "")
 
     @pytest.mark.parametrize(
-        "given, count",
+        "value, count",
         [("0", 0), ("3", 3), (3, 3), (-1, 0), (True, 0), (1.5, 0), (10**30, 0), ([], 0), ("x", 0)],
     )
-    def test_the_number_of_truncated_alerts_may_be_text_or_unreadable(self, given, count):
-        notification = read(webhook(alert(), truncatedAlerts=given))
+    def test_the_number_of_truncated_alerts_may_be_text_or_unreadable(self, value, count):
+        notification = read(webhook(alert(), truncatedAlerts=value))
         assert (notification.truncated_alerts, notification.alerts[0].problem) == (count, "")
 
-    @pytest.mark.parametrize("given, kept", [(5, "5"), ({}, ""), ([], ""), (None, "")])
-    def test_a_receiver_of_another_type(self, given, kept):
-        assert read(webhook(alert(), receiver=given, externalURL=given)).receiver == kept
+    @pytest.mark.parametrize("value, stored", [(5, "5"), ({}, ""), ([], ""), (None, "")])
+    def test_a_receiver_of_another_type_is_stored_as_text_or_empty(self, value, stored):
+        assert read(webhook(alert(), receiver=value, externalURL=value)).receiver == stored
 
 
 class TestFingerprint:
@@ -478,15 +480,15 @@ class TestFingerprint:
 
     def test_it_equals_the_fingerprint_of_the_installed_alertmanager(self, alertmanager):
         server = alertmanager("http://127.0.0.1:9/")
-        sets = [labels for labels, _ in FINGERPRINTS]
-        sets.append({"alertname": "x", "long": "y" * 5000, "quote": '"\\', "space": " "})
-        for labels in sets:
+        label_sets = [labels for labels, _ in FINGERPRINTS]
+        label_sets.append({"alertname": "x", "long": "y" * 5000, "quote": '"\\', "space": " "})
+        for labels in label_sets:
             server.fire(**labels)
         from poundcake.alertmanager import fingerprint  # the fixture hides the module
 
-        found = {a["fingerprint"]: a["labels"] for a in server.alerts()}
-        assert len(found) == len(sets)
-        assert {fingerprint(labels): labels for labels in sets} == found
+        labels_by_fingerprint = {a["fingerprint"]: a["labels"] for a in server.alerts()}
+        assert len(labels_by_fingerprint) == len(label_sets)
+        assert {fingerprint(labels): labels for labels in label_sets} == labels_by_fingerprint
 
     def test_it_does_not_depend_on_the_order_of_labels(self):
         labels = {"b": "1", "a": "2", "c": "3"}
@@ -513,7 +515,7 @@ class TestDeliveryKey:
         int(self.key(alert()), 16)
 
     @pytest.mark.parametrize(
-        "changed",
+        "fields",
         [
             {"annotations": {"summary": "another text"}},
             {"endsAt": "2026-01-14T13:00:00Z"},
@@ -521,15 +523,15 @@ class TestDeliveryKey:
             {"startsAt": "2026-01-14T13:00:00+01:00"},
         ],
     )
-    def test_it_ignores_fields_that_change_with_each_flush(self, changed):
-        assert self.key(alert(**changed)) == self.key(alert())
+    def test_it_ignores_fields_that_change_with_each_flush(self, fields):
+        assert self.key(alert(**fields)) == self.key(alert())
 
     def test_it_does_not_depend_on_the_order_of_alerts(self):
-        a, b = alert("A"), alert("B")
-        assert self.key(a, b) == self.key(b, a)
+        first_alert, second_alert = alert("A"), alert("B")
+        assert self.key(first_alert, second_alert) == self.key(second_alert, first_alert)
 
     @pytest.mark.parametrize(
-        "other",
+        "alerts",
         [
             [alert(status="resolved")],
             [alert(starts_at=later(1))],
@@ -538,8 +540,8 @@ class TestDeliveryKey:
             [],
         ],
     )
-    def test_it_changes_with_the_alerts(self, other):
-        assert self.key(*other) != self.key(alert())
+    def test_it_changes_with_the_alerts(self, alerts):
+        assert self.key(*alerts) != self.key(alert())
 
     @pytest.mark.parametrize("field", ["receiver", "groupKey", "status"])
     def test_it_changes_with_the_group(self, field):

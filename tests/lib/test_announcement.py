@@ -31,10 +31,10 @@ requests = st.builds(
 
 
 @given(st.lists(requests, max_size=4))
-def test_requests_are_unpacked_as_they_were_packed(sent):
-    payload = announcement.pack(sent, "db")
-    assert announcement.unpack(payload["version"], payload["batch"]) == sent
-    assert payload["count"] == len(sent)
+def test_requests_are_unpacked_as_they_were_packed(sent_requests):
+    payload = announcement.pack(sent_requests, "db")
+    assert announcement.unpack(payload["version"], payload["batch"]) == sent_requests
+    assert payload["count"] == len(sent_requests)
 
 
 def test_the_payload_has_the_fields_of_the_trigger():
@@ -80,7 +80,7 @@ def test_another_version_is_refused(version):
     assert "the same release everywhere" in str(caught.value)
 
 
-def packed(text):
+def pack_text(text):
     return base64.b64encode(zlib.compress(text.encode())).decode()
 
 
@@ -92,15 +92,15 @@ def packed(text):
         "é",
         "AAAA",
         base64.b64encode(b"no zlib").decode(),
-        packed("no json"),
-        packed("[" * 100000),
-        packed("5"),
-        packed("null"),
-        packed("[5]"),
-        packed('{"a": 1}'),
-        packed('[{"request_id": "x"}]'),
-        packed('[{"received_at": "x"}]'),
-        packed('[{"received_at": "2026-01-14T12:00:00Z", "more": 1}]'),
+        pack_text("no json"),
+        pack_text("[" * 100000),
+        pack_text("5"),
+        pack_text("null"),
+        pack_text("[5]"),
+        pack_text('{"a": 1}'),
+        pack_text('[{"request_id": "x"}]'),
+        pack_text('[{"received_at": "x"}]'),
+        pack_text('[{"received_at": "2026-01-14T12:00:00Z", "more": 1}]'),
     ],
 )
 def test_a_damaged_batch_is_refused(batch):
@@ -109,11 +109,11 @@ def test_a_damaged_batch_is_refused(batch):
 
 
 def test_an_announcement_without_credentials_is_read():
-    """Release 0.2.0 does not send them, and RabbitMQ may keep its announcements for a long time."""
-    sent = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
-    del sent["credential"]
-    (announced,) = announcement.unpack(announcement.VERSION, packed(json.dumps([sent])))
-    assert (announced.request_id, announced.credential) == (sent["request_id"], "")
+    """Release 0.2.0 does not send the credential, and RabbitMQ may keep its announcements."""
+    fields = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
+    del fields["credential"]
+    (unpacked,) = announcement.unpack(announcement.VERSION, pack_text(json.dumps([fields])))
+    assert (unpacked.request_id, unpacked.credential) == (fields["request_id"], "")
 
 
 def test_a_truncated_batch_is_refused():

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
 KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets", "remediation_errors"}
 TLS_FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
-LONG = "a-secret-that-is-long"
+LONG_SECRET = "a-secret-that-is-long"
 INTEGERS = sorted(key for key in SCHEMA if SCHEMA[key]["type"] == "integer")
 
 
@@ -28,7 +28,7 @@ def has_secret(spec):
     return bool(spec.get("secret")) or any(has_secret(inner) for inner in nested if inner)
 
 
-def given_as(key, secret):
+def secret_value(key, secret):
     """Return a value of a secret key that contains this secret."""
     if key == "credentials":
         return [{"name": "one", "scope": "both", "token": secret}]
@@ -37,48 +37,48 @@ def given_as(key, secret):
     return [secret] if key == "auth_tokens" else secret
 
 
-def error_of(**given):
+def error_of(**settings):
     with pytest.raises(ConfigError) as caught:
-        load(given)
+        load(settings)
     return str(caught.value)
 
 
 class TestSchema:
     """config.schema.yaml and Config agree."""
 
-    def test_keys(self):
+    def test_the_schema_has_the_keys_of_the_code(self):
         assert set(SCHEMA) == KEYS
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_defaults(self, key):
+    def test_the_schema_has_the_defaults_of_the_code(self, key):
         default = getattr(Config(), key)
         assert SCHEMA[key]["default"] == (list(default) if isinstance(default, tuple) else default)
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_types_and_descriptions(self, key):
+    def test_each_key_has_its_type_and_a_description(self, key):
         assert SCHEMA[key]["description"]
-        kind = {
+        schema_type = {
             str: "string",
             bool: "boolean",
             int: "integer",
             tuple: "array",
         }[type(getattr(Config(), key))]
-        assert SCHEMA[key]["type"] == kind
+        assert SCHEMA[key]["type"] == schema_type
 
     @pytest.mark.parametrize("key", INTEGERS)
-    def test_bounds(self, key):
-        least, most = SCHEMA[key]["minimum"], SCHEMA[key]["maximum"]
-        assert getattr(load({key: least}), key) == least
-        assert getattr(load({key: most}), key) == most
-        for beyond in (least - 1, most + 1):
-            assert error_of(**{key: beyond}) == (
-                f"{key}: must be a whole number from {least} to {most}"
+    def test_bounds_are_enforced_and_named(self, key):
+        minimum, maximum = SCHEMA[key]["minimum"], SCHEMA[key]["maximum"]
+        assert getattr(load({key: minimum}), key) == minimum
+        assert getattr(load({key: maximum}), key) == maximum
+        for value in (minimum - 1, maximum + 1):
+            assert error_of(**{key: value}) == (
+                f"{key}: must be a whole number from {minimum} to {maximum}"
             )
 
-    def test_log_levels(self):
+    def test_the_schema_has_the_log_levels_of_the_code(self):
         assert SCHEMA["log_level"]["enum"] == list(config.LOG_LEVELS)
 
-    def test_secrets(self):
+    def test_every_secret_is_marked_as_such(self):
         secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
         # If it were declared on the array itself, StackStorm would pass ciphertext to the sensor.
@@ -122,17 +122,17 @@ class TestUnknownKeys:
     def test_an_unknown_key_is_refused_with_any_value(self, value):
         assert error_of(allowed_host=value).startswith("unknown key allowed_host;")
 
-    def test_without_a_similar_key_all_known_keys_are_named(self):
+    def test_all_known_keys_are_named_if_none_is_similar(self):
         error = error_of(xyzzy=1)
         assert error.startswith("unknown key xyzzy; known: alertmanagers, allowed_actions, ")
         assert error.endswith("tls_key")
 
     @pytest.mark.parametrize("key", [5, True, None, 1.5])
-    def test_a_key_that_is_not_text(self, key):
+    def test_a_key_that_is_not_text_is_refused(self, key):
         with pytest.raises(ConfigError, match=f"unknown key {key}; "):
             load({key: "x"})
 
-    def test_optional_keys_are_known(self):
+    def test_ignored_keys_are_known(self):
         load({"auth_tokens": ["t"], "basic_auth": "u:p"}, without=("auth_tokens", "basic_auth"))
 
     def test_a_nested_key_is_named_with_its_path(self):
@@ -148,23 +148,23 @@ class TestUnknownKeys:
 
 
 class TestSettings:
-    def test_every_key_except_secrets(self):
+    def test_settings_contain_every_key_except_secrets(self):
         assert set(Config().settings) == KEYS - set(config.SECRETS)
         assert Config(allowed_hosts=("a",)).settings["allowed_hosts"] == ["a"]
 
-    def test_changed_keys(self):
+    def test_changed_keys_are_listed(self):
         changed = config.changed_keys(Config(), Config(port=1, auth_tokens=("t",)))
         assert changed == ["port", "auth_tokens"]
 
 
 class TestWarnings:
     @pytest.mark.parametrize(
-        "given", [{}, {"dry_run": False, "allowed_hosts": ["*"]}, {"allowed_hosts": ["web-1"]}]
+        "settings", [{}, {"dry_run": False, "allowed_hosts": ["*"]}, {"allowed_hosts": ["web-1"]}]
     )
-    def test_no_warnings(self, given):
-        assert load(given).warnings == []
+    def test_a_safe_configuration_has_no_warnings(self, settings):
+        assert load(settings).warnings == []
 
-    def test_no_dry_run_and_no_allowed_host(self):
+    def test_a_live_configuration_without_allowed_hosts_has_a_warning(self):
         (warning,) = load({"dry_run": False}).warnings
         assert warning.startswith("dry_run is false and allowed_hosts is empty, so no host may be")
         assert '"*" for any' in warning
@@ -199,15 +199,15 @@ class TestTypes:
         patterns = ("*", "WEB-[12].*.org.", "10.0.0.*", "10.0.0.0/8", "2001:DB8::/32", "::1")
         assert load({"allowed_hosts": list(patterns)}).allowed_hosts == patterns
 
-    @pytest.mark.parametrize("given", [None, {}])
-    def test_without_keys_everything_has_its_default(self, given):
-        assert load(given) == Config()
+    @pytest.mark.parametrize("settings", [None, {}])
+    def test_missing_keys_have_their_defaults(self, settings):
+        assert load(settings) == Config()
 
     def test_null_means_the_default(self):
         assert load(dict.fromkeys(SCHEMA)) == Config()
 
     @pytest.mark.parametrize(
-        "given",
+        "settings",
         [
             {"log_level": "loud"},
             {"log_level": "INFO"},
@@ -229,9 +229,9 @@ class TestTypes:
             {"database_url": "/tmp/x.db"},
         ],
     )
-    def test_an_unusable_string_names_the_key(self, given):
-        ((key, _),) = given.items()
-        assert error_of(**given).startswith(key + ": must be ")
+    def test_an_unusable_string_names_the_key(self, settings):
+        ((key, _),) = settings.items()
+        assert error_of(**settings).startswith(key + ": must be ")
 
 
 class TestSecrets:
@@ -251,7 +251,7 @@ class TestSecrets:
     @pytest.mark.parametrize("key", config.SECRETS)
     def test_an_unresolvable_reference_names_the_key(self, key):
         reference = "file:/no/such/file"
-        error = error_of(**{key: given_as(key, reference)})
+        error = error_of(**{key: secret_value(key, reference)})
         entry = "entry 1 (one): token: " if key == "credentials" else ""
         entry = "entry 1: token: " if key in config.MONITORING_KEYS else entry
         assert error == f"{key}: {entry}cannot read /no/such/file: no such file or directory"
@@ -259,12 +259,12 @@ class TestSecrets:
     @pytest.mark.parametrize("key", config.SECRETS)
     @pytest.mark.parametrize("reference", ["FILE:/a-path-of-16-characters", "env: A_LONG_VARIABLE"])
     def test_a_misspelt_reference_is_not_used_as_the_secret(self, key, reference):
-        error = error_of(**{key: given_as(key, reference)})
-        right = "file:/path" if "path" in reference else "env:NAME"
-        assert error.endswith(f"must be {right}, in lower case and without a space")
+        error = error_of(**{key: secret_value(key, reference)})
+        correct_form = "file:/path" if "path" in reference else "env:NAME"
+        assert error.endswith(f"must be {correct_form}, in lower case and without a space")
 
     def test_keys_that_are_not_needed_are_not_read(self):
-        settings = {key: given_as(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
+        settings = {key: secret_value(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
         assert load({**settings, "host": "0.0.0.0"}, config.CREDENTIAL_KEYS).all_credentials == ()
 
     @pytest.mark.parametrize("key", sorted(KEYS - set(config.SECRETS)))
@@ -277,9 +277,12 @@ class TestSecrets:
     def test_literal_secrets_are_named(self):
         loaded = load(
             {
-                "auth_tokens": [LONG],
-                "basic_auth": "a:" + LONG,
-                **{key: given_as(key, LONG) for key in ("credentials", *config.MONITORING_KEYS)},
+                "auth_tokens": [LONG_SECRET],
+                "basic_auth": "a:" + LONG_SECRET,
+                **{
+                    key: secret_value(key, LONG_SECRET)
+                    for key in ("credentials", *config.MONITORING_KEYS)
+                },
                 "st2_api_key": "b",
                 "database_url": "sqlite:////x",
             }
@@ -291,8 +294,8 @@ class TestSecrets:
             {
                 "auth_tokens": ["hush-token-that-is-long"],
                 "basic_auth": "hush-user:hush-word-that-is-long",
-                "credentials": given_as("credentials", "hush-token-that-is-another"),
-                **{key: given_as(key, "hush-token") for key in config.MONITORING_KEYS},
+                "credentials": secret_value("credentials", "hush-token-that-is-another"),
+                **{key: secret_value(key, "hush-token") for key in config.MONITORING_KEYS},
                 "st2_api_key": "hush-key",
                 "database_url": "mysql+pymysql://u:hush-word@h/d",
             }
@@ -311,7 +314,7 @@ class TestSecrets:
             "env: hush",
         ):
             try:
-                load({key: given_as(key, value)})
+                load({key: secret_value(key, value)})
             except ConfigError as error:
                 assert "hush" not in str(error)
 
@@ -322,16 +325,16 @@ class TestMonitoringServers:
         assert (server.url, server.external_url) == ("http://am-1.example:9093",) * 2
         assert (server.token, server.basic, server.ca_file) == ("", "", "")
 
-    def test_each_key_of_an_entry(self, monkeypatch):
+    def test_each_key_of_an_entry_is_read(self, monkeypatch):
         monkeypatch.setenv("THE_TOKEN", "of-am-1")
-        first = {
+        first_server = {
             "url": "https://am-1.example/am",
             "external_url": "http://alerts.example/",
             "token": "env:THE_TOKEN",
             "ca_file": "/etc/ca.pem",
         }
-        second = {"url": "https://am-2.example", "basic": "anna:word"}
-        servers = load({"alertmanagers": [first, second]}).alertmanagers
+        second_server = {"url": "https://am-2.example", "basic": "anna:word"}
+        servers = load({"alertmanagers": [first_server, second_server]}).alertmanagers
         assert (servers[0].url, servers[0].external_url) == (
             "https://am-1.example/am",
             "http://alerts.example",
@@ -374,7 +377,7 @@ class TestMonitoringServers:
 
 class TestTokens:
     def test_ciphertext_is_refused(self):
-        error = error_of(auth_tokens=[LONG, "0123456789ABCDEF" * 6])
+        error = error_of(auth_tokens=[LONG_SECRET, "0123456789ABCDEF" * 6])
         assert error.startswith("auth_tokens: contains ciphertext")
 
     def test_ciphertext_from_a_file_is_refused(self, tmp_path):
@@ -413,22 +416,26 @@ class TestLength:
 class TestCredentials:
     """Named credentials with a scope."""
 
-    def test_every_form_of_a_credential(self, tmp_path):
+    def test_every_form_of_a_credential_is_read(self, tmp_path):
         (tmp_path / "secret").write_text("the-secret-of-grafana\n")
         entries = [
-            {"name": "am", "scope": "post", "token": LONG},
-            {"name": "on-call.2", "scope": "both", "basic": "on-call:" + LONG},
+            {"name": "am", "scope": "post", "token": LONG_SECRET},
+            {"name": "on-call.2", "scope": "both", "basic": "on-call:" + LONG_SECRET},
             {"name": "grafana", "scope": "post", "hmac_sha256": f"file:{tmp_path}/secret"},
         ]
         loaded = load(
-            {"credentials": entries, "auth_tokens": [LONG, LONG], "basic_auth": "u:" + LONG}
+            {
+                "credentials": entries,
+                "auth_tokens": [LONG_SECRET, LONG_SECRET],
+                "basic_auth": "u:" + LONG_SECRET,
+            }
         )
         assert loaded.all_credentials == (
-            Credential("auth_tokens[1]", Scope.BOTH, Kind.TOKEN, LONG),
-            Credential("auth_tokens[2]", Scope.BOTH, Kind.TOKEN, LONG),
-            Credential("basic_auth", Scope.BOTH, Kind.BASIC, "u:" + LONG),
-            Credential("am", Scope.POST, Kind.TOKEN, LONG),
-            Credential("on-call.2", Scope.BOTH, Kind.BASIC, "on-call:" + LONG),
+            Credential("auth_tokens[1]", Scope.BOTH, Kind.TOKEN, LONG_SECRET),
+            Credential("auth_tokens[2]", Scope.BOTH, Kind.TOKEN, LONG_SECRET),
+            Credential("basic_auth", Scope.BOTH, Kind.BASIC, "u:" + LONG_SECRET),
+            Credential("am", Scope.POST, Kind.TOKEN, LONG_SECRET),
+            Credential("on-call.2", Scope.BOTH, Kind.BASIC, "on-call:" + LONG_SECRET),
             Credential("grafana", Scope.POST, Kind.HMAC, "the-secret-of-grafana"),
         )
         assert loaded.authentication == ["bearer", "basic", "hmac"]
@@ -440,7 +447,7 @@ class TestCredentials:
             ({"scope": None}, "entry 2 (two): scope: must be one of post, read, both"),
             ({"scope": ["post"]}, "entry 2 (two): scope: must be one of post, read, both"),
             (
-                {"basic": "u:" + LONG},
+                {"basic": "u:" + LONG_SECRET},
                 "entry 2 (two): must have exactly one of token, basic, hmac_sha256, but has "
                 "token and basic",
             ),
@@ -452,16 +459,19 @@ class TestCredentials:
             ({"token": 5}, "entry 2 (two): token: must be a string"),
             ({"token": "two words, many characters"}, "entry 2 (two): token: must contain visible"),
             ({"token": "AB" * 64}, "entry 2 (two): token: contains ciphertext"),
-            ({"token": None, "basic": LONG}, "entry 2 (two): basic: must be user:password"),
+            ({"token": None, "basic": LONG_SECRET}, "entry 2 (two): basic: must be user:password"),
             (
                 {"token": None, "hmac_sha256": " ", "scope": "post"},
                 "entry 2 (two): hmac_sha256: must not be empty",
             ),
             (
-                {"token": None, "hmac_sha256": LONG, "scope": "both"},
+                {"token": None, "hmac_sha256": LONG_SECRET, "scope": "both"},
                 "entry 2 (two): scope: must be post for hmac_sha256",
             ),
-            ({"secret": LONG}, "entry 2 (two): unknown key secret: the keys are name, scope"),
+            (
+                {"secret": LONG_SECRET},
+                "entry 2 (two): unknown key secret: the keys are name, scope",
+            ),
             ({"name": "one"}, "the name one is used twice"),
             ({"name": None}, "entry 2: name: must have letters"),
             ({"name": ""}, "entry 2: name: must have letters"),
@@ -473,30 +483,30 @@ class TestCredentials:
         ],
     )
     def test_an_unusable_entry_is_named(self, entry, error):
-        first = {"name": "one", "scope": "both", "token": LONG + "-1"}
-        second = {"name": "two", "scope": "read", "token": LONG + "-2", **entry}
-        message = error_of(credentials=[first, second])
+        first_entry = {"name": "one", "scope": "both", "token": LONG_SECRET + "-1"}
+        second_entry = {"name": "two", "scope": "read", "token": LONG_SECRET + "-2", **entry}
+        message = error_of(credentials=[first_entry, second_entry])
         assert message.startswith("credentials: " + error)
-        assert LONG not in message
+        assert LONG_SECRET not in message
 
     @pytest.mark.parametrize("entry", [None, "a", 5, ["a"]])
     def test_an_entry_must_be_a_mapping(self, entry):
         assert error_of(credentials=[entry]).startswith("credentials: entry 1: must have name")
 
     def test_the_name_basic_auth_is_reserved(self):
-        entry = {"name": "basic_auth", "scope": "read", "token": LONG}
+        entry = {"name": "basic_auth", "scope": "read", "token": LONG_SECRET}
         assert load({"credentials": [entry]}).all_credentials[0].name == "basic_auth"
-        error = error_of(credentials=[entry], basic_auth="u:" + LONG)
+        error = error_of(credentials=[entry], basic_auth="u:" + LONG_SECRET)
         assert error.startswith("credentials: the name basic_auth is used twice")
 
     def test_one_credential_is_enough_to_listen_beyond_loopback(self):
-        entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG}
+        entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG_SECRET}
         assert load({"host": "0.0.0.0", "credentials": [entry]}).host == "0.0.0.0"
 
 
 class TestBasicAuth:
     @pytest.mark.parametrize(
-        "value", ["on-call:a word and another", "u:p:p" + LONG, "ü:a pässword that is long"]
+        "value", ["on-call:a word and another", "u:p:p" + LONG_SECRET, "ü:a pässword that is long"]
     )
     def test_user_and_password_are_accepted(self, value):
         assert load({"basic_auth": value}).basic_auth == value
@@ -504,7 +514,7 @@ class TestBasicAuth:
     @pytest.mark.parametrize(
         "value", ["user", "user:", ":password", "a:b\x00", "a:b\tc", "AB" * 64]
     )
-    def test_anything_else_is_refused(self, value):
+    def test_any_other_text_is_refused(self, value):
         assert error_of(basic_auth=value) == "basic_auth: must be user:password (RFC 7617)"
 
 
@@ -519,8 +529,8 @@ class TestTLS:
 
     @pytest.mark.parametrize("key", ["tls_certificate", "tls_key"])
     def test_certificate_and_key_must_be_set_together(self, key):
-        (other,) = {"tls_certificate", "tls_key"} - {key}
-        assert error_of(**{key: "/x"}).startswith(other + ": must be set")
+        (other_key,) = {"tls_certificate", "tls_key"} - {key}
+        assert error_of(**{key: "/x"}).startswith(other_key + ": must be set")
 
     def test_a_client_ca_needs_a_certificate(self):
         assert error_of(tls_client_ca="/ca.pem").startswith("tls_client_ca: needs tls_certificate")
@@ -540,15 +550,15 @@ class TestLoopback:
         error = error_of(host=host)
         assert error.startswith("host: ")
         assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error
-        assert load({"host": host, "auth_tokens": [LONG]}).host == host
-        assert load({"host": host, "basic_auth": "u:" + LONG}).host == host
+        assert load({"host": host, "auth_tokens": [LONG_SECRET]}).host == host
+        assert load({"host": host, "basic_auth": "u:" + LONG_SECRET}).host == host
         assert load(dict(TLS_FILES, host=host)).host == host
-        with pytest.raises(ConfigError):  # TLS alone encrypts, but authenticates nobody
+        with pytest.raises(ConfigError):  # TLS alone does not authenticate clients
             load({"host": host, "tls_certificate": "/c.pem", "tls_key": "/c.key"})
 
 
 class TestDerivedValues:
-    def test_paths_and_urls(self):
+    def test_paths_and_urls_are_derived(self):
         loaded = load({"state_dir": "/x", "port": 81})
         assert loaded.journal_path == "/x/journal.sqlite"
         assert loaded.tracking_url == "sqlite:////x/tracking.sqlite"
@@ -557,7 +567,7 @@ class TestDerivedValues:
         assert load({"database_url": "sqlite:////y"}).tracking_url == "sqlite:////y"
         assert os.path.isabs(Config().state_dir)
 
-    def test_the_url_of_another_database(self, tmp_path, monkeypatch):
+    def test_the_url_of_another_database_may_be_a_reference(self, tmp_path, monkeypatch):
         url = "mysql+pymysql://u:hush-word@h/d"
         (tmp_path / "url").write_text(url + "\n")
         monkeypatch.setenv("OTHER_URL", url)
@@ -581,5 +591,5 @@ class TestDerivedValues:
         assert str(caught.value).startswith("copy_from: ") and reason in str(caught.value)
         assert "hush-word" not in str(caught.value)
 
-    def test_an_ipv6_address_stands_in_brackets(self):
+    def test_an_ipv6_address_is_in_brackets_in_a_url(self):
         assert load({"host": "::1"}).endpoint == "http://[::1]:8000"

@@ -1,4 +1,4 @@
-"""What an action gets from the endpoint: a response, a refusal, or why there is no response."""
+"""An action gets a response of the endpoint, a refusal, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poundcake.config import Config, load
 from poundcake.endpoint_client import Answered, Refused, Unreachable
 from tests import services
 from tests.lib.certificates import Authority
-from tests.lib.endpoints import KINDS
+from tests.lib.endpoints import ENDPOINT_CLASSES
 from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
@@ -21,22 +21,22 @@ UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 
 
 @pytest.fixture
-def start(tmp_path):
+def start_endpoint(tmp_path):
     """Return a function that starts an endpoint without waiting for it."""
-    started = []
+    endpoints = []
 
     def factory(**config):
-        running = KINDS["threads"](tmp_path, **config).start()
-        started.append(running)
-        return running
+        endpoint = ENDPOINT_CLASSES["threads"](tmp_path, **config).start()
+        endpoints.append(endpoint)
+        return endpoint
 
     yield factory
-    for running in started:
-        running.stop()
+    for endpoint in endpoints:
+        endpoint.stop()
 
 
 @pytest.fixture
-def impostor():
+def start_impostor():
     """Return a function that starts another server and returns the configuration to query it."""
     servers = []
 
@@ -63,40 +63,43 @@ def impostor():
         server.server_close()
 
 
-def test_health_and_status(start):
-    running = start(auth_tokens=["the-token-in-use"]).ready()
-    config = load({"port": running.port, "auth_tokens": ["the-token-in-use"]})
+def test_health_and_status_are_read(start_endpoint):
+    endpoint = start_endpoint(auth_tokens=["the-token-in-use"]).ready()
+    config = load({"port": endpoint.port, "auth_tokens": ["the-token-in-use"]})
     health = endpoint_client.health(config)
     assert isinstance(health, Answered)
     assert health.document["status"] in ("ok", "degraded")
-    request_id = running.accept(webhook(), Authorization="Bearer the-token-in-use")
+    request_id = endpoint.accept(webhook(), Authorization="Bearer the-token-in-use")
     status = endpoint_client.status(config, request_id)
     assert isinstance(status, Answered)
     assert status.document["request_id"] == request_id
 
 
 @pytest.mark.parametrize("request_id", [UNKNOWN, "nothing", "../../health", "a/b?c"])
-def test_an_unknown_request(start, request_id):
-    running = start().ready()
-    result = endpoint_client.status(load({"port": running.port}), request_id)
+def test_an_unknown_request_is_refused(start_endpoint, request_id):
+    endpoint = start_endpoint().ready()
+    result = endpoint_client.status(load({"port": endpoint.port}), request_id)
     assert isinstance(result, Refused) and result.status == 404
 
 
-def test_degraded_health_is_a_valid_answer(start, tmp_path):
+def test_unavailable_health_is_a_response(start_endpoint, tmp_path):
     (tmp_path / "in-the-way").write_text("")
-    running = start(state_dir=str(tmp_path / "in-the-way" / "state")).ready(journal=False)
-    health = endpoint_client.health(load({"port": running.port}))
+    endpoint = start_endpoint(state_dir=str(tmp_path / "in-the-way" / "state")).ready(journal=False)
+    health = endpoint_client.health(load({"port": endpoint.port}))
     assert isinstance(health, Answered)
     assert health.document["status"] == "unavailable"
 
 
-def test_wrong_credentials_are_not_reported_as_no_answer(start):
-    running = start(auth_tokens=["the-token-in-use"])
-    running.ready()
-    wrong = load({"port": running.port, "auth_tokens": ["a-wrong-token-01"]})
-    for result in (endpoint_client.health(wrong), endpoint_client.status(wrong, UNKNOWN)):
+def test_wrong_credentials_are_reported_as_a_refusal(start_endpoint):
+    endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
+    endpoint.ready()
+    wrong_config = load({"port": endpoint.port, "auth_tokens": ["a-wrong-token-01"]})
+    for result in (
+        endpoint_client.health(wrong_config),
+        endpoint_client.status(wrong_config, UNKNOWN),
+    ):
         assert isinstance(result, Refused) and result.status == 401
-        assert str(result).startswith(f"http://127.0.0.1:{running.port} answered 401")
+        assert str(result).startswith(f"http://127.0.0.1:{endpoint.port} answered 401")
         assert "credentials" in str(result) and "endpoint_url" in str(result)
         assert "wrong" not in str(result)
 
@@ -117,20 +120,20 @@ def test_wrong_credentials_are_not_reported_as_no_answer(start):
         (500, json.dumps({"components": {}, "request_id": ""}).encode()),
     ],
 )
-def test_a_response_from_another_server_is_not_an_answer(impostor, status, body):
-    config = impostor(status, body)
+def test_a_response_from_another_server_is_a_refusal(start_impostor, status, body):
+    config = start_impostor(status, body)
     for result in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
         assert isinstance(result, Refused) and result.status == status
         assert f"answered {status}" in str(result)
 
 
-def test_no_redirect_is_followed(impostor):
-    elsewhere = impostor(200, json.dumps({"components": {}}).encode())
-    health = endpoint_client.health(impostor(302, b"", Location=elsewhere.endpoint_url))
+def test_no_redirect_is_followed(start_impostor):
+    target = start_impostor(200, json.dumps({"components": {}}).encode())
+    health = endpoint_client.health(start_impostor(302, b"", Location=target.endpoint_url))
     assert isinstance(health, Refused) and health.status == 302
 
 
-def test_an_unreachable_server():
+def test_an_unreachable_server_is_reported_with_the_reason():
     port = services.free_port()
     config = load({"port": port})
     for health in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
@@ -139,33 +142,35 @@ def test_an_unreachable_server():
 
 
 @pytest.mark.parametrize("url", ["http://nosuch.invalid", "http://127.0.0.1:99999"])
-def test_an_unreachable_url(url):
+def test_an_unreachable_url_is_reported_with_a_reason(url):
     health = endpoint_client.health(Config(endpoint_url=url))
     assert isinstance(health, Unreachable) and health.reason
 
 
-def test_no_proxy_is_used(start, monkeypatch):
+def test_no_proxy_is_used(start_endpoint, monkeypatch):
     """A proxy would see the token."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{services.free_port()}")
-    running = start().ready()
-    assert isinstance(endpoint_client.health(load({"port": running.port})), Answered)
+    endpoint = start_endpoint().ready()
+    assert isinstance(endpoint_client.health(load({"port": endpoint.port})), Answered)
 
 
 class TestCertificate:
-    def test_the_endpoints_own_certificate_is_pinned(self, start, tmp_path):
+    def test_the_endpoints_own_certificate_is_pinned(self, start_endpoint, tmp_path):
         authority = Authority(tmp_path)
-        elsewhere = authority.issue("elsewhere", "192.0.2.1")
-        files = dict(zip(("tls_certificate", "tls_key"), elsewhere))
-        running = start(basic_auth="on-call:a-word-that-is-long", **files)
-        config = load(running.config)
+        issued_files = authority.issue("elsewhere", "192.0.2.1")
+        tls_files = dict(zip(("tls_certificate", "tls_key"), issued_files))
+        endpoint = start_endpoint(basic_auth="on-call:a-word-that-is-long", **tls_files)
+        config = load(endpoint.config)
         wait_for(lambda: isinstance(endpoint_client.health(config), Answered))
-        other, _ = authority.issue("other")
-        health = endpoint_client.health(load(dict(running.config, tls_certificate=other)))
+        other_certificate, _ = authority.issue("other")
+        health = endpoint_client.health(
+            load(dict(endpoint.config, tls_certificate=other_certificate))
+        )
         assert isinstance(health, Unreachable)
 
-    def test_one_that_cannot_be_read(self, tmp_path):
+    def test_an_unreadable_certificate_is_reported(self, tmp_path):
         missing, empty = tmp_path / "missing", tmp_path / "empty"
         empty.write_text("")
         for path in (missing, empty):

@@ -187,19 +187,19 @@ def test_labels_without_a_host_yield_an_empty_string():
         (" web-1 ", ["web-1"], []),
     ],
 )
-def test_a_pattern_contains_hosts(pattern, inside, outside):
+def test_a_pattern_contains_exactly_the_hosts_that_match(pattern, inside, outside):
     assert [host for host in inside if not is_host_in(host, [pattern])] == []
     assert [host for host in outside if is_host_in(host, [pattern])] == []
 
 
-def test_one_of_several_patterns_is_enough():
+def test_a_host_may_match_any_of_the_patterns():
     assert is_host_in("web-1", ["db-*", "web-*"])
     assert not is_host_in("web-1", [])
 
 
 class TestTargets:
     @pytest.mark.parametrize(
-        "host, why",
+        "host, reason",
         [
             ("localhost", "is the machine on which StackStorm runs"),
             ("web-1.localhost", "is the machine on which StackStorm runs"),
@@ -216,8 +216,8 @@ class TestTargets:
             ("255.255.255.255", "is an address of several hosts"),
         ],
     )
-    def test_an_address_of_this_machine_is_refused(self, host, why):
-        assert hosts.refusal_of_target(host).startswith(f"{host} {why}")
+    def test_an_address_of_this_machine_is_refused(self, host, reason):
+        assert hosts.refusal_of_target(host).startswith(f"{host} {reason}")
 
     @pytest.mark.parametrize("host", ["web-1", "192.0.2.77", "2001:db8::7", "localhost.example"])
     def test_another_host_is_accepted(self, host):
@@ -227,8 +227,8 @@ class TestTargets:
         monkeypatch.setattr(socket, "gethostname", lambda: "StackStorm")
         monkeypatch.setattr(socket, "getfqdn", lambda: "stackstorm.example.org")
         for name in ("stackstorm", "stackstorm.example.org"):
-            why = f"{name} is the machine on which StackStorm runs"
-            assert hosts.refusal_of_target(name) == why
+            reason = f"{name} is the machine on which StackStorm runs"
+            assert hosts.refusal_of_target(name) == reason
         for name in ("stackstorm.other.org", "stackstorm-2"):
             assert hosts.refusal_of_target(name) == ""
 
@@ -237,7 +237,7 @@ class TestTargets:
             try:
                 probe.connect(("192.0.2.77", 9))
             except OSError:
-                pytest.skip("this machine has no route, so no address but loopback")
-            own = ipaddress.ip_address(probe.getsockname()[0])
-        why = f"{own} is an address of the machine on which StackStorm runs"
-        assert hosts.refusal_of_address(own) == why
+                pytest.skip("this machine has no route, and only a loopback address")
+            own_address = ipaddress.ip_address(probe.getsockname()[0])
+        reason = f"{own_address} is an address of the machine on which StackStorm runs"
+        assert hosts.refusal_of_address(own_address) == reason

@@ -19,7 +19,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_texts, inner, max_size=3),
     max_leaves=8,
 )
-# StackStorm's filter use_none replaces null by this text, and its casts read it as null.
+# StackStorm's filter use_none replaces null with this text, and its casts read it as null.
 NONE_MARK = "%*****__%NONE%__*****%"
 FORBIDDEN = "{}<>\"'\\"
 
@@ -90,8 +90,8 @@ def test_each_character_has_one_substitute(text, inert):
 
 @given(json_values)
 def test_an_inert_text_is_not_changed(value):
-    once = make_inert(value)
-    assert make_inert(once) == once
+    inert = make_inert(value)
+    assert make_inert(inert) == inert
 
 
 @given(hostile_texts)
@@ -103,13 +103,13 @@ def test_a_text_cannot_end_the_string_that_contains_it(text):
 
 @given(st.dictionaries(hostile_texts, st.integers(), max_size=5))
 @example({"{": 1, "(": 2, "(_": 3})
-def test_two_keys_remain_distinct(value):
+def test_distinct_keys_remain_distinct(value):
     inert = make_inert(value)
     assert list(inert.values()) == list(value.values())
 
 
 def test_no_key_replaces_an_inert_key():
-    assert make_inert({"{a}": "theirs", "(a)": "mine"}) == {"(a)_": "theirs", "(a)": "mine"}
+    assert make_inert({"{a}": "first", "(a)": "second"}) == {"(a)_": "first", "(a)": "second"}
 
 
 def test_a_tuple_becomes_a_list():
@@ -121,12 +121,12 @@ def test_only_the_line_breaks_of_a_view_are_kept():
 
 
 @pytest.mark.parametrize(
-    "forged",
+    "text",
     ["a\nb", "a\rb", "a\r\nb", "a\u2028b", "a\u2029b", "a\x85b", "a\x0bb", "a\x0cb", "a\u202eb"]
     + ["a\x1bb", "a\x9bb", "a\u200bb", "a\u2066b", "a\ufeffb", "a\ud800b", "a\tb", "a   b"],
 )
-def test_a_text_stays_on_one_line_of_a_view(forged):
-    assert one_line(f" {forged} ") == "a b"
+def test_a_text_stays_on_one_line_of_a_view(text):
+    assert one_line(f" {text} ") == "a b"
 
 
 def test_st2_run_finds_no_line_break_to_print():

@@ -19,13 +19,12 @@ from tests.lib import careless_rules
 from tests.lib.careless_rules import HOSTILE, RULES, SECRET
 from tests.lib.samples import as_inert
 
-_WHY = "StackStorm is not installed here: run with the Python of an installation"
-param = pytest.importorskip("st2common.util.param", reason=_WHY)
-jinja = pytest.importorskip("st2common.util.jinja", reason=_WHY)
-templating = pytest.importorskip("st2common.util.templating", reason=_WHY)
-exceptions = pytest.importorskip("st2common.exceptions.param", reason=_WHY)
+SKIP_REASON = "StackStorm is not installed here: run with the Python of an installation"
+param = pytest.importorskip("st2common.util.param", reason=SKIP_REASON)
+jinja = pytest.importorskip("st2common.util.jinja", reason=SKIP_REASON)
+templating = pytest.importorskip("st2common.util.templating", reason=SKIP_REASON)
 
-untimed = settings(deadline=None)
+without_deadline = settings(deadline=None)
 CONTEXT = {"user": "stanley", "api_user": "stanley", "pack": "somebody"}
 
 
@@ -63,31 +62,31 @@ def secrets():
 
 
 @pytest.fixture(autouse=True)
-def nothing_read(secrets):
+def no_secret_is_read(secrets):
     Secrets.was_read = False
     yield
     assert not Secrets.was_read
 
 
-def live(parameters, schemas, **contexts):
+def render_live(parameters, schemas, **contexts):
     """Render parameters as for a rule, for POST /v1/executions or for a task of a workflow."""
     return param.render_live_params({}, schemas, parameters, dict(CONTEXT), contexts)
 
 
-def final(parameters, schemas):
+def render_final(parameters, schemas):
     """Return the parameters that the runner passes to the action."""
     return param.render_final_params({}, schemas, parameters, dict(CONTEXT))[1]
 
 
-def check(rule, one, two):
-    schemas = careless_rules.schemas_of(rule)
-    expected = careless_rules.expected_of(rule, one, two)
-    payload = careless_rules.payload_of(one, two)
-    rendered = live(dict(rule.parameters), schemas, trigger=payload)
+def check(rule, first, second):
+    schemas = careless_rules.parameter_schemas(rule)
+    expected = careless_rules.expected_parameters(rule, first, second)
+    payload = careless_rules.create_payload(first, second)
+    rendered = render_live(dict(rule.parameters), schemas, trigger=payload)
     assert rendered == expected
-    assert live(rendered, schemas) == expected
-    ran = final(rendered, schemas)
-    assert ran == {**expected, "force": "false"}
+    assert render_live(rendered, schemas) == expected
+    final_parameters = render_final(rendered, schemas)
+    assert final_parameters == {**expected, "force": "false"}
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -97,59 +96,59 @@ def test_a_hostile_text_stays_a_single_string(rule, text):
     check(rule, "web-1", text)
 
 
-@untimed
+@without_deadline
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_strings(one, two):
+def test_any_two_texts_stay_strings(first, second):
     for rule in RULES.values():
-        check(rule, one, two)
+        check(rule, first, second)
 
 
-@pytest.mark.parametrize("kind", ["array", "object", "boolean", "integer", "number"])
-@untimed
+@pytest.mark.parametrize("type_name", ["array", "object", "boolean", "integer", "number"])
+@without_deadline
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_parameter_of_another_type_accepts_only_values_of_that_type(kind, one, two):
-    """In no type is a text evaluated, or can it reach another parameter."""
-    schemas = {"value": {"type": kind}, "force": {"type": "string", "default": "false"}}
+def test_a_parameter_of_another_type_accepts_only_values_of_that_type(type_name, first, second):
+    """No type evaluates a text, or lets it reach another parameter."""
+    schemas = {"value": {"type": type_name}, "force": {"type": "string", "default": "false"}}
     parameters = {"value": careless_rules.ONE, "host": careless_rules.TWO}
-    payload = careless_rules.payload_of(one, two)
+    payload = careless_rules.create_payload(first, second)
     try:
-        rendered = live(parameters, schemas, trigger=payload)
+        rendered = render_live(parameters, schemas, trigger=payload)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return
     assert set(rendered) == {"value", "host"}
-    assert rendered["host"] == as_inert(two)
+    assert rendered["host"] == as_inert(second)
     assert SECRET not in json.dumps(rendered, default=str)
     # A value without quotes and braces cannot become a string or an object.
     assert not isinstance(rendered["value"], (str, dict))
 
 
-@untimed
+@without_deadline
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_pattern_of_a_rule_stays_a_string(one, two):
-    payload = careless_rules.payload_of(one, two)
+def test_a_pattern_of_a_rule_stays_a_string(first, second):
+    payload = careless_rules.create_payload(first, second)
     for template, expected in (
-        ("{{ trigger.labels.one }}", as_inert(one)),
-        ("{{ trigger.labels.one | to_complex }}", json.dumps(as_inert(one))),
+        ("{{ trigger.labels.one }}", as_inert(first)),
+        ("{{ trigger.labels.one | to_complex }}", json.dumps(as_inert(first))),
     ):
         context = {"trigger": payload}
         rendered = templating.render_template_with_system_context(template, context)
         assert rendered == expected
 
 
-@untimed
+@without_deadline
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_mapping_rendered_as_json_is_unchanged(one, two):
-    """Notifications, action chains and the configuration of a pack are rendered like this."""
-    payload = careless_rules.payload_of(one, two)
+def test_a_mapping_rendered_as_json_is_unchanged(first, second):
+    """StackStorm renders notifications, action chains and packs' configurations like this."""
+    payload = careless_rules.create_payload(first, second)
     parameters = {"value": {"a": careless_rules.ONE, "b": [careless_rules.TWO]}}
     rendered = jinja.render_values(parameters, {"trigger": payload})
-    assert rendered == {"value": {"a": as_inert(one), "b": [as_inert(two)]}}
+    assert rendered == {"value": {"a": as_inert(first), "b": [as_inert(second)]}}
 
 
-@untimed
+@without_deadline
 @given(careless_rules.texts)
 def test_a_workflow_passes_text_on_without_evaluating_it(text):
-    expressions = pytest.importorskip("orquesta.expressions.base", reason=_WHY)
+    expressions = pytest.importorskip("orquesta.expressions.base", reason=SKIP_REASON)
     inert = make_inert(text)
     context = {"secret": SECRET, "value": inert, "__vars": {}}
     for value in (inert, [inert], {"key": inert}):

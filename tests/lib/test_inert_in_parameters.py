@@ -20,13 +20,13 @@ def render(parameters, schemas, scope):
     return {name: expressions.cast(rendered[name], schemas.get(name, {})) for name in parameters}
 
 
-def check(rule, one, two):
-    schemas = careless_rules.schemas_of(rule)
-    payload = careless_rules.payload_of(one, two)
-    expected = careless_rules.expected_of(rule, one, two)
+def check(rule, first, second):
+    schemas = careless_rules.parameter_schemas(rule)
+    payload = careless_rules.create_payload(first, second)
+    expected = careless_rules.expected_parameters(rule, first, second)
     rendered = render(rule.parameters, schemas, {"trigger": payload})
     assert rendered == expected
-    # A workflow passes them to a task, whose parameters are rendered once more.
+    # A workflow passes them to a task, whose parameters are rendered again.
     assert render(rendered, schemas, {}) == expected
 
 
@@ -38,18 +38,18 @@ def test_a_hostile_text_stays_a_single_string(rule, text):
 
 
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_strings(one, two):
+def test_any_two_texts_stay_strings(first, second):
     for rule in RULES.values():
-        check(rule, one, two)
+        check(rule, first, second)
 
 
-def test_without_inert_text_these_rules_are_vulnerable():
+def test_these_rules_are_vulnerable_without_inert_text():
     payload = {"labels": {"one": '", "force": "true', "two": "{{ config_context.secret }}"}}
     rule = RULES["in an object"]
-    rendered = render(rule.parameters, careless_rules.schemas_of(rule), {"trigger": payload})
+    rendered = render(rule.parameters, careless_rules.parameter_schemas(rule), {"trigger": payload})
     assert (
         rendered["value"]["force"] != "true"
         or rendered["value"]["host"] != payload["labels"]["one"]
     )
-    twice = render({"value": payload["labels"]["two"]}, {}, {})
-    assert twice == {"value": SECRET}
+    rendered_again = render({"value": payload["labels"]["two"]}, {}, {})
+    assert rendered_again == {"value": SECRET}

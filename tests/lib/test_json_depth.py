@@ -1,4 +1,4 @@
-"""Detection of JSON that is nested too deeply."""
+"""JSON that is nested too deeply is detected before it is parsed."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_a_text_that_never_closes_its_brackets_is_too_deep(suffix):
 
 
 @pytest.mark.parametrize("text", [b"", b'"', b'"[[[["', b"]" * 300, b'"\\"' + b"[" * 300 + b'"'])
-def test_brackets_in_a_string_or_without_a_partner_do_not_count(text):
+def test_brackets_in_a_string_and_unmatched_brackets_do_not_count(text):
     assert not is_too_deep(text)
 
 
-class CallsFunctions:
+class GarbageWithFinalizer:
     """Garbage whose collection calls Python functions, as a finalizer or a callback does."""
 
     def __init__(self):
-        self.myself = self
+        self.cycle = self
 
     def __del__(self):
         self.call(3)
@@ -65,9 +65,9 @@ def test_collecting_garbage_while_parsing_does_not_abort_the_process():
     gc.disable()
     try:
         for allocations in range(900, 1010, 10):
-            CallsFunctions()
+            GarbageWithFinalizer()
             gc.collect(0)
-            CallsFunctions()
+            GarbageWithFinalizer()
             gc.set_threshold(allocations)
             gc.enable()
             with pytest.raises(PayloadError):

@@ -1,4 +1,4 @@
-"""Matchers of labels mean what they mean to Alertmanager, whose amtool is the oracle."""
+"""Matchers have the same meaning as in Alertmanager, according to its amtool."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TABLE = [
     ('path="/var"', True),
     ("path=/var", True),
     ('path=~"/(var|tmp)"', True),
-    ('n=~"\\d+"', True),  # a backslash before other characters stands for itself
+    ('n=~"\\d+"', True),  # a backslash before any other character is literal
     ('n=~"\\\\d+"', True),
     ("n=~\\d+", True),
     ('text="a\\"b\\\\c"', True),
@@ -71,11 +71,13 @@ TABLE = [
 
 
 def matches(text, labels=None):
-    return all(m.matches(LABELS if labels is None else labels) for m in parse_matchers(text))
+    return all(
+        matcher.matches(LABELS if labels is None else labels) for matcher in parse_matchers(text)
+    )
 
 
 @pytest.mark.parametrize("text, expected", TABLE)
-def test_each_matcher(text, expected):
+def test_each_matcher_is_evaluated_or_refused(text, expected):
     if expected is None:
         with pytest.raises(ValueError):
             parse_matchers(text)
@@ -89,18 +91,18 @@ class Amtool:
     def __init__(self, folder):
         try:
             self.program = services.program("amtool")
-        except services.MissingProgram as missing:
-            pytest.skip(f"amtool: {missing}")
+        except services.MissingProgram as error:
+            pytest.skip(f"amtool: {error}")
         self.file = folder / "alertmanager.yml"
 
     def run(self, *arguments):
-        done = subprocess.run([self.program, *arguments], capture_output=True, check=False)
-        return done.returncode, done.stdout.decode()
+        completed = subprocess.run([self.program, *arguments], capture_output=True, check=False)
+        return completed.returncode, completed.stdout.decode()
 
     def accepts(self, text):
         """Return True if a matcher is valid in a configuration."""
-        route = {"receiver": "other", "routes": [{"receiver": "found", "matchers": [text]}]}
-        receivers = [{"name": "other"}, {"name": "found"}]
+        route = {"receiver": "other", "routes": [{"receiver": "matching", "matchers": [text]}]}
+        receivers = [{"name": "other"}, {"name": "matching"}]
         self.file.write_text(json.dumps({"route": route, "receivers": receivers}))  # JSON is YAML
         return self.run("check-config", str(self.file))[0] == 0
 
@@ -111,10 +113,10 @@ class Amtool:
             "config", "routes", "test", f"--config.file={self.file}", *arguments
         )
         assert code == 0, output
-        return output.strip() == "found"
+        return output.strip() == "matching"
 
 
-def test_alertmanager_agrees(tmp_path):
+def test_amtool_agrees_with_the_table(tmp_path):
     amtool = Amtool(tmp_path)
     results = []
     for text, _ in TABLE:
@@ -135,29 +137,29 @@ def test_alertmanager_agrees(tmp_path):
         ('"a\\"b"="\\u00e9\\t"', 'a"b', "é\t"),
     ],
 )
-def test_names_with_other_characters(text, name, value):
+def test_names_may_contain_any_characters(text, name, value):
     assert parse_matcher(text) == Matcher(name, MatchType.EQUAL, value)
     assert parse_matcher(str(parse_matcher(text))) == parse_matcher(text)
 
 
 @pytest.mark.parametrize("text", ['""="x"', '"a"="\\q"', '"a"="\\ud800"', '"a"', '"a=b', '"a"="b'])
-def test_invalid_texts_in_the_syntax_with_quoted_names(text):
+def test_invalid_matchers_with_quoted_names_are_refused(text):
     with pytest.raises(ValueError, match="is not a matcher"):
         parse_matcher(text)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "  ", ","])
-def test_a_text_without_a_matcher(text):
+def test_a_text_without_a_matcher_is_refused(text):
     with pytest.raises(ValueError):
         parse_matchers(text)
 
 
-def test_a_brace_on_one_side_only_is_named():
+def test_the_error_about_an_unmatched_brace_suggests_a_fix():
     with pytest.raises(ValueError, match="quote the value, or remove the brace"):
         parse_matchers("n=~a{2}")
 
 
-def test_a_regular_expression_is_not_compared_with_a_label_of_any_length():
+def test_a_regular_expression_never_matches_a_label_over_the_length_limit():
     for text in ('team=~"x*"', 'team!~"y"'):
         assert matches(text, {"team": "x" * MAX_LABEL_CHARACTERS})
         assert not matches(text, {"team": "x" * (MAX_LABEL_CHARACTERS + 1)})
@@ -177,6 +179,6 @@ def test_a_regular_expression_is_not_compared_with_a_label_of_any_length():
         ('a=~"x.*", a!~"xy.*"', None),
     ],
 )
-def test_matchers_that_no_alert_fulfils(text, pair):
+def test_matchers_that_contradict_each_other_are_found(text, pair):
     contradiction = find_contradiction(parse_matchers(text))
     assert (contradiction and [str(matcher) for matcher in contradiction]) == pair

@@ -1,4 +1,4 @@
-"""The list of remediations: the first entry that matches applies, and errors concern one entry."""
+"""The first entry of the remediations that matches applies, and an error disables one entry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def entry(name="one", **keys):
     return {"name": name, "match": ['alertname="DiskFull"'], "mode": "evidence", **keys}
 
 
-def acting(**keys):
+def live_entry(**keys):
     return entry(**{"mode": "live", "action": "mypack.clean", **keys})
 
 
@@ -38,17 +38,17 @@ def read(*entries):
     return remediations
 
 
-def error_of(given):
-    """Return the error of an entry, without its beginning."""
-    remediations, (error,) = read_remediations([given])
+def error_of(keys):
+    """Return the error of an entry, without its position."""
+    remediations, (error,) = read_remediations([keys])
     assert remediations == ()
-    beginning, _, rest = error.partition(": ")
-    assert beginning.startswith("remediations, entry 1")
-    return rest
+    position, _, message = error.partition(": ")
+    assert position.startswith("remediations, entry 1")
+    return message
 
 
 class TestKeys:
-    def test_every_key(self):
+    def test_every_key_is_read(self):
         keys = {
             "name": "scale-api",
             "match": ['alertname="ApiSaturated"', "cluster!="],
@@ -79,10 +79,10 @@ class TestKeys:
         )
         assert remediation.target == ("cluster", "namespace")
         assert remediation.evidence == ("mypack.snapshot",)
-        again = remediation.as_dict()
-        assert again == {**keys, "match": ['alertname="ApiSaturated"', 'cluster!=""']}
+        round_trip = remediation.as_dict()
+        assert round_trip == {**keys, "match": ['alertname="ApiSaturated"', 'cluster!=""']}
 
-    def test_the_defaults(self):
+    def test_optional_keys_have_defaults(self):
         (remediation,) = read(entry())
         assert (remediation.approvers, remediation.action, remediation.parameters) == ((), "", {})
         assert (remediation.check, remediation.only_if, remediation.per, remediation.verify) == (
@@ -94,12 +94,12 @@ class TestKeys:
         assert (remediation.wait, remediation.target, remediation.evidence) == (None, (), ())
 
     def test_the_action_gets_the_host_unless_labels_name_the_target(self):
-        assert read(acting())[0].host_parameter == "host"
-        assert read(acting(target=["cluster"]))[0].host_parameter == ""
-        assert read(acting(host_parameter=""))[0].host_parameter == ""
+        assert read(live_entry())[0].host_parameter == "host"
+        assert read(live_entry(target=["cluster"]))[0].host_parameter == ""
+        assert read(live_entry(host_parameter=""))[0].host_parameter == ""
 
     def test_null_counts_as_missing(self):
-        assert read(acting(check=None, wait=None)) == read(acting())
+        assert read(live_entry(check=None, wait=None)) == read(live_entry())
 
     def test_one_matcher_entry_may_contain_several(self):
         (remediation,) = read(entry(match=['{alertname="A", rack!=""}']))
@@ -108,7 +108,7 @@ class TestKeys:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        "given, error",
+        "keys, error",
         [
             (5, "must be a mapping with name, match and mode"),
             (entry(aproval=["x"]), "key 'aproval' is unknown; did you mean 'approvers'?"),
@@ -135,59 +135,89 @@ class TestErrors:
             (entry(mode="on"), "mode: must be one of evidence, dry_run, ask, live, but is on"),
             (entry(mode=True), "mode: must be one of evidence, dry_run, ask, live, but is True"),
             (entry(mode="live"), "action: is missing; the mode live needs the action to run"),
-            (acting(mode="ask"), "approvers: is missing; the mode ask needs the StackStorm users"),
-            (acting(mode="ask", approvers=[]), "approvers: is missing"),
-            (acting(mode="ask", approvers="anna"), "approvers: must be a list, such as [anna]"),
-            (acting(action="clean"), "action: must be a reference of the form pack.name"),
-            (entry(**{"with": {"a": 1}}), "with: needs an action that takes the parameters"),
-            (acting(**{"with": ["a"]}), "with: must be a mapping of the action's parameters"),
-            (acting(**{"with": {"a b": 1}}), "with: a b is not the name of a parameter"),
             (
-                acting(**{"with": {"path": "/x/$service"}}),
+                live_entry(mode="ask"),
+                "approvers: is missing; the mode ask needs the StackStorm users",
+            ),
+            (live_entry(mode="ask", approvers=[]), "approvers: is missing"),
+            (live_entry(mode="ask", approvers="anna"), "approvers: must be a list, such as [anna]"),
+            (live_entry(action="clean"), "action: must be a reference of the form pack.name"),
+            (entry(**{"with": {"a": 1}}), "with: needs an action that takes the parameters"),
+            (live_entry(**{"with": ["a"]}), "with: must be a mapping of the action's parameters"),
+            (live_entry(**{"with": {"a b": 1}}), "with: a b is not the name of a parameter"),
+            (
+                live_entry(**{"with": {"path": "/x/$service"}}),
                 "with: path: /x/$service embeds a label in a text, but a label must be the whole",
             ),
-            (acting(**{"with": {"p": ["a", {"b": "$x$y"}]}}), "with: p.b: $x$y embeds a label"),
-            (acting(**{"with": {"p": "{{ st2kv.x }}"}}), "with: p: {{ st2kv.x }} contains an expr"),
-            (acting(**{"with": {"p": {"<% x %>": 1}}}), "with: p: <% x %> cannot be a key"),
+            (live_entry(**{"with": {"p": ["a", {"b": "$x$y"}]}}), "with: p.b: $x$y embeds a label"),
             (
-                acting(**{"with": {"cmd": "$service"}}),
+                live_entry(**{"with": {"p": "{{ st2kv.x }}"}}),
+                "with: p: {{ st2kv.x }} contains an expr",
+            ),
+            (live_entry(**{"with": {"p": {"<% x %>": 1}}}), "with: p: <% x %> cannot be a key"),
+            (
+                live_entry(**{"with": {"cmd": "$service"}}),
                 "with.cmd: must not contain a label: a shell would run the text of the label",
             ),
             (
-                acting(**{"with": {"hosts": "$instance"}}),
+                live_entry(**{"with": {"hosts": "$instance"}}),
                 "with.hosts: must not contain a label: a comma in the label names another host",
             ),
             (
-                acting(action="core.remote", **{"with": {"env": {"A": "$team"}}}),
+                live_entry(action="core.remote", **{"with": {"env": {"A": "$team"}}}),
                 "with: core.remote runs a command, so its parameters must be fixed, without a label"
                 " such as $team",
             ),
-            (acting(**{"with": {"host": "web-1"}}), "with.host: is the parameter that gets the"),
-            (acting(host_parameter=5), "host_parameter: must be the name of a parameter"),
-            (acting(check="alert"), "check: must be a list, such as [alert]"),
             (
-                acting(check=["ping"]),
+                live_entry(**{"with": {"host": "web-1"}}),
+                "with.host: is the parameter that gets the",
+            ),
+            (live_entry(host_parameter=5), "host_parameter: must be the name of a parameter"),
+            (live_entry(check="alert"), "check: must be a list, such as [alert]"),
+            (
+                live_entry(check=["ping"]),
                 "check: ping is not a check; the checks are alert, expression",
             ),
-            (acting(check=["tcp:"]), "check: tcp: must have the form tcp:22"),
-            (acting(check=["expression:"]), "check: expression: must have the form expression:PRO"),
-            (acting(verify="expression:up"), "verify: must be expression, which is that of the al"),
-            (acting(check=["tcp:0"]), "check: tcp:0 must have the form tcp:22, with a port from"),
-            (acting(check=["alert:x"]), "check: alert:x must have the form alert"),
-            (acting(check=["service"]), "check: service must have the form service:NAME"),
-            (acting(verify=["alert"]), "verify: must be a string, but is a list"),
-            (acting(only_if=True), "only_if: must be a string, but is True"),
-            (acting(per="rack"), "per: must be a mapping such as {label: rack"),
-            (acting(per={"label": "rack", "max": 1}), "per: key 'max' is unknown; the keys are"),
-            (acting(per={"label": "rack", "storm": 0}), "per: must be a whole number from 1 to"),
-            (acting(wait="15m"), "wait: must be a whole number from 0 to 3600, but is 15m"),
-            (acting(wait=True), "wait: must be a whole number from 0 to 3600, but is True"),
-            (acting(target=["$cluster"]), "target: must be names of labels: write cluster, not"),
-            (acting(evidence=["snapshot"]), "evidence: must be a reference of the form pack.name"),
+            (live_entry(check=["tcp:"]), "check: tcp: must have the form tcp:22"),
+            (
+                live_entry(check=["expression:"]),
+                "check: expression: must have the form expression:PRO",
+            ),
+            (
+                live_entry(verify="expression:up"),
+                "verify: must be expression, which is that of the al",
+            ),
+            (
+                live_entry(check=["tcp:0"]),
+                "check: tcp:0 must have the form tcp:22, with a port from",
+            ),
+            (live_entry(check=["alert:x"]), "check: alert:x must have the form alert"),
+            (live_entry(check=["service"]), "check: service must have the form service:NAME"),
+            (live_entry(verify=["alert"]), "verify: must be a string, but is a list"),
+            (live_entry(only_if=True), "only_if: must be a string, but is True"),
+            (live_entry(per="rack"), "per: must be a mapping such as {label: rack"),
+            (
+                live_entry(per={"label": "rack", "max": 1}),
+                "per: key 'max' is unknown; the keys are",
+            ),
+            (
+                live_entry(per={"label": "rack", "storm": 0}),
+                "per: must be a whole number from 1 to",
+            ),
+            (live_entry(wait="15m"), "wait: must be a whole number from 0 to 3600, but is 15m"),
+            (live_entry(wait=True), "wait: must be a whole number from 0 to 3600, but is True"),
+            (
+                live_entry(target=["$cluster"]),
+                "target: must be names of labels: write cluster, not",
+            ),
+            (
+                live_entry(evidence=["snapshot"]),
+                "evidence: must be a reference of the form pack.name",
+            ),
         ],
     )
-    def test_each_error_says_what_would_be_right(self, given, error):
-        assert error_of(given).startswith(error)
+    def test_each_error_explains_the_correct_form(self, keys, error):
+        assert error_of(keys).startswith(error)
 
     def test_an_error_names_the_entry_and_the_others_stay_in_force(self):
         remediations, errors = read_remediations(
@@ -203,37 +233,39 @@ class TestErrors:
 
     def test_a_fixed_command_may_contain_quotes(self):
         command = "find /var/log -name '*.gz' -mtime +7 -exec rm \"{}\" \\;"
-        (remediation,) = read(acting(action="core.remote", **{"with": {"cmd": command}}))
+        (remediation,) = read(live_entry(action="core.remote", **{"with": {"cmd": command}}))
         assert make_inert(remediation.resolve(DISK)) == {"cmd": command}
 
 
 class TestConfiguration:
-    def test_the_valid_entries_and_the_errors(self):
+    def test_valid_entries_are_used_although_others_have_errors(self):
         config = load({"remediations": [entry("one"), 5]})
         assert [remediation.name for remediation in config.remediations] == ["one"]
         assert config.remediation_errors == (
             "remediations, entry 2: must be a mapping with name, match and mode",
         )
 
-    def test_a_value_that_is_no_list_is_refused(self):
+    def test_a_value_that_is_not_a_list_is_refused(self):
         with pytest.raises(ConfigError, match="remediations: must be a list of entries"):
             load({"remediations": {"name": "one"}})
 
-    def test_equal_lists_are_equal_and_another_matcher_or_error_is_a_change(self):
-        before = load({"remediations": [entry(match=['a=~"b.*"'])]})
-        assert load({"remediations": [entry(match=['a=~"b.*"'])]}) == before
-        for changed in ([entry(match=['a=~"c.*"'])], [entry(match=['a=~"b.*"']), 5]):
-            assert changed_keys(before, load({"remediations": changed})) == ["remediations"]
+    def test_only_a_changed_matcher_or_error_counts_as_a_change(self):
+        old_config = load({"remediations": [entry(match=['a=~"b.*"'])]})
+        assert load({"remediations": [entry(match=['a=~"b.*"'])]}) == old_config
+        for entries in ([entry(match=['a=~"c.*"'])], [entry(match=['a=~"b.*"']), 5]):
+            assert changed_keys(old_config, load({"remediations": entries})) == ["remediations"]
 
-    def test_the_shown_setting_differs_with_every_part_but_shows_no_parameter(self):
-        shown = [
-            load({"remediations": [acting(**{"with": {"password": word}})]}).settings
+    def test_the_setting_shows_a_digest_of_the_parameters_only(self):
+        all_settings = [
+            load({"remediations": [live_entry(**{"with": {"password": word}})]}).settings
             for word in ("one-word", "two-words")
         ]
-        (first,), (second,) = (settings["remediations"] for settings in shown)
-        assert first.startswith("one (live, mypack.clean) ")
-        assert first != second
-        assert "word" not in first
+        (first_setting,), (second_setting,) = (
+            settings["remediations"] for settings in all_settings
+        )
+        assert first_setting.startswith("one (live, mypack.clean) ")
+        assert first_setting != second_setting
+        assert "word" not in first_setting
 
 
 class TestMatching:
@@ -247,7 +279,7 @@ class TestMatching:
         assert first_match(entries, {**DISK, "mountpoint": "/"}).name == "any"
         assert first_match(entries[:2], {}) is None
 
-    def test_the_nearest_miss_comes_first_and_says_what_differs(self):
+    def test_the_nearest_miss_is_first_and_names_the_differences(self):
         entries = read(
             entry("nginx", match=["alertname=ServiceDown", 'service=~"nginx|app-.*"', "team=web"]),
             entry("var-log", match=["alertname=DiskAlmostFull", "mountpoint=/var/log"]),
@@ -271,13 +303,13 @@ class TestModes:
 
 
 class TestParameters:
-    def resolved(self, labels, **parameters):
-        (remediation,) = read(acting(**{"with": parameters}))
+    def resolve(self, labels, **parameters):
+        (remediation,) = read(live_entry(**{"with": parameters}))
         return remediation.resolve(labels)
 
     def test_labels_replace_whole_values_at_any_depth(self):
         labels = {"mountpoint": "/var/log", "app.kubernetes.io/name": "shop", "n": "3"}
-        assert self.resolved(
+        assert self.resolve(
             labels,
             paths=["$mountpoint", "/tmp"],
             app={"name": "${app.kubernetes.io/name}"},
@@ -299,7 +331,7 @@ class TestParameters:
         ["nginx", "nginx@1.service", "/var/log", "web-1:9100", "registry/app:1.2+3", "a..b", "_x"],
     )
     def test_a_value_that_is_passed_is_already_inert(self, value):
-        assert self.resolved({"x": value}, p="$x") == {"p": value} == make_inert({"p": value})
+        assert self.resolve({"x": value}, p="$x") == {"p": value} == make_inert({"p": value})
 
     @pytest.mark.parametrize(
         "value",
@@ -311,21 +343,21 @@ class TestParameters:
     )  # fmt: skip
     def test_any_other_value_is_refused(self, value):
         with pytest.raises(LabelError, match="the label x has a value that is not passed"):
-            self.resolved({"x": value}, p=["$x"])
+            self.resolve({"x": value}, p=["$x"])
 
     @pytest.mark.parametrize("labels", [{}, {"x": ""}])
     def test_a_missing_label_is_refused(self, labels):
         with pytest.raises(LabelError, match="the alert has no label x"):
-            self.resolved(labels, p="$x")
+            self.resolve(labels, p="$x")
 
-    def test_the_target(self):
-        (host,) = read(acting())
-        assert host.target_of(DISK, "db-3") == "db-3"
-        (labels,) = read(acting(target=["cluster", "namespace"]))
+    def test_the_target_is_the_host_or_the_values_of_labels(self):
+        (by_host,) = read(live_entry())
+        assert by_host.target_of(DISK, "db-3") == "db-3"
+        (by_labels,) = read(live_entry(target=["cluster", "namespace"]))
         alert_labels = {"cluster": "eu-1", "namespace": "shop"}
-        assert labels.target_of(alert_labels, "") == "cluster=eu-1,namespace=shop"
+        assert by_labels.target_of(alert_labels, "") == "cluster=eu-1,namespace=shop"
         with pytest.raises(LabelError, match="no label namespace"):
-            labels.target_of({"cluster": "eu-1"}, "")
+            by_labels.target_of({"cluster": "eu-1"}, "")
 
 
 EXAMPLES = {
@@ -355,5 +387,5 @@ class TestExamples:
         (remediation,) = config.remediations
         assert first_match(config.remediations, EXAMPLES[name]) is remediation
         remediation.resolve(EXAMPLES[name])
-        others = [labels for other, labels in EXAMPLES.items() if other != name]
-        assert [labels for labels in others if remediation.matches(labels)] == []
+        other_alerts = [labels for other_name, labels in EXAMPLES.items() if other_name != name]
+        assert [labels for labels in other_alerts if remediation.matches(labels)] == []

@@ -15,12 +15,12 @@ def test_any_text_can_be_hashed():
 
 
 def test_a_derived_id_depends_on_the_request_and_the_discriminator():
-    derived = [
-        make(request_id, other)
-        for make in (collision_id, replay_id)
+    derived_ids = [
+        derive_id(request_id, discriminator)
+        for derive_id in (collision_id, replay_id)
         for request_id in (ID, str(uuid.UUID(int=8)))
-        for other in ("a", "b")
+        for discriminator in ("a", "b")
     ]
-    assert len(set(derived)) == 8
-    assert all(str(uuid.UUID(derived_id)) == derived_id for derived_id in derived)
-    assert collision_id(ID, "a") == derived[0]
+    assert len(set(derived_ids)) == 8
+    assert all(str(uuid.UUID(derived_id)) == derived_id for derived_id in derived_ids)
+    assert collision_id(ID, "a") == derived_ids[0]

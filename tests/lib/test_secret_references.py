@@ -49,7 +49,7 @@ def test_the_error_names_the_unreadable_file_or_variable(reference, error):
     assert error_of(reference) == error
 
 
-def test_a_file_that_is_not_text(tmp_path):
+def test_a_file_that_is_not_utf8_is_an_error(tmp_path):
     (tmp_path / "secret").write_bytes(b"\xff\xfe")
     assert error_of(f"file:{tmp_path}/secret").endswith("/secret: not UTF-8")
 

@@ -39,7 +39,7 @@ def test_a_leap_second_becomes_the_second_before_it():
 
 
 @pytest.mark.parametrize("value", [None, "", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00"])
-def test_missing_values_and_gos_zero_time_are_none(value):
+def test_missing_values_and_the_zero_time_of_go_are_none(value):
     assert parse_timestamp(value) is None
 
 

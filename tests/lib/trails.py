@@ -20,7 +20,7 @@ from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, iso, later, request
 
 WORKFLOW = "poundcake.host_down"
-# For tests that do not depend on the kind of database, or concern one kind.
+# For tests that need only one kind of database.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_mariadb = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 # st2common/constants/action.py, LIVEACTION_STATUSES, and `gone`, which is the pack's own.
@@ -41,16 +41,18 @@ def database_time(moment):
         yield
 
 
-def record(engine, *alerts, config=None, **more):
+def record(engine, *alerts, config=None, **fields):
     """Record one request at the time of its receipt, and return its id."""
-    sent = request(*alerts, **more)
-    with database_time(sent.received_at):
-        record_requests(engine, config or Config(cooldown_seconds=0), [sent])
-    return sent.request_id
+    new_request = request(*alerts, **fields)
+    with database_time(new_request.received_at):
+        record_requests(engine, config or Config(cooldown_seconds=0), [new_request])
+    return new_request.request_id
 
 
-def record_execution(engine, request_id, episode, execution="e1", workflow=WORKFLOW, **more):
-    """Add an execution that claimed the episode and ended."""
+def record_execution(
+    engine, request_id, episode, execution="e1", workflow=WORKFLOW, **other_fields
+):
+    """Link an execution to an episode, and record its end."""
     claims.link(engine, request_id, episode, workflow, execution)
     fields = {
         "id": execution,
@@ -68,15 +70,17 @@ def record_execution(engine, request_id, episode, execution="e1", workflow=WORKF
             }
         },
     }
-    fields.update(more)
+    fields.update(other_fields)
     with database.transaction(engine) as connection:
         write_execution(connection, Execution.parse(fields), NOON)
 
 
 def do_not_sync(engine):
-    """Let SQLite commit without waiting for the disk, because no test here cuts the power."""
+    """Let SQLite commit without waiting for the disk. No test here simulates a power cut."""
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", lambda opened, _: opened.execute("PRAGMA synchronous=OFF"))
+        event.listen(
+            engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF")
+        )
 
 
 def in_parallel(count, work):
@@ -100,9 +104,9 @@ def in_parallel(count, work):
 
 def view(engine, function, *args, **query):
     with database.reading(engine) as connection:
-        answer = function(connection, *args, **query)
-    json.dumps(answer)  # the HTTP route must be able to serialize it
-    return answer
+        result = function(connection, *args, **query)
+    json.dumps(result)  # the HTTP route must be able to serialize it
+    return result
 
 
 def pages(engine, function, *args, filters=Filters(), **query):

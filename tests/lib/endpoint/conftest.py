@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lib.endpoints import KINDS, WAYS
+from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES
 
 
-@pytest.fixture(scope="session", params=WAYS)
+@pytest.fixture(scope="session", params=RUNTIMES)
 def endpoint(request, tmp_path_factory):
     """Return a shared endpoint without credentials, which no test stops."""
     folder = tmp_path_factory.mktemp(f"open-{request.param}")
-    running = KINDS[request.param](folder).start().ready()
-    yield running
-    running.stop()
+    new_endpoint = ENDPOINT_CLASSES[request.param](folder).start().ready()
+    yield new_endpoint
+    new_endpoint.stop()
 
 
-@pytest.fixture(scope="session", params=WAYS)
-def guarded(request, tmp_path_factory):
+@pytest.fixture(scope="session", params=RUNTIMES)
+def guarded_endpoint(request, tmp_path_factory):
     """Return a shared endpoint that requires a token, which no test stops."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     config = {"auth_tokens": ["the-old-token-01", "the-new-token-01"]}
-    running = KINDS[request.param](folder, **config).start().ready()
-    yield running
-    running.stop()
+    new_endpoint = ENDPOINT_CLASSES[request.param](folder, **config).start().ready()
+    yield new_endpoint
+    new_endpoint.stop()
 
 
-@pytest.fixture(params=WAYS)
-def make(request, tmp_path):
+@pytest.fixture(params=RUNTIMES)
+def start_endpoint(request, tmp_path):
     """Return a function that starts an endpoint with a given configuration."""
-    started = []
+    endpoints = []
 
     def factory(settings=None, **config):
-        running = KINDS[request.param](tmp_path, settings, **config).start()
-        started.append(running)
-        return running.ready()
+        new_endpoint = ENDPOINT_CLASSES[request.param](tmp_path, settings, **config).start()
+        endpoints.append(new_endpoint)
+        return new_endpoint.ready()
 
     yield factory
-    for running in started:
-        running.stop()
+    for new_endpoint in endpoints:
+        new_endpoint.stop()

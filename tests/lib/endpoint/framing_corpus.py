@@ -26,18 +26,18 @@ class Case(NamedTuple):
 
 
 def get(head=b"", line=b"GET /api/v1/health/live HTTP/1.1", host=b"Host: 127.0.0.1\r\n"):
-    """Return a GET of the liveness route with more header lines."""
+    """Return a GET of the liveness route with additional header lines."""
     return line + b"\r\n" + host + head + b"\r\n"
 
 
 def post(head, body=BODY, version=b"1.1"):
-    """Return a webhook with more header lines."""
+    """Return a webhook with additional header lines."""
     start = b"POST /api/v1/webhook HTTP/" + version + b"\r\nHost: 127.0.0.1\r\n"
     return start + b"Content-Type: application/json\r\n" + head + b"\r\n" + body
 
 
 def _lengths():
-    """Content-Length: RFC 9110, section 8.6, and RFC 9112, section 6.3."""
+    """Yield cases of Content-Length: RFC 9110, section 8.6, and RFC 9112, section 6.3."""
     for name, head in (
         ("one", b"Content-Length: 14\r\n"),
         ("without a space", b"Content-Length:14\r\n"),
@@ -71,10 +71,10 @@ def _lengths():
     ):
         head = b"Content-Length: " + value + b"\r\n"
         yield Case(f"length: {name}", post(head) + SMUGGLED, (400,))
-    differing = b"Content-Length: 14\r\nContent-Length: 15\r\n"
-    yield Case("length: two different values", post(differing) + SMUGGLED, (400,))
-    zero = b"Content-Length: 0\r\nContent-Length: 14\r\n"
-    yield Case("length: zero and another value", post(zero) + SMUGGLED, (400,))
+    different_lengths = b"Content-Length: 14\r\nContent-Length: 15\r\n"
+    yield Case("length: two different values", post(different_lengths) + SMUGGLED, (400,))
+    zero_and_14 = b"Content-Length: 0\r\nContent-Length: 14\r\n"
+    yield Case("length: zero and another value", post(zero_and_14) + SMUGGLED, (400,))
     for digits in (20, 21, 5000):
         head = b"Content-Length: " + b"9" * digits + b"\r\n"
         yield Case(f"length: {digits} digits", post(head) + SMUGGLED, (413,))
@@ -84,7 +84,7 @@ def _lengths():
 
 
 def _codings():
-    """Transfer-Encoding: RFC 9112, section 6.1. None is accepted, so none is ambiguous."""
+    """Yield cases of Transfer-Encoding: RFC 9112, section 6.1. None is accepted."""
     for name, head in (
         ("chunked", b"Transfer-Encoding: chunked\r\n"),
         ("in upper case", b"TRANSFER-ENCODING: CHUNKED\r\n"),
@@ -98,12 +98,12 @@ def _codings():
         ("duplicate field", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
     ):
         yield Case(f"coding: {name}", post(head, CHUNKED) + SMUGGLED, (411,))
-    both = b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n"
-    yield Case("coding: after a length", post(both, CHUNKED) + SMUGGLED, (400,))
-    both = b"Transfer-Encoding: chunked\r\nContent-Length: 14\r\n"
-    yield Case("coding: before a length", post(both, CHUNKED) + SMUGGLED, (400,))
-    other = b"Content-Length: 14\r\nTransfer-Encoding: x\r\n"
-    yield Case("coding: unknown, with a length", post(other) + SMUGGLED, (411,))
+    both_fields = b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n"
+    yield Case("coding: after a length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
+    both_fields = b"Transfer-Encoding: chunked\r\nContent-Length: 14\r\n"
+    yield Case("coding: before a length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
+    unknown_coding = b"Content-Length: 14\r\nTransfer-Encoding: x\r\n"
+    yield Case("coding: unknown, with a length", post(unknown_coding) + SMUGGLED, (411,))
     chunked = b"Transfer-Encoding: chunked\r\n"
     yield Case("coding: in HTTP/1.0", post(chunked, CHUNKED, b"1.0") + SMUGGLED, (400,))
     yield Case("coding: of a GET", get(chunked) + CHUNKED + SMUGGLED, (411,))
@@ -119,12 +119,14 @@ def _codings():
     ):
         data = post(b"Content-Length: 14\r\n" + head) + SMUGGLED
         yield Case(f"coding: {name}", data, (400,))
-    other = b"Transfer_Encoding: chunked\r\nContent-Length: 14\r\n"
-    yield Case("coding: another field with a similar name", post(other) + SMUGGLED, (202, 404))
+    similar_field = b"Transfer_Encoding: chunked\r\nContent-Length: 14\r\n"
+    yield Case(
+        "coding: another field with a similar name", post(similar_field) + SMUGGLED, (202, 404)
+    )
 
 
 def _fields():
-    """Field lines: RFC 9112, section 5, and RFC 9110, section 5.5."""
+    """Yield cases of field lines: RFC 9112, section 5, and RFC 9110, section 5.5."""
     for name, head in (
         ("space before the colon", b"Content-Length : 14\r\n"),
         ("no colon", b"no colon\r\nContent-Length: 14\r\n"),
@@ -148,8 +150,8 @@ def _fields():
     yield Case("field: tab within", get(b"X: a\tb\r\n") + SMUGGLED, (200, 404))
     yield Case("field: obs-text in a value", get(b"X: \xe9\xff\r\n") + SMUGGLED, (200, 404))
     yield Case("field: empty value", get(b"X:\r\n") + SMUGGLED, (200, 404))
-    yield Case("field: 100 of them", get(b"X: y\r\n" * 99) + SMUGGLED, (200, 404))
-    yield Case("field: 101 of them", get(b"X: y\r\n" * 100) + SMUGGLED, (431,))
+    yield Case("field: 100 fields", get(b"X: y\r\n" * 99) + SMUGGLED, (200, 404))
+    yield Case("field: 101 fields", get(b"X: y\r\n" * 100) + SMUGGLED, (431,))
     yield Case("field: long", get(b"X: " + b"x" * 60000 + b"\r\n") + SMUGGLED, (200, 404))
     yield Case("field: too long", get(b"X: " + b"x" * 70000 + b"\r\n") + SMUGGLED, (431,))
     many_long = (b"X: " + b"x" * 9000 + b"\r\n") * 10
@@ -157,7 +159,7 @@ def _fields():
 
 
 def _lines():
-    """Request lines: RFC 9112, section 3, and RFC 9110, section 2.5."""
+    """Yield cases of request lines: RFC 9112, section 3, and RFC 9110, section 2.5."""
     for name, line in (
         ("no version", b"GET /"),
         ("only a method", b"GET"),
@@ -191,10 +193,10 @@ def _lines():
         ("leading NUL", b"\x00GET / HTTP/1.1"),
     ):
         yield Case(f"line: {name}", get(line=line) + SMUGGLED, (400,))
-    long = b"GET /" + b"x" * 70000 + b" HTTP/1.1"
-    yield Case("line: too long", get(line=long) + SMUGGLED, (414,))
-    bare = b"GET /api/v1/health/live HTTP/1.1\nHost: 127.0.0.1\n\n"
-    yield Case("line: bare LF", bare + SMUGGLED, (400,))
+    long_line = b"GET /" + b"x" * 70000 + b" HTTP/1.1"
+    yield Case("line: too long", get(line=long_line) + SMUGGLED, (414,))
+    bare_lf = b"GET /api/v1/health/live HTTP/1.1\nHost: 127.0.0.1\n\n"
+    yield Case("line: bare LF", bare_lf + SMUGGLED, (400,))
     tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100
     yield Case("line: TLS", tls, (400,))
     yield Case("line: HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,))
@@ -212,12 +214,12 @@ def _lines():
         ("lower-case method", get(line=b"get /api/v1/health HTTP/1.1"), 405),
     ):
         yield Case(f"line: {name}", data + SMUGGLED, (status, 404))
-    absolute = post(b"Content-Length: 14\r\n").replace(b"POST /", b"POST http://localhost/")
-    yield Case("line: webhook with an absolute URL", absolute + SMUGGLED, (202, 404))
+    absolute_target = post(b"Content-Length: 14\r\n").replace(b"POST /", b"POST http://localhost/")
+    yield Case("line: webhook with an absolute URL", absolute_target + SMUGGLED, (202, 404))
 
 
 def _hosts():
-    """Host: RFC 9112, section 3.2."""
+    """Yield cases of Host: RFC 9112, section 3.2."""
     for name, head in (
         ("missing", b""),
         ("duplicate", b"Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n"),
@@ -230,10 +232,10 @@ def _hosts():
         ("open bracket", b"Host: [::1\r\n"),
     ):
         yield Case(f"host: {name}", get(host=head) + SMUGGLED, (400,))
-    newer = get(line=b"GET /api/v1/health/live HTTP/1.2", host=b"")
-    yield Case("host: missing in HTTP/1.2", newer + SMUGGLED, (400,))
-    older = get(line=b"GET /api/v1/health/live HTTP/1.0", host=b"")
-    yield Case("host: missing in HTTP/1.0", older + SMUGGLED, (200,))
+    http_1_2 = get(line=b"GET /api/v1/health/live HTTP/1.2", host=b"")
+    yield Case("host: missing in HTTP/1.2", http_1_2 + SMUGGLED, (400,))
+    http_1_0 = get(line=b"GET /api/v1/health/live HTTP/1.0", host=b"")
+    yield Case("host: missing in HTTP/1.0", http_1_0 + SMUGGLED, (200,))
     for name, head in (
         ("with a port", b"Host: 127.0.0.1:8000\r\n"),
         ("with an empty port", b"Host: localhost:\r\n"),
@@ -244,15 +246,15 @@ def _hosts():
 
 
 def _connections():
-    """The last request on a connection: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
-    older = b"GET /api/v1/health/live HTTP/1.0"
+    """Yield the ends of a connection: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
+    http_1_0_line = b"GET /api/v1/health/live HTTP/1.0"
     for name, data in (
         ("close", get(b"Connection: close\r\n")),
         ("close among other options", get(b"Connection: x, CLOSE\r\n")),
         ("close in a second field", get(b"Connection: x\r\nConnection: close\r\n")),
-        ("HTTP/1.0", get(line=older)),
+        ("HTTP/1.0", get(line=http_1_0_line)),
         # The server decides whether to persist.
-        ("HTTP/1.0 with keep-alive", get(b"Connection: keep-alive\r\n", older)),
+        ("HTTP/1.0 with keep-alive", get(b"Connection: keep-alive\r\n", http_1_0_line)),
     ):
         yield Case(f"connection: {name}", data + SMUGGLED, (200,))
     for name, data in (
@@ -263,8 +265,8 @@ def _connections():
         yield Case(f"connection: {name}", data + SMUGGLED, (200, 404))
     body = b"Content-Length: %d\r\n" % len(SMUGGLED)
     yield Case("connection: GET with a body", get(body) + SMUGGLED, (200,))
-    wrong = post(body, SMUGGLED).replace(HOOK.encode(), b"/api/v1/health")
-    yield Case("connection: body sent to another route", wrong, (405,))
+    other_route = post(body, SMUGGLED).replace(HOOK.encode(), b"/api/v1/health")
+    yield Case("connection: body sent to another route", other_route, (405,))
     head = b"Content-Length: 14\r\nExpect: 100-continue\r\n"
     yield Case("connection: 100-continue", post(head) + SMUGGLED, (100, 202, 404))
     yield Case("connection: 100-continue, HTTP/1.0", post(head, BODY, b"1.0"), (202,))

@@ -9,13 +9,13 @@ from tests import services
 
 
 class Proxy(services.Server):
-    """A proxy in front of the endpoint on a port, which may reuse its upstream connections."""
+    """A proxy in front of an endpoint. It may reuse its upstream connections."""
 
     configuration = ""
 
-    def __init__(self, upstream_port, reuses):
+    def __init__(self, upstream_port, reuses_connections):
         self.upstream_port = upstream_port
-        self.reuses = reuses
+        self.reuses_connections = reuses_connections
         super().__init__()
 
     def prepare(self):
@@ -31,7 +31,7 @@ class Proxy(services.Server):
             file.write(text)
 
     def options(self):
-        """Return more values for the configuration."""
+        """Return the values of the other placeholders in the configuration."""
         raise NotImplementedError
 
     def is_ready(self):
@@ -60,7 +60,7 @@ backend endpoint
 """
 
     def options(self):
-        if self.reuses:
+        if self.reuses_connections:
             return {"mode": "http-keep-alive", "reuse": "always"}
         return {"mode": "http-server-close", "reuse": "never"}
 
@@ -103,7 +103,7 @@ http {{
 """
 
     def options(self):
-        if self.reuses:
+        if self.reuses_connections:
             protocol = 'proxy_http_version 1.1; proxy_set_header Connection "";'
             return {"keepalive": "keepalive 4;", "protocol": protocol}
         return {"keepalive": "", "protocol": ""}
@@ -136,7 +136,7 @@ ProxyPass / http://{upstream}/ enablereuse={reuse}
 """
 
     def options(self):
-        return {"reuse": "on" if self.reuses else "off"}
+        return {"reuse": "on" if self.reuses_connections else "off"}
 
     def command(self):
         return [self.server, "-DFOREGROUND", "-f", self.path("config")]

@@ -1,4 +1,4 @@
-"""Accepted requests are announced in batches until they are seen to be recorded."""
+"""Accepted requests are announced in batches until the endpoint finds them recorded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from poundcake.trail.schema import alerts, api_calls
 from tests.lib.samples import alert
 
 
-def numbered(number):
+def numbered_body(number):
     return json.dumps({"alerts": [], "n": number})
 
 
 def accept_numbered(rig, count):
-    return [rig.accept(body=numbered(n)) for n in range(count)]
+    return [rig.accept(body=numbered_body(n)) for n in range(count)]
 
 
-def sizes(rig):
+def batch_sizes(rig):
     return [len(batch) for batch in rig.bus.batches]
 
 
@@ -32,54 +32,56 @@ class TestBatches:
     def test_waiting_requests_are_announced_together(self, rig):
         ids = accept_numbered(rig, 20)
         rig.advance()
-        assert sizes(rig) == [20]
+        assert batch_sizes(rig) == [20]
         assert {rig.state(i) for i in ids} == {"done"}
 
     def test_a_batch_is_bounded_by_requests(self, rig, monkeypatch):
         monkeypatch.setattr(retry, "BATCH_REQUESTS", 8)
         accept_numbered(rig, 20)
         rig.advance()
-        assert sizes(rig) == [8, 8, 4]
+        assert batch_sizes(rig) == [8, 8, 4]
 
-    def test_a_batch_is_bounded_by_size_and_a_larger_request_goes_alone(self, rig, monkeypatch):
+    def test_a_batch_is_bounded_by_size_and_a_larger_request_is_announced_alone(
+        self, rig, monkeypatch
+    ):
         monkeypatch.setattr(announcer, "BATCH_BYTES", 2000)
-        noise = [
+        texts = [
             "".join(chr(random.randrange(0x4E00, 0x9000)) for _ in range(n))
             for n in (5000, 100, 100, 100, 5000)
         ]
-        bodies = [f'{{"alerts": [], "x": "{text}"}}' for text in noise]
+        bodies = [f'{{"alerts": [], "x": "{text}"}}' for text in texts]
         for body in bodies:
             rig.accept(body=body)
         rig.advance()
-        for payload, batch in zip(rig.bus.of(ANNOUNCE), rig.bus.batches):
+        for payload, batch in zip(rig.bus.payloads(ANNOUNCE), rig.bus.batches):
             assert len(payload["batch"]) <= 2000 or len(batch) == 1
         assert [body for batch in rig.bus.batches for body in batch] == bodies
 
     def test_one_batch_is_in_flight_and_later_requests_join_the_next(self, rig):
         rig.bus.records = False
-        rig.accept(body=numbered(0))
+        rig.accept(body=numbered_body(0))
         rig.advance()
         for number in range(1, 6):
-            rig.accept(body=numbered(number))
+            rig.accept(body=numbered_body(number))
         rig.advance()
-        assert sizes(rig) == [1]
+        assert batch_sizes(rig) == [1]
         rig.bus.records = True
-        rig.bus.record(rig.bus.of(ANNOUNCE)[0])
+        rig.bus.record(rig.bus.payloads(ANNOUNCE)[0])
         rig.advance()
-        assert sizes(rig) == [1, 5]
+        assert batch_sizes(rig) == [1, 5]
 
     def test_a_batch_contains_the_id_of_the_database(self, rig):
         rig.accept()
         rig.advance()
-        (payload,) = rig.bus.of(ANNOUNCE)
+        (payload,) = rig.bus.payloads(ANNOUNCE)
         assert payload["database_id"] == database.prepare(rig.engine)
 
     def test_nothing_is_announced_without_the_id_of_the_database(self, rig, monkeypatch):
-        def unavailable(engine, create=True):
+        def fail(engine, create=True):
             raise database.DatabaseError("unavailable")
 
         prepare = database.prepare
-        monkeypatch.setattr(database, "prepare", unavailable)
+        monkeypatch.setattr(database, "prepare", fail)
         request_id = rig.accept(alert())
         rig.advance()
         assert (rig.components.database.state, rig.bus.published) == (State.DOWN, [])
@@ -92,20 +94,20 @@ class TestBatches:
         rig.bus.records = False
         ids = [rig.accept(alert("A")), rig.accept(alert("B"))]
         rig.advance()
-        for payload in rig.bus.of(ANNOUNCE):
+        for payload in rig.bus.payloads(ANNOUNCE):
             rig.bus.record(payload)
         rig.reopen().advance()
         assert {rig.state(i) for i in ids} == {"recorded"}
-        assert sizes(rig) == [2]
+        assert batch_sizes(rig) == [2]
 
-    def test_a_restored_database_gets_the_requests_again(self, rig):
+    def test_requests_are_announced_again_to_a_restored_database(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
         with database.transaction(rig.engine) as connection:
             connection.execute(alerts.delete())
             connection.execute(api_calls.delete())
         rig.advance(10)
-        assert sizes(rig) == [1, 1]
+        assert batch_sizes(rig) == [1, 1]
         assert rig.state(request_id) == "recorded"
 
 
@@ -118,14 +120,14 @@ class TestMissed:
         rig.advance()
         rig.advance(31)
         rig.advance(15)
-        assert sizes(rig) == [8]
+        assert batch_sizes(rig) == [8]
         rig.advance(16)
-        assert sizes(rig) == [8, 8]
+        assert batch_sizes(rig) == [8, 8]
         rig.advance(31)
         rig.advance(45)
-        assert sizes(rig) == [8, 8]
+        assert batch_sizes(rig) == [8, 8]
         rig.advance(20)
-        assert sizes(rig) == [8, 8, 4]
+        assert batch_sizes(rig) == [8, 8, 4]
         assert rig.components.stackstorm.state == State.DOWN
         rig.bus.records = True
         for _ in range(6):
@@ -138,7 +140,7 @@ class TestMissed:
         [
             ({"problem": "rule poundcake.record is disabled"}, "is disabled"),
             ({"failure": "two databases"}, "two databases"),
-            ({"failure": "an old one", "not_taken_by": "stays scheduled"}, "stays scheduled"),
+            ({"failure": "an old failure", "stuck": "stays scheduled"}, "stays scheduled"),
             ({"error": StackStormError("no route")}, "no route"),
             ({}, "gives no reason"),
         ],
@@ -159,40 +161,40 @@ class TestMissed:
         rig.advance()
         rig.advance(31)
         assert rig.state(request_id) == "accepted"
-        rig.bus.record(rig.bus.of(ANNOUNCE)[0])
+        rig.bus.record(rig.bus.payloads(ANNOUNCE)[0])
         rig.advance(61)
         assert rig.state(request_id) == "recorded"
-        assert sizes(rig) == [1]
+        assert batch_sizes(rig) == [1]
 
-    def test_a_request_that_cannot_be_recorded_ends_alone_and_is_stuck(self, rig):
-        poison = numbered("poison")
+    def test_a_request_that_cannot_be_recorded_is_isolated_and_stuck(self, rig):
+        poison = numbered_body("poison")
         rig.bus.poison.add(poison)
-        good = accept_numbered(rig, 3)
-        bad = rig.accept(body=poison)
+        good_ids = accept_numbered(rig, 3)
+        bad_id = rig.accept(body=poison)
         for _ in range(30):
             rig.advance(31)
-        assert {rig.state(i) for i in good} == {"done"}
-        assert rig.journal.stuck(10) == [bad]
+        assert {rig.state(i) for i in good_ids} == {"done"}
+        assert rig.journal.stuck(10) == [bad_id]
         assert rig.journal.backlog == 0
-        assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad))
+        assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
         rig.bus.poison.clear()
-        for _ in range(2):  # it may be in flight when the outage ends
+        for _ in range(2):  # the request may be in flight when the poison is removed
             rig.advance(601)
-        assert rig.state(bad) == "done"
+        assert rig.state(bad_id) == "done"
         assert rig.journal.counts().stuck == 0
 
-    def test_a_stuck_request_is_announced_every_ten_minutes(self, rig):
-        poison = numbered("poison")
+    def test_a_stuck_request_is_announced_at_most_every_ten_minutes(self, rig):
+        poison = numbered_body("poison")
         rig.bus.poison.add(poison)
         rig.accept(body=poison)
         while not rig.journal.counts().stuck:
             rig.accept()
             rig.advance(31)
-        before = sum(poison in batch for batch in rig.bus.batches)
+        announcements = sum(poison in batch for batch in rig.bus.batches)
         for _ in range(18):  # 9 minutes
             rig.accept()
             rig.advance(30)
-        assert sum(poison in batch for batch in rig.bus.batches) - before <= 1
+        assert sum(poison in batch for batch in rig.bus.batches) - announcements <= 1
 
     def test_the_first_record_after_an_outage_ends_all_waits(self, rig):
         rig.bus.records = False
@@ -211,7 +213,7 @@ class TestMissed:
             rig.accept()
             rig.advance(10)
         # Each batch is in flight for 30 s, followed by a pause of 30 to 60 s.
-        assert len(sizes(rig)) <= 9
+        assert len(batch_sizes(rig)) <= 9
         rig.bus.records = True
         for _ in range(3):
             rig.advance(61)
@@ -233,9 +235,9 @@ class TestRefused:
         rig.advance(3)  # when the broker is tried again
         assert rig.state(request_id) == "recorded"
         assert rig.components.broker.state == State.OK
-        assert sizes(rig) == [1]
+        assert batch_sizes(rig) == [1]
 
-    def test_after_a_broker_outage_everything_is_announced_in_few_batches(self, rig):
+    def test_a_backlog_is_announced_in_few_batches_after_a_broker_outage(self, rig):
         accept_numbered(rig, 100)
         rig.bus.is_down = True
         for _ in range(60):  # an hour
@@ -244,11 +246,11 @@ class TestRefused:
         for _ in range(10):
             rig.advance(61)
         assert rig.journal.counts().done == 100
-        assert len(sizes(rig)) < 30
+        assert len(batch_sizes(rig)) < 30
 
-    @pytest.mark.parametrize("where", [0, 5, 9])
-    def test_a_request_that_the_broker_refuses_does_not_block_the_others(self, rig, where):
-        poison = numbered(where)
+    @pytest.mark.parametrize("position", [0, 5, 9])
+    def test_a_request_that_the_broker_refuses_does_not_block_the_others(self, rig, position):
+        poison = numbered_body(position)
 
         def refuses(trigger, payload):
             batch = announcer.announcement.unpack(1, payload["batch"]) if "batch" in payload else []
@@ -256,32 +258,32 @@ class TestRefused:
 
         rig.bus.refuses = refuses
         ids = accept_numbered(rig, 10)
-        bad = ids.pop(where)
+        bad_id = ids.pop(position)
         for _ in range(10):
             rig.advance(61)
         assert {rig.state(i) for i in ids} == {"done"}
-        late = rig.accept(body=numbered("late"))
+        late_id = rig.accept(body=numbered_body("late"))
         rig.advance(31)  # until then, the broker seemed to be down
-        assert rig.state(late) == "done"
+        assert rig.state(late_id) == "done"
         rig.advance(601)
-        assert rig.journal.stuck(10) == [bad]
-        assert "cannot be published: refused" in rig.pipeline.blocked_by(rig.journal.find(bad))
-        later = rig.accept(body=numbered("later"))
+        assert rig.journal.stuck(10) == [bad_id]
+        assert "cannot be published: refused" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
+        later_id = rig.accept(body=numbered_body("later"))
         rig.advance(2)
-        assert rig.state(later) == "done"
+        assert rig.state(later_id) == "done"
 
     def test_a_request_that_cannot_be_packed_does_not_block_the_others(self, rig, monkeypatch):
         pack = announcer.announcement.pack
 
-        def fails(requests, *args):
+        def fail_for_poison(requests, *args):
             if any("poison" in request.body for request in requests):
                 raise RuntimeError("an internal fault")
             return pack(requests, *args)
 
-        monkeypatch.setattr(announcer.announcement, "pack", fails)
-        bad = rig.accept(body=numbered("poison"))
-        good = accept_numbered(rig, 3)
+        monkeypatch.setattr(announcer.announcement, "pack", fail_for_poison)
+        bad_id = rig.accept(body=numbered_body("poison"))
+        good_ids = accept_numbered(rig, 3)
         for _ in range(10):
             rig.advance(61)
-        assert {rig.state(i) for i in good} == {"done"}
-        assert rig.state(bad) == "accepted"
+        assert {rig.state(i) for i in good_ids} == {"done"}
+        assert rig.state(bad_id) == "accepted"

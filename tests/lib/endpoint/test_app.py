@@ -1,4 +1,4 @@
-"""The application as its clients see it: routes, and the answers that all routes share."""
+"""The routes of the application, and the properties that all responses share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from poundcake.endpoint import webhook as webhook_module
 from tests.lib.endpoint.problem_documents import check_problem
-from tests.lib.endpoints import KINDS, message
+from tests.lib.endpoints import ENDPOINT_CLASSES, message
 from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
@@ -38,11 +38,11 @@ class TestRoutes:
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW", "get"):
             if method == verb or (method, verb) == ("HEAD", "GET"):
                 continue
-            answer = endpoint.request(method, path, b"{}" if method == "POST" else None)
-            assert answer.status == 405
-            assert verb in answer.headers["allow"].split(", ")
+            response = endpoint.request(method, path, b"{}" if method == "POST" else None)
+            assert response.status == 405
+            assert verb in response.headers["allow"].split(", ")
             if method != "HEAD":
-                assert verb in check_problem(answer, 405)["detail"]
+                assert verb in check_problem(response, 405)["detail"]
 
     @pytest.mark.parametrize(
         "path",
@@ -69,35 +69,35 @@ class TestRoutes:
             assert "POST /api/v1/webhook" in problem["detail"]
 
     @pytest.mark.parametrize("path", [p for p, verb in sorted(ROUTES.items()) if verb == "GET"])
-    def test_head_is_get_without_the_body(self, endpoint, path):
-        got, headed = endpoint.get(path), endpoint.request("HEAD", path)
-        assert headed.status == got.status
-        assert headed.headers["content-type"] == got.headers["content-type"]
+    def test_head_has_the_headers_of_get(self, endpoint, path):
+        get_response, head_response = endpoint.get(path), endpoint.request("HEAD", path)
+        assert head_response.status == get_response.status
+        assert head_response.headers["content-type"] == get_response.headers["content-type"]
         if "health" not in path and "metrics" not in path:
-            assert headed.headers["content-length"] == got.headers["content-length"]
+            assert head_response.headers["content-length"] == get_response.headers["content-length"]
 
-    def test_options_of_the_server_as_a_whole(self, endpoint):
-        answer = endpoint.request("OPTIONS", "*")
-        assert (answer.status, answer.headers["allow"]) == (200, "GET, HEAD, POST")
+    def test_options_of_the_server_lists_all_methods(self, endpoint):
+        response = endpoint.request("OPTIONS", "*")
+        assert (response.status, response.headers["allow"]) == (200, "GET, HEAD, POST")
 
-    def test_a_url_as_the_request_target(self, endpoint):
-        answer = endpoint.request("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
-        assert answer.status == 200
-        assert len(answer.json["active_alerts"]) <= 1
+    def test_the_request_target_may_be_a_url(self, endpoint):
+        response = endpoint.request("GET", "http://127.0.0.1/api/v1/alerts/active?limit=1")
+        assert response.status == 200
+        assert len(response.json["active_alerts"]) <= 1
 
     def test_browsers_must_not_sniff_or_cache_responses(self, endpoint):
         for path in [*ROUTES, "/", "/api/v1/alerts/active?x=1", "no path"]:
-            answer = endpoint.get(path)
-            assert answer.headers["x-content-type-options"] == "nosniff", path
-            assert answer.headers["cache-control"] == "no-store", path
+            response = endpoint.get(path)
+            assert response.headers["x-content-type-options"] == "nosniff", path
+            assert response.headers["cache-control"] == "no-store", path
 
-    def test_live(self, endpoint):
+    def test_live_reports_that_the_endpoint_runs(self, endpoint):
         assert endpoint.get("/api/v1/health/live").json == {"status": "alive"}
 
-    def test_health(self, endpoint):
-        answer = endpoint.get("/api/v1/health")
-        assert answer.status == 200
-        health = answer.json
+    def test_health_reports_every_component(self, endpoint):
+        response = endpoint.get("/api/v1/health")
+        assert response.status == 200
+        health = response.json
         assert health["status"] in ("ok", "degraded")
         assert health["address"] == f"http://127.0.0.1:{endpoint.port}"
         assert (health["authentication"], health["database"], health["dry_run"]) == (
@@ -106,46 +106,46 @@ class TestRoutes:
             True,
         )
         assert set(health["components"]) == {"journal", "broker", "database", "stackstorm"}
-        for part in health["components"].values():
-            assert {"state", "since", "detail", "waiting"} <= set(part)
+        for component in health["components"].values():
+            assert {"state", "since", "detail", "waiting"} <= set(component)
 
 
-class TestInternalErrors:
-    """503 is only for a temporary state of the endpoint."""
+class TestErrors:
+    """The endpoint responds with 503 if a retry may succeed."""
 
-    def test_an_internal_error_is_answered_without_details(self, tmp_path, monkeypatch, caplog):
-        def fails(raw, identity):
+    def test_the_response_to_an_internal_error_has_no_details(self, tmp_path, monkeypatch, caplog):
+        def fail(raw, identity):
             raise RuntimeError("hush-word")
 
-        endpoint = KINDS["threads"](tmp_path).start().ready()
+        endpoint = ENDPOINT_CLASSES["threads"](tmp_path).start().ready()
         try:
-            monkeypatch.setattr(webhook_module.alertmanager, "parse", fails)
-            answer = endpoint.post(webhook())
+            monkeypatch.setattr(webhook_module.alertmanager, "parse", fail)
+            response = endpoint.post(webhook())
             monkeypatch.undo()
             assert endpoint.post(webhook()).status == 202
         finally:
             endpoint.stop()
-        problem = check_problem(answer, 503)
-        assert "hush" not in answer.body.decode() and "RuntimeError" not in answer.body.decode()
+        problem = check_problem(response, 503)
+        assert "hush" not in response.body.decode() and "RuntimeError" not in response.body.decode()
         # The log contains the details.
         assert problem["request_id"] in caplog.text and "hush-word" in caplog.text
 
-    def test_an_unreadable_file_gets_a_response(self, tmp_path, monkeypatch):
+    def test_an_unreadable_file_is_an_internal_error(self, tmp_path, monkeypatch):
         """The error is an OSError, like that of a disconnected client."""
 
-        def fails(self):
+        def fail(self):
             raise PermissionError(13, "Permission denied", "/some/file")
 
-        endpoint = KINDS["threads"](tmp_path).start().ready()
+        endpoint = ENDPOINT_CLASSES["threads"](tmp_path).start().ready()
         try:
-            monkeypatch.setattr(type(endpoint.endpoint), "health", fails)
+            monkeypatch.setattr(type(endpoint.endpoint), "health", fail)
             check_problem(endpoint.get("/api/v1/health"), 503)
         finally:
             monkeypatch.undo()
             endpoint.stop()
 
-    def test_the_backlog_is_full(self, make):
-        endpoint = make(backlog_limit=2)
+    def test_webhooks_are_refused_while_the_backlog_is_full(self, start_endpoint):
+        endpoint = start_endpoint(backlog_limit=2)
         endpoint.set_broker(up=False)
         statuses = [endpoint.post(webhook()).status for _ in range(4)]
         assert statuses[:2] == [202, 202] and statuses[2:] == [503, 503]
@@ -159,8 +159,8 @@ class TestInternalErrors:
         wait_for(lambda: endpoint.post(webhook()).status == 202)
         assert len({e[0] for e in endpoint.entries()}) == 3
 
-    def test_the_journal_is_locked_and_then_unlocked(self, make):
-        endpoint = make()
+    def test_webhooks_are_refused_while_the_journal_is_locked(self, start_endpoint):
+        endpoint = start_endpoint()
         path = os.path.join(endpoint.config["state_dir"], "journal.sqlite")
         with sqlite3.connect(path, isolation_level=None) as connection:
             connection.execute("BEGIN EXCLUSIVE")
@@ -172,27 +172,27 @@ class TestInternalErrors:
         assert endpoint.post(webhook()).status == 202
         assert len(endpoint.entries()) == 1
 
-    def test_a_locked_tracking_database_does_not_block_webhooks(self, make):
-        endpoint = make()
+    def test_a_locked_tracking_database_does_not_block_webhooks(self, start_endpoint):
+        endpoint = start_endpoint()
         assert endpoint.post(webhook()).status == 202
-        # The stub behind the broker records in the endpoint's process, so it must finish first.
+        # The fake broker records in the endpoint's process, so recording must finish first.
         wait_for(lambda: "poundcake.webhook" in [trigger for trigger, _, _ in endpoint.published()])
         endpoint.set_broker(up=False)
         path = os.path.join(endpoint.config["state_dir"], "tracking.sqlite")
         with sqlite3.connect(path, isolation_level=None) as connection:
             connection.execute("BEGIN EXCLUSIVE")
-            views = [
+            threads = [
                 threading.Thread(target=endpoint.get, args=("/api/v1/executions/recent",))
                 for _ in range(5)
             ]
-            for view in views:
-                view.start()
+            for thread in threads:
+                thread.start()
             slowest = 0
             for _ in range(10):
-                began = time.monotonic()
+                started_at = time.monotonic()
                 assert endpoint.post(webhook()).status == 202
-                slowest = max(slowest, time.monotonic() - began)
+                slowest = max(slowest, time.monotonic() - started_at)
             connection.execute("ROLLBACK")
-        for view in views:
-            view.join(20)
-        assert slowest < 4  # a view gives up after 5
+        for thread in threads:
+            thread.join(20)
+        assert slowest < 4  # a view gives up after 5 seconds

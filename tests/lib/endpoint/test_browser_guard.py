@@ -17,8 +17,8 @@ TOKEN = {"Authorization": "Bearer the-old-token-01"}
 )
 def test_a_host_name_from_dns_rebinding_is_refused(endpoint, host):
     before = len(endpoint.entries())
-    for answer in (endpoint.get(HEALTH, Host=host), endpoint.post(webhook(), Host=host)):
-        assert "http://127.0.0.1" in check_problem(answer, 403)["detail"]
+    for response in (endpoint.get(HEALTH, Host=host), endpoint.post(webhook(), Host=host)):
+        assert "http://127.0.0.1" in check_problem(response, 403)["detail"]
     assert len(endpoint.entries()) == before
 
 
@@ -32,7 +32,7 @@ def test_the_host_in_an_absolute_url_is_checked(endpoint):
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8000", "127.9.9.9", "localhost:9", "LocalHost", "[::1]:80", ""]
 )
-def test_loopback_names(endpoint, host):
+def test_loopback_names_are_accepted(endpoint, host):
     assert endpoint.get(HEALTH, Host=host).status == 200
 
 
@@ -48,36 +48,36 @@ def test_loopback_names(endpoint, host):
         "127.0.0.1",
     ],
 )
-def test_a_page_of_another_origin(endpoint, origin):
+def test_a_page_of_another_origin_is_refused(endpoint, origin):
     before = len(endpoint.entries())
-    for answer in (endpoint.get(HEALTH, Origin=origin), endpoint.post(webhook(), Origin=origin)):
-        assert "Origin" in check_problem(answer, 403)["detail"]
+    for response in (endpoint.get(HEALTH, Origin=origin), endpoint.post(webhook(), Origin=origin)):
+        assert "Origin" in check_problem(response, 403)["detail"]
     assert len(endpoint.entries()) == before
 
 
-def test_a_page_of_the_same_origin(endpoint):
+def test_a_page_of_the_same_origin_is_accepted(endpoint):
     host = f"127.0.0.1:{endpoint.port}"
     assert endpoint.get(HEALTH, Host=host, Origin="http://" + host).status == 200
 
 
-def test_a_form_posted_by_a_page(endpoint):
+def test_a_form_posted_by_a_page_is_refused(endpoint):
     """A browser sends these media types without a preflight request."""
     for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         assert endpoint.post(webhook(), Content_Type=media_type).status == 415
 
 
 def test_a_preflight_request_is_not_allowed(endpoint):
-    answer = endpoint.request("OPTIONS", "/api/v1/webhook", Origin="http://evil.example")
-    assert answer.status == 403
-    assert not [name for name in answer.headers if name.startswith("access-control")]
+    response = endpoint.request("OPTIONS", "/api/v1/webhook", Origin="http://evil.example")
+    assert response.status == 403
+    assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_live_is_open(endpoint):
+def test_live_accepts_any_host_name(endpoint):
     assert endpoint.get("/api/v1/health/live", Host="evil.example").status == 200
 
 
-def test_with_credentials_any_host_name_is_accepted(guarded):
+def test_any_host_name_is_accepted_if_credentials_are_required(guarded_endpoint):
     """A proxy may send any host name, and a page does not have the credentials."""
-    assert guarded.get(HEALTH, Host="poundcake.example", **TOKEN).status == 200
-    answer = guarded.post(webhook(), Host="x", Origin="https://grafana.example", **TOKEN)
-    assert answer.status == 202
+    assert guarded_endpoint.get(HEALTH, Host="poundcake.example", **TOKEN).status == 200
+    response = guarded_endpoint.post(webhook(), Host="x", Origin="https://grafana.example", **TOKEN)
+    assert response.status == 202

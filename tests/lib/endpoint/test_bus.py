@@ -24,9 +24,9 @@ def connect_to(url):
 def queue(rabbitmq):
     """Return the rules engine's queue, empty and bound to StackStorm's exchange."""
     with kombu.Connection(rabbitmq.url) as connection:
-        # A stand-in that used the same server may have left its queue behind.
-        other = EXCHANGE.name + ".rules_engine"
-        kombu.Queue(other, channel=connection.channel()).delete()
+        # Delete the queue of a stand-in that used the same server.
+        stand_in_queue = EXCHANGE.name + ".rules_engine"
+        kombu.Queue(stand_in_queue, channel=connection.channel()).delete()
         bound_queue = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
         bound_queue.declare()
         bound_queue.purge()
@@ -43,7 +43,7 @@ def bus(rabbitmq, queue):
     bus.close()
 
 
-def arrived(url):
+def read_messages(url):
     """Return the messages that the rules engine would read."""
     messages = []
     with kombu.Connection(url) as connection:
@@ -55,9 +55,9 @@ def arrived(url):
             messages.append(message)
 
 
-def test_a_trigger_arrives_as_stackstorm_reads_it(bus, rabbitmq):
+def test_a_trigger_has_the_format_that_stackstorm_reads(bus, rabbitmq):
     bus.publish("poundcake.alert", {"labels": {"a": "é 🍰"}}, "the-request")
-    (message,) = arrived(rabbitmq.url)
+    (message,) = read_messages(rabbitmq.url)
     assert message.payload == {
         "trigger": "poundcake.alert",
         "payload": {"labels": {"a": "é 🍰"}},
@@ -65,18 +65,17 @@ def test_a_trigger_arrives_as_stackstorm_reads_it(bus, rabbitmq):
     }
     assert pickle.loads(message.body) == message.payload
     assert message.delivery_info["routing_key"] == "trigger_instance"
-    assert (
-        message.properties["delivery_mode"] == 2
-    )  # persistent: it survives a restart of the broker
+    # The message is persistent: it survives a restart of the broker.
+    assert message.properties["delivery_mode"] == 2
 
 
 def test_triggers_arrive_in_order_on_one_connection(bus, rabbitmq):
     for number in range(50):
         bus.publish("poundcake.alert", {"n": number}, "t")
-    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == list(range(50))
+    assert [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)] == list(range(50))
 
 
-def test_from_many_threads(bus, rabbitmq):
+def test_many_threads_can_publish_at_once(bus, rabbitmq):
     threads = [
         threading.Thread(target=bus.publish, args=("poundcake.alert", {"n": n}, "t"))
         for n in range(20)
@@ -85,7 +84,7 @@ def test_from_many_threads(bus, rabbitmq):
         thread.start()
     for thread in threads:
         thread.join(20)
-    numbers = [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)]
+    numbers = [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)]
     assert sorted(numbers) == list(range(20))
 
 
@@ -93,40 +92,40 @@ def test_a_missing_queue_is_an_error_until_it_exists(bus, rabbitmq, queue):
     with kombu.Connection(rabbitmq.url) as connection:
         kombu.Queue(queue, channel=connection.channel()).delete()
     for _ in range(2):
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(BusError):
             bus.publish("poundcake.alert", {}, "t")
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - started_at < 30
     with kombu.Connection(rabbitmq.url) as connection:
         kombu.Queue(queue, EXCHANGE, "#", durable=True)(connection).declare()
     bus.publish("poundcake.alert", {"n": 1}, "t")
-    assert len(arrived(rabbitmq.url)) == 1
+    assert len(read_messages(rabbitmq.url)) == 1
 
 
 def test_a_lost_broker_is_an_error_until_it_returns(bus, rabbitmq):
     bus.publish("poundcake.alert", {"n": 0}, "t")
     rabbitmq.kill()
     for _ in range(2):
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(BusError) as caught:
             bus.publish("poundcake.alert", {"n": 1}, "t")
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - started_at < 30
         assert "guest" not in str(caught.value)
     rabbitmq.start()
     bus.publish("poundcake.alert", {"n": 2}, "t")
-    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [0, 2]
+    assert [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)] == [0, 2]
 
 
-def test_a_connection_that_died_unnoticed_is_replaced(bus, rabbitmq):
+def test_a_connection_lost_between_messages_is_replaced(bus, rabbitmq):
     bus.publish("poundcake.alert", {"n": 0}, "t")
     rabbitmq.stop()
     rabbitmq.start()
     bus.publish("poundcake.alert", {"n": 1}, "t")
-    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [0, 1]
+    assert [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)] == [0, 1]
 
 
 def test_a_silent_broker_is_an_error_after_the_timeout():
-    """The broker listens and never answers, like one that is out of memory."""
+    """The broker listens but never answers, like a broker that is out of memory."""
     import socket
 
     with socket.socket() as listener:
@@ -134,10 +133,10 @@ def test_a_silent_broker_is_an_error_after_the_timeout():
         listener.listen(5)
         url = f"amqp://guest:guest@127.0.0.1:{listener.getsockname()[1]}//"
         bus = Bus(connect_to(url))
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(BusError):
             bus.publish("poundcake.alert", {}, "t")
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - started_at < 30
 
 
 def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
@@ -164,10 +163,10 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
         deadline = time.monotonic() + 60
         with pytest.raises(BusError):
             while True:  # the alarm takes a moment to reach the connections
-                began = time.monotonic()
+                started_at = time.monotonic()
                 bus.publish("poundcake.alert", {"n": 1}, "t")
-                assert began < deadline, "messages are still confirmed"
-        assert time.monotonic() - began < 30
+                assert started_at < deadline, "messages are still confirmed"
+        assert time.monotonic() - started_at < 30
     finally:
         control("set_vm_memory_high_watermark", "0.4")
     deadline = time.monotonic() + 60
@@ -177,45 +176,45 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
             break
         except BusError:
             assert time.monotonic() < deadline
-    assert arrived(rabbitmq.url)[-1].payload["payload"] == {"n": 2}
+    assert read_messages(rabbitmq.url)[-1].payload["payload"] == {"n": 2}
 
 
-def test_a_wrong_password_is_an_error_that_does_not_show_it(rabbitmq):
+def test_the_error_about_a_wrong_password_does_not_show_it(rabbitmq):
     bus = Bus(connect_to(f"amqp://nobody:hidden-word@127.0.0.1:{rabbitmq.port}//"))
-    for use in (bus.check, lambda: bus.publish("poundcake.alert", {}, "t")):
+    for connect in (bus.check, lambda: bus.publish("poundcake.alert", {}, "t")):
         with pytest.raises(BusError) as caught:
-            use()
+            connect()
         assert "hidden-word" not in str(caught.value)
 
 
 def test_closing_does_not_wait(bus, rabbitmq):
     bus.publish("poundcake.alert", {}, "t")
     rabbitmq.kill()
-    began = time.monotonic()
+    started_at = time.monotonic()
     bus.close()
     bus.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - started_at < 20
 
 
-def test_an_unreachable_server():
+def test_an_unreachable_server_is_an_error():
     bus = Bus(connect_to(f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"))
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(BusError):
         bus.check()
     with pytest.raises(BusError):
         bus.publish("poundcake.alert", {}, "t")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - started_at < 30
 
 
 def test_a_check_publishes_nothing_and_keeps_the_connection(bus, rabbitmq):
     bus.check()
-    assert arrived(rabbitmq.url) == []
+    assert read_messages(rabbitmq.url) == []
     bus.publish("poundcake.alert", {"n": 1}, "t")
-    assert len(arrived(rabbitmq.url)) == 1
+    assert len(read_messages(rabbitmq.url)) == 1
 
 
 def test_an_unserializable_message_is_an_error_and_the_next_one_is_sent(bus, rabbitmq):
     with pytest.raises(BusError):
         bus.publish("poundcake.alert", {"n": threading.Lock()}, "t")
     bus.publish("poundcake.alert", {"n": 2}, "t")
-    assert [m.payload["payload"]["n"] for m in arrived(rabbitmq.url)] == [2]
+    assert [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)] == [2]

@@ -1,4 +1,4 @@
-"""The watcher finds changes, and no error stops it."""
+"""The watcher finds changes of the configuration, and no error stops it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tests.waiting import wait_for
 
 @pytest.fixture
 def watcher(monkeypatch):
-    """Return a running watcher. `watcher.answer` is the registered configuration, or an error."""
+    """Return a running watcher, which reads `watcher.registered`: a configuration or an error."""
     monkeypatch.setattr(config_watcher, "POLL_SECONDS", 0.01)
     polled = threading.Event()
 
     def read():
-        if isinstance(started.answer, Exception):
-            raise started.answer
-        return started.answer
+        if isinstance(running_watcher.registered, Exception):
+            raise running_watcher.registered
+        return running_watcher.registered
 
-    started = ConfigWatcher({"port": 1}, read, polled.set)
-    started.answer = {"port": 1}
-    started.polled = polled
-    started.start()
-    yield started
-    started.stop()
+    running_watcher = ConfigWatcher({"port": 1}, read, polled.set)
+    running_watcher.registered = {"port": 1}
+    running_watcher.polled = polled
+    running_watcher.start()
+    yield running_watcher
+    running_watcher.stop()
 
 
 def test_a_registered_configuration_is_returned_once_per_poll(watcher):
-    watcher.answer = {"port": 2}
+    watcher.registered = {"port": 2}
     wait_for(lambda: watcher.latest == {"port": 2})
     assert watcher.polled.wait(10)
     watcher.stop()
@@ -48,17 +48,17 @@ def test_a_registered_configuration_is_returned_once_per_poll(watcher):
     ],
 )
 def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected):
-    watcher.answer = error
+    watcher.registered = error
     wait_for(lambda: watcher.problem)
     assert watcher.problem == f"the registered one cannot be read: {expected}"
     assert watcher.latest == {"port": 1}
-    watcher.answer = {"port": 3}
+    watcher.registered = {"port": 3}
     wait_for(lambda: watcher.latest == {"port": 3})
     assert watcher.problem == ""
 
 
-def test_without_stackstorm_the_initial_configuration_is_kept(watcher):
-    watcher.answer = ImportError("st2common.util.config_loader")
+def test_the_initial_configuration_is_kept_without_stackstorm(watcher):
+    watcher.registered = ImportError("st2common.util.config_loader")
     watcher.polled.clear()
     assert watcher.polled.wait(10)
     assert (watcher.latest, watcher.problem) == ({"port": 1}, "")

@@ -1,4 +1,4 @@
-"""Recorded requests are emitted once; only alerts that StackStorm lost are emitted again."""
+"""Each recorded request is emitted once. Only alerts that StackStorm lost are emitted again."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tests.lib.pipelines import Rig
 from tests.lib.samples import DELIMITERS, alert, later, webhook
 
 
-def names(rig):
-    return [payload["alert_name"] for payload in rig.bus.of(ALERT)]
+def emitted_names(rig):
+    return [payload["alert_name"] for payload in rig.bus.payloads(ALERT)]
 
 
-def several(*names, **more):
-    return [alert(name, fingerprint=name, **more) for name in names]
+def named_alerts(*names, **fields):
+    return [alert(name, fingerprint=name, **fields) for name in names]
 
 
 class TestTriggers:
-    def test_the_trigger_of_an_alert(self, rig):
+    def test_an_alert_is_emitted_with_all_its_fields(self, rig):
         request_id = rig.accept(alert("HostDown", fingerprint="f"))
         rig.advance()
         assert rig.state(request_id) == "recorded"
         assert [tag for name, _, tag in rig.bus.published if name in (WEBHOOK, ALERT)] == [
             request_id
         ] * 2
-        assert rig.bus.of(WEBHOOK) == [
+        assert rig.bus.payloads(WEBHOOK) == [
             {
                 "request_id": request_id,
                 "receiver": "poundcake",
@@ -48,7 +48,7 @@ class TestTriggers:
                 "outcomes": {"admitted": 1},
             }
         ]
-        assert rig.bus.of(ALERT) == [
+        assert rig.bus.payloads(ALERT) == [
             {
                 "request_id": request_id,
                 "episode": "f-1768392000000",
@@ -70,7 +70,7 @@ class TestTriggers:
                 "remediation": "",
             }
         ]
-        states = {part.state for part in vars(rig.components).values()}
+        states = {component.state for component in vars(rig.components).values()}
         assert states == {State.OK}
 
     def test_a_firing_alert_names_the_first_remediation_that_matches(self, rig):
@@ -80,13 +80,13 @@ class TestTriggers:
             {"name": "any", "match": ["alertname!="]},
         ]
         rig.bus.config = load({"remediations": [{**e, "mode": "evidence"} for e in entries]})
-        named = alert("HostDown", fingerprint="a", labels={"path": "/orders/{id}"})
-        rig.accept(named, alert("HostDown", fingerprint="b"))
+        firing = alert("HostDown", fingerprint="a", labels={"path": "/orders/{id}"})
+        rig.accept(firing, alert("HostDown", fingerprint="b"))
         rig.advance()
-        ended = {**named, "status": "resolved", "endsAt": "2026-01-14T12:00:05Z"}
-        rig.accept(ended, received_at=later(10))
+        resolved = {**firing, "status": "resolved", "endsAt": "2026-01-14T12:00:05Z"}
+        rig.accept(resolved, received_at=later(10))
         rig.advance()
-        emitted = [(p["status"], p["remediation"]) for p in rig.bus.of(ALERT)]
+        emitted = [(p["status"], p["remediation"]) for p in rig.bus.payloads(ALERT)]
         assert emitted == [("firing", "verbatim"), ("firing", "any"), ("resolved", "")]
 
     def test_a_changed_configuration_applies_to_the_next_alert(self, rig):
@@ -95,59 +95,67 @@ class TestTriggers:
             rig.bus.config = load({"remediations": [entry]})
             rig.accept(alert("HostDown", fingerprint=name))
             rig.advance()
-        assert [p["remediation"] for p in rig.bus.of(ALERT)] == ["before", "after"]
+        assert [p["remediation"] for p in rig.bus.payloads(ALERT)] == ["before", "after"]
 
     def test_a_request_without_alerts_is_done_after_its_webhook(self, rig):
         request_id = rig.accept()
         rig.advance()
         assert rig.state(request_id) == "done"
-        assert (len(rig.bus.of(WEBHOOK)), rig.bus.of(ALERT)) == (1, [])
+        assert (len(rig.bus.payloads(WEBHOOK)), rig.bus.payloads(ALERT)) == (1, [])
 
-    def test_a_limit_is_announced_once_until_it_is_not_reached_for_an_hour(self, rig):
+    def test_a_limit_is_announced_again_only_after_an_hour_without_it(self, rig):
         rig.bus.config = Config(max_remediations_per_hour=1)
-        named = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
-        first = rig.accept(*named[:3])
+        limited_alerts = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
+        first_id = rig.accept(*limited_alerts[:3])
         rig.advance()
-        rig.accept(named[3])
-        other = rig.accept(*[alert("B", fingerprint=f) for f in "56"])
+        rig.accept(limited_alerts[3])
+        other_id = rig.accept(*[alert("B", fingerprint=f) for f in "56"])
         rig.advance()
-        payloads = rig.bus.of(LIMIT_REACHED)
+        payloads = rig.bus.payloads(LIMIT_REACHED)
         assert [(p["alert_name"], p["request_id"]) for p in payloads] == [
-            ("A", first),
-            ("B", other),
+            ("A", first_id),
+            ("B", other_id),
         ]
         assert (payloads[0]["instance"], payloads[0]["severity"]) == ("i2", "critical")
         assert payloads[0]["reason"].startswith("limit of 1 an hour")
         much_later = later(3 * 3600)
-        late = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
-        rig.accept(*late, received_at=much_later)
+        late_alerts = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
+        rig.accept(*late_alerts, received_at=much_later)
         rig.advance()
-        assert len(rig.bus.of(LIMIT_REACHED)) == 3
+        assert len(rig.bus.payloads(LIMIT_REACHED)) == 3
 
     def test_the_end_of_a_limit_is_read_from_its_column(self):
-        limited = triggers.LimitedAlert(1, "A", "", "", "e", "a sentence of 9 words", later(60))
+        limited_alert = triggers.LimitedAlert(
+            1, "A", "", "", "e", "a sentence of 9 words", later(60)
+        )
         request = triggers.RecordedRequest(1, "r", "", "", "")
-        payload = triggers.limit_reached_payload(request, limited)
+        payload = triggers.limit_reached_payload(request, limited_alert)
         assert payload["until"] == "2026-01-14T12:01:00Z"
 
     def test_only_admitted_and_resolved_alerts_are_emitted(self, rig):
-        resolve = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
-        again = alert("A", fingerprint="a")
-        rig.accept(again, again, {"labels": 1}, alert("B", fingerprint="b"), resolve, resolve)
+        resolved = alert("B", status="resolved", endsAt="2026-01-14T12:00:05Z", fingerprint="b")
+        repeated = alert("A", fingerprint="a")
+        rig.accept(
+            repeated, repeated, {"labels": 1}, alert("B", fingerprint="b"), resolved, resolved
+        )
         rig.advance()
-        emitted = [(p["alert_name"], p["status"]) for p in rig.bus.of(ALERT)]
+        emitted = [(p["alert_name"], p["status"]) for p in rig.bus.payloads(ALERT)]
         assert sorted(emitted) == [("A", "firing"), ("B", "firing"), ("B", "resolved")]
-        (payload,) = rig.bus.of(WEBHOOK)
+        (payload,) = rig.bus.payloads(WEBHOOK)
         assert (payload["alerts_received"], payload["outcomes"]["malformed"]) == (6, 1)
 
     def test_every_string_is_inert_and_never_null(self, rig):
         text = "{{ st2kv.system.x }}<% ctx() %>{\"'\\\n"
         rig.bus.config = Config(max_remediations_per_hour=1)
         labels = {text: text, "job": text, "severity": text, "instance": text}
-        both = [alert(text, fingerprint=f, labels=labels) for f in "12"]
-        rig.accept(*both, body=json.dumps(webhook(*both, receiver=text)))
+        hostile_alerts = [alert(text, fingerprint=f, labels=labels) for f in "12"]
+        rig.accept(*hostile_alerts, body=json.dumps(webhook(*hostile_alerts, receiver=text)))
         rig.advance()
-        assert [len(rig.bus.of(name)) for name in (WEBHOOK, ALERT, LIMIT_REACHED)] == [1, 1, 1]
+        assert [len(rig.bus.payloads(name)) for name in (WEBHOOK, ALERT, LIMIT_REACHED)] == [
+            1,
+            1,
+            1,
+        ]
 
         def strings(value):
             if isinstance(value, dict):
@@ -160,9 +168,9 @@ class TestTriggers:
         for _, payload, _ in rig.bus.published:
             texts = list(strings(payload))
             assert None not in texts
-            for one in texts:
-                assert not any(d in str(one) for d in DELIMITERS)
-                assert not set(str(one)) & set("{}<>\"'\\\n")
+            for value in texts:
+                assert not any(d in str(value) for d in DELIMITERS)
+                assert not set(str(value)) & set("{}<>\"'\\\n")
 
     @pytest.mark.parametrize(
         "instance, host",
@@ -178,14 +186,17 @@ class TestTriggers:
     def test_the_host_is_canonical_or_empty(self, rig, instance, host):
         rig.accept(alert(labels={"instance": instance}))
         rig.advance()
-        assert [payload["host"] for payload in rig.bus.of(ALERT)] == [host]
+        assert [payload["host"] for payload in rig.bus.payloads(ALERT)] == [host]
 
     def test_another_label_may_name_the_host(self, rig):
         rig.bus.config = Config(host_label="node")
-        exporter = {"instance": "kube-state-metrics:8080"}
-        rig.accept(alert("A", labels={**exporter, "node": "worker-1"}), alert("B", labels=exporter))
+        exporter_labels = {"instance": "kube-state-metrics:8080"}
+        rig.accept(
+            alert("A", labels={**exporter_labels, "node": "worker-1"}),
+            alert("B", labels=exporter_labels),
+        )
         rig.advance()
-        assert [(p["instance"], p["host"]) for p in rig.bus.of(ALERT)] == [
+        assert [(p["instance"], p["host"]) for p in rig.bus.payloads(ALERT)] == [
             ("kube-state-metrics:8080", "worker-1"),
             ("kube-state-metrics:8080", ""),
         ]
@@ -194,25 +205,25 @@ class TestTriggers:
         rig.bus.records = False
         request_id = rig.accept(alert())
         rig.advance(5)
-        assert rig.bus.of(ALERT) == rig.bus.of(WEBHOOK) == []
+        assert rig.bus.payloads(ALERT) == rig.bus.payloads(WEBHOOK) == []
         assert rig.state(request_id) == "announced"
 
 
-class TestExplained:
+class TestExplanations:
     def test_a_lost_alert_is_emitted_again_at_growing_intervals(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
         rig.advance(300)
-        assert len(names(rig)) == 1  # it has not been reported as lost
+        assert len(emitted_names(rig)) == 1  # it has not been reported as lost
         rig.set_explanation("retry")
         rig.advance(6)
-        assert len(names(rig)) == 2
+        assert len(emitted_names(rig)) == 2
         rig.advance(110)
-        assert len(names(rig)) == 2
+        assert len(emitted_names(rig)) == 2
         rig.advance(15)
-        assert len(names(rig)) == 3
-        assert len(rig.bus.of(WEBHOOK)) == 1
-        assert rig.bus.of(ALERT)[0] == rig.bus.of(ALERT)[2]
+        assert len(emitted_names(rig)) == 3
+        assert len(rig.bus.payloads(WEBHOOK)) == 1
+        assert rig.bus.payloads(ALERT)[0] == rig.bus.payloads(ALERT)[2]
         rig.set_explanation("no_rule")
         rig.advance(6)
         assert rig.state(request_id) == "done"
@@ -242,195 +253,197 @@ class TestRefused:
 
     def test_one_refused_alert_of_a_hundred_does_not_affect_the_others(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "A50"
-        request_id = rig.accept(*several(*[f"A{n}" for n in range(100)]))
+        request_id = rig.accept(*named_alerts(*[f"A{n}" for n in range(100)]))
         rig.advance()
         for _ in range(5):
             rig.advance(61)
-        assert names(rig) == [f"A{n}" for n in range(100) if n != 50]
+        assert emitted_names(rig) == [f"A{n}" for n in range(100) if n != 50]
         rig.bus.refuses = lambda trigger, payload: False
         rig.advance(61)
-        assert names(rig)[99:] == ["A50"]
-        assert len(rig.bus.of(WEBHOOK)) == 1
+        assert emitted_names(rig)[99:] == ["A50"]
+        assert len(rig.bus.payloads(WEBHOOK)) == 1
         rig.set_explanation("execution")
         rig.advance(6)
         assert rig.state(request_id) == "done"
 
     def test_an_alert_that_stackstorm_lost_does_not_wait_for_a_refused_one(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
-        rig.accept(*several("Bad", "Lost", "Good"))
+        rig.accept(*named_alerts("Bad", "Lost", "Good"))
         rig.advance()
         for _ in range(10):
             rig.advance(61)
-        assert names(rig) == ["Lost", "Good"]
+        assert emitted_names(rig) == ["Lost", "Good"]
         self.explain(rig, "Lost", "retry")
         for _ in range(3):
             for _ in range(60):
                 rig.advance(61)
-        # Again less and less often, at last once an hour.
-        assert 3 <= names(rig).count("Lost") <= 5
-        assert names(rig).count("Good") == 1
-        assert len(rig.bus.of(WEBHOOK)) == 1
+        # The interval between emissions grows to an hour.
+        assert 3 <= emitted_names(rig).count("Lost") <= 5
+        assert emitted_names(rig).count("Good") == 1
+        assert len(rig.bus.payloads(WEBHOOK)) == 1
         rig.bus.refuses = lambda trigger, payload: False
         self.explain(rig, "Lost", "execution")
         rig.advance(61)
-        assert names(rig)[-1] == "Bad"
+        assert emitted_names(rig)[-1] == "Bad"
 
     def explain(self, rig, name, explanation):
         with database.transaction(rig.engine) as connection:
             statement = update(alerts).where(alerts.c.alert_name == name)
             connection.execute(statement.values(explanation=explanation))
 
-    def test_the_next_requests_are_emitted(self, rig):
+    def test_a_refused_request_does_not_delay_the_next_ones(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
-        bad = rig.accept(*several("Bad"))
-        good = [rig.accept(*several(f"Good{n}")) for n in range(5)]
+        bad_id = rig.accept(*named_alerts("Bad"))
+        good_ids = [rig.accept(*named_alerts(f"Good{n}")) for n in range(5)]
         rig.advance()
-        assert names(rig) == [f"Good{n}" for n in range(5)]
+        assert emitted_names(rig) == [f"Good{n}" for n in range(5)]
         # The broker is not at fault.
         assert rig.components.broker.state == State.OK
         assert rig.pipeline.problem() == ("the triggers of 1 request cannot be published: refused")
-        rig.accept(*several("Later"))
+        rig.accept(*named_alerts("Later"))
         rig.advance(2)
-        assert names(rig)[-1] == "Later"
+        assert emitted_names(rig)[-1] == "Later"
         rig.bus.refuses = lambda trigger, payload: False
         rig.advance(61)
-        assert names(rig)[-1] == "Bad"
+        assert emitted_names(rig)[-1] == "Bad"
         assert rig.pipeline.problem() == ""
-        assert {rig.state(i) for i in [bad, *good]} == {"recorded"}
+        assert {rig.state(i) for i in [bad_id, *good_ids]} == {"recorded"}
 
     def test_an_emission_that_raises_does_not_block_others(self, rig, monkeypatch, caplog):
-        payload_of = triggers.alert_payload
+        create_payload = triggers.alert_payload
 
-        def fails(request, alert, remediations):
+        def fail_for_bad(request, alert, remediations):
             if alert.alert_name == "Bad":
                 raise KeyError("an internal fault")
-            return payload_of(request, alert, remediations)
+            return create_payload(request, alert, remediations)
 
-        monkeypatch.setattr(triggers, "alert_payload", fails)
-        bad = rig.accept(*several("Bad"))
-        rig.accept(*several("Good"))
+        monkeypatch.setattr(triggers, "alert_payload", fail_for_bad)
+        bad_id = rig.accept(*named_alerts("Bad"))
+        rig.accept(*named_alerts("Good"))
         rig.advance()
         rig.advance(61)
-        assert names(rig) == ["Good"]
-        assert bad in caplog.text and "an internal fault" in caplog.text
-        monkeypatch.setattr(triggers, "alert_payload", payload_of)
+        assert emitted_names(rig) == ["Good"]
+        assert bad_id in caplog.text and "an internal fault" in caplog.text
+        monkeypatch.setattr(triggers, "alert_payload", create_payload)
         rig.advance(61)
-        assert names(rig) == ["Good", "Bad"]
-        assert len(rig.bus.of(WEBHOOK)) == 2
+        assert emitted_names(rig) == ["Good", "Bad"]
+        assert len(rig.bus.payloads(WEBHOOK)) == 2
 
     def test_many_consecutive_failures_mean_that_the_broker_is_down(self, rig):
         rig.bus.refuses = lambda trigger, payload: trigger in (WEBHOOK, ALERT)
-        ids = [rig.accept(*several(str(n))) for n in range(10)]
+        ids = [rig.accept(*named_alerts(str(n))) for n in range(10)]
         rig.advance()
         assert rig.components.broker.state == State.DOWN
         rig.bus.refuses = lambda trigger, payload: False
         rig.advance(61)
-        assert sorted(names(rig)) == sorted(str(n) for n in range(10))
+        assert sorted(emitted_names(rig)) == sorted(str(n) for n in range(10))
         assert rig.components.broker.state == State.OK
         assert {rig.state(i) for i in ids} == {"recorded"}
 
-    def test_a_broker_that_fails_in_the_middle_of_a_request(self, rig):
+    def test_a_request_interrupted_by_the_broker_is_continued_later(self, rig):
         def refuses(trigger, payload):
             rig.bus.is_down = rig.bus.is_down or payload.get("alert_name") == "A50"
             return rig.bus.is_down
 
         rig.bus.refuses = refuses
-        rig.accept(*several(*[f"A{n}" for n in range(100)]))
+        rig.accept(*named_alerts(*[f"A{n}" for n in range(100)]))
         for _ in range(3):
             rig.advance(31)
-        assert names(rig) == [f"A{n}" for n in range(50)]
+        assert emitted_names(rig) == [f"A{n}" for n in range(50)]
         assert rig.components.broker.state == State.DOWN
         rig.bus.refuses, rig.bus.is_down = lambda trigger, payload: False, False
         rig.advance(61)
-        assert names(rig) == [f"A{n}" for n in range(100)]
-        assert len(rig.bus.of(WEBHOOK)) == 1
+        assert emitted_names(rig) == [f"A{n}" for n in range(100)]
+        assert len(rig.bus.payloads(WEBHOOK)) == 1
 
     def test_an_unavailable_broker_is_reported_even_for_a_single_request(self, rig):
         rig.bus.records = False
         rig.accept()  # without alerts, so that no open work causes a sync
         rig.advance()
-        rig.bus.record(rig.bus.of(triggers.ANNOUNCE)[0])
+        rig.bus.record(rig.bus.payloads(triggers.ANNOUNCE)[0])
         rig.bus.is_down = True
         rig.advance(2)
         assert rig.components.broker.state == State.DOWN
         rig.bus.is_down = False
         rig.advance(61)
-        assert len(rig.bus.of(WEBHOOK)) == 1
+        assert len(rig.bus.payloads(WEBHOOK)) == 1
 
     def test_an_unwritable_journal_does_not_cause_another_emission(self, rig, monkeypatch):
-        request_id = rig.accept(*several("A"))
-        monkeypatch.setattr(rig.journal, "mark_emitted", self.fails)
+        request_id = rig.accept(*named_alerts("A"))
+        monkeypatch.setattr(rig.journal, "mark_emitted", self.fail_to_write)
         rig.advance()
         for _ in range(3):
             rig.advance(31)
-        assert names(rig) == ["A"]
-        assert len(rig.bus.of(WEBHOOK)) == 1
+        assert emitted_names(rig) == ["A"]
+        assert len(rig.bus.payloads(WEBHOOK)) == 1
         monkeypatch.undo()
         assert rig.journal.find(request_id).emit_after is None
 
-    def fails(self, *args):
+    def fail_to_write(self, *args):
         raise emitter.JournalError("disk I/O error")
 
 
 class TestMemory:
     def test_labels_are_loaded_in_chunks(self, rig, monkeypatch):
-        loaded = []
+        chunk_bytes = []
         load_alerts = alert_loader.load_alerts
 
-        def counted(connection, ids):
-            found = load_alerts(connection, ids)
-            loaded.append(sum(len(a.labels) for a in found.values()))
-            return found
+        def counting_load(connection, ids):
+            loaded_alerts = load_alerts(connection, ids)
+            chunk_bytes.append(sum(len(a.labels) for a in loaded_alerts.values()))
+            return loaded_alerts
 
-        monkeypatch.setattr(alert_loader, "load_alerts", counted)
+        monkeypatch.setattr(alert_loader, "load_alerts", counting_load)
         monkeypatch.setattr(alert_loader, "LOAD_BYTES", 10_000)
-        large = several(*[f"A{n}" for n in range(30)], labels={"x": "y" * 2000})
+        large_alerts = named_alerts(*[f"A{n}" for n in range(30)], labels={"x": "y" * 2000})
         for start in range(0, 30, 10):
-            rig.accept(*large[start : start + 10])
+            rig.accept(*large_alerts[start : start + 10])
         rig.advance()
-        assert names(rig) == [f"A{n}" for n in range(30)]
-        assert len(loaded) >= 6
-        assert max(loaded) <= 10_000
+        assert emitted_names(rig) == [f"A{n}" for n in range(30)]
+        assert len(chunk_bytes) >= 6
+        assert max(chunk_bytes) <= 10_000
 
 
 class TestReplays:
     def test_a_replay_recorded_by_any_process_is_emitted(self, rig):
-        request_id = rig.accept(*several("One", "Two"))
+        request_id = rig.accept(*named_alerts("One", "Two"))
         rig.advance()
         rig.set_explanation("execution")
         rig.advance(6)
         assert rig.state(request_id) == "done"
-        again = replay_request(rig.engine, Config(), request_id)["request_id"]
+        replay_id = replay_request(rig.engine, Config(), request_id)["request_id"]
         rig.advance(6)
-        assert [p["request_id"] for p in rig.bus.of(ALERT)] == [request_id] * 2 + [again] * 2
-        assert [p["request_id"] for p in rig.bus.of(WEBHOOK)] == [request_id, again]
+        assert [p["request_id"] for p in rig.bus.payloads(ALERT)] == [request_id] * 2 + [
+            replay_id
+        ] * 2
+        assert [p["request_id"] for p in rig.bus.payloads(WEBHOOK)] == [request_id, replay_id]
         # It is recorded, so it is never announced, even after a restart.
         rig.reopen().advance(6)
         assert len(rig.bus.batches) == 1
-        assert len(rig.bus.of(ALERT)) == 4
+        assert len(rig.bus.payloads(ALERT)) == 4
         rig.set_explanation("execution")
         rig.advance(6)
-        assert rig.state(again) == "done"
+        assert rig.state(replay_id) == "done"
 
-    def test_any_number_of_open_replays_is_emitted(self, rig, monkeypatch):
+    def test_replays_are_emitted_even_if_they_are_imported_one_by_one(self, rig, monkeypatch):
         monkeypatch.setattr("poundcake.endpoint.replay_importer.IMPORTED_TOGETHER", 1)
-        ids = [rig.accept(*several(name)) for name in "abc"]
+        ids = [rig.accept(*named_alerts(name)) for name in "abc"]
         rig.advance()
-        again = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}
+        replay_ids = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}
         rig.advance(6)
-        assert {p["request_id"] for p in rig.bus.of(ALERT)} == again | set(ids)
+        assert {p["request_id"] for p in rig.bus.payloads(ALERT)} == replay_ids | set(ids)
 
-    def test_a_replay_without_work_is_skipped(self, rig):
+    def test_a_replay_with_nothing_to_emit_is_skipped(self, rig):
         request_id = rig.accept(alert())
         rig.advance()
         # The replay finds the incident open while the first workflow runs.
-        episode = rig.bus.of(ALERT)[0]["episode"]
+        episode = rig.bus.payloads(ALERT)[0]["episode"]
         claims.link(rig.engine, request_id, episode, "w", "e1")
-        again = replay_request(rig.engine, Config(), request_id)
-        assert again["outcomes"] == {"duplicate": 1}
+        replay = replay_request(rig.engine, Config(), request_id)
+        assert replay["outcomes"] == {"duplicate": 1}
         rig.advance(6)
-        assert rig.journal.find(again["request_id"]) is None
-        assert len(rig.bus.of(ALERT)) == 1
+        assert rig.journal.find(replay["request_id"]) is None
+        assert len(rig.bus.payloads(ALERT)) == 1
 
 
 class TestTwoEndpoints:
@@ -438,12 +451,12 @@ class TestTwoEndpoints:
 
     @pytest.fixture
     def rigs(self, tmp_path, database_path, clock):
-        made = []
+        new_rigs = []
         for name in "ab":
             (tmp_path / name).mkdir()
-            made.append(Rig(tmp_path / name, database_path, clock).assemble())
-        yield made
-        for rig in made:
+            new_rigs.append(Rig(tmp_path / name, database_path, clock).assemble())
+        yield new_rigs
+        for rig in new_rigs:
             rig.close()
 
     def advance(self, rigs, seconds=0.0):
@@ -451,72 +464,75 @@ class TestTwoEndpoints:
             rig.advance(seconds)
 
     def emitted(self, rigs, trigger):
-        return [payload["request_id"] for rig in rigs for payload in rig.bus.of(trigger)]
+        return [payload["request_id"] for rig in rigs for payload in rig.bus.payloads(trigger)]
 
-    @pytest.mark.parametrize("first", [0, 1])
-    def test_a_replay(self, rigs, first):
+    @pytest.mark.parametrize("first_rig", [0, 1])
+    def test_a_replay_is_emitted_by_only_one_endpoint(self, rigs, first_rig):
         request_id = rigs[0].accept(alert())
         self.advance(rigs)
         rigs[0].set_explanation("execution")
         self.advance(rigs, 6)
-        again = replay_request(rigs[0].engine, Config(), request_id)["request_id"]
-        ordered = rigs if first == 0 else rigs[::-1]
+        replay_id = replay_request(rigs[0].engine, Config(), request_id)["request_id"]
+        ordered = rigs if first_rig == 0 else rigs[::-1]
         for _ in range(5):
             self.advance(ordered, 6)
-        assert {rig.state(again) for rig in rigs} == {"recorded"}
-        assert self.emitted(rigs, ALERT).count(again) == 1
-        assert self.emitted(rigs, WEBHOOK).count(again) == 1
+        assert {rig.state(replay_id) for rig in rigs} == {"recorded"}
+        assert self.emitted(rigs, ALERT).count(replay_id) == 1
+        assert self.emitted(rigs, WEBHOOK).count(replay_id) == 1
         rigs[0].set_explanation("execution")
         self.advance(rigs, 31)
-        assert {rig.state(again) for rig in rigs} == {"done"}
-        assert self.emitted(rigs, ALERT).count(again) == 1
+        assert {rig.state(replay_id) for rig in rigs} == {"done"}
+        assert self.emitted(rigs, ALERT).count(replay_id) == 1
 
-    def test_an_unconfirmed_incident_that_sync_admits(self, rigs):
-        resolve = alert(status="resolved", ends_at=later(60))
+    def test_an_unconfirmed_incident_that_sync_admits_is_emitted_once(self, rigs):
+        resolved = alert(status="resolved", ends_at=later(60))
         rigs[0].accept(alert())
-        rigs[0].accept(resolve, received_at=later(70))
+        rigs[0].accept(resolved, received_at=later(70))
         rigs[1].accept(alert(), received_at=later(80))
         self.advance(rigs)
-        assert rigs[0].bus.of(SYNC_DUE)[-1]["open"] >= 1
+        assert rigs[0].bus.payloads(SYNC_DUE)[-1]["open"] >= 1
         rigs[0].set_explanation("execution")
         with database.transaction(rigs[0].engine) as connection:
             connection.execute(update(alerts).values(recorded_at=later(80)))
         sync(rigs[0].engine, Config(), FakeStackStorm())
         with database.reading(rigs[0].engine) as connection:
-            (admitted,) = connection.execute(
+            (admitted_call,) = connection.execute(
                 select(api_calls).where(api_calls.c.method == METHOD)
             ).all()
         for _ in range(5):
             self.advance(rigs, 6)
-        assert self.emitted(rigs, ALERT).count(admitted.request_id) == 1
-        payloads = [p for rig in rigs for p in rig.bus.of(ALERT)][-1]
-        assert (payloads["status"], payloads["episode"][-13:]) == ("firing", "1768392080000")
+        assert self.emitted(rigs, ALERT).count(admitted_call.request_id) == 1
+        last_payload = [p for rig in rigs for p in rig.bus.payloads(ALERT)][-1]
+        assert (last_payload["status"], last_payload["episode"][-13:]) == (
+            "firing",
+            "1768392080000",
+        )
 
-    @pytest.mark.parametrize("explained", [True, False])
-    def test_a_request_that_reached_both_with_the_same_id(self, rigs, explained):
-        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+    @pytest.mark.parametrize("is_explained", [True, False])
+    def test_a_request_that_reached_both_endpoints_is_emitted_once(self, rigs, is_explained):
+        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
-            assert rig.accept(alert(), body=body, wanted_id=wanted) == wanted
+            assert rig.accept(alert(), body=body, wanted_id=wanted_id) == wanted_id
         rigs[0].advance()
-        if explained:
+        if is_explained:
             # Long before the other endpoint takes over.
             rigs[0].set_explanation("execution")
             rigs[0].advance(1000)
         for _ in range(3):
             self.advance(rigs, 6)
-        assert self.emitted(rigs, ALERT) == self.emitted(rigs, WEBHOOK) == [wanted]
+        assert self.emitted(rigs, ALERT) == self.emitted(rigs, WEBHOOK) == [wanted_id]
         rigs[0].set_explanation("execution")
         self.advance(rigs, 31)
-        assert {rig.state(wanted) for rig in rigs} == {"done"}
+        assert {rig.state(wanted_id) for rig in rigs} == {"done"}
 
     def test_the_other_endpoint_takes_over_when_the_first_is_gone(self, rigs):
-        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
-            rig.accept(alert(), body=body, wanted_id=wanted)
+            rig.accept(alert(), body=body, wanted_id=wanted_id)
         rigs[0].advance()
-        assert self.emitted(rigs, ALERT) == [wanted]
+        assert self.emitted(rigs, ALERT) == [wanted_id]
         rigs[0].stop()
         rigs[0].assemble()
         rigs[1].advance(31)
@@ -525,20 +541,20 @@ class TestTwoEndpoints:
         assert self.emitted(rigs[1:], ALERT) == []
         self.expire_claims(rigs[0])
         rigs[1].advance(31)
-        assert self.emitted(rigs[1:], ALERT) == [wanted]
-        assert self.emitted(rigs, WEBHOOK) == [wanted]
+        assert self.emitted(rigs[1:], ALERT) == [wanted_id]
+        assert self.emitted(rigs, WEBHOOK) == [wanted_id]
 
     def test_a_claim_is_extended_while_the_request_is_open(self, rigs):
-        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
-            rig.accept(alert(), body=body, wanted_id=wanted)
+            rig.accept(alert(), body=body, wanted_id=wanted_id)
         rigs[0].advance()
         for _ in range(4):
             self.expire_claims(rigs[0])
             rigs[0].advance(205)
             rigs[1].advance()
-        assert self.emitted(rigs, ALERT) == [wanted]
+        assert self.emitted(rigs, ALERT) == [wanted_id]
 
     def test_ids_that_the_endpoint_generated_need_no_claim(self, rigs):
         rigs[0].accept(alert())
@@ -562,11 +578,11 @@ class TestTwoEndpoints:
             raise database.DatabaseError("read-only")
 
         monkeypatch.setattr("poundcake.trail.emissions.claim", read_only)
-        wanted = "0e1f2d3c-4b5a-4678-9abc-def012345678"
-        rigs[0].accept(*several("Shared"), wanted_id=wanted)
-        rigs[0].accept(*several("Own"))
+        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        rigs[0].accept(*named_alerts("Shared"), wanted_id=wanted_id)
+        rigs[0].accept(*named_alerts("Own"))
         rigs[0].advance()
-        assert names(rigs[0]) == ["Own"]
+        assert emitted_names(rigs[0]) == ["Own"]
         assert "cannot be claimed: read-only" in rigs[0].pipeline.problem()
         monkeypatch.undo()
 

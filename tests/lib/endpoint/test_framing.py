@@ -1,4 +1,4 @@
-"""Send the corpus of framing cases to an endpoint: no request becomes two."""
+"""The endpoint responds to each case of the corpus as expected, and no request becomes two."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ GROUPS = sorted({case.name.partition(":")[0] for case in CASES})
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_case_gets_the_response_in_the_corpus(endpoint, group):
     cases = [case for case in CASES if case.name.startswith(group)]
-    before = len(endpoint.entries())
-    answered = {case.name: statuses(exchange(endpoint, case.data)) for case in cases}
-    assert answered == {case.name: case.statuses for case in cases}
-    assert len(endpoint.entries()) == before + sum(case.can_be_stored for case in cases)
+    count_before = len(endpoint.entries())
+    received_statuses = {case.name: statuses(exchange(endpoint, case.data)) for case in cases}
+    assert received_statuses == {case.name: case.statuses for case in cases}
+    assert len(endpoint.entries()) == count_before + sum(case.can_be_stored for case in cases)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.statuses in ((400,), (414,), (431,))][::7])
@@ -29,14 +29,14 @@ def test_a_refusal_is_a_problem_document(endpoint, case):
     with endpoint.client() as client:
         with suppress(ConnectionError):
             client.send(case.data)
-        answer = client.read()
-    assert (answer.status,) == case.statuses
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["connection"] == "close"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.json["status"] == answer.status
-    assert answer.json["request_id"] and answer.json["detail"]
-    assert "smuggled" not in answer.body.decode()
+        response = client.read()
+    assert (response.status,) == case.statuses
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["connection"] == "close"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.json["status"] == response.status
+    assert response.json["request_id"] and response.json["detail"]
+    assert "smuggled" not in response.body.decode()
 
 
 def test_a_refused_head_request_has_no_body(endpoint):
@@ -44,11 +44,13 @@ def test_a_refused_head_request_has_no_body(endpoint):
     assert received.startswith(b"HTTP/1.1 400 ") and received.endswith(b"\r\n\r\n")
 
 
-def test_the_rest_of_a_refused_body_is_not_a_request(make):
-    """Not even if there is no time to read the whole body."""
-    endpoint = make({"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"])
-    inner = message("POST", HOOK, BODY, Authorization="Bearer the-token-in-use")
-    received = exchange(endpoint, message("POST", HOOK, b"0123456789" + inner))
+def test_the_rest_of_a_refused_body_is_not_a_request(start_endpoint):
+    """This holds even if the body is too long to be read completely."""
+    endpoint = start_endpoint(
+        {"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"]
+    )
+    hidden_request = message("POST", HOOK, BODY, Authorization="Bearer the-token-in-use")
+    received = exchange(endpoint, message("POST", HOOK, b"0123456789" + hidden_request))
     assert statuses(received) == (401,)
     assert b"\r\nConnection: close\r\n" in received
     assert endpoint.get(LIVE).status == 200
@@ -56,19 +58,19 @@ def test_the_rest_of_a_refused_body_is_not_a_request(make):
 
 
 def test_changed_bytes_never_cause_a_5xx(endpoint):
-    chance = random.Random(7)
-    good = message("POST", HOOK, BODY)
+    generator = random.Random(7)
+    valid_request = message("POST", HOOK, BODY)
     for _ in range(60):
-        data = bytearray(good)
-        for _ in range(chance.randrange(1, 6)):
-            data[chance.randrange(len(data))] = chance.randrange(256)
+        data = bytearray(valid_request)
+        for _ in range(generator.randrange(1, 6)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
         assert all(status < 500 for status in statuses(exchange(endpoint, bytes(data))))
     assert endpoint.get(LIVE).status == 200
 
 
-def test_the_header_is_bounded_before_authentication(make):
-    """12 connections with one long line after the other once held 383 MiB."""
-    endpoint = make(auth_tokens=["the-token-in-use"])
+def test_the_header_is_bounded_before_authentication(start_endpoint):
+    """The headers of 12 connections, sent in long lines, once took 383 MiB."""
+    endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
     clients = [endpoint.client() for _ in range(4)]
     try:
         for client in clients:

@@ -36,15 +36,15 @@ def report(installation, problem=""):
     return health.assemble(installation, "http://127.0.0.1:8000", NOON, problem).as_dict()
 
 
-def journal_of(installation):
+def journal_report(installation):
     return report(installation)["components"]["journal"]
 
 
-def test_everything_works(rig, installation):
+def test_each_working_component_is_reported_as_ok(rig, installation):
     rig.accept(alert())
     rig.advance()
     health = report(installation)
-    since = {name: part.pop("since") for name, part in health["components"].items()}
+    since = {name: component.pop("since") for name, component in health["components"].items()}
     assert all(text.endswith("Z") for text in since.values())
     assert health == {
         "status": "ok",
@@ -134,10 +134,10 @@ def test_a_full_journal_is_unavailable(rig, installation):
 
 
 def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, monkeypatch, caplog):
-    def fails():
+    def fail():
         raise JournalError("disk I/O error")
 
-    monkeypatch.setattr(rig.journal, "counts", fails)
+    monkeypatch.setattr(rig.journal, "counts", fail)
     health = report(installation)
     assert health["status"] == "unavailable"
     assert health["components"]["journal"]["detail"] == "disk I/O error"
@@ -146,59 +146,59 @@ def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, m
 
 
 class TestWatchdog:
-    """Health was ok while requests waited and the thread that processes them was dead or hung."""
+    """Health was once ok while requests waited for a thread that was dead or hung."""
 
-    def test_a_request_that_waits_for_more_than_two_minutes(self, rig, installation, clock):
+    def test_a_request_that_waits_for_two_minutes_degrades_health(self, rig, installation, clock):
         rig.accept(alert())
         clock.offset += 119
         assert report(installation)["status"] == "ok"
         clock.offset += 2
         assert report(installation)["status"] == "degraded"
         clock.offset += 180
-        detail = journal_of(installation)["detail"]
+        detail = journal_report(installation)["detail"]
         assert detail == "the oldest request has waited 5 min to be recorded"
         rig.advance()
         assert report(installation)["status"] == "ok"
 
     @pytest.mark.parametrize("hours", [-5, 5])
-    def test_a_step_of_the_wall_clock_makes_nothing_late(
+    def test_a_change_of_the_wall_clock_makes_no_request_late(
         self, rig, installation, wall_clock, hours
     ):
         rig.accept(alert())
         wall_clock.offset = hours * 3600
-        assert 0 <= journal_of(installation)["oldest_seconds"] < 60
+        assert 0 <= journal_report(installation)["oldest_seconds"] < 60
         assert report(installation)["status"] == "ok"
 
-    def test_late_triggers(self, rig, installation, clock):
+    def test_late_triggers_degrade_health(self, rig, installation, clock):
         rig.accept(alert())
         rig.advance()
         clock.offset += 130
-        assert "are 2 min late" in journal_of(installation)["detail"]
+        assert "are 2 min late" in journal_report(installation)["detail"]
         assert report(installation)["status"] == "degraded"
         rig.advance()
         assert report(installation)["status"] == "ok"
 
-    def test_a_dead_thread(self, rig, installation, monkeypatch):
+    def test_a_dead_thread_degrades_health(self, rig, installation, monkeypatch):
         monkeypatch.setattr(rig.pipeline.worker, "is_dead", lambda: True)
         assert report(installation)["status"] == "degraded"
-        assert "has died" in journal_of(installation)["detail"]
+        assert "has died" in journal_report(installation)["detail"]
 
-    def test_a_hanging_thread(self, rig, installation, clock):
+    def test_a_hanging_thread_degrades_health(self, rig, installation, clock):
         rig.pipeline.worker._step = "emitting"
         rig.pipeline.worker.keep_going()
         assert report(installation)["status"] == "ok"
         clock.offset += worker.HUNG_SECONDS + 1
         assert report(installation)["status"] == "degraded"
-        assert "has hung for 12" in journal_of(installation)["detail"]
+        assert "has hung for 12" in journal_report(installation)["detail"]
 
-    def test_a_request_with_unpublishable_triggers(self, rig, installation):
+    def test_a_request_with_unpublishable_triggers_degrades_health(self, rig, installation):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "Bad"
         rig.accept(alert("Bad"))
         rig.advance()
         rig.accept(alert("Good", fingerprint="g"))
         rig.advance()
         assert report(installation)["status"] == "degraded"
-        assert "the triggers of 1 request cannot" in journal_of(installation)["detail"]
+        assert "the triggers of 1 request cannot" in journal_report(installation)["detail"]
 
 
 class TestVolatile:
@@ -216,11 +216,11 @@ class TestVolatile:
         self, rig, installation, tmp_path, mounts
     ):
         mounts("/ ext4", f"{tmp_path} tmpfs")
-        assert f"state_dir {tmp_path} is on tmpfs" in journal_of(installation)["detail"]
+        assert f"state_dir {tmp_path} is on tmpfs" in journal_report(installation)["detail"]
         assert report(installation)["status"] == "ok"
 
     @pytest.mark.parametrize(
-        "lines, path, kind",
+        "lines, path, filesystem_type",
         [
             (["/ ext4", "/run tmpfs"], "/run/poundcake", "tmpfs"),
             (["/ ext4", "/run tmpfs"], "/run", "tmpfs"),
@@ -235,28 +235,30 @@ class TestVolatile:
             ([], "/opt", ""),
         ],
     )
-    def test_the_innermost_mount_point_counts(self, mounts, lines, path, kind):
+    def test_the_innermost_mount_point_determines_the_file_system(
+        self, mounts, lines, path, filesystem_type
+    ):
         mounts(*lines)
-        assert filesystem.volatile_filesystem(path) == kind
+        assert filesystem.volatile_filesystem(path) == filesystem_type
 
-    def test_a_system_without_mount_information(self, monkeypatch):
+    def test_a_state_dir_is_not_volatile_without_mount_information(self, monkeypatch):
         monkeypatch.setattr(filesystem, "_MOUNTS", "/nonexistent")
         assert filesystem.volatile_filesystem("/opt") == ""
 
 
 class TestComponent:
     def test_a_state_is_logged_once_and_has_a_start_time(self, caplog):
-        part = Component(LOG, "broker")
-        assert part.state == State.UNKNOWN
+        component = Component(LOG, "broker")
+        assert component.state == State.UNKNOWN
         with caplog.at_level("INFO"):
-            part.ok()
-            since = part.since
-            part.ok()
-            assert part.since == since
-            part.down("unavailable")
-            part.down("still unavailable")
-            assert (part.state, part.detail) == (State.DOWN, "still unavailable")
-            part.ok()
+            component.ok()
+            since = component.since
+            component.ok()
+            assert component.since == since
+            component.down("unavailable")
+            component.down("still unavailable")
+            assert (component.state, component.detail) == (State.DOWN, "still unavailable")
+            component.ok()
         assert [r.getMessage() for r in caplog.records] == [
             "broker: down: unavailable",
             "broker: works again",

@@ -18,7 +18,7 @@ from tests.lib.endpoints import Client, Patched, Unpatched, message
 from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
-QUICK = {
+SHORT_TIMEOUTS = {
     "endpoint.http_connection.HEADER_TIME": 0.8,
     "endpoint.http_connection.BODY_TIME": 1.2,
     "endpoint.http_connection.ANSWER_TIME": 1.2,
@@ -72,11 +72,11 @@ class TestConnections:
                     for n in range(10)
                 )
             )
-            answers = [client.read() for _ in range(20)]
-        assert [answer.status for answer in answers] == [202, 200] * 10
-        assert len({answer.json["request_id"] for answer in answers[::2]}) == 10
+            responses = [client.read() for _ in range(20)]
+        assert [response.status for response in responses] == [202, 200] * 10
+        assert len({response.json["request_id"] for response in responses[::2]}) == 10
 
-    def test_a_byte_at_a_time(self, endpoint):
+    def test_a_request_sent_byte_by_byte_is_accepted(self, endpoint):
         with endpoint.client() as client:
             for byte in message("POST", HOOK, BODY):
                 client.send(bytes([byte]))
@@ -85,11 +85,11 @@ class TestConnections:
     def test_the_last_response_announces_the_close(self, endpoint):
         with endpoint.client() as client:
             client.send(message("GET", LIVE, Connection="close"))
-            answer = client.read()
-            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            response = client.read()
+            assert (response.status, response.headers["connection"]) == (200, "close")
             assert client.closed()
 
-    def test_every_answer_has_a_date(self, endpoint):
+    def test_every_response_has_a_date(self, endpoint):
         assert endpoint.get(LIVE).headers["date"].endswith(" GMT")
 
     def test_the_connection_stays_usable_after_a_refusal(self, endpoint):
@@ -101,25 +101,25 @@ class TestConnections:
             client.send(message("POST", HOOK, BODY))
             assert client.read().status == 202
 
-    def test_many_concurrent_connections(self, endpoint):
-        answers, start = [], threading.Barrier(40)
+    def test_many_concurrent_connections_are_served(self, endpoint):
+        responses, start = [], threading.Barrier(40)
 
         def work():
             start.wait()
             for _ in range(3):
-                answers.append(endpoint.post(webhook()).status)
+                responses.append(endpoint.post(webhook()).status)
 
         threads = [threading.Thread(target=work) for _ in range(40)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert answers == [202] * 120
+        assert responses == [202] * 120
 
     def test_a_disconnected_client_does_not_affect_others(self, endpoint):
-        for cut in (5, 60, len(message("POST", HOOK, BODY)) - 3):
+        for length in (5, 60, len(message("POST", HOOK, BODY)) - 3):
             with endpoint.client() as client:
-                client.send(message("POST", HOOK, BODY)[:cut])
+                client.send(message("POST", HOOK, BODY)[:length])
         for _ in range(3):
             with endpoint.client() as client:
                 client.send(message("POST", HOOK, BODY))
@@ -127,10 +127,10 @@ class TestConnections:
 
     def test_an_incomplete_body_is_neither_stored_nor_refused(self, endpoint):
         """Alertmanager retries without a response, but not after a 4xx."""
-        half = b'{"alerts": [], "receiver": "half"}'
-        data = message("POST", HOOK, half, Content_Length=str(len(half) + 1))
+        incomplete_body = b'{"alerts": [], "receiver": "half"}'
+        data = message("POST", HOOK, incomplete_body, Content_Length=str(len(incomplete_body) + 1))
         assert exchange(endpoint, data) == b""
-        assert half not in [body for _, body, *_ in endpoint.entries()]
+        assert incomplete_body not in [body for _, body, *_ in endpoint.entries()]
 
     def test_the_response_arrives_while_a_large_body_is_being_sent(self, endpoint):
         """The body is discarded, because closing immediately would lose the response."""
@@ -140,7 +140,7 @@ class TestConnections:
 
 
 class TestExpect:
-    def test_the_body_is_requested(self, endpoint):
+    def test_100_continue_requests_the_body(self, endpoint):
         with endpoint.client() as client:
             head = message("POST", HOOK, b"", Content_Length=str(len(BODY)), Expect="100-continue")
             client.send(head)
@@ -166,8 +166,8 @@ class TestExpect:
 
 class TestSlow:
     @pytest.fixture
-    def quick(self, make):
-        return make(QUICK)
+    def impatient_endpoint(self, start_endpoint):
+        return start_endpoint(SHORT_TIMEOUTS)
 
     def trickle(self, client, data):
         """Send a byte from time to time until the endpoint closes the connection."""
@@ -179,43 +179,46 @@ class TestSlow:
             return True
         return False
 
-    def test_slow_clients_are_disconnected(self, quick):
+    def test_slow_clients_are_disconnected(self, impatient_endpoint):
         """Clients with a slow header, a slow body and no data at all, all concurrently."""
         results = {}
 
-        def header():
-            with quick.client(60) as client:
+        def send_slow_header():
+            with impatient_endpoint.client(60) as client:
                 results["header"] = self.trickle(client, b"GET / HTTP/1.1\r\nX: " + b"x" * 400)
 
-        def body():
-            with quick.client(60) as client:
+        def send_slow_body():
+            with impatient_endpoint.client(60) as client:
                 client.send(message("POST", HOOK, b"", Content_Length="800"))
                 results["body"] = self.trickle(client, b"x" * 400)
 
-        def nothing():
-            with quick.client(60) as client:
+        def send_nothing():
+            with impatient_endpoint.client(60) as client:
                 results["nothing"] = client.closed()
 
-        def idle():
-            with quick.client(60) as client:
-                began = time.monotonic()
+        def stay_idle():
+            with impatient_endpoint.client(60) as client:
+                started_at = time.monotonic()
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
                 assert client.closed()
-                results["idle"] = time.monotonic() - began
+                results["idle"] = time.monotonic() - started_at
 
-        threads = [threading.Thread(target=f) for f in (header, body, nothing, idle)]
+        threads = [
+            threading.Thread(target=f)
+            for f in (send_slow_header, send_slow_body, send_nothing, stay_idle)
+        ]
         for thread in threads:
             thread.start()
-        assert quick.post(webhook()).status == 202
+        assert impatient_endpoint.post(webhook()).status == 202
         assert "idle" not in results, "the webhook waited for the slow clients"
         for thread in threads:
             thread.join(90)
         assert results["header"] and results["body"] and results["nothing"]
-        assert results["idle"] >= QUICK["endpoint.http_connection.IDLE_TIME"]
+        assert results["idle"] >= SHORT_TIMEOUTS["endpoint.http_connection.IDLE_TIME"]
 
-    def test_a_client_that_does_not_read_its_responses(self, quick):
-        with quick.client() as client:
+    def test_a_client_that_does_not_read_its_responses_is_disconnected(self, impatient_endpoint):
+        with impatient_endpoint.client() as client:
             client.socket.setblocking(False)
             request = message("GET", "/api/v1/nothing") * 100
             deadline = time.monotonic() + 60
@@ -225,11 +228,11 @@ class TestSlow:
                         client.socket.send(request)
                     except BlockingIOError:
                         time.sleep(0.05)
-        assert quick.get(LIVE).status == 200
+        assert impatient_endpoint.get(LIVE).status == 200
 
-    def test_a_client_that_reads_its_responses_slowly(self, quick):
+    def test_a_client_that_reads_its_responses_slowly_is_disconnected(self, impatient_endpoint):
         """A partial read must not restart the time limit."""
-        with quick.client() as client:
+        with impatient_endpoint.client() as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.socket.setblocking(False)
             request = message("GET", "/api/v1/openapi.json") * 20
@@ -247,52 +250,54 @@ class TestSlow:
 
 
 class TestFull:
-    def test_the_longest_idle_client_is_evicted(self, make):
-        endpoint = make(max_connections=5)
-        waiting = []
-        with endpoint.client() as asks:
+    def test_the_longest_idle_client_is_evicted(self, start_endpoint):
+        endpoint = start_endpoint(max_connections=5)
+        idle_clients = []
+        with endpoint.client() as metrics_client:
 
-            def are_open(count):
-                asks.send(message("GET", "/metrics"))
-                lines = asks.read().body.decode().splitlines()
+            def has_open_connections(count):
+                metrics_client.send(message("GET", "/metrics"))
+                lines = metrics_client.read().body.decode().splitlines()
                 return f"poundcake_connections {count}.0" in lines
 
             try:
                 for count in range(2, 6):
-                    waiting.append(endpoint.client())
-                    wait_for(partial(are_open, count))
+                    idle_clients.append(endpoint.client())
+                    wait_for(partial(has_open_connections, count))
                 assert endpoint.post(webhook()).status == 202
-                assert waiting[0].closed()
-                for client in waiting[1:]:
+                assert idle_clients[0].closed()
+                for client in idle_clients[1:]:
                     client.send(message("GET", LIVE))
                     assert client.read().status == 200
             finally:
-                for client in waiting:
+                for client in idle_clients:
                     client.socket.close()
 
-    def test_a_request_in_flight_is_not_evicted(self, make):
-        endpoint = make(max_connections=3)
-        with endpoint.client() as busy:
+    def test_a_request_in_flight_is_not_evicted(self, start_endpoint):
+        endpoint = start_endpoint(max_connections=3)
+        with endpoint.client() as busy_client:
             length = str(len(BODY))
-            busy.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
-            assert busy.read().status == 100  # the endpoint has the header
-            others = [endpoint.client() for _ in range(6)]
-            wait_for(lambda: sum(has_ended(other) for other in others) >= 4)
-            busy.send(BODY)
-            assert busy.read().status == 202
-            for other in others:
-                other.socket.close()
+            busy_client.send(
+                message("POST", HOOK, b"", Content_Length=length, Expect="100-continue")
+            )
+            assert busy_client.read().status == 100  # the endpoint has the header
+            idle_clients = [endpoint.client() for _ in range(6)]
+            wait_for(lambda: sum(has_ended(idle_client) for idle_client in idle_clients) >= 4)
+            busy_client.send(BODY)
+            assert busy_client.read().status == 202
+            for idle_client in idle_clients:
+                idle_client.socket.close()
 
-    def test_clients_without_credentials_do_not_block_others(self, make):
+    def test_clients_without_credentials_do_not_block_others(self, start_endpoint):
         """Refused clients linger, which once counted as a request in flight."""
-        endpoint = make(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
-        refused = []
+        endpoint = start_endpoint(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
+        clients = []
         try:
             for _ in range(4):
                 client = endpoint.client()
-                refused.append(client)
+                clients.append(client)
                 client.send(message("POST", HOOK, b"", Content_Length="1000"))
-                # It may be closed for the next one, if the connection of ready() is still open.
+                # A later client may evict it, if the connection of ready() is still open.
                 with suppress(ConnectionError):
                     assert client.read().status == 401
             for _ in range(6):
@@ -300,23 +305,23 @@ class TestFull:
                     endpoint.post(webhook(), Authorization="Bearer the-token-in-use").status == 202
                 )
         finally:
-            for client in refused:
+            for client in clients:
                 client.socket.close()
 
-    def test_clients_that_do_not_read_their_responses_do_not_block_others(self, make):
-        endpoint = make(max_connections=4, auth_tokens=["the-token-in-use"])
-        unread = [small_client(endpoint.port) for _ in range(4)]
+    def test_clients_that_do_not_read_their_responses_do_not_block_others(self, start_endpoint):
+        endpoint = start_endpoint(max_connections=4, auth_tokens=["the-token-in-use"])
+        clients = [small_client(endpoint.port) for _ in range(4)]
         try:
-            for client in unread:
+            for client in clients:
                 send_until_it_blocks(client, message("GET", "/metrics"))
-            answer = endpoint.post(webhook(), Authorization="Bearer the-token-in-use")
-            assert answer.status == 202
+            response = endpoint.post(webhook(), Authorization="Bearer the-token-in-use")
+            assert response.status == 202
         finally:
-            for client in unread:
+            for client in clients:
                 client.close()
 
-    def test_the_limit_holds_at_any_rate_of_connections(self, make):
-        endpoint = make(max_connections=10)
+    def test_the_limit_holds_at_any_rate_of_connections(self, start_endpoint):
+        endpoint = start_endpoint(max_connections=10)
         clients = []
         try:
             for _ in range(120):
@@ -329,43 +334,43 @@ class TestFull:
 
 
 class TestStopping:
-    def test_takes_less_than_5_seconds_with_requests_in_flight(self, make):
-        endpoint = make()
-        idle = endpoint.client()
-        slow = endpoint.client()
-        slow.send(message("POST", HOOK, b"", Content_Length="500") + b"x")
-        answers, ending = [], threading.Event()
+    def test_the_endpoint_stops_soon_despite_requests_in_flight(self, start_endpoint):
+        endpoint = start_endpoint()
+        idle_client = endpoint.client()
+        slow_client = endpoint.client()
+        slow_client.send(message("POST", HOOK, b"", Content_Length="500") + b"x")
+        responses, stop_posting = [], threading.Event()
 
-        def work():
-            while not ending.is_set():
+        def post_webhooks():
+            while not stop_posting.is_set():
                 try:
-                    answers.append(endpoint.post(webhook()))
+                    responses.append(endpoint.post(webhook()))
                 except (OSError, AssertionError):
                     return
 
-        threads = [threading.Thread(target=work) for _ in range(8)]
+        threads = [threading.Thread(target=post_webhooks) for _ in range(8)]
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(answers) > 20)
-        began = time.monotonic()
+        wait_for(lambda: len(responses) > 20)
+        started_at = time.monotonic()
         endpoint.stop()
-        took = time.monotonic() - began
-        ending.set()
+        duration = time.monotonic() - started_at
+        stop_posting.set()
         for thread in threads:
             thread.join(20)
-        assert took < 15
+        assert duration < 15
         assert not endpoint.alive
-        assert {a.status for a in answers if a} <= {202, 503}
-        stored = {e[0] for e in endpoint.entries()}
-        accepted = {a.json["request_id"] for a in answers if a and a.status == 202}
-        assert accepted and accepted <= stored
+        assert {a.status for a in responses if a} <= {202, 503}
+        stored_ids = {e[0] for e in endpoint.entries()}
+        accepted_ids = {a.json["request_id"] for a in responses if a and a.status == 202}
+        assert accepted_ids and accepted_ids <= stored_ids
         with pytest.raises(OSError):
             endpoint.client()
-        idle.socket.close()
-        slow.socket.close()
+        idle_client.socket.close()
+        slow_client.socket.close()
 
-    def test_a_nearly_complete_request_is_answered(self, make):
-        endpoint = make()
+    def test_a_request_in_flight_is_completed_before_the_end(self, start_endpoint):
+        endpoint = start_endpoint()
         with endpoint.client() as client:
             length = str(len(BODY))
             client.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
@@ -375,34 +380,34 @@ class TestStopping:
             stopping.start()
             wait_for(lambda: not services.accepts_connections(endpoint.port))
             client.send(BODY[5:])
-            answer = client.read()
-            assert (answer.status, answer.headers["connection"]) == (202, "close")
+            response = client.read()
+            assert (response.status, response.headers["connection"]) == (202, "close")
             stopping.join(10)
-        assert endpoint.entries()[-1][0] == answer.json["request_id"]
+        assert endpoint.entries()[-1][0] == response.json["request_id"]
 
 
-@pytest.mark.parametrize("kind", [Patched, Unpatched])
+@pytest.mark.parametrize("endpoint_class", [Patched, Unpatched])
 class TestSignals:
     """The container stops the sensor with SIGTERM, and with SIGKILL five seconds later."""
 
-    def test_sigterm_stops_the_endpoint(self, kind, tmp_path):
-        endpoint = kind(tmp_path).start()
+    def test_sigterm_stops_the_endpoint(self, endpoint_class, tmp_path):
+        endpoint = endpoint_class(tmp_path).start()
         try:
             endpoint.ready()
             request_id = endpoint.accept(webhook())
-            idle = endpoint.client()
-            began = time.monotonic()
+            idle_client = endpoint.client()
+            started_at = time.monotonic()
             endpoint.process.send_signal(signal.SIGTERM)
             endpoint.process.wait(60)
             # 5 seconds, plus the time in which a busy machine ends a process.
-            assert time.monotonic() - began < 15
-            idle.socket.close()
+            assert time.monotonic() - started_at < 15
+            idle_client.socket.close()
             assert request_id in [e[0] for e in endpoint.entries()]
         finally:
             endpoint.stop()
 
-    def test_a_kill_right_after_the_response_loses_nothing(self, kind, tmp_path):
-        endpoint = kind(tmp_path).start()
+    def test_a_kill_right_after_the_response_loses_nothing(self, endpoint_class, tmp_path):
+        endpoint = endpoint_class(tmp_path).start()
         try:
             endpoint.ready()
             endpoint.set_broker(up=False)
@@ -417,5 +422,5 @@ class TestSignals:
             endpoint.stop()
 
 
-def test_requests_sent_before_the_end_are_answered(endpoint):
+def test_requests_are_answered_although_the_client_stops_sending(endpoint):
     assert statuses(exchange(endpoint, message("GET", LIVE) * 3)) == (200, 200, 200)

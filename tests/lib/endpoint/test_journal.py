@@ -1,4 +1,4 @@
-"""An accepted request is on the disk exactly once, and changes its state only on request."""
+"""The journal keeps each accepted request through crashes, full disks and upgrades."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.lib.samples import request
 from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-WAYS = {
+RUNTIMES = {
     "threads": "",
     "green": "import eventlet;"
     "eventlet.monkey_patch(os=True, select=True, socket=True, thread=True, time=True);",
@@ -45,6 +45,7 @@ def journal(path):
 
 
 def accept(journal, body="{}", wanted_id="", alerts=1):
+    """Store a request, and return its request_id."""
     return journal.accept(request(body=body), wanted_id, body_sha256(body), alerts)
 
 
@@ -53,9 +54,9 @@ def load(journal, request_id):
     return journal.load_requests([journal.find(request_id)])[0]
 
 
-def process(way, code, *args, prefix=()):
+def start_process(runtime, code, *args, prefix=()):
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", WAYS[way] + PRELUDE + code, *args],
+        [*prefix, sys.executable, "-c", RUNTIMES[runtime] + CHILD_PRELUDE + code, *args],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.join(ROOT, "lib"), ROOT])),
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
@@ -63,31 +64,33 @@ def process(way, code, *args, prefix=()):
     )
 
 
-PRELUDE = """
+CHILD_PRELUDE = """
 import sys, threading
 from poundcake.endpoint.journal import Journal
 from tests.lib.endpoint.test_journal import accept
-def say(text):
+def print_line(text):
     sys.stdout.write(text + chr(10)); sys.stdout.flush()
 """
 
 
 class TestAccept:
     def test_the_name_of_the_credential_is_stored(self, journal):
-        sent = replace(request(), credential="grafana")
-        request_id = journal.accept(sent, "", body_sha256(sent.body), 1)
+        sent_request = replace(request(), credential="grafana")
+        request_id = journal.accept(sent_request, "", body_sha256(sent_request.body), 1)
         assert journal.find(request_id).credential == "grafana"
-        assert load(journal, request_id) == replace(sent, request_id=request_id)
+        assert load(journal, request_id) == replace(sent_request, request_id=request_id)
 
     def test_an_accepted_request_can_be_read_back(self, journal):
-        sent = request(body='{"alerts": ["🍰 \\u0000"]}', headers={"User-Agent": "é", "X": "{{x}}"})
-        request_id = journal.accept(sent, "", "the-hash", 3)
+        sent_request = request(
+            body='{"alerts": ["🍰 \\u0000"]}', headers={"User-Agent": "é", "X": "{{x}}"}
+        )
+        request_id = journal.accept(sent_request, "", "the-hash", 3)
         assert str(uuid.UUID(request_id)) == request_id
-        assert load(journal, request_id) == replace(sent, request_id=request_id)
+        assert load(journal, request_id) == replace(sent_request, request_id=request_id)
         entry = journal.find(request_id)
-        assert (entry.request_id, entry.received_at) == (request_id, sent.received_at)
+        assert (entry.request_id, entry.received_at) == (request_id, sent_request.received_at)
         assert (entry.state, entry.alert_count, entry.body_sha256) == ("accepted", 3, "the-hash")
-        assert entry.body_bytes == len(sent.body.encode())
+        assert entry.body_bytes == len(sent_request.body.encode())
         assert (entry.attempts, entry.batch_limit, entry.emit_after) == (0, 0, None)
         assert abs(entry.state_since - time.monotonic()) < 60
 
@@ -95,35 +98,35 @@ class TestAccept:
         assert len({accept(journal) for _ in range(10)}) == 10
 
     def test_the_senders_id_is_used(self, journal):
-        wanted = str(uuid.uuid4())
-        assert accept(journal, wanted_id=wanted) == wanted
-        assert load(journal, wanted).client_request_id == ""
+        wanted_id = str(uuid.uuid4())
+        assert accept(journal, wanted_id=wanted_id) == wanted_id
+        assert load(journal, wanted_id).client_request_id == ""
 
     def test_the_same_id_with_the_same_body_is_the_same_request(self, journal):
-        wanted = str(uuid.uuid4())
-        assert [accept(journal, "a", wanted) for _ in range(3)] == [wanted] * 3
+        wanted_id = str(uuid.uuid4())
+        assert [accept(journal, "a", wanted_id) for _ in range(3)] == [wanted_id] * 3
         assert journal.backlog == 1
-        journal.mark_recorded([journal.find(wanted).id])
-        assert accept(journal, "a", wanted) == wanted
-        assert journal.find(wanted).state == "recorded"
+        journal.mark_recorded([journal.find(wanted_id).id])
+        assert accept(journal, "a", wanted_id) == wanted_id
+        assert journal.find(wanted_id).state == "recorded"
 
     def test_the_same_id_with_a_different_body_is_a_different_request(self, journal):
-        wanted = str(uuid.uuid4())
-        accept(journal, "a", wanted)
-        other = accept(journal, "b", wanted)
-        assert other != wanted
-        assert load(journal, other).client_request_id == wanted
-        assert load(journal, other).body == "b"
-        assert load(journal, wanted).body == "a"
+        wanted_id = str(uuid.uuid4())
+        accept(journal, "a", wanted_id)
+        other_id = accept(journal, "b", wanted_id)
+        assert other_id != wanted_id
+        assert load(journal, other_id).client_request_id == wanted_id
+        assert load(journal, other_id).body == "b"
+        assert load(journal, wanted_id).body == "a"
 
-    def test_the_same_and_a_different_body_in_one_commit(self, journal):
-        """Many concurrent requests with a fixed id."""
-        wanted, results = str(uuid.uuid4()), []
+    def test_concurrent_requests_with_one_id_are_distinguished_by_their_bodies(self, journal):
+        """Concurrent requests may share one commit."""
+        wanted_id, results = str(uuid.uuid4()), []
         start = threading.Barrier(8)
 
         def work(body):
             start.wait()
-            results.append((body, accept(journal, body, wanted)))
+            results.append((body, accept(journal, body, wanted_id)))
 
         threads = [threading.Thread(target=work, args=(str(i % 2),)) for i in range(8)]
         for thread in threads:
@@ -141,12 +144,12 @@ class TestAccept:
         commits = journal._group_commit
         commit = commits._commit
 
-        def slow(connection, batch):
+        def slow_commit(connection, batch):
             sizes.append(len(batch))
             time.sleep(0.05)
             return commit(connection, batch)
 
-        monkeypatch.setattr(commits, "_commit", slow)
+        monkeypatch.setattr(commits, "_commit", slow_commit)
         ids, start = [], threading.Barrier(20)
 
         def work():
@@ -165,37 +168,37 @@ class TestAccept:
 
     def test_a_request_that_arrives_while_a_commit_begins_is_stored(self, journal):
         """A thread may be preempted between reading the list of waiting requests and joining it."""
-        others = threading.Event()
+        early_is_stored = threading.Event()
 
-        class Preempted(list):
+        class PreemptedList(list):
             def append(self, acceptance):
                 if acceptance.request.body == "late":
-                    # If accept() locks the list, the other thread waits for this one instead.
-                    others.wait(0.5)
+                    # Bounded: if accept() locks the list, the other thread waits for this one.
+                    early_is_stored.wait(0.5)
                 super().append(acceptance)
 
-        journal._group_commit._pending = Preempted()
+        journal._group_commit._pending = PreemptedList()
         ids = {}
-        late = threading.Thread(target=lambda: ids.update(late=accept(journal, "late")))
-        late.start()
+        late_thread = threading.Thread(target=lambda: ids.update(late=accept(journal, "late")))
+        late_thread.start()
         time.sleep(0.1)
         ids["early"] = accept(journal, "early")
-        others.set()
-        late.join(30)
+        early_is_stored.set()
+        late_thread.join(30)
         assert load(journal, ids["early"]).body == "early"
         assert ids["late"] and load(journal, ids["late"]).body == "late"
 
     @pytest.mark.parametrize("error", [sqlite3.OperationalError, MemoryError, ValueError, KeyError])
-    def test_a_commit_that_fails_is_an_error_for_each_of_its_requests(
+    def test_a_failed_commit_raises_an_error_for_each_of_its_requests(
         self, journal, monkeypatch, error
     ):
         insert, start = group_commit.insert, threading.Barrier(4)
 
-        def failing(*args):
+        def failing_insert(*args):
             time.sleep(0.05)
             raise error("a fault")
 
-        monkeypatch.setattr(group_commit, "insert", failing)
+        monkeypatch.setattr(group_commit, "insert", failing_insert)
         results = []
 
         def work():
@@ -220,102 +223,102 @@ class TestAccept:
     ):
         """The other requests of the commit once got a 202 with an empty request_id."""
         commits = journal._group_commit
-        commit, first = commits._commit, threading.Event()
+        commit, first_commit_began = commits._commit, threading.Event()
 
-        def killed(connection, batch):
-            if not first.is_set():
-                first.set()
+        def second_commit_is_killed(connection, batch):
+            if not first_commit_began.is_set():
+                first_commit_began.set()
                 wait_for(lambda: len(commits._pending) >= 3)
                 return commit(connection, batch)
             monkeypatch.setattr(commits, "_commit", commit)
-            raise SystemExit  # as in a killed green thread
+            raise SystemExit  # as when eventlet kills a green thread
 
-        monkeypatch.setattr(commits, "_commit", killed)
-        answers = []
+        monkeypatch.setattr(commits, "_commit", second_commit_is_killed)
+        results = []
 
         def work():
             try:
-                answers.append(accept(journal))
+                results.append(accept(journal))
             except BaseException as error:
-                answers.append(type(error))
+                results.append(type(error))
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         threads[0].start()
-        assert first.wait(60)
+        assert first_commit_began.wait(60)
         for thread in threads[1:]:
             thread.start()
         for thread in threads:
             thread.join(60)
-        ids = [answer for answer in answers if isinstance(answer, str)]
+        ids = [result for result in results if isinstance(result, str)]
         assert len(ids) == 1 and journal.find(ids[0])
-        errors = [answer for answer in answers if not isinstance(answer, str)]
+        errors = [result for result in results if not isinstance(result, str)]
         assert sorted(e.__name__ for e in errors) == ["JournalError", "JournalError", "SystemExit"]
         assert journal.find(accept(journal))
 
-    def test_an_uncommitted_request_is_not_answered(self, journal, monkeypatch):
+    def test_accept_fails_if_its_request_was_not_committed(self, journal, monkeypatch):
         monkeypatch.setattr(journal._group_commit, "_commit", lambda connection, batch: None)
         with pytest.raises(JournalError, match="interrupted"):
             accept(journal)
 
 
 class TestProblem:
-    """The problem ends when the failed operation would succeed."""
+    """The reported problem ends once the failed operation would succeed."""
 
-    def fail(self, journal, monkeypatch, body="{}"):
+    def fail_to_accept(self, journal, monkeypatch, body="{}"):
         insert = group_commit.insert
 
-        def full(*args):
+        def failing_insert(*args):
             raise sqlite3.OperationalError("database or disk is full")
 
-        monkeypatch.setattr(group_commit, "insert", full)
+        monkeypatch.setattr(group_commit, "insert", failing_insert)
         with pytest.raises(JournalError, match="full"):
             accept(journal, body)
         monkeypatch.setattr(group_commit, "insert", insert)
 
     def test_an_accepted_request_ends_the_problem(self, journal, monkeypatch):
         assert journal.problem == ""
-        self.fail(journal, monkeypatch)
+        self.fail_to_accept(journal, monkeypatch)
         assert "full" in journal.problem and not journal.is_damaged
         accept(journal)
         assert journal.problem == ""
 
     def test_too_little_free_space_does_not_end_the_problem(self, journal, monkeypatch):
-        self.fail(journal, monkeypatch, "x" * 100000)
+        self.fail_to_accept(journal, monkeypatch, "x" * 100000)
         usage = shutil.disk_usage("/")
-        for free, works in ((0, False), (100000, False), (1 << 30, True)):
+        for free, is_enough in ((0, False), (100000, False), (1 << 30, True)):
             monkeypatch.setattr(
                 journal_file.shutil, "disk_usage", lambda folder: usage._replace(free=free)
             )
-            if works:
+            if is_enough:
                 journal.check()
             else:
                 with pytest.raises(JournalError, match="full"):
                     journal.check()
-            assert bool(journal.problem) != works
+            assert bool(journal.problem) != is_enough
         monkeypatch.setattr(
             journal_file.shutil, "disk_usage", lambda folder: usage._replace(free=0)
         )
         journal.check()  # nothing has failed since
 
-    def test_a_lock_of_another_process_does_not_end_the_problem(self, journal, path):
-        with sqlite3.connect(path, isolation_level=None) as other:
-            other.execute("BEGIN IMMEDIATE")
+    def test_the_problem_lasts_while_another_process_holds_the_lock(self, journal, path):
+        with sqlite3.connect(path, isolation_level=None) as other_connection:
+            other_connection.execute("BEGIN IMMEDIATE")
             with pytest.raises(JournalError, match="locked"):
                 accept(journal)
             with pytest.raises(JournalError, match="locked"):
                 journal.check()
             assert "locked" in journal.problem
-            other.execute("ROLLBACK")
+            other_connection.execute("ROLLBACK")
         journal.check()
         assert (journal.problem, journal.fresh(10)) == ("", [])
 
 
-@pytest.mark.parametrize("way", sorted(WAYS))
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
 class TestProcesses:
-    def test_an_accepted_request_survives_a_kill(self, way, path):
-        child = process(
-            way,
-            "journal = Journal(sys.argv[1])\nsay(accept(journal, 'durable'))\n"
+    def test_an_accepted_request_survives_a_kill(self, runtime, path):
+        child = start_process(
+            runtime,
+            "journal = Journal(sys.argv[1])\nprint_line(accept(journal, 'durable'))\n"
             "threading.Event().wait(60)",
             path,
         )
@@ -323,35 +326,41 @@ class TestProcesses:
         child.send_signal(signal.SIGKILL)
         child.wait()
         assert os.path.getsize(path + "-wal")
-        again = Journal(path)
-        assert load(again, request_id).body == "durable"
-        assert again.backlog == 1
-        again.close()
+        reopened = Journal(path)
+        assert load(reopened, request_id).body == "durable"
+        assert reopened.backlog == 1
+        reopened.close()
 
-    def test_each_of_many_answered_requests_survives_a_kill(self, way, path):
-        child = process(
-            way,
+    def test_every_accepted_request_survives_a_kill_under_load(self, runtime, path):
+        child = start_process(
+            runtime,
             """
 journal = Journal(sys.argv[1])
 def work():
     while True:
-        say(accept(journal))
+        print_line(accept(journal))
 for _ in range(8):
     threading.Thread(target=work, daemon=True).start()
 threading.Event().wait(60)
 """,
             path,
         )
-        answered = {child.stdout.readline().strip() for _ in range(40)}
+        accepted_ids = {child.stdout.readline().strip() for _ in range(40)}
         child.send_signal(signal.SIGKILL)
-        answered |= {line.strip() for line in child.stdout.read().split("\n") if len(line) == 36}
+        accepted_ids |= {
+            line.strip() for line in child.stdout.read().split("\n") if len(line) == 36
+        }
         child.wait()
-        again = Journal(path)
-        assert all(again.find(request_id) for request_id in answered)
-        again.close()
+        reopened = Journal(path)
+        assert all(reopened.find(request_id) for request_id in accepted_ids)
+        reopened.close()
 
-    def test_another_process_is_refused_until_the_first_ends(self, way, path):
-        child = process(way, "b = Journal(sys.argv[1]); say('open'); sys.stdin.readline()", path)
+    def test_another_process_is_refused_until_the_first_ends(self, runtime, path):
+        child = start_process(
+            runtime,
+            "journal = Journal(sys.argv[1]); print_line('open'); sys.stdin.readline()",
+            path,
+        )
         assert child.stdout.readline().strip() == "open"
         with pytest.raises(JournalError, match="another endpoint"):
             Journal(path)
@@ -359,16 +368,16 @@ threading.Event().wait(60)
         child.wait()
         Journal(path).close()
 
-    def test_fifty_concurrent_threads_do_not_deadlock(self, way, path):
-        child = process(
-            way,
+    def test_fifty_concurrent_threads_do_not_deadlock(self, runtime, path):
+        child = start_process(
+            runtime,
             """
 journal = Journal(sys.argv[1])
 ids = []
 threads = [threading.Thread(target=lambda: ids.append(accept(journal))) for _ in range(50)]
 [t.start() for t in threads]; [t.join(20) for t in threads]
 journal.mark_announced([e.id for e in journal.fresh(100)], 'l')
-say(str((len(set(ids)), journal.counts().announced, journal.backlog))); journal.close()
+print_line(str((len(set(ids)), journal.counts().announced, journal.backlog))); journal.close()
 """,
             path,
         )
@@ -412,7 +421,7 @@ class TestStates:
         assert [e.id for e in journal.failed(10)] == ids[2:]
         assert journal.backlog == 4
 
-    def test_batches_do_not_mix(self, journal, clock):
+    def test_batches_are_not_mixed(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(6)]
         journal.mark_announced(ids[:2], "a")
         journal.mark_announced(ids[2:], "b")
@@ -432,7 +441,7 @@ class TestStates:
         journal.clear_waits()
         assert [e.id for e in journal.failed(10)] == ids[:1]
 
-    def test_counts(self, journal, clock):
+    def test_counts_cover_each_state_and_the_oldest_request(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(6)]
         journal.mark_announced(ids[1:4], "a")
         journal.mark_recorded(ids[2:4])
@@ -443,18 +452,18 @@ class TestStates:
         assert (round(counts.oldest_seconds), round(counts.overdue_seconds)) == (90, 90)
         assert counts.stuck == 0
 
-    def test_attempts_do_not_reset_the_age_of_the_oldest(self, journal, clock):
+    def test_attempts_do_not_reset_the_age_of_the_oldest_request(self, journal, clock):
         accept(journal)
         clock.offset += 60
         accept(journal)
-        first = journal.fresh(1)[0]
+        oldest = journal.fresh(1)[0]
         for _ in range(2):
-            journal.mark_announced([first.id], "a")
+            journal.mark_announced([oldest.id], "a")
             assert round(journal.counts().oldest_seconds) == 60
-            journal.mark_missed([first.id], 0, 1)
+            journal.mark_missed([oldest.id], 0, 1)
             assert round(journal.counts().oldest_seconds) == 60
 
-    def test_stuck_requests_are_named_and_do_not_count_towards_the_backlog(self, journal, clock):
+    def test_stuck_requests_are_listed_and_not_counted_in_the_backlog(self, journal, clock):
         ids = [accept(journal)]
         clock.offset += 30
         ids.append(accept(journal))
@@ -466,7 +475,7 @@ class TestStates:
         assert journal.find(ids[0]).is_stuck
         assert (journal.counts().stuck, journal.stuck(10)) == (1, [ids[0]])
         assert journal.backlog == 1
-        assert round(journal.counts().oldest_seconds) == 30  # that of the other request
+        assert round(journal.counts().oldest_seconds) == 30  # the age of the other request
         journal.mark_recorded([journal.find(ids[1]).id])
         assert journal.counts().oldest_seconds == 0
 
@@ -486,13 +495,13 @@ class TestStates:
         assert journal.find("nobody") is None
         journal.mark_done([])
 
-    def test_an_id_chosen_by_the_sender_is_marked(self, journal):
+    def test_an_id_chosen_by_the_sender_is_marked_as_shared(self, journal):
         """Another endpoint may hold the same request only if a client chose its id."""
-        wanted = str(uuid.uuid4())
-        accept(journal, "a", wanted)
-        other = accept(journal, "b", wanted)
-        assert journal.find(wanted).is_shared
-        assert not journal.find(other).is_shared
+        wanted_id = str(uuid.uuid4())
+        accept(journal, "a", wanted_id)
+        generated_id = accept(journal, "b", wanted_id)
+        assert journal.find(wanted_id).is_shared
+        assert not journal.find(generated_id).is_shared
         assert not journal.find(accept(journal)).is_shared
         replay = request(request_id=str(uuid.uuid4()))
         journal.import_recorded(replay, body_sha256(replay.body), 1)
@@ -503,7 +512,7 @@ class TestStates:
 
 
 class TestCosts:
-    """The cost of a step depends on its own work, not on the size of the journal."""
+    """The cost of a step depends on its requests, not on the size of the journal."""
 
     COUNT = 3000
 
@@ -513,17 +522,17 @@ class TestCosts:
         connection = journal._file._connection
 
         def count(work):
-            counted = []
-            connection.set_progress_handler(lambda: counted.append(1) and 0, 100)
+            callbacks = []
+            connection.set_progress_handler(lambda: callbacks.append(1) and 0, 100)
             try:
                 work()
             finally:
                 connection.set_progress_handler(None, 0)
-            return len(counted)
+            return len(callbacks)
 
         return count
 
-    def fill(self, journal, state, due_at, **columns):
+    def add_requests(self, journal, state, due_at, **columns):
         """Add many requests to the file, without the journal's own counters."""
         values = dict(
             body_sha256="'x'", body_bytes=2, alert_count=0, received_at="'2026-01-14T12:00:00Z'",
@@ -538,22 +547,22 @@ class TestCosts:
         )
         journal._file.write(lambda db: db.execute(statement))
 
-    def test_pruning_does_not_read_the_remaining_requests(self, journal, steps):
-        self.fill(journal, "done", 1e12)
+    def test_pruning_reads_only_the_requests_that_it_deletes(self, journal, steps):
+        self.add_requests(journal, "done", 1e12)
         assert steps(journal.prune) < 5
 
     def test_pruning_deletes_in_batches(self, journal):
-        self.fill(journal, "done", 1)
+        self.add_requests(journal, "done", 1)
         assert journal.prune() == 200
-        bodies = [accept(journal, "x" * (3 << 20)) for _ in range(3)]
-        journal.mark_done([journal.find(request_id).id for request_id in bodies])
+        request_ids = [accept(journal, "x" * (3 << 20)) for _ in range(3)]
+        journal.mark_done([journal.find(request_id).id for request_id in request_ids])
         journal._file.write(lambda db: db.execute("DELETE FROM requests WHERE body_bytes = 2"))
         journal._file.clock._offset += KEEP_DONE + 1
         assert [journal.prune() for _ in range(4)] == [1, 1, 1, 0]
 
     @pytest.mark.parametrize("state, due_at", [("accepted", 0), ("done", 1e12), ("recorded", 1e12)])
     def test_finding_due_requests_does_not_read_the_others(self, journal, steps, state, due_at):
-        self.fill(journal, state, due_at)
+        self.add_requests(journal, state, due_at)
         for work in (
             lambda: journal.fresh(1),
             lambda: journal.failed(10),
@@ -565,7 +574,7 @@ class TestCosts:
             assert steps(work) < 10
 
     def test_bodies_are_read_only_when_needed(self, path):
-        """A large body has separate pages, which are damaged here."""
+        """A large body has separate pages, so damage to them affects nothing else."""
         journal = Journal(path)
         entry = journal.find(accept(journal, "x" * 200_000))
         journal.close()
@@ -634,7 +643,7 @@ class TestClock:
         journal.close()
 
     def test_waits_end_although_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
-        """Only a part of the downtime counts: as much as a start takes."""
+        """After a kill, the clock counts only as much downtime as a start takes."""
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 100, 0)
@@ -690,7 +699,7 @@ class TestUpgrade:
         db.close()
         return path
 
-    def names(self, entries):
+    def numbers(self, entries):
         return [uuid.UUID(entry.request_id).int for entry in entries]
 
     def test_an_upgrade_keeps_every_request_and_its_state(self, old_path, clock):
@@ -698,25 +707,25 @@ class TestUpgrade:
         counts = journal.counts()
         assert (counts.accepted, counts.announced, counts.recorded, counts.done) == (5, 2, 2, 1)
         assert (counts.stuck, journal.backlog) == (2, 5)
-        assert self.names(journal.fresh(10)) == [0]
-        assert self.names(journal.failed(10)) == [3]
-        assert self.names(journal.announced()) == [5, 6]
+        assert self.numbers(journal.fresh(10)) == [0]
+        assert self.numbers(journal.failed(10)) == [3]
+        assert self.numbers(journal.announced()) == [5, 6]
         assert journal.announced()[0].batch_id == "out"
         # The clock continues from the last stored value; it is read 3 s later.
         entries = journal.due(10)
-        assert self.names(entries) == [7, 8]
+        assert self.numbers(entries) == [7, 8]
         assert (entries[0].emit_after, round(entries[1].emit_after - clock())) == (None, 47)
         clock.offset += 100
         journal.mark_recorded([journal.find(str(uuid.UUID(int=3))).id])
         failed = journal.failed(10)
-        assert self.names(failed) == [1, 2]
+        assert self.numbers(failed) == [1, 2]
         assert (failed[0].attempts, failed[0].batch_limit) == (2, 4)
         clock.offset += 500
         journal.mark_recorded([entry.id for entry in failed])
-        assert self.names(journal.failed(10)) == [4]
+        assert self.numbers(journal.failed(10)) == [4]
         for number in range(10):
             entry = journal.find(str(uuid.UUID(int=number)))
-            # Whether the sender chose its id is unknown, and irrelevant for a request that is done.
+            # It is unknown whether the sender chose the id, which matters only until it is done.
             assert entry.is_shared == (entry.state != RequestState.DONE)
             # Release 0.2.0 did not store it.
             assert entry.credential == ""
@@ -728,15 +737,15 @@ class TestUpgrade:
         assert journal.prune() == 3
         journal.close()
 
-    def test_an_upgrade_that_fails_changes_nothing(self, old_path, monkeypatch):
+    def test_a_failed_upgrade_changes_nothing(self, old_path, monkeypatch):
         """The upgrade is one transaction: after a full disk or a kill, the old journal remains."""
         upgrade = journal_file.journal_schema.upgrade
 
-        def full(connection, version):
+        def failing_upgrade(connection, version):
             upgrade(connection, version)
             raise sqlite3.OperationalError("database or disk is full")
 
-        monkeypatch.setattr(journal_file.journal_schema, "upgrade", full)
+        monkeypatch.setattr(journal_file.journal_schema, "upgrade", failing_upgrade)
         with pytest.raises(JournalError, match="full"):
             Journal(old_path)
         with sqlite3.connect(old_path) as db:
@@ -750,11 +759,11 @@ class TestUpgrade:
     @pytest.mark.parametrize("damage", ["", "found while it was open"])
     def test_a_journal_of_release_0_3_0_is_upgraded(self, path, damage):
         """The old journal has no column for the name of the credential."""
-        first = Journal(path)
-        ids = [accept(first, body) for body in ("{}", "[]")]
-        first.mark_announced([first.find(ids[0]).id], "a")
-        before = [first.find(request_id) for request_id in ids]
-        first.close()
+        old_journal = Journal(path)
+        ids = [accept(old_journal, body) for body in ("{}", "[]")]
+        old_journal.mark_announced([old_journal.find(ids[0]).id], "a")
+        old_entries = [old_journal.find(request_id) for request_id in ids]
+        old_journal.close()
         db = sqlite3.connect(path)
         indexes = "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
         statements = [row[0] for row in db.execute(indexes)]
@@ -765,16 +774,16 @@ class TestUpgrade:
         db.commit()
         db.executescript("; ".join(["DROP TABLE newer", *statements]))
         db.close()
-        second = Journal(path, damage)
-        assert [e.request_id for e in second.announced()] == [ids[0]]
-        assert [e.request_id for e in second.fresh(10)] == [ids[1]]
-        for old in before:
-            assert second.find(old.request_id).body_sha256 == old.body_sha256
-            assert load(second, old.request_id).credential == ""
-        third = replace(request(), credential="grafana")
-        request_id = second.accept(third, "", body_sha256(third.body), 1)
-        assert second.find(request_id).credential == "grafana"
-        second.close()
+        journal = Journal(path, damage)
+        assert [e.request_id for e in journal.announced()] == [ids[0]]
+        assert [e.request_id for e in journal.fresh(10)] == [ids[1]]
+        for entry in old_entries:
+            assert journal.find(entry.request_id).body_sha256 == entry.body_sha256
+            assert load(journal, entry.request_id).credential == ""
+        named_request = replace(request(), credential="grafana")
+        request_id = journal.accept(named_request, "", body_sha256(named_request.body), 1)
+        assert journal.find(request_id).credential == "grafana"
+        journal.close()
 
     def test_the_upgraded_journal_keeps_its_endpoint_id(self, old_path):
         journal = Journal(old_path)
@@ -785,10 +794,10 @@ class TestUpgrade:
         assert journal.endpoint_id == endpoint_id
         journal.close()
 
-    def test_the_requests_of_a_damaged_journal_continue(self, old_path):
-        journal = Journal(old_path, "somebody says so")
+    def test_requests_are_saved_from_a_damaged_old_journal(self, old_path):
+        journal = Journal(old_path, "reported by an operator")
         assert journal.backlog == 5
-        assert self.names(journal.announced()) == [5, 6]
+        assert self.numbers(journal.announced()) == [5, 6]
         assert load(journal, str(uuid.UUID(int=9))).body == self.BODY
         journal.close()
         (report,) = quarantine.reports(old_path)
@@ -855,42 +864,44 @@ class TestOpening:
 
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
     def test_only_the_owner_and_the_group_can_access_the_files(self, path, tmp_path, umask):
-        before = os.umask(umask)
+        old_umask = os.umask(umask)
         try:
             journal = Journal(path)
             accept(journal)
             modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in self.FILES}
             journal.close()
         finally:
-            os.umask(before)
+            os.umask(old_umask)
         assert modes == dict.fromkeys(self.FILES, 0o640)
 
     def test_others_lose_access_to_existing_files(self, path, tmp_path):
-        """Release 0.2.0 created them with this mode."""
-        first = Journal(path)
-        accept(first)
-        corrupt = [f"{path}.corrupt-20260114T120000Z{suffix}" for suffix in ("", "-wal", ".json")]
-        for file in corrupt:
+        """Release 0.2.0 created its files with mode 0644."""
+        old_journal = Journal(path)
+        accept(old_journal)
+        quarantined_files = [
+            f"{path}.corrupt-20260114T120000Z{suffix}" for suffix in ("", "-wal", ".json")
+        ]
+        for file in quarantined_files:
             with open(file, "w"):
                 pass
         for file in tmp_path.iterdir():
             file.chmod(0o644)
-        copies = tmp_path / "killed"
-        shutil.copytree(str(tmp_path), str(copies))
-        first.close()
-        journal = Journal(str(copies / "journal.sqlite"))
-        assert {file.stat().st_mode & 0o777 for file in copies.iterdir()} == {0o640}
+        copied_folder = tmp_path / "killed"
+        shutil.copytree(str(tmp_path), str(copied_folder))
+        old_journal.close()
+        journal = Journal(str(copied_folder / "journal.sqlite"))
+        assert {file.stat().st_mode & 0o777 for file in copied_folder.iterdir()} == {0o640}
         journal.close()
 
     def test_a_reopened_journal_has_the_same_requests(self, path):
-        first = Journal(path)
-        ids = [accept(first) for _ in range(3)]
-        first.mark_announced([first.find(ids[0]).id], "a")
-        first.close()
-        second = Journal(path)
-        assert second.backlog == 3
-        assert [e.request_id for e in second.announced()] == [ids[0]]
-        second.close()
+        journal = Journal(path)
+        ids = [accept(journal) for _ in range(3)]
+        journal.mark_announced([journal.find(ids[0]).id], "a")
+        journal.close()
+        reopened = Journal(path)
+        assert reopened.backlog == 3
+        assert [e.request_id for e in reopened.announced()] == [ids[0]]
+        reopened.close()
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99, -1])
     def test_a_journal_of_another_release_is_refused_and_not_changed(self, path, version):
@@ -901,50 +912,54 @@ class TestOpening:
             connection.execute(f"PRAGMA user_version={version}")
         with pytest.raises(JournalError, match="release"):
             Journal(path)
-        with pytest.raises(JournalError, match="release"):  # and no lock is left behind
+        with pytest.raises(JournalError, match="release"):  # not "another endpoint"
             Journal(path)
         with sqlite3.connect(path) as connection:
             stored = connection.execute("SELECT request_id FROM requests").fetchall()
             assert stored == [(request_id,)]
             assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
-    @pytest.mark.parametrize("torn", [1, 24, 2000, 4119])
-    def test_a_torn_last_write_loses_only_that_request(self, path, torn, tmp_path):
-        """As after a power cut: the file, and a -wal whose last page is incomplete."""
-        journal, there = Journal(path), str(tmp_path / "there.sqlite")
+    @pytest.mark.parametrize("torn_bytes", [1, 24, 2000, 4119])
+    def test_a_torn_last_write_loses_only_that_request(self, path, torn_bytes, tmp_path):
+        """A power cut can leave a -wal file whose last page is incomplete."""
+        journal, copied_path = Journal(path), str(tmp_path / "copied.sqlite")
         ids = [accept(journal) for _ in range(5)]
-        before = os.path.getsize(path + "-wal")
+        size_before = os.path.getsize(path + "-wal")
         accept(journal)
-        shutil.copy(path, there)
-        shutil.copy(path + "-wal", there + "-wal")
+        shutil.copy(path, copied_path)
+        shutil.copy(path + "-wal", copied_path + "-wal")
         journal.close()
         frame = 24 + 4096
-        last = before + (os.path.getsize(there + "-wal") - before) // frame * frame - frame
-        os.truncate(there + "-wal", last + torn)
-        with open(there + "-wal", "ab") as file:
+        last_frame = (
+            size_before
+            + (os.path.getsize(copied_path + "-wal") - size_before) // frame * frame
+            - frame
+        )
+        os.truncate(copied_path + "-wal", last_frame + torn_bytes)
+        with open(copied_path + "-wal", "ab") as file:
             file.write(os.urandom(100))
-        again = Journal(there)
-        assert [e.request_id for e in again.fresh(10)] == ids
-        assert again.find(accept(again))
-        again.close()
-        assert quarantine.reports(there) == []
+        reopened = Journal(copied_path)
+        assert [e.request_id for e in reopened.fresh(10)] == ids
+        assert reopened.find(accept(reopened))
+        reopened.close()
+        assert quarantine.reports(copied_path) == []
 
-    @pytest.mark.parametrize("way", sorted(WAYS))
-    def test_a_read_only_file_is_refused_until_it_is_writable(self, way, path):
+    @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
+    def test_a_read_only_file_is_refused_until_it_is_writable(self, runtime, path):
         """A file opened read-only stays read-only after its permissions change."""
         Journal(path).close()
         os.chmod(path, 0o444)
-        child = process(
-            way,
+        child = start_process(
+            runtime,
             """
 from poundcake.endpoint.journal import JournalError
 try:
     Journal(sys.argv[1])
 except JournalError as error:
-    say(str(error))
+    print_line(str(error))
 import os
 os.chmod(sys.argv[1], 0o644)
-say(accept(Journal(sys.argv[1])))
+print_line(accept(Journal(sys.argv[1])))
 """,
             path,
             prefix=bound_by_permissions(),
@@ -953,13 +968,13 @@ say(accept(Journal(sys.argv[1])))
         assert "cannot write" in problem
         assert str(uuid.UUID(request_id)) == request_id
 
-    @pytest.mark.parametrize("where", ["missing/journal.sqlite", "file/journal.sqlite"])
-    def test_a_missing_folder(self, tmp_path, where):
+    @pytest.mark.parametrize("relative_path", ["missing/journal.sqlite", "file/journal.sqlite"])
+    def test_a_journal_in_a_missing_folder_is_refused(self, tmp_path, relative_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(JournalError, match="journal.sqlite"):
-            Journal(str(tmp_path / where))
+            Journal(str(tmp_path / relative_path))
 
-    def test_a_closed_journal_accepts_nothing(self, path):
+    def test_a_closed_journal_raises_errors(self, path):
         journal = Journal(path)
         journal.close()
         with pytest.raises(JournalError):
@@ -967,7 +982,7 @@ say(accept(Journal(sys.argv[1])))
         with pytest.raises(JournalError):
             journal.find("x")
 
-    def test_a_commit_is_on_the_disk(self, journal):
+    def test_each_commit_is_synced_to_the_disk(self, journal):
         pragmas = journal._file.run(
             lambda db: [
                 db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("synchronous", "journal_mode")

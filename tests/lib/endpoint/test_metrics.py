@@ -22,14 +22,14 @@ import poundcake
 from poundcake.endpoint import metrics
 from poundcake.endpoint.metrics import Metrics
 from tests import services
-from tests.lib.endpoints import KINDS, WAYS
+from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES
 from tests.lib.pipelines import Rig
 from tests.lib.samples import alert, later, webhook
 from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
-QUICK = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
+UNCACHED_HEALTH = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
 CODES = {
     *("200", "202", "400", "401", "403", "404", "405", "411", "413", "414", "415", "431", "503")
 }
@@ -51,8 +51,8 @@ class Scrape:
         """Return the sum of the samples of this name that have these labels."""
         return sum(
             value
-            for (metric, has), value in self.samples.items()
-            if metric == "poundcake_" + name and set(labels.items()) <= has
+            for (metric, sample_labels), value in self.samples.items()
+            if metric == "poundcake_" + name and set(labels.items()) <= sample_labels
         )
 
     def has(self, name):
@@ -63,9 +63,9 @@ class Scrape:
 
 
 def scrape(endpoint):
-    answer = endpoint.get("/metrics")
-    assert answer.status == 200, answer
-    return Scrape(answer.body)
+    response = endpoint.get("/metrics")
+    assert response.status == 200, response
+    return Scrape(response.body)
 
 
 def difference(before, after, name, **labels):
@@ -85,27 +85,33 @@ def wait_for_scrape(endpoint, condition):
     return scrapes[0]
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=RUNTIMES)
 def endpoint(request, tmp_path_factory):
     """Return a shared endpoint that no test stops, and that computes its health for each scrape."""
-    running = KINDS[request.param](tmp_path_factory.mktemp(request.param), QUICK).start().ready()
-    yield running
-    running.stop()
+    new_endpoint = (
+        ENDPOINT_CLASSES[request.param](tmp_path_factory.mktemp(request.param), UNCACHED_HEALTH)
+        .start()
+        .ready()
+    )
+    yield new_endpoint
+    new_endpoint.stop()
 
 
-@pytest.fixture(params=WAYS)
-def make(request, tmp_path):
+@pytest.fixture(params=RUNTIMES)
+def start_endpoint(request, tmp_path):
     """Return a function that starts an endpoint with a given configuration."""
-    made = []
+    endpoints = []
 
-    def factory(settings=None, way=request.param, journal=True, **config):
-        running = KINDS[way](tmp_path, dict(QUICK, **(settings or {})), **config).start()
-        made.append(running)
-        return running.ready(journal)
+    def factory(settings=None, runtime=request.param, journal=True, **config):
+        new_endpoint = ENDPOINT_CLASSES[runtime](
+            tmp_path, dict(UNCACHED_HEALTH, **(settings or {})), **config
+        ).start()
+        endpoints.append(new_endpoint)
+        return new_endpoint.ready(journal)
 
     yield factory
-    for running in made:
-        running.stop()
+    for new_endpoint in endpoints:
+        new_endpoint.stop()
 
 
 @pytest.fixture
@@ -119,25 +125,25 @@ def pipeline(tmp_path, database_path, monkeypatch):
     rig.close()
 
 
-def numbers(counted):
-    return Scrape(counted.text("")[0])
+def parse_metrics(endpoint_metrics):
+    return Scrape(endpoint_metrics.text("")[0])
 
 
 class TestFormat:
-    def test_prometheus_text(self, endpoint):
-        answer = endpoint.get("/metrics")
-        assert answer.headers["content-type"].startswith("text/plain; version=")
-        assert answer.headers["cache-control"] == "no-store"
-        scrape = Scrape(answer.body)
-        build = [labels for name, labels in scrape.samples if name == "poundcake_build_info"]
-        assert dict(build[0])["version"] == poundcake.__version__
+    def test_the_default_format_is_prometheus_text(self, endpoint):
+        response = endpoint.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain; version=")
+        assert response.headers["cache-control"] == "no-store"
+        scrape = Scrape(response.body)
+        build_labels = [labels for name, labels in scrape.samples if name == "poundcake_build_info"]
+        assert dict(build_labels[0])["version"] == poundcake.__version__
         assert all(name.startswith("poundcake_") for name, _ in scrape.samples)
         assert all(family.documentation for family in scrape.families)
 
-    def test_the_format_that_the_client_accepts(self, endpoint):
-        answer = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
-        assert answer.headers["content-type"].startswith("application/openmetrics-text")
-        assert Scrape(answer.body, open_metrics).has("build_info")
+    def test_openmetrics_is_sent_to_clients_that_accept_it(self, endpoint):
+        response = endpoint.get("/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*")
+        assert response.headers["content-type"].startswith("application/openmetrics-text")
+        assert Scrape(response.body, open_metrics).has("build_info")
 
     @pytest.mark.parametrize(
         "accept",
@@ -155,28 +161,30 @@ class TestFormat:
         ],
     )
     def test_any_accept_header_gets_a_response(self, endpoint, accept):
-        answer = endpoint.get("/metrics", Accept=accept)
-        assert answer.status == 200
-        kind = answer.headers["content-type"]
-        assert Scrape(answer.body, open_metrics if "openmetrics" in kind else prometheus).samples
+        response = endpoint.get("/metrics", Accept=accept)
+        assert response.status == 200
+        content_type = response.headers["content-type"]
+        assert Scrape(
+            response.body, open_metrics if "openmetrics" in content_type else prometheus
+        ).samples
 
-    def test_the_names_follow_prometheuss_conventions(self, endpoint):
+    def test_promtool_accepts_the_names_of_the_metrics(self, endpoint):
         endpoint.accept(webhook(alert()))
         text = endpoint.get("/metrics").body
         try:
             promtool = services.program("promtool")
-        except services.MissingProgram as missing:
-            pytest.skip(str(missing))
+        except services.MissingProgram as error:
+            pytest.skip(str(error))
         command = [promtool, "check", "metrics"]
-        checked = subprocess.run(
+        completed = subprocess.run(
             command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
-        assert (checked.returncode, checked.stdout.decode()) == (0, "")
+        assert (completed.returncode, completed.stdout.decode()) == (0, "")
 
-    def test_the_page_lists_every_metric(self, make):
-        endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
+    def test_the_page_lists_every_metric(self, start_endpoint):
+        endpoint = start_endpoint({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
-        scrape = wait_for_scrape(endpoint, lambda n: n.get("syncs_asked_total"))
+        scrape = wait_for_scrape(endpoint, lambda page: page.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
             documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
         assert documented == {
@@ -185,9 +193,12 @@ class TestFormat:
         }
 
     def test_each_endpoint_has_its_own_registry(self):
-        first, second = Metrics(dict, tuple), Metrics(dict, tuple)
-        first.alerts_received.inc()
-        assert first is not second
+        counting, idle = (
+            Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0)) for _ in range(2)
+        )
+        counting.alerts_received.inc()
+        assert parse_metrics(counting).get("alerts_received_total") == 1
+        assert parse_metrics(idle).get("alerts_received_total") == 0
         assert b"poundcake" not in generate_latest(REGISTRY)
 
     def test_actions_do_not_import_the_library(self):
@@ -207,27 +218,27 @@ class TestFormat:
 
 
 class TestRequests:
-    def test_each_response_is_counted(self, make):
-        endpoint = make(auth_tokens=["the-token-in-use"])
+    def test_each_response_is_counted(self, start_endpoint):
+        endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
         token = {"Authorization": "Bearer the-token-in-use"}
         hook, health = "/api/v1/webhook", "/api/v1/health"
-        a_status = "/api/v1/status/"
-        two = json.dumps(webhook(alert(), alert("B"))).encode()
+        status = "/api/v1/status/"
+        two_alerts = json.dumps(webhook(alert(), alert("B"))).encode()
 
         def read_metrics():
             return Scrape(endpoint.get("/metrics", **token).body)
 
         for code, method, route, path, body, headers in (
-            (202, "POST", hook, hook, two, token),
+            (202, "POST", hook, hook, two_alerts, token),
             (400, "POST", hook, hook, b"{", token),
-            (415, "POST", hook, hook, two, dict(token, Content_Type="text/plain")),
+            (415, "POST", hook, hook, two_alerts, dict(token, Content_Type="text/plain")),
             (411, "POST", hook, hook, None, token),
-            (401, "POST", hook, hook, two, {}),
+            (401, "POST", hook, hook, two_alerts, {}),
             (401, "GET", "/metrics", "/metrics", None, {}),
             (405, "PUT", hook, hook, None, token),
-            (404, "GET", a_status + "{request_id}", a_status + UNKNOWN, None, token),
+            (404, "GET", status + "{request_id}", status + UNKNOWN, None, token),
             (404, "GET", "other", "/x", None, token),
-            (400, "POST", hook, hook, two, dict(token, Content_Length="x")),
+            (400, "POST", hook, hook, two_alerts, dict(token, Content_Length="x")),
             (400, "GET", "other", "x", None, token),
             (200, "HEAD", health, health, None, token),
         ):
@@ -235,35 +246,37 @@ class TestRequests:
             assert endpoint.request(method, path, body, **headers).status == code
             after = read_metrics()
 
-            moved = functools.partial(difference, before, after)
+            growth = functools.partial(difference, before, after)
             labels = {"route": route, "method": method, "code": str(code)}
-            assert moved("http_requests_total", **labels) == 1, labels
-            reads = 1 if route == "/metrics" else 0
-            # An invalid request takes no time in the application.
-            timed = code != 400 or (headers is token and path == hook)
-            assert moved("http_request_duration_seconds_count", route=route) == timed + reads
-            assert moved("http_requests_total") == 2  # the other one is the first poll
-            assert moved("failed_authentications_total") == (code == 401)
-            assert moved("alerts_received_total") == (2 if code == 202 else 0)
+            assert growth("http_requests_total", **labels) == 1, labels
+            scrapes = 1 if route == "/metrics" else 0
+            # The duration of an invalid request is not measured.
+            is_timed = code != 400 or (headers is token and path == hook)
+            assert growth("http_request_duration_seconds_count", route=route) == is_timed + scrapes
+            assert growth("http_requests_total") == 2  # this request, and the scrape before it
+            assert growth("failed_authentications_total") == (code == 401)
+            assert growth("alerts_received_total") == (2 if code == 202 else 0)
 
-    def test_connections(self, make):
-        endpoint = make(max_connections=4)
+    def test_open_and_evicted_connections_are_counted(self, start_endpoint):
+        endpoint = start_endpoint(max_connections=4)
         before = scrape(endpoint).get("connections_evicted_total")
         idle = [endpoint.client() for _ in range(3)]
-        wait_for_scrape(endpoint, lambda n: n.get("connections") == 4)
+        wait_for_scrape(endpoint, lambda page: page.get("connections") == 4)
         idle += [endpoint.client() for _ in range(2)]
-        page = wait_for_scrape(endpoint, lambda n: n.get("connections_evicted_total") >= before + 2)
+        page = wait_for_scrape(
+            endpoint, lambda page: page.get("connections_evicted_total") >= before + 2
+        )
         assert page.get("connections") <= 4
         for client in idle:
             client.socket.close()
-        wait_for_scrape(endpoint, lambda n: n.get("connections") == 1)
+        wait_for_scrape(endpoint, lambda page: page.get("connections") == 1)
 
-    def test_durations(self, endpoint):
+    def test_response_times_are_measured_in_seconds(self, endpoint):
         before = scrape(endpoint)
         endpoint.accept(webhook())
         after = scrape(endpoint)
         name = "http_request_duration_seconds"
-        seconds = [n.get(name + "_sum", route="/api/v1/webhook") for n in (before, after)]
+        seconds = [page.get(name + "_sum", route="/api/v1/webhook") for page in (before, after)]
         assert 0 < seconds[1] - seconds[0] < 10
         bounds = {
             float(dict(labels)["le"])
@@ -273,26 +286,28 @@ class TestRequests:
         assert (min(bounds), max(bounds - {float("inf")})) == (0.001, 10)
 
     def test_no_label_contains_text_from_a_client(self, endpoint):
-        mark = f"hush{os.getpid()}"
+        marker = f"hush{os.getpid()}"
 
-        def barrage(mark):
+        def send_everywhere(marker):
             paths = ["/", "/{}", "/api/v1/{}", "/api/v1/status/{}", "/metrics/{}", "/%00{}"]
             for path in paths:
-                for method in ("GET", "POST", "HEAD", "DELETE", "BREW", mark, "get", "TRACE"):
+                for method in ("GET", "POST", "HEAD", "DELETE", "BREW", marker, "get", "TRACE"):
                     body = b"{}" if method == "POST" else None
-                    endpoint.request(method, path.format(mark), body, User_Agent=mark)
-            endpoint.get('/api/v1/status/"%0A}}' + mark)
-            endpoint.get("/api/v1/alerts/active?severity=" + mark)
-            endpoint.get("/metrics?x=" + mark, Accept=mark, Authorization="Bearer " + mark)
+                    endpoint.request(method, path.format(marker), body, User_Agent=marker)
+            endpoint.get('/api/v1/status/"%0A}}' + marker)
+            endpoint.get("/api/v1/alerts/active?severity=" + marker)
+            endpoint.get("/metrics?x=" + marker, Accept=marker, Authorization="Bearer " + marker)
             emitted = scrape(endpoint).get("alerts_emitted_total")
-            sent = alert(mark, labels={mark: mark}, fingerprint=mark)
-            endpoint.accept(webhook(sent, receiver=mark))
-            page = wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") > emitted)
+            hostile_alert = alert(marker, labels={marker: marker}, fingerprint=marker)
+            endpoint.accept(webhook(hostile_alert, receiver=marker))
+            page = wait_for_scrape(
+                endpoint, lambda page: page.get("alerts_emitted_total") > emitted
+            )
             return {key for key in page.samples if key[0].startswith("poundcake_http")}
 
-        series = barrage(mark)
+        series = send_everywhere(marker)
         text = endpoint.get("/metrics").body.decode()
-        assert mark not in text and mark.upper() not in text
+        assert marker not in text and marker.upper() not in text
         page = Scrape(text.encode())
         assert page.values("method") <= set(metrics.METHODS) | {"other"}
         assert "other" in page.values("method")
@@ -309,23 +324,23 @@ class TestRequests:
             "/metrics",
             "other",
         }
-        assert barrage(mark + "again") == series
+        assert send_everywhere(marker + "again") == series
 
 
 class TestPipelineMetrics:
-    def test_from_acceptance_to_the_rules(self, make):
-        endpoint = make({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
-        at_first = scrape(endpoint)
+    def test_requests_and_alerts_are_counted_until_they_are_emitted(self, start_endpoint):
+        endpoint = start_endpoint({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
+        first_scrape = scrape(endpoint)
         for outcome in metrics.OUTCOMES:  # every outcome exists from the start
             assert ("poundcake_alerts_recorded_total", frozenset({("outcome", outcome)})) in (
-                at_first.samples
+                first_scrape.samples
             )
         endpoint.accept(webhook(alert("A"), alert("B"), 5))
-        wait_for_scrape(endpoint, lambda n: n.get("alerts_emitted_total") == 2)
+        wait_for_scrape(endpoint, lambda page: page.get("alerts_emitted_total") == 2)
         endpoint.accept(webhook(alert("A"), alert("B", status="resolved", ends_at=later(60))))
         page = wait_for_scrape(
             endpoint,
-            lambda n: n.get("alerts_emitted_total") == 3 and n.get("syncs_asked_total"),
+            lambda page: page.get("alerts_emitted_total") == 3 and page.get("syncs_asked_total"),
         )
         outcomes = {o: page.get("alerts_recorded_total", outcome=o) for o in metrics.OUTCOMES}
         assert {o: n for o, n in outcomes.items() if n} == {
@@ -343,7 +358,8 @@ class TestPipelineMetrics:
         assert page.get("announcement_misses_total") == 0
         endpoint.set_broker(up=False)  # no more triggers are published
         page = wait_for_scrape(
-            endpoint, lambda n: n.get("publishes_total", result="ok") >= len(endpoint.published())
+            endpoint,
+            lambda page: page.get("publishes_total", result="ok") >= len(endpoint.published()),
         )
         for trigger in ("announce", "webhook", "alert", "sync_due"):
             name = "poundcake." + trigger
@@ -352,16 +368,16 @@ class TestPipelineMetrics:
         syncs = page.get("publishes_total", trigger="poundcake.sync_due", result="ok")
         assert page.get("syncs_asked_total") == syncs
 
-    def test_a_broker_outage_is_counted(self, make):
-        endpoint = make({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
+    def test_a_broker_outage_is_counted(self, start_endpoint):
+        endpoint = start_endpoint({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
         # Health is cached for a second; the other metrics are current.
         up = wait_for_scrape(
             endpoint,
-            lambda n: (
-                n.get("requests_recorded_total") == 1
-                and n.get("component_down") == 0
-                and n.get("journal_oldest_waiting_seconds") == 0
+            lambda page: (
+                page.get("requests_recorded_total") == 1
+                and page.get("component_down") == 0
+                and page.get("journal_oldest_waiting_seconds") == 0
             ),
         )
         since = up.get("component_since_timestamp_seconds", component="broker")
@@ -370,11 +386,11 @@ class TestPipelineMetrics:
         endpoint.accept(webhook())
         down = wait_for_scrape(
             endpoint,
-            lambda n: (
-                n.get("component_down", component="broker") == 1
-                and n.get("journal_oldest_waiting_seconds") > 0
-                and n.get("journal_requests", state="accepted") == 2
-                and n.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
+            lambda page: (
+                page.get("component_down", component="broker") == 1
+                and page.get("journal_oldest_waiting_seconds") > 0
+                and page.get("journal_requests", state="accepted") == 2
+                and page.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
             ),
         )
         assert down.get("component_since_timestamp_seconds", component="broker") > since
@@ -386,101 +402,109 @@ class TestPipelineMetrics:
         endpoint.set_broker(up=True)
         wait_for_scrape(
             endpoint,
-            lambda n: (
-                n.get("requests_recorded_total") == 3
-                and n.get("component_down") == 0
-                and n.get("journal_backlog_requests") == 0
-                and n.get("journal_oldest_waiting_seconds") == 0
+            lambda page: (
+                page.get("requests_recorded_total") == 3
+                and page.get("component_down") == 0
+                and page.get("journal_backlog_requests") == 0
+                and page.get("journal_oldest_waiting_seconds") == 0
             ),
         )
 
-    def test_stuck_requests_have_a_separate_metric(self, make):
-        endpoint = make(way="threads")
+    def test_stuck_requests_have_a_separate_metric(self, start_endpoint):
+        endpoint = start_endpoint(runtime="threads")
         endpoint.set_broker(up=False)
         for _ in range(30):
             endpoint.accept(webhook())
         journal = endpoint.endpoint.journal
         entries = journal.fresh(25)
         journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
-        scrape = wait_for_scrape(endpoint, lambda n: n.get("journal_stuck_requests"))
+        scrape = wait_for_scrape(endpoint, lambda page: page.get("journal_stuck_requests"))
         assert scrape.get("journal_stuck_requests") == 25
         assert scrape.get("journal_backlog_requests") == 5
 
-    def test_an_unavailable_journal(self, make, tmp_path):
+    def test_an_unavailable_journal_has_no_request_counts(self, start_endpoint, tmp_path):
         (tmp_path / "in-the-way").write_text("")
         state = str(tmp_path / "in-the-way" / "state")
-        endpoint = make({"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state)
-        scrape = wait_for_scrape(endpoint, lambda n: n.get("component_down", component="journal"))
+        endpoint = start_endpoint(
+            {"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state
+        )
+        scrape = wait_for_scrape(
+            endpoint, lambda page: page.get("component_down", component="journal")
+        )
         assert not scrape.has("journal_requests")
         (tmp_path / "in-the-way").unlink()
-        scrape = wait_for_scrape(endpoint, lambda n: n.has("journal_requests"))
+        scrape = wait_for_scrape(endpoint, lambda page: page.has("journal_requests"))
         assert scrape.get("component_down", component="journal") == 0
 
-    def test_misses_and_late_records(self, pipeline):
+    def test_missed_announcements_and_late_records_are_counted(self, pipeline):
         pipeline.bus.records = False
         pipeline.start()
         request_id = pipeline.accept(alert())
-        wait_for(lambda: numbers(pipeline.metrics).get("announcement_misses_total") >= 1)
-        assert numbers(pipeline.metrics).get("requests_recorded_total") == 0
+        wait_for(lambda: parse_metrics(pipeline.metrics).get("announcement_misses_total") >= 1)
+        assert parse_metrics(pipeline.metrics).get("requests_recorded_total") == 0
         pipeline.bus.records = True
         pipeline.wait_for_state(request_id, "recorded")
-        wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total"))
-        values = numbers(pipeline.metrics)
+        wait_for(lambda: parse_metrics(pipeline.metrics).get("alerts_emitted_total"))
+        values = parse_metrics(pipeline.metrics)
         assert values.get("requests_recorded_total") == 1
         assert values.get("accept_to_record_seconds_count") == 1
 
-    def test_an_alert_that_was_lost_is_emitted_again(self, pipeline):
+    def test_an_alert_emitted_again_is_counted_as_such(self, pipeline):
         pipeline.start()
         request_id = pipeline.accept(alert())
         pipeline.wait_for_state(request_id, "recorded")
-        wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="first"))
-        assert numbers(pipeline.metrics).get("alerts_emitted_total", emission="again") == 0
+        wait_for(
+            lambda: parse_metrics(pipeline.metrics).get("alerts_emitted_total", emission="first")
+        )
+        assert parse_metrics(pipeline.metrics).get("alerts_emitted_total", emission="again") == 0
         pipeline.set_explanation("retry")
-        wait_for(lambda: numbers(pipeline.metrics).get("alerts_emitted_total", emission="again"))
-        values = numbers(pipeline.metrics)
+        wait_for(
+            lambda: parse_metrics(pipeline.metrics).get("alerts_emitted_total", emission="again")
+        )
+        values = parse_metrics(pipeline.metrics)
         assert values.get("alerts_emitted_total", emission="first") == 1
         # An alert that is emitted again is still counted once.
         assert values.get("alerts_recorded_total") == 1
 
 
 class TestMetrics:
-    def test_an_outcome_of_another_release(self):
-        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
-        counted.emitted({"admitted": 2, "eaten": 3}, 2, again=False)
-        values = numbers(counted)
+    def test_an_outcome_of_another_release_is_counted_as_other(self):
+        endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
+        endpoint_metrics.emitted({"admitted": 2, "eaten": 3}, 2, again=False)
+        values = parse_metrics(endpoint_metrics)
         assert values.get("alerts_recorded_total", outcome="admitted") == 2
         assert values.get("alerts_recorded_total", outcome="other") == 3
         assert "eaten" not in values.values("outcome")
 
     def test_a_clock_set_back_records_no_negative_duration(self):
-        counted = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
-        counted.recorded([later(10**9)])
-        assert numbers(counted).get("accept_to_record_seconds_sum") == 0
+        endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
+        endpoint_metrics.recorded([later(10**9)])
+        assert parse_metrics(endpoint_metrics).get("accept_to_record_seconds_sum") == 0
 
-    def test_a_slow_journal_is_counted_less_often(self, monkeypatch):
-        clock, asked = [100.0], []
-        takes = 0.0
+    def test_health_that_is_slow_to_compute_is_cached_longer(self, monkeypatch):
+        clock, computed_at = [100.0], []
+        duration = 0.0
 
         def health():
-            asked.append(clock[0])
-            clock[0] += takes
+            computed_at.append(clock[0])
+            clock[0] += duration
             return {"components": {"journal": DOWN}}
 
         # The other tests in this file use an endpoint without this cache.
         monkeypatch.setattr(metrics, "_HEALTH_AGE", 1.0)
         monkeypatch.setattr(metrics, "_HEALTH_AGE_FACTOR", 20)
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
-        counted = Metrics(health, lambda: (0, 0, 0))
+        endpoint_metrics = Metrics(health, lambda: (0, 0, 0))
         for _ in range(50):
-            counted.text("")
+            endpoint_metrics.text("")
             clock[0] += 0.1
-        assert 4 <= len(asked) <= 6  # in five seconds
-        takes = 2.0
-        asked.clear()
+        assert 4 <= len(computed_at) <= 6  # in five seconds
+        duration = 2.0
+        computed_at.clear()
         for _ in range(1000):
-            counted.text("")
+            endpoint_metrics.text("")
             clock[0] += 0.1
-        assert len(asked) in (2, 3)  # in a hundred
+        assert len(computed_at) in (2, 3)  # in a hundred
 
 
 DOWN = {"state": "down", "since": "2026-01-14T12:00:00Z"}

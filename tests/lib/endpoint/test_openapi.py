@@ -30,7 +30,7 @@ PATHS = sorted(openapi.description([], False)["paths"])
 
 
 def resolve(document, part):
-    """Return the target of a part of the document if it is a reference, and otherwise the part."""
+    """Resolve a part of the document if it is a reference."""
     if "$ref" not in part:
         return part
     for name in part["$ref"].split("/")[1:]:
@@ -67,18 +67,18 @@ def translate(schema, document):
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    running = InThreads(tmp_path_factory.mktemp("openapi"), auth_tokens=["the-token-in-use"])
-    yield running.start().ready()
-    running.stop()
+    new_endpoint = InThreads(tmp_path_factory.mktemp("openapi"), auth_tokens=["the-token-in-use"])
+    yield new_endpoint.start().ready()
+    new_endpoint.stop()
 
 
 @pytest.fixture(scope="module")
-def described(endpoint):
+def document(endpoint):
     return endpoint.get("/api/v1/openapi.json", Authorization=TOKEN).json
 
 
 @pytest.fixture(scope="module")
-def worked_on(endpoint):
+def complete_request_id(endpoint):
     """Return the id of a request that has every field."""
     request_id = endpoint.accept(
         webhook(alert("Worked"), {"labels": 5}, alert("Ran")), Authorization=TOKEN
@@ -88,7 +88,7 @@ def worked_on(endpoint):
     status_view = endpoint.get(status, Authorization=TOKEN).json
     config = load(endpoint.config)
     engine = database.open_engine(config.tracking_url)
-    for row, more in zip(
+    for row, times in zip(
         (status_view["alerts"][0], status_view["alerts"][2]), ({}, {"end": later(9)})
     ):
         claims.link(engine, request_id, row["episode"], "p.work", "e-" + row["alert_name"])
@@ -97,24 +97,24 @@ def worked_on(endpoint):
                 executions.update()
                 .where(executions.c.id == "e-" + row["alert_name"])
                 .values(
-                    status="succeeded" if more else "running",
+                    status="succeeded" if times else "running",
                     start_timestamp=NOON,
-                    end_timestamp=more.get("end"),
-                    dry_run=True if more else None,
+                    end_timestamp=times.get("end"),
+                    dry_run=True if times else None,
                 )
             )
     engine.dispose()
     return request_id
 
 
-def check(described, path, answer, method="get"):
+def check_response(document, path, response, method="get"):
     """Assert that the description contains this response for this path."""
-    responses = described["paths"][path][method]["responses"]
-    response = resolve(described, responses[str(answer.status)])
-    media_type = answer.headers["content-type"].split(";")[0]
-    schema = response["content"][media_type]["schema"]
+    responses = document["paths"][path][method]["responses"]
+    described_response = resolve(document, responses[str(response.status)])
+    media_type = response.headers["content-type"].split(";")[0]
+    schema = described_response["content"][media_type]["schema"]
     if media_type.endswith("json"):
-        jsonschema.Draft7Validator(translate(schema, described)).validate(answer.json)
+        jsonschema.Draft7Validator(translate(schema, document)).validate(response.json)
 
 
 class TestDocument:
@@ -128,25 +128,25 @@ class TestDocument:
 
     def test_every_reference_resolves_and_every_component_is_used(self):
         document = openapi.description([], False)
-        used = set()
+        used_references = set()
         for reference in references(document):
             resolve(document, {"$ref": reference})
-            used.add(reference)
-        defined = {
-            f"#/components/{kind}/{name}"
-            for kind in ("schemas", "parameters", "responses")
-            for name in document["components"][kind]
+            used_references.add(reference)
+        defined_components = {
+            f"#/components/{section}/{name}"
+            for section in ("schemas", "parameters", "responses")
+            for name in document["components"][section]
         }
-        # It is for endpoints with credentials.
-        assert defined - used == {"#/components/responses/Unauthenticated"}
+        # Only endpoints with credentials use this response.
+        assert defined_components - used_references == {"#/components/responses/Unauthenticated"}
 
     def test_the_placeholders_of_a_path_are_its_path_parameters(self):
         document = openapi.description([], False)
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 parameters = [resolve(document, p) for p in operation.get("parameters", [])]
-                named = [p["name"] for p in parameters if p["in"] == "path"]
-                assert re.findall(r"{(\w+)}", path) == named
+                parameter_names = [p["name"] for p in parameters if p["in"] == "path"]
+                assert re.findall(r"{(\w+)}", path) == parameter_names
 
     def test_every_operation_has_a_unique_id(self):
         paths = openapi.description([], False)["paths"].values()
@@ -181,8 +181,8 @@ class TestDocument:
         hook = description["paths"]["/api/v1/webhook"]["post"]
         assert hook["security"] == [{"bearer": []}, {"hmac": []}]
 
-    def test_the_enums_match_the_code(self, described):
-        components = described["components"]
+    def test_the_enums_match_the_code(self, document):
+        components = document["components"]
         schemas, parameters = components["schemas"], components["parameters"]
         outcomes = [str(outcome) for outcome in Outcome]
         assert sorted(schemas["Outcome"]["enum"]) == sorted(outcomes)
@@ -191,43 +191,45 @@ class TestDocument:
         last = schemas["RefusedWebhooks"]["properties"]["last"]
         assert last["properties"]["reason"]["enum"] == [reason.value for reason in RefusalReason]
 
-    def test_the_limit_of_alerts_matches_the_code(self, described, endpoint):
-        maximum = described["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
-        answer = endpoint.post({"alerts": [0] * (maximum + 1)}, Authorization=TOKEN)
-        assert (answer.status, answer.json["field"]) == (400, "alerts")
-        assert str(maximum) in answer.json["detail"].replace(str(maximum + 1), "")
+    def test_the_limit_of_alerts_matches_the_code(self, document, endpoint):
+        maximum = document["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
+        response = endpoint.post({"alerts": [0] * (maximum + 1)}, Authorization=TOKEN)
+        assert (response.status, response.json["field"]) == (400, "alerts")
+        assert str(maximum) in response.json["detail"].replace(str(maximum + 1), "")
 
-    def test_a_webhook_of_alertmanager_is_valid(self, described):
-        schema = described["components"]["schemas"]["Alert"]
-        validator = jsonschema.Draft7Validator(translate(schema, described))
-        for sent in (alert(), alert(fingerprint="2993e3e5da48cfe2"), alert(starts_at=None)):
-            validator.validate(sent)
+    def test_a_webhook_of_alertmanager_is_valid(self, document):
+        schema = document["components"]["schemas"]["Alert"]
+        validator = jsonschema.Draft7Validator(translate(schema, document))
+        for valid_alert in (alert(), alert(fingerprint="2993e3e5da48cfe2"), alert(starts_at=None)):
+            validator.validate(valid_alert)
         with pytest.raises(jsonschema.ValidationError):
             validator.validate({"labels": 5})
 
 
 class TestRoutes:
-    def test_the_routes_are_those_of_the_application(self, described):
+    def test_the_routes_are_those_of_the_application(self, document):
         class Service:
             metrics = Metrics(dict, tuple)
 
-        served = Receiver(load({}), Service(), logging.getLogger("openapi")).routes
-        assert sorted((route.method.lower(), route.template) for route in served) == sorted(
-            (verb, path) for path, operations in described["paths"].items() for verb in operations
+        routes = Receiver(load({}), Service(), logging.getLogger("openapi")).routes
+        assert sorted((route.method.lower(), route.template) for route in routes) == sorted(
+            (verb, path) for path, operations in document["paths"].items() for verb in operations
         )
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_the_parameters_are_those_of_the_application(self, described, endpoint, path):
-        operation = described["paths"][path].get("get")
+    def test_the_parameters_are_those_of_the_application(self, document, endpoint, path):
+        operation = document["paths"][path].get("get")
         if operation is None or "400" not in operation["responses"]:
             return
         url = path.replace("{request_id}", "x")
-        answer = endpoint.get(url + "?nonsense=1", Authorization=TOKEN)
-        check(described, path, answer)
-        known = answer.json["detail"].partition("known: ")[2].split(", ")
-        parameters = [resolve(described, parameter) for parameter in operation["parameters"]]
-        named = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
-        assert sorted(known) == sorted(named or ["none"])
+        response = endpoint.get(url + "?nonsense=1", Authorization=TOKEN)
+        check_response(document, path, response)
+        known_names = response.json["detail"].partition("known: ")[2].split(", ")
+        parameters = [resolve(document, parameter) for parameter in operation["parameters"]]
+        parameter_names = [
+            parameter["name"] for parameter in parameters if parameter["in"] == "query"
+        ]
+        assert sorted(known_names) == sorted(parameter_names or ["none"])
         for parameter in parameters:
             schema, name = parameter["schema"], parameter["name"]
             for bound, step in (("minimum", -1), ("maximum", 1)):
@@ -240,10 +242,10 @@ class TestRoutes:
                 assert endpoint.get(url, Authorization=TOKEN).status == 200, url
             if "enum" in schema:
                 url = f"{path}?{name}=other"
-                check(described, path, endpoint.get(url, Authorization=TOKEN))
+                check_response(document, path, endpoint.get(url, Authorization=TOKEN))
 
     @pytest.mark.parametrize(
-        "given, fits",
+        "time, is_valid",
         [
             ("1h30m", True),
             ("7d", True),
@@ -254,14 +256,16 @@ class TestRoutes:
             ("2026-01-14", False),
         ],
     )
-    def test_a_time_that_matches_the_pattern_is_accepted(self, described, endpoint, given, fits):
-        pattern = described["components"]["parameters"]["since"]["schema"]["pattern"]
-        assert bool(re.search(pattern, given)) == fits
-        url = "/api/v1/alerts/active?since=" + given.replace("+", "%2B")
-        assert endpoint.get(url, Authorization=TOKEN).status == (200 if fits else 400)
+    def test_the_pattern_matches_exactly_the_times_that_are_accepted(
+        self, document, endpoint, time, is_valid
+    ):
+        pattern = document["components"]["parameters"]["since"]["schema"]["pattern"]
+        assert bool(re.search(pattern, time)) == is_valid
+        url = "/api/v1/alerts/active?since=" + time.replace("+", "%2B")
+        assert endpoint.get(url, Authorization=TOKEN).status == (200 if is_valid else 400)
 
 
-class TestAnswers:
+class TestResponses:
     @pytest.mark.parametrize(
         "path, query",
         [(path, "") for path in PATHS if "webhook" not in path]
@@ -272,22 +276,24 @@ class TestAnswers:
             ("/api/v1/alerts/active", "?outcome=admitted&alert_name=Ran"),
         ],
     )
-    def test_responses_match_the_description(self, described, endpoint, worked_on, path, query):
-        url = path.replace("{request_id}", worked_on) + query
-        answer = endpoint.get(url, Authorization=TOKEN)
-        assert answer.status == 200
-        check(described, path, answer)
+    def test_responses_match_the_description(
+        self, document, endpoint, complete_request_id, path, query
+    ):
+        url = path.replace("{request_id}", complete_request_id) + query
+        response = endpoint.get(url, Authorization=TOKEN)
+        assert response.status == 200
+        check_response(document, path, response)
         if path.startswith(("/api/v1/executions", "/api/v1/alerts", "/api/v1/st2")):
-            (rows,) = [value for value in answer.json.values() if isinstance(value, list)]
+            (rows,) = [value for value in response.json.values() if isinstance(value, list)]
             assert rows
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_credentials_are_required_as_described(self, described, endpoint, path):
-        ((method, operation),) = described["paths"][path].items()
-        assert described["security"] == [{"bearer": []}]
-        answer = endpoint.request(method.upper(), path, b"{}" if method == "post" else None)
-        assert answer.status == (200 if operation.get("security") == [] else 401)
-        check(described, path, answer, method)
+    def test_credentials_are_required_as_described(self, document, endpoint, path):
+        ((method, operation),) = document["paths"][path].items()
+        assert document["security"] == [{"bearer": []}]
+        response = endpoint.request(method.upper(), path, b"{}" if method == "post" else None)
+        assert response.status == (200 if operation.get("security") == [] else 401)
+        check_response(document, path, response, method)
 
     @pytest.mark.parametrize(
         "body, headers, status",
@@ -299,24 +305,26 @@ class TestAnswers:
             (b"{}", {"Content_Type": "text/plain"}, 415),
         ],
     )
-    def test_responses_to_a_webhook(self, described, endpoint, body, headers, status):
-        answer = endpoint.request("POST", "/api/v1/webhook", body, Authorization=TOKEN, **headers)
-        assert answer.status == status
-        check(described, "/api/v1/webhook", answer, "post")
+    def test_responses_to_a_webhook_match_the_description(
+        self, document, endpoint, body, headers, status
+    ):
+        response = endpoint.request("POST", "/api/v1/webhook", body, Authorization=TOKEN, **headers)
+        assert response.status == status
+        check_response(document, "/api/v1/webhook", response, "post")
         health = endpoint.get("/api/v1/health", Authorization=TOKEN)
-        check(described, "/api/v1/health", health)
+        check_response(document, "/api/v1/health", health)
 
-    def test_an_unknown_request(self, described, endpoint):
-        answer = endpoint.get("/api/v1/status/x", Authorization=TOKEN)
-        assert answer.status == 404
-        check(described, "/api/v1/status/{request_id}", answer)
+    def test_a_404_matches_the_description(self, document, endpoint):
+        response = endpoint.get("/api/v1/status/x", Authorization=TOKEN)
+        assert response.status == 404
+        check_response(document, "/api/v1/status/{request_id}", response)
 
-    def test_an_endpoint_without_credentials(self, make):
-        endpoint = make()
-        described = endpoint.get("/api/v1/openapi.json").json
+    def test_refusals_of_browsers_match_the_description(self, start_endpoint):
+        endpoint = start_endpoint()
+        document = endpoint.get("/api/v1/openapi.json").json
         for path in PATHS:
-            ((method, operation),) = described["paths"][path].items()
+            ((method, operation),) = document["paths"][path].items()
             body = b"{}" if method == "post" else None
-            answer = endpoint.request(method.upper(), path, body, Origin="http://evil.example")
-            assert answer.status == (200 if operation.get("security") == [] else 403)
-            check(described, path, answer, method)
+            response = endpoint.request(method.upper(), path, body, Origin="http://evil.example")
+            assert response.status == (200 if operation.get("security") == [] else 403)
+            check_response(document, path, response, method)

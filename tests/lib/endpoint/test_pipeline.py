@@ -1,4 +1,4 @@
-"""The steps of the pipeline together, in their thread, and with wrong clocks."""
+"""The steps of the pipeline work together, in their thread and with wrong clocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TestThread:
     def test_a_request_is_announced_recorded_and_emitted(self, rig):
         rig.start()
         request_id = rig.accept(alert())
-        wait_for(lambda: rig.bus.of(ALERT))
+        wait_for(lambda: rig.bus.payloads(ALERT))
         rig.wait_for_state(request_id, "recorded")
 
     def test_processing_continues_when_the_broker_returns(self, rig):
@@ -46,18 +46,18 @@ class TestBroker:
         assert rig.components.broker.state == State.OK
         assert rig.bus.published == []
 
-    def test_a_missing_broker_is_noticed_at_the_start(self, rig):
+    def test_an_unavailable_broker_is_reported_at_the_start(self, rig):
         rig.bus.is_down = True
         rig.advance()
         assert rig.components.broker.state == State.DOWN
 
 
 class TestDatabase:
-    def test_the_database_becomes_unavailable_and_returns(self, rig, monkeypatch):
-        def unavailable(*args):
+    def test_an_unavailable_database_is_reported_with_the_reason(self, rig, monkeypatch):
+        def fail(*args):
             raise database.DatabaseError("unavailable")
 
-        monkeypatch.setattr(rig.reader, "_read", unavailable)
+        monkeypatch.setattr(rig.reader, "_read", fail)
         request_id = rig.accept(alert())
         rig.advance()
         assert (rig.components.database.state, rig.components.database.detail) == (
@@ -67,7 +67,7 @@ class TestDatabase:
         monkeypatch.undo()
         assert rig.state(request_id) == "announced"
 
-    def test_pending_migrations_are_known(self, rig, monkeypatch):
+    def test_pending_migrations_are_shown_until_they_have_run(self, rig, monkeypatch):
         monkeypatch.setattr(database, "pending", lambda bind: "run st2 run poundcake.migrate")
         rig.advance()
         assert rig.pipeline.pending_migrations == "run st2 run poundcake.migrate"
@@ -77,27 +77,27 @@ class TestDatabase:
 
 
 class TestWallClock:
-    """A wall clock that steps by hours neither stops anything nor makes everything due."""
+    """A wall clock that changes by hours delays no request, and makes none due too early."""
 
     @pytest.mark.parametrize("hours", HOURS)
     def test_requests_are_still_announced_emitted_and_synced(self, rig, wall_clock, hours):
-        first = rig.accept(alert("A", fingerprint="a"))
+        first_id = rig.accept(alert("A", fingerprint="a"))
         rig.advance()
         wall_clock.offset = hours * 3600
-        second = rig.accept(alert("B", fingerprint="b"))
-        before = len(rig.bus.of(SYNC_DUE))
+        second_id = rig.accept(alert("B", fingerprint="b"))
+        syncs_before = len(rig.bus.payloads(SYNC_DUE))
         rig.advance(6)
-        assert rig.state(second) == "recorded"
-        assert [p["alert_name"] for p in rig.bus.of(ALERT)] == ["A", "B"]
-        assert len(rig.bus.of(SYNC_DUE)) > before
+        assert rig.state(second_id) == "recorded"
+        assert [p["alert_name"] for p in rig.bus.payloads(ALERT)] == ["A", "B"]
+        assert len(rig.bus.payloads(SYNC_DUE)) > syncs_before
         rig.set_explanation("retry")
         rig.advance(6)
-        assert len(rig.bus.of(ALERT)) == 2  # an hour has not passed
+        assert len(rig.bus.payloads(ALERT)) == 2  # an hour has not passed
         rig.advance(61)
-        assert len(rig.bus.of(ALERT)) == 4
+        assert len(rig.bus.payloads(ALERT)) == 4
         rig.set_explanation("execution")
         rig.advance(6)
-        assert {rig.state(first), rig.state(second)} == {"done"}
+        assert {rig.state(first_id), rig.state(second_id)} == {"done"}
 
     @pytest.mark.parametrize("hours", HOURS)
     def test_an_unrecorded_batch_is_missed_on_time(self, rig, wall_clock, hours):
@@ -109,9 +109,9 @@ class TestWallClock:
         assert rig.metrics.announcement_misses._value.get() == 0
         rig.advance(15)
         assert rig.metrics.announcement_misses._value.get() == 1
-        assert len(rig.bus.of(ANNOUNCE)) == 1
+        assert len(rig.bus.payloads(ANNOUNCE)) == 1
         rig.advance(31)
-        assert len(rig.bus.of(ANNOUNCE)) == 2
+        assert len(rig.bus.payloads(ANNOUNCE)) == 2
 
     @pytest.mark.parametrize("hours", HOURS)
     def test_waits_survive_a_restart(self, rig, wall_clock, hours):
@@ -120,14 +120,14 @@ class TestWallClock:
         rig.set_explanation("retry")
         for _ in range(6):  # 60, 120, ... s: the next wait is half an hour
             rig.advance(3600)
-        emitted = len(rig.bus.of(ALERT))
+        emitted = len(rig.bus.payloads(ALERT))
         wall_clock.offset = hours * 3600
         rig.reopen().advance()
         rig.advance(600)
-        assert len(rig.bus.of(ALERT)) == emitted
+        assert len(rig.bus.payloads(ALERT)) == emitted
         for _ in range(6):
             rig.advance(600)
-        assert len(rig.bus.of(ALERT)) == emitted + 1
+        assert len(rig.bus.payloads(ALERT)) == emitted + 1
 
     @pytest.mark.parametrize("hours", HOURS)
     def test_requests_announced_before_a_restart_are_missed_on_time(self, rig, wall_clock, hours):
@@ -136,7 +136,7 @@ class TestWallClock:
         rig.advance()
         wall_clock.offset = hours * 3600
         rig.reopen().advance(1)
-        assert len(rig.bus.of(ANNOUNCE)) == 1
+        assert len(rig.bus.payloads(ANNOUNCE)) == 1
         rig.advance(40)
         rig.advance(40)
-        assert len(rig.bus.of(ANNOUNCE)) == 2
+        assert len(rig.bus.payloads(ANNOUNCE)) == 2

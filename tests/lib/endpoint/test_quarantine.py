@@ -16,44 +16,44 @@ import pytest
 from poundcake.endpoint import quarantine
 from poundcake.endpoint.journal import Journal, JournalError
 from poundcake.endpoint.journal_schema import VERSION, select_one
-from tests.lib.endpoint.test_journal import WAYS, accept, load, process
+from tests.lib.endpoint.test_journal import RUNTIMES, accept, load, start_process
 
 PAGE = 4096
 COUNT = 120
 
 
 @pytest.fixture(scope="module")
-def intact(tmp_path_factory):
+def intact_journal(tmp_path_factory):
     """Return the path of a journal with COUNT entries in every state, and its rows by id."""
     path = str(tmp_path_factory.mktemp("intact") / "journal.sqlite")
-    journal, chance = Journal(path), random.Random(5)
+    journal, generator = Journal(path), random.Random(5)
     for _ in range(COUNT):
         # Some bodies fit into their page, others need overflow pages.
-        accept(journal, "x" * chance.choice([10, 300, 2000, 9000]))
+        accept(journal, "x" * generator.choice([10, 300, 2000, 9000]))
     entries = [entry.id for entry in journal.fresh(COUNT)]
     journal.mark_announced(entries, "the-batch")
     journal.mark_missed(entries[:90], 300, 3)
     journal.mark_recorded(entries[:60])
     journal.mark_emitted(entries[:45], 777, 888)
     journal.mark_done(entries[:30])
-    rows = rows_of(journal)
+    rows = read_rows(journal)
     journal.close()
     assert len(rows) == COUNT
     return path, rows
 
 
 @pytest.fixture
-def path(intact, tmp_path):
+def path(intact_journal, tmp_path):
     """Return the path of a copy, to be damaged."""
-    return shutil.copy(intact[0], str(tmp_path / "journal.sqlite"))
+    return shutil.copy(intact_journal[0], str(tmp_path / "journal.sqlite"))
 
 
-def rows_of(journal):
+def read_rows(journal):
     return journal._file.run(read_all)
 
 
 def read_all(connection):
-    """Return {id: the request with its body} of those that plain SQL can read one by one."""
+    """Return {id: request with its body} for each request that plain SQL can read."""
     requests = {}
     for number in range(1, COUNT + 1):
         try:
@@ -64,7 +64,7 @@ def read_all(connection):
     return requests
 
 
-def readable(path, rows):
+def readable_ids(path, rows):
     """Return the ids of the unchanged requests that SQLite can read one by one."""
     connection = sqlite3.connect(path)
     requests = read_all(connection)
@@ -82,82 +82,95 @@ def pages_of_requests(path):
     with open(path, "rb") as file:
         data = file.read()
     pages = range(1, len(data) // PAGE + 1)
-    marks = (b"/api/v1/webhook", b"x" * 200)  # of requests and of bodies
-    return [p for p in pages if any(m in data[(p - 1) * PAGE : p * PAGE] for m in marks)]
+    markers = (b"/api/v1/webhook", b"x" * 200)  # of requests and of bodies
+    return [
+        p for p in pages if any(marker in data[(p - 1) * PAGE : p * PAGE] for marker in markers)
+    ]
 
 
-def names(path):
+def file_names(path):
     return sorted(os.listdir(os.path.dirname(path)))
 
 
-def roots(path):
-    """Return {table or index: its first page}."""
+def root_pages(path):
+    """Return the number of the first page of each table and index."""
     connection = sqlite3.connect(path)
-    found = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
+    pages = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
     connection.close()
-    return found
+    return pages
 
 
 class TestReadable:
     """The readable requests keep their state, and the report counts the missing ones."""
 
-    def check(self, path, rows, wanted, journal):
-        assert rows_of(journal) == {i: rows[i] for i in wanted}
+    def check(self, path, rows, expected_ids, journal):
+        assert read_rows(journal) == {i: rows[i] for i in expected_ids}
         (report,) = quarantine.reports(path)
-        assert report.saved == len(wanted)
+        assert report.saved == len(expected_ids)
         assert load(journal, accept(journal, "new")).body == "new"
         journal.close()
         assert re.search(r"journal\.sqlite\.corrupt-\d{8}T\d{6}Z$", report.file)
         assert os.path.exists(report.file)
-        aside = os.path.basename(report.file)
-        assert names(path) == ["journal.sqlite", aside, aside + ".json", "journal.sqlite.lock"]
+        quarantined_name = os.path.basename(report.file)
+        assert file_names(path) == [
+            "journal.sqlite",
+            quarantined_name,
+            quarantined_name + ".json",
+            "journal.sqlite.lock",
+        ]
         return report
 
     @pytest.mark.parametrize("data", [bytes, os.urandom], ids=["zeros", "noise"])
     @pytest.mark.parametrize("count", [1, 8])
-    def test_requests_around_overwritten_pages_are_saved(self, intact, path, count, data):
+    def test_requests_around_overwritten_pages_are_saved(self, intact_journal, path, count, data):
         for page in random.Random(count).sample(pages_of_requests(path), count):
             write(path, page, data(PAGE))
-        wanted = readable(path, intact[1])
-        assert 0 < len(wanted) < COUNT
+        expected_ids = readable_ids(path, intact_journal[1])
+        assert 0 < len(expected_ids) < COUNT
         # Requested explicitly, as the endpoint does after damage: reading may miss a damaged page.
-        report = self.check(path, intact[1], wanted, Journal(path, "it was overwritten"))
+        report = self.check(
+            path, intact_journal[1], expected_ids, Journal(path, "it was overwritten")
+        )
         assert report.reason == "it was overwritten"
         assert report.unread_bytes >= count * PAGE / 2
-        assert report.lost == COUNT - len(wanted)
+        assert report.lost == COUNT - len(expected_ids)
 
     @pytest.mark.parametrize("name", ["sqlite_autoindex_requests_1", "ix_requests_due"])
-    def test_all_requests_are_saved_if_an_index_is_damaged(self, intact, path, name):
-        write(path, roots(path)[name], bytes(PAGE))
-        report = self.check(path, intact[1], set(intact[1]), Journal(path, "an index"))
+    def test_all_requests_are_saved_if_an_index_is_damaged(self, intact_journal, path, name):
+        write(path, root_pages(path)[name], bytes(PAGE))
+        report = self.check(
+            path, intact_journal[1], set(intact_journal[1]), Journal(path, "an index")
+        )
         assert report.lost == 0
 
-    def test_requests_in_a_truncated_file_are_saved(self, intact, path):
+    def test_requests_in_a_truncated_file_are_saved(self, intact_journal, path):
         os.truncate(path, int(os.path.getsize(path) * 0.7) // PAGE * PAGE)
         journal = Journal(path)
-        saved = set(rows_of(journal))
-        assert saved < set(intact[1])
-        self.check(path, intact[1], saved, journal)
+        saved_ids = set(read_rows(journal))
+        assert saved_ids < set(intact_journal[1])
+        self.check(path, intact_journal[1], saved_ids, journal)
 
     @pytest.mark.parametrize("data", [bytes, os.urandom], ids=["zeros", "noise"])
-    def test_without_its_first_page_nothing_is_saved_and_the_file_is_kept(self, intact, path, data):
+    def test_a_file_without_its_first_page_is_kept_and_nothing_is_saved(
+        self, intact_journal, path, data
+    ):
         write(path, 1, data(PAGE))
-        damaged = open(path, "rb").read()
-        report = self.check(path, intact[1], set(), Journal(path))
-        assert report.unread_bytes == len(damaged)
-        assert open(report.file, "rb").read() == damaged
+        damaged_bytes = open(path, "rb").read()
+        report = self.check(path, intact_journal[1], set(), Journal(path))
+        assert report.unread_bytes == len(damaged_bytes)
+        assert open(report.file, "rb").read() == damaged_bytes
 
-    def test_without_the_table_nothing_is_saved_and_the_loss_is_counted(self, intact, path):
+    def test_the_loss_is_counted_if_the_table_is_unreadable(self, intact_journal, path):
         size = os.path.getsize(path)
-        write(path, roots(path)["requests"], bytes(PAGE))
-        report = self.check(path, intact[1], set(), Journal(path, "the table"))
+        write(path, root_pages(path)["requests"], bytes(PAGE))
+        report = self.check(path, intact_journal[1], set(), Journal(path, "the table"))
         assert (report.lost, report.unread_bytes) == (COUNT, size)
 
-    def test_a_file_that_is_not_a_database_is_kept(self, intact, path):
-        text = b"this is no database, and long enough to be taken for one" * 200
+    def test_a_file_that_is_not_a_database_is_kept(self, intact_journal, path):
+        text = b"this is not a database, but long enough to look like one" * 200
         with open(path, "wb") as file:
             file.write(text)
-        report = self.check(path, intact[1], set(), Journal(path))
+        report = self.check(path, intact_journal[1], set(), Journal(path))
         assert open(report.file, "rb").read() == text
         assert "not a database" in report.reason
         assert report.unread_bytes == len(text)
@@ -172,36 +185,36 @@ class TestReadable:
             "CREATE TABLE journal (endpoint_id, clock); PRAGMA user_version = 2",
         ],
     )
-    def test_a_database_that_is_not_a_journal_is_kept(self, intact, path, script):
+    def test_a_database_that_is_not_a_journal_is_kept(self, intact_journal, path, script):
         os.remove(path)
         connection = sqlite3.connect(path)
         connection.executescript(script)
         connection.close()
-        self.check(path, intact[1], set(), Journal(path))
+        self.check(path, intact_journal[1], set(), Journal(path))
 
-    def test_others_cannot_access_the_quarantined_files(self, intact, path, tmp_path):
+    def test_others_cannot_access_the_quarantined_files(self, intact_journal, path, tmp_path):
         with open(path, "wb") as file:
-            file.write(b"this is no database, and long enough to be taken for one" * 200)
+            file.write(b"this is not a database, but long enough to look like one" * 200)
         os.chmod(path, 0o644)
-        before = os.umask(0)
+        old_umask = os.umask(0)
         try:
             Journal(path).close()
         finally:
-            os.umask(before)
+            os.umask(old_umask)
         modes = {file.name: oct(file.stat().st_mode & 0o007) for file in tmp_path.iterdir()}
         assert len(modes) >= 3 and set(modes.values()) == {"0o0"}
 
-    @pytest.mark.parametrize("left", ["", "empty"])
-    def test_a_wal_without_its_file_is_kept(self, path, left, tmp_path):
-        """SQLite deletes it when it opens an empty file."""
-        other = str(tmp_path / "other" / "journal.sqlite")
-        os.mkdir(os.path.dirname(other))
-        journal = Journal(other)
+    @pytest.mark.parametrize("main_file", ["missing", "empty"])
+    def test_a_wal_without_its_file_is_kept(self, path, main_file, tmp_path):
+        """SQLite deletes the -wal file when it opens an empty main file."""
+        other_path = str(tmp_path / "other" / "journal.sqlite")
+        os.mkdir(os.path.dirname(other_path))
+        journal = Journal(other_path)
         accept(journal, "only in the -wal")
         os.remove(path)
-        shutil.copy(other + "-wal", path + "-wal")
+        shutil.copy(other_path + "-wal", path + "-wal")
         journal.close()
-        if left:
+        if main_file == "empty":
             open(path, "wb").close()
         Journal(path).close()
         (report,) = quarantine.reports(path)
@@ -209,17 +222,19 @@ class TestReadable:
             assert b"only in the -wal" in file.read()
         assert report.unread_bytes > PAGE
 
-    def test_a_request_whose_body_was_changed_is_lost(self, intact, path):
+    def test_a_request_whose_body_was_changed_is_lost(self, intact_journal, path):
         data = open(path, "rb").read()
-        at = data.index(b"x" * 3000)
+        offset = data.index(b"x" * 3000)
         with open(path, "r+b") as file:
-            file.seek(at + 100)
+            file.seek(offset + 100)
             file.write(b"y")
-        assert self.check_all_but_one(intact, path, Journal(path, "something else")).lost == 1
+        assert (
+            self.check_all_but_one(intact_journal, path, Journal(path, "something else")).lost == 1
+        )
 
     @pytest.mark.parametrize("text", [b"\xff\xfe", b"?!"], ids=["no text", "no JSON"])
-    def test_an_unreadable_request_does_not_block_the_others(self, intact, path, text):
-        """SQLite itself sees nothing wrong with it."""
+    def test_an_unreadable_request_does_not_block_the_others(self, intact_journal, path, text):
+        """The request is valid for SQLite."""
         connection = sqlite3.connect(path)
         connection.execute(
             "UPDATE requests SET headers = CAST(? AS TEXT) WHERE id = ?", (text, COUNT)
@@ -231,17 +246,18 @@ class TestReadable:
             journal.load_requests(journal.announced())
         assert journal.is_damaged
         with pytest.raises(JournalError):
-            accept(journal)  # new requests are safer in the next journal
+            accept(journal)  # a damaged journal takes no new requests
         journal.close()
-        self.check_all_but_one(intact, path, Journal(path, journal.problem))
+        self.check_all_but_one(intact_journal, path, Journal(path, journal.problem))
 
-    def check_all_but_one(self, intact, path, journal):
-        (missing,) = set(intact[1]) - set(rows_of(journal))
-        return self.check(path, intact[1], set(intact[1]) - {missing}, journal)
+    def check_all_but_one(self, intact_journal, path, journal):
+        (missing_id,) = set(intact_journal[1]) - set(read_rows(journal))
+        return self.check(path, intact_journal[1], set(intact_journal[1]) - {missing_id}, journal)
 
-    def test_damage_that_is_found_at_opening(self, intact, path):
-        write(path, roots(path)["ix_requests_due"], bytes(PAGE))
-        self.check(path, intact[1], set(intact[1]), Journal(path))  # requests are counted by it
+    def test_all_requests_are_saved_if_damage_is_found_at_opening(self, intact_journal, path):
+        write(path, root_pages(path)["ix_requests_due"], bytes(PAGE))
+        # The constructor finds the damage, because it counts the requests by this index.
+        self.check(path, intact_journal[1], set(intact_journal[1]), Journal(path))
 
     def test_the_endpoint_id_is_kept(self, path):
         journal = Journal(path)
@@ -253,7 +269,7 @@ class TestReadable:
 
 
 class TestQuarantine:
-    def spoil(self, path):
+    def overwrite_start(self, path):
         write(path, 1, b"nothing")
         with open(path, "r+b") as file:
             file.truncate(100)
@@ -265,32 +281,36 @@ class TestQuarantine:
             def time(self):
                 return self.now
 
-        clock, made = Clock(), []
+        clock, quarantined_at = Clock(), []
         monkeypatch.setattr(quarantine, "time", clock)
         while clock.now < 86400:
-            self.spoil(path)
+            self.overwrite_start(path)
             try:
                 Journal(path).close()
-                made.append(clock.now)
+                quarantined_at.append(clock.now)
             except JournalError as error:
                 assert "check the disk" in str(error)
             clock.now += 30 if clock.now < 600 else 1800
-        assert len(quarantine.reports(path)) == len(made) <= 7
-        assert made[0] == 0 and made[1] >= 60 and made[2] - made[1] >= 240
+        assert len(quarantine.reports(path)) == len(quarantined_at) <= 7
+        assert (
+            quarantined_at[0] == 0
+            and quarantined_at[1] >= 60
+            and quarantined_at[2] - quarantined_at[1] >= 240
+        )
 
-    def test_a_journal_that_has_to_wait_is_not_changed(self, path):
-        self.spoil(path)
+    def test_a_journal_damaged_again_at_once_is_not_changed(self, path):
+        self.overwrite_start(path)
         Journal(path).close()
-        self.spoil(path)
-        before = names(path)
+        self.overwrite_start(path)
+        before = file_names(path)
         for _ in range(3):
             with pytest.raises(JournalError, match="not a database|malformed"):
                 Journal(path)
-        assert names(path) == before
+        assert file_names(path) == before
         assert os.path.getsize(path) == 100
 
     def test_the_report_is_shown_until_the_file_is_moved(self, path):
-        self.spoil(path)
+        self.overwrite_start(path)
         Journal(path).close()
         (report,) = quarantine.reports(path)
         assert report.file in str(report)
@@ -300,7 +320,7 @@ class TestQuarantine:
         assert quarantine.reports(path) == []
 
     def test_an_unreadable_report_is_ignored(self, path):
-        self.spoil(path)
+        self.overwrite_start(path)
         Journal(path).close()
         (report,) = quarantine.reports(path)
         for text in ("", "{", "{}", "[]"):
@@ -313,11 +333,11 @@ class TestQuarantine:
         connection = sqlite3.connect(path)
         connection.execute(f"PRAGMA user_version={version}")
         connection.close()
-        write(path, roots(path)["ix_requests_due"], bytes(PAGE))
+        write(path, root_pages(path)["ix_requests_due"], bytes(PAGE))
         before = open(path, "rb").read()
         with pytest.raises(JournalError, match="release"):
             Journal(path)
-        assert names(path) == ["journal.sqlite", "journal.sqlite.lock"]
+        assert file_names(path) == ["journal.sqlite", "journal.sqlite.lock"]
         assert open(path, "rb").read() == before
 
     @pytest.mark.parametrize(
@@ -341,55 +361,55 @@ class TestQuarantine:
 
 # The steps: the new journal is complete, the damaged one is moved away, the new one is moved into
 # its place.
-KILLED = """
+KILL_AT_STEP = """
 import os, signal
 from poundcake.endpoint import journal_file, quarantine
 steps = int(sys.argv[2])
 def step(function):
-    def counted(*args):
+    def count_and_call(*args):
         global steps
         steps -= 1
         if steps < 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args)
-    return counted
+    return count_and_call
 journal_file.is_intact = step(journal_file.is_intact)
 os.rename = step(os.rename)
 try:
     Journal(sys.argv[1], "damaged")
 finally:
-    say("went on")
+    print_line("completed")
 """
 
 
-@pytest.mark.parametrize("way", sorted(WAYS))
-class TestKilled:
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
+class TestKill:
     @pytest.mark.parametrize("steps", [COUNT // 2, COUNT, COUNT + 1, COUNT + 2])
-    def test_a_kill_at_any_step_loses_nothing(self, intact, path, way, steps):
-        child = process(way, KILLED, path, str(steps))
+    def test_a_kill_at_any_step_loses_nothing(self, intact_journal, path, runtime, steps):
+        child = start_process(runtime, KILL_AT_STEP, path, str(steps))
         assert child.communicate(timeout=60)[0] == ""
         assert child.returncode == -signal.SIGKILL
         # The next start finds the old journal, damaged or not, or the new one.
         journal = Journal(path)
-        assert rows_of(journal) == intact[1]
+        assert read_rows(journal) == intact_journal[1]
         journal.close()
         if steps <= COUNT:
             assert quarantine.reports(path) == []
             journal = Journal(path, "damaged")
-            assert rows_of(journal) == intact[1]
+            assert read_rows(journal) == intact_journal[1]
             journal.close()
         assert [report.saved for report in quarantine.reports(path)] == [COUNT]
-        assert "salvage" not in "".join(names(path))
+        assert "salvage" not in "".join(file_names(path))
 
-    def test_without_a_kill_it_completes(self, intact, path, way):
-        child = process(way, KILLED, path, str(COUNT + 3))
-        assert child.communicate(timeout=60)[0] == "went on\n"
+    def test_the_quarantine_completes_without_a_kill(self, intact_journal, path, runtime):
+        child = start_process(runtime, KILL_AT_STEP, path, str(COUNT + 3))
+        assert child.communicate(timeout=60)[0] == "completed\n"
         journal = Journal(path)
-        assert rows_of(journal) == intact[1]
+        assert read_rows(journal) == intact_journal[1]
         journal.close()
 
 
-FULL = """
+FULL_DISK = """
 import os, resource
 path, max_bytes = sys.argv[1], int(sys.argv[2])
 before = sorted(os.listdir(os.path.dirname(path)))
@@ -397,19 +417,20 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
 try:
     Journal(path, "damaged")
 except Exception as error:
-    say(type(error).__name__ + str(error))
+    print_line(type(error).__name__ + str(error))
 assert set(os.listdir(os.path.dirname(path))) - set(before) <= {"journal.sqlite.lock"}
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 journal = Journal(path, "damaged")
-say(str(sum(vars(journal.counts())[s] for s in ("accepted", "announced", "recorded", "done"))))
+states = ("accepted", "announced", "recorded", "done")
+print_line(str(sum(vars(journal.counts())[state] for state in states)))
 """
 
 
-@pytest.mark.parametrize("way", sorted(WAYS))
-def test_a_full_disk_leaves_the_old_journal_unchanged(path, way):
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
+def test_a_full_disk_leaves_the_old_journal_unchanged(path, runtime):
     if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
-        pytest.skip("this process cannot raise its limit again")
-    child = process(way, FULL, path, str(20 * PAGE))
-    first, second = child.communicate(timeout=60)[0].split("\n")[:2]
-    assert first.startswith("JournalError") and path in first
-    assert second == str(COUNT)
+        pytest.skip("this start_process cannot raise its limit again")
+    child = start_process(runtime, FULL_DISK, path, str(20 * PAGE))
+    error, saved_count = child.communicate(timeout=60)[0].split("\n")[:2]
+    assert error.startswith("JournalError") and path in error
+    assert saved_count == str(COUNT)

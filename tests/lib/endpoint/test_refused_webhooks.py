@@ -5,32 +5,34 @@ from __future__ import annotations
 import pytest
 
 from tests.lib.endpoint.wire import exchange
-from tests.lib.endpoints import KINDS, WAYS, message
+from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES, message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
 HOOK = "/api/v1/webhook"
 TOKEN = {"Authorization": "Bearer the-token-in-use"}
-QUICK = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
+UNCACHED_HEALTH = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=RUNTIMES)
 def endpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusing-" + request.param)
     config = {"auth_tokens": ["the-token-in-use"], "max_body_bytes": 2000}
-    running = KINDS[request.param](folder, QUICK, **config).start().ready()
-    yield running
-    running.stop()
+    new_endpoint = (
+        ENDPOINT_CLASSES[request.param](folder, UNCACHED_HEALTH, **config).start().ready()
+    )
+    yield new_endpoint
+    new_endpoint.stop()
 
 
-def counted(endpoint, reason):
+def refused_total(endpoint, reason):
     text = endpoint.get("/metrics", **TOKEN).body.decode()
     name = f'poundcake_refused_webhooks_total{{reason="{reason}"}} '
     (line,) = [line for line in text.splitlines() if line.startswith(name)]
     return float(line.rpartition(" ")[2])
 
 
-def refused(endpoint):
+def refused_in_health(endpoint):
     return endpoint.get("/api/v1/health", **TOKEN).json["refused"]
 
 
@@ -51,67 +53,70 @@ def refused(endpoint):
         ("invalid_http", 431, message("POST", HOOK, b"{}", X="x" * 70000, **TOKEN)),
     ],
 )
-def test_each_reason(endpoint, reason, status, data):
-    before, count = counted(endpoint, reason), refused(endpoint)["count"]
+def test_each_refusal_is_counted_with_its_reason(endpoint, reason, status, data):
+    total_before, count_before = (
+        refused_total(endpoint, reason),
+        refused_in_health(endpoint)["count"],
+    )
     assert exchange(endpoint, data).startswith(b"HTTP/1.1 %d " % status)
-    assert counted(endpoint, reason) == before + 1
-    refusals = refused(endpoint)
-    assert refusals["count"] == count + 1
+    assert refused_total(endpoint, reason) == total_before + 1
+    refusals = refused_in_health(endpoint)
+    assert refusals["count"] == count_before + 1
     last = refusals["last"]
     assert (last["reason"], last["status"], last["sender"]) == (reason, status, "127.0.0.1")
     assert last["detail"] and last["refused_at"].endswith("Z")
 
 
-def test_a_page_of_another_site(make):
-    endpoint = make()
+def test_a_webhook_from_another_site_is_refused_as_cross_site(start_endpoint):
+    endpoint = start_endpoint()
     assert endpoint.post(webhook(), Origin="http://evil.example").status == 403
-    assert refused(endpoint)["last"]["reason"] == "cross_site"
+    assert refused_in_health(endpoint)["last"]["reason"] == "cross_site"
 
 
-def test_a_credential_for_webhooks_and_a_wrong_path(make):
-    poster = {"name": "alertmanager", "scope": "post", "token": "the-token-to-post-with"}
-    endpoint = make(auth_tokens=["the-token-in-use"], credentials=[poster])
-    answer = endpoint.request(
+def test_a_wrong_path_is_the_reason_even_if_the_scope_forbids_it(start_endpoint):
+    post_credential = {"name": "alertmanager", "scope": "post", "token": "the-token-to-post-with"}
+    endpoint = start_endpoint(auth_tokens=["the-token-in-use"], credentials=[post_credential])
+    response = endpoint.request(
         "POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with"
     )
-    assert answer.status == 403
-    last = refused(endpoint)["last"]
+    assert response.status == 403
+    last = refused_in_health(endpoint)["last"]
     assert (last["reason"], last["status"]) == ("wrong_path", 403)
 
 
-def test_a_storm_is_accepted_by_default(make):
-    """A notification of 2,500 alerts was refused for its size, and never sent again."""
+def test_a_storm_is_accepted_by_default(start_endpoint):
+    """A notification of 2,500 alerts was once refused for its size, and never sent again."""
     storm = webhook(
         *[
             alert(f"HostDown{n}", fingerprint=f"f{n}", annotations={"summary": "x" * 200})
             for n in range(2500)
         ]
     )
-    endpoint = make()
-    answer = endpoint.post(storm)
-    assert (answer.status, answer.json["alerts_received"]) == (202, 2500)
-    assert refused(endpoint) == {"count": 0, "last": None}
+    endpoint = start_endpoint()
+    response = endpoint.post(storm)
+    assert (response.status, response.json["alerts_received"]) == (202, 2500)
+    assert refused_in_health(endpoint) == {"count": 0, "last": None}
 
 
-def test_other_refusals_are_not_counted(make):
-    endpoint = make()
+def test_other_refusals_are_not_counted(start_endpoint):
+    endpoint = start_endpoint()
     assert endpoint.get("/api/v1/no-such-path").status == 404
     assert endpoint.request("OPTIONS", "/webhook").status == 404
     assert endpoint.get("/api/v1/alerts/active?x=1").status == 400
     assert endpoint.post(webhook()).status == 202
-    assert refused(endpoint) == {"count": 0, "last": None}
+    assert refused_in_health(endpoint) == {"count": 0, "last": None}
 
 
-def test_an_internal_error_is_not_a_refusal(make):
+def test_a_full_backlog_is_not_a_refusal(start_endpoint):
     """Alertmanager retries the webhook."""
-    endpoint = make(backlog_limit=1)
+    endpoint = start_endpoint(backlog_limit=1)
     endpoint.set_broker(up=False)
     wait_for(lambda: endpoint.post(webhook()).status == 503)
-    assert refused(endpoint)["count"] == 0
+    assert refused_in_health(endpoint)["count"] == 0
 
 
 def test_the_log_names_client_and_reason_once_a_minute(tmp_path, caplog):
-    endpoint = KINDS["threads"](tmp_path, max_body_bytes=2000).start().ready()
+    endpoint = ENDPOINT_CLASSES["threads"](tmp_path, max_body_bytes=2000).start().ready()
     try:
         for _ in range(5):
             assert endpoint.post(b"x" * 2001).status == 413

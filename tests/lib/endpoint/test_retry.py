@@ -1,4 +1,4 @@
-"""When retries run and how large their batches are: pure functions, case by case."""
+"""The times of retries and the sizes of their batches, decided by pure functions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from poundcake.endpoint import retry
 from poundcake.endpoint.retry import FailedAttempt, ObservedSync, Pace, RetryPlan
 from tests.lib.samples import NOON, later
 
-FOREVER = 100_000
+MANY_ATTEMPTS = 100_000
 
 
 @pytest.mark.parametrize(
-    "times, wait", [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (FOREVER, 3600)]
+    "times, wait", [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (MANY_ATTEMPTS, 3600)]
 )
 def test_waits_double_up_to_the_maximum(times, wait):
     assert retry.doubled((60.0, 3600.0), times) == wait
 
 
-def test_jitter_only_shortens():
+def test_jitter_only_shortens_waits():
     waits = {retry.jittered(100.0) for _ in range(200)}
     assert 90 <= min(waits) < max(waits) <= 100
 
@@ -33,15 +33,17 @@ def test_jitter_only_shortens():
         (2, 3, False, RetryPlan(240, 1, False)),
         (1, 4, False, RetryPlan(480, 1, False)),
         (1, 5, False, RetryPlan(600, 1, False)),
-        (1, FOREVER, False, RetryPlan(600, 1, False)),
+        (1, MANY_ATTEMPTS, False, RetryPlan(600, 1, False)),
         # Other recorded requests show that the batch is at fault. A single request is then stuck.
         (8, 3, True, RetryPlan(240, 4, False)),
         (1, 0, True, RetryPlan(30, 1, False)),
         (1, 1, True, RetryPlan(600, 1, True)),
-        (1, FOREVER, True, RetryPlan(600, 1, True)),
+        (1, MANY_ATTEMPTS, True, RetryPlan(600, 1, True)),
     ],
 )
-def test_a_batch_that_was_not_recorded(size, attempts, others_recorded, plan):
+def test_a_batch_that_was_not_recorded_is_retried_in_smaller_batches(
+    size, attempts, others_recorded, plan
+):
     assert retry.plan_missed(FailedAttempt(size, attempts, others_recorded)) == plan
 
 
@@ -55,11 +57,13 @@ def test_a_batch_that_was_not_recorded(size, attempts, others_recorded, plan):
         (1, True, RetryPlan(600, 1, True)),
     ],
 )
-def test_a_request_that_cannot_be_published(attempts, others_recorded, plan):
+def test_a_request_that_cannot_be_published_is_retried_with_longer_waits(
+    attempts, others_recorded, plan
+):
     assert retry.plan_refused(FailedAttempt(1, attempts, others_recorded)) == plan
 
 
-def test_while_nothing_is_recorded_announcements_are_rare():
+def test_announcements_are_rare_while_nothing_is_recorded():
     pace, pauses = Pace(), []
     for _ in range(4):
         pace = retry.pace_after_miss(pace, now=1000.0)
@@ -69,7 +73,7 @@ def test_while_nothing_is_recorded_announcements_are_rare():
     assert (pace.misses, pace.next_at, pace.recorded_at) == (0, 0.0, 2000.0)
 
 
-def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_again():
+def test_a_refusal_resets_the_batch_size_which_then_doubles():
     pace = retry.pace_after_refusal(Pace())
     sizes = []
     for _ in range(11):
@@ -79,7 +83,7 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
 
 
 @pytest.mark.parametrize(
-    "seen, synced_at, claimed_age, elapsed, age",
+    "previous, synced_at, claimed_age, elapsed, age",
     [
         # The first poll relies on the clocks, by which at most one wait has passed.
         (None, None, 0, 0, float("inf")),
@@ -94,8 +98,12 @@ def test_after_a_refusal_the_next_batch_is_a_single_request_and_then_they_grow_a
         (ObservedSync(NOON, 10), later(5), 7200, 5, 5),
     ],
 )
-def test_the_age_of_the_last_sync_with_wrong_clocks(seen, synced_at, claimed_age, elapsed, age):
-    assert retry.observe_sync(seen, synced_at, claimed_age, elapsed) == ObservedSync(synced_at, age)
+def test_the_age_of_the_last_sync_does_not_depend_on_wrong_clocks(
+    previous, synced_at, claimed_age, elapsed, age
+):
+    assert retry.observe_sync(previous, synced_at, claimed_age, elapsed) == ObservedSync(
+        synced_at, age
+    )
 
 
 def test_the_interval_between_syncs_grows():

@@ -1,4 +1,4 @@
-"""The whole endpoint: it reports what is missing, and continues when that is available."""
+"""The endpoint reports unavailable dependencies, and continues once they are available."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from poundcake.trail.database import DatabaseError
 from tests import services
 from tests.lib import endpoint_process
 from tests.lib.endpoints import (
-    KINDS,
-    WAYS,
+    ENDPOINT_CLASSES,
+    RUNTIMES,
     InThreads,
     Patched,
     Unpatched,
@@ -38,42 +38,42 @@ from tests.lib.endpoints import (
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
-QUICK = {"endpoint.supervisor.RETRY_SECONDS": 0.2}
+SHORT_RETRIES = {"endpoint.supervisor.RETRY_SECONDS": 0.2}
 PAGE = 4096
 
 
-@pytest.fixture(params=WAYS)
-def make(request, tmp_path):
+@pytest.fixture(params=RUNTIMES)
+def start_endpoint(request, tmp_path):
     """Return a function that starts an endpoint with short retry waits, without waiting for it."""
-    made = []
+    endpoints = []
 
     def factory(**config):
-        running = KINDS[request.param](tmp_path, QUICK, **config).start()
-        made.append(running)
-        return running
+        new_endpoint = ENDPOINT_CLASSES[request.param](tmp_path, SHORT_RETRIES, **config).start()
+        endpoints.append(new_endpoint)
+        return new_endpoint
 
     yield factory
-    for running in made:
-        running.stop()
+    for new_endpoint in endpoints:
+        new_endpoint.stop()
 
 
 @pytest.fixture
-def make_here(tmp_path):
-    """Return the same function, but always for plain threads."""
-    made = []
+def start_in_threads(tmp_path):
+    """Return the same function for endpoints in this process, on plain threads."""
+    endpoints = []
 
     def factory(**config):
-        made.append(InThreads(tmp_path, QUICK, **config).start())
-        return made[-1]
+        endpoints.append(InThreads(tmp_path, SHORT_RETRIES, **config).start())
+        return endpoints[-1]
 
     yield factory
-    for running in made:
-        running.stop()
+    for new_endpoint in endpoints:
+        new_endpoint.stop()
 
 
 @pytest.fixture
-def log(caplog, tmp_path):
-    """Return a function that returns the log of the endpoints."""
+def read_log(caplog, tmp_path):
+    """Return a function that reads the log of the endpoints."""
 
     def text():
         file = tmp_path / "log"  # of an endpoint in a separate process
@@ -83,17 +83,17 @@ def log(caplog, tmp_path):
 
 
 @pytest.fixture
-def failed(log):
-    """Return a function that waits until the log announces a retry, and then a little longer."""
+def wait_for_retry(read_log):
+    """Return a function that waits until the log announces a retry, and half a second more."""
 
     def wait():
-        wait_for(lambda: "retrying until it works" in log())
+        wait_for(lambda: "retrying until it works" in read_log())
         time.sleep(0.5)
 
     return wait
 
 
-def sql(path, statement):
+def query(path, statement):
     """Return all rows of a statement, on a separate connection."""
     connection = sqlite3.connect(str(path), timeout=20, isolation_level=None)
     try:
@@ -102,65 +102,67 @@ def sql(path, statement):
         connection.close()
 
 
-def part(endpoint, name):
+def component(endpoint, name):
     return endpoint.get("/api/v1/health").json["components"][name]
 
 
-def has_status(endpoint, request_id, *wanted):
-    return endpoint.get("/api/v1/status/" + request_id).json["status"] in wanted
+def has_status(endpoint, request_id, *statuses):
+    return endpoint.get("/api/v1/status/" + request_id).json["status"] in statuses
 
 
-class TestRecovers:
-    def test_a_port_that_is_taken_and_then_freed(self, make, failed):
-        with socket.socket() as taken:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(("127.0.0.1", 0))
-            taken.listen(1)
-            endpoint = make(port=taken.getsockname()[1])
-            failed()
+class TestRecovery:
+    def test_the_endpoint_starts_once_its_port_is_free(self, start_endpoint, wait_for_retry):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            endpoint = start_endpoint(port=listener.getsockname()[1])
+            wait_for_retry()
             assert endpoint.alive
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
-    def test_a_state_directory_that_cannot_be_created_at_first(self, make, tmp_path):
-        """A file is in the place of the folder, so that even root cannot write below it."""
+    def test_the_endpoint_works_once_its_state_directory_can_be_created(
+        self, start_endpoint, tmp_path
+    ):
+        """A file has the name of the parent folder, so even root cannot create the directory."""
         (tmp_path / "in-the-way").write_text("")
         state = tmp_path / "in-the-way" / "state"
-        endpoint = make(state_dir=str(state)).ready(journal=False)
-        answer = endpoint.post(webhook(alert()))
-        assert answer.status == 503
-        assert "in-the-way" in answer.json["detail"]
-        assert answer.headers["content-type"] == "application/problem+json"
+        endpoint = start_endpoint(state_dir=str(state)).ready(journal=False)
+        response = endpoint.post(webhook(alert()))
+        assert response.status == 503
+        assert "in-the-way" in response.json["detail"]
+        assert response.headers["content-type"] == "application/problem+json"
         health = endpoint.get("/api/v1/health")
         assert (health.status, health.json["status"]) == (503, "unavailable")
         assert health.json["components"]["journal"]["state"] == "down"
         assert "in-the-way" in health.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/health/live").status == 200
         assert endpoint.get("/api/v1/executions/recent").status == 503
-        # The endpoint cannot rule out that the journal contains it.
+        # The unavailable journal may contain this request, so the status is not 404.
         assert endpoint.get("/api/v1/status/x").status == 503
         (tmp_path / "in-the-way").unlink()
         endpoint.ready()
         assert endpoint.post(webhook(alert())).status == 202
 
-    def test_another_endpoint_uses_the_state_directory(self, make_here):
-        first = make_here().ready()
-        second = make_here(port=services.free_port()).ready(journal=False)
-        wait_for_refusal(second, "another endpoint")
-        first.stop()
-        second.ready()
+    def test_an_endpoint_waits_until_its_state_directory_is_not_in_use(self, start_in_threads):
+        first_endpoint = start_in_threads().ready()
+        second_endpoint = start_in_threads(port=services.free_port()).ready(journal=False)
+        wait_for_refusal(second_endpoint, "another endpoint")
+        first_endpoint.stop()
+        second_endpoint.ready()
 
-    def test_a_journal_of_another_release_is_not_changed(self, make_here, tmp_path):
-        endpoint = make_here().ready()
+    def test_a_journal_of_another_release_is_not_changed(self, start_in_threads, tmp_path):
+        endpoint = start_in_threads().ready()
         request_id = endpoint.accept(webhook())
         endpoint.stop()
         path = tmp_path / "state" / "journal.sqlite"
-        sql(path, "PRAGMA user_version = 99")
+        query(path, "PRAGMA user_version = 99")
         endpoint.start().ready(journal=False)
         wait_for_refusal(endpoint, "another release")
-        assert "another release" in part(endpoint, "journal")["detail"]
-        assert sql(path, "SELECT request_id FROM requests") == [(request_id,)]
-        sql(path, f"PRAGMA user_version = {VERSION}")
+        assert "another release" in component(endpoint, "journal")["detail"]
+        assert query(path, "SELECT request_id FROM requests") == [(request_id,)]
+        query(path, f"PRAGMA user_version = {VERSION}")
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
@@ -176,39 +178,43 @@ class TestRecovers:
         ],
     )
     def test_an_unusable_configuration_does_not_stop_the_endpoint(
-        self, make_here, failed, log, config
+        self, start_in_threads, wait_for_retry, read_log, config
     ):
-        endpoint = make_here(**config)
-        failed()
-        assert "configuration: {}: ".format(*config) in log()
+        endpoint = start_in_threads(**config)
+        wait_for_retry()
+        assert "configuration: {}: ".format(*config) in read_log()
         assert endpoint.alive
         with pytest.raises(OSError):
             endpoint.client()
 
     @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 100, "192.0.2.1"])
-    def test_an_unusable_address_does_not_stop_the_endpoint(self, make_here, failed, host):
-        endpoint = make_here(host=host, auth_tokens=["the-token-in-use"])
-        failed()
+    def test_an_unusable_address_does_not_stop_the_endpoint(
+        self, start_in_threads, wait_for_retry, host
+    ):
+        endpoint = start_in_threads(host=host, auth_tokens=["the-token-in-use"])
+        wait_for_retry()
         assert endpoint.alive
 
-    def test_a_token_file_that_is_created_later(self, make_here, failed, tmp_path):
-        endpoint = make_here(auth_tokens=["file:{}".format(tmp_path / "token")])
-        failed()
+    def test_a_token_file_can_be_created_after_the_start(
+        self, start_in_threads, wait_for_retry, tmp_path
+    ):
+        endpoint = start_in_threads(auth_tokens=["file:{}".format(tmp_path / "token")])
+        wait_for_retry()
         (tmp_path / "token").write_text("the-token-in-use\n")
-        wait_for(lambda: endpoint.alive and self.answers(endpoint))
+        wait_for(lambda: endpoint.alive and self.is_live(endpoint))
         assert endpoint.post(webhook()).status == 401
         wait_for(
             lambda: endpoint.post(webhook(), Authorization="Bearer the-token-in-use").status == 202
         )
 
-    def answers(self, endpoint):
+    def is_live(self, endpoint):
         try:
             return endpoint.get("/api/v1/health/live").status == 200
         except OSError:
             return False
 
-    def test_an_unavailable_broker(self, make):
-        endpoint = make().ready()
+    def test_requests_wait_for_an_unavailable_broker(self, start_endpoint):
+        endpoint = start_endpoint().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
         wait_for(
@@ -217,8 +223,8 @@ class TestRecovers:
         health = endpoint.get("/api/v1/health")
         assert (health.status, health.json["status"]) == (200, "degraded")
         assert endpoint.get("/api/v1/health/ready").status == 200
-        answer = endpoint.get("/api/v1/status/" + request_id).json
-        assert (answer["status"], answer["blocked_by"]) == (
+        response = endpoint.get("/api/v1/status/" + request_id).json
+        assert (response["status"], response["blocked_by"]) == (
             "accepted",
             "broker: the broker is down",
         )
@@ -226,47 +232,49 @@ class TestRecovers:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
         wait_for(lambda: endpoint.get("/api/v1/health").json["status"] == "ok")
 
-    def test_a_database_that_is_unavailable_at_the_start(self, make, mariadb, mariadb_url):
+    def test_requests_wait_for_a_database_that_is_unavailable_at_the_start(
+        self, start_endpoint, mariadb, mariadb_url
+    ):
         mariadb.stop()
-        endpoint = make(database_url=mariadb_url).ready()
+        endpoint = start_endpoint(database_url=mariadb_url).ready()
         request_id = endpoint.accept(webhook(alert()))
-        found = wait_for(
+        health = wait_for(
             lambda: [
-                f
-                for f in [endpoint.get("/api/v1/health").json]
-                if f["components"]["database"]["state"] == "down"
+                report
+                for report in [endpoint.get("/api/v1/health").json]
+                if report["components"]["database"]["state"] == "down"
             ]
         )[0]
-        assert (found["status"], found["database"]) == ("degraded", "MariaDB")
-        assert mariadb.password not in json.dumps(found)
-        began = time.monotonic()
-        answer = endpoint.get("/api/v1/executions/recent")
-        assert answer.status == 503 and time.monotonic() - began < 8
-        assert mariadb.password not in answer.body.decode()
-        answer = endpoint.get("/api/v1/status/" + request_id)
-        assert (answer.status, answer.json["status"]) == (200, "accepted")
-        assert mariadb.password not in answer.body.decode()
+        assert (health["status"], health["database"]) == ("degraded", "MariaDB")
+        assert mariadb.password not in json.dumps(health)
+        started_at = time.monotonic()
+        response = endpoint.get("/api/v1/executions/recent")
+        assert response.status == 503 and time.monotonic() - started_at < 8
+        assert mariadb.password not in response.body.decode()
+        response = endpoint.get("/api/v1/status/" + request_id)
+        assert (response.status, response.json["status"]) == (200, "accepted")
+        assert mariadb.password not in response.body.decode()
         assert endpoint.post(webhook()).status == 202
         mariadb.start()
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
 
 
-def test_the_state_of_the_broker_is_known_before_anything_is_published(make):
+def test_the_state_of_the_broker_is_known_before_the_first_request(start_endpoint):
     """The state was once unknown after every start, until the first request."""
-    endpoint = make().ready()
-    wait_for(lambda: part(endpoint, "broker")["state"] == "ok")
+    endpoint = start_endpoint().ready()
+    wait_for(lambda: component(endpoint, "broker")["state"] == "ok")
     assert endpoint.published() == []
 
 
-def test_a_restart_resumes_the_requests_of_the_journal(make, log, caplog):
-    endpoint = make().ready()
+def test_a_restart_resumes_the_requests_of_the_journal(start_endpoint, read_log, caplog):
+    endpoint = start_endpoint().ready()
     endpoint.set_broker(up=False)
     ids = [endpoint.accept(webhook(alert(str(n)))) for n in range(5)]
     endpoint.stop()
     endpoint.set_broker(up=True)
     with caplog.at_level("INFO"):
         endpoint.start().ready()
-    assert "resuming 5 requests from the journal" in log()
+    assert "resuming 5 requests from the journal" in read_log()
     for request_id in ids:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
     names = [p["alert_name"] for t, p, _ in endpoint.published() if t == "poundcake.alert"]
@@ -277,12 +285,12 @@ def test_a_restart_resumes_the_requests_of_the_journal(make, log, caplog):
 class TestDamage:
     """The readable requests of a damaged journal are kept; see test_quarantine.py."""
 
-    def spoil(self, path, pages=0):
-        """Overwrite this many pages of entries while an endpoint uses the file; 0: all but one."""
-        while sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-            pass  # the endpoint uses it
-        sql(path, f"PRAGMA user_version = {VERSION}")  # makes other connections drop their caches
-        sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    def overwrite_pages(self, path, pages=0):
+        """Overwrite pages of requests, or almost all for 0, while an endpoint uses the file."""
+        while query(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            pass  # the endpoint is reading or writing
+        query(path, f"PRAGMA user_version = {VERSION}")  # makes other connections drop their caches
+        query(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         data = path.read_bytes()
         count = len(data) // PAGE
         page_numbers = [
@@ -293,26 +301,28 @@ class TestDamage:
                 file.seek(page * PAGE)
                 file.write(bytes(PAGE))
 
-    def test_damage_while_the_endpoint_runs(self, make, tmp_path, log):
-        endpoint = make().ready()
+    def test_a_journal_damaged_while_the_endpoint_runs_is_quarantined(
+        self, start_endpoint, tmp_path, read_log
+    ):
+        endpoint = start_endpoint().ready()
         path = tmp_path / "state" / "journal.sqlite"
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
-        self.spoil(path, pages=1)
+        self.overwrite_pages(path, pages=1)
         endpoint.set_broker(up=True)  # the announcer reads the waiting requests
-        quarantined = wait_for(lambda: part(endpoint, "journal").get("set_aside"), 60)[0]
+        quarantined = wait_for(lambda: component(endpoint, "journal").get("set_aside"), 60)[0]
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
         assert (health["status"], health["components"]["journal"]["state"]) == ("degraded", "ok")
-        for word in (quarantined["file"], "{} requests were saved".format(quarantined["saved"])):
-            assert word in health["components"]["journal"]["detail"]
-            assert word in log()
+        for text in (quarantined["file"], "{} requests were saved".format(quarantined["saved"])):
+            assert text in health["components"]["journal"]["detail"]
+            assert text in read_log()
         assert os.path.exists(quarantined["file"])
         assert quarantined["saved"] + quarantined["lost"] == 60 and 0 < quarantined["lost"] < 20
-        saved = [i for i in ids if endpoint.get("/api/v1/status/" + i).status == 200]
+        saved_ids = [i for i in ids if endpoint.get("/api/v1/status/" + i).status == 200]
         # Requests that were recorded before the damage was noticed are in the tables.
-        assert len(saved) >= quarantined["saved"]
-        for request_id in saved:
+        assert len(saved_ids) >= quarantined["saved"]
+        for request_id in saved_ids:
             wait_for(lambda: has_status(endpoint, request_id, "recorded"))
         assert endpoint.post(webhook()).status == 202
         for name in os.listdir(str(path.parent)):
@@ -320,35 +330,37 @@ class TestDamage:
                 (path.parent / name).unlink()
         assert endpoint.get("/api/v1/health").json["status"] == "ok"
 
-    def test_at_the_start(self, make, tmp_path):
+    def test_a_file_that_is_not_a_database_is_quarantined_at_the_start(
+        self, start_endpoint, tmp_path
+    ):
         (tmp_path / "state").mkdir()
         (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is not a database" * 99)
-        endpoint = make().ready()
-        (quarantined,) = part(endpoint, "journal")["set_aside"]
+        endpoint = start_endpoint().ready()
+        (quarantined,) = component(endpoint, "journal")["set_aside"]
         assert (quarantined["saved"], quarantined["unread_bytes"]) == (0, 22 * 99)
         with open(quarantined["file"], "rb") as file:
             assert file.read() == b"this is not a database" * 99
         assert endpoint.post(webhook()).status == 202
         endpoint.stop()
         endpoint.start().ready()  # a later start reports it as well
-        assert part(endpoint, "journal")["set_aside"] == [quarantined]
+        assert component(endpoint, "journal")["set_aside"] == [quarantined]
 
-    def test_repeated_damage(self, make, tmp_path):
-        """The journal is not quarantined again immediately, and responses contain the reason."""
-        endpoint = make().ready()
+    def test_a_journal_damaged_again_soon_is_not_quarantined_again(self, start_endpoint, tmp_path):
+        """Responses contain the reason until an operator removes the quarantined file."""
+        endpoint = start_endpoint().ready()
         endpoint.set_broker(up=False)
         path = tmp_path / "state" / "journal.sqlite"
         endpoint.accept(webhook())
-        self.spoil(path)
-        refused(endpoint)
+        self.overwrite_pages(path)
+        post_refused(endpoint)
         endpoint.ready()
-        before = quarantined_files(path)
-        self.spoil(path)
+        files = quarantined_files(path)
+        self.overwrite_pages(path)
         wait_for_refusal(endpoint, "check the disk")
-        assert "check the disk" in part(endpoint, "journal")["detail"]
+        assert "check the disk" in component(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
-        assert quarantined_files(path) == before and len(before) == 1
-        os.remove(before[0])  # the operator has handled it
+        assert quarantined_files(path) == files and len(files) == 1
+        os.remove(files[0])  # the operator has handled it
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
         assert len(quarantined_files(path)) == 1
@@ -358,30 +370,30 @@ def quarantined_files(path):
     return glob.glob(str(path) + ".corrupt-*Z")
 
 
-def refused(endpoint):
-    """Return the response to a webhook that cannot be accepted now."""
-    answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
-    assert answer.status == 503
-    return answer
+def post_refused(endpoint):
+    """Post a webhook that the endpoint must refuse with 503, and return the response."""
+    response = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
+    assert response.status == 503
+    return response
 
 
-def wait_for_refusal(endpoint, words):
-    """Wait until a 503 contains these words: the journal is opened in another thread."""
-    wait_for(lambda: words in refused(endpoint).json["detail"])
+def wait_for_refusal(endpoint, reason):
+    """Wait until a 503 contains this reason: the journal is opened in another thread."""
+    wait_for(lambda: reason in post_refused(endpoint).json["detail"])
 
 
 @pytest.fixture(params=[Patched, Unpatched])
 def sensor(request, tmp_path):
     """Return a function that creates an endpoint in a separate process, without starting it."""
-    made = []
+    endpoints = []
 
     def factory(**config):
-        made.append(request.param(tmp_path, QUICK, **config))
-        return made[-1]
+        endpoints.append(request.param(tmp_path, SHORT_RETRIES, **config))
+        return endpoints[-1]
 
     yield factory
-    for running in made:
-        running.stop()
+    for new_endpoint in endpoints:
+        new_endpoint.stop()
 
 
 @pytest.fixture
@@ -389,9 +401,9 @@ def small_disk(tmp_path):
     """Return the path of a file system with 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("only root can mount a file system, and not everywhere")
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode != 0:
+        pytest.skip("mounting a file system requires root and a host that permits it")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -399,15 +411,15 @@ def small_disk(tmp_path):
 class TestDisk:
     """A full or read-only disk loses no accepted request, and stops no process."""
 
-    def check_full(self, endpoint, ids, make_room, word):
-        answer = refused(endpoint)
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert word in answer.json["detail"]
+    def check_recovery(self, endpoint, ids, free_space, reason):
+        response = post_refused(endpoint)
+        assert response.headers["content-type"] == "application/problem+json"
+        assert reason in response.json["detail"]
         health = endpoint.get("/api/v1/health")
         assert (health.status, health.json["status"]) == (503, "unavailable")
-        assert word in health.json["components"]["journal"]["detail"]
+        assert reason in health.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/status/" + ids[0]).json["status"] == "accepted"
-        make_room()
+        free_space()
         endpoint.ready()  # without a webhook, because a load balancer would not send one
         ids.append(endpoint.accept(webhook(alert("later"))))
         assert set(ids) <= {entry[0] for entry in endpoint.entries()}
@@ -416,23 +428,23 @@ class TestDisk:
         for request_id in ids:
             wait_for(lambda: has_status(endpoint, request_id, "recorded", "completed"))
 
-    def test_full(self, sensor, small_disk, tmp_path):
-        tracking = "sqlite:///{}".format(tmp_path / "tracking.sqlite")
-        endpoint = sensor(state_dir=str(small_disk / "state"), database_url=tracking)
+    def test_a_full_disk_loses_no_accepted_request(self, sensor, small_disk, tmp_path):
+        tracking_url = "sqlite:///{}".format(tmp_path / "tracking.sqlite")
+        endpoint = sensor(state_dir=str(small_disk / "state"), database_url=tracking_url)
         endpoint.start().ready()
         endpoint.set_broker(up=False)
         ids = []
         with open(str(small_disk / "filler"), "wb") as filler:
-            # Unbuffered, because a buffer would write the rest again when it is closed.
+            # Unbuffered, because closing a buffered file would write the remainder again.
             os.write(filler.fileno(), bytes(500000))
         while True:
-            answer = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
-            if answer.status != 202:
+            response = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
+            if response.status != 202:
                 break
-            ids.append(answer.json["request_id"])
+            ids.append(response.json["request_id"])
             assert len(ids) < 100
         assert ids
-        self.check_full(endpoint, ids, (small_disk / "filler").unlink, "full")
+        self.check_recovery(endpoint, ids, (small_disk / "filler").unlink, "full")
 
     def test_a_view_does_not_wait_for_free_space(self, small_disk, monkeypatch):
         engine = database.open_engine("sqlite:///{}".format(small_disk / "tracking.sqlite"))
@@ -440,37 +452,37 @@ class TestDisk:
             while os.write(filler.fileno(), bytes(4096)) == 4096:
                 if os.statvfs(str(small_disk)).f_bavail == 0:
                     break
-        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the view waits"))
         with pytest.raises(DatabaseError, match="full"):
             database.prepare(engine)
 
-    def test_a_limit(self, sensor, tmp_path):
-        """The same without a file system: no file may grow beyond the journal's current size."""
+    def test_a_file_size_limit_loses_no_accepted_request(self, sensor, tmp_path):
+        """Limit the size of each file, instead of a file system, to the journal's current size."""
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(labels={"x": "y" * 9000}))) for _ in range(40)]
         size = (tmp_path / "state" / "journal.sqlite-wal").stat().st_size
         assert size > (tmp_path / "log").stat().st_size
-        unlimited = resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+        old_limits = resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, (size, old_limits[1]))
 
-        def lift():
-            resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        def lift_limit():
+            resource.prlimit(endpoint.process.pid, resource.RLIMIT_FSIZE, old_limits)
 
-        self.check_full(endpoint, ids, lift, "disk I/O error")
+        self.check_recovery(endpoint, ids, lift_limit, "disk I/O error")
 
-    def test_an_unwritable_state_directory(self, sensor, tmp_path):
+    def test_an_unwritable_state_directory_is_reported_until_it_is_writable(self, sensor, tmp_path):
         state = tmp_path / "state"
         state.mkdir(mode=0o555)
         endpoint = sensor()
         endpoint.prefix = bound_by_permissions()
         endpoint.start().ready(journal=False)
         wait_for_refusal(endpoint, "Permission denied")
-        assert str(state) in part(endpoint, "journal")["detail"]
+        assert str(state) in component(endpoint, "journal")["detail"]
         state.chmod(0o755)
         endpoint.ready()
         request_id = endpoint.accept(webhook())
-        # Open files are still written, and responses contain the reason.
+        # The endpoint can still write to files that are open.
         state.chmod(0o555)
         assert endpoint.post(webhook()).status == 202
         assert endpoint.get("/api/v1/health/ready").status == 200
@@ -481,40 +493,40 @@ class TestDisk:
 
 class TestBounds:
     @pytest.mark.parametrize("headers", [{}, {"Expect": "100-continue"}])
-    def test_over_the_backlog_limit_no_body_is_requested(self, make, headers):
-        endpoint = make(backlog_limit=2).ready()
+    def test_no_body_is_requested_when_the_backlog_limit_is_reached(self, start_endpoint, headers):
+        endpoint = start_endpoint(backlog_limit=2).ready()
         endpoint.set_broker(up=False)
         for _ in range(2):
             endpoint.accept(webhook(alert()))
         with endpoint.client() as client:
             head = message("POST", "/api/v1/webhook", b"", Content_Length="100000", **headers)
             client.send(head)
-            answer = client.read()
-        assert (answer.status, answer.headers["connection"]) == (503, "close")
-        assert "backlog_limit" in answer.json["detail"]
+            response = client.read()
+        assert (response.status, response.headers["connection"]) == (503, "close")
+        assert "backlog_limit" in response.json["detail"]
         assert len(endpoint.entries()) == 2
 
 
-class TestInside:
-    """Faults that occur at a certain moment."""
+class TestInternalFaults:
+    """Faults that occur at a certain moment inside the endpoint."""
 
     @pytest.fixture
-    def quick(self, monkeypatch):
+    def short_intervals(self, monkeypatch):
         monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.02)
         monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.01)
 
-    def run_until(self, found, condition):
-        thread = threading.Thread(target=found.run, daemon=True)
+    def run_until(self, endpoint_service, condition):
+        thread = threading.Thread(target=endpoint_service.run, daemon=True)
         thread.start()
         try:
             wait_for(condition)
             assert thread.is_alive()
         finally:
-            found.stop()
+            endpoint_service.stop()
             thread.join(10)
 
     @pytest.mark.parametrize(
-        "module, what",
+        "module, name",
         [
             (service, "load"),
             (service, "Server"),
@@ -523,49 +535,51 @@ class TestInside:
         ],
     )
     def test_a_programming_error_does_not_stop_the_endpoint(
-        self, tmp_path, monkeypatch, caplog, quick, module, what
+        self, tmp_path, monkeypatch, caplog, short_intervals, module, name
     ):
         endpoint_service, _ = self.start(tmp_path)
-        works, tries = getattr(module, what), []
+        original, attempts = getattr(module, name), []
 
-        def fails(*args):
-            tries.append(1)
-            if len(tries) < 4:
+        def fail_three_times(*args):
+            attempts.append(1)
+            if len(attempts) < 4:
                 raise KeyError("a fault")
-            return works(*args)
+            return original(*args)
 
-        monkeypatch.setattr(module, what, fails)
-        self.run_until(endpoint_service, lambda: endpoint_service.journal and len(tries) == 4)
+        monkeypatch.setattr(module, name, fail_three_times)
+        self.run_until(endpoint_service, lambda: endpoint_service.journal and len(attempts) == 4)
         assert caplog.text.count("cannot be brought up") == 1  # with a traceback
         assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
     def test_a_pipeline_that_cannot_start_closes_the_journal(
-        self, tmp_path, monkeypatch, quick, error
+        self, tmp_path, monkeypatch, short_intervals, error
     ):
         service, _ = self.start(tmp_path)
-        works, tries = Pipeline.start, []
+        original_start, attempts = Pipeline.start, []
 
-        def fails(pipeline):
-            tries.append(1)
-            if len(tries) < 4:
+        def fail_three_times(pipeline):
+            attempts.append(1)
+            if len(attempts) < 4:
                 raise error("can't start new thread")
-            return works(pipeline)
+            return original_start(pipeline)
 
-        monkeypatch.setattr(Pipeline, "start", fails)
+        monkeypatch.setattr(Pipeline, "start", fail_three_times)
         self.run_until(service, lambda: service.journal)
 
-    def test_opening_a_failed_journal_is_retried_until_it_works(self, tmp_path, monkeypatch, quick):
+    def test_opening_a_failed_journal_is_retried_until_it_works(
+        self, tmp_path, monkeypatch, short_intervals
+    ):
         """This works even if no more requests arrive."""
         service, _ = self.start(tmp_path)
-        tries = []
+        statuses = []
 
         def check():
-            tries.append(service.health()["status"])
-            if len(tries) < 4:
+            statuses.append(service.health()["status"])
+            if len(statuses) < 4:
                 raise JournalError("full")
 
-        def broken():
+        def break_journal():
             if service.journal:
                 monkeypatch.setattr(service.journal, "check", check)
                 service.journal_failed("full")
@@ -574,47 +588,52 @@ class TestInside:
 
         self.run_until(
             service,
-            lambda: tries or (broken() and wait_for(lambda: service.health()["status"] == "ok")),
+            lambda: (
+                statuses
+                or (break_journal() and wait_for(lambda: service.health()["status"] == "ok"))
+            ),
         )
-        assert tries == ["unavailable"] * 4
+        assert statuses == ["unavailable"] * 4
 
     def test_a_request_is_not_reported_as_unknown_while_the_journal_is_unreadable(
-        self, tmp_path, monkeypatch, quick
+        self, tmp_path, monkeypatch, short_intervals
     ):
         service, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
 
-        def fails(request_id):
+        def fail(request_id):
             raise JournalError("disk I/O error")
 
-        def was_queried():
+        def unreadable_status_is_503():
             if not service.journal or not services.accepts_connections(port):
                 return False
             wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
-            monkeypatch.setattr(service.journal, "find", fails)
-            answer = probe.get("/api/v1/status/x")
-            assert (answer.status, answer.json["detail"]) == (503, "disk I/O error")
+            monkeypatch.setattr(service.journal, "find", fail)
+            response = probe.get("/api/v1/status/x")
+            assert (response.status, response.json["detail"]) == (503, "disk I/O error")
             return True
 
-        self.run_until(service, was_queried)
+        self.run_until(service, unreadable_status_is_503)
 
-    def test_damage_that_the_pipeline_finds_first(self, tmp_path, monkeypatch, quick):
+    def test_a_journal_that_the_pipeline_finds_damaged_is_quarantined(
+        self, tmp_path, monkeypatch, short_intervals
+    ):
         service, _ = self.start(tmp_path)
-        works, tries = Pipeline.start, []
+        original_start, attempts = Pipeline.start, []
 
-        def fails(pipeline):
-            tries.append(1)
-            if len(tries) == 1:
+        def fail_once(pipeline):
+            attempts.append(1)
+            if len(attempts) == 1:
                 file = pipeline._dependencies.journal._file
                 raise file.failed(sqlite3.DatabaseError("malformed"))
-            return works(pipeline)
+            return original_start(pipeline)
 
-        monkeypatch.setattr(Pipeline, "start", fails)
+        monkeypatch.setattr(Pipeline, "start", fail_once)
         self.run_until(service, lambda: service.journal)
         assert len(quarantined_files(tmp_path / "state" / "journal.sqlite")) == 1
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-    def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, quick):
+    def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, short_intervals):
         """Requests once waited for a dead thread while health was ok."""
         service, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
@@ -623,23 +642,23 @@ class TestInside:
         def kill(announcer):
             if not killed:
                 killed.append(1)
-                raise SystemExit  # as a green thread ends that is killed
+                raise SystemExit  # as when eventlet kills a green thread
             return settle(announcer)
 
         monkeypatch.setattr(Announcer, "settle", kill)
 
-        def recorded():
+        def request_is_recorded():
             if not killed or not services.accepts_connections(port):
                 return False
             request_id = probe.accept(webhook(alert()))
             wait_for(lambda: has_status(probe, request_id, "recorded"))
             return True
 
-        self.run_until(service, recorded)
+        self.run_until(service, request_is_recorded)
         assert "has died; it is being restarted" in caplog.text
 
     def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
-        self, tmp_path, monkeypatch, caplog, quick
+        self, tmp_path, monkeypatch, caplog, short_intervals
     ):
         (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
         monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
@@ -647,17 +666,17 @@ class TestInside:
         self.run_until(service, lambda: service.journal and service.health()["status"] == "ok")
         assert caplog.text.count("is on tmpfs, which a reboot empties") == 1
 
-    def test_a_state_is_logged_once(self, tmp_path, monkeypatch, caplog, quick):
+    def test_each_state_is_logged_once(self, tmp_path, monkeypatch, caplog, short_intervals):
         service, port = self.start(tmp_path)
-        tries, listen = [], service._listen
-        monkeypatch.setattr(service, "_listen", lambda *args: tries.append(1) or listen(*args))
+        attempts, listen = [], service._listen
+        monkeypatch.setattr(service, "_listen", lambda *args: attempts.append(1) or listen(*args))
         (tmp_path / "state").write_text("")
-        with socket.socket() as taken, caplog.at_level("INFO"):
-            taken.bind(("127.0.0.1", port))
-            taken.listen(1)
+        with socket.socket() as listener, caplog.at_level("INFO"):
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1)
             thread = threading.Thread(target=service.run, daemon=True)
             thread.start()
-            wait_for(lambda: len(tries) > 5)
+            wait_for(lambda: len(attempts) > 5)
         (tmp_path / "state").unlink()
         wait_for(lambda: service.journal and service.health()["status"] != "unavailable")
         service.stop()
@@ -667,7 +686,7 @@ class TestInside:
         assert caplog.text.count("webhooks at http") == 1
         assert caplog.text.count("journal: works again") == 1
 
-    def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, quick):
+    def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, short_intervals):
         endpoint_service, _ = self.start(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
@@ -675,37 +694,37 @@ class TestInside:
         )
         self.run_until(endpoint_service, lambda: len(times) > 5)
         waits = [later - earlier for earlier, later in zip(times, times[1:])]
-        assert all(wait >= 0.02 * least for wait, least in zip(waits, (2, 4, 8, 10, 10)))
+        assert all(wait >= 0.02 * minimum for wait, minimum in zip(waits, (2, 4, 8, 10, 10)))
 
     def start(self, tmp_path, **config):
-        given = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
-        given.update(config)
+        full_config = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
+        full_config.update(config)
         log = logging.getLogger("inside")
         endpoint = Endpoint(
-            given,
-            endpoint_process.FileBus(str(tmp_path / "published"), given),
-            lambda checked: endpoint_process.NoStackStorm(),
+            full_config,
+            endpoint_process.FileBus(str(tmp_path / "published"), full_config),
+            lambda validated: endpoint_process.NoStackStorm(),
             log,
         )
-        return endpoint, given["port"]
+        return endpoint, full_config["port"]
 
     def test_a_webhook_during_the_start_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())
         service, _ = self.start(tmp_path, port=probe.port)
-        pipeline, answers = installation.Pipeline, []
+        create_pipeline, responses = installation.Pipeline, []
 
-        def late(*args):
-            answers.append(probe.post(webhook()))
-            return pipeline(*args)
+        def post_and_create(*args):
+            responses.append(probe.post(webhook()))
+            return create_pipeline(*args)
 
-        monkeypatch.setattr(installation, "Pipeline", late)
+        monkeypatch.setattr(installation, "Pipeline", post_and_create)
         thread = threading.Thread(target=service.run, daemon=True)
         thread.start()
-        wait_for(lambda: answers)
+        wait_for(lambda: responses)
         probe.ready()
         service.stop()
         thread.join(10)
-        assert (answers[0].status == 202) == bool(probe.entries())
+        assert (responses[0].status == 202) == bool(probe.entries())
 
     def test_the_warning_about_literal_secrets_contains_only_their_names(self, tmp_path, caplog):
         service, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
@@ -719,7 +738,7 @@ class TestInside:
         assert "auth_tokens is a literal secret" in caplog.text
         assert "hush-hush" not in caplog.text
 
-    def test_problems_are_logged(self, tmp_path, caplog):
+    def test_problems_of_the_configuration_are_logged(self, tmp_path, caplog):
         service, _ = self.start(tmp_path, host="0.0.0.0")
         thread = threading.Thread(target=service.run, daemon=True)
         thread.start()
@@ -727,8 +746,8 @@ class TestInside:
         service.stop()
         thread.join(10)
 
-    def test_stopping_before_run(self, tmp_path):
+    def test_an_endpoint_can_be_stopped_before_it_runs(self, tmp_path):
         service, _ = self.start(tmp_path)
-        began = time.monotonic()
+        stopped_at = time.monotonic()
         service.stop(0.2)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - stopped_at < 4

@@ -22,94 +22,95 @@ def set_synced(rig, moment):
         connection.execute(insert(meta).values(name="synced_at", value=format_timestamp(moment)))
 
 
-def syncs(rig):
-    return len(rig.bus.of(SYNC_DUE))
+def count_syncs(rig):
+    return len(rig.bus.payloads(SYNC_DUE))
 
 
-def test_nothing_open_needs_no_sync(rig):
+def test_no_sync_runs_while_nothing_is_open(rig):
     rig.advance()
     rig.accept()
     for _ in range(10):
         rig.advance(61)
-    assert syncs(rig) == 0
+    assert count_syncs(rig) == 0
 
 
 def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     rig.accept(alert())
     rig.advance()
     rig.advance(6)
-    assert rig.bus.of(SYNC_DUE)[0] == {"open": 1}
+    assert rig.bus.payloads(SYNC_DUE)[0] == {"open": 1}
     rig.advance(8)
-    before = syncs(rig)
-    assert before >= 2
+    count_before = count_syncs(rig)
+    assert count_before >= 2
     rig.set_explanation("no_rule")
     rig.advance(61)
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     for _ in range(5):
         rig.advance(61)
-    assert syncs(rig) == before
+    assert count_syncs(rig) == count_before
 
 
 def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
     rig.accept(alert())
     for _ in range(40):
         rig.advance(15)
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     for _ in range(20):
         rig.advance(30)
-    assert 8 <= syncs(rig) - before <= 11
+    assert 8 <= count_syncs(rig) - count_before <= 11
     rig.accept(alert("Another", fingerprint="x"))
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     for _ in range(4):
         rig.advance(5)
-    assert syncs(rig) - before >= 2
+    assert count_syncs(rig) - count_before >= 2
 
 
-def test_work_that_waits_for_people_is_polled_rarely(rig, monkeypatch):
+def test_work_that_waits_for_a_person_is_polled_rarely(rig, monkeypatch):
     rig.accept(alert())
     rig.advance()
     monkeypatch.setattr(retry, "sync_wait", lambda wait, moves: retry.SYNC_IDLE_WAIT)
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     for _ in range(60):
         rig.advance(60)
-    assert 5 <= syncs(rig) - before <= 7
+    assert 5 <= count_syncs(rig) - count_before <= 7
 
 
-def test_a_sync_requested_by_another_endpoint_counts(rig):
+def test_a_sync_of_another_endpoint_replaces_one_of_this_endpoint(rig):
     rig.accept(alert())
     rig.advance()
     rig.advance(300)
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     for _ in range(20):
         set_synced(rig, datetime.now(timezone.utc))
         rig.advance(3)
-    assert syncs(rig) - before <= 2
+    assert count_syncs(rig) - count_before <= 2
 
 
 @pytest.mark.parametrize("hours", [-3, -0.01, 0.01, 3, 24 * 120])
 def test_a_wrong_clock_on_another_machine_does_not_stop_syncs(rig, hours):
-    """With a runner's clock ahead of ours, its last round seemed to be in the future."""
+    """If a runner's clock is ahead of the endpoint's, its last sync seems to be in the future."""
     rig.accept(alert())
     rig.advance()
     set_synced(rig, datetime.now(timezone.utc) + timedelta(hours=hours))
     rig.advance()
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     for _ in range(10):
         rig.advance(30)
-    assert syncs(rig) - before >= 4
+    assert count_syncs(rig) - count_before >= 4
 
 
 def test_stale_incidents_cause_syncs_only_if_expiry_is_configured(rig):
     rig.accept(alert())
-    rig.accept(received_at=later(-5400))  # so it is not that nothing at all was heard
+    # Without a recent notification, nothing would expire.
+    rig.accept(received_at=later(-5400))
     rig.advance()
     rig.set_explanation("no_rule")
     rig.advance(61)
     with database.transaction(rig.engine) as connection:
         connection.execute(update(alerts).values(last_seen_at=later(-3 * 3600)))
-    before = syncs(rig)
+    count_before = count_syncs(rig)
     rig.advance(61)
-    assert syncs(rig) == before
+    assert count_syncs(rig) == count_before
     rig.bus.config = Config(expire_stale_hours=2)  # registered while the endpoint runs
     rig.advance(61)
-    assert syncs(rig) > before
+    assert count_syncs(rig) > count_before

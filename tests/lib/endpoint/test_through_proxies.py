@@ -1,4 +1,4 @@
-"""The corpus through real proxies: no client gets or loses a response because of another client.
+"""Behind a real proxy, no client gets or loses a response because of another client.
 
 A proxy that reuses its upstream connections sends the requests of several clients on one of them.
 If proxy and endpoint disagreed about where a request ends, the rest of one client's body would
@@ -30,19 +30,19 @@ SWALLOWING_BODY = (
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    running = InThreads(tmp_path_factory.mktemp("proxied"), auth_tokens=["the-token-in-use"])
-    yield running.start().ready()
-    running.stop()
+    new_endpoint = InThreads(tmp_path_factory.mktemp("proxied"), auth_tokens=["the-token-in-use"])
+    yield new_endpoint.start().ready()
+    new_endpoint.stop()
 
 
 @pytest.fixture(params=["reusing", "not reusing"])
-def reuses(request):
+def reuses_connections(request):
     return request.param == "reusing"
 
 
 @pytest.fixture(params=sorted(PROXIES))
-def proxy(request, endpoint, reuses):
-    server = start(PROXIES[request.param], endpoint.port, reuses)
+def proxy(request, endpoint, reuses_connections):
+    server = start(PROXIES[request.param], endpoint.port, reuses_connections)
     yield server
     server.close()
 
@@ -60,15 +60,19 @@ def attack(port, data):
             pass  # the proxy has closed the connection
 
 
-def attacks(swallowing):
-    """Return the corpus; if `swallowing`, also with the start of a request instead of SMUGGLED."""
+def attacks(with_unfinished_requests):
+    """Yield the corpus, and on request its cases with an unfinished request instead of SMUGGLED."""
     for case in CASES:
         if len(case.data) < 9000:  # no proxy forwards longer headers
             yield case.data
             head, separator, _ = case.data.partition(b"GET /smuggled")
-            if swallowing and separator and case.name.startswith(("length", "coding", "field")):
+            if (
+                with_unfinished_requests
+                and separator
+                and case.name.startswith(("length", "coding", "field"))
+            ):
                 yield head + SWALLOWING_HEADER
-            if swallowing and separator and case.name.startswith("length"):
+            if with_unfinished_requests and separator and case.name.startswith("length"):
                 yield head + SWALLOWING_BODY
 
 
@@ -77,25 +81,25 @@ def check_bystander(client):
     request_id = str(uuid.uuid4())
     body = json.dumps({"alerts": [], "receiver": request_id}).encode()
     client.send(message("POST", HOOK, body, Authorization=TOKEN, X_Request_ID=request_id))
-    answer = client.read()
-    assert (answer.status, answer.headers["x-request-id"]) == (202, request_id)
+    response = client.read()
+    assert (response.status, response.headers["x-request-id"]) == (202, request_id)
     client.send(message("GET", LIVE))
-    answer = client.read()
-    assert (answer.status, answer.json) == (200, {"status": "alive"})
+    response = client.read()
+    assert (response.status, response.json) == (200, {"status": "alive"})
     return request_id, body
 
 
-def test_no_response_belongs_to_another_request(proxy, endpoint, reuses):
-    before = {entry[0] for entry in endpoint.entries()}
-    sent = {}
-    for data in attacks(swallowing=reuses):
+def test_each_client_gets_the_response_to_its_own_request(proxy, endpoint, reuses_connections):
+    old_ids = {entry[0] for entry in endpoint.entries()}
+    sent_bodies = {}
+    for data in attacks(with_unfinished_requests=reuses_connections):
         attack(proxy.port, data)
         with Client(proxy.port) as client:
             try:
                 request_id, body = check_bystander(client)
             except (AssertionError, AttributeError, KeyError, OSError) as error:
                 pytest.fail(f"after {data!r}: {error!r}")
-        sent[request_id] = body
-    stored = {entry[0]: entry[1] for entry in endpoint.entries() if entry[0] not in before}
+        sent_bodies[request_id] = body
+    stored_bodies = {entry[0]: entry[1] for entry in endpoint.entries() if entry[0] not in old_ids}
     # The attacker has no token, so only the bystanders' webhooks are stored, verbatim.
-    assert stored == sent
+    assert stored_bodies == sent_bodies

@@ -1,4 +1,4 @@
-"""TLS: certificates of the endpoint and of clients, changed and broken ones."""
+"""TLS, with valid, changed and broken certificates of the endpoint and of clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poundcake.endpoint import tls
 from tests.lib.certificates import Authority
 from tests.lib.endpoint.framing_corpus import CASES
 from tests.lib.endpoint.wire import statuses
-from tests.lib.endpoints import KINDS, WAYS, message
+from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES, message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
@@ -35,57 +35,57 @@ def files(authority):
     return {"tls_certificate": certificate, "tls_key": key}
 
 
-class Secured:
-    """An endpoint with TLS, and a client that uses `requests`."""
+class TlsEndpoint:
+    """An endpoint with TLS, queried with `requests`. Its `runner` connects without TLS."""
 
-    def __init__(self, running, ca):
-        self.running, self.ca = running, str(ca)
-        self.url = f"https://127.0.0.1:{running.port}"
+    def __init__(self, runner, ca):
+        self.runner, self.ca = runner, str(ca)
+        self.url = f"https://127.0.0.1:{runner.port}"
 
-    def get(self, path=LIVE, **more):
+    def get(self, path=LIVE, **options):
         with requests.Session() as session:  # a separate connection for each request
             session.trust_env = False
-            return session.get(self.url + path, verify=self.ca, timeout=20, **more)
+            return session.get(self.url + path, verify=self.ca, timeout=20, **options)
 
     def connect(self, context=None):
-        """Return a TLS connection to it."""
+        """Return a TLS connection to the endpoint."""
         context = context or ssl.create_default_context(cafile=self.ca)
-        with socket.create_connection(("127.0.0.1", self.running.port), timeout=20) as plain:
-            return context.wrap_socket(plain, server_hostname="127.0.0.1")
+        with socket.create_connection(("127.0.0.1", self.runner.port), timeout=20) as plain_socket:
+            return context.wrap_socket(plain_socket, server_hostname="127.0.0.1")
 
     def serial(self):
         """Return the serial number of the endpoint's certificate."""
-        with self.connect() as secured:
-            return secured.getpeercert()["serialNumber"]
+        with self.connect() as connection:
+            return connection.getpeercert()["serialNumber"]
 
     def log(self, caplog):
         """Return the log so far."""
-        path = self.running.folder / "log"
+        path = self.runner.folder / "log"
         return path.read_text() if path.exists() else caplog.text
 
 
-def answers(endpoint):
+def is_live(endpoint):
     try:
         return endpoint.get().status_code == 200
     except requests.RequestException:
         return False
 
 
-@pytest.fixture(params=WAYS)
-def make(request, tmp_path, authority, caplog):
+@pytest.fixture(params=RUNTIMES)
+def start_endpoint(request, tmp_path, authority, caplog):
     caplog.set_level("INFO")
-    made = []
+    endpoints = []
 
-    def factory(settings=None, until=answers, **config):
-        running = KINDS[request.param](tmp_path, settings, **config).start()
-        made.append(running)
-        secured = Secured(running, authority.certificate)
-        wait_for(lambda: until(secured))
-        return secured
+    def factory(settings=None, until=is_live, **config):
+        runner = ENDPOINT_CLASSES[request.param](tmp_path, settings, **config).start()
+        endpoints.append(runner)
+        endpoint = TlsEndpoint(runner, authority.certificate)
+        wait_for(lambda: until(endpoint))
+        return endpoint
 
     yield factory
-    for running in made:
-        running.stop()
+    for runner in endpoints:
+        runner.stop()
 
 
 def read_all(client):
@@ -98,16 +98,16 @@ def read_all(client):
 
 
 class TestCertificate:
-    def test_webhooks_are_accepted(self, make, files):
-        endpoint = make(**files)
-        answer = requests.post(
+    def test_webhooks_are_accepted(self, start_endpoint, files):
+        endpoint = start_endpoint(**files)
+        response = requests.post(
             endpoint.url + "/api/v1/webhook", json=webhook(), verify=endpoint.ca, timeout=20
         )
-        assert answer.status_code == 202
+        assert response.status_code == 202
         assert endpoint.get(HEALTH).json()["address"] == endpoint.url
 
-    def test_many_requests_on_a_connection(self, make, files):
-        endpoint = make(**files)
+    def test_a_connection_serves_many_requests(self, start_endpoint, files):
+        endpoint = start_endpoint(**files)
         with requests.Session() as session:
             session.verify, session.trust_env = endpoint.ca, False
             for _ in range(3):
@@ -116,16 +116,16 @@ class TestCertificate:
             hook = endpoint.url + "/api/v1/webhook"
             assert session.post(hook, json=large, timeout=20).status_code == 202
 
-    def test_requests_are_framed_as_without_tls(self, make, files):
-        """The cases of the corpus that end their connection."""
-        endpoint = make(**files)
+    def test_tls_does_not_change_the_framing_of_requests(self, start_endpoint, files):
+        """Every fourth case of the corpus with one response gets that response over TLS."""
+        endpoint = start_endpoint(**files)
         for case in [case for case in CASES if len(case.statuses) == 1][::4]:
             received = b""
-            with endpoint.connect() as secured:
+            with endpoint.connect() as connection:
                 try:
-                    secured.sendall(case.data)
+                    connection.sendall(case.data)
                     while True:
-                        chunk = secured.recv(65536)
+                        chunk = connection.recv(65536)
                         received += chunk
                         if not chunk:
                             break
@@ -134,8 +134,8 @@ class TestCertificate:
             assert statuses(received) == case.statuses, case.name
 
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-    def test_versions_before_1_2_are_refused(self, make, files):
-        endpoint = make(**files)
+    def test_versions_before_1_2_are_refused(self, start_endpoint, files):
+        endpoint = start_endpoint(**files)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(endpoint.ca)
         context.set_ciphers("ALL:@SECLEVEL=0")
@@ -143,63 +143,67 @@ class TestCertificate:
         context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(ssl.SSLError):
             endpoint.connect(context)
-        assert answers(endpoint)
+        assert is_live(endpoint)
 
-    def test_a_new_certificate_is_used_without_a_restart(self, make, files, authority):
-        endpoint = make(**files)
-        before = endpoint.serial()
+    def test_a_new_certificate_is_used_without_a_restart(self, start_endpoint, files, authority):
+        endpoint = start_endpoint(**files)
+        old_serial = endpoint.serial()
         authority.issue("endpoint")
-        assert endpoint.serial() != before
+        assert endpoint.serial() != old_serial
 
-    def test_a_broken_certificate_does_not_replace_it(self, make, files, authority, caplog):
-        endpoint = make(**files)
-        before = endpoint.serial()
+    def test_a_broken_certificate_does_not_replace_the_previous_one(
+        self, start_endpoint, files, authority, caplog
+    ):
+        endpoint = start_endpoint(**files)
+        old_serial = endpoint.serial()
         with open(files["tls_key"], "w") as file:
             file.write("no key")
-        assert endpoint.serial() == before == endpoint.serial()
+        assert endpoint.serial() == old_serial == endpoint.serial()
         assert endpoint.log(caplog).count("keeping the previous certificate") == 1
         authority.issue("endpoint")
-        assert endpoint.serial() != before
+        assert endpoint.serial() != old_serial
         assert "using the changed certificate files" in endpoint.log(caplog)
 
-    def test_files_that_are_created_later(self, make, files, caplog):
-        moved = files["tls_key"] + ".away"
-        os.rename(files["tls_key"], moved)
-        missing = "tls_key: cannot read " + files["tls_key"]
-        endpoint = make(until=lambda endpoint: missing in endpoint.log(caplog), **files)
-        os.rename(moved, files["tls_key"])
-        wait_for(lambda: answers(endpoint))
+    def test_certificate_files_can_be_created_after_the_start(self, start_endpoint, files, caplog):
+        moved_key = files["tls_key"] + ".away"
+        os.rename(files["tls_key"], moved_key)
+        expected_message = "tls_key: cannot read " + files["tls_key"]
+        endpoint = start_endpoint(
+            until=lambda endpoint: expected_message in endpoint.log(caplog), **files
+        )
+        os.rename(moved_key, files["tls_key"])
+        wait_for(lambda: is_live(endpoint))
 
 
 class TestWrongClients:
-    def test_plain_http_gets_an_explanation(self, make, files):
-        endpoint = make(**files)
-        with endpoint.running.client() as client:
+    def test_plain_http_gets_an_explanation(self, start_endpoint, files):
+        endpoint = start_endpoint(**files)
+        with endpoint.runner.client() as client:
             client.send(message("GET", LIVE))
-            answer = client.read()
-            assert answer.status == 400
-            assert "https://" in answer.json["detail"]
+            response = client.read()
+            assert response.status == 400
+            assert "https://" in response.json["detail"]
             assert client.closed()
 
-    def test_a_webhook_over_plain_http_is_refused(self, make, files):
-        endpoint = make(**files)
-        assert endpoint.running.post(webhook()).status == 400
-        assert endpoint.running.entries() == []
+    def test_a_webhook_over_plain_http_is_refused(self, start_endpoint, files):
+        endpoint = start_endpoint(**files)
+        assert endpoint.runner.post(webhook()).status == 400
+        assert endpoint.runner.entries() == []
 
     @pytest.mark.parametrize(
-        "sent", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
+        "data", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
     )
-    def test_a_connection_without_a_handshake_is_closed(self, make, files, sent):
-        endpoint = make({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
-        with endpoint.running.client() as client:
-            client.send(sent)
+    def test_a_connection_without_a_handshake_is_closed(self, start_endpoint, files, data):
+        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
+        with endpoint.runner.client() as client:
+            client.send(data)
             read_all(client)
             assert len(client.buffer) < 20  # at most a TLS alert
-        assert answers(endpoint)
+        assert is_live(endpoint)
 
-    def test_the_time_limit_applies_to_the_whole_handshake(self, make, files):
-        endpoint = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
-        with endpoint.running.client() as client:
+    def test_the_time_limit_applies_to_the_whole_handshake(self, start_endpoint, files):
+        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
+        with endpoint.runner.client() as client:
             client.send(b"\x16\x03\x01\x02\x00")
             with pytest.raises(ConnectionError):
                 for _ in range(100):
@@ -207,12 +211,14 @@ class TestWrongClients:
                     time.sleep(0.1)
 
     @pytest.mark.parametrize(
-        "sent",
+        "plaintext",
         [b"GET /", message("POST", HOOK, b"", Content_Length="9")],
         ids=["header", "body"],
     )
-    def test_a_slow_tls_record_has_the_time_limit_of_its_content(self, make, files, sent):
-        endpoint = make(
+    def test_a_slow_tls_record_has_the_time_limit_of_its_content(
+        self, start_endpoint, files, plaintext
+    ):
+        endpoint = start_endpoint(
             {
                 "endpoint.http_connection.HEADER_TIME": 1.0,
                 "endpoint.http_connection.BODY_TIME": 1.0,
@@ -222,61 +228,60 @@ class TestWrongClients:
         context = ssl.create_default_context(cafile=endpoint.ca)
         received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = context.wrap_bio(received, to_send, server_hostname="127.0.0.1")
-        with endpoint.running.client() as plain:
+        with endpoint.runner.client() as plain_client:
             while True:
                 try:
                     client.do_handshake()
                     break
                 except ssl.SSLWantReadError:
-                    plain.send(to_send.read())
-                    received.write(plain.socket.recv(65536))
-            client.write(sent)
-            plain.send(to_send.read())
+                    plain_client.send(to_send.read())
+                    received.write(plain_client.socket.recv(65536))
+            client.write(plaintext)
+            plain_client.send(to_send.read())
             client.write(b"x" * 200)
             with pytest.raises(ConnectionError):
                 for byte in to_send.read():
-                    plain.send(bytes([byte]))
+                    plain_client.send(bytes([byte]))
                     time.sleep(0.1)
 
-    def test_silent_clients_do_not_block_others(self, make, files):
-        endpoint = make({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
-        silent = [endpoint.running.client() for _ in range(20)]
+    def test_silent_clients_do_not_block_others(self, start_endpoint, files):
+        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
+        silent_clients = [endpoint.runner.client() for _ in range(20)]
         try:
-            assert answers(endpoint)
-            assert all(client.closed() for client in silent)
+            assert is_live(endpoint)
+            assert all(client.closed() for client in silent_clients)
         finally:
-            for client in silent:
+            for client in silent_clients:
                 client.socket.close()
 
-    def test_silent_connections_are_evicted(self, make, files):
-        endpoint = make(max_connections=3, **files)
-        silent = [endpoint.running.client() for _ in range(6)]
+    def test_silent_connections_are_evicted(self, start_endpoint, files):
+        endpoint = start_endpoint(max_connections=3, **files)
+        silent_clients = [endpoint.runner.client() for _ in range(6)]
         try:
-            assert answers(endpoint)
+            assert is_live(endpoint)
         finally:
-            for client in silent:
+            for client in silent_clients:
                 client.socket.close()
 
-    def test_failures_are_counted_and_logged_once(self, make, files, caplog):
-        endpoint = make(**files)
+    def test_failures_are_counted_and_logged_once(self, start_endpoint, files, caplog):
+        endpoint = start_endpoint(**files)
         for _ in range(5):
-            with endpoint.running.client() as client:
+            with endpoint.runner.client() as client:
                 client.send(b"\x16\x03\x01\x00\x05hello")
                 read_all(client)
         lines = endpoint.get("/metrics").text.splitlines()
         assert "poundcake_failed_handshakes_total 5.0" in lines
         assert endpoint.log(caplog).count("TLS with 127.0.0.1 failed") == 1
 
-    def test_tls_on_a_plain_port(self, make, authority, tmp_path):
-        """The client sees that the port does not speak TLS."""
-        running = KINDS["threads"](tmp_path).start()
+    def test_a_tls_client_fails_on_a_plain_port(self, start_endpoint, authority, tmp_path):
+        runner = ENDPOINT_CLASSES["threads"](tmp_path).start()
         try:
-            running.ready()
+            runner.ready()
             with pytest.raises(ssl.SSLError):
-                Secured(running, authority.certificate).connect()
-            assert running.get(LIVE).status == 200
+                TlsEndpoint(runner, authority.certificate).connect()
+            assert runner.get(LIVE).status == 200
         finally:
-            running.stop()
+            runner.stop()
 
 
 class TestClientCertificates:
@@ -286,66 +291,68 @@ class TestClientCertificates:
         return Authority(tmp_path / "clients", "client-ca")
 
     @pytest.fixture
-    def endpoint(self, make, files, clients):
-        return make(tls_client_ca=str(clients.certificate), **files)
+    def endpoint(self, start_endpoint, files, clients):
+        return start_endpoint(tls_client_ca=str(clients.certificate), **files)
 
-    def test_a_certificate_of_the_ca_is_enough(self, endpoint, clients):
+    def test_a_certificate_of_the_ca_is_accepted(self, endpoint, clients):
         assert endpoint.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
         assert endpoint.get(HEALTH).json()["detail"].endswith(": client certificate")
 
-    def test_without_a_certificate_only_live_is_answered(self, endpoint):
+    def test_only_live_is_readable_without_a_certificate(self, endpoint):
         assert endpoint.get(HEALTH).status_code == 401
-        answer = requests.post(
+        response = requests.post(
             endpoint.url + "/api/v1/webhook", json=webhook(), verify=endpoint.ca, timeout=20
         )
-        assert answer.status_code == 401
-        assert "WWW-Authenticate" not in answer.headers
+        assert response.status_code == 401
+        assert "WWW-Authenticate" not in response.headers
         assert endpoint.get(LIVE).status_code == 200
-        assert endpoint.running.entries() == []
+        assert endpoint.runner.entries() == []
 
     def test_a_certificate_of_another_ca_ends_the_connection(self, endpoint, authority):
         with pytest.raises(requests.ConnectionError):
             endpoint.get(LIVE, cert=authority.issue("somebody"))
 
-    def test_another_configured_credential_is_enough(self, make, files, clients):
-        endpoint = make(tls_client_ca=str(clients.certificate), auth_tokens=[TOKEN], **files)
+    def test_another_configured_credential_is_accepted(self, start_endpoint, files, clients):
+        endpoint = start_endpoint(
+            tls_client_ca=str(clients.certificate), auth_tokens=[TOKEN], **files
+        )
         bearer = {"Authorization": "Bearer " + TOKEN}
         assert endpoint.get(HEALTH, headers=bearer).json()["authentication"] == (
             "bearer, client certificate"
         )
         assert endpoint.get(HEALTH, cert=clients.issue("alertmanager")).status_code == 200
         hook = endpoint.url + "/api/v1/webhook"
-        for given in ({"cert": clients.issue("am-1")}, {"headers": bearer}):
-            requests.post(hook, json=webhook(), verify=endpoint.ca, timeout=20, **given)
-        assert endpoint.running.credentials() == ["CN=am-1", "auth_tokens[1]"]
+        for credential in ({"cert": clients.issue("am-1")}, {"headers": bearer}):
+            requests.post(hook, json=webhook(), verify=endpoint.ca, timeout=20, **credential)
+        assert endpoint.runner.credentials() == ["CN=am-1", "auth_tokens[1]"]
         assert endpoint.get(HEALTH).status_code == 401
 
 
 class TestAlertmanager:
     """Alertmanager itself, over TLS."""
 
-    @pytest.mark.parametrize("way", ["certificate", "password"])
-    def test_its_notification_is_accepted(
-        self, way, make, files, authority, tmp_path, alertmanager
+    @pytest.mark.parametrize("method", ["certificate", "password"])
+    def test_a_notification_is_accepted(
+        self, method, start_endpoint, files, authority, tmp_path, alertmanager
     ):
         (tmp_path / "clients").mkdir()
         clients = Authority(tmp_path / "clients", "client-ca")
         http = {"tls_config": {"ca_file": str(authority.certificate)}}
-        if way == "certificate":
-            endpoint = make(tls_client_ca=str(clients.certificate), **files)
+        if method == "certificate":
+            endpoint = start_endpoint(tls_client_ca=str(clients.certificate), **files)
             http["tls_config"].update(zip(("cert_file", "key_file"), clients.issue("am")))
         else:
-            endpoint = make(basic_auth="on-call:a word that is long", **files)
+            endpoint = start_endpoint(basic_auth="on-call:a word that is long", **files)
             http["basic_auth"] = {"username": "on-call", "password": "a word that is long"}
         server = alertmanager(endpoint.url + "/api/v1/webhook", http_config=http)
         server.fire(alertname="HostDown")
-        wait_for(lambda: len(endpoint.running.entries()) == 1)
-        body = endpoint.running.entries()[0][1]
+        wait_for(lambda: len(endpoint.runner.entries()) == 1)
+        body = endpoint.runner.entries()[0][1]
         assert b"HostDown" in body
 
 
 class TestNames:
-    """The name of a client certificate in the trail."""
+    """The name of a client certificate, as it is recorded."""
 
     @pytest.mark.parametrize(
         "certificate, name",

@@ -22,69 +22,69 @@ from tests.lib.trails import on_mariadb, on_sqlite
 
 
 @pytest.fixture
-def ahead(monkeypatch):
-    """Return a function that sets this machine's clock ahead by seconds."""
+def set_clock_ahead(monkeypatch):
+    """Return a function that sets this machine's clock ahead by this many seconds."""
     local_now = clock.local_now
 
     def set_ahead(seconds):
-        moment = datetime.timedelta(seconds=seconds)
-        monkeypatch.setattr(clock, "local_now", lambda: local_now() + moment)
+        offset = datetime.timedelta(seconds=seconds)
+        monkeypatch.setattr(clock, "local_now", lambda: local_now() + offset)
 
     return set_ahead
 
 
-def test_few_views_are_read_at_a_time(engine, monkeypatch):
-    """However many clients read views, the pipeline waits for few of them."""
-    reader, reading, most = TrackingReader(engine, True), [], []
+def test_the_number_of_concurrent_views_is_limited(engine, monkeypatch):
+    """The pipeline waits for few views, however many clients read them."""
+    reader, reading, concurrent_counts = TrackingReader(engine, True), [], []
 
-    def observed(query):
+    def slow_read(query):
         reading.append(query)
-        most.append(len(reading))
+        concurrent_counts.append(len(reading))
         time.sleep(0.02)  # lets another thread enter
         reading.pop()
 
-    monkeypatch.setattr(reader, "read", observed)
+    monkeypatch.setattr(reader, "read", slow_read)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reader.read_view, range(16)))
-    assert len(most) == 16
-    assert max(most) <= MAX_VIEWS
+    assert len(concurrent_counts) == 16
+    assert max(concurrent_counts) <= MAX_VIEWS
 
 
-def test_waiting_views_do_not_keep_every_connection_busy(engine, monkeypatch):
+def test_views_over_the_waiting_limit_are_refused(engine, monkeypatch):
     reader, may_end = TrackingReader(engine, True), threading.Event()
     monkeypatch.setattr(reader, "read", lambda query: may_end.wait(60))
-    refused = threading.Semaphore(0)
+    refusals = threading.Semaphore(0)
 
     def view(number):
         try:
             return reader.read_view(number)
         except DatabaseError as error:
-            refused.release()
+            refusals.release()
             return str(error)
 
     with ThreadPoolExecutor(MAX_WAITING_VIEWS + 5) as pool:
-        answers = [pool.submit(view, number) for number in range(MAX_WAITING_VIEWS + 5)]
+        results = [pool.submit(view, number) for number in range(MAX_WAITING_VIEWS + 5)]
         for _ in range(5):
-            assert refused.acquire(timeout=60)
+            assert refusals.acquire(timeout=60)
         may_end.set()
-        answers = [answer.result() for answer in answers]
-    assert answers.count("32 views are waiting for it; try again") == 5
-    assert answers.count(True) == MAX_WAITING_VIEWS
+        results = [future.result() for future in results]
+    assert results.count("32 views are waiting for it; try again") == 5
+    assert results.count(True) == MAX_WAITING_VIEWS
     assert reader.read_view(0)
 
 
 @on_mariadb
 @pytest.mark.parametrize("seconds", [0, 600, -7200])
-def test_the_offset_from_the_databases_clock(engine, ahead, seconds):
-    ahead(seconds)
+def test_the_offset_from_the_databases_clock_is_measured(engine, set_clock_ahead, seconds):
+    set_clock_ahead(seconds)
     assert abs(TrackingReader(engine, True).clock_offset() - seconds) < 5
 
 
 @on_mariadb
-def test_the_offset_is_measured_again_with_other_reads(engine, ahead, monkeypatch):
+def test_the_offset_is_measured_again_with_other_reads(engine, set_clock_ahead, monkeypatch):
     reader = TrackingReader(engine, True)
     reader.clock_offset()
-    ahead(600)
+    set_clock_ahead(600)
     reader.read(lambda connection: None)
     assert abs(reader.clock_offset()) < 5
     now = tracking_reader.monotonic() + CLOCK_WAIT
@@ -94,19 +94,19 @@ def test_the_offset_is_measured_again_with_other_reads(engine, ahead, monkeypatc
 
 
 @on_sqlite
-def test_sqlite_uses_this_machines_clock(engine, ahead):
-    ahead(600)
+def test_sqlite_uses_this_machines_clock(engine, set_clock_ahead):
+    set_clock_ahead(600)
     reader = TrackingReader(engine, True)
     reader.read(lambda connection: None)
     assert reader.clock_offset() == 0
 
 
 def test_a_database_whose_trail_was_moved_is_not_used(engine):
-    """Nothing is announced or emitted any more, because its id and every read are refused."""
+    """The reader refuses its id and every read, so nothing more is announced or emitted."""
     reader = TrackingReader(engine, True)
     reader.database_id()
     with database.transaction(engine) as connection:
         holds.set_mark(connection, holds.MOVED_TO, "another-id", "sqlite:////new")
-    for use in (lambda: reader.read(lambda connection: None), reader.database_id):
+    for read_database in (lambda: reader.read(lambda connection: None), reader.database_id):
         with pytest.raises(DatabaseError, match="the trail was moved to sqlite:////new"):
-            use()
+            read_database()

@@ -1,4 +1,4 @@
-"""The routes of the trail: pages, filters and refusals."""
+"""The routes of the trail check their parameters and limit their pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
         "/api/v1/status/a/b",
     ],
 )
-def test_the_status_of_an_unknown_id(endpoint, path):
+def test_the_status_of_an_unknown_id_is_404(endpoint, path):
     check_problem(endpoint.get(path), 404)
 
 
@@ -58,7 +58,7 @@ def test_an_invalid_query_names_its_parameter(endpoint, query, field):
 
 
 @pytest.mark.parametrize("query", ["limit=1", "limit=1000&offset=0", "offset=1000"])
-def test_the_bounds_of_a_page(endpoint, query):
+def test_the_smallest_and_largest_pages_are_accepted(endpoint, query):
     for path in LISTS:
         assert endpoint.get(path + "?" + query).status == 200
 
@@ -75,11 +75,11 @@ def test_the_bounds_of_a_page(endpoint, query):
     ],
 )
 def test_a_hostile_filter_matches_nothing(endpoint, query):
-    answer = endpoint.get("/api/v1/alerts/active?" + query)
-    assert (answer.status, answer.json) == (200, {"active_alerts": [], "count": 0})
+    response = endpoint.get("/api/v1/alerts/active?" + query)
+    assert (response.status, response.json) == (200, {"active_alerts": [], "count": 0})
 
 
-def test_too_many_parameters(endpoint):
+def test_too_many_parameters_are_refused(endpoint):
     check_problem(endpoint.get("/api/v1/alerts/active?" + "limit=1&" * 50), 400)
 
 
@@ -90,12 +90,12 @@ class Trail:
         self.row_bytes = row_bytes
         self.requested_limits = []
 
-    def read(self, view, filters, limit, offset, **more):
+    def read(self, view, filters, limit, offset, **options):
         self.requested_limits.append(limit)
         return {"rows": ["x" * self.row_bytes] * limit, "next": f"after {limit}"}
 
 
-def page_of(trail, limit):
+def read_page(trail, limit):
     routes = {route.template: route for route in TrailRoutes(Config(), trail).routes()}
     request = HTTPRequest("GET", LISTS[0], f"limit={limit}", "", {}, "192.0.2.1", False, None)
     return routes[LISTS[0]].handler(request, "")
@@ -106,17 +106,17 @@ class TestPageSize:
 
     def test_a_page_that_is_too_large_is_queried_again_with_fewer_rows(self):
         trail = Trail(MAX_PAGE_BYTES // 10)
-        response = page_of(trail, 1000)
+        response = read_page(trail, 1000)
         assert len(response.body) <= MAX_PAGE_BYTES
         assert trail.requested_limits[0] == 1000 and 1 < trail.requested_limits[-1] <= 10
         assert f"after {trail.requested_limits[-1]}".encode() in response.body
 
     def test_a_single_row_of_any_size_is_shown(self):
         trail = Trail(2 * MAX_PAGE_BYTES)
-        assert len(page_of(trail, 4).body) > MAX_PAGE_BYTES
+        assert len(read_page(trail, 4).body) > MAX_PAGE_BYTES
         assert trail.requested_limits[-1] == 1
 
     def test_any_other_page_is_queried_once(self):
         trail = Trail(10)
-        page_of(trail, 1000)
+        read_page(trail, 1000)
         assert trail.requested_limits == [1000]

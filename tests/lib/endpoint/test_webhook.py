@@ -1,4 +1,4 @@
-"""POST /api/v1/webhook: what is accepted, what is refused, and what is stored."""
+"""POST /api/v1/webhook stores each request that it accepts, and explains each refusal."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ OTHER_ID = "7c2d9e58-1f4b-4a6d-8e3c-91b5d0a7f213"
 
 
 class TestAccepted:
-    def test_answer(self, endpoint):
-        answer = endpoint.post(webhook(alert(), alert("B")))
-        assert answer.status == 202
-        assert answer.headers["content-type"] == "application/json"
-        accepted = answer.json
-        assert set(accepted) == {"status", "request_id", "alerts_received", "message"}
-        assert (accepted["status"], accepted["alerts_received"]) == ("accepted", 2)
-        assert str(uuid.UUID(accepted["request_id"])) == accepted["request_id"]
-        assert answer.headers["x-request-id"] == accepted["request_id"]
-        assert accepted["request_id"] in [entry[0] for entry in endpoint.entries()]
+    def test_the_response_contains_the_request_id(self, endpoint):
+        response = endpoint.post(webhook(alert(), alert("B")))
+        assert response.status == 202
+        assert response.headers["content-type"] == "application/json"
+        document = response.json
+        assert set(document) == {"status", "request_id", "alerts_received", "message"}
+        assert (document["status"], document["alerts_received"]) == ("accepted", 2)
+        assert str(uuid.UUID(document["request_id"])) == document["request_id"]
+        assert response.headers["x-request-id"] == document["request_id"]
+        assert document["request_id"] in [entry[0] for entry in endpoint.entries()]
 
-    def test_without_alerts(self, endpoint):
-        answer = endpoint.post({"alerts": []})
-        assert (answer.status, answer.json["alerts_received"]) == (202, 0)
+    def test_a_webhook_without_alerts_is_accepted(self, endpoint):
+        response = endpoint.post({"alerts": []})
+        assert (response.status, response.json["alerts_received"]) == (202, 0)
 
     def test_one_malformed_alert_does_not_affect_the_others(self, endpoint):
-        answer = endpoint.post(webhook(alert(), 5, {"labels": 3}))
-        assert (answer.status, answer.json["alerts_received"]) == (202, 3)
+        response = endpoint.post(webhook(alert(), 5, {"labels": 3}))
+        assert (response.status, response.json["alerts_received"]) == (202, 3)
 
     def test_the_body_is_stored_verbatim(self, endpoint):
         body = '{ "alerts" : [ ],\n "x": "{{ st2kv.system.x }} é \\ud800" }'.encode()
         request_id = endpoint.accept(body)
         assert {e[0]: e[1] for e in endpoint.entries()}[request_id] == body
 
-    def test_the_trail_of_an_accepted_request(self, endpoint):
+    def test_an_accepted_request_is_recorded(self, endpoint):
         request_id = endpoint.accept(webhook(alert("Trail")))
         status = "/api/v1/status/" + request_id
         wait_for(lambda: endpoint.get(status).json["status"] not in ("accepted", "announced"))
@@ -64,32 +64,32 @@ class TestAccepted:
             'Application/JSON;charset="UTF-8"',
         ],
     )
-    def test_media_types(self, endpoint, media_type):
+    def test_every_spelling_of_the_media_type_is_accepted(self, endpoint, media_type):
         assert endpoint.post(webhook(), Content_Type=media_type).status == 202
 
 
 def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
-    parse, parsing, most = alertmanager.parse, [], []
+    parse, parsing, concurrent_counts = alertmanager.parse, [], []
 
-    def observed(body, identity):
+    def slow_parse(body, identity):
         if identity:  # recording, which is an action
             return parse(body, identity)
         parsing.append(body)
-        most.append(len(parsing))
+        concurrent_counts.append(len(parsing))
         time.sleep(0.05)  # lets another thread enter
         try:
             return parse(body, identity)
         finally:
             parsing.pop()
 
-    monkeypatch.setattr(alertmanager, "parse", observed)
+    monkeypatch.setattr(alertmanager, "parse", slow_parse)
     endpoint = InThreads(tmp_path).start().ready()
     try:
-        large = webhook(alert(annotations={"x": "y" * 100_000}))
+        large_webhook = webhook(alert(annotations={"x": "y" * 100_000}))
         with ThreadPoolExecutor(5) as pool:
-            answers = list(pool.map(endpoint.post, [large] * 5))
-        assert [answer.status for answer in answers] == [202] * 5
-        assert set(most) == {1}
+            responses = list(pool.map(endpoint.post, [large_webhook] * 5))
+        assert [response.status for response in responses] == [202] * 5
+        assert set(concurrent_counts) == {1}
     finally:
         endpoint.stop()
 
@@ -107,7 +107,7 @@ class TestRefused:
             ({"Content_Encoding": "gzip"}, "Content-Encoding"),
         ],
     )
-    def test_another_content_type_is_refused_with_the_right_one(self, endpoint, headers, hint):
+    def test_the_refusal_of_a_content_type_names_an_accepted_one(self, endpoint, headers, hint):
         before = len(endpoint.entries())
         assert hint in check_problem(endpoint.post(webhook(), **headers), 415)["detail"]
         assert len(endpoint.entries()) == before
@@ -134,12 +134,12 @@ class TestRefused:
         assert field in problem["detail"]
         assert len(endpoint.entries()) == before
 
-    def test_no_length(self, endpoint):
+    def test_a_body_without_a_length_is_refused(self, endpoint):
         problem = check_problem(endpoint.request("POST", HOOK), 411)
         assert "Content-Length" in problem["detail"]
 
-    def test_too_large(self, make):
-        endpoint = make(max_body_bytes=2000)
+    def test_a_body_over_the_limit_is_refused(self, start_endpoint):
+        endpoint = start_endpoint(max_body_bytes=2000)
         body = json.dumps({"alerts": [], "x": "y"}).encode()
         assert endpoint.post(body + b" " * (2000 - len(body))).status == 202
         problem = check_problem(endpoint.post(body + b" " * (2001 - len(body))), 413)
@@ -148,20 +148,20 @@ class TestRefused:
 
 class TestRequestIDs:
     def test_a_senders_uuid_is_used(self, endpoint):
-        wanted = str(uuid.uuid4())
+        wanted_id = str(uuid.uuid4())
         for _ in range(2):
-            assert endpoint.accept(webhook(), X_Request_ID=wanted) == wanted
-        assert [e[0] for e in endpoint.entries()].count(wanted) == 1
+            assert endpoint.accept(webhook(), X_Request_ID=wanted_id) == wanted_id
+        assert [e[0] for e in endpoint.entries()].count(wanted_id) == 1
 
-    def test_with_a_different_body_the_senders_id_is_only_stored(self, endpoint):
-        wanted = str(uuid.uuid4())
-        endpoint.post(webhook(), X_Request_ID=wanted)
-        other = endpoint.accept(webhook(alert()), X_Request_ID=wanted)
-        assert other != wanted
-        assert {e[0]: e[3] for e in endpoint.entries()}[other] == wanted
+    def test_the_senders_id_is_only_stored_with_a_different_body(self, endpoint):
+        wanted_id = str(uuid.uuid4())
+        endpoint.post(webhook(), X_Request_ID=wanted_id)
+        other_id = endpoint.accept(webhook(alert()), X_Request_ID=wanted_id)
+        assert other_id != wanted_id
+        assert {e[0]: e[3] for e in endpoint.entries()}[other_id] == wanted_id
 
     @pytest.mark.parametrize(
-        "given",
+        "header",
         [
             "",
             "x",
@@ -173,31 +173,31 @@ class TestRequestIDs:
             SOME_ID + "," + OTHER_ID,
             "x" * 60000,
             "é" * 36,
-            # The ids that PoundCake derives.
+            # Ids that PoundCake itself derives.
             confirmation_id(SOME_ID, 0),
             replay_id(SOME_ID, "e1"),
             collision_id(SOME_ID, "0" * 64),
         ],
     )
-    def test_anything_else_is_ignored(self, endpoint, given):
-        answer = endpoint.post(webhook(), X_Request_ID=given)
-        assert answer.status == 202
-        request_id = answer.json["request_id"]
-        assert request_id != given and str(uuid.UUID(request_id)) == request_id
+    def test_any_other_id_is_ignored(self, endpoint, header):
+        response = endpoint.post(webhook(), X_Request_ID=header)
+        assert response.status == 202
+        request_id = response.json["request_id"]
+        assert request_id != header and str(uuid.UUID(request_id)) == request_id
 
-    def test_two_are_ignored(self, endpoint):
-        wanted = str(uuid.uuid4())
-        twice = f"X-Request-ID: {wanted}\r\n" * 2
-        data = message("POST", HOOK, b'{"alerts": []}').replace(b"Host", twice.encode() + b"Host")
+    def test_duplicate_ids_are_ignored(self, endpoint):
+        wanted_id = str(uuid.uuid4())
+        headers = f"X-Request-ID: {wanted_id}\r\n" * 2
+        data = message("POST", HOOK, b'{"alerts": []}').replace(b"Host", headers.encode() + b"Host")
         with endpoint.client() as client:
             client.send(data)
-            assert client.read().json["request_id"] != wanted
+            assert client.read().json["request_id"] != wanted_id
 
 
 class TestStoredHeaders:
     def test_only_headers_on_the_allow_list_are_stored(self, endpoint):
         secret = "hush-" + str(uuid.uuid4())
-        answer = endpoint.post(
+        response = endpoint.post(
             webhook(),
             Authorization="Bearer " + secret,
             Cookie=secret,
@@ -207,7 +207,7 @@ class TestStoredHeaders:
             Traceparent="00-abc",
             X_Forwarded_For="192.0.2.1",
         )
-        stored = {e[0]: e[2] for e in endpoint.entries()}[answer.json["request_id"]]
+        stored = {e[0]: e[2] for e in endpoint.entries()}[response.json["request_id"]]
         assert secret not in stored
         headers = json.loads(stored)
         assert set(headers) == {
@@ -227,6 +227,6 @@ class TestStoredHeaders:
                 assert name.endswith(("-shm", "-wal"))  # SQLite removes them when it is done
 
     def test_a_long_header_is_truncated(self, endpoint):
-        answer = endpoint.post(webhook(), User_Agent="x" * 50000)
-        stored = {e[0]: e[2] for e in endpoint.entries()}[answer.json["request_id"]]
+        response = endpoint.post(webhook(), User_Agent="x" * 50000)
+        stored = {e[0]: e[2] for e in endpoint.entries()}[response.json["request_id"]]
         assert len(json.loads(stored)["User-Agent"]) <= 1024

@@ -12,53 +12,55 @@ from tests.waiting import wait_for
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def short_waits(monkeypatch):
     monkeypatch.setattr(retry, "FAILURE_WAITS", (0.01, 0.02))
     monkeypatch.setattr(worker, "IDLE_WAIT", 0.01)
 
 
 @pytest.fixture
-def make():
-    """Return a function that starts a worker with named steps; worker.seen has the failures."""
-    made = []
+def start_worker():
+    """Return a function that starts a worker with named steps; worker.failures has the failures."""
+    workers = []
 
     def factory(**steps):
-        seen = []
-        worker = Worker(list(steps.items()), lambda name, error: seen.append((name, str(error))))
-        worker.seen = seen
-        made.append(worker)
+        failures = []
+        worker = Worker(
+            list(steps.items()), lambda name, error: failures.append((name, str(error)))
+        )
+        worker.failures = failures
+        workers.append(worker)
         worker.start()
         return worker
 
     yield factory
-    for running in made:
-        running.stop(5)
+    for running_worker in workers:
+        running_worker.stop(5)
 
 
-def test_a_failed_step_is_retried_and_the_others_run(make, quick):
-    ran = {"bad": 0, "good": 0}
+def test_a_failed_step_is_retried_and_the_others_run(start_worker, short_waits):
+    runs = {"bad": 0, "good": 0}
 
     def bad():
-        ran["bad"] += 1
-        if ran["bad"] < 3:
+        runs["bad"] += 1
+        if runs["bad"] < 3:
             raise ValueError("a fault")
 
     def good():
-        ran["good"] += 1
+        runs["good"] += 1
 
-    running = make(bad=bad, good=good)
-    wait_for(lambda: ran["bad"] > 3 and ran["good"] > 3)
-    assert running.seen == [("bad", "a fault")] * 2
+    running_worker = start_worker(bad=bad, good=good)
+    wait_for(lambda: runs["bad"] > 3 and runs["good"] > 3)
+    assert running_worker.failures == [("bad", "a fault")] * 2
 
 
 def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
     monkeypatch.setattr(retry, "jittered", lambda wait: wait)
     waits = []
 
-    def fails():
+    def fail():
         raise ValueError
 
-    worker = Worker([("fails", fails)], lambda *_: None)
+    worker = Worker([("fail", fail)], lambda *_: None)
     for _ in range(8):
         waits.append(worker._run_step(worker._steps[0]))
         assert worker._run_step(worker._steps[0]) > 0  # not before its wait is over
@@ -66,67 +68,67 @@ def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_waking_runs_the_steps_immediately(make, monkeypatch):
+def test_waking_runs_the_steps_immediately(start_worker, monkeypatch):
     monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
-    ran = []
-    running = make(step=lambda: ran.append(1))
-    wait_for(lambda: ran)
-    running.wake()
-    wait_for(lambda: len(ran) > 1)
+    runs = []
+    running_worker = start_worker(step=lambda: runs.append(1))
+    wait_for(lambda: runs)
+    running_worker.wake()
+    wait_for(lambda: len(runs) > 1)
 
 
-def test_stopping_does_not_wait_for_the_next_run(make, monkeypatch):
+def test_stopping_does_not_wait_for_the_next_run(start_worker, monkeypatch):
     monkeypatch.setattr(worker, "IDLE_WAIT", 3600)
-    running = make(step=lambda: None)
-    running.stop(60)
-    assert not running._thread.is_alive()
-    assert not running.is_dead()  # it must not be restarted
-    assert running.problem() == ""
+    running_worker = start_worker(step=lambda: None)
+    running_worker.stop(60)
+    assert not running_worker._thread.is_alive()
+    assert not running_worker.is_dead()  # it must not be restarted
+    assert running_worker.problem() == ""
 
 
-def test_a_step_can_be_asked_to_end_early(make):
-    left = threading.Event()
+def test_a_step_can_end_early_when_the_worker_stops(start_worker):
+    has_ended = threading.Event()
 
     def step():
         while worker.keep_going():
             pass
-        left.set()
+        has_ended.set()
 
     worker = Worker([("step", step)], lambda *_: None)
     worker.start()
     worker.stop(60)
-    assert left.is_set()
+    assert has_ended.is_set()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_ended_thread_is_dead_and_can_be_restarted(make, quick):
-    ran = []
+def test_an_ended_thread_is_dead_and_can_be_restarted(start_worker, short_waits):
+    runs = []
 
     def step():
-        ran.append(1)
-        if len(ran) == 1:
-            raise SystemExit  # as in a killed green thread
+        runs.append(1)
+        if len(runs) == 1:
+            raise SystemExit  # as when eventlet kills a green thread
 
-    running = make(step=step)
-    wait_for(running.is_dead)
-    assert "has died" in running.problem()
-    running.start()
-    wait_for(lambda: len(ran) > 2)
-    assert not running.is_dead() and running.problem() == ""
+    running_worker = start_worker(step=step)
+    wait_for(running_worker.is_dead)
+    assert "has died" in running_worker.problem()
+    running_worker.start()
+    wait_for(lambda: len(runs) > 2)
+    assert not running_worker.is_dead() and running_worker.problem() == ""
 
 
-def test_a_hanging_thread_is_reported_with_its_step(make, clock):
-    hangs, entered = threading.Event(), threading.Event()
+def test_a_hanging_thread_is_reported_with_its_step(start_worker, clock):
+    may_end, has_started = threading.Event(), threading.Event()
 
     def step():
-        entered.set()
-        hangs.wait(60)
+        has_started.set()
+        may_end.wait(60)
 
-    running = make(emitting=step)
-    assert entered.wait(60)
-    assert running.problem() == ""
+    running_worker = start_worker(emitting=step)
+    assert has_started.wait(60)
+    assert running_worker.problem() == ""
     clock.offset += worker.HUNG_SECONDS + 1
-    assert "has hung for 12" in running.problem() and "emitting" in running.problem()
-    running.keep_going()  # it shows progress
-    assert running.problem() == ""
-    hangs.set()
+    assert "has hung for 12" in running_worker.problem() and "emitting" in running_worker.problem()
+    running_worker.keep_going()  # reports progress
+    assert running_worker.problem() == ""
+    may_end.set()

@@ -1,4 +1,4 @@
-"""Send bytes to an endpoint and read what comes back."""
+"""Exchange raw bytes with an endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d\d\d) ")
 
 
 def exchange(endpoint, data):
-    """Send these bytes, end the sending side, and return everything that comes back."""
+    """Send bytes, close the sending side, and return all bytes of the responses."""
     with endpoint.client() as client:
         try:
             client.send(data)
